@@ -1,0 +1,114 @@
+"""`python -m p2pflowsd`: settings, logging, signals, and the lock that keeps one daemon to a home."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from p2pflows import config, identity
+from p2pflows.errors import P2pflowsError, UsageError
+from p2pflows.home import Home, home
+from p2pflowsd.app import App
+
+
+def main() -> int:
+    """Run the daemon of the home that the environment names; gives the exit code."""
+    where = home()
+    try:
+        settings = config.load(where)
+        logging.basicConfig(
+            stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
+        )
+        with _only_one(where):
+            if not where.key.exists():
+                identity.create(where.key)
+            asyncio.run(_run(where, settings))
+    except P2pflowsError as error:
+        return _complain(error)
+    except OSError as error:
+        return _complain(UsageError(f"The home {where.path} cannot be used: {error}.", "Check who owns it, or set P2PFLOWS_HOME."))
+    except Exception as error:  # noqa: BLE001 - the last edge before the user
+        return _complain(_known_cause(error) or _bug(where, error))
+    return 0
+
+
+def _known_cause(error: BaseException) -> P2pflowsError | None:
+    """The first error of ours inside an exception group."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((known for inner in error.exceptions if (known := _known_cause(inner)) is not None), None)
+    return error if isinstance(error, P2pflowsError) else None
+
+
+def _bug(where: Home, error: Exception) -> P2pflowsError:
+    """What to tell of an error that nobody foresaw; the details go to a file."""
+    report = where.path / "crash.log"
+    with contextlib.suppress(OSError):
+        report.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return P2pflowsError(
+        f"The daemon stopped because of a bug ({type(error).__name__}); nothing accepted is lost.",
+        f"Start it again with: p2pflows up. Please report {report}.",
+    )
+
+
+async def _run(where: Home, settings: config.Settings) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    app = App(where, settings, logging.getLogger("p2pflows"))
+    await app.run(stopping, lambda about: _greet(sys.stdout, about, where))
+    sys.stderr.write("stopped; everything accepted is kept\n")
+
+
+def _greet(out: TextIO, about: dict[str, Any], where: Home) -> None:
+    broker = about["broker"]
+    state = broker["name"] if broker["connected"] else f"{broker['url']} (not reached yet, still trying)"
+    prefix = f"P2PFLOWS_HOME={where.path} " if os.environ.get("P2PFLOWS_HOME") else ""
+    out.write(
+        f"""p2pflows {about["version"]} is running; Ctrl-C stops it.
+
+  user id  {about["user_id"]}
+  broker   {state} at {broker["url"]}
+  socket   {where.socket}
+
+Try next, in another terminal:
+  {prefix}p2pflows call me/User text='Hello, are you there?'
+  {prefix}p2pflows inbox
+  {prefix}p2pflows contacts add NAME USER_ID
+
+"""
+    )
+    out.flush()
+
+
+@contextlib.contextmanager
+def _only_one(where: Home) -> Iterator[None]:
+    """Hold the home's lock; it goes with the process, however that ends."""
+    where.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with where.lock.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            raise UsageError(f"A daemon already runs on {where.path} (process {pid}).", "See: p2pflows status") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _complain(error: P2pflowsError) -> int:
+    sys.stderr.write(f"Error [{error.kind}]: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""Where everything meets: builds the parts, passes each what it needs, runs them as one task group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from p2pflows import broker_url, contacts, identity, topics
+from p2pflows.broker_url import BrokerUrl, Embedded
+from p2pflows.channel import Enrolment
+from p2pflows.config import Settings
+from p2pflows.errors import P2pflowsError, UsageError
+from p2pflows.home import Home
+from p2pflows.mqtt import Delivery, MqttLink, Will
+from p2pflowsd import faults
+from p2pflowsd.broker import EmbeddedBroker
+from p2pflowsd.clock import SystemClock, system_entropy
+from p2pflowsd.control import Control
+from p2pflowsd.dispatch import point_key
+from p2pflowsd.inbox import rfc3339
+from p2pflowsd.journal import Journal, JournalError
+from p2pflowsd.methods import Methods
+from p2pflowsd.node import Node, Request
+from p2pflowsd.served import HUMAN_SCHEMA, Served
+from p2pflowsd.workers import WorkerProcess
+
+DISK_PATIENCE = 2.0
+"""Seconds between attempts to go on after the disk has failed."""
+ANNOUNCE_PATIENCE = 5.0
+"""Seconds to wait for the broker before the user is told how things stand."""
+
+
+class App:
+    """One running daemon.
+
+    Args:
+        home: its folder.
+        settings: what `config.yaml` says.
+        log: where it tells what happens.
+
+    Raises:
+        UsageError: the key, contacts, journal or broker setting cannot be used.
+    """
+
+    def __init__(self, home: Home, settings: Settings, log: logging.Logger) -> None:
+        self._home = home
+        self._settings = settings
+        self._log = log
+        self._me = identity.load(home.key)
+        self._contacts = contacts.Contacts(home.contacts)
+        self._contacts.book()
+        self._faults = faults.from_environment(os.environ)
+        self._clock = SystemClock()
+        self._since = self._clock.now()
+        self._setting = broker_url.parse(settings.broker)
+        self._embedded = EmbeddedBroker(self._setting.port, log=log) if isinstance(self._setting, Embedded) else None
+        self._journal = self._open_journal()
+        self._link = MqttLink(
+            broker=self._broker,
+            client_id=self._client_id(),
+            persistent=True,
+            subscriptions=lambda: self._node.subscriptions(),
+            will=lambda: Will(topics.status(self._me.user_id), self._node.presence_of.mine(online=False), retain=True),
+            on_deliveries=self._arrived,
+            on_up=self._up,
+            on_down=self._down,
+            on_problem=self._problem,
+        )
+        self._node = self._new_node()
+        self._deliveries: list[Delivery] = []
+        self._requests: list[Request] = []
+        self._pump_due: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._disk_failed = asyncio.Event()
+        self._connected = asyncio.Event()
+        self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        methods = Methods(node=lambda: self._node, turns=self._in_turn, about=self._about, broker_url=self._broker_for_workers)
+        self._control = Control(path=home.socket, methods=methods.by_name, prompts=self._open_prompts)
+
+    async def run(self, stopping: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
+        """Serve until `stopping` is set, then end cleanly.
+
+        Args:
+            stopping: set by a signal.
+            ready: told what to show the user, once the daemon can be used.
+
+        Raises:
+            UsageError: the socket or the embedded broker cannot be had.
+        """
+        await self._control.start()
+        children = [
+            WorkerProcess(worker, token=self._token, ended=self._worker_ended, log=self._log) for worker in self._settings.workers
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._keep_link())]
+                if self._embedded is not None:
+                    tasks.append(group.create_task(self._embedded.watch()))
+                tasks.append(group.create_task(self._announce(ready)))
+                crew = [group.create_task(child.run()) for child in children]
+                self._schedule()
+                await asyncio.wait([asyncio.ensure_future(stopping.wait()), self._crashed], return_when=asyncio.FIRST_COMPLETED)
+                if self._crashed.done():
+                    self._crashed.result()
+                for task in crew:
+                    task.cancel()
+                await asyncio.gather(*crew, return_exceptions=True)
+                self._link.publish(topics.status(self._me.user_id), self._node.presence_of.mine(online=False), retain=True)
+                await self._link.close()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._control.close()
+            if self._embedded is not None:
+                await self._embedded.close()
+            self._journal.close()
+
+    # The pump: what has arrived while the last commit was under way is committed together.
+
+    def _schedule(self) -> None:
+        if self._pump_due is None:
+            self._pump_due = asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = None
+        if self._timer is not None:
+            self._timer.cancel()
+        deliveries, self._deliveries = self._deliveries, []
+        requests, self._requests = self._requests, []
+        try:
+            self._node.turn(deliveries, requests)
+        except JournalError as error:
+            self._stumble(error, requests)
+            return
+        except Exception as error:  # noqa: BLE001 - handed to run(), which ends the daemon loudly
+            if not self._crashed.done():
+                self._crashed.set_exception(error)
+            return
+        for delivery in deliveries:
+            self._link.ack(delivery)
+        wait = max(0.0, self._node.next_wake() - self._clock.elapsed())
+        self._timer = asyncio.get_running_loop().call_later(wait, self._schedule)
+
+    async def _in_turn(self, run: Callable[[], Any]) -> Any:
+        """Run something inside the node's next turn; gives its result after the commit."""
+        if self._disk_failed.is_set():
+            raise _disk_error("it failed a moment ago")
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._requests.append(Request(run, lambda result: None if done.done() else done.set_result(result)))
+        self._schedule()
+        result = await done
+        if isinstance(result, P2pflowsError):
+            raise result
+        return result
+
+    def _stumble(self, error: JournalError, requests: list[Request]) -> None:
+        """The disk failed: nothing of this turn was kept, so nothing is acknowledged; begin anew from the journal."""
+        self._log.error("the journal cannot be written: %s; trying again every %g s", error, DISK_PATIENCE)
+        self._disk_failed.set()
+        self._connected.clear()
+        for request in requests:
+            request.done(_disk_error(str(error)))
+
+    async def _keep_link(self) -> None:
+        """Keep the broker link up; after a disk failure begin anew with what the journal holds."""
+        while True:
+            link = asyncio.create_task(self._link.run())
+            failed = asyncio.create_task(self._disk_failed.wait())
+            try:
+                await asyncio.wait([link, failed], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                failed.cancel()
+                link.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await link
+            while self._disk_failed.is_set():
+                await asyncio.sleep(DISK_PATIENCE)
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._deliveries.clear()
+        try:
+            self._journal.close()
+            self._journal = self._open_journal()
+            self._node = self._new_node()
+        except (UsageError, JournalError) as error:
+            self._log.error("the journal still cannot be written: %s", error)
+            return
+        self._disk_failed.clear()
+        self._log.info("the journal can be written again")
+        self._schedule()
+
+    # Building.
+
+    def _open_journal(self) -> Journal:
+        return Journal(self._home.journal, self._me.user_id, self._faults)
+
+    def _client_id(self) -> str:
+        """Random, as who knows the client id of a persistent session can take it over; kept, so that the session is found again."""
+        known = self._journal.meta("client_id")
+        if known is None:
+            known = f"p2p-{secrets.token_hex(16)}"
+            with self._journal.transaction():
+                self._journal.set_meta("client_id", known)
+        return known
+
+    def _new_node(self) -> Node:
+        node = Node(
+            identity=self._me, journal=self._journal, contacts=self._contacts, link=self._link, clock=self._clock,
+            entropy=system_entropy, faults=self._faults, on_prompt=lambda prompt: self._control.tell("prompt", prompt),
+        )  # fmt: skip
+        self._serve_human(node)
+        return node
+
+    def _serve_human(self, node: Node) -> None:
+        """Serve the human once; who unserves it does not get it back at the next start."""
+        endpoint = self._settings.human_endpoint
+        if self._journal.meta("human") == endpoint:
+            return
+        with self._journal.transaction():
+            self._journal.set_meta("human", endpoint)
+            if node.catalog.get(endpoint) is None:
+                node.catalog.put(Served(endpoint=endpoint, kind="human", description="A human answers.", schema=HUMAN_SCHEMA))
+
+    # What the link tells.
+
+    async def _broker(self) -> BrokerUrl:
+        if self._embedded is not None:
+            return await self._embedded.ensure()
+        assert isinstance(self._setting, BrokerUrl)  # noqa: S101 - the setting is one or the other
+        return self._setting
+
+    def _arrived(self, deliveries: list[Delivery]) -> None:
+        self._deliveries += deliveries
+        self._schedule()
+
+    def _up(self, session_present: bool) -> None:
+        self._log.info("connected to the broker %s (session %s)", self._broker_name(), "kept" if session_present else "new")
+        self._connected.set()
+        self._node.link_up()
+        self._schedule()
+
+    def _down(self, reason: str) -> None:
+        self._connected.clear()
+        self._log.warning("the broker link is down: %s", reason)
+
+    def _problem(self, problem: str) -> None:
+        self._log.warning("%s", problem)
+
+    # What others ask.
+
+    def _about(self) -> dict[str, Any]:
+        round_trip = self._link.round_trip
+        return {
+            "user_id": self._me.user_id,
+            "pid": os.getpid(),
+            "since": rfc3339(self._since),
+            "version": version("p2pflows"),
+            "home": str(self._home.path),
+            "broker": {
+                "url": str(self._setting),
+                "name": self._broker_name(),
+                "connected": self._link.connected,
+                "round_trip_ms": None if round_trip is None else round(round_trip * 1000, 2),
+            },
+        }
+
+    def _broker_name(self) -> str:
+        return self._embedded.name if self._embedded is not None else str(self._setting)
+
+    async def _open_prompts(self) -> Any:
+        return await self._in_turn(lambda: self._node.inbox.list(everything=False))
+
+    async def _broker_for_workers(self) -> str:
+        return (await self._broker()).with_secret()
+
+    async def _token(self, point: str) -> str:
+        return Enrolment(await self._broker_for_workers(), self._me.user_id, point, point_key(self._me, point)).token()
+
+    def _worker_ended(self, point: str, pid: int) -> None:
+        self._requests.append(Request(lambda: self._node.dispatch.process_ended(point, pid), lambda _result: None))
+        self._schedule()
+
+    async def _announce(self, ready: Callable[[dict[str, Any]], None]) -> None:
+        """Tell the user how things stand once the broker answers, or when it takes long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._connected.wait(), ANNOUNCE_PATIENCE)
+        ready(self._about())
+
+
+def _disk_error(reason: str) -> P2pflowsError:
+    return JournalFailed(f"The journal cannot be written: {reason}.", "Free some disk space; the daemon goes on by itself. Nothing was accepted.")
+
+
+class JournalFailed(P2pflowsError):  # noqa: N818 - reads as the fact it states
+    """The disk does not take what has to be kept."""
+
+    kind = "disk"

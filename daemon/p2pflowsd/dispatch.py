@@ -1,0 +1,429 @@
+"""Dispatch points: leases tasks to workers in sealed frames, takes results in, notices who died.
+
+Leases live in memory. After a restart of the daemon, tasks that waited before it are kept back for a moment, so that workers
+which outlived it can say what they hold (docs/PROTOCOL.md, Dispatch).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from p2pflows import topics
+from p2pflows.channel import BadFrame, Channel
+from p2pflows.errors import NoWorker, P2pflowsError, WorkerLost, from_kind
+from p2pflows.identity import Identity
+from p2pflowsd.clock import Clock
+from p2pflowsd.faults import Faults
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow
+from p2pflowsd.scheduler import Scheduler
+from p2pflowsd.served import Served
+from p2pflowsd.wire import Link
+
+MAX_ATTEMPTS = 3
+GRACE = 2.0
+"""Seconds for a worker to come back after its link broke, or after a restart of the daemon."""
+SILENCE = 15.0
+"""Seconds without a heartbeat (one every 2 s) after which a worker counts as dead."""
+LOST_FRAME = 6.0
+"""Seconds after which a lease that its worker does not report never reached it."""
+LOAD_PATIENCE = 30.0
+FRAME_BYTES = 400_000
+
+Loaded = Callable[[dict[str, Any] | P2pflowsError], None]
+
+
+class Owner(Protocol):
+    """What a dispatch point tells the rest of the daemon; called inside a transaction."""
+
+    def finished(self, n: int, data: dict[str, Any]) -> None:
+        """A task has a result."""
+
+    def failed(self, n: int, error: P2pflowsError) -> None:
+        """A task has ended in an error."""
+
+    def died(self, n: int, error: P2pflowsError) -> None:
+        """A task's worker died at every attempt."""
+
+    def started(self, n: int) -> None:
+        """A task that waited for a worker was leased."""
+
+
+@dataclass(slots=True)
+class _Lease:
+    worker: str
+    frame: int
+    at: float
+
+
+@dataclass(slots=True)
+class _Worker:
+    heard: float
+    counter: int = 0
+    greeted: bool = False
+    leaves: float | None = None
+    host: str = ""
+    pid: int = 0
+    acknowledged: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    blobs: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+
+@dataclass(slots=True)
+class _Load:
+    point: str
+    done: Loaded
+    until: float
+
+
+@dataclass(slots=True)
+class _Point:
+    channel: Channel
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    workers: dict[str, _Worker] = field(default_factory=dict)
+
+
+def point_key(identity: Identity, point: str) -> bytes:
+    """The symmetric key that a user's daemon shares with the workers of one dispatch point."""
+    return identity.derive(f"dispatch point {point}")
+
+
+class Dispatch:
+    """All dispatch points of one daemon."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        journal: Journal,
+        link: Link,
+        clock: Clock,
+        faults: Faults,
+        boot: int,
+        owner: Owner,
+        name_of: Callable[[str], str | None],
+    ) -> None:
+        self._identity = identity
+        self._journal = journal
+        self._link = link
+        self._clock = clock
+        self._faults = faults
+        self._boot = boot
+        self._owner = owner
+        self._name_of = name_of
+        self._points: dict[str, _Point] = {}
+        self._rows: dict[int, tuple[IncomingRow, Served]] = {}
+        self._leases: dict[int, _Lease] = {}
+        self._loads: dict[str, _Load] = {}
+        self._frame = 0
+        self._load_count = 0
+        self._told_waiting: set[int] = set()
+        self._frozen_until = 0.0
+
+    def freeze(self) -> None:
+        """Keep tasks back until workers had time to say what they hold."""
+        self._frozen_until = self._clock.elapsed() + GRACE
+
+    def add(self, row: IncomingRow, flow: Served) -> bool:
+        """Queue a request for a worker; False if its dispatch point has none now."""
+        point = self._point(flow.dispatch_point)
+        self._rows[row.n] = (row, flow)
+        point.scheduler.add(row.n, f"{flow.endpoint}/{row.n}" if flow.parallel else f"{flow.endpoint}/{row.peer}")
+        if point.scheduler.slots == 0:
+            self._told_waiting.add(row.n)
+            return False
+        return True
+
+    def drop(self, n: int) -> None:
+        """A queued or leased request needs no result any more."""
+        lease = self._leases.pop(n, None)
+        known = self._rows.pop(n, None)
+        self._told_waiting.discard(n)
+        if known is None:
+            return
+        row, flow = known
+        point = self._point(flow.dispatch_point)
+        point.scheduler.done(n)
+        if lease is not None and lease.worker in point.workers:
+            point.workers[lease.worker].cancelled.append(_task_id(row))
+
+    def is_waiting(self, n: int) -> bool:
+        """Whether a request is queued at a point that has no worker."""
+        return n in self._told_waiting
+
+    def load(self, flow: Served, done: Loaded) -> None:
+        """Let a worker load a flow, to learn its schema or why it does not load."""
+        point = self._point(flow.dispatch_point)
+        name = next((name for name, worker in point.workers.items() if worker.greeted and worker.leaves is None), None)
+        if name is None:
+            done(_no_worker(flow.dispatch_point))
+            return
+        self._load_count += 1
+        task = f"load-{self._boot}-{self._load_count}"
+        self._loads[task] = _Load(flow.dispatch_point, done, self._clock.elapsed() + LOAD_PATIENCE)
+        self._put(point.workers[name], self._describe(task, "load", flow, expires=self._clock.now() + int(LOAD_PATIENCE * 1000)), b"{}")
+
+    def has_workers(self, point: str) -> bool:
+        """Whether any worker serves a dispatch point."""
+        return point in self._points and self._points[point].scheduler.slots > 0
+
+    def status(self) -> list[dict[str, Any]]:
+        """Workers, slots and queue of each point."""
+        return [
+            {
+                "dispatch_point": name,
+                "workers": point.scheduler.workers,
+                "slots": point.scheduler.slots,
+                "free": point.scheduler.free,
+                "queued": point.scheduler.queued,
+            }
+            for name, point in sorted(self._points.items())
+            if point.scheduler.workers or point.scheduler.queued
+        ]
+
+    def receive(self, point_name: str, payload: bytes) -> None:
+        """Take in a frame from a worker.
+
+        Raises:
+            BadFrame: it is not sealed with the point's key, or malformed.
+        """
+        point = self._point(point_name)
+        header, blobs = point.channel.open(topics.results(self._identity.user_id, point_name), payload)
+        try:
+            name, boot, counter = str(header["worker"]), int(header["boot"]), int(header["n"])
+            seen, slots, held = int(header["seen"]), int(header["slots"]), {str(task) for task in header["held"]}
+            results = [(str(result["task"]), result["error"]) for result in header["results"]]
+            bye, draining = bool(header["bye"]), bool(header["draining"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadFrame("a frame without its fields") from error
+        if len(results) != len(blobs) or not topics.is_name(name) or slots < 1:
+            raise BadFrame("a frame without its results")
+        known = point.workers.get(name)
+        if bye:
+            self._bye(point, name, graceful=draining)
+            if not draining:
+                return
+        elif known is None:
+            known = point.workers[name] = _Worker(self._clock.elapsed())
+        if known is None or counter <= known.counter:
+            return
+        known.counter, known.heard = counter, self._clock.elapsed()
+        if boot != self._boot:
+            return
+        known.greeted = True
+        known.leaves = None
+        known.host, known.pid = str(header.get("host", "")), int(header.get("pid", 0))
+        if not bye:
+            point.scheduler.announce(name, slots, draining=draining)
+        for (task, error), blob in zip(results, blobs, strict=True):
+            self._result(task, error, blob)
+            known.acknowledged.append(task)
+        if not bye:
+            self._reconcile(point, name, seen, held)
+
+    def process_ended(self, point_name: str, pid: int) -> None:
+        """A worker process that runs on this machine has ended; no need to wait for its link to break."""
+        point = self._point(point_name)
+        here = socket.gethostname()
+        for name in [name for name, worker in point.workers.items() if (worker.host, worker.pid) == (here, pid)]:
+            self._lost(point, name, graceful=point.workers[name].leaves == 0)
+
+    def tick(self) -> None:
+        """Notice what time alone can tell: silent workers, and loads that nobody finished."""
+        elapsed = self._clock.elapsed()
+        for point in self._points.values():
+            for name, worker in list(point.workers.items()):
+                if elapsed - worker.heard > SILENCE or (worker.leaves is not None and worker.leaves <= elapsed):
+                    self._lost(point, name, graceful=False)
+        for task, load in list(self._loads.items()):
+            if load.until <= elapsed:
+                del self._loads[task]
+                load.done(WorkerLost("The worker did not load the flow in time.", "See its messages where `p2pflows up` runs."))
+
+    def prepare(self) -> None:
+        """Decide who runs what next; called before a commit, as it may read and note."""
+        if not self._link.connected or self._clock.elapsed() < self._frozen_until:
+            return
+        for point in self._points.values():
+            given = point.scheduler.assign()
+            bodies = self._journal.incoming.bodies([assignment.task for assignment in given])
+            for worker_name, n in given:
+                row, flow = self._rows[n]
+                data = json.dumps(json.loads(bodies[n]).get("data", {}), separators=(",", ":")).encode()
+                worker = point.workers[worker_name]
+                self._put(worker, self._describe(_task_id(row), "run", flow, row=row, expires=row.expires), data)
+                self._leases[n] = _Lease(worker_name, self._frame + 1, self._clock.elapsed())
+                if n in self._told_waiting:
+                    self._told_waiting.discard(n)
+                    self._owner.started(n)
+
+    def flush(self, *, acknowledge: bool = False) -> None:
+        """Publish what workers are due; called after each commit.
+
+        Args:
+            acknowledge: send acknowledgements even if there is nothing else to send.
+        """
+        if not self._link.connected:
+            return
+        for name, point in self._points.items():
+            for worker_name, worker in point.workers.items():
+                many = len(worker.acknowledged) >= 64  # noqa: PLR2004 - a batch, no more
+                if worker.tasks or worker.cancelled or not worker.greeted or many or (acknowledge and worker.acknowledged):
+                    self._send(name, point, worker_name, worker)
+
+    def greet(self, point_name: str, worker: str) -> None:
+        """Answer a worker at the next flush, whatever it knows of us."""
+        self._point(point_name).workers[worker].greeted = False
+
+    def _send(self, point_name: str, point: _Point, name: str, worker: _Worker) -> None:
+        topic = topics.dispatch(self._identity.user_id, point_name, name)
+        acknowledged, cancelled = worker.acknowledged, worker.cancelled
+        tasks, blobs = worker.tasks, worker.blobs
+        worker.acknowledged, worker.cancelled, worker.tasks, worker.blobs, worker.size = [], [], [], [], 0
+        self._faults.reach("dispatch.before_publish")
+        while True:
+            count, size = 0, 0
+            while count < len(tasks) and (count == 0 or size + len(blobs[count]) < FRAME_BYTES):
+                size += len(blobs[count])
+                count += 1
+            self._frame += 1
+            header = {
+                "worker": name, "boot": self._boot, "n": self._frame,
+                "tasks": tasks[:count], "done": acknowledged, "cancel": cancelled, "stop": False,
+            }
+            for task in tasks[:count]:
+                lease = self._leases.get(_number(task["task"]))
+                if lease is not None:
+                    lease.frame = self._frame
+            self._link.publish(topic, point.channel.seal(topic, header, blobs[:count]))
+            tasks, blobs, acknowledged, cancelled = tasks[count:], blobs[count:], [], []
+            if not tasks:
+                break
+        self._faults.reach("dispatch.after_publish")
+
+    def _point(self, name: str) -> _Point:
+        point = self._points.get(name)
+        if point is None:
+            point = self._points[name] = _Point(Channel(point_key(self._identity, name)))
+        return point
+
+    def _put(self, worker: _Worker, task: dict[str, Any], data: bytes) -> None:
+        worker.tasks.append(task)
+        worker.blobs.append(data)
+
+    def _describe(self, task: str, op: str, flow: Served, *, expires: int, row: IncomingRow | None = None) -> dict[str, Any]:
+        return {
+            "task": task,
+            "op": op,
+            "lane": f"{flow.endpoint}/{row.peer}" if row and not flow.parallel else task,
+            "endpoint": flow.endpoint,
+            "revision": flow.revision,
+            "target": {"kind": "exec", "command": flow.target, "cwd": flow.cwd}
+            if flow.kind == "exec"
+            else {"kind": "python", "target": flow.target, "cwd": flow.cwd},
+            "from": row.peer if row else self._identity.user_id,
+            "name": self._name_of(row.peer) if row else None,
+            "conversation": row.conversation if row else "",
+            "message": row.id if row else "",
+            "expires": expires,
+            "attempt": row.attempts + 1 if row else 1,
+        }
+
+    def _result(self, task: str, error: dict[str, Any] | None, blob: bytes) -> None:
+        outcome = _outcome(error, blob)
+        load = self._loads.pop(task, None)
+        if load is not None:
+            load.done(outcome)
+            return
+        n = _number(task)
+        known = self._rows.get(n)
+        if known is None or _task_id(known[0]) != task:
+            return
+        self.drop_silently(n)
+        if isinstance(outcome, P2pflowsError):
+            self._owner.failed(n, outcome)
+        else:
+            self._owner.finished(n, outcome)
+
+    def drop_silently(self, n: int) -> None:
+        """Forget a request whose worker has finished with it."""
+        self._leases.pop(n, None)
+        row, flow = self._rows.pop(n)
+        self._told_waiting.discard(n)
+        self._point(flow.dispatch_point).scheduler.done(n)
+
+    def _reconcile(self, point: _Point, name: str, seen: int, held: set[str]) -> None:
+        """Compare what we leased to a worker with what it says it holds."""
+        elapsed = self._clock.elapsed()
+        for task in held:
+            n = _number(task)
+            if n in self._rows and n not in self._leases and n in point.scheduler and _task_id(self._rows[n][0]) == task:
+                point.scheduler.adopt(name, n)
+                self._leases[n] = _Lease(name, 0, elapsed)
+        for n, lease in list(self._leases.items()):
+            unknown = lease.worker == name and _task_id(self._rows[n][0]) not in held
+            if unknown and (lease.frame <= seen or elapsed - lease.at > LOST_FRAME):
+                del self._leases[n]
+                point.scheduler.back(n)
+
+    def _bye(self, point: _Point, name: str, *, graceful: bool) -> None:
+        worker = point.workers.get(name)
+        if worker is None:
+            return
+        if graceful:
+            worker.leaves = self._clock.elapsed()
+            point.scheduler.announce(name, 1, draining=True)
+        else:
+            worker.leaves = self._clock.elapsed() + GRACE
+
+    def _lost(self, point: _Point, name: str, *, graceful: bool) -> None:
+        del point.workers[name]
+        for n in [n for n, lease in self._leases.items() if lease.worker == name]:
+            del self._leases[n]
+        for n in point.scheduler.lost(name):
+            row, flow = self._rows[n]
+            attempts = 0 if graceful else self._journal.incoming.attempted(n)
+            self._rows[n] = (row._replace(attempts=attempts), flow)
+            if attempts >= MAX_ATTEMPTS:
+                self.drop_silently(n)
+                self._owner.died(
+                    n, WorkerLost(f"The worker died at each of {attempts} attempts to run {flow.endpoint!r}.", "Its owner can run it again: p2pflows outbox")
+                )
+
+    def restore(self, rows: list[tuple[IncomingRow, Served]]) -> None:
+        """Queue what waited before a restart."""
+        for row, flow in rows:
+            self.add(row, flow)
+        if rows:
+            self.freeze()
+
+
+def _no_worker(point: str) -> NoWorker:
+    return NoWorker(f"No worker serves the dispatch point {point!r}.", f"Start one: p2pflows worker --dispatch-point {point}")
+
+
+def _outcome(error: dict[str, Any] | None, blob: bytes) -> dict[str, Any] | P2pflowsError:
+    if error is not None:
+        return from_kind(str(error.get("kind", "flow_failed")), str(error.get("message", "")), str(error.get("hint", "")))
+    try:
+        data = json.loads(blob)
+    except ValueError:
+        data = None
+    return data if isinstance(data, dict) else from_kind("flow_failed", "The worker sent a result that is no JSON object.")
+
+
+def _task_id(row: IncomingRow) -> str:
+    return f"{row.n}-{row.id}"
+
+
+def _number(task: str) -> int:
+    head = task.partition("-")[0]
+    return int(head) if head.isascii() and head.isdigit() else -1
+
+

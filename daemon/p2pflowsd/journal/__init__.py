@@ -1,0 +1,143 @@
+"""The journal: sole owner of the SQLite file in which a daemon's promises are kept.
+
+WAL with synchronous=FULL: a commit that returned survives power loss (https://sqlite.org/wal.html, section 3;
+https://sqlite.org/pragma.html#pragma_synchronous). One connection, one writer, used from one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from p2pflows.errors import UsageError
+from p2pflowsd.faults import Faults
+from p2pflowsd.journal.incoming import IncomingTable
+from p2pflowsd.journal.migrations import migrate
+from p2pflowsd.journal.outgoing import OutgoingTable
+from p2pflowsd.journal.prompts import PromptTable
+from p2pflowsd.journal.streams import StreamTable
+
+__all__ = ["Journal", "JournalError"]
+
+
+class JournalError(Exception):
+    """The disk or the file failed; nothing of the current transaction was kept."""
+
+
+class Journal:
+    """One open journal file.
+
+    Args:
+        path: the file, made private if it does not exist.
+        user: whose journal it is; another user's is refused.
+        faults: told of every commit.
+
+    Raises:
+        UsageError: the file is damaged, of another user, or of a newer release.
+    """
+
+    def __init__(self, path: Path, user: str, faults: Faults) -> None:
+        self._faults = faults
+        hint = f"Move {path} away to start an empty journal, or put back your copy of it."
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "cache_size = -16000"):
+                self._db.execute(f"PRAGMA {pragma}")
+            migrate(self._db)
+        except OSError as error:
+            raise UsageError(f"The journal cannot be opened: {error}.", f"Check who owns {path}.") from error
+        except ValueError as error:
+            raise UsageError(f"The journal cannot be used: {error}.", "Install the newer release of p2pflows.") from error
+        except sqlite3.Error as error:
+            raise UsageError(f"The journal {path} cannot be used: {error}.", hint) from error
+        self.incoming = IncomingTable(self._db)
+        self.outgoing = OutgoingTable(self._db)
+        self.prompts = PromptTable(self._db)
+        self.streams = StreamTable(self._db)
+        self.counters: dict[str, int] = dict(self._db.execute("SELECT name, value FROM counters"))
+        self._saved_counters = dict(self.counters)
+        owner = self.meta("user")
+        if owner is None:
+            self.set_meta("user", user)
+        elif owner != user:
+            self.close()
+            raise UsageError(f"The journal {path} belongs to user {owner}, not to {user}.", "Put the matching key and journal together.")
+
+    @contextlib.contextmanager
+    def transaction(self, *, count_now: bool = False) -> Iterator[None]:
+        """All that happens inside is kept together, or not at all; nothing to keep costs no fsync.
+
+        Args:
+            count_now: keep the counters even if nothing else has changed.
+
+        Raises:
+            JournalError: the disk or the file failed.
+        """
+        try:
+            self._db.execute("BEGIN")
+            try:
+                before = self._db.total_changes
+                yield
+                self.streams.save()
+                if count_now or self._db.total_changes != before:
+                    self._save_counters()
+                self._faults.reach("journal.before_commit")
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise JournalError(str(error)) from error
+        self._faults.reach("journal.after_commit")
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to a counter; kept with the next commit."""
+        self.counters[name] = self.counters.get(name, 0) + by
+
+    def meta(self, key: str) -> str | None:
+        """A remembered fact."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Remember a fact."""
+        self._db.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value))
+
+    def served(self) -> dict[str, str]:
+        """What is served: endpoint to its JSON record."""
+        return dict(self._db.execute("SELECT endpoint, record FROM served"))
+
+    def serve(self, endpoint: str, record: str) -> None:
+        """Keep what is served under an endpoint."""
+        self._db.execute("INSERT INTO served VALUES (?, ?) ON CONFLICT (endpoint) DO UPDATE SET record = excluded.record", (endpoint, record))
+
+    def unserve(self, endpoint: str) -> None:
+        """Forget what is served under an endpoint."""
+        self._db.execute("DELETE FROM served WHERE endpoint = ?", (endpoint,))
+
+    def prune(self, now: int) -> None:
+        """Drop what no promise needs any more.
+
+        Ids of incoming messages are remembered until they expire and ten minutes more, for clock skew; ended outgoing
+        messages and prompts stay for a day, so that `wait` still finds the answer.
+        """
+        skew, day = now - 600_000, now - 24 * 3_600_000
+        self._db.execute("DELETE FROM incoming WHERE expires < ? AND state IN ('done', 'failed', 'expired')", (skew,))
+        self._db.execute("DELETE FROM bundles WHERE expires < ?", (skew,))
+        self._db.execute("DELETE FROM outgoing WHERE ended < ?", (day,))
+        self._db.execute("DELETE FROM prompts WHERE ended < ?", (day,))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _save_counters(self) -> None:
+        changed = [(name, value) for name, value in self.counters.items() if self._saved_counters.get(name) != value]
+        if changed:
+            self._db.executemany("INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", changed)
+            self._saved_counters.update(changed)

@@ -1,0 +1,121 @@
+"""The table of requests that came to us; it is also the memory of ids that were seen."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from p2pflows.message import Message
+from p2pflowsd.journal.rows import IncomingRow
+from p2pflowsd.lifecycle import Incoming, may_become
+
+_COLUMNS = ", ".join(IncomingRow._fields)
+_KEEPS_BODY = frozenset({Incoming.BLOCKED, Incoming.HELD, Incoming.READY, Incoming.DEAD})
+
+
+class IncomingTable:
+    """Requests by arrival."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def add(self, message: Message, body: bytes, bundle: int, now: int, state: Incoming) -> IncomingRow | None:
+        """Keep a request; None if the id was seen before."""
+        row = self._db.execute(
+            f"""INSERT INTO incoming (id, peer, type, endpoint, epoch, seq, conversation, body, bundle, received, expires, state)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (peer, id) DO NOTHING RETURNING {_COLUMNS}""",
+            (
+                message.id, message.sender, message.type, message.endpoint, message.epoch, message.seq,
+                message.conversation, body, bundle, now, message.expires, state,
+            ),
+        ).fetchone()
+        return IncomingRow._make(row) if row else None
+
+    def add_bundle(self, peer: str, proof: bytes, expires: int) -> int:
+        """Keep the proof of who signed a bundle; gives its number."""
+        return int(self._db.execute("INSERT INTO bundles (peer, proof, expires) VALUES (?, ?, ?)", (peer, proof, expires)).lastrowid or 0)
+
+    def move(self, n: int, state: Incoming, error: str | None = None) -> bool:
+        """Move one request to a state if the move is legal; the body goes when nothing can need it any more."""
+        old = may_become(state)
+        body = "body" if state in _KEEPS_BODY else "NULL"
+        return (
+            self._db.execute(
+                f"""UPDATE incoming SET state = ?, error = coalesce(?, error), body = {body}
+                    WHERE n = ? AND state IN ({", ".join("?" * len(old))})""",
+                (state, error, n, *old),
+            ).rowcount
+            == 1
+        )
+
+    def attempted(self, n: int) -> int:
+        """Count one more attempt; gives how many there were."""
+        row = self._db.execute("UPDATE incoming SET attempts = attempts + 1 WHERE n = ? RETURNING attempts", (n,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def revive(self, n: int, expires: int) -> bool:
+        """Let a dead request run again, with its attempts counted anew."""
+        self._db.execute("UPDATE incoming SET attempts = 0, expires = ? WHERE n = ? AND state = 'dead'", (expires, n))
+        return self.move(n, Incoming.READY)
+
+    def renumber(self, peer: str, message_id: str, epoch: int, seq: int) -> None:
+        """Give a blocked request its place in a new epoch of its stream."""
+        self._db.execute(
+            "UPDATE incoming SET epoch = ?, seq = ? WHERE peer = ? AND id = ? AND state = ?",
+            (epoch, seq, peer, message_id, Incoming.BLOCKED),
+        )
+
+    def find(self, peer: str, message_id: str) -> IncomingRow | None:
+        """The request with an id."""
+        return self._one("peer = ? AND id = ?", peer, message_id)
+
+    def get(self, n: int) -> IncomingRow | None:
+        """The request with a number."""
+        return self._one("n = ?", n)
+
+    def body(self, n: int) -> bytes:
+        """The signed body of a live request."""
+        row = self._db.execute("SELECT body FROM incoming WHERE n = ?", (n,)).fetchone()
+        return bytes(row[0]) if row and row[0] is not None else b"{}"
+
+    def bodies(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """The signed bodies of some live requests."""
+        found: dict[int, bytes] = {}
+        for start in range(0, len(numbers), 500):
+            some = numbers[start : start + 500]
+            marks = ", ".join("?" * len(some))
+            found.update(self._db.execute(f"SELECT n, body FROM incoming WHERE n IN ({marks}) AND body IS NOT NULL", some))
+        return found
+
+    def in_state(self, state: Incoming) -> list[IncomingRow]:
+        """All requests in one live state, oldest first."""
+        return self._many("state = ? AND state IN ('blocked', 'held', 'ready', 'asked', 'dead') ORDER BY n", state)
+
+    def blocked(self, peer: str, endpoint: str) -> list[IncomingRow]:
+        """The requests of one stream that wait for an earlier one, in their order."""
+        return self._many("state = 'blocked' AND peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
+
+    def held_by(self, peer: str) -> list[IncomingRow]:
+        """The requests of one unknown sender, oldest first."""
+        return self._many("state = 'held' AND peer = ? ORDER BY n", peer)
+
+    def expired(self, now: int) -> list[IncomingRow]:
+        """Live requests whose deadline has passed."""
+        return self._many("state IN ('blocked', 'held', 'ready', 'asked') AND expires <= ? ORDER BY n", now)
+
+    def next_expiry(self) -> int | None:
+        """The earliest deadline of a live request."""
+        rows = self._db.execute(
+            """SELECT min(expires) FROM incoming WHERE state = 'blocked' UNION ALL
+               SELECT min(expires) FROM incoming WHERE state = 'held' UNION ALL
+               SELECT min(expires) FROM incoming WHERE state = 'ready' UNION ALL
+               SELECT min(expires) FROM incoming WHERE state = 'asked'"""
+        ).fetchall()
+        return min((row[0] for row in rows if row[0] is not None), default=None)
+
+    def _one(self, where: str, *values: object) -> IncomingRow | None:
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values).fetchone()
+        return IncomingRow._make(row) if row else None
+
+    def _many(self, where: str, *values: object) -> list[IncomingRow]:
+        return [IncomingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values)]

@@ -1,0 +1,110 @@
+"""The table of messages that we send, and of the answers to them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from p2pflows.message import Message
+from p2pflowsd.journal.rows import OutgoingRow
+from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing, may_become
+
+_COLUMNS = ", ".join(OutgoingRow._fields).replace("size", "coalesce(length(body), 0)")
+
+
+class OutgoingTable:
+    """Messages by the order in which they were accepted."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def add(self, message: Message, body: bytes) -> int:
+        """Keep a message to be sent; gives its number."""
+        cursor = self._db.execute(
+            """INSERT INTO outgoing (id, type, peer, endpoint, epoch, seq, cause, body, created, expires, state)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending')""",
+            (
+                message.id, message.type, message.recipient, message.endpoint, message.epoch, message.seq,
+                message.cause, body, message.created, message.expires,
+            ),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def move(self, message_id: str, state: Outgoing, now: int, answer: bytes | None = None) -> bool:
+        """Move one message to a state if the move is legal; bodies stay with what can be sent again by hand."""
+        old = may_become(state)
+        body = "body" if state in (Outgoing.FAILED, Outgoing.EXPIRED) else "NULL"
+        return (
+            self._db.execute(
+                f"""UPDATE outgoing SET state = ?, ended = ?, answer = coalesce(?, answer), body = {body}
+                    WHERE id = ? AND state IN ({", ".join("?" * len(old))})""",
+                (state, None if state in LIVE_OUTGOING else now, answer, message_id, *old),
+            ).rowcount
+            == 1
+        )
+
+    def note(self, message_id: str, note: str) -> None:
+        """Remember what the recipient last said of a message that is still live."""
+        self._db.execute("UPDATE outgoing SET note = ? WHERE id = ? AND state IN ('pending', 'stored')", (note, message_id))
+
+    def restamp(self, n: int, epoch: int, seq: int, body: bytes) -> None:
+        """Give a pending message its place in a new epoch of its stream."""
+        self._db.execute("UPDATE outgoing SET epoch = ?, seq = ?, body = ? WHERE n = ? AND state = 'pending'", (epoch, seq, body, n))
+
+    def find(self, message_id: str) -> OutgoingRow | None:
+        """The message with an id."""
+        return self._one("id = ?", message_id)
+
+    def answer_to(self, cause: str, peer: str) -> OutgoingRow | None:
+        """The request to a peer that an answer names."""
+        return self._one("id = ? AND peer = ? AND type IN ('call', 'post', 'cancel')", cause, peer)
+
+    def body(self, message_id: str) -> bytes | None:
+        """The body of a message that may be sent again."""
+        row = self._db.execute("SELECT body FROM outgoing WHERE id = ?", (message_id,)).fetchone()
+        return bytes(row[0]) if row and row[0] is not None else None
+
+    def bodies(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """The bodies of some pending messages."""
+        found: dict[int, bytes] = {}
+        for start in range(0, len(numbers), 500):
+            some = numbers[start : start + 500]
+            marks = ", ".join("?" * len(some))
+            found.update(self._db.execute(f"SELECT n, body FROM outgoing WHERE n IN ({marks}) AND state = 'pending'", some))
+        return found
+
+    def pending(self) -> list[OutgoingRow]:
+        """All that has not been stored by its recipient, oldest first."""
+        return self._many("state = 'pending' ORDER BY n")
+
+    def stored_by_peer(self) -> dict[str, int]:
+        """How many stored calls wait for each peer's answer."""
+        return dict(self._db.execute("SELECT peer, count(*) FROM outgoing WHERE state = 'stored' AND expires > 0 GROUP BY peer"))
+
+    def unsent(self) -> list[OutgoingRow]:
+        """Requests that failed or expired and may be sent again by hand, oldest first."""
+        return self._many("ended IS NOT NULL AND state IN ('failed', 'expired') AND type IN ('call', 'post') ORDER BY n")
+
+    def pending_in(self, peer: str, endpoint: str) -> list[OutgoingRow]:
+        """What one stream has not had stored, in its order."""
+        return self._many("state = 'pending' AND peer = ? AND endpoint = ? ORDER BY seq", peer, endpoint)
+
+    def lowest_pending(self, peer: str, endpoint: str) -> OutgoingRow | None:
+        """The earliest message of a stream that its recipient has not stored."""
+        return self._one("state = 'pending' AND peer = ? AND endpoint = ? ORDER BY seq LIMIT 1", peer, endpoint)
+
+    def expired(self, now: int) -> list[OutgoingRow]:
+        """Live messages whose deadline has passed."""
+        return self._many("state IN ('pending', 'stored') AND expires <= ? ORDER BY n", now)
+
+    def next_expiry(self) -> int | None:
+        """The earliest deadline of a live message."""
+        row = self._db.execute("SELECT min(expires) FROM outgoing WHERE state IN ('pending', 'stored')").fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def _one(self, where: str, *values: object) -> OutgoingRow | None:
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM outgoing WHERE {where}", values).fetchone()
+        return OutgoingRow._make(row) if row else None
+
+    def _many(self, where: str, *values: object) -> list[OutgoingRow]:
+        return [OutgoingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM outgoing WHERE {where}", values)]

@@ -1,0 +1,51 @@
+"""Where each stream stands: the next number we give, and the next number we expect."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+OUT = "out"
+IN = "in"
+_KEPT = 10_000
+
+
+class Place(NamedTuple):
+    """A place in a stream; the next message has this number."""
+
+    epoch: int
+    seq: int
+
+
+class StreamTable:
+    """Places, kept in memory and written with the transaction in which they change."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._known: dict[tuple[str, str, str], Place | None] = {}
+        self._changed: set[tuple[str, str, str]] = set()
+
+    def get(self, way: str, peer: str, endpoint: str) -> Place | None:
+        """Where a stream stands; None before its first message."""
+        key = (way, peer, endpoint)
+        if key not in self._known:
+            row = self._db.execute("SELECT epoch, seq FROM streams WHERE way = ? AND peer = ? AND endpoint = ?", key).fetchone()
+            if len(self._known) >= _KEPT:
+                self.save()
+                self._known.clear()
+            self._known[key] = Place._make(row) if row else None
+        return self._known[key]
+
+    def set(self, way: str, peer: str, endpoint: str, place: Place) -> None:
+        """Say where a stream stands now."""
+        self._known[way, peer, endpoint] = place
+        self._changed.add((way, peer, endpoint))
+
+    def save(self) -> None:
+        """Write what has changed."""
+        self._db.executemany(
+            """INSERT INTO streams VALUES (?, ?, ?, ?, ?)
+               ON CONFLICT (way, peer, endpoint) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq""",
+            [(*key, *place) for key in self._changed if (place := self._known[key]) is not None],
+        )
+        self._changed.clear()

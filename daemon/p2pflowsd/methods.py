@@ -1,0 +1,372 @@
+"""What the control socket offers: each method takes a JSON object and gives one (docs/CONTROL.md lists them).
+
+A method checks its parameters, then asks the node inside a turn; nothing here knows of sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from p2pflows import topics
+from p2pflows.channel import Enrolment
+from p2pflows.config import DEFAULT_POINT
+from p2pflows.contacts import normal_user_id, resolve
+from p2pflows.errors import BadInput, NotServed, P2pflowsError, UsageError, from_kind
+from p2pflows.message import Type
+from p2pflowsd.dispatch import point_key
+from p2pflowsd.inbox import rfc3339
+from p2pflowsd.journal.rows import OutgoingRow
+from p2pflowsd.lifecycle import Incoming, Outgoing
+from p2pflowsd.node import Node
+from p2pflowsd.served import HUMAN_SCHEMA, ME, Served, check_allow
+
+CALL_SECONDS = 600.0
+POST_SECONDS = 7 * 24 * 3600.0
+MOST_SECONDS = 30 * 24 * 3600.0
+ASK_SECONDS = 10.0
+"""How long another daemon may take to say what it serves."""
+
+Params = dict[str, Any]
+Method = Callable[[Params], Awaitable[Any]]
+
+
+class Turns(Protocol):
+    """Runs something inside the node's next turn."""
+
+    async def __call__(self, run: Callable[[], Any]) -> Any:
+        """Its result, after the commit.
+
+        Raises:
+            P2pflowsError: what it raised.
+        """
+
+
+class Methods:
+    """The methods, by name.
+
+    Args:
+        node: the node of this moment (a new one takes its place after a disk failure).
+        turns: runs something inside its next turn.
+        about: facts of the process for `status`.
+        broker_url: where workers connect, with its secret.
+    """
+
+    def __init__(
+        self, *, node: Callable[[], Node], turns: Turns, about: Callable[[], dict[str, Any]], broker_url: Callable[[], Awaitable[str]]
+    ) -> None:
+        self._get_node = node
+        self._turn = turns
+        self._about = about
+        self._broker_url = broker_url
+        self.by_name: dict[str, Method] = {
+            "id": self._id, "status": self._status,
+            "call": self._call, "send": self._send, "submit": self._submit, "wait": self._wait, "cancel": self._cancel,
+            "inbox": self._inbox, "answer": self._answer, "decline": self._decline,
+            "serve": self._serve, "unserve": self._unserve, "ls": self._ls, "describe": self._describe,
+            "requests": self._requests, "allow": self._allow, "deny": self._deny,
+            "outbox": self._outbox, "retry": self._retry, "worker_token": self._worker_token,
+        }  # fmt: skip
+
+    @property
+    def _node(self) -> Node:
+        return self._get_node()
+
+    async def _id(self, params: Params) -> Any:
+        _take(params)
+        return {"user_id": self._node.user}
+
+    async def _status(self, params: Params) -> Any:
+        _take(params)
+        return await self._turn(lambda: {**self._about(), **self._counts()})
+
+    def _counts(self) -> dict[str, Any]:
+        node, counters = self._node, self._node.journal.counters
+        prefix = "refused."
+        return {
+            "accepted": counters.get("accepted", 0),
+            "delivered": counters.get("delivered", 0),
+            "received": counters.get("received", 0),
+            "refused": {name.removeprefix(prefix): n for name, n in sorted(counters.items()) if name.startswith(prefix)},
+            "pending": node.outbox.pending,
+            "dead": len(node.journal.incoming.in_state(Incoming.DEAD)),
+            "prompts_open": len(node.journal.prompts.open()),
+            "requests": len({row.peer for row in node.journal.incoming.in_state(Incoming.HELD)}),
+            "served": len(node.catalog),
+            "workers": node.dispatch.status(),
+        }
+
+    # Messages.
+
+    async def _call(self, params: Params) -> Any:
+        accepted = await self._submit(params)
+        return await self._wait({"id": accepted["id"]})
+
+    async def _submit(self, params: Params) -> Any:
+        return {"id": await self._accept(Type.CALL, params, CALL_SECONDS)}
+
+    async def _send(self, params: Params) -> Any:
+        return {"id": await self._accept(Type.POST, params, POST_SECONDS)}
+
+    async def _accept(self, kind: Type, params: Params, default_seconds: float) -> str:
+        _take(params, "address", "data", "timeout", "conversation", "source")
+        data = params.get("data", {})
+        if not isinstance(data, dict):
+            raise BadInput("The data is not a JSON object.", 'Flows take objects such as {"text": "hello"}.')
+        seconds = _seconds(params.get("timeout"), default_seconds)
+        conversation = _text(params, "conversation") or None
+        if conversation is not None and not _is_id(conversation):
+            raise UsageError("A conversation is 32 hex digits.", "Use the `conversation` of an earlier message.")
+        peer, endpoint = self._address(_text(params, "address"))
+        source = _text(params, "source")[:64]
+        result = await self._turn(
+            lambda: self._node.send(kind, peer, endpoint, data, life_ms=int(seconds * 1000), conversation=conversation, source=source)
+        )
+        return str(result)
+
+    def _address(self, address: str) -> tuple[str, str]:
+        who, slash, endpoint = address.rpartition("/")
+        user = resolve(who if slash else ME, self._node.contacts.book(), self._node.user)
+        return user, topics.check_name(endpoint, "an endpoint")
+
+    async def _wait(self, params: Params) -> Any:
+        _take(params, "id", "timeout")
+        message_id = _text(params, "id").strip().lower()
+        timeout = None if params.get("timeout") is None else _seconds(params["timeout"], 0)
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def ended(row: OutgoingRow, state: Outgoing, answer: bytes | None) -> None:
+            if not done.done():
+                done.set_result((row, state, answer))
+
+        await self._turn(lambda: self._node.when_ended(message_id, ended))
+        try:
+            row, state, answer = await asyncio.wait_for(done, timeout)
+        except TimeoutError:
+            raise from_kind("deadline", f"Message {message_id[-8:]} has no answer yet.", f"Wait on: p2pflows wait {message_id}") from None
+        finally:
+            self._node.stop_waiting(message_id, ended)
+        content = json.loads(answer) if answer else {}
+        if state is not Outgoing.DONE:
+            raise _error(content)
+        if row.type == Type.POST:
+            return {"id": row.id, "state": "delivered"}
+        return {"id": row.id, "data": content, "from": row.peer}
+
+    async def _cancel(self, params: Params) -> Any:
+        _take(params, "id")
+        await self._turn(lambda: self._node.cancel(_text(params, "id").strip().lower()))
+        return {}
+
+    async def _outbox(self, params: Params) -> Any:
+        _take(params)
+        return await self._turn(self._list_outbox)
+
+    def _list_outbox(self) -> Any:
+        node, journal = self._node, self._node.journal
+        return {
+            "pending": [{**_sent(node, row), "attempts": node.outbox.attempts(row.id)} for row in journal.outgoing.pending()],
+            "failed": [{**_sent(node, row), "error": json.loads(row.answer or b"{}")} for row in journal.outgoing.unsent()],
+            "dead": [
+                {
+                    "id": row.id, "from": row.peer, "name": node.name_of(row.peer), "endpoint": row.endpoint,
+                    "received": rfc3339(row.received), "attempts": row.attempts, "error": row.error,
+                }
+                for row in journal.incoming.in_state(Incoming.DEAD)
+            ],
+        }  # fmt: skip
+
+    async def _retry(self, params: Params) -> Any:
+        _take(params, "id")
+        return {"id": await self._turn(lambda: self._node.retry(_text(params, "id").strip().lower()))}
+
+    # The human.
+
+    async def _inbox(self, params: Params) -> Any:
+        _take(params, "all")
+        return {"prompts": await self._turn(lambda: self._node.inbox.list(everything=params.get("all") is True))}
+
+    async def _answer(self, params: Params) -> Any:
+        _take(params, "id", "text")
+        prompt = await self._turn(lambda: self._node.inbox.answer(_text(params, "id"), _text(params, "text")))
+        return {"id": prompt.id}
+
+    async def _decline(self, params: Params) -> Any:
+        _take(params, "id", "reason")
+        prompt = await self._turn(lambda: self._node.inbox.decline(_text(params, "id"), _text(params, "reason")))
+        return {"id": prompt.id}
+
+    # Serving.
+
+    async def _serve(self, params: Params) -> Any:
+        _take(params, "endpoint", "kind", "target", "cwd", "dispatch_point", "allow", "parallel")
+        kind = params.get("kind")
+        if kind not in ("python", "exec", "human"):
+            raise UsageError("A served flow is of kind python, exec or human.", "See: p2pflows serve --help")
+        point = "" if kind == "human" else topics.check_name(_text(params, "dispatch_point") or DEFAULT_POINT, "a dispatch point")
+        flow = Served(
+            endpoint=topics.check_endpoint(_text(params, "endpoint")), kind=kind, target=_text(params, "target"), cwd=_text(params, "cwd"),
+            dispatch_point=point, parallel=params.get("parallel") is True,
+            allow=check_allow(_text(params, "allow") or "contacts", self._node.contacts.book(), self._node.user),
+        )  # fmt: skip
+        if kind == "human":
+            flow = flow.model_copy(update={"description": "A human answers.", "input_schema": HUMAN_SCHEMA})
+        else:
+            known = self._node.catalog.get(flow.endpoint)
+            trial = flow.model_copy(update={"revision": known.revision + 1 if known else 1})
+            facts = await self._load(trial)
+            flow = flow.model_copy(
+                update={"description": str(facts.get("description") or ""), "input_schema": facts.get("schema")}
+            )
+        return (await self._turn(lambda: self._put(flow))).as_json()
+
+    def _put(self, flow: Served) -> Served:
+        served = self._node.catalog.put(flow)
+        self._node.after_commit(self._node.publish_card)
+        return served
+
+    async def _load(self, flow: Served) -> dict[str, Any]:
+        loaded: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(result: dict[str, Any] | P2pflowsError) -> None:
+            if not loaded.done():
+                loaded.set_result(result)
+
+        await self._turn(lambda: self._node.dispatch.load(flow, done))
+        result = await loaded
+        if isinstance(result, P2pflowsError):
+            raise result
+        return dict(result)
+
+    async def _unserve(self, params: Params) -> Any:
+        _take(params, "endpoint")
+        await self._turn(lambda: self._remove(_text(params, "endpoint")))
+        return {}
+
+    def _remove(self, endpoint: str) -> None:
+        self._node.catalog.remove(endpoint)
+        self._node.after_commit(self._node.publish_card)
+
+    async def _ls(self, params: Params) -> Any:
+        _take(params, "user")
+        user = resolve(_text(params, "user"), self._node.contacts.book(), self._node.user)
+        if user == self._node.user:
+            return {"flows": [flow.as_json() for flow in self._node.catalog.all()]}
+        return await self._ask_daemon(user, {})
+
+    async def _describe(self, params: Params) -> Any:
+        _take(params, "address")
+        user, endpoint = self._address(_text(params, "address"))
+        answer: dict[str, Any] = {"served": None, "allowed": None}
+        if user == self._node.user:
+            flow = self._node.catalog.get(endpoint)
+            if flow is None:
+                raise NotServed(f"You do not serve {endpoint!r}.", "See: p2pflows ls")
+            answer = {"served": True, "allowed": True, **flow.as_json()}
+            online: bool | None = True
+        else:
+            online = self._node.presence_of.online(user)
+            try:
+                answer = await self._ask_daemon(user, {"endpoint": endpoint})
+                online = True
+            except P2pflowsError as error:
+                if error.kind not in ("unreachable", "unknown_user", "not_allowed"):
+                    raise
+                online = online if error.kind != "unreachable" else False
+        return {**answer, "address": _text(params, "address"), "user": user, "endpoint": endpoint, "online": online}
+
+    async def _ask_daemon(self, user: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Ask another daemon what it serves."""
+        message_id = await self._turn(
+            lambda: self._node.send(Type.CALL, user, topics.FLOWS, data, life_ms=int(ASK_SECONDS * 1000), source="describe")
+        )
+        return dict((await self._wait({"id": message_id}))["data"])
+
+    # Strangers.
+
+    async def _requests(self, params: Params) -> Any:
+        _take(params)
+        return {"requests": await self._turn(self._list_requests)}
+
+    def _list_requests(self) -> list[dict[str, Any]]:
+        users: dict[str, dict[str, Any]] = {}
+        for row in self._node.journal.incoming.in_state(Incoming.HELD):
+            seen = users.setdefault(row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": rfc3339(row.received)})
+            if row.endpoint not in seen["endpoints"]:
+                seen["endpoints"].append(row.endpoint)
+            seen["messages"] += 1
+            seen["last"] = rfc3339(row.received)
+        return list(users.values())
+
+    async def _allow(self, params: Params) -> Any:
+        _take(params, "user", "name")
+        user = self._stranger(_text(params, "user"))
+        name = _text(params, "name") or self._node.contacts.book().by_user.get(user) or f"user-{user[:8]}"
+        released = await self._turn(lambda: self._node.allow(user, name))
+        return {"user": user, "name": name, "released": released}
+
+    async def _deny(self, params: Params) -> Any:
+        _take(params, "user")
+        user = self._stranger(_text(params, "user"))
+        if user in self._node.contacts.book().by_user:
+            raise UsageError(f"{self._node.name_of(user)!r} is a contact.", f"First run: p2pflows contacts remove {self._node.name_of(user)}")
+        return {"user": user, "dropped": await self._turn(lambda: self._node.deny(user))}
+
+    def _stranger(self, part: str) -> str:
+        """A user id, or enough of one that stands in `requests`."""
+        part = part.strip().lower()
+        waiting = {row.peer for row in self._node.journal.incoming.in_state(Incoming.HELD)}
+        found = [user for user in waiting if len(part) >= 6 and user.startswith(part)]  # noqa: PLR2004 - shortest useful part
+        return found[0] if len(found) == 1 else normal_user_id(part)
+
+    async def _worker_token(self, params: Params) -> Any:
+        _take(params, "dispatch_point")
+        point = topics.check_name(_text(params, "dispatch_point") or DEFAULT_POINT, "a dispatch point")
+        enrolment = Enrolment(await self._broker_url(), self._node.user, point, point_key(self._node.identity, point))
+        return {"token": enrolment.token()}
+
+
+def _take(params: Params, *known: str) -> None:
+    """Refuse parameters that the method does not know.
+
+    Raises:
+        UsageError: there is one.
+    """
+    unknown = set(params) - set(known)
+    if unknown:
+        raise UsageError(f"Unknown parameter: {', '.join(sorted(map(str, unknown)))}.", f"Known ones: {', '.join(known) or 'none'}.")
+
+
+def _text(params: Params, name: str) -> str:
+    value = params.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UsageError(f"The parameter {name!r} is not text.", "See docs/CONTROL.md.")
+    return value
+
+
+def _seconds(value: Any, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST_SECONDS:
+        raise UsageError("The timeout is not between 0 seconds and 30 days.", "Give it in seconds.")
+    return float(value)
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 32 and all(digit in "0123456789abcdef" for digit in text)  # noqa: PLR2004 - hex digits of 16 bytes
+
+
+def _error(content: Any) -> P2pflowsError:
+    fields = content if isinstance(content, dict) else {}
+    return from_kind(str(fields.get("kind", "error")), str(fields.get("message", "")) or "No reason was given.", str(fields.get("hint", "")))
+
+
+def _sent(node: Node, row: OutgoingRow) -> dict[str, Any]:
+    return {
+        "id": row.id, "to": row.peer, "name": node.name_of(row.peer), "endpoint": row.endpoint, "type": row.type,
+        "created": rfc3339(row.created), "expires": rfc3339(row.expires), "state": row.state,
+    }  # fmt: skip

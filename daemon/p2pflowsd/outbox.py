@@ -1,0 +1,300 @@
+"""Messages on their way out: accepted, sealed in bundles, sent until their recipient says that they are stored.
+
+A PUBACK proves nothing (a broker may forget), so only the recipient's signed notice or answer settles a message. Until then
+it is sent again with back-off, and at once when the broker or the recipient comes back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from p2pflows import topics
+from p2pflows.envelope import NONCE_BYTES, Envelope, Kind
+from p2pflows.errors import TooLarge
+from p2pflows.message import ANSWERS, MAX_BODY_BYTES, MAX_LIFE_MS, Message, Notice, Type, new_id
+from p2pflowsd.clock import Clock, Entropy
+from p2pflowsd.faults import Faults
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import OutgoingRow
+from p2pflowsd.journal.streams import OUT, Place
+from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing
+from p2pflowsd.wire import Link
+
+BUNDLE_BYTES = 128_000
+BUNDLE_MESSAGES = 256
+IN_FLIGHT_BYTES = 4_000_000
+"""Per recipient, so that a broker's queue for one slow reader stays small, and what is lost is always resent."""
+FIRST_RETRY = 3.0
+LAST_RETRY = 600.0
+
+
+@dataclass(slots=True)
+class Entry:
+    """A pending message in memory; its body is fetched again from the journal once it was sent."""
+
+    n: int
+    id: str
+    peer: str
+    endpoint: str
+    size: int
+    body: bytes | None = None
+    attempts: int = 0
+    due: float = 0.0
+    settled: bool = False
+
+
+class Outbox:
+    """All that leaves this daemon for other users."""
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        envelope: Envelope,
+        journal: Journal,
+        link: Link,
+        clock: Clock,
+        entropy: Entropy,
+        faults: Faults,
+        ended: Callable[[OutgoingRow, Outgoing, bytes | None], None],
+    ) -> None:
+        self._user = user
+        self._envelope = envelope
+        self._journal = journal
+        self._link = link
+        self._clock = clock
+        self._entropy = entropy
+        self._faults = faults
+        self._ended = ended
+        self._entries: dict[str, Entry] = {}
+        self._fresh: dict[str, deque[Entry]] = {}
+        self._sent: dict[str, Entry] = {}
+        self._in_flight: dict[str, int] = {}
+        self.next_expiry: int | None = journal.outgoing.next_expiry()
+        self._waits_for: Counter[str] = Counter(journal.outgoing.stored_by_peer())
+        for row in journal.outgoing.pending():
+            self._enqueue(Entry(row.n, row.id, row.peer, row.endpoint, row.size))
+
+    @property
+    def pending(self) -> int:
+        """How many messages their recipients have not stored yet."""
+        return len(self._entries)
+
+    def peers(self) -> set[str]:
+        """To whom something is pending, or whose answers we wait for."""
+        return {peer for peer, count in self._waits_for.items() if count > 0}
+
+    def writes_to(self, peer: str) -> bool:
+        """Whether something is pending to a user, or an answer of theirs is awaited."""
+        return self._waits_for[peer] > 0
+
+    def attempts(self, message_id: str) -> int:
+        """How often a pending message was sent, since this daemon started."""
+        entry = self._entries.get(message_id)
+        return entry.attempts if entry else 0
+
+    def accept(
+        self,
+        kind: Type,
+        peer: str,
+        endpoint: str,
+        data: dict[str, Any],
+        *,
+        expires: int,
+        conversation: str | None = None,
+        cause: str | None = None,
+        source: str = "",
+    ) -> Message:
+        """Keep a message to be sent; it leaves after the commit.
+
+        Raises:
+            TooLarge: the body is over the size limit.
+        """
+        now = self._clock.now()
+        message_id = new_id(now, self._entropy(10))
+        place = Place(0, 0) if kind in ANSWERS else self._next_place(peer, endpoint)
+        message = Message(
+            id=message_id, type=kind, sender=self._user, recipient=peer, endpoint=endpoint,
+            conversation=conversation or message_id, cause=cause, epoch=place.epoch, seq=place.seq,
+            created=now, expires=min(expires, now + MAX_LIFE_MS), source=source, data=data,
+        )
+        body = message.to_bytes()
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge(
+                f"The message is {len(body):,} bytes; the limit is {MAX_BODY_BYTES:,}.", "Send a reference to the data, or split it."
+            )
+        if kind not in ANSWERS:
+            self._journal.streams.set(OUT, peer, endpoint, Place(place.epoch, place.seq + 1))
+        n = self._journal.outgoing.add(message, body)
+        self._enqueue(Entry(n, message_id, peer, endpoint, len(body), body))
+        if self.next_expiry is None or message.expires < self.next_expiry:
+            self.next_expiry = message.expires
+        return message
+
+    def stored(self, peer: str, ids: Iterable[str], note: str = "") -> None:
+        """The recipient says that it has committed these messages."""
+        for message_id in ids:
+            row = self._journal.outgoing.find(message_id)
+            if row is None or row.peer != peer:
+                continue
+            if note != row.note:
+                self._journal.outgoing.note(message_id, note)
+            if row.state == Outgoing.PENDING:
+                state = Outgoing.STORED if row.type == Type.CALL else Outgoing.DONE
+                self._journal.count("delivered")
+                self._settle(message_id)
+                self._journal.outgoing.move(message_id, state, self._clock.now())
+                if state == Outgoing.DONE:
+                    self._forget(peer)
+                    self._ended(row, state, None)
+
+    def answered(self, peer: str, cause: str, state: Outgoing, answer: bytes) -> bool:
+        """An answer came; False if its request is unknown or has its end already."""
+        row = self._journal.outgoing.answer_to(cause, peer)
+        if row is None:
+            return False
+        if row.state == Outgoing.PENDING:
+            self._journal.count("delivered")
+        return self.end(row, state, answer)
+
+    def end(self, row: OutgoingRow, state: Outgoing, answer: bytes | None = None) -> bool:
+        """Give a message its end; False if it has one already."""
+        if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer):
+            return False
+        self._settle(row.id)
+        if row.state in LIVE_OUTGOING:
+            self._forget(row.peer)
+        self._ended(row, state, answer)
+        return True
+
+    def gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
+        """The recipient waits for a place in a stream: send what is there again, or say that nothing comes before a later place."""
+        place = self._journal.streams.get(OUT, peer, endpoint)
+        if place is None or place.epoch != epoch:
+            return None
+        lowest = self._journal.outgoing.lowest_pending(peer, endpoint)
+        if lowest is not None:
+            self._again(self._entries[lowest.id])
+        first = place.seq if lowest is None else lowest.seq
+        return (endpoint, epoch, first) if first > seq else None
+
+    def rewound(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
+        """Our journal is older than what the recipient knows of us: continue the stream in a new epoch."""
+        place = self._journal.streams.get(OUT, peer, endpoint)
+        entry = self._entries.get(message_id)
+        if place is None or place.epoch != epoch or entry is None or entry.peer != peer:
+            return
+        fresh = max(self._clock.now(), epoch + 1)
+        rows = self._journal.outgoing.pending_in(peer, endpoint)
+        for seq, row in enumerate(rows):
+            body = self._journal.outgoing.body(row.id) or b"{}"
+            message = Message.model_validate_json(body).model_copy(update={"epoch": fresh, "seq": seq})
+            self._journal.outgoing.restamp(row.n, fresh, seq, message.to_bytes())
+            self._entries[row.id].body = None
+            self._again(self._entries[row.id])
+        self._journal.streams.set(OUT, peer, endpoint, Place(fresh, len(rows)))
+
+    def link_up(self) -> None:
+        """The broker may have forgotten everything: all that is not stored leaves again."""
+        for entry in sorted(self._sent.values(), key=lambda entry: entry.n):
+            self._again(entry)
+
+    def peer_up(self, peer: str) -> None:
+        """A recipient came back: what waits for it leaves again."""
+        for entry in [entry for entry in self._sent.values() if entry.peer == peer]:
+            self._again(entry)
+
+    def tick(self) -> None:
+        """Send again what has waited long enough for its receipt."""
+        elapsed = self._clock.elapsed()
+        for entry in [entry for entry in self._sent.values() if entry.due <= elapsed]:
+            self._again(entry)
+
+    def flush(self) -> None:
+        """Publish what may leave; called after each commit."""
+        if not self._link.connected:
+            return
+        for peer in [peer for peer, queue in self._fresh.items() if queue]:
+            queue = self._fresh[peer]
+            while (bundle := self._next_bundle(peer, queue)) is not None:
+                if not self._publish(peer, bundle):
+                    return
+            if not queue:
+                del self._fresh[peer]
+
+    def notify(self, peer: str, notice: Notice) -> None:
+        """Send a notice; nobody minds if it is lost."""
+        if self._link.connected:
+            bundle = self._envelope.seal(Kind.NOTICE, peer, [notice.to_bytes()], self._entropy(NONCE_BYTES))
+            self._faults.reach("outbox.before_notice")
+            self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)
+
+    def _next_place(self, peer: str, endpoint: str) -> Place:
+        return self._journal.streams.get(OUT, peer, endpoint) or Place(self._clock.now(), 0)
+
+    def _enqueue(self, entry: Entry) -> None:
+        self._entries[entry.id] = entry
+        self._fresh.setdefault(entry.peer, deque()).append(entry)
+        self._waits_for[entry.peer] += 1
+
+    def _again(self, entry: Entry) -> None:
+        if self._sent.pop(entry.id, None) is not None:
+            self._in_flight[entry.peer] -= entry.size
+            self._fresh.setdefault(entry.peer, deque()).append(entry)
+
+    def _forget(self, peer: str) -> None:
+        self._waits_for[peer] -= 1
+        if self._waits_for[peer] <= 0:
+            del self._waits_for[peer]
+
+    def _settle(self, message_id: str) -> None:
+        entry = self._entries.pop(message_id, None)
+        if entry is not None:
+            entry.settled = True
+            if self._sent.pop(message_id, None) is not None:
+                self._in_flight[entry.peer] -= entry.size
+
+    def _next_bundle(self, peer: str, queue: deque[Entry]) -> list[Entry] | None:
+        """The next messages that share an endpoint and fit, taken off the queue."""
+        bundle: list[Entry] = []
+        size = 0
+        room = IN_FLIGHT_BYTES - self._in_flight.get(peer, 0)
+        while queue and len(bundle) < BUNDLE_MESSAGES:
+            entry = queue[0]
+            if entry.settled:
+                queue.popleft()
+                continue
+            fits = size + entry.size <= min(room, BUNDLE_BYTES) and entry.endpoint == bundle[0].endpoint if bundle else room > 0
+            if not fits:
+                break
+            bundle.append(queue.popleft())
+            size += entry.size
+        return bundle or None
+
+    def _publish(self, peer: str, bundle: list[Entry]) -> bool:
+        missing = [entry.n for entry in bundle if entry.body is None]
+        bodies = self._journal.outgoing.bodies(missing) if missing else {}
+        sealed = self._envelope.seal(
+            Kind.MESSAGES, peer, [entry.body or bodies[entry.n] for entry in bundle], self._entropy(NONCE_BYTES)
+        )
+        self._faults.reach("outbox.before_publish")
+        if not self._link.publish(topics.inbox(peer, bundle[0].endpoint), sealed):
+            self._fresh[peer].extendleft(reversed(bundle))
+            return False
+        self._faults.reach("outbox.after_publish")
+        elapsed = self._clock.elapsed()
+        for entry in bundle:
+            entry.body = None
+            entry.due = elapsed + self._patience(entry.attempts)
+            entry.attempts += 1
+            self._sent[entry.id] = entry
+            self._in_flight[peer] = self._in_flight.get(peer, 0) + entry.size
+        return True
+
+    def _patience(self, attempts: int) -> float:
+        """Seconds until a message is sent again: doubling, with up to a fifth of jitter so that peers do not march in step."""
+        base = min(FIRST_RETRY * 2.0**attempts, LAST_RETRY)
+        return base * (1 + self._entropy(1)[0] / 1280)

@@ -1,0 +1,191 @@
+"""Which task goes to which worker next: pure bookkeeping for one dispatch point, without I/O or time.
+
+A *lane* holds tasks that must take effect in order, one at a time: those of one sender to one endpoint. A lane with work
+occupies one slot of one worker, and several of its tasks may be under way to that worker (a window), which costs nothing,
+as they run in order there anyway. A lane keeps its slot while nobody else waits for one; otherwise it empties and queues again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+WINDOW = 128
+
+
+class Assignment(NamedTuple):
+    """A task for a worker."""
+
+    worker: str
+    task: int
+
+
+@dataclass(slots=True)
+class _Lane:
+    name: str
+    waiting: deque[int] = field(default_factory=deque)
+    leased: dict[int, None] = field(default_factory=dict)
+    worker: str | None = None
+
+
+@dataclass(slots=True)
+class _Worker:
+    slots: int
+    lanes: set[str] = field(default_factory=set)
+    draining: bool = False
+
+    @property
+    def free(self) -> int:
+        return 0 if self.draining else max(0, self.slots - len(self.lanes))
+
+
+class Scheduler:
+    """Lanes and workers of one dispatch point."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, _Lane] = {}
+        self._lane_of: dict[int, str] = {}
+        self._idle: dict[str, None] = {}
+        self._hungry: dict[str, None] = {}
+        self._workers: dict[str, _Worker] = {}
+
+    def __contains__(self, task: int) -> bool:
+        return task in self._lane_of
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
+    @property
+    def slots(self) -> int:
+        """How many lanes can run at once."""
+        return sum(worker.slots for worker in self._workers.values() if not worker.draining)
+
+    @property
+    def free(self) -> int:
+        """How many more lanes could run now."""
+        return sum(worker.free for worker in self._workers.values())
+
+    @property
+    def queued(self) -> int:
+        """How many tasks wait or run."""
+        return len(self._lane_of)
+
+    def add(self, task: int, lane: str) -> None:
+        """Queue a task at the end of a lane."""
+        if task in self._lane_of:
+            return
+        self._lane_of[task] = lane
+        found = self._lanes.setdefault(lane, _Lane(lane))
+        found.waiting.append(task)
+        self._wants(found)
+
+    def announce(self, worker: str, slots: int, *, draining: bool = False) -> None:
+        """A worker is there, with this many slots."""
+        known = self._workers.setdefault(worker, _Worker(slots))
+        known.slots = slots
+        known.draining = draining
+
+    def adopt(self, worker: str, task: int) -> None:
+        """A worker already holds a task that waits here (it outlived a restart of the daemon)."""
+        lane = self._lanes[self._lane_of[task]]
+        if task in lane.leased or lane.worker not in (None, worker):
+            return
+        lane.waiting.remove(task)
+        lane.leased[task] = None
+        lane.worker = worker
+        self._workers[worker].lanes.add(lane.name)
+        self._idle.pop(lane.name, None)
+        self._wants(lane)
+
+    def assign(self) -> list[Assignment]:
+        """Lease what can be leased now."""
+        given: list[Assignment] = []
+        while self._idle and (worker := self._freest()) is not None:
+            lane = self._lanes[next(iter(self._idle))]
+            del self._idle[lane.name]
+            lane.worker = worker
+            self._workers[worker].lanes.add(lane.name)
+            self._feed(lane, given)
+        if not self._idle:
+            for name in list(self._hungry):
+                self._feed(self._lanes[name], given)
+        return given
+
+    def done(self, task: int) -> None:
+        """A task has its end; its lane goes on with the next."""
+        name = self._lane_of.pop(task, None)
+        if name is None:
+            return
+        lane = self._lanes[name]
+        if task in lane.leased:
+            del lane.leased[task]
+        else:
+            lane.waiting.remove(task)
+        if not lane.leased:
+            self._release(lane)
+
+    def back(self, task: int) -> None:
+        """A leased task did not reach its worker: it waits again, before all others of its lane."""
+        lane = self._lanes[self._lane_of[task]]
+        if task in lane.leased:
+            del lane.leased[task]
+            lane.waiting.appendleft(task)
+            if not lane.leased:
+                self._release(lane)
+            else:
+                self._wants(lane)
+
+    def lost(self, worker: str) -> list[int]:
+        """A worker is gone: its tasks wait again, in order; gives the first of each lane, which may have been running."""
+        gone = self._workers.pop(worker, None)
+        if gone is None:
+            return []
+        first = []
+        for name in sorted(gone.lanes):
+            lane = self._lanes[name]
+            leased = list(lane.leased)
+            first += leased[:1]
+            lane.leased.clear()
+            lane.waiting.extendleft(reversed(leased))
+            lane.worker = None
+            self._hungry.pop(name, None)
+            self._idle[name] = None
+        return first
+
+    def _freest(self) -> str | None:
+        best = max(self._workers, key=lambda name: self._workers[name].free, default=None)
+        return best if best is not None and self._workers[best].free > 0 else None
+
+    def _feed(self, lane: _Lane, given: list[Assignment]) -> None:
+        assert lane.worker is not None  # noqa: S101 - only lanes with a slot are fed
+        if not self._workers[lane.worker].draining:
+            while lane.waiting and len(lane.leased) < WINDOW:
+                task = lane.waiting.popleft()
+                lane.leased[task] = None
+                given.append(Assignment(lane.worker, task))
+        self._wants(lane)
+
+    def _wants(self, lane: _Lane) -> None:
+        """Note where a lane with waiting tasks has to queue for them."""
+        if lane.worker is None:
+            if lane.waiting:
+                self._idle.setdefault(lane.name)
+        elif lane.waiting:
+            self._hungry.setdefault(lane.name)
+        else:
+            self._hungry.pop(lane.name, None)
+
+    def _release(self, lane: _Lane) -> None:
+        """An emptied lane gives its slot back; with more to do it queues at the end."""
+        if lane.worker is not None:
+            self._workers[lane.worker].lanes.discard(lane.name)
+            lane.worker = None
+        self._hungry.pop(lane.name, None)
+        if lane.waiting:
+            self._idle.setdefault(lane.name)
+        else:
+            self._idle.pop(lane.name, None)
+            del self._lanes[lane.name]

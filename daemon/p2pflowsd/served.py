@@ -1,0 +1,108 @@
+"""What this user serves, under which name, on which dispatch point, and for whom."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from p2pflows import topics
+from p2pflows.contacts import Book, resolve
+from p2pflows.errors import NotServed, UsageError
+from p2pflowsd.journal import Journal
+
+ME = "me"
+CONTACTS = "contacts"
+ANYONE = "anyone"
+
+HUMAN_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "A text under one of these names.",
+    "properties": {name: {"type": "string"} for name in ("api_output", "prompt", "text")},
+    "anyOf": [{"required": [name]} for name in ("api_output", "prompt", "text")],
+}
+
+
+class Served(BaseModel):
+    """One served flow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str
+    kind: Literal["python", "exec", "human"]
+    target: str = ""
+    cwd: str = ""
+    dispatch_point: str = ""
+    allow: str = CONTACTS
+    parallel: bool = False
+    description: str = ""
+    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    revision: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        """What its owner sees."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def as_shown(self) -> dict[str, Any]:
+        """What those see who may call it."""
+        return self.model_dump(
+            mode="json", by_alias=True, include={"endpoint", "kind", "description", "dispatch_point", "input_schema"}
+        )
+
+
+class Catalog:
+    """Everything that is served, kept in the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._flows = {name: Served.model_validate_json(record) for name, record in journal.served().items()}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def get(self, endpoint: str) -> Served | None:
+        """What is served under an endpoint."""
+        return self._flows.get(endpoint)
+
+    def all(self) -> list[Served]:
+        """What is served, by name."""
+        return [self._flows[name] for name in sorted(self._flows)]
+
+    def put(self, flow: Served) -> Served:
+        """Serve a flow, in place of what was served under its name; its revision tells workers to load it anew."""
+        old = self._flows.get(flow.endpoint)
+        flow = flow.model_copy(update={"revision": old.revision + 1 if old else 1})
+        self._journal.serve(flow.endpoint, flow.model_dump_json(by_alias=True))
+        self._flows[flow.endpoint] = flow
+        return flow
+
+    def remove(self, endpoint: str) -> None:
+        """Serve nothing under an endpoint any more.
+
+        Raises:
+            NotServed: nothing is.
+        """
+        if self._flows.pop(endpoint, None) is None:
+            raise NotServed(f"You do not serve {endpoint!r}.", "See: p2pflows ls")
+        self._journal.unserve(endpoint)
+
+
+def check_allow(text: str, book: Book, me: str) -> str:
+    """The normal form of an allow rule: me, contacts, anyone, or names of contacts.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names in ([ME], [CONTACTS], [ANYONE]):
+        return names[0]
+    if not names or {ME, CONTACTS, ANYONE} & set(names):
+        raise UsageError(f"The allow rule {text!r} is unclear.", "Use me, contacts, anyone, or names of contacts: --allow bob,carol")
+    for name in names:
+        resolve(name, book, me)
+    return ",".join(names)
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether a user may serve under a name."""
+    return topics.is_name(text) and not text.startswith("_")

@@ -1,0 +1,75 @@
+"""The worker processes that `up` starts: kept alive, told by a pipe when their daemon is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+from p2pflows.config import WorkerConfig
+
+FIRST_DELAY = 0.1
+LAST_DELAY = 10.0
+STEADY = 10.0
+"""A worker that lived this many seconds starts its back-off anew."""
+STOP_PATIENCE = 10.0
+
+
+class WorkerProcess:
+    """One worker process, started again whenever it ends."""
+
+    def __init__(
+        self, config: WorkerConfig, *, token: Callable[[str], Awaitable[str]], ended: Callable[[str, int], None], log: logging.Logger
+    ) -> None:
+        self._config = config
+        self._token = token
+        self._ended = ended
+        self._log = log
+
+    async def run(self) -> None:
+        """Keep the process running until cancelled; then let it finish and end it."""
+        delay = FIRST_DELAY
+        while True:
+            began = asyncio.get_running_loop().time()
+            code = await self._run_once()
+            if asyncio.get_running_loop().time() - began > STEADY:
+                delay = FIRST_DELAY
+            self._log.warning("a worker of dispatch point %s ended (%s); starting another", self._config.dispatch_point, _how(code))
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LAST_DELAY)
+
+    async def _run_once(self) -> int:
+        token = await self._token(self._config.dispatch_point)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "p2pflows.worker", "--concurrency", str(self._config.concurrency),
+            stdin=asyncio.subprocess.PIPE, env=os.environ, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                process.stdin.write(token.encode() + b"\n")
+                await process.stdin.drain()
+            code = await process.wait()
+            self._ended(self._config.dispatch_point, process.pid)
+            return code
+        except asyncio.CancelledError:
+            await _stop(process)
+            raise
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Let a worker finish what it runs, but not for ever."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_PATIENCE)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,100 @@
+"""p2pflows: serve flows to your neighbours and invoke theirs, their humans included, by user id.
+
+    from p2pflows import connect, flow
+
+    @flow
+    def shout(text: str) -> str:
+        return text.upper()
+
+    with connect() as me:
+        print(me.call("bob/User", {"api_output": "Neighbor, are you there?"}))
+
+Nothing is imported before it is asked for, so that commands start fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from p2pflows.client import AsyncClient, Client, connect, connect_async
+    from p2pflows.errors import (
+        BadInput,
+        CallError,
+        Cancelled,
+        DaemonNotRunning,
+        DeadlinePassed,
+        Declined,
+        FlowFailed,
+        NotAllowed,
+        NotServed,
+        NoWorker,
+        P2pflowsError,
+        TooLarge,
+        UnknownUser,
+        Unreachable,
+        UsageError,
+        WorkerLost,
+    )
+    from p2pflows.flow import flow
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "BadInput",
+    "CallError",
+    "Cancelled",
+    "Client",
+    "DaemonNotRunning",
+    "DeadlinePassed",
+    "Declined",
+    "FlowFailed",
+    "NoWorker",
+    "NotAllowed",
+    "NotServed",
+    "P2pflowsError",
+    "TooLarge",
+    "UnknownUser",
+    "Unreachable",
+    "UsageError",
+    "WorkerLost",
+    "connect",
+    "connect_async",
+    "flow",
+]
+
+_CLIENT = {"AsyncClient", "Client", "connect", "connect_async"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(
+        importlib.import_module("p2pflows.client" if name in _CLIENT else "p2pflows.errors"), name
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Face(ModuleType):
+    """The type of this module, for the one name that is both a submodule and a decorator."""
+
+    @property
+    def flow(self) -> Any:
+        """The decorator `p2pflows.flow.flow`."""
+        return importlib.import_module("p2pflows.flow").flow
+
+    @flow.setter
+    def flow(self, module: ModuleType) -> None:
+        """The import system binds the submodule here; `from p2pflows import flow` must stay the decorator."""
+
+
+sys.modules[__name__].__class__ = _Face

@@ -1,0 +1,86 @@
+"""Where the MQTT broker is, as one URL.
+
+Forms: `embedded`, `embedded:PORT`, `mqtt://[user:password@]host[:1883]`,
+`mqtts://[user:password@]host[:8883][?ca_file=/path/to/ca.crt]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from p2pflows.errors import UsageError
+
+EMBEDDED_PORT = 18883
+_FORMS = "Use embedded, mqtt://host or mqtts://user:password@host:8883?ca_file=/path/ca.crt."
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The broker that the daemons of this machine run for themselves on loopback."""
+
+    port: int = EMBEDDED_PORT
+
+    def __str__(self) -> str:
+        return "embedded" if self.port == EMBEDDED_PORT else f"embedded:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """An MQTT 5 broker and what it takes to connect; `str()` never shows the password."""
+
+    host: str
+    port: int
+    tls: bool = False
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+
+    def __str__(self) -> str:
+        who = f"{self.username}@" if self.username else ""
+        return f"{'mqtts' if self.tls else 'mqtt'}://{who}{self.host}:{self.port}"
+
+    def with_secret(self) -> str:
+        """The URL that `parse` reads back whole, password included."""
+        who = quote(self.username, safe="") if self.username else ""
+        if self.password:
+            who += ":" + quote(self.password, safe="")
+        query = f"?ca_file={quote(self.ca_file)}" if self.ca_file else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{who + '@' if who else ''}{host}:{self.port}{query}"
+
+
+def parse(text: str) -> BrokerUrl | Embedded:
+    """Read a broker setting.
+
+    Raises:
+        UsageError: the text has none of the known forms.
+    """
+    scheme, _, rest = text.partition(":")
+    if scheme == "embedded":
+        return Embedded(_port(rest, text)) if rest else Embedded()
+    url = urlsplit(text)
+    if url.scheme not in ("mqtt", "mqtts") or not url.hostname or url.path not in ("", "/"):
+        raise UsageError(f"The broker setting has an unknown form (scheme {scheme!r}).", _FORMS)
+    options = parse_qs(url.query)
+    if set(options) - {"ca_file"}:
+        raise UsageError("The broker URL has an unknown option.", _FORMS)
+    tls = url.scheme == "mqtts"
+    try:
+        port = url.port or (8883 if tls else 1883)
+    except ValueError:
+        raise UsageError("The broker URL has no valid port.", _FORMS) from None
+    return BrokerUrl(
+        host=url.hostname,
+        port=port,
+        tls=tls,
+        username=unquote(url.username) if url.username else None,
+        password=unquote(url.password) if url.password else None,
+        ca_file=options["ca_file"][0] if "ca_file" in options else None,
+    )
+
+
+def _port(text: str, whole: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
+        return int(text)
+    raise UsageError(f"The broker setting {whole!r} has no valid port.", _FORMS)

@@ -1,0 +1,191 @@
+"""The command `p2pflows`: the group of all commands, and the one edge where errors become sentences.
+
+Command modules are imported when their command is used. They import click and the standard library; what is
+heavy they import inside the command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from p2pflows import __version__
+from p2pflows.cli.output import Interrupted, block, compact, say
+from p2pflows.errors import P2pflowsError, UsageError
+
+DEBUG = "P2PFLOWS_DEBUG"
+
+_SECTIONS = {
+    "Your daemon": {
+        "up": "daemon:up",
+        "status": "daemon:status",
+        "init": "identity:init",
+        "id": "identity:show_id",
+    },
+    "People": {
+        "contacts": "contacts:contacts",
+        "requests": "requests:requests",
+        "allow": "requests:allow",
+        "deny": "requests:deny",
+    },
+    "Invoking": {
+        "call": "messages:call",
+        "send": "messages:send",
+        "wait": "messages:wait",
+        "cancel": "messages:cancel",
+        "chat": "chat:chat",
+        "outbox": "outbox:outbox",
+    },
+    "Being asked": {
+        "inbox": "human:inbox",
+        "answer": "human:answer",
+        "decline": "human:decline",
+    },
+    "Flows": {
+        "serve": "flows:serve",
+        "unserve": "flows:unserve",
+        "ls": "flows:ls",
+        "describe": "flows:describe",
+    },
+    "Workers": {
+        "worker": "worker:worker",
+        "worker-token": "worker:worker_token",
+    },
+}
+
+
+class _Commands(click.Group):
+    """Commands in sections, each imported when it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return [name for section in _SECTIONS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        for section in _SECTIONS.values():
+            if cmd_name in section:
+                module, _, attribute = section[cmd_name].partition(":")
+                command: click.Command = getattr(importlib.import_module(f"p2pflows.cli.{module}"), attribute)
+                return command
+        return None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.") from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            ctx.fail(f"There is no command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        longest = max(map(len, self.list_commands(ctx)))
+        for title, section in _SECTIONS.items():
+            with formatter.section(title):
+                rows = []
+                for name in section:
+                    command = self.get_command(ctx, name)
+                    rows.append((name.ljust(longest), command.get_short_help_str(100) if command else ""))
+                formatter.write_dl(rows)
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  p2pflows up                                         run your daemon
+  p2pflows contacts add bob USER_ID                   give a neighbour a name
+  p2pflows call bob/User '{"api_output": "Hello?"}'   ask, wait for the answer
+  p2pflows inbox                                      see what others ask you
+
+\b
+An address is CONTACT/ENDPOINT, such as bob/User. Data goes to stdout, talk to
+stderr; with --json both are JSON. P2PFLOWS_HOME moves your home, ~/.p2pflows.
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 unreachable, 4 not allowed,
+5 deadline passed, 130 interrupted.
+
+\b
+Completion of commands and contacts (put it into your shell's start file):
+  bash   eval "$(_P2PFLOWS_COMPLETE=bash_source p2pflows)"
+  zsh    eval "$(_P2PFLOWS_COMPLETE=zsh_source p2pflows)"
+  fish   _P2PFLOWS_COMPLETE=fish_source p2pflows | source""",
+)
+@click.version_option(__version__, prog_name="p2pflows")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Invoke your neighbours' flows, and their humans, by user id; let them invoke yours."""
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: the only place where errors become words and exit codes."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    try:
+        code = cli.main(words, prog_name="p2pflows", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except P2pflowsError as error:
+        return _fail(error, as_json)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"See: {context.command_path if context else 'p2pflows'} --help"
+        return _fail(UsageError(error.format_message(), hint), as_json)
+    except BrokenPipeError:
+        # The reader of stdout has seen enough; what Python flushes at exit must go nowhere, and not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        return _fail(_Bug(error), as_json)
+    return code if isinstance(code, int) else 0
+
+
+class _Bug(P2pflowsError):  # noqa: N818 - reads as the fact it states
+    """p2pflows did something that nobody foresaw."""
+
+    kind = "bug"
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"Something unforeseen happened ({type(error).__name__}: {error}); this is a bug in p2pflows.",
+            f"To see more, run it again with {DEBUG}=1; please report what it shows.",
+        )
+
+
+def _fail(error: P2pflowsError, as_json: bool) -> int:
+    if as_json:
+        say(compact(error.as_json()))
+    else:
+        if isinstance(error, Interrupted) and sys.stderr is not None and sys.stderr.isatty():
+            say("")  # the terminal has just shown ^C
+        say(f"{click.style('Error', fg='red', bold=True)} [{error.kind}]: {block(error.message)}")
+        if error.hint:
+            say(block(error.hint))
+    return error.exit_code

@@ -1,0 +1,216 @@
+"""Commands for what people serve: `serve`, `unserve`, `ls` and `describe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import p2pflows
+from p2pflows.cli.arguments import Address, Contact, examples, json_option
+from p2pflows.cli.output import document, done, facts, plain, say, table
+from p2pflows.errors import UsageError
+
+
+@click.command(
+    epilog=examples(
+        "p2pflows serve translate flows.py:translate",
+        "p2pflows serve sum --exec './sum.sh' --allow bob,carol",
+        "p2pflows serve User --human --allow anyone",
+    )
+)
+@click.argument("name")
+@click.argument("target", required=False)
+@click.option(
+    "--exec", "command", metavar="CMD", help="Serve a shell command: JSON on stdin, JSON or text on stdout."
+)
+@click.option("--human", is_flag=True, help="Serve yourself: what comes waits in your inbox.")
+@click.option("--dispatch-point", default="default", show_default=True, help="The workers that run it.")
+@click.option(
+    "--allow", default="contacts", show_default=True, help="Who may call: me, contacts, anyone or NAME,..."
+)
+@click.option("--parallel", is_flag=True, help="Run calls side by side, not one after the other.")
+@json_option
+def serve(
+    *,
+    name: str,
+    target: str | None,
+    command: str | None,
+    human: bool,
+    dispatch_point: str,
+    allow: str,
+    parallel: bool,
+    as_json: bool,
+) -> None:
+    """Serve a flow under the endpoint NAME, until you unserve it.
+
+    TARGET is a Python function: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. A worker loads it at once, and
+    what does not load is refused. Serve it again after a change.
+    """
+    kind, what = _what(name, target, command, human)
+    with p2pflows.connect() as me:
+        served = me.request(
+            "serve",
+            endpoint=name,
+            kind=kind,
+            target=what,
+            cwd=str(Path.cwd()),
+            dispatch_point=dispatch_point,
+            allow=allow,
+            parallel=parallel,
+        )
+    done(
+        served,
+        f"Serving {name} for {_for_whom(served['allow'])}. Try: {_example(f'me/{name}', served)}",
+        as_json,
+    )
+
+
+@click.command(epilog=examples("p2pflows unserve translate"))
+@click.argument("name")
+@json_option
+def unserve(name: str, as_json: bool) -> None:
+    """Serve a flow no more."""
+    with p2pflows.connect() as me:
+        result = me.request("unserve", endpoint=name)
+    done(result, f"{plain(name)} is not served any more.", as_json)
+
+
+@click.command(
+    epilog=examples("p2pflows ls", "p2pflows ls bob", "p2pflows ls bob --json | jq -r '.[].endpoint'")
+)
+@click.argument("contact", required=False, type=Contact())
+@json_option
+def ls(contact: str | None, as_json: bool) -> None:
+    """List what you serve, or what a CONTACT serves to you."""
+    with p2pflows.connect() as me:
+        flows = me.request("ls", user=contact)["flows"]
+    if as_json:
+        document(flows)
+    elif not flows:
+        say(
+            f"{contact} serves nothing to you."
+            if contact
+            else "You serve nothing yet. See: p2pflows serve --help"
+        )
+    elif contact:
+        table(
+            ["ENDPOINT", "KIND", "DESCRIPTION"], [[f["endpoint"], f["kind"], f["description"]] for f in flows]
+        )
+    else:
+        table(
+            ["ENDPOINT", "KIND", "DISPATCH POINT", "ALLOWED", "DESCRIPTION"],
+            [
+                [f["endpoint"], f["kind"], f["dispatch_point"], _for_whom(f["allow"]), f["description"]]
+                for f in flows
+            ],
+        )
+
+
+@click.command(
+    epilog=examples("p2pflows describe bob/translate", "p2pflows describe bob/translate --json | jq .schema")
+)
+@click.argument("address", type=Address())
+@json_option
+def describe(address: str, as_json: bool) -> None:
+    """Show what a flow takes, and whether you may call it."""
+    with p2pflows.connect() as me:
+        flow = me.request("describe", address=address)
+    if as_json:
+        document(flow)
+        return
+    facts(
+        [
+            ("address", plain(flow["address"])),
+            ("user id", plain(flow["user"])),
+            ("online", {True: "yes", False: "no", None: "not known"}[flow["online"]]),
+            ("served", _yes(flow["served"])),
+            ("you may call", _yes(flow["allowed"])),
+            ("kind", plain(flow.get("kind") or "")),
+            ("dispatch point", plain(flow.get("dispatch_point") or "")),
+            ("description", plain(flow.get("description") or "")),
+        ]
+    )
+    fields = _fields(flow)
+    if fields:
+        click.echo()
+        table(["FIELD", "TYPE", "NEEDED", "MEANING"], fields)
+    if flow["served"] and flow["allowed"]:
+        say(f"\nCall it: {_example(address, flow)}")
+
+
+def _what(name: str, target: str | None, command: str | None, human: bool) -> tuple[str, str | None]:
+    """The kind and target of a flow.
+
+    Raises:
+        UsageError: not exactly one is given, or it has a wrong form.
+    """
+    if [target is not None, command is not None, human].count(True) != 1:
+        raise UsageError(
+            "Give exactly one of TARGET, --exec CMD and --human.",
+            f"For example: p2pflows serve {name} flows.py:{name}",
+        )
+    if human:
+        return "human", None
+    if command is not None:
+        return "exec", command
+    return "python", _python_target(name, str(target))
+
+
+def _python_target(name: str, target: str) -> str:
+    where, _, attribute = target.rpartition(":")
+    parts = [attribute] if where.endswith(".py") else [attribute, *where.split(".")]
+    if not where or not all(part.isidentifier() for part in parts):
+        right = f"{target.removesuffix(':')}:{name}" if not where and target else f"flows.py:{name}"
+        raise UsageError(
+            f"{target!r} does not name a function.",
+            f"Give FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, for example: p2pflows serve {name} {right}",
+        )
+    if not where.endswith(".py"):
+        return target
+    path = Path(where).expanduser().absolute()
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.", f"You are in {Path.cwd()}.")
+    return f"{path}:{attribute}"
+
+
+def _for_whom(allow: Any) -> str:
+    return plain(allow if isinstance(allow, str) else ", ".join(map(str, allow or [])))
+
+
+def _yes(value: bool | None) -> str:
+    return "not known" if value is None else "yes" if value else "no"
+
+
+def _fields(flow: dict[str, Any]) -> list[list[str]]:
+    """The fields of a flow's input, from a schema that a neighbour wrote and that may be anything."""
+    schema = flow.get("schema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    needed = schema.get("required") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict):
+        return []
+    return [
+        [name, _type(field), "yes" if name in (needed or []) else "no", _meaning(field)]
+        for name, field in properties.items()
+        if isinstance(field, dict)
+    ]
+
+
+def _type(field: dict[str, Any]) -> str:
+    options = field.get("anyOf")
+    if isinstance(options, list):
+        return " or ".join(_type(option) for option in options if isinstance(option, dict))
+    return str(field.get("type") or field.get("const") or "any")
+
+
+def _meaning(field: dict[str, Any]) -> str:
+    default = f"default {field['default']!r}" if "default" in field else ""
+    return "; ".join(text for text in (str(field.get("description") or ""), default) if text)
+
+
+def _example(address: str, flow: dict[str, Any]) -> str:
+    needed = [plain(name) for name, _, is_needed, _ in _fields(flow) if is_needed == "yes"]
+    if flow.get("kind") == "human":
+        needed = ["api_output"]
+    return " ".join([f"p2pflows call {address}", *(f"{name}={name.upper()}" for name in needed)])

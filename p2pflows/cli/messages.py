@@ -1,0 +1,151 @@
+"""Commands for messages: `call`, `send`, `wait` and `cancel`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import p2pflows
+from p2pflows.cli.arguments import Address, examples, json_option, read_data, timeout_option
+from p2pflows.cli.output import Interrupted, document, done, short
+from p2pflows.errors import DaemonNotRunning, UsageError
+
+_lines_option = click.option("--lines", is_flag=True, help="One message for each line of JSON on stdin.")
+_conversation_option = click.option("--conversation", metavar="ID", help="Go on with a conversation.")
+
+
+@click.command(
+    epilog=examples(
+        r"""p2pflows call bob/User '{"api_output": "Neighbor, are you there?"}'""",
+        "p2pflows call bob/translate text=Hello to=fr",
+        "p2pflows call bob/sum --timeout 5s < numbers.json",
+        "p2pflows call bob/translate --lines < texts.jsonl > answers.jsonl",
+    )
+)
+@click.argument("address", type=Address())
+@click.argument("data", nargs=-1)
+@timeout_option("How long to wait for the answer (by default 10m).")
+@_conversation_option
+@_lines_option
+@json_option
+def call(
+    *,
+    address: str,
+    data: tuple[str, ...],
+    timeout: float | None,
+    conversation: str | None,
+    lines: bool,
+    as_json: bool,
+) -> None:
+    """Invoke a flow or a human, and print the answer as JSON.
+
+    What is printed is the data of the answer, one JSON document on one line.
+
+    DATA is one JSON object, or '-' for stdin, or key=value pairs (a value is JSON, or else text). Without
+    DATA, stdin is read if something is piped in. With --lines, many calls are under way at once and their
+    answers come in the order of the input; a line that fails has an object with its "error" in its place.
+    """
+    del as_json  # the answer is JSON either way; how errors look is decided where they are printed
+    given = {"address": address, "timeout": timeout, "conversation": conversation}
+    if lines:
+        _run_lines("call", given, data)
+        return
+    content = read_data(data)
+    with p2pflows.connect() as me:
+        document(wait_for(me, me.request("submit", **given, data=content)["id"]))
+
+
+@click.command(
+    epilog=examples(
+        "p2pflows send bob/log text='Back at six'",
+        "p2pflows send bob/log --timeout 1h < event.json",
+        "p2pflows send bob/log --lines < events.jsonl > ids.txt",
+    )
+)
+@click.argument("address", type=Address())
+@click.argument("data", nargs=-1)
+@timeout_option("How long it may take to be delivered and done (by default 7d).")
+@_conversation_option
+@_lines_option
+@json_option
+def send(
+    *,
+    address: str,
+    data: tuple[str, ...],
+    timeout: float | None,
+    conversation: str | None,
+    lines: bool,
+    as_json: bool,
+) -> None:
+    """Send a message that wants no answer, and print its id.
+
+    DATA and --lines are as for call; with --lines one id is printed for each line, in order. Once it has an
+    id, the message survives restarts, and is delivered when its recipient comes online.
+    """
+    given = {"address": address, "timeout": timeout, "conversation": conversation}
+    if lines:
+        _run_lines("send", given, data)
+        return
+    content = read_data(data)
+    with p2pflows.connect() as me:
+        sent = me.request("send", **given, data=content)
+    if as_json:
+        document(sent)
+    else:
+        click.echo(sent["id"])
+
+
+@click.command(
+    epilog=examples(
+        "p2pflows wait 0197f6a0c3de7b0e9a5d0f0e4f1c22d9",
+        'p2pflows wait "$(p2pflows send bob/log text=Hello)" --timeout 1m',
+    )
+)
+@click.argument("message_id", metavar="ID")
+@timeout_option("How long to wait (by default until the message's own deadline).")
+@json_option
+def wait(message_id: str, timeout: float | None, as_json: bool) -> None:
+    """Wait for the answer to a call, or the delivery of a post."""
+    del as_json  # as in call
+    with p2pflows.connect() as me:
+        document(wait_for(me, message_id, timeout))
+
+
+@click.command(epilog=examples("p2pflows cancel 0197f6a0c3de7b0e9a5d0f0e4f1c22d9"))
+@click.argument("message_id", metavar="ID")
+@json_option
+def cancel(message_id: str, as_json: bool) -> None:
+    """Withdraw a message; its call ends as cancelled."""
+    with p2pflows.connect() as me:
+        result = me.request("cancel", id=message_id)
+    done(result, f"Cancelled {short(message_id)}.", as_json)
+
+
+def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None) -> dict[str, Any]:
+    """What comes of a message; who stops waiting, or loses the daemon, is told how to go on.
+
+    Raises:
+        P2pflowsError: it failed, or the wait was cut short.
+    """
+    how = f"p2pflows wait {message_id}"
+    try:
+        return me.wait(message_id, timeout=timeout)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "You stopped waiting, but the message goes on.", f"Wait for it again with: {how}"
+        ) from None
+    except DaemonNotRunning as error:
+        raise DaemonNotRunning(
+            error.message, f"The message is kept. Start the daemon (p2pflows up), then: {how}"
+        ) from error
+
+
+def _run_lines(method: str, given: dict[str, Any], data: tuple[str, ...]) -> None:
+    if data:
+        raise UsageError(
+            "With --lines the data comes from stdin.", "Leave out the data, or leave out --lines."
+        )
+    from p2pflows.cli.lines import run
+
+    run(method, given)

@@ -1,0 +1,102 @@
+"""Commands for more workers: `worker` and `worker-token`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+import p2pflows
+from p2pflows.cli.arguments import examples, json_option, read_stdin
+from p2pflows.cli.output import document
+from p2pflows.errors import UsageError
+
+_TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secret
+
+
+@click.command(
+    epilog=examples(
+        "p2pflows worker",
+        "p2pflows worker --dispatch-point gpu --concurrency 1",
+        f"{_TOKEN}=... p2pflows worker",
+        "p2pflows worker --token - < token.txt",
+    )
+)
+@click.option("--dispatch-point", help="Which flows it runs.  [default: the token's, or 'default']")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 256), default=4, show_default=True, help="How many at once."
+)
+@click.option(
+    "--token",
+    envvar=_TOKEN,
+    show_envvar=True,
+    help="From p2pflows worker-token; '-' reads it from stdin, unseen by others.",
+)
+def worker(dispatch_point: str | None, concurrency: int, token: str | None) -> None:
+    """Run a worker here, until Ctrl-C.
+
+    It finishes what it has begun. It works for the daemon of this home or, with a token, for a daemon on
+    another machine, without its user's key.
+    """
+    token = _token(token, dispatch_point)
+    # The token goes through a pipe, which nobody else can read; flows must not find it in their environment.
+    os.environ.pop(_TOKEN, None)
+    reader, writer = os.pipe()
+    os.write(writer, f"{token}\n".encode())
+    os.close(writer)
+    os.dup2(reader, 0)
+    # -P: files in the current folder must not stand in for modules of the worker.
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "p2pflows.worker",
+        "--no-parent",
+        "--concurrency",
+        str(concurrency),
+    ]
+    os.execv(sys.executable, command)  # noqa: S606 - the worker replaces this process, so signals reach it
+
+
+@click.command(
+    name="worker-token",
+    epilog=examples(
+        "p2pflows worker-token gpu", "p2pflows worker-token gpu | ssh big p2pflows worker --token -"
+    ),
+)
+@click.argument("dispatch_point", metavar="POINT")
+@json_option
+def worker_token(dispatch_point: str, as_json: bool) -> None:
+    """Print a token for a worker on any machine.
+
+    Who has it can run, and see, what is sent to that dispatch point: it is a secret.
+    """
+    with p2pflows.connect() as me:
+        result = me.request("worker_token", dispatch_point=dispatch_point)
+    if as_json:
+        document(result)
+    else:
+        click.echo(result["token"])
+
+
+def _token(token: str | None, dispatch_point: str | None) -> str:
+    """The token given, or one from the daemon of this home.
+
+    Raises:
+        UsageError: it is no token, or one of another dispatch point.
+    """
+    from p2pflows.channel import read_token
+
+    if token == "-":  # noqa: S105 - stands for stdin
+        token = read_stdin()
+    if token is None:
+        with p2pflows.connect() as me:
+            token = str(me.request("worker_token", dispatch_point=dispatch_point or "default")["token"])
+    enrolment = read_token(token)
+    if dispatch_point not in (None, enrolment.point):
+        raise UsageError(
+            f"The token is for the dispatch point {enrolment.point!r}, not {dispatch_point!r}.",
+            f"Leave out --dispatch-point, or get another: p2pflows worker-token {dispatch_point}",
+        )
+    return token.strip()

@@ -1,0 +1,77 @@
+"""Settings: `config.yaml` in the home folder, then the environment (`P2PFLOWS_BROKER`); frozen once read."""
+
+from __future__ import annotations
+
+import os
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from p2pflows import broker_url, topics
+from p2pflows.errors import UsageError
+from p2pflows.home import Home
+
+DEFAULT_POINT = "default"
+
+
+class WorkerConfig(BaseModel):
+    """A worker process that `up` starts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dispatch_point: str = DEFAULT_POINT
+    concurrency: int = Field(default=4, ge=1, le=256)
+
+    @field_validator("dispatch_point")
+    @classmethod
+    def _point(cls, value: str) -> str:
+        if not topics.is_name(value):
+            raise ValueError("a dispatch point is 1 to 64 letters, digits, '_' or '-'")
+        return value
+
+
+class Settings(BaseModel):
+    """What `config.yaml` may hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    broker: str = "embedded"
+    human_endpoint: str = "User"
+    workers: list[WorkerConfig] = [WorkerConfig()]
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    @field_validator("human_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        if not topics.is_name(value) or value.startswith("_"):
+            raise ValueError("an endpoint is 1 to 64 letters, digits, '_' or '-', and does not start with '_'")
+        return value
+
+
+def load(where: Home) -> Settings:
+    """Read the settings of a home; without a file, the defaults.
+
+    Raises:
+        UsageError: the file cannot be read, is not YAML, or holds something unknown.
+    """
+    hint = f"Mend {where.config}, or move it away to use the defaults."
+    try:
+        content = yaml.safe_load(where.config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        content = None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"The settings cannot be read: {error}".replace("\n", " "), hint) from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UsageError("The settings file is not a mapping of names to values.", hint)
+    if os.environ.get("P2PFLOWS_BROKER"):
+        content["broker"] = os.environ["P2PFLOWS_BROKER"]
+    try:
+        settings = Settings.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where_in = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"The setting {where_in!r} is wrong: {first['msg']}.", hint) from error
+    broker_url.parse(settings.broker)
+    return settings

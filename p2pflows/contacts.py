@@ -1,0 +1,162 @@
+"""Whom I know: a YAML address book of petnames and user ids, and the user ids I have blocked.
+
+The CLI and the daemon both write it, each under a lock and by atomic replacement; the daemon sees a change at its next look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from p2pflows import topics
+from p2pflows.errors import UnknownUser, UsageError
+
+ME = "me"
+_RESERVED = {ME, "contacts", "anyone"}
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """The content of the file at one moment."""
+
+    by_name: dict[str, str] = field(default_factory=dict)
+    blocked: frozenset[str] = frozenset()
+    by_user: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_user", {user: name for name, user in self.by_name.items()})
+
+
+class Contacts:
+    """The address book of one home."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._book = Book()
+
+    def book(self) -> Book:
+        """The current content; the file is read again only when it has changed.
+
+        Raises:
+            UsageError: the file is not a contacts file.
+        """
+        try:
+            info = self._path.stat()
+        except FileNotFoundError:
+            self._stamp, self._book = None, Book()
+            return self._book
+        stamp = (info.st_mtime_ns, info.st_ino, info.st_size)
+        if stamp != self._stamp:
+            self._book = _read(self._path)
+            self._stamp = stamp
+        return self._book
+
+    def add(self, name: str, user: str) -> None:
+        """Give a user id a petname, and unblock it.
+
+        Raises:
+            UsageError: the name or id is malformed, or the name stands for somebody else.
+        """
+        topics.check_name(name, "a contact")
+        user = normal_user_id(user)
+        if name in _RESERVED or topics.is_user_id(name):
+            raise UsageError(f"{name!r} cannot name a contact", "Choose a name of your own.")
+        with self._locked():
+            book = self.book()
+            if book.by_name.get(name, user) != user:
+                raise UsageError(
+                    f"{name!r} already stands for {book.by_name[name]}.",
+                    f"Choose another name, or first run: p2pflows contacts remove {name}",
+                )
+            names = {known: key for known, key in book.by_name.items() if key != user}
+            self._write({**names, name: user}, book.blocked - {user})
+
+    def remove(self, name: str) -> str:
+        """Forget a petname; gives the user id it stood for.
+
+        Raises:
+            UnknownUser: no contact has that name.
+        """
+        with self._locked():
+            book = self.book()
+            name = book.by_user.get(name, name)
+            if name not in book.by_name:
+                raise UnknownUser(f"No contact is named {name!r}.", "See: p2pflows contacts list")
+            self._write({k: v for k, v in book.by_name.items() if k != name}, book.blocked)
+            return book.by_name[name]
+
+    def block(self, user: str) -> None:
+        """Refuse a user id from now on."""
+        with self._locked():
+            book = self.book()
+            self._write(book.by_name, book.blocked | {user})
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _write(self, by_name: dict[str, str], blocked: frozenset[str]) -> None:
+        content: dict[str, object] = {"contacts": dict(sorted(by_name.items()))}
+        if blocked:
+            content["blocked"] = sorted(blocked)
+        handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".contacts-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yaml.safe_dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(self._path)
+        self._stamp = None
+
+
+def normal_user_id(text: str) -> str:
+    """A user id in its one form, lower-case hex.
+
+    Raises:
+        UsageError: the text is no user id.
+    """
+    user = text.strip().lower()
+    if not topics.is_user_id(user):
+        raise UsageError(f"{text!r} is not a user id.", "A user id is 64 hex digits; its owner sees it with: p2pflows id")
+    return user
+
+
+def resolve(who: str, book: Book, me: str) -> str:
+    """The user id that a petname, a user id or `me` stands for.
+
+    Raises:
+        UnknownUser: no contact has that name.
+    """
+    if who in ("", ME):
+        return me
+    if topics.is_user_id(who.lower()):
+        return who.lower()
+    if who in book.by_name:
+        return book.by_name[who]
+    raise UnknownUser(f"No contact is named {who!r}.", f"Add them: p2pflows contacts add {who} USER_ID")
+
+
+def _read(path: Path) -> Book:
+    hint = f"Mend {path}, or move it away to start an empty address book."
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"The contacts cannot be read: {error}".replace("\n", " "), hint) from error
+    names = content.get("contacts") or {} if isinstance(content, dict) else None
+    blocked = content.get("blocked") or [] if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not isinstance(blocked, list):
+        raise UsageError("The contacts file has an unknown form.", hint)
+    for name, user in names.items():
+        if not (isinstance(name, str) and isinstance(user, str) and topics.is_name(name) and topics.is_user_id(user)):
+            raise UsageError(f"The contacts file has a wrong entry: {name!r}.", hint)
+    return Book(dict(names), frozenset(str(user) for user in blocked))

@@ -1,0 +1,43 @@
+"""Length-prefixed parts: how several byte strings travel as one.
+
+Layout: u32 count, then count times u32 length, then the parts end to end; all integers big-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+MAX_PARTS = 65_536
+
+
+class FramingError(ValueError):
+    """The bytes are not a whole, exact sequence of parts."""
+
+
+def pack(parts: Sequence[bytes]) -> bytes:
+    """Join parts so that `unpack` gives them back."""
+    count = len(parts)
+    return b"".join((struct.pack(f">{count + 1}I", count, *map(len, parts)), *parts))
+
+
+def unpack(frame: bytes) -> list[bytes]:
+    """Split what `pack` joined.
+
+    Raises:
+        FramingError: a length runs past the end, or bytes are left over.
+    """
+    if len(frame) < 4:
+        raise FramingError("shorter than its part count")
+    (count,) = struct.unpack_from(">I", frame)
+    start = 4 * (count + 1)
+    if count > MAX_PARTS or start > len(frame):
+        raise FramingError("part count does not fit")
+    lengths = struct.unpack_from(f">{count}I", frame, 4)
+    if start + sum(lengths) != len(frame):
+        raise FramingError("part lengths do not add up")
+    parts = []
+    for length in lengths:
+        parts.append(frame[start : start + length])
+        start += length
+    return parts

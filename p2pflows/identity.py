@@ -1,0 +1,122 @@
+"""My keys: made once, kept in one private file; and the public half that others see.
+
+A user id is the lower-case hex of an Ed25519 public key (RFC 8032). The file holds the 32-byte seed in hex.
+Sealing uses the X25519 form of the same keys (RFC 7748, the birational map of its section 4.1).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from nacl.bindings import crypto_sign_ed25519_pk_to_curve25519, crypto_sign_ed25519_sk_to_curve25519
+from nacl.exceptions import CryptoError
+from nacl.hash import blake2b
+from nacl.encoding import RawEncoder
+from nacl.public import Box, PrivateKey, PublicKey
+from nacl.signing import SigningKey, VerifyKey
+
+from p2pflows.errors import UsageError
+
+SIGNATURE_BYTES = 64
+_HEADER = "p2pflows-ed25519-seed-1"
+
+
+class Identity:
+    """A user's secret key; `repr` shows only the user id."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = SigningKey(seed)
+        self._box_key = PrivateKey(crypto_sign_ed25519_sk_to_curve25519(seed + bytes(self._key.verify_key)))
+        self._seed = seed
+        self.public = bytes(self._key.verify_key)
+        self.user_id = self.public.hex()
+
+    def __repr__(self) -> str:
+        return f"Identity({self.user_id})"
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64-byte Ed25519 signature of a message."""
+        return self._key.sign(message).signature
+
+    def box_with(self, peer: bytes) -> Box:
+        """The NaCl box shared with a peer's Ed25519 public key; keep it, making one costs 55 µs.
+
+        Raises:
+            ValueError: the bytes are no usable public key.
+        """
+        try:
+            return Box(self._box_key, PublicKey(crypto_sign_ed25519_pk_to_curve25519(peer)))
+        except (CryptoError, RuntimeError) as error:
+            raise ValueError("not a usable Ed25519 public key") from error
+
+    def derive(self, purpose: str) -> bytes:
+        """A 32-byte secret for one purpose (keyed BLAKE2b), from which the seed cannot be found."""
+        return blake2b(purpose.encode(), key=self._seed, person=b"p2pflows derive", encoder=RawEncoder)
+
+
+def verify(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the holder of a public key signed the message."""
+    try:
+        VerifyKey(public).verify(message, signature)
+    except (CryptoError, ValueError):
+        return False
+    return True
+
+
+def create(path: Path) -> Identity:
+    """Make a new key file, private from its first byte; an existing one is never replaced.
+
+    Raises:
+        FileExistsError: there is one already.
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seed = secrets.token_bytes(32)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(f"{_HEADER} {seed.hex()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    return Identity(seed)
+
+
+def load(path: Path) -> Identity:
+    """Read the key file.
+
+    Raises:
+        UsageError: it is missing, readable by others, another user's, or not one of ours.
+    """
+    try:
+        info = path.lstat()
+        content = path.read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        raise UsageError(f"There is no identity at {path}.", "Make one with: p2pflows init") from None
+    except UnicodeDecodeError:
+        content = []
+    except OSError as error:
+        raise UsageError(f"The key file cannot be read: {error}.", f"Check who owns {path}.") from error
+    if not stat.S_ISREG(info.st_mode):
+        raise UsageError(f"{path} is not a plain file.", "Put the key file itself there, mode 0600.")
+    if info.st_uid != os.geteuid():
+        raise UsageError(f"The key file {path} belongs to another user.", f"Take it over: chown {os.geteuid()} {path}")
+    if info.st_mode & 0o077:
+        raise UsageError(f"The key file {path} can be read by others.", f"Make it private: chmod 600 {path}")
+    try:
+        header, text = content
+        seed = bytes.fromhex(text)
+    except ValueError:
+        header, seed = "", b""
+    if header != _HEADER or len(seed) != 32:
+        raise UsageError(
+            f"The key file {path} is damaged or no p2pflows key.",
+            "Put back your copy of it; without one, move it away and run: p2pflows init (a new user id)",
+        )
+    return Identity(seed)

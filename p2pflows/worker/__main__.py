@@ -1,0 +1,98 @@
+"""`python -m p2pflows.worker`: reads its token from the first line of stdin, and ends when stdin does."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from p2pflows.channel import Enrolment, read_token
+from p2pflows.errors import UsageError
+
+_MOST_SLOTS = 256
+_SWITCH_SECONDS = 0.001
+"""How long a busy flow may keep the interpreter from the thread that speaks with the broker."""
+
+
+def main() -> int:
+    """Run a worker until it is told to stop; gives the exit code."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    arguments = _arguments()
+    stdin = _keep_flows_off_our_pipes()
+    try:
+        enrolment = read_token(stdin.readline().decode(errors="replace"))
+        all_ended = asyncio.run(
+            _run(enrolment, arguments.concurrency, None if arguments.no_parent else stdin)
+        )
+    except UsageError as error:
+        sys.stderr.write(f"{error.message} {error.hint}\n")
+        return error.exit_code
+    if not all_ended:
+        # A flow is still at it: the interpreter's own exit would tear it down half-way, or wait.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+    return 0
+
+
+async def _run(enrolment: Enrolment, slots: int, parent: io.FileIO | None) -> bool:
+    # Here, not above: a bad token is told before the heavy imports.
+    from p2pflows.worker.process import Worker
+
+    worker = Worker(enrolment, slots)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    if parent is not None:
+        # A thread, for not every kind of stdin can be polled.
+        threading.Thread(target=_watch, args=(parent, loop, worker.stop), name="parent", daemon=True).start()
+    return await worker.run()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m p2pflows.worker", description="Run flows for a daemon.")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=4,
+        choices=range(1, _MOST_SLOTS + 1),
+        metavar="N",
+        help=f"how many tasks may run at once, 1 to {_MOST_SLOTS}",
+    )
+    parser.add_argument(
+        "--no-parent", action="store_true", help="keep on when stdin ends after the token line"
+    )
+    return parser.parse_args()
+
+
+def _keep_flows_off_our_pipes() -> io.FileIO:
+    """Our stdin, which flows no longer have; what they print goes to stderr."""
+    stdin = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    return io.FileIO(stdin)
+
+
+def _watch(parent: io.FileIO, loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    while parent.read(4096):
+        pass
+    with contextlib.suppress(RuntimeError):  # we are ending already, and the loop is closed
+        loop.call_soon_threadsafe(stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

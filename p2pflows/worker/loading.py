@@ -1,0 +1,166 @@
+"""From an endpoint's target to what can be run: a function in a file or a package, or a shell command."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import logging
+import sys
+import threading
+import traceback
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from p2pflows.errors import UsageError
+from p2pflows.flow import FlowFunction
+from p2pflows.worker.shell import Command
+
+Loaded = FlowFunction | Command
+
+_log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Loads targets once for each endpoint and revision; for use from many threads."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, tuple[int, Loaded]] = {}
+        # One at a time: imports change sys.path and sys.modules, and two lanes may want the same endpoint.
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+
+    def known(self, endpoint: str, revision: int) -> Loaded | None:
+        """What was loaded for this revision, without waiting for anything."""
+        latest = self._loaded.get(endpoint)
+        return latest[1] if latest is not None and latest[0] == revision else None
+
+    def load(self, endpoint: str, revision: int, target: dict[str, Any]) -> Loaded:
+        """Load a target, or give what an earlier call loaded for this revision.
+
+        Raises:
+            UsageError: it cannot be loaded, and why.
+        """
+        with self._lock:
+            known = self.known(endpoint, revision)
+            if known is not None:
+                return known
+            loaded = self._load(target, again=endpoint in self._loaded)
+            self._loaded[endpoint] = (revision, loaded)
+            return loaded
+
+    def _load(self, target: dict[str, Any], *, again: bool) -> Loaded:
+        match target:
+            case {"kind": "exec", "command": str(command), "cwd": str(cwd)}:
+                loaded = Command(command, cwd)
+                loaded.check()
+                return loaded
+            case {"kind": "python", "target": str(text), "cwd": str(cwd)}:
+                return FlowFunction.from_callable(self._find(text, cwd, again=again))
+            case _:
+                raise UsageError("This worker does not know that kind of target.", "Bring it up to date.")
+
+    def _find(self, text: str, cwd: str, *, again: bool) -> object:
+        place, _, attribute = text.rpartition(":")
+        if not place or not attribute:
+            raise UsageError(
+                f"{text!r} names no function.", "Write flows.py:function or package.module:function."
+            )
+        path = Path(cwd, place) if place.endswith(".py") else None
+        if path is not None and not path.is_file():
+            raise UsageError(f"There is no file {path}.", "Check the path, and where the worker runs.")
+        _prefer(cwd)
+        try:
+            if path is None:
+                module = _import_package(place, again=again)
+            else:
+                _prefer(str(path.parent))
+                module = _import_file(path, f"p2pflows_served_{next(self._numbers)}")
+        except BaseException as error:  # a flow's file may even call sys.exit
+            _log.error("%s cannot be imported", place, exc_info=error)
+            reason = _where(error, place)
+            raise UsageError(f"{place} cannot be imported: {reason}.", "Mend the file.") from error
+        return _attribute(module, place, attribute)
+
+
+class _SourceLoader(SourceFileLoader):
+    """Always compiles the file as it is now: cached bytecode overlooks an edit within one second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+def describe(loaded: Loaded) -> dict[str, Any]:
+    """What the daemon tells others about an endpoint."""
+    if isinstance(loaded, Command):
+        return {"schema": {"type": "object"}, "output": None, "description": "", "async": False}
+    return {
+        "schema": loaded.input_schema,
+        "output": loaded.output_schema,
+        "description": loaded.description,
+        "async": loaded.is_async,
+    }
+
+
+def _prefer(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _import_file(path: Path, name: str) -> ModuleType:
+    loader = _SourceLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None:
+        raise ImportError("it is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_package(name: str, *, again: bool) -> ModuleType:
+    importlib.invalidate_caches()
+    known = sys.modules.get(name)
+    return importlib.reload(known) if again and known is not None else importlib.import_module(name)
+
+
+def _attribute(module: ModuleType, place: str, attribute: str) -> object:
+    found: object = module
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            own = sorted(
+                name
+                for name, value in vars(module).items()
+                if callable(value)
+                and getattr(value, "__module__", None) == module.__name__
+                and not name.startswith("_")
+            )
+            has = f" It has: {', '.join(own)}." if own else ""
+            raise UsageError(
+                f"{place} has no {attribute!r}.{has}", "Check the name after the colon."
+            ) from None
+    return found
+
+
+def _where(error: BaseException, place: str) -> str:
+    """The exception's text, and the line of the file at which it was raised."""
+    text = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {text}" if error.lineno else text
+    name = Path(place).name if place.endswith(".py") else place.rpartition(".")[2] + ".py"
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).name == name
+    ]
+    return f"line {lines[-1]}: {text}" if lines else text

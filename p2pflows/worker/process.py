@@ -1,0 +1,211 @@
+"""The worker as a process: the link to the broker, the lanes and the runner, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Sequence
+
+from p2pflows import broker_url, topics
+from p2pflows.broker_url import BrokerUrl
+from p2pflows.channel import BadFrame, Channel, Enrolment
+from p2pflows.errors import UsageError
+from p2pflows.mqtt import Delivery, MqttLink, Will
+from p2pflows.worker import frames
+from p2pflows.worker.frames import Result
+from p2pflows.worker.lanes import Lanes
+from p2pflows.worker.runner import Runner
+
+_TICK = 1.0
+_TICKS_PER_HEARTBEAT = 2
+_RESEND_AFTER = 2.0
+_DRAIN_SECONDS = 30.0
+_GATHER = 0.001
+"""Results that end this soon after a frame with results wait for one another; a single one never waits."""
+_HEADER_BYTES = 4_000
+_HELD_BYTES = 50
+_LEAST_ROOM = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker; make it inside a running event loop.
+
+    Args:
+        enrolment: where its daemon is, and the key of its dispatch point.
+        slots: how many tasks may run at once.
+
+    Raises:
+        UsageError: the enrolment names no broker address.
+    """
+
+    def __init__(self, enrolment: Enrolment, slots: int) -> None:
+        url = broker_url.parse(enrolment.broker)
+        if not isinstance(url, BrokerUrl):
+            raise UsageError(
+                "That token names no broker address.", "Make one with: p2pflows worker-token POINT"
+            )
+        self._url = url
+        self._name = f"w-{secrets.token_hex(8)}"
+        self._channel = Channel(enrolment.key)
+        self._results = topics.results(enrolment.user, enrolment.point)
+        self._dispatch = topics.dispatch(enrolment.user, enrolment.point, self._name)
+        self._presence = topics.status(enrolment.user)
+        self._last_presence: bytes | None = None
+        about = {"worker": self._name, "slots": slots, "pid": os.getpid(), "host": socket.gethostname()}
+        self._lanes = Lanes(about)
+        self._lock = threading.Lock()
+        self._runner = Runner(self._lanes, self._lock, slots, self._has_result)
+        self._loop = asyncio.get_running_loop()
+        self._gathering = False
+        self._last_results = 0.0
+        self._stopping = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._link = MqttLink(
+            broker=self._broker,
+            client_id=self._name,
+            persistent=False,
+            subscriptions=lambda: [self._dispatch, self._presence],
+            will=self._will,
+            on_deliveries=self._take_in,
+            on_up=self._hello,
+            on_down=self._down,
+            on_problem=lambda sentence: _log.warning("%s", sentence),
+        )
+
+    async def run(self) -> bool:
+        """Serve until `stop`, then let what runs end and be acknowledged; True if all of it ended."""
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(self._link.run())
+            beating = group.create_task(self._beat())
+            await self._stopping.wait()
+            with self._lock:
+                self._lanes.drain()
+            self._send()
+            await self._drained()
+            self._send(bye=True)
+            await self._link.close()
+            serving.cancel()
+            beating.cancel()
+        with self._lock:
+            left = self._lanes.running
+        for task in left:
+            if task.stop is not None:
+                task.stop()
+        return not left
+
+    def stop(self) -> None:
+        """Take no more tasks and end; asked twice, do not wait for what runs."""
+        if self._stopping.is_set():
+            self._settled.set()
+        self._stopping.set()
+
+    async def _drained(self) -> None:
+        self._settle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await self._settled.wait()
+
+    def _settle(self) -> None:
+        with self._lock:
+            if self._stopping.is_set() and self._lanes.idle:
+                self._settled.set()
+
+    async def _broker(self) -> BrokerUrl:
+        return self._url
+
+    def _will(self) -> Will:
+        with self._lock:
+            header = self._lanes.will()
+        return Will(self._results, self._channel.seal(self._results, header), retain=False)
+
+    def _hello(self, _session_present: bool = False) -> None:
+        with self._lock:
+            results = self._lanes.unacknowledged(self._loop.time())
+        self._send(results)
+
+    def _down(self, reason: str) -> None:
+        if not self._stopping.is_set():
+            _log.warning("The connection to the broker is gone: %s.", reason)
+
+    async def _beat(self) -> None:
+        for tick in itertools.count(1):
+            await asyncio.sleep(_TICK)
+            with self._lock:
+                overdue = self._lanes.overdue(self._loop.time(), _RESEND_AFTER)
+            if overdue or tick % _TICKS_PER_HEARTBEAT == 0:
+                self._send(overdue)
+
+    def _take_in(self, deliveries: list[Delivery]) -> None:
+        hello = False
+        for delivery in deliveries:
+            if delivery.topic == self._presence:
+                hello |= delivery.payload != self._last_presence
+                self._last_presence = delivery.payload
+            else:
+                hello |= self._take_in_frame(delivery)
+            self._link.ack(delivery)
+        self._runner.start()
+        if hello:
+            self._hello()
+        self._settle()
+
+    def _take_in_frame(self, delivery: Delivery) -> bool:
+        """Whether the daemon wants to be told everything."""
+        try:
+            frame = frames.read(*self._channel.open(delivery.topic, delivery.payload))
+        except BadFrame as error:
+            _log.warning("A message on the dispatch topic is ignored: %s.", error)
+            return False
+        with self._lock:
+            received = self._lanes.receive(frame)
+        if received is None:
+            return False
+        for task in received.to_stop:
+            if task.stop is not None:
+                task.stop()
+        if frame.stop:
+            self.stop()
+        return received.new_boot
+
+    def _has_result(self) -> None:
+        """From any thread: have the loop send what is there, unless it is about to."""
+        if not self._gathering:
+            self._gathering = True
+            # The loop is closed when a flow outlives the worker; then nobody wants its result.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._gather)
+
+    def _gather(self) -> None:
+        wait = self._last_results + _GATHER - self._loop.time()
+        if wait > 0:
+            self._loop.call_later(wait, self._send_fresh)
+        else:
+            self._send_fresh()
+
+    def _send_fresh(self) -> None:
+        self._gathering = False  # first: what ends from here on asks for another frame
+        self._last_results = self._loop.time()
+        with self._lock:
+            fresh = self._lanes.fresh(self._last_results)
+        if fresh:
+            self._send(fresh)
+        self._settle()
+
+    def _send(self, results: Sequence[Result] = (), *, bye: bool = False) -> None:
+        """Send a frame, or more if one is too small; what is lost with the connection is sent again."""
+        with self._lock:
+            held = len(self._lanes.held)
+        room = max(_LEAST_ROOM, self._link.max_packet - _HEADER_BYTES - _HELD_BYTES * held)
+        for portion in list(frames.portions(results, room)) or [[]]:
+            with self._lock:
+                header = self._lanes.header(portion, bye=bye)
+            blobs = [result.data for result in portion]
+            self._link.publish(self._results, self._channel.seal(self._results, header, blobs))

@@ -1,0 +1,226 @@
+"""Running a shell command: JSON on its stdin, its stdout as the reply, killed when its time is up."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
+
+OUTPUT_LIMIT = 700_000
+"""Most bytes of a reply."""
+_ERROR_TAIL = 500
+_CHUNK = 65_536
+_LEFT_BEHIND = 0.5
+"""How long to listen, once the command has ended, to a child that it left behind with its output."""
+_SYNTAX_CHECK_SECONDS = 5
+_SHELL_MARKS = frozenset("$`\\\"'(){}[]*?~!<>|&;=#")
+"""A first word that holds one of these is the shell's to understand, not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A shell command and the folder it runs in."""
+
+    command: str
+    cwd: str
+
+    def check(self) -> None:
+        """See whether it could run, without running it.
+
+        Raises:
+            UsageError: the folder is missing, the shell cannot parse it, or its program is missing.
+        """
+        if not Path(self.cwd).is_dir():
+            raise UsageError(f"The folder {self.cwd} does not exist.", "Serve the command from its folder.")
+        parsed = _sh(["-n", "-c", self.command], self.cwd)
+        if parsed.returncode:
+            reason = parsed.stderr.strip().splitlines()[-1] if parsed.stderr.strip() else "syntax error"
+            raise UsageError(f"The shell cannot parse {self.command!r}: {reason}.", "Mend the command.")
+        word = _first_word(self.command)
+        if "/" in word:
+            program = Path(self.cwd, word)
+            if not program.is_file():
+                raise UsageError(f"There is no program {word} in {self.cwd}.", "Check the path.")
+            if not os.access(program, os.X_OK):
+                raise UsageError(f"{word} is not executable.", f"Run: chmod +x {program}")
+        elif word and _sh(["-c", 'command -v "$1"', "sh", word], self.cwd).returncode:
+            raise UsageError(f"There is no program {word!r} on the PATH.", f"Install it, or write ./{word}.")
+
+
+class Run:
+    """One run of a command; `stop` may be called from any thread, at any time."""
+
+    def __init__(self, command: Command, env: Mapping[str, str]) -> None:
+        self._command = command
+        self._env = env
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Kill the command and the children that stayed in its process group."""
+        with self._lock:
+            self._stopped = True
+            # poll reaps: unless it has just said None, the group's number may be somebody else's by now.
+            if self._process is not None and self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def reply(self, data: bytes, seconds: float) -> dict[str, Any]:
+        """Run to the end, at most so many seconds; gives the reply's data.
+
+        Raises:
+            FlowFailed: it could not start, or its exit code is not 0.
+            DeadlinePassed: its time was up.
+            TooLarge: it wrote more than a reply may hold.
+            Cancelled: it was stopped.
+        """
+        deadline = time.monotonic() + seconds
+        process = self._start()
+        try:
+            output, errors = self._exchange(process, data + b"\n", deadline)
+            code = process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise DeadlinePassed("The command was killed at its deadline.") from None
+        finally:
+            with self._lock:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            for pipe in _pipes(process):
+                pipe.close()
+        if self._stopped:
+            raise Cancelled("The command was killed because it was cancelled.")
+        if code:
+            raise FlowFailed(_told_by(code, errors))
+        return parse(output)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise Cancelled("The command was cancelled before it started.")
+            try:
+                self._process = subprocess.Popen(
+                    ["/bin/sh", "-c", self._command.command],
+                    cwd=self._command.cwd,
+                    env={**os.environ, **self._env},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise FlowFailed(
+                    f"The command could not start: {error.strerror}: {error.filename}."
+                ) from error
+            return self._process
+
+    def _exchange(
+        self, process: subprocess.Popen[bytes], data: bytes, deadline: float
+    ) -> tuple[bytes, bytes]:
+        """Feed stdin and read stdout and stderr until all are closed; gives stdout and the end of stderr."""
+        stdin, stdout, stderr = _pipes(process)
+        output, errors = bytearray(), b""
+        unwritten = memoryview(data)
+        os.set_blocking(stdin.fileno(), False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdin, selectors.EVENT_WRITE)
+            selector.register(stdout, selectors.EVENT_READ)
+            selector.register(stderr, selectors.EVENT_READ)
+            while selector.get_map():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                ready = selector.select(min(left, _LEFT_BEHIND))
+                if not ready and process.poll() is not None:
+                    break
+                for key, _ in ready:
+                    if key.fileobj is stdin:
+                        unwritten = _write(stdin, unwritten)
+                        if not unwritten:
+                            selector.unregister(stdin)
+                            stdin.close()
+                        continue
+                    chunk = os.read(key.fd, _CHUNK)
+                    if not chunk:
+                        selector.unregister(key.fileobj)
+                    elif key.fileobj is stderr:
+                        os.write(2, chunk)
+                        errors = (errors + chunk)[-4 * _ERROR_TAIL :]
+                    else:
+                        output += chunk
+                        if len(output) > OUTPUT_LIMIT:
+                            raise TooLarge(f"The command wrote more than {OUTPUT_LIMIT} bytes to its stdout.")
+        return bytes(output), errors
+
+
+def parse(output: bytes) -> dict[str, Any]:
+    """What a command wrote, as a reply's data: a JSON object, other JSON as `result`, all else as `text`."""
+    try:
+        value = json.loads(output, parse_constant=_not_json)
+        json.dumps(value, allow_nan=False)  # 1e999 parses, as an infinity
+    except (ValueError, RecursionError):
+        return {"text": output.decode(errors="replace").removesuffix("\n")}
+    return value if isinstance(value, dict) else {"result": value}
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(f"{constant} is Python's, not JSON's")
+
+
+def _write(stdin: IO[bytes], data: memoryview) -> memoryview:
+    """What is left to write; nothing when the command does not read on."""
+    try:
+        return data[os.write(stdin.fileno(), data[:_CHUNK]) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]
+
+
+def _told_by(code: int, errors: bytes) -> str:
+    end = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+    tail = errors.decode(errors="replace").strip()[-_ERROR_TAIL:]
+    return f"{end}: {tail}" if tail else end
+
+
+def _first_word(command: str) -> str:
+    """The word that names the program, or nothing when only the shell can tell."""
+    try:
+        words = shlex.split(command, posix=False)
+    except ValueError:
+        return ""
+    return words[0] if words and not _SHELL_MARKS & set(words[0]) else ""
+
+
+def _sh(arguments: list[str], cwd: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["/bin/sh", *arguments],
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SYNTAX_CHECK_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(f"The shell cannot be asked about the command: {error}.", "Try again.") from error
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None or process.stderr is None:
+        raise AssertionError("all three are pipes")
+    return process.stdin, process.stdout, process.stderr

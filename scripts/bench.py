@@ -1,0 +1,257 @@
+"""Echo calls through two daemons and one worker process, beside raw paho-mqtt QoS 1 on the same broker, in one run.
+
+Everything is on: signed, sealed, journalled with fsync, dispatched to a worker process. Read the ratios: absolute figures
+drift with the machine's other load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import p2pflows
+from p2pflows import broker_url
+from p2pflows.home import Home
+
+PAYLOAD = 200
+IN_FLIGHT = 64
+FLOW = '''
+def echo(text: str) -> str:
+    return text
+'''
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under two minutes: one round of each")
+    parser.add_argument("--broker", default=None, help="mosquitto or iotcore; default: as `up` chooses")
+    parser.add_argument("--size", type=int, default=PAYLOAD, help="bytes of text in each call")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    if arguments.broker:
+        os.environ["P2PFLOWS_EMBEDDED"] = arguments.broker
+    rounds, single, many = (2, 300, 6_000) if arguments.quick else (5, 1_000, 20_000)
+    with tempfile.TemporaryDirectory(prefix="p2pflows-bench-") as folder, ExitStack() as stack:
+        port = _free_port()
+        os.environ["P2PFLOWS_BROKER"] = f"embedded:{port}"
+        alice = stack.enter_context(_daemon(Path(folder) / "alice"))
+        bob = stack.enter_context(_daemon(Path(folder) / "bob"))
+        url = _introduce(alice, bob, Path(folder))
+        broker = _client(alice).request("status")["broker"]["name"]
+        stack.enter_context(_echo_process(url))
+        results: dict[str, dict[str, list[float]]] = {"paho": {"p50": [], "rate": []}, "p2pflows": {"p50": [], "rate": []}}
+        for _ in range(rounds):
+            for name, measure in (("paho", lambda: _measure_paho(url, arguments.size, single, many)), ("p2pflows", lambda: _measure_ours(alice, arguments.size, single, many))):
+                p50, rate = measure()
+                results[name]["p50"].append(p50)
+                results[name]["rate"].append(rate)
+        mine = _client(bob).request("status")["broker"]["name"]
+        broker = mine if broker == "shared" else broker
+    _report(results, broker, arguments)
+
+
+def _report(results: dict[str, dict[str, list[float]]], broker: str, arguments: argparse.Namespace) -> None:
+    median = {name: {what: statistics.median(values) for what, values in kinds.items()} for name, kinds in results.items()}
+    ratio = {
+        "rate": median["p2pflows"]["rate"] / median["paho"]["rate"],
+        "p50": median["p2pflows"]["p50"] / median["paho"]["p50"],
+    }
+    if arguments.json:
+        print(json.dumps({"broker": broker, "bytes": arguments.size, **median, "ratio": ratio}))
+        return
+    print(f"echo of {arguments.size} bytes on {broker}, {os.cpu_count()} cores\n")
+    print(f"{'':24}{'p50 ms, one at a time':>24}{f'calls/s, {IN_FLIGHT} in flight':>26}")
+    for name, label in (("paho", "raw paho-mqtt QoS 1"), ("p2pflows", "p2pflows, everything on")):
+        print(f"{label:24}{median[name]['p50'] * 1000:>24.2f}{median[name]['rate']:>26,.0f}")
+    print(f"{'ratio':24}{ratio['p50']:>23.2f}x{ratio['rate']:>25.2f}x")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _daemon(home: Path) -> Iterator[Home]:
+    home.mkdir()
+    log = (home / "log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "p2pflowsd"], env={**os.environ, "P2PFLOWS_HOME": str(home)}, stdout=log, stderr=log
+    )
+    try:
+        where = Home(home)
+        _until(lambda: where.socket.exists() and _client(where).request("status")["broker"]["connected"])
+        yield where
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _client(home: Home) -> p2pflows.Client:
+    return p2pflows.connect(home.path)
+
+
+def _introduce(alice: Home, bob: Home, folder: Path) -> str:
+    """Make the two contacts of each other, serve the echo; gives the broker's URL."""
+    from p2pflows.channel import read_token
+    from p2pflows.contacts import Contacts
+
+    ids = {home: _client(home).request("id")["user_id"] for home in (alice, bob)}
+    Contacts(alice.contacts).add("bob", ids[bob])
+    Contacts(bob.contacts).add("alice", ids[alice])
+    (folder / "echo.py").write_text(FLOW)
+    _until(lambda: any(point["free"] for point in _client(bob).request("status")["workers"]))
+    _client(bob).request("serve", endpoint="echo", kind="python", target=f"{folder}/echo.py:echo", cwd=str(folder))
+    return read_token(_client(bob).request("worker_token", dispatch_point="default")["token"]).broker
+
+
+def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except p2pflows.DaemonNotRunning:
+            pass
+        time.sleep(0.05)
+    raise SystemExit("the daemons did not come up; nothing was measured")
+
+
+def _measure_ours(alice: Home, size: int, single: int, many: int) -> tuple[float, float]:
+    return asyncio.run(_ours(alice, size, single, many))
+
+
+async def _ours(alice: Home, size: int, single: int, many: int) -> tuple[float, float]:
+    data = {"text": "x" * size}
+    async with p2pflows.connect_async(alice.path) as client:
+        for _ in range(50):
+            await client.call("bob/echo", data)
+        times = []
+        for _ in range(single):
+            began = time.perf_counter()
+            await client.call("bob/echo", data)
+            times.append(time.perf_counter() - began)
+        left = many
+
+        async def one() -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                await client.call("bob/echo", data)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
+        return statistics.median(times), many / (time.perf_counter() - began)
+
+
+def _paho(url: str) -> object:
+    """A plain paho client with its network thread, and the socket options that BENCH figures of others assume."""
+    import paho.mqtt.client as mqtt
+
+    where = broker_url.parse(url)
+    assert isinstance(where, broker_url.BrokerUrl)
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.username_pw_set(where.username, where.password)
+    client.max_inflight_messages_set(IN_FLIGHT * 2)
+
+    def opened(_client: object, _data: object, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_QUICKACK", socket.TCP_NODELAY), 1)
+
+    client.on_socket_open = opened
+    client.connect(where.host, where.port)
+    return client
+
+
+def _quick(client: object) -> None:
+    sock = client.socket()  # type: ignore[attr-defined]
+    if sock is not None and hasattr(socket, "TCP_QUICKACK"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+@contextmanager
+def _echo_process(url: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, __file__, "--echo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(url + "\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _echo(url: str) -> None:
+    client = _paho(url)
+
+    def message(_client: object, _data: object, message: object) -> None:
+        _quick(client)
+        client.publish("bench/back", message.payload, qos=1)  # type: ignore[attr-defined]
+
+    client.on_message = message  # type: ignore[attr-defined]
+    client.on_subscribe = lambda *_: print("ready", flush=True)  # type: ignore[attr-defined]
+    client.subscribe("bench/there", qos=1)  # type: ignore[attr-defined]
+    client.loop_forever()  # type: ignore[attr-defined]
+
+
+def _measure_paho(url: str, size: int, single: int, many: int) -> tuple[float, float]:
+    client = _paho(url)
+    slots = threading.Semaphore(0)
+
+    def message(*_: object) -> None:
+        _quick(client)
+        slots.release()
+
+    client.on_message = message  # type: ignore[attr-defined]
+    subscribed = threading.Event()
+    client.on_subscribe = lambda *_: subscribed.set()  # type: ignore[attr-defined]
+    client.subscribe("bench/back", qos=1)  # type: ignore[attr-defined]
+    client.loop_start()  # type: ignore[attr-defined]
+    subscribed.wait(10)
+    payload = b"x" * size
+
+    def exchange(count: int, window: int) -> list[float]:
+        times = []
+        sent = done = 0
+        while done < count:
+            began = time.perf_counter()
+            while sent < count and sent - done < window:
+                client.publish("bench/there", payload, qos=1)  # type: ignore[attr-defined]
+                sent += 1
+            slots.acquire()
+            done += 1
+            times.append(time.perf_counter() - began)
+        return times
+
+    exchange(50, 1)
+    p50 = statistics.median(exchange(single, 1))
+    began = time.perf_counter()
+    exchange(many, IN_FLIGHT)
+    rate = many / (time.perf_counter() - began)
+    client.loop_stop()  # type: ignore[attr-defined]
+    client.disconnect()  # type: ignore[attr-defined]
+    return p50, rate
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--echo"]:
+        _echo(sys.stdin.readline().strip())
+    else:
+        main()

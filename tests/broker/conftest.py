@@ -1,0 +1,51 @@
+"""Real brokers for the tests: each on a free port, in a folder of its own, with the config we ship."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from p2pflowsd.broker import EmbeddedBroker, Program
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+@pytest.fixture(params=["mosquitto", "iotcore"])
+def program(request: pytest.FixtureRequest) -> Program:
+    """Each broker program that the daemon can run."""
+    if request.param == "mosquitto" and not MOSQUITTO:
+        pytest.skip("mosquitto is not installed")
+    return cast("Program", request.param)
+
+
+@pytest.fixture
+def mosquitto() -> str:
+    """The path of mosquitto, for what only it can do."""
+    if not MOSQUITTO:
+        pytest.skip("mosquitto is not installed")
+    return MOSQUITTO
+
+
+@pytest.fixture
+async def broker(program: Program, free_port: int, tmp_path: Path) -> AsyncIterator[EmbeddedBroker]:
+    """A running broker; `ensure()` gives its address, and starts it again when a test has killed it."""
+    embedded = EmbeddedBroker(
+        free_port, directory=tmp_path / "broker", program=program, log=logging.getLogger("test.broker")
+    )
+    await embedded.ensure()
+    yield embedded
+    await embedded.close()
