@@ -15,8 +15,6 @@ Nothing is imported before it is asked for, so that commands start fast.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
         DeadlinePassed,
         Declined,
         FlowFailed,
+        JournalFailed,
         NotAllowed,
         NotServed,
         NoWorker,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
         UsageError,
         WorkerLost,
     )
-    from p2pflows.flow import flow
+    from p2pflows.function import flow
 
 __version__ = "0.1.0"
 
@@ -53,6 +52,7 @@ __all__ = [
     "DeadlinePassed",
     "Declined",
     "FlowFailed",
+    "JournalFailed",
     "NoWorker",
     "NotAllowed",
     "NotServed",
@@ -67,34 +67,22 @@ __all__ = [
     "flow",
 ]
 
-_CLIENT = {"AsyncClient", "Client", "connect", "connect_async"}
+_ELSEWHERE = {
+    "AsyncClient": "p2pflows.client",
+    "Client": "p2pflows.client",
+    "connect": "p2pflows.client",
+    "connect_async": "p2pflows.client",
+    "flow": "p2pflows.function",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(
-        importlib.import_module("p2pflows.client" if name in _CLIENT else "p2pflows.errors"), name
-    )
+    value = getattr(importlib.import_module(_ELSEWHERE.get(name, "p2pflows.errors")), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Face(ModuleType):
-    """The type of this module, for the one name that is both a submodule and a decorator."""
-
-    @property
-    def flow(self) -> Any:
-        """The decorator `p2pflows.flow.flow`."""
-        return importlib.import_module("p2pflows.flow").flow
-
-    @flow.setter
-    def flow(self, module: ModuleType) -> None:
-        """The import system binds the submodule here; `from p2pflows import flow` must stay the decorator."""
-
-
-sys.modules[__name__].__class__ = _Face

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from p2pflows.errors import UsageError
 
 EMBEDDED_PORT = 18883
+_LAST_PORT = 65_535
 _FORMS = "Use embedded, mqtt://host or mqtts://user:password@host:8883?ca_file=/path/ca.crt."
 
 
@@ -81,6 +82,6 @@ def parse(text: str) -> BrokerUrl | Embedded:
 
 
 def _port(text: str, whole: str) -> int:
-    if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
+    if text.isascii() and text.isdigit() and 0 < int(text) <= _LAST_PORT:
         return int(text)
     raise UsageError(f"The broker setting {whole!r} has no valid port.", _FORMS)

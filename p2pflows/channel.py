@@ -1,7 +1,7 @@
 """Sealed frames between a daemon and its workers, under one symmetric key per dispatch point.
 
-A frame is a JSON header and blobs (`framing`), sealed with NaCl secretbox. Its purpose byte and topic are part of what is
-sealed, so a frame cannot be reflected or moved; headers carry counters against replay (docs/PROTOCOL.md, Dispatch).
+A frame is a JSON header and blobs (`framing`), sealed with NaCl secretbox. Its topic is part of what is sealed, so a
+frame cannot be reflected or moved; headers carry counters against replay (docs/PROTOCOL.md, Dispatch).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
-from p2pflows import framing
+from p2pflows import framing, strict_json
 from p2pflows.errors import UsageError
 
 _TOKEN_PREFIX = "p2pflows-worker-1."  # noqa: S105 - a format mark, no secret
 
 
-class BadFrame(ValueError):  # noqa: N818 - reads as the fact it states
+class BadFrame(ValueError):
     """The frame was not sealed with this key for this topic, or is malformed."""
 
 
@@ -43,7 +43,7 @@ class Channel:
         """
         try:
             where, head, *blobs = framing.unpack(self._box.decrypt(frame))
-            header = json.loads(head)
+            header = strict_json.loads(head)
         except (CryptoError, ValueError, TypeError) as error:
             raise BadFrame("not a frame of this dispatch point") from error
         if where != topic.encode() or not isinstance(header, dict):
@@ -76,11 +76,16 @@ def read_token(token: str) -> Enrolment:
     try:
         if not text.startswith(_TOKEN_PREFIX):
             raise ValueError  # noqa: TRY301 - one sentence for every way it can be wrong
-        content = json.loads(bytes.fromhex(text.removeprefix(_TOKEN_PREFIX)))
+        content = strict_json.loads(bytes.fromhex(text.removeprefix(_TOKEN_PREFIX)))
         enrolment = Enrolment(
-            broker=str(content["broker"]), user=str(content["user"]), point=str(content["point"]), key=bytes.fromhex(content["key"])
+            broker=str(content["broker"]),
+            user=str(content["user"]),
+            point=str(content["point"]),
+            key=bytes.fromhex(content["key"]),
         )
         SecretBox(enrolment.key)
     except (ValueError, KeyError, TypeError, CryptoError):
-        raise UsageError("That is not a whole worker token.", "Make one with: p2pflows worker-token DISPATCH_POINT") from None
+        raise UsageError(
+            "That is not a whole worker token.", "Make one with: p2pflows worker-token DISPATCH_POINT"
+        ) from None
     return enrolment

@@ -105,9 +105,7 @@ class Client:
             timeout: seconds until the deadline (by default ten minutes).
             conversation: the conversation to go on with.
         """
-        reply = self.request(
-            "call", address=address, data=data or {}, timeout=timeout, conversation=conversation
-        )
+        reply = self.request("call", address=address, data=data or {}, timeout=timeout, conversation=conversation)
         return dict(reply["data"])
 
     def send(
@@ -119,9 +117,7 @@ class Client:
         conversation: str | None = None,
     ) -> str:
         """Send a message that wants no reply; gives its id once the daemon has committed it."""
-        sent = self.request(
-            "send", address=address, data=data or {}, timeout=timeout, conversation=conversation
-        )
+        sent = self.request("send", address=address, data=data or {}, timeout=timeout, conversation=conversation)
         return str(sent["id"])
 
     def wait(self, message_id: str, *, timeout: float | None = None) -> dict[str, Any]:
@@ -224,9 +220,7 @@ class AsyncClient:
         conversation: str | None = None,
     ) -> dict[str, Any]:
         """Invoke a flow or a human, wait, and give the data of the reply; arguments as of `Client.call`."""
-        reply = await self.begin(
-            "call", address=address, data=data or {}, timeout=timeout, conversation=conversation
-        )
+        reply = await self.begin("call", address=address, data=data or {}, timeout=timeout, conversation=conversation)
         return dict(reply["data"])
 
     async def send(
@@ -238,9 +232,7 @@ class AsyncClient:
         conversation: str | None = None,
     ) -> str:
         """Send a message that wants no reply; gives its id once the daemon has committed it."""
-        sent = await self.begin(
-            "send", address=address, data=data or {}, timeout=timeout, conversation=conversation
-        )
+        sent = await self.begin("send", address=address, data=data or {}, timeout=timeout, conversation=conversation)
         return str(sent["id"])
 
     async def wait(self, message_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
@@ -436,9 +428,7 @@ def _unconnected(home: Home, error: BaseException) -> P2pflowsError:
             f"The daemon on {home.path} belongs to another user.", "Set P2PFLOWS_HOME to a home of your own."
         )
     if isinstance(error, OSError) and error.errno is None:
-        return UsageError(
-            f"The path {home.path} is too long for a socket.", "Set P2PFLOWS_HOME to a shorter path."
-        )
+        return UsageError(f"The path {home.path} is too long for a socket.", "Set P2PFLOWS_HOME to a shorter path.")
     return DaemonNotRunning(f"No daemon runs on {home.path}.", "Start it with: p2pflows up")
 
 

@@ -1,6 +1,7 @@
 """Whom I know: a YAML address book of petnames and user ids, and the user ids I have blocked.
 
-The CLI and the daemon both write it, each under a lock and by atomic replacement; the daemon sees a change at its next look.
+The CLI and the daemon both write it, each under a lock and by atomic replacement; the daemon sees a change at its
+next look.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from p2pflows import topics
 from p2pflows.errors import UnknownUser, UsageError
 
 ME = "me"
+_Stamp = tuple[int, int, int] | None
 _RESERVED = {ME, "contacts", "anyone"}
 
 
@@ -39,8 +41,26 @@ class Contacts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp: tuple[int, int, int] | None = None
+        self._read_at: _Stamp = None
+        self._looked_at: _Stamp = None
         self._book = Book()
+        self.problem: UsageError | None = None
+
+    @property
+    def known(self) -> Book:
+        """What was read last; costs nothing."""
+        return self._book
+
+    def look(self) -> None:
+        """Read the file again if it has changed; what cannot be read leaves all as it was, and a `problem`."""
+        stamp = _stamp(self._path)
+        if stamp != self._looked_at:
+            self._looked_at = stamp
+            try:
+                self.book()
+                self.problem = None
+            except UsageError as error:
+                self.problem = error
 
     def book(self) -> Book:
         """The current content; the file is read again only when it has changed.
@@ -48,15 +68,10 @@ class Contacts:
         Raises:
             UsageError: the file is not a contacts file.
         """
-        try:
-            info = self._path.stat()
-        except FileNotFoundError:
-            self._stamp, self._book = None, Book()
-            return self._book
-        stamp = (info.st_mtime_ns, info.st_ino, info.st_size)
-        if stamp != self._stamp:
-            self._book = _read(self._path)
-            self._stamp = stamp
+        stamp = _stamp(self._path)
+        if stamp != self._read_at:
+            self._book = Book() if stamp is None else _read(self._path)
+            self._read_at = stamp
         return self._book
 
     def add(self, name: str, user: str) -> None:
@@ -116,7 +131,7 @@ class Contacts:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(self._path)
-        self._stamp = None
+        self._read_at = None
 
 
 def normal_user_id(text: str) -> str:
@@ -127,7 +142,9 @@ def normal_user_id(text: str) -> str:
     """
     user = text.strip().lower()
     if not topics.is_user_id(user):
-        raise UsageError(f"{text!r} is not a user id.", "A user id is 64 hex digits; its owner sees it with: p2pflows id")
+        raise UsageError(
+            f"{text!r} is not a user id.", "A user id is 64 hex digits; its owner sees it with: p2pflows id"
+        )
     return user
 
 
@@ -144,6 +161,15 @@ def resolve(who: str, book: Book, me: str) -> str:
     if who in book.by_name:
         return book.by_name[who]
     raise UnknownUser(f"No contact is named {who!r}.", f"Add them: p2pflows contacts add {who} USER_ID")
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What changes when the file does; None if there is none."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return (info.st_mtime_ns, info.st_ino, info.st_size)
 
 
 def _read(path: Path) -> Book:

@@ -1,9 +1,10 @@
 """Seal bodies into a bundle, and open it again: the one gate between bytes and belief.
 
 A bundle is `version kind sender nonce box` (1, 1, 32, 24 bytes, rest). The box (X25519, XSalsa20-Poly1305, as NaCl's
-crypto_box) holds an Ed25519 signature and one or more bodies. The signature covers a domain tag, version, kind, both public
-keys and the SHA-256 of every body, so bodies that were committed together travel together at the price of one signature, and
-yet each can be shown to a third party beside the list of hashes. Nothing is parsed before it is verified. No clock, no I/O.
+crypto_box) holds an Ed25519 signature and one or more bodies. The signature covers a domain tag, version, kind, both
+public keys and the SHA-256 of every body, so bodies that were committed together travel together at the price of one
+signature, and yet each can be shown to a third party beside the list of hashes. Nothing is parsed before it is
+verified. No clock, no I/O.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Kind(IntEnum):
     NOTICE = 2
 
 
-class Refused(Exception):  # noqa: N818 - reads as the fact it states
+class Refused(Exception):
     """Bytes from outside that have no effect.
 
     Args:
@@ -85,6 +86,14 @@ class Envelope:
         header = bytes((VERSION, kind)) + self._identity.public
         signature = self._identity.sign(_signed(header, key, _hashes(bodies)))
         return header + bytes(self._box(key).encrypt(signature + framing.pack(bodies), nonce))
+
+    def reaches(self, recipient: str) -> bool:
+        """Whether a user id is a public key that can be sealed to: of random ones, half are not."""
+        try:
+            self._box(bytes.fromhex(recipient))
+        except ValueError:
+            return False
+        return True
 
     def open(self, bundle: bytes) -> Opened:
         """Verify and decrypt a bundle.

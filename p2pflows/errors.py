@@ -3,6 +3,7 @@
 P2pflowsError
 ├── UsageError          you gave something we cannot use           exit 2
 ├── DaemonNotRunning    no daemon listens on this home's socket    exit 3
+├── JournalFailed       the daemon's disk is full or failing       exit 1
 └── CallError           a message did not get the answer it wanted, one class per kind
     ├── UnknownUser     nobody with that user id or name           exit 3
     ├── Unreachable     their daemon did not take the message      exit 3
@@ -53,11 +54,17 @@ class UsageError(P2pflowsError):
     exit_code = 2
 
 
-class DaemonNotRunning(P2pflowsError):  # noqa: N818 - reads as the fact it states
+class DaemonNotRunning(P2pflowsError):
     """No daemon listens on this home's socket."""
 
     kind = "daemon_not_running"
     exit_code = 3
+
+
+class JournalFailed(P2pflowsError):
+    """The daemon's disk does not take what has to be kept."""
+
+    kind = "disk"
 
 
 class CallError(P2pflowsError):
@@ -148,6 +155,7 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
     for error in (
         UsageError,
         DaemonNotRunning,
+        JournalFailed,
         UnknownUser,
         Unreachable,
         NotServed,
@@ -165,5 +173,13 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
 
 
 def from_kind(kind: str, message: str, hint: str = "") -> P2pflowsError:
-    """Rebuild an error from its wire kind; a kind this version does not know is a plain CallError."""
+    """Rebuild an error from its kind; one this version does not know is a plain CallError."""
     return BY_KIND.get(kind, CallError)(message, hint)
+
+
+def from_peer(content: object) -> CallError:
+    """The error in another user's answer; only kinds that an answer may have, all else is a plain CallError."""
+    fields = content if isinstance(content, dict) else {}
+    kind, message, hint = (str(fields.get(name, "")) for name in ("kind", "message", "hint"))
+    known = BY_KIND.get(kind, CallError)
+    return (known if issubclass(known, CallError) else CallError)(message or "No reason was given.", hint)

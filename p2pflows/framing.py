@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 
 MAX_PARTS = 65_536
+_INTEGER = 4
 
 
 class FramingError(ValueError):
@@ -27,13 +28,13 @@ def unpack(frame: bytes) -> list[bytes]:
     Raises:
         FramingError: a length runs past the end, or bytes are left over.
     """
-    if len(frame) < 4:
+    if len(frame) < _INTEGER:
         raise FramingError("shorter than its part count")
     (count,) = struct.unpack_from(">I", frame)
-    start = 4 * (count + 1)
+    start = _INTEGER * (count + 1)
     if count > MAX_PARTS or start > len(frame):
         raise FramingError("part count does not fit")
-    lengths = struct.unpack_from(f">{count}I", frame, 4)
+    lengths = struct.unpack_from(f">{count}I", frame, _INTEGER)
     if start + sum(lengths) != len(frame):
         raise FramingError("part lengths do not add up")
     parts = []

@@ -12,14 +12,15 @@ import stat
 from pathlib import Path
 
 from nacl.bindings import crypto_sign_ed25519_pk_to_curve25519, crypto_sign_ed25519_sk_to_curve25519
+from nacl.encoding import RawEncoder
 from nacl.exceptions import CryptoError
 from nacl.hash import blake2b
-from nacl.encoding import RawEncoder
 from nacl.public import Box, PrivateKey, PublicKey
 from nacl.signing import SigningKey, VerifyKey
 
 from p2pflows.errors import UsageError
 
+SEED_BYTES = 32
 SIGNATURE_BYTES = 64
 _HEADER = "p2pflows-ed25519-seed-1"
 
@@ -74,7 +75,7 @@ def create(path: Path) -> Identity:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    seed = secrets.token_bytes(32)
+    seed = secrets.token_bytes(SEED_BYTES)
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -85,7 +86,17 @@ def create(path: Path) -> Identity:
         os.link(temporary, path)
     finally:
         temporary.unlink()
+    _sync_folder(path.parent)
     return Identity(seed)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A file's name is as lasting as its folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load(path: Path) -> Identity:
@@ -114,7 +125,7 @@ def load(path: Path) -> Identity:
         seed = bytes.fromhex(text)
     except ValueError:
         header, seed = "", b""
-    if header != _HEADER or len(seed) != 32:
+    if header != _HEADER or len(seed) != SEED_BYTES:
         raise UsageError(
             f"The key file {path} is damaged or no p2pflows key.",
             "Put back your copy of it; without one, move it away and run: p2pflows init (a new user id)",

@@ -1,4 +1,4 @@
-"""What people send each other: one JSON object per message (docs/PROTOCOL.md, Body).
+"""What people send each other: one JSON object per message (docs/PROTOCOL.md, Messages).
 
 Times are whole milliseconds since the Unix epoch, UTC.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import uuid
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from p2pflows import topics
+from p2pflows import strict_json, topics
 
 MAX_LIFE_MS = 30 * 24 * 3600 * 1000
 """No message lives longer, so the table of seen ids can be pruned without opening a replay window."""
@@ -61,6 +61,17 @@ class Message(BaseModel):
     source: Annotated[str, StringConstraints(max_length=64)] = ""
     data: dict[str, Any] = {}
 
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Self:
+        """The message in a verified body.
+
+        Raises:
+            ValueError: it is none, or its data holds NaN or Infinity, which JSON has not.
+        """
+        if b"NaN" in body or b"Infinity" in body:
+            strict_json.loads(body)
+        return cls.model_validate_json(body)
+
     def to_bytes(self) -> bytes:
         """The body as it is signed and sent."""
         return self.model_dump_json(by_alias=True, exclude_defaults=True).encode()
@@ -71,8 +82,8 @@ class Notice(BaseModel):
 
     Attributes:
         received: ids that the sender of the notice has committed to its journal.
-        held: those of them that wait until their owner allows the sender.
-        waiting: those of them that wait for a worker.
+        held: ids that are committed, and wait until their owner allows the sender; not in `received`.
+        waiting: ids that are committed, and wait for a worker; not in `received`.
         gaps: (endpoint, epoch, seq) of the message that a stream waits for.
         skips: (endpoint, epoch, seq): nothing before seq will come any more.
         rewound: (endpoint, epoch, id): this message took a place that another message had.

@@ -1,7 +1,7 @@
 """Echo calls through two daemons and one worker process, beside raw paho-mqtt QoS 1 on the same broker, in one run.
 
-Everything is on: signed, sealed, journalled with fsync, dispatched to a worker process. Read the ratios: absolute figures
-drift with the machine's other load.
+Everything is on: signed, sealed, journalled with fsync, dispatched to a worker process. Read the ratios: absolute
+figures drift with the machine's other load.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from p2pflows.home import Home
 
 PAYLOAD = 200
 IN_FLIGHT = 64
-FLOW = '''
+FLOW = """
 def echo(text: str) -> str:
     return text
-'''
+"""
 
 
 def main() -> None:
@@ -52,9 +52,15 @@ def main() -> None:
         url = _introduce(alice, bob, Path(folder))
         broker = _client(alice).request("status")["broker"]["name"]
         stack.enter_context(_echo_process(url))
-        results: dict[str, dict[str, list[float]]] = {"paho": {"p50": [], "rate": []}, "p2pflows": {"p50": [], "rate": []}}
+        results: dict[str, dict[str, list[float]]] = {
+            "paho": {"p50": [], "rate": []},
+            "p2pflows": {"p50": [], "rate": []},
+        }
         for _ in range(rounds):
-            for name, measure in (("paho", lambda: _measure_paho(url, arguments.size, single, many)), ("p2pflows", lambda: _measure_ours(alice, arguments.size, single, many))):
+            for name, measure in (
+                ("paho", lambda: _measure_paho(url, arguments.size, single, many)),
+                ("p2pflows", lambda: _measure_ours(alice, arguments.size, single, many)),
+            ):
                 p50, rate = measure()
                 results[name]["p50"].append(p50)
                 results[name]["rate"].append(rate)
@@ -64,7 +70,9 @@ def main() -> None:
 
 
 def _report(results: dict[str, dict[str, list[float]]], broker: str, arguments: argparse.Namespace) -> None:
-    median = {name: {what: statistics.median(values) for what, values in kinds.items()} for name, kinds in results.items()}
+    median = {
+        name: {what: statistics.median(values) for what, values in kinds.items()} for name, kinds in results.items()
+    }
     ratio = {
         "rate": median["p2pflows"]["rate"] / median["paho"]["rate"],
         "p50": median["p2pflows"]["p50"] / median["paho"]["p50"],
@@ -185,7 +193,9 @@ def _quick(client: object) -> None:
 
 @contextmanager
 def _echo_process(url: str) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, __file__, "--echo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--echo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(url + "\n")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import os
+import shlex
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
-from p2pflows import config, identity
+from p2pflows import config, identity, logs
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.home import Home, home
 from p2pflowsd.app import App
@@ -24,9 +28,7 @@ def main() -> int:
     where = home()
     try:
         settings = config.load(where)
-        logging.basicConfig(
-            stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
-        )
+        logs.to_stderr(settings.log_level)
         with _only_one(where):
             if not where.key.exists():
                 identity.create(where.key)
@@ -34,7 +36,9 @@ def main() -> int:
     except P2pflowsError as error:
         return _complain(error)
     except OSError as error:
-        return _complain(UsageError(f"The home {where.path} cannot be used: {error}.", "Check who owns it, or set P2PFLOWS_HOME."))
+        return _complain(
+            UsageError(f"The home {where.path} cannot be used: {error}.", "Check who owns it, or set P2PFLOWS_HOME.")
+        )
     except Exception as error:  # noqa: BLE001 - the last edge before the user
         return _complain(_known_cause(error) or _bug(where, error))
     return 0
@@ -62,7 +66,9 @@ async def _run(where: Home, settings: config.Settings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    app = App(where, settings, logging.getLogger("p2pflows"))
+    gc.freeze()  # what start-up made stays: looking through it again and again would only cost time
+    gc.set_threshold(20_000, 20, 50)
+    app = App(where, settings, logging.getLogger("p2pflowsd"))
     await app.run(stopping, lambda about: _greet(sys.stdout, about, where))
     sys.stderr.write("stopped; everything accepted is kept\n")
 
@@ -70,7 +76,9 @@ async def _run(where: Home, settings: config.Settings) -> None:
 def _greet(out: TextIO, about: dict[str, Any], where: Home) -> None:
     broker = about["broker"]
     state = broker["name"] if broker["connected"] else f"{broker['url']} (not reached yet, still trying)"
-    prefix = f"P2PFLOWS_HOME={where.path} " if os.environ.get("P2PFLOWS_HOME") else ""
+    command = "p2pflows" if shutil.which("p2pflows") else str(Path(sys.executable).with_name("p2pflows"))
+    if os.environ.get("P2PFLOWS_HOME"):
+        command = f"P2PFLOWS_HOME={shlex.quote(str(where.path))} {command}"
     out.write(
         f"""p2pflows {about["version"]} is running; Ctrl-C stops it.
 
@@ -79,9 +87,9 @@ def _greet(out: TextIO, about: dict[str, Any], where: Home) -> None:
   socket   {where.socket}
 
 Try next, in another terminal:
-  {prefix}p2pflows call me/User text='Hello, are you there?'
-  {prefix}p2pflows inbox
-  {prefix}p2pflows contacts add NAME USER_ID
+  {command} call me/User text='Hello, are you there?'
+  {command} inbox
+  {command} contacts add NAME USER_ID
 
 """
     )
@@ -98,7 +106,9 @@ def _only_one(where: Home) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             pid = lock.read().strip() or "unknown"
-            raise UsageError(f"A daemon already runs on {where.path} (process {pid}).", "See: p2pflows status") from None
+            raise UsageError(
+                f"A daemon already runs on {where.path} (process {pid}).", "See: p2pflows status"
+            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

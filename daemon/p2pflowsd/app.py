@@ -15,7 +15,7 @@ from p2pflows import broker_url, contacts, identity, topics
 from p2pflows.broker_url import BrokerUrl, Embedded
 from p2pflows.channel import Enrolment
 from p2pflows.config import Settings
-from p2pflows.errors import P2pflowsError, UsageError
+from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home
 from p2pflows.mqtt import Delivery, MqttLink, Will
 from p2pflowsd import faults
@@ -58,6 +58,7 @@ class App:
         self._faults = faults.from_environment(os.environ)
         self._clock = SystemClock()
         self._since = self._clock.now()
+        self._version = version("p2pflows")
         self._setting = broker_url.parse(settings.broker)
         self._embedded = EmbeddedBroker(self._setting.port, log=log) if isinstance(self._setting, Embedded) else None
         self._journal = self._open_journal()
@@ -65,7 +66,7 @@ class App:
             broker=self._broker,
             client_id=self._client_id(),
             persistent=True,
-            subscriptions=lambda: self._node.subscriptions(),
+            subscriptions=self._subscriptions,
             will=lambda: Will(topics.status(self._me.user_id), self._node.presence_of.mine(online=False), retain=True),
             on_deliveries=self._arrived,
             on_up=self._up,
@@ -75,13 +76,17 @@ class App:
         self._node = self._new_node()
         self._deliveries: list[Delivery] = []
         self._requests: list[Request] = []
+        self._closed = False
+        self._told: UsageError | None = None
         self._pump_due: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._disk_failed = asyncio.Event()
         self._connected = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        methods = Methods(node=lambda: self._node, turns=self._in_turn, about=self._about, broker_url=self._broker_for_workers)
-        self._control = Control(path=home.socket, methods=methods.by_name, prompts=self._open_prompts)
+        methods = Methods(node=lambda: self._node, turns=self, about=self._about, broker_url=self._broker_for_workers)
+        self._control = Control(
+            path=home.socket, methods=methods.by_name, call=methods.call, prompts=self._open_prompts
+        )
 
     async def run(self, stopping: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
         """Serve until `stopping` is set, then end cleanly.
@@ -95,27 +100,35 @@ class App:
         """
         await self._control.start()
         children = [
-            WorkerProcess(worker, token=self._token, ended=self._worker_ended, log=self._log) for worker in self._settings.workers
+            WorkerProcess(worker, token=self._token, ended=self._worker_ended, log=self._log)
+            for worker in self._settings.workers
         ]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._keep_link())]
+                link = group.create_task(self._keep_link())
+                crew = [group.create_task(self._announce(ready))]
                 if self._embedded is not None:
-                    tasks.append(group.create_task(self._embedded.watch()))
-                tasks.append(group.create_task(self._announce(ready)))
-                crew = [group.create_task(child.run()) for child in children]
+                    crew.append(group.create_task(self._embedded.watch()))
+                crew += [group.create_task(child.run()) for child in children]
                 self._schedule()
-                await asyncio.wait([asyncio.ensure_future(stopping.wait()), self._crashed], return_when=asyncio.FIRST_COMPLETED)
+                stop: asyncio.Future[Any] = group.create_task(stopping.wait())
+                await asyncio.wait({stop, self._crashed}, return_when=asyncio.FIRST_COMPLETED)
+                stop.cancel()
                 if self._crashed.done():
                     self._crashed.result()
                 for task in crew:
                     task.cancel()
                 await asyncio.gather(*crew, return_exceptions=True)
-                self._link.publish(topics.status(self._me.user_id), self._node.presence_of.mine(online=False), retain=True)
+                self._link.publish(
+                    topics.status(self._me.user_id), self._node.presence_of.mine(online=False), retain=True
+                )
+                self._closed = True
+                with contextlib.suppress(JournalError):  # the disk fails: whoever sent what is lost sends it again
+                    self._node.close()
                 await self._link.close()
-                for task in tasks:
-                    task.cancel()
+                link.cancel()
         finally:
+            self._closed = True
             await self._control.close()
             if self._embedded is not None:
                 await self._embedded.close()
@@ -124,11 +137,13 @@ class App:
     # The pump: what has arrived while the last commit was under way is committed together.
 
     def _schedule(self) -> None:
-        if self._pump_due is None:
+        if self._pump_due is None and not self._closed:
             self._pump_due = asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pump_due = None
+        if self._closed:
+            return
         if self._timer is not None:
             self._timer.cancel()
         deliveries, self._deliveries = self._deliveries, []
@@ -142,18 +157,31 @@ class App:
             if not self._crashed.done():
                 self._crashed.set_exception(error)
             return
-        for delivery in deliveries:
-            self._link.ack(delivery)
+        if self._contacts.problem is not self._told:
+            self._told = self._contacts.problem
+            if self._told is not None:
+                self._log.warning(
+                    "%s %s Until then the contacts stay as they were.", self._told.message, self._told.hint
+                )
         wait = max(0.0, self._node.next_wake() - self._clock.elapsed())
         self._timer = asyncio.get_running_loop().call_later(wait, self._schedule)
 
-    async def _in_turn(self, run: Callable[[], Any]) -> Any:
-        """Run something inside the node's next turn; gives its result after the commit."""
+    def put(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Run something inside the node's next turn; `done` is told its result, or its error, after the commit."""
         if self._disk_failed.is_set():
-            raise _disk_error("it failed a moment ago")
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._requests.append(Request(run, lambda result: None if done.done() else done.set_result(result)))
+            done(_disk_error("it failed a moment ago"))
+            return
+        self._requests.append(Request(run, done))
         self._schedule()
+
+    async def result(self, run: Callable[[], Any]) -> Any:
+        """Run something inside the node's next turn; gives its result after the commit.
+
+        Raises:
+            P2pflowsError: what it raised, or the disk failed.
+        """
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.put(run, lambda result: None if done.done() else done.set_result(result))
         result = await done
         if isinstance(result, P2pflowsError):
             raise result
@@ -202,7 +230,7 @@ class App:
         return Journal(self._home.journal, self._me.user_id, self._faults)
 
     def _client_id(self) -> str:
-        """Random, as who knows the client id of a persistent session can take it over; kept, so that the session is found again."""
+        """Random, as who knows a client id can take over its session; kept, so that the session is found again."""
         known = self._journal.meta("client_id")
         if known is None:
             known = f"p2p-{secrets.token_hex(16)}"
@@ -212,9 +240,15 @@ class App:
 
     def _new_node(self) -> Node:
         node = Node(
-            identity=self._me, journal=self._journal, contacts=self._contacts, link=self._link, clock=self._clock,
-            entropy=system_entropy, faults=self._faults, on_prompt=lambda prompt: self._control.tell("prompt", prompt),
-        )  # fmt: skip
+            identity=self._me,
+            journal=self._journal,
+            contacts=self._contacts,
+            link=self._link,
+            clock=self._clock,
+            entropy=system_entropy,
+            faults=self._faults,
+            on_prompt=lambda prompt: self._control.tell("prompt", prompt),
+        )
         self._serve_human(node)
         return node
 
@@ -226,9 +260,14 @@ class App:
         with self._journal.transaction():
             self._journal.set_meta("human", endpoint)
             if node.catalog.get(endpoint) is None:
-                node.catalog.put(Served(endpoint=endpoint, kind="human", description="A human answers.", schema=HUMAN_SCHEMA))
+                node.catalog.put(
+                    Served(endpoint=endpoint, kind="human", description="A human answers.", schema=HUMAN_SCHEMA)
+                )
 
     # What the link tells.
+
+    def _subscriptions(self) -> list[str]:
+        return self._node.subscriptions()
 
     async def _broker(self) -> BrokerUrl:
         if self._embedded is not None:
@@ -241,14 +280,17 @@ class App:
         self._schedule()
 
     def _up(self, session_present: bool) -> None:
-        self._log.info("connected to the broker %s (session %s)", self._broker_name(), "kept" if session_present else "new")
+        self._log.info(
+            "connected to the broker %s (session %s)", self._broker_name(), "kept" if session_present else "new"
+        )
         self._connected.set()
         self._node.link_up()
         self._schedule()
 
     def _down(self, reason: str) -> None:
         self._connected.clear()
-        self._log.warning("the broker link is down: %s", reason)
+        if not self._closed:
+            self._log.warning("the broker link is down: %s", reason)
 
     def _problem(self, problem: str) -> None:
         self._log.warning("%s", problem)
@@ -261,7 +303,7 @@ class App:
             "user_id": self._me.user_id,
             "pid": os.getpid(),
             "since": rfc3339(self._since),
-            "version": version("p2pflows"),
+            "version": self._version,
             "home": str(self._home.path),
             "broker": {
                 "url": str(self._setting),
@@ -275,7 +317,7 @@ class App:
         return self._embedded.name if self._embedded is not None else str(self._setting)
 
     async def _open_prompts(self) -> Any:
-        return await self._in_turn(lambda: self._node.inbox.list(everything=False))
+        return await self.result(lambda: self._node.inbox.list(everything=False))
 
     async def _broker_for_workers(self) -> str:
         return (await self._broker()).with_secret()
@@ -284,8 +326,7 @@ class App:
         return Enrolment(await self._broker_for_workers(), self._me.user_id, point, point_key(self._me, point)).token()
 
     def _worker_ended(self, point: str, pid: int) -> None:
-        self._requests.append(Request(lambda: self._node.dispatch.process_ended(point, pid), lambda _result: None))
-        self._schedule()
+        self.put(lambda: self._node.dispatch.process_ended(point, pid), lambda _result: None)
 
     async def _announce(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Tell the user how things stand once the broker answers, or when it takes long."""
@@ -295,10 +336,7 @@ class App:
 
 
 def _disk_error(reason: str) -> P2pflowsError:
-    return JournalFailed(f"The journal cannot be written: {reason}.", "Free some disk space; the daemon goes on by itself. Nothing was accepted.")
-
-
-class JournalFailed(P2pflowsError):  # noqa: N818 - reads as the fact it states
-    """The disk does not take what has to be kept."""
-
-    kind = "disk"
+    return JournalFailed(
+        f"The journal cannot be written: {reason}.",
+        "Free some disk space; the daemon goes on by itself. Nothing was accepted.",
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import importlib.metadata
@@ -44,7 +43,6 @@ _PROBE_LIMIT = 3.0
 _START_LIMIT = 15.0
 _STOP_LIMIT = 5.0
 _PORT_LIMIT = 1.0
-_PR_SET_PDEATHSIG = 1
 
 _MOSQUITTO = """\
 per_listener_settings false
@@ -192,16 +190,15 @@ class EmbeddedBroker:
         self._log.info("embedded broker: %s on port %d", self.name, self._port)
 
     async def _start_child(self) -> None:
-        if await self._run_child():
-            return
-        if "database" in self._last_words():
-            # mosquitto does not start on stored messages it cannot read; their senders still have them.
-            database = self._directory / "mosquitto.db"
-            database.replace(database.with_suffix(".unreadable"))
-            self._log.error("the broker's stored messages cannot be read; starting it without them")
-            await self._stop_child(grace=0)
+        for _ in range(2):
             if await self._run_child():
                 return
+            await self._stop_child(grace=0)
+            if "database" in self._last_words():
+                # mosquitto does not start on stored messages it cannot read; their senders still have them.
+                database = self._directory / "mosquitto.db"
+                database.replace(database.with_suffix(".unreadable"))
+                self._log.error("the broker's stored messages cannot be read; starting it without them")
         raise P2pflowsError(
             f"The embedded broker {self.name} ended at once: {self._last_words()}",
             f"Its log is {self._directory / 'broker.log'}.",
@@ -232,7 +229,6 @@ class EmbeddedBroker:
                 stdout=handle,
                 stderr=handle,
                 start_new_session=True,  # the terminal's Ctrl-C is for us; we stop the child when we are done
-                preexec_fn=_tie_to_owner(),  # noqa: PLW1509 - two system calls, no Python locks
             )
         finally:
             os.close(handle)
@@ -255,18 +251,17 @@ class EmbeddedBroker:
             text = _MOSQUITTO.format(directory=self._directory, port=self._port, host=_HOST, as_root=as_root)
             config = self._directory / "mosquitto.conf"
             _write_private(config, text)
-            return f"mosquitto {version}", [path, "-c", str(config)]
+            # By path and isolated, here and below: nothing in the working directory is imported instead.
+            shim = (sys.executable, "-I", "-S", _beside("tied_child.py"), str(os.getpid()))
+            tie = shim if sys.platform == "linux" else ()
+            return f"mosquitto {version}", [*tie, path, "-c", str(config)]
         if wanted == "mosquitto":
-            raise UsageError(
-                "There is no mosquitto 2 on this machine.", "Install it, or unset P2PFLOWS_EMBEDDED."
-            )
+            raise UsageError("There is no mosquitto 2 on this machine.", "Install it, or unset P2PFLOWS_EMBEDDED.")
         text = _IOTCORE.format(host=_HOST, port=self._port, user=_USER, password=self._password())
         config = self._directory / "iotcore.toml"
         _write_private(config, text)
-        # By path, and with -P: nothing in the working directory can stand in for what the child imports.
-        program = str(Path(__file__).with_name("iotcore_child.py"))
         version = importlib.metadata.version("iotcore")
-        return f"iotcore {version}", [sys.executable, "-P", program, str(config)]
+        return f"iotcore {version}", [sys.executable, "-P", _beside("iotcore_child.py"), str(config)]
 
     async def _stop_child(self, *, grace: float) -> None:
         """End our child: asked first if there is grace, then by force."""
@@ -304,9 +299,7 @@ class EmbeddedBroker:
             except OSError:
                 return False
         else:
-            asked = subprocess.run(
-                ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, check=False
-            )
+            asked = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, check=False)
             words = asked.stdout.decode(errors="replace")
         return f"{self._directory}/" in words
 
@@ -399,28 +392,16 @@ def _find_mosquitto() -> tuple[str, str] | None:
     return (path, version[1] + version[2]) if version and int(version[1]) >= 2 else None  # noqa: PLR2004
 
 
+def _beside(name: str) -> str:
+    """The path of a program in this folder."""
+    return str(Path(__file__).with_name(name))
+
+
 def _password_line(password: str) -> str:
     """User and password as mosquitto stores them: PBKDF2 with SHA-512."""
     salt, rounds = secrets.token_bytes(12), 101
     key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
     return f"{_USER}:$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}\n"
-
-
-def _tie_to_owner() -> Callable[[], None] | None:
-    """What the child does before it becomes the broker: ask Linux to end it when its owner is gone."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    owner = os.getpid()
-
-    def tie() -> None:
-        prctl(
-            _PR_SET_PDEATHSIG, signal.SIGTERM
-        )  # not SIGKILL: mosquitto stores its sessions when asked to end
-        if os.getppid() != owner:
-            os._exit(1)
-
-    return tie
 
 
 def _write_private(path: Path, text: str) -> None:

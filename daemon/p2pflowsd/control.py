@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from p2pflows import strict_json
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflowsd.methods import Method
 
@@ -28,11 +29,20 @@ class Control:
     Args:
         path: the socket.
         methods: what can be asked.
+        call: the method that has to be fast, without a task for each request.
         prompts: the open prompts, for those who watch.
     """
 
-    def __init__(self, *, path: Path, methods: dict[str, Method], prompts: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        methods: dict[str, Method],
+        call: Callable[[dict[str, Any], Callable[[Any], None]], Callable[[], None]],
+        prompts: Callable[[], Awaitable[Any]],
+    ) -> None:
         self._path = path
+        self.call = call
         self._methods = methods
         self._prompts = prompts
         self._sessions: set[_Session] = set()
@@ -55,7 +65,10 @@ class Control:
             listener.bind(str(self._path))
             self._path.chmod(0o600)
         except OSError as error:
-            raise UsageError(f"The control socket {self._path} cannot be made: {error}.", "Use a shorter P2PFLOWS_HOME, on a local disk.") from error
+            raise UsageError(
+                f"The control socket {self._path} cannot be made: {error}.",
+                "Use a shorter P2PFLOWS_HOME, on a local disk.",
+            ) from error
         await web.SockSite(self._runner, listener).start()
 
     async def close(self) -> None:
@@ -72,14 +85,16 @@ class Control:
             if session.watches:
                 session.put({"event": event, "data": data})
 
-    async def ask(self, name: str, params: Any) -> dict[str, Any]:
-        """Run a method; `{"result": ...}` or `{"error": ...}`."""
+    async def ask(self, name: str, params: Any, session: _Session | None = None) -> dict[str, Any]:
+        """Run a method; `{"result": ...}` or `{"error": ...}`. Only a WebSocket's session can watch."""
         try:
+            if name == "watch" and session is not None:
+                return {"result": await self._watch(session)}
             method = self._methods.get(name)
             if method is None:
-                raise UsageError(f"There is no method {name!r}.", "See docs/CONTROL.md.")  # noqa: TRY301 - one place turns errors into JSON
+                raise UsageError(f"There is no method {name!r}.", "See docs/CONTROL.md.")
             if not isinstance(params, dict):
-                raise UsageError("The parameters are not a JSON object.", "See docs/CONTROL.md.")  # noqa: TRY301 - as above
+                raise UsageError("The parameters are not a JSON object.", "See docs/CONTROL.md.")
             return {"result": await method(params)}
         except P2pflowsError as error:
             return {"error": error.as_json(), "exit": error.exit_code}
@@ -87,14 +102,16 @@ class Control:
     async def _http(self, request: web.Request) -> web.Response:
         try:
             content = await request.read()
-            params = json.loads(content) if content.strip() else {}
-        except ValueError as error:
+            params = strict_json.loads(content) if content.strip() else {}
+        except (ValueError, RecursionError) as error:
             answer: dict[str, Any] = {"error": UsageError(f"The request is not JSON: {error}.").as_json(), "exit": 2}
         else:
             answer = await self.ask(request.match_info["method"], params)
         code = STATUS.get(answer.pop("exit"), 422) if "error" in answer else 200
-        text = json.dumps(answer if "error" in answer else answer["result"], ensure_ascii=False)
-        return web.Response(text=text + "\n", status=code, content_type="application/json")
+        text = json.dumps(answer if "error" in answer else answer["result"], ensure_ascii=False) + "\n"
+        # An error may quote half a character of what was asked; so written it is JSON.
+        body = text.encode(errors="backslashreplace")
+        return web.Response(body=body, status=code, content_type="application/json", charset="utf-8")
 
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
         connection = web.WebSocketResponse(max_msg_size=MAX_BYTES, compress=False, heartbeat=None)
@@ -110,7 +127,7 @@ class Control:
             session.stop()
         return connection
 
-    async def watch(self, session: _Session) -> dict[str, Any]:
+    async def _watch(self, session: _Session) -> dict[str, Any]:
         """Begin to tell a session what changes."""
         session.watches = True
         return {"prompts": await self._prompts()}
@@ -124,6 +141,7 @@ class _Session:
         self._control = control
         self._ready: list[dict[str, Any]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: dict[object, Callable[[], None]] = {}
         self._wake = asyncio.Event()
         self._writer = asyncio.create_task(self._write())
         self.watches = False
@@ -131,13 +149,16 @@ class _Session:
     def receive(self, text: str) -> None:
         """Take in one frame: a request, or an array of them."""
         try:
-            content = json.loads(text)
-        except ValueError as error:
+            content = strict_json.loads(text)
+        except (ValueError, RecursionError) as error:
             self.put({"id": None, "error": UsageError(f"The frame is not JSON: {error}.").as_json()})
             return
         for request in content if isinstance(content, list) else [content]:
             if not isinstance(request, dict) or not isinstance(request.get("method"), str):
                 self.put({"id": None, "error": UsageError("A request has an id, a method and params.").as_json()})
+                continue
+            if request["method"] == "call" and isinstance(request.get("params"), dict):
+                self._call(request.get("id"), request["params"])
                 continue
             task = asyncio.create_task(self._run(request))
             self._tasks.add(task)
@@ -152,18 +173,29 @@ class _Session:
         """The other side has left: what it waits for goes on without it."""
         for task in [*self._tasks, self._writer]:
             task.cancel()
+        for stop in list(self._calls.values()):
+            stop()
 
     async def close(self) -> None:
         """Say goodbye."""
         await self._connection.close()
 
+    def _call(self, request_id: Any, params: dict[str, Any]) -> None:
+        key = object()
+
+        def respond(result: Any) -> None:
+            self._calls.pop(key, None)
+            failed = isinstance(result, P2pflowsError)
+            self.put({"id": request_id, **({"error": result.as_json()} if failed else {"result": result})})
+
+        self._calls[key] = lambda: None
+        stop = self._control.call(params, respond)
+        if key in self._calls:
+            self._calls[key] = stop
+
     async def _run(self, request: dict[str, Any]) -> None:
-        params = request.get("params", {})
-        if request["method"] == "watch":
-            answer: dict[str, Any] = {"result": await self._control.watch(self)}
-        else:
-            answer = await self._control.ask(request["method"], params)
-            answer.pop("exit", None)
+        answer = await self._control.ask(request["method"], request.get("params", {}), self)
+        answer.pop("exit", None)
         self.put({"id": request.get("id"), **answer})
 
     async def _write(self) -> None:
@@ -171,4 +203,5 @@ class _Session:
             await self._wake.wait()
             self._wake.clear()
             ready, self._ready = self._ready, []
-            await self._connection.send_str(json.dumps(ready if len(ready) > 1 else ready[0], ensure_ascii=False))
+            text = json.dumps(ready if len(ready) > 1 else ready[0], ensure_ascii=False)
+            await self._connection.send_str(text.encode(errors="backslashreplace").decode())

@@ -1,7 +1,7 @@
 """Dispatch points: leases tasks to workers in sealed frames, takes results in, notices who died.
 
-Leases live in memory. After a restart of the daemon, tasks that waited before it are kept back for a moment, so that workers
-which outlived it can say what they hold (docs/PROTOCOL.md, Dispatch).
+Leases live in memory. After a restart of the daemon, tasks that waited before it are kept back for a moment, so that
+workers which outlived it can say what they hold (docs/PROTOCOL.md, Dispatch).
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import json
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Protocol
 
-from p2pflows import topics
+from p2pflows import strict_json, topics
 from p2pflows.channel import BadFrame, Channel
+from p2pflows.envelope import Refused
 from p2pflows.errors import NoWorker, P2pflowsError, WorkerLost, from_kind
 from p2pflows.identity import Identity
 from p2pflowsd.clock import Clock
@@ -33,6 +35,9 @@ LOST_FRAME = 6.0
 """Seconds after which a lease that its worker does not report never reached it."""
 LOAD_PATIENCE = 30.0
 FRAME_BYTES = 400_000
+_MOST_DIGITS = 19
+KEPT_FRESH = 1_000
+"""Requests whose data stays in memory until a worker takes them."""
 
 Loaded = Callable[[dict[str, Any] | P2pflowsError], None]
 
@@ -40,16 +45,16 @@ Loaded = Callable[[dict[str, Any] | P2pflowsError], None]
 class Owner(Protocol):
     """What a dispatch point tells the rest of the daemon; called inside a transaction."""
 
-    def finished(self, n: int, data: dict[str, Any]) -> None:
+    def finished(self, row: IncomingRow, data: dict[str, Any]) -> None:
         """A task has a result."""
 
-    def failed(self, n: int, error: P2pflowsError) -> None:
+    def failed(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A task has ended in an error."""
 
-    def died(self, n: int, error: P2pflowsError) -> None:
+    def died(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A task's worker died at every attempt."""
 
-    def started(self, n: int) -> None:
+    def started(self, row: IncomingRow) -> None:
         """A task that waited for a worker was leased."""
 
 
@@ -68,6 +73,7 @@ class _Worker:
     leaves: float | None = None
     host: str = ""
     pid: int = 0
+    finished: list[str] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
@@ -119,6 +125,7 @@ class Dispatch:
         self._name_of = name_of
         self._points: dict[str, _Point] = {}
         self._rows: dict[int, tuple[IncomingRow, Served]] = {}
+        self._fresh: dict[int, dict[str, Any]] = {}
         self._leases: dict[int, _Lease] = {}
         self._loads: dict[str, _Load] = {}
         self._frame = 0
@@ -130,10 +137,18 @@ class Dispatch:
         """Keep tasks back until workers had time to say what they hold."""
         self._frozen_until = self._clock.elapsed() + GRACE
 
-    def add(self, row: IncomingRow, flow: Served) -> bool:
-        """Queue a request for a worker; False if its dispatch point has none now."""
+    def add(self, row: IncomingRow, flow: Served, data: dict[str, Any] | None = None) -> bool:
+        """Queue a request for a worker; False if its dispatch point has none now.
+
+        Args:
+            row: the request.
+            flow: what runs it.
+            data: its data, where at hand; read again from the journal otherwise.
+        """
         point = self._point(flow.dispatch_point)
         self._rows[row.n] = (row, flow)
+        if data is not None and len(self._fresh) < KEPT_FRESH:
+            self._fresh[row.n] = data
         point.scheduler.add(row.n, f"{flow.endpoint}/{row.n}" if flow.parallel else f"{flow.endpoint}/{row.peer}")
         if point.scheduler.slots == 0:
             self._told_waiting.add(row.n)
@@ -142,16 +157,14 @@ class Dispatch:
 
     def drop(self, n: int) -> None:
         """A queued or leased request needs no result any more."""
-        lease = self._leases.pop(n, None)
-        known = self._rows.pop(n, None)
-        self._told_waiting.discard(n)
-        if known is None:
+        if n not in self._rows:
             return
-        row, flow = known
-        point = self._point(flow.dispatch_point)
-        point.scheduler.done(n)
-        if lease is not None and lease.worker in point.workers:
-            point.workers[lease.worker].cancelled.append(_task_id(row))
+        lease = self._leases.get(n)
+        row, flow = self._rows[n]
+        self._forget(n)
+        worker = self._point(flow.dispatch_point).workers.get(lease.worker) if lease is not None else None
+        if worker is not None:
+            worker.cancelled.append(_task_id(row))
 
     def is_waiting(self, n: int) -> bool:
         """Whether a request is queued at a point that has no worker."""
@@ -167,7 +180,11 @@ class Dispatch:
         self._load_count += 1
         task = f"load-{self._boot}-{self._load_count}"
         self._loads[task] = _Load(flow.dispatch_point, done, self._clock.elapsed() + LOAD_PATIENCE)
-        self._put(point.workers[name], self._describe(task, "load", flow, expires=self._clock.now() + int(LOAD_PATIENCE * 1000)), b"{}")
+        self._put(
+            point.workers[name],
+            self._describe(task, "load", flow, expires=self._clock.now() + int(LOAD_PATIENCE * 1000)),
+            b"{}",
+        )
 
     def has_workers(self, point: str) -> bool:
         """Whether any worker serves a dispatch point."""
@@ -192,47 +209,56 @@ class Dispatch:
 
         Raises:
             BadFrame: it is not sealed with the point's key, or malformed.
+            Refused: it was seen before.
         """
+        point = self._points.get(point_name)
+        # Whoever has not the key leaves nothing behind, not even the name of a point.
+        channel = point.channel if point else Channel(point_key(self._identity, point_name))
+        header, blobs = channel.open(topics.results(self._identity.user_id, point_name), payload)
         point = self._point(point_name)
-        header, blobs = point.channel.open(topics.results(self._identity.user_id, point_name), payload)
         try:
             name, boot, counter = str(header["worker"]), int(header["boot"]), int(header["n"])
-            seen, slots, held = int(header["seen"]), int(header["slots"]), {str(task) for task in header["held"]}
+            seen, slots, held = (
+                int(header["seen"]),
+                int(header["slots"]),
+                dict.fromkeys(str(task) for task in header["held"]),
+            )
             results = [(str(result["task"]), result["error"]) for result in header["results"]]
             bye, draining = bool(header["bye"]), bool(header["draining"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadFrame("a frame without its fields") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as wrong:
+            raise BadFrame("a frame without its fields") from wrong
         if len(results) != len(blobs) or not topics.is_name(name) or slots < 1:
             raise BadFrame("a frame without its results")
         known = point.workers.get(name)
-        if bye:
-            self._bye(point, name, graceful=draining)
-            if not draining:
-                return
-        elif known is None:
+        if known is None and not bye:
             known = point.workers[name] = _Worker(self._clock.elapsed())
-        if known is None or counter <= known.counter:
+        if known is None:
             return
+        if counter <= known.counter:
+            raise Refused("replayed")
         known.counter, known.heard = counter, self._clock.elapsed()
-        if boot != self._boot:
-            return
-        known.greeted = True
-        known.leaves = None
-        known.host, known.pid = str(header.get("host", "")), int(header.get("pid", 0))
-        if not bye:
+        if bye and not draining:
+            known.leaves = known.heard + GRACE
+        elif boot == self._boot:
+            known.leaves = None
+            known.host, known.pid = str(header.get("host", "")), int(header.get("pid", 0))
             point.scheduler.announce(name, slots, draining=draining)
-        for (task, error), blob in zip(results, blobs, strict=True):
-            self._result(task, error, blob)
-            known.acknowledged.append(task)
-        if not bye:
+            known.finished += [
+                task
+                for (task, error), blob in zip(results, blobs, strict=True)
+                if self._result(name, task, error, blob)
+            ]
             self._reconcile(point, name, seen, held)
+            known.greeted = True
+        if bye and draining:
+            self._lost(point, name, graceful=True)
 
     def process_ended(self, point_name: str, pid: int) -> None:
         """A worker process that runs on this machine has ended; no need to wait for its link to break."""
         point = self._point(point_name)
         here = socket.gethostname()
         for name in [name for name, worker in point.workers.items() if (worker.host, worker.pid) == (here, pid)]:
-            self._lost(point, name, graceful=point.workers[name].leaves == 0)
+            self._lost(point, name, graceful=False)
 
     def tick(self) -> None:
         """Notice what time alone can tell: silent workers, and loads that nobody finished."""
@@ -244,7 +270,11 @@ class Dispatch:
         for task, load in list(self._loads.items()):
             if load.until <= elapsed:
                 del self._loads[task]
-                load.done(WorkerLost("The worker did not load the flow in time.", "See its messages where `p2pflows up` runs."))
+                load.done(
+                    WorkerLost(
+                        "The worker did not load the flow in time.", "See its messages where `p2pflows up` runs."
+                    )
+                )
 
     def prepare(self) -> None:
         """Decide who runs what next; called before a commit, as it may read and note."""
@@ -252,19 +282,32 @@ class Dispatch:
             return
         for point in self._points.values():
             given = point.scheduler.assign()
-            bodies = self._journal.incoming.bodies([assignment.task for assignment in given])
+            bodies = self._journal.incoming.bodies([n for _, n in given if n not in self._fresh])
             for worker_name, n in given:
                 row, flow = self._rows[n]
-                data = json.dumps(json.loads(bodies[n]).get("data", {}), separators=(",", ":")).encode()
+                content = self._fresh.pop(n) if n in self._fresh else json.loads(bodies[n]).get("data", {})
+                data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()  # no larger than it came
                 worker = point.workers[worker_name]
                 self._put(worker, self._describe(_task_id(row), "run", flow, row=row, expires=row.expires), data)
                 self._leases[n] = _Lease(worker_name, self._frame + 1, self._clock.elapsed())
                 if n in self._told_waiting:
                     self._told_waiting.discard(n)
-                    self._owner.started(n)
+                    self._owner.started(row)
+
+    def committed(self, *, flush: bool) -> None:
+        """What workers have finished is kept now: they may forget it.
+
+        Args:
+            flush: tell them even if there is nothing else to tell.
+        """
+        for point in self._points.values():
+            for worker in point.workers.values():
+                worker.acknowledged += worker.finished
+                worker.finished = []
+        self.flush(acknowledge=flush)
 
     def flush(self, *, acknowledge: bool = False) -> None:
-        """Publish what workers are due; called after each commit.
+        """Publish what workers are due.
 
         Args:
             acknowledge: send acknowledgements even if there is nothing else to send.
@@ -274,7 +317,13 @@ class Dispatch:
         for name, point in self._points.items():
             for worker_name, worker in point.workers.items():
                 many = len(worker.acknowledged) >= 64  # noqa: PLR2004 - a batch, no more
-                if worker.tasks or worker.cancelled or not worker.greeted or many or (acknowledge and worker.acknowledged):
+                if (
+                    worker.tasks
+                    or worker.cancelled
+                    or not worker.greeted
+                    or many
+                    or (acknowledge and worker.acknowledged)
+                ):
                     self._send(name, point, worker_name, worker)
 
     def greet(self, point_name: str, worker: str) -> None:
@@ -294,14 +343,23 @@ class Dispatch:
                 count += 1
             self._frame += 1
             header = {
-                "worker": name, "boot": self._boot, "n": self._frame,
-                "tasks": tasks[:count], "done": acknowledged, "cancel": cancelled, "stop": False,
+                "worker": name,
+                "boot": self._boot,
+                "n": self._frame,
+                "tasks": tasks[:count],
+                "done": acknowledged,
+                "cancel": cancelled,
+                "stop": False,
             }
             for task in tasks[:count]:
                 lease = self._leases.get(_number(task["task"]))
                 if lease is not None:
                     lease.frame = self._frame
-            self._link.publish(topic, point.channel.seal(topic, header, blobs[:count]))
+            self._link.publish(topic, point.channel.seal(topic, header, blobs[:count]), qos=0)
+            # A lane's tasks travel in one frame: a worker that misses it must not run what comes behind.
+            torn = list(takewhile(lambda task: task["lane"] == tasks[count - 1]["lane"], tasks[count:]))  # noqa: B023 - used at once
+            self._put_back(point, [_number(task["task"]) for task in torn])
+            count += len(torn)
             tasks, blobs, acknowledged, cancelled = tasks[count:], blobs[count:], [], []
             if not tasks:
                 break
@@ -317,7 +375,9 @@ class Dispatch:
         worker.tasks.append(task)
         worker.blobs.append(data)
 
-    def _describe(self, task: str, op: str, flow: Served, *, expires: int, row: IncomingRow | None = None) -> dict[str, Any]:
+    def _describe(
+        self, task: str, op: str, flow: Served, *, expires: int, row: IncomingRow | None = None
+    ) -> dict[str, Any]:
         return {
             "task": task,
             "op": op,
@@ -335,65 +395,87 @@ class Dispatch:
             "attempt": row.attempts + 1 if row else 1,
         }
 
-    def _result(self, task: str, error: dict[str, Any] | None, blob: bytes) -> None:
-        outcome = _outcome(error, blob)
+    def _result(self, worker: str, task: str, error: dict[str, Any] | None, blob: bytes) -> bool:
+        """Take in a result; False if it is early: an earlier one of its lane got lost, and both will come again."""
         load = self._loads.pop(task, None)
         if load is not None:
-            load.done(outcome)
-            return
+            load.done(_outcome(error, blob))
+            return True
         n = _number(task)
         known = self._rows.get(n)
         if known is None or _task_id(known[0]) != task:
-            return
-        self.drop_silently(n)
-        if isinstance(outcome, P2pflowsError):
-            self._owner.failed(n, outcome)
+            return True
+        row, flow = known
+        if not self._point(flow.dispatch_point).scheduler.is_first(n):
+            return False
+        lease = self._leases.get(n)
+        if lease is not None and lease.worker == worker:
+            self._forget(n)
         else:
-            self._owner.finished(n, outcome)
+            self.drop(n)
+        outcome = _outcome(error, blob)
+        if isinstance(outcome, P2pflowsError):
+            self._owner.failed(row, outcome)
+        else:
+            self._owner.finished(row, outcome)
+        return True
 
-    def drop_silently(self, n: int) -> None:
-        """Forget a request whose worker has finished with it."""
+    def _forget(self, n: int) -> None:
+        """A request needs no worker any more."""
         self._leases.pop(n, None)
-        row, flow = self._rows.pop(n)
+        _, flow = self._rows.pop(n)
+        self._fresh.pop(n, None)
         self._told_waiting.discard(n)
         self._point(flow.dispatch_point).scheduler.done(n)
 
-    def _reconcile(self, point: _Point, name: str, seen: int, held: set[str]) -> None:
+    def _reconcile(self, point: _Point, name: str, seen: int, held: dict[str, None]) -> None:
         """Compare what we leased to a worker with what it says it holds."""
         elapsed = self._clock.elapsed()
-        for task in held:
-            n = _number(task)
-            if n in self._rows and n not in self._leases and n in point.scheduler and _task_id(self._rows[n][0]) == task:
-                point.scheduler.adopt(name, n)
-                self._leases[n] = _Lease(name, 0, elapsed)
-        for n, lease in list(self._leases.items()):
-            unknown = lease.worker == name and _task_id(self._rows[n][0]) not in held
-            if unknown and (lease.frame <= seen or elapsed - lease.at > LOST_FRAME):
-                del self._leases[n]
-                point.scheduler.back(n)
+        waiting = [n for n in map(self._waiting_number, held) if n in point.scheduler]
+        for n in point.scheduler.adopt(name, waiting):
+            self._leases[n] = _Lease(name, 0, elapsed)
+        lost = []
+        for n, lease in self._leases.items():
+            if lease.worker != name:
+                continue
+            if _task_id(self._rows[n][0]) in held:
+                point.scheduler.confirm(n)
+            elif lease.frame <= seen or elapsed - lease.at > LOST_FRAME:
+                lost.append(n)
+        self._put_back(point, lost)
+        worker = point.workers[name]
+        if not worker.greeted:
+            mine = {_task_id(self._rows[n][0]) for n, lease in self._leases.items() if lease.worker == name}
+            worker.cancelled += [task for task in held if task not in mine and task not in worker.finished]
 
-    def _bye(self, point: _Point, name: str, *, graceful: bool) -> None:
-        worker = point.workers.get(name)
-        if worker is None:
-            return
-        if graceful:
-            worker.leaves = self._clock.elapsed()
-            point.scheduler.announce(name, 1, draining=True)
-        else:
-            worker.leaves = self._clock.elapsed() + GRACE
+    def _waiting_number(self, task: str) -> int:
+        """The number of a task that is leased to nobody, else -1."""
+        n = _number(task)
+        return n if n in self._rows and n not in self._leases and _task_id(self._rows[n][0]) == task else -1
+
+    def _put_back(self, point: _Point, tasks: list[int]) -> None:
+        """Leased tasks did not reach their worker."""
+        for n in point.scheduler.back(tasks):
+            del self._leases[n]
 
     def _lost(self, point: _Point, name: str, *, graceful: bool) -> None:
         del point.workers[name]
         for n in [n for n, lease in self._leases.items() if lease.worker == name]:
             del self._leases[n]
         for n in point.scheduler.lost(name):
+            if graceful:
+                continue
             row, flow = self._rows[n]
-            attempts = 0 if graceful else self._journal.incoming.attempted(n)
+            attempts = self._journal.incoming.attempted(n)
             self._rows[n] = (row._replace(attempts=attempts), flow)
             if attempts >= MAX_ATTEMPTS:
-                self.drop_silently(n)
+                self._forget(n)
                 self._owner.died(
-                    n, WorkerLost(f"The worker died at each of {attempts} attempts to run {flow.endpoint!r}.", "Its owner can run it again: p2pflows outbox")
+                    row,
+                    WorkerLost(
+                        f"The worker died at each of {attempts} attempts to run {flow.endpoint!r}.",
+                        "Its owner can run it again: p2pflows outbox",
+                    ),
                 )
 
     def restore(self, rows: list[tuple[IncomingRow, Served]]) -> None:
@@ -405,17 +487,25 @@ class Dispatch:
 
 
 def _no_worker(point: str) -> NoWorker:
-    return NoWorker(f"No worker serves the dispatch point {point!r}.", f"Start one: p2pflows worker --dispatch-point {point}")
+    return NoWorker(
+        f"No worker serves the dispatch point {point!r}.", f"Start one: p2pflows worker --dispatch-point {point}"
+    )
 
 
 def _outcome(error: dict[str, Any] | None, blob: bytes) -> dict[str, Any] | P2pflowsError:
-    if error is not None:
-        return from_kind(str(error.get("kind", "flow_failed")), str(error.get("message", "")), str(error.get("hint", "")))
+    if isinstance(error, dict):
+        # What a flow raised may hold half a character, as file names do, which no message can carry.
+        kind, message, hint = (
+            str(error.get(key, "")).encode(errors="replace").decode() for key in ("kind", "message", "hint")
+        )
+        return from_kind(kind or "flow_failed", message, hint)
     try:
-        data = json.loads(blob)
+        data = strict_json.loads(blob)
     except ValueError:
         data = None
-    return data if isinstance(data, dict) else from_kind("flow_failed", "The worker sent a result that is no JSON object.")
+    return (
+        data if isinstance(data, dict) else from_kind("flow_failed", "The worker sent a result that is no JSON object.")
+    )
 
 
 def _task_id(row: IncomingRow) -> str:
@@ -424,6 +514,4 @@ def _task_id(row: IncomingRow) -> str:
 
 def _number(task: str) -> int:
     head = task.partition("-")[0]
-    return int(head) if head.isascii() and head.isdigit() else -1
-
-
+    return int(head) if head.isascii() and head.isdigit() and len(head) <= _MOST_DIGITS else -1

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from p2pflows.contacts import Contacts
-from p2pflows.errors import BadInput, Declined, UsageError
+from p2pflows.errors import BadInput, Declined, TooLarge, UsageError
 from p2pflows.message import Type
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
@@ -16,7 +16,9 @@ from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import Prompt
 
 TEXT_NAMES = ("api_output", "prompt", "text")
-_SHORTEST_ID = 4
+SHORTEST_ID = 4
+LONGEST_ANSWER = 100_000
+"""Bytes; escaped as JSON it still fits a message."""
 
 
 class Inbox:
@@ -29,8 +31,8 @@ class Inbox:
         journal: Journal,
         contacts: Contacts,
         clock: Clock,
-        finish: Callable[[int, dict[str, Any]], None],
-        fail: Callable[[int, Declined], None],
+        finish: Callable[[IncomingRow, dict[str, Any]], None],
+        fail: Callable[[IncomingRow, Declined], None],
         changed: Callable[[PromptRow], None],
     ) -> None:
         self._user = user
@@ -45,8 +47,10 @@ class Inbox:
         """Put a request before the human.
 
         Raises:
-            BadInput: it has no text for them.
+            BadInput: it has no text for them, or the id of another question.
         """
+        if self._journal.prompts.knows(row.id):
+            raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
         prompt = self._journal.prompts.ask(row, prompt_text(data), json.dumps(data, ensure_ascii=False))
         self._changed(prompt)
 
@@ -63,8 +67,10 @@ class Inbox:
                 f"Write back with: p2pflows send {self._name(prompt.peer) or prompt.peer}/User text=...; "
                 f"clear it with: p2pflows decline {prompt.id[-8:]}",
             )
+        if len(text.encode()) > LONGEST_ANSWER:
+            raise TooLarge(f"The answer is longer than {LONGEST_ANSWER:,} bytes.", "Answer with less, or with a link.")
         self._end(prompt, Prompt.ANSWERED, text)
-        self._finish(prompt.n, {"human_input": text})
+        self._finish(self._request(prompt), {"human_input": text})
         return prompt
 
     def decline(self, part: str, reason: str) -> PromptRow:
@@ -76,9 +82,9 @@ class Inbox:
         prompt = self._open(part)
         self._end(prompt, Prompt.DECLINED, reason or None)
         if prompt.type == Type.POST:
-            self._finish(prompt.n, {})
+            self._finish(self._request(prompt), {})
         else:
-            self._fail(prompt.n, Declined(reason or "They declined to answer."))
+            self._fail(self._request(prompt), Declined(reason or "They declined to answer."))
         return prompt
 
     def withdraw(self, n: int, state: Prompt) -> None:
@@ -109,8 +115,13 @@ class Inbox:
             "answer": row.answer,
         }
 
+    def _request(self, prompt: PromptRow) -> IncomingRow:
+        row = self._journal.incoming.get(prompt.n)
+        assert row is not None  # noqa: S101 - requests are remembered longer than their open prompts
+        return row
+
     def _name(self, user: str) -> str | None:
-        return "me" if user == self._user else self._contacts.book().by_user.get(user)
+        return "me" if user == self._user else self._contacts.known.by_user.get(user)
 
     def _end(self, prompt: PromptRow, state: Prompt, answer: str | None) -> None:
         self._journal.prompts.end(prompt.n, state, self._clock.now(), answer)
@@ -118,7 +129,7 @@ class Inbox:
 
     def _open(self, part: str) -> PromptRow:
         part = part.strip().lower()
-        found = self._journal.prompts.like(part) if len(part) >= _SHORTEST_ID and part.isalnum() else []
+        found = self._journal.prompts.like(part) if len(part) >= SHORTEST_ID and part.isalnum() else []
         still = [row for row in found if row.state == Prompt.OPEN]
         if len(still) > 1:
             raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")

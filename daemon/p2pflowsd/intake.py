@@ -1,6 +1,7 @@
 """The only way in: bytes from the broker become recorded facts, or a counted refusal.
 
-Nothing is changed before a bundle's seal and signature hold; everything that a batch records is committed before it is acknowledged.
+Nothing is changed before a bundle's seal and signature hold; everything that a batch records is committed before it
+is acknowledged.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from p2pflows import topics
 from p2pflows.channel import BadFrame
 from p2pflows.contacts import Contacts
 from p2pflows.envelope import Envelope, Kind, Opened, Refused, claimed_sender
-from p2pflows.message import ANSWERS, MAX_LIFE_MS, Message, Notice, Type
+from p2pflows.message import ANSWERS, MAX_LIFE_MS, Message, Notice
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
@@ -27,6 +28,7 @@ SKEW_MS = 300_000
 """How far a peer's clock may be ahead of ours."""
 HELD_PER_SENDER = 20
 HELD_IN_ALL = 200
+MOST_BODIES = 1_024
 STRANGER_RATE = 20.0
 STRANGER_BURST = 100.0
 
@@ -117,6 +119,11 @@ class Intake:
         except BadFrame:
             self._journal.count("refused.bad_frame")
 
+    def expects(self, expires: int) -> None:
+        """A request will have to be looked at when its deadline passes."""
+        if self.next_expiry is None or expires < self.next_expiry:
+            self.next_expiry = expires
+
     @property
     def holding(self) -> bool:
         """Whether any request waits for a decision on its sender."""
@@ -135,12 +142,12 @@ class Intake:
             raise Refused("retained")
         if len(delivery.payload) < 58:  # noqa: PLR2004 - header and nonce
             raise Refused("malformed")
-        book = self._contacts.book()
+        book = self._contacts.known
         claimed = claimed_sender(delivery.payload)
         if claimed in book.blocked:
             raise Refused("blocked")
-        known = claimed == self._user or claimed in book.by_user or self._outbox.writes_to(claimed)
-        if not known and not self._allowance.take():
+        stranger = claimed != self._user and claimed not in book.by_user
+        if stranger and not self._outbox.awaits(claimed) and not self._allowance.take():
             raise Refused("rate_limited")
         opened = self._envelope.open(delivery.payload)
         if opened.kind is Kind.NOTICE:
@@ -151,7 +158,7 @@ class Intake:
         elif endpoint == topics.NOTICE:
             raise Refused("wrong_topic")
         else:
-            self._messages(endpoint, opened, stranger=not known)
+            self._messages(endpoint, opened, stranger=stranger)
 
     def _notice(self, sender: str, body: bytes) -> None:
         try:
@@ -174,24 +181,34 @@ class Intake:
 
     def _messages(self, endpoint: str, opened: Opened, *, stranger: bool) -> None:
         bundle: int | None = None
-        for body in opened.bodies:
+        wanted = False
+        if len(opened.bodies) > MOST_BODIES:
+            raise Refused("malformed")
+        for position, body in enumerate(opened.bodies):
             try:
                 message = self._checked(endpoint, opened.sender, body)
                 if message.type in ANSWERS:
                     self._answer(message)
                     continue
+                if stranger and position and not self._allowance.take():
+                    raise Refused("rate_limited")  # noqa: TRY301 - one place counts refusals
                 if stranger and not self._room_for(message):
                     raise Refused("requests_full")  # noqa: TRY301 - one place counts refusals
                 if bundle is None:
-                    bundle = self._journal.incoming.add_bundle(opened.sender, opened.proof, self._clock.now() + MAX_LIFE_MS)
+                    bundle = self._journal.incoming.add_bundle(
+                        opened.sender, opened.proof, self._clock.now() + MAX_LIFE_MS
+                    )
                 self._request(message, body, bundle)
+                wanted = True
             except Refused as refused:
                 self._journal.count(f"refused.{refused.reason}")
+        if bundle is not None and not wanted:
+            self._journal.incoming.drop_bundle(bundle)
 
     def _checked(self, endpoint: str, sender: str, body: bytes) -> Message:
         try:
-            message = Message.model_validate_json(body)
-        except ValidationError as error:
+            message = Message.from_bytes(body)
+        except ValueError as error:
             raise Refused("malformed") from error
         now = self._clock.now()
         if message.sender != sender:
@@ -212,53 +229,47 @@ class Intake:
             raise Refused("replayed")
 
     def _room_for(self, message: Message) -> bool:
+        incoming = self._journal.incoming
         return (
-            self._held < HELD_IN_ALL and len(self._journal.incoming.held_by(message.sender)) < HELD_PER_SENDER
-        ) or self._journal.incoming.find(message.sender, message.id) is not None
+            incoming.put_aside() < HELD_IN_ALL and incoming.put_aside(message.sender) < HELD_PER_SENDER
+        ) or incoming.find(message.sender, message.id) is not None
 
     def _request(self, message: Message, body: bytes, bundle: int) -> None:
         peer, endpoint = message.sender, message.endpoint
         here = Place(message.epoch, message.seq)
         place = self._journal.streams.get(IN, peer, endpoint)
-        if place is None:
+        if place is None or place.epoch < message.epoch:
             place = Place(message.epoch, 0)
-            self._journal.streams.set(IN, peer, endpoint, place)
+            self._release(peer, endpoint, place)
         row = None
         if here >= place:
-            row = self._journal.incoming.add(message, body, bundle, self._clock.now(), Incoming.BLOCKED)
-        if row is None:
-            self._seen_or_lost(message, place)
-            return
-        self._journal.count("received")
-        self._notices.received(peer, message.id)
-        if self.next_expiry is None or message.expires < self.next_expiry:
-            self.next_expiry = message.expires
-        if message.epoch > place.epoch:
-            self._release(peer, endpoint, place, everything_before=message.epoch)
-            place = Place(message.epoch, 0)
-            self._journal.streams.set(IN, peer, endpoint, place)
+            state = Incoming.READY if here == place else Incoming.BLOCKED
+            row = self._journal.incoming.add(message, body, bundle, self._clock.now(), state)
         if here == place:
             self._journal.streams.set(IN, peer, endpoint, Place(place.epoch, place.seq + 1))
-            self._owner.admit(row, message)
-            if self._notices.is_blocked(peer, endpoint):
-                self._release(peer, endpoint, Place(place.epoch, place.seq + 1))
-        else:
-            self._notices.blocked(peer, endpoint)
+        if row is not None:
+            self._journal.count("received")
+            self._notices.received(peer, message.id)
+            self.expects(message.expires)
+            if here == place:
+                self._owner.admit(row, message)
+            else:
+                self._notices.blocked(peer, endpoint)
+        if here == place and self._notices.is_blocked(peer, endpoint):
+            self._release(peer, endpoint, Place(place.epoch, place.seq + 1))
+        if row is None:
+            self._seen_or_lost(message)
 
-    def _seen_or_lost(self, message: Message, place: Place) -> None:
+    def _seen_or_lost(self, message: Message) -> None:
         """A message that takes no new place: a repetition, or one whose sender's journal has gone back in time."""
         row = self._journal.incoming.find(message.sender, message.id)
         if row is not None:
-            if (message.epoch, message.seq) > (row.epoch, row.seq) and row.state == Incoming.BLOCKED:
-                self._journal.incoming.renumber(message.sender, message.id, message.epoch, message.seq)
             self._notices.received(
                 message.sender, message.id, held=row.state == Incoming.HELD, waiting=self._owner.is_waiting(row.n)
             )
             raise Refused("replayed")
-        if message.epoch == place.epoch:
-            self._notices.rewound(message.sender, message.endpoint, message.epoch, message.id)
-            raise Refused("rewound")
-        raise Refused("old_epoch")
+        self._notices.rewound(message.sender, message.endpoint, message.epoch, message.id)
+        raise Refused("rewound")
 
     def _skip(self, peer: str, endpoint: str, to: Place) -> None:
         """Nothing before a place will come any more."""
@@ -266,12 +277,13 @@ class Intake:
         if place is not None and place.epoch == to.epoch and to.seq > place.seq:
             self._release(peer, endpoint, to)
 
-    def _release(self, peer: str, endpoint: str, place: Place, *, everything_before: int = 0) -> None:
-        """Admit blocked requests whose turn has come, from a place on."""
+    def _release(self, peer: str, endpoint: str, place: Place) -> None:
+        """Take a stream to a place, and admit the blocked requests whose turn has come by that."""
         still = 0
         for row in self._journal.incoming.blocked(peer, endpoint):
-            if row.epoch < max(place.epoch, everything_before) or (row.epoch == place.epoch and row.seq <= place.seq):
+            if (row.epoch, row.seq) <= place:
                 place = max(place, Place(row.epoch, row.seq + 1))
+                self._journal.incoming.move(row.n, Incoming.READY)
                 self._owner.admit(row, Message.model_validate_json(self._journal.incoming.body(row.n)))
             else:
                 still += 1

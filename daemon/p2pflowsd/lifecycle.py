@@ -1,7 +1,7 @@
 """The states of a message, and the only legal moves between them.
 
-Two rules: nothing outside this file decides which moves are legal, and this file knows nothing of how states are stored.
-`docs/lifecycle.md` is drawn from these tables; a test keeps it so.
+Two rules: nothing outside this file decides which moves are legal, and this file knows nothing of how states are
+stored. `docs/lifecycle.md` is drawn from these tables; a test keeps it so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Incoming(StrEnum):
     HELD = "held"
     """Its sender is unknown and waits in `requests`."""
     READY = "ready"
-    """It waits for a worker, or runs on one."""
+    """It has its turn: it waits for a worker, or runs on one."""
     ASKED = "asked"
     """It is a prompt in the inbox."""
     DONE = "done"
@@ -57,39 +57,44 @@ class Prompt(StrEnum):
     CANCELLED = "cancelled"
 
 
-State = Incoming | Outgoing | Prompt
-
-MOVES: dict[State, frozenset[State]] = {
-    Incoming.BLOCKED: frozenset(
-        {Incoming.READY, Incoming.HELD, Incoming.ASKED, Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED}
-    ),
-    Incoming.HELD: frozenset({Incoming.READY, Incoming.ASKED, Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED}),
-    Incoming.READY: frozenset({Incoming.DONE, Incoming.FAILED, Incoming.DEAD, Incoming.EXPIRED}),
-    Incoming.ASKED: frozenset({Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED}),
-    Incoming.DEAD: frozenset({Incoming.READY}),
-    Incoming.DONE: frozenset(),
-    Incoming.FAILED: frozenset(),
-    Incoming.EXPIRED: frozenset(),
-    Outgoing.PENDING: frozenset(
-        {Outgoing.STORED, Outgoing.DONE, Outgoing.FAILED, Outgoing.EXPIRED, Outgoing.CANCELLED}
-    ),
-    Outgoing.STORED: frozenset({Outgoing.DONE, Outgoing.FAILED, Outgoing.EXPIRED, Outgoing.CANCELLED}),
-    Outgoing.DONE: frozenset({Outgoing.FAILED}),
-    Outgoing.FAILED: frozenset(),
-    Outgoing.EXPIRED: frozenset(),
-    Outgoing.CANCELLED: frozenset(),
-    Prompt.OPEN: frozenset({Prompt.ANSWERED, Prompt.DECLINED, Prompt.EXPIRED, Prompt.CANCELLED}),
-    Prompt.ANSWERED: frozenset(),
-    Prompt.DECLINED: frozenset(),
-    Prompt.EXPIRED: frozenset(),
-    Prompt.CANCELLED: frozenset(),
+MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
+    Incoming: {
+        Incoming.BLOCKED: frozenset({Incoming.READY, Incoming.EXPIRED}),
+        Incoming.HELD: frozenset({Incoming.READY, Incoming.FAILED, Incoming.EXPIRED}),
+        Incoming.READY: frozenset(
+            {Incoming.HELD, Incoming.ASKED, Incoming.DONE, Incoming.FAILED, Incoming.DEAD, Incoming.EXPIRED}
+        ),
+        Incoming.ASKED: frozenset({Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED}),
+        Incoming.DEAD: frozenset({Incoming.READY}),
+        Incoming.DONE: frozenset(),
+        Incoming.FAILED: frozenset(),
+        Incoming.EXPIRED: frozenset(),
+    },
+    Outgoing: {
+        Outgoing.PENDING: frozenset(
+            {Outgoing.STORED, Outgoing.DONE, Outgoing.FAILED, Outgoing.EXPIRED, Outgoing.CANCELLED}
+        ),
+        Outgoing.STORED: frozenset({Outgoing.DONE, Outgoing.FAILED, Outgoing.EXPIRED, Outgoing.CANCELLED}),
+        Outgoing.DONE: frozenset({Outgoing.FAILED}),
+        Outgoing.FAILED: frozenset(),
+        Outgoing.EXPIRED: frozenset(),
+        Outgoing.CANCELLED: frozenset(),
+    },
+    Prompt: {
+        Prompt.OPEN: frozenset({Prompt.ANSWERED, Prompt.DECLINED, Prompt.EXPIRED, Prompt.CANCELLED}),
+        Prompt.ANSWERED: frozenset(),
+        Prompt.DECLINED: frozenset(),
+        Prompt.EXPIRED: frozenset(),
+        Prompt.CANCELLED: frozenset(),
+    },
 }
-"""A post counts as done once stored, and may still turn out to have failed there."""
+"""A table for each kind of thing, as states of the same name are equal. A post counts as done once stored, and may
+still turn out to have failed there."""
 
 LIVE_INCOMING = frozenset({Incoming.BLOCKED, Incoming.HELD, Incoming.READY, Incoming.ASKED})
 LIVE_OUTGOING = frozenset({Outgoing.PENDING, Outgoing.STORED})
 
 
-def may_become(new: State) -> frozenset[State]:
+def may_become(new: Incoming | Outgoing | Prompt) -> list[StrEnum]:
     """The states from which `new` can be reached in one move."""
-    return frozenset(old for old, moves in MOVES.items() if new in moves)
+    return [old for old, moves in MOVES[type(new)].items() if new in moves]

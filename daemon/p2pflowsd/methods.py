@@ -10,22 +10,35 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from pydantic import BaseModel, ValidationError
+
 from p2pflows import topics
 from p2pflows.channel import Enrolment
 from p2pflows.config import DEFAULT_POINT
-from p2pflows.contacts import normal_user_id, resolve
-from p2pflows.errors import BadInput, NotServed, P2pflowsError, UsageError, from_kind
+from p2pflows.contacts import Book, normal_user_id, resolve
+from p2pflows.errors import (
+    BadInput,
+    FlowFailed,
+    JournalFailed,
+    NotServed,
+    P2pflowsError,
+    UsageError,
+    from_kind,
+    from_peer,
+)
 from p2pflows.message import Type
 from p2pflowsd.dispatch import point_key
 from p2pflowsd.inbox import rfc3339
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.lifecycle import Incoming, Outgoing
-from p2pflowsd.node import Node
-from p2pflowsd.served import HUMAN_SCHEMA, ME, Served, check_allow
+from p2pflowsd.node import Ended, Node
+from p2pflowsd.served import HUMAN_SCHEMA, ME, Listing, Served, Told, check_allow
 
 CALL_SECONDS = 600.0
 POST_SECONDS = 7 * 24 * 3600.0
 MOST_SECONDS = 30 * 24 * 3600.0
+WORKER_SECONDS = 5.0
+"""How long `serve` waits for a worker to announce itself."""
 ASK_SECONDS = 10.0
 """How long another daemon may take to say what it serves."""
 
@@ -36,7 +49,10 @@ Method = Callable[[Params], Awaitable[Any]]
 class Turns(Protocol):
     """Runs something inside the node's next turn."""
 
-    async def __call__(self, run: Callable[[], Any]) -> Any:
+    def put(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Run it; `done` is told its result, or its error, after the commit."""
+
+    async def result(self, run: Callable[[], Any]) -> Any:
         """Its result, after the commit.
 
         Raises:
@@ -55,24 +71,50 @@ class Methods:
     """
 
     def __init__(
-        self, *, node: Callable[[], Node], turns: Turns, about: Callable[[], dict[str, Any]], broker_url: Callable[[], Awaitable[str]]
+        self,
+        *,
+        node: Callable[[], Node],
+        turns: Turns,
+        about: Callable[[], dict[str, Any]],
+        broker_url: Callable[[], Awaitable[str]],
     ) -> None:
         self._get_node = node
-        self._turn = turns
+        self._put = turns.put
+        self._turn = turns.result
         self._about = about
         self._broker_url = broker_url
+        self._last_counts = self._counts()
         self.by_name: dict[str, Method] = {
-            "id": self._id, "status": self._status,
-            "call": self._call, "send": self._send, "submit": self._submit, "wait": self._wait, "cancel": self._cancel,
-            "inbox": self._inbox, "answer": self._answer, "decline": self._decline,
-            "serve": self._serve, "unserve": self._unserve, "ls": self._ls, "describe": self._describe,
-            "requests": self._requests, "allow": self._allow, "deny": self._deny,
-            "outbox": self._outbox, "retry": self._retry, "worker_token": self._worker_token,
-        }  # fmt: skip
+            "id": self._id,
+            "status": self._status,
+            "call": self._call,
+            "send": self._send,
+            "submit": self._submit,
+            "wait": self._wait,
+            "cancel": self._cancel,
+            "inbox": self._inbox,
+            "answer": self._answer,
+            "decline": self._decline,
+            "serve": self._serve,
+            "unserve": self._unserve,
+            "ls": self._ls,
+            "describe": self._describe,
+            "requests": self._requests,
+            "allow": self._allow,
+            "deny": self._deny,
+            "outbox": self._outbox,
+            "retry": self._retry,
+            "worker_token": self._worker_token,
+        }
 
     @property
     def _node(self) -> Node:
         return self._get_node()
+
+    def _book(self) -> Book:
+        """The contacts as they are now: a command may have added one a moment ago, and this is the next."""
+        self._node.contacts.look()
+        return self._node.contacts.known
 
     async def _id(self, params: Params) -> Any:
         _take(params)
@@ -80,7 +122,12 @@ class Methods:
 
     async def _status(self, params: Params) -> Any:
         _take(params)
-        return await self._turn(lambda: {**self._about(), **self._counts()})
+        try:
+            self._last_counts = await self._turn(self._counts)
+            problem = None
+        except JournalFailed as error:
+            problem = error.message
+        return {**self._about(), "problem": problem, **self._last_counts}
 
     def _counts(self) -> dict[str, Any]:
         node, counters = self._node, self._node.journal.counters
@@ -89,7 +136,9 @@ class Methods:
             "accepted": counters.get("accepted", 0),
             "delivered": counters.get("delivered", 0),
             "received": counters.get("received", 0),
-            "refused": {name.removeprefix(prefix): n for name, n in sorted(counters.items()) if name.startswith(prefix)},
+            "refused": {
+                name.removeprefix(prefix): n for name, n in sorted(counters.items()) if name.startswith(prefix)
+            },
             "pending": node.outbox.pending,
             "dead": len(node.journal.incoming.in_state(Incoming.DEAD)),
             "prompts_open": len(node.journal.prompts.open()),
@@ -100,17 +149,63 @@ class Methods:
 
     # Messages.
 
+    def call(self, params: Params, respond: Callable[[Any], None]) -> Callable[[], None]:
+        """Accept a call without a task of its own: the path that has to be fast.
+
+        Args:
+            params: address, data, and what else `call` takes.
+            respond: told the result, or the P2pflowsError, once.
+
+        Returns:
+            What stops the waiting, if the one who asked has left.
+        """
+        message_id = ""
+
+        def ended(state: Outgoing, answer: bytes | None) -> None:
+            try:
+                data = _answer_data(state, answer)
+            except P2pflowsError as error:
+                respond(error)
+            else:
+                respond({"id": message_id, "data": data, "conversation": params.get("conversation") or message_id})
+
+        def accepted(result: Any) -> None:
+            if isinstance(result, P2pflowsError):
+                respond(result)
+
+        def run() -> None:
+            nonlocal message_id
+            message_id = accept()
+
+        try:
+            accept = self._accepting(Type.CALL, params, CALL_SECONDS, ended)
+        except P2pflowsError as error:
+            respond(error)
+        else:
+            self._put(run, accepted)
+        return lambda: self._node.stop_waiting(message_id, ended)
+
     async def _call(self, params: Params) -> Any:
-        accepted = await self._submit(params)
-        return await self._wait({"id": accepted["id"]})
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        stop = self.call(params, lambda result: None if done.done() else done.set_result(result))
+        try:
+            result = await done
+        finally:
+            stop()
+        if isinstance(result, P2pflowsError):
+            raise result
+        return result
 
     async def _submit(self, params: Params) -> Any:
-        return {"id": await self._accept(Type.CALL, params, CALL_SECONDS)}
+        return {"id": await self._turn(self._accepting(Type.CALL, params, CALL_SECONDS))}
 
     async def _send(self, params: Params) -> Any:
-        return {"id": await self._accept(Type.POST, params, POST_SECONDS)}
+        return {"id": await self._turn(self._accepting(Type.POST, params, POST_SECONDS))}
 
-    async def _accept(self, kind: Type, params: Params, default_seconds: float) -> str:
+    def _accepting(
+        self, kind: Type, params: Params, default_seconds: float, ended: Ended | None = None
+    ) -> Callable[[], str]:
+        """Check the parameters; gives what accepts the message inside a turn."""
         _take(params, "address", "data", "timeout", "conversation", "source")
         data = params.get("data", {})
         if not isinstance(data, dict):
@@ -119,46 +214,48 @@ class Methods:
         conversation = _text(params, "conversation") or None
         if conversation is not None and not _is_id(conversation):
             raise UsageError("A conversation is 32 hex digits.", "Use the `conversation` of an earlier message.")
-        peer, endpoint = self._address(_text(params, "address"))
+        address = _text(params, "address")
         source = _text(params, "source")[:64]
-        result = await self._turn(
-            lambda: self._node.send(kind, peer, endpoint, data, life_ms=int(seconds * 1000), conversation=conversation, source=source)
-        )
-        return str(result)
 
-    def _address(self, address: str) -> tuple[str, str]:
+        def send() -> str:
+            peer, endpoint = self._address(address, self._node.contacts.known)
+            message_id = self._node.send(
+                kind, peer, endpoint, data, life_ms=int(seconds * 1000), conversation=conversation, source=source
+            )
+            if ended is not None:
+                self._node.expect(message_id, ended)
+            return message_id
+
+        return send
+
+    def _address(self, address: str, book: Book) -> tuple[str, str]:
         who, slash, endpoint = address.rpartition("/")
-        user = resolve(who if slash else ME, self._node.contacts.book(), self._node.user)
+        user = resolve(who if slash else ME, book, self._node.user)
         return user, topics.check_name(endpoint, "an endpoint")
 
     async def _wait(self, params: Params) -> Any:
         _take(params, "id", "timeout")
-        message_id = _text(params, "id").strip().lower()
+        part = _text(params, "id").strip().lower()
         timeout = None if params.get("timeout") is None else _seconds(params["timeout"], 0)
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def ended(row: OutgoingRow, state: Outgoing, answer: bytes | None) -> None:
-            if not done.done():
-                done.set_result((row, state, answer))
-
-        await self._turn(lambda: self._node.when_ended(message_id, ended))
+        ended = _telling(done)
+        row: OutgoingRow = await self._turn(lambda: self._node.when_ended(part, ended))
         try:
-            row, state, answer = await asyncio.wait_for(done, timeout)
+            state, answer = await asyncio.wait_for(done, timeout)
         except TimeoutError:
-            raise from_kind("deadline", f"Message {message_id[-8:]} has no answer yet.", f"Wait on: p2pflows wait {message_id}") from None
+            raise from_kind(
+                "deadline", f"Message {row.id[-8:]} has no answer yet.", f"Wait on: p2pflows wait {row.id}"
+            ) from None
         finally:
-            self._node.stop_waiting(message_id, ended)
-        content = json.loads(answer) if answer else {}
-        if state is not Outgoing.DONE:
-            raise _error(content)
+            self._node.stop_waiting(row.id, ended)
+        data = _answer_data(state, answer)
         if row.type == Type.POST:
             return {"id": row.id, "state": "delivered"}
-        return {"id": row.id, "data": content, "from": row.peer}
+        return {"id": row.id, "data": data, "from": row.peer, "conversation": row.conversation}
 
     async def _cancel(self, params: Params) -> Any:
         _take(params, "id")
-        await self._turn(lambda: self._node.cancel(_text(params, "id").strip().lower()))
-        return {}
+        return {"id": await self._turn(lambda: self._node.cancel(_text(params, "id").strip().lower()))}
 
     async def _outbox(self, params: Params) -> Any:
         _take(params)
@@ -167,16 +264,25 @@ class Methods:
     def _list_outbox(self) -> Any:
         node, journal = self._node, self._node.journal
         return {
-            "pending": [{**_sent(node, row), "attempts": node.outbox.attempts(row.id)} for row in journal.outgoing.pending()],
-            "failed": [{**_sent(node, row), "error": json.loads(row.answer or b"{}")} for row in journal.outgoing.unsent()],
+            "pending": [
+                {**_sent(node, row), "attempts": node.outbox.attempts(row.id)} for row in journal.outgoing.pending()
+            ],
+            "failed": [
+                {**_sent(node, row), "error": json.loads(row.answer or b"{}")} for row in journal.outgoing.unsent()
+            ],
             "dead": [
                 {
-                    "id": row.id, "from": row.peer, "name": node.name_of(row.peer), "endpoint": row.endpoint,
-                    "received": rfc3339(row.received), "attempts": row.attempts, "error": row.error,
+                    "id": row.id,
+                    "from": row.peer,
+                    "name": node.name_of(row.peer),
+                    "endpoint": row.endpoint,
+                    "received": rfc3339(row.received),
+                    "attempts": row.attempts,
+                    "error": row.error,
                 }
                 for row in journal.incoming.in_state(Incoming.DEAD)
             ],
-        }  # fmt: skip
+        }
 
     async def _retry(self, params: Params) -> Any:
         _take(params, "id")
@@ -205,12 +311,20 @@ class Methods:
         kind = params.get("kind")
         if kind not in ("python", "exec", "human"):
             raise UsageError("A served flow is of kind python, exec or human.", "See: p2pflows serve --help")
-        point = "" if kind == "human" else topics.check_name(_text(params, "dispatch_point") or DEFAULT_POINT, "a dispatch point")
+        point = (
+            ""
+            if kind == "human"
+            else topics.check_name(_text(params, "dispatch_point") or DEFAULT_POINT, "a dispatch point")
+        )
         flow = Served(
-            endpoint=topics.check_endpoint(_text(params, "endpoint")), kind=kind, target=_text(params, "target"), cwd=_text(params, "cwd"),
-            dispatch_point=point, parallel=params.get("parallel") is True,
-            allow=check_allow(_text(params, "allow") or "contacts", self._node.contacts.book(), self._node.user),
-        )  # fmt: skip
+            endpoint=topics.check_endpoint(_text(params, "endpoint")),
+            kind=kind,
+            target=_text(params, "target"),
+            cwd=_text(params, "cwd"),
+            dispatch_point=point,
+            parallel=params.get("parallel") is True,
+            allow=check_allow(_text(params, "allow") or "contacts", self._book(), self._node.user),
+        )
         if kind == "human":
             flow = flow.model_copy(update={"description": "A human answers.", "input_schema": HUMAN_SCHEMA})
         else:
@@ -220,14 +334,20 @@ class Methods:
             flow = flow.model_copy(
                 update={"description": str(facts.get("description") or ""), "input_schema": facts.get("schema")}
             )
-        return (await self._turn(lambda: self._put(flow))).as_json()
+        return (await self._turn(lambda: self._put_flow(flow))).as_json()
 
-    def _put(self, flow: Served) -> Served:
+    def _put_flow(self, flow: Served) -> Served:
         served = self._node.catalog.put(flow)
         self._node.after_commit(self._node.publish_card)
         return served
 
     async def _load(self, flow: Served) -> dict[str, Any]:
+        """What a worker finds in a flow; one that is just starting is waited for."""
+        until = asyncio.get_running_loop().time() + WORKER_SECONDS
+        while (  # noqa: ASYNC110 - a worker may announce itself in any turn
+            not self._node.dispatch.has_workers(flow.dispatch_point) and asyncio.get_running_loop().time() < until
+        ):
+            await asyncio.sleep(0.1)
         loaded: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def done(result: dict[str, Any] | P2pflowsError) -> None:
@@ -251,14 +371,14 @@ class Methods:
 
     async def _ls(self, params: Params) -> Any:
         _take(params, "user")
-        user = resolve(_text(params, "user"), self._node.contacts.book(), self._node.user)
+        user = resolve(_text(params, "user"), self._book(), self._node.user)
         if user == self._node.user:
             return {"flows": [flow.as_json() for flow in self._node.catalog.all()]}
-        return await self._ask_daemon(user, {})
+        return await self._ask_daemon(user, {}, Listing)
 
     async def _describe(self, params: Params) -> Any:
         _take(params, "address")
-        user, endpoint = self._address(_text(params, "address"))
+        user, endpoint = self._address(_text(params, "address"), self._book())
         answer: dict[str, Any] = {"served": None, "allowed": None}
         if user == self._node.user:
             flow = self._node.catalog.get(endpoint)
@@ -269,7 +389,7 @@ class Methods:
         else:
             online = self._node.presence_of.online(user)
             try:
-                answer = await self._ask_daemon(user, {"endpoint": endpoint})
+                answer = await self._ask_daemon(user, {"endpoint": endpoint}, Told)
                 online = True
             except P2pflowsError as error:
                 if error.kind not in ("unreachable", "unknown_user", "not_allowed"):
@@ -277,12 +397,25 @@ class Methods:
                 online = online if error.kind != "unreachable" else False
         return {**answer, "address": _text(params, "address"), "user": user, "endpoint": endpoint, "online": online}
 
-    async def _ask_daemon(self, user: str, data: dict[str, Any]) -> dict[str, Any]:
-        """Ask another daemon what it serves."""
+    async def _ask_daemon(self, user: str, data: dict[str, Any], form: type[BaseModel]) -> dict[str, Any]:
+        """Ask another daemon what it serves; gives an answer of this form.
+
+        Raises:
+            FlowFailed: it answered with something else.
+        """
         message_id = await self._turn(
-            lambda: self._node.send(Type.CALL, user, topics.FLOWS, data, life_ms=int(ASK_SECONDS * 1000), source="describe")
+            lambda: self._node.send(
+                Type.CALL, user, topics.FLOWS, data, life_ms=int(ASK_SECONDS * 1000), source="describe"
+            )
         )
-        return dict((await self._wait({"id": message_id}))["data"])
+        answer = (await self._wait({"id": message_id}))["data"]
+        try:
+            return form.model_validate(answer).model_dump(mode="json", by_alias=True, exclude_none=True)
+        except ValidationError as error:
+            raise FlowFailed(
+                f"The daemon of {self._node.name_of(user) or user} does not answer as a daemon should.",
+                "Ask its owner which release it is.",
+            ) from error
 
     # Strangers.
 
@@ -293,7 +426,9 @@ class Methods:
     def _list_requests(self) -> list[dict[str, Any]]:
         users: dict[str, dict[str, Any]] = {}
         for row in self._node.journal.incoming.in_state(Incoming.HELD):
-            seen = users.setdefault(row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": rfc3339(row.received)})
+            seen = users.setdefault(
+                row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": rfc3339(row.received)}
+            )
             if row.endpoint not in seen["endpoints"]:
                 seen["endpoints"].append(row.endpoint)
             seen["messages"] += 1
@@ -303,15 +438,18 @@ class Methods:
     async def _allow(self, params: Params) -> Any:
         _take(params, "user", "name")
         user = self._stranger(_text(params, "user"))
-        name = _text(params, "name") or self._node.contacts.book().by_user.get(user) or f"user-{user[:8]}"
+        name = _text(params, "name") or self._book().by_user.get(user) or f"user-{user[:8]}"
         released = await self._turn(lambda: self._node.allow(user, name))
         return {"user": user, "name": name, "released": released}
 
     async def _deny(self, params: Params) -> Any:
         _take(params, "user")
         user = self._stranger(_text(params, "user"))
-        if user in self._node.contacts.book().by_user:
-            raise UsageError(f"{self._node.name_of(user)!r} is a contact.", f"First run: p2pflows contacts remove {self._node.name_of(user)}")
+        if user in self._book().by_user:
+            raise UsageError(
+                f"{self._node.name_of(user)!r} is a contact.",
+                f"First run: p2pflows contacts remove {self._node.name_of(user)}",
+            )
         return {"user": user, "dropped": await self._turn(lambda: self._node.deny(user))}
 
     def _stranger(self, part: str) -> str:
@@ -328,6 +466,28 @@ class Methods:
         return {"token": enrolment.token()}
 
 
+def _telling(done: asyncio.Future[Any]) -> Ended:
+    """What tells a future how a message ended."""
+
+    def ended(state: Outgoing, answer: bytes | None) -> None:
+        if not done.done():
+            done.set_result((state, answer))
+
+    return ended
+
+
+def _answer_data(state: Outgoing, answer: bytes | None) -> Any:
+    """The data of an answer.
+
+    Raises:
+        P2pflowsError: the answer is an error.
+    """
+    content = json.loads(answer) if answer else {}
+    if state is not Outgoing.DONE:
+        raise from_peer(content)
+    return content
+
+
 def _take(params: Params, *known: str) -> None:
     """Refuse parameters that the method does not know.
 
@@ -336,7 +496,9 @@ def _take(params: Params, *known: str) -> None:
     """
     unknown = set(params) - set(known)
     if unknown:
-        raise UsageError(f"Unknown parameter: {', '.join(sorted(map(str, unknown)))}.", f"Known ones: {', '.join(known) or 'none'}.")
+        raise UsageError(
+            f"Unknown parameter: {', '.join(sorted(map(str, unknown)))}.", f"Known ones: {', '.join(known) or 'none'}."
+        )
 
 
 def _text(params: Params, name: str) -> str:
@@ -360,13 +522,14 @@ def _is_id(text: str) -> bool:
     return len(text) == 32 and all(digit in "0123456789abcdef" for digit in text)  # noqa: PLR2004 - hex digits of 16 bytes
 
 
-def _error(content: Any) -> P2pflowsError:
-    fields = content if isinstance(content, dict) else {}
-    return from_kind(str(fields.get("kind", "error")), str(fields.get("message", "")) or "No reason was given.", str(fields.get("hint", "")))
-
-
 def _sent(node: Node, row: OutgoingRow) -> dict[str, Any]:
     return {
-        "id": row.id, "to": row.peer, "name": node.name_of(row.peer), "endpoint": row.endpoint, "type": row.type,
-        "created": rfc3339(row.created), "expires": rfc3339(row.expires), "state": row.state,
-    }  # fmt: skip
+        "id": row.id,
+        "to": row.peer,
+        "name": node.name_of(row.peer),
+        "endpoint": row.endpoint,
+        "type": row.type,
+        "created": rfc3339(row.created),
+        "expires": rfc3339(row.expires),
+        "state": row.state,
+    }

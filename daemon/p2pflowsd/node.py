@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from p2pflows import topics
 from p2pflows.contacts import Contacts
@@ -18,25 +18,26 @@ from p2pflows.errors import (
     BadInput,
     Cancelled,
     DeadlinePassed,
+    FlowFailed,
     NotAllowed,
     NotServed,
     NoWorker,
     P2pflowsError,
     TooLarge,
-    Unreachable,
     UnknownUser,
+    Unreachable,
 )
 from p2pflows.identity import Identity
 from p2pflows.message import Message, Type
-from p2pflowsd import gate
+from p2pflowsd import gate, presence
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.dispatch import Dispatch
 from p2pflowsd.faults import Faults
-from p2pflowsd.inbox import Inbox, prompt_text
+from p2pflowsd.inbox import SHORTEST_ID, Inbox
 from p2pflowsd.intake import Intake
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, PromptRow
-from p2pflowsd.lifecycle import Incoming, Outgoing, Prompt
+from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing, Prompt
 from p2pflowsd.notices import Notices
 from p2pflowsd.outbox import Outbox
 from p2pflowsd.presence import Presence
@@ -45,16 +46,14 @@ from p2pflowsd.wire import Delivery, Link
 
 TICK = 0.5
 PRUNE_EVERY = 60.0
+MOST_ON_CARD = 500
 ERROR_LIFE_MS = 24 * 3_600_000
+COMMIT_PATIENCE = 0.02
+"""Seconds that a commit waits for company when nobody is to be told anything."""
+MOST_UNACKNOWLEDGED = 50
+"""Deliveries that may wait for a commit; brokers send only so many ahead of our PUBACK."""
 
-Ended = Callable[[OutgoingRow, Outgoing, bytes | None], None]
-
-
-class History(Protocol):
-    """Told what happened, for a checker; a running daemon has none."""
-
-    def note(self, what: str, message_id: str, **facts: object) -> None:
-        """One fact about one message."""
+Ended = Callable[[Outgoing, bytes | None], None]
 
 
 @dataclass(slots=True)
@@ -85,7 +84,6 @@ class Node:
         entropy: Entropy,
         faults: Faults,
         on_prompt: Callable[[dict[str, Any]], None] = lambda _prompt: None,
-        history: History | None = None,
     ) -> None:
         self.user = identity.user_id
         self.identity = identity
@@ -94,7 +92,6 @@ class Node:
         self.clock = clock
         self._link = link
         self._faults = faults
-        self._history = history
         self._on_prompt = on_prompt
         self.boot = max(clock.now(), int(journal.meta("boot") or 0) + 1)
         with journal.transaction():
@@ -104,20 +101,50 @@ class Node:
         self.catalog = Catalog(journal)
         self.notices = Notices(journal, clock)
         self.outbox = Outbox(
-            user=self.user, envelope=envelope, journal=journal, link=link, clock=clock, entropy=entropy, faults=faults, ended=self._sent_ended
+            user=self.user,
+            envelope=envelope,
+            journal=journal,
+            link=link,
+            clock=clock,
+            entropy=entropy,
+            faults=faults,
+            ended=self._sent_ended,
         )
         self.inbox = Inbox(
-            user=self.user, journal=journal, contacts=contacts, clock=clock, finish=self.finished, fail=self.failed, changed=self._prompt_changed
+            user=self.user,
+            journal=journal,
+            contacts=contacts,
+            clock=clock,
+            finish=self.finished,
+            fail=self.failed,
+            changed=self._prompt_changed,
         )
         self.dispatch = Dispatch(
-            identity=identity, journal=journal, link=link, clock=clock, faults=faults, boot=self.boot, owner=self, name_of=self.name_of
+            identity=identity,
+            journal=journal,
+            link=link,
+            clock=clock,
+            faults=faults,
+            boot=self.boot,
+            owner=self,
+            name_of=self.name_of,
         )
         self.intake = Intake(
-            user=self.user, envelope=envelope, journal=journal, contacts=contacts, clock=clock,
-            outbox=self.outbox, notices=self.notices, owner=self,
+            user=self.user,
+            envelope=envelope,
+            journal=journal,
+            contacts=contacts,
+            clock=clock,
+            outbox=self.outbox,
+            notices=self.notices,
+            owner=self,
         )
+        contacts.look()
         self._waiters: dict[str, list[Ended]] = {}
         self._after: list[Callable[[], None]] = []
+        self._answered: list[Callable[[], None]] = []
+        self._unacknowledged: list[Delivery] = []
+        self._commit_by: float | None = None
         self._watched: set[str] = set()
         self._next_tick = 0.0
         self._next_prune = clock.elapsed() + PRUNE_EVERY
@@ -128,11 +155,18 @@ class Node:
     def turn(self, deliveries: Sequence[Delivery], requests: Sequence[Request] = ()) -> None:
         """Record everything that has arrived, commit once, then speak.
 
+        With nothing to say to anybody yet, the commit waits a moment for company. Two may hear before it: our own
+        workers, as code may run again anyway and its effects are kept once; and our own callers, as an answer comes
+        again until we confirm it.
+
         Raises:
-            JournalError: nothing of this turn was kept, and this object must not be used any more.
+            JournalError: nothing since the last commit was kept, and this object must not be used any more.
         """
-        ticks = self.clock.elapsed() >= self._next_tick
-        with self.journal.transaction(count_now=ticks):
+        elapsed = self.clock.elapsed()
+        ticks = elapsed >= self._next_tick
+        self.contacts.look()
+        self._unacknowledged += deliveries
+        with self.journal.work():
             for delivery in deliveries:
                 self.intake.receive(delivery)
             self._faults.reach("node.received")
@@ -145,10 +179,36 @@ class Node:
                 self._tick()
             self._expire()
             self.dispatch.prepare()
-        self.dispatch.flush(acknowledge=ticks)
+            self.dispatch.flush()
+            self._link.flush()
+        answered, self._answered = self._answered, []
+        for tell in answered:
+            tell()
+        due = self.next_wake() <= elapsed or self.outbox.has_fresh or len(self._unacknowledged) >= MOST_UNACKNOWLEDGED
+        if requests or ticks or due or self._after:
+            self._commit_and_speak(requests, ticks=ticks)
+        elif self._commit_by is None and self._unacknowledged:
+            self._commit_by = elapsed + COMMIT_PATIENCE
+
+    def close(self) -> None:
+        """Keep what is not yet committed.
+
+        Raises:
+            JournalError: it cannot be kept; those who sent it will send it again.
+        """
+        self._commit_and_speak((), ticks=True)
+
+    def _commit_and_speak(self, requests: Sequence[Request], *, ticks: bool) -> None:
+        self.journal.commit(count_now=ticks)
+        self._commit_by = None
+        self.dispatch.committed(flush=ticks)
         self.outbox.flush()
         for peer, notice in self.notices.take():
             self.outbox.notify(peer, notice)
+        unacknowledged, self._unacknowledged = self._unacknowledged, []
+        for delivery in unacknowledged:
+            self._link.ack(delivery)
+        self._link.flush()
         self._faults.reach("node.spoken")
         after, self._after = self._after, []
         for step in after:
@@ -158,27 +218,30 @@ class Node:
 
     def next_wake(self) -> float:
         """When a turn is needed even if nothing arrives, in the clock's elapsed seconds."""
-        due = self.notices.next_due()
-        return self._next_tick if due is None else min(due, self._next_tick)
+        wakes = (self._next_tick, self._commit_by, self.notices.next_due())
+        return min(wake for wake in wakes if wake is not None)
 
     def link_up(self) -> None:
         """The broker answers again; it may have forgotten everything."""
         self._link.publish(topics.status(self.user), self.presence_of.mine(online=True), retain=True)
         self.publish_card()
         self.outbox.link_up()
+        self.notices.link_up()
 
     def subscriptions(self) -> list[str]:
         """All topics this user's daemon reads."""
-        self._watched = set(self.contacts.book().by_user) | self.outbox.peers()
+        self._watched = set(self.contacts.known.by_user) | self.outbox.peers()
         return topics.daemon_filters(self.user) + [topics.status(user) for user in sorted(self._watched)]
 
     def publish_card(self) -> None:
         """Publish what anyone may call."""
-        from p2pflowsd.presence import seal
-
         topic = topics.card(self.user)
         flows = [flow.as_shown() for flow in self.catalog.all() if flow.allow == ANYONE]
-        card = seal(self.identity, topic, {"boot": self.boot, "user": self.user, "flows": flows})
+        about = {"boot": self.boot, "user": self.user}
+        card = presence.seal(self.identity, topic, {**about, "flows": flows})
+        if len(card) > presence.LIMIT:
+            names = [{"endpoint": flow["endpoint"]} for flow in flows]
+            card = presence.seal(self.identity, topic, {**about, "flows": names[:MOST_ON_CARD]})
         self._link.publish(topic, card, retain=True)
 
     def after_commit(self, step: Callable[[], None]) -> None:
@@ -187,34 +250,46 @@ class Node:
 
     def name_of(self, user: str) -> str | None:
         """A user's petname."""
-        return "me" if user == self.user else self.contacts.book().by_user.get(user)
+        return "me" if user == self.user else self.contacts.known.by_user.get(user)
 
     # What the user asks for; inside a turn.
 
-    def send(self, kind: Type, peer: str, endpoint: str, data: dict[str, Any], *, life_ms: int, conversation: str | None = None, source: str = "") -> str:
+    def send(
+        self,
+        kind: Type,
+        peer: str,
+        endpoint: str,
+        data: dict[str, Any],
+        *,
+        life_ms: int,
+        conversation: str | None = None,
+        source: str = "",
+    ) -> str:
         """Accept a call or a post; gives its id."""
         message = self.outbox.accept(
             kind, peer, endpoint, data, expires=self.clock.now() + life_ms, conversation=conversation, source=source
         )
         self.journal.count("accepted")
         self._watch(peer)
-        self._note("accept", message.id, seq=message.seq, endpoint=endpoint)
         return message.id
 
-    def when_ended(self, message_id: str, ended: Ended) -> None:
+    def when_ended(self, part: str, ended: Ended) -> OutgoingRow:
         """Tell when a message of ours has its end; at once if it has.
 
         Raises:
-            BadInput: no message has that id.
+            BadInput: no message, or more than one, has an id like that.
         """
-        row = self.journal.outgoing.find(message_id)
-        if row is None:
-            raise BadInput(f"No message of yours has the id {message_id!r}.", "Ended messages are remembered for a day. See: p2pflows outbox")
+        row = self._own_message(part)
         state = Outgoing(row.state)
-        if state in (Outgoing.PENDING, Outgoing.STORED):
-            self._waiters.setdefault(message_id, []).append(ended)
+        if state in LIVE_OUTGOING:
+            self._waiters.setdefault(row.id, []).append(ended)
         else:
-            self._after.append(lambda: ended(row, state, row.answer))
+            self._after.append(lambda: ended(state, row.answer))
+        return row
+
+    def expect(self, message_id: str, ended: Ended) -> None:
+        """Tell when a message that was accepted just now has its end."""
+        self._waiters[message_id] = [ended]
 
     def stop_waiting(self, message_id: str, ended: Ended) -> None:
         """The one who waited has left."""
@@ -224,25 +299,26 @@ class Node:
         if not waiting:
             self._waiters.pop(message_id, None)
 
-    def cancel(self, message_id: str) -> None:
-        """Withdraw a call or post.
+    def cancel(self, part: str) -> str:
+        """Withdraw a call or post; gives its id.
 
         Raises:
             BadInput: it has its end already, or is unknown.
         """
-        row = self.journal.outgoing.find(message_id)
-        if row is None or row.type not in (Type.CALL, Type.POST):
-            raise BadInput(f"No message of yours has the id {message_id!r}.", "See: p2pflows outbox")
+        row = self._own_message(part)
         error = Cancelled("You withdrew it.")
         if not self.outbox.end(row, Outgoing.CANCELLED, _error_bytes(error)):
             raise BadInput(f"Message {row.id[-8:]} is already {row.state}.", "There is nothing left to cancel.")
         self.outbox.accept(
-            Type.CANCEL, row.peer, row.endpoint, {"id": row.id}, expires=max(row.expires, self.clock.now() + 60_000), cause=row.id
+            Type.CANCEL, row.peer, row.endpoint, {}, expires=max(row.expires, self.clock.now() + 60_000), cause=row.id
         )
+        return row.id
 
     def allow(self, user: str, name: str) -> int:
         """Make an unknown sender a contact; gives how many held messages go on."""
         self.contacts.add(name, user)
+        self.contacts.look()
+        self.contacts.look()
         self._watch(user)
         return self._release_held(user)
 
@@ -251,8 +327,9 @@ class Node:
         rows = self.journal.incoming.held_by(user)
         for row in rows:
             self.intake.released()
-            self.failed(row.n, NotAllowed("They do not let you call them."))
+            self.failed(row, NotAllowed("They do not let you call them."))
         self.contacts.block(user)
+        self.contacts.look()
         return len(rows)
 
     def retry(self, part: str) -> str:
@@ -266,22 +343,30 @@ class Node:
         if len(dead) + len(unsent) != 1:
             many = dead or unsent
             raise BadInput(
-                f"{'Several messages have' if many else 'No message that can be retried has'} an id like {part!r}.", "See: p2pflows outbox"
+                f"{'Several messages have' if many else 'No message that can be retried has'} an id like {part!r}.",
+                "See: p2pflows outbox",
             )
         if unsent:
             row = unsent[0]
             body = self.journal.outgoing.body(row.id) or b"{}"
             old = Message.model_validate_json(body)
             return self.send(
-                Type(row.type), row.peer, row.endpoint, old.data, life_ms=max(60_000, row.expires - row.created),
-                conversation=old.conversation, source=old.source,
+                Type(row.type),
+                row.peer,
+                row.endpoint,
+                old.data,
+                life_ms=max(60_000, row.expires - row.created),
+                conversation=old.conversation,
+                source=old.source,
             )
         request = dead[0]
         flow = self.catalog.get(request.endpoint)
         if flow is None or flow.kind == "human":
             raise BadInput(f"You do not serve {request.endpoint!r} any more.", "Serve it again, then retry.")
-        self.journal.incoming.revive(request.n, self.clock.now() + ERROR_LIFE_MS)
-        self.dispatch.add(request._replace(state=Incoming.READY, attempts=0, expires=self.clock.now() + ERROR_LIFE_MS), flow)
+        expires = self.clock.now() + ERROR_LIFE_MS
+        self.journal.incoming.revive(request.n, expires)
+        self.intake.expects(expires)
+        self.dispatch.add(request._replace(state=Incoming.READY, attempts=0, expires=expires), flow)
         return request.id
 
     # What intake, the inbox and the dispatch points report; inside a turn.
@@ -296,19 +381,25 @@ class Node:
             self._withdrawn(row.peer, message.cause or "")
             return
         flow = self.catalog.get(row.endpoint)
-        match gate.decide(row.peer, row.endpoint, me=self.user, book=self.contacts.book(), served=flow):
+        match gate.decide(row.peer, row.endpoint, me=self.user, book=self.contacts.known, served=flow):
             case gate.Verdict.PASS if row.endpoint == topics.FLOWS:
-                self.finished(row.n, self._shown_to(row.peer, message.data))
+                self.finished(row, self._shown_to(row.peer, message.data))
+            case gate.Verdict.PASS if flow is not None and flow.kind == "human":
+                self._ask(row, message)
             case gate.Verdict.PASS if flow is not None:
-                self._begin(row, flow, message)
+                if not self.dispatch.add(row, flow, message.data):
+                    self.notices.received(row.peer, row.id, waiting=True)
             case gate.Verdict.HOLD:
                 self.intake.held()
                 self.journal.incoming.move(row.n, Incoming.HELD)
                 self.notices.received(row.peer, row.id, held=True)
             case gate.Verdict.NOT_ALLOWED:
-                self.failed(row.n, NotAllowed(f"They do not let you call {row.endpoint!r}.", "Ask them to allow you."))
+                self.failed(row, NotAllowed(f"They do not let you call {row.endpoint!r}.", "Ask them to allow you."))
             case _:
-                self.failed(row.n, NotServed(f"They do not serve {row.endpoint!r}.", "See what they serve with: p2pflows ls CONTACT"))
+                self.failed(
+                    row,
+                    NotServed(f"They do not serve {row.endpoint!r}.", "See what they serve with: p2pflows ls CONTACT"),
+                )
 
     def is_waiting(self, n: int) -> bool:
         """Whether a request waits for a worker."""
@@ -329,76 +420,83 @@ class Node:
         if user != self.user and self.presence_of.learn(user, payload):
             self.outbox.peer_up(user)
 
-    def finished(self, n: int, data: dict[str, Any]) -> None:
+    def finished(self, row: IncomingRow, data: dict[str, Any]) -> None:
         """A request has its result: keep it, and answer a call."""
-        row = self.journal.incoming.get(n)
-        if row is None:
-            return
         if row.type == Type.CALL:
             try:
                 self._reply(row, Type.REPLY, data, row.expires)
             except TooLarge as error:
-                self.failed(n, TooLarge(f"The answer is too large. {error.message}", "Ask its owner to answer with less."))
+                self.failed(
+                    row, TooLarge(f"The answer is too large. {error.message}", "Ask its owner to answer with less.")
+                )
                 return
-        if self.journal.incoming.move(n, Incoming.DONE):
-            self._note("effect", row.id, peer=row.peer, endpoint=row.endpoint, epoch=row.epoch, seq=row.seq)
+            except BadInput:
+                self.failed(row, FlowFailed("The answer cannot be sent as JSON.", "Ask its owner to mend it."))
+                return
+        self.journal.incoming.move(row.n, Incoming.DONE)
 
-    def failed(self, n: int, error: P2pflowsError) -> None:
+    def failed(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A request has ended in an error: tell its sender."""
-        self._fail(n, Incoming.FAILED, error)
+        self._fail(row, Incoming.FAILED, error)
 
-    def died(self, n: int, error: P2pflowsError) -> None:
+    def died(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A request has killed its worker too often: tell its sender, and keep it for its owner."""
-        self._fail(n, Incoming.DEAD, error)
+        self._fail(row, Incoming.DEAD, error)
 
-    def started(self, n: int) -> None:
+    def started(self, row: IncomingRow) -> None:
         """A request that waited for a worker was leased to one."""
-        row = self.journal.incoming.get(n)
-        if row is not None:
-            self.notices.received(row.peer, row.id)
+        self.notices.received(row.peer, row.id)
 
     # The rest is nobody else's business.
 
     def _restore(self) -> None:
-        """Take up what the journal says was under way."""
+        """Take up what the journal says was under way; a stream's order may not be that of its arrival."""
         ready = []
-        for row in self.journal.incoming.in_state(Incoming.READY):
+        for row in sorted(self.journal.incoming.in_state(Incoming.READY), key=lambda row: (row.epoch, row.seq)):
             flow = self.catalog.get(row.endpoint)
-            if flow is not None:
+            if flow is not None and flow.kind != "human":
                 ready.append((row, flow))
             else:
                 with self.journal.transaction():
-                    self.failed(row.n, NotServed(f"They do not serve {row.endpoint!r} any more."))
+                    self.failed(row, NotServed(f"They do not serve {row.endpoint!r} any more."))
         self.dispatch.restore(ready)
 
-    def _begin(self, row: IncomingRow, flow: Served, message: Message) -> None:
-        if flow.kind == "human":
-            try:
-                prompt_text(message.data)
-            except BadInput as error:
-                self.failed(row.n, error)
-                return
-            self.journal.incoming.move(row.n, Incoming.ASKED)
-            self.inbox.ask(row, message.data)
-            self._note("ask", row.id, peer=row.peer, endpoint=row.endpoint, epoch=row.epoch, seq=row.seq)
-            return
-        self.journal.incoming.move(row.n, Incoming.READY)
-        if not self.dispatch.add(row, flow):
-            self.notices.received(row.peer, row.id, waiting=True)
+    def _own_message(self, part: str) -> OutgoingRow:
+        """The call or post of ours with an id, or with the beginning or end of one."""
+        rows = self.journal.outgoing.like(part) if part.isalnum() and len(part) >= SHORTEST_ID else []
+        if len(rows) != 1:
+            found = "Several messages of yours have" if rows else "No message of yours has"
+            raise BadInput(
+                f"{found} an id like {part!r}.", "Ended messages are remembered for a day. See: p2pflows outbox"
+            )
+        return rows[0]
 
-    def _fail(self, n: int, state: Incoming, error: P2pflowsError) -> None:
-        row = self.journal.incoming.get(n)
-        if row is None or not self.journal.incoming.move(n, state, error.kind):
+    def _ask(self, row: IncomingRow, message: Message) -> None:
+        try:
+            self.inbox.ask(row, message.data)
+        except BadInput as error:
+            self.failed(row, error)
             return
-        self._note("effect", row.id, peer=row.peer, endpoint=row.endpoint, epoch=row.epoch, seq=row.seq, error=error.kind)
-        self._reply(row, Type.ERROR, {"kind": error.kind, "message": error.message, "hint": error.hint}, self._error_deadline(row))
+        self.journal.incoming.move(row.n, Incoming.ASKED)
+
+    def _fail(self, row: IncomingRow, state: Incoming, error: P2pflowsError) -> None:
+        if not self.journal.incoming.move(row.n, state, error.kind):
+            return
+        self._reply(
+            row,
+            Type.ERROR,
+            {"kind": error.kind, "message": error.message, "hint": error.hint},
+            self._error_deadline(row),
+        )
 
     def _error_deadline(self, row: IncomingRow) -> int:
         """Errors of posts have nobody waiting at a deadline, so they live long enough to be heard."""
         return row.expires if row.type == Type.CALL else self.clock.now() + ERROR_LIFE_MS
 
     def _reply(self, row: IncomingRow, kind: Type, data: dict[str, Any], expires: int) -> None:
-        self.outbox.accept(kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, cause=row.id)
+        self.outbox.accept(
+            kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, cause=row.id
+        )
         self.notices.answered(row.peer, row.id)
 
     def _withdrawn(self, peer: str, message_id: str) -> None:
@@ -416,12 +514,13 @@ class Node:
         for row in rows:
             self.intake.released()
             self.notices.received(row.peer, row.id)
+            self.journal.incoming.move(row.n, Incoming.READY)
             self.admit(row, Message.model_validate_json(self.journal.incoming.body(row.n)))
         return len(rows)
 
     def _shown_to(self, peer: str, data: dict[str, Any]) -> dict[str, Any]:
         """What a peer may know of the served flows: those it may call, or whether it may call one."""
-        book = self.contacts.book()
+        book = self.contacts.known
         may = {flow.endpoint: flow for flow in self.catalog.all() if gate.may_call(peer, flow, me=self.user, book=book)}
         endpoint = data.get("endpoint")
         if not isinstance(endpoint, str):
@@ -445,12 +544,13 @@ class Node:
         self.outbox.tick()
         self.dispatch.tick()
         if self.intake.holding:
-            book = self.contacts.book()
+            book = self.contacts.known
             for user in {row.peer for row in self.journal.incoming.in_state(Incoming.HELD)} & set(book.by_user):
                 self._release_held(user)
         if elapsed >= self._next_prune:
             self._next_prune = elapsed + PRUNE_EVERY
             self.journal.prune(self.clock.now())
+            self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
 
     def _expire(self) -> None:
         now = self.clock.now()
@@ -471,8 +571,17 @@ class Node:
             self.intake.released()
         self.journal.incoming.move(row.n, Incoming.EXPIRED)
         if row.type == Type.POST and row.state == Incoming.READY:
-            error: P2pflowsError = NoWorker(f"No worker served {row.endpoint!r} in time.") if waited else DeadlinePassed(f"{row.endpoint!r} did not run in time.")
-            self._reply(row, Type.ERROR, {"kind": error.kind, "message": error.message, "hint": error.hint}, self._error_deadline(row))
+            error: P2pflowsError = (
+                NoWorker(f"No worker served {row.endpoint!r} in time.")
+                if waited
+                else DeadlinePassed(f"{row.endpoint!r} did not run in time.")
+            )
+            self._reply(
+                row,
+                Type.ERROR,
+                {"kind": error.kind, "message": error.message, "hint": error.hint},
+                self._error_deadline(row),
+            )
 
     def _why_expired(self, row: OutgoingRow) -> P2pflowsError:
         """The most telling error for a message whose deadline has passed."""
@@ -480,28 +589,33 @@ class Node:
         if row.state == Outgoing.PENDING:
             online = self.presence_of.online(row.peer)
             if online is None and self.name_of(row.peer) is None:
-                return UnknownUser(f"Nobody with the user id {row.peer} was ever seen on this broker.", "Check the id with its owner: p2pflows id")
+                return UnknownUser(
+                    f"Nobody with the user id {row.peer} was ever seen on this broker.",
+                    "Check the id with its owner: p2pflows id",
+                )
             state = "is online, but did not confirm the message" if online else "is offline"
             return Unreachable(f"{who} {state}.", "Try again when they are online, or with a longer --timeout.")
         if row.note == "held":
-            return NotAllowed(f"{who} has not allowed you yet; your request waits there.", "Ask them to run: p2pflows allow " + self.user)
+            return NotAllowed(
+                f"{who} has not allowed you yet; your request waits there.",
+                "Ask them to run: p2pflows allow " + self.user,
+            )
         if row.note == "waiting":
-            return NoWorker(f"{who} has no worker for {row.endpoint!r}.", "Ask them to start one: p2pflows worker --dispatch-point POINT")
+            return NoWorker(
+                f"{who} has no worker for {row.endpoint!r}.",
+                "Ask them to start one: p2pflows worker --dispatch-point POINT",
+            )
         return DeadlinePassed(f"{who} has the message, but no answer came in time.", "Give it longer: --timeout 10m")
 
-    def _sent_ended(self, row: OutgoingRow, state: Outgoing, answer: bytes | None) -> None:
-        self._note("ended", row.id, state=str(state), answer=answer)
-        waiting = self._waiters.pop(row.id, [])
-        if waiting:
-            self._after.append(lambda: [ended(row, state, answer) for ended in waiting] and None)
+    def _sent_ended(self, message_id: str, state: Outgoing, answer: bytes | None) -> None:
+        # A peer's answer comes again if a crash forgets it; an end of our own making must be kept before it is heard.
+        told = self._answered if state in (Outgoing.DONE, Outgoing.FAILED) else self._after
+        for ended in self._waiters.pop(message_id, ()):
+            told.append(lambda ended=ended: ended(state, answer))  # type: ignore[misc]
 
     def _prompt_changed(self, prompt: PromptRow) -> None:
         shown = self.inbox.show(prompt)
         self._after.append(lambda: self._on_prompt(shown))
-
-    def _note(self, what: str, message_id: str, **facts: object) -> None:
-        if self._history is not None:
-            self._after.append(lambda: self._history and self._history.note(what, message_id, **facts))
 
 
 def _error_bytes(error: P2pflowsError) -> bytes:
@@ -509,4 +623,4 @@ def _error_bytes(error: P2pflowsError) -> bytes:
 
 
 def _like(message_id: str, part: str) -> bool:
-    return len(part) >= 4 and (message_id.startswith(part) or message_id.endswith(part))  # noqa: PLR2004 - shortest useful part
+    return len(part) >= SHORTEST_ID and (message_id.startswith(part) or message_id.endswith(part))

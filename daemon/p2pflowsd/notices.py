@@ -68,6 +68,11 @@ class Notices:
         """A stream waits for a message; ask for it if it does not come soon."""
         self._gaps.setdefault((peer, endpoint), (self._clock.elapsed() + GAP_PATIENCE, GAP_PATIENCE))
 
+    def link_up(self) -> None:
+        """The broker answers again: what was asked for in the meantime went nowhere, so ask anew."""
+        first = (self._clock.elapsed() + GAP_PATIENCE, GAP_PATIENCE)
+        self._gaps = dict.fromkeys(self._gaps, first)
+
     def unblocked(self, peer: str, endpoint: str) -> None:
         """A stream waits no more."""
         self._gaps.pop((peer, endpoint), None)
@@ -78,7 +83,9 @@ class Notices:
 
     def next_due(self) -> float | None:
         """When something is to be sent, in the clock's elapsed seconds."""
-        return min((*(draft.due for draft in self._drafts.values()), *(due for due, _ in self._gaps.values())), default=None)
+        return min(
+            (*(draft.due for draft in self._drafts.values()), *(due for due, _ in self._gaps.values())), default=None
+        )
 
     def take(self) -> list[tuple[str, Notice]]:
         """What is due now, once."""
@@ -95,8 +102,13 @@ class Notices:
         for peer in sorted(due_now | set(gaps)):
             draft = self._drafts.pop(peer, None) or _Draft(elapsed)
             notice = Notice(
-                to=peer, received=list(draft.received), held=list(draft.held), waiting=list(draft.waiting),
-                gaps=gaps.get(peer, []), skips=list(draft.skips.values()), rewound=draft.rewound,
+                to=peer,
+                received=list(draft.received),
+                held=list(draft.held),
+                waiting=list(draft.waiting),
+                gaps=gaps.get(peer, []),
+                skips=list(draft.skips.values()),
+                rewound=draft.rewound,
             )
             if notice != Notice(to=peer):
                 notices.append((peer, notice))

@@ -1,7 +1,7 @@
 """Messages on their way out: accepted, sealed in bundles, sent until their recipient says that they are stored.
 
-A PUBACK proves nothing (a broker may forget), so only the recipient's signed notice or answer settles a message. Until then
-it is sent again with back-off, and at once when the broker or the recipient comes back.
+A PUBACK proves nothing (a broker may forget), so only the recipient's signed notice or answer settles a message.
+Until then it is sent again with back-off, and at once when the broker or the recipient comes back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from p2pflows import topics
 from p2pflows.envelope import NONCE_BYTES, Envelope, Kind
-from p2pflows.errors import TooLarge
+from p2pflows.errors import BadInput, TooLarge, UnknownUser
 from p2pflows.message import ANSWERS, MAX_BODY_BYTES, MAX_LIFE_MS, Message, Notice, Type, new_id
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
@@ -27,6 +27,12 @@ BUNDLE_BYTES = 128_000
 BUNDLE_MESSAGES = 256
 IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that a broker's queue for one slow reader stays small, and what is lost is always resent."""
+_SURELY_SHALLOW = 100
+"""A body with no more brackets than this is not nested too deeply for any reader."""
+END = 2**62
+"""After the last place of an epoch that has ended."""
+PACKET_OVERHEAD = 1_000
+"""Bytes that topic, header, signature and framing take beside a body, rounded up."""
 FIRST_RETRY = 3.0
 LAST_RETRY = 600.0
 
@@ -37,6 +43,7 @@ class Entry:
 
     n: int
     id: str
+    type: str
     peer: str
     endpoint: str
     size: int
@@ -59,7 +66,7 @@ class Outbox:
         clock: Clock,
         entropy: Entropy,
         faults: Faults,
-        ended: Callable[[OutgoingRow, Outgoing, bytes | None], None],
+        ended: Callable[[str, Outgoing, bytes | None], None],
     ) -> None:
         self._user = user
         self._envelope = envelope
@@ -76,19 +83,24 @@ class Outbox:
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._waits_for: Counter[str] = Counter(journal.outgoing.stored_by_peer())
         for row in journal.outgoing.pending():
-            self._enqueue(Entry(row.n, row.id, row.peer, row.endpoint, row.size))
+            self._enqueue(Entry(row.n, row.id, row.type, row.peer, row.endpoint, row.size))
 
     @property
     def pending(self) -> int:
         """How many messages their recipients have not stored yet."""
         return len(self._entries)
 
+    @property
+    def has_fresh(self) -> bool:
+        """Whether anything may leave that has not left."""
+        return bool(self._fresh) and self._link.connected
+
     def peers(self) -> set[str]:
-        """To whom something is pending, or whose answers we wait for."""
+        """Whom we have asked something and whose receipts or answers we wait for."""
         return {peer for peer, count in self._waits_for.items() if count > 0}
 
-    def writes_to(self, peer: str) -> bool:
-        """Whether something is pending to a user, or an answer of theirs is awaited."""
+    def awaits(self, peer: str) -> bool:
+        """Whether we have asked a user something and wait for their receipt or answer."""
         return self._waits_for[peer] > 0
 
     def attempts(self, message_id: str) -> int:
@@ -112,49 +124,85 @@ class Outbox:
 
         Raises:
             TooLarge: the body is over the size limit.
+            BadInput: the data cannot be written as JSON that every recipient reads.
+            UnknownUser: the recipient's id is nobody's key.
         """
+        if not self._envelope.reaches(peer):
+            raise UnknownUser(
+                f"{peer} is nobody's user id: it is no public key.", "Check the id with its owner: p2pflows id"
+            )
         now = self._clock.now()
         message_id = new_id(now, self._entropy(10))
         place = Place(0, 0) if kind in ANSWERS else self._next_place(peer, endpoint)
-        message = Message(
-            id=message_id, type=kind, sender=self._user, recipient=peer, endpoint=endpoint,
-            conversation=conversation or message_id, cause=cause, epoch=place.epoch, seq=place.seq,
-            created=now, expires=min(expires, now + MAX_LIFE_MS), source=source, data=data,
-        )
-        body = message.to_bytes()
-        if len(body) > MAX_BODY_BYTES:
+        try:
+            message = Message.model_validate(
+                {
+                    "id": message_id,
+                    "type": kind,
+                    "from": self._user,
+                    "to": peer,
+                    "endpoint": endpoint,
+                    "conversation": conversation or message_id,
+                    "cause": cause,
+                    "epoch": place.epoch,
+                    "seq": place.seq,
+                    "created": now,
+                    "expires": min(expires, now + MAX_LIFE_MS),
+                    "source": source,
+                    "data": data,
+                }
+            )
+            body = message.to_bytes()
+            if body.count(b"[") + body.count(b"{") > _SURELY_SHALLOW:
+                Message.model_validate_json(body)
+        except ValueError as error:
+            reason = (
+                "it is nested too deeply"
+                if "depth" in str(error) or "recursion" in str(error)
+                else "it holds text that is not Unicode"
+            )
+            raise BadInput(
+                f"The data cannot be sent as JSON: {reason}.", "Send plain objects, lists, texts and numbers."
+            ) from error
+        limit = min(MAX_BODY_BYTES, self._link.max_packet - PACKET_OVERHEAD)
+        if len(body) > limit:
             raise TooLarge(
-                f"The message is {len(body):,} bytes; the limit is {MAX_BODY_BYTES:,}.", "Send a reference to the data, or split it."
+                f"The message is {len(body):,} bytes; the limit is {limit:,}.",
+                "Send a reference to the data, or split it.",
             )
         if kind not in ANSWERS:
             self._journal.streams.set(OUT, peer, endpoint, Place(place.epoch, place.seq + 1))
         n = self._journal.outgoing.add(message, body)
-        self._enqueue(Entry(n, message_id, peer, endpoint, len(body), body))
+        self._enqueue(Entry(n, message_id, kind, peer, endpoint, len(body), body))
         if self.next_expiry is None or message.expires < self.next_expiry:
             self.next_expiry = message.expires
         return message
 
     def stored(self, peer: str, ids: Iterable[str], note: str = "") -> None:
         """The recipient says that it has committed these messages."""
+        settled: list[Entry] = []
         for message_id in ids:
-            row = self._journal.outgoing.find(message_id)
-            if row is None or row.peer != peer:
-                continue
-            if note != row.note:
-                self._journal.outgoing.note(message_id, note)
-            if row.state == Outgoing.PENDING:
-                state = Outgoing.STORED if row.type == Type.CALL else Outgoing.DONE
-                self._journal.count("delivered")
+            entry = self._entries.get(message_id)
+            if entry is not None and entry.peer == peer:
+                settled.append(entry)
                 self._settle(message_id)
-                self._journal.outgoing.move(message_id, state, self._clock.now())
-                if state == Outgoing.DONE:
-                    self._forget(peer)
-                    self._ended(row, state, None)
+            if note or entry is None:
+                self._journal.outgoing.note(message_id, peer, note)
+        self._journal.count("delivered", len(settled))
+        calls = [entry.id for entry in settled if entry.type == Type.CALL]
+        answers = [entry.id for entry in settled if entry.type in ANSWERS]
+        others = [entry.id for entry in settled if entry.type in (Type.POST, Type.CANCEL)]
+        self._journal.outgoing.stored(calls, others, answers, self._clock.now())
+        self._forget(peer, len(others))
+        for message_id in (*others, *answers):
+            self._ended(message_id, Outgoing.DONE, None)
 
     def answered(self, peer: str, cause: str, state: Outgoing, answer: bytes) -> bool:
         """An answer came; False if its request is unknown or has its end already."""
-        row = self._journal.outgoing.answer_to(cause, peer)
-        if row is None:
+        row = self._journal.outgoing.find(cause)
+        if row is None or row.peer != peer or row.type in ANSWERS:
+            return False
+        if row.type == Type.CALL and row.state == Outgoing.DONE:
             return False
         if row.state == Outgoing.PENDING:
             self._journal.count("delivered")
@@ -165,20 +213,28 @@ class Outbox:
         if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer):
             return False
         self._settle(row.id)
-        if row.state in LIVE_OUTGOING:
-            self._forget(row.peer)
-        self._ended(row, state, answer)
+        if row.state in LIVE_OUTGOING and row.type not in ANSWERS:
+            self._forget(row.peer, 1)
+        self._ended(row.id, state, answer)
         return True
 
     def gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
-        """The recipient waits for a place in a stream: send what is there again, or say that nothing comes before a later place."""
+        """The recipient waits for a place in a stream.
+
+        What is there leaves again; if nothing is, gives (endpoint, epoch, seq) of the first place that will still come.
+        """
         place = self._journal.streams.get(OUT, peer, endpoint)
         if place is None or place.epoch != epoch:
-            return None
-        lowest = self._journal.outgoing.lowest_pending(peer, endpoint)
-        if lowest is not None:
-            self._again(self._entries[lowest.id])
-        first = place.seq if lowest is None else lowest.seq
+            return (endpoint, epoch, END)
+        if place.seq <= seq:
+            self._begin_epoch(peer, endpoint, epoch)
+            return (endpoint, epoch, END)
+        pending = self._stream(peer, endpoint)
+        first = place.seq
+        if pending:
+            row = self._journal.outgoing.get(pending[0].n)
+            first = row.seq if row is not None else first
+            self._again(pending[0])
         return (endpoint, epoch, first) if first > seq else None
 
     def rewound(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
@@ -187,15 +243,18 @@ class Outbox:
         entry = self._entries.get(message_id)
         if place is None or place.epoch != epoch or entry is None or entry.peer != peer:
             return
-        fresh = max(self._clock.now(), epoch + 1)
-        rows = self._journal.outgoing.pending_in(peer, endpoint)
-        for seq, row in enumerate(rows):
-            body = self._journal.outgoing.body(row.id) or b"{}"
+        self._begin_epoch(peer, endpoint, epoch)
+
+    def _begin_epoch(self, peer: str, endpoint: str, old: int) -> None:
+        fresh = max(self._clock.now(), old + 1)
+        pending = self._stream(peer, endpoint)
+        for seq, entry in enumerate(pending):
+            body = self._journal.outgoing.body(entry.id) or b"{}"
             message = Message.model_validate_json(body).model_copy(update={"epoch": fresh, "seq": seq})
-            self._journal.outgoing.restamp(row.n, fresh, seq, message.to_bytes())
-            self._entries[row.id].body = None
-            self._again(self._entries[row.id])
-        self._journal.streams.set(OUT, peer, endpoint, Place(fresh, len(rows)))
+            self._journal.outgoing.restamp(entry.n, fresh, seq, message.to_bytes())
+            entry.body = None
+            self._again(entry)
+        self._journal.streams.set(OUT, peer, endpoint, Place(fresh, len(pending)))
 
     def link_up(self) -> None:
         """The broker may have forgotten everything: all that is not stored leaves again."""
@@ -220,7 +279,7 @@ class Outbox:
         for peer in [peer for peer, queue in self._fresh.items() if queue]:
             queue = self._fresh[peer]
             while (bundle := self._next_bundle(peer, queue)) is not None:
-                if not self._publish(peer, bundle):
+                if not self._publish(peer, bundle) and not self._link.connected:
                     return
             if not queue:
                 del self._fresh[peer]
@@ -232,21 +291,31 @@ class Outbox:
             self._faults.reach("outbox.before_notice")
             self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)
 
+    def _stream(self, peer: str, endpoint: str) -> list[Entry]:
+        """What one stream has not had stored, in its order; looked for only when a stream is to be repaired."""
+        found = [
+            entry
+            for entry in self._entries.values()
+            if entry.peer == peer and entry.endpoint == endpoint and entry.type not in ANSWERS
+        ]
+        return sorted(found, key=lambda entry: entry.n)
+
     def _next_place(self, peer: str, endpoint: str) -> Place:
         return self._journal.streams.get(OUT, peer, endpoint) or Place(self._clock.now(), 0)
 
     def _enqueue(self, entry: Entry) -> None:
         self._entries[entry.id] = entry
         self._fresh.setdefault(entry.peer, deque()).append(entry)
-        self._waits_for[entry.peer] += 1
+        if entry.type not in ANSWERS:
+            self._waits_for[entry.peer] += 1
 
     def _again(self, entry: Entry) -> None:
         if self._sent.pop(entry.id, None) is not None:
             self._in_flight[entry.peer] -= entry.size
             self._fresh.setdefault(entry.peer, deque()).append(entry)
 
-    def _forget(self, peer: str) -> None:
-        self._waits_for[peer] -= 1
+    def _forget(self, peer: str, count: int) -> None:
+        self._waits_for[peer] -= count
         if self._waits_for[peer] <= 0:
             del self._waits_for[peer]
 
@@ -267,7 +336,11 @@ class Outbox:
             if entry.settled:
                 queue.popleft()
                 continue
-            fits = size + entry.size <= min(room, BUNDLE_BYTES) and entry.endpoint == bundle[0].endpoint if bundle else room > 0
+            fits = (
+                size + entry.size <= min(room, BUNDLE_BYTES) and entry.endpoint == bundle[0].endpoint
+                if bundle
+                else room > 0
+            )
             if not fits:
                 break
             bundle.append(queue.popleft())
@@ -281,9 +354,11 @@ class Outbox:
             Kind.MESSAGES, peer, [entry.body or bodies[entry.n] for entry in bundle], self._entropy(NONCE_BYTES)
         )
         self._faults.reach("outbox.before_publish")
-        if not self._link.publish(topics.inbox(peer, bundle[0].endpoint), sealed):
+        left = self._link.publish(topics.inbox(peer, bundle[0].endpoint), sealed)
+        if not left and not self._link.connected:
             self._fresh[peer].extendleft(reversed(bundle))
             return False
+        # What is too large for this broker waits like what got no receipt; nobody else waits for it.
         self._faults.reach("outbox.after_publish")
         elapsed = self._clock.elapsed()
         for entry in bundle:
@@ -292,9 +367,9 @@ class Outbox:
             entry.attempts += 1
             self._sent[entry.id] = entry
             self._in_flight[peer] = self._in_flight.get(peer, 0) + entry.size
-        return True
+        return left
 
     def _patience(self, attempts: int) -> float:
-        """Seconds until a message is sent again: doubling, with up to a fifth of jitter so that peers do not march in step."""
+        """Seconds until a message is sent again: doubling, with jitter so that peers do not march in step."""
         base = min(FIRST_RETRY * 2.0**attempts, LAST_RETRY)
         return base * (1 + self._entropy(1)[0] / 1280)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from p2pflows import topics
+from p2pflows import strict_json, topics
+from p2pflows.envelope import Refused
 from p2pflows.identity import SIGNATURE_BYTES, Identity, verify
 
 _DOMAIN = b"p2pflows retained 1\0"
-_LIMIT = 65_536
+LIMIT = 65_536
 
 
 def seal(identity: Identity, topic: str, fact: dict[str, Any]) -> bytes:
@@ -25,10 +26,10 @@ def seal(identity: Identity, topic: str, fact: dict[str, Any]) -> bytes:
 def open_signed(user: str, topic: str, payload: bytes) -> dict[str, Any] | None:
     """The fact that a user signed for a topic, or None if the payload is anything else."""
     signature, content = payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]
-    if len(payload) > _LIMIT or not verify(bytes.fromhex(user), signature, _DOMAIN + topic.encode() + b"\0" + content):
+    if len(payload) > LIMIT or not verify(bytes.fromhex(user), signature, _DOMAIN + topic.encode() + b"\0" + content):
         return None
     try:
-        fact = json.loads(content)
+        fact = strict_json.loads(content)
     except ValueError:
         return None
     return fact if isinstance(fact, dict) else None
@@ -52,11 +53,19 @@ class Presence:
         return known[1] if known else None
 
     def learn(self, user: str, payload: bytes) -> bool:
-        """Take in a status; True if the user has come online just now, or started anew."""
+        """Take in a status; True if the user is online, perhaps anew: a broker that forgot them may have them back.
+
+        Raises:
+            Refused: the user did not sign it, or it is no status.
+        """
+        if not payload:
+            return False  # whoever may publish there can take it away
         fact = open_signed(user, topics.status(user), payload)
-        if fact is None or not isinstance(fact.get("boot"), int) or not isinstance(fact.get("online"), bool):
-            return False
-        boot, online = fact["boot"], fact["online"]
+        if fact is None:
+            raise Refused("bad_signature")
+        boot, online = fact.get("boot"), fact.get("online")
+        if not isinstance(boot, int) or not isinstance(online, bool):
+            raise Refused("malformed")
         before = self._known.get(user, (0, False))
         if boot < before[0]:
             return False

@@ -1,14 +1,18 @@
 """Which task goes to which worker next: pure bookkeeping for one dispatch point, without I/O or time.
 
-A *lane* holds tasks that must take effect in order, one at a time: those of one sender to one endpoint. A lane with work
-occupies one slot of one worker, and several of its tasks may be under way to that worker (a window), which costs nothing,
-as they run in order there anyway. A lane keeps its slot while nobody else waits for one; otherwise it empties and queues again.
+A *lane* holds tasks that must take effect in order, one at a time: those of one sender to one endpoint. A lane with
+work occupies one slot of one worker, and several of its tasks may be under way to that worker (a window), which costs
+nothing, as they run in order there anyway. What is leased is always the beginning of its lane, and a lane gets more
+only once its worker holds what it got before, so a worker that misses a frame never runs what comes behind it. A
+lane keeps its slot while nobody else waits for one; otherwise it empties and queues again.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 WINDOW = 128
@@ -27,6 +31,8 @@ class _Lane:
     waiting: deque[int] = field(default_factory=deque)
     leased: dict[int, None] = field(default_factory=dict)
     worker: str | None = None
+    unsure: bool = False
+    """Whether the worker has yet to show that it holds what it got last."""
 
 
 @dataclass(slots=True)
@@ -88,17 +94,32 @@ class Scheduler:
         known.slots = slots
         known.draining = draining
 
-    def adopt(self, worker: str, task: int) -> None:
-        """A worker already holds a task that waits here (it outlived a restart of the daemon)."""
+    def adopt(self, worker: str, tasks: Collection[int]) -> list[int]:
+        """A worker that outlived a restart of the daemon holds tasks; gives those that are its own now."""
+        adopted = []
+        for name in dict.fromkeys(self._lane_of[task] for task in tasks):
+            lane = self._lanes[name]
+            mine = list(takewhile(lambda task: task in tasks, lane.waiting)) if lane.worker in (None, worker) else []
+            if mine:
+                for _ in mine:
+                    lane.leased[lane.waiting.popleft()] = None
+                lane.worker = worker
+                self._workers[worker].lanes.add(lane.name)
+                self._idle.pop(lane.name, None)
+                self._wants(lane)
+                adopted += mine
+        return adopted
+
+    def confirm(self, task: int) -> None:
+        """A worker has shown that it holds a leased task, and so all that its lane got before."""
         lane = self._lanes[self._lane_of[task]]
-        if task in lane.leased or lane.worker not in (None, worker):
-            return
-        lane.waiting.remove(task)
-        lane.leased[task] = None
-        lane.worker = worker
-        self._workers[worker].lanes.add(lane.name)
-        self._idle.pop(lane.name, None)
-        self._wants(lane)
+        if task == next(reversed(lane.leased)):
+            lane.unsure = False
+
+    def is_first(self, task: int) -> bool:
+        """Whether nothing of its lane has to have its end before a task."""
+        lane = self._lanes[self._lane_of[task]]
+        return task == next(iter(lane.leased or lane.waiting))
 
     def assign(self) -> list[Assignment]:
         """Lease what can be leased now."""
@@ -127,19 +148,25 @@ class Scheduler:
         if not lane.leased:
             self._release(lane)
 
-    def back(self, task: int) -> None:
-        """A leased task did not reach its worker: it waits again, before all others of its lane."""
-        lane = self._lanes[self._lane_of[task]]
-        if task in lane.leased:
-            del lane.leased[task]
-            lane.waiting.appendleft(task)
-            if not lane.leased:
-                self._release(lane)
-            else:
+    def back(self, tasks: Collection[int]) -> list[int]:
+        """Leased tasks did not reach their worker: they and all behind them wait again; gives all of these."""
+        gone: list[int] = []
+        for name in dict.fromkeys(self._lane_of[task] for task in tasks):
+            lane = self._lanes[name]
+            leased = list(lane.leased)
+            kept = list(takewhile(lambda task: task not in tasks, leased))
+            lane.leased = dict.fromkeys(kept)
+            lane.waiting.extendleft(reversed(leased[len(kept) :]))
+            gone += leased[len(kept) :]
+            if kept:
+                lane.unsure = False
                 self._wants(lane)
+            else:
+                self._release(lane)
+        return gone
 
     def lost(self, worker: str) -> list[int]:
-        """A worker is gone: its tasks wait again, in order; gives the first of each lane, which may have been running."""
+        """A worker is gone: its tasks wait again; gives the first of each lane, which may have been running."""
         gone = self._workers.pop(worker, None)
         if gone is None:
             return []
@@ -151,6 +178,7 @@ class Scheduler:
             lane.leased.clear()
             lane.waiting.extendleft(reversed(leased))
             lane.worker = None
+            lane.unsure = False
             self._hungry.pop(name, None)
             self._idle[name] = None
         return first
@@ -161,10 +189,11 @@ class Scheduler:
 
     def _feed(self, lane: _Lane, given: list[Assignment]) -> None:
         assert lane.worker is not None  # noqa: S101 - only lanes with a slot are fed
-        if not self._workers[lane.worker].draining:
+        if not self._workers[lane.worker].draining and not lane.unsure:
             while lane.waiting and len(lane.leased) < WINDOW:
                 task = lane.waiting.popleft()
                 lane.leased[task] = None
+                lane.unsure = True
                 given.append(Assignment(lane.worker, task))
         self._wants(lane)
 
@@ -183,6 +212,7 @@ class Scheduler:
         if lane.worker is not None:
             self._workers[lane.worker].lanes.discard(lane.name)
             lane.worker = None
+            lane.unsure = False
         self._hungry.pop(lane.name, None)
         if lane.waiting:
             self._idle.setdefault(lane.name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from p2pflows import topics
 from p2pflows.contacts import Book, resolve
@@ -48,6 +48,40 @@ class Served(BaseModel):
         return self.model_dump(
             mode="json", by_alias=True, include={"endpoint", "kind", "description", "dispatch_point", "input_schema"}
         )
+
+
+class Shown(BaseModel):
+    """A flow as a neighbour's daemon shows it: what that sends may be anything, what comes out has this form."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    endpoint: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    kind: str = ""
+    description: str = ""
+    dispatch_point: str = ""
+    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class Told(BaseModel):
+    """What a neighbour's daemon tells of one address."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    served: bool
+    allowed: bool
+    workers: bool = False
+    kind: str = ""
+    description: str = ""
+    dispatch_point: str = ""
+    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class Listing(BaseModel):
+    """What a neighbour's daemon tells of all it serves to us."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    flows: list[Shown]
 
 
 class Catalog:
@@ -97,10 +131,12 @@ def check_allow(text: str, book: Book, me: str) -> str:
     if names in ([ME], [CONTACTS], [ANYONE]):
         return names[0]
     if not names or {ME, CONTACTS, ANYONE} & set(names):
-        raise UsageError(f"The allow rule {text!r} is unclear.", "Use me, contacts, anyone, or names of contacts: --allow bob,carol")
+        raise UsageError(
+            f"The allow rule {text!r} is unclear.", "Use me, contacts, anyone, or names of contacts: --allow bob,carol"
+        )
     for name in names:
         resolve(name, book, me)
-    return ",".join(names)
+    return ",".join(name if name in book.by_name else name.lower() for name in names)
 
 
 def is_endpoint(text: str) -> bool:

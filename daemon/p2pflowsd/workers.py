@@ -22,7 +22,12 @@ class WorkerProcess:
     """One worker process, started again whenever it ends."""
 
     def __init__(
-        self, config: WorkerConfig, *, token: Callable[[str], Awaitable[str]], ended: Callable[[str, int], None], log: logging.Logger
+        self,
+        config: WorkerConfig,
+        *,
+        token: Callable[[str], Awaitable[str]],
+        ended: Callable[[str, int], None],
+        log: logging.Logger,
     ) -> None:
         self._config = config
         self._token = token
@@ -37,27 +42,36 @@ class WorkerProcess:
             code = await self._run_once()
             if asyncio.get_running_loop().time() - began > STEADY:
                 delay = FIRST_DELAY
-            self._log.warning("a worker of dispatch point %s ended (%s); starting another", self._config.dispatch_point, _how(code))
+            self._log.warning(
+                "a worker of dispatch point %s ended (%s); starting another", self._config.dispatch_point, _how(code)
+            )
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_DELAY)
 
     async def _run_once(self) -> int:
         token = await self._token(self._config.dispatch_point)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "p2pflows.worker", "--concurrency", str(self._config.concurrency),
-            stdin=asyncio.subprocess.PIPE, env=os.environ, start_new_session=True,
-        )  # fmt: skip
+            sys.executable,
+            "-P",
+            "-m",
+            "p2pflows.worker",
+            "--concurrency",
+            str(self._config.concurrency),
+            stdin=asyncio.subprocess.PIPE,
+            env=dict(os.environ),
+            start_new_session=True,
+        )
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 process.stdin.write(token.encode() + b"\n")
                 await process.stdin.drain()
             code = await process.wait()
-            self._ended(self._config.dispatch_point, process.pid)
-            return code
         except asyncio.CancelledError:
             await _stop(process)
             raise
+        self._ended(self._config.dispatch_point, process.pid)
+        return code
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from p2pflows import __version__
-from p2pflows.cli.output import Interrupted, block, compact, say
+from p2pflows.cli.output import Interrupted, block, compact, say, style
 from p2pflows.errors import P2pflowsError, UsageError
 
 DEBUG = "P2PFLOWS_DEBUG"
@@ -79,7 +79,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted("Interrupted.") from None
+            raise Interrupted("You pressed Ctrl-C.") from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -129,8 +129,6 @@ Completion of commands and contacts (put it into your shell's start file):
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Invoke your neighbours' flows, and their humans, by user id; let them invoke yours."""
-    if os.environ.get("NO_COLOR"):
-        ctx.color = False
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -156,10 +154,13 @@ def _run(words: list[str]) -> int:
         context = getattr(error, "ctx", None)
         hint = f"See: {context.command_path if context else 'p2pflows'} --help"
         return _fail(UsageError(error.format_message(), hint), as_json)
-    except BrokenPipeError:
-        # The reader of stdout has seen enough; what Python flushes at exit must go nowhere, and not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(Interrupted("You pressed Ctrl-C."), as_json)
+    except OSError as error:
+        # Most likely stdout cannot be written; what Python flushes at exit must not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        quiet = isinstance(error, BrokenPipeError)  # the reader has seen enough
+        return 1 if quiet else _fail(P2pflowsError(f"The system refused: {error.strerror}."), as_json)
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
@@ -167,7 +168,7 @@ def _run(words: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-class _Bug(P2pflowsError):  # noqa: N818 - reads as the fact it states
+class _Bug(P2pflowsError):
     """p2pflows did something that nobody foresaw."""
 
     kind = "bug"
@@ -185,7 +186,7 @@ def _fail(error: P2pflowsError, as_json: bool) -> int:
     else:
         if isinstance(error, Interrupted) and sys.stderr is not None and sys.stderr.isatty():
             say("")  # the terminal has just shown ^C
-        say(f"{click.style('Error', fg='red', bold=True)} [{error.kind}]: {block(error.message)}")
+        say(f"{style('Error', fg='red', bold=True)} [{error.kind}]: {block(error.message)}")
         if error.hint:
             say(block(error.hint))
     return error.exit_code

@@ -34,9 +34,7 @@ class Contact(click.ParamType[str]):
 
     name = "contact"
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The petnames that begin so."""
         del ctx, param
         return [CompletionItem(name) for name in _petnames() if name.startswith(incomplete)]
@@ -51,20 +49,14 @@ class Address(click.ParamType[str]):
         """The address, once it has the form of one."""
         owner, slash, endpoint = value.partition("/")
         if not slash:
-            self.fail(
-                f"{value!r} is no address: give CONTACT/ENDPOINT, such as bob/User or me/{value}.", param, ctx
-            )
+            self.fail(f"{value!r} is no address: give CONTACT/ENDPOINT, such as bob/User or me/{value}.", param, ctx)
         if not topics.is_name(endpoint):
-            self.fail(
-                f"{endpoint!r} cannot name an endpoint (1 to 64 letters, digits, '_' or '-').", param, ctx
-            )
+            self.fail(f"{endpoint!r} cannot name an endpoint (1 to 64 letters, digits, '_' or '-').", param, ctx)
         if owner and not topics.is_name(owner):
             self.fail(f"{owner!r} is neither a petname nor a user id.", param, ctx)
         return value
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The addresses that begin so."""
         del ctx, param
         # Two candidates for each name, so that the shell stops behind the slash and adds no space.
@@ -82,17 +74,13 @@ class Duration(click.ParamType[float]):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|[smhd]?)", str(value).strip())
         seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
         if not 0 < seconds <= _MAX_DAYS * 86_400:
-            self.fail(
-                f"{value!r} is no length of time: give 2s, 5m, 1h or 7d, up to {_MAX_DAYS} days.", param, ctx
-            )
+            self.fail(f"{value!r} is no length of time: give 2s, 5m, 1h or 7d, up to {_MAX_DAYS} days.", param, ctx)
         return seconds
 
 
 def timeout_option(help: str) -> Callable[[Any], Any]:  # noqa: A002 - click's own word
     """The option `--timeout`, with what it means for this command."""
-    return click.option(
-        "--timeout", type=Duration(), metavar="TIME", help=f"{help} Such as 2s, 5m, 1h or 7d."
-    )
+    return click.option("--timeout", type=Duration(), metavar="TIME", help=f"{help} Such as 2s, 5m, 1h or 7d.")
 
 
 def no_stdin() -> bool:

@@ -11,8 +11,9 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import Address, decode, examples, no_stdin, timeout_option
+from p2pflows.cli.flows import fields
 from p2pflows.cli.messages import wait_for
-from p2pflows.cli.output import Interrupted, block, compact, is_terminal, say
+from p2pflows.cli.output import Interrupted, block, compact, is_terminal, say, style
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 
 _QUIT = "/quit"
@@ -53,7 +54,9 @@ def chat(address: str, timeout: float | None) -> None:
             except P2pflowsError as error:
                 say(block(f"Error [{error.kind}]: {error.message} {error.hint}".rstrip()))
             else:
-                click.echo(f"{click.style(f'{name}:', bold=True)} {block(_text(reply))}")
+                # Later lines are indented: no neighbour can write one that looks like another speaker.
+                indented = block(_text(reply)).replace("\n", "\n" + " " * (len(name) + 2))
+                click.echo(f"{style(f'{name}:', bold=True)} {indented}")
 
 
 def _lines() -> Iterator[str]:
@@ -82,10 +85,8 @@ def _key(flow: dict[str, Any]) -> str:
     """Under which name an endpoint takes a line of text."""
     if flow.get("kind") == "human":
         return "api_output"
-    schema = flow.get("schema") or {}
-    fields = schema.get("properties") or {}
-    needed = [name for name in schema.get("required") or [] if fields.get(name, {}).get("type") == "string"]
-    return str(needed[0]) if len(needed) == 1 else "text"
+    texts = [name for name, kind, needed, _ in fields(flow) if kind == "string" and needed == "yes"]
+    return texts[0] if len(texts) == 1 else "text"
 
 
 def _text(data: dict[str, Any]) -> str:

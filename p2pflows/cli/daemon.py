@@ -10,7 +10,7 @@ import click
 
 from p2pflows.cli.arguments import examples, json_option
 from p2pflows.cli.identity import find_or_make
-from p2pflows.cli.output import ago, document, facts, plain, say, table
+from p2pflows.cli.output import ago, document, facts, plain, say, style, table
 from p2pflows.home import home
 
 
@@ -65,6 +65,7 @@ def status(as_json: bool) -> None:
         [
             ("user id", plain(now["user_id"])),
             ("home", plain(now["home"])),
+            ("problem", style(plain(now["problem"]), fg="red") if now.get("problem") else ""),
             ("broker", _broker(now["broker"])),
             (
                 "out",
@@ -86,23 +87,14 @@ def status(as_json: bool) -> None:
 
 
 def _broker(broker: dict[str, Any]) -> str:
-    state = (
-        click.style("connected", fg="green")
-        if broker["connected"]
-        else click.style("not connected", fg="red")
-    )
+    state = style("connected", fg="green") if broker["connected"] else style("not connected", fg="red")
     trip = broker.get("round_trip_ms")
     name = f", {plain(broker['name'])}" if broker.get("name") else ""
-    return f"{plain(broker['url'])}{name}, {state}" + (
-        f", round trip {trip:.1f} ms" if trip is not None else ""
-    )
+    return f"{plain(broker['url'])}{name}, {state}" + (f", round trip {trip:.1f} ms" if trip is not None else "")
 
 
 def _reasons(refused: dict[str, int]) -> str:
-    return (
-        ", ".join(f"{count:,} {plain(reason)}" for reason, count in sorted(refused.items()) if count)
-        or "none"
-    )
+    return ", ".join(f"{count:,} {plain(reason)}" for reason, count in sorted(refused.items()) if count) or "none"
 
 
 def _count(number: int, noun: str, command: str) -> str:

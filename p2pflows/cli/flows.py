@@ -22,14 +22,10 @@ from p2pflows.errors import UsageError
 )
 @click.argument("name")
 @click.argument("target", required=False)
-@click.option(
-    "--exec", "command", metavar="CMD", help="Serve a shell command: JSON on stdin, JSON or text on stdout."
-)
+@click.option("--exec", "command", metavar="CMD", help="Serve a shell command: JSON on stdin, JSON or text on stdout.")
 @click.option("--human", is_flag=True, help="Serve yourself: what comes waits in your inbox.")
 @click.option("--dispatch-point", default="default", show_default=True, help="The workers that run it.")
-@click.option(
-    "--allow", default="contacts", show_default=True, help="Who may call: me, contacts, anyone or NAME,..."
-)
+@click.option("--allow", default="contacts", show_default=True, help="Who may call: me, contacts, anyone or NAME,...")
 @click.option("--parallel", is_flag=True, help="Run calls side by side, not one after the other.")
 @json_option
 def serve(
@@ -77,9 +73,7 @@ def unserve(name: str, as_json: bool) -> None:
     done(result, f"{plain(name)} is not served any more.", as_json)
 
 
-@click.command(
-    epilog=examples("p2pflows ls", "p2pflows ls bob", "p2pflows ls bob --json | jq -r '.[].endpoint'")
-)
+@click.command(epilog=examples("p2pflows ls", "p2pflows ls bob", "p2pflows ls bob --json | jq -r '.[].endpoint'"))
 @click.argument("contact", required=False, type=Contact())
 @json_option
 def ls(contact: str | None, as_json: bool) -> None:
@@ -89,22 +83,13 @@ def ls(contact: str | None, as_json: bool) -> None:
     if as_json:
         document(flows)
     elif not flows:
-        say(
-            f"{contact} serves nothing to you."
-            if contact
-            else "You serve nothing yet. See: p2pflows serve --help"
-        )
+        say(f"{contact} serves nothing to you." if contact else "You serve nothing yet. See: p2pflows serve --help")
     elif contact:
-        table(
-            ["ENDPOINT", "KIND", "DESCRIPTION"], [[f["endpoint"], f["kind"], f["description"]] for f in flows]
-        )
+        table(["ENDPOINT", "KIND", "DESCRIPTION"], [[f["endpoint"], f["kind"], f["description"]] for f in flows])
     else:
         table(
             ["ENDPOINT", "KIND", "DISPATCH POINT", "ALLOWED", "DESCRIPTION"],
-            [
-                [f["endpoint"], f["kind"], f["dispatch_point"], _for_whom(f["allow"]), f["description"]]
-                for f in flows
-            ],
+            [[f["endpoint"], f["kind"], f["dispatch_point"], _for_whom(f["allow"]), f["description"]] for f in flows],
         )
 
 
@@ -132,12 +117,31 @@ def describe(address: str, as_json: bool) -> None:
             ("description", plain(flow.get("description") or "")),
         ]
     )
-    fields = _fields(flow)
-    if fields:
+    taken = fields(flow)
+    if taken:
         click.echo()
-        table(["FIELD", "TYPE", "NEEDED", "MEANING"], fields)
+        table(["FIELD", "TYPE", "NEEDED", "MEANING"], taken)
     if flow["served"] and flow["allowed"]:
         say(f"\nCall it: {_example(address, flow)}")
+
+
+def fields(flow: dict[str, Any]) -> list[list[str]]:
+    """The fields of a flow's input: name, type, whether it is needed ("yes"), and meaning.
+
+    The schema comes from a neighbour and may be anything.
+    """
+    schema = flow.get("schema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    needed = schema.get("required") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict):
+        return []
+    if not isinstance(needed, list):
+        needed = []
+    return [
+        [name, _type(field), "yes" if name in needed else "no", _meaning(field)]
+        for name, field in properties.items()
+        if isinstance(field, dict)
+    ]
 
 
 def _what(name: str, target: str | None, command: str | None, human: bool) -> tuple[str, str | None]:
@@ -160,7 +164,7 @@ def _what(name: str, target: str | None, command: str | None, human: bool) -> tu
 
 def _python_target(name: str, target: str) -> str:
     where, _, attribute = target.rpartition(":")
-    parts = [attribute] if where.endswith(".py") else [attribute, *where.split(".")]
+    parts = attribute.split(".") + ([] if where.endswith(".py") else where.split("."))
     if not where or not all(part.isidentifier() for part in parts):
         right = f"{target.removesuffix(':')}:{name}" if not where and target else f"flows.py:{name}"
         raise UsageError(
@@ -183,20 +187,6 @@ def _yes(value: bool | None) -> str:
     return "not known" if value is None else "yes" if value else "no"
 
 
-def _fields(flow: dict[str, Any]) -> list[list[str]]:
-    """The fields of a flow's input, from a schema that a neighbour wrote and that may be anything."""
-    schema = flow.get("schema")
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    needed = schema.get("required") if isinstance(schema, dict) else None
-    if not isinstance(properties, dict):
-        return []
-    return [
-        [name, _type(field), "yes" if name in (needed or []) else "no", _meaning(field)]
-        for name, field in properties.items()
-        if isinstance(field, dict)
-    ]
-
-
 def _type(field: dict[str, Any]) -> str:
     options = field.get("anyOf")
     if isinstance(options, list):
@@ -210,7 +200,7 @@ def _meaning(field: dict[str, Any]) -> str:
 
 
 def _example(address: str, flow: dict[str, Any]) -> str:
-    needed = [plain(name) for name, _, is_needed, _ in _fields(flow) if is_needed == "yes"]
     if flow.get("kind") == "human":
-        needed = ["api_output"]
+        return f"p2pflows call {address} text='Are you there?'"
+    needed = [plain(name) for name, _, is_needed, _ in fields(flow) if is_needed == "yes"]
     return " ".join([f"p2pflows call {address}", *(f"{name}={name.upper()}" for name in needed)])

@@ -9,12 +9,10 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import examples, json_option, read_stdin
-from p2pflows.cli.output import ago, document, done, fold, left, plain, say, short, table, who
+from p2pflows.cli.output import ago, document, done, fold, left, plain, say, short, style, table, who
 
 
-@click.command(
-    epilog=examples("p2pflows inbox", "p2pflows inbox --json | jq -r '.[0].id'", "p2pflows inbox --watch")
-)
+@click.command(epilog=examples("p2pflows inbox", "p2pflows inbox --json | jq -r '.[0].id'", "p2pflows inbox --watch"))
 @click.option("--all", "everything", is_flag=True, help="Show past prompts too.")
 @click.option("--watch", is_flag=True, help="Stay, and show each prompt as it comes or changes.")
 @json_option
@@ -27,6 +25,7 @@ def inbox(everything: bool, watch: bool, as_json: bool) -> None:
         import asyncio
 
         asyncio.run(_watch(as_json))
+        return
     with p2pflows.connect() as me:
         prompts = me.inbox(all=everything)
     if as_json:
@@ -49,7 +48,8 @@ def inbox(everything: bool, watch: bool, as_json: bool) -> None:
             for p in prompts
         ],
     )
-    say("Answer with: p2pflows answer ID TEXT; clear a note away with: p2pflows decline ID")
+    states = {_state(prompt) for prompt in prompts}
+    say("Answer with: p2pflows answer ID TEXT" + (", or clear a note: p2pflows decline ID" if "note" in states else ""))
 
 
 @click.command(
@@ -69,9 +69,7 @@ def answer(prompt_id: str, text: tuple[str, ...], as_json: bool) -> None:
     done(result, f"Answered {short(result['id'])}.", as_json)
 
 
-@click.command(
-    epilog=examples("p2pflows decline 4f1c22d9", "p2pflows decline 4f1c22d9 --reason 'Ask me tomorrow.'")
-)
+@click.command(epilog=examples("p2pflows decline 4f1c22d9", "p2pflows decline 4f1c22d9 --reason 'Ask me tomorrow.'"))
 @click.argument("prompt_id", metavar="ID")
 @click.option("--reason", help="What to tell them.")
 @json_option
@@ -101,7 +99,7 @@ def _show(prompt: dict[str, Any]) -> None:
     if prompt["status"] != "open":
         click.echo(f"{title}: {plain(prompt['status'])}")
         return
-    click.echo(f"{click.style(title, bold=True)}, {left(prompt['expires'])} left")
+    click.echo(f"{style(title, bold=True)}, {left(prompt['expires'])} left")
     for line in fold(prompt["text"], shutil.get_terminal_size().columns - 2):
         click.echo(f"  {line}")
 

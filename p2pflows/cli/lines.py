@@ -73,9 +73,7 @@ class _Tally:
     def lines_failed(self) -> P2pflowsError:
         """Some lines failed: with the exit code of the first, unless they have several."""
         kind = self.first_failure.kind if self.first_failure and not self.is_mixed else ""
-        return from_kind(
-            kind, f"{self.failed:,} of {self.done:,} lines failed; each has its error in its place."
-        )
+        return from_kind(kind, f"{self.failed:,} of {self.done:,} lines failed; each has its error in its place.")
 
     def daemon_lost(self, method: str) -> P2pflowsError:
         """The daemon went away in the middle."""

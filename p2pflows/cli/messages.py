@@ -132,9 +132,7 @@ def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None)
     try:
         return me.wait(message_id, timeout=timeout)
     except KeyboardInterrupt:
-        raise Interrupted(
-            "You stopped waiting, but the message goes on.", f"Wait for it again with: {how}"
-        ) from None
+        raise Interrupted("You stopped waiting, but the message goes on.", f"Wait for it again with: {how}") from None
     except DaemonNotRunning as error:
         raise DaemonNotRunning(
             error.message, f"The message is kept. Start the daemon (p2pflows up), then: {how}"
@@ -143,9 +141,7 @@ def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None)
 
 def _run_lines(method: str, given: dict[str, Any], data: tuple[str, ...]) -> None:
     if data:
-        raise UsageError(
-            "With --lines the data comes from stdin.", "Leave out the data, or leave out --lines."
-        )
+        raise UsageError("With --lines the data comes from stdin.", "Leave out the data, or leave out --lines.")
     from p2pflows.cli.lines import run
 
     run(method, given)

@@ -64,9 +64,7 @@ def _dead(m: dict[str, Any]) -> list[object]:
 
 
 def _reason(error: Any) -> str:
-    return (
-        str(error.get("message") or error.get("kind") or "") if isinstance(error, dict) else str(error or "")
-    )
+    return str(error.get("message") or error.get("kind") or "") if isinstance(error, dict) else str(error or "")
 
 
 _TABLES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -29,7 +30,7 @@ _UNSAFE = re.compile(
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-class Interrupted(P2pflowsError):  # noqa: N818 - reads as the fact it states
+class Interrupted(P2pflowsError):
     """You pressed Ctrl-C; the hint says how to go on."""
 
     kind = "interrupted"
@@ -39,6 +40,11 @@ class Interrupted(P2pflowsError):  # noqa: N818 - reads as the fact it states
 def say(text: str) -> None:
     """Talk to the person, on stderr."""
     click.echo(text, err=True)
+
+
+def style(text: str, *, fg: str | None = None, bold: bool = False) -> str:
+    """The text in colour, which `click.echo` takes off again where no terminal is; NO_COLOR means never."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=fg, bold=bold)
 
 
 def compact(value: Any) -> str:
@@ -126,7 +132,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         padded = (_pad(*column) for column in zip(front, widths, right, strict=True))
         return _GAP.join([*padded, last]).rstrip()
 
-    click.echo(click.style(line(head[:-1], head[-1]), bold=True))
+    click.echo(style(line(head[:-1], head[-1]), bold=True))
     for front, row in zip(cells, rows, strict=True):
         text = "" if row[-1] is None else str(row[-1])
         first, *more = fold(text, columns) if folds else [plain(text)]
@@ -140,7 +146,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     shown = [(name, value) for name, value in pairs if value]
     longest = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        click.echo(f"{click.style(name.ljust(longest), bold=True)}{_GAP}{value}")
+        click.echo(f"{style(name.ljust(longest), bold=True)}{_GAP}{value}")
 
 
 def width(text: str) -> int:
@@ -180,7 +186,7 @@ def fold(text: str, columns: int) -> list[str]:
 
 def _pieces(paragraph: str, columns: int) -> Iterable[str]:
     """Where a line may break: after spaces, and between the characters of scripts that have none."""
-    for word in re.findall(r"\S*\s*", paragraph):
+    for word in re.findall(r"\S+\s*|\s+", paragraph):
         if word.isascii() or width(word) <= columns:
             yield word
         else:

@@ -6,7 +6,7 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import Contact, examples, json_option
-from p2pflows.cli.output import ago, document, done, plain, say
+from p2pflows.cli.output import ago, document, done, plain, say, style
 
 
 @click.command(epilog=examples("p2pflows requests", "p2pflows requests --json | jq -r '.[].user'"))
@@ -23,15 +23,13 @@ def requests(as_json: bool) -> None:
         return
     for request in waiting:
         count = request["messages"]
-        click.echo(click.style(plain(request["user"]), bold=True))
+        click.echo(style(plain(request["user"]), bold=True))
         click.echo(
             f"  {count} message{'' if count == 1 else 's'} to {plain(', '.join(request['endpoints']))};"
             f" first {ago(request['first'])}, last {ago(request['last'])}"
         )
     say(
-        "Decide with: p2pflows allow USER_ID --name NAME, or p2pflows deny USER_ID"
-        if waiting
-        else "No stranger waits."
+        "Decide with: p2pflows allow USER_ID --name NAME, or p2pflows deny USER_ID" if waiting else "No stranger waits."
     )
 
 

@@ -9,7 +9,7 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import examples, json_option, read_stdin
-from p2pflows.cli.output import document
+from p2pflows.cli.output import document, say
 from p2pflows.errors import UsageError
 
 _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secret
@@ -24,9 +24,7 @@ _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secr
     )
 )
 @click.option("--dispatch-point", help="Which flows it runs.  [default: the token's, or 'default']")
-@click.option(
-    "--concurrency", type=click.IntRange(1, 256), default=4, show_default=True, help="How many at once."
-)
+@click.option("--concurrency", type=click.IntRange(1, 256), default=4, show_default=True, help="How many at once.")
 @click.option(
     "--token",
     envvar=_TOKEN,
@@ -61,9 +59,7 @@ def worker(dispatch_point: str | None, concurrency: int, token: str | None) -> N
 
 @click.command(
     name="worker-token",
-    epilog=examples(
-        "p2pflows worker-token gpu", "p2pflows worker-token gpu | ssh big p2pflows worker --token -"
-    ),
+    epilog=examples("p2pflows worker-token gpu", "p2pflows worker-token gpu | ssh big p2pflows worker --token -"),
 )
 @click.argument("dispatch_point", metavar="POINT")
 @json_option
@@ -99,4 +95,5 @@ def _token(token: str | None, dispatch_point: str | None) -> str:
             f"The token is for the dispatch point {enrolment.point!r}, not {dispatch_point!r}.",
             f"Leave out --dispatch-point, or get another: p2pflows worker-token {dispatch_point}",
         )
+    say(f"Working for {enrolment.user} at the dispatch point {enrolment.point!r}; Ctrl-C stops it.")
     return token.strip()

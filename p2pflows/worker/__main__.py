@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from p2pflows import logs
 from p2pflows.channel import Enrolment, read_token
 from p2pflows.errors import UsageError
 
@@ -24,19 +25,17 @@ _SWITCH_SECONDS = 0.001
 def main() -> int:
     """Run a worker until it is told to stop; gives the exit code."""
     sys.setswitchinterval(_SWITCH_SECONDS)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.to_stderr("info")
     arguments = _arguments()
     stdin = _keep_flows_off_our_pipes()
     try:
         enrolment = read_token(stdin.readline().decode(errors="replace"))
-        all_ended = asyncio.run(
-            _run(enrolment, arguments.concurrency, None if arguments.no_parent else stdin)
-        )
+        all_ended = asyncio.run(_run(enrolment, arguments.concurrency, None if arguments.no_parent else stdin))
     except UsageError as error:
         sys.stderr.write(f"{error.message} {error.hint}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # before there was anything to drain
     if not all_ended:
         # A flow is still at it: the interpreter's own exit would tear it down half-way, or wait.
         logging.shutdown()
@@ -69,9 +68,7 @@ def _arguments() -> argparse.Namespace:
         metavar="N",
         help=f"how many tasks may run at once, 1 to {_MOST_SLOTS}",
     )
-    parser.add_argument(
-        "--no-parent", action="store_true", help="keep on when stdin ends after the token line"
-    )
+    parser.add_argument("--no-parent", action="store_true", help="keep on when stdin ends after the token line")
     return parser.parse_args()
 
 

@@ -8,6 +8,11 @@ from typing import Any
 
 from p2pflows.channel import BadFrame
 
+_RESULT_BYTES = 200
+"""What a header says of a result besides its task and its message, at most."""
+_ESCAPED = 12
+"""Most bytes that JSON needs for one character."""
+
 
 @dataclass(slots=True, eq=False)
 class Task:
@@ -102,7 +107,9 @@ def portions(results: Sequence[Result], limit: int) -> Iterator[list[Result]]:
                 "message": f"The reply has {len(result.data)} bytes, over the {limit} allowed.",
             }
             result.data = b"null"
-        more = len(result.data) + 150 + (4 * len(result.error["message"]) if result.error else 0)
+        more = len(result.data) + len(result.task) + _RESULT_BYTES
+        if result.error is not None:
+            more += _ESCAPED * len(result.error["message"])
         if portion and size + more > limit:
             yield portion
             portion, size = [], 0

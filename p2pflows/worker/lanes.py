@@ -97,9 +97,7 @@ class Lanes:
         """The results that were in a frame `patience` ago or earlier and are not acknowledged."""
         latest = now - patience
         held = self._results.values()
-        return self._send(
-            [result for result in held if result.sent is not None and result.sent <= latest], now
-        )
+        return self._send([result for result in held if result.sent is not None and result.sent <= latest], now)
 
     def unacknowledged(self, now: float) -> list[Result]:
         """All results that the daemon has not acknowledged."""
@@ -124,6 +122,11 @@ class Lanes:
     def idle(self) -> bool:
         """Whether nothing runs and every result is acknowledged."""
         return not (self._running or self._results)
+
+    @property
+    def backlog(self) -> bool:
+        """Whether a task waits for others to end."""
+        return any(self._waiting.values())
 
     @property
     def held(self) -> list[str]:

@@ -15,7 +15,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from p2pflows.errors import UsageError
-from p2pflows.flow import FlowFunction
+from p2pflows.function import FlowFunction
 from p2pflows.worker.shell import Command
 
 Loaded = FlowFunction | Command
@@ -65,9 +65,7 @@ class Loader:
     def _find(self, text: str, cwd: str, *, again: bool) -> object:
         place, _, attribute = text.rpartition(":")
         if not place or not attribute:
-            raise UsageError(
-                f"{text!r} names no function.", "Write flows.py:function or package.module:function."
-            )
+            raise UsageError(f"{text!r} names no function.", "Write flows.py:function or package.module:function.")
         path = Path(cwd, place) if place.endswith(".py") else None
         if path is not None and not path.is_file():
             raise UsageError(f"There is no file {path}.", "Check the path, and where the worker runs.")
@@ -146,21 +144,17 @@ def _attribute(module: ModuleType, place: str, attribute: str) -> object:
                 and not name.startswith("_")
             )
             has = f" It has: {', '.join(own)}." if own else ""
-            raise UsageError(
-                f"{place} has no {attribute!r}.{has}", "Check the name after the colon."
-            ) from None
+            raise UsageError(f"{place} has no {attribute!r}.{has}", "Check the name after the colon.") from None
     return found
 
 
 def _where(error: BaseException, place: str) -> str:
-    """The exception's text, and the line of the file at which it was raised."""
-    text = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: {text}" if error.lineno else text
+    """What was raised, and at which line of the file."""
     name = Path(place).name if place.endswith(".py") else place.rpartition(".")[2] + ".py"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).name == name
-    ]
+    said = str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == name]
+    if isinstance(error, SyntaxError) and Path(error.filename or "").name == name:
+        said, lines = error.msg, [error.lineno]
+    text = f"{type(error).__name__}: {said}".removesuffix(": ").splitlines()[0]
     return f"line {lines[-1]}: {text}" if lines else text

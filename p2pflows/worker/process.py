@@ -27,9 +27,9 @@ _TICKS_PER_HEARTBEAT = 2
 _RESEND_AFTER = 2.0
 _DRAIN_SECONDS = 30.0
 _GATHER = 0.001
-"""Results that end this soon after a frame with results wait for one another; a single one never waits."""
+"""While tasks queue up, frames with results are at least this far apart; else a result leaves at once."""
 _HEADER_BYTES = 4_000
-_HELD_BYTES = 50
+_QUOTES = 3
 _LEAST_ROOM = 10_000
 
 _log = logging.getLogger(__name__)
@@ -49,9 +49,7 @@ class Worker:
     def __init__(self, enrolment: Enrolment, slots: int) -> None:
         url = broker_url.parse(enrolment.broker)
         if not isinstance(url, BrokerUrl):
-            raise UsageError(
-                "That token names no broker address.", "Make one with: p2pflows worker-token POINT"
-            )
+            raise UsageError("That token names no broker address.", "Make one with: p2pflows worker-token POINT")
         self._url = url
         self._name = f"w-{secrets.token_hex(8)}"
         self._channel = Channel(enrolment.key)
@@ -75,7 +73,7 @@ class Worker:
             subscriptions=lambda: [self._dispatch, self._presence],
             will=self._will,
             on_deliveries=self._take_in,
-            on_up=self._hello,
+            on_up=self._connected,
             on_down=self._down,
             on_problem=lambda sentence: _log.warning("%s", sentence),
         )
@@ -126,7 +124,11 @@ class Worker:
             header = self._lanes.will()
         return Will(self._results, self._channel.seal(self._results, header), retain=False)
 
-    def _hello(self, _session_present: bool = False) -> None:
+    def _connected(self, _session_present: bool) -> None:
+        _log.info("Connected to %s as %s.", self._url, self._name)
+        self._hello()
+
+    def _hello(self) -> None:
         with self._lock:
             results = self._lanes.unacknowledged(self._loop.time())
         self._send(results)
@@ -151,8 +153,9 @@ class Worker:
                 self._last_presence = delivery.payload
             else:
                 hello |= self._take_in_frame(delivery)
-            self._link.ack(delivery)
         self._runner.start()
+        for delivery in deliveries:
+            self._link.ack(delivery)
         if hello:
             self._hello()
         self._settle()
@@ -185,7 +188,9 @@ class Worker:
 
     def _gather(self) -> None:
         wait = self._last_results + _GATHER - self._loop.time()
-        if wait > 0:
+        with self._lock:
+            backlog = self._lanes.backlog
+        if wait > 0 and backlog:
             self._loop.call_later(wait, self._send_fresh)
         else:
             self._send_fresh()
@@ -202,10 +207,11 @@ class Worker:
     def _send(self, results: Sequence[Result] = (), *, bye: bool = False) -> None:
         """Send a frame, or more if one is too small; what is lost with the connection is sent again."""
         with self._lock:
-            held = len(self._lanes.held)
-        room = max(_LEAST_ROOM, self._link.max_packet - _HEADER_BYTES - _HELD_BYTES * held)
+            held = sum(len(id_) + _QUOTES for id_ in self._lanes.held)
+        room = max(_LEAST_ROOM, self._link.max_packet - _HEADER_BYTES - held)
         for portion in list(frames.portions(results, room)) or [[]]:
             with self._lock:
                 header = self._lanes.header(portion, bye=bye)
             blobs = [result.data for result in portion]
-            self._link.publish(self._results, self._channel.seal(self._results, header, blobs))
+            self._link.publish(self._results, self._channel.seal(self._results, header, blobs), qos=0)
+        self._link.flush()

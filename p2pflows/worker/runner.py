@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from p2pflows.errors import BY_KIND, CallError, Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
-from p2pflows.flow import FlowFunction, to_data, to_json
+from p2pflows.function import FlowFunction, to_data, to_json
 from p2pflows.worker import loading
 from p2pflows.worker.frames import Result, Task
 from p2pflows.worker.lanes import Lanes
@@ -50,7 +52,13 @@ class Runner:
             threading.Thread(target=self._work, name=f"flow {number}", daemon=True).start()
 
     def start(self) -> None:
-        """Start what may start; from any thread."""
+        """Start what may start; from any thread but the async flows' own."""
+        coroutines = self._hand_out()
+        if coroutines:
+            self._loop.call_soon_threadsafe(self._begin, coroutines)
+
+    def _hand_out(self) -> list[tuple[Task, FlowFunction]]:
+        """Hand what may start to the threads; gives what is for the loop."""
         coroutines = []
         while (task := self._take()) is not None:
             function = self._known_async(task)
@@ -58,16 +66,18 @@ class Runner:
                 self._handed.put(task)
             else:
                 coroutines.append((task, function))
-        if coroutines:
-            self._loop.call_soon_threadsafe(self._begin, coroutines)
+        return coroutines
 
     def _work(self) -> None:
         """A thread: runs what it is handed, then whatever else may start, then waits again."""
-        while True:
-            task: Task | None = self._handed.get()
-            while task is not None:
-                self._run(task)
-                task = self._take()
+        try:
+            while True:
+                task: Task | None = self._handed.get()
+                while task is not None:
+                    self._run(task)
+                    task = self._take()
+        except BaseException as error:  # noqa: BLE001 - flows cannot get here: it is a fault of ours
+            _end_process(error)
 
     def _take(self) -> Task | None:
         with self._lock:
@@ -122,7 +132,13 @@ class Runner:
         for task, function in coroutines:
             running = self._loop.create_task(self._run_async(task, function))
             self._coroutines.add(running)  # the loop itself would let it be collected
-            running.add_done_callback(self._coroutines.discard)
+            running.add_done_callback(self._ended)
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        self._coroutines.discard(running)
+        error = None if running.cancelled() else running.exception()
+        if error is not None:
+            _end_process(error)
 
     async def _run_async(self, task: Task, function: FlowFunction) -> None:
         current = asyncio.current_task()
@@ -134,11 +150,18 @@ class Runner:
             self._finish(task, b"null", error)
         else:
             self._finish(task, data, None)
-        self.start()
+        self._begin(self._hand_out())
 
 
 def _cancel(loop: asyncio.AbstractEventLoop, running: asyncio.Task[None]) -> None:
     loop.call_soon_threadsafe(running.cancel)
+
+
+def _end_process(error: BaseException) -> NoReturn:
+    """End loudly: a thread that died in silence would keep its lane for ever, and the heartbeats would hide it."""
+    _log.critical("The worker has a fault and ends; its tasks go to another.", exc_info=error)
+    logging.shutdown()
+    os._exit(1)
 
 
 def _call(task: Task, function: FlowFunction) -> bytes:
@@ -188,13 +211,18 @@ def _fitting(data: bytes) -> bytes:
 def _as_json(task: Task, error: BaseException) -> dict[str, str]:
     """An error as the daemon is told it; what nobody raised on purpose goes to the log in full."""
     if isinstance(error, UsageError) and task.op == "load":
-        return {"kind": error.kind, "message": error.message[:_LONGEST_MESSAGE]}
+        return {"kind": error.kind, "message": _sendable(error.message)}
     if isinstance(error, CallError) and error.kind in BY_KIND:
-        return {"kind": error.kind, "message": error.message[:_LONGEST_MESSAGE]}
+        return {"kind": error.kind, "message": _sendable(error.message)}
     _log.error("%s raised on message %s:", task.endpoint, task.message, exc_info=error)
     name = type(error).__name__
     message = f"{name}: {_text(error)}".removesuffix(": ")
-    return {"kind": FlowFailed.kind, "message": message[:_LONGEST_MESSAGE], "type": name}
+    return {"kind": FlowFailed.kind, "message": _sendable(message), "type": name}
+
+
+def _sendable(message: str) -> str:
+    """A message that a frame can carry: not too long, and without the half characters that file names may hold."""
+    return message[:_LONGEST_MESSAGE].encode(errors="replace").decode()
 
 
 def _text(error: BaseException) -> str:

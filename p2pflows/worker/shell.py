@@ -121,14 +121,10 @@ class Run:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise FlowFailed(
-                    f"The command could not start: {error.strerror}: {error.filename}."
-                ) from error
+                raise FlowFailed(f"The command could not start: {error.strerror}: {error.filename}.") from error
             return self._process
 
-    def _exchange(
-        self, process: subprocess.Popen[bytes], data: bytes, deadline: float
-    ) -> tuple[bytes, bytes]:
+    def _exchange(self, process: subprocess.Popen[bytes], data: bytes, deadline: float) -> tuple[bytes, bytes]:
         """Feed stdin and read stdout and stderr until all are closed; gives stdout and the end of stderr."""
         stdin, stdout, stderr = _pipes(process)
         output, errors = bytearray(), b""

@@ -22,6 +22,9 @@ from p2pflowsd.journal.streams import StreamTable
 
 __all__ = ["Journal", "JournalError"]
 
+SLICE = 5_000
+"""Rows of a table that one pruning looks at."""
+
 
 class JournalError(Exception):
     """The disk or the file failed; nothing of the current transaction was kept."""
@@ -51,7 +54,9 @@ class Journal:
         except OSError as error:
             raise UsageError(f"The journal cannot be opened: {error}.", f"Check who owns {path}.") from error
         except ValueError as error:
-            raise UsageError(f"The journal cannot be used: {error}.", "Install the newer release of p2pflows.") from error
+            raise UsageError(
+                f"The journal cannot be used: {error}.", "Install the newer release of p2pflows."
+            ) from error
         except sqlite3.Error as error:
             raise UsageError(f"The journal {path} cannot be used: {error}.", hint) from error
         self.incoming = IncomingTable(self._db)
@@ -60,43 +65,71 @@ class Journal:
         self.streams = StreamTable(self._db)
         self.counters: dict[str, int] = dict(self._db.execute("SELECT name, value FROM counters"))
         self._saved_counters = dict(self.counters)
+        self._pruned: dict[str, int] = {}
         owner = self.meta("user")
         if owner is None:
-            self.set_meta("user", user)
+            with self.transaction():
+                self.set_meta("user", user)
         elif owner != user:
             self.close()
-            raise UsageError(f"The journal {path} belongs to user {owner}, not to {user}.", "Put the matching key and journal together.")
+            raise UsageError(
+                f"The journal {path} belongs to user {owner}, not to {user}.",
+                "Put the matching key and journal together.",
+            )
 
     @contextlib.contextmanager
-    def transaction(self, *, count_now: bool = False) -> Iterator[None]:
-        """All that happens inside is kept together, or not at all; nothing to keep costs no fsync.
+    def work(self) -> Iterator[None]:
+        """What happens inside belongs to the open transaction, or begins one; nothing is committed yet.
+
+        Raises:
+            JournalError: the disk or the file failed; the transaction is gone.
+        """
+        try:
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN")
+            yield
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise JournalError(str(error)) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def commit(self, *, count_now: bool = False) -> None:
+        """Keep the open transaction; one in which nothing changed costs no fsync.
 
         Args:
-            count_now: keep the counters even if nothing else has changed.
+            count_now: keep the counters, too; they are no promise, so not every commit needs to pay for them.
+
+        Raises:
+            JournalError: the disk or the file failed; the transaction is gone.
+        """
+        with self.work():
+            self.streams.save()
+            if count_now:
+                self._save_counters()
+            self._faults.reach("journal.before_commit")
+            self._db.execute("COMMIT")
+        self._faults.reach("journal.after_commit")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that happens inside is kept together, or not at all.
 
         Raises:
             JournalError: the disk or the file failed.
         """
-        try:
-            self._db.execute("BEGIN")
-            try:
-                before = self._db.total_changes
-                yield
-                self.streams.save()
-                if count_now or self._db.total_changes != before:
-                    self._save_counters()
-                self._faults.reach("journal.before_commit")
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise JournalError(str(error)) from error
-        self._faults.reach("journal.after_commit")
+        with self.work():
+            yield
+        self.commit()
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter; kept with the next commit."""
+        """Add to a counter; kept with one of the next commits."""
         self.counters[name] = self.counters.get(name, 0) + by
 
     def meta(self, key: str) -> str | None:
@@ -106,7 +139,9 @@ class Journal:
 
     def set_meta(self, key: str, value: str) -> None:
         """Remember a fact."""
-        self._db.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value))
+        self._db.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+        )
 
     def served(self) -> dict[str, str]:
         """What is served: endpoint to its JSON record."""
@@ -114,23 +149,40 @@ class Journal:
 
     def serve(self, endpoint: str, record: str) -> None:
         """Keep what is served under an endpoint."""
-        self._db.execute("INSERT INTO served VALUES (?, ?) ON CONFLICT (endpoint) DO UPDATE SET record = excluded.record", (endpoint, record))
+        self._db.execute(
+            "INSERT INTO served VALUES (?, ?) ON CONFLICT (endpoint) DO UPDATE SET record = excluded.record",
+            (endpoint, record),
+        )
 
     def unserve(self, endpoint: str) -> None:
         """Forget what is served under an endpoint."""
         self._db.execute("DELETE FROM served WHERE endpoint = ?", (endpoint,))
 
     def prune(self, now: int) -> None:
-        """Drop what no promise needs any more.
+        """Drop what no promise needs any more, in slices, so that no call takes long.
 
         Ids of incoming messages are remembered until they expire and ten minutes more, for clock skew; ended outgoing
         messages and prompts stay for a day, so that `wait` still finds the answer.
         """
         skew, day = now - 600_000, now - 24 * 3_600_000
-        self._db.execute("DELETE FROM incoming WHERE expires < ? AND state IN ('done', 'failed', 'expired')", (skew,))
-        self._db.execute("DELETE FROM bundles WHERE expires < ?", (skew,))
-        self._db.execute("DELETE FROM outgoing WHERE ended < ?", (day,))
-        self._db.execute("DELETE FROM prompts WHERE ended < ?", (day,))
+        for table, condition, limit in (
+            (
+                "incoming",
+                # A prompt has the number of its request, which must not be given to another while the prompt is here.
+                "expires < ? AND state IN ('done', 'failed', 'expired') AND n NOT IN (SELECT n FROM prompts)",
+                skew,
+            ),
+            ("bundles", "expires < ?", skew),
+            ("outgoing", "ended < ?", day),
+            ("prompts", "ended < ?", day),
+        ):
+            start = self._pruned.get(table, 0)
+            (end,) = self._db.execute(
+                f"SELECT max(n) FROM (SELECT n FROM {table} WHERE n > ? ORDER BY n LIMIT {SLICE})", (start,)
+            ).fetchone()
+            if end is not None:
+                self._db.execute(f"DELETE FROM {table} WHERE n > ? AND n <= ? AND {condition}", (start, end, limit))
+            self._pruned[table] = end or 0
 
     def close(self) -> None:
         """Close the file."""
@@ -139,5 +191,7 @@ class Journal:
     def _save_counters(self) -> None:
         changed = [(name, value) for name, value in self.counters.items() if self._saved_counters.get(name) != value]
         if changed:
-            self._db.executemany("INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", changed)
+            self._db.executemany(
+                "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", changed
+            )
             self._saved_counters.update(changed)

@@ -11,6 +11,12 @@ from p2pflowsd.lifecycle import Incoming, may_become
 
 _COLUMNS = ", ".join(IncomingRow._fields)
 _KEEPS_BODY = frozenset({Incoming.BLOCKED, Incoming.HELD, Incoming.READY, Incoming.DEAD})
+_MOVE = {
+    state: f"UPDATE incoming SET state = '{state}', error = coalesce(?, error)"
+    + ("" if state in _KEEPS_BODY else ", body = NULL")
+    + f" WHERE n = ? AND state IN ({', '.join(repr(old.value) for old in may_become(state))})"
+    for state in Incoming
+}
 
 
 class IncomingTable:
@@ -22,48 +28,54 @@ class IncomingTable:
     def add(self, message: Message, body: bytes, bundle: int, now: int, state: Incoming) -> IncomingRow | None:
         """Keep a request; None if the id was seen before."""
         row = self._db.execute(
-            f"""INSERT INTO incoming (id, peer, type, endpoint, epoch, seq, conversation, body, bundle, received, expires, state)
+            f"""INSERT INTO incoming
+                  (id, peer, type, endpoint, epoch, seq, conversation, body, bundle, received, expires, state)
                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (peer, id) DO NOTHING RETURNING {_COLUMNS}""",
             (
-                message.id, message.sender, message.type, message.endpoint, message.epoch, message.seq,
-                message.conversation, body, bundle, now, message.expires, state,
+                message.id,
+                message.sender,
+                message.type,
+                message.endpoint,
+                message.epoch,
+                message.seq,
+                message.conversation,
+                body,
+                bundle,
+                now,
+                message.expires,
+                state,
             ),
         ).fetchone()
         return IncomingRow._make(row) if row else None
 
     def add_bundle(self, peer: str, proof: bytes, expires: int) -> int:
         """Keep the proof of who signed a bundle; gives its number."""
-        return int(self._db.execute("INSERT INTO bundles (peer, proof, expires) VALUES (?, ?, ?)", (peer, proof, expires)).lastrowid or 0)
+        return int(
+            self._db.execute(
+                "INSERT INTO bundles (peer, proof, expires) VALUES (?, ?, ?)", (peer, proof, expires)
+            ).lastrowid
+            or 0
+        )
+
+    def drop_bundle(self, bundle: int) -> None:
+        """Forget a proof of nothing that is kept."""
+        self._db.execute("DELETE FROM bundles WHERE n = ?", (bundle,))
 
     def move(self, n: int, state: Incoming, error: str | None = None) -> bool:
         """Move one request to a state if the move is legal; the body goes when nothing can need it any more."""
-        old = may_become(state)
-        body = "body" if state in _KEEPS_BODY else "NULL"
-        return (
-            self._db.execute(
-                f"""UPDATE incoming SET state = ?, error = coalesce(?, error), body = {body}
-                    WHERE n = ? AND state IN ({", ".join("?" * len(old))})""",
-                (state, error, n, *old),
-            ).rowcount
-            == 1
-        )
+        return self._db.execute(_MOVE[state], (error, n)).rowcount == 1
 
     def attempted(self, n: int) -> int:
         """Count one more attempt; gives how many there were."""
-        row = self._db.execute("UPDATE incoming SET attempts = attempts + 1 WHERE n = ? RETURNING attempts", (n,)).fetchone()
+        row = self._db.execute(
+            "UPDATE incoming SET attempts = attempts + 1 WHERE n = ? RETURNING attempts", (n,)
+        ).fetchone()
         return int(row[0]) if row else 0
 
     def revive(self, n: int, expires: int) -> bool:
         """Let a dead request run again, with its attempts counted anew."""
         self._db.execute("UPDATE incoming SET attempts = 0, expires = ? WHERE n = ? AND state = 'dead'", (expires, n))
         return self.move(n, Incoming.READY)
-
-    def renumber(self, peer: str, message_id: str, epoch: int, seq: int) -> None:
-        """Give a blocked request its place in a new epoch of its stream."""
-        self._db.execute(
-            "UPDATE incoming SET epoch = ?, seq = ? WHERE peer = ? AND id = ? AND state = ?",
-            (epoch, seq, peer, message_id, Incoming.BLOCKED),
-        )
 
     def find(self, peer: str, message_id: str) -> IncomingRow | None:
         """The request with an id."""
@@ -84,7 +96,9 @@ class IncomingTable:
         for start in range(0, len(numbers), 500):
             some = numbers[start : start + 500]
             marks = ", ".join("?" * len(some))
-            found.update(self._db.execute(f"SELECT n, body FROM incoming WHERE n IN ({marks}) AND body IS NOT NULL", some))
+            found.update(
+                self._db.execute(f"SELECT n, body FROM incoming WHERE n IN ({marks}) AND body IS NOT NULL", some)
+            )
         return found
 
     def in_state(self, state: Incoming) -> list[IncomingRow]:
@@ -96,8 +110,15 @@ class IncomingTable:
         return self._many("state = 'blocked' AND peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
 
     def held_by(self, peer: str) -> list[IncomingRow]:
-        """The requests of one unknown sender, oldest first."""
-        return self._many("state = 'held' AND peer = ? ORDER BY n", peer)
+        """The requests of one unknown sender, those of each stream in its order."""
+        return self._many("state = 'held' AND peer = ? ORDER BY epoch, seq, n", peer)
+
+    def put_aside(self, peer: str | None = None) -> int:
+        """How many requests wait for a decision on their sender, or for an earlier message; of one peer, or in all."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM incoming WHERE state IN ('held', 'blocked') AND peer = coalesce(?, peer)", (peer,)
+        ).fetchone()
+        return int(count)
 
     def expired(self, now: int) -> list[IncomingRow]:
         """Live requests whose deadline has passed."""
@@ -118,4 +139,6 @@ class IncomingTable:
         return IncomingRow._make(row) if row else None
 
     def _many(self, where: str, *values: object) -> list[IncomingRow]:
-        return [IncomingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values)]
+        return [
+            IncomingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values)
+        ]

@@ -19,23 +19,21 @@ def _first(db: sqlite3.Connection) -> None:
              attempts INTEGER NOT NULL DEFAULT 0, error TEXT, UNIQUE (peer, id)) STRICT""",
         """CREATE INDEX incoming_live ON incoming (state, expires)
              WHERE state IN ('blocked', 'held', 'ready', 'asked', 'dead')""",
-        "CREATE INDEX incoming_expires ON incoming (expires)",
-        "CREATE TABLE bundles (n INTEGER PRIMARY KEY, peer TEXT NOT NULL, proof BLOB NOT NULL, expires INTEGER NOT NULL) STRICT",
-        "CREATE INDEX bundles_expires ON bundles (expires)",
+        """CREATE TABLE bundles (
+             n INTEGER PRIMARY KEY, peer TEXT NOT NULL, proof BLOB NOT NULL, expires INTEGER NOT NULL) STRICT""",
         """CREATE TABLE outgoing (
-             n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, peer TEXT NOT NULL, endpoint TEXT NOT NULL,
-             epoch INTEGER NOT NULL, seq INTEGER NOT NULL, cause TEXT, body BLOB, created INTEGER NOT NULL,
-             expires INTEGER NOT NULL, state TEXT NOT NULL, note TEXT NOT NULL DEFAULT '', answer BLOB,
-             ended INTEGER) STRICT""",
+             n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, peer TEXT NOT NULL,
+             endpoint TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, conversation TEXT NOT NULL,
+             cause TEXT, body BLOB, created INTEGER NOT NULL, expires INTEGER NOT NULL, state TEXT NOT NULL,
+             note TEXT NOT NULL DEFAULT '', answer BLOB, ended INTEGER) STRICT""",
         "CREATE INDEX outgoing_live ON outgoing (expires) WHERE state IN ('pending', 'stored')",
-        "CREATE INDEX outgoing_pending ON outgoing (peer, endpoint, seq) WHERE state = 'pending'",
-        "CREATE INDEX outgoing_ended ON outgoing (ended) WHERE ended IS NOT NULL",
         """CREATE TABLE streams (
-             way TEXT NOT NULL, peer TEXT NOT NULL, endpoint TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
-             PRIMARY KEY (way, peer, endpoint)) STRICT, WITHOUT ROWID""",
+             way TEXT NOT NULL, peer TEXT NOT NULL, endpoint TEXT NOT NULL, epoch INTEGER NOT NULL,
+             seq INTEGER NOT NULL, PRIMARY KEY (way, peer, endpoint)) STRICT, WITHOUT ROWID""",
         """CREATE TABLE prompts (
-             n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, peer TEXT NOT NULL, type TEXT NOT NULL, endpoint TEXT NOT NULL,
-             conversation TEXT NOT NULL, text TEXT NOT NULL, data TEXT NOT NULL, received INTEGER NOT NULL,
+             n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, peer TEXT NOT NULL, type TEXT NOT NULL,
+             endpoint TEXT NOT NULL, conversation TEXT NOT NULL, text TEXT NOT NULL, data TEXT NOT NULL,
+             received INTEGER NOT NULL,
              expires INTEGER NOT NULL, state TEXT NOT NULL, answer TEXT, ended INTEGER) STRICT""",
         "CREATE INDEX prompts_open ON prompts (n) WHERE state = 'open'",
         "CREATE TABLE served (endpoint TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT, WITHOUT ROWID",
@@ -44,7 +42,14 @@ def _first(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first,)
+def _prompts_have_places(db: sqlite3.Connection) -> None:
+    """A request that came too early is asked after those it had to wait for, so arrival is not the order of asking."""
+    db.execute("ALTER TABLE prompts ADD COLUMN place INTEGER NOT NULL DEFAULT 0")
+    db.execute("UPDATE prompts SET place = n")
+    db.execute("CREATE INDEX prompts_place ON prompts (place)")
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _prompts_have_places)
 
 
 def migrate(db: sqlite3.Connection) -> None:

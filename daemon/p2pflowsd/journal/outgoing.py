@@ -10,6 +10,13 @@ from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing, may_become
 
 _COLUMNS = ", ".join(OutgoingRow._fields).replace("size", "coalesce(length(body), 0)")
+_KEEPS_BODY = frozenset({Outgoing.FAILED, Outgoing.EXPIRED})
+_MOVE = {
+    state: f"UPDATE outgoing SET state = '{state}', ended = ?, answer = coalesce(?, answer)"
+    + ("" if state in _KEEPS_BODY else ", body = NULL")
+    + f" WHERE id = ? AND state IN ({', '.join(repr(old.value) for old in may_become(state))})"
+    for state in Outgoing
+}
 
 
 class OutgoingTable:
@@ -21,43 +28,62 @@ class OutgoingTable:
     def add(self, message: Message, body: bytes) -> int:
         """Keep a message to be sent; gives its number."""
         cursor = self._db.execute(
-            """INSERT INTO outgoing (id, type, peer, endpoint, epoch, seq, cause, body, created, expires, state)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending')""",
+            """INSERT INTO outgoing
+                  (id, type, peer, endpoint, epoch, seq, conversation, cause, body, created, expires, state)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending')""",
             (
-                message.id, message.type, message.recipient, message.endpoint, message.epoch, message.seq,
-                message.cause, body, message.created, message.expires,
+                message.id,
+                message.type,
+                message.recipient,
+                message.endpoint,
+                message.epoch,
+                message.seq,
+                message.conversation,
+                message.cause,
+                body,
+                message.created,
+                message.expires,
             ),
         )
         return int(cursor.lastrowid or 0)
 
     def move(self, message_id: str, state: Outgoing, now: int, answer: bytes | None = None) -> bool:
         """Move one message to a state if the move is legal; bodies stay with what can be sent again by hand."""
-        old = may_become(state)
-        body = "body" if state in (Outgoing.FAILED, Outgoing.EXPIRED) else "NULL"
-        return (
-            self._db.execute(
-                f"""UPDATE outgoing SET state = ?, ended = ?, answer = coalesce(?, answer), body = {body}
-                    WHERE id = ? AND state IN ({", ".join("?" * len(old))})""",
-                (state, None if state in LIVE_OUTGOING else now, answer, message_id, *old),
-            ).rowcount
-            == 1
-        )
+        ended = None if state in LIVE_OUTGOING else now
+        return self._db.execute(_MOVE[state], (ended, answer, message_id)).rowcount == 1
 
-    def note(self, message_id: str, note: str) -> None:
+    def stored(self, calls: Sequence[str], others: Sequence[str], answers: Sequence[str], now: int) -> None:
+        """Their recipient has committed these pending messages; answers have served their purpose then."""
+        self._db.executemany(_MOVE[Outgoing.STORED], [(None, None, message_id) for message_id in calls])
+        self._db.executemany(_MOVE[Outgoing.DONE], [(now, None, message_id) for message_id in others])
+        self._db.executemany("DELETE FROM outgoing WHERE id = ?", [(message_id,) for message_id in answers])
+
+    def note(self, message_id: str, peer: str, note: str) -> None:
         """Remember what the recipient last said of a message that is still live."""
-        self._db.execute("UPDATE outgoing SET note = ? WHERE id = ? AND state IN ('pending', 'stored')", (note, message_id))
+        self._db.execute(
+            "UPDATE outgoing SET note = ? WHERE id = ? AND peer = ? AND state IN ('pending', 'stored')",
+            (note, message_id, peer),
+        )
 
     def restamp(self, n: int, epoch: int, seq: int, body: bytes) -> None:
         """Give a pending message its place in a new epoch of its stream."""
-        self._db.execute("UPDATE outgoing SET epoch = ?, seq = ?, body = ? WHERE n = ? AND state = 'pending'", (epoch, seq, body, n))
+        self._db.execute(
+            "UPDATE outgoing SET epoch = ?, seq = ?, body = ? WHERE n = ? AND state = 'pending'", (epoch, seq, body, n)
+        )
 
     def find(self, message_id: str) -> OutgoingRow | None:
         """The message with an id."""
         return self._one("id = ?", message_id)
 
-    def answer_to(self, cause: str, peer: str) -> OutgoingRow | None:
-        """The request to a peer that an answer names."""
-        return self._one("id = ? AND peer = ? AND type IN ('call', 'post', 'cancel')", cause, peer)
+    def get(self, n: int) -> OutgoingRow | None:
+        """The message with a number."""
+        return self._one("n = ?", n)
+
+    def like(self, part: str) -> list[OutgoingRow]:
+        """Calls and posts whose id is, or begins or ends with, some hex digits."""
+        return self._many("id = ? AND type IN ('call', 'post')", part) or self._many(
+            "type IN ('call', 'post') AND (id GLOB ? OR id GLOB ?)", part + "*", "*" + part
+        )
 
     def body(self, message_id: str) -> bytes | None:
         """The body of a message that may be sent again."""
@@ -70,7 +96,9 @@ class OutgoingTable:
         for start in range(0, len(numbers), 500):
             some = numbers[start : start + 500]
             marks = ", ".join("?" * len(some))
-            found.update(self._db.execute(f"SELECT n, body FROM outgoing WHERE n IN ({marks}) AND state = 'pending'", some))
+            found.update(
+                self._db.execute(f"SELECT n, body FROM outgoing WHERE n IN ({marks}) AND state = 'pending'", some)
+            )
         return found
 
     def pending(self) -> list[OutgoingRow]:
@@ -79,19 +107,11 @@ class OutgoingTable:
 
     def stored_by_peer(self) -> dict[str, int]:
         """How many stored calls wait for each peer's answer."""
-        return dict(self._db.execute("SELECT peer, count(*) FROM outgoing WHERE state = 'stored' AND expires > 0 GROUP BY peer"))
+        return dict(self._db.execute("SELECT peer, count(*) FROM outgoing WHERE state = 'stored' GROUP BY peer"))
 
     def unsent(self) -> list[OutgoingRow]:
         """Requests that failed or expired and may be sent again by hand, oldest first."""
-        return self._many("ended IS NOT NULL AND state IN ('failed', 'expired') AND type IN ('call', 'post') ORDER BY n")
-
-    def pending_in(self, peer: str, endpoint: str) -> list[OutgoingRow]:
-        """What one stream has not had stored, in its order."""
-        return self._many("state = 'pending' AND peer = ? AND endpoint = ? ORDER BY seq", peer, endpoint)
-
-    def lowest_pending(self, peer: str, endpoint: str) -> OutgoingRow | None:
-        """The earliest message of a stream that its recipient has not stored."""
-        return self._one("state = 'pending' AND peer = ? AND endpoint = ? ORDER BY seq LIMIT 1", peer, endpoint)
+        return self._many("state IN ('failed', 'expired') AND type IN ('call', 'post') ORDER BY n")
 
     def expired(self, now: int) -> list[OutgoingRow]:
         """Live messages whose deadline has passed."""
@@ -107,4 +127,6 @@ class OutgoingTable:
         return OutgoingRow._make(row) if row else None
 
     def _many(self, where: str, *values: object) -> list[OutgoingRow]:
-        return [OutgoingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM outgoing WHERE {where}", values)]
+        return [
+            OutgoingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM outgoing WHERE {where}", values)
+        ]

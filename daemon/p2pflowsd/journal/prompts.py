@@ -11,7 +11,7 @@ _COLUMNS = ", ".join(PromptRow._fields)
 
 
 class PromptTable:
-    """Questions by arrival."""
+    """Questions by the order in which they are asked."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -19,9 +19,24 @@ class PromptTable:
     def ask(self, row: IncomingRow, text: str, data: str) -> PromptRow:
         """Keep a new question; it has the number of its request."""
         prompt = PromptRow(
-            row.n, row.id, row.peer, row.type, row.endpoint, row.conversation, text, data, row.received, row.expires, Prompt.OPEN, None
+            row.n,
+            row.id,
+            row.peer,
+            row.type,
+            row.endpoint,
+            row.conversation,
+            text,
+            data,
+            row.received,
+            row.expires,
+            Prompt.OPEN,
+            None,
         )
-        self._db.execute(f"INSERT INTO prompts ({_COLUMNS}) VALUES ({', '.join('?' * len(prompt))})", prompt)
+        self._db.execute(
+            f"INSERT INTO prompts ({_COLUMNS}, place) "
+            f"VALUES ({', '.join('?' * len(prompt))}, (SELECT coalesce(max(place), 0) + 1 FROM prompts))",
+            prompt,
+        )
         return prompt
 
     def end(self, n: int, state: Prompt, now: int, answer: str | None = None) -> bool:
@@ -29,11 +44,16 @@ class PromptTable:
         old = may_become(state)
         return (
             self._db.execute(
-                f"UPDATE prompts SET state = ?, answer = ?, ended = ? WHERE n = ? AND state IN ({', '.join('?' * len(old))})",
+                "UPDATE prompts SET state = ?, answer = ?, ended = ? "
+                f"WHERE n = ? AND state IN ({', '.join('?' * len(old))})",
                 (state, answer, now, n, *old),
             ).rowcount
             == 1
         )
+
+    def knows(self, message_id: str) -> bool:
+        """Whether a question with this id is remembered, whoever asked it."""
+        return self._db.execute("SELECT 1 FROM prompts WHERE id = ?", (message_id,)).fetchone() is not None
 
     def get(self, n: int) -> PromptRow | None:
         """One question."""
@@ -42,13 +62,18 @@ class PromptTable:
 
     def open(self) -> list[PromptRow]:
         """All open questions, oldest first."""
-        return [PromptRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM prompts WHERE state = 'open' ORDER BY n")]
+        return [
+            PromptRow._make(row)
+            for row in self._db.execute(f"SELECT {_COLUMNS} FROM prompts WHERE state = 'open' ORDER BY place")
+        ]
 
     def recent(self) -> list[PromptRow]:
         """All questions that are still remembered, oldest first."""
-        return [PromptRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM prompts ORDER BY n")]
+        return [PromptRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM prompts ORDER BY place")]
 
     def like(self, part: str) -> list[PromptRow]:
         """Questions whose id begins or ends with some hex digits."""
-        found = self._db.execute(f"SELECT {_COLUMNS} FROM prompts WHERE id GLOB ? OR id GLOB ?", (part + "*", "*" + part))
+        found = self._db.execute(
+            f"SELECT {_COLUMNS} FROM prompts WHERE id GLOB ? OR id GLOB ?", (part + "*", "*" + part)
+        )
         return [PromptRow._make(row) for row in found]

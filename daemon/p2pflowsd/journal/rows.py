@@ -33,6 +33,7 @@ class OutgoingRow(NamedTuple):
     endpoint: str
     epoch: int
     seq: int
+    conversation: str
     cause: str | None
     size: int
     created: int

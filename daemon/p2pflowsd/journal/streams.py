@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from typing import NamedTuple
 
 OUT = "out"
@@ -23,13 +24,16 @@ class StreamTable:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._known: dict[tuple[str, str, str], Place | None] = {}
+        self._visited = ("", "")
         self._changed: set[tuple[str, str, str]] = set()
 
     def get(self, way: str, peer: str, endpoint: str) -> Place | None:
         """Where a stream stands; None before its first message."""
         key = (way, peer, endpoint)
         if key not in self._known:
-            row = self._db.execute("SELECT epoch, seq FROM streams WHERE way = ? AND peer = ? AND endpoint = ?", key).fetchone()
+            row = self._db.execute(
+                "SELECT epoch, seq FROM streams WHERE way = ? AND peer = ? AND endpoint = ?", key
+            ).fetchone()
             if len(self._known) >= _KEPT:
                 self.save()
                 self._known.clear()
@@ -41,8 +45,25 @@ class StreamTable:
         self._known[way, peer, endpoint] = place
         self._changed.add((way, peer, endpoint))
 
+    def forget_strangers(self, friends: Collection[str]) -> None:
+        """Drop some places of unknown senders who have left no request; a stream that goes on repairs itself."""
+        some = self._db.execute(
+            """SELECT peer, endpoint FROM streams WHERE way = 'in' AND (peer, endpoint) > (?, ?)
+               ORDER BY peer, endpoint LIMIT 500""",
+            self._visited,
+        ).fetchall()
+        for peer, endpoint in some:
+            left = self._db.execute("SELECT 1 FROM incoming WHERE peer = ? LIMIT 1", (peer,)).fetchone()
+            if peer not in friends and left is None:
+                self._db.execute("DELETE FROM streams WHERE way = 'in' AND peer = ? AND endpoint = ?", (peer, endpoint))
+                self._known.pop((IN, peer, endpoint), None)
+                self._changed.discard((IN, peer, endpoint))
+        self._visited = some[-1] if some else ("", "")
+
     def save(self) -> None:
         """Write what has changed."""
+        if not self._changed:
+            return
         self._db.executemany(
             """INSERT INTO streams VALUES (?, ?, ?, ?, ?)
                ON CONFLICT (way, peer, endpoint) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq""",

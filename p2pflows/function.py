@@ -104,9 +104,7 @@ class FlowFunction:
         try:
             signature = inspect.signature(function, eval_str=True)
         except (NameError, SyntaxError) as error:
-            raise UsageError(
-                f"A type hint of {name!r} has no meaning: {error}.", "Mend the type hint."
-            ) from error
+            raise UsageError(f"A type hint of {name!r} has no meaning: {error}.", "Mend the type hint.") from error
         except (ValueError, TypeError) as error:
             raise UsageError(f"{name!r} does not tell its parameters.", "Wrap it in a function.") from error
         module = getattr(function, "__module__", None) or __name__
@@ -284,11 +282,7 @@ def _is_model(hint: Any) -> bool:
 def _is_whole(hint: Any) -> bool:
     """Whether a value of this type is a reply's data as it stands."""
     origin = get_origin(hint) or hint
-    return (
-        _is_model(hint)
-        or typing.is_typeddict(hint)
-        or (inspect.isclass(origin) and issubclass(origin, Mapping))
-    )
+    return _is_model(hint) or (inspect.isclass(origin) and issubclass(origin, Mapping))
 
 
 def _is_plain_dict(hint: Any) -> bool:
@@ -306,10 +300,7 @@ def _first_paragraph(function: Any) -> str:
 
 def _in_plain_words(error: ValidationError, schema: dict[str, Any]) -> str:
     problems = error.errors(include_url=False, include_context=False)
-    told = [
-        _problem(problem["type"], problem["loc"], problem["msg"], schema)
-        for problem in problems[:_SHOWN_PROBLEMS]
-    ]
+    told = [_problem(problem["type"], problem["loc"], problem["msg"], schema) for problem in problems[:_SHOWN_PROBLEMS]]
     if len(problems) > _SHOWN_PROBLEMS:
         told.append(f"and {len(problems) - _SHOWN_PROBLEMS} more problems")
     return "; ".join(told) + "."

@@ -1,0 +1,23 @@
+"""Log lines on stderr, one form for daemon and workers: `time=... level=... source=... msg="..."` (logfmt)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+
+class _Logfmt(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        text = json.dumps(record.getMessage(), ensure_ascii=False)
+        line = f"time={at}.{int(record.msecs):03}Z level={record.levelname.lower()} source={record.name} msg={text}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def to_stderr(level: str) -> None:
+    """Send what is logged to stderr, from this level on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Logfmt())
+    logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,0 +1,108 @@
+"""Neighbourhoods for the acceptance tests: shared by a module where nothing is killed, fresh where something is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+from people import MOSQUITTO, Neighbourhood, Person
+
+from p2pflows.errors import UsageError
+
+SLOW = "P2PFLOWS_SLOW_TESTS"
+"""Set in the environment to run the tests that take long, too."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell of our mark."""
+    config.addinivalue_line("markers", f"slow: takes long; run with {SLOW}=1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for."""
+    if not os.environ.get(SLOW):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason=f"takes long; set {SLOW}=1"))
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[tuple[Person, Person]]:
+    """Alice and bob on an embedded broker, shared by many tests, as it takes seconds to start them."""
+    street = Neighbourhood(program="mosquitto" if MOSQUITTO else "iotcore")
+    try:
+        yield street.pair()
+    finally:
+        street.close()
+
+
+@pytest.fixture
+def alice(pair: tuple[Person, Person]) -> Person:
+    """Who asks."""
+    return pair[0].ready()
+
+
+@pytest.fixture
+def bob(pair: tuple[Person, Person]) -> Iterator[Person]:
+    """Who serves and answers; a test leaves nothing in his inbox."""
+    bob = pair[1].ready()
+    yield bob
+    bob.end_others()
+    if bob.is_running:
+        for prompt in bob.prompts():
+            with contextlib.suppress(UsageError):  # it has expired by now
+                bob.ask("decline", id=prompt["id"])
+
+
+@pytest.fixture(params=["mosquitto", "iotcore"])
+def program(request: pytest.FixtureRequest) -> str:
+    """Each embedded broker."""
+    if request.param == "mosquitto" and not MOSQUITTO:
+        pytest.skip("mosquitto is not installed")
+    return str(request.param)
+
+
+@pytest.fixture
+def street() -> Iterator[Neighbourhood]:
+    """An empty neighbourhood of its own for one test."""
+    street = Neighbourhood(program="mosquitto" if MOSQUITTO else "iotcore")
+    try:
+        yield street
+    finally:
+        street.close()
+
+
+@pytest.fixture
+def street_pair(street: Neighbourhood) -> tuple[Person, Person]:
+    """Alice and bob for one test alone, without workers."""
+    return street.pair(workers=False)
+
+
+@pytest.fixture
+def any_street(program: str) -> Iterator[Neighbourhood]:
+    """An empty neighbourhood, on each embedded broker."""
+    street = Neighbourhood(program)
+    try:
+        yield street
+    finally:
+        street.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show beside a failure what the daemons have told."""
+    report = yield
+    if report.failed and call.when == "call":
+        people = {
+            person.name: person
+            for value in item.funcargs.values()
+            for person in (value.people if isinstance(value, Neighbourhood) else [value])
+            if isinstance(person, Person)
+        }
+        for name, person in people.items():
+            report.sections.append((f"daemon of {name}", person.told()[-6000:]))
+    return report

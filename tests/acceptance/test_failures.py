@@ -1,0 +1,356 @@
+"""Everything that can go wrong with a call: each has a kind and exit code of its own, in time, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import time
+
+import pytest
+from nacl.signing import SigningKey
+from people import Neighbourhood, Person, Ran
+
+from p2pflows import identity
+from p2pflows.errors import UnknownUser
+
+FLOWS = """
+import os
+import signal
+import time
+
+from p2pflows.errors import Declined
+
+
+def double(n: int) -> int:
+    return 2 * n
+
+
+def raises(text: str) -> str:
+    raise ValueError(f"I do not like {text!r}")
+
+
+def declines() -> str:
+    raise Declined("Ask again on Monday.")
+
+
+def leaves() -> None:
+    raise SystemExit(3)
+
+
+def dies() -> None:
+    os._exit(1)
+
+
+def is_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleeps(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def odd() -> object:
+    return object()
+
+
+def large() -> str:
+    return "x" * 800_000
+
+
+def oddly_named() -> None:
+    raise OSError("cannot open \\udcff\\udcfe")
+"""
+
+
+@pytest.fixture(scope="module")
+def served(pair: tuple[Person, Person]) -> None:
+    """Bob serves flows that fail in every way."""
+    bob = pair[1].ready()
+    file = bob.writes("failing.py", FLOWS)
+    names = ("double", "raises", "declines", "leaves", "dies", "is_killed", "sleeps", "odd", "large", "oddly_named")
+    for name in names:
+        bob.ask("serve", endpoint=name, kind="python", target=f"{file}:{name}", cwd=str(bob.folder))
+    bob.ask("serve", endpoint="mine", kind="python", target=f"{file}:double", cwd=str(bob.folder), allow="me")
+    bob.ask("serve", endpoint="fails", kind="exec", target="echo to stdout; echo it went wrong >&2; exit 3", cwd="/")
+
+
+@pytest.fixture
+def flows(bob: Person, served: None) -> Person:
+    """Bob, who serves."""
+    return bob
+
+
+def failed(ran: Ran, kind: str, code: int, *words: str) -> dict[str, str]:
+    """The error object, if the command failed in just this way."""
+    assert ran.out == ""
+    error: dict[str, str] = ran.error
+    assert (error["code"], ran.code) == (kind, code), error
+    assert error["message"]
+    for word in words:
+        assert word in error["message"], error
+    return error
+
+
+def test_an_unknown_petname(alice: Person) -> None:
+    """A petname that nobody has is told at once, with how to add one."""
+    error = failed(alice.cli("call", "nobody/User", "text=x", "--json"), "unknown_user", 3, "nobody")
+    assert "contacts add" in error["hint"]
+
+
+def test_an_unknown_user_id(alice: Person) -> None:
+    """A user id that was never seen on the broker is told at the deadline."""
+    stranger = SigningKey.generate().verify_key.encode().hex()
+    ran = alice.cli("call", f"{stranger}/User", "text=x", "--timeout", "1s", "--json")
+    failed(ran, "unknown_user", 3, stranger)
+    assert ran.seconds < 2.5
+
+
+@pytest.mark.parametrize("user", ["00" * 32, "ff" * 32, "02" + "00" * 31, "01" + "00" * 31])
+def test_a_user_id_that_is_no_key(alice: Person, user: str) -> None:
+    """Of 64 random hex digits half are no key: that is told at once, and breaks nothing, now or later."""
+    failed(alice.cli("call", f"{user}/User", "text=x", "--timeout", "2s", "--json"), "unknown_user", 3)
+    for method, params in (("send", {"address": f"{user}/User"}), ("ls", {"user": user})):
+        with pytest.raises(UnknownUser):
+            alice.ask(method, **params)
+    alice.until(lambda now: now["pending"] == 0)
+
+
+def test_random_user_ids(alice: Person) -> None:
+    """Whatever 64 digits somebody makes up, the daemon lives on and says that nobody has that id."""
+    for _ in range(8):
+        with pytest.raises(Exception, match="[0-9a-f]{64}"):
+            alice.ask("call", address=f"{secrets.token_hex(32)}/User", data={"text": "x"}, timeout=0.2)
+
+
+def test_an_offline_contact(alice: Person, street: Neighbourhood) -> None:
+    """A contact whose daemon does not run is unreachable, at the deadline and not later."""
+    dave = street.person("dave")
+    alice.knows(dave)
+    ran = alice.cli("call", "dave/User", "text=x", "--timeout", "1s", "--json")
+    failed(ran, "unreachable", 3, "dave")
+    assert 1 <= ran.seconds < 2.5
+
+
+def test_a_contact_who_left(street: Neighbourhood) -> None:
+    """A contact who was online and is not any more is unreachable, stopped or killed; what waits arrives later."""
+    alice, bob = street.pair(workers=False)
+    bob.stop()
+    ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
+    failed(ran, "unreachable", 3, "bob", "offline")
+    message = alice.cli("send", "bob/User", "text=later").ok().out.strip()
+    (pending,) = alice.cli("outbox", "--json").ok().document["pending"]
+    assert (pending["id"], pending["to"], pending["name"]) == (message, bob.user_id, "bob")
+    bob.start()
+    assert [prompt["id"] for prompt in bob.prompted()] == [message]
+
+
+def test_not_served(alice: Person, flows: Person) -> None:
+    """An endpoint that is not served is told at once."""
+    assert flows.name == "bob"
+    ran = alice.cli("call", "bob/missing", "{}", "--json")
+    failed(ran, "not_served", 1, "missing")
+    assert ran.seconds < 3
+
+
+def test_not_allowed(alice: Person, flows: Person) -> None:
+    """An endpoint that is not for this caller is told at once."""
+    assert flows.ask("call", address="me/mine", data={"n": 1})["data"] == {"result": 2}
+    ran = alice.cli("call", "bob/mine", "n=1", "--json")
+    failed(ran, "not_allowed", 4, "mine")
+    assert ran.seconds < 3
+
+
+def test_a_flow_that_raises(alice: Person, flows: Person) -> None:
+    """What a flow raises comes back as its type and text; the traceback stays with its owner."""
+    ran = alice.cli("call", "bob/raises", "text=tea", "--json")
+    failed(ran, "flow_failed", 1, "ValueError: I do not like 'tea'")
+    assert "Traceback" in flows.told()
+    failed(alice.cli("call", "bob/leaves", "{}", "--json"), "flow_failed", 1, "SystemExit: 3")
+    failed(alice.cli("call", "bob/odd", "{}", "--json"), "flow_failed", 1, "object")
+    failed(alice.cli("call", "bob/oddly_named", "{}", "--json"), "flow_failed", 1, "OSError: cannot open")
+
+
+def test_a_flow_that_declines(alice: Person, flows: Person) -> None:
+    """A flow may say no, as a human may."""
+    assert flows.name == "bob"
+    failed(alice.cli("call", "bob/declines", "{}", "--json"), "declined", 1, "Ask again on Monday.")
+
+
+def test_a_command_that_fails(alice: Person, flows: Person) -> None:
+    """A command's exit code and the end of its stderr come back."""
+    assert flows.name == "bob"
+    error = failed(alice.cli("call", "bob/fails", "{}", "--json"), "flow_failed", 1, "exit code 3", "it went wrong")
+    assert "to stdout" not in error["message"]
+
+
+def test_a_worker_that_dies_at_every_attempt(alice: Person, flows: Person) -> None:
+    """A flow that takes its worker with it is given up after some attempts; other flows go on."""
+    endpoint = "is_killed"
+    ran = alice.cli("call", f"bob/{endpoint}", "{}", "--timeout", "40s", "--json")
+    failed(ran, "worker_lost", 1, "3 attempts")
+    dead = flows.ask("outbox")["dead"]
+    assert [(letter["endpoint"], letter["attempts"]) for letter in dead if letter["endpoint"] == endpoint] == [
+        (endpoint, 3)
+    ]
+    assert alice.ask("call", address="bob/double", data={"n": 4}, timeout=20)["data"] == {"result": 8}
+
+
+def test_a_worker_that_dies_at_every_attempt_before_a_deadline(alice: Person, flows: Person) -> None:
+    """If the deadline comes before the last attempt, the caller is told then."""
+    assert flows.name == "bob"
+    ran = alice.cli("call", "bob/dies", "{}", "--timeout", "1s", "--json")
+    assert ran.error["code"] in ("deadline", "worker_lost")
+    assert ran.seconds < 2.5
+
+
+@pytest.mark.parametrize("text", ['{"n":', "[1]", "nonsense", '{"n":NaN}'])
+def test_bad_json(alice: Person, flows: Person, text: str) -> None:
+    """Data that is no JSON object is refused before anything is sent, with the place of the error."""
+    assert flows.name == "bob"
+    accepted = alice.status()["accepted"]
+    failed(alice.cli("call", "bob/double", "-", "--json", given=text), "usage", 2)
+    assert alice.status()["accepted"] == accepted
+
+
+def test_a_wrong_type(alice: Person, flows: Person) -> None:
+    """Data that does not fit the flow's types is bad input."""
+    assert flows.name == "bob"
+    failed(alice.cli("call", "bob/double", "n=two", "--json"), "bad_input", 2, "n")
+
+
+def test_data_that_no_message_can_carry(alice: Person, flows: Person) -> None:
+    """Data nested too deeply, or with half a character, is refused at once, and the daemon lives on."""
+    assert flows.name == "bob"
+    for depth in (150, 300, 900):
+        ran = alice.cli("call", "bob/double", '{"n":' + "[" * depth + "]" * depth + "}", "--json")
+        assert ran.code == 2
+        assert ran.error["code"] in ("bad_input", "usage")
+    assert alice.cli("call", "bob/double", "-", "--json", given='{"n":"\\ud800"}').code == 2
+    for data in ('{"text":"\\ud800"}', '{"n":' + "[" * 90_000 + "]" * 90_000 + "}"):
+        with_curl = [
+            "curl",
+            "-s",
+            "--unix-socket",
+            str(alice.home / "daemon.sock"),
+            "http://p2pflows/v1/call",
+            "-d",
+            "@-",
+        ]
+        said = subprocess.run(
+            with_curl, input=f'{{"address":"bob/double","data":{data}}}', capture_output=True, text=True, check=True
+        )
+        assert set(json.loads(said.stdout)) == {"error"}, said.stdout
+    assert alice.ask("call", address="bob/double", data={"n": 1})["data"] == {"result": 2}
+
+
+def test_too_large(alice: Person, flows: Person) -> None:
+    """A message over the limit is refused before it is sent, and a reply over it comes back as that error."""
+    assert flows.name == "bob"
+    for size in (700_001, 3_000_000):
+        data = json.dumps({"n": "x" * size})
+        failed(alice.cli("call", "bob/double", "-", "--json", given=data), "too_large", 2)
+    failed(alice.cli("call", "bob/large", "{}", "--json"), "too_large", 2)
+
+
+def test_a_flow_slower_than_its_deadline(alice: Person, flows: Person) -> None:
+    """A flow that is not done in time is the caller's deadline, to the second; its result changes nothing later."""
+    ran = alice.cli("call", "bob/sleeps", "seconds=2", "--timeout", "1s", "--json")
+    failed(ran, "deadline", 5)
+    assert 1 <= ran.seconds < 2.5
+    time.sleep(1)
+    flows.until(lambda now: all(point["queued"] == 0 for point in now["workers"]))
+    assert alice.ask("call", address="bob/sleeps", data={"seconds": 0.0})["data"] == {"result": 0.0}
+
+
+def test_no_worker(alice: Person, flows: Person) -> None:
+    """A call to a dispatch point without workers says so at its deadline; serving needs a worker too."""
+    target = ["gpu", "failing.py:double", "--dispatch-point", "gpu"]
+    failed(flows.cli("serve", *target, "--json"), "no_worker", 3, "gpu")
+    worker = flows.run_worker("--dispatch-point", "gpu")
+    flows.until(lambda now: "gpu" in [point["dispatch_point"] for point in now["workers"]])
+    flows.cli("serve", *target).ok()
+    assert alice.ask("call", address="bob/gpu", data={"n": 1}, timeout=10)["data"] == {"result": 2}
+    worker.terminate()
+    assert worker.wait(20) == 0
+    ran = alice.cli("call", "bob/gpu", "n=1", "--timeout", "1s", "--json")
+    failed(ran, "no_worker", 3, "gpu")
+    assert 1 <= ran.seconds < 2.5
+
+
+def test_no_daemon(street: Neighbourhood) -> None:
+    """Without a daemon every command that needs one says so, and how to start it, at once."""
+    erin = street.person("erin")
+    for words in (
+        ["call", "me/User", "text=x"],
+        ["send", "me/User", "text=x"],
+        ["status"],
+        ["call", "me/User", "--lines"],
+    ):
+        ran = erin.cli(*words, "--json", given='{"text":"x"}\n' if "--lines" in words else None)
+        assert "p2pflows up" in failed(ran, "daemon_not_running", 3)["hint"]
+        assert ran.seconds < 3
+    assert erin.cli("status").code == 3
+
+
+def test_a_daemon_that_goes_away(street: Neighbourhood) -> None:
+    """Who waits when their daemon is killed is told that the call is kept, and how to fetch the answer."""
+    alice, bob = street.pair(workers=False)
+    call = alice.begin("call", "bob/User", "text=x", "--json")
+    (prompt,) = bob.prompted()
+    alice.kill9()
+    ran = call.wait()
+    error = failed(ran, "daemon_not_running", 3)
+    assert prompt["id"] in error["hint"]
+    alice.start(wait=False)
+    bob.ask("answer", id=prompt["id"], text="y")
+    alice.ready()
+    assert alice.cli("wait", prompt["id"]).ok().document == {"human_input": "y"}
+
+
+def test_wrong_use(alice: Person) -> None:
+    """A command given wrongly is a usage error with a next step, never anything else."""
+    for words in (
+        ["call"],
+        ["call", "bob"],
+        ["call", "bob/User", "text=x", "--timeout", "soon"],
+        ["call", "bob/User", "text=x", "text=y"],
+        ["answer", "abcd1234", "text"],
+        ["wait", "abcd"],
+        ["contacts", "add", "bob2", "0" * 63],
+        ["cal", "bob/User"],
+        ["outbox", "retry", "abcd1234"],
+        ["allow", "carol"],
+    ):
+        ran = alice.cli(*words, "--json")
+        assert ran.code == 2, (words, ran)
+        assert set(ran.error) == {"code", "message", "hint"}, words
+        assert ran.error["hint"], (words, ran.error)
+
+
+def test_people_read_the_same_errors_in_words(alice: Person) -> None:
+    """Without --json an error is its kind, a sentence and the next step, on stderr alone."""
+    ran = alice.cli("call", "nobody/User", "text=x")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.startswith("Error [unknown_user]: ")
+    assert len(ran.err.splitlines()) == 2
+
+
+def test_a_damaged_key_is_told(street: Neighbourhood) -> None:
+    """A missing, readable, cut or foreign key file is one plain error for the daemon and for `id`."""
+    erin = street.person("erin")
+    key = erin.home / "identity.key"
+    key.chmod(0o644)
+    assert "chmod 600" in failed(erin.cli("id", "--json"), "usage", 2)["hint"]
+    erin.start(wait=False)
+    assert erin.daemon is not None
+    assert erin.daemon.wait(10) == 2
+    key.chmod(0o600)
+    key.write_text(key.read_text()[:40])
+    failed(erin.cli("id", "--json"), "usage", 2)
+    key.unlink()
+    failed(erin.cli("id", "--json"), "usage", 2)
+    identity.create(key)
+    erin.cli("id").ok()
+    assert "Traceback" not in erin.told()

@@ -1,0 +1,362 @@
+"""Functions, async functions, modules and shell commands: served by one person, called by another."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from people import Neighbourhood, Person, wait_until
+
+from p2pflows.errors import BadInput, UsageError
+
+FLOWS = '''
+"""Flows of bob's."""
+import asyncio
+import os
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from p2pflows import flow
+
+
+@flow
+def greet(name: str, times: int = 1) -> str:
+    """Greet somebody.
+
+    The rest of the docstring is for readers of the code.
+    """
+    print("this print must not end up in an answer")
+    return " ".join([f"Hello {name}!"] * times)
+
+
+@flow
+async def slowly(seconds: float) -> dict[str, float]:
+    await asyncio.sleep(seconds)
+    return {"slept": seconds}
+
+
+class Order(BaseModel):
+    what: str
+    count: int
+
+
+def order(given: Order) -> Order:
+    return Order(what=given.what.upper(), count=given.count + 1)
+
+
+def double(n: int) -> int:
+    return 2 * n
+
+
+def nothing() -> None:
+    pass
+
+
+not_callable = 3
+'''
+SUM = """#!/bin/sh
+python3 -c 'import json, sys; print(json.dumps({"sum": sum(json.load(sys.stdin)["numbers"])}))'
+"""
+
+
+@pytest.fixture(scope="module")
+def served(pair: tuple[Person, Person]) -> None:
+    """Bob serves one flow of each sort, as their owner types it."""
+    bob = pair[1].ready()
+    bob.writes("flows.py", FLOWS)
+    bob.writes("sum.sh", SUM, executable=True)
+    (bob.folder / "shop").mkdir()
+    bob.writes("shop/__init__.py", "")
+    bob.writes("shop/prices.py", "def price(item: str) -> float:\n    return len(item) / 4\n")
+    bob.cli("serve", "greet", "flows.py:greet").ok()
+    for name in ("slowly", "order", "double", "nothing"):
+        bob.ask("serve", endpoint=name, kind="python", target=f"flows.py:{name}", cwd=str(bob.folder))
+    bob.cli("serve", "sum", "--exec", "./sum.sh").ok()
+    bob.cli("serve", "price", "shop.prices:price").ok()
+
+
+@pytest.fixture
+def flows(bob: Person, served: None) -> Person:
+    """Bob, who serves."""
+    return bob
+
+
+def test_a_function(alice: Person, flows: Person) -> None:
+    """A function's value comes back as one JSON document, with defaults filled in, given as JSON or as pairs."""
+    assert alice.cli("call", "bob/greet", '{"name":"Ann"}').ok().out == '{"result":"Hello Ann!"}\n'
+    ran = alice.cli("call", "bob/greet", "name=Ann", "times=2").ok()
+    assert ran.out == '{"result":"Hello Ann! Hello Ann!"}\n'
+    assert alice.cli("call", f"{flows.user_id}/greet", "-", given='{"name":"Bo"}').ok().document
+    assert alice.cli("call", "bob/nothing").ok().out == '{"result":null}\n'
+
+
+def test_an_async_function_and_models(alice: Person, flows: Person) -> None:
+    """An async function's dict is the data, and a pydantic model is what it dumps to."""
+    assert flows.name == "bob"
+    assert alice.cli("call", "bob/slowly", "seconds=0.01").ok().document == {"slept": 0.01}
+    ran = alice.cli("call", "bob/order", "what=tea", "count=1").ok()
+    assert ran.document == {"what": "TEA", "count": 2}
+
+
+def test_a_shell_command(alice: Person, flows: Person) -> None:
+    """A command has JSON on its stdin and the caller in its environment; its JSON or text comes back."""
+    assert alice.cli("call", "bob/sum", '{"numbers":[1,2,3.5]}').ok().out == '{"sum":6.5}\n'
+    flows.cli("serve", "who", "--exec", 'echo "$P2PFLOWS_FROM_NAME $P2PFLOWS_FROM $P2PFLOWS_ENDPOINT"').ok()
+    assert alice.ask("call", address="bob/who")["data"] == {"text": f"alice {alice.user_id} who"}
+    flows.cli("serve", "five", "--exec", "echo 5").ok()
+    assert alice.ask("call", address="bob/five")["data"] == {"result": 5}
+
+
+def test_a_function_in_a_package(alice: Person, flows: Person) -> None:
+    """`package.module:attr` is found from the folder it was served in."""
+    assert flows.name == "bob"
+    assert alice.cli("call", "bob/price", "item=soap").ok().document == {"result": 1.0}
+
+
+def test_one_calls_oneself(flows: Person) -> None:
+    """A person may call what they serve themselves, as `me`."""
+    assert flows.cli("call", "me/double", "n=21").ok().document == {"result": 42}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "data", "word"),
+    [
+        ("double", {"n": "two"}, "n"),
+        ("double", {"n": 2.5}, "n"),
+        ("double", {"n": True}, "n"),
+        ("double", {"n": None}, "n"),
+        ("double", {}, "n"),
+        ("double", {"n": 1, "m": 2}, "m"),
+        ("order", {"what": "tea", "count": "1"}, "count"),
+    ],
+)
+def test_data_that_does_not_fit(
+    alice: Person, flows: Person, endpoint: str, data: dict[str, object], word: str
+) -> None:
+    """Data of the wrong shape is bad input, which names the field, and the flow does not run."""
+    assert flows.name == "bob"
+    with pytest.raises(BadInput, match=rf"\b{word}\b"):
+        alice.ask("call", address=f"bob/{endpoint}", data=data)
+
+
+def test_serving_again_runs_the_new_code(alice: Person, flows: Person) -> None:
+    """After an edit the old code runs until the flow is served again, and then the new code, at once."""
+    for target, file in (("edited.py:version", "edited.py"), ("shop.edited:version", "shop/edited.py")):
+        flows.writes(file, "def version() -> int:\n    return 1\n")
+        flows.cli("serve", "version", target).ok()
+        assert alice.ask("call", address="bob/version")["data"] == {"result": 1}
+        flows.writes(file, "def version() -> int:\n    return 2\n")
+        assert alice.ask("call", address="bob/version")["data"] == {"result": 1}
+        flows.cli("serve", "version", target).ok()
+        assert alice.ask("call", address="bob/version")["data"] == {"result": 2}
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("missing.py:f", "missing.py"),
+        ("broken.py:f", "line 2"),
+        ("raises.py:f", "ZeroDivisionError"),
+        ("leaves.py:f", "SystemExit"),
+        ("flows.py:nobody", "nobody"),
+        ("flows.py:not_callable", "function"),
+        ("no.such.package:f", "no"),
+        ("flows.py", "flows.py"),
+    ],
+)
+def test_what_does_not_load_is_refused(flows: Person, target: str, reason: str) -> None:
+    """`serve` says at once what is wrong with a target, and serves nothing."""
+    flows.writes("broken.py", "x = 1\ndef f(:\n")
+    flows.writes("raises.py", "1 / 0\ndef f(): ...\n")
+    flows.writes("leaves.py", "import sys\nsys.exit(3)\n")
+    with pytest.raises(UsageError) as refused:
+        flows.ask("serve", endpoint="bad", kind="python", target=target, cwd=str(flows.folder))
+    assert reason in refused.value.message
+    assert "bad" not in [flow["endpoint"] for flow in flows.ask("ls")["flows"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("./missing.sh", "missing.sh"),
+        ("./flows.py", "executable"),
+        ("echo 'unbalanced", "unbalanced"),
+        ("no-such-program-at-all", "no-such-program-at-all"),
+    ],
+)
+def test_a_command_that_cannot_run_is_refused(flows: Person, command: str, reason: str) -> None:
+    """So is a shell command that cannot run."""
+    with pytest.raises(UsageError) as refused:
+        flows.ask("serve", endpoint="bad", kind="exec", target=command, cwd=str(flows.folder))
+    assert reason in refused.value.message + refused.value.hint
+    assert "bad" not in [flow["endpoint"] for flow in flows.ask("ls")["flows"]]
+
+
+def test_the_shell_says_why_it_does_not_serve(flows: Person) -> None:
+    """On the command line a refused target is one plain error, with exit code 2."""
+    flows.writes("broken.py", "x = 1\ndef f(:\n")
+    for words in (["missing.py:f"], ["broken.py:f"], ["--exec", "./missing.sh"], ["--exec", "x", "--human"]):
+        ran = flows.cli("serve", "bad", *words, "--json")
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.error["code"] == "usage"
+
+
+def test_a_refused_target_leaves_the_old_one(alice: Person, flows: Person) -> None:
+    """Serving something broken under a name in use changes nothing for callers."""
+    flows.writes("steady.py", "def steady() -> int:\n    return 1\n")
+    flows.cli("serve", "steady", "steady.py:steady").ok()
+    flows.writes("steady.py", "def steady( -> int:\n")
+    assert flows.cli("serve", "steady", "steady.py:steady").code == 2
+    assert alice.ask("call", address="bob/steady")["data"] == {"result": 1}
+
+
+def test_reserved_names_are_refused(flows: Person) -> None:
+    """Names that the daemon uses itself, or that no topic can hold, cannot be served."""
+    for name in ("_reply", "_flows", "a/b", "", "x" * 65, "ümlaut"):
+        with pytest.raises(UsageError):
+            flows.ask("serve", endpoint=name, kind="exec", target="cat", cwd="/")
+
+
+def test_a_neighbour_sees_what_is_served(alice: Person, flows: Person) -> None:
+    """`ls CONTACT` and `describe ADDRESS` tell what a neighbour serves, its schema, and whether I may call it."""
+    flows.cli("serve", "secret", "flows.py:double", "--allow", "me").ok()
+    listed = {flow["endpoint"]: flow for flow in alice.cli("ls", "bob", "--json").ok().document}
+    assert {"User", "greet", "sum", "price"} <= set(listed)
+    assert "secret" not in listed
+    assert listed["greet"]["description"] == "Greet somebody."
+    assert "secret" in [flow["endpoint"] for flow in flows.cli("ls", "--json").ok().document]
+    shown = alice.cli("describe", "bob/greet", "--json").ok().document
+    assert (shown["online"], shown["served"], shown["allowed"]) == (True, True, True)
+    assert shown["dispatch_point"] == "default"
+    assert set(shown["schema"]["properties"]) == {"name", "times"}
+    assert shown["schema"]["required"] == ["name"]
+    hidden = alice.cli("describe", "bob/secret", "--json").ok().document
+    assert (hidden["served"], hidden["allowed"]) == (True, False)
+    assert "schema" not in hidden
+    missing = alice.cli("describe", "bob/missing", "--json").ok().document
+    assert (missing["served"], missing["allowed"]) == (False, False)
+    assert "Greet somebody." in alice.cli("describe", "bob/greet").ok().out
+    assert "greet" in alice.cli("ls", "bob").ok().out
+
+
+def test_unserve(alice: Person, flows: Person) -> None:
+    """What is unserved is not served to anybody, at once."""
+    flows.cli("serve", "brief", "flows.py:double").ok()
+    assert alice.ask("call", address="bob/brief", data={"n": 1})["data"] == {"result": 2}
+    flows.cli("unserve", "brief").ok()
+    ran = alice.cli("call", "bob/brief", "n=1", "--json")
+    assert ran.code == 1
+    assert ran.error["code"] == "not_served"
+    again = flows.cli("unserve", "brief", "--json")
+    assert again.code == 1
+    assert again.error["code"] == "not_served"
+
+
+def test_calls_of_one_sender_run_in_order(alice: Person, flows: Person) -> None:
+    """One sender's calls to one flow run one after the other, and those of a parallel flow side by side."""
+    source = """
+    import threading, time
+    from pathlib import Path
+    running = 0
+    def count(n: int) -> int:
+        global running
+        running += 1
+        most = running
+        time.sleep(0.05)
+        most = max(most, running)
+        running -= 1
+        return most
+    """
+    flows.writes("count.py", "\n".join(line[4:] for line in source.splitlines()))
+    lines = "".join(f'{{"n":{n}}}\n' for n in range(12))
+    flows.cli("serve", "single", "count.py:count").ok()
+    assert [line["result"] for line in alice.cli("call", "bob/single", "--lines", given=lines).ok().lines] == [1] * 12
+    flows.cli("serve", "several", "count.py:count", "--parallel").ok()
+    most = max(line["result"] for line in alice.cli("call", "bob/several", "--lines", given=lines).ok().lines)
+    assert most > 1
+
+
+def test_a_slow_flow_holds_up_no_other(alice: Person, flows: Person) -> None:
+    """While a slow flow runs, others answer."""
+    assert flows.name == "bob"
+    slow = alice.ask("submit", address="bob/slowly", data={"seconds": 2.0})["id"]
+    began = time.monotonic()
+    assert alice.ask("call", address="bob/double", data={"n": 1})["data"] == {"result": 2}
+    assert time.monotonic() - began < 1
+    assert alice.ask("wait", id=slow)["data"] == {"slept": 2.0}
+
+
+def lines_come_back(alice: Person, count: int) -> float:
+    """Call with so many lines, and see that they come back complete and in order; gives the seconds."""
+    given = "".join(f'{{"n":{n}}}\n' for n in range(count))
+    ran = alice.cli("call", "bob/double", "--lines", given=given, timeout=180).ok()
+    assert ran.out == "".join(f'{{"result":{2 * n}}}\n' for n in range(count))
+    assert ran.err == ""
+    return ran.seconds
+
+
+def test_ten_thousand_lines(alice: Person, flows: Person) -> None:
+    """10,000 JSON lines through one command come back complete, in order, and not slowly."""
+    assert flows.name == "bob"
+    assert lines_come_back(alice, 10_000) < 120
+    alice.until(lambda now: now["pending"] == 0)
+    assert alice.status()["accepted"] >= 10_000
+
+
+@pytest.mark.parametrize("program", ["iotcore"], indirect=True)
+def test_two_thousand_lines_on_the_other_broker(any_street: Neighbourhood) -> None:
+    """The same on the other embedded broker, with fewer lines."""
+    alice, bob = any_street.pair()
+    bob.writes("flows.py", FLOWS)
+    bob.serves("double", "flows.py:double")
+    lines_come_back(alice, 2_000)
+
+
+def test_lines_that_fail_keep_their_place(alice: Person, flows: Person) -> None:
+    """Among many lines a wrong one has its error in its place, and the exit code says that not all went well."""
+    assert flows.name == "bob"
+    ran = alice.cli("call", "bob/double", "--lines", "--json", given='{"n":1}\n{"n":"x"}\nnot json\n\n{"n":4}\n')
+    first, second, third, last = ran.lines
+    assert (first, last) == ({"result": 2}, {"result": 8})
+    assert second["error"]["code"] == "bad_input"
+    assert third["error"]["code"] == "usage"
+    assert ran.code == 2
+    assert "2 of 4" in ran.error["message"]
+
+
+def test_send_lines_prints_ids_in_order(alice: Person, flows: Person) -> None:
+    """`send --lines` prints one id for each line, and what was sent runs in that order."""
+    flows.writes("append.sh", "#!/bin/sh\ncat >> got.jsonl\n", executable=True)
+    flows.cli("serve", "append", "--exec", "./append.sh").ok()
+    ran = alice.cli("send", "bob/append", "--lines", given="".join(f'{{"n":{n}}}\n' for n in range(50))).ok()
+    ids = ran.out.split()
+    assert len(set(ids)) == 50
+    got = flows.folder / "got.jsonl"
+    wait_until(lambda: got.exists() and got.read_text().count("\n") == 50)
+    assert [json.loads(line)["n"] for line in got.read_text().splitlines()] == list(range(50))
+
+
+def test_what_is_served_survives_a_restart(alice: Person, flows: Person) -> None:
+    """After a restart, or a kill -9, of the daemon everything is served as before, without being served again."""
+    served = flows.ask("ls")["flows"]
+    assert flows.stop() == 0
+    flows.start()
+    assert flows.ask("ls")["flows"] == served
+    assert alice.cli("call", "bob/greet", "name=Ann", "--timeout", "20s").ok().document
+    flows.kill9()
+    flows.start()
+    assert flows.ask("ls")["flows"] == served
+    assert alice.cli("call", "bob/sum", '{"numbers":[1,1]}', "--timeout", "20s").ok().document == {"sum": 2}
+
+
+def test_a_large_message(alice: Person, flows: Person) -> None:
+    """Half a megabyte goes through whole, both ways."""
+    flows.cli("serve", "back", "--exec", "cat").ok()
+    for text in ("x" * 690_000, "ä" * 345_000, '"' * 345_000):
+        ran = alice.cli("call", "bob/back", "-", "--timeout", "20s", given=json.dumps({"text": text})).ok()
+        assert ran.document == {"text": text}
+    flows.cli("serve", "quotes", "--exec", "python3 -c 'print(chr(34) * 690_000)'").ok()
+    ran = alice.cli("call", "bob/quotes", "--timeout", "20s", "--json")
+    assert ran.error["code"] == "too_large"

@@ -1,0 +1,109 @@
+"""`p2pflows.connect()` and `connect_async()`: what a program does instead of the shell."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from people import Person
+
+import p2pflows
+from p2pflows.errors import BadInput, DaemonNotRunning, DeadlinePassed, Declined, NotServed, UnknownUser
+
+
+@pytest.fixture
+def flows(bob: Person) -> Person:
+    """Bob, who serves a flow."""
+    bob.writes("api.py", "def double(n: int) -> int:\n    return 2 * n\n")
+    bob.serves("double", "api.py:double")
+    return bob
+
+
+def test_the_synchronous_form(alice: Person, flows: Person) -> None:
+    """A program calls, sends, waits, reads its inbox and answers, with plain calls."""
+    with p2pflows.connect(alice.home) as me, p2pflows.connect(flows.home) as neighbour:
+        assert me.call("bob/double", {"n": 21}) == {"result": 42}
+        message = me.send("bob/User", {"text": "A note"})
+        assert me.wait(message, timeout=10) == {"id": message, "state": "delivered"}
+        (prompt,) = neighbour.inbox()
+        assert (prompt["id"], prompt["text"], prompt["name"]) == (message, "A note", "alice")
+        neighbour.decline(message)
+        answers: list[dict[str, object]] = []
+        asking = threading.Thread(target=lambda: answers.append(me.call("bob/User", {"text": "Question?"}, timeout=20)))
+        asking.start()
+        (prompt,) = flows.prompted()
+        assert neighbour.answer(prompt["id"][-8:], "Answer.") == prompt["id"]
+        asking.join(20)
+        assert answers == [{"human_input": "Answer."}]
+        assert [past["status"] for past in neighbour.inbox(all=True)[-2:]] == ["declined", "answered"]
+
+
+def test_errors_are_classes(alice: Person, flows: Person) -> None:
+    """Each kind of failure is an exception of its own, with a message and a hint."""
+    with p2pflows.connect(alice.home) as me:
+        with pytest.raises(BadInput, match="n"):
+            me.call("bob/double", {"n": "x"})
+        with pytest.raises(NotServed, match="missing"):
+            me.call("bob/missing")
+        with pytest.raises(UnknownUser) as unknown:
+            me.call("nobody/User")
+        assert "contacts add" in unknown.value.hint
+        with pytest.raises(DeadlinePassed):
+            me.call("bob/User", {"text": "x"}, timeout=0.5)
+        with pytest.raises(BadInput):
+            me.call("bob/double", {"n": float("nan")})
+        with pytest.raises(BadInput):
+            me.call("bob/double", {"n": {1, 2}})
+    with pytest.raises(DaemonNotRunning, match="No daemon"), p2pflows.connect(flows.home.parent / "nobody") as nobody:
+        nobody.inbox()
+
+
+async def test_the_asynchronous_form(alice: Person, flows: Person) -> None:
+    """The same with await, and many calls at once over one connection."""
+    async with p2pflows.connect_async(alice.home) as me, p2pflows.connect_async(flows.home) as neighbour:
+        answers = await asyncio.gather(*(me.call("bob/double", {"n": n}) for n in range(500)))
+        assert answers == [{"result": 2 * n} for n in range(500)]
+        shown: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+        async def watch() -> None:
+            async for prompt in neighbour.watch():
+                shown.put_nowait(prompt)
+
+        watching = asyncio.create_task(watch())
+        asking = asyncio.create_task(me.call("bob/User", {"text": "Async?"}, timeout=20))
+        prompt = await asyncio.wait_for(shown.get(), 10)
+        assert (prompt["text"], prompt["status"]) == ("Async?", "open")
+        await neighbour.answer(str(prompt["id"]), "Yes.")
+        assert await asking == {"human_input": "Yes."}
+        assert (await asyncio.wait_for(shown.get(), 10))["status"] == "answered"
+        message = await me.send("bob/User", {"text": "Note"})
+        assert (await me.wait(message, timeout=10))["state"] == "delivered"
+        assert (await asyncio.wait_for(shown.get(), 10))["id"] == message
+        assert [prompt["id"] for prompt in await neighbour.inbox()] == [message]
+        await neighbour.decline(message)
+        with pytest.raises(NotServed):
+            await me.call("bob/missing")
+        refused = asyncio.create_task(me.call("bob/User", {"text": "No?"}, timeout=20))
+        while (prompt := await asyncio.wait_for(shown.get(), 10))["status"] != "open":
+            pass
+        await neighbour.decline(str(prompt["id"]), "No.")
+        with pytest.raises(Declined, match="No."):
+            await refused
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_daemon_that_goes_away(street_pair: tuple[Person, Person]) -> None:
+    """All that waits fails with one kind of error when the daemon is killed, and the calls go on without it."""
+    alice, bob = street_pair
+    async with p2pflows.connect_async(alice.home) as me:
+        waiting = [asyncio.create_task(me.call("bob/User", {"text": f"{n}"}, timeout=60)) for n in range(5)]
+        prompts = await asyncio.to_thread(bob.prompted, 5)
+        alice.kill9()
+        gone = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in gone] == [DaemonNotRunning] * 5
+    alice.start()
+    bob.ask("answer", id=prompts[0]["id"], text="y")
+    with p2pflows.connect(alice.home) as me_again:
+        assert me_again.wait(prompts[0]["id"], timeout=10) == {"human_input": "y"}

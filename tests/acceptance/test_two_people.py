@@ -1,0 +1,254 @@
+"""Two people with only the shell: one asks, the other answers, declines, or does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from people import MOSQUITTO, Command, Neighbourhood, Person, free_port
+
+QUESTION = '{"api_output":"Neighbor, are you there?"}'
+ANSWER = '{"human_input":"Hey there neighbor!!"}\n'
+MOSQUITTO_PASSWD = shutil.which("mosquitto_passwd")
+
+
+def asked(alice: Person, bob: Person, address: str = "bob/User", *words: str) -> tuple[Command, str]:
+    """A call that waits, and the id of its prompt at bob."""
+    before = {prompt["id"] for prompt in bob.prompts()}
+    call = alice.begin("call", address, QUESTION, *words)
+    prompts = bob.prompted(len(before) + 1)
+    return call, next(prompt["id"] for prompt in prompts if prompt["id"] not in before)
+
+
+def is_answered(call: Command, bob: Person, prompt: str) -> bool:
+    """Answer a prompt, and see that the answer is all that the caller gets to see."""
+    bob.cli("answer", prompt, "Hey there neighbor!!").ok()
+    ran = call.wait()
+    return (ran.code, ran.out, ran.err) == (0, ANSWER, "")
+
+
+@pytest.fixture
+def team_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a plain mosquitto with one user, as an operator would run it."""
+    if MOSQUITTO is None or MOSQUITTO_PASSWD is None:
+        pytest.skip("mosquitto is not installed")
+    folder, port = tmp_path_factory.mktemp("broker"), free_port()
+    words = [MOSQUITTO_PASSWD, "-b", "-c", folder / "passwords", "team", "p@ss/w:rd%"]
+    subprocess.run(words, check=True, capture_output=True)
+    root = "user root\n" if os.geteuid() == 0 else ""
+    (folder / "conf").write_text(
+        f"{root}allow_anonymous false\npassword_file {folder}/passwords\nlistener {port} 127.0.0.1\n"
+    )
+    process = subprocess.Popen([MOSQUITTO, "-c", folder / "conf"], stderr=subprocess.DEVNULL)
+    yield f"mqtt://team:p%40ss%2Fw%3Ard%25@127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+def test_the_first_scenario_as_a_new_user_types_it(any_street: Neighbourhood) -> None:
+    """Two people who added each other ask and answer; the caller's stdout is exactly the answer."""
+    alice, bob = any_street.person("alice").start(wait=False), any_street.person("bob").start(wait=False)
+    alice.cli("contacts", "add", "bob", bob.cli("id").ok().out.strip()).ok()
+    bob.cli("contacts", "add", "alice", alice.cli("id").ok().out.strip()).ok()
+    bob.ready()
+    alice.ready()
+    call = alice.begin("call", "bob/User", QUESTION)
+    bob.prompted()
+    (prompt,) = bob.cli("inbox", "--json").ok().document
+    assert prompt["text"] == "Neighbor, are you there?"
+    assert prompt["data"] == {"api_output": "Neighbor, are you there?"}
+    assert (prompt["from"], prompt["name"], prompt["endpoint"]) == (alice.user_id, "alice", "User")
+    assert prompt["status"] == "open"
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(prompt["received"])).total_seconds()) < 15
+    assert datetime.fromisoformat(prompt["expires"]) > datetime.now(UTC)
+    assert is_answered(call, bob, prompt["id"])
+    assert bob.cli("inbox", "--json").ok().document == []
+    (past,) = bob.cli("inbox", "--json", "--all").ok().document
+    assert past["status"] == "answered"
+
+
+def test_a_team_broker_with_a_password(team_broker: str) -> None:
+    """A plain external mosquitto with a password does as well as the embedded one, and the password is not shown."""
+    street = Neighbourhood(program=None, broker=team_broker)
+    try:
+        alice, bob = street.pair(workers=False)
+        call, prompt = asked(alice, bob)
+        assert is_answered(call, bob, prompt)
+        status = alice.cli("status", "--json").ok()
+        assert status.document["broker"]["connected"] is True
+        shown = status.out + alice.cli("status").ok().out + alice.told() + bob.told()
+        assert "p@ss" not in shown
+        assert "p%40ss" not in shown
+        assert not street.broker_folder.exists()
+    finally:
+        street.close()
+
+
+def test_a_call_needs_only_the_end_of_an_id(alice: Person, bob: Person) -> None:
+    """The inbox for people shows the end of an id, and that is enough to answer."""
+    call, prompt = asked(alice, bob)
+    assert prompt[-8:] in bob.cli("inbox").ok().out
+    assert is_answered(call, bob, prompt[-8:])
+
+
+def test_a_prompt_has_its_text_under_one_of_three_names(alice: Person, bob: Person) -> None:
+    """Any request to a human with such a text is a prompt, and its other data is kept."""
+    for key in ("api_output", "prompt"):
+        alice.ask("send", address="bob/User", data={key: key, "n": 3})
+    call = alice.begin("call", "bob/User", "text=Snö? 😀", "n=3")
+    prompts = bob.prompted(3)
+    assert [prompt["text"] for prompt in prompts[:2]] == ["api_output", "prompt"]
+    assert prompts[2]["data"] == {"text": "Snö? 😀", "n": 3}
+    bob.cli("answer", prompts[2]["id"], "Já 😀").ok()
+    assert call.wait().ok().out == '{"human_input":"Já 😀"}\n'
+
+
+def test_a_request_without_a_text_is_bad_input(alice: Person, bob: Person) -> None:
+    """A human cannot be asked nothing: the caller hears so at once, and nobody is bothered."""
+    ran = alice.cli("call", "bob/User", "{}", "--json")
+    assert ran.code == 2
+    assert ran.error["code"] == "bad_input"
+    assert bob.prompts() == []
+
+
+def test_declined(alice: Person, bob: Person) -> None:
+    """A human's no is an error of its own kind, with their reason."""
+    call, prompt = asked(alice, bob, "bob/User", "--json")
+    bob.cli("decline", prompt, "--reason", "Not before tea.").ok()
+    ran = call.wait()
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.error["code"] == "declined"
+    assert "Not before tea." in ran.error["message"]
+
+
+def test_unanswered(alice: Person, bob: Person) -> None:
+    """Nobody answers: the caller hears of it at the deadline, and the prompt is closed on both sides."""
+    call, prompt = asked(alice, bob, "bob/User", "--timeout", "2s")
+    ran = call.wait()
+    assert (ran.code, ran.out) == (5, "")
+    assert 2 <= ran.seconds <= 3.5
+    assert "deadline" in ran.err
+    bob.until(lambda now: now["prompts_open"] == 0, 3)
+    late = bob.cli("answer", prompt, "Sorry, I was out.", "--json")
+    assert late.code == 2
+    assert "expired" in late.error["message"]
+
+
+def test_a_second_answer_is_refused(alice: Person, bob: Person) -> None:
+    """The first answer counts; whoever answers or declines again is told so."""
+    call, prompt = asked(alice, bob)
+    assert is_answered(call, bob, prompt)
+    for words in (["answer", prompt, "Or rather not."], ["decline", prompt]):
+        ran = bob.cli(*words, "--json")
+        assert ran.code == 2
+        assert "already answered" in ran.error["message"]
+
+
+def test_two_answers_at_once(alice: Person, bob: Person) -> None:
+    """Of several answers given at the same moment one counts, and that is the one the caller gets."""
+    call, prompt = asked(alice, bob)
+    answers = [bob.begin("answer", prompt, f"answer {number}") for number in range(4)]
+    codes = [answer.wait().code for answer in answers]
+    assert sorted(codes) == [0, 2, 2, 2]
+    assert call.wait().ok().document == {"human_input": f"answer {codes.index(0)}"}
+
+
+def test_user_ids_and_me_are_addresses_too(alice: Person, bob: Person) -> None:
+    """A user id stands wherever a petname does, and `me` is oneself."""
+    call, prompt = asked(alice, bob, f"{bob.user_id}/User")
+    assert is_answered(call, bob, prompt)
+    for address in ("me/User", f"{bob.user_id.upper()}/User"):
+        call, prompt = asked(bob, bob, address)
+        (shown,) = bob.prompts()
+        assert (shown["from"], shown["name"]) == (bob.user_id, "me")
+        assert is_answered(call, bob, prompt)
+
+
+def test_id_is_what_others_add(alice: Person, bob: Person) -> None:
+    """`id` prints the user id alone, and `contacts list` what was made of it."""
+    assert bob.cli("id").ok().out == bob.user_id + "\n"
+    assert bob.cli("id", "--json").ok().document["user_id"] == bob.user_id
+    assert {"name": "bob", "user": bob.user_id} in alice.cli("contacts", "list", "--json").ok().document
+
+
+def test_wait_takes_up_a_call_again(alice: Person, bob: Person) -> None:
+    """Who stops waiting can fetch the answer later, by the call's id."""
+    message = alice.ask("submit", address="bob/User", data=json.loads(QUESTION))["id"]
+    short = alice.cli("wait", message, "--timeout", "1s")
+    assert short.code == 5
+    (prompt,) = bob.prompted()
+    bob.cli("answer", prompt["id"], "Hey there neighbor!!").ok()
+    assert alice.cli("wait", message).ok().out == ANSWER
+    assert alice.cli("wait", message).ok().out == ANSWER
+
+
+def test_a_cancelled_call(alice: Person, bob: Person) -> None:
+    """A call that its sender withdraws ends as cancelled, and its prompt goes away."""
+    call, prompt = asked(alice, bob, "bob/User", "--json")
+    alice.cli("cancel", prompt).ok()
+    ran = call.wait()
+    assert ran.code == 1
+    assert ran.error["code"] == "cancelled"
+    bob.until(lambda now: now["prompts_open"] == 0, 3)
+    states = {past["id"]: past["status"] for past in bob.prompts(everything=True)}
+    assert states[prompt] == "cancelled"
+
+
+def test_a_note_wants_no_answer(alice: Person, bob: Person) -> None:
+    """A post to a human is shown once, and its sender is not kept waiting."""
+    message = alice.cli("send", "bob/User", "text=Back at six").ok().out.strip()
+    (prompt,) = bob.prompted()
+    assert (prompt["id"], prompt["text"]) == (message, "Back at six")
+    assert alice.cli("wait", message).ok().document["state"] == "delivered"
+    assert bob.cli("answer", message, "Fine", "--json").code == 2
+    bob.cli("decline", message).ok()
+    assert bob.prompts() == []
+
+
+def test_control_characters_reach_no_terminal(alice: Person, bob: Person) -> None:
+    """What a neighbour writes cannot steer the terminal that shows it, in text or in JSON."""
+    alice.cli("send", "bob/User", '{"text":"\\u001b]0;owned\\u0007 \\u009b31m \\u202egnp.exe"}').ok()
+    (prompt,) = bob.prompted()
+    shown = bob.cli("inbox").ok().out + bob.cli("inbox", "--json").ok().out
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)
+    bob.cli("decline", prompt["id"]).ok()
+
+
+def test_an_answer_after_a_restart_of_the_daemons(street: Neighbourhood) -> None:
+    """A prompt outlives its daemon, stopped or killed, is asked once, and its answer reaches a caller who came back."""
+    alice, bob = street.pair(workers=False)
+    message = alice.ask("submit", address="bob/User", data=json.loads(QUESTION))["id"]
+    bob.prompted()
+    assert bob.stop() == 0
+    bob.start()
+    assert [prompt["id"] for prompt in bob.prompts()] == [message]
+    bob.kill9()
+    bob.start()
+    alice.kill9()
+    bob.cli("answer", message[-8:], "Hey there neighbor!!").ok()
+    alice.start()
+    assert alice.cli("wait", message).ok().out == ANSWER
+    assert [prompt["status"] for prompt in bob.prompts(everything=True)] == ["answered"]
+
+
+def test_a_daemon_killed_while_it_asks(street: Neighbourhood) -> None:
+    """However often a daemon is killed around the moment of asking, the human is asked once."""
+    alice, bob = street.pair(workers=False)
+    messages = []
+    for number in range(3):
+        messages.append(alice.ask("submit", address="bob/User", data={"text": f"question {number}"})["id"])
+        time.sleep(0.01 * number)
+        bob.kill9()
+        bob.start(wait=False)
+        bob.prompted(number + 1)
+    time.sleep(1)
+    assert [prompt["id"] for prompt in bob.prompts(everything=True)] == messages
+    for message in messages:
+        bob.ask("answer", id=message, text=f"answer to {message}")
+        assert alice.ask("wait", id=message)["data"] == {"human_input": f"answer to {message}"}

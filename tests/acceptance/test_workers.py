@@ -1,0 +1,272 @@
+"""Workers of a dispatch point: started here or elsewhere, killed, and replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from people import Neighbourhood, Person, end, wait_until
+
+FLOWS = '''
+import os
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def note(n: int) -> None:
+    with (HERE / "notes").open("a") as file:
+        file.write(f"{n}\\n")
+
+
+def slow(seconds: float) -> int:
+    """Sleep; leaves a file while it runs."""
+    (HERE / f"runs-{os.getpid()}").touch()
+    time.sleep(seconds)
+    (HERE / f"runs-{os.getpid()}").unlink()
+    return os.getpid()
+
+
+def fragile() -> str:
+    """Kill the worker unless somebody has mended it."""
+    with (HERE / "attempts").open("a") as file:
+        file.write("x")
+    if not (HERE / "mended").exists():
+        os._exit(1)
+    return "fine"
+'''
+
+
+@pytest.fixture
+def point(bob: Person, request: pytest.FixtureRequest) -> str:
+    """A dispatch point of its own for each test, for which bob's daemon starts no workers."""
+    bob.writes("gpu.py", FLOWS)
+    return f"gpu{abs(hash(request.node.name)) % 10_000}"
+
+
+def workers_of(bob: Person, point: str) -> dict[str, int]:
+    """What `status` says of a dispatch point."""
+    shown = [shown for shown in bob.status()["workers"] if shown["dispatch_point"] == point]
+    return shown[0] if shown else {"workers": 0, "slots": 0, "free": 0, "queued": 0}
+
+
+def has_workers(bob: Person, point: str, count: int) -> None:
+    """Wait until a dispatch point has so many workers."""
+    wait_until(lambda: workers_of(bob, point)["workers"] == count, 20)
+
+
+def runs(bob: Person) -> list[int]:
+    """The processes in which the slow flow runs now."""
+    return [int(file.name.removeprefix("runs-")) for file in bob.folder.glob("runs-*")]
+
+
+def elsewhere(bob: Person, token: str, folder: Path, *words: str, given: bool = False) -> subprocess.Popen[bytes]:
+    """A worker on what could be another machine: an empty home, and nothing of bob's but a token."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    environment = {**kept, "HOME": str(folder), "P2PFLOWS_HOME": str(folder / "home")}
+    if not given:
+        environment["P2PFLOWS_WORKER_TOKEN"] = token
+        return bob.run_worker(*words, environment=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "p2pflows", "worker", "--token", "-", *words],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    process.stdin.write(token.encode() + b"\n")
+    process.stdin.close()
+    bob.ends_later(process)
+    return process
+
+
+def test_a_worker_of_another_point(alice: Person, bob: Person, point: str) -> None:
+    """`p2pflows worker` serves its dispatch point with as many slots as it is told, and ends on Ctrl-C."""
+    worker = bob.run_worker("--dispatch-point", point, "--concurrency", "2")
+    has_workers(bob, point, 1)
+    assert workers_of(bob, point) == {"dispatch_point": point, "workers": 1, "slots": 2, "free": 2, "queued": 0}
+    bob.serves("pid", "gpu.py:pid", "--dispatch-point", point)
+    assert alice.ask("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
+    assert bob.ask("describe", address="me/pid")["dispatch_point"] == point
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(15) == 0
+    has_workers(bob, point, 0)
+
+
+def test_a_worker_on_another_machine(alice: Person, bob: Person, point: str, tmp_path: Path) -> None:
+    """With a pasted token a worker runs from an empty home, without bob's key, and leaves nothing there."""
+    token = bob.cli("worker-token", point).ok().out.strip()
+    worker = elsewhere(bob, token, tmp_path)
+    has_workers(bob, point, 1)
+    bob.serves("pid", "gpu.py:pid", "--dispatch-point", point)
+    assert alice.ask("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
+    environment = Path(f"/proc/{worker.pid}/environ").read_bytes() + Path(f"/proc/{worker.pid}/cmdline").read_bytes()
+    assert token.encode() not in environment.replace(b"P2PFLOWS_WORKER_TOKEN=" + token.encode(), b"")
+    assert not (tmp_path / "home" / "identity.key").exists()
+    worker.terminate()
+    assert worker.wait(15) == 0
+
+
+def test_a_token_on_stdin(bob: Person, point: str, tmp_path: Path) -> None:
+    """A token can be piped in, so that no process list shows it; a wrong or cut one is refused."""
+    token = bob.cli("worker-token", point, "--json").ok().document["token"]
+    elsewhere(bob, token, tmp_path, given=True)
+    has_workers(bob, point, 1)
+    for wrong in (token[:-2], "nonsense", token.replace("p2pflows", "q2pflows")):
+        ran = bob.cli("worker", "--token", wrong)
+        assert ran.code == 2
+        assert "p2pflows worker-token" in ran.err
+    ran = bob.cli("worker", "--token", token, "--dispatch-point", "other")
+    assert ran.code == 2
+    assert "other" in ran.err
+
+
+def test_posts_wait_for_a_worker(alice: Person, bob: Person, point: str) -> None:
+    """Posts to a dispatch point without workers wait, and run in their order once one comes."""
+    first = bob.run_worker("--dispatch-point", point)
+    has_workers(bob, point, 1)
+    bob.serves("note", "gpu.py:note", "--dispatch-point", point)
+    first.kill()
+    first.wait()
+    has_workers(bob, point, 0)
+    ids = [alice.ask("send", address="bob/note", data={"n": n})["id"] for n in range(5)]
+    wait_until(lambda: workers_of(bob, point)["queued"] == 5)
+    assert alice.ask("wait", id=ids[-1], timeout=10)["state"] == "delivered"
+    bob.kill9()
+    bob.start()
+    assert not (bob.folder / "notes").exists()
+    bob.run_worker("--dispatch-point", point)
+    wait_until(lambda: workers_of(bob, point)["queued"] == 0 and workers_of(bob, point)["workers"] == 1, 20)
+    assert (bob.folder / "notes").read_text().split() == list("01234")
+
+
+def test_a_worker_killed_in_the_middle(alice: Person, bob: Person, point: str) -> None:
+    """When a worker is killed in the middle of a task, another does it, and the caller gets the answer."""
+    workers = [bob.run_worker("--dispatch-point", point, "--concurrency", "1") for _ in range(2)]
+    has_workers(bob, point, 2)
+    bob.serves("slow", "gpu.py:slow", "--dispatch-point", point)
+    call = alice.ask("submit", address="bob/slow", data={"seconds": 1.0}, timeout=40)["id"]
+    wait_until(lambda: len(runs(bob)) == 1)
+    (victim,) = runs(bob)
+    assert victim in [worker.pid for worker in workers]
+    end(victim)
+    (bob.folder / f"runs-{victim}").unlink()
+    other = next(worker.pid for worker in workers if worker.pid != victim)
+    assert alice.ask("wait", id=call)["data"] == {"result": other}
+    assert workers_of(bob, point)["workers"] == 1
+
+
+def test_a_worker_that_is_told_to_end(alice: Person, bob: Person, point: str) -> None:
+    """A worker that is told to end finishes what it has begun; what it had not begun runs elsewhere."""
+    first = bob.run_worker("--dispatch-point", point, "--concurrency", "1")
+    has_workers(bob, point, 1)
+    bob.serves("slow", "gpu.py:slow", "--dispatch-point", point)
+    calls = [alice.ask("submit", address="bob/slow", data={"seconds": 1.0}, timeout=40)["id"] for _ in range(2)]
+    wait_until(lambda: len(runs(bob)) == 1)
+    first.terminate()
+    second = bob.run_worker("--dispatch-point", point, "--concurrency", "1")
+    assert alice.ask("wait", id=calls[0])["data"] == {"result": first.pid}
+    assert first.wait(15) == 0
+    assert alice.ask("wait", id=calls[1])["data"] == {"result": second.pid}
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs(alice: Person, bob: Person, point: str) -> None:
+    """A worker that is stopped in its tracks counts as dead after a while, and another does its work."""
+    first = bob.run_worker("--dispatch-point", point)
+    has_workers(bob, point, 1)
+    bob.serves("pid", "gpu.py:pid", "--dispatch-point", point)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        call = alice.ask("submit", address="bob/pid", timeout=60)["id"]
+        wait_until(lambda: workers_of(bob, point)["queued"] == 1)
+        second = bob.run_worker("--dispatch-point", point)
+        assert alice.ask("wait", id=call)["data"] == {"result": second.pid}
+    finally:
+        first.send_signal(signal.SIGCONT)
+    has_workers(bob, point, 2)
+
+
+def test_a_worker_outlives_its_daemon(alice: Person, bob: Person, point: str) -> None:
+    """A task that runs while its daemon is killed and started again is not run twice; its result counts."""
+    worker = bob.run_worker("--dispatch-point", point)
+    has_workers(bob, point, 1)
+    bob.serves("slow", "gpu.py:slow", "--dispatch-point", point)
+    call = alice.ask("submit", address="bob/slow", data={"seconds": 3.0}, timeout=40)["id"]
+    wait_until(lambda: len(runs(bob)) == 1)
+    bob.kill9()
+    bob.start()
+    bob.run_worker("--dispatch-point", point)
+    assert alice.ask("wait", id=call)["data"] == {"result": worker.pid}
+
+
+def test_dead_letters(alice: Person, bob: Person) -> None:
+    """A post whose worker dies at each of three attempts is a dead letter; `outbox retry` runs it again."""
+    bob.writes("gpu.py", FLOWS)
+    bob.serves("fragile", "gpu.py:fragile")
+    sent = alice.cli("send", "bob/fragile", "{}").ok().out.strip()
+
+    def letters() -> list[dict[str, Any]]:
+        return [letter for letter in bob.ask("outbox")["dead"] if letter["id"] == sent]
+
+    wait_until(lambda: bool(letters()), 30)
+    assert bob.status()["dead"] >= 1
+    assert (bob.folder / "attempts").read_text() == "xxx"
+    (letter,) = letters()
+    assert letter in bob.cli("outbox", "--json").ok().document["dead"]
+    assert (letter["from"], letter["name"]) == (alice.user_id, "alice")
+    assert (letter["endpoint"], letter["attempts"]) == ("fragile", 3)
+    assert sent[-8:] in bob.cli("outbox").ok().out
+    bob.kill9()
+    bob.start()
+    assert len(letters()) == 1
+    bob.writes("mended", "")
+    bob.cli("outbox", "retry", sent[-8:]).ok()
+    wait_until(lambda: (bob.folder / "attempts").read_text() == "xxxx")
+    wait_until(lambda: not letters())
+    assert bob.cli("outbox", "retry", sent[-8:]).code == 2
+
+
+def test_a_failed_post_can_be_sent_again(alice: Person, bob: Person) -> None:
+    """A post that failed shows in its sender's outbox with the reason, and can be sent again."""
+    bob.serves("fails", "--exec", "test -e mended2")
+    sent = alice.cli("send", "bob/fails", "{}").ok().out.strip()
+    wait_until(lambda: bool(alice.ask("outbox")["failed"]))
+    failed = {message["id"]: message for message in alice.cli("outbox", "--json").ok().document["failed"]}
+    assert failed[sent]["error"]["kind"] == "flow_failed"
+    bob.writes("mended2", "")
+    again = alice.cli("outbox", "retry", sent[-8:], "--json").ok().document["id"]
+    assert alice.ask("wait", id=again, timeout=10)["state"] == "delivered"
+
+
+def test_workers_of_the_config(street: Neighbourhood) -> None:
+    """`up` starts the workers that `config.yaml` names, keeps them running, and ends them."""
+    bob = street.person("bob")
+    workers = [{"dispatch_point": "a", "concurrency": 1}, {"dispatch_point": "b", "concurrency": 3}]
+    (bob.home / "config.yaml").write_text(json.dumps({"workers": workers}))
+    bob.start()
+    has_workers(bob, "a", 1)
+    has_workers(bob, "b", 1)
+    assert (workers_of(bob, "a")["slots"], workers_of(bob, "b")["slots"]) == (1, 3)
+    before = bob.workers()
+    assert len(before) == 2
+    end(before[0])
+    wait_until(lambda: len(bob.workers()) == 2 and bob.workers() != before, 10)
+    has_workers(bob, "a", 1)
+    has_workers(bob, "b", 1)
+    began = time.monotonic()
+    assert bob.stop() == 0
+    assert time.monotonic() - began < 10

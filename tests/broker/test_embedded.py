@@ -1,0 +1,297 @@
+"""The embedded broker with real brokers: shared, taken over, watched, and kept from strangers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from p2pflows.broker_url import BrokerUrl
+from p2pflows.errors import UsageError
+from p2pflows.mqtt import probe
+from p2pflowsd import broker as broker_module
+from p2pflowsd.broker import EmbeddedBroker, Program
+
+LOG = logging.getLogger("test.embedded")
+
+DAEMON = """
+import asyncio, json, logging, sys
+from pathlib import Path
+from p2pflowsd.broker import EmbeddedBroker
+
+async def main():
+    port, directory, program = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    broker = EmbeddedBroker(port, directory=directory, program=program, log=logging.getLogger())
+    await broker.ensure()
+    watch = asyncio.create_task(broker.watch())
+    told = None
+    while True:
+        if told != broker.owned:
+            told = broker.owned
+            pid = int((directory / "broker.pid").read_text())
+            print(json.dumps({"owned": told, "name": broker.name, "broker": pid}), flush=True)
+        await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+"""A daemon reduced to its broker: it prints a line when it has become owner or user of the broker."""
+
+
+@asynccontextmanager
+async def daemons(count: int, port: int, directory: Path, program: Program) -> AsyncIterator[list[Process]]:
+    """Start daemons at the same moment; kill what is left of them afterwards."""
+    words = (sys.executable, "-c", DAEMON, str(port), str(directory), program)
+    started = [await asyncio.create_subprocess_exec(*words, stdout=PIPE) for _ in range(count)]
+    try:
+        yield started
+    finally:
+        for process in started:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.communicate()
+
+
+async def line(process: Process) -> dict[str, object]:
+    """The next line that a daemon prints."""
+    assert process.stdout
+    async with asyncio.timeout(20):
+        said: dict[str, object] = json.loads(await process.stdout.readline())
+    return said
+
+
+async def address(port: int, directory: Path) -> BrokerUrl:
+    """The address that daemons of this folder use."""
+    return BrokerUrl("127.0.0.1", port, username="local", password=(directory / "password").read_text())
+
+
+async def answers(url: BrokerUrl) -> None:
+    """Wait until a broker answers."""
+    async with asyncio.timeout(15):
+        while True:
+            with suppress(OSError):
+                await probe(url, 1.0)
+                return
+            await asyncio.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def open_files(pid: int) -> set[str]:
+    """The names of the files that a process has open."""
+    return {handle.readlink().name for handle in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process has ended."""
+    async with asyncio.timeout(10):
+        while runs(pid):  # noqa: ASYNC110 - another program's process
+            await asyncio.sleep(0.02)
+
+
+async def test_daemons_share_one_broker_and_take_over(program: Program, free_port: int, tmp_path: Path) -> None:
+    """Of daemons that race one must own the broker; killed with -9 its broker ends and another takes over."""
+    async with daemons(3, free_port, tmp_path / "b", program) as started:
+        said = [await line(process) for process in started]
+        (owner,) = [process for process, words in zip(started, said, strict=True) if words["owned"]]
+        assert sorted(str(words["name"]).split()[0] for words in said) == sorted([program, "shared", "shared"])
+        (pid,) = {int(str(words["broker"])) for words in said}
+        assert "owner.lock" not in open_files(pid)
+        url = await address(free_port, tmp_path / "b")
+        await probe(url, 3.0)
+        owner.kill()
+        await gone(pid)
+        heirs = [asyncio.create_task(line(process)) for process in started if process is not owner]
+        done, waiting = await asyncio.wait(heirs, timeout=15, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        (heir,) = [task.result() for task in done]
+        assert heir["owned"]
+        assert heir["broker"] != pid
+        await probe(url, 3.0)
+
+
+async def test_ensure_takes_over_at_once(broker: EmbeddedBroker, free_port: int, tmp_path: Path) -> None:
+    """A daemon whose reconnect asks for the broker must get one as soon as the owner has let go."""
+    second = EmbeddedBroker(free_port, directory=tmp_path / "broker", log=LOG)
+    url = await second.ensure()
+    assert (second.owned, second.name) == (False, "shared")
+    assert url == await broker.ensure()
+    await broker.close()
+    assert not broker.owned
+    assert await second.ensure() == url
+    assert second.owned
+    await probe(url, 3.0)
+    await second.close()
+
+
+async def test_the_watchdog_replaces_a_broker_that_hangs(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that takes connections but answers nothing must be killed and started anew."""
+    for name, seconds in (("_LOOK", 0.1), ("_PROBE_EVERY", 0.3), ("_PROBE_LIMIT", 0.5)):
+        monkeypatch.setattr(broker_module, name, seconds)
+    assert broker._child
+    stopped = broker._child.pid
+    os.kill(stopped, signal.SIGSTOP)
+    watch = asyncio.create_task(broker.watch())
+    await gone(stopped)
+    await answers(await broker.ensure())
+    assert broker._child.pid != stopped
+    watch.cancel()
+
+
+async def test_the_watchdog_restarts_a_broker_that_ended(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that was killed must be back soon without anybody asking."""
+    monkeypatch.setattr(broker_module, "_LOOK", 0.1)
+    assert broker._child
+    url = await broker.ensure()
+    watch = asyncio.create_task(broker.watch())
+    os.kill(broker._child.pid, signal.SIGKILL)
+    await asyncio.sleep(0.05)
+    await answers(url)
+    assert broker.owned
+    watch.cancel()
+
+
+async def test_a_left_over_broker_is_ended(program: Program, free_port: int, tmp_path: Path) -> None:
+    """A broker that outlived its owner must be ended by its pid file; a stranger with that pid must not."""
+    directory = tmp_path / "b"
+    directory.mkdir(mode=0o700)
+    sleep = (sys.executable, "-c", "import time; time.sleep(60)")
+    left = await asyncio.create_subprocess_exec(*sleep, str(directory / "x.conf"))
+    stranger = await asyncio.create_subprocess_exec(*sleep)
+    for process in (left, stranger):
+        (directory / "broker.pid").write_text(str(process.pid))
+        broker = EmbeddedBroker(free_port, directory=directory, program=program, log=LOG)
+        await broker.ensure()
+        await broker.close()
+    assert await left.wait() == -signal.SIGTERM
+    assert stranger.returncode is None
+    stranger.kill()
+    await stranger.wait()
+
+
+async def test_a_second_start_keeps_password_and_messages(mosquitto: str, free_port: int, tmp_path: Path) -> None:
+    """The password must be made once and readable by us alone; mosquitto must keep its database."""
+    assert mosquitto
+    urls = []
+    for _ in range(2):
+        broker = EmbeddedBroker(free_port, directory=tmp_path / "b", program="mosquitto", log=LOG)
+        urls.append(await broker.ensure())
+        await broker.close()
+    assert urls[0] == urls[1]
+    assert len(urls[0].password or "") >= 24
+    assert (tmp_path / "b" / "mosquitto.db").stat().st_size
+    for path in (tmp_path / "b").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o700
+
+
+async def test_an_unreadable_database_does_not_keep_mosquitto_down(
+    mosquitto: str, free_port: int, tmp_path: Path
+) -> None:
+    """Stored messages that mosquitto cannot read must be set aside, for it would never start on them."""
+    assert mosquitto
+    directory = tmp_path / "b"
+    directory.mkdir(mode=0o700)
+    (directory / "mosquitto.db").write_bytes(b"nonsense" * 100)
+    broker = EmbeddedBroker(free_port, directory=directory, program="mosquitto", log=LOG)
+    await probe(await broker.ensure(), 3.0)
+    assert (directory / "mosquitto.unreadable").read_bytes() == b"nonsense" * 100
+    await broker.close()
+
+
+async def test_a_silent_stranger_on_the_port(program: Program, free_port: int, tmp_path: Path) -> None:
+    """A program that is no broker must give a sentence that names the port and the way out."""
+    with socket.create_server(("127.0.0.1", free_port)):
+        await refused(EmbeddedBroker(free_port, directory=tmp_path / "b", program=program, log=LOG), free_port)
+
+
+async def test_a_strangers_broker_on_the_port(broker: EmbeddedBroker, free_port: int, tmp_path: Path) -> None:
+    """Somebody else's broker must be left alone; once it is gone, ours starts."""
+    url = await broker.ensure()
+    other = EmbeddedBroker(free_port, directory=tmp_path / "other", log=LOG)
+    await refused(other, free_port)
+    await probe(url, 3.0)
+    await broker.close()
+    ours = await other.ensure()
+    assert ours == replace(url, password=ours.password)
+    await other.close()
+
+
+async def refused(broker: EmbeddedBroker, port: int) -> None:
+    """See that a broker does not start, and says what to do."""
+    with pytest.raises(UsageError) as caught:
+        await broker.ensure()
+    assert str(port) in caught.value.message
+    assert "embedded:PORT" in caught.value.hint
+    assert "P2PFLOWS_BROKER" in caught.value.hint
+    assert not broker.owned
+
+
+def writable(directory: Path) -> None:
+    """Let the group write."""
+    directory.mkdir()
+    directory.chmod(0o770)
+
+
+def foreign(directory: Path) -> None:
+    """Give it to nobody."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    directory.mkdir(mode=0o700)
+    os.chown(directory, 65534, 65534)
+
+
+def linked(directory: Path) -> None:
+    """Let it lead elsewhere."""
+    directory.with_name("elsewhere").mkdir(mode=0o700)
+    directory.symlink_to(directory.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("spoil", [writable, foreign, linked])
+async def test_a_folder_that_is_not_ours_alone(spoil: Callable[[Path], None], free_port: int, tmp_path: Path) -> None:
+    """A folder into which another user can put files must be refused."""
+    spoil(tmp_path / "b")
+    broker = EmbeddedBroker(free_port, directory=tmp_path / "b", log=LOG)
+    with pytest.raises(UsageError, match="not yours alone"):
+        await broker.ensure()
+
+
+async def test_an_unknown_program(free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P2PFLOWS_EMBEDDED must name a program we know, and choose the one that runs."""
+    broker = EmbeddedBroker(free_port, directory=tmp_path / "b", log=LOG)
+    monkeypatch.setenv("P2PFLOWS_EMBEDDED", "rabbit")
+    with pytest.raises(UsageError, match="rabbit"):
+        await broker.ensure()
+    monkeypatch.setenv("P2PFLOWS_EMBEDDED", "iotcore")
+    await broker.ensure()
+    assert broker.name.startswith("iotcore ")
+    await broker.close()
+
+
+async def test_a_closed_broker_stays_closed(broker: EmbeddedBroker) -> None:
+    """After close() nothing of ours may start the broker again."""
+    await broker.close()
+    with pytest.raises(OSError, match="closed"):
+        await broker.ensure()

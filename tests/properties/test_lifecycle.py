@@ -1,0 +1,161 @@
+"""States move by the table alone: in memory, and in the journal's SQL."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pflows.message import Message, Type
+from p2pflowsd.faults import NoFaults
+from p2pflowsd.journal import Journal
+from p2pflowsd.lifecycle import LIVE_INCOMING, LIVE_OUTGOING, MOVES, Incoming, Outgoing, Prompt, may_become
+
+ANN, BOB = "a" * 64, "b" * 64
+KINDS: tuple[type[StrEnum], ...] = (Incoming, Outgoing, Prompt)
+BEGINNINGS: dict[type[StrEnum], StrEnum] = {Incoming: Incoming.BLOCKED, Outgoing: Outgoing.PENDING, Prompt: Prompt.OPEN}
+LIVE: dict[type[StrEnum], frozenset[Any]] = {
+    Incoming: LIVE_INCOMING,
+    Outgoing: LIVE_OUTGOING,
+    Prompt: frozenset({Prompt.OPEN}),
+}
+
+
+class Item:
+    """A row of each table, in a journal of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = Journal(folder / "journal.sqlite3", ANN, NoFaults())
+        fields = {
+            "id": "0" * 32,
+            "type": Type.CALL,
+            "from": BOB,
+            "to": ANN,
+            "endpoint": "echo",
+            "conversation": "0" * 32,
+        }
+        message = Message.model_validate({**fields, "created": 1, "expires": 2})
+        with self.journal.transaction():
+            row = self.journal.incoming.add(message, b"{}", 0, 1, Incoming.BLOCKED)
+            assert row is not None
+            self.journal.outgoing.add(message, b"{}")
+            self.journal.prompts.ask(row, "shall we?", "{}")
+        self.message_id = message.id
+
+    def put(self, state: StrEnum) -> None:
+        """Set a state behind the tables' back."""
+        table = {Incoming: "incoming", Outgoing: "outgoing", Prompt: "prompts"}[type(state)]
+        self.journal._db.execute(f"UPDATE {table} SET state = ?", (state,))  # noqa: S608 - a test's table
+
+    def move(self, state: StrEnum) -> bool:
+        """Ask for a move; whether it was made."""
+        match state:
+            case Incoming():
+                return self.journal.incoming.move(1, state)
+            case Outgoing():
+                return self.journal.outgoing.move(self.message_id, state, 1)
+            case Prompt():
+                return self.journal.prompts.end(1, state, 1)
+        raise AssertionError(state)
+
+    def state(self, kind: type[StrEnum]) -> StrEnum:
+        """What the journal says."""
+        row = {
+            Incoming: self.journal.incoming.get(1),
+            Outgoing: self.journal.outgoing.find(self.message_id),
+            Prompt: self.journal.prompts.get(1),
+        }[kind]
+        assert row is not None
+        return kind(row.state)
+
+
+@pytest.fixture(scope="module")
+def item() -> Iterator[Item]:
+    """A row to move about."""
+    with tempfile.TemporaryDirectory() as folder:
+        item = Item(Path(folder))
+        yield item
+        item.journal.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_is_closed(kind: type[StrEnum]) -> None:
+    """Every state has its row, every move leads to a state of the same kind, and nothing moves to where it is."""
+    assert set(MOVES[kind]) == set(kind)
+    for state, moves in MOVES[kind].items():
+        assert {type(new) for new in moves} <= {kind}
+        assert state not in moves
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_can_end(kind: type[StrEnum]) -> None:
+    """From every live state an end can be reached, and all states can be reached from the beginning."""
+
+    def reachable(start: StrEnum) -> set[StrEnum]:
+        found, todo = {start}, [start]
+        while todo:
+            new = MOVES[kind][todo.pop()] - found
+            found |= new
+            todo += new
+        return found
+
+    assert reachable(BEGINNINGS[kind]) == set(kind)
+    for state in LIVE[kind]:
+        assert reachable(state) - LIVE[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ends_are_final(kind: type[StrEnum]) -> None:
+    """What has its end keeps it, but for a dead letter that runs again, and a delivered post that fails later."""
+    after_the_end = {state: MOVES[kind][state] for state in set(kind) - LIVE[kind] if MOVES[kind][state]}
+    assert (
+        after_the_end
+        == {
+            Incoming: {Incoming.DEAD: {Incoming.READY}},
+            Outgoing: {Outgoing.DONE: {Outgoing.FAILED}},
+            Prompt: {},
+        }[kind]
+    )
+
+
+@given(st.data(), st.sampled_from(KINDS))
+def test_walks_stay_in_the_table(data: st.DataObject, kind: type[StrEnum]) -> None:
+    """A walk along the table never leaves it, and `may_become` is the table read backwards."""
+    state = BEGINNINGS[kind]
+    for _ in range(data.draw(st.integers(0, 8))):
+        if not MOVES[kind][state]:
+            break
+        new: StrEnum = data.draw(st.sampled_from(sorted(MOVES[kind][state])))
+        assert state in may_become(new)  # type: ignore[arg-type]
+        state = new
+    assert state in kind
+
+
+@pytest.mark.parametrize(("old", "new"), [(old, new) for kind in KINDS for old in kind for new in kind])
+def test_sql_moves_by_the_table(old: StrEnum, new: StrEnum, item: Item) -> None:
+    """The journal makes exactly the moves of the table, and leaves a row alone otherwise."""
+    legal = new in MOVES[type(old)][old]
+    item.put(old)
+    assert item.move(new) == legal
+    assert item.state(type(old)) == (new if legal else old)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([state for kind in KINDS for state in kind]), max_size=30))
+def test_any_wishes(item: Item, wishes: list[StrEnum]) -> None:
+    """Whatever is asked for, in whatever order, each row only ever takes steps of the table."""
+    now = dict(BEGINNINGS)
+    for state in now.values():
+        item.put(state)
+    for wish in wishes:
+        kind = type(wish)
+        if item.move(wish):
+            assert wish in MOVES[kind][now[kind]]
+            now[kind] = wish
+        assert item.state(kind) == now[kind]

@@ -1,0 +1,187 @@
+"""Whatever happens to daemons, workers and the broker, the invariants of `simulation.checker` hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from simulation.broker import Weather
+from simulation.checker import check
+from simulation.machine import POINTS
+from simulation.world import ECHO, HUMAN, LONGEST, SPREAD, World
+
+from p2pflows.message import Type
+
+SETTINGS = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+WHO = st.integers(0, 1)
+LIFE = st.sampled_from((LONGEST, LONGEST, 20.0, 1.0))
+CHANCE = st.sampled_from((0.0, 0.0, 0.1, 0.4))
+PAUSES = st.sampled_from((0.002, 0.01, 0.05, 0.5, 3.0))
+CUTS = st.sampled_from((0.05, 1.0, 8.0))
+
+
+class Faults(RuleBasedStateMachine):
+    """Two people write to each other while everything around them fails."""
+
+    world: World | None = None
+
+    @initialize(seed=st.integers(0, 2**32 - 1))
+    def begin(self, seed: int) -> None:
+        """Start from a world of its own."""
+        self.world = World(seed, people=2)
+        self.world.run(0.5)
+        self.count = 0
+
+    @rule(
+        one=WHO,
+        other=WHO,
+        endpoint=st.sampled_from((ECHO, ECHO, SPREAD, "nowhere")),
+        seconds=LIFE,
+        times=st.integers(1, 5),
+    )
+    def call(self, one: int, other: int, endpoint: str, seconds: float, times: int) -> None:
+        """Somebody calls a flow, several times at once."""
+        for _ in range(times):
+            self._send(Type.CALL, one, other, endpoint, seconds)
+
+    @rule(one=WHO, other=WHO, seconds=LIFE)
+    def post(self, one: int, other: int, seconds: float) -> None:
+        """Somebody posts to a flow."""
+        self._send(Type.POST, one, other, ECHO, seconds)
+
+    @rule(one=WHO, other=WHO, seconds=LIFE, slow=st.sampled_from((0.3, 2.0)))
+    def call_slowly(self, one: int, other: int, seconds: float, slow: float) -> None:
+        """Somebody calls a flow that takes its time."""
+        self._send(Type.CALL, one, other, ECHO, seconds, seconds=slow)
+
+    @rule(one=WHO, other=WHO, kind=st.sampled_from((Type.CALL, Type.CALL, Type.POST)), seconds=LIFE)
+    def ask(self, one: int, other: int, kind: Type, seconds: float) -> None:
+        """Somebody writes to a human."""
+        self._send(kind, one, other, HUMAN, seconds, text="a question")
+
+    @rule(who=WHO, which=st.integers(0, 5), times=st.integers(1, 2))
+    def answer(self, who: int, which: int, times: int) -> None:
+        """A human answers a prompt, perhaps twice."""
+        prompts = [prompt for prompt, kind in self._world.machines[who].open_prompts() if kind == Type.CALL]
+        for _ in range(times if prompts else 0):
+            self.count += 1
+            self._world.machines[who].answer(prompts[which % len(prompts)], f"answer {self.count}")
+
+    @rule(who=WHO, which=st.integers(0, 5))
+    def decline(self, who: int, which: int) -> None:
+        """A human declines a prompt."""
+        prompts = self._world.machines[who].open_prompts()
+        if prompts:
+            self._world.machines[who].ask(lambda node: node.inbox.decline(prompts[which % len(prompts)][0], "no"))
+
+    @rule(who=WHO, which=st.integers(0, 5))
+    def cancel(self, who: int, which: int) -> None:
+        """Somebody withdraws what has no answer yet."""
+        live = self._world.machines[who].live()
+        if live:
+            self._world.machines[who].ask(lambda node: node.cancel(live[which % len(live)]))
+
+    @rule(seconds=PAUSES)
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self._world.run(seconds)
+
+    @rule(drop=CHANCE, repeat=CHANCE, delay=CHANCE, reorder=CHANCE)
+    def change_weather(self, drop: float, repeat: float, delay: float, reorder: float) -> None:
+        """The network loses, repeats, delays and shuffles from now on, or does not."""
+        self._world.broker.weather = Weather(drop, repeat, delay, reorder)
+
+    @rule(who=WHO, seconds=CUTS)
+    def cut(self, who: int, seconds: float) -> None:
+        """A daemon's link breaks."""
+        self._world.machines[who].cut(seconds)
+
+    @rule(who=WHO, seconds=CUTS)
+    def cut_worker(self, who: int, seconds: float) -> None:
+        """A worker's link breaks."""
+        self._world.workers[self._world.machines[who].name].link.cut(seconds)
+
+    @rule()
+    def forget(self) -> None:
+        """The broker loses everything."""
+        self._world.broker.forget()
+
+    @rule(who=WHO, point=st.sampled_from(("", *POINTS)), count=st.integers(1, 12))
+    def crash(self, who: int, point: str, count: int) -> None:
+        """A daemon will die at the n-th passage of a crash point, or of any."""
+        self._world.machines[who].faults.arm(point, count)
+
+    @precondition(lambda self: self.world is not None and not all(machine.running for machine in self.world.machines))
+    @rule()
+    def start(self) -> None:
+        """Dead daemons are started again."""
+        for machine in self._world.machines:
+            machine.start()
+
+    @rule(who=WHO, noticed=st.booleans())
+    def kill_worker(self, who: int, noticed: bool) -> None:
+        """A worker dies, whatever it does."""
+        self._world.dismiss(self._world.machines[who], noticed=noticed)
+
+    @rule(who=WHO, slots=st.integers(1, 3))
+    def hire(self, who: int, slots: int) -> None:
+        """A worker is started where there is none."""
+        self._world.hire(self._world.machines[who], slots)
+
+    def teardown(self) -> None:
+        """Faults end, time passes, and everything that was accepted has its end."""
+        if self.world is None:
+            return
+        wrong = [f"unsettled: {what}" for what in self.world.settle()] + check(self.world.facts)
+        for fact in self.world.facts if wrong else ():
+            note(fact.to_json())
+        self.world.close()
+        assert not wrong, "\n".join(wrong)
+
+    @property
+    def _world(self) -> World:
+        assert self.world is not None
+        return self.world
+
+    def _send(self, kind: Type, one: int, other: int, endpoint: str, life: float, **data: object) -> None:
+        self.count += 1
+        machines = self._world.machines
+        machines[one].send(kind, machines[other], endpoint, {"number": self.count, **data}, life)
+
+
+class Restores(Faults):
+    """Somebody puts an old copy of their journal back; others are not misled, and everybody goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[tuple[int, Path]] = []
+
+    @rule(who=WHO)
+    def back_up(self, who: int) -> None:
+        """Somebody copies their journal."""
+        path = self._world.folder / f"copy-{len(self.copies)}.sqlite3"
+        self._world.machines[who].back_up(path)
+        self.copies.append((who, path))
+
+    @precondition(lambda self: bool(self.copies))
+    @rule(which=st.integers(0, 5))
+    def restore(self, which: int) -> None:
+        """Somebody puts a copy back."""
+        who, path = self.copies[which % len(self.copies)]
+        self._world.machines[who].restore(path)
+
+
+TestFaults = Faults.TestCase
+TestFaults.settings = SETTINGS
+TestRestores = Restores.TestCase
+TestRestores.settings = SETTINGS

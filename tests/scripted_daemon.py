@@ -1,0 +1,189 @@
+"""A stand-in for the daemon's control socket: it answers what a test scripted, and notes what was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from aiohttp import WSMsgType, web
+
+from p2pflows.cli import main
+from p2pflows.errors import P2pflowsError, UsageError
+
+
+class ScriptedDaemon:
+    """Speaks the control API over HTTP and WebSocket on a home's socket, in a thread of its own.
+
+    Attributes:
+        script: by method, the result, the error, or a function, maybe async, of the parameters.
+        asked: every method and its parameters, in the order they came.
+        frames: how many WebSocket frames came.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.script: dict[str, Any] = {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.frames = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run)
+        self._ready = threading.Event()
+        self._sockets: set[web.WebSocketResponse] = set()
+        self._requests: list[web.Request] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def die(self) -> None:
+        """Cut every connection, in the daemon's own thread, as kill -9 would."""
+        (self.home / "daemon.sock").unlink(missing_ok=True)
+        for request in self._requests:
+            if request.transport is not None:
+                request.transport.abort()
+
+    def tell(self, event: str, data: dict[str, Any]) -> None:
+        """Send an event to every WebSocket."""
+        for socket in self._sockets:
+            asyncio.run_coroutine_threadsafe(socket.send_json({"event": event, "data": data}), self._loop)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        app = web.Application()
+        app.router.add_get("/v1/ws", self._websocket)
+        app.router.add_post("/v1/{method}", self._http)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._loop.run_until_complete(runner.setup())
+        site = web.UnixSite(runner, str(self.home / "daemon.sock"))
+        self._loop.run_until_complete(site.start())
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._stop(runner))
+        self._loop.close()
+
+    async def _stop(self, runner: web.AppRunner) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for socket in list(self._sockets):
+            await socket.close()
+        await runner.cleanup()
+
+    async def _answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append((method, params))
+        try:
+            result = self.script.get(method, UsageError(f"There is no method {method!r}."))
+            if callable(result):
+                result = result(params)
+            if inspect.isawaitable(result):
+                result = await result
+            if isinstance(result, P2pflowsError):
+                raise result
+        except P2pflowsError as error:
+            return {"error": error.as_json()}
+        return {"result": result}
+
+    async def _http(self, request: web.Request) -> web.Response:
+        self._requests.append(request)
+        answer = await self._answer(request.match_info["method"], await request.json())
+        return web.json_response(answer.get("result", answer), status=422 if "error" in answer else 200)
+
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self._requests.append(request)
+        self._sockets.add(socket)
+        async for message in socket:
+            if message.type is WSMsgType.TEXT:
+                self.frames += 1
+                for item in json.loads(message.data):
+                    task = asyncio.create_task(self._reply(socket, item))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+        self._sockets.discard(socket)
+        return socket
+
+    async def _reply(self, socket: web.WebSocketResponse, item: dict[str, Any]) -> None:
+        answer = await self._answer(item["method"], item["params"])
+        if not socket.closed:
+            await socket.send_json([{"id": item["id"], **answer}])
+
+
+def command(home: Path, *words: str, **more: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments and environment that run the CLI on a home."""
+    found = {"P2PFLOWS_HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return [sys.executable, "-m", "p2pflows", *words], {**os.environ, **found, **more}
+
+
+def run(home: Path, *words: str, stdin: str = "", **more: str) -> Ran:
+    """Run the CLI to its end as a real process, with something (by default nothing) piped in."""
+    arguments, environment = command(home, *words, **more)
+    ended = subprocess.run(
+        arguments, env=environment, input=stdin.encode(), capture_output=True, timeout=30, check=False
+    )
+    return Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+def run_here(home: Path, *words: str, stdin: str = "", cwd: Path | None = None, **more: str) -> Ran:
+    """Like `run`, but inside this process, which is quicker: from the edge `main` on, all is the same."""
+    streams = [io.TextIOWrapper(io.BytesIO(content), encoding="utf-8") for content in (stdin.encode(), b"", b"")]
+    before = sys.stdin, sys.stdout, sys.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"P2PFLOWS_HOME": str(home), **more}.items():
+            patch.setenv(name, value)
+        patch.chdir(cwd or home.parent)
+        sys.stdin, sys.stdout, sys.stderr = streams
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main(words)
+        finally:
+            sys.stdin, sys.stdout, sys.stderr = before
+    shown = []
+    for stream in streams[1:]:
+        stream.seek(0)
+        shown.append(stream.read())
+    return Ran(ended.value.code, *shown)
+
+
+class Ran:
+    """How a command ended."""
+
+    def __init__(self, code: Any, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+    @property
+    def json(self) -> Any:
+        """Stdout as one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> Sequence[Any]:
+        """Stdout as JSON Lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> dict[str, str]:
+        """Stderr as one JSON object."""
+        return dict(json.loads(self.err))

@@ -1,0 +1,259 @@
+"""The pages are true: their commands run, their links lead somewhere, and they name what the code has."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from console import Story, read
+
+import p2pflows
+from p2pflows import errors, framing, message
+from p2pflows.cli import cli
+from p2pflowsd import dispatch, intake, outbox, presence
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(page for folder in ("docs", "broker-config") for page in (ROOT / folder).rglob("*.md"))]
+)
+STORIES = ["README.md", "docs/TUTORIAL.md", "docs/CONTROL.md"]
+PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])
+
+
+def _commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield " ".join([*path, name]), command
+        if isinstance(command, click.Group):
+            yield from _commands(command, *path, name)
+
+
+COMMANDS = dict(_commands(cli))
+
+
+def _section(title: str) -> str:
+    """One numbered section of the protocol."""
+    found = re.search(rf"^## \d+\. {title}\n(.*?)(?=^## |\Z)", PROTOCOL, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def _anchors(page: Path) -> set[str]:
+    """The places of a page that a link may name, as GitHub makes them from headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _refusals() -> set[str]:
+    """Every reason under which the code refuses something."""
+    found = set()
+    for path in SOURCES:
+        source = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r"\"refused\.(\w+)\"", source))
+        for node in ast.walk(ast.parse(source)):
+            match node:
+                case ast.Call(func=ast.Name(id="Refused"), args=[ast.Constant(value=str(reason))]):
+                    found.add(reason)
+    return found
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder with a short path, as unix sockets need."""
+    with tempfile.TemporaryDirectory(prefix="p2p-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def environment(folder: Path) -> Iterator[dict[str, str]]:
+    """What a new user's terminals find: the installed command, an empty home, a broker port of their own."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port = trial.getsockname()[1]
+    beside = Path(sys.executable).parent
+    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR", "PYTHONPATH") if name in os.environ}
+    yield {
+        **kept,
+        "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(folder),
+        "P2PFLOWS_BROKER": f"embedded:{port}",
+    }
+    files = Path("/var/tmp", f"p2pflows-{os.geteuid()}", f"broker-{port}")  # noqa: S108 - the broker's own place
+    shutil.rmtree(files, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_page_does_what_it_shows(name: str, folder: Path, environment: dict[str, str]) -> None:
+    """Every console block, run in order in an empty folder with real daemons, prints what the page shows."""
+    if (
+        "curl" in (page := (ROOT / name).read_text(encoding="utf-8"))
+        and not shutil.which("curl")
+        and name != STORIES[0]
+    ):
+        pytest.skip("curl is not installed")
+    steps = read(page)
+    assert steps
+    with Story(folder, environment) as story:
+        for step in steps:
+            story.act(step)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help(name: str) -> None:
+    """Each command says in a sentence what it does, each option what it is for, and there is an example."""
+    command = COMMANDS[name]
+    assert command.help
+    assert command.get_short_help_str(100).endswith(".")
+    assert all(option.help for option in command.params if isinstance(option, click.Option)), name
+    assert f"p2pflows {name.split(maxsplit=1)[0]}" in (command.epilog or "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_a_line_in_the_readme(name: str) -> None:
+    """No command is known to its authors alone."""
+    assert f"`p2pflows {name}`" in (ROOT / "README.md").read_text(encoding="utf-8") or name == "contacts"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_what_there_is(page: Path) -> None:
+    """Every link to a file, and to a place in one, leads there."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in _anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """A page that names a file of the project names one that is there."""
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:p2pflows|daemon|scripts|tests|docs|broker-config)/[a-z_][\w./-]*)", text):
+        assert (ROOT / name.rstrip(".")).exists(), name
+    for name in re.findall(r"^(scripts/\w+)", text, re.MULTILINE):
+        assert os.access(ROOT / name, os.X_OK), name
+
+
+def test_the_code_names_pages_and_sections_that_exist() -> None:
+    """Where a docstring or an error points to a page, the page is there, and the section too."""
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        for page, title in re.findall(r"((?:docs|broker-config)/[\w-]+\.md)(?:,\s(\w+))?\)", text):
+            assert (ROOT / page).exists(), (path, page)
+            assert not title or _section(title), (path, title)
+        for page in re.findall(r"(?:docs|broker-config)/[\w-]+\.md", text):
+            assert (ROOT / page).exists(), (path, page)
+
+
+def test_every_refusal_is_explained() -> None:
+    """The table of refusals has a row for each reason that the code has, and no other."""
+    assert set(re.findall(r"^\| `(\w+)` \|", _section("Refusals"), re.MULTILINE)) == _refusals()
+
+
+def test_every_kind_of_error_is_explained() -> None:
+    """The table of kinds has a row for each kind, with its exit code, and the README gives the same codes."""
+    rows = re.findall(r"^\| `(\w+)` \| (\d) \|", _section("Answers and errors"), re.MULTILINE)
+    assert {kind: int(code) for kind, code in rows} == {kind: error.exit_code for kind, error in errors.BY_KIND.items()}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    codes = {
+        kind: int(code)
+        for code, kinds in re.findall(r"^\| (\d+) \| (.*`.*) \|$", readme, re.MULTILINE)
+        for kind in re.findall(r"`(\w+)`", kinds)
+    }
+    assert codes == {kind: int(code) for kind, code in rows}
+
+
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [
+        ("body of a message", message.MAX_BODY_BYTES),
+        ("life of a message", message.MAX_LIFE_MS),
+        ("clocks ahead", intake.SKEW_MS),
+        ("parts of a frame", framing.MAX_PARTS),
+        ("bodies that a sender puts into one bundle", outbox.BUNDLE_BYTES),
+        ("messages that a sender puts into one bundle", outbox.BUNDLE_MESSAGES),
+        ("unsettled bytes under way to one recipient", outbox.IN_FLIGHT_BYTES),
+        ("held requests of one stranger", intake.HELD_PER_SENDER),
+        ("held requests of all strangers", intake.HELD_IN_ALL),
+        ("bundles of strangers", int(intake.STRANGER_RATE)),
+        ("signed fact", presence.LIMIT),
+        ("attempts to run a task", dispatch.MAX_ATTEMPTS),
+    ],
+)
+def test_limits_are_those_of_the_code(row: str, value: int) -> None:
+    """The table of limits gives the numbers that the code uses."""
+    found = re.search(rf"^\| {row} \| ([\d,]+)", _section("Limits"), re.MULTILINE)
+    assert found, row
+    assert int(found[1].replace(",", "")) == value
+
+
+def test_the_fields_of_messages_and_notices_are_explained() -> None:
+    """The protocol has a row for each field of a message and of a notice, and no other."""
+    for title, model in (("Messages", message.Message), ("Notices", message.Notice)):
+        names = {field.alias or name for name, field in model.model_fields.items()}
+        rows = set(re.findall(r"^\| `(\w+)` \|", _section(title), re.MULTILINE))
+        assert rows - {kind.value for kind in message.Type} == names
+
+
+def test_every_method_of_the_control_socket_is_explained() -> None:
+    """CONTROL.md has a row for each method, and no other."""
+    text = (ROOT / "docs" / "CONTROL.md").read_text(encoding="utf-8")
+    methods = text.partition("## Methods")[2].partition("###")[0]
+    source = (ROOT / "daemon" / "p2pflowsd" / "methods.py").read_text(encoding="utf-8")
+    known = set(re.findall(r'^\s+"(\w+)": self\._', source, re.MULTILINE)) | {"watch"}
+    assert set(re.findall(r"^\| `(\w+)` \|", methods, re.MULTILINE)) == known
+
+
+def test_the_public_face_is_honest() -> None:
+    """`__all__` is sorted, holds what can be had, and every name in it has a docstring."""
+    assert p2pflows.__all__ == sorted(p2pflows.__all__)
+    assert len(set(p2pflows.__all__)) == len(p2pflows.__all__)
+    assert [name for name in p2pflows.__all__ if not getattr(p2pflows, name).__doc__] == []
+
+
+def test_the_life_of_a_message_is_drawn_from_the_tables() -> None:
+    """docs/lifecycle.md is what scripts/diagram makes of lifecycle.py today."""
+    page = runpy.run_path(str(ROOT / "scripts" / "diagram.py"))["page"]()
+    assert (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8") == page
+
+
+def test_decisions_are_numbered_and_dated() -> None:
+    """Each decision has the next number, a date, and the three parts of a record."""
+    records = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [record.name[:4] for record in records] == [f"{n:04d}" for n in range(1, len(records) + 1)]
+    for record in records:
+        text = record.read_text(encoding="utf-8")
+        assert text.startswith(f"# {int(record.name[:4])}. ")
+        assert re.search(r"^Date: \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+        assert [part in text for part in ("## Context", "## Decision", "## Consequences")] == [True] * 3
+
+
+def test_pages_say_nothing_of_the_machine_they_were_written_on() -> None:
+    """No page holds a path of somebody's machine."""
+    for page in PAGES:
+        assert not re.search(r"/(?:root|work|home)/|localhost:\d", page.read_text(encoding="utf-8")), page
+
+
+def test_the_command_line_starts_fast_enough_to_say_help() -> None:
+    """`p2pflows --help` runs as a command, and lists every command."""
+    told = subprocess.run(
+        [sys.executable, "-m", "p2pflows", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert [name for name in COMMANDS if " " not in name and f"  {name} " not in told] == []

@@ -1,0 +1,91 @@
+"""The broker setting: each form it may have, and that a password in it is never shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pflows.broker_url import BrokerUrl, Embedded, parse
+from p2pflows.errors import UsageError
+
+SECRET, ODD = "s cret", "p:/?#@"
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("embedded", Embedded()),
+        ("embedded:", Embedded()),
+        ("embedded:20000", Embedded(20000)),
+        ("mqtt://broker", BrokerUrl("broker", 1883)),
+        ("mqtt://broker/", BrokerUrl("broker", 1883)),
+        ("mqtts://broker", BrokerUrl("broker", 8883, tls=True)),
+        ("mqtt://127.0.0.1:2000", BrokerUrl("127.0.0.1", 2000)),
+        ("mqtt://[::1]:2000", BrokerUrl("::1", 2000)),
+        ("mqtt://alice@broker", BrokerUrl("broker", 1883, username="alice")),
+        ("mqtt://alice:s%20cret@broker", BrokerUrl("broker", 1883, username="alice", password=SECRET)),
+        ("mqtt://a%40b:p%3A%2F%3F%23%40@broker", BrokerUrl("broker", 1883, username="a@b", password=ODD)),
+        ("mqtts://broker?ca_file=/etc/ca.crt", BrokerUrl("broker", 8883, tls=True, ca_file="/etc/ca.crt")),
+        ("mqtts://broker:1?ca_file=my%20ca.crt", BrokerUrl("broker", 1, tls=True, ca_file="my ca.crt")),
+    ],
+)
+def test_each_form_is_understood(text: str, meaning: BrokerUrl | Embedded) -> None:
+    """The documented forms mean what they say, with the usual ports when none is given."""
+    assert parse(text) == meaning
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "broker",
+        "broker:1883",
+        "http://broker",
+        "mqtt://",
+        "mqtt:broker",
+        "mqtt://broker/path",
+        "mqtt://broker:0x1",
+        "mqtt://broker:99999",
+        "mqtt://broker?tls=yes",
+        "embedded:0",
+        "embedded:65536",
+        "embedded:port",
+        "embedded:\u0661",
+    ],
+)
+def test_what_has_no_known_form_is_refused(text: str) -> None:
+    """A mistake in the setting gives an error, not a guess."""
+    with pytest.raises(UsageError):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        BrokerUrl("broker", 1883),
+        BrokerUrl("::1", 1883),
+        BrokerUrl("broker", 8883, tls=True, username="a@b", password=ODD, ca_file="/my ca.crt"),
+    ],
+)
+def test_the_whole_url_is_read_back_with_its_secret(url: BrokerUrl) -> None:
+    """What a worker token carries is the same broker, password included."""
+    assert parse(url.with_secret()) == url
+
+
+def test_a_password_is_never_shown() -> None:
+    """Neither the text nor the repr of a URL holds the password."""
+    url = parse("mqtts://alice:secret@broker")
+    assert str(url) == "mqtts://alice@broker:8883"
+    assert "secret" not in f"{url} {url!r}"
+
+
+@pytest.mark.parametrize("text", ["mqtt://alice:secret@broker/path", "x://alice:secret@broker", "mqtt://a:secret@b:x"])
+def test_a_refused_url_does_not_show_its_password(text: str) -> None:
+    """An error about a setting does not repeat what may be secret in it."""
+    with pytest.raises(UsageError) as error:
+        parse(text)
+    assert "secret" not in f"{error.value} {error.value.hint}"
+
+
+def test_the_embedded_broker_is_named_with_its_port_if_it_is_unusual() -> None:
+    """The setting is shown as it would be written."""
+    assert [str(Embedded()), str(Embedded(20000))] == ["embedded", "embedded:20000"]

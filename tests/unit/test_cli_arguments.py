@@ -1,0 +1,147 @@
+"""What commands are given: addresses, lengths of time, and data."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pflows.cli.arguments import Address, Duration, parse_object, read_data
+from p2pflows.cli.output import compact
+from p2pflows.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2s", 2),
+        ("5m", 300),
+        ("1h", 3600),
+        ("7d", 604_800),
+        ("90", 90),
+        ("0.5", 0.5),
+        ("1.5m", 90),
+        ("250ms", 0.25),
+    ],
+)
+def test_a_duration_has_a_number_and_a_unit(text: str, seconds: float) -> None:
+    """Every documented way to write a length of time gives its seconds."""
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "soon", "5 m", "1w", "31d", "1e9", "nan", "inf", "2s3s"])
+def test_no_other_duration_is_taken(text: str) -> None:
+    """What is no length of time, or none that a message may live, is refused."""
+    with pytest.raises(click.UsageError, match="no length of time"):
+        Duration().convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["bob/User", "me/sum", "/sum", f"{'ab' * 32}/x", f"{'AB' * 32}/x"])
+def test_an_address_has_an_owner_and_an_endpoint(text: str) -> None:
+    """Petnames, user ids, `me` and nothing at all own endpoints."""
+    assert Address().convert(text, None, None) == text
+
+
+@pytest.mark.parametrize("text", ["bob", "bob/", "bob/a/b", "b ob/User", "bob/Us\x1ber", ""])
+def test_no_other_address_is_taken(text: str) -> None:
+    """What has not the form of an address is refused before the daemon is asked."""
+    with pytest.raises(click.UsageError):
+        Address().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "data"),
+    [
+        (['{"a": [1, 2.5, null]}'], {"a": [1, 2.5, None]}),
+        (["{}"], {}),
+        (["text=hello"], {"text": "hello"}),
+        (
+            ["n=5", "yes=true", "list=[1]", "empty=", 'quoted="5"'],
+            {"n": 5, "yes": True, "list": [1], "empty": "", "quoted": "5"},
+        ),
+        (["url=http://x/?a=b"], {"url": "http://x/?a=b"}),
+        (["n=NaN", "big=1e999"], {"n": "NaN", "big": "1e999"}),
+        (["text=a b\nc"], {"text": "a b\nc"}),
+    ],
+)
+def test_data_is_json_or_pairs(words: list[str], data: object) -> None:
+    """One JSON object and key=value pairs mean what they say; a value that is no JSON is text."""
+    assert read_data(words) == data
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{bad}"], "line 1, column 2"),
+        (["hello"], "not JSON"),
+        (["a=1", "hello"], "'hello' is no key=value pair"),
+        (["a=1", "a=2"], "given twice"),
+        (["[1]"], "a list"),
+        (["5"], "a number"),
+        (["true"], "true or false"),
+        (["null"], "null"),
+        (['"a=b"'], "a text"),
+        (['{"a": NaN}'], "NaN"),
+        (['{"a": 1e999}'], "too large"),
+        (["[" * 100_000], "not JSON"),
+        (["9" * 5_000], "not JSON"),
+    ],
+)
+def test_other_data_is_refused_with_its_reason(words: list[str], message: str) -> None:
+    """What flows cannot take is refused at once, and plainly."""
+    with pytest.raises(UsageError, match=message):
+        read_data(words)
+
+
+def test_the_offending_spot_is_shown() -> None:
+    """The caret stands below the place where the JSON breaks, also far into a long line."""
+    text = '{"a": "' + "x" * 500 + '" "b": 1}'
+    with pytest.raises(UsageError) as caught:
+        parse_object(text)
+    shown, caret = caught.value.hint.split("\n")[:2]
+    assert shown[caret.index("^") :].startswith('"b"')
+    assert len(shown) < 70
+
+
+@pytest.mark.parametrize(("content", "data"), [(b"", {}), (b" \n", {}), (b'\xef\xbb\xbf{"a":1}\n', {"a": 1})])
+def test_stdin_is_read_when_nothing_is_given(content: bytes, data: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without words what is piped in is the data; nothing piped in is the empty object."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert read_data([]) == data
+
+
+def test_a_dash_is_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-` reads stdin, and bytes that are no text are refused."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"a":"\xff"}')))
+    with pytest.raises(UsageError, match="byte 7"):
+        read_data(["-"])
+
+
+def test_closed_stdin_is_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without stdin sends the empty object, and is told when it asks for stdin."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert read_data([]) == {}
+    with pytest.raises(UsageError, match="no stdin"):
+        read_data(["-"])
+
+
+_VALUES = st.text() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.dictionaries(st.text(), _VALUES))
+def test_data_survives_printing(data: dict[str, object]) -> None:
+    """What `call` prints, another `call` reads back the same."""
+    assert parse_object(compact(data)) == data
+
+
+@given(st.text())
+def test_no_text_breaks_the_parser(text: str) -> None:
+    """Any text is an object or a usage error."""
+    try:
+        assert isinstance(parse_object(text), dict)
+    except UsageError as error:
+        assert error.message  # noqa: PT017 - either outcome is right

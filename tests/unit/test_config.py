@@ -1,0 +1,122 @@
+"""Settings: the defaults, the file, the environment, and a plain error for each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from p2pflows import config
+from p2pflows.config import Settings, WorkerConfig
+from p2pflows.errors import UsageError
+from p2pflows.home import Home, home
+
+
+@pytest.fixture
+def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty home, with nothing set in the environment."""
+    monkeypatch.delenv("P2PFLOWS_BROKER", raising=False)
+    return Home(tmp_path)
+
+
+def _load(where: Home, text: str) -> Settings:
+    where.config.write_text(text, encoding="utf-8")
+    return config.load(where)
+
+
+def test_without_a_file_the_defaults_hold(where: Home) -> None:
+    """A new home runs on the embedded broker, with one worker of four slots and the human at User."""
+    assert config.load(where) == Settings(
+        broker="embedded",
+        human_endpoint="User",
+        workers=[WorkerConfig(dispatch_point="default", concurrency=4)],
+        log_level="info",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
+def test_an_empty_file_changes_nothing(where: Home, text: str) -> None:
+    """A file without settings is the same as none."""
+    assert _load(where, text) == Settings()
+
+
+def test_the_file_sets_what_it_names(where: Home) -> None:
+    """Each setting can be given, and what is not given keeps its default."""
+    settings = _load(
+        where,
+        "broker: mqtts://alice:secret@broker.example.org\n"
+        "human_endpoint: Alice\n"
+        "log_level: debug\n"
+        "workers: [{dispatch_point: gpu, concurrency: 1}, {}]\n",
+    )
+    assert settings.broker == "mqtts://alice:secret@broker.example.org"
+    assert (settings.human_endpoint, settings.log_level) == ("Alice", "debug")
+    assert [(worker.dispatch_point, worker.concurrency) for worker in settings.workers] == [("gpu", 1), ("default", 4)]
+
+
+def test_a_daemon_may_start_no_workers(where: Home) -> None:
+    """An empty list of workers means none."""
+    assert _load(where, "workers: []").workers == []
+
+
+def test_the_environment_goes_before_the_file(where: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P2PFLOWS_BROKER replaces the file's broker, and an empty one does not."""
+    where.config.write_text("broker: mqtt://one\n")
+    monkeypatch.setenv("P2PFLOWS_BROKER", "embedded:20000")
+    assert config.load(where).broker == "embedded:20000"
+    monkeypatch.setenv("P2PFLOWS_BROKER", "")
+    assert config.load(where).broker == "mqtt://one"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("broker: [", "cannot be read"),
+        ("- broker", "not a mapping"),
+        ("brokr: embedded", "'brokr' is wrong"),
+        ("broker: 5", "'broker' is wrong"),
+        ("broker: http://broker", "unknown form"),
+        ("human_endpoint: _reply", "'human_endpoint' is wrong"),
+        ("human_endpoint: a/b", "'human_endpoint' is wrong"),
+        ("log_level: loud", "'log_level' is wrong"),
+        ("workers: 3", "'workers' is wrong"),
+        ("workers: [{concurrency: 0}]", "'workers.0.concurrency' is wrong"),
+        ("workers: [{concurrency: 257}]", "'workers.0.concurrency' is wrong"),
+        ("workers: [{dispatch_point: a/b}]", "'workers.0.dispatch_point' is wrong"),
+        ("workers: [{threads: 2}]", "'workers.0.threads' is wrong"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(where: Home, text: str, sentence: str) -> None:
+    """What is wrong is said in one sentence that names the setting, with a hint what to do."""
+    with pytest.raises(UsageError) as error:
+        _load(where, text)
+    assert sentence in error.value.message
+    assert error.value.hint
+
+
+def test_a_mistake_does_not_show_the_password(where: Home) -> None:
+    """An error about the settings does not repeat a secret that stands in them."""
+    with pytest.raises(UsageError) as error:
+        _load(where, "broker: mqtt://alice:secret@broker/path")
+    assert "secret" not in f"{error.value} {error.value.hint}"
+
+
+def test_a_file_that_is_not_text_is_refused(where: Home) -> None:
+    """Bytes that are no UTF-8 give a plain error."""
+    where.config.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="cannot be read"):
+        config.load(where)
+
+
+def test_the_home_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P2PFLOWS_HOME moves every file of a person; without it they are in ~/.p2pflows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("P2PFLOWS_HOME", "alice")
+    moved = home()
+    files = (moved.key, moved.contacts, moved.config, moved.journal, moved.socket, moved.lock)
+    assert moved.path == tmp_path / "alice"
+    assert {file.parent for file in files} == {tmp_path / "alice"}
+    monkeypatch.setenv("P2PFLOWS_HOME", "~/bob")
+    assert home().path == Path.home() / "bob"
+    monkeypatch.delenv("P2PFLOWS_HOME")
+    assert home().path == Path.home() / ".p2pflows"

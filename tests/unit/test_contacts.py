@@ -1,0 +1,199 @@
+"""The address book: what may stand in it, and that nothing in it is lost."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from p2pflows.contacts import Book, Contacts, normal_user_id, resolve
+from p2pflows.errors import UnknownUser, UsageError
+
+ALICE, BOB = "a1" * 32, "b2" * 32
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the address book of a new home would be."""
+    return tmp_path / "home" / "contacts.yaml"
+
+
+@pytest.fixture
+def contacts(path: Path) -> Contacts:
+    """An empty address book."""
+    return Contacts(path)
+
+
+def test_without_a_file_nobody_is_known(contacts: Contacts) -> None:
+    """A new home has an empty address book, and reading it makes no file."""
+    assert contacts.book() == Book()
+
+
+def test_who_was_added_is_found_by_name_and_by_user_id(contacts: Contacts, path: Path) -> None:
+    """A contact is kept in the file, for this process and for others."""
+    contacts.add("alice", ALICE)
+    contacts.add("bob", BOB.upper())
+    for book in (contacts.book(), Contacts(path).book()):
+        assert book.by_name == {"alice": ALICE, "bob": BOB}
+        assert book.by_user == {ALICE: "alice", BOB: "bob"}
+
+
+def test_adding_twice_changes_nothing(contacts: Contacts) -> None:
+    """The same name for the same user is no conflict."""
+    contacts.add("alice", ALICE)
+    contacts.add("alice", ALICE)
+    assert contacts.book().by_name == {"alice": ALICE}
+
+
+def test_a_name_is_not_taken_from_its_user(contacts: Contacts) -> None:
+    """A petname is never silently given to somebody else."""
+    contacts.add("alice", ALICE)
+    with pytest.raises(UsageError, match="already stands for"):
+        contacts.add("alice", BOB)
+    assert contacts.book().by_name == {"alice": ALICE}
+
+
+def test_a_user_has_one_name(contacts: Contacts) -> None:
+    """A new petname takes the place of the old one."""
+    contacts.add("alice", ALICE)
+    contacts.add("alicia", ALICE)
+    assert contacts.book().by_name == {"alicia": ALICE}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "a" * 65, "me", "contacts", "anyone", ALICE, "a\n"])
+def test_a_name_that_means_something_else_is_refused(contacts: Contacts, name: str) -> None:
+    """Petnames cannot be mistaken for an address, a rule, oneself or a user id."""
+    with pytest.raises(UsageError, match="cannot name a contact"):
+        contacts.add(name, BOB)
+
+
+@pytest.mark.parametrize("user", ["", "bob", "a1" * 31, "a1" * 33, "g1" * 32, "0x" + "a1" * 31])
+def test_a_user_id_that_is_none_is_refused(contacts: Contacts, user: str) -> None:
+    """What is not 64 hex digits is not taken for a user id."""
+    with pytest.raises(UsageError, match="is not a user id"):
+        contacts.add("bob", user)
+
+
+def test_a_user_id_may_be_pasted_in_capitals_and_with_space(contacts: Contacts) -> None:
+    """However it was copied, it is kept in its one form."""
+    contacts.add("alice", f" {ALICE.upper()}\n")
+    assert contacts.book().by_name == {"alice": ALICE}
+    assert normal_user_id(ALICE.upper()) == ALICE
+
+
+def test_who_was_removed_is_gone(contacts: Contacts) -> None:
+    """Removing, by name or by user id, leaves the others alone."""
+    contacts.add("alice", ALICE)
+    contacts.add("bob", BOB)
+    assert contacts.remove("alice") == ALICE
+    assert contacts.book().by_name == {"bob": BOB}
+    assert contacts.remove(BOB) == BOB
+    assert contacts.book().by_name == {}
+
+
+def test_removing_nobody_is_an_error(contacts: Contacts) -> None:
+    """A name that stands for nobody cannot be removed."""
+    with pytest.raises(UnknownUser, match="No contact is named"):
+        contacts.remove("carol")
+
+
+def test_who_is_blocked_stays_so_until_added(contacts: Contacts, path: Path) -> None:
+    """Blocking is kept beside the contacts; adding the user as a contact ends it."""
+    contacts.add("alice", ALICE)
+    contacts.block(BOB)
+    assert Contacts(path).book().blocked == {BOB}
+    contacts.add("bob", BOB)
+    assert Contacts(path).book() == Book({"alice": ALICE, "bob": BOB})
+
+
+def test_a_change_by_another_process_is_seen(contacts: Contacts, path: Path) -> None:
+    """The daemon sees what the command line has written, without being told."""
+    contacts.add("alice", ALICE)
+    Contacts(path).add("bob", BOB)
+    assert contacts.book().by_name == {"alice": ALICE, "bob": BOB}
+    path.unlink()
+    assert contacts.book() == Book()
+
+
+def test_nothing_is_lost_when_many_write_at_once(path: Path) -> None:
+    """Each writer sees what the others wrote before it."""
+    users = {f"user{n}": f"{n:02x}" * 32 for n in range(20)}
+    threads = [threading.Thread(target=Contacts(path).add, args=item) for item in users.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Contacts(path).book().by_name == users
+
+
+def test_the_file_is_private_and_leaves_no_drafts(contacts: Contacts, path: Path) -> None:
+    """Whom I know is nobody else's business."""
+    contacts.add("alice", ALICE)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {file.name for file in path.parent.iterdir()} == {"contacts.yaml", "contacts.lock"}
+
+
+@pytest.mark.parametrize("name", ["no", "on", "1234", "1e5", "null", "-"])
+def test_names_that_yaml_takes_for_something_else_survive(contacts: Contacts, path: Path, name: str) -> None:
+    """A petname is text, whatever YAML may think of it."""
+    contacts.add(name, "1" * 64)
+    assert Contacts(path).book().by_name == {name: "1" * 64}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "contacts: [",
+        "- alice",
+        "contacts: [alice]",
+        "blocked: 5",
+        "contacts: {alice: 5}",
+        "contacts: {a/b: " + ALICE + "}",
+        "contacts: {alice: " + ALICE.upper() + "}",
+        b"\xff\xfe",
+    ],
+)
+def test_a_file_that_is_no_address_book_is_refused_and_kept(path: Path, content: str | bytes) -> None:
+    """A mistake made by hand gives a plain error that names the file, and is never overwritten."""
+    path.parent.mkdir()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UsageError) as error:
+        Contacts(path).book()
+    assert str(path) in error.value.hint
+    with pytest.raises(UsageError):
+        Contacts(path).add("bob", BOB)
+    assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize("content", ["", "contacts:", "contacts: {}\nblocked: []", "# nobody yet"])
+def test_an_empty_file_is_an_empty_book(path: Path, content: str) -> None:
+    """What holds nobody is no mistake."""
+    path.parent.mkdir()
+    path.write_text(content)
+    assert Contacts(path).book() == Book()
+
+
+def test_the_file_can_be_read_by_people(contacts: Contacts, path: Path) -> None:
+    """The file is plain YAML: names and user ids, sorted."""
+    contacts.add("bob", BOB)
+    contacts.add("alice", ALICE)
+    assert yaml.safe_load(path.read_text()) == {"contacts": {"alice": ALICE, "bob": BOB}}
+    assert path.read_text().index("alice") < path.read_text().index("bob")
+
+
+@pytest.mark.parametrize(
+    ("who", "user"), [("", "me-id"), ("me", "me-id"), ("alice", ALICE), (BOB, BOB), (BOB.upper(), BOB)]
+)
+def test_an_address_is_a_name_a_user_id_or_me(who: str, user: str) -> None:
+    """Wherever a user is wanted, a petname, a user id and `me` do."""
+    assert resolve(who, Book({"alice": ALICE}), "me-id") == user
+
+
+def test_an_unknown_name_says_how_to_add_it() -> None:
+    """A name that stands for nobody is an error of the kind unknown_user."""
+    with pytest.raises(UnknownUser) as error:
+        resolve("carol", Book({"alice": ALICE}), "me-id")
+    assert error.value.hint == "Add them: p2pflows contacts add carol USER_ID"

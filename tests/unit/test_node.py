@@ -1,0 +1,168 @@
+"""What daemons do in situations that random lives seldom meet; each was a bug once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from simulation.checker import check
+from simulation.machine import Machine
+from simulation.world import ECHO, HUMAN, World
+
+from p2pflows import topics
+from p2pflows.envelope import Envelope, Kind
+from p2pflows.message import Message, Type
+from p2pflowsd.intake import HELD_PER_SENDER
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Ann, bob and cyd, connected, and known to one another."""
+    with World(seed=11, people=3) as world:
+        world.run(0.5)
+        yield world
+
+
+def forge(world: World, sender: Machine, to: Machine, endpoint: str, **fields: Any) -> None:
+    """Publish a message that a sender's own daemon would not have written."""
+    now = sender.clock.now()
+    whom = {"from": sender.user, "to": to.user, "endpoint": endpoint}
+    when = {"epoch": now, "created": now, "expires": now + 60_000}
+    body = {"id": "0" * 32, "type": Type.CALL, "conversation": "0" * 32, **whom, **when, **fields}
+    message = Message.model_validate(body).to_bytes()
+    bundle = Envelope(sender.identity).seal(Kind.MESSAGES, to.user, [message], world.random.randbytes(24))
+    world.broker.route(topics.inbox(to.user, endpoint), bundle, retain=False)
+
+
+def test_an_id_of_somebody_else(world: World) -> None:
+    """Who gives a question the id of another's question gets an error, and the first question stays as it is."""
+    ann, bob, cyd = world.machines
+    asked = ann.send(Type.CALL, bob, HUMAN, {"text": "shall we?"}, 60)
+    world.run(0.5)
+    forge(world, cyd, bob, HUMAN, id=asked.result, data={"text": "shall we not?"})
+    world.run(0.5)
+    assert bob.open_prompts() == [(asked.result, "call")]
+    bob.answer(asked.result, "yes")
+    world.run(0.5)
+    assert ann.state_of(asked.result) == "done"
+
+
+def test_questions_long_after(world: World) -> None:
+    """A question is asked although an earlier one, whose request is forgotten by now, is still remembered."""
+    ann, bob, _ = world.machines
+    for _ in range(2):
+        asked = ann.send(Type.CALL, bob, HUMAN, {"text": "shall we?"}, 20)
+        world.run(0.5)
+        assert bob.answer(asked.result, "yes").told is False
+        world.run(0.5)
+        assert ann.state_of(asked.result) == "done"
+        world.timeline.sleep(700)
+        world.run(130)
+    assert check(world.facts) == []
+
+
+def test_strangers_in_order(world: World) -> None:
+    """What a stranger wrote goes on in the order of writing once the stranger is allowed, however it arrived."""
+    _, bob, cyd = world.machines
+    bob.contacts.remove("cyd")
+    world.broker.weather.reorder = 0.9
+    for number in range(8):
+        cyd.send(Type.CALL, bob, ECHO, {"number": number}, 60)
+        world.run(0.01)
+    world.run(8)
+    world.broker.weather.reorder = 0.0
+    world.run(8)
+    bob.ask(lambda node: node.allow(cyd.user, "cyd"))
+    assert world.settle() == []
+    assert check(world.facts) == []
+    released = [fact.id for fact in world.facts if fact.kind == "move" and fact.about["was"] == "held"]
+    assert released == [fact.id for fact in world.facts if fact.kind == "told" and fact.node == cyd.user][:8]
+
+
+def test_a_stranger_with_many_gaps(world: World) -> None:
+    """A stranger cannot fill the journal, not even with messages whose turn never comes."""
+    _, bob, cyd = world.machines
+    bob.contacts.remove("cyd")
+    for number in range(2 * HELD_PER_SENDER):
+        forge(world, cyd, bob, ECHO, id=f"{number:032x}", seq=2 * number, epoch=1)
+    world.run(1)
+    assert bob.rows("incoming") == HELD_PER_SENDER
+
+
+def test_proofs_of_repetitions(world: World) -> None:
+    """A bundle that comes again leaves nothing behind."""
+    ann, bob, _ = world.machines
+    world.broker.weather.repeat = 1.0
+    for _ in range(5):
+        ann.send(Type.POST, bob, ECHO, {}, 60)
+        world.run(1)
+    assert bob.rows("bundles") == 5
+
+
+def test_a_gap_after_a_long_night(world: World) -> None:
+    """A stream that has waited long for a lost message asks for it soon once the broker is back."""
+    ann, bob, _ = world.machines
+    lost = ann.send(Type.POST, bob, ECHO, {"number": 1}, 5)
+    world.broker.weather.drop = 1.0
+    world.run(0.1)
+    world.broker.weather.drop = 0.0
+    ann.send(Type.POST, bob, ECHO, {"number": 2}, 7200)
+    world.run(0.1)
+    ann.kill()
+    world.run(60)
+    bob.cut(3600)
+    world.run(1000)
+    ann.start()
+    world.run(1)
+    bob.cut(0.0)
+    world.run(3)
+    assert ann.state_of(lost.result) == "expired"
+    assert bob.unsettled() == []
+
+
+def test_a_retried_dead_letter_expires(world: World) -> None:
+    """A dead letter that is retried where no worker is left ends in an error at its new deadline."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.POST, bob, ECHO, {"seconds": 60}, 600)
+    for _ in range(3):
+        world.hire(bob)
+        world.run(3)
+        world.dismiss(bob, noticed=True)
+        world.run(0.5)
+    assert bob.ask(lambda node: node.retry(asked.result)).told is False
+    world.run(1)
+    assert bob.unsettled() == [f"bob ready {asked.result}"]
+    world.timeline.sleep(24 * 3600)
+    world.run(1)
+    assert bob.unsettled() == []
+
+
+def test_an_old_last_will(world: World) -> None:
+    """A last will that arrives after its worker came back does not count the worker as dead."""
+    ann, bob, _ = world.machines
+    worker = world.workers["bob"]
+    will = worker.last_will
+    assert will is not None
+    worker.link.cut(0.1)
+    world.run(3)
+    asked = ann.send(Type.CALL, bob, ECHO, {"seconds": 8}, 60)
+    world.run(1)
+    world.broker.route(will.topic, will.payload, retain=False)
+    world.run(9)
+    assert ann.state_of(asked.result) == "done"
+    assert [fact.id for fact in world.facts if fact.kind == "run"] == [asked.result]
+
+
+def test_a_worker_says_goodbye(world: World) -> None:
+    """A worker that ends in order finishes what it runs and is gone at once; what it had not begun runs elsewhere."""
+    ann, bob, _ = world.machines
+    asked = [ann.send(Type.CALL, bob, ECHO, {"seconds": 1}, 60) for _ in range(4)]
+    world.run(0.5)
+    world.workers["bob"].stop()
+    world.run(1.5)
+    assert bob.dispatch_status()["workers"] == 0
+    world.hire(bob)
+    world.run(6)
+    assert [ann.state_of(one.result) for one in asked] == ["done"] * 4
+    assert len([fact for fact in world.facts if fact.kind == "run"]) == 4

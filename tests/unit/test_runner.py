@@ -1,0 +1,41 @@
+"""Running tasks: what only a fault of our own can show."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import threading, time
+from p2pflows.worker.frames import Task
+from p2pflows.worker.runner import Runner
+
+class Lanes:
+    def __init__(self, task): self.tasks = [task]
+    def take(self): return self.tasks.pop() if self.tasks else None
+    def finish(self, task, result): raise AssertionError("lost count")
+
+target = {"kind": "python", "target": "flows.py:%s", "cwd": "."}
+task = Task("t", "run", "lane", "f", 1, target, "b", "", "c", "m", time.time() + 60, b"{}")
+Runner(Lanes(task), threading.Lock(), 1, lambda: None).start()
+time.sleep(10)
+"""
+
+
+@pytest.mark.parametrize("function", ["plain", "coroutine"])
+def test_a_fault_of_ours_ends_the_process(function: str, tmp_path: Path) -> None:
+    """A fault in the bookkeeping ends the worker with its traceback, instead of a lane that stands still."""
+    (tmp_path / "flows.py").write_text("def plain(): ...\nasync def coroutine(): ...")
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM % function],
+        capture_output=True,
+        cwd=tmp_path,
+        text=True,
+        timeout=8,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "AssertionError: lost count" in ended.stderr
