@@ -48,10 +48,6 @@ class Spy:
         self._client.username_pw_set("local", (folder / "password").read_text().strip())
         self._client.on_message = self._on_message
         self._client.on_connect = lambda *_: self._subscribe()
-        # Without it each publish waits 40 ms for the ones before it.
-        self._client.on_socket_open = lambda _client, _data, sock: sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.connect("127.0.0.1", port)
 
@@ -86,6 +82,10 @@ class Spy:
         return self.first(lambda packet: packet.topic == topic and packet not in passed)
 
     def _subscribe(self) -> None:
+        sock = self._client.socket()
+        if isinstance(sock, socket.socket):
+            # Without it each publish waits 40 ms for the one before it.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         options = SubscribeOptions(qos=1, retainAsPublished=True)
         self._client.subscribe("p2pflows/#", options=options)
 

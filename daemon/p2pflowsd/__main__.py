@@ -75,7 +75,8 @@ async def _run(where: Home, settings: config.Settings) -> None:
 
 def _greet(out: TextIO, about: dict[str, Any], where: Home) -> None:
     broker = about["broker"]
-    state = broker["name"] if broker["connected"] else f"{broker['url']} (not reached yet, still trying)"
+    name = "" if broker["name"] == broker["url"] else f"{broker['name']} at "
+    state = name + broker["url"] + ("" if broker["connected"] else " (not reached yet, still trying)")
     command = "p2pflows" if shutil.which("p2pflows") else str(Path(sys.executable).with_name("p2pflows"))
     if os.environ.get("P2PFLOWS_HOME"):
         command = f"P2PFLOWS_HOME={shlex.quote(str(where.path))} {command}"
@@ -83,7 +84,7 @@ def _greet(out: TextIO, about: dict[str, Any], where: Home) -> None:
         f"""p2pflows {about["version"]} is running; Ctrl-C stops it.
 
   user id  {about["user_id"]}
-  broker   {state} at {broker["url"]}
+  broker   {state}
   socket   {where.socket}
 
 Try next, in another terminal:

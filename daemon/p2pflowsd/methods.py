@@ -328,9 +328,8 @@ class Methods:
         if kind == "human":
             flow = flow.model_copy(update={"description": "A human answers.", "input_schema": HUMAN_SCHEMA})
         else:
-            known = self._node.catalog.get(flow.endpoint)
-            trial = flow.model_copy(update={"revision": known.revision + 1 if known else 1})
-            facts = await self._load(trial)
+            flow = flow.model_copy(update={"revision": self._node.catalog.next_revision(self._node.clock.now())})
+            facts = await self._load(flow)
             flow = flow.model_copy(
                 update={"description": str(facts.get("description") or ""), "input_schema": facts.get("schema")}
             )
@@ -366,7 +365,7 @@ class Methods:
         return {}
 
     def _remove(self, endpoint: str) -> None:
-        self._node.catalog.remove(endpoint)
+        self._node.unserve(endpoint)
         self._node.after_commit(self._node.publish_card)
 
     async def _ls(self, params: Params) -> Any:

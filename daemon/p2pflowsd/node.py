@@ -332,6 +332,18 @@ class Node:
         self.contacts.look()
         return len(rows)
 
+    def unserve(self, endpoint: str) -> None:
+        """Serve nothing under an endpoint any more; what waits for a worker, or runs, ends as it would after a restart.
+
+        Raises:
+            NotServed: nothing is.
+        """
+        self.catalog.remove(endpoint)
+        for row in self.journal.incoming.in_state(Incoming.READY):
+            if row.endpoint == endpoint:
+                self.dispatch.drop(row.n)
+                self.failed(row, NotServed(f"They do not serve {endpoint!r} any more."))
+
     def retry(self, part: str) -> str:
         """Run a dead letter again, or send again what failed; gives the id under which it goes on.
 
@@ -587,6 +599,8 @@ class Node:
         """The most telling error for a message whose deadline has passed."""
         who = self.name_of(row.peer) or f"User {row.peer[:8]}…"
         if row.state == Outgoing.PENDING:
+            if not self._link.connected:
+                return Unreachable("Your own daemon has no connection to its broker.", "See why: p2pflows status")
             online = self.presence_of.online(row.peer)
             if online is None and self.name_of(row.peer) is None:
                 return UnknownUser(

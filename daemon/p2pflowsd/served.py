@@ -89,6 +89,7 @@ class Catalog:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._last_revision = 0
         self._flows = {name: Served.model_validate_json(record) for name, record in journal.served().items()}
 
     def __len__(self) -> int:
@@ -102,10 +103,17 @@ class Catalog:
         """What is served, by name."""
         return [self._flows[name] for name in sorted(self._flows)]
 
+    def next_revision(self, now: int) -> int:
+        """A revision higher than any before, also of what is not served any more: workers keep what they load by it.
+
+        Args:
+            now: the time in milliseconds, which outlives this catalog.
+        """
+        self._last_revision = max(now, self._last_revision + 1, *(flow.revision + 1 for flow in self._flows.values()))
+        return self._last_revision
+
     def put(self, flow: Served) -> Served:
         """Serve a flow, in place of what was served under its name; its revision tells workers to load it anew."""
-        old = self._flows.get(flow.endpoint)
-        flow = flow.model_copy(update={"revision": old.revision + 1 if old else 1})
         self._journal.serve(flow.endpoint, flow.model_dump_json(by_alias=True))
         self._flows[flow.endpoint] = flow
         return flow

@@ -89,7 +89,7 @@ def status(as_json: bool) -> None:
 def _broker(broker: dict[str, Any]) -> str:
     state = style("connected", fg="green") if broker["connected"] else style("not connected", fg="red")
     trip = broker.get("round_trip_ms")
-    name = f", {plain(broker['name'])}" if broker.get("name") else ""
+    name = f", {plain(broker['name'])}" if broker.get("name") not in (None, "", broker["url"]) else ""
     return f"{plain(broker['url'])}{name}, {state}" + (f", round trip {trip:.1f} ms" if trip is not None else "")
 
 

@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a call: each has a kind and exit code of its own, in time, and never a traceback."""
+"""Whatever goes wrong with a call has a kind and exit code of its own, comes in time, and shows no traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import pytest
 from nacl.signing import SigningKey
-from people import Neighbourhood, Person, Ran
+from people import Neighbourhood, Person, Ran, free_port, wait_until
 
 from p2pflows import identity
 from p2pflows.errors import UnknownUser
@@ -77,7 +77,7 @@ def served(pair: tuple[Person, Person]) -> None:
 
 
 @pytest.fixture
-def flows(bob: Person, served: None) -> Person:
+def flows(bob: Person, served: None) -> Person:  # noqa: ARG001 - it has to have been done
     """Bob, who serves."""
     return bob
 
@@ -120,7 +120,7 @@ def test_a_user_id_that_is_no_key(alice: Person, user: str) -> None:
 def test_random_user_ids(alice: Person) -> None:
     """Whatever 64 digits somebody makes up, the daemon lives on and says that nobody has that id."""
     for _ in range(8):
-        with pytest.raises(Exception, match="[0-9a-f]{64}"):
+        with pytest.raises(UnknownUser):
             alice.ask("call", address=f"{secrets.token_hex(32)}/User", data={"text": "x"}, timeout=0.2)
 
 
@@ -307,6 +307,25 @@ def test_a_daemon_that_goes_away(street: Neighbourhood) -> None:
     bob.ask("answer", id=prompt["id"], text="y")
     alice.ready()
     assert alice.cli("wait", prompt["id"]).ok().document == {"human_input": "y"}
+
+
+def test_no_broker() -> None:
+    """With its broker out of reach a daemon runs, says so, accepts what is sent, and blames nobody else."""
+    street = Neighbourhood(program=None, broker=f"mqtt://team:secret-word@127.0.0.1:{free_port()}")
+    try:
+        alice, bob = street.person("alice").without_workers(), street.person("bob")
+        alice.knows(bob)
+        alice.start(wait=False)
+        alice.until(lambda now: not now["broker"]["connected"])
+        assert "not connected" in alice.cli("status").ok().out
+        ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
+        assert "your own daemon" in failed(ran, "unreachable", 3)["message"].lower()
+        alice.cli("send", "bob/User", "text=x").ok()
+        wait_until(lambda: "cannot be reached" in alice.told())
+        assert "secret-word" not in alice.told() + alice.cli("status", "--json").ok().out
+        assert alice.stop() == 0
+    finally:
+        street.close()
 
 
 def test_wrong_use(alice: Person) -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 from people import Neighbourhood, Person, wait_until
 
-from p2pflows.errors import BadInput, UsageError
+from p2pflows.errors import BadInput, NotServed, UsageError
 
 FLOWS = '''
 """Flows of bob's."""
@@ -78,7 +78,7 @@ def served(pair: tuple[Person, Person]) -> None:
 
 
 @pytest.fixture
-def flows(bob: Person, served: None) -> Person:
+def flows(bob: Person, served: None) -> Person:  # noqa: ARG001 - it has to have been done
     """Bob, who serves."""
     return bob
 
@@ -252,6 +252,33 @@ def test_unserve(alice: Person, flows: Person) -> None:
     again = flows.cli("unserve", "brief", "--json")
     assert again.code == 1
     assert again.error["code"] == "not_served"
+
+
+def test_a_name_that_is_used_again(alice: Person, flows: Person) -> None:
+    """A flow that takes a name which another had before it is the one that runs, also when its file is the same."""
+    for target, result in (("echo 1", 1), ("echo 2", 2)):
+        flows.ask("serve", endpoint="again", kind="exec", target=target, cwd="/")
+        assert alice.ask("call", address="bob/again")["data"] == {"result": result}
+        flows.ask("unserve", endpoint="again")
+    for result in (3, 4):
+        flows.writes("again.py", f"def f() -> int:\n    return {result}\n")
+        flows.ask("serve", endpoint="again", kind="python", target="again.py:f", cwd=str(flows.folder))
+        assert alice.ask("call", address="bob/again")["data"] == {"result": result}
+        flows.ask("unserve", endpoint="again")
+
+
+def test_what_waits_for_a_flow_that_is_unserved(alice: Person, flows: Person) -> None:
+    """What waits when a flow is unserved is not run any more, and its callers hear of it at once."""
+    flows.writes("step.sh", "#!/bin/sh\nsleep 0.5\ncat >> steps\n", executable=True)
+    flows.ask("serve", endpoint="step", kind="exec", target="./step.sh", cwd=str(flows.folder))
+    calls = [alice.ask("submit", address="bob/step", data={"n": n}, timeout=20)["id"] for n in range(4)]
+    wait_until((flows.folder / "steps").exists)
+    flows.ask("unserve", endpoint="step")
+    for call in calls[2:]:
+        with pytest.raises(NotServed):
+            alice.ask("wait", id=call)
+    time.sleep(1)
+    assert (flows.folder / "steps").read_text().count("\n") <= 2
 
 
 def test_calls_of_one_sender_run_in_order(alice: Person, flows: Person) -> None:

@@ -87,8 +87,8 @@ async def test_the_asynchronous_form(alice: Person, flows: Person) -> None:
         refused = asyncio.create_task(me.call("bob/User", {"text": "No?"}, timeout=20))
         while (prompt := await asyncio.wait_for(shown.get(), 10))["status"] != "open":
             pass
-        await neighbour.decline(str(prompt["id"]), "No.")
-        with pytest.raises(Declined, match="No."):
+        await neighbour.decline(str(prompt["id"]), "Not now")
+        with pytest.raises(Declined, match="Not now"):
             await refused
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

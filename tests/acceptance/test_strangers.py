@@ -29,7 +29,7 @@ def bob(block: Neighbourhood) -> Person:
 
 
 @pytest.fixture
-def carol(block: Neighbourhood, bob: Person, request: pytest.FixtureRequest) -> Iterator[Person]:
+def carol(block: Neighbourhood, bob: Person) -> Iterator[Person]:
     """Somebody new in each test; she knows bob, and bob does not know her."""
     number = len(block.people)
     carol = block.person(f"carol{number}").without_workers()

@@ -256,7 +256,7 @@ def test_ctrl_c_and_on_again(street: Neighbourhood) -> None:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        home.daemon = process  # type: ignore[assignment]
+        home.daemon = process
         home.ready()
         wait_until(lambda: "p2pflows inbox" in said.read_text())
         user = home.cli("id").ok().out.strip()

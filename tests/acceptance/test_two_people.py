@@ -39,7 +39,7 @@ def team_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if MOSQUITTO is None or MOSQUITTO_PASSWD is None:
         pytest.skip("mosquitto is not installed")
     folder, port = tmp_path_factory.mktemp("broker"), free_port()
-    words = [MOSQUITTO_PASSWD, "-b", "-c", folder / "passwords", "team", "p@ss/w:rd%"]
+    words = [MOSQUITTO_PASSWD, "-b", "-c", str(folder / "passwords"), "team", "p@ss/w:rd%"]
     subprocess.run(words, check=True, capture_output=True)
     root = "user root\n" if os.geteuid() == 0 else ""
     (folder / "conf").write_text(

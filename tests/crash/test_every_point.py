@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from people import MOSQUITTO, Neighbourhood, Person, wait_until
 from simulation import history
 from simulation.checker import check
 from simulation.history import Fact
@@ -25,15 +20,12 @@ from simulation.machine import POINTS, Machine
 from simulation.world import ECHO, HUMAN, World
 
 import p2pflowsd
-from p2pflows import identity
-from p2pflows.client import Client
 from p2pflows.contacts import Contacts
 from p2pflows.errors import DaemonNotRunning
-from p2pflows.home import Home
 from p2pflows.message import Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
-from p2pflowsd.served import HUMAN_SCHEMA, Catalog, Served
+from p2pflowsd.served import Catalog, Served
 
 SEED = 4
 OCCURRENCES = 12
@@ -131,140 +123,81 @@ FLOW = "def echo(number: int) -> dict:\n    return {'echo': {'number': number}}\
 PATIENCE = 20.0
 
 
-@dataclass
-class Person:
-    """Somebody with a home and a real daemon."""
+class Teller:
+    """A real person whose journal keeps a history, and who remembers what their daemon said is accepted."""
 
-    name: str
-    home: Home
-    broker: str
-    process: subprocess.Popen[bytes] | None = None
-    facts: list[Fact] = field(default_factory=list)
-    user: str = ""
-
-    def prepare(self, flow: Path) -> None:
-        """Make the key, and a journal that serves and that writes its history."""
-        self.user = identity.create(self.home.key).user_id
-        journal = Journal(self.home.journal, self.user, NoFaults())
+    def __init__(self, person: Person) -> None:
+        self.person = person
+        self.told: list[Fact] = []
+        self._path = person.home / "journal.sqlite3"
+        flow = person.writes("flows.py", FLOW)
+        served = Served(
+            endpoint=ECHO, kind="python", target=f"{flow}:echo", cwd=str(flow.parent), dispatch_point="default"
+        )
+        journal = Journal(self._path, person.user_id, NoFaults())
         with journal.transaction():
-            journal.set_meta("human", HUMAN)
-            catalog = Catalog(journal)
-            catalog.put(Served(endpoint=HUMAN, kind="human", schema=HUMAN_SCHEMA))
-            catalog.put(
-                Served(
-                    endpoint=ECHO, kind="python", target=f"{flow}:echo", cwd=str(flow.parent), dispatch_point="default"
-                )
-            )
+            Catalog(journal).put(served)
         journal.close()
-        history.install(self.home.journal)
+        history.install(self._path)
 
-    def start(self, crash_at: str = "") -> None:
-        """Start the daemon, to die at a point if one is named."""
-        environment = {
-            **os.environ,
-            "P2PFLOWS_HOME": str(self.home.path),
-            "P2PFLOWS_BROKER": self.broker,
-            "P2PFLOWS_CRASH_AT": crash_at,
-        }
-        with (self.home.path / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "p2pflowsd"], env=environment, stdout=log, stderr=log
-            )
-
-    def wait_until_up(self) -> None:
-        """Wait until the daemon answers."""
-        within(PATIENCE, lambda: self.attempt("id"))
-
-    def attempt(self, method: str, **params: Any) -> Any:
-        """Ask the daemon; None if it does not run or dies over it."""
-        try:
-            with Client(self.home.path) as client:
-                return client.request(method, **params)
-        except (DaemonNotRunning, ConnectionError):
-            return None
-
-    def accept(self, method: str, to: str, endpoint: str, **data: Any) -> str | None:
-        """Send something; gives its id if the daemon said that it is accepted."""
-        told = self.attempt(method, address=f"{to}/{endpoint}", data=data, timeout=600)
-        if told is None:
-            return None
-        self.facts.append(Fact(0, self.user, "told", told["id"]))
-        return str(told["id"])
-
-    def end(self) -> None:
-        """Stop the daemon."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(PATIENCE)
+    def send(self, to: Teller, number: int) -> None:
+        """Send a call and a post; while the daemon is dead or dying, nothing is promised."""
+        address = f"{to.person.name}/{ECHO}"
+        with contextlib.suppress(DaemonNotRunning):
+            for method in ("submit", "send"):
+                told = self.person.ask(method, address=address, data={"number": number}, timeout=600)
+                self.told.append(Fact(0, self.person.user_id, "told", told["id"]))
 
     def is_settled(self) -> bool:
         """Whether all that was sent and all that has come has its end."""
-        db = sqlite3.connect(f"file:{self.home.journal}?mode=ro", uri=True)
-        sent = db.execute("SELECT count(*) FROM outgoing WHERE state IN ('pending', 'stored')").fetchone()
-        come = db.execute("SELECT count(*) FROM incoming WHERE state IN ('blocked', 'ready')").fetchone()
-        db.close()
+        with contextlib.closing(sqlite3.connect(self._path)) as db:
+            sent = db.execute("SELECT count(*) FROM outgoing WHERE state IN ('pending', 'stored')").fetchone()
+            come = db.execute("SELECT count(*) FROM incoming WHERE state IN ('blocked', 'ready')").fetchone()
         return (sent, come) == ((0,), (0,))
 
     def history(self) -> list[Fact]:
-        """All that the journal has recorded, and all that clients were told."""
-        db = sqlite3.connect(self.home.journal)
-        facts, _ = history.read(db, self.user)
-        db.close()
-        return [*self.facts, *facts]
-
-
-def within(seconds: float, attempt: Callable[[], Any]) -> Any:
-    """The first result that is not false, asked for again and again."""
-    end = time.monotonic() + seconds
-    while not (result := attempt()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
-    return result
+        """All that the journal has recorded, and all that was said."""
+        with contextlib.closing(sqlite3.connect(self._path)) as db:
+            recorded, _ = history.read(db, self.person.user_id)
+        return [*self.told, *recorded]
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Person, Person]]:
-    """Two people who know each other, on a broker that belongs to the first one's daemon."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        broker = f"embedded:{trial.getsockname()[1]}"
-    flow = tmp_path / "flows.py"
-    flow.write_text(FLOW)
-    people = [Person(name, Home(tmp_path / name), broker) for name in ("ann", "bob")]
-    for person in people:
-        person.prepare(flow)
-    for one, other in (people, people[::-1]):
-        Contacts(one.home.contacts).add(other.name, other.user)
-    with ExitStack() as ends:
-        for person in people:
-            ends.callback(person.end)
-            person.start()
-            person.wait_until_up()
-        yield people[0], people[1]
+def tellers() -> Iterator[tuple[Teller, Teller]]:
+    """Ann and bob, who know each other; the broker belongs to ann's daemon, which lives."""
+    neighbourhood = Neighbourhood("mosquitto" if MOSQUITTO else "iotcore")
+    try:
+        people = [neighbourhood.person(name) for name in ("ann", "bob")]
+        ann, bob = (Teller(person) for person in people)
+        for one, other in (people, people[::-1]):
+            Contacts(one.home / "contacts.yaml").add(other.name, other.user_id)
+            one.start()
+        yield ann, bob
+    finally:
+        neighbourhood.close()
 
 
-def test_real_crash(pair: tuple[Person, Person]) -> None:
+def test_real_crash(tellers: tuple[Teller, Teller]) -> None:
     """Real daemons that die at each point in turn, in the middle of traffic, lose nothing and do nothing twice."""
-    ann, bob = pair
+    ann, bob = tellers
     number = 0
-    with ThreadPoolExecutor(1) as background:
-        for point, passage in MOMENTS.items():
-            bob.end()
-            bob.start(f"{point}:{passage}")
-            died: Future[int] = background.submit(bob.process.wait, PATIENCE)  # type: ignore[union-attr]
-            while not died.done():
-                number += 1
-                ann.accept("submit", "bob", ECHO, number=number)
-                ann.accept("send", "bob", ECHO, number=number)
-                bob.accept("submit", "ann", ECHO, number=number)
-                bob.accept("send", "ann", ECHO, number=number)
-                time.sleep(0.05)
-            assert died.result() == 137, f"at {point}"
-            bob.start()
-            bob.wait_until_up()
-            within(PATIENCE, lambda: ann.is_settled() and bob.is_settled())
+    bob.person.stop()
+    for point, passage in MOMENTS.items():
+        bob.person.environment["P2PFLOWS_CRASH_AT"] = f"{point}:{passage}"
+        dying = bob.person.start(wait=False).daemon
+        assert dying is not None
+        deadline = time.monotonic() + PATIENCE
+        while dying.poll() is None and time.monotonic() < deadline:
+            number += 1
+            ann.send(bob, number)
+            bob.send(ann, number)
+            time.sleep(0.05)
+        assert dying.poll() == 137, f"at {point}"
+    del bob.person.environment["P2PFLOWS_CRASH_AT"]
+    bob.person.ready()
+    wait_until(lambda: ann.is_settled() and bob.is_settled(), PATIENCE)
     facts = ann.history() + bob.history()
     assert check(facts) == []
-    states = Counter(fact.about["state"] for fact in facts if fact.kind == "sent")
-    assert states["expired"] + states["failed"] == 0
-    assert states["done"] >= len([fact for fact in facts if fact.kind == "told"]) > len(MOMENTS)
+    ends = Counter(fact.about["state"] for fact in facts if fact.kind == "sent")
+    assert ends["expired"] + ends["failed"] == 0
+    assert ends["done"] >= len(ann.told + bob.told) > len(MOMENTS)
