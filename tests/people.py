@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import p2pflows
 from p2pflows import identity
@@ -236,19 +236,23 @@ class Person:
         self.ends_later(command.process)
         return command
 
+    def run(self, *words: str, output: BinaryIO, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Run a command beside the test, until it is ended."""
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "p2pflows", *words],
+            env=environment or self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output if output.name == str(self.log) else subprocess.DEVNULL,
+        )
+        self.ends_later(process)
+        return process
+
     def run_worker(self, *words: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Run `p2pflows worker` beside the test."""
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "p2pflows", "worker", *words],
-                env=environment or self.environment,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        self.ends_later(process)
-        return process
+            return self.run("worker", *words, output=log, environment=environment)
 
     def knows(self, other: Person, name: str | None = None) -> None:
         """Add a contact."""

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from p2pflows import config, identity, logs
-from p2pflows.errors import P2pflowsError, UsageError
+from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home, home
 from p2pflowsd.app import App
+from p2pflowsd.journal import JournalError
 
 
 def main() -> int:
@@ -46,6 +47,8 @@ def main() -> int:
 
 def _known_cause(error: BaseException) -> P2pflowsError | None:
     """The first error of ours inside an exception group."""
+    if isinstance(error, JournalError):
+        return JournalFailed(f"The journal cannot be written: {error}.", "Free some disk space, then run: p2pflows up")
     if isinstance(error, BaseExceptionGroup):
         return next((known for inner in error.exceptions if (known := _known_cause(inner)) is not None), None)
     return error if isinstance(error, P2pflowsError) else None

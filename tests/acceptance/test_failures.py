@@ -373,3 +373,46 @@ def test_a_damaged_key_is_told(street: Neighbourhood) -> None:
     identity.create(key)
     erin.cli("id").ok()
     assert "Traceback" not in erin.told()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "word"),
+    [
+        ("config.yaml", b"broker: [1\n", "settings"),
+        ("config.yaml", b"brokr: embedded\n", "brokr"),
+        ("config.yaml", b"\xff\xfe\x00", "settings"),
+        ("contacts.yaml", b"contacts: {bob: 12}\n", "contacts"),
+        ("journal.sqlite3", b"garbage" * 1000, "journal"),
+    ],
+)
+def test_a_damaged_home(street: Neighbourhood, file: str, content: bytes, word: str) -> None:
+    """A file of the home that cannot be used is named, with what to do, and the daemon does not start without it."""
+    erin = street.person("erin").without_workers()
+    (erin.home / file).write_bytes(content)
+    erin.start(wait=False)
+    assert erin.daemon is not None
+    assert erin.daemon.wait(15) == 2
+    assert "Error [usage]" in erin.told()
+    assert word in erin.told()
+    assert "Traceback" not in erin.told()
+    assert (erin.home / file).read_bytes() == content
+
+
+def test_a_journal_with_a_hole(street: Neighbourhood) -> None:
+    """A journal that lost a page, or belongs to another key, is told as what it is."""
+    erin = street.person("erin").without_workers().start()
+    assert erin.stop() == 0
+    journal = erin.home / "journal.sqlite3"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:4096] + b"\0" * 4096 + whole[8192:])
+    erin.start(wait=False)
+    assert erin.daemon is not None
+    assert erin.daemon.wait(15) == 2
+    assert "malformed" in erin.told()
+    journal.write_bytes(whole)
+    (erin.home / "identity.key").unlink()
+    identity.create(erin.home / "identity.key")
+    erin.start(wait=False)
+    assert erin.daemon.wait(15) == 2
+    assert f"belongs to user {erin.user_id}" in erin.told()
+    assert "bug" not in erin.told()

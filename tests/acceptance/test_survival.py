@@ -293,6 +293,13 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+def fill(ballast: Path) -> None:
+    """Leave no room on a disk."""
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
 def test_a_full_disk(street: Neighbourhood, small_disk: Path) -> None:
     """With a full disk a send is a clear error, nothing is lost or half done, and it goes on by itself with room."""
     alice, bob = street.person("alice", small_disk / "alice").without_workers(), street.person("bob").without_workers()
@@ -303,9 +310,7 @@ def test_a_full_disk(street: Neighbourhood, small_disk: Path) -> None:
     first = alice.cli("send", "bob/User", "text=before").ok().out.strip()
     bob.prompted()
     ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
+    fill(ballast)
     refused = 0
     for _ in range(200):
         ran = alice.cli("send", "bob/User", f"text={'x' * 20_000}", "--json")
@@ -339,6 +344,14 @@ def test_a_full_disk(street: Neighbourhood, small_disk: Path) -> None:
     assert texts[-1] == "after"
     assert first in [prompt["id"] for prompt in bob.prompts()]
     assert len(texts) == len({prompt["id"] for prompt in bob.prompts()})
+    assert alice.stop() == 0
+    fill(ballast)
+    alice.start(wait=False)
+    assert alice.daemon is not None
+    assert alice.daemon.wait(15) == 1
+    assert "Error [disk]" in alice.told()
+    ballast.unlink()
+    alice.start()
     assert "Traceback" not in alice.told()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from people import MOSQUITTO, Command, Neighbourhood, Person, free_port
+from people import MOSQUITTO, Command, Neighbourhood, Person, free_port, wait_until
 
 QUESTION = '{"api_output":"Neighbor, are you there?"}'
 ANSWER = '{"human_input":"Hey there neighbor!!"}\n'
@@ -218,6 +219,46 @@ def test_control_characters_reach_no_terminal(alice: Person, bob: Person) -> Non
     shown = bob.cli("inbox").ok().out + bob.cli("inbox", "--json").ok().out
     assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)
     bob.cli("decline", prompt["id"]).ok()
+
+
+def test_the_inbox_can_be_watched(alice: Person, bob: Person) -> None:
+    """`inbox --watch --json` is a line for each prompt that comes or changes, until Ctrl-C."""
+    seen = bob.folder / "watched"
+    with seen.open("wb") as output:
+        watching = bob.run("inbox", "--watch", "--json", output=output)
+    call, first = asked(alice, bob)
+    wait_until(lambda: seen.read_text().count("\n") == 1)
+    assert is_answered(call, bob, first)
+    call, second = asked(alice, bob)
+    bob.cli("decline", second).ok()
+    call.wait()
+    wait_until(lambda: seen.read_text().count("\n") == 4)
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(10) == 130
+    shown = [json.loads(line) for line in seen.read_text().splitlines()]
+    assert [(prompt["id"], prompt["status"]) for prompt in shown] == [
+        (first, "open"),
+        (first, "answered"),
+        (second, "open"),
+        (second, "declined"),
+    ]
+
+
+def test_a_chat(alice: Person, bob: Person) -> None:
+    """`chat` is a conversation: what is typed goes to the neighbour, and what they answer is shown."""
+    chat = alice.begin("chat", "bob/User", piped=True)
+    assert chat.process.stdin is not None
+    chat.process.stdin.write("Hello?\n")
+    chat.process.stdin.flush()
+    (first,) = bob.prompted()
+    bob.ask("answer", id=first["id"], text="Hi!")
+    chat.process.stdin.write("Tea?\n")
+    chat.process.stdin.flush()
+    (second,) = bob.prompted()
+    assert (first["text"], second["text"]) == ("Hello?", "Tea?")
+    assert first["conversation"] == second["conversation"]
+    bob.ask("answer", id=second["id"], text="Gladly.")
+    assert chat.wait().ok().out == "bob: Hi!\nbob: Gladly.\n"
 
 
 def test_an_answer_after_a_restart_of_the_daemons(street: Neighbourhood) -> None:

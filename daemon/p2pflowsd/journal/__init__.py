@@ -40,6 +40,7 @@ class Journal:
 
     Raises:
         UsageError: the file is damaged, of another user, or of a newer release.
+        JournalError: the disk is full or fails.
     """
 
     def __init__(self, path: Path, user: str, faults: Faults) -> None:
@@ -51,6 +52,8 @@ class Journal:
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "cache_size = -16000"):
                 self._db.execute(f"PRAGMA {pragma}")
             migrate(self._db)
+            self.counters: dict[str, int] = dict(self._db.execute("SELECT name, value FROM counters"))
+            owner = self.meta("user")
         except OSError as error:
             raise UsageError(f"The journal cannot be opened: {error}.", f"Check who owns {path}.") from error
         except ValueError as error:
@@ -58,15 +61,15 @@ class Journal:
                 f"The journal cannot be used: {error}.", "Install the newer release of p2pflows."
             ) from error
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise JournalError(str(error)) from error  # the file is good, and must not be moved away
             raise UsageError(f"The journal {path} cannot be used: {error}.", hint) from error
         self.incoming = IncomingTable(self._db)
         self.outgoing = OutgoingTable(self._db)
         self.prompts = PromptTable(self._db)
         self.streams = StreamTable(self._db)
-        self.counters: dict[str, int] = dict(self._db.execute("SELECT name, value FROM counters"))
         self._saved_counters = dict(self.counters)
         self._pruned: dict[str, int] = {}
-        owner = self.meta("user")
         if owner is None:
             with self.transaction():
                 self.set_meta("user", user)
