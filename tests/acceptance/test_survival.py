@@ -211,6 +211,9 @@ def test_every_message_takes_effect_once(any_street: Neighbourhood, seed: int) -
     assert len(runs) - len(effects) <= 128 * len(chaos.killed)
 
 
+@pytest.mark.parametrize(
+    "program", ["mosquitto", pytest.param("iotcore", marks=pytest.mark.slow)], indirect=["program"]
+)
 def test_a_broker_whose_owner_is_killed(any_street: Neighbourhood) -> None:
     """Two daemons share the embedded broker; when its owner is killed or stopped the other starts a new one."""
     street = any_street
@@ -363,6 +366,7 @@ def test_a_machine_that_slept(street: Neighbourhood) -> None:
     (prompt,) = bob.prompted()
     lasting = alice.ask("submit", address="bob/User", data={"text": "Later?"}, timeout=60)["id"]
     bob.prompted(2)
+    alice.until(lambda now: now["pending"] == 0)
     for person in (alice, bob):
         person.pause()
     time.sleep(2.5)
