@@ -26,6 +26,7 @@ def main() -> int:
     """Run a worker until it is told to stop; gives the exit code."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     logs.to_stderr("info")
+    sys.dont_write_bytecode = True  # bytecode of a module that is edited within the same second would hide the edit
     arguments = _arguments()
     stdin = _keep_flows_off_our_pipes()
     try:
