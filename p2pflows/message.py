@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from p2pflows import strict_json, topics
+from p2pflows import strict_json
 
 MAX_LIFE_MS = 30 * 24 * 3600 * 1000
 """No message lives longer, so the table of seen ids can be pruned without opening a replay window."""
@@ -110,8 +110,3 @@ def new_id(now_ms: int, random: bytes) -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return uuid.UUID(int=value).hex
-
-
-def is_reserved(endpoint: str) -> bool:
-    """Whether only daemons, not users, answer at the endpoint."""
-    return endpoint in (topics.REPLY, topics.NOTICE, topics.FLOWS)

@@ -78,7 +78,6 @@ class _Worker:
     cancelled: list[str] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     blobs: list[bytes] = field(default_factory=list)
-    size: int = 0
 
 
 @dataclass(slots=True)
@@ -326,15 +325,11 @@ class Dispatch:
                 ):
                     self._send(name, point, worker_name, worker)
 
-    def greet(self, point_name: str, worker: str) -> None:
-        """Answer a worker at the next flush, whatever it knows of us."""
-        self._point(point_name).workers[worker].greeted = False
-
     def _send(self, point_name: str, point: _Point, name: str, worker: _Worker) -> None:
         topic = topics.dispatch(self._identity.user_id, point_name, name)
         acknowledged, cancelled = worker.acknowledged, worker.cancelled
         tasks, blobs = worker.tasks, worker.blobs
-        worker.acknowledged, worker.cancelled, worker.tasks, worker.blobs, worker.size = [], [], [], [], 0
+        worker.acknowledged, worker.cancelled, worker.tasks, worker.blobs = [], [], [], []
         self._faults.reach("dispatch.before_publish")
         while True:
             count, size = 0, 0

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from p2pflows import topics
 from p2pflows.contacts import Book, resolve
 from p2pflows.errors import NotServed, UsageError
 from p2pflowsd.journal import Journal
@@ -145,8 +144,3 @@ def check_allow(text: str, book: Book, me: str) -> str:
     for name in names:
         resolve(name, book, me)
     return ",".join(name if name in book.by_name else name.lower() for name in names)
-
-
-def is_endpoint(text: str) -> bool:
-    """Whether a user may serve under a name."""
-    return topics.is_name(text) and not text.startswith("_")
