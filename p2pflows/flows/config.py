@@ -1,0 +1,397 @@
+"""Configs of flow classes: their defaults, how one is laid over another, and what they say about subflows.
+
+A class has its defaults in `<ClassName>.yaml` beside its module, or in a dict that its body calls `default_config` (or
+`__default_flow_config`), or has none of its own. They are laid over those of its first base class, and so on up.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from p2pflows import topics
+from p2pflows.errors import UsageError
+from p2pflows.flows.overrides import TARGET, check_overrides, declared_keys
+
+__all__ = [
+    "BASE_DEFAULTS",
+    "LOCAL",
+    "OPEN",
+    "SubflowSpec",
+    "check_overrides",
+    "check_required",
+    "declared_keys",
+    "default_config",
+    "effective_config",
+    "merge",
+    "required_keys",
+    "subflow_specs",
+]
+
+BASE_DEFAULTS: dict[str, Any] = {"private_keys": [], "unsent_keys": []}
+"""What every flow's config starts from."""
+OPEN = "???"
+"""A value that is to be filled in by whoever gets an instance."""
+LOCAL = "local"
+"""The user whose daemon runs the flow."""
+SUBFLOWS = "subflows_config"
+
+_LEVELS = 64
+_REFERENCE = re.compile(r"\$\{([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\}")
+_ESCAPED = "\\${"
+_INSTANCE = re.compile(r"[0-9a-f]{32}")
+_ABOUT_SERVING = frozenset(
+    {
+        *(TARGET, "user_id", "flow_id", "flow_endpoint", "flow_class_name"),
+        *("singleton", "dispatch_point", "parallel_dispatch"),
+    }
+)
+"""Keys of a subflow's config that say which flow it is, and so do not reach that flow's own config."""
+_LABELS = frozenset({"name", "description", "input_interface", "output_interface"})
+"""Keys of a subflow's config that tell a reader about it."""
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one config over another; both stay as they are, and nothing of them is shared with the result.
+
+    A mapping goes into a mapping key by key. All else, a list and None included, replaces what was there.
+    """
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def default_config(flow_class: type[Any]) -> dict[str, Any]:
+    """The defaults of a class, laid over those of its first base, and so on up.
+
+    Raises:
+        UsageError: a config file is no mapping with text keys and JSON values, or refers to what it does not hold.
+    """
+    merged = copy.deepcopy(BASE_DEFAULTS)
+    for each in reversed(_line(flow_class)):
+        merged = merge(merged, _own_config(each))
+    return merged
+
+
+def effective_config(flow_class: type[Any], overrides: Mapping[str, Any], *, complete: bool = True) -> dict[str, Any]:
+    """The defaults of a class with overrides laid over them.
+
+    Args:
+        flow_class: the class.
+        overrides: what is laid over its defaults.
+        complete: refuse a required key that is still to be filled in; without it, `???` is let through.
+
+    Raises:
+        UsageError: a config file is wrong, or a required key is missing.
+    """
+    config = merge(default_config(flow_class), overrides)
+    check_required(flow_class, config, complete=complete)
+    return config
+
+
+def required_keys(flow_class: type[Any]) -> list[str]:
+    """The keys that a class's config must have: those that it and all its bases name in REQUIRED_KEYS_CONFIG."""
+    named = [key for each in reversed(flow_class.__mro__) for key in vars(each).get("REQUIRED_KEYS_CONFIG", ())]
+    return list(dict.fromkeys(named))
+
+
+def check_required(flow_class: type[Any], config: Mapping[str, Any], *, complete: bool = True) -> None:
+    """Let a config pass that has all the keys that its class requires.
+
+    Raises:
+        UsageError: one is missing or still to be filled in; the error names it.
+    """
+    for key in required_keys(flow_class):
+        if key not in config or (complete and config[key] == OPEN):
+            raise UsageError(
+                f"The config of {flow_class.__name__} needs the key {key!r}.",
+                f"Write it into {flow_class.__name__}.yaml beside the class, or into its default_config, "
+                "or give it as an override.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SubflowSpec:
+    """What a composite's config says about one of its subflows.
+
+    Args:
+        key: its key in the composite.
+        user: whose flow it is: a user id, `local`, or `???` if that is still open.
+        endpoint: the name under which that user serves it.
+        instance: an instance that it is bound to already.
+        overrides: what is laid over the defaults of its class.
+        class_name: the class to serve there, for recursive serving.
+        dispatch_point: where to serve it; None for the default one.
+        singleton: whether to serve it as one instance for all.
+        parallel_dispatch: whether to serve it without state, many runs at once.
+        config: what its proxy tells about it.
+    """
+
+    key: str
+    user: str
+    endpoint: str
+    instance: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    class_name: str | None = None
+    dispatch_point: str | None = None
+    singleton: bool = False
+    parallel_dispatch: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def subflow_specs(
+    config: Mapping[str, Any],
+    *,
+    me: str = "",
+    complete: bool = True,
+    resolve: Callable[[str], str] | None = None,
+) -> dict[str, SubflowSpec]:
+    """What a config says about each subflow, by key.
+
+    A subflow of this user gets its whole config as overrides, its name and description included, as they are what it
+    calls itself. Of a flow of somebody else these are told to the composite only: they are not ours to change.
+
+    Args:
+        config: the merged config of a composite; without `subflows_config` it has no subflows.
+        me: this user's id, which means the same as `local`.
+        complete: refuse what is still to be filled in; without it, `???` is let through.
+        resolve: turns a text that is no user id, such as a contact's name, into one.
+
+    Raises:
+        UsageError: something is missing, open or malformed; the error names its key.
+    """
+    subflows = config.get(SUBFLOWS) or {}
+    if not isinstance(subflows, Mapping):
+        raise UsageError(f"{SUBFLOWS!r} must be a mapping.", "Write one entry for each subflow.")
+    specs = {}
+    for key, entry in subflows.items():
+        if not isinstance(entry, Mapping):
+            raise UsageError(f"{SUBFLOWS}.{key} must be a mapping.", "Write its flow_endpoint, name and description.")
+        specs[key] = _spec(key, _Entry(f"{SUBFLOWS}.{key}", entry), me, complete, resolve)
+    return specs
+
+
+def _spec(key: str, entry: _Entry, me: str, complete: bool, resolve: Callable[[str], str] | None) -> SubflowSpec:
+    user = entry.text("user_id", LOCAL)
+    if user == OPEN and complete:
+        raise entry.open("user_id")
+    if user not in (OPEN, LOCAL):
+        user = _user(user, entry, resolve)
+    if user == me:
+        user = LOCAL
+    endpoint = entry.text("flow_endpoint", OPEN if user == OPEN else "")
+    if not endpoint:
+        raise UsageError(f"{entry.path} has no flow_endpoint.", "Write under which endpoint it is served.")
+    if endpoint != OPEN:
+        topics.check_name(endpoint, "an endpoint")
+    elif complete or user == LOCAL:
+        raise entry.open("flow_endpoint")
+    instance = entry.text("flow_id", "")
+    if instance and not _INSTANCE.fullmatch(instance):
+        raise UsageError(
+            f"{entry.path}.flow_id is no instance id: {instance!r}.", "Leave it out to get a new instance."
+        )
+    dropped = _ABOUT_SERVING if user == LOCAL else _ABOUT_SERVING | _LABELS
+    point = entry.text("dispatch_point", "")
+    return SubflowSpec(
+        key=key,
+        user=user,
+        endpoint=endpoint,
+        instance=instance or None,
+        overrides={name: copy.deepcopy(value) for name, value in entry.content.items() if name not in dropped},
+        class_name=entry.text("flow_class_name", "") or None,
+        dispatch_point=topics.check_name(point, "a dispatch point") if point else None,
+        singleton=entry.flag("singleton"),
+        parallel_dispatch=entry.flag("parallel_dispatch"),
+        config={
+            **{name: copy.deepcopy(value) for name, value in entry.content.items() if name in _LABELS},
+            "user_id": user,
+            "flow_endpoint": endpoint,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One subflow's part of a config, and where it stands."""
+
+    path: str
+    content: Mapping[str, Any]
+
+    def text(self, name: str, otherwise: str) -> str:
+        value = self.content.get(name)
+        if value is None:
+            return otherwise
+        if not isinstance(value, str):
+            raise UsageError(f"{self.path}.{name} must be a text, not {value!r}.", "Put it in quotes.")
+        return value.strip()
+
+    def flag(self, name: str) -> bool:
+        value = self.content.get(name, False)
+        if not isinstance(value, bool):
+            raise UsageError(f"{self.path}.{name} must be true or false, not {value!r}.", "Write true or false.")
+        return value
+
+    def open(self, name: str) -> UsageError:
+        return UsageError(f"{self.path}.{name} is still to be filled in.", f"Override {self.path}.{name}.")
+
+
+def _user(text: str, entry: _Entry, resolve: Callable[[str], str] | None) -> str:
+    user = text.lower()
+    if topics.is_user_id(user):
+        return user
+    if resolve is not None:
+        return resolve(text)
+    raise UsageError(f"{entry.path}.user_id is not a user id: {text!r}.", "A user id is 64 hex digits, or 'local'.")
+
+
+def _line(flow_class: type[Any]) -> list[type[Any]]:
+    """The class and its first bases up to, and without, object; mixins have no say in a config."""
+    line = []
+    while flow_class is not object:
+        line.append(flow_class)
+        flow_class = flow_class.__bases__[0]
+    return line
+
+
+def _own_config(flow_class: type[Any]) -> dict[str, Any]:
+    path = _yaml_path(flow_class)
+    if path is not None and path.is_file():
+        own, where = _read(path), str(path)
+    else:
+        name = flow_class.__name__
+        private = f"_{name.lstrip('_')}__default_flow_config"  # what Python makes of a name with two underscores
+        written = vars(flow_class)
+        own, where = written.get("default_config", written.get(private, {})), f"{name}.default_config"
+    _check_plain(own, where, "")
+    if not isinstance(own, dict):
+        raise UsageError(f"{where} is no mapping.", "Write keys and values.")
+    package = flow_class.__module__.rpartition(".")[0]
+    config: dict[str, Any] = _with_whole_targets(own, package)
+    return config
+
+
+def _yaml_path(flow_class: type[Any]) -> Path | None:
+    """Where a class's config file would be; None for a class of a notebook or a prompt, which has no folder."""
+    module = sys.modules.get(flow_class.__module__)
+    file = getattr(module, "__file__", None)
+    return Path(file).with_name(f"{flow_class.__name__}.yaml") if file else None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose dates stay text, as in JSON, and whose keys may not be written twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's own attribute
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in written:
+            if isinstance(key, str) and written.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> Any:
+    hint = f"Mend {path}."
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = yaml.load(file, _Loader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {error}".replace("\n", " "), hint) from error
+    content = {} if content is None else content
+    _check_plain(content, str(path), "")
+    return _References(content, path).resolved()
+
+
+def _check_plain(value: Any, where: str, path: str, level: int = 0) -> None:
+    """Refuse what is not JSON, naming its place."""
+    here = path or "the top"
+    if level > _LEVELS:
+        raise UsageError(f"{where} is nested deeper than {_LEVELS} levels, or holds itself.", "Flatten it.")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise UsageError(f"{where} has the key {key!r} at {here}, which is no text.", "Put it in quotes.")
+            _check_plain(inner, where, f"{path}.{key}" if path else key, level + 1)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_plain(inner, where, f"{path}.{number}", level + 1)
+    elif not isinstance(value, (str, int, float, type(None))):
+        raise UsageError(f"{where} has a {type(value).__name__} at {here}.", "Use texts, numbers, lists and mappings.")
+
+
+@dataclass(frozen=True, slots=True)
+class _References:
+    """A config whose `${dotted.key}` stand for other values of the same file; nothing else is understood."""
+
+    root: Any
+    path: Path
+
+    def resolved(self) -> Any:
+        return self._resolve(self.root, ())
+
+    def _resolve(self, value: Any, above: tuple[str, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: self._resolve(inner, above) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._resolve(inner, above) for inner in value]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        whole = _REFERENCE.fullmatch(value)
+        if whole:
+            return self._value(whole[1], above)
+        return _ESCAPED_OR_REFERENCE.sub(functools.partial(self._text, above=above), value)
+
+    def _text(self, found: re.Match[str], above: tuple[str, ...]) -> str:
+        if found[0] == _ESCAPED:
+            return "${"
+        name = _REFERENCE.fullmatch(found[0])
+        value = self._value(name[1], above) if name else None
+        if not isinstance(value, (str, int, float)):
+            raise UsageError(
+                f"{self.path} has {found[0]!r}, which does not stand for a text or number of the file.",
+                f"Write the value itself, or {_ESCAPED} for the letters.",
+            )
+        return str(value)
+
+    def _value(self, name: str, above: tuple[str, ...]) -> Any:
+        if name in above:
+            raise UsageError(f"{self.path} has '${{{name}}}', which refers to itself.", "Write the value itself.")
+        value = self.root
+        for part in name.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise UsageError(f"{self.path} has '${{{name}}}', but no such key.", f"Write the key {name!r}.")
+            value = value[part]
+        return self._resolve(value, (*above, name))
+
+
+_ESCAPED_OR_REFERENCE = re.compile(r"\\\$\{|\$\{[^}]*\}?")
+
+
+def _with_whole_targets(value: Any, package: str) -> Any:
+    """A copy in which each `_target_` that starts with "." begins with the package; nothing is imported."""
+    if isinstance(value, dict):
+        whole = {key: _with_whole_targets(inner, package) for key, inner in value.items()}
+        target = whole.get(TARGET)
+        if isinstance(target, str) and target.startswith("."):
+            whole[TARGET] = f"{package}{target}" if package else target[1:]
+        return whole
+    if isinstance(value, list):
+        return [_with_whole_targets(inner, package) for inner in value]
+    return value

@@ -1,0 +1,188 @@
+"""FlowMessage: what a flow's `run` is given and what it sends."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from p2pflows.errors import CallError, FlowFailed, UsageError, from_kind
+
+HIDDEN = "<private>"
+"""What stands in a log for the value of a private key."""
+
+_log = logging.getLogger("p2pflows.flows")
+
+
+def new_id() -> str:
+    """A fresh message id, 32 hex digits."""
+    return uuid.uuid4().hex
+
+
+def now() -> str:
+    """This moment in UTC, as RFC 3339 says."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+@dataclass(kw_only=True)
+class FlowMessage:
+    """One message between two flows. Every message has its own lists and dicts; none is shared.
+
+    Args:
+        data: what it says, JSON values under text keys.
+        message_id: 32 hex digits, its own.
+        created_at: when it was made.
+        created_by: the name of the flow that made it.
+        message_type: free text for flows that tell messages apart.
+        private_keys: keys of the data, or dotted paths, that logs do not show; they do travel.
+        unsent_keys: keys of the data, or dotted paths, that never leave this process.
+        src_flow: the name of the sending flow.
+        src_flow_id: the instance that sends, if it is one.
+        dst_flow: the name of the flow it is for.
+        reply_data: how to answer it: `{"mode": "reply", "message": wire id}` or `{"mode": "no_reply"}`.
+        input_message_id: the message that this one answers; its own id when it answers none.
+        is_reply: whether it answers something.
+        user_id: who sent it, authenticated by the daemon.
+        error: why there is no answer, when a subflow failed.
+        subflow: the key of the subflow that answered.
+        conversation: the id that all messages share which descend from one first message.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    message_id: str = field(default_factory=new_id)
+    created_at: str = field(default_factory=now)
+    created_by: str = "unknown"
+    message_type: str = "message"
+    private_keys: list[str] = field(default_factory=list)
+    unsent_keys: list[str] = field(default_factory=list)
+    src_flow: str = "unknown"
+    src_flow_id: str | None = None
+    dst_flow: str = "unknown"
+    reply_data: dict[str, Any] = field(default_factory=lambda: {"mode": "no_reply"})
+    input_message_id: str = ""
+    is_reply: bool = False
+    user_id: str | None = None
+    error: CallError | None = field(default=None, compare=False)
+    subflow: str | None = None
+    conversation: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.input_message_id:
+            self.input_message_id = self.message_id
+
+    @property
+    def request(self) -> str | None:
+        """The wire id of the request that an answer goes to; None when nobody waits for one."""
+        wire_id = self.reply_data.get("message")
+        return wire_id if self.reply_data.get("mode") == "reply" and isinstance(wire_id, str) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain data, copied; `from_dict` gives the same message back, its error included."""
+        plain = {each.name: copy.deepcopy(getattr(self, each.name)) for each in fields(self) if each.name != "error"}
+        plain["error"] = self.error and {
+            "kind": self.error.kind,
+            "message": self.error.message,
+            "hint": self.error.hint,
+        }
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """The message that `to_dict` wrote; fields that this version does not know are ignored.
+
+        Raises:
+            UsageError: a field has a wrong type.
+        """
+        known = {each.name: plain[each.name] for each in fields(cls) if each.name in plain}
+        for name, value in known.items():
+            if not isinstance(value, _TYPES[name]):
+                raise UsageError(f"A message cannot have {type(value).__name__} as its {name}.", "Use to_dict's form.")
+        known = copy.deepcopy(known)
+        if known.get("error") is not None:
+            known["error"] = _error(known["error"])
+        return cls(**known)
+
+    def sendable(self) -> dict[str, Any]:
+        """The data as it travels: a JSON copy, without what must not leave this process.
+
+        Raises:
+            FlowFailed: JSON cannot hold a value; the error names its key.
+        """
+        kept = _without(self.data, set(self.unsent_keys))
+        return {str(key): _as_json(key, value) for key, value in kept.items()}
+
+    def redacted(self, more: Collection[str] = ()) -> dict[str, Any]:
+        """`to_dict` for a log: private and unsent values are hidden, at every depth.
+
+        Args:
+            more: keys that are private beside the message's own.
+        """
+        secret = {*self.private_keys, *self.unsent_keys, *more}
+        return {**dataclasses.replace(self, data={}).to_dict(), "data": redact(self.data, secret)}
+
+    def __str__(self) -> str:
+        return f"FlowMessage {self.message_id} from {self.src_flow} to {self.dst_flow}"
+
+
+_TEXT, _MAYBE = (str,), (str, type(None))
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("message_id", "created_at", "created_by", "message_type", "input_message_id"), _TEXT),
+    **dict.fromkeys(("src_flow", "dst_flow"), _TEXT),
+    **dict.fromkeys(("src_flow_id", "user_id", "subflow", "conversation"), _MAYBE),
+    **dict.fromkeys(("data", "reply_data"), (dict,)),
+    **dict.fromkeys(("private_keys", "unsent_keys"), (list,)),
+    "is_reply": (bool,),
+    "error": (dict, type(None)),
+}
+
+
+def redact(value: Any, secret: Collection[str], path: str = "") -> Any:
+    """A plain copy of data for a log; what stands under a secret key, named alone or by its dotted path, is hidden."""
+    if isinstance(value, Mapping):
+        shown = {}
+        for key, inner in value.items():
+            here = f"{path}.{key}" if path else str(key)
+            shown[str(key)] = HIDDEN if key in secret or here in secret else redact(inner, secret, here)
+        return shown
+    if isinstance(value, (list, tuple)):
+        return [redact(item, secret, path) for item in value]
+    # Nobody knows what the text of any other object would tell.
+    return value if isinstance(value, (str, int, float, type(None))) else f"<{type(value).__name__}>"
+
+
+def log(what: str, message: FlowMessage, private: Collection[str] = ()) -> None:
+    """Write a message into the log, at DEBUG and without private values."""
+    if _log.isEnabledFor(logging.DEBUG):
+        data = json.dumps(redact(message.data, {*message.private_keys, *message.unsent_keys, *private}))
+        _log.debug("%s message %s from %s: %s", what, message.message_id, message.src_flow, data)
+
+
+def _without(data: Mapping[str, Any], dropped: Collection[str], path: str = "") -> dict[str, Any]:
+    kept = {}
+    for key, value in data.items():
+        here = f"{path}.{key}" if path else str(key)
+        if here not in dropped:
+            kept[key] = _without(value, dropped, here) if isinstance(value, dict) else value
+    return kept
+
+
+def _as_json(key: str, value: Any) -> Any:
+    try:
+        return to_jsonable_python(value)
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise FlowFailed(f"The data under {key!r} cannot be sent, as JSON cannot hold it: {reason}.") from error
+
+
+def _error(plain: dict[str, Any]) -> CallError:
+    kind, message, hint = (str(plain.get(name, "")) for name in ("kind", "message", "hint"))
+    error = from_kind(kind, message, hint)
+    return error if isinstance(error, CallError) else CallError(message, hint)

@@ -1,0 +1,168 @@
+"""What a caller may change of a flow's config: data that the flow's own config names, and never what picks code.
+
+A caller who is not the owner may change the dotted keys that the config lists under `overridable`, or, without such a
+list, what the default config already holds. `FORBIDDEN`, `PREFIXES` and `SUFFIXES` name what such a caller never
+changes, at any depth, whatever the list says. The owner may change everything but `_target_`: the class of a flow is
+what was served.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from p2pflows.errors import BadInput, NotAllowed, TooLarge, UsageError
+
+TARGET = "_target_"
+DECLARED = "overridable"
+OVERRIDE_LEVELS = 32
+"""How deep overrides may be nested."""
+OVERRIDE_LIMIT = 100_000
+"""The bytes that overrides may take as JSON."""
+
+FORBIDDEN = frozenset(
+    {
+        *("class", "class_name", "cls", "type_name", "target", "factory", "callable", "function", "method"),
+        *("module", "package", "import", "loader", "plugin", "plugins", "code", "script", "command", "eval", "exec"),
+        *("backend", "backends", "credentials", "password", "secret", "token", "key"),
+        *("path", "paths", "file", "files", "filename", "folder", "dir", "directory", "cwd"),
+        *("url", "urls", "uri", "host", "endpoint", "proxy"),
+        *("regex", "pattern", "transformation", "transformations"),
+        *("user_id", "flow_id", "flow_endpoint", "flow_class_name", "subflows_config", "subflows"),
+        *("dispatch_point", "singleton", "parallel_dispatch", "overridable", "private_keys", "unsent_keys"),
+    }
+)
+"""Names that pick code, places, people or secrets, that can hang a worker, or that decide who may do what."""
+PREFIXES = ("_", "api_", "template")
+SUFFIXES = (
+    *("_class", "_class_name", "_target", "_module", "_command", "_script", "_code", "_backend"),
+    *("_template", "_templates", "_path", "_paths", "_file", "_files", "_filename", "_folder", "_dir", "_directory"),
+    *("_url", "_urls", "_uri", "_host", "_endpoint", "_key", "_token", "_secret", "_password"),
+    *("_regex", "_pattern", "_transformation", "_transformations"),
+)
+
+
+_Path = tuple[str, ...]
+
+
+def is_forbidden(key: str) -> bool:
+    """Whether a caller who is not the owner may never set this key; each part of a dotted key counts."""
+    parts = key.casefold().replace("-", "_").split(".")
+    return any(
+        part.strip() in FORBIDDEN or part.strip().startswith(PREFIXES) or part.strip().endswith(SUFFIXES)
+        for part in parts
+    )
+
+
+def check_overrides(
+    defaults: Mapping[str, Any], overrides: Mapping[str, Any], *, declared: list[str] | None, trusted: bool
+) -> None:
+    """Let overrides pass, or raise.
+
+    Args:
+        defaults: the default config of the class.
+        overrides: what the caller wants to lay over it.
+        declared: the dotted keys that the class lists as overridable; None when it has no such list.
+        trusted: whether the caller is the owner.
+
+    Raises:
+        NotAllowed: a key is not the caller's to change; the error names it.
+        TooLarge: they take more than OVERRIDE_LIMIT bytes.
+        BadInput: they are no JSON object, or nested deeper than OVERRIDE_LEVELS.
+    """
+    _check_form(overrides)
+    if overrides.get(TARGET, defaults.get(TARGET)) != defaults.get(TARGET):
+        raise NotAllowed(f"{TARGET!r} cannot be overridden.", "The class of a flow is the one that was served.")
+    if not trusted:
+        allowed = None if declared is None else [tuple(key.split(".")) for key in declared]
+        _check_keys(defaults, overrides, allowed, ())
+
+
+def declared_keys(config: Mapping[str, Any]) -> list[str] | None:
+    """The keys that a config lists as overridable; None when it has no such list.
+
+    Raises:
+        UsageError: it is no list of texts.
+    """
+    declared = config.get(DECLARED)
+    if declared is None:
+        return None
+    if not isinstance(declared, list) or not all(isinstance(key, str) for key in declared):
+        raise UsageError(f"{DECLARED!r} must be a list of dotted keys.", "Write: overridable: [temperature]")
+    return list(declared)
+
+
+def _check_form(overrides: Mapping[str, Any]) -> None:
+    if not isinstance(overrides, Mapping):
+        raise BadInput("Config overrides must be an object.", "Give a dict with text keys.")
+    _check_levels(overrides, 1, "")
+    try:
+        size = len(json.dumps(overrides, allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"The config overrides are not JSON: {error}.", "Give JSON values only.") from error
+    if size > OVERRIDE_LIMIT:
+        raise TooLarge(
+            f"The config overrides take {size} bytes, over the limit of {OVERRIDE_LIMIT}.",
+            "Send large data in a message instead.",
+        )
+
+
+def _check_levels(value: Any, level: int, path: str) -> None:
+    if level > OVERRIDE_LEVELS:
+        raise BadInput(f"The config overrides are nested deeper than {OVERRIDE_LEVELS} levels.", "Flatten them.")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise BadInput(f"The config overrides have the key {key!r} at {path or 'the top'}.", "Use text keys.")
+            _check_levels(inner, level + 1, key)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_levels(inner, level + 1, path)
+
+
+def _check_keys(
+    defaults: Mapping[str, Any], overrides: Mapping[str, Any], allowed: list[_Path] | None, path: _Path
+) -> None:
+    for key, value in overrides.items():
+        here, default = (*path, key), defaults.get(key)
+        if is_forbidden(key):
+            raise _refusal(here, "Only its owner sets it.")
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            _check_keys(default, value, allowed, here)
+        elif value and isinstance(value, Mapping) and key not in defaults and _leads_to_one(here, allowed):
+            _check_keys({}, value, allowed, here)
+        elif allowed is None and key not in defaults:
+            raise _refusal(here, f"It may override: {_told(defaults)}.")
+        elif allowed is not None and not any(here[: len(declared)] == declared for declared in allowed):
+            raise _refusal(here, f"It may override: {_told(map('.'.join, allowed))}.")
+        elif allowed is None and isinstance(default, Mapping):
+            raise _refusal(here, "It is an object with keys of its own; override those.")
+        else:
+            _check_inside(default, here)
+            _check_inside(value, here)
+
+
+def _leads_to_one(here: _Path, allowed: list[_Path] | None) -> bool:
+    """Whether an allowed key lies below this one."""
+    return any(len(here) < len(declared) and declared[: len(here)] == here for declared in allowed or ())
+
+
+def _check_inside(value: Any, path: _Path) -> None:
+    """Refuse to bring, or to replace, a value that holds a forbidden key."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if is_forbidden(str(key)):
+                raise _refusal((*path, str(key)), "Only its owner sets it.")
+            _check_inside(inner, (*path, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_inside(inner, path)
+
+
+def _told(keys: Iterable[str]) -> str:
+    return ", ".join(sorted(key for key in keys if not is_forbidden(key))) or "nothing"
+
+
+def _refusal(path: _Path, hint: str) -> NotAllowed:
+    return NotAllowed(f"The config key {'.'.join(path)!r} is not yours to override.", hint)

@@ -1,0 +1,204 @@
+"""A flow's state as JSON bytes and back; what JSON lacks is written as a tagged object, and nothing is ever pickled.
+
+| value                   | written as                                                    |
+|-------------------------|---------------------------------------------------------------|
+| text, number, bool, None| itself                                                        |
+| list, tuple             | a list (a tuple comes back as a list, as it does on the wire) |
+| dict with text keys     | an object                                                     |
+| FlowMessage             | `{"$p2pflows": "message", "fields": {...}}`                   |
+| bytes                   | `{"$p2pflows": "bytes", "base64": "..."}`                     |
+| datetime, date          | `{"$p2pflows": "datetime", "iso": "..."}`, likewise "date"    |
+| pydantic model          | `{"$p2pflows": "model", "class": "module.Name", "data": ...}` |
+| dict with key $p2pflows | `{"$p2pflows": "dict", "items": {...}}`                       |
+
+A stored class name is never imported: a model comes back as its class only if the flow names that class in
+`state_models`, and else as a dict of its fields. Anything else is refused, and the error names where it stands.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Iterable
+from datetime import date, datetime
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from p2pflows import strict_json
+from p2pflows.errors import FlowFailed, UsageError
+from p2pflows.flows.message import FlowMessage
+
+STATE_LIMIT = 250_000
+"""The bytes that one instance's state may take."""
+STATE_LEVELS = 64
+"""How deep values may be nested; also what stops a value that holds itself."""
+
+TAG = "$p2pflows"
+_HINT = "Keep JSON values, bytes, dates, messages or pydantic models in flow_state; make the rest anew in __init__."
+_SHOWN_PATH = 6
+_LONGEST_INT = 10_000
+"""Bits; Python itself reads no decimal number of more than 4300 digits."""
+
+
+def dumps(state: dict[str, Any]) -> bytes:
+    """Write a state.
+
+    Raises:
+        FlowFailed: a value cannot be kept, named by its place, or all is over STATE_LIMIT, naming the largest key.
+    """
+    if not isinstance(state, dict):
+        raise FlowFailed(f"flow_state is a {type(state).__name__} and no dict.", "Change its keys, do not replace it.")
+    written = _to_bytes(_encode(state, ("flow_state",)))
+    if len(written) > STATE_LIMIT:
+        sizes = {key: len(_to_bytes(_encode(value, (key,)))) for key, value in state.items()}
+        largest = max(sizes, key=lambda key: sizes[key])
+        raise FlowFailed(
+            f"flow_state takes {len(written)} bytes, over the limit of {STATE_LIMIT}; "
+            f"its largest key is {largest!r} with {sizes[largest]} bytes.",
+            "Keep less of it, or keep it in a file and its path in flow_state.",
+        )
+    return written
+
+
+def loads(written: bytes, models: Iterable[type[BaseModel]] = ()) -> dict[str, Any]:
+    """Read a state that `dumps` wrote.
+
+    Args:
+        written: the bytes.
+        models: the pydantic classes that may be made again.
+
+    Raises:
+        FlowFailed: the bytes are no state, or a stored model no longer fits its class.
+    """
+    try:
+        plain = strict_json.loads(written)
+    except ValueError as error:
+        raise FlowFailed(f"The stored state is not JSON: {error}.", "Reset the instance.") from error
+    try:
+        state = _decode(plain, {_name(model): model for model in models})
+    except ValidationError as error:
+        reason = f"a {error.title} in it no longer fits its class"
+        raise FlowFailed(f"The stored state cannot be read: {reason}.", "Reset the instance.") from error
+    except (LookupError, TypeError, ValueError, AttributeError, UsageError) as error:
+        reason = f"something in it has a form that this version does not know ({error})"
+        raise FlowFailed(f"The stored state cannot be read: {reason}.", "Reset the instance.") from error
+    if not isinstance(state, dict):
+        raise FlowFailed("The stored state is no JSON object.", "Reset the instance.")
+    return state
+
+
+def _to_bytes(plain: Any) -> bytes:
+    return json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _encode(value: Any, path: tuple[str, ...]) -> Any:
+    if len(path) > STATE_LEVELS:
+        raise _refusal(path, f"is nested deeper than {STATE_LEVELS} levels, or holds itself")
+    match value:
+        case None | bool():
+            return value
+        case int() | float() | str():
+            return _checked(value, path)
+        case dict():
+            items = {_key(key, path): _encode(inner, (*path, str(key))) for key, inner in value.items()}
+            return {TAG: "dict", "items": items} if TAG in items else items
+        case list() | tuple():
+            return [_encode(inner, (*path, str(number))) for number, inner in enumerate(value)]
+        case _:
+            return _tagged(value, path)
+
+
+def _tagged(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
+    match value:
+        case FlowMessage():
+            return {TAG: "message", "fields": _encode(_fields(value, path), path)}
+        case bytes() | bytearray():
+            return {TAG: "bytes", "base64": base64.b64encode(value).decode()}
+        case datetime():
+            return {TAG: "datetime", "iso": value.isoformat()}
+        case date():
+            return {TAG: "date", "iso": value.isoformat()}
+        case BaseModel():
+            return {TAG: "model", "class": _name(type(value)), "data": _encode(_dump(value, path), path)}
+        case _:
+            raise _refusal(path, f"is a {type(value).__name__}, which cannot be kept")
+
+
+def _checked(value: float | str, path: tuple[str, ...]) -> float | str:
+    """A number or text if JSON can hold it; subclasses such as enums are written as the plain value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _refusal(path, f"is {value}, which JSON cannot hold")
+    if isinstance(value, int) and value.bit_length() > _LONGEST_INT:
+        raise _refusal(path, "is too large a number")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _refusal(path, "holds half a surrogate pair, which JSON cannot hold") from error
+    return value
+
+
+def _key(key: object, path: tuple[str, ...]) -> str:
+    if not isinstance(key, str):
+        raise _refusal(path, f"has the key {key!r}, a {type(key).__name__}; keys must be text")
+    _checked(key, path)
+    return key
+
+
+def _fields(message: FlowMessage, path: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        return message.to_dict()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _refusal(path, f"is a message that cannot be copied: {error}") from error
+
+
+def _dump(model: BaseModel, path: tuple[str, ...]) -> Any:
+    try:
+        return model.model_dump(mode="json", by_alias=True, round_trip=True)
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise _refusal(path, f"is a {type(model).__name__} that JSON cannot hold: {error}") from error
+
+
+def _decode(plain: Any, models: dict[str, type[BaseModel]]) -> Any:
+    if isinstance(plain, list):
+        return [_decode(inner, models) for inner in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if TAG not in plain:
+        return {key: _decode(inner, models) for key, inner in plain.items()}
+    return _DECODERS[plain[TAG]](plain, models)
+
+
+def _decode_message(plain: dict[str, Any], models: dict[str, type[BaseModel]]) -> FlowMessage:
+    return FlowMessage.from_dict(_decode(plain["fields"], models))
+
+
+def _decode_dict(plain: dict[str, Any], models: dict[str, type[BaseModel]]) -> dict[str, Any]:
+    return {key: _decode(inner, models) for key, inner in plain["items"].items()}
+
+
+def _decode_model(plain: dict[str, Any], models: dict[str, type[BaseModel]]) -> Any:
+    data, model = _decode(plain["data"], models), models.get(plain["class"])
+    return data if model is None else model.model_validate(data)
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any], dict[str, type[BaseModel]]], Any]] = {
+    "message": _decode_message,
+    "dict": _decode_dict,
+    "model": _decode_model,
+    "bytes": lambda plain, _: base64.b64decode(plain["base64"], validate=True),
+    "datetime": lambda plain, _: datetime.fromisoformat(plain["iso"]),
+    "date": lambda plain, _: date.fromisoformat(plain["iso"]),
+}
+
+
+def _name(model: type[BaseModel]) -> str:
+    return f"{model.__module__}.{model.__qualname__}"
+
+
+def _refusal(path: tuple[str, ...], what: str) -> FlowFailed:
+    shown = ".".join(path[:_SHOWN_PATH]) + ("..." if len(path) > _SHOWN_PATH else "")
+    return FlowFailed(f"{shown} {what}.", _HINT)

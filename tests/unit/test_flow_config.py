@@ -1,0 +1,537 @@
+"""Configs: where defaults come from, how one is laid over another, what a caller may change, what subflows are."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import itertools
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pflows.errors import BadInput, NotAllowed, TooLarge, UsageError
+from p2pflows.flows.config import (
+    check_overrides,
+    check_required,
+    declared_keys,
+    default_config,
+    effective_config,
+    merge,
+    required_keys,
+    subflow_specs,
+)
+from p2pflows.flows.flow import AtomicFlow, CompositeFlow
+from p2pflows.flows.overrides import FORBIDDEN, OVERRIDE_LEVELS, OVERRIDE_LIMIT, PREFIXES, SUFFIXES, is_forbidden
+
+BOB = "b" * 64
+NUMBERS = itertools.count()
+Load = Callable[..., type[Any]]
+
+PLAIN = st.sampled_from(["temperature", "model", "options", "a", "b"])
+NEVER = st.sampled_from(
+    ["_target_", "backend", "api_infos", "system_template", "Path", "user_id", "base-url", "a.class"]
+)
+NOTHING: st.SearchStrategy[dict[str, Any]] = st.builds(dict)
+LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+
+
+def trees(keys: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Configs with these keys at every depth."""
+    below = st.recursive(
+        LEAVES,
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(keys, inner, max_size=3),
+        max_leaves=10,
+    )
+    return st.dictionaries(keys, below, max_size=4)
+
+
+def shaped(level: int = 3) -> st.SearchStrategy[dict[str, Any]]:
+    """Configs in which a key is always a mapping or never one, as in configs of one class."""
+    leaf = st.dictionaries(st.sampled_from(["a", "b"]), LEAVES | st.lists(LEAVES, max_size=2))
+    if not level:
+        return leaf
+    below = st.dictionaries(st.sampled_from(["x", "y"]), shaped(level - 1), max_size=2)
+    return st.builds(lambda one, other: {**one, **other}, leaf, below)
+
+
+@st.composite
+def changes(draw: st.DrawFn, of: dict[str, Any], keys: st.SearchStrategy[str]) -> dict[str, Any]:
+    """Overrides of some of a config's own keys, at its own depths, and now and then of others."""
+    over: dict[str, Any] = {}
+    for key in draw(st.lists(st.sampled_from(sorted(of)), min_size=1, unique=True)) if of else []:
+        deeper = isinstance(of[key], dict) and draw(st.booleans())
+        over[key] = draw(changes(of[key], keys) if deeper else LEAVES | trees(keys))
+    return {**over, **draw(st.one_of(NOTHING, NOTHING, NOTHING, trees(keys)))}
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Write a module and YAML files beside it, import it, and give one of its classes."""
+
+    def import_class(source: str, class_name: str = "Child", **files: str) -> type[Any]:
+        name = f"flow_config_sample_{next(NUMBERS)}"
+        path = tmp_path / f"{name}.py"
+        path.write_text("from p2pflows.flows.flow import AtomicFlow\n" + textwrap.dedent(source), encoding="utf-8")
+        for stem, content in files.items():
+            (tmp_path / f"{stem}.yaml").write_text(textwrap.dedent(content), encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        found: type[Any] = getattr(module, class_name)
+        return found
+
+    return import_class
+
+
+def refused(defaults: dict[str, Any], overrides: Any, declared: list[str] | None = None) -> str:
+    """The sentence with which a stranger's overrides are refused."""
+    with pytest.raises(NotAllowed) as caught:
+        check_overrides(defaults, overrides, declared=declared, trusted=False)
+    return caught.value.message
+
+
+# Merging.
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "merged"),
+    [
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
+        ({"a": [1, 2, 3]}, {"a": [4]}, {"a": [4]}),
+        ({"a": {"b": 1}}, {"a": None}, {"a": None}),
+        ({"a": {"b": 1}}, {"a": 5}, {"a": 5}),
+        ({"a": 5}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"a": {"b": 1}}, {"a": {}}, {"a": {"b": 1}}),
+    ],
+)
+def test_what_merging_does(base: dict[str, Any], over: dict[str, Any], merged: dict[str, Any]) -> None:
+    """A mapping goes into a mapping; a list, None, and all that differs in kind replaces."""
+    assert merge(base, over) == merged
+
+
+@given(base=trees(PLAIN), over=trees(PLAIN))
+def test_merging_leaves_its_inputs_alone(base: dict[str, Any], over: dict[str, Any]) -> None:
+    """Neither input changes, not even when the result is changed later."""
+    kept = copy.deepcopy((base, over))
+    wreck(merge(base, over))
+    assert (base, over) == kept
+
+
+def wreck(value: Any) -> None:
+    """Change everything in a value."""
+    for inner in list(value.values() if isinstance(value, dict) else value if isinstance(value, list) else []):
+        wreck(inner)
+    if isinstance(value, (dict, list)):
+        value.clear()
+
+
+@given(config=trees(PLAIN), over=trees(PLAIN))
+def test_merging_nothing_and_the_same_changes_nothing(config: dict[str, Any], over: dict[str, Any]) -> None:
+    """An empty config is neutral on both sides, and what is laid over twice is as if once."""
+    assert merge(config, {}) == merge({}, config) == config
+    assert merge(merge(config, over), over) == merge(config, over)
+
+
+@given(one=shaped(), two=shaped(), three=shaped())
+def test_merging_may_be_grouped_in_any_way(one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]) -> None:
+    """As long as a key keeps its kind, laying three configs over each other does not depend on where one begins."""
+    assert merge(merge(one, two), three) == merge(one, merge(two, three))
+
+
+# Defaults.
+
+
+def test_the_file_beside_the_class_holds_its_defaults(load: Load) -> None:
+    """`<ClassName>.yaml` is laid over the file of the first base, and `???` stays to be filled in."""
+    child = load(
+        """
+        class Base(AtomicFlow): ...
+        class Mixin:
+            default_config = {"mixed": True}
+        class Child(Base, Mixin): ...
+        """,
+        Base="{name: base, description: d, options: {a: 1, b: 2}}",
+        Child="""
+            name: child
+            options: {b: 3}
+            user_id: ???
+            """,
+    )
+    assert default_config(child) == {
+        "private_keys": [], "unsent_keys": [],
+        "name": "child", "description": "d", "options": {"a": 1, "b": 3}, "user_id": "???",
+    }  # fmt: skip
+
+
+def test_a_class_without_a_file_may_have_a_dict(load: Load) -> None:
+    """A class body may hold its defaults as `default_config` or as `__default_flow_config`; a file wins over both."""
+    source = """
+        class Base(AtomicFlow):
+            default_config = {"name": "base", "description": "d"}
+        class _Middle(Base):
+            __default_flow_config = {"name": "middle", "extra": 1}
+        class Child(_Middle):
+            default_config = {"name": "dict"}
+        """
+    assert default_config(load(source, "_Middle"))["name"] == "middle"
+    assert default_config(load(source))["name"] == "dict"
+    child = default_config(load(source, Child="name: file"))
+    assert (child["name"], child["extra"], child["description"]) == ("file", 1, "d")
+
+
+def test_a_class_of_a_notebook_needs_no_file() -> None:
+    """A class whose module has no file has the defaults of its dict (D27)."""
+    own = {"name": "n", "description": "d"}
+    child = type("Child", (AtomicFlow,), {"__module__": "no_such_notebook", "default_config": own})
+    config = default_config(child)
+    config["name"] = "changed"
+    assert own["name"] == "n"
+    assert default_config(type("Bare", (AtomicFlow,), {"__module__": "no_such_notebook"})) == {
+        "private_keys": [],
+        "unsent_keys": [],
+    }
+
+
+def test_dates_and_question_marks_in_a_file_are_text(load: Load) -> None:
+    """A config holds JSON values only."""
+    child = load("class Child(AtomicFlow): ...", Child="due: 2024-01-02\nopen: ???\nn: 1.5\nt: true")
+    config = default_config(child)
+    assert [config[key] for key in ("due", "open", "n", "t")] == ["2024-01-02", "???", 1.5, True]
+
+
+def test_references_within_a_file(load: Load) -> None:
+    """`${dotted.key}` stands for a value of the same file, whole or within a text."""
+    child = load(
+        "class Child(AtomicFlow): ...",
+        Child=r"""
+            name: chat
+            model: {name: small, sizes: [1, 2]}
+            copy: ${model}
+            title: "${name} with ${model.name}, \\${not} replaced"
+            again: [{x: "${title}"}]
+            """,
+    )
+    config = default_config(child)
+    assert config["copy"] == {"name": "small", "sizes": [1, 2]}
+    assert config["title"] == "chat with small, ${not} replaced"
+    assert config["again"] == [{"x": config["title"]}]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a: ${b}", "no such key"),
+        ("a: ${b}\nb: ${a}", "itself"),
+        ("a: {b: '${a}'}", "itself"),
+        ("a: '${oc.env:HOME} x'", "does not stand for"),
+        ("a: ${oc.env:HOME}", "does not stand for"),
+        ("a: 'x ${b}'\nb: [1]", "does not stand for"),
+        ("a: 'x ${'", "does not stand for"),
+        ("- a", "no mapping"),
+        ("a: [", "cannot be read"),
+        ("a: 1\na: 2", "twice"),
+        ("1: a", "key 1"),
+        ("a: {yes: 1}", "key True at a"),
+        ("a: !!binary aGk=", "bytes at a"),
+        ("a: !!python/object/apply:os.system [x]", "cannot be read"),
+        ("a: &a [*a]", "holds itself"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told(load: Load, content: str, said: str) -> None:
+    """The error names the file and what is wrong in it."""
+    with pytest.raises(UsageError, match=r"Child\.yaml") as caught:
+        default_config(load("class Child(AtomicFlow): ...", Child=content))
+    assert said in caught.value.message
+
+
+def test_a_target_is_completed_and_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `_target_` that starts with a dot begins with the parent package, at any depth; it stays a text (D20)."""
+    package = tmp_path / "flow_config_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "Child.py").write_text("from p2pflows.flows.flow import AtomicFlow\nclass Child(AtomicFlow): ...\n")
+    (package / "Child.yaml").write_text("{_target_: .No.such, x: [{_target_: .Other}], y: {_target_: os.system}}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("flow_config_package.Child")
+    config = default_config(module.Child)
+    assert config["_target_"] == "flow_config_package.No.such"
+    assert config["x"] == [{"_target_": "flow_config_package.Other"}]
+    assert config["y"] == {"_target_": "os.system"}
+
+
+def test_required_keys_add_up_over_the_hierarchy() -> None:
+    """A composite needs a name and a description beside its subflows (D24)."""
+
+    class Strict(CompositeFlow):
+        REQUIRED_KEYS_CONFIG = ["rounds", "name"]  # noqa: RUF012 - as authors write it
+
+    assert required_keys(CompositeFlow) == ["name", "description", "subflows_config"]
+    assert required_keys(Strict) == ["name", "description", "subflows_config", "rounds"]
+    full = {"name": "n", "description": "d", "subflows_config": {}, "rounds": 0}
+    check_required(Strict, full)
+    for key in full:
+        with pytest.raises(UsageError, match=f"'{key}'"):
+            check_required(Strict, {name: value for name, value in full.items() if name != key})
+        with pytest.raises(UsageError, match=f"'{key}'"):
+            check_required(Strict, {**full, key: "???"})
+
+
+def test_the_effective_config_is_complete() -> None:
+    """Overrides are laid over the defaults, and what is missing then is told."""
+
+    class Child(AtomicFlow):
+        default_config = {"name": "n", "options": {"a": 1}}  # noqa: RUF012 - as authors write it
+
+    assert effective_config(Child, {"description": "d", "options": {"b": 2}})["options"] == {"a": 1, "b": 2}
+    with pytest.raises(UsageError, match="'description'"):
+        effective_config(Child, {})
+
+
+# Overrides.
+
+
+DEFAULTS = {
+    "name": "n", "temperature": 0.3, "options": {"a": 1, "deep": {"b": 2}}, "extra": None, "steps": [1],
+    "tools": [{"_target_": "x"}], "store": {"path": "/", "size": 1}, "backend": {"_target_": "x"},
+    "subflows_config": {"User": {"user_id": "local"}}, "human_message_prompt_template": {"template": "{{query}}"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"temperature": 1},
+        {"options": {"deep": {"b": [1, {"x": 2}]}}},
+        {"extra": {"x": 1}},
+        {"steps": []},
+        {"store": {"size": 2}},
+    ],
+)
+def test_a_stranger_may_change_plain_data_of_the_class(overrides: dict[str, Any]) -> None:
+    """Without a list of its own, a class lets everybody change the plain keys of its defaults."""
+    check_overrides(DEFAULTS, overrides, declared=None, trusted=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ({"unknown": 1}, "unknown"),
+        ({"options": {"unknown": 1}}, "options.unknown"),
+        ({"options": 5}, "options"),
+        ({"backend": {}}, "backend"),
+        ({"_target_": "os.system"}, "_target_"),
+        ({"extra": {"x": [{"_target_": "y"}]}}, "extra.x._target_"),
+        ({"tools": []}, "tools._target_"),
+        ({"store": None}, "store"),
+        ({"store": {"path": "/etc"}}, "store.path"),
+        ({"subflows_config": {"User": {"user_id": BOB}}}, "subflows_config"),
+        ({"human_message_prompt_template": {"template": "x"}}, "human_message_prompt_template"),
+        ({"private_keys": []}, "private_keys"),
+    ],
+)
+def test_a_stranger_may_change_nothing_else(overrides: dict[str, Any], key: str) -> None:
+    """What is unknown, what picks code or people, and what holds such a thing is refused by name (D19, D20)."""
+    defaults = {**DEFAULTS, "private_keys": ["x"]}
+    sentence = refused(defaults, overrides)
+    assert f"'{key}'" in sentence
+
+
+@pytest.mark.parametrize(
+    ("declared", "overrides", "passes"),
+    [
+        (["temperature"], {"temperature": 1}, True),
+        (["temperature"], {"name": "x"}, False),
+        ([], {"temperature": 1}, False),
+        (["options"], {"options": {"new": {"x": 1}}}, True),
+        (["options"], {"options": 5}, True),
+        (["options.deep.b"], {"options": {"deep": {"b": 1}}}, True),
+        (["options.deep.b"], {"options": {"a": 1}}, False),
+        (["options.deep.b"], {"options": 5}, False),
+        (["options.deep.b"], {"options.deep.b": 5}, False),
+        (["new.size"], {"new": {"size": 1}}, True),
+        (["new.size"], {"new": {}}, False),
+        (["new.size"], {"new": {"size": 1, "other": 2}}, False),
+        (["temperature.x"], {"temperature": {"x": 1}}, False),
+        (["backend"], {"backend": {}}, False),
+        (["store"], {"store": 5}, False),
+        (["store"], {"store": {"size": 5}}, True),
+        (["subflows_config.User.user_id"], {"subflows_config": {"User": {"user_id": BOB}}}, False),
+    ],
+)
+def test_a_class_may_list_what_may_be_changed(declared: list[str], overrides: dict[str, Any], passes: bool) -> None:
+    """`overridable` names dotted keys; a key lets through what lies below it, and never a forbidden name."""
+    if passes:
+        check_overrides(DEFAULTS, overrides, declared=declared, trusted=False)
+    else:
+        refused(DEFAULTS, overrides, declared)
+
+
+def test_the_owner_may_change_all_but_the_class() -> None:
+    """The owner fills in users, backends and templates; the class is the one that was served (D20)."""
+    owner = {"backend": {"_target_": "y"}, "new": 1, "subflows_config": {"User": {"user_id": BOB}}}
+    check_overrides(DEFAULTS, owner, declared=[], trusted=True)
+    with pytest.raises(NotAllowed, match="_target_"):
+        check_overrides(DEFAULTS, {"_target_": "y"}, declared=None, trusted=True)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_overrides_are_bounded(trusted: bool) -> None:
+    """Too deep, too long, or not JSON at all is refused, whoever sends it."""
+    deep: Any = 1
+    for _ in range(OVERRIDE_LEVELS):
+        deep = {"a": deep}
+    loop: dict[str, Any] = {}
+    loop["a"] = loop
+    for overrides, error in (
+        (deep, BadInput), (loop, BadInput), ({"a": "x" * OVERRIDE_LIMIT}, TooLarge), ([1], BadInput),
+        ({1: 2}, BadInput), ({"a": float("nan")}, BadInput), ({"a": {1, 2}}, BadInput),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            check_overrides({"a": {}}, overrides, declared=["a"], trusted=trusted)  # type: ignore[arg-type]
+    check_overrides({"a": {}}, deep["a"], declared=["a"], trusted=trusted)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [*sorted(FORBIDDEN), *(f"{start}x" for start in PREFIXES), *(f"x{end}" for end in SUFFIXES), "BACKEND", "base-url",
+     "x.backend.y", " path "],
+)  # fmt: skip
+def test_forbidden_names(key: str) -> None:
+    """Each name of the rule is forbidden in any spelling, and as part of a dotted key."""
+    assert is_forbidden(key)
+
+
+@pytest.mark.parametrize("key", ["name", "temperature", "gpt-3.5-turbo", "n_api_retries", "max_rounds", "profile"])
+def test_names_that_are_not_forbidden(key: str) -> None:
+    """Plain words stay usable."""
+    assert not is_forbidden(key)
+
+
+@settings(max_examples=300)
+@given(data=st.data(), defaults=st.dictionaries(PLAIN, LEAVES | trees(PLAIN | NEVER), min_size=1))
+def test_no_stranger_changes_a_forbidden_key(data: st.DataObject, defaults: dict[str, Any]) -> None:
+    """Whatever the class lists: what passes leaves all that stands under a forbidden name as it was (D20)."""
+    lists = st.lists(st.builds(".".join, st.lists(PLAIN | NEVER, min_size=1, max_size=3)), max_size=5)
+    declared = data.draw(st.none() | st.just(list(defaults)) | lists)
+    overrides = data.draw(changes(defaults, data.draw(st.sampled_from([PLAIN, PLAIN | NEVER]))))
+    try:
+        check_overrides(defaults, overrides, declared=declared, trusted=False)
+    except NotAllowed:
+        return
+    assert forbidden_in(overrides) == []
+    assert forbidden_in(merge(defaults, overrides)) == forbidden_in(defaults)
+
+
+def forbidden_in(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Each forbidden key of a config, by its place, with its value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = []
+    for key, inner in items:
+        here = f"{path}/{key}"
+        if isinstance(key, str) and is_forbidden(key):
+            found.append((here, repr(inner)))
+        found += forbidden_in(inner, here)
+    return sorted(found)
+
+
+def test_the_list_of_a_class_must_be_one() -> None:
+    """`overridable` is a list of texts, or not there."""
+    assert declared_keys({}) is None
+    assert declared_keys({"overridable": ["a.b"]}) == ["a.b"]
+    for wrong in ("a", [1], {"a": 1}):
+        with pytest.raises(UsageError, match="overridable"):
+            declared_keys({"overridable": wrong})
+
+
+# Subflows.
+
+
+def specs_of(entry: Any, **options: Any) -> Any:
+    """What a composite's config says about its only subflow."""
+    return subflow_specs({"subflows_config": {"User2": entry}}, **options)["User2"]
+
+
+def test_a_subflow_is_local_unless_told() -> None:
+    """A subflow without a user is this user's own, for serving and for getting instances alike (D7)."""
+    spec = specs_of({"flow_endpoint": "User"})
+    assert (spec.user, spec.endpoint, spec.instance, spec.overrides) == ("local", "User", None, {})
+    assert subflow_specs({}) == subflow_specs({"subflows_config": None}) == {}
+
+
+def test_the_rest_of_a_subflow_is_overrides_of_its_own_config() -> None:
+    """What says which flow it is stays here; all else reaches its own config, nested subflows included."""
+    spec = specs_of(
+        {
+            "_target_": "x.Y.instantiate", "name": "User2", "description": "d", "flow_endpoint": "Chat",
+            "user_id": "local", "flow_class_name": "x.Y", "singleton": True, "parallel_dispatch": False,
+            "dispatch_point": "gpu", "temperature": 1, "subflows_config": {"A": {"k": 2}},
+        }
+    )  # fmt: skip
+    assert spec.overrides == {
+        "name": "User2", "description": "d", "temperature": 1, "subflows_config": {"A": {"k": 2}},
+    }  # fmt: skip
+    assert (spec.class_name, spec.dispatch_point, spec.singleton, spec.parallel_dispatch) == ("x.Y", "gpu", True, False)
+    assert spec.config == {"name": "User2", "description": "d", "user_id": "local", "flow_endpoint": "Chat"}
+
+
+def test_what_we_call_a_neighbours_flow_is_not_laid_over_its_config() -> None:
+    """Name, description and interface of somebody else's flow are notes of ours, and no overrides of theirs."""
+    entry = {"name": "x", "description": "d", "input_interface": ["q"], "flow_endpoint": "User", "k": 1}
+    assert specs_of({**entry, "user_id": BOB}).overrides == {"k": 1}
+    assert specs_of({**entry, "user_id": BOB.upper()}).user == BOB
+    mine = specs_of({**entry, "user_id": BOB}, me=BOB)
+    assert (mine.user, mine.overrides["name"]) == ("local", "x")
+
+
+def test_an_instance_may_be_bound_beforehand() -> None:
+    """A subflow may name an instance that exists."""
+    assert specs_of({"flow_endpoint": "A", "flow_id": "1" * 32}).instance == "1" * 32
+
+
+def test_a_name_may_be_resolved() -> None:
+    """Whoever knows contacts may turn a name into a user id; without that, a name is refused."""
+    entry = {"flow_endpoint": "User", "user_id": "bob"}
+    assert specs_of(entry, resolve={"bob": BOB}.__getitem__).user == BOB
+    with pytest.raises(UsageError, match=r"subflows_config\.User2\.user_id"):
+        specs_of(entry)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"flow_endpoint": "User", "user_id": "???"}, r"subflows_config\.User2\.user_id is still to be filled in"),
+        ({"flow_endpoint": "???"}, r"subflows_config\.User2\.flow_endpoint is still"),
+        ({}, "has no flow_endpoint"),
+        ({"flow_endpoint": "a/b"}, "cannot name an endpoint"),
+        ({"flow_endpoint": "A", "flow_id": "x"}, "no instance id"),
+        ({"flow_endpoint": "A", "singleton": "False"}, "true or false"),
+        ({"flow_endpoint": "A", "dispatch_point": "a b"}, "dispatch point"),
+        ({"flow_endpoint": "A", "user_id": 5}, "must be a text"),
+        ("User", "must be a mapping"),
+    ],
+)
+def test_a_subflow_that_cannot_be_got_is_named(entry: Any, said: str) -> None:
+    """The error names the key to override or to mend, before anything leaves (D8, D10, D23)."""
+    with pytest.raises(UsageError, match=said):
+        specs_of(entry)
+    with pytest.raises(UsageError, match="mapping"):
+        subflow_specs({"subflows_config": [entry]})
+
+
+def test_for_serving_an_open_user_is_let_through() -> None:
+    """A class whose second user is filled in later can be served; only a local endpoint must be known."""
+    spec = specs_of({"flow_endpoint": "User", "user_id": "???"}, complete=False)
+    assert (spec.user, spec.endpoint) == ("???", "User")
+    assert specs_of({"user_id": "???"}, complete=False).endpoint == "???"
+    with pytest.raises(UsageError, match="flow_endpoint"):
+        specs_of({"flow_endpoint": "???"}, complete=False)
