@@ -1,0 +1,191 @@
+"""What a worker knows of a model server: a key, whose address it goes to, and nothing that prints it.
+
+A key lives in the memory of the worker that uses it. It is not in a config, a state, a log or an error, so it cannot
+be copied to disk or to another user by accident; only `ApiInfo.api_key` and the request that carries it hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn, Self
+from urllib.parse import urlsplit
+
+from p2pflows.errors import UsageError
+
+OPENAI, AZURE = "openai", "azure"
+OPENAI_BASE = "https://api.openai.com/v1"
+TO_BE_FILLED = "???"
+REDACTED = "[redacted]"
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class ApiInfo:
+    """A key for one model server. It cannot be changed, pickled or written as JSON, and prints without its key.
+
+    Args:
+        backend_used: `openai`, `azure`, or any name for another server that speaks the OpenAI protocol.
+        api_key: the key; for a server that wants none, any text.
+        api_base: the server's URL, the only one that the key is ever sent to. It may be left out for `openai`.
+        api_version: the version that Azure asks for.
+        model: the model that this key is for; it is used whatever a flow's config says.
+
+    Raises:
+        UsageError: something is missing or malformed.
+    """
+
+    __slots__ = ("_api_key", "api_base", "api_version", "backend_used", "model")
+
+    backend_used: str
+    _api_key: str
+    api_base: str | None
+    api_version: str | None
+    model: str | None
+
+    def __init__(
+        self,
+        backend_used: str | None = OPENAI,
+        api_version: str | None = None,
+        api_key: str | None = None,
+        api_base: str | None = None,
+        *,
+        model: str | None = None,
+    ) -> None:
+        if not backend_used or not isinstance(backend_used, str):
+            raise UsageError("An ApiInfo names no backend.", "Give backend_used, for example 'openai'.")
+        if not api_key or not isinstance(api_key, str):
+            raise UsageError(
+                f"The ApiInfo for {backend_used!r} has no key.",
+                "Give api_key; if it comes from the environment, check that the variable is set.",
+            )
+        if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            raise UsageError(
+                f"The key in the ApiInfo for {backend_used!r} cannot be one: it holds blanks or control characters.",
+                "Copy it again.",
+            )
+        if api_base is None and backend_used != OPENAI:
+            raise UsageError(f"The ApiInfo for {backend_used!r} has no api_base.", "Give the URL of its server.")
+        if api_version is None and backend_used == AZURE:
+            raise UsageError("The ApiInfo for 'azure' has no api_version.", "Give the version that its endpoint asks.")
+        if api_base is not None:
+            normal_base(api_base)
+        values = {
+            "backend_used": backend_used,
+            "_api_key": api_key,
+            "api_base": api_base,
+            "api_version": api_version,
+            "model": model,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def api_key(self) -> str:
+        """The key itself: for a request's header and nothing else."""
+        return self._api_key
+
+    @property
+    def base(self) -> str:
+        """The only URL that the key may be sent to."""
+        return self.api_base or OPENAI_BASE
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"An ApiInfo cannot be changed: {name}.")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"An ApiInfo cannot be changed: {name}.")
+
+    def __repr__(self) -> str:
+        shown = {"backend_used": self.backend_used, "api_key": REDACTED}
+        named = {"api_base": self.api_base, "api_version": self.api_version, "model": self.model}
+        shown |= {name: value for name, value in named.items() if value is not None}
+        return f"ApiInfo({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def _identity(self) -> tuple[str | None, ...]:
+        return (self.backend_used, self._api_key, self.api_base, self.api_version, self.model)
+
+    def __eq__(self, other: object) -> bool:
+        return self._identity() == other._identity() if isinstance(other, ApiInfo) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("An ApiInfo holds a key, which stays in its process: it cannot be pickled.")
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("An ApiInfo holds a key, which stays in its process: it has no state to give.")
+
+
+def normal_base(url: str) -> str:
+    """A server's URL in its one form, so that two can be compared.
+
+    Raises:
+        UsageError: it is no http or https URL, or it holds a password.
+    """
+    hint = "Write it like https://host/v1, without a name, password or query."
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError:
+        raise UsageError("The base URL of a model server is malformed.", hint) from None
+    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError("The base URL of a model server is not one.", hint)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port or _PORTS[parts.scheme]}{parts.path.rstrip('/')}"
+
+
+def quick_load_api_keys(cfg: Any, api_infos: Iterable[ApiInfo], key: str = "api_infos") -> Any:
+    """A config with keys filled in, in memory only: every `"???"` that stands under `key`, at any depth.
+
+    Args:
+        cfg: a config; it is left as it is.
+        api_infos: what to put there.
+        key: the name that the values to fill stand under.
+
+    Returns:
+        A new structure.
+
+    Raises:
+        UsageError: there is no ApiInfo to fill in, or something else is given as one.
+    """
+    return _filled(cfg, check_api_infos(api_infos), key)
+
+
+def check_api_infos(api_infos: Iterable[ApiInfo]) -> list[ApiInfo]:
+    """The same as a list.
+
+    Raises:
+        UsageError: it is empty, or holds something else.
+    """
+    infos = list(api_infos)
+    if not infos:
+        raise UsageError("There is no ApiInfo.", "Give at least one.")
+    # What was given instead may be a bare key, so the sentence does not repeat it.
+    strangers = {type(info).__name__ for info in infos if not isinstance(info, ApiInfo)}
+    if strangers:
+        raise UsageError(
+            f"An ApiInfo is wanted, not: {', '.join(sorted(strangers))}.", "Wrap each key in ApiInfo(...)."
+        )
+    return infos
+
+
+def _filled(value: Any, api_infos: list[ApiInfo], key: str) -> Any:
+    match value:
+        case dict():
+            return {
+                name: list(api_infos) if name == key and item == TO_BE_FILLED else _filled(item, api_infos, key)
+                for name, item in value.items()
+            }
+        case list():
+            return [_filled(item, api_infos, key) for item in value]
+        case tuple():
+            return tuple(_filled(item, api_infos, key) for item in value)
+        case _:
+            return value

@@ -1,0 +1,199 @@
+"""A model server on this machine that speaks the OpenAI protocol, says what a test scripts, and keeps what it is asked.
+
+Without a script it repeats the last message: `You said: ...`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The key that came with it."""
+        return self.headers.get("authorization", "").removeprefix("Bearer ") or self.headers.get("api-key", "")
+
+
+@dataclass(frozen=True)
+class Says:
+    """Answers: a text for each that is asked for; the last one stands for all that are missing.
+
+    Args:
+        texts: the answers.
+        at_most: how many it gives at a time, whatever is asked.
+        breaks_after: the pieces of a stream after which the connection breaks.
+        unfinished: whether a stream ends without saying that it has.
+    """
+
+    texts: tuple[str, ...]
+    at_most: int = 100
+    breaks_after: int | None = None
+    unfinished: bool = False
+
+
+@dataclass(frozen=True)
+class Fails:
+    """Answers with an error."""
+
+    status: int
+    message: str = "It failed."
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Closes the connection without a word."""
+
+
+@dataclass(frozen=True)
+class Hangs:
+    """Says nothing until the server is closed."""
+
+
+Script = str | Says | Fails | Drops | Hangs
+
+
+class ModelServer:
+    """The server, while it is entered."""
+
+    def __init__(self) -> None:
+        self.requests: list[Asked] = []
+        self._script: deque[Script] = deque()
+        self._closing = threading.Event()
+        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http.model = self
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), name="model server")
+
+    @property
+    def host(self) -> str:
+        """The server without a path."""
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def url(self) -> str:
+        """What a client takes as its base URL."""
+        return f"{self.host}/v1"
+
+    def script(self, *what: Script) -> Self:
+        """Say these next, one for each request; a text is a whole answer."""
+        self._script.extend(what)
+        return self
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    def take(self, asked: Asked) -> Script:
+        """Keep a request, and give what to say to it."""
+        self.requests.append(asked)
+        with contextlib.suppress(IndexError):
+            return self._script.popleft()
+        last = asked.body["messages"][-1]["content"]
+        return f"You said: {last if isinstance(last, str) else last[0]['text']}"
+
+    def wait_until_closed(self) -> None:
+        """Block until the server is closed."""
+        self._closing.wait()
+
+
+class _Server(ThreadingHTTPServer):
+    model: ModelServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that has gone is what some tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        """Answer as scripted; the connection closes after it."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        match self.server.model.take(Asked(self.path, headers, body)):
+            case Drops():
+                return
+            case Hangs():
+                self.server.model.wait_until_closed()
+            case Fails() as fails:
+                error = {"message": fails.message, "type": "error", "code": fails.code, "param": None}
+                self._send(fails.status, fails.headers, json.dumps({"error": error}))
+            case str(text):
+                self._say(body, Says((text,)))
+            case Says() as says:
+                self._say(body, says)
+
+    def _say(self, body: dict[str, Any], says: Says) -> None:
+        count = min(body.get("n") or 1, says.at_most)
+        texts = [*says.texts, *says.texts[-1:] * count][:count]
+        if not body.get("stream"):
+            self._send(200, {}, json.dumps(_completion(body["model"], texts)))
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        if says.breaks_after is not None:
+            self.send_header("Content-Length", "1000000")  # so that the client sees that it broke off
+        self.end_headers()
+        for number, chunk in enumerate(_chunks(body["model"], texts, says)):
+            if number == says.breaks_after:
+                return
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.write(b"" if says.unfinished else b"data: [DONE]\n\n")
+
+    def _send(self, status: int, headers: dict[str, str], text: str) -> None:
+        content = text.encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Say nothing on stderr."""
+
+
+def _completion(model: str, texts: list[str]) -> dict[str, Any]:
+    choices = [
+        {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        for index, text in enumerate(texts)
+    ]
+    return {"id": "c1", "object": "chat.completion", "created": 0, "model": model, "choices": choices}
+
+
+def _chunks(model: str, texts: list[str], says: Says) -> Iterator[dict[str, Any]]:
+    """The words of all answers in turns, then the end of each."""
+    whole = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": model}
+    words = [text.split(" ") for text in texts]
+    for number in range(max(map(len, words))):
+        for index, pieces in enumerate(words):
+            if number < len(pieces):
+                piece = pieces[number] if number == 0 else f" {pieces[number]}"
+                yield {**whole, "choices": [{"index": index, "delta": {"content": piece}, "finish_reason": None}]}
+    if not says.unfinished:
+        for index in range(len(texts)):
+            yield {**whole, "choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}
