@@ -1,0 +1,681 @@
+"""Flow modules from a hub, from git and from folders: fetched once, pinned, and never run unasked."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import Hub
+from scripted_daemon import Ran, command, run, run_here
+
+from p2pflows import flow_verse
+from p2pflows.errors import UsageError
+from p2pflows.modules import ContentDiffers, FetchFailed, Untrusted, lock
+
+CHAT: dict[str, str | bytes] = {
+    "__init__.py": "from .Chat import greet\n",
+    "Chat.py": "def greet():\n    return 'hello'\n",
+    "default.yaml": "name: Chat\n",
+    "weights.bin": bytes(range(256)) * 100,
+}
+NEEDS_OTHER = "from p2pflows import flow_verse\nflow_verse.sync_dependencies([{'url': 'team/Other'}])\n"
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A home and a current folder of the test's own; nothing that it imports is left for the next."""
+    monkeypatch.setenv("P2PFLOWS_HOME", str(tmp_path / "home"))
+    for name in ("HF_ENDPOINT", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    for module in [name for name in sys.modules if name.partition(".")[0] == "flow_modules"]:
+        del sys.modules[module]
+    if library := sys.modules.get("huggingface_hub"):
+        library.close_session()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with the module team/Chat, which is the one that is used."""
+    with Hub(tmp_path / "hub") as hub:
+        hub.publish("team/Chat", CHAT)
+        hub.publish("team/Other", {"__init__.py": "OTHER = 1\n"})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project in a folder with a space, which is the current one."""
+    root = tmp_path / "my project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    return root
+
+
+class Repository:
+    """A git repository that a test fills."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self._git("init", "--quiet", "--initial-branch=trunk")
+
+    @property
+    def url(self) -> str:
+        """Its url, as a module's source."""
+        return f"git+file://{self.folder}"
+
+    def commit(self, files: Mapping[str, str], tag: str | None = None) -> str:
+        """Keep these files; gives the commit."""
+        for name, text in files.items():
+            (self.folder / name).write_text(text)
+        self._git("add", "--all")
+        self._git("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "x")
+        if tag:
+            self._git("tag", tag)
+        return self._git("rev-parse", "HEAD").strip()
+
+    def _git(self, *words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=self.folder, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+        ).stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A git repository below a folder with a space, whose branch is not called main."""
+    return Repository(tmp_path / "git repositories" / "team" / "Tool")
+
+
+def _folder(root: Path, module: str) -> Path:
+    return root / "flow_modules" / module
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def _placed(root: Path) -> set[str]:
+    """The modules that are there, and whatever else a sync has left."""
+    folder = root / "flow_modules"
+    found = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+    return found | {path.name for path in folder.glob(".staging-*")}
+
+
+# From the hub.
+
+
+def test_a_module_comes_from_the_hub_and_is_imported(hub: Hub, root: Path) -> None:
+    """As in the tutorial: one call brings the module, and its code is imported by its name."""
+    dependencies = [{"url": "team/Chat", "revision": "main"}]
+    assert flow_verse.sync_dependencies(dependencies, trust=True) == [str(_folder(root, "team/Chat"))]
+    chat = importlib.import_module("flow_modules.team.Chat")
+    assert chat.greet() == "hello"
+    assert {path.name for path in _folder(root, "team/Chat").iterdir()} == set(CHAT)
+    assert (_folder(root, "team/Chat") / "weights.bin").read_bytes() == CHAT["weights.bin"]
+    locked = lock.read(root)["team/Chat"]
+    assert (locked.source.url, locked.commit) == ("team/Chat", hub.commit("team/Chat", "main"))
+    assert flow_verse.verify(root) == []
+
+
+def test_the_second_sync_asks_nobody(hub: Hub, root: Path) -> None:
+    """What is locked and in place needs no hub: with the server gone, all is as before."""
+    first = flow_verse.sync_dependencies(["team/Chat", "team/Other"], trust=True)
+    asked = len(hub.requests)
+    before = (root / lock.NAME).read_bytes()
+    hub.publish("team/Chat", {"__init__.py": "newer = 1\n"})
+    assert flow_verse.sync_dependencies(["team/Chat", "team/Other"]) == first
+    assert len(hub.requests) == asked
+    hub.stop()
+    for offline in (False, True):
+        assert flow_verse.sync_dependencies(["team/Chat", "team/Other"], offline=offline) == first
+    assert (root / lock.NAME).read_bytes() == before
+
+
+def test_all_modules_are_told_the_asked_ones_first(hub: Hub, root: Path) -> None:
+    """The folders of all that the project has come back, in the order that was asked, then the others."""
+    assert hub.url
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    both = [str(_folder(root, name)) for name in ("team/Other", "team/Chat")]
+    assert flow_verse.sync_dependencies(["team/Other"], trust=True) == both
+
+
+def test_importing_takes_one_place_on_the_path(hub: Hub, root: Path) -> None:
+    """However often it is synced, the project is on Python's path once."""
+    assert hub.url
+    for _ in range(3):
+        flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    assert sys.path.count(str(root)) == 1
+
+
+def test_a_lost_folder_comes_back_as_it_was_locked(hub: Hub, root: Path) -> None:
+    """Whoever gets the project with its lock gets the same commit, though the branch has gone on."""
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    shutil.rmtree(root / "flow_modules")
+    hub.publish("team/Chat", {"__init__.py": "newer = 1\n"})
+    flow_verse.sync_dependencies(["team/Chat"])
+    assert flow_verse.verify(root) == []
+    flow_verse.sync_dependencies(["team/Chat"], all_overwrite=True)
+    assert (_folder(root, "team/Chat") / "__init__.py").read_text() == "newer = 1\n"
+    assert lock.read(root)["team/Chat"].commit == hub.commit("team/Chat", "main")
+
+
+def test_what_is_not_what_was_locked_is_not_placed(hub: Hub, root: Path) -> None:
+    """A hub that gives other files for the locked commit is found out, even if it tells hashes that fit."""
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    before = (root / lock.NAME).read_bytes()
+    shutil.rmtree(root / "flow_modules")
+    commit = hub.commit("team/Chat", "main")
+    (hub.folder / f"team/Chat/{commit}/Chat.py").write_text("evil = 1\n")
+    with pytest.raises(ContentDiffers, match=r"Chat\.py \(changed\)"):
+        flow_verse.sync_dependencies(["team/Chat"])
+    assert _placed(root) == set()
+    assert (root / lock.NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["Chat.py", "weights.bin"])
+def test_a_file_that_was_changed_on_its_way_is_found_out(hub: Hub, root: Path, name: str) -> None:
+    """Each file must have the hash that the hub told, small or large; else nothing is placed."""
+    content = CHAT[name]
+    size = len(content)
+    hub.tampered[name] = b"#" * size
+    with pytest.raises(ContentDiffers, match=f"{name} of team/Chat was changed"):
+        flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    assert _placed(root) == set()
+    assert lock.read(root) == {}
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "deep/../../evil.py", "/evil.py", ".cache/evil.py"])
+def test_a_hub_cannot_write_elsewhere(hub: Hub, root: Path, name: str) -> None:
+    """Names that lead out of the module's folder are refused before anything is fetched."""
+    hub.invented = [name]
+    with pytest.raises(ContentDiffers):
+        flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    assert _placed(root) == set()
+    assert [line for line in hub.requests if "/resolve/" in line] == []
+
+
+def test_what_the_hub_does_not_have_is_told(hub: Hub, root: Path) -> None:
+    """A wrong name, a wrong revision and a hub that is away are three sentences, each with a hint."""
+    with pytest.raises(UsageError, match="no module team/Nothing"):
+        flow_verse.sync_dependencies(["team/Nothing"], trust=True)
+    (root / "v9").mkdir()
+    with pytest.raises(UsageError, match="no revision 'v9'") as wrong:
+        flow_verse.sync_dependencies([{"url": "team/Chat", "revision": "v9"}], trust=True)
+    assert "./v9" in wrong.value.hint
+    with pytest.raises(UsageError, match="not allowed"):
+        flow_verse.sync_dependencies(["team/Chat"], trust=True, offline=True)
+    hub.stop()
+    with pytest.raises(FetchFailed, match="cannot be fetched"):
+        flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    assert _placed(root) == set()
+
+
+# Changes.
+
+
+def test_what_was_changed_by_hand_is_kept(hub: Hub, root: Path) -> None:
+    """A sync that would have to lose somebody's work names the files and stops; with overwrite it goes on."""
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    asked = len(hub.requests)
+    mine = _write(_folder(root, "team/Chat"), {"Chat.py": "mine = 1\n", "new.py": ""})
+    (mine / "default.yaml").unlink()
+    with pytest.raises(UsageError, match="was changed by hand") as kept:
+        flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    for what in ("Chat.py (changed)", "default.yaml (missing)", "new.py (extra)"):
+        assert what in kept.value.message
+    assert "--overwrite" in kept.value.hint
+    assert (mine / "Chat.py").read_text() == "mine = 1\n"
+    assert len(hub.requests) == asked
+    flow_verse.sync_dependencies([{"url": "team/Chat", "overwrite": True}])
+    assert (mine / "Chat.py").read_text() == CHAT["Chat.py"]
+    assert flow_verse.verify(root) == []
+
+
+def test_another_revision_replaces_only_when_told(hub: Hub, root: Path) -> None:
+    """The lock keeps a project where it is; overwrite takes it on, and the old files are gone."""
+    newer = hub.publish("team/Chat", {"__init__.py": "newer = 1\n"}, "feature/v2.0-rc")
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    other = {"url": "team/Chat", "revision": "feature/v2.0-rc"}
+    with pytest.raises(UsageError, match="is locked to team/Chat at main"):
+        flow_verse.sync_dependencies([other])
+    assert lock.read(root)["team/Chat"].commit == hub.commit("team/Chat", "main")
+    flow_verse.sync_dependencies([{**other, "overwrite": True}])
+    assert lock.read(root)["team/Chat"].commit == newer
+    assert [path.name for path in _folder(root, "team/Chat").iterdir()] == ["__init__.py"]
+    flow_verse.sync_dependencies([{"url": "team/Chat", "revision": newer}])
+
+
+def test_a_folder_that_nobody_locked_is_not_replaced(hub: Hub, root: Path) -> None:
+    """What somebody put there stays, unless told otherwise."""
+    mine = _write(_folder(root, "team/Chat"), {"mine.py": ""})
+    with pytest.raises(UsageError, match="does not know it"):
+        flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    assert [path.name for path in mine.iterdir()] == ["mine.py"]
+    assert hub.requests == []
+
+
+def test_two_revisions_of_one_module_are_one_too_many(hub: Hub, root: Path) -> None:
+    """A list that contradicts itself is refused before anything happens."""
+    with pytest.raises(UsageError, match="asked for twice"):
+        flow_verse.sync_dependencies(["team/Chat", {"url": "team/Chat", "revision": "v1"}], trust=True)
+    assert hub.requests == []
+    assert _placed(root) == set()
+
+
+# Git and folders.
+
+
+def test_a_module_comes_from_git(repository: Repository, root: Path) -> None:
+    """Without a revision it is the repository's own branch; a tag and a commit do as well, and offline too."""
+    first = repository.commit({"__init__.py": "VERSION = 1\n"}, "v1")
+    second = repository.commit({"__init__.py": "VERSION = 2\n"})
+    for revision, commit in ((None, second), ("v1", first), ("trunk", second), (first, first)):
+        entry = {"url": repository.url, "revision": revision, "overwrite": True}
+        flow_verse.sync_dependencies([entry], trust=True, offline=True)
+        assert lock.read(root)["team/Tool"].commit == commit
+    assert importlib.import_module("flow_modules.team.Tool").VERSION == 1
+    assert [path.name for path in _folder(root, "team/Tool").iterdir()] == ["__init__.py"]
+    repository.folder.rename(repository.folder.with_name("moved"))
+    flow_verse.sync_dependencies([{"url": repository.url, "revision": first}])
+    with pytest.raises(FetchFailed, match="git cannot fetch"):
+        flow_verse.sync_dependencies([repository.url], all_overwrite=True)
+    assert flow_verse.verify(root) == []
+
+
+def test_a_revision_that_git_does_not_have_is_told(repository: Repository, root: Path) -> None:
+    """Neither a branch, a tag nor a commit; and nothing is taken for an option."""
+    repository.commit({"__init__.py": ""})
+    for revision in ("main", "v9", "0" * 40):
+        with pytest.raises(UsageError, match="has no revision"):
+            flow_verse.sync_dependencies([{"url": repository.url, "revision": revision}], trust=True)
+    with pytest.raises(UsageError):
+        flow_verse.sync_dependencies([{"url": repository.url, "revision": "--upload-pack=x"}], trust=True)
+    assert _placed(root) == set()
+
+
+def test_a_git_repository_cannot_reach_out_of_its_folder(repository: Repository, root: Path) -> None:
+    """A link in a repository that leads elsewhere is refused."""
+    (repository.folder / "link").symlink_to("/etc")
+    repository.commit({"__init__.py": ""})
+    with pytest.raises(ContentDiffers, match="leads out"):
+        flow_verse.sync_dependencies([repository.url], trust=True)
+    assert _placed(root) == set()
+
+
+def test_a_folder_of_ones_own_is_linked(root: Path, tmp_path: Path) -> None:
+    """A revision that is a path is that folder, live; it needs no trust, and what is in it is left alone."""
+    mine = _write(tmp_path / "my code", {"__init__.py": "VALUE = 1\n"})
+    entry = {"url": "team/Chat", "revision": "../my code"}
+    flow_verse.sync_dependencies([entry])
+    assert _folder(root, "team/Chat").resolve() == mine
+    _write(mine, {"__init__.py": "VALUE = 2\n"})
+    flow_verse.sync_dependencies([entry], offline=True)
+    assert importlib.import_module("flow_modules.team.Chat").VALUE == 2
+    assert [module.state for module in flow_verse.list_modules(root)] == ["linked"]
+
+
+def test_a_link_gives_way_to_the_published_module_and_back(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """With overwrite; the linked folder itself is never touched."""
+    assert hub.url
+    mine = _write(tmp_path / "mine", {"__init__.py": "mine = 1\n"})
+    flow_verse.sync_dependencies([{"url": "team/Chat", "revision": str(mine)}])
+    with pytest.raises(UsageError, match="is locked to"):
+        flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    flow_verse.sync_dependencies(["team/Chat"], all_overwrite=True, trust=True)
+    assert not _folder(root, "team/Chat").is_symlink()
+    flow_verse.sync_dependencies([{"url": "team/Chat", "revision": str(mine), "overwrite": True}])
+    assert _folder(root, "team/Chat").is_symlink()
+    assert (mine / "__init__.py").read_text() == "mine = 1\n"
+    assert _placed(root) == {"team/Chat"}
+
+
+def test_a_folder_is_copied_by_its_url(root: Path, tmp_path: Path) -> None:
+    """A file url takes the folder as it is now, and pins it like any other source."""
+    mine = _write(tmp_path / "my files" / "team" / "Chat", {"__init__.py": "1\n", ".git/config": "", "a b/c.txt": ""})
+    flow_verse.sync_dependencies([f"file://{mine}"])
+    _write(mine, {"__init__.py": "2\n"})
+    flow_verse.sync_dependencies([f"file://{mine}"])
+    assert (_folder(root, "team/Chat") / "__init__.py").read_text() == "1\n"
+    assert set(lock.read(root)["team/Chat"].files) == {"__init__.py", "a b/c.txt"}
+    flow_verse.sync_dependencies([f"file://{mine}"], all_overwrite=True)
+    assert (_folder(root, "team/Chat") / "__init__.py").read_text() == "2\n"
+
+
+# What modules need themselves.
+
+
+def test_what_a_module_needs_comes_with_it(hub: Hub, root: Path) -> None:
+    """`dependencies.yaml` is followed to its end, also in a circle, and each module is fetched once."""
+    hub.publish("a/One", {"__init__.py": "", "dependencies.yaml": "- url: b/Two\n- url: team/Other\n"})
+    hub.publish("b/Two", {"__init__.py": "", "dependencies.yaml": "- url: c/Three\n  revision: v1\n"})
+    hub.publish("c/Three", {"__init__.py": "", "dependencies.yaml": "- url: a/One\n"}, "v1")
+    folders = flow_verse.sync_dependencies(["a/One"], trust=True)
+    assert folders[0] == str(_folder(root, "a/One"))
+    assert _placed(root) == {"a/One", "b/Two", "c/Three", "team/Other"}
+    assert set(folders) == {str(_folder(root, name)) for name in _placed(root)}
+    assert len([line for line in hub.requests if "/api/models/" in line]) == 4
+    hub.stop()
+    assert flow_verse.sync_dependencies(["a/One"], offline=True)[0] == folders[0]
+
+
+def test_a_module_may_sync_when_it_is_imported(
+    hub: Hub, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its code asks for comes into the same project, wherever the program runs, and is trusted by its own name."""
+    code = "from p2pflows import flow_verse\nname = 'team/Other'\n"
+    code += "places = flow_verse.sync_dependencies([{'url': name}])\nfrom flow_modules.team.Other import OTHER\n"
+    hub.publish("team/Chat", {"__init__.py": code})
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Untrusted, match="team/Other is not trusted"):
+        importlib.import_module("flow_modules.team.Chat")
+    assert _placed(root) == {"team/Chat"}
+    flow_verse.sync_dependencies(["team/Other"], root=root, trust=True)
+    shutil.rmtree(_folder(root, "team/Other"))
+    chat = importlib.import_module("flow_modules.team.Chat")
+    assert chat.OTHER == 1
+    assert chat.places == [str(_folder(root, "team/Other")), str(_folder(root, "team/Chat"))]
+    assert not (tmp_path / "flow_modules").exists()
+
+
+def test_a_list_in_the_code_is_fetched_before_the_code_runs(hub: Hub, root: Path) -> None:
+    """A module that syncs a written-out list when it is imported finds it there, without any hub."""
+    hub.publish("team/Chat", {"__init__.py": NEEDS_OTHER + "from flow_modules.team.Other import OTHER\n"})
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    assert _placed(root) == {"team/Chat", "team/Other"}
+    hub.stop()
+    assert importlib.import_module("flow_modules.team.Chat").OTHER == 1
+
+
+def test_for_what_modules_need_the_lock_decides(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """A person's choice of a module, even a folder of theirs, is kept when another module asks for another one."""
+    mine = _write(tmp_path / "mine", {"__init__.py": "OTHER = 'mine'\n"})
+    hub.publish("a/One", {"__init__.py": "", "dependencies.yaml": "- url: team/Other\n  overwrite: true\n"})
+    flow_verse.sync_dependencies(["a/One", {"url": "team/Other", "revision": str(mine)}], trust=True)
+    flow_verse.sync_dependencies(["a/One"])
+    assert _folder(root, "team/Other").resolve() == mine
+
+
+def test_a_strangers_module_names_no_folder_of_this_machine(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """Only one's own folders may need others; what comes from elsewhere may not look around here."""
+    secret = _write(tmp_path / "team" / "Secret", {"__init__.py": ""})
+    for needs in (f"- url: file://{secret}", f"- {{url: team/Secret, revision: {secret}}}", f"- git+file://{secret}"):
+        hub.publish("a/One", {"__init__.py": "", "dependencies.yaml": needs})
+        with pytest.raises(UsageError, match="a folder of this machine"):
+            flow_verse.sync_dependencies(["a/One"], trust=True)
+    assert _placed(root) == set()
+    mine = _write(tmp_path / "mine", {"dependencies.yaml": "- url: team/Secret\n  revision: ../team/Secret\n"})
+    flow_verse.sync_dependencies([{"url": "a/One", "revision": str(mine)}])
+    assert _folder(root, "team/Secret").resolve() == secret
+
+
+def test_packages_are_told_of_and_not_installed(hub: Hub, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A module's `pip_requirements.txt` becomes a line that says what to type."""
+    hub.publish("team/Chat", {"__init__.py": "", "pip_requirements.txt": "no-such-package-of-anybody\n"})
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    path = _folder(root, "team/Chat") / "pip_requirements.txt"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"team/Chat needs packages: pip install -r '{path}'"
+    ]
+
+
+# Trust.
+
+
+def test_an_untrusted_source_is_not_even_fetched(hub: Hub, root: Path) -> None:
+    """Without a yes nothing is asked for, nothing is placed and nothing is locked; the yes is remembered."""
+    for trust in (None, False):
+        with pytest.raises(Untrusted) as refused:
+            flow_verse.sync_dependencies(["team/Chat"], trust=trust)
+        assert "--trust" in refused.value.hint
+    assert hub.requests == []
+    assert (_placed(root), lock.read(root)) == (set(), {})
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    shutil.rmtree(root / "flow_modules")
+    flow_verse.sync_dependencies(["team/Chat"])
+    assert _placed(root) == {"team/Chat"}
+    with pytest.raises(Untrusted, match="team/Other"):
+        flow_verse.sync_dependencies(["team/Other"])
+
+
+def test_trust_in_a_module_is_no_trust_in_what_it_needs(hub: Hub, root: Path) -> None:
+    """A trusted module that begins to need a new source is not placed before that is trusted, too."""
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    hub.publish("team/Chat", {"__init__.py": "", "dependencies.yaml": "- url: team/Other\n"})
+    with pytest.raises(Untrusted, match="team/Other"):
+        flow_verse.sync_dependencies(["team/Chat"], all_overwrite=True)
+    assert _placed(root) == {"team/Chat"}
+    assert flow_verse.verify(root) == []
+    assert (_folder(root, "team/Chat") / "Chat.py").exists()
+
+
+def test_a_git_repository_of_this_machine_wants_trust(repository: Repository, root: Path) -> None:
+    """A clone may be anybody's code."""
+    repository.commit({"__init__.py": ""})
+    with pytest.raises(Untrusted):
+        flow_verse.sync_dependencies([repository.url])
+    assert _placed(root) == set()
+
+
+def test_another_hub_wants_its_own_trust(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """The same name on another hub is somebody else's code."""
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    with Hub(tmp_path / "other hub") as other:
+        other.publish("team/Chat", CHAT)
+        with pytest.raises(Untrusted):
+            flow_verse.sync_dependencies(["team/Chat"], endpoint=other.url, all_overwrite=True)
+        assert other.requests == []
+    assert hub.url
+    assert flow_verse.verify(root) == []
+
+
+def _at_a_terminal(home: Path, words: Sequence[str], answer: bytes) -> tuple[int, str]:
+    """Run the CLI with a terminal as its stdin and stderr; gives the exit code and what the terminal showed."""
+    arguments, environment = command(home, *words)
+    main, side = pty.openpty()
+    program = subprocess.Popen(arguments, env=environment, stdin=side, stdout=subprocess.DEVNULL, stderr=side)
+    os.close(side)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+        while chunk := os.read(main, 4096):
+            shown += chunk
+            if b"[y/N] " in chunk:
+                os.write(main, answer)
+    os.close(main)
+    return program.wait(), shown.decode()
+
+
+def test_a_person_at_a_terminal_is_asked(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """There a question takes the place of the error; only yes is yes, and it is remembered."""
+    words = ["modules", "sync", "team/Chat", "--root", str(root)]
+    for answer in (b"\n", b"n\n", b"maybe\n"):
+        code, shown = _at_a_terminal(tmp_path / "home", words, answer)
+        assert (code, hub.requests) == (4, [])
+        assert f"{hub.url}/team/Chat is new here" in shown
+    code, shown = _at_a_terminal(tmp_path / "home", words, b"Y\n")
+    assert code == 0, shown
+    assert _placed(root) == {"team/Chat"}
+    shutil.rmtree(root / "flow_modules")
+    code, shown = _at_a_terminal(tmp_path / "home", words, b"n\n")
+    assert code == 0
+    assert "[y/N]" not in shown
+
+
+# Several at once, and ends that nobody planned.
+
+
+def test_two_processes_at_once_do_the_work_once(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """Whoever comes second waits and finds all in place; nothing is half there."""
+    hub.publish("team/Chat", {**CHAT, "dependencies.yaml": "- url: team/Other\n"})
+    arguments, environment = command(tmp_path / "home", "modules", "sync", "team/Chat", "--trust", "--root", str(root))
+    programs = [
+        subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+        for _ in range(3)
+    ]
+    told = [program.communicate()[1] for program in programs]
+    assert [program.returncode for program in programs] == [0, 0, 0], told
+    assert _placed(root) == {"team/Chat", "team/Other"}
+    assert len([line for line in hub.requests if "/api/models/" in line]) == 2
+    assert flow_verse.verify(root) == []
+
+
+def test_a_sync_that_is_killed_leaves_nothing_half_done(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """Killed while files are on their way, it has placed nothing; the next sync clears up and goes on."""
+    arrived, go_on = threading.Event(), threading.Event()
+
+    class Slow(dict[str, bytes]):
+        def get(self, key: str, default: Any = None) -> Any:
+            if key == "Chat.py":
+                arrived.set()
+                go_on.wait(30)
+            return super().get(key, default)
+
+    hub.tampered = Slow()
+    arguments, environment = command(tmp_path / "home", "modules", "sync", "team/Chat", "--trust", "--root", str(root))
+    program = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    assert arrived.wait(30)
+    program.send_signal(signal.SIGKILL)
+    program.wait()
+    go_on.set()
+    assert {name[:9] for name in _placed(root)} == {".staging-"}
+    assert flow_verse.verify(root) == []
+    flow_verse.sync_dependencies(["team/Chat"])
+    assert _placed(root) == {"team/Chat"}
+    assert flow_verse.verify(root) == []
+
+
+def test_a_disk_that_fails_leaves_the_old_module(hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the lock cannot be written, the module that was there is there again."""
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    hub.publish("team/Chat", {"__init__.py": "newer = 1\n"})
+    write, failed = lock.write, list[bool]()
+
+    def full(*words: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise OSError(28, "No space left on device")
+        write(*words)
+
+    monkeypatch.setattr(lock, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        flow_verse.sync_dependencies(["team/Chat"], all_overwrite=True)
+    assert _placed(root) == {"team/Chat"}
+    assert flow_verse.verify(root) == []
+
+
+# The commands.
+
+
+def _sync(root: Path, *words: str, **more: str) -> Ran:
+    return run_here(root.parent / "home", "modules", "sync", *words, cwd=root, **more)
+
+
+def test_the_commands_sync_list_and_verify(hub: Hub, root: Path) -> None:
+    """What was synced is listed, in words and in JSON; what was changed is found, with exit code 1."""
+    synced = _sync(root, "team/Chat", "--trust", "--endpoint", hub.url)
+    assert (synced.code, synced.out) == (0, "")
+    assert "Fetching team/Chat" in synced.err
+    assert "import flow_modules.team.Chat" in synced.err
+    commit = hub.commit("team/Chat", "main")
+    home = root.parent / "home"
+    again = _sync(root, "team/Chat", "--offline", "--json")
+    facts = {
+        "module": "team/Chat",
+        "package": "flow_modules.team.Chat",
+        "folder": str(_folder(root, "team/Chat")),
+        "url": "team/Chat",
+        "revision": "main",
+        "commit": commit,
+    }
+    assert again.json == [{**facts, "how": "kept", "requirements": None}]
+    listed = run_here(home, "modules", "list", "--json", cwd=root)
+    assert listed.json == [{**facts, "state": "ok"}]
+    assert (commit or "")[:12] in run_here(home, "modules", cwd=root).out
+    good = run_here(home, "modules", "verify", cwd=root)
+    assert (good.code, good.out, good.err) == (0, "", "1 module checked: all as flow.lock says.\n")
+    _write(_folder(root, "team/Chat"), {"Chat.py": "evil = 1\n"})
+    bad = run_here(home, "modules", "verify", "--root", str(root))
+    assert bad.code == 1
+    assert "Chat.py" in bad.out
+    told = run_here(home, "modules", "verify", "--json", cwd=root)
+    assert (told.code, told.json) == (1, [{"module": "team/Chat", "path": "Chat.py", "what": "changed"}])
+    kept = _sync(root, "team/Chat")
+    assert kept.code == 2
+    assert "Chat.py (changed)" in kept.err
+    assert _sync(root, "team/Chat", "--overwrite").code == 0
+    assert run_here(home, "modules", "verify", cwd=root).code == 0
+
+
+def test_the_command_takes_lists_and_revisions(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """A file, the project's own file, or the lock alone tell what to sync; paths in a file begin beside it."""
+    nothing = _sync(root)
+    assert nothing.code == 2
+    assert "nothing to sync" in nothing.err
+    _write(tmp_path / "lists", {"some.yaml": "- url: team/Mine\n  revision: ./mine\n", "mine/__init__.py": ""})
+    assert _sync(root, "--file", str(tmp_path / "lists" / "some.yaml")).code == 0
+    assert _folder(root, "team/Mine").resolve() == tmp_path / "lists" / "mine"
+    _write(root, {"dependencies.yaml": "dependencies:\n  - url: team/Other\n"})
+    assert _sync(root, "--trust").code == 0
+    assert _placed(root) == {"team/Mine", "team/Other"}
+    (root / "dependencies.yaml").unlink()
+    shutil.rmtree(root / "flow_modules")
+    assert _sync(root).code == 0
+    assert _placed(root) == {"team/Mine", "team/Other"}
+    hub.publish("team/Chat", {"__init__.py": ""}, "v1")
+    assert _sync(root, "team/Chat", "--revision", "v1", "--trust", "--json").json[0]["revision"] == "v1"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind"),
+    [
+        (["team/Chat"], 4, "untrusted"),
+        (["team/Nothing", "--trust"], 2, "usage"),
+        (["team/Chat", "--trust", "--revision", "v9"], 2, "usage"),
+        (["team/Chat", "--trust", "--offline"], 2, "usage"),
+        (["team/Chat", "--trust", "--endpoint", "http://127.0.0.1:1"], 3, "fetch_failed"),
+        (["Chat"], 2, "usage"),
+        (["team/Chat", "team/Other", "--revision", "v1"], 2, "usage"),
+        (["--file", "nothing.yaml"], 2, "usage"),
+    ],
+)
+def test_the_command_fails_with_a_kind_and_a_hint(hub: Hub, root: Path, words: list[str], code: int, kind: str) -> None:
+    """Programs see by code and kind what is wrong, and never a question."""
+    ended = _sync(root, *words, "--json")
+    assert (ended.code, ended.error["code"]) == (code, kind)
+    assert ended.error["hint"]
+    assert ended.out == ""
+    assert _placed(root) == set()
+    assert hub.url
+
+
+def test_the_command_line_needs_no_hub_library_to_list(root: Path, tmp_path: Path) -> None:
+    """The hub's library is slow to import, so only fetching from a hub does."""
+    mine = _write(tmp_path / "mine", {"__init__.py": ""})
+    code = (
+        "import sys; from p2pflows import flow_verse;"
+        f"flow_verse.sync_dependencies([{{'url': 'team/Mine', 'revision': {str(mine)!r}}}]);"
+        "print('huggingface_hub' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert ended.stdout == "False\n"
+    listed = run(tmp_path / "home", "modules", "list", "--json", "--root", str(root))
+    assert json.loads(listed.out)[0]["state"] == "linked"
