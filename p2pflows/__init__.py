@@ -18,6 +18,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from p2pflows.chat.api_info import ApiInfo
+    from p2pflows.chat.flow import ChatAtomicFlow, ChatFlow
     from p2pflows.client import AsyncClient, Client, connect, connect_async
     from p2pflows.errors import (
         BadInput,
@@ -38,21 +40,38 @@ if TYPE_CHECKING:
         UsageError,
         WorkerLost,
     )
+    from p2pflows.flows.flow import AtomicFlow, CompositeFlow, Flow
+    from p2pflows.flows.future import FlowFuture
+    from p2pflows.flows.message import FlowMessage
+    from p2pflows.flows.proxy import FlowProxy
     from p2pflows.function import flow
+    from p2pflows.interfaces import KeyInterface
+    from p2pflows.local import start_local
+    from p2pflows.worker.thread import run_dispatch_worker_thread, run_dispatch_worker_threads
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ApiInfo",
     "AsyncClient",
+    "AtomicFlow",
     "BadInput",
     "CallError",
     "Cancelled",
+    "ChatAtomicFlow",
+    "ChatFlow",
     "Client",
+    "CompositeFlow",
     "DaemonNotRunning",
     "DeadlinePassed",
     "Declined",
+    "Flow",
     "FlowFailed",
+    "FlowFuture",
+    "FlowMessage",
+    "FlowProxy",
     "JournalFailed",
+    "KeyInterface",
     "NoWorker",
     "NotAllowed",
     "NotServed",
@@ -65,14 +84,30 @@ __all__ = [
     "connect",
     "connect_async",
     "flow",
+    "run_dispatch_worker_thread",
+    "run_dispatch_worker_threads",
+    "start_local",
 ]
 
 _ELSEWHERE = {
+    "ApiInfo": "p2pflows.chat.api_info",
     "AsyncClient": "p2pflows.client",
+    "AtomicFlow": "p2pflows.flows.flow",
+    "ChatAtomicFlow": "p2pflows.chat.flow",
+    "ChatFlow": "p2pflows.chat.flow",
     "Client": "p2pflows.client",
+    "CompositeFlow": "p2pflows.flows.flow",
+    "Flow": "p2pflows.flows.flow",
+    "FlowFuture": "p2pflows.flows.future",
+    "FlowMessage": "p2pflows.flows.message",
+    "FlowProxy": "p2pflows.flows.proxy",
+    "KeyInterface": "p2pflows.interfaces",
     "connect": "p2pflows.client",
     "connect_async": "p2pflows.client",
     "flow": "p2pflows.function",
+    "run_dispatch_worker_thread": "p2pflows.worker.thread",
+    "run_dispatch_worker_threads": "p2pflows.worker.thread",
+    "start_local": "p2pflows.local",
 }
 
 

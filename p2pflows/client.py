@@ -35,7 +35,7 @@ from p2pflows.home import Home, home
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import aiohttp
 
@@ -66,8 +66,20 @@ class Client:
     def __init__(self, home: str | os.PathLike[str] | None = None, *, patience: float | None = None) -> None:
         self._home = _home(home)
         self._patience = patience
+        self._user_id: str | None = None
         self._mine = threading.local()
         self._all: set[_Connection] = set()
+
+    @property
+    def user_id(self) -> str:
+        """Whose daemon this is, 64 hex digits."""
+        if self._user_id is None:
+            self._user_id = str(self.request("id")["user_id"])
+        return self._user_id
+
+    def get_user_id(self) -> str:
+        """Whose daemon this is, by the predecessor's name."""
+        return self.user_id
 
     def request(self, method: str, **params: Any) -> Any:
         """Ask the daemon anything of its control API; parameters that are None are left out.
@@ -96,6 +108,7 @@ class Client:
         *,
         timeout: float | None = None,
         conversation: str | None = None,
+        instance: str | None = None,
     ) -> dict[str, Any]:
         """Invoke a flow or a human, wait, and give the data of the reply.
 
@@ -104,8 +117,16 @@ class Client:
             data: what the endpoint takes.
             timeout: seconds until the deadline (by default ten minutes).
             conversation: the conversation to go on with.
+            instance: one mounted flow among those under the endpoint.
         """
-        reply = self.request("call", address=address, data=data or {}, timeout=timeout, conversation=conversation)
+        reply = self.request(
+            "call",
+            address=address,
+            data=data or {},
+            timeout=timeout,
+            conversation=conversation,
+            instance=instance,
+        )
         return dict(reply["data"])
 
     def send(
@@ -115,9 +136,17 @@ class Client:
         *,
         timeout: float | None = None,
         conversation: str | None = None,
+        instance: str | None = None,
     ) -> str:
         """Send a message that wants no reply; gives its id once the daemon has committed it."""
-        sent = self.request("send", address=address, data=data or {}, timeout=timeout, conversation=conversation)
+        sent = self.request(
+            "send",
+            address=address,
+            data=data or {},
+            timeout=timeout,
+            conversation=conversation,
+            instance=instance,
+        )
         return str(sent["id"])
 
     def wait(self, message_id: str, *, timeout: float | None = None) -> dict[str, Any]:
@@ -173,6 +202,7 @@ class AsyncClient:
         self._ids = itertools.count(1)
         self._outgoing: list[bytes] = []
         self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._listeners: dict[int, Callable[[dict[str, Any]], None]] = {}
         self._closed = False
         self._session: aiohttp.ClientSession
         self._socket: aiohttp.ClientWebSocketResponse
@@ -187,6 +217,11 @@ class AsyncClient:
 
     def begin(self, method: str, **params: Any) -> asyncio.Future[Any]:
         """Ask the daemon without waiting; requests reach it in the order of these calls."""
+        return self._begin(method, params)
+
+    def _begin(
+        self, method: str, params: dict[str, Any], on_progress: Callable[[dict[str, Any]], None] | None = None
+    ) -> asyncio.Future[Any]:
         import asyncio
 
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -199,6 +234,8 @@ class AsyncClient:
             _fail(future, error)
             return future
         self._pending[number] = future
+        if on_progress is not None:
+            self._listeners[number] = on_progress
         self._outgoing.append(b'{"id":%d,"method":"%s","params":%s}' % (number, method.encode(), body))
         self._wake.set()
         return future
@@ -218,9 +255,21 @@ class AsyncClient:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - a deadline that travels with the message
         conversation: str | None = None,
+        instance: str | None = None,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
-        """Invoke a flow or a human, wait, and give the data of the reply; arguments as of `Client.call`."""
-        reply = await self.begin("call", address=address, data=data or {}, timeout=timeout, conversation=conversation)
+        """Invoke a flow or a human, wait, and give the data of the reply; arguments as of `Client.call`.
+
+        `on_progress` is told what the flow tells before it answers, such as the words of a model as they come.
+        """
+        params = {
+            "address": address,
+            "data": data or {},
+            "timeout": timeout,
+            "conversation": conversation,
+            "instance": instance,
+        }
+        reply = await self._begin("call", params, on_progress)
         return dict(reply["data"])
 
     async def send(
@@ -230,9 +279,12 @@ class AsyncClient:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - a deadline that travels with the message
         conversation: str | None = None,
+        instance: str | None = None,
     ) -> str:
         """Send a message that wants no reply; gives its id once the daemon has committed it."""
-        sent = await self.begin("send", address=address, data=data or {}, timeout=timeout, conversation=conversation)
+        sent = await self.begin(
+            "send", address=address, data=data or {}, timeout=timeout, conversation=conversation, instance=instance
+        )
         return str(sent["id"])
 
     async def wait(self, message_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
@@ -331,6 +383,12 @@ class AsyncClient:
         if "event" in item:
             self._events.put_nowait(item)
             return
+        if "progress" in item:
+            listener = self._listeners.get(item.get("id", 0))
+            if listener is not None:
+                listener(item["progress"])
+            return
+        self._listeners.pop(item.get("id", 0), None)
         future = self._pending.pop(item.get("id", 0), None)
         if future is None or future.done():
             return

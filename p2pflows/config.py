@@ -14,6 +14,19 @@ from p2pflows.home import Home
 DEFAULT_POINT = "default"
 
 
+class KeyConfig(BaseModel):
+    """Where a worker finds the key of a model server: never the key itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend_used: str = "openai"
+    api_key_env: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds it; without one, the server at `api_base` wants no key."""
+    api_base: str | None = None
+    api_version: str | None = None
+    model: str | None = None
+
+
 class WorkerConfig(BaseModel):
     """A worker process that `up` starts."""
 
@@ -21,6 +34,7 @@ class WorkerConfig(BaseModel):
 
     dispatch_point: str = DEFAULT_POINT
     concurrency: int = Field(default=4, ge=1, le=256)
+    api_infos: list[KeyConfig] = []
 
     @field_validator("dispatch_point")
     @classmethod

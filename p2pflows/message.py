@@ -5,6 +5,7 @@ Times are whole milliseconds since the Unix epoch, UTC.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -18,6 +19,9 @@ MAX_LIFE_MS = 30 * 24 * 3600 * 1000
 
 MAX_BODY_BYTES = 700_000
 """A body must leave room for its bundle in a 1 MiB MQTT packet; more is refused before anything is published."""
+
+MAX_PROGRESS_BYTES = 16_000
+"""What is told before an answer; more is dropped, as it may be lost anyway."""
 
 UserId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MessageId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
@@ -42,7 +46,8 @@ class Message(BaseModel):
     """One message. Fields that a later version adds are ignored.
 
     Requests (call, post, cancel) carry `epoch` and `seq`, their place in the stream of one endpoint; answers carry
-    `cause`, the id of the request they answer, and have no place in a stream.
+    `cause`, the id of the request they answer, and have no place in a stream. `instance` names one mounted flow among
+    those under the endpoint.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, strict=True)
@@ -52,6 +57,7 @@ class Message(BaseModel):
     sender: UserId = Field(alias="from")
     recipient: UserId = Field(alias="to")
     endpoint: Name
+    instance: MessageId | None = None
     conversation: MessageId
     cause: MessageId | None = None
     epoch: Count = 0
@@ -66,11 +72,12 @@ class Message(BaseModel):
         """The message in a verified body.
 
         Raises:
-            ValueError: it is none, or its data holds NaN or Infinity, which JSON has not.
+            ValueError: it is none, is nested too deeply, or holds a number that JSON has not.
         """
-        if b"NaN" in body or b"Infinity" in body:
-            strict_json.loads(body)
-        return cls.model_validate_json(body)
+        strict_json.check_levels(body)
+        message = cls.model_validate_json(body)
+        strict_json.check_numbers(message.data)
+        return message
 
     def to_bytes(self) -> bytes:
         """The body as it is signed and sent."""
@@ -87,6 +94,7 @@ class Notice(BaseModel):
         gaps: (endpoint, epoch, seq) of the message that a stream waits for.
         skips: (endpoint, epoch, seq): nothing before seq will come any more.
         rewound: (endpoint, epoch, id): this message took a place that another message had.
+        progress: (id, data): what the flow that runs this call tells before its answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -98,10 +106,17 @@ class Notice(BaseModel):
     gaps: list[tuple[Name, Count, Count]] = []
     skips: list[tuple[Name, Count, Count]] = []
     rewound: list[tuple[Name, Count, MessageId]] = []
+    progress: list[tuple[MessageId, dict[str, Any]]] = []
 
     def to_bytes(self) -> bytes:
         """The body as it is signed and sent."""
         return self.model_dump_json(exclude_defaults=True).encode()
+
+
+def derived_id(*parts: object) -> str:
+    """An id that follows from its parts, as 32 hex digits: whoever derives it again gets the same."""
+    content = "\0".join(map(str, parts))
+    return hashlib.sha256(f"p2pflows/1 id\0{content}".encode()).hexdigest()[:32]
 
 
 def new_id(now_ms: int, random: bytes) -> str:

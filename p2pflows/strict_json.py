@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
+
+LEVELS = 150
+"""How deep what people send each other may be nested; every reader takes 200, so it can be put into other documents."""
+
+_ROOM = 50
+_SURELY_SHALLOW = 100
 
 
 def loads(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, holds NaN or Infinity, or is nested too deeply.
+        ValueError: it is no JSON, holds a number that is none or too large to be one, or is nested too deeply.
     """
-    return from_json(text, allow_inf_nan=False)
+    value = from_json(text, allow_inf_nan=False)
+    check_numbers(value)
+    return value
+
+
+def check_numbers(value: Any) -> None:
+    """Refuse a parsed value that cannot be written as JSON again: `1e999` is read as infinity.
+
+    Raises:
+        ValueError: it holds such a number.
+    """
+    text = to_json(value, inf_nan_mode="constants")
+    if b"Infinity" in text or b"NaN" in text:  # in a text it does no harm
+        json.dumps(value, allow_nan=False)
+
+
+def check_levels(text: bytes) -> None:
+    """Refuse a JSON text that is nested deeper than LEVELS.
+
+    Raises:
+        ValueError: it is, or it is no JSON.
+    """
+    if text.count(b"[") + text.count(b"{") > _SURELY_SHALLOW:
+        from_json(b"[" * _ROOM + text + b"]" * _ROOM)

@@ -14,6 +14,8 @@ NOTICE = "_notice"
 """Where receipts and stream repairs arrive."""
 FLOWS = "_flows"
 """A daemon's own endpoint: answers which flows it serves to the caller."""
+INSTANCES = "_instances"
+"""A daemon's own endpoint: mounts, resets and deletes instances of the flows it serves."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _USER = re.compile(r"[0-9a-f]{64}")

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for folder in ("docs", "broker-config") for page in (ROOT / folder).rglob("*.md"))]
 )
-STORIES = ["README.md", "docs/TUTORIAL.md", "docs/CONTROL.md"]
+STORIES = ["README.md", "docs/TUTORIAL.md", "docs/CONTROL.md", "docs/MODULES.md"]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])
 
@@ -63,7 +63,7 @@ def _refusals() -> set[str]:
     found = set()
     for path in SOURCES:
         source = path.read_text(encoding="utf-8")
-        found |= set(re.findall(r"\"refused\.(\w+)\"", source))
+        found |= set(re.findall(r"self\._refused\(\"(\w+)\"", source))
         for node in ast.walk(ast.parse(source)):
             match node:
                 case ast.Call(func=ast.Name(id="Refused"), args=[ast.Constant(value=str(reason))]):

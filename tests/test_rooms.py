@@ -19,9 +19,17 @@ ROOMS = {
     "click": {"p2pflows.cli"},
     "segno": {"p2pflows.cli"},
     "aiohttp": {"p2pflows.client", "p2pflowsd.control"},
-    "yaml": {"p2pflows.config", "p2pflows.contacts"},
+    "yaml": {
+        "p2pflows.config",
+        "p2pflows.contacts",
+        "p2pflows.modules",
+        "p2pflows.flows.config",
+        "p2pflows.local",
+    },
+    "huggingface_hub": {"p2pflows.modules"},
     "iotcore": {"p2pflowsd.iotcore_child"},
-    "openai": set[str](),
+    "openai": {"p2pflows.chat"},
+    "jinja2": {"p2pflows.chat"},
 }
 """Each outside thing, and the modules (or packages) that alone import it."""
 

@@ -7,14 +7,14 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from p2pflows import broker_url, contacts, identity, topics
 from p2pflows.broker_url import BrokerUrl, Embedded
 from p2pflows.channel import Enrolment
-from p2pflows.config import Settings
+from p2pflows.config import Settings, WorkerConfig
 from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home
 from p2pflows.mqtt import Delivery, MqttLink, Will
@@ -100,7 +100,13 @@ class App:
         """
         await self._control.start()
         children = [
-            WorkerProcess(worker, token=self._token, ended=self._worker_ended, log=self._log)
+            WorkerProcess(
+                worker,
+                token=self._token,
+                ended=self._worker_ended,
+                log=self._log,
+                not_its_own=_key_names(self._settings.workers) - _key_names([worker]),
+            )
             for worker in self._settings.workers
         ]
         try:
@@ -333,6 +339,11 @@ class App:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._connected.wait(), ANNOUNCE_PATIENCE)
         ready(self._about())
+
+
+def _key_names(workers: Sequence[WorkerConfig]) -> set[str]:
+    """The environment variables that hold the keys of some workers."""
+    return {key.api_key_env for worker in workers for key in worker.api_infos if key.api_key_env is not None}
 
 
 def _disk_error(reason: str) -> P2pflowsError:

@@ -10,7 +10,7 @@ import json
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
 
@@ -19,8 +19,22 @@ from p2pflows.errors import P2pflowsError, UsageError
 from p2pflowsd.methods import Method
 
 MAX_BYTES = 4_000_000
+MOST_WAITING = 1_000
+"""What waits to be sent to one client before progress is dropped; it may be lost anyway."""
 STATUS = {2: 400, 3: 503, 4: 403, 5: 504}
 """HTTP status by exit code; all else is 422."""
+
+
+class Call(Protocol):
+    """Accepts a call without a task of its own."""
+
+    def __call__(
+        self,
+        params: dict[str, Any],
+        respond: Callable[[Any], None],
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Callable[[], None]:
+        """Respond once; gives what stops the waiting."""
 
 
 class Control:
@@ -38,7 +52,7 @@ class Control:
         *,
         path: Path,
         methods: dict[str, Method],
-        call: Callable[[dict[str, Any], Callable[[Any], None]], Callable[[], None]],
+        call: Call,
         prompts: Callable[[], Awaitable[Any]],
     ) -> None:
         self._path = path
@@ -189,7 +203,12 @@ class _Session:
             self.put({"id": request_id, **({"error": result.as_json()} if failed else {"result": result})})
 
         self._calls[key] = lambda: None
-        stop = self._control.call(params, respond)
+
+        def progress(data: dict[str, Any]) -> None:
+            if len(self._ready) < MOST_WAITING:  # who does not read must not fill our memory
+                self.put({"id": request_id, "progress": data})
+
+        stop = self._control.call(params, respond, progress)
         if key in self._calls:
             self._calls[key] = stop
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from p2pflows import strict_json, topics
 from p2pflows.channel import BadFrame, Channel
 from p2pflows.envelope import Refused
-from p2pflows.errors import NoWorker, P2pflowsError, WorkerLost, from_kind
+from p2pflows.errors import NoWorker, P2pflowsError, TooLarge, WorkerLost, from_kind
 from p2pflows.identity import Identity
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
-from p2pflowsd.scheduler import Scheduler
+from p2pflowsd.scheduler import WINDOW, Scheduler
 from p2pflowsd.served import Served
 from p2pflowsd.wire import Link
 
@@ -35,7 +35,10 @@ LOST_FRAME = 6.0
 """Seconds after which a lease that its worker does not report never reached it."""
 LOAD_PATIENCE = 30.0
 FRAME_BYTES = 400_000
+PACKET_OVERHEAD = 8_000
+"""Bytes that a frame takes beside its tasks, rounded up."""
 _MOST_DIGITS = 19
+_LARGEST = 2**31
 KEPT_FRESH = 1_000
 """Requests whose data stays in memory until a worker takes them."""
 
@@ -54,8 +57,30 @@ class Owner(Protocol):
     def died(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A task's worker died at every attempt."""
 
+    def ran(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
+        """A run of an instance has ended well, and this is what it leaves behind."""
+
     def started(self, row: IncomingRow) -> None:
         """A task that waited for a worker was leased."""
+
+    def brief(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
+        """What a worker has to know to run an instance."""
+
+    def records(self, n: int) -> list[list[Any]]:
+        """What earlier attempts to run a task have kept."""
+
+    def asked(self, row: IncomingRow, content: Any) -> None:
+        """A running task wants something kept.
+
+        Raises:
+            ValueError: it is nothing that a task can ask.
+        """
+
+    def awaited(self, row: IncomingRow, k: int) -> None:
+        """A running task still waits for an answer."""
+
+    def progressed(self, row: IncomingRow, data: dict[str, Any]) -> None:
+        """A running task has something to tell before its end."""
 
 
 @dataclass(slots=True)
@@ -76,8 +101,67 @@ class _Worker:
     finished: list[str] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    parked: set[str] = field(default_factory=set)
+    """Tasks that wait for others and hold no slot: if they go down with the worker, it is not their doing."""
+    recorded: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     blobs: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What a worker tells (docs/PROTOCOL.md, Dispatch)."""
+
+    worker: str
+    boot: int
+    n: int
+    seen: int
+    slots: int
+    host: str
+    pid: int
+    bye: bool
+    draining: bool
+    held: dict[str, None]
+    parked: set[str]
+    results: list[tuple[str, Any, bytes]]
+    asks: list[tuple[str, int, Any]]
+    waits: list[tuple[str, int]]
+    progress: list[tuple[str, dict[str, Any]]]
+
+    @classmethod
+    def read(cls, header: dict[str, Any], blobs: Sequence[bytes]) -> Self:
+        """The frame in an opened header and its blobs; unknown fields are ignored.
+
+        Raises:
+            BadFrame: a field is missing, or of a wrong form.
+        """
+        try:
+            frame = cls(
+                worker=str(header["worker"]),
+                boot=int(header["boot"]),
+                n=int(header["n"]),
+                seen=int(header["seen"]),
+                slots=int(header["slots"]),
+                host=str(header.get("host", "")),
+                pid=int(header.get("pid", 0)),
+                bye=bool(header["bye"]),
+                draining=bool(header["draining"]),
+                held=dict.fromkeys(str(task) for task in header["held"]),
+                parked={str(task) for task in header.get("parked", ())},
+                results=[
+                    (str(result["task"]), result["error"], blob)
+                    for result, blob in zip(header["results"], blobs, strict=True)
+                ],
+                asks=[(str(ask["task"]), _record_number(ask["k"]), ask) for ask in header.get("asks", ())],
+                waits=[(str(task), _record_number(k)) for task, k in header.get("waits", ())],
+                progress=[(str(word["task"]), _object(word["data"])) for word in header.get("progress", ())],
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as wrong:
+            raise BadFrame("a frame without its fields") from wrong
+        if not topics.is_name(frame.worker) or frame.slots < 1:
+            raise BadFrame("a frame of nobody")
+        return frame
 
 
 @dataclass(slots=True)
@@ -89,6 +173,7 @@ class _Load:
 
 @dataclass(slots=True)
 class _Point:
+    name: str
     channel: Channel
     scheduler: Scheduler = field(default_factory=Scheduler)
     workers: dict[str, _Worker] = field(default_factory=dict)
@@ -130,6 +215,7 @@ class Dispatch:
         self._frame = 0
         self._load_count = 0
         self._told_waiting: set[int] = set()
+        self._has_recorded = False
         self._frozen_until = 0.0
 
     def freeze(self) -> None:
@@ -148,7 +234,8 @@ class Dispatch:
         self._rows[row.n] = (row, flow)
         if data is not None and len(self._fresh) < KEPT_FRESH:
             self._fresh[row.n] = data
-        point.scheduler.add(row.n, f"{flow.endpoint}/{row.n}" if flow.parallel else f"{flow.endpoint}/{row.peer}")
+        # The next run of an instance needs the state that this one leaves, so one is under way at a time.
+        point.scheduler.add(row.n, _lane(row, flow), WINDOW if row.instance is None else 1)
         if point.scheduler.slots == 0:
             self._told_waiting.add(row.n)
             return False
@@ -164,6 +251,10 @@ class Dispatch:
         worker = self._point(flow.dispatch_point).workers.get(lease.worker) if lease is not None else None
         if worker is not None:
             worker.cancelled.append(_task_id(row))
+
+    def endpoint_of(self, n: int) -> str | None:
+        """The endpoint whose flow runs a queued or leased request."""
+        return self._rows[n][1].endpoint if n in self._rows else None
 
     def is_waiting(self, n: int) -> bool:
         """Whether a request is queued at a point that has no worker."""
@@ -215,42 +306,55 @@ class Dispatch:
         channel = point.channel if point else Channel(point_key(self._identity, point_name))
         header, blobs = channel.open(topics.results(self._identity.user_id, point_name), payload)
         point = self._point(point_name)
-        try:
-            name, boot, counter = str(header["worker"]), int(header["boot"]), int(header["n"])
-            seen, slots, held = (
-                int(header["seen"]),
-                int(header["slots"]),
-                dict.fromkeys(str(task) for task in header["held"]),
-            )
-            results = [(str(result["task"]), result["error"]) for result in header["results"]]
-            bye, draining = bool(header["bye"]), bool(header["draining"])
-        except (KeyError, TypeError, ValueError, OverflowError) as wrong:
-            raise BadFrame("a frame without its fields") from wrong
-        if len(results) != len(blobs) or not topics.is_name(name) or slots < 1:
-            raise BadFrame("a frame without its results")
-        known = point.workers.get(name)
-        if known is None and not bye:
-            known = point.workers[name] = _Worker(self._clock.elapsed())
+        frame = _Frame.read(header, blobs)
+        known = point.workers.get(frame.worker)
+        if known is None and not frame.bye:
+            known = point.workers[frame.worker] = _Worker(self._clock.elapsed())
         if known is None:
             return
-        if counter <= known.counter:
+        if frame.n <= known.counter:
             raise Refused("replayed")
-        known.counter, known.heard = counter, self._clock.elapsed()
-        if bye and not draining:
+        known.counter, known.heard = frame.n, self._clock.elapsed()
+        if frame.bye and not frame.draining:
             known.leaves = known.heard + GRACE
-        elif boot == self._boot:
-            known.leaves = None
-            known.host, known.pid = str(header.get("host", "")), int(header.get("pid", 0))
-            point.scheduler.announce(name, slots, draining=draining)
-            known.finished += [
-                task
-                for (task, error), blob in zip(results, blobs, strict=True)
-                if self._result(name, task, error, blob)
-            ]
-            self._reconcile(point, name, seen, held)
-            known.greeted = True
-        if bye and draining:
-            self._lost(point, name, graceful=True)
+        elif frame.boot == self._boot:
+            self._take_in(point, known, frame)
+        if frame.bye and frame.draining:
+            self._lost(point, frame.worker, graceful=True)
+
+    def _take_in(self, point: _Point, worker: _Worker, frame: _Frame) -> None:
+        worker.leaves = None
+        worker.host, worker.pid = frame.host, frame.pid
+        point.scheduler.announce(frame.worker, frame.slots, draining=frame.draining)
+        worker.finished += [
+            task for task, error, blob in frame.results if self._result(point, frame.worker, task, error, blob)
+        ]
+        self._reconcile(point, frame.worker, frame.seen, frame.held)
+        worker.greeted = True
+        worker.parked = frame.parked
+        for task, k, ask in frame.asks:
+            self._asked(point, frame.worker, task, k, ask)
+        for task, k in frame.waits:
+            row = self._leased(point, frame.worker, task)
+            if row is not None:
+                self._owner.awaited(row, k)
+        for task, data in frame.progress:
+            row = self._leased(point, frame.worker, task)
+            if row is not None:
+                self._owner.progressed(row, data)
+
+    def recorded(self, n: int, k: int, value: dict[str, Any]) -> None:
+        """Something of a running task is kept: tell its worker after the commit."""
+        self._tell(n, k, value, after_commit=True)
+
+    def answered(self, n: int, k: int, value: dict[str, Any]) -> None:
+        """What a running task waits for has come: tell its worker."""
+        self._tell(n, k, value, after_commit=False)
+
+    @property
+    def has_recorded(self) -> bool:
+        """Whether a task waits for the commit to go on."""
+        return self._has_recorded
 
     def process_ended(self, point_name: str, pid: int) -> None:
         """A worker process that runs on this machine has ended; no need to wait for its link to break."""
@@ -284,10 +388,19 @@ class Dispatch:
             bodies = self._journal.incoming.bodies([n for _, n in given if n not in self._fresh])
             for worker_name, n in given:
                 row, flow = self._rows[n]
-                content = self._fresh.pop(n) if n in self._fresh else json.loads(bodies[n]).get("data", {})
-                data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()  # no larger than it came
-                worker = point.workers[worker_name]
-                self._put(worker, self._describe(_task_id(row), "run", flow, row=row, expires=row.expires), data)
+                if row.instance is None:
+                    content = self._fresh.pop(n) if n in self._fresh else json.loads(bodies[n]).get("data", {})
+                    data = json.dumps(
+                        content, ensure_ascii=False, separators=(",", ":")
+                    ).encode()  # not larger than it came
+                else:
+                    data = self._owner.brief(row, flow, bodies[n])
+                task = self._describe(_task_id(row), "run", flow, row=row, expires=row.expires)
+                if _size(task, data) > self._link.max_packet - PACKET_OVERHEAD:
+                    self._forget(n)
+                    self._owner.failed(row, _over_limit(flow))
+                    continue
+                self._put(point.workers[worker_name], task, data)
                 self._leases[n] = _Lease(worker_name, self._frame + 1, self._clock.elapsed())
                 if n in self._told_waiting:
                     self._told_waiting.discard(n)
@@ -299,10 +412,12 @@ class Dispatch:
         Args:
             flush: tell them even if there is nothing else to tell.
         """
+        self._has_recorded = False
         for point in self._points.values():
             for worker in point.workers.values():
                 worker.acknowledged += worker.finished
-                worker.finished = []
+                worker.answers += worker.recorded
+                worker.finished, worker.recorded = [], []
         self.flush(acknowledge=flush)
 
     def flush(self, *, acknowledge: bool = False) -> None:
@@ -318,6 +433,7 @@ class Dispatch:
                 many = len(worker.acknowledged) >= 64  # noqa: PLR2004 - a batch, no more
                 if (
                     worker.tasks
+                    or worker.answers
                     or worker.cancelled
                     or not worker.greeted
                     or many
@@ -330,12 +446,14 @@ class Dispatch:
         acknowledged, cancelled = worker.acknowledged, worker.cancelled
         tasks, blobs = worker.tasks, worker.blobs
         worker.acknowledged, worker.cancelled, worker.tasks, worker.blobs = [], [], [], []
+        answers, worker.answers = worker.answers, []
         self._faults.reach("dispatch.before_publish")
         while True:
             count, size = 0, 0
-            while count < len(tasks) and (count == 0 or size + len(blobs[count]) < FRAME_BYTES):
-                size += len(blobs[count])
+            while count < len(tasks) and (count == 0 or size + _size(tasks[count], blobs[count]) < FRAME_BYTES):
+                size += _size(tasks[count], blobs[count])
                 count += 1
+            few = _fitting(answers, FRAME_BYTES - size, least=0 if count else 1)
             self._frame += 1
             header = {
                 "worker": name,
@@ -344,6 +462,7 @@ class Dispatch:
                 "tasks": tasks[:count],
                 "done": acknowledged,
                 "cancel": cancelled,
+                "answers": answers[:few],
                 "stop": False,
             }
             for task in tasks[:count]:
@@ -352,18 +471,19 @@ class Dispatch:
                     lease.frame = self._frame
             self._link.publish(topic, point.channel.seal(topic, header, blobs[:count]), qos=0)
             # A lane's tasks travel in one frame: a worker that misses it must not run what comes behind.
-            torn = list(takewhile(lambda task: task["lane"] == tasks[count - 1]["lane"], tasks[count:]))  # noqa: B023 - used at once
+            lane = tasks[count - 1]["lane"] if count else None
+            torn = list(takewhile(lambda task: task["lane"] == lane, tasks[count:]))  # noqa: B023 - used at once
             self._put_back(point, [_number(task["task"]) for task in torn])
             count += len(torn)
-            tasks, blobs, acknowledged, cancelled = tasks[count:], blobs[count:], [], []
-            if not tasks:
+            tasks, blobs, acknowledged, cancelled, answers = tasks[count:], blobs[count:], [], [], answers[few:]
+            if not tasks and not answers:
                 break
         self._faults.reach("dispatch.after_publish")
 
     def _point(self, name: str) -> _Point:
         point = self._points.get(name)
         if point is None:
-            point = self._points[name] = _Point(Channel(point_key(self._identity, name)))
+            point = self._points[name] = _Point(name, Channel(point_key(self._identity, name)))
         return point
 
     def _put(self, worker: _Worker, task: dict[str, Any], data: bytes) -> None:
@@ -375,33 +495,33 @@ class Dispatch:
     ) -> dict[str, Any]:
         return {
             "task": task,
-            "op": op,
-            "lane": f"{flow.endpoint}/{row.peer}" if row and not flow.parallel else task,
+            "op": "mount" if row is not None and row.endpoint == topics.INSTANCES else op,
+            "lane": task if row is None else _lane(row, flow),
             "endpoint": flow.endpoint,
             "revision": flow.revision,
-            "target": {"kind": "exec", "command": flow.target, "cwd": flow.cwd}
-            if flow.kind == "exec"
-            else {"kind": "python", "target": flow.target, "cwd": flow.cwd},
+            "target": _target(flow),
             "from": row.peer if row else self._identity.user_id,
             "name": self._name_of(row.peer) if row else None,
             "conversation": row.conversation if row else "",
             "message": row.id if row else "",
             "expires": expires,
             "attempt": row.attempts + 1 if row else 1,
+            "records": self._owner.records(row.n) if row else [],
         }
 
-    def _result(self, worker: str, task: str, error: dict[str, Any] | None, blob: bytes) -> bool:
+    def _result(self, point: _Point, worker: str, task: str, error: dict[str, Any] | None, blob: bytes) -> bool:
         """Take in a result; False if it is early: an earlier one of its lane got lost, and both will come again."""
-        load = self._loads.pop(task, None)
-        if load is not None:
+        load = self._loads.get(task)
+        if load is not None and load.point == point.name:
+            del self._loads[task]
             load.done(_outcome(error, blob))
             return True
         n = _number(task)
         known = self._rows.get(n)
-        if known is None or _task_id(known[0]) != task:
+        if known is None or _task_id(known[0]) != task or n not in point.scheduler:
             return True
         row, flow = known
-        if not self._point(flow.dispatch_point).scheduler.is_first(n):
+        if not point.scheduler.is_first(n):
             return False
         lease = self._leases.get(n)
         if lease is not None and lease.worker == worker:
@@ -411,9 +531,47 @@ class Dispatch:
         outcome = _outcome(error, blob)
         if isinstance(outcome, P2pflowsError):
             self._owner.failed(row, outcome)
+        elif row.instance is not None:
+            self._owner.ran(row, flow, outcome)
         else:
             self._owner.finished(row, outcome)
         return True
+
+    def _asked(self, point: _Point, worker: str, task: str, k: int, ask: Any) -> None:
+        row = self._leased(point, worker, task)
+        if row is None:
+            return  # it was withdrawn, and its worker is told so
+        try:
+            self._owner.asked(row, ask)
+        except ValueError:
+            error = {"kind": "bad_input", "message": "The worker cannot send that.", "hint": "Bring it up to date."}
+            self.recorded(row.n, k, {"error": error})
+
+    def _leased(self, point: _Point, worker: str, task: str) -> IncomingRow | None:
+        """The request that a worker runs as a task; None if it does not, or not any more."""
+        n = _number(task)
+        known = self._rows.get(n)
+        if known is None or _task_id(known[0]) != task or not self._holds(point, worker, n):
+            return None
+        return known[0]
+
+    def _holds(self, point: _Point, worker: str, n: int) -> bool:
+        """Whether a request is leased to a worker; those of another point may have taken the same name."""
+        lease = self._leases.get(n)
+        return lease is not None and lease.worker == worker and n in point.scheduler
+
+    def _tell(self, n: int, k: int, value: dict[str, Any], *, after_commit: bool) -> None:
+        lease = self._leases.get(n)
+        if lease is None:
+            return  # whoever runs it next gets what is recorded with the task
+        row, flow = self._rows[n]
+        worker = self._point(flow.dispatch_point).workers[lease.worker]
+        answer = {"task": _task_id(row), "k": k, **value}
+        if after_commit:
+            worker.recorded.append(answer)
+            self._has_recorded = True
+        else:
+            worker.answers.append(answer)
 
     def _forget(self, n: int) -> None:
         """A request needs no worker any more."""
@@ -431,7 +589,7 @@ class Dispatch:
             self._leases[n] = _Lease(name, 0, elapsed)
         lost = []
         for n, lease in self._leases.items():
-            if lease.worker != name:
+            if not self._holds(point, name, n):
                 continue
             if _task_id(self._rows[n][0]) in held:
                 point.scheduler.confirm(n)
@@ -440,7 +598,7 @@ class Dispatch:
         self._put_back(point, lost)
         worker = point.workers[name]
         if not worker.greeted:
-            mine = {_task_id(self._rows[n][0]) for n, lease in self._leases.items() if lease.worker == name}
+            mine = {_task_id(self._rows[n][0]) for n in self._leases if self._holds(point, name, n)}
             worker.cancelled += [task for task in held if task not in mine and task not in worker.finished]
 
     def _waiting_number(self, task: str) -> int:
@@ -454,13 +612,13 @@ class Dispatch:
             del self._leases[n]
 
     def _lost(self, point: _Point, name: str, *, graceful: bool) -> None:
-        del point.workers[name]
-        for n in [n for n, lease in self._leases.items() if lease.worker == name]:
+        parked = point.workers.pop(name).parked
+        for n in [n for n in self._leases if self._holds(point, name, n)]:
             del self._leases[n]
         for n in point.scheduler.lost(name):
-            if graceful:
-                continue
             row, flow = self._rows[n]
+            if graceful or _task_id(row) in parked:
+                continue
             attempts = self._journal.incoming.attempted(n)
             self._rows[n] = (row._replace(attempts=attempts), flow)
             if attempts >= MAX_ATTEMPTS:
@@ -501,6 +659,62 @@ def _outcome(error: dict[str, Any] | None, blob: bytes) -> dict[str, Any] | P2pf
     return (
         data if isinstance(data, dict) else from_kind("flow_failed", "The worker sent a result that is no JSON object.")
     )
+
+
+def _target(flow: Served) -> dict[str, Any]:
+    match flow.kind:
+        case "exec":
+            return {"kind": "exec", "command": flow.target, "cwd": flow.cwd}
+        case "class":
+            return {"kind": "class", "target": flow.target, "cwd": flow.cwd, "config": flow.config}
+        case _:
+            return {"kind": "python", "target": flow.target, "cwd": flow.cwd}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("no object")
+    return value
+
+
+def _record_number(value: Any) -> int:
+    """The number of a call or step in its run; of one that is withdrawn, it is negative."""
+    k = int(value)
+    if abs(k) > _LARGEST:
+        raise ValueError("no number of a record")
+    return k
+
+
+def _size(task: dict[str, Any], data: bytes) -> int:
+    """About how many bytes a task takes in a frame; measured only where it may be many."""
+    if not task["records"] and not task["target"].get("config"):
+        return len(data)
+    return len(data) + len(json.dumps(task, ensure_ascii=False).encode(errors="replace"))
+
+
+def _over_limit(flow: Served) -> TooLarge:
+    return TooLarge(
+        f"What {flow.endpoint!r} keeps and what it is sent are together too large for its worker.",
+        "Send less at a time, or a reference to the data.",
+    )
+
+
+def _fitting(answers: list[dict[str, Any]], room: int, least: int) -> int:
+    """How many answers fit into a frame; at least so many, so that it gets on."""
+    count = size = 0
+    while count < len(answers):
+        size += len(json.dumps(answers[count], ensure_ascii=False).encode(errors="replace"))
+        if count >= least and size > room:
+            break
+        count += 1
+    return count
+
+
+def _lane(row: IncomingRow, flow: Served) -> str:
+    """What has to run in order: the runs of one instance, or one sender's requests to a flow without any."""
+    if flow.parallel and not flow.first:
+        return _task_id(row)
+    return f"{flow.endpoint}/{row.instance or row.peer}"
 
 
 def _task_id(row: IncomingRow) -> str:

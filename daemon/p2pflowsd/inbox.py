@@ -43,15 +43,15 @@ class Inbox:
         self._fail = fail
         self._changed = changed
 
-    def ask(self, row: IncomingRow, data: dict[str, Any]) -> None:
-        """Put a request before the human.
+    def ask(self, row: IncomingRow, data: dict[str, Any], label: str = "") -> None:
+        """Put a request before the human; the label is by which name the asking flow knows them.
 
         Raises:
             BadInput: it has no text for them, or the id of another question.
         """
         if self._journal.prompts.knows(row.id):
             raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
-        prompt = self._journal.prompts.ask(row, prompt_text(data), json.dumps(data, ensure_ascii=False))
+        prompt = self._journal.prompts.ask(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
         self._changed(prompt)
 
     def answer(self, part: str, text: str) -> PromptRow:
@@ -112,6 +112,7 @@ class Inbox:
             "status": row.state,
             "wants_answer": row.type == Type.CALL,
             "conversation": row.conversation,
+            "label": row.label,
             "answer": row.answer,
         }
 

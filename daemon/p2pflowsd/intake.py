@@ -6,7 +6,7 @@ is acknowledged.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -31,6 +31,10 @@ HELD_IN_ALL = 200
 MOST_BODIES = 1_024
 STRANGER_RATE = 20.0
 STRANGER_BURST = 100.0
+_SHORTEST = 58
+"""Bytes of a bundle's header and nonce."""
+_HONEST = frozenset({"replayed", "expired", "rewound", "blocked", "rate_limited", "requests_full"})
+"""Refusals that say nothing against a sender, or that are counted alone so that nobody can fill the log."""
 
 
 class Owner(Protocol):
@@ -47,6 +51,12 @@ class Owner(Protocol):
 
     def worker_frame(self, point: str, payload: bytes) -> None:
         """A worker sent a frame."""
+
+    def progress(self, sender: str, message_id: str, data: dict[str, Any]) -> None:
+        """A call of ours gets on, says who runs it."""
+
+    def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
+        """Write something into the owner's log."""
 
     def presence(self, user: str, payload: bytes) -> None:
         """A retained status came."""
@@ -115,9 +125,9 @@ class Intake:
                 case _:
                     raise Refused("wrong_topic")  # noqa: TRY301 - one place counts refusals
         except Refused as refused:
-            self._journal.count(f"refused.{refused.reason}")
+            self._refused(refused.reason, delivery)
         except BadFrame:
-            self._journal.count("refused.bad_frame")
+            self._refused("bad_frame", delivery)
 
     def expects(self, expires: int) -> None:
         """A request will have to be looked at when its deadline passes."""
@@ -137,10 +147,22 @@ class Intake:
         """A held request was decided on."""
         self._held = max(0, self._held - 1)
 
+    def _refused(self, reason: str, delivery: Delivery) -> None:
+        """Count a refusal; what no honest peer does is noted, with the sender that it claims."""
+        self._journal.count(f"refused.{reason}")
+        if reason in _HONEST:
+            return
+        match topics.parse(delivery.topic):
+            case topics.Inbox(_, endpoint):
+                claimed = claimed_sender(delivery.payload) if len(delivery.payload) >= _SHORTEST else ""
+                self._owner.note("refused", claimed, endpoint, f"A bundle was refused as {reason}.")
+            case _:
+                self._owner.note("refused", "", "", f"A delivery on {delivery.topic[:200]} was refused as {reason}.")
+
     def _bundle(self, endpoint: str, delivery: Delivery) -> None:
         if delivery.retain:
             raise Refused("retained")
-        if len(delivery.payload) < 58:  # noqa: PLR2004 - header and nonce
+        if len(delivery.payload) < _SHORTEST:
             raise Refused("malformed")
         book = self._contacts.known
         claimed = claimed_sender(delivery.payload)
@@ -178,6 +200,8 @@ class Intake:
             self._skip(sender, endpoint, Place(epoch, seq))
         for endpoint, epoch, message_id in notice.rewound:
             self._outbox.rewound(sender, endpoint, epoch, message_id)
+        for message_id, data in notice.progress:
+            self._owner.progress(sender, message_id, data)
 
     def _messages(self, endpoint: str, opened: Opened, *, stranger: bool) -> None:
         bundle: int | None = None
@@ -202,6 +226,8 @@ class Intake:
                 wanted = True
             except Refused as refused:
                 self._journal.count(f"refused.{refused.reason}")
+                if refused.reason not in _HONEST:
+                    self._owner.note("refused", opened.sender, endpoint, f"A message was refused as {refused.reason}.")
         if bundle is not None and not wanted:
             self._journal.incoming.drop_bundle(bundle)
 

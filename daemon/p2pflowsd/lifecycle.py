@@ -20,6 +20,8 @@ class Incoming(StrEnum):
     """It has its turn: it waits for a worker, or runs on one."""
     ASKED = "asked"
     """It is a prompt in the inbox."""
+    KEPT = "kept"
+    """Its run ended without an answer, which a later run of the same instance may give."""
     DONE = "done"
     """Its effect is kept."""
     FAILED = "failed"
@@ -62,9 +64,18 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
         Incoming.BLOCKED: frozenset({Incoming.READY, Incoming.EXPIRED}),
         Incoming.HELD: frozenset({Incoming.READY, Incoming.FAILED, Incoming.EXPIRED}),
         Incoming.READY: frozenset(
-            {Incoming.HELD, Incoming.ASKED, Incoming.DONE, Incoming.FAILED, Incoming.DEAD, Incoming.EXPIRED}
+            {
+                Incoming.HELD,
+                Incoming.ASKED,
+                Incoming.KEPT,
+                Incoming.DONE,
+                Incoming.FAILED,
+                Incoming.DEAD,
+                Incoming.EXPIRED,
+            }
         ),
         Incoming.ASKED: frozenset({Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED}),
+        Incoming.KEPT: frozenset({Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED}),
         Incoming.DEAD: frozenset({Incoming.READY}),
         Incoming.DONE: frozenset(),
         Incoming.FAILED: frozenset(),
@@ -91,7 +102,7 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
 """A table for each kind of thing, as states of the same name are equal. A post counts as done once stored, and may
 still turn out to have failed there."""
 
-LIVE_INCOMING = frozenset({Incoming.BLOCKED, Incoming.HELD, Incoming.READY, Incoming.ASKED})
+LIVE_INCOMING = frozenset({Incoming.BLOCKED, Incoming.HELD, Incoming.READY, Incoming.ASKED, Incoming.KEPT})
 LIVE_OUTGOING = frozenset({Outgoing.PENDING, Outgoing.STORED})
 
 

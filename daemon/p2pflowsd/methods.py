@@ -27,18 +27,30 @@ from p2pflows.errors import (
     from_peer,
 )
 from p2pflows.message import Type
+from p2pflowsd import conversations
 from p2pflowsd.dispatch import point_key
 from p2pflowsd.inbox import rfc3339
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.lifecycle import Incoming, Outgoing
 from p2pflowsd.node import Ended, Node
-from p2pflowsd.served import HUMAN_SCHEMA, ME, Listing, Served, Told, check_allow
+from p2pflowsd.served import (
+    HUMAN_SCHEMA,
+    ME,
+    Changed,
+    Granted,
+    Holdings,
+    Listing,
+    Served,
+    Told,
+    check_allow,
+)
 
 CALL_SECONDS = 600.0
 POST_SECONDS = 7 * 24 * 3600.0
 MOST_SECONDS = 30 * 24 * 3600.0
 WORKER_SECONDS = 5.0
 """How long `serve` waits for a worker to announce itself."""
+MOUNT_SECONDS = 60.0
 ASK_SECONDS = 10.0
 """How long another daemon may take to say what it serves."""
 
@@ -93,10 +105,16 @@ class Methods:
             "wait": self._wait,
             "cancel": self._cancel,
             "inbox": self._inbox,
+            "conversations": self._conversations,
             "answer": self._answer,
             "decline": self._decline,
             "serve": self._serve,
             "unserve": self._unserve,
+            "delete_endpoint": self._delete_endpoint,
+            "mount": self._mount,
+            "instances": self._instances,
+            "delete_instance": self._delete_instance,
+            "reset_instance": self._reset_instance,
             "ls": self._ls,
             "describe": self._describe,
             "requests": self._requests,
@@ -104,6 +122,7 @@ class Methods:
             "deny": self._deny,
             "outbox": self._outbox,
             "retry": self._retry,
+            "log": self._log,
             "worker_token": self._worker_token,
         }
 
@@ -149,12 +168,18 @@ class Methods:
 
     # Messages.
 
-    def call(self, params: Params, respond: Callable[[Any], None]) -> Callable[[], None]:
+    def call(
+        self,
+        params: Params,
+        respond: Callable[[Any], None],
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Callable[[], None]:
         """Accept a call without a task of its own: the path that has to be fast.
 
         Args:
             params: address, data, and what else `call` takes.
             respond: told the result, or the P2pflowsError, once.
+            progress: told what the flow tells before that.
 
         Returns:
             What stops the waiting, if the one who asked has left.
@@ -178,7 +203,7 @@ class Methods:
             message_id = accept()
 
         try:
-            accept = self._accepting(Type.CALL, params, CALL_SECONDS, ended)
+            accept = self._accepting(Type.CALL, params, CALL_SECONDS, ended, progress)
         except P2pflowsError as error:
             respond(error)
         else:
@@ -203,10 +228,15 @@ class Methods:
         return {"id": await self._turn(self._accepting(Type.POST, params, POST_SECONDS))}
 
     def _accepting(
-        self, kind: Type, params: Params, default_seconds: float, ended: Ended | None = None
+        self,
+        kind: Type,
+        params: Params,
+        default_seconds: float,
+        ended: Ended | None = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> Callable[[], str]:
         """Check the parameters; gives what accepts the message inside a turn."""
-        _take(params, "address", "data", "timeout", "conversation", "source")
+        _take(params, "address", "data", "timeout", "conversation", "source", "instance")
         data = params.get("data", {})
         if not isinstance(data, dict):
             raise BadInput("The data is not a JSON object.", 'Flows take objects such as {"text": "hello"}.')
@@ -214,16 +244,26 @@ class Methods:
         conversation = _text(params, "conversation") or None
         if conversation is not None and not _is_id(conversation):
             raise UsageError("A conversation is 32 hex digits.", "Use the `conversation` of an earlier message.")
+        instance = _text(params, "instance") or None
+        if instance is not None and not _is_id(instance):
+            raise UsageError("An instance is 32 hex digits.", "Get one with: p2pflows mount ADDRESS")
         address = _text(params, "address")
         source = _text(params, "source")[:64]
 
         def send() -> str:
             peer, endpoint = self._address(address, self._node.contacts.known)
             message_id = self._node.send(
-                kind, peer, endpoint, data, life_ms=int(seconds * 1000), conversation=conversation, source=source
+                kind,
+                peer,
+                endpoint,
+                data,
+                life_ms=int(seconds * 1000),
+                conversation=conversation,
+                source=source,
+                instance=instance,
             )
             if ended is not None:
-                self._node.expect(message_id, ended)
+                self._node.expect(message_id, ended, progress)
             return message_id
 
         return send
@@ -294,6 +334,12 @@ class Methods:
         _take(params, "all")
         return {"prompts": await self._turn(lambda: self._node.inbox.list(everything=params.get("all") is True))}
 
+    async def _conversations(self, params: Params) -> Any:
+        _take(params, "limit")
+        limit = _count(params.get("limit"), 100)
+        found = await self._turn(lambda: conversations.newest(self._node.journal, limit))
+        return {"conversations": [{**each.as_json(), "name": self._node.name_of(each.user)} for each in found]}
+
     async def _answer(self, params: Params) -> Any:
         _take(params, "id", "text")
         prompt = await self._turn(lambda: self._node.inbox.answer(_text(params, "id"), _text(params, "text")))
@@ -307,10 +353,17 @@ class Methods:
     # Serving.
 
     async def _serve(self, params: Params) -> Any:
-        _take(params, "endpoint", "kind", "target", "cwd", "dispatch_point", "allow", "parallel")
+        _take(
+            params,
+            *("endpoint", "kind", "target", "cwd", "dispatch_point", "allow", "parallel"),
+            *("singleton", "config", "description"),
+        )
         kind = params.get("kind")
-        if kind not in ("python", "exec", "human"):
-            raise UsageError("A served flow is of kind python, exec or human.", "See: p2pflows serve --help")
+        if kind not in ("python", "exec", "human", "class"):
+            raise UsageError("A served flow is of kind python, exec, class or human.", "See: p2pflows serve --help")
+        config = params.get("config") or {}
+        if not isinstance(config, dict) or (kind != "class" and (config or params.get("singleton"))):
+            raise UsageError("Only a class has a config, an object, and may be a singleton.", "Leave it out.")
         point = (
             ""
             if kind == "human"
@@ -323,13 +376,17 @@ class Methods:
             cwd=_text(params, "cwd"),
             dispatch_point=point,
             parallel=params.get("parallel") is True,
+            singleton=params.get("singleton") is True,
+            config=config,
             allow=check_allow(_text(params, "allow") or "contacts", self._book(), self._node.user),
         )
         if kind == "human":
             flow = flow.model_copy(update={"description": "A human answers.", "input_schema": HUMAN_SCHEMA})
         else:
             flow = flow.model_copy(update={"revision": self._node.catalog.next_revision(self._node.clock.now())})
-            facts = await self._load(flow)
+            facts = {"description": params.get("description"), "schema": None}
+            if kind != "class" or facts["description"] is None:  # else whoever serves it has loaded it
+                facts = await self._load(flow)
             flow = flow.model_copy(
                 update={"description": str(facts.get("description") or ""), "input_schema": facts.get("schema")}
             )
@@ -368,6 +425,63 @@ class Methods:
         self._node.unserve(endpoint)
         self._node.after_commit(self._node.publish_card)
 
+    async def _delete_endpoint(self, params: Params) -> Any:
+        _take(params, "endpoint")
+        deleted = await self._turn(lambda: self._delete(_text(params, "endpoint")))
+        return {"instances": deleted}
+
+    def _delete(self, endpoint: str) -> int:
+        deleted = self._node.delete_endpoint(endpoint)
+        self._node.after_commit(self._node.publish_card)
+        return deleted
+
+    async def _mount(self, params: Params) -> Any:
+        _take(params, "address", "config_overrides", "initial_state", "dispatch_point", "timeout")
+        user, endpoint = self._address(_text(params, "address"), self._book())
+        given = {name: params.get(name) for name in ("config_overrides", "initial_state", "dispatch_point")}
+        order = {"op": "mount", "endpoint": endpoint, **{name: value for name, value in given.items() if value}}
+        answer = await self._ask_daemon(
+            user, order, Granted, topics.INSTANCES, seconds=_seconds(params.get("timeout"), MOUNT_SECONDS)
+        )
+        return {**answer, "instance": answer.get("instance"), "user": user}
+
+    async def _instances(self, params: Params) -> Any:
+        _take(params, "user", "endpoint")
+        user = resolve(_text(params, "user"), self._book(), self._node.user)
+        endpoint = _text(params, "endpoint") or None
+        if user == self._node.user:
+            return {"instances": await self._turn(lambda: self._list_instances(endpoint))}
+        answer = await self._ask_daemon(user, {"op": "list"}, Holdings, topics.INSTANCES)
+        return {"instances": [_dated(each) for each in answer["instances"] if endpoint in (None, each["endpoint"])]}
+
+    def _list_instances(self, endpoint: str | None) -> list[dict[str, Any]]:
+        rows = self._node.journal.instances.of(endpoint)
+        return [_dated({**self._node.instances.show(row), "name": self._node.name_of(row.client)}) for row in rows]
+
+    async def _delete_instance(self, params: Params) -> Any:
+        _take(params, "instance", "user", "recursive")
+        return await self._change_instance("delete", params)
+
+    async def _reset_instance(self, params: Params) -> Any:
+        _take(params, "instance", "user", "recursive")
+        return await self._change_instance("reset", params)
+
+    async def _change_instance(self, op: str, params: Params) -> Any:
+        user = resolve(_text(params, "user"), self._book(), self._node.user)
+        instance = _text(params, "instance")
+        if not _is_id(instance):
+            raise UsageError("An instance is 32 hex digits.", "See: p2pflows instances")
+        order = {"op": op, "instance": instance, "recursive": params.get("recursive") is not False}
+        return await self._ask_daemon(user, order, Changed, topics.INSTANCES)
+
+    async def _log(self, params: Params) -> Any:
+        _take(params, "after", "limit")
+        after, limit = (_count(params.get(name), default) for name, default in (("after", 0), ("limit", 100)))
+        rows = await self._turn(lambda: self._node.journal.log.newest(limit, after))
+        return {
+            "entries": [{**row._asdict(), "at": rfc3339(row.at), "name": self._node.name_of(row.peer)} for row in rows]
+        }
+
     async def _ls(self, params: Params) -> Any:
         _take(params, "user")
         user = resolve(_text(params, "user"), self._book(), self._node.user)
@@ -396,16 +510,21 @@ class Methods:
                 online = online if error.kind != "unreachable" else False
         return {**answer, "address": _text(params, "address"), "user": user, "endpoint": endpoint, "online": online}
 
-    async def _ask_daemon(self, user: str, data: dict[str, Any], form: type[BaseModel]) -> dict[str, Any]:
-        """Ask another daemon what it serves; gives an answer of this form.
+    async def _ask_daemon(
+        self,
+        user: str,
+        data: dict[str, Any],
+        form: type[BaseModel],
+        endpoint: str = topics.FLOWS,
+        seconds: float = ASK_SECONDS,
+    ) -> dict[str, Any]:
+        """Ask another daemon something about what it serves; gives an answer of this form.
 
         Raises:
             FlowFailed: it answered with something else.
         """
         message_id = await self._turn(
-            lambda: self._node.send(
-                Type.CALL, user, topics.FLOWS, data, life_ms=int(ASK_SECONDS * 1000), source="describe"
-            )
+            lambda: self._node.send(Type.CALL, user, endpoint, data, life_ms=int(seconds * 1000), source="describe")
         )
         answer = (await self._wait({"id": message_id}))["data"]
         try:
@@ -428,8 +547,9 @@ class Methods:
             seen = users.setdefault(
                 row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": rfc3339(row.received)}
             )
-            if row.endpoint not in seen["endpoints"]:
-                seen["endpoints"].append(row.endpoint)
+            endpoint = self._node.wanted(row)
+            if endpoint not in seen["endpoints"]:
+                seen["endpoints"].append(endpoint)
             seen["messages"] += 1
             seen["last"] = rfc3339(row.received)
         return list(users.values())
@@ -515,6 +635,18 @@ def _seconds(value: Any, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST_SECONDS:
         raise UsageError("The timeout is not between 0 seconds and 30 days.", "Give it in seconds.")
     return float(value)
+
+
+def _count(value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
+        raise UsageError("That is no count.", "Give a whole number from 0 on.")
+    return value
+
+
+def _dated(instance: dict[str, Any]) -> dict[str, Any]:
+    return {**instance, "created": rfc3339(instance["created"]), "used": rfc3339(instance["used"])}
 
 
 def _is_id(text: str) -> bool:

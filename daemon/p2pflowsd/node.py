@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from p2pflows import topics
+from p2pflows import strict_json, topics
 from p2pflows.contacts import Contacts
 from p2pflows.envelope import Envelope
 from p2pflows.errors import (
     BadInput,
+    CallError,
     Cancelled,
     DeadlinePassed,
     FlowFailed,
@@ -28,12 +29,13 @@ from p2pflows.errors import (
     Unreachable,
 )
 from p2pflows.identity import Identity
-from p2pflows.message import Message, Type
+from p2pflows.message import MAX_PROGRESS_BYTES, Message, Type, derived_id
 from p2pflowsd import gate, presence
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.dispatch import Dispatch
 from p2pflowsd.faults import Faults
 from p2pflowsd.inbox import SHORTEST_ID, Inbox
+from p2pflowsd.instances import Instances, Mount, check_stateless, is_request, read_change, read_mount
 from p2pflowsd.intake import Intake
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, PromptRow
@@ -41,6 +43,7 @@ from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing, Prompt
 from p2pflowsd.notices import Notices
 from p2pflowsd.outbox import Outbox
 from p2pflowsd.presence import Presence
+from p2pflowsd.runs import Runs
 from p2pflowsd.served import ANYONE, Catalog, Served
 from p2pflowsd.wire import Delivery, Link
 
@@ -52,6 +55,14 @@ COMMIT_PATIENCE = 0.02
 """Seconds that a commit waits for company when nobody is to be told anything."""
 MOST_UNACKNOWLEDGED = 50
 """Deliveries that may wait for a commit; brokers send only so many ahead of our PUBACK."""
+
+NOTE_AGAIN = 60.0
+MOST_NOTED = 10_000
+MOST_NOTES = 100
+"""Entries of the log in a minute about one contact, and about all strangers."""
+LONGEST_ERROR = 4_000
+MOST_FORGOTTEN = 100
+"""Instances of ended conversations that one pruning forgets."""
 
 Ended = Callable[[Outgoing, bytes | None], None]
 
@@ -109,6 +120,11 @@ class Node:
             entropy=entropy,
             faults=faults,
             ended=self._sent_ended,
+            concluded=self._sent_concluded,
+        )
+        self.instances = Instances(user=self.user, journal=journal, clock=clock)
+        self.runs = Runs(
+            user=self.user, journal=journal, clock=clock, outbox=self.outbox, instances=self.instances, owner=self
         )
         self.inbox = Inbox(
             user=self.user,
@@ -141,11 +157,14 @@ class Node:
         )
         contacts.look()
         self._waiters: dict[str, list[Ended]] = {}
+        self._listeners: dict[str, Callable[[dict[str, Any]], None]] = {}
         self._after: list[Callable[[], None]] = []
         self._answered: list[Callable[[], None]] = []
         self._unacknowledged: list[Delivery] = []
         self._commit_by: float | None = None
         self._watched: set[str] = set()
+        self._noted: dict[tuple[str, str, str], float] = {}
+        self._notes_about: dict[str, tuple[float, int]] = {}
         self._next_tick = 0.0
         self._next_prune = clock.elapsed() + PRUNE_EVERY
         self._restore()
@@ -184,7 +203,12 @@ class Node:
         answered, self._answered = self._answered, []
         for tell in answered:
             tell()
-        due = self.next_wake() <= elapsed or self.outbox.has_fresh or len(self._unacknowledged) >= MOST_UNACKNOWLEDGED
+        due = (
+            self.next_wake() <= elapsed
+            or self.outbox.has_fresh
+            or self.dispatch.has_recorded
+            or len(self._unacknowledged) >= MOST_UNACKNOWLEDGED
+        )
         if requests or ticks or due or self._after:
             self._commit_and_speak(requests, ticks=ticks)
         elif self._commit_by is None and self._unacknowledged:
@@ -202,9 +226,9 @@ class Node:
         self.journal.commit(count_now=ticks)
         self._commit_by = None
         self.dispatch.committed(flush=ticks)
-        self.outbox.flush()
         for peer, notice in self.notices.take():
             self.outbox.notify(peer, notice)
+        self.outbox.flush()
         unacknowledged, self._unacknowledged = self._unacknowledged, []
         for delivery in unacknowledged:
             self._link.ack(delivery)
@@ -264,13 +288,21 @@ class Node:
         life_ms: int,
         conversation: str | None = None,
         source: str = "",
+        instance: str | None = None,
     ) -> str:
         """Accept a call or a post; gives its id."""
         message = self.outbox.accept(
-            kind, peer, endpoint, data, expires=self.clock.now() + life_ms, conversation=conversation, source=source
+            kind,
+            peer,
+            endpoint,
+            data,
+            expires=self.clock.now() + life_ms,
+            conversation=conversation,
+            source=source,
+            instance=instance,
         )
         self.journal.count("accepted")
-        self._watch(peer)
+        self.watch(peer)
         return message.id
 
     def when_ended(self, part: str, ended: Ended) -> OutgoingRow:
@@ -287,9 +319,11 @@ class Node:
             self._after.append(lambda: ended(state, row.answer))
         return row
 
-    def expect(self, message_id: str, ended: Ended) -> None:
-        """Tell when a message that was accepted just now has its end."""
+    def expect(self, message_id: str, ended: Ended, progress: Callable[[dict[str, Any]], None] | None = None) -> None:
+        """Tell when a message that was accepted just now has its end, and what is told before it."""
         self._waiters[message_id] = [ended]
+        if progress is not None:
+            self._listeners[message_id] = progress
 
     def stop_waiting(self, message_id: str, ended: Ended) -> None:
         """The one who waited has left."""
@@ -298,6 +332,7 @@ class Node:
             waiting.remove(ended)
         if not waiting:
             self._waiters.pop(message_id, None)
+            self._listeners.pop(message_id, None)
 
     def cancel(self, part: str) -> str:
         """Withdraw a call or post; gives its id.
@@ -319,7 +354,7 @@ class Node:
         self.contacts.add(name, user)
         self.contacts.look()
         self.contacts.look()
-        self._watch(user)
+        self.watch(user)
         return self._release_held(user)
 
     def deny(self, user: str) -> int:
@@ -335,14 +370,39 @@ class Node:
     def unserve(self, endpoint: str) -> None:
         """Serve nothing under an endpoint any more; what waits for a worker, or runs, ends as it would after a restart.
 
+        Instances that are there go on, until they are deleted.
+
         Raises:
             NotServed: nothing is.
         """
+        flow = self.catalog.get(endpoint)
+        if flow is not None and flow.kind == "class" and not flow.closed and self.journal.instances.of(endpoint):
+            self.catalog.put(flow.model_copy(update={"closed": True}))
+            return
         self.catalog.remove(endpoint)
         for row in self.journal.incoming.in_state(Incoming.READY):
-            if row.endpoint == endpoint:
+            if self.dispatch.endpoint_of(row.n) == endpoint:
                 self.dispatch.drop(row.n)
                 self.failed(row, NotServed(f"They do not serve {endpoint!r} any more."))
+
+    def delete_endpoint(self, endpoint: str) -> int:
+        """Serve nothing under an endpoint any more, and forget all its instances; gives how many those were.
+
+        Raises:
+            NotServed: nothing is, and there are none.
+        """
+        rows = self.journal.instances.of(endpoint)
+        for row in rows:
+            self.delete_instance(row.id, recursive=True)
+        if self.catalog.get(endpoint) is not None or not rows:
+            self.unserve(endpoint)
+        return len(rows)
+
+    def delete_instance(self, instance: str, *, recursive: bool) -> None:
+        """Forget an instance; what waits for it fails."""
+        for row in self.journal.incoming.open_of(instance):
+            self.dispatch.drop(row.n)
+        self.runs.delete(instance, recursive=recursive)
 
     def retry(self, part: str) -> str:
         """Run a dead letter again, or send again what failed; gives the id under which it goes on.
@@ -372,7 +432,7 @@ class Node:
                 source=old.source,
             )
         request = dead[0]
-        flow = self.catalog.get(request.endpoint)
+        flow = self._flow_of(request)
         if flow is None or flow.kind == "human":
             raise BadInput(f"You do not serve {request.endpoint!r} any more.", "Serve it again, then retry.")
         expires = self.clock.now() + ERROR_LIFE_MS
@@ -392,26 +452,174 @@ class Node:
             self.journal.incoming.move(row.n, Incoming.DONE)
             self._withdrawn(row.peer, message.cause or "")
             return
+        if row.endpoint == topics.INSTANCES:
+            self._admit_instance_request(row, message)
+            return
         flow = self.catalog.get(row.endpoint)
-        match gate.decide(row.peer, row.endpoint, me=self.user, book=self.contacts.known, served=flow):
-            case gate.Verdict.PASS if row.endpoint == topics.FLOWS:
-                self.finished(row, self._shown_to(row.peer, message.data))
-            case gate.Verdict.PASS if flow is not None and flow.kind == "human":
-                self._ask(row, message)
-            case gate.Verdict.PASS if flow is not None:
-                if not self.dispatch.add(row, flow, message.data):
-                    self.notices.received(row.peer, row.id, waiting=True)
+        if not self._passes(row, row.endpoint, flow):
+            return
+        if row.endpoint == topics.FLOWS:
+            self.finished(row, self._shown_to(row.peer, message.data))
+        elif flow is not None:
+            self._hand_on(row, message, flow)
+
+    def _hand_on(self, row: IncomingRow, message: Message, flow: Served) -> None:
+        """A request may reach its flow: a human, an instance of a class, or a worker at once."""
+        if flow.kind == "human":
+            self._ask(row, message)
+        elif flow.kind == "class":
+            try:
+                instance = self.instances.find(row, message, flow)
+                if self.journal.instances.get(instance) is None:
+                    self.make_room(row, flow)
+            except CallError as error:
+                self.failed(row, error)
+            else:
+                self._queue_for(instance, row, flow)
+        elif message.instance is not None:
+            self.failed(row, NotAllowed(f"{row.endpoint!r} has no instances.", "Call it without one."))
+        elif not self.dispatch.add(row, flow, message.data):
+            self.notices.received(row.peer, row.id, waiting=True)
+
+    def _passes(self, row: IncomingRow, endpoint: str, flow: Served | None) -> bool:
+        """Whether a request may reach what it is for; if not, it has been dealt with."""
+        match gate.decide(row.peer, endpoint, me=self.user, book=self.contacts.known, served=flow):
+            case gate.Verdict.PASS:
+                return True
             case gate.Verdict.HOLD:
                 self.intake.held()
                 self.journal.incoming.move(row.n, Incoming.HELD)
                 self.notices.received(row.peer, row.id, held=True)
             case gate.Verdict.NOT_ALLOWED:
-                self.failed(row, NotAllowed(f"They do not let you call {row.endpoint!r}.", "Ask them to allow you."))
+                self.failed(row, NotAllowed(f"They do not let you call {endpoint!r}.", "Ask them to allow you."))
             case _:
                 self.failed(
-                    row,
-                    NotServed(f"They do not serve {row.endpoint!r}.", "See what they serve with: p2pflows ls CONTACT"),
+                    row, NotServed(f"They do not serve {endpoint!r}.", "See what they serve with: p2pflows ls CONTACT")
                 )
+        return False
+
+    def _admit_instance_request(self, row: IncomingRow, message: Message) -> None:
+        """Somebody wants an instance of a flow, or something done with one of theirs."""
+        data = message.data
+        try:
+            if data.get("op") == "list":
+                rows = self.journal.instances.of(client=row.peer)
+                self.finished(row, {"instances": [self.instances.show(each) for each in rows]})
+            elif data.get("op") == "mount":
+                self._mount(row, read_mount(data, self.user))
+            else:
+                change = read_change(data)
+                found = self.instances.change(row.peer, change)
+                if change.op == "reset":
+                    self.runs.reset(found, recursive=change.recursive)
+                else:
+                    self.delete_instance(found.id, recursive=change.recursive)
+                self.finished(row, {"instance": found.id})
+        except CallError as error:
+            self.failed(row, error)
+
+    def _mount(self, row: IncomingRow, mount: Mount) -> None:
+        flow = self.catalog.get(mount.endpoint)
+        if not self._passes(row, mount.endpoint, flow) or flow is None:
+            return
+        if flow.kind != "class":
+            check_stateless(mount)
+            self.finished(row, self.runs.mounted(flow, None))
+            return
+        if flow.singleton and row.peer != self.user and (mount.config_overrides or mount.initial_state is not None):
+            raise NotAllowed(
+                f"All share one instance of {mount.endpoint!r}, so only its owner says how it begins.",
+                "Ask for it without overrides and without a state.",
+            )
+        instance = self.instances.asked_for(row, flow)
+        if self.journal.instances.get(instance) is not None:
+            self.finished(row, self.runs.mounted(flow, instance))
+        elif flow.closed:
+            raise NotServed(f"They do not serve {mount.endpoint!r} any more.")
+        elif mount.dispatch_point is not None and row.peer != self.user:
+            raise NotAllowed("Only its owner says where a flow runs.", "Ask for it without a dispatch point.")
+        else:
+            self.make_room(row, flow)
+            point = mount.dispatch_point or flow.dispatch_point
+            self._queue_for(instance, row, flow.model_copy(update={"dispatch_point": point}))
+
+    def _queue_for(self, instance: str, row: IncomingRow, flow: Served) -> None:
+        self.journal.incoming.belongs(row.n, instance)
+        self.queue(row._replace(instance=instance), flow)
+
+    def queue(self, row: IncomingRow, flow: Served) -> None:
+        """Queue a run of an instance for a worker."""
+        found = self.journal.instances.get(row.instance or "")
+        if found is not None and found.point is not None:
+            flow = flow.model_copy(update={"dispatch_point": found.point})
+        flow = flow.model_copy(update={"first": found is None})
+        if not self.dispatch.add(row, flow) and is_request(row):
+            self.notices.received(row.peer, row.id, waiting=True)
+
+    def make_room(self, row: IncomingRow, flow: Served) -> None:
+        """Let a request have a new instance; its sender's conversation that was idle for longest may go for it.
+
+        Raises:
+            NotAllowed: its sender has as many as one may have.
+        """
+        idle = self.instances.in_the_way(row.peer, flow, self.contacts.known)
+        if idle is not None:
+            self.delete_instance(idle.id, recursive=True)
+
+    def ran(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
+        """A run of an instance has ended well: keep what it leaves behind, or nothing of it."""
+        try:
+            self.runs.ended(row, flow, content)
+        except CallError as error:
+            self.failed(row, error)
+        except ValueError:
+            self.failed(row, FlowFailed(f"The worker of {flow.endpoint!r} sent a result of a wrong form."))
+        if flow.parallel and flow.first:
+            self._let_run(row.instance or "", flow)
+
+    def _let_run(self, instance: str, flow: Served) -> None:
+        """What waited for an instance to be mounted may run side by side now, if it is."""
+        for row in self.journal.incoming.open_of(instance) if self.journal.instances.get(instance) else ():
+            if self.dispatch.endpoint_of(row.n) is not None:
+                self.dispatch.drop(row.n)
+                self.queue(row, flow)
+
+    def brief(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
+        """What a worker has to know to run an instance."""
+        return self.instances.brief(row, flow, body)
+
+    def records(self, n: int) -> list[list[Any]]:
+        """What earlier attempts to run a task have kept."""
+        return self.runs.records(n)
+
+    def asked(self, row: IncomingRow, content: Any) -> None:
+        """A running task wants something kept.
+
+        Raises:
+            ValueError: it is nothing that a task can ask.
+        """
+        self.runs.asked(row, content)
+
+    def awaited(self, row: IncomingRow, k: int) -> None:
+        """A running task still waits for an answer."""
+        self.runs.awaited(row, k)
+
+    def recorded(self, n: int, k: int, value: dict[str, Any]) -> None:
+        """Something of a run is kept: tell its worker after the commit."""
+        self.dispatch.recorded(n, k, value)
+
+    def answered(self, n: int, k: int, value: str) -> None:
+        """A call of a run has its answer: tell its worker."""
+        self.dispatch.answered(n, k, json.loads(value))
+
+    def flow_at(self, endpoint: str) -> Served | None:
+        """What is served under an endpoint."""
+        return self.catalog.get(endpoint)
+
+    def progressed(self, row: IncomingRow, data: dict[str, Any]) -> None:
+        """A running task has something to tell its caller before its end."""
+        if _may_be_told(data):
+            self.notices.progress(row.peer, row.id, data)
 
     def is_waiting(self, n: int) -> bool:
         """Whether a request waits for a worker."""
@@ -426,6 +634,13 @@ class Node:
     def worker_frame(self, point: str, payload: bytes) -> None:
         """A worker sent a frame."""
         self.dispatch.receive(point, payload)
+
+    def progress(self, sender: str, message_id: str, data: dict[str, Any]) -> None:
+        """A call of ours gets on, says who runs it."""
+        told = self._listeners.get(message_id)
+        sent = self.journal.outgoing.find(message_id) if told is not None else None
+        if told is not None and sent is not None and sent.peer == sender and _may_be_told(data):
+            self._answered.append(lambda: told(data))
 
     def presence(self, user: str, payload: bytes) -> None:
         """A user's status came."""
@@ -453,11 +668,13 @@ class Node:
 
     def died(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A request has killed its worker too often: tell its sender, and keep it for its owner."""
-        self._fail(row, Incoming.DEAD, error)
+        again = is_request(row) and row.endpoint != topics.INSTANCES
+        self._fail(row, Incoming.DEAD if again else Incoming.FAILED, error)
 
     def started(self, row: IncomingRow) -> None:
         """A request that waited for a worker was leased to one."""
-        self.notices.received(row.peer, row.id)
+        if is_request(row):
+            self.notices.received(row.peer, row.id)
 
     # The rest is nobody else's business.
 
@@ -465,13 +682,34 @@ class Node:
         """Take up what the journal says was under way; a stream's order may not be that of its arrival."""
         ready = []
         for row in sorted(self.journal.incoming.in_state(Incoming.READY), key=lambda row: (row.epoch, row.seq)):
-            flow = self.catalog.get(row.endpoint)
+            flow = self._flow_of(row)
             if flow is not None and flow.kind != "human":
                 ready.append((row, flow))
             else:
                 with self.journal.transaction():
                     self.failed(row, NotServed(f"They do not serve {row.endpoint!r} any more."))
         self.dispatch.restore(ready)
+
+    def _flow_of(self, row: IncomingRow) -> Served | None:
+        """What is to run a request that waited before a restart."""
+        instance = None if row.instance is None else self.journal.instances.get(row.instance)
+        point = None if instance is None else instance.point
+        if row.endpoint == topics.INSTANCES:
+            mount = read_mount(json.loads(self.journal.incoming.body(row.n)).get("data", {}), self.user)
+            flow, point = self.catalog.get(mount.endpoint), mount.dispatch_point
+        else:
+            flow = self.catalog.get(row.endpoint)
+        if flow is None:
+            return None
+        first = row.instance is not None and instance is None
+        return flow.model_copy(update={"dispatch_point": point or flow.dispatch_point, "first": first})
+
+    def wanted(self, row: IncomingRow) -> str:
+        """The endpoint that a request is about, be it for an instance of it."""
+        if row.endpoint != topics.INSTANCES:
+            return row.endpoint
+        data = json.loads(self.journal.incoming.body(row.n)).get("data", {})
+        return read_mount(data, self.user).endpoint if data.get("op") == "mount" else row.endpoint
 
     def _own_message(self, part: str) -> OutgoingRow:
         """The call or post of ours with an id, or with the beginning or end of one."""
@@ -485,7 +723,7 @@ class Node:
 
     def _ask(self, row: IncomingRow, message: Message) -> None:
         try:
-            self.inbox.ask(row, message.data)
+            self.inbox.ask(row, message.data, message.source)
         except BadInput as error:
             self.failed(row, error)
             return
@@ -494,12 +732,45 @@ class Node:
     def _fail(self, row: IncomingRow, state: Incoming, error: P2pflowsError) -> None:
         if not self.journal.incoming.move(row.n, state, error.kind):
             return
+        if state is not Incoming.DEAD:  # what a dead letter has kept serves when it is run again
+            self.runs.undo(row.n)
+        self.note(error.kind, row.peer, row.endpoint, error.message)
+        if is_request(row):
+            self._tell_error(row, error)
+            return
+        root = None if row.root is None else self.journal.incoming.get(row.root)
+        if root is not None and root.state in (Incoming.READY, Incoming.KEPT):
+            self.failed(root, error)
+        elif root is not None and root.type == Type.POST:
+            self._tell_error(root, error)
+
+    def _tell_error(self, row: IncomingRow, error: P2pflowsError) -> None:
         self._reply(
             row,
             Type.ERROR,
-            {"kind": error.kind, "message": error.message, "hint": error.hint},
+            {"kind": error.kind, "message": error.message[:LONGEST_ERROR], "hint": error.hint[:LONGEST_ERROR]},
             self._error_deadline(row),
         )
+
+    def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
+        """Write something into the owner's log; what comes again and again is written once a minute."""
+        elapsed = self.clock.elapsed()
+        key = (what, peer, endpoint)
+        if self._noted.get(key, -NOTE_AGAIN) + NOTE_AGAIN > elapsed:
+            return
+        if len(self._noted) >= MOST_NOTED:
+            self._noted.clear()
+        self._noted[key] = elapsed
+        # Who names ever other endpoints, or senders, must not drive all else out of the log.
+        about = peer if self.name_of(peer) is not None else ""
+        began, count = self._notes_about.get(about, (elapsed, 0))
+        if elapsed - began >= NOTE_AGAIN:
+            began, count = elapsed, 0
+        self._notes_about[about] = (began, count + 1)
+        if count < MOST_NOTES:
+            self.journal.log.add(self.clock.now(), what, peer, endpoint, detail)
+        elif count == MOST_NOTES:
+            self.journal.log.add(self.clock.now(), what, peer, "", "More of this within a minute is not written.")
 
     def _error_deadline(self, row: IncomingRow) -> int:
         """Errors of posts have nobody waiting at a deadline, so they live long enough to be heard."""
@@ -514,9 +785,13 @@ class Node:
     def _withdrawn(self, peer: str, message_id: str) -> None:
         """A sender withdrew a request; what has its end already keeps it."""
         row = self.journal.incoming.find(peer, message_id)
+        if row is not None and row.endpoint == topics.INSTANCES and row.state == Incoming.DONE:
+            # What was mounted for a tree that did not come about; that of a singleton is not theirs alone, and stays.
+            self.delete_instance(derived_id("mount", peer, message_id), recursive=True)
         if row is None or not self.journal.incoming.move(row.n, Incoming.FAILED, Cancelled.kind):
             return
         self.dispatch.drop(row.n)
+        self.runs.undo(row.n)
         self.inbox.withdraw(row.n, Prompt.CANCELLED)
         if row.state == Incoming.HELD:
             self.intake.released()
@@ -545,7 +820,8 @@ class Node:
     def _has_workers(self, flow: Served | None) -> bool:
         return flow is not None and (flow.kind == "human" or self.dispatch.has_workers(flow.dispatch_point))
 
-    def _watch(self, peer: str) -> None:
+    def watch(self, peer: str) -> None:
+        """A user will send us something, so their presence matters."""
         if peer not in self._watched and peer != self.user:
             self._watched.add(peer)
             self._after.append(lambda: self._link.subscribe([topics.status(peer)]))
@@ -562,6 +838,9 @@ class Node:
         if elapsed >= self._next_prune:
             self._next_prune = elapsed + PRUNE_EVERY
             self.journal.prune(self.clock.now())
+            self.journal.log.prune()
+            for idle in self.instances.idle(MOST_FORGOTTEN):
+                self.delete_instance(idle.id, recursive=True)
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
 
     def _expire(self) -> None:
@@ -582,17 +861,13 @@ class Node:
         if row.state == Incoming.HELD:
             self.intake.released()
         self.journal.incoming.move(row.n, Incoming.EXPIRED)
+        self.runs.undo(row.n)
         if row.type == Type.POST and row.state == Incoming.READY:
-            error: P2pflowsError = (
+            self._tell_error(
+                row,
                 NoWorker(f"No worker served {row.endpoint!r} in time.")
                 if waited
-                else DeadlinePassed(f"{row.endpoint!r} did not run in time.")
-            )
-            self._reply(
-                row,
-                Type.ERROR,
-                {"kind": error.kind, "message": error.message, "hint": error.hint},
-                self._error_deadline(row),
+                else DeadlinePassed(f"{row.endpoint!r} did not run in time."),
             )
 
     def _why_expired(self, row: OutgoingRow) -> P2pflowsError:
@@ -624,12 +899,25 @@ class Node:
     def _sent_ended(self, message_id: str, state: Outgoing, answer: bytes | None) -> None:
         # A peer's answer comes again if a crash forgets it; an end of our own making must be kept before it is heard.
         told = self._answered if state in (Outgoing.DONE, Outgoing.FAILED) else self._after
+        self._listeners.pop(message_id, None)
         for ended in self._waiters.pop(message_id, ()):
             told.append(lambda ended=ended: ended(state, answer))  # type: ignore[misc]
+
+    def _sent_concluded(self, row: OutgoingRow, state: Outgoing, answer: bytes | None) -> None:
+        self.runs.concluded(row, state, answer)
 
     def _prompt_changed(self, prompt: PromptRow) -> None:
         shown = self.inbox.show(prompt)
         self._after.append(lambda: self._on_prompt(shown))
+
+
+def _may_be_told(data: dict[str, Any]) -> bool:
+    """Whether something that is told before an answer is JSON, and not too much; it may be lost anyway."""
+    try:
+        strict_json.check_numbers(data)
+        return len(json.dumps(data, ensure_ascii=False).encode()) <= MAX_PROGRESS_BYTES
+    except ValueError:
+        return False
 
 
 def _error_bytes(error: P2pflowsError) -> bytes:

@@ -6,6 +6,7 @@ A receipt that an answer makes needless is not sent. Whatever is lost is asked f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from p2pflows.message import Notice
 from p2pflowsd.clock import Clock
@@ -17,6 +18,7 @@ GATHER = 0.025
 GAP_PATIENCE = 0.5
 LAST_GAP_PATIENCE = 300.0
 MOST = 2_000
+MOST_PROGRESS = 100
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class _Draft:
     waiting: dict[str, None] = field(default_factory=dict)
     skips: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     rewound: list[tuple[str, int, str]] = field(default_factory=list)
+    progress: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
 
 class Notices:
@@ -53,6 +56,8 @@ class Notices:
         if draft is not None:
             for ids in (draft.received, draft.held, draft.waiting):
                 ids.pop(message_id, None)
+            if any(told == message_id for told, _ in draft.progress):
+                draft.due = 0.0  # what was told before the answer leaves before it
 
     def skip(self, peer: str, endpoint: str, epoch: int, seq: int) -> None:
         """Say that nothing before a place will come."""
@@ -63,6 +68,12 @@ class Notices:
         draft = self._draft(peer)
         if len(draft.rewound) < MOST:
             draft.rewound.append((endpoint, epoch, message_id))
+
+    def progress(self, peer: str, message_id: str, data: dict[str, Any]) -> None:
+        """Say how a call gets on."""
+        draft = self._draft(peer)
+        if len(draft.progress) < MOST_PROGRESS:
+            draft.progress.append((message_id, data))
 
     def blocked(self, peer: str, endpoint: str) -> None:
         """A stream waits for a message; ask for it if it does not come soon."""
@@ -109,6 +120,7 @@ class Notices:
                 gaps=gaps.get(peer, []),
                 skips=list(draft.skips.values()),
                 rewound=draft.rewound,
+                progress=draft.progress,
             )
             if notice != Notice(to=peer):
                 notices.append((peer, notice))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from p2pflows import topics
+from p2pflows import strict_json, topics
 from p2pflows.envelope import NONCE_BYTES, Envelope, Kind
 from p2pflows.errors import BadInput, TooLarge, UnknownUser
 from p2pflows.message import ANSWERS, MAX_BODY_BYTES, MAX_LIFE_MS, Message, Notice, Type, new_id
@@ -27,8 +27,6 @@ BUNDLE_BYTES = 128_000
 BUNDLE_MESSAGES = 256
 IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that a broker's queue for one slow reader stays small, and what is lost is always resent."""
-_SURELY_SHALLOW = 100
-"""A body with no more brackets than this is not nested too deeply for any reader."""
 END = 2**62
 """After the last place of an epoch that has ended."""
 PACKET_OVERHEAD = 1_000
@@ -67,6 +65,7 @@ class Outbox:
         entropy: Entropy,
         faults: Faults,
         ended: Callable[[str, Outgoing, bytes | None], None],
+        concluded: Callable[[OutgoingRow, Outgoing, bytes | None], None],
     ) -> None:
         self._user = user
         self._envelope = envelope
@@ -76,6 +75,7 @@ class Outbox:
         self._entropy = entropy
         self._faults = faults
         self._ended = ended
+        self._concluded = concluded
         self._entries: dict[str, Entry] = {}
         self._fresh: dict[str, deque[Entry]] = {}
         self._sent: dict[str, Entry] = {}
@@ -119,60 +119,54 @@ class Outbox:
         conversation: str | None = None,
         cause: str | None = None,
         source: str = "",
+        message_id: str | None = None,
+        instance: str | None = None,
+        origin: str | None = None,
     ) -> Message:
         """Keep a message to be sent; it leaves after the commit.
+
+        Args:
+            kind: what it is for.
+            peer: who gets it.
+            endpoint: which of their flows.
+            data: what it says.
+            expires: its deadline, in milliseconds since the Unix epoch.
+            conversation: the conversation it belongs to; a new one by default.
+            cause: the message that it answers or withdraws.
+            source: what it shows as its origin.
+            message_id: its id, where that follows from something; a new one by default.
+            instance: which instance under the endpoint.
+            origin: kept with it, and given back when it has its end.
 
         Raises:
             TooLarge: the body is over the size limit.
             BadInput: the data cannot be written as JSON that every recipient reads.
             UnknownUser: the recipient's id is nobody's key.
         """
-        if not self._envelope.reaches(peer):
-            raise UnknownUser(
-                f"{peer} is nobody's user id: it is no public key.", "Check the id with its owner: p2pflows id"
-            )
         now = self._clock.now()
-        message_id = new_id(now, self._entropy(10))
+        message_id = message_id or new_id(now, self._entropy(10))
         place = Place(0, 0) if kind in ANSWERS else self._next_place(peer, endpoint)
-        try:
-            message = Message.model_validate(
-                {
-                    "id": message_id,
-                    "type": kind,
-                    "from": self._user,
-                    "to": peer,
-                    "endpoint": endpoint,
-                    "conversation": conversation or message_id,
-                    "cause": cause,
-                    "epoch": place.epoch,
-                    "seq": place.seq,
-                    "created": now,
-                    "expires": min(expires, now + MAX_LIFE_MS),
-                    "source": source,
-                    "data": data,
-                }
-            )
-            body = message.to_bytes()
-            if body.count(b"[") + body.count(b"{") > _SURELY_SHALLOW:
-                Message.model_validate_json(body)
-        except ValueError as error:
-            reason = (
-                "it is nested too deeply"
-                if "depth" in str(error) or "recursion" in str(error)
-                else "it holds text that is not Unicode"
-            )
-            raise BadInput(
-                f"The data cannot be sent as JSON: {reason}.", "Send plain objects, lists, texts and numbers."
-            ) from error
-        limit = min(MAX_BODY_BYTES, self._link.max_packet - PACKET_OVERHEAD)
-        if len(body) > limit:
-            raise TooLarge(
-                f"The message is {len(body):,} bytes; the limit is {limit:,}.",
-                "Send a reference to the data, or split it.",
-            )
+        message, body = self._compose(
+            {
+                "id": message_id,
+                "type": kind,
+                "from": self._user,
+                "to": peer,
+                "endpoint": endpoint,
+                "instance": instance,
+                "conversation": conversation or message_id,
+                "cause": cause,
+                "epoch": place.epoch,
+                "seq": place.seq,
+                "created": now,
+                "expires": min(expires, now + MAX_LIFE_MS),
+                "source": source,
+                "data": data,
+            }
+        )
         if kind not in ANSWERS:
             self._journal.streams.set(OUT, peer, endpoint, Place(place.epoch, place.seq + 1))
-        n = self._journal.outgoing.add(message, body)
+        n = self._journal.outgoing.add(message, body, origin)
         self._enqueue(Entry(n, message_id, kind, peer, endpoint, len(body), body))
         if self.next_expiry is None or message.expires < self.next_expiry:
             self.next_expiry = message.expires
@@ -216,6 +210,8 @@ class Outbox:
         if row.state in LIVE_OUTGOING and row.type not in ANSWERS:
             self._forget(row.peer, 1)
         self._ended(row.id, state, answer)
+        if row.origin is not None:
+            self._concluded(row, state, answer)
         return True
 
     def gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
@@ -290,6 +286,54 @@ class Outbox:
             bundle = self._envelope.seal(Kind.NOTICE, peer, [notice.to_bytes()], self._entropy(NONCE_BYTES))
             self._faults.reach("outbox.before_notice")
             self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)
+
+    def check(self, peer: str, endpoint: str, data: dict[str, Any]) -> None:
+        """See whether a message could be accepted, without keeping it.
+
+        Raises:
+            CallError: what `accept` would raise.
+        """
+        nobody = "0" * 32
+        self._compose(
+            {
+                "id": nobody,
+                "type": Type.CALL,
+                "from": self._user,
+                "to": peer,
+                "endpoint": endpoint,
+                "conversation": nobody,
+                "created": 0,
+                "expires": 0,
+                "data": data,
+            }
+        )
+
+    def _compose(self, fields: dict[str, Any]) -> tuple[Message, bytes]:
+        """The message and its body."""
+        if not self._envelope.reaches(fields["to"]):
+            raise UnknownUser(
+                f"{fields['to']} is nobody's user id: it is no public key.", "Check the id with its owner: p2pflows id"
+            )
+        try:
+            message = Message.model_validate(fields)
+            body = message.to_bytes()
+            strict_json.check_levels(body)
+        except ValueError as error:
+            reason = (
+                "it is nested too deeply"
+                if "depth" in str(error) or "recursion" in str(error)
+                else "it holds text that is not Unicode"
+            )
+            raise BadInput(
+                f"The data cannot be sent as JSON: {reason}.", "Send plain objects, lists, texts and numbers."
+            ) from error
+        limit = min(MAX_BODY_BYTES, self._link.max_packet - PACKET_OVERHEAD)
+        if len(body) > limit:
+            raise TooLarge(
+                f"The message is {len(body):,} bytes; the limit is {limit:,}.",
+                "Send a reference to the data, or split it.",
+            )
+        return message, body
 
     def _stream(self, peer: str, endpoint: str) -> list[Entry]:
         """What one stream has not had stored, in its order; looked for only when a stream is to be repaired."""

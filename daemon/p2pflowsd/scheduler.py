@@ -28,6 +28,7 @@ class Assignment(NamedTuple):
 @dataclass(slots=True)
 class _Lane:
     name: str
+    window: int = WINDOW
     waiting: deque[int] = field(default_factory=deque)
     leased: dict[int, None] = field(default_factory=dict)
     worker: str | None = None
@@ -79,12 +80,12 @@ class Scheduler:
         """How many tasks wait or run."""
         return len(self._lane_of)
 
-    def add(self, task: int, lane: str) -> None:
-        """Queue a task at the end of a lane."""
+    def add(self, task: int, lane: str, window: int = WINDOW) -> None:
+        """Queue a task at the end of a lane, of which so many tasks may be under way at once."""
         if task in self._lane_of:
             return
         self._lane_of[task] = lane
-        found = self._lanes.setdefault(lane, _Lane(lane))
+        found = self._lanes.setdefault(lane, _Lane(lane, window))
         found.waiting.append(task)
         self._wants(found)
 
@@ -190,7 +191,7 @@ class Scheduler:
     def _feed(self, lane: _Lane, given: list[Assignment]) -> None:
         assert lane.worker is not None  # noqa: S101 - only lanes with a slot are fed
         if not self._workers[lane.worker].draining and not lane.unsure:
-            while lane.waiting and len(lane.leased) < WINDOW:
+            while lane.waiting and len(lane.leased) < lane.window:
                 task = lane.waiting.popleft()
                 lane.leased[task] = None
                 lane.unsure = True

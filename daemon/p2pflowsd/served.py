@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from p2pflows.contacts import Book, resolve
 from p2pflows.errors import NotServed, UsageError
+from p2pflows.message import MessageId, Name, UserId
 from p2pflowsd.journal import Journal
 
 ME = "me"
@@ -28,12 +29,20 @@ class Served(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     endpoint: str
-    kind: Literal["python", "exec", "human"]
+    kind: Literal["python", "exec", "human", "class"]
     target: str = ""
     cwd: str = ""
     dispatch_point: str = ""
     allow: str = CONTACTS
     parallel: bool = False
+    singleton: bool = False
+    """Whether all callers share one instance."""
+    config: dict[str, Any] = {}
+    """What its owner sets for every instance."""
+    closed: bool = False
+    """Whether only the instances that are there go on, and no new ones are made."""
+    first: bool = Field(default=False, exclude=True)
+    """Whether the instance of a request is still to be mounted: that happens once, so even a parallel flow waits."""
     description: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
     revision: int = 1
@@ -83,6 +92,47 @@ class Listing(BaseModel):
     flows: list[Shown]
 
 
+class Granted(BaseModel):
+    """What a neighbour's daemon answers who wants an instance."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    instance: MessageId | None = None
+    endpoint: Name
+    kind: Annotated[str, StringConstraints(max_length=64)] = ""
+    shared: bool = False
+
+
+class Changed(BaseModel):
+    """What a neighbour's daemon answers who has it delete or reset an instance."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    instance: MessageId
+
+
+class Holding(BaseModel):
+    """An instance that a neighbour has for us, as their daemon shows it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    instance: MessageId
+    endpoint: Name
+    client: UserId
+    subflows: dict[str, dict[str, str | None]] = {}
+    created: Annotated[int, Field(ge=0, le=10**14)] = 0
+    used: Annotated[int, Field(ge=0, le=10**14)] = 0
+    open: Annotated[int, Field(ge=0, le=10**9)] = 0
+
+
+class Holdings(BaseModel):
+    """The instances that a neighbour has for us."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    instances: list[Holding]
+
+
 class Catalog:
     """Everything that is served, kept in the journal."""
 
@@ -99,8 +149,8 @@ class Catalog:
         return self._flows.get(endpoint)
 
     def all(self) -> list[Served]:
-        """What is served, by name."""
-        return [self._flows[name] for name in sorted(self._flows)]
+        """What is served, by name; not what only goes on for the instances it has."""
+        return [self._flows[name] for name in sorted(self._flows) if not self._flows[name].closed]
 
     def next_revision(self, now: int) -> int:
         """A revision higher than any before, also of what is not served any more: workers keep what they load by it.

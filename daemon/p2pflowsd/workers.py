@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from p2pflows.config import WorkerConfig
 
@@ -19,7 +19,15 @@ STOP_PATIENCE = 10.0
 
 
 class WorkerProcess:
-    """One worker process, started again whenever it ends."""
+    """One worker process, started again whenever it ends.
+
+    Args:
+        config: what the settings say of it.
+        token: makes the token of a dispatch point.
+        ended: told the dispatch point and process id of one that has ended.
+        log: where that is told to people.
+        not_its_own: environment variables with keys of other workers.
+    """
 
     def __init__(
         self,
@@ -28,8 +36,10 @@ class WorkerProcess:
         token: Callable[[str], Awaitable[str]],
         ended: Callable[[str, int], None],
         log: logging.Logger,
+        not_its_own: Collection[str] = (),
     ) -> None:
         self._config = config
+        self._not_its_own = not_its_own
         self._token = token
         self._ended = ended
         self._log = log
@@ -57,8 +67,13 @@ class WorkerProcess:
             "p2pflows.worker",
             "--concurrency",
             str(self._config.concurrency),
+            *(
+                word
+                for key in self._config.api_infos
+                for word in ("--api-info", key.model_dump_json(exclude_none=True))
+            ),
             stdin=asyncio.subprocess.PIPE,
-            env=dict(os.environ),
+            env={name: value for name, value in os.environ.items() if name not in self._not_its_own},
             start_new_session=True,
         )
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for

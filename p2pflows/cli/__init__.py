@@ -40,6 +40,7 @@ _SECTIONS = {
         "cancel": "messages:cancel",
         "chat": "chat:chat",
         "outbox": "outbox:outbox",
+        "log": "log:log",
     },
     "Being asked": {
         "inbox": "human:inbox",
@@ -51,6 +52,11 @@ _SECTIONS = {
         "unserve": "flows:unserve",
         "ls": "flows:ls",
         "describe": "flows:describe",
+        "mount": "instances:mount",
+        "unmount": "instances:unmount",
+        "reset": "instances:reset",
+        "instances": "instances:instances",
+        "modules": "modules:modules",
     },
     "Workers": {
         "worker": "worker:worker",

@@ -175,11 +175,16 @@ def _read_pairs(words: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"{word!r} is no key=value pair.", _HOW_DATA)
         if key in data:
             raise UsageError(f"The key {key!r} is given twice.", 'For a list, write: key=\'["one", "two"]\'')
-        try:
-            data[key] = _parse(text)
-        except (ValueError, RecursionError):
-            data[key] = text
+        data[key] = parse_value(text)
     return data
+
+
+def parse_value(text: str) -> Any:
+    """The value after a `key=`: JSON, or else text."""
+    try:
+        return _parse(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _parse(text: str) -> Any:

@@ -10,14 +10,17 @@ from typing import Any
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import Address, decode, examples, no_stdin, timeout_option
+from p2pflows.cli.arguments import Address, decode, examples, json_option, no_stdin, timeout_option
+from p2pflows.cli.conversations import find, show_all, show_last
 from p2pflows.cli.flows import fields
 from p2pflows.cli.messages import wait_for
-from p2pflows.cli.output import Interrupted, block, compact, is_terminal, say, style
-from p2pflows.errors import DaemonNotRunning, P2pflowsError
+from p2pflows.cli.output import Interrupted, block, compact, document, is_terminal, say
+from p2pflows.cli.speech import speech
+from p2pflows.errors import DaemonNotRunning, P2pflowsError, UsageError
 
 _QUIT = "/quit"
-_TEXTS = ("human_input", "text", "result")
+_TEXTS = ("human_input", "api_output", "text", "result")
+_KEYS = {"human": "api_output", "class": "query"}
 
 
 @click.command(
@@ -25,38 +28,93 @@ _TEXTS = ("human_input", "text", "result")
         "p2pflows chat bob/User",
         "p2pflows chat bob/translate --timeout 30s",
         "p2pflows chat bob/User < questions.txt",
+        "p2pflows chat --list",
+        "p2pflows chat bob/User --resume",
+        "p2pflows chat --answer",
     )
 )
-@click.argument("address", type=Address())
+@click.argument("address", type=Address(), required=False)
+@click.option("--list", "listed", is_flag=True, help="List earlier conversations, and what waits for you.")
+@click.option(
+    "--resume",
+    metavar="[ID]",
+    is_flag=False,
+    flag_value="",
+    help="Go on with an earlier conversation, by default the latest with ADDRESS.",
+)
+@click.option("--answer", "answers", is_flag=True, help="Answer what others ask you, as it comes.")
 @timeout_option("How long to wait for each answer (by default 10m).")
-def chat(address: str, timeout: float | None) -> None:
+@json_option
+def chat(
+    *, address: str | None, listed: bool, resume: str | None, answers: bool, timeout: float | None, as_json: bool
+) -> None:
     """Talk with a human or a flow, line by line.
 
-    It is one conversation; /quit or Ctrl-D ends it.
+    It is one conversation; /quit or Ctrl-D ends it. With --answer it is you who is asked: what you type
+    answers the question shown last, /skip leaves it open, and /decline REASON refuses it. With --list and
+    --json, conversations are printed as one list.
     """
-    name = address.partition("/")[0] or "me"
-    conversation = None
+    if [address is not None, listed, answers].count(True) != 1 or (resume is not None and address is None):
+        raise UsageError(
+            "A chat is with one ADDRESS, or --list, or --answer.", "With --resume, the ADDRESS comes before it."
+        )
+    if as_json and not listed:
+        raise UsageError("Only --list prints JSON.", "For programs: p2pflows call ADDRESS --conversation ID")
+    if answers:
+        from p2pflows.cli.answering import answer_all
+
+        answer_all()
+        return
     with p2pflows.connect() as me:
-        key = _key(me.request("describe", address=address))
-        for line in _lines():
-            given = {
-                "address": address,
-                "data": {key: line},
-                "timeout": timeout,
-                "conversation": conversation,
-            }
-            try:
-                message_id = me.request("submit", **given)["id"]
-                conversation = conversation or message_id  # a conversation has the id of its first message
-                reply = wait_for(me, message_id)
-            except (DaemonNotRunning, Interrupted):
-                raise
-            except P2pflowsError as error:
-                say(block(f"Error [{error.kind}]: {error.message} {error.hint}".rstrip()))
-            else:
-                # Later lines are indented: no neighbour can write one that looks like another speaker.
-                indented = block(_text(reply)).replace("\n", "\n" + " " * (len(name) + 2))
-                click.echo(f"{style(f'{name}:', bold=True)} {indented}")
+        if listed:
+            found = me.request("conversations")["conversations"]
+            document(found) if as_json else show_all(found)
+        else:
+            _talk(me, str(address), resume, timeout)
+
+
+def _talk(me: p2pflows.Client, address: str, resume: str | None, timeout: float | None) -> None:
+    name = address.partition("/")[0] or "me"
+    flow = me.request("describe", address=address)
+    key, conversation = _key(flow), None
+    if resume is not None:
+        earlier = find(me, flow, address, resume)
+        conversation = earlier["conversation"]
+        show_last(earlier, name)
+        if earlier.get("waiting"):
+            _hear(me, earlier["waiting"], name)
+    for line in _lines():
+        given = {
+            "address": address,
+            "data": {key: line},
+            "timeout": timeout,
+            "conversation": conversation,
+        }
+        try:
+            message_id = me.request("submit", **given)["id"]
+        except DaemonNotRunning:
+            raise
+        except P2pflowsError as error:
+            _complain(error)
+        else:
+            conversation = conversation or message_id  # a conversation has the id of its first message
+            _hear(me, message_id, name)
+
+
+def _hear(me: p2pflows.Client, message_id: str, name: str) -> None:
+    """Wait for an answer, and show it; an error does not end the talk."""
+    try:
+        reply = wait_for(me, message_id)
+    except (DaemonNotRunning, Interrupted):
+        raise
+    except P2pflowsError as error:
+        _complain(error)
+    else:
+        speech(name, _text(reply))
+
+
+def _complain(error: P2pflowsError) -> None:
+    say(block(f"Error [{error.kind}]: {error.message} {error.hint}".rstrip()))
 
 
 def _lines() -> Iterator[str]:
@@ -83,8 +141,9 @@ def _typed() -> Iterator[str]:
 
 def _key(flow: dict[str, Any]) -> str:
     """Under which name an endpoint takes a line of text."""
-    if flow.get("kind") == "human":
-        return "api_output"
+    kind = str(flow.get("kind"))
+    if kind in _KEYS:
+        return _KEYS[kind]
     texts = [name for name, kind, needed, _ in fields(flow) if kind == "string" and needed == "yes"]
     return texts[0] if len(texts) == 1 else "text"
 

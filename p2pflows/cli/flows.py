@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import Address, Contact, examples, json_option
+from p2pflows.cli.arguments import Address, Contact, examples, json_option, parse_value
 from p2pflows.cli.output import document, done, facts, plain, say, table
 from p2pflows.errors import UsageError
+
+CHAT_FLOW = "p2pflows.chat.flow:ChatAtomicFlow"
 
 
 @click.command(
@@ -18,12 +20,22 @@ from p2pflows.errors import UsageError
         "p2pflows serve translate flows.py:translate",
         "p2pflows serve sum --exec './sum.sh' --allow bob,carol",
         "p2pflows serve User --human --allow anyone",
+        "p2pflows serve Planner --class my_flows.Planner --set subflows_config.User.user_id=local",
+        "p2pflows serve Assistant --chat --model gpt-4o-mini --dispatch-point assistant",
     )
 )
 @click.argument("name")
 @click.argument("target", required=False)
 @click.option("--exec", "command", metavar="CMD", help="Serve a shell command: JSON on stdin, JSON or text on stdout.")
 @click.option("--human", is_flag=True, help="Serve yourself: what comes waits in your inbox.")
+@click.option("--class", "flow_class", metavar="CLASS", help="Serve a class of flows: FILE.py:CLASS or MODULE.CLASS.")
+@click.option("--chat", is_flag=True, help="Serve a conversation with a language model.")
+@click.option("--model", metavar="NAME", help="With --chat: which model.")
+@click.option("--base-url", metavar="URL", help="With --chat: the model's server, if it is not OpenAI's.")
+@click.option(
+    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Set a key of the class's config; dots nest."
+)
+@click.option("--singleton", is_flag=True, help="Let all callers share one instance of the class.")
 @click.option("--dispatch-point", default="default", show_default=True, help="The workers that run it.")
 @click.option("--allow", default="contacts", show_default=True, help="Who may call: me, contacts, anyone or NAME,...")
 @click.option("--parallel", is_flag=True, help="Run calls side by side, not one after the other.")
@@ -34,6 +46,12 @@ def serve(
     target: str | None,
     command: str | None,
     human: bool,
+    flow_class: str | None,
+    chat: bool,
+    model: str | None,
+    base_url: str | None,
+    settings: tuple[str, ...],
+    singleton: bool,
     dispatch_point: str,
     allow: str,
     parallel: bool,
@@ -43,8 +61,20 @@ def serve(
 
     TARGET is a Python function: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. A worker loads it at once, and
     what does not load is refused. Serve it again after a change.
+
+    A class of flows has instances, each with a state: one for each conversation, or for who mounts one. What
+    --set gives is laid over its config; a value is JSON, or else text.
     """
-    kind, what = _what(name, target, command, human)
+    kind, what = _what(
+        name, {"TARGET": target, "--exec CMD": command, "--human": human, "--class CLASS": flow_class, "--chat": chat}
+    )
+    if (model or base_url) and not chat:
+        raise UsageError("--model and --base-url belong to --chat.", "Add --chat, or leave them out.")
+    if (settings or singleton) and kind != "class":
+        raise UsageError("Only a class of flows has a config and instances.", "Leave out --set and --singleton.")
+    config = _config(settings)
+    if chat:
+        _chat_config(config, model, base_url)
     with p2pflows.connect() as me:
         served = me.request(
             "serve",
@@ -55,6 +85,10 @@ def serve(
             dispatch_point=dispatch_point,
             allow=allow,
             parallel=parallel,
+            singleton=singleton or None,
+            config=config or None,
+            # The class is ours and needs no look; its worker may come later, with the key.
+            description="A conversation with a language model." if chat else None,
         )
     done(
         served,
@@ -144,22 +178,62 @@ def fields(flow: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _what(name: str, target: str | None, command: str | None, human: bool) -> tuple[str, str | None]:
-    """The kind and target of a flow.
+def _what(name: str, given: dict[str, str | bool | None]) -> tuple[str, str | None]:
+    """The kind and target of a flow, from the one way in which it is given.
 
     Raises:
         UsageError: not exactly one is given, or it has a wrong form.
     """
-    if [target is not None, command is not None, human].count(True) != 1:
+    ways = [way for way, value in given.items() if value not in (None, False)]
+    if len(ways) != 1:
         raise UsageError(
-            "Give exactly one of TARGET, --exec CMD and --human.",
+            f"Give exactly one of {', '.join(list(given)[:-1])} and {list(given)[-1]}.",
             f"For example: p2pflows serve {name} flows.py:{name}",
         )
-    if human:
-        return "human", None
-    if command is not None:
-        return "exec", command
-    return "python", _python_target(name, str(target))
+    value = given[ways[0]]
+    match ways[0]:
+        case "--human":
+            return "human", None
+        case "--chat":
+            return "class", CHAT_FLOW
+        case "--exec CMD":
+            return "exec", str(value)
+        case "--class CLASS":
+            dotted, colon, attribute = str(value).rpartition(":" if ":" in str(value) else ".")
+            return "class", _python_target(name, f"{dotted}:{attribute}" if colon else str(value))
+        case _:
+            return "python", _python_target(name, str(value))
+
+
+def _config(settings: tuple[str, ...]) -> dict[str, Any]:
+    """The config that `--set KEY=VALUE` pairs stand for.
+
+    Raises:
+        UsageError: one is no pair, or goes through a value that another one sets.
+    """
+    config: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not key or not equals:
+            raise UsageError(f"{setting!r} is no KEY=VALUE pair.", "For example: --set max_rounds=3")
+        *folders, last = key.split(".")
+        place = config
+        for folder in folders:
+            place = place.setdefault(folder, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"{folder!r} in {key!r} has a value already.", "Set the one or the other.")
+        place[last] = parse_value(text)
+    return config
+
+
+def _chat_config(config: dict[str, Any], model: str | None, base_url: str | None) -> None:
+    backend = config.setdefault("backend", {})
+    if not isinstance(backend, dict):
+        raise UsageError("'backend' is a group of settings.", "Set one of them, for example: --set backend.n=2")
+    if model is not None:
+        backend.setdefault("model_name", model)
+    if base_url is not None:
+        backend.setdefault("api_base", base_url)
 
 
 def _python_target(name: str, target: str) -> str:

@@ -10,6 +10,7 @@ import click
 import p2pflows
 from p2pflows.cli.arguments import examples, json_option, read_stdin
 from p2pflows.cli.output import ago, document, done, fold, left, plain, say, short, style, table, who
+from p2pflows.cli.speech import labelled
 
 
 @click.command(epilog=examples("p2pflows inbox", "p2pflows inbox --json | jq -r '.[0].id'", "p2pflows inbox --watch"))
@@ -39,7 +40,7 @@ def inbox(everything: bool, watch: bool, as_json: bool) -> None:
         [
             [
                 short(p["id"]),
-                who(p["name"], p["from"]),
+                labelled(who(p["name"], p["from"]), p.get("label", "")),
                 p["endpoint"],
                 ago(p["received"]),
                 _state(p),
@@ -95,7 +96,8 @@ async def _watch(as_json: bool) -> None:
 
 
 def _show(prompt: dict[str, Any]) -> None:
-    title = f"{short(prompt['id'])}  {who(prompt['name'], prompt['from'])} to {plain(prompt['endpoint'])}"
+    asker = labelled(who(prompt["name"], prompt["from"]), prompt.get("label", ""))
+    title = f"{short(prompt['id'])}  {asker} to {plain(prompt['endpoint'])}"
     if prompt["status"] != "open":
         click.echo(f"{title}: {plain(prompt['status'])}")
         return

@@ -8,10 +8,11 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import Address, examples, json_option, read_data, timeout_option
-from p2pflows.cli.output import Interrupted, document, done, short
+from p2pflows.cli.output import Interrupted, block, compact, document, done, short
 from p2pflows.errors import DaemonNotRunning, UsageError
 
 _lines_option = click.option("--lines", is_flag=True, help="One message for each line of JSON on stdin.")
+_instance_option = click.option("--instance", metavar="ID", help="One mounted instance of the flow.")
 _conversation_option = click.option("--conversation", metavar="ID", help="Go on with a conversation.")
 
 
@@ -21,12 +22,15 @@ _conversation_option = click.option("--conversation", metavar="ID", help="Go on 
         "p2pflows call bob/translate text=Hello to=fr",
         "p2pflows call bob/sum --timeout 5s < numbers.json",
         "p2pflows call bob/translate --lines < texts.jsonl > answers.jsonl",
+        "p2pflows call bob/Assistant query='Tell me a story' --stream",
     )
 )
 @click.argument("address", type=Address())
 @click.argument("data", nargs=-1)
 @timeout_option("How long to wait for the answer (by default 10m).")
 @_conversation_option
+@_instance_option
+@click.option("--stream", is_flag=True, help="Print what the flow tells before its answer, on stderr.")
 @_lines_option
 @json_option
 def call(
@@ -35,6 +39,8 @@ def call(
     data: tuple[str, ...],
     timeout: float | None,
     conversation: str | None,
+    instance: str | None,
+    stream: bool,
     lines: bool,
     as_json: bool,
 ) -> None:
@@ -47,11 +53,16 @@ def call(
     answers come in the order of the input; a line that fails has an object with its "error" in its place.
     """
     del as_json  # the answer is JSON either way; how errors look is decided where they are printed
-    given = {"address": address, "timeout": timeout, "conversation": conversation}
+    given = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
     if lines:
         _run_lines("call", given, data)
         return
     content = read_data(data)
+    if stream:
+        import asyncio
+
+        document(asyncio.run(_stream(given, content)))
+        return
     with p2pflows.connect() as me:
         document(wait_for(me, me.request("submit", **given, data=content)["id"]))
 
@@ -67,6 +78,7 @@ def call(
 @click.argument("data", nargs=-1)
 @timeout_option("How long it may take to be delivered and done (by default 7d).")
 @_conversation_option
+@_instance_option
 @_lines_option
 @json_option
 def send(
@@ -75,6 +87,7 @@ def send(
     data: tuple[str, ...],
     timeout: float | None,
     conversation: str | None,
+    instance: str | None,
     lines: bool,
     as_json: bool,
 ) -> None:
@@ -83,7 +96,7 @@ def send(
     DATA and --lines are as for call; with --lines one id is printed for each line, in order. Once it has an
     id, the message survives restarts, and is delivered when its recipient comes online.
     """
-    given = {"address": address, "timeout": timeout, "conversation": conversation}
+    given = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
     if lines:
         _run_lines("send", given, data)
         return
@@ -137,6 +150,27 @@ def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None)
         raise DaemonNotRunning(
             error.message, f"The message is kept. Start the daemon (p2pflows up), then: {how}"
         ) from error
+
+
+async def _stream(given: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a call, once what comes before it was printed: text as it is, anything else a line of JSON."""
+    ended_line = True
+
+    def tell(data: dict[str, Any]) -> None:
+        nonlocal ended_line
+        text = data.get("delta")
+        if isinstance(text, str):
+            click.echo(block(text), err=True, nl=False)
+            ended_line = text.endswith("\n")
+        else:
+            click.echo(compact(data), err=True)
+
+    async with p2pflows.connect_async() as me:
+        try:
+            return await me.call(data=content, on_progress=tell, **given)
+        finally:
+            if not ended_line:
+                click.echo(err=True)
 
 
 def _run_lines(method: str, given: dict[str, Any], data: tuple[str, ...]) -> None:

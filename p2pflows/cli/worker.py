@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -19,6 +20,7 @@ _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secr
     epilog=examples(
         "p2pflows worker",
         "p2pflows worker --dispatch-point gpu --concurrency 1",
+        "p2pflows worker --dispatch-point assistant --api-key-env OPENAI_API_KEY",
         f"{_TOKEN}=... p2pflows worker",
         "p2pflows worker --token - < token.txt",
     )
@@ -31,7 +33,20 @@ _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secr
     show_envvar=True,
     help="From p2pflows worker-token; '-' reads it from stdin, unseen by others.",
 )
-def worker(dispatch_point: str | None, concurrency: int, token: str | None) -> None:
+@click.option(
+    "--api-key-env",
+    metavar="NAME",
+    help="The environment variable with the key of a model server; it stays in this worker.",
+)
+@click.option("--api-base", metavar="URL", help="The only server that the key is sent to.  [default: OpenAI's]")
+def worker(
+    *,
+    dispatch_point: str | None,
+    concurrency: int,
+    token: str | None,
+    api_key_env: str | None,
+    api_base: str | None,
+) -> None:
     """Run a worker here, until Ctrl-C.
 
     It finishes what it has begun. It works for the daemon of this home or, with a token, for a daemon on
@@ -53,6 +68,7 @@ def worker(dispatch_point: str | None, concurrency: int, token: str | None) -> N
         "--no-parent",
         "--concurrency",
         str(concurrency),
+        *_key_arguments(api_key_env, api_base),
     ]
     os.execv(sys.executable, command)  # noqa: S606 - the worker replaces this process, so signals reach it
 
@@ -97,3 +113,17 @@ def _token(token: str | None, dispatch_point: str | None) -> str:
         )
     say(f"Working for {enrolment.user} at the dispatch point {enrolment.point!r}; Ctrl-C stops it.")
     return token.strip()
+
+
+def _key_arguments(api_key_env: str | None, api_base: str | None) -> list[str]:
+    """How the worker is told where its key is; the key itself stands on no command line.
+
+    Raises:
+        UsageError: there is no key there.
+    """
+    if api_key_env is None and api_base is None:
+        return []
+    if api_key_env is not None and not os.environ.get(api_key_env):
+        raise UsageError(f"The environment variable {api_key_env} is not set.", "Set it to the key.")
+    place = {"api_key_env": api_key_env, "api_base": api_base}
+    return ["--api-info", json.dumps({name: value for name, value in place.items() if value is not None})]

@@ -12,10 +12,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from p2pflows import logs
 from p2pflows.channel import Enrolment, read_token
 from p2pflows.errors import UsageError
+
+if TYPE_CHECKING:
+    from p2pflows.chat.api_info import ApiInfo
 
 _MOST_SLOTS = 256
 _SWITCH_SECONDS = 0.001
@@ -30,8 +34,10 @@ def main() -> int:
     arguments = _arguments()
     stdin = _keep_flows_off_our_pipes()
     try:
+        keys = _keys(arguments.api_info)
         enrolment = read_token(stdin.readline().decode(errors="replace"))
-        all_ended = asyncio.run(_run(enrolment, arguments.concurrency, None if arguments.no_parent else stdin))
+        parent = None if arguments.no_parent else stdin
+        all_ended = asyncio.run(_run(enrolment, arguments.concurrency, keys, parent))
     except UsageError as error:
         sys.stderr.write(f"{error.message} {error.hint}\n")
         return error.exit_code
@@ -45,11 +51,11 @@ def main() -> int:
     return 0
 
 
-async def _run(enrolment: Enrolment, slots: int, parent: io.FileIO | None) -> bool:
+async def _run(enrolment: Enrolment, slots: int, keys: list[ApiInfo], parent: io.FileIO | None) -> bool:
     # Here, not above: a bad token is told before the heavy imports.
     from p2pflows.worker.process import Worker
 
-    worker = Worker(enrolment, slots)
+    worker = Worker(enrolment, slots, keys)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
@@ -69,8 +75,39 @@ def _arguments() -> argparse.Namespace:
         metavar="N",
         help=f"how many tasks may run at once, 1 to {_MOST_SLOTS}",
     )
+    parser.add_argument(
+        "--api-info", action="append", default=[], metavar="JSON", help="where a key is: backend_used, api_key_env, ..."
+    )
     parser.add_argument("--no-parent", action="store_true", help="keep on when stdin ends after the token line")
     return parser.parse_args()
+
+
+def _keys(texts: list[str]) -> list[ApiInfo]:
+    """The keys for flows; they leave the environment, so that no shell command finds them there.
+
+    Raises:
+        UsageError: one is missing or malformed.
+    """
+    if not texts:
+        return []
+    from p2pflows.chat.api_info import ApiInfo
+    from p2pflows.config import KeyConfig
+
+    keys, used = [], set()
+    for text in texts:
+        place = KeyConfig.model_validate_json(text)
+        if place.api_key_env is None and place.api_base is None:
+            raise UsageError("A key has no place.", "Name its environment variable: --api-key-env NAME")
+        if place.api_key_env is not None:
+            used.add(place.api_key_env)
+        key = "none" if place.api_key_env is None else os.environ.get(place.api_key_env, "")
+        if not key:
+            raise UsageError(f"The environment variable {place.api_key_env} is not set.", "Set it to the key.")
+        more = place.model_dump(exclude={"api_key_env"})
+        keys.append(ApiInfo(api_key=key, **more))
+    for name in used:
+        del os.environ[name]
+    return keys
 
 
 def _keep_flows_off_our_pipes() -> io.FileIO:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from p2pflows.channel import BadFrame
@@ -12,6 +13,37 @@ _RESULT_BYTES = 200
 """What a header says of a result besides its task and its message, at most."""
 _ESCAPED = 12
 """Most bytes that JSON needs for one character."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a run has kept under one number: a call with its answer, or a step with its result."""
+
+    mark: str
+    """Tells whether a run that begins again asks for the same."""
+    value: dict[str, Any] | None
+    """None if it is too large to travel with the task: the daemon tells it when asked."""
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """Something that a running task wants its daemon to keep; told again until the daemon has it."""
+
+    task: str
+    k: int
+    content: dict[str, Any]
+    kept: bool = False
+    sent: float | None = None
+    """When it was last put into a frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the daemon says to an ask: that it is kept or unknown, or what came of it."""
+
+    task: str
+    k: int
+    value: dict[str, Any]
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +63,8 @@ class Task:
     expires: float
     """Seconds since the epoch."""
     data: bytes
+    records: dict[int, Record] = field(default_factory=dict)
+    """What earlier attempts to run it have kept."""
     dropped: bool = False
     """The daemon withdrew it while it ran: nobody waits for its result."""
     stop: Callable[[], None] | None = None
@@ -57,6 +91,7 @@ class Incoming:
     tasks: list[Task]
     done: list[str]
     cancel: list[str]
+    answers: list[Answer]
     stop: bool
 
 
@@ -73,6 +108,7 @@ def read(header: dict[str, Any], blobs: Sequence[bytes]) -> Incoming:
             tasks=[_task(entry, blob) for entry, blob in zip(header["tasks"], blobs, strict=True)],
             done=header["done"],
             cancel=header["cancel"],
+            answers=[Answer(entry["task"], entry["k"], entry) for entry in header.get("answers", [])],
             stop=header["stop"],
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -93,6 +129,7 @@ def _task(entry: dict[str, Any], data: bytes) -> Task:
         message=entry["message"],
         expires=entry["expires"] / 1000,
         data=data,
+        records={k: Record(mark, value) for k, mark, value in entry.get("records", [])},
     )
 
 
@@ -109,7 +146,7 @@ def portions(results: Sequence[Result], limit: int) -> Iterator[list[Result]]:
             result.data = b"null"
         more = len(result.data) + len(result.task) + _RESULT_BYTES
         if result.error is not None:
-            more += _ESCAPED * len(result.error["message"])
+            more += _ESCAPED * sum(map(len, result.error.values()))
         if portion and size + more > limit:
             yield portion
             portion, size = [], 0
@@ -117,3 +154,19 @@ def portions(results: Sequence[Result], limit: int) -> Iterator[list[Result]]:
         size += more
     if portion:
         yield portion
+
+
+def parts(told: dict[str, Sequence[Any]], limit: int) -> Iterator[dict[str, list[Any]]]:
+    """Split what a header lists into headers of about `limit` bytes; what is larger goes alone."""
+    part: dict[str, list[Any]] = {}
+    size = 0
+    for name, entries in told.items():
+        for entry in entries:
+            more = len(json.dumps(entry, ensure_ascii=False).encode())
+            if part and size + more > limit:
+                yield part
+                part, size = {}, 0
+            part.setdefault(name, []).append(entry)
+            size += more
+    if part:
+        yield part

@@ -5,7 +5,9 @@ receive -> waiting in its lane -> take -> running -> finish -> unacknowledged ->
                  |                           |                       |                               ^
                  +---- receive(cancel) ------+-----------------------+-------------------------------+
 ```
-A cancelled task that runs keeps its lane until it has ended; its result is dropped.
+A cancelled task that runs keeps its lane until it has ended; its result is dropped. A running task that waits for
+others is parked: it keeps its lane, and frees its slot. What a running task wants kept is an *ask*: it stands in frames
+until the daemon says that it is kept, and in the list of what is waited for until it is answered.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from p2pflows.worker.frames import Incoming, Result, Task
+from p2pflows.worker.frames import Answer, Ask, Incoming, Result, Task
 
 _FIRST_WILL = 2**62
 _WILL_STEP = 2**32
@@ -29,6 +31,8 @@ class Received:
     """The daemon has restarted: it wants to be told everything."""
     to_stop: list[Task]
     """Tasks that run and were cancelled."""
+    answers: list[Answer]
+    """What running tasks have waited for."""
 
 
 class Lanes:
@@ -40,6 +44,8 @@ class Lanes:
 
     def __init__(self, about: dict[str, Any]) -> None:
         self.draining = False
+        self.abandoned = False
+        """Whether a task that waited for others was left to another worker, and so may still be in this process."""
         self._about = about
         self._slots: int = about["slots"]
         self._boot = 0
@@ -52,6 +58,9 @@ class Lanes:
         self._waiting: dict[str, deque[Task]] = {}
         self._running: dict[str, Task] = {}
         self._ready: deque[str] = deque()
+        self._parked: dict[str, None] = {}
+        self._parked_changed = False
+        self._asks: dict[tuple[str, int], Ask] = {}
 
     def receive(self, frame: Incoming) -> Received | None:
         """Take in a frame; None for one that is not newer than the last."""
@@ -65,11 +74,11 @@ class Lanes:
         if not self.draining:
             for task in frame.tasks:
                 self._accept(task)
-        return Received(new_boot, to_stop)
+        return Received(new_boot, to_stop, [answer for answer in frame.answers if self._settle(answer)])
 
     def take(self) -> Task | None:
         """The next task that may start; it counts as running from now on."""
-        if not self._ready or len(self._running) >= self._slots:
+        if not self._ready or len(self._running) - len(self._parked) >= self._slots:
             return None
         lane = self._ready.popleft()
         task = self._waiting[lane].popleft()
@@ -78,15 +87,48 @@ class Lanes:
 
     def finish(self, task: Task, result: Result) -> None:
         """A running task has ended; its lane goes behind those that wait."""
-        del self._running[task.lane]
-        if self._waiting[task.lane]:
-            self._ready.append(task.lane)
-        else:
-            del self._waiting[task.lane]
+        if self._running.get(task.lane) is not task:
+            return
+        self._leave(task)
         if not task.dropped:
             del self._tasks[task.id]
             self._results[task.id] = result
             self._fresh.append(result)
+
+    def park(self, task: Task) -> None:
+        """A running task waits for others: its slot is free."""
+        if self._running.get(task.lane) is task:
+            self._parked[task.id] = None
+            self._parked_changed = True
+
+    def unpark(self, task: Task) -> None:
+        """A parked task goes on, at once: it may be one too many for a moment, but it never starves."""
+        self._parked.pop(task.id, None)
+        self._parked_changed = True
+
+    def parked_changed(self) -> bool:
+        """Whether the daemon has to be told anew how many slots there are."""
+        changed, self._parked_changed = self._parked_changed, False
+        return changed
+
+    def ask(self, ask: Ask) -> None:
+        """A running task wants something kept."""
+        self._asks[ask.task, ask.k] = ask
+
+    def asks(self, now: float, patience: float = 0.0) -> list[Ask]:
+        """What is to be told the daemon: what it was never told, or `patience` ago without a word that it has it."""
+        latest = now - patience
+        due = [
+            ask for ask in self._asks.values() if ask.sent is None or (patience and not ask.kept and ask.sent <= latest)
+        ]
+        for ask in due:
+            ask.sent = now
+        return due
+
+    @property
+    def waits(self) -> list[tuple[str, int]]:
+        """What the daemon has kept and not answered yet."""
+        return [key for key, ask in self._asks.items() if ask.kept]
 
     def fresh(self, now: float) -> list[Result]:
         """The results that were in no frame yet."""
@@ -112,6 +154,11 @@ class Lanes:
                 del self._tasks[task.id]
         self._ready.clear()
         self._waiting = {lane: deque() for lane in self._running}
+        for task in [task for task in self._running.values() if task.id in self._parked]:
+            # It may wait for days; another worker takes it up where it stands.
+            self._forget(task.id)
+            self._leave(task)
+            self.abandoned = True
 
     @property
     def running(self) -> list[Task]:
@@ -152,6 +199,8 @@ class Lanes:
     def _header(self, n: int, held: list[str], results: Sequence[Result], *, bye: bool) -> dict[str, Any]:
         return {
             **self._about,
+            "slots": self._slots + len(self._parked),
+            "parked": list(self._parked),
             "boot": self._boot,
             "n": n,
             "seen": self._seen,
@@ -170,6 +219,14 @@ class Lanes:
             self._ready.append(task.lane)
         lane.append(task)
 
+    def _leave(self, task: Task) -> None:
+        del self._running[task.lane]
+        self._drop_asks(task.id)
+        if self._waiting[task.lane]:
+            self._ready.append(task.lane)
+        else:
+            del self._waiting[task.lane]
+
     def _forget(self, id_: str) -> Task | None:
         """Drop what is held under an id; gives the task if it runs and so must be stopped."""
         self._results.pop(id_, None)
@@ -177,6 +234,7 @@ class Lanes:
         if task is None:
             return None
         task.dropped = True
+        self._drop_asks(id_)
         if self._running.get(task.lane) is task:
             return task
         waiting = self._waiting[task.lane]
@@ -190,3 +248,22 @@ class Lanes:
         for result in results:
             result.sent = now
         return results
+
+    def _settle(self, answer: Answer) -> bool:
+        """Note what the daemon says to an ask; whether the task that asked can go on by that."""
+        ask = self._asks.get((answer.task, answer.k))
+        if ask is None:
+            return False
+        if "kept" in answer.value:
+            ask.kept = True
+            return False
+        if "unknown" in answer.value:
+            ask.kept, ask.sent = False, None
+            return False
+        del self._asks[answer.task, answer.k]
+        return True
+
+    def _drop_asks(self, id_: str) -> None:
+        self._parked.pop(id_, None)
+        for key in [key for key in self._asks if key[0] == id_]:
+            del self._asks[key]

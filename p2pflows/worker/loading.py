@@ -9,16 +9,28 @@ import logging
 import sys
 import threading
 import traceback
+from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from p2pflows.errors import UsageError
+from p2pflows.flows.config import effective_config
+from p2pflows.flows.flow import Flow
 from p2pflows.function import FlowFunction
 from p2pflows.worker.shell import Command
 
-Loaded = FlowFunction | Command
+
+@dataclass(frozen=True, slots=True)
+class FlowClass:
+    """A class of flows, and what its owner sets for every instance."""
+
+    flow_class: type[Flow]
+    config: dict[str, Any]
+
+
+Loaded = FlowFunction | Command | FlowClass
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +71,12 @@ class Loader:
                 return loaded
             case {"kind": "python", "target": str(text), "cwd": str(cwd)}:
                 return FlowFunction.from_callable(self._find(text, cwd, again=again))
+            case {"kind": "class", "target": str(text), "cwd": str(cwd), "config": dict(config)}:
+                found = self._find(text, cwd, again=again)
+                if not (isinstance(found, type) and issubclass(found, Flow)):
+                    raise UsageError(f"{text} is no class of flows.", "Derive it from AtomicFlow or CompositeFlow.")
+                effective_config(found, config, complete=False)
+                return FlowClass(found, config)
             case _:
                 raise UsageError("This worker does not know that kind of target.", "Bring it up to date.")
 
@@ -71,7 +89,9 @@ class Loader:
             raise UsageError(f"There is no file {path}.", "Check the path, and where the worker runs.")
         _prefer(cwd)
         try:
-            if path is None:
+            if place == "__main__":
+                module = _notebook(attribute)
+            elif path is None:
                 module = _import_package(place, again=again)
             else:
                 _prefer(str(path.parent))
@@ -96,6 +116,9 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     """What the daemon tells others about an endpoint."""
     if isinstance(loaded, Command):
         return {"schema": {"type": "object"}, "output": None, "description": "", "async": False}
+    if isinstance(loaded, FlowClass):
+        description = effective_config(loaded.flow_class, loaded.config, complete=False).get("description")
+        return {"schema": {"type": "object"}, "output": None, "description": str(description or ""), "async": False}
     return {
         "schema": loaded.input_schema,
         "output": loaded.output_schema,
@@ -128,6 +151,16 @@ def _import_package(name: str, *, again: bool) -> ModuleType:
     importlib.invalidate_caches()
     known = sys.modules.get(name)
     return importlib.reload(known) if again and known is not None else importlib.import_module(name)
+
+
+def _notebook(attribute: str) -> ModuleType:
+    module = sys.modules["__main__"]
+    if not hasattr(module, attribute.partition(".")[0]):
+        raise ImportError(
+            f"{attribute} is defined in a notebook or script, which only workers started in it can run: "
+            "write it to a file, or call run_dispatch_worker_thread there"
+        )
+    return module
 
 
 def _attribute(module: ModuleType, place: str, attribute: str) -> object:

@@ -10,7 +10,8 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from p2pflows import broker_url, topics
 from p2pflows.broker_url import BrokerUrl
@@ -18,9 +19,13 @@ from p2pflows.channel import BadFrame, Channel, Enrolment
 from p2pflows.errors import UsageError
 from p2pflows.mqtt import Delivery, MqttLink, Will
 from p2pflows.worker import frames
-from p2pflows.worker.frames import Result
+from p2pflows.worker.frames import Ask, Result
 from p2pflows.worker.lanes import Lanes
 from p2pflows.worker.runner import Runner
+
+if TYPE_CHECKING:
+    from p2pflows.chat.api_info import ApiInfo
+    from p2pflows.chat.keyring import Keyring
 
 _TICK = 1.0
 _TICKS_PER_HEARTBEAT = 2
@@ -41,16 +46,25 @@ class Worker:
     Args:
         enrolment: where its daemon is, and the key of its dispatch point.
         slots: how many tasks may run at once.
+        api_infos: keys for the flows that want some; they stay in this object.
+        on_connected: told whenever it has reached the broker.
 
     Raises:
         UsageError: the enrolment names no broker address.
     """
 
-    def __init__(self, enrolment: Enrolment, slots: int) -> None:
+    def __init__(
+        self,
+        enrolment: Enrolment,
+        slots: int,
+        api_infos: Sequence[ApiInfo] = (),
+        on_connected: Callable[[], None] = lambda: None,
+    ) -> None:
         url = broker_url.parse(enrolment.broker)
         if not isinstance(url, BrokerUrl):
             raise UsageError("That token names no broker address.", "Make one with: p2pflows worker-token POINT")
         self._url = url
+        self._on_connected = on_connected
         self._name = f"w-{secrets.token_hex(8)}"
         self._channel = Channel(enrolment.key)
         self._results = topics.results(enrolment.user, enrolment.point)
@@ -60,7 +74,9 @@ class Worker:
         about = {"worker": self._name, "slots": slots, "pid": os.getpid(), "host": socket.gethostname()}
         self._lanes = Lanes(about)
         self._lock = threading.Lock()
-        self._runner = Runner(self._lanes, self._lock, slots, self._has_result)
+        self._runner = Runner(
+            self._lanes, self._lock, slots, self._has_result, user=enrolment.user, keyring=_keyring(api_infos)
+        )
         self._loop = asyncio.get_running_loop()
         self._gathering = False
         self._last_results = 0.0
@@ -97,7 +113,7 @@ class Worker:
         for task in left:
             if task.stop is not None:
                 task.stop()
-        return not left
+        return not left and not self._lanes.abandoned
 
     def stop(self) -> None:
         """Take no more tasks and end; asked twice, do not wait for what runs."""
@@ -127,6 +143,7 @@ class Worker:
     def _connected(self, _session_present: bool) -> None:
         _log.info("Connected to %s as %s.", self._url, self._name)
         self._hello()
+        self._on_connected()
 
     def _hello(self) -> None:
         with self._lock:
@@ -140,10 +157,13 @@ class Worker:
     async def _beat(self) -> None:
         for tick in itertools.count(1):
             await asyncio.sleep(_TICK)
+            beat = tick % _TICKS_PER_HEARTBEAT == 0
             with self._lock:
                 overdue = self._lanes.overdue(self._loop.time(), _RESEND_AFTER)
-            if overdue or tick % _TICKS_PER_HEARTBEAT == 0:
-                self._send(overdue)
+                asks = self._lanes.asks(self._loop.time(), _RESEND_AFTER)
+                waits = self._lanes.waits if beat else []
+            if overdue or asks or beat:
+                self._send(overdue, asks=asks, waits=waits)
 
     def _take_in(self, deliveries: list[Delivery]) -> None:
         hello = False
@@ -174,6 +194,8 @@ class Worker:
         for task in received.to_stop:
             if task.stop is not None:
                 task.stop()
+        for answer in received.answers:
+            self._runner.answered(answer)
         if frame.stop:
             self.stop()
         return received.new_boot
@@ -200,18 +222,48 @@ class Worker:
         self._last_results = self._loop.time()
         with self._lock:
             fresh = self._lanes.fresh(self._last_results)
-        if fresh:
-            self._send(fresh)
+            asks = self._lanes.asks(self._last_results)
+            progress = self._runner.take_progress()
+            parked = self._lanes.parked_changed()
+        if fresh or asks or progress or parked:
+            self._send(fresh, asks=asks, progress=progress)
         self._settle()
 
-    def _send(self, results: Sequence[Result] = (), *, bye: bool = False) -> None:
+    def _send(
+        self,
+        results: Sequence[Result] = (),
+        *,
+        asks: Sequence[Ask] = (),
+        waits: Sequence[tuple[str, int]] = (),
+        progress: Sequence[tuple[str, dict[str, Any]]] = (),
+        bye: bool = False,
+    ) -> None:
         """Send a frame, or more if one is too small; what is lost with the connection is sent again."""
         with self._lock:
             held = sum(len(id_) + _QUOTES for id_ in self._lanes.held)
         room = max(_LEAST_ROOM, self._link.max_packet - _HEADER_BYTES - held)
-        for portion in list(frames.portions(results, room)) or [[]]:
-            with self._lock:
-                header = self._lanes.header(portion, bye=bye)
-            blobs = [result.data for result in portion]
-            self._link.publish(self._results, self._channel.seal(self._results, header, blobs), qos=0)
+        told = {
+            "asks": [{"task": ask.task, "k": ask.k, **ask.content} for ask in asks],
+            "waits": waits,
+            "progress": [{"task": task, "data": data} for task, data in progress],
+        }
+        for part in frames.parts(told, room):
+            self._publish([], part)
+        for portion in list(frames.portions(results, room)) or ([] if asks or progress or waits else [[]]):
+            self._publish(portion, {}, bye=bye)
         self._link.flush()
+
+    def _publish(self, results: Sequence[Result], more: dict[str, Any], *, bye: bool = False) -> None:
+        with self._lock:
+            header = {**self._lanes.header(results, bye=bye), **more}
+        blobs = [result.data for result in results]
+        self._link.publish(self._results, self._channel.seal(self._results, header, blobs), qos=0)
+
+
+def _keyring(api_infos: Sequence[ApiInfo]) -> Keyring | None:
+    """All keys of this worker, taking turns over all its flows."""
+    if not api_infos:
+        return None
+    from p2pflows.chat.keyring import Keyring
+
+    return Keyring(api_infos)

@@ -6,21 +6,41 @@ Whoever has ended a task takes the next one itself, so that a busy worker hands 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import json
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from p2pflows.errors import BY_KIND, CallError, Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
+from p2pflows.errors import (
+    BY_KIND,
+    CallError,
+    Cancelled,
+    DeadlinePassed,
+    FlowFailed,
+    P2pflowsError,
+    TooLarge,
+    UsageError,
+)
+from p2pflows.flows.run import set_current
 from p2pflows.function import FlowFunction, to_data, to_json
 from p2pflows.worker import loading
-from p2pflows.worker.frames import Result, Task
+from p2pflows.worker.frames import Answer, Ask, Result, Task
+from p2pflows.worker.instance_run import InstanceRun
 from p2pflows.worker.lanes import Lanes
 from p2pflows.worker.shell import OUTPUT_LIMIT, Command, Run
+from p2pflows.worker.task_run import TaskRun
+
+if TYPE_CHECKING:
+    from p2pflows.chat.keyring import Keyring
+
+Begin = Callable[[], Awaitable[bytes]]
+"""Begins what the event loop has to run; gives the result's JSON."""
 
 _LONGEST_MESSAGE = 2000
 _TOO_LATE = "It was not started before its deadline."
@@ -35,16 +55,35 @@ class Runner:
         lanes: says what may start.
         lock: held around each use of the lanes, by whoever uses them.
         slots: how many tasks may run at once.
-        on_result: called from any thread once the lanes have a result.
+        on_result: called from any thread once the lanes have something to tell the daemon.
+        user: whose daemon this worker serves.
+        keyring: keys for the flows that want some; they stay in this object.
     """
 
-    def __init__(self, lanes: Lanes, lock: threading.Lock, slots: int, on_result: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        lock: threading.Lock,
+        slots: int,
+        on_result: Callable[[], None],
+        *,
+        user: str,
+        keyring: Keyring | None = None,
+    ) -> None:
         self._lanes = lanes
         self._lock = lock
         self._on_result = on_result
+        self._user = user
+        self._keyring = keyring
+        self._runs: dict[str, TaskRun] = {}
+        self._slots = slots
+        self._waiting_threads = 0
+        self._threads = slots
+        self._progress: list[tuple[str, dict[str, Any]]] = []
         self._loader = loading.Loader()
         self._handed: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
+        self._loop_thread = 0
         self._coroutines: set[asyncio.Task[None]] = set()
         # Daemon threads: a flow that never returns must not keep the process from its exit.
         threading.Thread(target=self._turn_loop, name="async flows", daemon=True).start()
@@ -52,32 +91,86 @@ class Runner:
             threading.Thread(target=self._work, name=f"flow {number}", daemon=True).start()
 
     def start(self) -> None:
-        """Start what may start; from any thread but the async flows' own."""
+        """Start what may start; from any thread."""
         coroutines = self._hand_out()
         if coroutines:
             self._loop.call_soon_threadsafe(self._begin, coroutines)
 
-    def _hand_out(self) -> list[tuple[Task, FlowFunction]]:
+    def _hand_out(self) -> list[tuple[Task, Begin]]:
         """Hand what may start to the threads; gives what is for the loop."""
         coroutines = []
         while (task := self._take()) is not None:
-            function = self._known_async(task)
-            if function is None:
-                self._handed.put(task)
+            loaded = self._loader.known(task.endpoint, task.revision) if task.op == "run" else None
+            if isinstance(loaded, FlowFunction) and loaded.is_async:
+                coroutines.append((task, self._asynchronously(task, loaded)))
             else:
-                coroutines.append((task, function))
+                self._handed.put(task)
         return coroutines
+
+    # What runs ask (task_run.Host), from any thread.
+
+    def ask(self, ask: Ask) -> None:
+        """Have the daemon keep something."""
+        with self._lock:
+            self._lanes.ask(ask)
+        self._on_result()
+
+    @contextlib.contextmanager
+    def parked(self, task: Task) -> Iterator[None]:
+        """While the block waits, the task holds no slot; another thread takes over from the one that waits here."""
+        in_thread = threading.get_ident() != self._loop_thread
+        with self._lock:
+            self._lanes.park(task)
+            self._waiting_threads += in_thread
+            fresh = self._slots + self._waiting_threads > self._threads
+            self._threads += fresh
+        if fresh:
+            threading.Thread(target=self._work, name="flow", daemon=True).start()
+        self.start()
+        self._on_result()  # its slot is free: the daemon has to know
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lanes.unpark(task)
+                self._waiting_threads -= in_thread
+
+    def progress(self, task: Task, data: dict[str, Any]) -> None:
+        """Tell the caller something."""
+        with self._lock:
+            self._progress.append((task.id, data))
+        self._on_result()
+
+    # What the worker tells.
+
+    def answered(self, answer: Answer) -> None:
+        """The daemon has answered something that a run asked."""
+        run = self._runs.get(answer.task)
+        if run is not None:
+            run.answered(answer.k, answer.value)
+
+    def take_progress(self) -> list[tuple[str, dict[str, Any]]]:
+        """What runs have to tell before their end; the lock is held."""
+        told, self._progress = self._progress, []
+        return told
 
     def _work(self) -> None:
         """A thread: runs what it is handed, then whatever else may start, then waits again."""
         try:
-            while True:
+            while not self._too_many():
                 task: Task | None = self._handed.get()
                 while task is not None:
                     self._run(task)
                     task = self._take()
         except BaseException as error:  # noqa: BLE001 - flows cannot get here: it is a fault of ours
             _end_process(error)
+
+    def _too_many(self) -> bool:
+        """Whether this thread was needed only while another one waited."""
+        with self._lock:
+            over = self._threads > self._slots + self._waiting_threads
+            self._threads -= over
+        return over
 
     def _take(self) -> Task | None:
         with self._lock:
@@ -87,28 +180,60 @@ class Runner:
         result = Result(task.id, None if error is None else _as_json(task, error), data)
         with self._lock:
             self._lanes.finish(task, result)
+            self._runs.pop(task.id, None)
         self._on_result()
 
     def _run(self, task: Task) -> None:
         try:
             if time.time() >= task.expires:
                 raise DeadlinePassed(_TOO_LATE)  # noqa: TRY301 - it ends like what a flow raises
-            if task.op == "load":
-                data = to_json(loading.describe(self._loader.load(task.endpoint, task.revision, task.target)))
-            else:
-                loaded = self._loaded(task)
-                if isinstance(loaded, FlowFunction) and loaded.is_async:
-                    self._loop.call_soon_threadsafe(self._begin, [(task, loaded)])
-                    return
-                data = _command(task, loaded) if isinstance(loaded, Command) else _call(task, loaded)
+            data = self._do(task)
+            if not isinstance(data, bytes):
+                self._loop.call_soon_threadsafe(self._begin, [(task, data)])
+                return
+            data = _fitting(data)
         except BaseException as error:  # noqa: BLE001 - a flow may raise anything, SystemExit too
             self._finish(task, b"null", error)
         else:
             self._finish(task, data, None)
 
-    def _known_async(self, task: Task) -> FlowFunction | None:
-        loaded = self._loader.known(task.endpoint, task.revision) if task.op == "run" else None
-        return loaded if isinstance(loaded, FlowFunction) and loaded.is_async else None
+    def _do(self, task: Task) -> bytes | Begin:
+        """Run a task in this thread; gives its result, or what the loop has to go on with."""
+        if task.op == "load":
+            return to_json(loading.describe(self._loader.load(task.endpoint, task.revision, task.target)))
+        loaded = self._loaded(task)
+        match loaded:
+            case Command():
+                return _command(task, loaded)
+            case FlowFunction(is_async=True):
+                return self._asynchronously(task, loaded)
+            case FlowFunction():
+                with set_current(self._open(task, None)):
+                    return to_json(to_data(loaded.invoke(task.data)))
+        order = json.loads(task.data)
+        run = self._open(task, order["instance"])
+        with set_current(run):
+            turn = InstanceRun(task, loaded, order, run, self._keyring)
+            going_on = turn.begin()
+        return turn.result() if going_on is None else lambda: turn.go_on(going_on)
+
+    def _asynchronously(self, task: Task, function: FlowFunction) -> Begin:
+        async def reply() -> bytes:
+            with set_current(self._open(task, None)):
+                return to_json(to_data(await function.invoke(task.data)))
+
+        return reply
+
+    def _open(self, task: Task, instance: str | None) -> TaskRun:
+        """A run that can be stopped from here on."""
+        run = TaskRun(task, self._user, instance, self)
+        with self._lock:
+            self._runs[task.id] = run
+            if task.stop is None:
+                task.stop = run.stop
+        if task.dropped:
+            run.stop()
+        return run
 
     def _loaded(self, task: Task) -> loading.Loaded:
         known = self._loader.known(task.endpoint, task.revision)
@@ -121,6 +246,7 @@ class Runner:
             raise FlowFailed(f"Its worker cannot load it: {error.message}") from error
 
     def _turn_loop(self) -> None:
+        self._loop_thread = threading.get_ident()
         asyncio.set_event_loop(self._loop)
         while True:
             try:
@@ -128,9 +254,9 @@ class Runner:
             except (SystemExit, KeyboardInterrupt) as error:
                 _log.error("A background task of an async flow wanted to end the worker.", exc_info=error)
 
-    def _begin(self, coroutines: list[tuple[Task, FlowFunction]]) -> None:
-        for task, function in coroutines:
-            running = self._loop.create_task(self._run_async(task, function))
+    def _begin(self, coroutines: list[tuple[Task, Begin]]) -> None:
+        for task, begin in coroutines:
+            running = self._loop.create_task(self._run_async(task, begin))
             self._coroutines.add(running)  # the loop itself would let it be collected
             running.add_done_callback(self._ended)
 
@@ -140,12 +266,12 @@ class Runner:
         if error is not None:
             _end_process(error)
 
-    async def _run_async(self, task: Task, function: FlowFunction) -> None:
+    async def _run_async(self, task: Task, begin: Begin) -> None:
         current = asyncio.current_task()
         if current is not None:
             task.stop = functools.partial(_cancel, self._loop, current)
         try:
-            data = await _await(task, function)
+            data = await _await(task, begin)
         except BaseException as error:  # noqa: BLE001 - a flow may raise anything, SystemExit too
             self._finish(task, b"null", error)
         else:
@@ -164,11 +290,7 @@ def _end_process(error: BaseException) -> NoReturn:
     os._exit(1)
 
 
-def _call(task: Task, function: FlowFunction) -> bytes:
-    return _fitting(to_json(to_data(function.invoke(task.data))))
-
-
-async def _await(task: Task, function: FlowFunction) -> bytes:
+async def _await(task: Task, begin: Begin) -> bytes:
     if task.dropped:
         raise Cancelled("It was cancelled before it started.")
     left = task.expires - time.time()
@@ -177,12 +299,11 @@ async def _await(task: Task, function: FlowFunction) -> bytes:
     patience = asyncio.timeout(left)
     try:
         async with patience:
-            value = await function.invoke(task.data)
+            return _fitting(await begin())
     except TimeoutError:
         if patience.expired():
             raise DeadlinePassed("It was stopped at its deadline.") from None
         raise
-    return _fitting(to_json(to_data(value)))
 
 
 def _command(task: Task, command: Command) -> bytes:
@@ -199,7 +320,7 @@ def _command(task: Task, command: Command) -> bytes:
     task.stop = run.stop
     if task.dropped:
         run.stop()
-    return _fitting(to_json(run.reply(task.data, task.expires - time.time())))
+    return to_json(run.reply(task.data, task.expires - time.time()))
 
 
 def _fitting(data: bytes) -> bytes:
@@ -213,11 +334,18 @@ def _as_json(task: Task, error: BaseException) -> dict[str, str]:
     if isinstance(error, UsageError) and task.op == "load":
         return {"kind": error.kind, "message": _sendable(error.message)}
     if isinstance(error, CallError) and error.kind in BY_KIND:
-        return {"kind": error.kind, "message": _sendable(error.message)}
+        return _with_hint(error.kind, error)
+    if isinstance(error, UsageError):  # the author's mistake, told by us in plain words
+        return _with_hint(FlowFailed.kind, error)
     _log.error("%s raised on message %s:", task.endpoint, task.message, exc_info=error)
     name = type(error).__name__
     message = f"{name}: {_text(error)}".removesuffix(": ")
     return {"kind": FlowFailed.kind, "message": _sendable(message), "type": name}
+
+
+def _with_hint(kind: str, error: P2pflowsError) -> dict[str, str]:
+    told = {"kind": kind, "message": _sendable(error.message)}
+    return {**told, "hint": _sendable(error.hint)} if error.hint else told
 
 
 def _sendable(message: str) -> str:

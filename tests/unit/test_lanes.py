@@ -281,6 +281,7 @@ def test_header() -> None:
         "slots": SLOTS,
         "pid": 7,
         "host": "here",
+        "parked": [],
         "boot": 3,
         "n": 1,
         "seen": 4,

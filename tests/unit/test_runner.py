@@ -20,7 +20,7 @@ class Lanes:
 
 target = {"kind": "python", "target": "flows.py:%s", "cwd": "."}
 task = Task("t", "run", "lane", "f", 1, target, "b", "", "c", "m", time.time() + 60, b"{}")
-Runner(Lanes(task), threading.Lock(), 1, lambda: None).start()
+Runner(Lanes(task), threading.Lock(), 1, lambda: None, user="u").start()
 time.sleep(10)
 """
 

@@ -68,8 +68,7 @@ def test_a_message_is_written_as_frozen_and_read_back(case: dict[str, Any]) -> N
 @_cases("message", "reads")
 def test_other_texts_of_a_message_mean_the_same(case: dict[str, Any]) -> None:
     """Order, white space, unknown fields and explicit defaults do not change what a body says."""
-    message = Message.model_validate_json(case["body"])
-    assert message.model_dump(mode="json", by_alias=True) == case["message"]
+    assert Message.model_validate_json(case["body"]) == Message.model_validate(case["message"])
 
 
 @_cases("message", "malformed")

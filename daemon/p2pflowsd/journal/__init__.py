@@ -15,9 +15,12 @@ from pathlib import Path
 from p2pflows.errors import UsageError
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal.incoming import IncomingTable
+from p2pflowsd.journal.instances import InstanceTable
+from p2pflowsd.journal.log import LogTable
 from p2pflowsd.journal.migrations import migrate
 from p2pflowsd.journal.outgoing import OutgoingTable
 from p2pflowsd.journal.prompts import PromptTable
+from p2pflowsd.journal.records import RecordTable
 from p2pflowsd.journal.streams import StreamTable
 
 __all__ = ["Journal", "JournalError"]
@@ -68,6 +71,9 @@ class Journal:
         self.outgoing = OutgoingTable(self._db)
         self.prompts = PromptTable(self._db)
         self.streams = StreamTable(self._db)
+        self.instances = InstanceTable(self._db)
+        self.records = RecordTable(self._db)
+        self.log = LogTable(self._db)
         self._saved_counters = dict(self.counters)
         self._pruned: dict[str, int] = {}
         if owner is None:

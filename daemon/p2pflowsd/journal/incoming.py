@@ -29,8 +29,9 @@ class IncomingTable:
         """Keep a request; None if the id was seen before."""
         row = self._db.execute(
             f"""INSERT INTO incoming
-                  (id, peer, type, endpoint, epoch, seq, conversation, body, bundle, received, expires, state)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (peer, id) DO NOTHING RETURNING {_COLUMNS}""",
+                  (id, peer, type, endpoint, epoch, seq, conversation, body, bundle, received, expires, state, instance)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                ON CONFLICT (peer, id) DO NOTHING RETURNING {_COLUMNS}""",
             (
                 message.id,
                 message.sender,
@@ -44,9 +45,50 @@ class IncomingTable:
                 now,
                 message.expires,
                 state,
+                message.instance,
             ),
         ).fetchone()
         return IncomingRow._make(row) if row else None
+
+    def add_answer(
+        self,
+        message_id: str,
+        *,
+        peer: str,
+        kind: str,
+        endpoint: str,
+        conversation: str,
+        body: bytes,
+        now: int,
+        expires: int,
+        instance: str,
+        root: int | None,
+    ) -> IncomingRow | None:
+        """Keep an answer that runs one of our flows again; None if it was kept before."""
+        row = self._db.execute(
+            f"""INSERT INTO incoming
+                  (id, peer, type, endpoint, epoch, seq, conversation, body, received, expires, state, instance, root)
+                VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, 'ready', ?, ?)
+                ON CONFLICT (peer, id) DO NOTHING RETURNING {_COLUMNS}""",
+            (message_id, peer, kind, endpoint, conversation, body, now, expires, instance, root),
+        ).fetchone()
+        return IncomingRow._make(row) if row else None
+
+    def belongs(self, n: int, instance: str) -> None:
+        """Say which instance a request is for."""
+        self._db.execute("UPDATE incoming SET instance = ? WHERE n = ?", (instance, n))
+
+    def progressed(self, n: int) -> None:
+        """A run got further than before: its worker's death counts anew from here."""
+        self._db.execute("UPDATE incoming SET attempts = 0 WHERE n = ? AND attempts > 0", (n,))
+
+    def open_of(self, instance: str, message_id: str | None = None) -> list[IncomingRow]:
+        """The requests for an instance that wait, run, or are still to be answered; of one id, or all."""
+        return self._many(
+            "instance = ? AND instance IS NOT NULL AND id = coalesce(?, id) AND state IN ('ready', 'kept') ORDER BY n",
+            instance,
+            message_id,
+        )
 
     def add_bundle(self, peer: str, proof: bytes, expires: int) -> int:
         """Keep the proof of who signed a bundle; gives its number."""
@@ -103,7 +145,9 @@ class IncomingTable:
 
     def in_state(self, state: Incoming) -> list[IncomingRow]:
         """All requests in one live state, oldest first."""
-        return self._many("state = ? AND state IN ('blocked', 'held', 'ready', 'asked', 'dead') ORDER BY n", state)
+        return self._many(
+            "state = ? AND state IN ('blocked', 'held', 'ready', 'asked', 'kept', 'dead') ORDER BY n", state
+        )
 
     def blocked(self, peer: str, endpoint: str) -> list[IncomingRow]:
         """The requests of one stream that wait for an earlier one, in their order."""
@@ -122,7 +166,7 @@ class IncomingTable:
 
     def expired(self, now: int) -> list[IncomingRow]:
         """Live requests whose deadline has passed."""
-        return self._many("state IN ('blocked', 'held', 'ready', 'asked') AND expires <= ? ORDER BY n", now)
+        return self._many("state IN ('blocked', 'held', 'ready', 'asked', 'kept') AND expires <= ? ORDER BY n", now)
 
     def next_expiry(self) -> int | None:
         """The earliest deadline of a live request."""
@@ -130,6 +174,7 @@ class IncomingTable:
             """SELECT min(expires) FROM incoming WHERE state = 'blocked' UNION ALL
                SELECT min(expires) FROM incoming WHERE state = 'held' UNION ALL
                SELECT min(expires) FROM incoming WHERE state = 'ready' UNION ALL
+               SELECT min(expires) FROM incoming WHERE state = 'kept' UNION ALL
                SELECT min(expires) FROM incoming WHERE state = 'asked'"""
         ).fetchall()
         return min((row[0] for row in rows if row[0] is not None), default=None)

@@ -49,7 +49,45 @@ def _prompts_have_places(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX prompts_place ON prompts (place)")
 
 
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _prompts_have_places)
+def _flows_have_instances(db: sqlite3.Connection) -> None:
+    """Instances with their state, what runs recorded, and answers that run a flow again."""
+    for statement in (
+        "ALTER TABLE incoming ADD COLUMN instance TEXT",
+        "ALTER TABLE incoming ADD COLUMN root INTEGER",
+        "ALTER TABLE outgoing ADD COLUMN origin TEXT",
+        """CREATE INDEX outgoing_of_root ON outgoing (json_extract(origin, '$.root'))
+             WHERE state IN ('pending', 'stored')""",
+        "DROP INDEX incoming_live",
+        """CREATE INDEX incoming_live ON incoming (state, expires)
+             WHERE state IN ('blocked', 'held', 'ready', 'asked', 'kept', 'dead')""",
+        """CREATE INDEX incoming_of_instance ON incoming (instance, id)
+             WHERE instance IS NOT NULL AND state IN ('ready', 'kept')""",
+        """CREATE TABLE instances (
+             id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, client TEXT NOT NULL, own INTEGER NOT NULL,
+             config TEXT NOT NULL, subflows TEXT NOT NULL, initial TEXT, state TEXT, point TEXT,
+             created INTEGER NOT NULL, used INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX instances_of_client ON instances (endpoint, client)",
+        """CREATE TABLE records (
+             n INTEGER NOT NULL, k INTEGER NOT NULL, kind TEXT NOT NULL, mark TEXT NOT NULL, message TEXT, value TEXT,
+             PRIMARY KEY (n, k)) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE log (
+             n INTEGER PRIMARY KEY, at INTEGER NOT NULL, what TEXT NOT NULL, peer TEXT NOT NULL, endpoint TEXT NOT NULL,
+             detail TEXT NOT NULL) STRICT""",
+    ):
+        db.execute(statement)
+
+
+def _prompts_have_labels(db: sqlite3.Connection) -> None:
+    """By which name the asking flow knows this human; of what was asked before, nobody knows it any more."""
+    db.execute("ALTER TABLE prompts ADD COLUMN label TEXT NOT NULL DEFAULT ''")
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _first,
+    _prompts_have_places,
+    _flows_have_instances,
+    _prompts_have_labels,
+)
 
 
 def migrate(db: sqlite3.Connection) -> None:

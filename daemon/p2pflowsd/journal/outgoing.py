@@ -25,12 +25,12 @@ class OutgoingTable:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def add(self, message: Message, body: bytes) -> int:
+    def add(self, message: Message, body: bytes, origin: str | None = None) -> int:
         """Keep a message to be sent; gives its number."""
         cursor = self._db.execute(
             """INSERT INTO outgoing
-                  (id, type, peer, endpoint, epoch, seq, conversation, cause, body, created, expires, state)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending')""",
+                  (id, type, peer, endpoint, epoch, seq, conversation, cause, body, created, expires, state, origin)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)""",
             (
                 message.id,
                 message.type,
@@ -43,6 +43,7 @@ class OutgoingTable:
                 body,
                 message.created,
                 message.expires,
+                origin,
             ),
         )
         return int(cursor.lastrowid or 0)
@@ -113,9 +114,17 @@ class OutgoingTable:
         """Requests that failed or expired and may be sent again by hand, oldest first."""
         return self._many("state IN ('failed', 'expired') AND type IN ('call', 'post') ORDER BY n")
 
+    def newest_calls(self, limit: int) -> list[OutgoingRow]:
+        """The last calls that the user made, and no flow of theirs or the daemon itself; newest first."""
+        return self._many("type = 'call' AND origin IS NULL AND endpoint NOT GLOB '_*' ORDER BY n DESC LIMIT ?", limit)
+
     def expired(self, now: int) -> list[OutgoingRow]:
         """Live messages whose deadline has passed."""
         return self._many("state IN ('pending', 'stored') AND expires <= ? ORDER BY n", now)
+
+    def of_root(self, n: int) -> list[OutgoingRow]:
+        """Live calls that runs made on behalf of one request, and whose answers run a flow again."""
+        return self._many("state IN ('pending', 'stored') AND json_extract(origin, '$.root') = ? ORDER BY n", n)
 
     def next_expiry(self) -> int | None:
         """The earliest deadline of a live message."""

@@ -16,7 +16,7 @@ class PromptTable:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def ask(self, row: IncomingRow, text: str, data: str) -> PromptRow:
+    def ask(self, row: IncomingRow, text: str, data: str, label: str = "") -> PromptRow:
         """Keep a new question; it has the number of its request."""
         prompt = PromptRow(
             row.n,
@@ -31,6 +31,7 @@ class PromptTable:
             row.expires,
             Prompt.OPEN,
             None,
+            label,
         )
         self._db.execute(
             f"INSERT INTO prompts ({_COLUMNS}, place) "
@@ -70,6 +71,11 @@ class PromptTable:
     def recent(self) -> list[PromptRow]:
         """All questions that are still remembered, oldest first."""
         return [PromptRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM prompts ORDER BY place")]
+
+    def newest(self, limit: int) -> list[PromptRow]:
+        """The last questions, newest first."""
+        found = self._db.execute(f"SELECT {_COLUMNS} FROM prompts ORDER BY place DESC LIMIT ?", (limit,))
+        return [PromptRow._make(row) for row in found]
 
     def like(self, part: str) -> list[PromptRow]:
         """Questions whose id begins or ends with some hex digits."""

@@ -21,6 +21,8 @@ class IncomingRow(NamedTuple):
     state: str
     attempts: int
     error: str | None
+    instance: str | None
+    root: int | None
 
 
 class OutgoingRow(NamedTuple):
@@ -41,6 +43,7 @@ class OutgoingRow(NamedTuple):
     state: str
     note: str
     answer: bytes | None
+    origin: str | None
 
 
 class PromptRow(NamedTuple):
@@ -58,3 +61,44 @@ class PromptRow(NamedTuple):
     expires: int
     state: str
     answer: str | None
+    label: str
+    """By which name the asking flow knows this human."""
+
+
+class InstanceRow(NamedTuple):
+    """A mounted flow; `config`, `subflows`, `initial` and `state` are JSON objects."""
+
+    id: str
+    endpoint: str
+    client: str
+    own: int
+    """1 if it was asked for by its id, 0 if a conversation or the endpoint has it."""
+    config: str
+    subflows: str
+    initial: str | None
+    state: str | None
+    point: str | None
+    created: int
+    used: int
+
+
+class RecordRow(NamedTuple):
+    """What a run did that must not be done twice; `value` is JSON, and missing while a call has no answer."""
+
+    n: int
+    k: int
+    kind: str
+    mark: str
+    message: str | None
+    value: str | None
+
+
+class LogRow(NamedTuple):
+    """Something that the owner may want to know of."""
+
+    n: int
+    at: int
+    what: str
+    peer: str
+    endpoint: str
+    detail: str

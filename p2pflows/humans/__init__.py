@@ -1,0 +1,14 @@
+"""Humans in flows: one who is asked by a template, one who talks with an assistant, two who talk (docs/HUMANS.md).
+
+A human is the endpoint `User` that every daemon serves; these classes have it as a subflow.
+"""
+
+from __future__ import annotations
+
+from p2pflows.humans.chat import ChatHumanFlow
+from p2pflows.humans.human import HumanFlow
+from p2pflows.humans.pair import HumanToHuman
+
+ChatHumanFlowModule = ChatHumanFlow
+
+__all__ = ["ChatHumanFlow", "ChatHumanFlowModule", "HumanFlow", "HumanToHuman"]

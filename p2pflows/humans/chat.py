@@ -1,0 +1,67 @@
+"""ChatHumanFlow: a human and an assistant in turns."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from p2pflows.humans.interaction import Interaction, need_text
+from p2pflows.interfaces import KeyInterface
+
+_ASSISTANT, _USER = "Assistant", "User"
+
+
+class ChatHumanFlow(Interaction):
+    """Takes a query to the assistant, its answer to the human, their answer to the assistant, and so on.
+
+    A kick-off is `{"query": text}`, or `{"api_output": text}`; whatever else it holds goes to the assistant, too. It
+    is answered when the human writes the end words, when `max_rounds` are over, or when somebody gives no answer:
+
+        {"end_of_interaction": whether the human ended it, "reason": "end_word", "max_rounds", "too_long" or the kind
+         of an error, "explanation": a sentence, "user_inputs": [...], "assistant_outputs": [...], "rounds": number}
+
+    An error of the assistant's, or one that shows that the human cannot be asked at all, stands under "error".
+    """
+
+    humans: ClassVar[frozenset[str]] = frozenset({_USER})
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.input_interface = KeyInterface(keys_to_rename={"human_input": "query"})
+
+    def fresh(self) -> dict[str, Any]:
+        """What both have said."""
+        return {**super().fresh(), "user_inputs": [], "assistant_outputs": []}
+
+    def begin(self, data: dict[str, Any]) -> None:
+        """Put the query to the assistant."""
+        if "query" not in data:
+            data = KeyInterface(keys_to_rename={"api_output": "query"})(data)
+        self.ask(_ASSISTANT, data)
+
+    def go_on(self, subflow: str, data: dict[str, Any]) -> None:
+        """Hand what one said to the other.
+
+        Raises:
+            FlowFailed: it is no text.
+        """
+        is_human = subflow == _USER
+        said = need_text(data, "human_input" if is_human else "api_output", subflow)
+        if self.is_too_long(said):
+            self.finish("too_long", "The chat has become too long to be kept.")
+            return
+        self.flow_state["user_inputs" if is_human else "assistant_outputs"].append(said)
+        if not is_human:
+            self.ask(_USER, {**data, "api_output": said})
+            return
+        last = self.round_is_last()
+        if self.says_end(said):
+            self.finish("end_word", f"{_USER} ended the chat.", by_human=True)
+        elif last:
+            self.finish("max_rounds", f"The chat has had its {self.max_rounds} rounds.")
+        else:
+            self.ask(_ASSISTANT, self.input_interface(data))
+
+    def ended(self, reason: str, explanation: str, silent: str | None) -> dict[str, Any]:
+        """What both have said."""
+        del reason, explanation, silent
+        return {name: self.flow_state[name] for name in ("user_inputs", "assistant_outputs")}

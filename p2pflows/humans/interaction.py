@@ -1,0 +1,197 @@
+"""Interaction: what composites have in common in which some take turns, from a kick-off to an end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from p2pflows.errors import CallError, FlowFailed
+from p2pflows.flows.flow import CompositeFlow
+from p2pflows.flows.message import FlowMessage
+from p2pflows.humans import settings
+from p2pflows.transformations import EndOfInteraction
+
+KEPT_BYTES = 180_000
+"""What is said in one interaction; with it the state, and the answer to the kick-off, stay below their limits."""
+
+SILENT = {
+    "declined": "declined",
+    "deadline": "did not answer in time",
+    "unreachable": "could not be reached",
+    "cancelled": "was not asked any more",
+}
+"""The errors of a human that end an interaction, and what happened; the others tell that it is set up wrongly."""
+
+_KICK_OFF, _TURN = "kick_off", "turn"
+_END = "end_of_interaction"
+
+
+class Interaction(CompositeFlow):
+    """Takes one kick-off at a time, asks one subflow at a time, and takes an answer from that one alone.
+
+    A subclass says whom a kick-off asks (`begin`), what an answer leads to (`go_on`), what the end is (`ended`), and
+    which subflows are humans. An answer to a question that is not open, such as one from before a reset, is an error
+    and changes nothing.
+
+    Raises:
+        UsageError: the config has a number of rounds, a timeout or end words that are none.
+    """
+
+    default_config: ClassVar[dict[str, Any]] = {
+        settings.END_WORDS: "<END>",
+        settings.MAX_ROUNDS: None,
+        settings.HUMAN_TIMEOUT: None,
+    }
+    handles_errors: ClassVar[bool] = True
+    humans: ClassVar[frozenset[str]] = frozenset()
+    """The keys of the subflows that are humans."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.max_rounds = settings.rounds(self.flow_config)
+        self._timeout = settings.timeout(self.flow_config)
+        self._is_end = EndOfInteraction(_END, settings.end_words(self.flow_config), "said")
+
+    def set_up_flow_state(self) -> None:
+        """Start idle."""
+        super().set_up_flow_state()
+        self._clear()
+
+    def run(self, input_message: FlowMessage) -> None:
+        """Take a kick-off, or the answer of the subflow whose turn it is.
+
+        Raises:
+            FlowFailed: an interaction is under way already, or nobody was asked what this answers.
+        """
+        if input_message.subflow is None:
+            self._kick_off(input_message)
+            return
+        self._check_turn(input_message)
+        self.flow_state[_TURN] = None
+        if input_message.error is not None:
+            self._failed(input_message.subflow, input_message.error)
+            return
+        try:
+            self.go_on(input_message.subflow, input_message.data)
+        except CallError as error:
+            self.finish(error.kind, error.message, error=error)
+
+    def fresh(self) -> dict[str, Any]:
+        """The part of the state that belongs to one interaction, at its beginning."""
+        return {"rounds": 0}
+
+    def begin(self, data: dict[str, Any]) -> None:
+        """Ask the first one.
+
+        Raises:
+            CallError: the kick-off has not what is needed; then nothing has begun.
+        """
+        raise NotImplementedError
+
+    def go_on(self, subflow: str, data: dict[str, Any]) -> None:
+        """Take an answer, and ask the next one or finish.
+
+        Raises:
+            CallError: the answer cannot be used; this ends the interaction.
+        """
+        raise NotImplementedError
+
+    def ended(self, reason: str, explanation: str, silent: str | None) -> dict[str, Any]:
+        """What the kick-off is answered beside the reason; a place to tell others, too.
+
+        Args:
+            reason: one word.
+            explanation: a sentence for people.
+            silent: the human who gave no answer.
+        """
+        raise NotImplementedError
+
+    def ask(self, subflow: str, data: Mapping[str, Any]) -> None:
+        """Give the turn to a subflow."""
+        message = self.package_input_message(data)
+        self.subflows[subflow].get_reply(message, timeout=self._timeout if subflow in self.humans else None)
+        self.flow_state[_TURN] = {"subflow": subflow, "message": message.message_id}
+
+    def says_end(self, said: str) -> bool:
+        """Whether a human's text holds the words that end the interaction."""
+        found = self._is_end({"said": said})
+        return bool(found[_END])
+
+    def round_is_last(self) -> bool:
+        """Count a round; gives whether there may be no other."""
+        self.flow_state["rounds"] += 1
+        return self.max_rounds is not None and self.flow_state["rounds"] >= self.max_rounds
+
+    def is_too_long(self, said: str) -> bool:
+        """Whether one more text does not fit into what is kept."""
+        kept = {name: self.flow_state[name] for name in self.fresh()}
+        return len(json.dumps([kept, said], ensure_ascii=False).encode(errors="replace")) > KEPT_BYTES
+
+    def finish(
+        self,
+        reason: str,
+        explanation: str,
+        *,
+        by_human: bool = False,
+        silent: str | None = None,
+        error: CallError | None = None,
+    ) -> None:
+        """Answer the kick-off, with the error if there is one, and be idle again."""
+        kick_off: FlowMessage = self.flow_state[_KICK_OFF]
+        told = {
+            _END: by_human,
+            "reason": reason,
+            "explanation": explanation,
+            **self.ended(reason, explanation, silent),
+            "rounds": self.flow_state["rounds"],
+        }
+        answer = self.package_output_message(kick_off, told)
+        if error is not None:
+            answer.error = type(error)(explanation, error.hint)
+        self.send_message(answer)
+        self._clear()
+
+    def _kick_off(self, message: FlowMessage) -> None:
+        if self.flow_state[_KICK_OFF] is not None:
+            raise FlowFailed(
+                f"{self.name} is in an interaction already.",
+                "Wait for its end, or get an instance of your own; resetting this one breaks it off.",
+            )
+        # Of a kick-off only who sent it is needed later; what it says may be as big as a whole state.
+        self.flow_state[_KICK_OFF] = dataclasses.replace(message, data={})
+        self.begin(message.data)
+
+    def _check_turn(self, answer: FlowMessage) -> None:
+        turn = self.flow_state[_TURN]
+        if turn != {"subflow": answer.subflow, "message": answer.input_message_id}:
+            now = f"It is the turn of {turn['subflow']}." if turn else "Nobody is being asked."
+            raise FlowFailed(f"{answer.subflow} answers what {self.name} did not just ask. {now}", "Kick it off anew.")
+
+    def _failed(self, subflow: str, error: CallError) -> None:
+        if subflow in self.humans and error.kind in SILENT:
+            explanation = f"{subflow} {SILENT[error.kind]}: {error.message}"
+            self.finish(error.kind, explanation, by_human=True, silent=subflow)
+        else:
+            self.finish(error.kind, f"{subflow} failed: {error.message}", error=error)
+
+    def _clear(self) -> None:
+        self.flow_state.update({_KICK_OFF: None, _TURN: None, **self.fresh()})
+
+
+def need_text(data: Mapping[str, Any], name: str, subflow: str) -> str:
+    """The text that a subflow was to answer.
+
+    Raises:
+        FlowFailed: there is none.
+    """
+    match data.get(name):
+        case str(said):
+            return said
+        case [*texts] if texts and all(isinstance(text, str) for text in texts):
+            return "\n\n".join(texts)
+        case _:
+            raise FlowFailed(
+                f"{subflow} answered without a text under {name!r}.", f"Have it answer {{{name!r}: TEXT}}."
+            )

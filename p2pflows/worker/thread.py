@@ -1,0 +1,113 @@
+"""Workers as threads of this process, for notebooks: several side by side, each with keys of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+from p2pflows.channel import Enrolment, read_token
+from p2pflows.client import Client
+from p2pflows.config import DEFAULT_POINT
+from p2pflows.errors import CallError, UsageError
+from p2pflows.worker.process import Worker
+
+if TYPE_CHECKING:
+    from p2pflows.chat.api_info import ApiInfo
+
+_START_SECONDS = 15.0
+_STOP_SECONDS = 35.0
+
+
+class WorkerThread:
+    """A worker that runs in a thread of this process until `stop`, or until the process ends.
+
+    Args:
+        enrolment: where its daemon is, and the key of its dispatch point.
+        concurrency: how many tasks may run at once.
+        api_infos: keys for the flows that want some; they stay in this worker, and no other one sees them.
+
+    Raises:
+        CallError: the broker cannot be reached.
+    """
+
+    def __init__(self, enrolment: Enrolment, concurrency: int, api_infos: Sequence[ApiInfo]) -> None:
+        self.dispatch_point = enrolment.point
+        self._enrolment = enrolment
+        self._concurrency = concurrency
+        self._api_infos = list(api_infos)
+        self._connected = threading.Event()
+        self._failed: Exception | None = None
+        self._worker: Worker | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name=f"worker of {enrolment.point}", daemon=True)
+        self._thread.start()
+        if not self._connected.wait(_START_SECONDS):
+            self.stop()
+            raise CallError("The worker cannot reach the broker.", "See: p2pflows status")
+        if self._failed is not None:
+            raise self._failed
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Take no more tasks, and wait until what runs has ended."""
+        if self._worker is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._worker.stop)
+            self._thread.join(_STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._run())
+        except Exception as error:  # noqa: BLE001 - told to whoever started it
+            self._failed = error
+        finally:
+            self._connected.set()
+            self._loop.close()
+
+    async def _run(self) -> None:
+        self._worker = Worker(self._enrolment, self._concurrency, self._api_infos, on_connected=self._connected.set)
+        await self._worker.run()
+
+
+def run_dispatch_worker_thread(
+    cl: Client,
+    dispatch_point: str = DEFAULT_POINT,
+    *,
+    api_infos: Sequence[ApiInfo] = (),
+    concurrency: int = 4,
+) -> WorkerThread:
+    """Start a worker in a thread of this process; gives what stops it.
+
+    Args:
+        cl: the client of the local daemon.
+        dispatch_point: whose flows it runs.
+        api_infos: keys for the flows that want some; they stay in this worker.
+        concurrency: how many tasks may run at once.
+
+    Raises:
+        UsageError: the dispatch point has no such name.
+        CallError: the broker cannot be reached.
+    """
+    if concurrency < 1:
+        raise UsageError("A worker runs at least one task at a time.", "Give a concurrency of 1 or more.")
+    token = cl.request("worker_token", dispatch_point=dispatch_point)["token"]
+    return WorkerThread(read_token(token), concurrency, api_infos)
+
+
+def run_dispatch_worker_threads(
+    cl: Client, dispatch_point: str = DEFAULT_POINT, *, num_workers: int = 1, api_infos: Sequence[ApiInfo] = ()
+) -> list[WorkerThread]:
+    """Start several workers, each in a thread of its own."""
+    return [run_dispatch_worker_thread(cl, dispatch_point, api_infos=api_infos) for _ in range(num_workers)]

@@ -1,0 +1,432 @@
+"""Runs that outlive their worker and their daemon: what they asked is asked once, and what they did is done once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flow_classes
+import pytest
+from flow_classes import notes
+from people import MOSQUITTO, Neighbourhood, Person, end, wait_until
+
+import p2pflows
+from p2pflows import FlowProxy, serving
+from p2pflows.client import Client
+from p2pflows.contacts import Contacts
+from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, WorkerLost
+
+WAIT = 30.0
+POINTS = {"steady": 4, "narrow": 1, "kill": 4, "often": 1, "deadly": 1}
+"""Dispatch points with a worker of bob's each, and its slots; all but the first two lose theirs now and then."""
+
+
+class Owner:
+    """A person whose flows tests serve.
+
+    Args:
+        person: who.
+        human: the user id of who is asked by flows that ask a human.
+    """
+
+    def __init__(self, person: Person, human: str) -> None:
+        self.person = person
+        self.client: Client = p2pflows.connect(person.home)
+        self._human = human
+        self._count = 0
+
+    def serve(self, class_name: str, point: str = "default", **settings: Any) -> tuple[str, Path]:
+        """Serve a flow class; gives a new endpoint, and the file for what it notes."""
+        self._count += 1
+        endpoint = f"{class_name}{self._count}"
+        file = self.person.folder / endpoint
+        config = {"file": str(file), **settings.pop("config", {})}
+        if issubclass(getattr(flow_classes, class_name), flow_classes.Asker):
+            config["subflows_config"] = {"Human": {"flow_endpoint": "User", "user_id": self._human}}
+        settings = {"dispatch_point": point, "config": config, **settings}
+        assert serving.serve_flow(self.client, f"flow_classes.{class_name}", endpoint, **settings)
+        return endpoint, file
+
+
+class Asking:
+    """Alice: she calls flows, and is the human whom some of them ask.
+
+    Args:
+        person: alice.
+    """
+
+    def __init__(self, person: Person) -> None:
+        self.person = person
+        self.client: Client = p2pflows.connect(person.home)
+
+    def get(self, owner: Owner, endpoint: str) -> FlowProxy:
+        """An instance."""
+        return serving.get_flow_instance(self.client, endpoint, owner.person.user_id, timeout=WAIT)
+
+    def prompts(self, question: str) -> list[dict[str, Any]]:
+        """All prompts, past ones too, with this text."""
+        return [prompt for prompt in self.person.prompts(everything=True) if prompt["text"] == question]
+
+    def asked(self, question: str) -> dict[str, Any]:
+        """The only prompt with this text, once it is there."""
+        wait_until(lambda: bool(self.prompts(question)), WAIT)
+        (prompt,) = self.prompts(question)
+        return prompt
+
+    def answer(self, question: str, text: str) -> None:
+        """Answer the only prompt with this text."""
+        prompt = self.asked(question)
+        assert prompt["status"] == "open"
+        self.person.ask("answer", id=prompt["id"], text=text)
+
+    def sees(self, question: str, status: str) -> None:
+        """Wait until the only prompt with this text has a status."""
+        wait_until(lambda: [prompt["status"] for prompt in self.prompts(question)] == [status], WAIT)
+
+
+@pytest.fixture(scope="module")
+def neighbours() -> Iterator[tuple[Asking, Owner, Owner]]:
+    """Alice, who asks and answers; bob, who serves at several dispatch points; and carol, whose daemon is killed."""
+    street = Neighbourhood(program="mosquitto" if MOSQUITTO else "iotcore")
+    people = alice, bob, carol = [street.person(name) for name in ("alice", "bob", "carol")]
+    alice.without_workers()
+    workers = [{"dispatch_point": point, "concurrency": slots} for point, slots in POINTS.items()]
+    (bob.home / "config.yaml").write_text(json.dumps({"workers": workers}))
+    for person in people:
+        book = Contacts(person.home / "contacts.yaml")
+        for other in people:
+            if other is not person:
+                book.add(other.name, other.user_id)
+        person.start(wait=False)
+    try:
+        for person in people:
+            person.ready()
+        asking = Asking(alice)
+        owners = [Owner(person, alice.user_id) for person in (bob, carol)]
+        with contextlib.chdir(Path(flow_classes.__file__).parent):
+            yield asking, owners[0], owners[1]
+        for client in (asking.client, *(owner.client for owner in owners)):
+            client.close()
+    finally:
+        street.close()
+
+
+@pytest.fixture
+def alice(neighbours: tuple[Asking, Owner, Owner]) -> Asking:
+    """Who asks and answers."""
+    return neighbours[0]
+
+
+@pytest.fixture
+def bob(neighbours: tuple[Asking, Owner, Owner]) -> Owner:
+    """Who serves; only his workers are killed."""
+    return neighbours[1]
+
+
+@pytest.fixture
+def carol(neighbours: tuple[Asking, Owner, Owner]) -> Owner:
+    """Who serves; her daemon is killed."""
+    neighbours[2].person.ready()
+    return neighbours[2]
+
+
+def runs(file: Path) -> list[int]:
+    """The processes in which a flow has run, one for each attempt."""
+    return [int(line.removeprefix("run:")) for line in notes(file) if line.startswith("run:")]
+
+
+def ask(proxy: FlowProxy, data: Mapping[str, Any], timeout: float | None = WAIT) -> p2pflows.FlowFuture:
+    """Send a call."""
+    return proxy.get_reply_future(proxy.package_input_message(data), timeout)
+
+
+def kill_worker(file: Path) -> None:
+    """Kill -9 the worker of the latest run, and wait until another one runs it."""
+    before = runs(file)
+    end(before[-1])
+    wait_until(lambda: len(runs(file)) > len(before), WAIT)
+    assert runs(file)[-1] not in before
+
+
+# Killed.
+
+
+def test_a_worker_is_killed_while_a_human_thinks(alice: Asking, bob: Owner) -> None:
+    """The human is asked once, each recorded step is taken once, and the answer is the right one."""
+    endpoint, file = bob.serve("Asker", "kill")
+    proxy = alice.get(bob, endpoint)
+    future = ask(proxy, {"question": "worker?"})
+    alice.asked("worker?")
+    kill_worker(file)
+    alice.answer("worker?", "yes")
+    first, second = runs(file)
+    assert future.get_data() == {
+        "answer": "yes",
+        "steps": ["before:worker?", "after:worker?"],
+        "asked": ["worker?"],
+        "pid": second,
+    }
+    assert notes(file) == [f"run:{first}", "before:worker?", f"run:{second}", "after:worker?"]
+    again = ask(proxy, {"question": "again?"})
+    alice.answer("again?", "no")
+    assert again.get_data()["asked"] == ["worker?", "again?"]
+    assert len(alice.prompts("worker?")) == 1
+
+
+def test_a_parked_run_outlives_any_number_of_workers(alice: Asking, bob: Owner) -> None:
+    """That its worker died while it waited is not held against a run: more deaths than attempts do not end it."""
+    endpoint, file = bob.serve("Asker", "often")
+    future = ask(alice.get(bob, endpoint), {"question": "often?"})
+    for _ in range(4):
+        wait_until(lambda: is_parked(bob, "often"), WAIT)
+        kill_worker(file)
+    alice.answer("often?", "still here")
+    assert future.get_data()["answer"] == "still here"
+    assert [line for line in notes(file) if not line.startswith("run:")] == ["before:often?", "after:often?"]
+    assert len(runs(file)) == 5
+
+
+def is_parked(owner: Owner, point: str) -> bool:
+    """Whether a task waits at a dispatch point while its worker has a slot for another."""
+    (shown,) = [shown for shown in owner.person.status()["workers"] if shown["dispatch_point"] == point]
+    return bool(shown["queued"] == 1 and shown["free"] >= 1)
+
+
+def test_a_run_that_kills_its_workers(alice: Asking, bob: Owner) -> None:
+    """A run that takes its worker along three times ends in an error; its step was taken once, its instance goes on."""
+    endpoint, file = bob.serve("Deadly", "deadly")
+    proxy = alice.get(bob, endpoint)
+    with pytest.raises(WorkerLost):
+        proxy.call({}, WAIT)
+    assert len(runs(file)) in (3, 4)
+    assert notes(file).count("step") == 1
+    assert proxy.call({"spare": True}, WAIT) == {"count": 1}
+
+
+def test_a_run_that_goes_another_way(alice: Asking, bob: Owner) -> None:
+    """A run that asks something else when it begins again is told so, and its question vanishes."""
+    endpoint, file = bob.serve("Fickle", "kill")
+    future = ask(alice.get(bob, endpoint), {})
+    wait_until(lambda: bool(runs(file)), WAIT)
+    question = f"fickle-{runs(file)[0]}"
+    alice.asked(question)
+    kill_worker(file)
+    with pytest.raises(FlowFailed, match="ran differently"):
+        future.get_data()
+    alice.sees(question, "cancelled")
+    assert alice.prompts(f"fickle-{runs(file)[1]}") == []
+
+
+def test_large_steps_are_taken_once(alice: Asking, bob: Owner) -> None:
+    """Recorded results that do not all fit beside a task are there all the same when it runs again."""
+    endpoint, file = bob.serve("Bulky", "kill")
+    future = ask(alice.get(bob, endpoint), {"question": "bulky?"})
+    alice.asked("bulky?")
+    kill_worker(file)
+    alice.answer("bulky?", "yes")
+    assert future.get_data() == {"answer": "yes", "steps": [[str(n), 150_000] for n in range(4)]}
+    assert [line for line in notes(file) if line.startswith("step:")] == [f"step:{n}" for n in range(4)]
+
+
+@pytest.mark.parametrize("victims", ["daemon", "both"])
+def test_a_daemon_is_killed_while_humans_think(alice: Asking, carol: Owner, victims: str) -> None:
+    """Runs that wait, and messages that are kept for a later run, outlive the daemon; answers find their way."""
+    questions = {class_name: f"{class_name}-{victims}?" for class_name in ("Asker", "LaterAsker", "AsyncAsker")}
+    served = {class_name: carol.serve(class_name) for class_name in questions}
+    futures = {
+        class_name: ask(alice.get(carol, served[class_name][0]), {"question": question})
+        for class_name, question in questions.items()
+    }
+    texts = [questions["Asker"], questions["LaterAsker"], *(f"{questions['AsyncAsker']}-{n}" for n in (1, 2))]
+    for text in texts:
+        alice.asked(text)
+    workers = carol.person.workers()
+    carol.person.kill9()
+    if victims == "both":
+        for pid in workers:
+            end(pid)
+    alice.answer(texts[0], "meanwhile")
+    carol.person.start()
+    wait_until(lambda: len(runs(served["Asker"][1])) == len(runs(served["AsyncAsker"][1])) == 2, WAIT)
+    for text in texts[1:]:
+        alice.answer(text, f"to {text}")
+    told = {class_name: future.get_data() for class_name, future in futures.items()}
+    assert told["Asker"]["answer"] == "meanwhile"
+    assert told["LaterAsker"] == {"answer": f"to {texts[1]}"}
+    assert told["AsyncAsker"] == {"answers": [f"to {texts[2]}", f"to {texts[3]}"]}
+    assert [len(alice.prompts(text)) for text in texts] == [1, 1, 1, 1]
+    assert [line for line in notes(served["Asker"][1]) if not line.startswith("run:")] == [
+        f"before:{texts[0]}",
+        f"after:{texts[0]}",
+    ]
+
+
+def test_a_worker_outlives_its_daemon(alice: Asking, carol: Owner) -> None:
+    """A run whose worker stays alive goes on where it is when the daemon comes back: it runs once."""
+    carol.person.run_worker("--dispatch-point", "apart")
+    has_worker(carol, "apart")
+    endpoint, file = carol.serve("Asker", "apart")
+    future = ask(alice.get(carol, endpoint), {"question": "apart?"})
+    alice.asked("apart?")
+    carol.person.kill9()
+    alice.answer("apart?", "yes")
+    carol.person.start()
+    assert future.get_data()["answer"] == "yes"
+    assert len(runs(file)) == 1
+
+
+def has_worker(owner: Owner, point: str) -> None:
+    """Wait until a dispatch point has one."""
+    owner.person.until(lambda now: any(shown["dispatch_point"] == point for shown in now["workers"]), WAIT)
+
+
+def test_a_worker_that_is_told_to_end_leaves_its_parked_runs(alice: Asking, bob: Owner) -> None:
+    """It does not wait for a human: it ends at once, and another worker goes on where it stood."""
+    first = bob.person.run_worker("--dispatch-point", "leave", "--concurrency", "1")
+    has_worker(bob, "leave")
+    endpoint, file = bob.serve("Asker", "leave")
+    future = ask(alice.get(bob, endpoint), {"question": "leave?"})
+    alice.asked("leave?")
+    began = time.monotonic()
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(WAIT) == 0
+    assert time.monotonic() - began < 8
+    second = bob.person.run_worker("--dispatch-point", "leave", "--concurrency", "1")
+    alice.answer("leave?", "go on")
+    assert (future.get_data()["answer"], runs(file)) == ("go on", [first.pid, second.pid])
+    assert [line for line in notes(file) if not line.startswith("run:")] == ["before:leave?", "after:leave?"]
+
+
+# Waiting.
+
+
+def test_nested_calls_need_one_slot(alice: Asking, bob: Owner) -> None:
+    """Composites that wait for composites, four deep and several at once, do not starve on one slot (D37)."""
+    below, _ = bob.serve("Counter", "narrow")
+    for _ in range(4):
+        config = {"subflows_config": {"next": {"flow_endpoint": below}}}
+        below, _ = bob.serve("Relay", "narrow", config=config)
+    proxies = [alice.get(bob, below) for _ in range(3)]
+    futures = [ask(proxy, {"path": ["next"] * 4}) for proxy in (*proxies, *proxies)]
+    told = [future.get_data() for future in futures]
+    assert [each["count"] for each in told] == [1, 1, 1, 2, 2, 2]
+    assert {each["levels"] for each in told} == {4}
+
+
+def test_a_future_that_is_given_up(alice: Asking, bob: Owner) -> None:
+    """Waiting for a while leaves a call alive; cancelling it withdraws the question (D35)."""
+    endpoint, _ = bob.serve("Impatient", "steady")
+    told = alice.get(bob, endpoint).call({"question": "impatient?"}, WAIT)
+    assert told == {"early": None, "late": "deadline", "withdrawn": True, "final": "cancelled", "again": False}
+    alice.sees("impatient?", "cancelled")
+
+
+@pytest.mark.parametrize("class_name", ["Asker", "LaterAsker", "AsyncAsker"])
+@pytest.mark.parametrize("end_of_it", ["cancel", "deadline"])
+def test_nobody_is_asked_for_nobody(alice: Asking, bob: Owner, class_name: str, end_of_it: str) -> None:
+    """When whoever asked a composite has left, or their deadline has passed, what it asked vanishes too (D46)."""
+    endpoint, _ = bob.serve(class_name, "steady")
+    question = f"{class_name}-{end_of_it}?"
+    shown = f"{question}-1" if class_name == "AsyncAsker" else question
+    proxy = alice.get(bob, endpoint)
+    future = ask(proxy, {"question": question}, timeout=WAIT if end_of_it == "cancel" else 1.0)
+    alice.asked(shown)
+    if end_of_it == "cancel":
+        assert future.cancel()
+        with pytest.raises(Cancelled):
+            future.get_data()
+        alice.sees(shown, "cancelled")
+    else:
+        with pytest.raises(DeadlinePassed):
+            future.get_data()
+        alice.sees(shown, "expired")
+
+
+def test_an_instance_goes_on_after_a_withdrawn_run(alice: Asking, bob: Owner) -> None:
+    """What a withdrawn run did to its state is not kept, and the next message runs."""
+    endpoint, _ = bob.serve("Asker", "steady")
+    proxy = alice.get(bob, endpoint)
+    futures = [ask(proxy, {"question": f"turn {n}?"}) for n in (1, 2)]
+    alice.asked("turn 1?")
+    futures[0].cancel()
+    alice.answer("turn 2?", "yes")
+    assert futures[1].get_data()["asked"] == ["turn 2?"]
+
+
+# What a run leaves behind.
+
+
+def test_state_and_messages_go_together(alice: Asking, bob: Owner) -> None:
+    """When a run fails, for whatever reason, neither its state nor anything that it sent is left (D38, D39, D45)."""
+    config = {"subflows_config": {"Human": {"flow_endpoint": "User", "user_id": alice.person.user_id}}}
+    endpoint, _ = bob.serve("Careless", "steady", config=config)
+    proxy = alice.get(bob, endpoint)
+    assert proxy.call({"text": "kept 1"}, WAIT) == {"count": 1, "keys": ["count"]}
+    for data, error, word in (
+        ({"raise": "It broke."}, FlowFailed, r"ValueError: It broke\."),
+        ({"keep": "lock"}, FlowFailed, r"handle\.inner is a lock"),
+        ({"keep": "much"}, FlowFailed, "'heap'"),
+        ({"send": "much"}, TooLarge, "limit"),
+    ):
+        with pytest.raises(error, match=word):
+            proxy.call({"text": "dropped", **data}, WAIT)
+    assert proxy.call({"text": "kept 2"}, WAIT) == {"count": 2, "keys": ["count"]}
+    alice.asked("kept 2")
+    assert len(alice.prompts("kept 1")) == 1
+    assert alice.prompts("dropped") == []
+
+
+def test_a_kept_message_is_answered_once(alice: Asking, bob: Owner) -> None:
+    """The first answer to a message counts, whichever run gives it; later ones do nothing (D32)."""
+    endpoint, _ = bob.serve("Keeper", "steady")
+    proxy = alice.get(bob, endpoint)
+    future = ask(proxy, {"question": "Why?"})
+    for answers in (["first", "second"], ["third"]):
+        assert proxy.call({"answer": answers}, WAIT) == {"kept": {"question": "Why?"}}
+    assert future.get_data() == {"answer": "first"}
+    assert future.get_data() == {"answer": "first"}
+
+
+def test_nobody_answers_for_another(alice: Asking, bob: Owner) -> None:
+    """A flow that learns the id of a request which another instance has been given cannot answer it (D31)."""
+    keeper, _ = bob.serve("Keeper", "steady")
+    forger, _ = bob.serve("Forger", "steady")
+    proxy = alice.get(bob, keeper)
+    address, instance = f"bob/{keeper}", proxy.flow_config["flow_id"]
+    sent = alice.person.ask("submit", address=address, instance=instance, data={"question": "Who?"}, timeout=WAIT)
+    assert alice.get(bob, forger).call({"request": sent["id"]}, WAIT) == {"done": True}
+    assert proxy.call({"answer": ["its own"]}, WAIT) == {"kept": {"question": "Who?"}}
+    assert alice.person.ask("wait", id=sent["id"], timeout=WAIT)["data"] == {"answer": "its own"}
+
+
+def test_messages_of_one_sender_keep_their_order(alice: Asking, bob: Owner) -> None:
+    """Posts to one instance run one by one as they were sent, each on the state that the one before it left."""
+    endpoint, file = bob.serve("Noter", "steady")
+    proxy = alice.get(bob, endpoint)
+    for n in range(30):
+        proxy.send_message(proxy.package_input_message({"text": str(n)}))
+    wait_until(lambda: len(notes(file)) == 30, WAIT)
+    assert notes(file) == [f"{n}:{n + 1}" for n in range(30)]
+
+
+def test_a_step_that_cannot_be_recorded(alice: Asking, bob: Owner) -> None:
+    """It is a fault of the flow, and told as one."""
+    endpoint, _ = bob.serve("BadStep", "steady")
+    with pytest.raises(FlowFailed, match="JSON"):
+        alice.get(bob, endpoint).call({}, WAIT)
+
+
+async def test_progress_comes_before_the_answer(alice: Asking, bob: Owner) -> None:
+    """What a flow tells while it runs reaches whoever waits, in its order and before the answer."""
+    endpoint, _ = bob.serve("Talker", "steady")
+    words = [f"word-{n}" for n in range(20)]
+    heard: list[dict[str, Any]] = []
+    async with p2pflows.connect_async(alice.person.home) as me:
+        hear: Callable[[dict[str, Any]], None] = heard.append
+        assert await me.call(f"bob/{endpoint}", {"words": words}, timeout=WAIT, on_progress=hear) == {"words": words}
+    assert heard == [{"word": word} for word in words]

@@ -1,0 +1,339 @@
+"""The ways to chat: earlier conversations are listed and gone on with, and a human answers question after question."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_daemon import ScriptedDaemon, command, run, run_here
+
+from p2pflows.errors import CallError, Declined, UsageError
+
+BOB, CAROL = "b0" * 32, "ca" * 32
+FIRST, SECOND, THIRD = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9", "1197f6a0c3de7b0e9a5d0f0e4f1c0000", "2" * 32
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
+    """A daemon without a script."""
+    with ScriptedDaemon(tmp_path / "home") as daemon:
+        yield daemon
+
+
+def _moment(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def _conversation(number: str = FIRST, **more: Any) -> dict[str, Any]:
+    return {
+        "conversation": number, "way": "asking", "user": BOB, "name": "bob", "endpoint": "User", "label": "",
+        "text": "Hey!", "by": "them", "at": _moment(-185), "open": 0, "waiting": None, **more,
+    }  # fmt: skip
+
+
+def _prompt(number: str, text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": number, "from": BOB, "name": "bob", "endpoint": "User", "label": "", "text": text, "data": {},
+        "received": _moment(0), "expires": _moment(3605), "status": "open", "wants_answer": True,
+        "conversation": number, "answer": None, **more,
+    }  # fmt: skip
+
+
+# Earlier conversations.
+
+
+def test_conversations_are_listed(daemon: ScriptedDaemon) -> None:
+    """People see with whom, under which label, when, what waits and what was said last; programs get it as it is."""
+    asked = _conversation(SECOND, way="asked", label="User1\x1b", open=2, by="me", text="Fine,\nthanks")
+    daemon.script["conversations"] = {"conversations": [asked, _conversation(name=None)]}
+    ended = run_here(daemon.home, "chat", "--list")
+    assert ended.out.splitlines() == [
+        "ID        WITH             AT              WHEN    OPEN  LAST",
+        "4f1c0000  bob (User1\\x1b)  me/User         3m ago     2  you: Fine,\\nthanks",
+        "4f1c22d9  b0b0b0b0…        b0b0b0b0…/User  3m ago     0  Hey!",
+    ]
+    assert "p2pflows chat --answer" in ended.err
+    assert run_here(daemon.home, "chat", "--list", "--json").json[0] == asked
+    daemon.script["conversations"] = {"conversations": []}
+    assert run_here(daemon.home, "chat", "--list").err == "There are no conversations of the last day.\n"
+    assert run_here(daemon.home, "chat", "--list", "--json").out == "[]\n"
+
+
+def _can_chat(daemon: ScriptedDaemon, *conversations: dict[str, Any]) -> None:
+    daemon.script.update(
+        describe={"kind": "human", "user": BOB, "endpoint": "User", "schema": None},
+        conversations={"conversations": list(conversations)},
+        submit={"id": THIRD},
+        wait=lambda params: {"id": params["id"], "data": {"human_input": f"answer to {params['id'][-4:]}"}},
+    )
+
+
+def _submitted(daemon: ScriptedDaemon) -> list[str | None]:
+    return [params.get("conversation") for method, params in daemon.asked if method == "submit"]
+
+
+def test_the_latest_conversation_goes_on(daemon: ScriptedDaemon) -> None:
+    """`--resume` alone takes the newest one with that address, shows what was said last, and stays in it."""
+    _can_chat(
+        daemon,
+        _conversation("3" * 32, endpoint="other"),
+        _conversation("4" * 32, way="asked"),
+        _conversation("5" * 32, user=CAROL),
+        _conversation(SECOND, text="See you\nsoon"),
+        _conversation(FIRST),
+    )
+    ended = run_here(daemon.home, "chat", "bob/User", "--resume", stdin="hello\n")
+    assert (ended.code, ended.err) == (0, "Going on with 4f1c0000.\n")
+    assert ended.out == "bob: See you\n     soon\nbob: answer to 2222\n"
+    assert _submitted(daemon) == [SECOND]
+
+
+def test_a_conversation_goes_on_by_its_id(daemon: ScriptedDaemon) -> None:
+    """A part of an id is enough, as long as it is the part of one; a whole id may be older than what is remembered."""
+    _can_chat(daemon, _conversation(SECOND), _conversation(FIRST, by="me", text="Hey bob"))
+    ended = run_here(daemon.home, "chat", "bob/User", "--resume", "4F1C22D9", stdin="hello\n")
+    assert ended.out == "you: Hey bob\nbob: answer to 2222\n"
+    run_here(daemon.home, "chat", "bob/User", "--resume", THIRD, stdin="hello\n")
+    assert _submitted(daemon) == [FIRST, THIRD]
+
+
+def test_an_answer_that_is_still_due_is_waited_for_first(daemon: ScriptedDaemon) -> None:
+    """Who left while bob was thinking hears his answer on coming back, an error too, before saying more."""
+    _can_chat(daemon, _conversation(waiting=SECOND, by="me", text="Well?"))
+    ended = run_here(daemon.home, "chat", "bob/User", "--resume", stdin="hello\n")
+    assert ended.out == "you: Well?\nbob: answer to 0000\nbob: answer to 2222\n"
+    daemon.script["wait"] = Declined("No.")
+    ended = run_here(daemon.home, "chat", "bob/User", "--resume", stdin="")
+    assert (ended.code, ended.err) == (0, "Going on with 4f1c22d9.\nError [declined]: No.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["bob/User", "--resume"], "No earlier conversation with bob/User."),
+        (["bob/User", "--resume", "abcdef"], "and an id like 'abcdef'"),
+        (["bob/User", "--resume", "abc"], "is no conversation"),
+        (["--resume", "bob/User"], "the ADDRESS comes before it"),
+        (["--resume"], "the ADDRESS comes before it"),
+        ([], "A chat is with one ADDRESS"),
+        (["bob/User", "--list"], "A chat is with one ADDRESS"),
+        (["--answer", "--list"], "A chat is with one ADDRESS"),
+        (["--answer", "--json"], "Only --list prints JSON"),
+        (["bob/User", "--json"], "Only --list prints JSON"),
+    ],
+)
+def test_what_cannot_be_chatted_is_told(daemon: ScriptedDaemon, words: list[str], told: str) -> None:
+    """A conversation that is not there, or a mix of modes, is refused with what to do instead."""
+    _can_chat(daemon)
+    ended = run_here(daemon.home, "chat", *words)
+    assert ended.code == 2
+    assert told in ended.err
+
+
+def test_several_conversations_like_that_are_told(daemon: ScriptedDaemon) -> None:
+    """An id that could be two is no choice."""
+    _can_chat(daemon, _conversation("abcd" + "0" * 28), _conversation("abcd" + "1" * 28))
+    assert "Several earlier conversations" in run_here(daemon.home, "chat", "bob/User", "--resume", "abcd").err
+
+
+def test_a_class_is_asked_a_query(daemon: ScriptedDaemon) -> None:
+    """What is typed goes to a class of flows as its query, and its output is what it says."""
+    _can_chat(daemon)
+    daemon.script["describe"] = {"kind": "class", "schema": {"type": "object"}}
+    daemon.script["wait"] = {"id": THIRD, "data": {"api_output": "Hello."}}
+    assert run_here(daemon.home, "chat", "bob/Assistant", stdin="hi\n").out == "bob: Hello.\n"
+    assert daemon.asked[1][1]["data"] == {"query": "hi"}
+
+
+# Being asked.
+
+
+class _Asking:
+    """A daemon's side of `chat --answer`: questions, and what becomes of them."""
+
+    def __init__(self, daemon: ScriptedDaemon, *prompts: dict[str, Any]) -> None:
+        self.said: list[tuple[str, str, str | None]] = []
+        daemon.script.update(
+            watch={"prompts": list(prompts)},
+            answer=lambda params: self._take("answer", params["id"], params["text"]),
+            decline=lambda params: self._take("decline", params["id"], params.get("reason")),
+        )
+
+    def _take(self, how: str, prompt_id: str, words: str | None) -> dict[str, Any]:
+        self.said.append((how, prompt_id, words))
+        return {"id": prompt_id}
+
+
+def test_questions_are_answered_as_they_come(daemon: ScriptedDaemon) -> None:
+    """Each line answers the question shown; the next one of the same talk comes before others that waited longer."""
+    asking = _Asking(daemon, _prompt(FIRST, "One\nor two?", label="User1"), _prompt(SECOND, "Other?", name=None))
+    with _typing(daemon) as typing:
+        typing.reads("bob (User1): One\n             or two?\n")
+        daemon.tell("prompt", _prompt(THIRD, "And three?", conversation=FIRST, label="User1"))
+        typing.types("two\n")
+        typing.reads("bob (User1): And three?\n")
+        typing.types("\n  three \n")
+        typing.reads("b0b0b0b0…: Other?\n")
+        typing.types("no\n")
+        assert typing.ends() == 0
+    assert asking.said == [("answer", FIRST, "two"), ("answer", THIRD, "  three "), ("answer", SECOND, "no")]
+
+
+def test_piped_lines_answer_in_order(daemon: ScriptedDaemon) -> None:
+    """/skip leaves a question open, /decline says no, and what is left when the input ends is told."""
+    asking = _Asking(daemon, *(_prompt(number, "?") for number in (FIRST, SECOND, THIRD)), _prompt("3" * 32, "?"))
+    ended = run(daemon.home, "chat", "--answer", stdin="/skip\n/decline not now\n/decline\n")
+    assert ended.code == 0
+    assert asking.said == [("decline", SECOND, "not now"), ("decline", THIRD, None)]
+    assert ended.err.endswith("Still open: 2. See: p2pflows inbox\n")
+    assert run(daemon.home, "chat", "--answer", stdin="/quit\nnever\n").code == 0
+    assert len(asking.said) == 2
+
+
+def test_notes_are_shown_and_cleared(daemon: ScriptedDaemon) -> None:
+    """A message that wants no answer takes none, and is not shown again."""
+    asking = _Asking(daemon, _prompt(FIRST, "This is the end.", wants_answer=False), _prompt(SECOND, "Tea?"))
+    ended = run(daemon.home, "chat", "--answer", stdin="yes\n")
+    assert ended.out == "bob: This is the end.\nbob: Tea?\n"
+    assert asking.said == [("decline", FIRST, None), ("answer", SECOND, "yes")]
+
+
+def test_an_answer_that_is_refused_can_be_given_again(daemon: ScriptedDaemon) -> None:
+    """An error is told, and the question is still the one that the next line answers."""
+    asking = _Asking(daemon, _prompt(FIRST, "Tea?"))
+    take = daemon.script["answer"]
+    daemon.script["answer"] = lambda params: CallError("Too long.") if params["text"] == "long" else take(params)
+    ended = run(daemon.home, "chat", "--answer", stdin="long\nshort\n")
+    assert "Error [error]: Too long." in ended.err
+    assert asking.said == [("answer", FIRST, "short")]
+
+
+def test_a_question_that_ends_meanwhile_is_told(daemon: ScriptedDaemon) -> None:
+    """What somebody answered elsewhere, or withdrew, takes no line; the next question does."""
+    asking = _Asking(daemon, _prompt(FIRST, "Tea?"), _prompt(SECOND, "Milk?"))
+    with _typing(daemon) as typing:
+        typing.reads("bob: Tea?\n")
+        daemon.tell("prompt", _prompt(FIRST, "Tea?", status="cancelled"))
+        typing.reads("bob: Milk?\n")
+        typing.types("yes\n")
+        assert typing.ends() == 0
+    assert asking.said == [("answer", SECOND, "yes")]
+
+
+def test_a_person_at_a_terminal_is_told_when_nobody_asks(daemon: ScriptedDaemon) -> None:
+    """What is typed with no question open goes nowhere and says so; Ctrl-D ends it."""
+    asking = _Asking(daemon)
+    with _typing(daemon, terminal=True) as typing:
+        typing.reads("Waiting for questions")
+        typing.types("hello?\n")
+        typing.reads("so that went nowhere.")
+        daemon.tell("prompt", _prompt(FIRST, "Tea?"))
+        typing.reads("you (1h left): ")
+        typing.types("yes\n")
+        typing.types("\x04")
+        assert typing.ends() == 0
+    assert asking.said == [("answer", FIRST, "yes")]
+
+
+def test_ctrl_c_and_a_lost_daemon_end_it(daemon: ScriptedDaemon) -> None:
+    """Neither waits for a line that may never be typed."""
+    _Asking(daemon, _prompt(FIRST, "Tea?"))
+    with _typing(daemon) as typing:
+        typing.reads("bob: Tea?\n")
+        typing.process.send_signal(2)
+        assert typing.process.wait(20) == 130
+    with _typing(daemon) as typing:
+        typing.reads("bob: Tea?\n")
+        daemon.script["answer"] = lambda _: daemon.die()
+        typing.types("yes\n")
+        assert typing.process.wait(20) == 3
+
+
+class _Typing:
+    """`chat --answer` as a process, with somebody who reads and types."""
+
+    def __init__(self, daemon: ScriptedDaemon, terminal: bool) -> None:
+        arguments, environment = command(daemon.home, "chat", "--answer")
+        ends: tuple[int | None, int | None] = pty.openpty() if terminal else (None, None)
+        self._terminal, self._far = ends
+        self.process = subprocess.Popen(
+            arguments,
+            env={**environment, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE if self._far is None else self._far,
+            stdout=subprocess.PIPE if self._far is None else self._far,
+            stderr=subprocess.PIPE if self._far is None else self._far,
+        )
+        self._seen = ""
+        self._guard = threading.Timer(30, self.process.kill)
+        self._guard.start()
+
+    def reads(self, text: str) -> None:
+        """Wait until a text is shown."""
+        while text not in self._seen:
+            content = self._read()
+            assert content, self._seen
+            self._seen += content.decode().replace("\r\n", "\n")
+        self._seen = self._seen.partition(text)[2]
+
+    def types(self, text: str) -> None:
+        """Type, as keys do."""
+        if self._terminal is not None:
+            os.write(self._terminal, text.encode())
+        else:
+            assert self.process.stdin is not None
+            self.process.stdin.write(text.encode())
+            self.process.stdin.flush()
+
+    def ends(self) -> int:
+        """Type no more; gives the exit code."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        return self.process.wait()
+
+    def close(self) -> None:
+        """Clean up."""
+        self._guard.cancel()
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        for end in (self._terminal, self._far):
+            if end is not None:
+                os.close(end)
+
+    def _read(self) -> bytes:
+        if self._terminal is not None:
+            return os.read(self._terminal, 4096)
+        assert self.process.stdout is not None
+        return os.read(self.process.stdout.fileno(), 4096)
+
+
+@contextlib.contextmanager
+def _typing(daemon: ScriptedDaemon, *, terminal: bool = False) -> Iterator[_Typing]:
+    typing = _Typing(daemon, terminal)
+    try:
+        yield typing
+    finally:
+        typing.close()
+
+
+def test_an_inbox_shows_labels(daemon: ScriptedDaemon) -> None:
+    """Under which name a flow knows the human stands behind who asks."""
+    daemon.script["inbox"] = {"prompts": [_prompt(FIRST, "Tea?", label="Proxy_User")]}
+    assert "4f1c22d9  bob (Proxy_User)  User" in run_here(daemon.home, "inbox").out
+
+
+def test_a_daemon_that_cannot_list_is_told(daemon: ScriptedDaemon) -> None:
+    """An error of the daemon's is an error of the command."""
+    daemon.script["conversations"] = UsageError("There is no method 'conversations'.")
+    assert run_here(daemon.home, "chat", "--list").code == 2
