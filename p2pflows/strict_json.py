@@ -8,9 +8,9 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 LEVELS = 150
-"""How deep what people send each other may be nested; every reader takes 200, so it can be put into other documents."""
+"""How deep what people send each other may be nested; readers take 201, so it can be put into other documents."""
 
-_ROOM = 50
+_ROOM = 51
 _SURELY_SHALLOW = 100
 
 

@@ -35,10 +35,10 @@ from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.dispatch import Dispatch
 from p2pflowsd.faults import Faults
 from p2pflowsd.inbox import SHORTEST_ID, Inbox
-from p2pflowsd.instances import Instances, Mount, check_stateless, is_request, read_change, read_mount
+from p2pflowsd.instances import Change, Instances, Mount, check_stateless, is_request, read_change, read_mount
 from p2pflowsd.intake import Intake
 from p2pflowsd.journal import Journal
-from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, PromptRow
+from p2pflowsd.journal.rows import IncomingRow, InstanceRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing, Prompt
 from p2pflowsd.notices import Notices
 from p2pflowsd.outbox import Outbox
@@ -511,12 +511,22 @@ class Node:
                 change = read_change(data)
                 found = self.instances.change(row.peer, change)
                 if change.op == "reset":
-                    self.runs.reset(found, recursive=change.recursive)
+                    self._reset(row, found, change)
                 else:
                     self.delete_instance(found.id, recursive=change.recursive)
-                self.finished(row, {"instance": found.id})
+                    self.finished(row, {"instance": found.id})
         except CallError as error:
             self.failed(row, error)
+
+    def _reset(self, row: IncomingRow, found: InstanceRow, change: Change) -> None:
+        """Reset an instance, behind the messages that came before."""
+        flow = self.catalog.get(found.endpoint)
+        before = any(each.state == Incoming.READY for each in self.journal.incoming.open_of(found.id))
+        if before and flow is not None and not flow.parallel:
+            self._queue_for(found.id, row, flow)
+        else:
+            self.runs.reset(found, recursive=change.recursive)
+            self.finished(row, {"instance": found.id})
 
     def _mount(self, row: IncomingRow, mount: Mount) -> None:
         flow = self.catalog.get(mount.endpoint)
@@ -695,8 +705,12 @@ class Node:
         instance = None if row.instance is None else self.journal.instances.get(row.instance)
         point = None if instance is None else instance.point
         if row.endpoint == topics.INSTANCES:
-            mount = read_mount(json.loads(self.journal.incoming.body(row.n)).get("data", {}), self.user)
-            flow, point = self.catalog.get(mount.endpoint), mount.dispatch_point
+            data = json.loads(self.journal.incoming.body(row.n)).get("data", {})
+            if data.get("op") == "mount":
+                mount = read_mount(data, self.user)
+                flow, point = self.catalog.get(mount.endpoint), mount.dispatch_point
+            else:
+                flow = None if instance is None else self.catalog.get(instance.endpoint)
         else:
             flow = self.catalog.get(row.endpoint)
         if flow is None:

@@ -16,7 +16,7 @@ from p2pflows import topics
 from p2pflows.errors import CallError, FlowFailed, NotAllowed, P2pflowsError, from_peer
 from p2pflows.message import MAX_LIFE_MS, MessageId, Name, Type, UserId, derived_id
 from p2pflowsd.clock import Clock
-from p2pflowsd.instances import Instances, Mounted, is_request
+from p2pflowsd.instances import Instances, Mounted, is_request, read_change
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow, OutgoingRow, RecordRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing
@@ -228,11 +228,10 @@ class Runs:
         if turn.mounted is not None and self._journal.instances.get(row.instance or "") is None:
             self._owner.make_room(row, flow)
             self._instances.keep(row, flow, turn.mounted)
-        instance = row.instance or ""
         if row.endpoint == topics.INSTANCES:
-            self._settle(row.n)
-            self._owner.finished(row, self.mounted(flow, instance))
+            self._changed(row, flow)
             return
+        instance = row.instance or ""
         root = row.n if is_request(row) else row.root
         for sent in turn.out:
             if not isinstance(sent, _Reply):
@@ -291,6 +290,17 @@ class Runs:
             data = {"op": op, "instance": part.instance, "recursive": True}
             self._outbox.accept(Type.POST, part.user, topics.INSTANCES, data, expires=self._clock.now() + POST_LIFE_MS)
             self._owner.watch(part.user)
+
+    def _changed(self, row: IncomingRow, flow: Served) -> None:
+        """A request for an instance, or to reset one, has had its turn."""
+        self._settle(row.n)
+        data = json.loads(self._journal.incoming.body(row.n))["data"]
+        found = self._journal.instances.get(row.instance or "")
+        if data["op"] == "reset" and found is not None:
+            self.reset(found, recursive=read_change(data).recursive)
+            self._owner.finished(row, {"instance": found.id})
+        else:
+            self._owner.finished(row, self.mounted(flow, row.instance))
 
     def _step(self, row: IncomingRow, step: _Step) -> RecordRow:
         return RecordRow(row.n, step.k, "step", step.mark, None, _dump({"value": step.value}))

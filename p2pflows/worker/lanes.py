@@ -44,8 +44,8 @@ class Lanes:
 
     def __init__(self, about: dict[str, Any]) -> None:
         self.draining = False
-        self.abandoned = False
-        """Whether a task that waited for others was left to another worker, and so may still be in this process."""
+        self.abandoned: list[Task] = []
+        """Tasks that waited for others and were left to another worker; they may still be in this process."""
         self._about = about
         self._slots: int = about["slots"]
         self._boot = 0
@@ -158,7 +158,7 @@ class Lanes:
             # It may wait for days; another worker takes it up where it stands.
             self._forget(task.id)
             self._leave(task)
-            self.abandoned = True
+            self.abandoned.append(task)
 
     @property
     def running(self) -> list[Task]:

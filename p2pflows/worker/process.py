@@ -102,6 +102,10 @@ class Worker:
             await self._stopping.wait()
             with self._lock:
                 self._lanes.drain()
+                abandoned = list(self._lanes.abandoned)
+            for task in abandoned:
+                if task.stop is not None:
+                    task.stop()
             self._send()
             await self._drained()
             self._send(bye=True)
@@ -113,7 +117,7 @@ class Worker:
         for task in left:
             if task.stop is not None:
                 task.stop()
-        return not left and not self._lanes.abandoned
+        return not left and not abandoned
 
     def stop(self) -> None:
         """Take no more tasks and end; asked twice, do not wait for what runs."""

@@ -710,7 +710,6 @@ def test_a_reset_begins_with_the_initial_state(bob: LocalUser) -> None:
     assert proxy.call({}, WAIT)["count"] == 11
 
 
-@pytest.mark.xfail(strict=True, reason="a reset takes effect when it comes, not behind the messages before it (P7)")
 def test_a_reset_waits_its_turn(bob: LocalUser, names: Callable[[str], str], tmp_path: Path) -> None:
     """A message that runs when the reset comes was sent before it: what that leaves is forgotten, too."""
     here, file = names("Meeting"), tmp_path / "notes"
