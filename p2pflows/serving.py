@@ -24,6 +24,7 @@ from p2pflows.flows import state as codec
 from p2pflows.flows.client_run import ClientRun
 from p2pflows.flows.config import LOCAL, OPEN, effective_config, subflow_specs
 from p2pflows.flows.flow import Flow
+from p2pflows.flows.overrides import check_keyless
 from p2pflows.flows.proxy import FlowProxy
 from p2pflows.flows.run import Target
 
@@ -61,6 +62,7 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
     """
     flow_class, target = _load(flow_class_name)
     settings = dict(config or {})
+    check_keyless(settings)
     description = str(effective_config(flow_class, settings, complete=False).get("description") or "")
     wanted = {
         "kind": "class",
@@ -176,6 +178,7 @@ def get_flow_instance(  # noqa: PLR0917 - the predecessor's order
         UsageError: the user id is none, or the overrides or the state are no JSON.
     """
     user, flow_endpoint = _user(cl, user_id), topics.check_name(flow_endpoint, "an endpoint")
+    check_keyless(config_overrides)
     state = None if initial_state is None else json.loads(codec.dumps(dict(initial_state)))
     mounted = cl.request(
         "mount",

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for folder in ("docs", "broker-config") for page in (ROOT / folder).rglob("*.md"))]
 )
-STORIES = ["README.md", "docs/TUTORIAL.md", "docs/CONTROL.md", "docs/MODULES.md"]
+STORIES = ["README.md", "docs/TUTORIAL.md", "docs/CONTROL.md", "docs/MODULES.md", "docs/FLOWS.md"]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])
 

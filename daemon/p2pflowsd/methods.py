@@ -26,6 +26,7 @@ from p2pflows.errors import (
     from_kind,
     from_peer,
 )
+from p2pflows.flows.overrides import check_keyless
 from p2pflows.message import Type
 from p2pflowsd import conversations
 from p2pflowsd.dispatch import point_key
@@ -364,6 +365,7 @@ class Methods:
         config = params.get("config") or {}
         if not isinstance(config, dict) or (kind != "class" and (config or params.get("singleton"))):
             raise UsageError("Only a class has a config, an object, and may be a singleton.", "Leave it out.")
+        check_keyless(config)
         point = (
             ""
             if kind == "human"
@@ -438,6 +440,7 @@ class Methods:
     async def _mount(self, params: Params) -> Any:
         _take(params, "address", "config_overrides", "initial_state", "dispatch_point", "timeout")
         user, endpoint = self._address(_text(params, "address"), self._book())
+        check_keyless(params.get("config_overrides"))
         given = {name: params.get(name) for name in ("config_overrides", "initial_state", "dispatch_point")}
         order = {"op": "mount", "endpoint": endpoint, **{name: value for name, value in given.items() if value}}
         answer = await self._ask_daemon(

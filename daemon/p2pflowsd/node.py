@@ -886,7 +886,8 @@ class Node:
 
     def _why_expired(self, row: OutgoingRow) -> P2pflowsError:
         """The most telling error for a message whose deadline has passed."""
-        who = self.name_of(row.peer) or f"User {row.peer[:8]}…"
+        mine = row.peer == self.user
+        who = "Your daemon" if mine else self.name_of(row.peer) or f"User {row.peer[:8]}…"
         if row.state == Outgoing.PENDING:
             if not self._link.connected:
                 return Unreachable("Your own daemon has no connection to its broker.", "See why: p2pflows status")
@@ -904,10 +905,9 @@ class Node:
                 "Ask them to run: p2pflows allow " + self.user,
             )
         if row.note == "waiting":
-            return NoWorker(
-                f"{who} has no worker for {row.endpoint!r}.",
-                "Ask them to start one: p2pflows worker --dispatch-point POINT",
-            )
+            what = "a new instance" if row.endpoint == topics.INSTANCES else repr(row.endpoint)
+            how = "p2pflows worker --dispatch-point POINT"
+            return NoWorker(f"{who} has no worker for {what}.", f"Start one: {how}" if mine else f"Ask for one: {how}")
         return DeadlinePassed(f"{who} has the message, but no answer came in time.", "Give it longer: --timeout 10m")
 
     def _sent_ended(self, message_id: str, state: Outgoing, answer: bytes | None) -> None:

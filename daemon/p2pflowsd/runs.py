@@ -30,6 +30,9 @@ MOST_RECORDS = 10_000
 RECORD_BYTES = 300_000
 """Recorded values that travel with a task; a worker asks for the rest."""
 
+_BEFORE = -1
+"""The number of the record that holds an instance's state as it was before a request which is still to be answered."""
+
 _Label = Annotated[str, StringConstraints(max_length=200)]
 _Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
@@ -221,10 +224,7 @@ class Runs:
             ValueError: the worker's result has a wrong form.
         """
         turn = _Turn.model_validate(content)
-        for sent in turn.out:
-            if isinstance(sent, _Send):
-                self._outbox.check(sent.user, sent.endpoint, sent.data)
-                self._check_order(row, sent, turn.mounted)
+        self._check(row, turn)
         if turn.mounted is not None and self._journal.instances.get(row.instance or "") is None:
             self._owner.make_room(row, flow)
             self._instances.keep(row, flow, turn.mounted)
@@ -236,16 +236,19 @@ class Runs:
         for sent in turn.out:
             if not isinstance(sent, _Reply):
                 self._send(row, flow, root, sent)
+        before = self._journal.instances.get(instance)
         if not flow.parallel:
             self._journal.instances.save(instance, None if turn.state is None else _dump(turn.state), self._clock.now())
         answered = self._answer(row, turn.out)
         self._settle(row.n)
-        if row.n in answered:
-            return
-        if row.type == Type.CALL:
-            self._journal.incoming.move(row.n, Incoming.KEPT)
-        else:
+        alone = self._is_alone(instance, root)
+        if row.type != Type.CALL:
             self._journal.incoming.move(row.n, Incoming.DONE)
+        elif row.n not in answered:
+            self._journal.incoming.move(row.n, Incoming.KEPT)
+            if alone and before is not None and not flow.parallel:
+                self._recorded.add(row.n)
+                self._journal.records.add(RecordRow(row.n, _BEFORE, "before", instance, None, before.state))
 
     def mounted(self, flow: Served, instance: str | None) -> dict[str, Any]:
         """What a mount request is answered."""
@@ -263,8 +266,20 @@ class Runs:
         if n not in self._recorded:
             return
         for record in self._journal.records.of(n):
-            self._withdraw(record)
+            if record.k == _BEFORE:
+                self._journal.instances.restore(record.mark, record.value)
+            else:
+                self._withdraw(record)
         self._settle(n)
+
+    def _is_alone(self, instance: str, root: int | None) -> bool:
+        """Whether an instance owes nobody else an answer; if it does, its state is not one request's any more."""
+        others = [
+            row.n for row in self._journal.incoming.open_of(instance) if row.state == Incoming.KEPT and row.n != root
+        ]
+        for n in others:
+            self._settle(n)
+        return not others
 
     def delete(self, instance: str, *, recursive: bool) -> None:
         """Forget an instance; what waits for it fails, and its own subflows are deleted too."""
@@ -290,6 +305,17 @@ class Runs:
             data = {"op": op, "instance": part.instance, "recursive": True}
             self._outbox.accept(Type.POST, part.user, topics.INSTANCES, data, expires=self._clock.now() + POST_LIFE_MS)
             self._owner.watch(part.user)
+
+    def _check(self, row: IncomingRow, turn: _Turn) -> None:
+        """See that all that a run sends can be sent.
+
+        Raises:
+            CallError: something cannot.
+        """
+        for sent in turn.out:
+            if isinstance(sent, _Send):
+                self._outbox.check(sent.user, sent.endpoint, sent.data)
+                self._check_order(row, sent, turn.mounted)
 
     def _changed(self, row: IncomingRow, flow: Served) -> None:
         """A request for an instance, or to reset one, has had its turn."""
@@ -380,6 +406,7 @@ class Runs:
             request = self._answerable(row, reply.request) if isinstance(reply, _Reply) else None
             if isinstance(reply, _Reply) and request is not None and request.n not in answered:
                 answered.add(request.n)
+                self._settle(request.n)  # also for an error: who gives one has put the state in order
                 if reply.error is None:
                     self._owner.finished(request, reply.data)
                 else:

@@ -42,7 +42,7 @@ SUFFIXES = (
     *("_regex", "_pattern", "_transformation", "_transformations"),
 )
 
-
+_KEYS = "api_infos"
 _Path = tuple[str, ...]
 
 
@@ -166,3 +166,22 @@ def _told(keys: Iterable[str]) -> str:
 
 def _refusal(path: _Path, hint: str) -> NotAllowed:
     return NotAllowed(f"The config key {'.'.join(path)!r} is not yours to override.", hint)
+
+
+def check_keyless(config: object) -> None:
+    """Let a config pass that holds no keys of model servers: they belong to a worker, and would be kept and sent here.
+
+    Raises:
+        UsageError: something else than `???` stands under `api_infos`.
+    """
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if name == _KEYS and value not in (None, "???", []):
+                raise UsageError(
+                    "A config is no place for keys: it is kept and sent.",
+                    "Give them to a worker: run_dispatch_worker_thread(cl, api_infos=[...]) or worker --api-key-env.",
+                )
+            check_keyless(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            check_keyless(value)

@@ -109,8 +109,14 @@ class FlowProxy:
 
     def reset(self, full_reset: bool, recursive: bool) -> None:
         """Ask the flow to start its state anew; it obeys its owner, and others if its class says `resettable`."""
+        if not full_reset:  # there is nothing that it would forget, here or further down
+            return
         data = {"full_reset": full_reset, "recursive": recursive}
         self.send_message(FlowMessage(data=data, created_by=self.name, message_type=RESET))
+
+    def get_instance_id(self) -> str | None:
+        """The instance that it stands for; None for what has none."""
+        return None if self.target is None else self.target.instance
 
     def _ready(self) -> tuple[Run, Target]:
         if self._run is None:

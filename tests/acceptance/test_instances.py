@@ -725,6 +725,27 @@ def test_a_reset_waits_its_turn(bob: LocalUser, names: Callable[[str], str], tmp
     assert proxy.call({"file": str(file), "people": 1}, WAIT)["count"] == 1
 
 
+def test_a_failed_request_leaves_the_state_as_it_was(bob: LocalUser, names: Callable[[str], str]) -> None:
+    """A composite that was waiting for a subflow which failed is not out of step: the next message is a fresh one."""
+    serve(bob, "ReverseTwice", names("Twice"))
+    proxy = get(bob, names("Twice"))
+    assert proxy.call({"number": 12}, WAIT) == {"output_number": 22}
+    for _ in range(2):
+        with pytest.raises(FlowFailed):
+            proxy.call({"number": "x"}, WAIT)
+        assert proxy.call({"number": 34}, WAIT) == {"output_number": 44}
+
+
+def test_a_config_takes_no_keys(bob: LocalUser) -> None:
+    """A key in overrides is refused before it is kept or sent anywhere, and is not repeated (P8)."""
+    for place in ([{"api_key": "sk-secret"}], "sk-secret"):
+        with pytest.raises(UsageError) as refused:
+            get(bob, "Counter", config_overrides={"backend": {"api_infos": place}})
+        assert "worker" in refused.value.hint
+        assert "sk-secret" not in str(refused.value)
+    assert b"sk-secret" not in b"".join(file.read_bytes() for file in bob.home.glob("journal*"))
+
+
 # What others see and may.
 
 

@@ -30,6 +30,10 @@ class InstanceTable:
             "UPDATE instances SET state = coalesce(?, state), used = ? WHERE id = ?", (state, now, instance)
         )
 
+    def restore(self, instance: str, state: str | None) -> None:
+        """Put back a state."""
+        self._db.execute("UPDATE instances SET state = ? WHERE id = ?", (state, instance))
+
     def reset(self, instance: str) -> None:
         """Forget the state."""
         self._db.execute("UPDATE instances SET state = NULL WHERE id = ?", (instance,))
