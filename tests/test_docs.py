@@ -235,6 +235,32 @@ def test_the_life_of_a_message_is_drawn_from_the_tables() -> None:
     assert (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8") == page
 
 
+def _tests(file: Path) -> set[str]:
+    """The names of the tests that a file has."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+    }
+
+
+def test_every_defect_of_the_predecessor_has_its_row() -> None:
+    """D1 to D63 stand in the table once, in order, each with a test that exists, or with the word that none does."""
+    page = (ROOT / "docs" / "predecessor.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (D\d+) \| (.+) \|$", page, re.MULTILINE)
+    assert [name for name, _ in rows] == [f"D{n}" for n in range(1, 64)]
+    for name, row in rows:
+        there, here, shown_by = row.split(" | ")
+        assert there, name
+        assert here, name
+        named = re.findall(r"`(tests/[\w./]+)::(test_\w+)`", shown_by)
+        assert named or shown_by.startswith(("not mended", "not applicable")), name
+        for file, test in named:
+            assert (ROOT / file).exists(), (name, file)
+            assert test in _tests(ROOT / file), (name, file, test)
+
+
 def test_decisions_are_numbered_and_dated() -> None:
     """Each decision has the next number, a date, and the three parts of a record."""
     records = sorted((ROOT / "docs" / "decisions").glob("*.md"))

@@ -7,7 +7,9 @@ and the only one of a singleton.
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -187,6 +189,23 @@ class Instances:
         """All subflows of an instance."""
         return [Part.model_validate(part) for part in json.loads(row.subflows).values()]
 
+    def check_circle(self, row: InstanceRow, path: Collection[tuple[str, str]]) -> None:
+        """See that no flow above is below an instance that is there already, as far as its tree is on this machine.
+
+        Raises:
+            BadInput: one is.
+        """
+        below, seen = [row], {row.id}
+        while below:
+            each = below.pop()
+            for part in (Part.model_validate(part) for part in json.loads(each.subflows).values()):
+                if (part.user, part.endpoint) in path:
+                    raise _circle([part.endpoint, "...", row.endpoint, each.endpoint, part.endpoint])
+                found = None if part.instance in (None, *seen) else self._journal.instances.get(part.instance or "")
+                if found is not None:
+                    seen.add(found.id)
+                    below.append(found)
+
     def show(self, row: InstanceRow) -> dict[str, Any]:
         """An instance as its owner and its client see it; config and state stay with the owner's daemon."""
         return {
@@ -265,11 +284,8 @@ def read_mount(data: dict[str, Any], me: str) -> Mount:
     except (ValidationError, ValueError) as error:
         raise BadInput("That is no request for an instance.", "See docs/PROTOCOL.md, Instances.") from error
     if (me, mount.endpoint) in mount.path:
-        circle = [endpoint for _, endpoint in mount.path[mount.path.index((me, mount.endpoint)) :]]
-        raise BadInput(
-            f"The subflows lead in a circle: {' -> '.join([*circle, mount.endpoint])}.",
-            "Let one of them use another endpoint.",
-        )
+        above = [endpoint for _, endpoint in mount.path[mount.path.index((me, mount.endpoint)) :]]
+        raise _circle([*above, mount.endpoint])
     return mount
 
 
@@ -298,6 +314,11 @@ def check_stateless(mount: Mount) -> None:
 def is_request(row: IncomingRow) -> bool:
     """Whether a row holds a request; else it holds an answer that runs a flow again."""
     return row.type not in ANSWERS
+
+
+def _circle(endpoints: Sequence[str]) -> BadInput:
+    steps = [name for name, _ in itertools.groupby(endpoints)]
+    return BadInput(f"The subflows lead in a circle: {' -> '.join(steps)}.", "Let one of them use another endpoint.")
 
 
 def _mount_in(message: dict[str, Any]) -> Mount:

@@ -542,7 +542,9 @@ class Node:
                 "Ask for it without overrides and without a state.",
             )
         instance = self.instances.asked_for(row, flow)
-        if self.journal.instances.get(instance) is not None:
+        found = self.journal.instances.get(instance)
+        if found is not None:
+            self.instances.check_circle(found, mount.path)
             self.finished(row, self.runs.mounted(flow, instance))
         elif flow.closed:
             raise NotServed(f"They do not serve {mount.endpoint!r} any more.")
@@ -565,6 +567,12 @@ class Node:
         flow = flow.model_copy(update={"first": found is None})
         if not self.dispatch.add(row, flow) and is_request(row):
             self.notices.received(row.peer, row.id, waiting=True)
+
+    def drop(self, row: IncomingRow) -> None:
+        """An answer is not to run its flow again any more."""
+        self.dispatch.drop(row.n)
+        if self.journal.incoming.move(row.n, Incoming.FAILED, Cancelled.kind):
+            self.runs.undo(row.n)
 
     def make_room(self, row: IncomingRow, flow: Served) -> None:
         """Let a request have a new instance; its sender's conversation that was idle for longest may go for it.

@@ -141,6 +141,9 @@ class Owner(Protocol):
     def watch(self, peer: str) -> None:
         """A user will send us something."""
 
+    def drop(self, row: IncomingRow) -> None:
+        """An answer is not to run its flow again any more."""
+
 
 class Runs:
     """The runs of one daemon."""
@@ -241,12 +244,12 @@ class Runs:
             self._journal.instances.save(instance, None if turn.state is None else _dump(turn.state), self._clock.now())
         answered = self._answer(row, turn.out)
         self._settle(row.n)
-        alone = self._is_alone(instance, root)
+        shared = self._let_stay(instance, root)
         if row.type != Type.CALL:
             self._journal.incoming.move(row.n, Incoming.DONE)
         elif row.n not in answered:
             self._journal.incoming.move(row.n, Incoming.KEPT)
-            if alone and before is not None and not flow.parallel:
+            if not shared and before is not None and not flow.parallel:
                 self._recorded.add(row.n)
                 self._journal.records.add(RecordRow(row.n, _BEFORE, "before", instance, None, before.state))
 
@@ -267,19 +270,31 @@ class Runs:
             return
         for record in self._journal.records.of(n):
             if record.k == _BEFORE:
-                self._journal.instances.restore(record.mark, record.value)
+                self._put_back(record)
             else:
                 self._withdraw(record)
         self._settle(n)
 
-    def _is_alone(self, instance: str, root: int | None) -> bool:
-        """Whether an instance owes nobody else an answer; if it does, its state is not one request's any more."""
+    def _put_back(self, before: RecordRow) -> None:
+        """Put back an instance's state as it was before a request, which nothing answers any more.
+
+        If another run may have begun from the state as it is now, that stays.
+        """
+        rows = self._journal.incoming.open_of(before.mark)
+        if any(row.root != before.n for row in rows):
+            return
+        self._journal.instances.restore(before.mark, before.value)
+        for row in rows:
+            self._owner.drop(row)
+
+    def _let_stay(self, instance: str, root: int | None = None) -> bool:
+        """Let a state stay, whatever becomes of the requests beside one that wait for an answer; if there are any."""
         others = [
             row.n for row in self._journal.incoming.open_of(instance) if row.state == Incoming.KEPT and row.n != root
         ]
         for n in others:
             self._settle(n)
-        return not others
+        return bool(others)
 
     def delete(self, instance: str, *, recursive: bool) -> None:
         """Forget an instance; what waits for it fails, and its own subflows are deleted too."""
@@ -296,6 +311,7 @@ class Runs:
     def reset(self, row: InstanceRow, *, recursive: bool) -> None:
         """Forget an instance's state, and that of its own subflows."""
         self._journal.instances.reset(row.id)
+        self._let_stay(row.id)
         if recursive:
             self._tell_parts(row, "reset")
 

@@ -335,7 +335,8 @@ def _as_json(task: Task, error: BaseException) -> dict[str, str]:
         return {"kind": error.kind, "message": _sendable(error.message)}
     if isinstance(error, CallError) and error.kind in BY_KIND:
         return _with_hint(error.kind, error)
-    if isinstance(error, UsageError):  # the author's mistake, told by us in plain words
+    if isinstance(error, UsageError):  # the author's mistake, told by us in plain words; the line is in the log
+        _log.error("%s went wrong on message %s:", task.endpoint, task.message, exc_info=error)
         return _with_hint(FlowFailed.kind, error)
     _log.error("%s raised on message %s:", task.endpoint, task.message, exc_info=error)
     name = type(error).__name__
