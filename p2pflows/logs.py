@@ -7,6 +7,9 @@ import logging
 import sys
 import time
 
+_TALKATIVE = ("httpx", "httpx2", "openai", "huggingface_hub")
+"""Libraries that log each request at info."""
+
 
 class _Logfmt(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -21,3 +24,6 @@ def to_stderr(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Logfmt())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    if level.upper() != "DEBUG":
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)

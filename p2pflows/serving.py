@@ -22,7 +22,7 @@ from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import NotServed, UsageError
 from p2pflows.flows import state as codec
 from p2pflows.flows.client_run import ClientRun
-from p2pflows.flows.config import LOCAL, OPEN, effective_config, subflow_specs
+from p2pflows.flows.config import LOCAL, OPEN, effective_config, input_schema, subflow_specs
 from p2pflows.flows.flow import Flow
 from p2pflows.flows.overrides import check_keyless
 from p2pflows.flows.proxy import FlowProxy
@@ -63,7 +63,7 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
     flow_class, target = _load(flow_class_name)
     settings = dict(config or {})
     check_keyless(settings)
-    description = str(effective_config(flow_class, settings, complete=False).get("description") or "")
+    effective = effective_config(flow_class, settings, complete=False)
     wanted = {
         "kind": "class",
         "target": target,
@@ -73,7 +73,8 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
         "singleton": singleton,
         "allow": allow,
         "config": settings,
-        "description": description,
+        "description": str(effective.get("description") or ""),
+        "schema": input_schema(effective),
     }
     served = _served(cl).get(flow_endpoint)
     if served is not None and all(served.get(name) == value for name, value in wanted.items()):

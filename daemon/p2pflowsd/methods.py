@@ -357,7 +357,7 @@ class Methods:
         _take(
             params,
             *("endpoint", "kind", "target", "cwd", "dispatch_point", "allow", "parallel"),
-            *("singleton", "config", "description"),
+            *("singleton", "config", "description", "schema"),
         )
         kind = params.get("kind")
         if kind not in ("python", "exec", "human", "class"):
@@ -386,8 +386,8 @@ class Methods:
             flow = flow.model_copy(update={"description": "A human answers.", "input_schema": HUMAN_SCHEMA})
         else:
             flow = flow.model_copy(update={"revision": self._node.catalog.next_revision(self._node.clock.now())})
-            facts = {"description": params.get("description"), "schema": None}
-            if kind != "class" or facts["description"] is None:  # else whoever serves it has loaded it
+            facts = {"description": params.get("description"), "schema": params.get("schema")}
+            if kind != "class" or facts["schema"] is None:  # else whoever serves it has loaded it
                 facts = await self._load(flow)
             flow = flow.model_copy(
                 update={"description": str(facts.get("description") or ""), "input_schema": facts.get("schema")}

@@ -124,7 +124,13 @@ class Node:
         )
         self.instances = Instances(user=self.user, journal=journal, clock=clock)
         self.runs = Runs(
-            user=self.user, journal=journal, clock=clock, outbox=self.outbox, instances=self.instances, owner=self
+            user=self.user,
+            journal=journal,
+            clock=clock,
+            faults=faults,
+            outbox=self.outbox,
+            instances=self.instances,
+            owner=self,
         )
         self.inbox = Inbox(
             user=self.user,
@@ -163,7 +169,7 @@ class Node:
         self._unacknowledged: list[Delivery] = []
         self._commit_by: float | None = None
         self._watched: set[str] = set()
-        self._noted: dict[tuple[str, str, str], float] = {}
+        self._noted: dict[tuple[str, str, str, str], float] = {}
         self._notes_about: dict[str, tuple[float, int]] = {}
         self._next_tick = 0.0
         self._next_prune = clock.elapsed() + PRUNE_EVERY
@@ -731,7 +737,9 @@ class Node:
         if row.endpoint != topics.INSTANCES:
             return row.endpoint
         data = json.loads(self.journal.incoming.body(row.n)).get("data", {})
-        return read_mount(data, self.user).endpoint if data.get("op") == "mount" else row.endpoint
+        endpoint = data.get("endpoint")
+        is_mount = data.get("op") == "mount" and isinstance(endpoint, str) and topics.is_name(endpoint)
+        return str(endpoint) if is_mount else row.endpoint
 
     def _own_message(self, part: str) -> OutgoingRow:
         """The call or post of ours with an id, or with the beginning or end of one."""
@@ -752,11 +760,12 @@ class Node:
         self.journal.incoming.move(row.n, Incoming.ASKED)
 
     def _fail(self, row: IncomingRow, state: Incoming, error: P2pflowsError) -> None:
+        wanted = self.wanted(row)
         if not self.journal.incoming.move(row.n, state, error.kind):
             return
         if state is not Incoming.DEAD:  # what a dead letter has kept serves when it is run again
             self.runs.undo(row.n)
-        self.note(error.kind, row.peer, row.endpoint, error.message)
+        self.note(error.kind, row.peer, wanted, error.message)
         if is_request(row):
             self._tell_error(row, error)
             return
@@ -777,7 +786,7 @@ class Node:
     def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
         """Write something into the owner's log; what comes again and again is written once a minute."""
         elapsed = self.clock.elapsed()
-        key = (what, peer, endpoint)
+        key = (what, peer, endpoint, detail)
         if self._noted.get(key, -NOTE_AGAIN) + NOTE_AGAIN > elapsed:
             return
         if len(self._noted) >= MOST_NOTED:

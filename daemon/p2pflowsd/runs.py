@@ -16,6 +16,7 @@ from p2pflows import topics
 from p2pflows.errors import CallError, FlowFailed, NotAllowed, P2pflowsError, from_peer
 from p2pflows.message import MAX_LIFE_MS, MessageId, Name, Type, UserId, derived_id
 from p2pflowsd.clock import Clock
+from p2pflowsd.faults import Faults
 from p2pflowsd.instances import Instances, Mounted, is_request, read_change
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow, OutgoingRow, RecordRow
@@ -149,11 +150,20 @@ class Runs:
     """The runs of one daemon."""
 
     def __init__(
-        self, *, user: str, journal: Journal, clock: Clock, outbox: Outbox, instances: Instances, owner: Owner
+        self,
+        *,
+        user: str,
+        journal: Journal,
+        clock: Clock,
+        faults: Faults,
+        outbox: Outbox,
+        instances: Instances,
+        owner: Owner,
     ) -> None:
         self._user = user
         self._journal = journal
         self._clock = clock
+        self._faults = faults
         self._outbox = outbox
         self._instances = instances
         self._owner = owner
@@ -189,6 +199,7 @@ class Runs:
             self._journal.incoming.progressed(row.n)
             known = self._step(row, ask) if isinstance(ask, _Step) else self._call(row, ask)
             self._journal.records.add(known)
+            self._faults.reach("runs.recorded")
         if known.mark != ask.mark:
             error = FlowFailed(
                 "It ran differently than before its worker died, so it cannot go on.",
@@ -231,6 +242,7 @@ class Runs:
         if turn.mounted is not None and self._journal.instances.get(row.instance or "") is None:
             self._owner.make_room(row, flow)
             self._instances.keep(row, flow, turn.mounted)
+            self._faults.reach("instances.kept")
         if row.endpoint == topics.INSTANCES:
             self._changed(row, flow)
             return
@@ -243,6 +255,7 @@ class Runs:
         if not flow.parallel:
             self._journal.instances.save(instance, None if turn.state is None else _dump(turn.state), self._clock.now())
         answered = self._answer(row, turn.out)
+        self._faults.reach("runs.ended")
         self._settle(row.n)
         shared = self._let_stay(instance, root)
         if row.type != Type.CALL:
@@ -305,6 +318,8 @@ class Runs:
         gone = FlowFailed(f"The instance of {row.endpoint!r} was deleted.", "Get another with: p2pflows mount ADDRESS")
         for request in self._journal.incoming.open_of(instance):
             self._owner.failed(request, gone)
+        for sent in self._journal.outgoing.of_instance(instance):  # another may have this id one day
+            self._withdraw_sent(sent)
         if recursive:
             self._tell_parts(row, "delete")
 

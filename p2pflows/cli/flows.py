@@ -89,6 +89,7 @@ def serve(
             config=config or None,
             # The class is ours and needs no look; its worker may come later, with the key.
             description="A conversation with a language model." if chat else None,
+            schema={"type": "object", "properties": {"query": {}}, "required": ["query"]} if chat else None,
         )
     done(
         served,

@@ -12,9 +12,7 @@ from typing import Any
 from p2pflows.client import Client
 from p2pflows.errors import CallError, DaemonNotRunning, DeadlinePassed, P2pflowsError, UsageError
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.proxy import RESET
 from p2pflows.flows.run import Answer, Target
-from p2pflows.topics import INSTANCES
 
 PATIENCE = 24 * 3600.0
 """Seconds until the deadline of a call that names none: a human may have to answer."""
@@ -107,17 +105,14 @@ class ClientRun:
 
     def post(self, target: Target, message: FlowMessage) -> None:
         """Send a message that wants no answer; it is kept by the daemon when this returns."""
-        given = {"instance": target.instance, "conversation": message.conversation, "source": message.src_flow[:64]}
-        address, data = f"{target.user}/{target.endpoint}", message.sendable()
-        if message.message_type == RESET:
-            # It takes effect behind the messages that were sent before, so nobody waits for it here.
-            recursive = message.data.get("recursive") is True
-            address, data = (
-                f"{target.user}/{INSTANCES}",
-                {"op": "reset", "instance": target.instance, "recursive": recursive},
-            )
-            given = {}
-        self._client.request("send", address=address, data=data, **given)
+        self._client.request(
+            "send",
+            address=f"{target.user}/{target.endpoint}",
+            instance=target.instance,
+            data=message.sendable(),
+            conversation=message.conversation,
+            source=message.src_flow[:64],
+        )
 
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:
         """Only a flow answers.

@@ -123,6 +123,27 @@ def check_required(flow_class: type[Any], config: Mapping[str, Any], *, complete
             )
 
 
+def input_schema(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of the input, as a JSON schema for people: messages are not checked against it."""
+    for name in ("input_interface", "input_interface_non_initialized"):
+        match config.get(name):
+            case str(only):
+                return _schema({only: {}})
+            case Mapping() as fields:
+                return _schema({str(key): _field(value) for key, value in fields.items()})
+            case [*keys] if keys:
+                return _schema({str(key): {} for key in keys})
+    return {"type": "object"}
+
+
+def _schema(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _field(value: object) -> dict[str, Any]:
+    return {"description": value} if isinstance(value, str) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class SubflowSpec:
     """What a composite's config says about one of its subflows.

@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel
 
-from p2pflows.errors import FlowFailed, NotAllowed, P2pflowsError, UsageError
+from p2pflows.errors import FlowFailed, P2pflowsError, UsageError
 from p2pflows.flows import state as codec
 from p2pflows.flows.config import SUBFLOWS, check_required, effective_config, merge, subflow_specs
 from p2pflows.flows.message import FlowMessage, log
-from p2pflows.flows.proxy import RESET, FlowProxy, check_message, package, send_reply
+from p2pflows.flows.proxy import FlowProxy, check_message, package, send_reply
 from p2pflows.flows.run import Run, Target, outside
 
 Models = tuple[type[BaseModel], ...]
@@ -45,8 +45,6 @@ class Flow:
     """The pydantic classes that come back from the state as what they were."""
     handles_errors: ClassVar[bool] = False
     """Whether a subflow's error enters `run`, as `input_message.error`; else it ends the run."""
-    resettable: ClassVar[bool] = False
-    """Whether others than the owner may reset the state."""
 
     flow_config: dict[str, Any]
     flow_state: dict[str, Any]
@@ -311,16 +309,12 @@ def invoke(flow: Flow, message: FlowMessage) -> Awaitable[None] | None:
 
     Raises:
         CallError: the message is the error of a subflow, and the class does not handle errors.
-        NotAllowed: it asks for a reset, and its sender may not.
         FlowFailed: what the flow returned is no answer.
         Exception: whatever the flow raises.
     """
     log(f"{flow.name} takes", message, flow._private_keys())
     if message.error is not None and not flow.handles_errors:
         raise message.error
-    if message.message_type == RESET:
-        _reset(flow, message)
-        return None
     # Flows may change the message that they are given; whom to answer stays as it came.
     origin = dataclasses.replace(message, data={}, reply_data=dict(message.reply_data))
     given = flow.run(message)
@@ -376,13 +370,6 @@ def _answer(flow: Flow, origin: FlowMessage, given: object) -> None:
                 f"The run of {flow.name!r} returned a {type(given).__name__}.",
                 "Return a dict or a message to answer, or nothing.",
             )
-
-
-def _reset(flow: Flow, message: FlowMessage) -> None:
-    owner = flow._run is None or message.user_id == flow._run.user
-    if not (owner or flow.resettable):
-        raise NotAllowed(f"Only its owner resets {flow.name!r}.", "Ask them, or get an instance of your own.")
-    flow.reset(message.data.get("full_reset") is True, message.data.get("recursive") is True)
 
 
 def _names(interface: object) -> Any:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from p2pflows import topics
 from p2pflows.errors import UsageError
 from p2pflows.flows.future import FlowFuture
 from p2pflows.flows.message import FlowMessage, log
@@ -108,11 +109,16 @@ class FlowProxy:
         return self.get_reply_future(self.package_input_message(data), timeout).get_data(patience)
 
     def reset(self, full_reset: bool, recursive: bool) -> None:
-        """Ask the flow to start its state anew; it obeys its owner, and others if its class says `resettable`."""
-        if not full_reset:  # there is nothing that it would forget, here or further down
-            return
-        data = {"full_reset": full_reset, "recursive": recursive}
-        self.send_message(FlowMessage(data=data, created_by=self.name, message_type=RESET))
+        """Ask the daemon that has the instance to forget its state, behind the messages that were sent before.
+
+        Args:
+            full_reset: forget the state; without it nothing is forgotten.
+            recursive: the subflows that were made for it, too.
+        """
+        run, target = self._ready()
+        if full_reset and target.instance is not None:
+            data = {"op": "reset", "instance": target.instance, "recursive": recursive}
+            run.post(Target(target.user, topics.INSTANCES), FlowMessage(data=data, src_flow=self.name))
 
     def get_instance_id(self) -> str | None:
         """The instance that it stands for; None for what has none."""

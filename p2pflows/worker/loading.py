@@ -16,7 +16,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from p2pflows.errors import UsageError
-from p2pflows.flows.config import effective_config
+from p2pflows.flows.config import effective_config, input_schema
 from p2pflows.flows.flow import Flow
 from p2pflows.function import FlowFunction
 from p2pflows.worker.shell import Command
@@ -117,8 +117,9 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     if isinstance(loaded, Command):
         return {"schema": {"type": "object"}, "output": None, "description": "", "async": False}
     if isinstance(loaded, FlowClass):
-        description = effective_config(loaded.flow_class, loaded.config, complete=False).get("description")
-        return {"schema": {"type": "object"}, "output": None, "description": str(description or ""), "async": False}
+        config = effective_config(loaded.flow_class, loaded.config, complete=False)
+        description = str(config.get("description") or "")
+        return {"schema": input_schema(config), "output": None, "description": description, "async": False}
     return {
         "schema": loaded.input_schema,
         "output": loaded.output_schema,

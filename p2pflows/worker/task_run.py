@@ -10,10 +10,9 @@ from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from p2pflows import strict_json, topics
+from p2pflows import strict_json
 from p2pflows.errors import CallError, Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError, from_peer
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.proxy import RESET
 from p2pflows.flows.run import Answer, Target
 from p2pflows.message import MAX_BODY_BYTES, derived_id
 from p2pflows.worker.frames import Ask, Task
@@ -123,11 +122,6 @@ class TaskRun:
 
     def post(self, target: Target, message: FlowMessage) -> None:
         """Send a message that wants no answer when this run ends well."""
-        if message.message_type == RESET:
-            # The daemon that has the instance does it, and no code of the flow has to run.
-            data = {"op": "reset", "instance": target.instance, "recursive": message.data.get("recursive") is True}
-            target = Target(target.user, topics.INSTANCES)
-            message = FlowMessage(data=data)
         self._leaves({"op": "post", **_sent(target, message, None, message.src_flow)})
 
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:

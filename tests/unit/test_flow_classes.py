@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel
 from scripted_run import ALICE, BOB, CAROL, INSTANCE, Memory, ScriptedRun, Sent, answer_to, incoming
 
-from p2pflows.errors import Declined, FlowFailed, NotAllowed, UsageError
+from p2pflows.errors import Declined, FlowFailed, UsageError
 from p2pflows.flows import run as port
 from p2pflows.flows.flow import AtomicFlow, CompositeFlow, Flow, build, invoke, take_state
 from p2pflows.flows.message import FlowMessage
@@ -579,24 +579,15 @@ def test_reset_brings_back_what_the_constructor_left() -> None:
     assert by_hand.flow_state == {}
 
 
-def test_reset_reaches_subflows_as_a_message() -> None:
-    """A recursive reset asks the real subflows, wherever they run, who obey their owner only (D48)."""
-
-    class Open(Echo):
-        resettable = True
-
-    flow = made(Pair)
+def test_reset_reaches_subflows() -> None:
+    """A recursive reset asks the daemons that have the real subflows, wherever they run; a human has none (D48)."""
+    targets = {"User1": Target(ALICE, "User"), "User2": Target(BOB, "Bot", "b" * 32)}
+    run = ScriptedRun()
+    flow = build(Pair, PAIR, subflows=targets, run=run, state=None)
     flow.reset(full_reset=True, recursive=True)
-    assert [sent.target for sent in running(flow).posts] == list(USERS.values())
-    (message, _) = (sent.message for sent in running(flow).posts)
-    for flow_class, sender in ((Echo, ALICE), (Open, BOB)):
-        subflow = made(flow_class, state=b'{"a":1}')
-        invoke(subflow, dataclasses.replace(message, user_id=sender))
-        assert subflow.flow_state == {}
-    subflow = made(Echo, state=b'{"a":1}')
-    with pytest.raises(NotAllowed):
-        invoke(subflow, dataclasses.replace(message, user_id=BOB))
-    assert subflow.flow_state == {"a": 1}
+    (sent,) = run.posts
+    assert sent.target == Target(BOB, "_instances")
+    assert sent.message.data == {"op": "reset", "instance": "b" * 32, "recursive": True}
 
 
 # Telling.

@@ -182,7 +182,8 @@ class Journal:
                 skew,
             ),
             ("bundles", "expires < ?", skew),
-            ("outgoing", "ended < ?", day),
+            # What a run has called stays as long as the run, which may have to take it back.
+            ("outgoing", "ended < ? AND id NOT IN (SELECT message FROM records WHERE message IS NOT NULL)", day),
             ("prompts", "ended < ?", day),
         ):
             start = self._pruned.get(table, 0)

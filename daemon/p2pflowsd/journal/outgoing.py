@@ -126,6 +126,12 @@ class OutgoingTable:
         """Live calls that runs made on behalf of one request, and whose answers run a flow again."""
         return self._many("state IN ('pending', 'stored') AND json_extract(origin, '$.root') = ? ORDER BY n", n)
 
+    def of_instance(self, instance: str) -> list[OutgoingRow]:
+        """Live calls whose answers run an instance again."""
+        return self._many(
+            "state IN ('pending', 'stored') AND json_extract(origin, '$.instance') = ? ORDER BY n", instance
+        )
+
     def next_expiry(self) -> int | None:
         """The earliest deadline of a live message."""
         row = self._db.execute("SELECT min(expires) FROM outgoing WHERE state IN ('pending', 'stored')").fetchone()
