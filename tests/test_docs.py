@@ -19,9 +19,10 @@ import pytest
 from console import Story, read
 
 import p2pflows
-from p2pflows import errors, framing, message
+from p2pflows import errors, framing, message, strict_json
 from p2pflows.cli import cli
-from p2pflowsd import dispatch, intake, outbox, presence
+from p2pflows.flows import state
+from p2pflowsd import dispatch, instances, intake, outbox, presence, runs
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -196,6 +197,14 @@ def test_every_kind_of_error_is_explained() -> None:
         ("messages in one bundle", intake.MOST_BODIES),
         ("signed fact", presence.LIMIT),
         ("attempts to run a task", dispatch.MAX_ATTEMPTS),
+        ("nesting of JSON", strict_json.LEVELS),
+        ("state of an instance", state.STATE_LIMIT),
+        ("levels of subflows", instances.DEEPEST),
+        ("calls and steps of one run", runs.MOST_RECORDS),
+        ("instances of a flow for one contact", instances.MOST_OF_CLIENT),
+        ("instances of a flow for one stranger", instances.MOST_OF_STRANGER),
+        ("instances of a flow for all strangers", instances.MOST_OF_STRANGERS),
+        ("progress of a call at a time", message.MAX_PROGRESS_BYTES),
     ],
 )
 def test_limits_are_those_of_the_code(row: str, value: int) -> None:

@@ -703,9 +703,13 @@ class Node:
     # The rest is nobody else's business.
 
     def _restore(self) -> None:
-        """Take up what the journal says was under way; a stream's order may not be that of its arrival."""
+        """Take up what the journal says was under way; a stream's order may not be that of its arrival.
+
+        Whatever runs an instance already goes on before what others have asked of it.
+        """
         ready = []
-        for row in sorted(self.journal.incoming.in_state(Incoming.READY), key=lambda row: (row.epoch, row.seq)):
+        rows = self.journal.incoming.in_state(Incoming.READY)
+        for row in sorted(rows, key=lambda row: (not self.runs.has_begun(row.n), row.epoch, row.seq)):
             flow = self._flow_of(row)
             if flow is not None and flow.kind != "human":
                 ready.append((row, flow))

@@ -33,6 +33,8 @@ RECORD_BYTES = 300_000
 
 _BEFORE = -1
 """The number of the record that holds an instance's state as it was before a request which is still to be answered."""
+_MOUNT = "mount"
+"""The kind of record of a call that gets a subflow for an instance which is not there yet."""
 
 _Label = Annotated[str, StringConstraints(max_length=200)]
 _Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
@@ -169,6 +171,10 @@ class Runs:
         self._owner = owner
         self._recorded = journal.records.runs()
 
+    def has_begun(self, n: int) -> bool:
+        """Whether a task has done something that is kept."""
+        return n in self._recorded
+
     def records(self, n: int) -> list[list[Any]]:
         """What a task's worker must know of earlier attempts: number, mark and, if that fits, value of each."""
         if n not in self._recorded:
@@ -239,10 +245,7 @@ class Runs:
         """
         turn = _Turn.model_validate(content)
         self._check(row, turn)
-        if turn.mounted is not None and self._journal.instances.get(row.instance or "") is None:
-            self._owner.make_room(row, flow)
-            self._instances.keep(row, flow, turn.mounted)
-            self._faults.reach("instances.kept")
+        self._keep_mounted(row, flow, turn.mounted)
         if row.endpoint == topics.INSTANCES:
             self._changed(row, flow)
             return
@@ -337,6 +340,23 @@ class Runs:
             self._outbox.accept(Type.POST, part.user, topics.INSTANCES, data, expires=self._clock.now() + POST_LIFE_MS)
             self._owner.watch(part.user)
 
+    def _keep_mounted(self, row: IncomingRow, flow: Served, mounted: Mounted | None) -> None:
+        """Keep the instance that a run has mounted; what an earlier attempt has mounted in vain is withdrawn.
+
+        Raises:
+            CallError: another request has made the instance meanwhile, or there is no room for it.
+        """
+        if mounted is None:
+            for record in self._journal.records.of(row.n) if row.n in self._recorded else ():
+                if record.kind == _MOUNT:
+                    self._withdraw(record)
+            return
+        if self._journal.instances.get(row.instance or "") is not None:
+            raise FlowFailed("Another request has made the instance meanwhile.", "Send it again.")
+        self._owner.make_room(row, flow)
+        self._instances.keep(row, flow, mounted)
+        self._faults.reach("instances.kept")
+
     def _check(self, row: IncomingRow, turn: _Turn) -> None:
         """See that all that a run sends can be sent.
 
@@ -364,16 +384,18 @@ class Runs:
 
     def _call(self, row: IncomingRow, call: _Call) -> RecordRow:
         message_id = derived_id("call", self._user, row.peer, row.id, call.k)
+        mounts = call.endpoint == topics.INSTANCES and row.instance is not None
+        kind = _MOUNT if mounts and self._journal.instances.get(row.instance or "") is None else "call"
         sent = self._journal.outgoing.find(message_id)
         if sent is not None:  # a dead letter runs again
             value = None if sent.state in LIVE_OUTGOING else _dump(_outcome(sent, Outgoing(sent.state), sent.answer))
-            return RecordRow(row.n, call.k, "call", call.mark, message_id, value)
+            return RecordRow(row.n, call.k, kind, call.mark, message_id, value)
         try:
             self._check_order(row, call, None)
             self._accept(Type.CALL, row, call, origin={"n": row.n, "k": call.k}, message_id=message_id)
         except CallError as error:
-            return RecordRow(row.n, call.k, "call", call.mark, None, _dump(_error(error)))
-        return RecordRow(row.n, call.k, "call", call.mark, message_id, None)
+            return RecordRow(row.n, call.k, kind, call.mark, None, _dump(_error(error)))
+        return RecordRow(row.n, call.k, kind, call.mark, message_id, None)
 
     def _check_order(self, row: IncomingRow, sent: _Send, mounted: Mounted | None) -> None:
         """See that a run, which speaks in its owner's name, orders of daemons no more than its flow is for.
@@ -412,7 +434,7 @@ class Runs:
             sent.endpoint,
             sent.data,
             expires=self._deadline(row, sent.timeout) if kind is Type.CALL else self._clock.now() + POST_LIFE_MS,
-            conversation=row.conversation,
+            conversation=self._conversation(row, sent.instance),
             source=sent.source,
             message_id=message_id,
             instance=sent.instance,
@@ -420,6 +442,17 @@ class Runs:
         )
         self._journal.count("accepted")
         self._owner.watch(sent.user)
+
+    def _conversation(self, row: IncomingRow, instance: str | None) -> str:
+        """The conversation of what a run sends: that of its request.
+
+        Its sender has chosen that id. Where no instance is named it picks one, so somebody else's is made our own
+        first: else they could have our flow speak in a conversation of ours.
+        """
+        root = row if row.root is None else self._journal.incoming.get(row.root)
+        if root is None or root.peer == self._user or instance is not None:
+            return row.conversation
+        return derived_id("conversation for", root.peer, root.conversation)
 
     def _deadline(self, row: IncomingRow, timeout: float | None) -> int:
         """A call need not outlive the one for which it is made."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from p2pflows import strict_json
 from p2pflows.channel import Channel
+from p2pflows.errors import FlowFailed
 from p2pflows.message import Message
+from p2pflows.worker import task_run
 
 TOO_LARGE = ["1e999", "-1e999", "9" * 400 + ".0", "1" * 200 + "e200", "NaN", "Infinity", "-Infinity"]
 
@@ -17,16 +20,18 @@ def message(data: str) -> bytes:
     """The body of a call with this data."""
     user, some_id = "a" * 64, "0" * 32
     fields = {"id": some_id, "type": "call", "from": user, "to": user, "endpoint": "x", "conversation": some_id}
-    return json.dumps({**fields, "created": 1, "expires": 2, "data": 0}).replace('"data": 0', f'"data": {data}').encode()
+    return (
+        json.dumps({**fields, "created": 1, "expires": 2, "data": 0}).replace('"data": 0', f'"data": {data}').encode()
+    )
 
 
 @pytest.mark.parametrize("number", TOO_LARGE)
 def test_numbers_that_are_none(number: str) -> None:
     """What would be written as Infinity or NaN again is refused, however it was spelt and wherever it stands."""
     for text in (number, f'{{"a": {number}}}', f"[[1, {number}]]"):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             strict_json.loads(text)
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         Message.from_bytes(message(f'{{"a": [{number}]}}'))
 
 
@@ -53,3 +58,12 @@ def test_a_header_in_another_script() -> None:
     frame = channel.seal("topic", header)
     assert len(frame) < 700_000
     assert channel.open("topic", frame) == ({**header, "host": "?"}, [])
+
+
+def test_what_a_flow_wraps_too_deep() -> None:
+    """A flow that puts deep data into deeper data is told at once, as no frame could carry it."""
+    data: list[Any] = []
+    for _ in range(strict_json.LEVELS):
+        data = [data]
+    with pytest.raises(FlowFailed, match="JSON"):
+        task_run._plain({"a": data})
