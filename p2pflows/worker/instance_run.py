@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from p2pflows import topics
-from p2pflows.errors import CallError, FlowFailed, NotAllowed, UsageError, from_peer
+from p2pflows.errors import BadInput, CallError, FlowFailed, NotAllowed, UsageError, from_peer
 from p2pflows.flows import config as configs
 from p2pflows.flows.flow import Flow, build, invoke, take_state
 from p2pflows.flows.message import FlowMessage
@@ -125,7 +125,11 @@ class InstanceRun:
         Whatever was mounted for a tree that does not come about, the daemon takes back.
         """
         config = self._settled(mount)
-        specs = configs.subflow_specs(config, me=self._run.user)
+        try:
+            configs.check_required(self._class, config)
+            specs = configs.subflow_specs(config, me=self._run.user)
+        except UsageError as error:  # something is still to be filled in, by whoever asks
+            raise BadInput(error.message, error.hint) from error
         asked = {
             key: (spec, None if spec.instance is not None else self._ask(key, spec, mount["path"]))
             for key, spec in specs.items()
@@ -153,11 +157,9 @@ class InstanceRun:
             check_overrides(defaults, mount["overrides"], declared=declared, trusted=mount["trusted"])
             if mount["state"] is not None and not mount["trusted"] and INITIAL_STATE not in (declared or []):
                 raise NotAllowed("Only its owner gives it a state to begin with.", "Ask for it without one.")
-            config = configs.merge(defaults, mount["overrides"])
-            configs.check_required(self._class, config)
         except UsageError as error:
             raise FlowFailed(error.message, error.hint) from error
-        return config
+        return configs.merge(defaults, mount["overrides"])
 
     def _user(self, spec: configs.SubflowSpec) -> str:
         return self._run.user if spec.user == configs.LOCAL else spec.user

@@ -334,7 +334,7 @@ def test_a_subflow_is_led_to_a_neighbour(alice: LocalUser, bob: LocalUser, names
     """An open user id is filled in when an instance is asked for, and that neighbour's daemon sees who calls."""
     here = names("Relay")
     serve(alice, "Relay", here, config=relay(far={"flow_endpoint": "Counter", "user_id": "???", "step": 7}))
-    with pytest.raises(FlowFailed, match=r"far\.user_id"):
+    with pytest.raises(BadInput, match=r"far\.user_id"):
         get(alice, here)
     proxy = get(alice, here, config_overrides=relay(far={"user_id": bob.user_id}))
     told = proxy.call({"path": ["far"]}, WAIT)
