@@ -34,7 +34,8 @@ ROOMS = {
 """Each outside thing, and the modules (or packages) that alone import it."""
 
 HEART = (
-    "node", "outbox", "intake", "notices", "dispatch", "scheduler", "inbox", "gate", "served", "lifecycle", "journal",
+    "node", "admission", "outbox", "intake", "notices", "dispatch", "scheduler", "inbox", "gate", "served", "lifecycle",
+    "instances", "runs", "owners_log", "conversations", "journal",
 )  # fmt: skip
 """What decides; time, randomness and the broker are passed in."""
 

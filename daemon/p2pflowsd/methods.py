@@ -550,7 +550,7 @@ class Methods:
             seen = users.setdefault(
                 row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": rfc3339(row.received)}
             )
-            endpoint = self._node.wanted(row)
+            endpoint = self._node.admission.wanted(row)
             if endpoint not in seen["endpoints"]:
                 seen["endpoints"].append(endpoint)
             seen["messages"] += 1

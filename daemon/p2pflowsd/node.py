@@ -29,19 +29,21 @@ from p2pflows.errors import (
     Unreachable,
 )
 from p2pflows.identity import Identity
-from p2pflows.message import MAX_PROGRESS_BYTES, Message, Type, derived_id
-from p2pflowsd import gate, presence
+from p2pflows.message import MAX_PROGRESS_BYTES, Message, Type
+from p2pflowsd import presence
+from p2pflowsd.admission import Admission
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.dispatch import Dispatch
 from p2pflowsd.faults import Faults
 from p2pflowsd.inbox import SHORTEST_ID, Inbox
-from p2pflowsd.instances import Change, Instances, Mount, check_stateless, is_request, read_change, read_mount
+from p2pflowsd.instances import Instances, is_request
 from p2pflowsd.intake import Intake
 from p2pflowsd.journal import Journal
-from p2pflowsd.journal.rows import IncomingRow, InstanceRow, OutgoingRow, PromptRow
+from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing, Prompt
 from p2pflowsd.notices import Notices
 from p2pflowsd.outbox import Outbox
+from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.presence import Presence
 from p2pflowsd.runs import Runs
 from p2pflowsd.served import ANYONE, Catalog, Served
@@ -56,10 +58,6 @@ COMMIT_PATIENCE = 0.02
 MOST_UNACKNOWLEDGED = 50
 """Deliveries that may wait for a commit; brokers send only so many ahead of our PUBACK."""
 
-NOTE_AGAIN = 60.0
-MOST_NOTED = 10_000
-MOST_NOTES = 100
-"""Entries of the log in a minute about one contact, and about all strangers."""
 LONGEST_ERROR = 4_000
 MOST_FORGOTTEN = 100
 """Instances of ended conversations that one pruning forgets."""
@@ -161,7 +159,22 @@ class Node:
             notices=self.notices,
             owner=self,
         )
+        self.admission = Admission(
+            user=self.user,
+            journal=journal,
+            clock=clock,
+            contacts=contacts,
+            catalog=self.catalog,
+            notices=self.notices,
+            instances=self.instances,
+            runs=self.runs,
+            inbox=self.inbox,
+            dispatch=self.dispatch,
+            intake=self.intake,
+            owner=self,
+        )
         contacts.look()
+        self._log = OwnersLog(journal, clock, self.name_of)
         self._waiters: dict[str, list[Ended]] = {}
         self._listeners: dict[str, Callable[[dict[str, Any]], None]] = {}
         self._after: list[Callable[[], None]] = []
@@ -169,8 +182,6 @@ class Node:
         self._unacknowledged: list[Delivery] = []
         self._commit_by: float | None = None
         self._watched: set[str] = set()
-        self._noted: dict[tuple[str, str, str, str], float] = {}
-        self._notes_about: dict[str, tuple[float, int]] = {}
         self._next_tick = 0.0
         self._next_prune = clock.elapsed() + PRUNE_EVERY
         self._restore()
@@ -361,7 +372,7 @@ class Node:
         self.contacts.look()
         self.contacts.look()
         self.watch(user)
-        return self._release_held(user)
+        return self.admission.release_held(user)
 
     def deny(self, user: str) -> int:
         """Refuse an unknown sender from now on; gives how many held messages were dropped."""
@@ -438,7 +449,7 @@ class Node:
                 source=old.source,
             )
         request = dead[0]
-        flow = self._flow_of(request)
+        flow = self.admission.flow_of(request)
         if flow is None or flow.kind == "human":
             raise BadInput(f"You do not serve {request.endpoint!r} any more.", "Serve it again, then retry.")
         expires = self.clock.now() + ERROR_LIFE_MS
@@ -451,128 +462,11 @@ class Node:
 
     def admit(self, row: IncomingRow, message: Message) -> None:
         """A request has its turn: decide what becomes of it."""
-        if row.expires <= self.clock.now():
-            self.journal.incoming.move(row.n, Incoming.EXPIRED)
-            return
-        if row.type == Type.CANCEL:
-            self.journal.incoming.move(row.n, Incoming.DONE)
-            self._withdrawn(row.peer, message.cause or "")
-            return
-        if row.endpoint == topics.INSTANCES:
-            self._admit_instance_request(row, message)
-            return
-        flow = self.catalog.get(row.endpoint)
-        if not self._passes(row, row.endpoint, flow):
-            return
-        if row.endpoint == topics.FLOWS:
-            self.finished(row, self._shown_to(row.peer, message.data))
-        elif flow is not None:
-            self._hand_on(row, message, flow)
-
-    def _hand_on(self, row: IncomingRow, message: Message, flow: Served) -> None:
-        """A request may reach its flow: a human, an instance of a class, or a worker at once."""
-        if flow.kind == "human":
-            self._ask(row, message)
-        elif flow.kind == "class":
-            try:
-                instance = self.instances.find(row, message, flow)
-                if self.journal.instances.get(instance) is None:
-                    self.make_room(row, flow)
-            except CallError as error:
-                self.failed(row, error)
-            else:
-                self._queue_for(instance, row, flow)
-        elif message.instance is not None:
-            self.failed(row, NotAllowed(f"{row.endpoint!r} has no instances.", "Call it without one."))
-        elif not self.dispatch.add(row, flow, message.data):
-            self.notices.received(row.peer, row.id, waiting=True)
-
-    def _passes(self, row: IncomingRow, endpoint: str, flow: Served | None) -> bool:
-        """Whether a request may reach what it is for; if not, it has been dealt with."""
-        match gate.decide(row.peer, endpoint, me=self.user, book=self.contacts.known, served=flow):
-            case gate.Verdict.PASS:
-                return True
-            case gate.Verdict.HOLD:
-                self.intake.held()
-                self.journal.incoming.move(row.n, Incoming.HELD)
-                self.notices.received(row.peer, row.id, held=True)
-            case gate.Verdict.NOT_ALLOWED:
-                self.failed(row, NotAllowed(f"They do not let you call {endpoint!r}.", "Ask them to allow you."))
-            case _:
-                self.failed(
-                    row, NotServed(f"They do not serve {endpoint!r}.", "See what they serve with: p2pflows ls CONTACT")
-                )
-        return False
-
-    def _admit_instance_request(self, row: IncomingRow, message: Message) -> None:
-        """Somebody wants an instance of a flow, or something done with one of theirs."""
-        data = message.data
-        try:
-            if data.get("op") == "list":
-                rows = self.journal.instances.of(client=row.peer)
-                self.finished(row, {"instances": [self.instances.show(each) for each in rows]})
-            elif data.get("op") == "mount":
-                self._mount(row, read_mount(data, self.user))
-            else:
-                change = read_change(data)
-                found = self.instances.change(row.peer, change)
-                if change.op == "reset":
-                    self._reset(row, found, change)
-                else:
-                    self.delete_instance(found.id, recursive=change.recursive)
-                    self.finished(row, {"instance": found.id})
-        except CallError as error:
-            self.failed(row, error)
-
-    def _reset(self, row: IncomingRow, found: InstanceRow, change: Change) -> None:
-        """Reset an instance, behind the messages that came before."""
-        flow = self.catalog.get(found.endpoint)
-        before = any(each.state == Incoming.READY for each in self.journal.incoming.open_of(found.id))
-        if before and flow is not None and not flow.parallel:
-            self._queue_for(found.id, row, flow)
-        else:
-            self.runs.reset(found, recursive=change.recursive)
-            self.finished(row, {"instance": found.id})
-
-    def _mount(self, row: IncomingRow, mount: Mount) -> None:
-        flow = self.catalog.get(mount.endpoint)
-        if not self._passes(row, mount.endpoint, flow) or flow is None:
-            return
-        if flow.kind != "class":
-            check_stateless(mount)
-            self.finished(row, self.runs.mounted(flow, None))
-            return
-        if flow.singleton and row.peer != self.user and (mount.config_overrides or mount.initial_state is not None):
-            raise NotAllowed(
-                f"All share one instance of {mount.endpoint!r}, so only its owner says how it begins.",
-                "Ask for it without overrides and without a state.",
-            )
-        instance = self.instances.asked_for(row, flow)
-        found = self.journal.instances.get(instance)
-        if found is not None:
-            self.instances.check_circle(found, mount.path)
-            self.finished(row, self.runs.mounted(flow, instance))
-        elif flow.closed:
-            raise NotServed(f"They do not serve {mount.endpoint!r} any more.")
-        elif mount.dispatch_point is not None and row.peer != self.user:
-            raise NotAllowed("Only its owner says where a flow runs.", "Ask for it without a dispatch point.")
-        else:
-            self.make_room(row, flow)
-            point = mount.dispatch_point or flow.dispatch_point
-            self._queue_for(instance, row, flow.model_copy(update={"dispatch_point": point}))
-
-    def _queue_for(self, instance: str, row: IncomingRow, flow: Served) -> None:
-        self.journal.incoming.belongs(row.n, instance)
-        self.queue(row._replace(instance=instance), flow)
+        self.admission.admit(row, message)
 
     def queue(self, row: IncomingRow, flow: Served) -> None:
         """Queue a run of an instance for a worker."""
-        found = self.journal.instances.get(row.instance or "")
-        if found is not None and found.point is not None:
-            flow = flow.model_copy(update={"dispatch_point": found.point})
-        flow = flow.model_copy(update={"first": found is None})
-        if not self.dispatch.add(row, flow) and is_request(row):
-            self.notices.received(row.peer, row.id, waiting=True)
+        self.admission.queue(row, flow)
 
     def drop(self, row: IncomingRow) -> None:
         """An answer is not to run its flow again any more."""
@@ -581,14 +475,16 @@ class Node:
             self.runs.undo(row.n)
 
     def make_room(self, row: IncomingRow, flow: Served) -> None:
-        """Let a request have a new instance; its sender's conversation that was idle for longest may go for it.
+        """Let a request have a new instance.
 
         Raises:
             NotAllowed: its sender has as many as one may have.
         """
-        idle = self.instances.in_the_way(row.peer, flow, self.contacts.known)
-        if idle is not None:
-            self.delete_instance(idle.id, recursive=True)
+        self.admission.make_room(row, flow)
+
+    def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
+        """Write something into the owner's log."""
+        self._log.note(what, peer, endpoint, detail)
 
     def ran(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
         """A run of an instance has ended well: keep what it leaves behind, or nothing of it."""
@@ -599,14 +495,7 @@ class Node:
         except ValueError:
             self.failed(row, FlowFailed(f"The worker of {flow.endpoint!r} sent a result of a wrong form."))
         if flow.parallel and flow.first:
-            self._let_run(row.instance or "", flow)
-
-    def _let_run(self, instance: str, flow: Served) -> None:
-        """What waited for an instance to be mounted may run side by side now, if it is."""
-        for row in self.journal.incoming.open_of(instance) if self.journal.instances.get(instance) else ():
-            if self.dispatch.endpoint_of(row.n) is not None:
-                self.dispatch.drop(row.n)
-                self.queue(row, flow)
+            self.admission.let_run(row.instance or "", flow)
 
     def brief(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
         """What a worker has to know to run an instance."""
@@ -710,40 +599,13 @@ class Node:
         ready = []
         rows = self.journal.incoming.in_state(Incoming.READY)
         for row in sorted(rows, key=lambda row: (not self.runs.has_begun(row.n), row.epoch, row.seq)):
-            flow = self._flow_of(row)
+            flow = self.admission.flow_of(row)
             if flow is not None and flow.kind != "human":
                 ready.append((row, flow))
             else:
                 with self.journal.transaction():
                     self.failed(row, NotServed(f"They do not serve {row.endpoint!r} any more."))
         self.dispatch.restore(ready)
-
-    def _flow_of(self, row: IncomingRow) -> Served | None:
-        """What is to run a request that waited before a restart."""
-        instance = None if row.instance is None else self.journal.instances.get(row.instance)
-        point = None if instance is None else instance.point
-        if row.endpoint == topics.INSTANCES:
-            data = json.loads(self.journal.incoming.body(row.n)).get("data", {})
-            if data.get("op") == "mount":
-                mount = read_mount(data, self.user)
-                flow, point = self.catalog.get(mount.endpoint), mount.dispatch_point
-            else:
-                flow = None if instance is None else self.catalog.get(instance.endpoint)
-        else:
-            flow = self.catalog.get(row.endpoint)
-        if flow is None:
-            return None
-        first = row.instance is not None and instance is None
-        return flow.model_copy(update={"dispatch_point": point or flow.dispatch_point, "first": first})
-
-    def wanted(self, row: IncomingRow) -> str:
-        """The endpoint that a request is about, be it for an instance of it."""
-        if row.endpoint != topics.INSTANCES:
-            return row.endpoint
-        data = json.loads(self.journal.incoming.body(row.n)).get("data", {})
-        endpoint = data.get("endpoint")
-        is_mount = data.get("op") == "mount" and isinstance(endpoint, str) and topics.is_name(endpoint)
-        return str(endpoint) if is_mount else row.endpoint
 
     def _own_message(self, part: str) -> OutgoingRow:
         """The call or post of ours with an id, or with the beginning or end of one."""
@@ -755,16 +617,8 @@ class Node:
             )
         return rows[0]
 
-    def _ask(self, row: IncomingRow, message: Message) -> None:
-        try:
-            self.inbox.ask(row, message.data, message.source)
-        except BadInput as error:
-            self.failed(row, error)
-            return
-        self.journal.incoming.move(row.n, Incoming.ASKED)
-
     def _fail(self, row: IncomingRow, state: Incoming, error: P2pflowsError) -> None:
-        wanted = self.wanted(row)
+        wanted = self.admission.wanted(row)
         if not self.journal.incoming.move(row.n, state, error.kind):
             return
         if state is not Incoming.DEAD:  # what a dead letter has kept serves when it is run again
@@ -787,26 +641,6 @@ class Node:
             self._error_deadline(row),
         )
 
-    def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
-        """Write something into the owner's log; what comes again and again is written once a minute."""
-        elapsed = self.clock.elapsed()
-        key = (what, peer, endpoint, detail)
-        if self._noted.get(key, -NOTE_AGAIN) + NOTE_AGAIN > elapsed:
-            return
-        if len(self._noted) >= MOST_NOTED:
-            self._noted.clear()
-        self._noted[key] = elapsed
-        # Who names ever other endpoints, or senders, must not drive all else out of the log.
-        about = peer if self.name_of(peer) is not None else ""
-        began, count = self._notes_about.get(about, (elapsed, 0))
-        if elapsed - began >= NOTE_AGAIN:
-            began, count = elapsed, 0
-        self._notes_about[about] = (began, count + 1)
-        if count < MOST_NOTES:
-            self.journal.log.add(self.clock.now(), what, peer, endpoint, detail)
-        elif count == MOST_NOTES:
-            self.journal.log.add(self.clock.now(), what, peer, "", "More of this within a minute is not written.")
-
     def _error_deadline(self, row: IncomingRow) -> int:
         """Errors of posts have nobody waiting at a deadline, so they live long enough to be heard."""
         return row.expires if row.type == Type.CALL else self.clock.now() + ERROR_LIFE_MS
@@ -816,44 +650,6 @@ class Node:
             kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, cause=row.id
         )
         self.notices.answered(row.peer, row.id)
-
-    def _withdrawn(self, peer: str, message_id: str) -> None:
-        """A sender withdrew a request; what has its end already keeps it."""
-        row = self.journal.incoming.find(peer, message_id)
-        if row is not None and row.endpoint == topics.INSTANCES and row.state == Incoming.DONE:
-            # What was mounted for a tree that did not come about; that of a singleton is not theirs alone, and stays.
-            self.delete_instance(derived_id("mount", peer, message_id), recursive=True)
-        if row is None or not self.journal.incoming.move(row.n, Incoming.FAILED, Cancelled.kind):
-            return
-        self.dispatch.drop(row.n)
-        self.runs.undo(row.n)
-        self.inbox.withdraw(row.n, Prompt.CANCELLED)
-        if row.state == Incoming.HELD:
-            self.intake.released()
-
-    def _release_held(self, user: str) -> int:
-        rows = self.journal.incoming.held_by(user)
-        for row in rows:
-            self.intake.released()
-            self.notices.received(row.peer, row.id)
-            self.journal.incoming.move(row.n, Incoming.READY)
-            self.admit(row, Message.model_validate_json(self.journal.incoming.body(row.n)))
-        return len(rows)
-
-    def _shown_to(self, peer: str, data: dict[str, Any]) -> dict[str, Any]:
-        """What a peer may know of the served flows: those it may call, or whether it may call one."""
-        book = self.contacts.known
-        may = {flow.endpoint: flow for flow in self.catalog.all() if gate.may_call(peer, flow, me=self.user, book=book)}
-        endpoint = data.get("endpoint")
-        if not isinstance(endpoint, str):
-            return {"flows": [flow.as_shown() for flow in may.values()]}
-        trusted = peer == self.user or peer in book.by_user
-        served = endpoint in may or (trusted and self.catalog.get(endpoint) is not None)
-        shown = may[endpoint].as_shown() if endpoint in may else {}
-        return {"served": served, "allowed": endpoint in may, "workers": self._has_workers(may.get(endpoint)), **shown}
-
-    def _has_workers(self, flow: Served | None) -> bool:
-        return flow is not None and (flow.kind == "human" or self.dispatch.has_workers(flow.dispatch_point))
 
     def watch(self, peer: str) -> None:
         """A user will send us something, so their presence matters."""
@@ -869,7 +665,7 @@ class Node:
         if self.intake.holding:
             book = self.contacts.known
             for user in {row.peer for row in self.journal.incoming.in_state(Incoming.HELD)} & set(book.by_user):
-                self._release_held(user)
+                self.admission.release_held(user)
         if elapsed >= self._next_prune:
             self._next_prune = elapsed + PRUNE_EVERY
             self.journal.prune(self.clock.now())

@@ -11,12 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from simulation.broker import Weather
 from simulation.checker import check
 from simulation.machine import POINTS
-from simulation.world import ECHO, HUMAN, LONGEST, SPREAD, World
+from simulation.world import CLASSES, ECHO, HUMAN, LONGEST, SPREAD, World
 
-from p2pflows.message import Type
+from p2pflows import topics
+from p2pflows.message import Type, derived_id
 
 SETTINGS = settings(
-    max_examples=80,
+    max_examples=120,
     stateful_step_count=40,
     deadline=None,
     derandomize="CI" in os.environ,
@@ -28,6 +29,20 @@ LIFE = st.sampled_from((LONGEST, LONGEST, 20.0, 1.0))
 CHANCE = st.sampled_from((0.0, 0.0, 0.1, 0.4))
 PAUSES = st.sampled_from((0.002, 0.01, 0.05, 0.5, 3.0))
 CUTS = st.sampled_from((0.05, 1.0, 8.0))
+CLASS = st.sampled_from([name for name, weight in CLASSES.items() for _ in range(weight)])
+TASK = st.fixed_dictionaries(
+    {},
+    optional={
+        "fails": st.just("on purpose"),
+        "seconds": st.sampled_from((0.3, 2.0)),
+        "patience": st.just(1.5),
+        "dawdles": st.just(1.0),
+        "withdraws": st.sampled_from((0.01, 0.5)),
+        "human": st.just(True),
+        "asks": st.sampled_from(({"seconds": 2.0}, {"says": {"ponders": 2.0}})),
+    },
+)
+"""What a class is to do, see `simulation.flows`."""
 
 
 class Faults(RuleBasedStateMachine):
@@ -52,22 +67,69 @@ class Faults(RuleBasedStateMachine):
     def call(self, one: int, other: int, endpoint: str, seconds: float, times: int) -> None:
         """Somebody calls a flow, several times at once."""
         for _ in range(times):
-            self._send(Type.CALL, one, other, endpoint, seconds)
+            self._send(Type.CALL, one, other, endpoint, seconds, {})
 
     @rule(one=WHO, other=WHO, seconds=LIFE)
     def post(self, one: int, other: int, seconds: float) -> None:
         """Somebody posts to a flow."""
-        self._send(Type.POST, one, other, ECHO, seconds)
+        self._send(Type.POST, one, other, ECHO, seconds, {})
 
     @rule(one=WHO, other=WHO, seconds=LIFE, slow=st.sampled_from((0.3, 2.0)))
     def call_slowly(self, one: int, other: int, seconds: float, slow: float) -> None:
         """Somebody calls a flow that takes its time."""
-        self._send(Type.CALL, one, other, ECHO, seconds, seconds=slow)
+        self._send(Type.CALL, one, other, ECHO, seconds, {"seconds": slow})
 
     @rule(one=WHO, other=WHO, kind=st.sampled_from((Type.CALL, Type.CALL, Type.POST)), seconds=LIFE)
     def ask(self, one: int, other: int, kind: Type, seconds: float) -> None:
         """Somebody writes to a human."""
-        self._send(kind, one, other, HUMAN, seconds, text="a question")
+        self._send(kind, one, other, HUMAN, seconds, {"text": "a question"})
+
+    @rule(one=WHO, other=WHO, flow=st.tuples(CLASS, st.integers(0, 1)), tasks=st.lists(TASK, min_size=1, max_size=3))
+    def talk(self, one: int, other: int, flow: tuple[str, int], tasks: list[dict[str, object]]) -> None:
+        """Somebody writes to a class that remembers their conversation, several times at once."""
+        endpoint, conversation = flow
+        for task in tasks:
+            life = LONGEST if "patience" not in task else 2.5
+            self._send(Type.CALL, one, other, endpoint, life, task, conversation=derived_id(endpoint, conversation))
+
+    @rule(one=WHO, other=WHO, endpoint=CLASS, seconds=LIFE)
+    def mount(self, one: int, other: int, endpoint: str, seconds: float) -> None:
+        """Somebody asks for an instance."""
+        machines = self._world.machines
+        order = {"op": "mount", "endpoint": endpoint}
+        machines[one].send(Type.CALL, machines[other], topics.INSTANCES, order, seconds)
+
+    @rule(one=WHO, other=WHO, which=st.integers(0, 5), kind=st.sampled_from((Type.CALL, Type.POST)), task=TASK)
+    def use(self, one: int, other: int, which: int, kind: Type, task: dict[str, object]) -> None:
+        """Somebody writes to an instance that they have."""
+        mounted = self._world.machines[one].mounted(self._world.machines[other])
+        if mounted:
+            endpoint, instance = mounted[which % len(mounted)]
+            self._send(kind, one, other, endpoint, LONGEST, task, instance=instance)
+
+    @rule(one=WHO, other=WHO, which=st.integers(0, 5))
+    def unmount(self, one: int, other: int, which: int) -> None:
+        """Somebody gives an instance back."""
+        machines = self._world.machines
+        mounted = machines[one].mounted(machines[other])
+        if mounted:
+            order = {"op": "delete", "instance": mounted[which % len(mounted)][1]}
+            machines[one].send(Type.CALL, machines[other], topics.INSTANCES, order, LONGEST)
+
+    @rule(who=WHO, which=st.integers(0, 5))
+    def forget_conversation(self, who: int, which: int) -> None:
+        """Somebody deletes what their flow remembers of a conversation."""
+        instances = self._world.machines[who].conversations()
+        if instances:
+            instance = instances[which % len(instances)]
+            self._world.machines[who].ask(lambda node: node.delete_instance(instance, recursive=True))
+
+    @rule(who=WHO)
+    def retry(self, who: int) -> None:
+        """Somebody runs a dead letter again."""
+        dead = self._world.machines[who].dead_letters()
+        if dead:
+            self._world.machines[who].ask(lambda node: node.retry(dead[0]))
 
     @rule(who=WHO, which=st.integers(0, 5), times=st.integers(1, 2))
     def answer(self, who: int, which: int, times: int) -> None:
@@ -153,10 +215,12 @@ class Faults(RuleBasedStateMachine):
         assert self.world is not None
         return self.world
 
-    def _send(self, kind: Type, one: int, other: int, endpoint: str, life: float, **data: object) -> None:
+    def _send(  # noqa: PLR0917 - as it stands in every rule
+        self, kind: Type, one: int, other: int, endpoint: str, life: float, data: dict[str, object], **where: str
+    ) -> None:
         self.count += 1
         machines = self._world.machines
-        machines[one].send(kind, machines[other], endpoint, {"number": self.count, **data}, life)
+        machines[one].send(kind, machines[other], endpoint, {"number": self.count, **data}, life, **where)
 
 
 class Restores(Faults):

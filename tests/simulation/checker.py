@@ -2,9 +2,12 @@
 
 I1  no loss: every accepted message ends as stored, answered, failed, expired or cancelled; never in silence.
 I2  exactly one effect for each sender and id, whatever was repeated.
-I3  effects of one sender on one endpoint follow the order in which they were accepted; what failed may be missing.
+I3  effects of one sender on one endpoint, or on one instance of it, follow the order in which they were accepted; what
+    failed may be missing.
 I4  a question is shown once, and its first answer counts.
 I5  a reply reaches exactly the request that it names, with the content that was recorded; what has its end keeps it.
+
+Those of instances and runs are in `simulation.run_checker`.
 
 A journal that was restored from an old copy has forgotten what it had promised. What such a journal says of itself is
 not checked; that nobody else is misled by it is.
@@ -18,7 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulation.history import Fact
+from simulation.run_checker import check_runs
 
+from p2pflows.message import derived_id
 from p2pflowsd.lifecycle import LIVE_INCOMING, LIVE_OUTGOING, MOVES, Incoming, Outgoing, Prompt
 
 REQUESTS = ("call", "post")
@@ -55,6 +60,8 @@ class _Tale:
         self.sent: dict[tuple[str, str], _Sent] = {}
         self.come: dict[tuple[str, str, str], _Come] = defaultdict(_Come)
         self.replies: dict[tuple[str, str, str], list[Fact]] = defaultdict(list)
+        self.again: set[tuple[str, str]] = set()
+        """Answers that may run a flow of ours again, as (daemon, id)."""
         self.illegal: list[str] = []
         self.early: list[str] = []
         self.told = [(fact.node, fact.id) for fact in facts if fact.kind == "told"]
@@ -72,6 +79,8 @@ class _Tale:
 
     def _accept(self, fact: Fact) -> None:
         self.sent[fact.node, fact.id] = _Sent(fact)
+        if "instance" in (fact.about["origin"] or {}):
+            self.again.add((fact.node, derived_id("answer", fact.id)))
         if fact.about["type"] in ANSWERS:
             self.replies[fact.node, fact.about["peer"], fact.about["cause"]].append(fact)
 
@@ -135,6 +144,7 @@ def check(facts: Sequence[Fact]) -> list[str]:
         *(f"I4: {what}" for what in _asked_badly(tale)),
         *(f"I5: {what}" for what in _answered_badly(tale)),
         *(f"I5: {what}" for what in _heard_wrongly(tale)),
+        *check_runs(facts),
     ]
 
 
@@ -167,7 +177,8 @@ def _repeated(tale: _Tale) -> Iterator[str]:
     for (node, peer, message_id), come in tale.come.items():
         if node in tale.restored:
             continue
-        if (peer, message_id) not in tale.sent and peer not in tale.restored:
+        known = (peer, message_id) in tale.sent or (node, message_id) in tale.again
+        if not known and peer not in tale.restored:
             yield f"{_short(message_id)} had an effect, and its sender's journal knows nothing of it"
         if come.receives > 1:
             yield f"{_short(message_id)} was received {come.receives} times"
@@ -183,12 +194,13 @@ def _swapped(tale: _Tale, facts: Sequence[Fact]) -> Iterator[str]:
     parallel = {fact.id for fact in facts if fact.kind == "run" and fact.about["parallel"]}
     requests = [key for key, sent in tale.sent.items() if sent.accepted.about["type"] in REQUESTS]
     order = {message_id: place for place, (_, message_id) in enumerate(requests)}
-    streams: dict[tuple[str, str, str, str], dict[str, None]] = defaultdict(dict)
+    streams: dict[tuple[str, str, str, str, str], dict[str, None]] = defaultdict(dict)
     for fact in facts:
         what = _in_order(fact)
         if what and fact.id in order and fact.id not in parallel:
-            streams[what, fact.about["peer"], fact.node, fact.about["endpoint"]].setdefault(fact.id)
-    for (what, sender, recipient, endpoint), ids in streams.items():
+            instance = fact.about.get("instance") or ""
+            streams[what, fact.about["peer"], fact.node, fact.about["endpoint"], instance].setdefault(fact.id)
+    for (what, sender, recipient, endpoint, _instance), ids in streams.items():
         for before, after in _falls(ids, order) if not {sender, recipient} & tale.restored else ():
             yield f"{what} on {endpoint}: {_short(after)} came after {_short(before)}, but was accepted first"
 
@@ -200,7 +212,9 @@ def _in_order(fact: Fact) -> str | None:
             return "questions"
         case "run", _:
             return "runs"
-        case "move", {"was": "ready", "state": "done" | "dead" | "failed", "error": error} if error != "cancelled":
+        case "move", {"was": "ready", "state": "kept" | "done" | "dead" | "failed", "error": error} if (
+            error != "cancelled"
+        ):
             return "effects"
     return None
 

@@ -20,23 +20,47 @@ def _new(columns: str) -> dict[str, str]:
 
 _IN_BODY = "json_extract(CAST(NEW.body AS TEXT), '$.{}')"
 _MOVED = {"was": "OLD.state", "state": "NEW.state"}
+_OF_RUN = "(SELECT {} FROM incoming WHERE incoming.n = {}.n)"
+
+
+def _record(row: str) -> dict[str, str]:
+    """A record goes by the id of the request that runs."""
+    told = {column: f"{row}.{column}" for column in ("k", "mark", "message")}
+    return told | {
+        "what": f"{row}.kind",
+        "id": _OF_RUN.format("id", row),
+        "peer": _OF_RUN.format("peer", row),
+        "value": f"json({row}.value)",
+    }
+
+
 _TRIGGERS: dict[str, tuple[str, dict[str, str]]] = {
     "accept": (
         "INSERT ON outgoing",
-        _new("type peer endpoint epoch seq cause expires") | {"data": _IN_BODY.format("data")},
+        _new("type peer endpoint epoch seq cause expires")
+        | {"data": _IN_BODY.format("data"), "instance": _IN_BODY.format("instance"), "origin": "json(NEW.origin)"},
     ),
     "sent": ("UPDATE OF state ON outgoing", {**_MOVED, "answer": "json(CAST(NEW.answer AS TEXT))"}),
     "drop": ("DELETE ON outgoing", {"state": "OLD.state"}),
     "receive": (
         "INSERT ON incoming",
-        _new("type peer endpoint epoch seq state") | {"cause": _IN_BODY.format("cause")},
+        _new("type peer endpoint epoch seq state instance") | {"cause": _IN_BODY.format("cause")},
     ),
-    "move": ("UPDATE OF state ON incoming", {**_MOVED, **_new("peer endpoint error")}),
+    "move": ("UPDATE OF state ON incoming", {**_MOVED, **_new("type peer endpoint error instance")}),
     "prune": ("DELETE ON incoming", {"peer": "OLD.peer", "state": "OLD.state"}),
-    "ask": ("INSERT ON prompts", _new("type peer endpoint")),
+    "ask": ("INSERT ON prompts", _new("type peer endpoint text")),
     "close": ("UPDATE OF state ON prompts", {**_MOVED, **_new("peer answer")}),
+    "mounted": (
+        "INSERT ON instances",
+        _new("endpoint client own") | {"subflows": "json(NEW.subflows)"},
+    ),
+    "left": ("UPDATE OF state ON instances", {"state": "json(NEW.state)"}),
+    "unmounted": ("DELETE ON instances", {}),
+    "recorded": ("INSERT ON records", _record("NEW")),
+    "concluded": ("UPDATE OF value ON records", _record("NEW") | {"was": "OLD.value"}),
+    "forgotten": ("DELETE ON records", _record("OLD")),
 }
-"""What each kind of fact says about the row whose change makes it true."""
+"""What each kind of fact says about the row whose change makes it true; `id` is the row's own unless it is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +70,9 @@ class Fact:
     Attributes:
         t: wall time in milliseconds where it happened.
         node: user id of the daemon that it is about.
-        kind: accept, sent, drop, receive, move, prune, ask and close come from journals; told, heard and answered from
-            clients, run from workers, restore from the world.
-        id: of the message.
+        kind: those of `_TRIGGERS` come from journals; told, heard and answered from clients, run, got and stepped from
+            workers, restore from the world.
+        id: of the message or instance; of a run, it is that of the request that runs.
         about: what else there is to say, by kind.
     """
 
@@ -74,8 +98,9 @@ def install(journal: Path) -> None:
     now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
     for kind, (event, about) in _TRIGGERS.items():
         row = "OLD" if event.startswith("DELETE") else "NEW"
-        pairs = ", ".join(f"'{name}', {value}" for name, value in about.items())
-        insert = f"INSERT INTO history (t, kind, id, about) VALUES ({now}, '{kind}', {row}.id, json_object({pairs}))"  # noqa: S608 - all ours
+        of = about.get("id", f"{row}.id")
+        pairs = ", ".join(f"'{name}', {value}" for name, value in about.items() if name != "id")
+        insert = f"INSERT INTO history (t, kind, id, about) VALUES ({now}, '{kind}', {of}, json_object({pairs}))"  # noqa: S608 - all ours
         db.execute(f"CREATE TRIGGER IF NOT EXISTS history_{kind} AFTER {event} BEGIN {insert}; END")
     db.commit()
     db.close()

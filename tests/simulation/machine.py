@@ -31,6 +31,7 @@ SKEW_MS = 2_000
 POINTS = (
     "node.received", "journal.before_commit", "journal.after_commit", "node.spoken", "outbox.before_publish",
     "outbox.after_publish", "outbox.before_notice", "dispatch.before_publish", "dispatch.after_publish",
+    "runs.recorded", "runs.ended", "instances.kept",
 )  # fmt: skip
 """All crash points of a daemon; a test compares them with those that a life passes."""
 PUMP = 0.001
@@ -85,12 +86,11 @@ class Asked:
 
 
 class Machine:
-    """A person with a daemon, which starts at once.
+    """A person with a daemon.
 
     Args:
         folder: holds the home; on a memory disk if there is one.
         name: petname of the person, for others and for logs.
-        serves: put into the catalog at the first start.
         facts: the history that clients add to as well.
     """
 
@@ -102,7 +102,6 @@ class Machine:
         folder: Path,
         name: str,
         random: Random,
-        serves: list[Served],
         facts: list[Fact],
     ) -> None:
         self.name = name
@@ -115,10 +114,11 @@ class Machine:
         self.link: SimulatedLink | None = None
         self.at_death: Callable[[], None] = _nothing
         self.kills = 0
+        self.serves: list[Served] = []
+        """Put into the catalog at the first start."""
         self._timeline = timeline
         self._broker = broker
         self._random = random
-        self._serves = serves
         self._facts = facts
         self._path = folder / name / "journal.sqlite3"
         self._path.parent.mkdir(parents=True)
@@ -150,7 +150,7 @@ class Machine:
                 entropy=self._random.randbytes, faults=self.faults,
             )  # fmt: skip
             with journal.transaction():
-                for flow in self._serves:
+                for flow in self.serves:
                     if self.node.catalog.get(flow.endpoint) is None:
                         self.node.catalog.put(flow)
         except Killed:
@@ -202,14 +202,27 @@ class Machine:
             self._pump_soon()
         return asked
 
-    def send(self, kind: Type, to: Machine, endpoint: str, data: dict[str, Any], seconds: float) -> Asked:
+    def send(
+        self,
+        kind: Type,
+        to: Machine,
+        endpoint: str,
+        data: dict[str, Any],
+        seconds: float,
+        *,
+        instance: str | None = None,
+        conversation: str | None = None,
+    ) -> Asked:
         """Send a call or a post; the history keeps what the client is told of it."""
         asked = Asked()
         if self.node is not None:
             node = self.node
 
             def accept() -> str:
-                message_id = node.send(kind, to.user, endpoint, data, life_ms=int(seconds * 1000))
+                message_id = node.send(
+                    kind, to.user, endpoint, data, life_ms=int(seconds * 1000), instance=instance,
+                    conversation=conversation,
+                )  # fmt: skip
                 node.expect(message_id, lambda state, answer: self._heard(message_id, state, answer))
                 return message_id
 
@@ -244,11 +257,34 @@ class Machine:
         return list(self._reader.execute("SELECT id, type FROM prompts WHERE state = 'open' ORDER BY n"))
 
     def live(self) -> list[str]:
-        """Ids of requests of this person that have no end yet."""
+        """Ids of requests of this person, or of their flows, that have no end yet; not of what their daemon tells."""
         found = self._reader.execute(
-            "SELECT id FROM outgoing WHERE state IN ('pending', 'stored') AND type IN ('call', 'post') ORDER BY n"
+            "SELECT id FROM outgoing WHERE state IN ('pending', 'stored') AND type IN ('call', 'post')"
+            " AND NOT (type = 'post' AND endpoint = '_instances') ORDER BY n"
         )
         return [row[0] for row in found]
+
+    def mounted(self, to: Machine) -> list[tuple[str, str]]:
+        """Endpoint and id of each instance that this person has asked somebody for and got, as far as they know."""
+        found = self._reader.execute(
+            "SELECT CAST(answer AS TEXT) FROM outgoing WHERE endpoint = '_instances' AND type = 'call' AND peer = ?"
+            " AND state = 'done' AND origin IS NULL ORDER BY n",
+            (to.user,),
+        )
+        told = [json.loads(answer) for (answer,) in found]
+        return [(each["endpoint"], each["instance"]) for each in told if "kind" in each]
+
+    def conversations(self) -> list[str]:
+        """Ids of the instances that conversations with this person's flows have, and nobody has asked for."""
+        found = self._reader.execute(
+            "SELECT id FROM instances WHERE own = 0 AND endpoint NOT IN (SELECT endpoint FROM served"
+            " WHERE json_extract(record, '$.singleton')) ORDER BY created, id"
+        )
+        return [row[0] for row in found]
+
+    def dead_letters(self) -> list[str]:
+        """Ids of requests whose workers died at every attempt."""
+        return [row[0] for row in self._reader.execute("SELECT id FROM incoming WHERE state = 'dead' ORDER BY n")]
 
     def state_of(self, message_id: str) -> str | None:
         """How a message of this person stands."""
@@ -271,10 +307,21 @@ class Machine:
         return float(sum(self._reader.execute(f"{total} FROM {table}").fetchone()[0] for table in tables))
 
     def unsettled(self) -> list[str]:
-        """What still waits for this daemon or for others, but not for a human, in words."""
-        sent = self._reader.execute("SELECT type, id FROM outgoing WHERE state = 'pending'").fetchall()
-        come = self._reader.execute("SELECT state, id FROM incoming WHERE state IN ('blocked', 'ready')").fetchall()
-        return [f"{self.name} {what} {message_id}" for what, message_id in sent + come]
+        """What still waits for this daemon or for others, but not for a human, in words; runs may wait for humans."""
+        return self._left("state = 'pending'", "state IN ('blocked', 'ready') AND instance IS NULL")
+
+    def unanswered(self) -> list[str]:
+        """What has no end although every human has answered, in words."""
+        return self._left(
+            "state IN ('pending', 'stored')",
+            "state IN ('blocked', 'ready', 'kept') OR state = 'asked' AND type = 'call'",
+        )
+
+    def _left(self, sent: str, come: str) -> list[str]:
+        found = self._reader.execute(
+            f"SELECT type, id FROM outgoing WHERE {sent} UNION ALL SELECT state, id FROM incoming WHERE {come}"  # noqa: S608 - a test's words
+        )
+        return [f"{self.name} {what} {message_id}" for what, message_id in found]
 
     def collect(self) -> None:
         """Move what the journal has committed into the history, with the time of this machine."""

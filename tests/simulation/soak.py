@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from simulation.broker import Weather
 from simulation.checker import check
 from simulation.machine import Machine
-from simulation.world import ECHO, HUMAN, LONGEST, SPREAD, World
+from simulation.world import CLASSES, ECHO, HUMAN, LONGEST, SPREAD, World
 
-from p2pflows.message import Type
+from p2pflows import topics
+from p2pflows.message import Type, derived_id
 
 WEATHERS = (
     Weather(),
@@ -25,6 +27,7 @@ WEATHERS = (
     Weather(repeat=0.3),
     Weather(reorder=0.2),
     Weather(drop=0.1),
+    Weather(drop=0.3),
     Weather(drop=0.1, repeat=0.1, delay=0.1, reorder=0.1),
 )
 
@@ -38,9 +41,10 @@ class Life:
         self._copies: list[tuple[Machine, Path]] = []
         self._count = 0
         self._things: dict[Callable[[], None], int] = {
-            self.call: 12, self.post: 8, self.ask: 6, self.answer: 8, self.decline: 1, self.cancel: 3, self.pause: 14,
+            self.call: 12, self.post: 8, self.ask: 6, self.answer: 14, self.decline: 1, self.cancel: 3, self.pause: 14,
             self.change_weather: 2, self.cut: 3, self.cut_worker: 2, self.forget: 1, self.kill_at_point: 6,
-            self.start: 6, self.kill_worker: 3, self.stop_worker: 1, self.hire: 4,
+            self.start: 6, self.kill_worker: 3, self.stop_worker: 1, self.hire: 4, self.talk: 14, self.mount: 4,
+            self.use: 10, self.unmount: 1, self.retry: 2, self.forget_conversation: 1, self.plague: 1,
         }  # fmt: skip
         if restores:
             self._things |= {self.back_up: 2, self.restore: 2}
@@ -98,6 +102,53 @@ class Life:
             prompt, _ = self._random.choice(prompts)
             machine.ask(lambda node: node.inbox.decline(prompt, "no time"))
 
+    def talk(self) -> None:
+        """Somebody writes to a class that remembers their conversation, a few times at once."""
+        one, other = self._pair()
+        (endpoint,) = self._random.choices(list(CLASSES), list(CLASSES.values()))
+        for _ in range(self._random.choice((1, 1, 2, 4))):
+            conversation = derived_id(one.user, other.user, endpoint, self._random.randrange(3))
+            one.send(self._kind(), other, endpoint, self._task(), self._seconds(), conversation=conversation)
+
+    def mount(self) -> None:
+        """Somebody asks for an instance of their own."""
+        one, other = self._pair()
+        (endpoint,) = self._random.choices(list(CLASSES), list(CLASSES.values()))
+        one.send(Type.CALL, other, topics.INSTANCES, {"op": "mount", "endpoint": endpoint}, self._seconds())
+
+    def use(self) -> None:
+        """Somebody writes to an instance that they have, a few times at once."""
+        one, other = self._pair()
+        mounted = one.mounted(other)
+        if mounted:
+            endpoint, instance = self._random.choice(mounted)
+            for _ in range(self._random.choice((1, 1, 2, 4))):
+                one.send(self._kind(), other, endpoint, self._task(), self._seconds(), instance=instance)
+
+    def unmount(self) -> None:
+        """Somebody gives an instance back."""
+        one, other = self._pair()
+        mounted = one.mounted(other)
+        if mounted:
+            _, instance = self._random.choice(mounted)
+            one.send(Type.CALL, other, topics.INSTANCES, {"op": "delete", "instance": instance}, LONGEST)
+
+    def forget_conversation(self) -> None:
+        """Somebody deletes what their flow remembers of a conversation."""
+        machine = self._somebody()
+        conversations = machine.conversations()
+        if conversations:
+            instance = self._random.choice(conversations)
+            machine.ask(lambda node: node.delete_instance(instance, recursive=True))
+
+    def retry(self) -> None:
+        """Somebody runs a request again that has killed its workers."""
+        machine = self._somebody()
+        dead = machine.dead_letters()
+        if dead:
+            message_id = self._random.choice(dead)
+            machine.ask(lambda node: node.retry(message_id))
+
     def cancel(self) -> None:
         """Somebody withdraws what has no answer yet."""
         machine = self._somebody()
@@ -144,6 +195,14 @@ class Life:
         """A worker dies, whatever it does."""
         self._world.dismiss(self._somebody(), noticed=self._random.random() < 0.5)
 
+    def plague(self) -> None:
+        """A machine's workers die again and again, so that what they run ends as a dead letter."""
+        machine = self._somebody()
+        for _ in range(3):
+            self._world.hire(machine)
+            self._world.run(self._random.choice((0.1, 1.0)))
+            self._world.dismiss(machine, noticed=True)
+
     def stop_worker(self) -> None:
         """A worker is asked to end."""
         worker = self._world.workers[self._somebody().name]
@@ -183,6 +242,24 @@ class Life:
         if kind < 0.3:
             return {"number": self._count, "seconds": self._random.choice((0.3, 1.0, 8.0))}
         return {"number": self._count}
+
+    def _kind(self) -> Type:
+        return self._random.choice((Type.CALL, Type.CALL, Type.CALL, Type.POST))
+
+    def _task(self) -> dict[str, object]:
+        """Data for a class."""
+        extra: dict[str, Any] = {"patience": 1.5} if self._random.random() < 0.1 else {}
+        if self._random.random() < 0.5:
+            extra["dawdles"] = self._random.choice((0.3, 2.0))
+        if self._random.random() < 0.15:
+            extra["withdraws"] = self._random.choice((0.01, 0.5, 3.0))
+        if self._random.random() < 0.2:
+            extra["human"] = True
+        if self._random.random() < 0.2:
+            extra["asks"] = {"seconds": self._random.choice((0.3, 3.0))}
+        if self._random.random() < 0.2:
+            extra.setdefault("asks", {})["says"] = {"ponders": self._random.choice((0.3, 3.0))}
+        return {**self._data(), **extra}
 
     def _seconds(self) -> float:
         return self._random.choice((1.0, 20.0, LONGEST, LONGEST, LONGEST))

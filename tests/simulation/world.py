@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
+from simulation import flows
 from simulation.broker import SimulatedBroker, Weather
 from simulation.history import Fact
 from simulation.machine import Machine
@@ -18,19 +19,27 @@ from simulation.timeline import Timeline
 from simulation.worker import POINT, Worker
 
 from p2pflows.message import Type
+from p2pflowsd.runs import POST_LIFE_MS
 from p2pflowsd.served import HUMAN_SCHEMA, Served
 
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a fresh private folder is made there
 NAMES = ("ann", "bob", "cyd")
-ECHO, SPREAD, HUMAN = "echo", "spread", "User"
+ECHO, SPREAD, HUMAN = "echo", "spread", flows.HUMAN
+CLASSES = {
+    flows.COUNTER: 2, flows.TALLY: 1, flows.PAIR: 6, flows.HUB: 2, flows.GUIDE: 6, flows.TOWER: 4, flows.RUIN: 1,
+}  # fmt: skip
+"""What else everybody serves, and how often it is used, as weights."""
 PROGRESS = 30.0
 """Seconds after the last fault in which everything that needs no human must have settled, but for what flows take."""
+ROUND = 5.0
+"""Seconds in which humans, in the end, look for what they are asked next."""
+ROUNDS = 100
 LONGEST = 600.0
-"""No message in a simulation lives longer, in seconds."""
+"""No message that a person in a simulation sends lives longer, in seconds."""
 
 
 class World:
-    """People who know one another, each with a daemon, a human, an echo flow in order and one in parallel.
+    """People who know one another, each with a daemon, a human, echo flows in order and in parallel, and classes.
 
     Args:
         seed: decides everything that chance decides.
@@ -46,12 +55,13 @@ class World:
         self.machines = [
             Machine(
                 timeline=self.timeline, broker=self.broker, folder=self.folder, name=name, random=self.random,
-                serves=_served(), facts=self.facts,
+                facts=self.facts,
             )
             for name in NAMES[:people]
         ]  # fmt: skip
         self.workers: dict[str, Worker] = {}
-        for machine in self.machines:
+        for machine, neighbour in zip(self.machines, self.machines[1:] + self.machines[:1], strict=True):
+            machine.serves = _served(machine.user, neighbour.user)
             for other in self.machines:
                 if other is not machine:
                     machine.contacts.add(other.name, other.user)
@@ -102,17 +112,29 @@ class World:
         self.run(1.0)
         self.run(PROGRESS + sum(machine.work() for machine in self.machines))
         stuck = [what for machine in self.machines for what in machine.unsettled()]
-        for machine in self.machines:
-            for prompt, kind in machine.open_prompts():
-                if kind == "call":
-                    machine.answer(prompt, f"late answer to {prompt}")
+        for _ in range(ROUNDS):
+            if not self._answer_all():
+                break
+            self.run(ROUND)
         self.run(PROGRESS)
-        self._sleep(LONGEST)
+        restored = any(fact.kind == "restore" for fact in self.facts)
+        if not restored:  # a journal that was put back has forgotten what it owes
+            stuck += [f"unanswered: {what}" for machine in self.machines for what in machine.unanswered()]
+        self._sleep(2 * POST_LIFE_MS / 1000 if restored else LONGEST)
         stuck += [f"at the very end: {what}" for machine in self.machines for what in machine.unsettled()]
         stuck += self.probe()
         for machine in self.machines:
             machine.collect()
         return stuck
+
+    def _answer_all(self) -> bool:
+        """Let every human answer what they are asked; whether anybody was asked or may be asked soon."""
+        asked = [
+            (machine, prompt) for machine in self.machines for prompt, kind in machine.open_prompts() if kind == "call"
+        ]
+        for machine, prompt in asked:
+            machine.answer(prompt, f"late answer to {prompt}")
+        return bool(asked) or any(machine.unanswered() for machine in self.machines)
 
     def probe(self) -> list[str]:
         """Let everybody call everybody once more; gives who got no answer, in words."""
@@ -147,9 +169,17 @@ class World:
         return self.folder
 
 
-def _served() -> list[Served]:
+def _served(me: str, neighbour: str) -> list[Served]:
+    classes = [
+        Served(
+            endpoint=name, kind="class", target=f"flows.py:{name}", dispatch_point=POINT,
+            singleton=name in flows.SINGLETONS, config={"subflows": parts},
+        )
+        for name, parts in flows.subflows(me, neighbour).items()
+    ]  # fmt: skip
     return [
         Served(endpoint=ECHO, kind="python", target="flows.py:echo", dispatch_point=POINT),
         Served(endpoint=SPREAD, kind="python", target="flows.py:spread", dispatch_point=POINT, parallel=True),
         Served(endpoint=HUMAN, kind="human", schema=HUMAN_SCHEMA),
+        *classes,
     ]

@@ -21,7 +21,7 @@ from p2pflows.envelope import Envelope, Kind
 from p2pflows.errors import NotAllowed, P2pflowsError
 from p2pflows.identity import Identity
 from p2pflows.message import Message, Notice, Type, derived_id
-from p2pflowsd import instances, node
+from p2pflowsd import instances, owners_log
 from p2pflowsd.dispatch import LOST_FRAME, point_key
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
@@ -446,7 +446,7 @@ def test_a_stranger_asks_for_an_instance(desk: Desk, hand: Hand) -> None:
     carol = Neighbour(desk, 10)
     request = carol.mounts("own")
     (row,) = desk.journal.incoming.in_state(Incoming.HELD)
-    assert desk.node.wanted(row) == "own"
+    assert desk.node.admission.wanted(row) == "own"
     assert hand.takes() == []
     assert carol.hears(carol.sends(topics.INSTANCES, {"op": "list"})) == [{"instances": []}]
     desk.ask(lambda: desk.node.allow(carol.user, "carol"))
@@ -528,13 +528,13 @@ def test_what_the_owner_mounts_is_not_counted(desk: Desk, mallory: Neighbour, mo
 def test_a_flood_of_refusals(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
     """Who is refused under ever other names does not drive what is known of others out of the owner's log."""
     alice.sends("missing", {})
-    for number in range(node.MOST_NOTES + 50):
+    for number in range(owners_log.MOST_NOTES + 50):
         mallory.sends(f"missing-{number}", {})
     entries = desk.journal.log.newest(1_000)
-    assert len(entries) == 1 + node.MOST_NOTES + 1
+    assert len(entries) == 1 + owners_log.MOST_NOTES + 1
     assert (entries[0].what, entries[0].peer) == ("not_served", alice.user)
     assert "not written" in entries[-1].detail
-    desk.passes(node.NOTE_AGAIN)
+    desk.passes(owners_log.NOTE_AGAIN)
     mallory.sends("missing-again", {})
     assert desk.journal.log.newest(1)[0].endpoint == "missing-again"
 

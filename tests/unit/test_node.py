@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from simulation import flows
 from simulation.checker import check
 from simulation.machine import Machine
 from simulation.world import ECHO, HUMAN, World
@@ -169,3 +171,176 @@ def test_a_worker_says_goodbye(world: World) -> None:
     world.run(6)
     assert [ann.state_of(one.result) for one in asked] == ["done"] * 4
     assert len([fact for fact in world.facts if fact.kind == "run"]) == 4
+
+
+def state_of(machine: Machine) -> list[Any]:
+    """The messages that each of a machine's composites has counted; None for one whose state is as at its begin."""
+    found = machine._reader.execute("SELECT state FROM instances WHERE endpoint = ? ORDER BY created", (flows.PAIR,))
+    return [None if state is None else json.loads(state)["seen"] for (state,) in found]
+
+
+def test_late_answers_of_a_failed_request(world: World) -> None:
+    """A request whose deadline passes leaves the state as it was; what answers it later runs nothing."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"seconds": 5}}, 2)
+    world.run(1)
+    assert state_of(bob) == [[asked.result]]
+    world.run(10)
+    assert ann.state_of(asked.result) == "expired"
+    assert state_of(bob) == [None]
+    assert [fact.id for fact in world.facts if fact.kind == "run" and fact.about["endpoint"] == flows.PAIR] == [
+        asked.result
+    ]
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_a_run_for_a_failed_request(world: World) -> None:
+    """What a run goes on with for a request whose deadline passes meanwhile is not kept."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"says": {"ponders": 5}}}, 2)
+    world.run(1)
+    assert len([fact for fact in world.facts if fact.kind == "run" and fact.about["endpoint"] == flows.PAIR]) == 2
+    world.run(10)
+    assert ann.state_of(asked.result) == "expired"
+    assert state_of(bob) == [None]
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_a_run_beside_a_failed_request(world: World) -> None:
+    """A run that has begun from a state goes on with it, although the request that made it fails meanwhile."""
+    ann, bob, _ = world.machines
+    conversation = "c" * 32
+    first = ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"seconds": 8}}, 2, conversation=conversation)
+    world.run(1)
+    then = ann.send(Type.CALL, bob, flows.PAIR, {"seconds": 3}, 60, conversation=conversation)
+    world.run(12)
+    assert (ann.state_of(first.result), ann.state_of(then.result)) == ("expired", "done")
+    (seen,) = state_of(bob)
+    assert seen[:2] == [first.result, then.result]
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_a_reset_before_a_failure(world: World) -> None:
+    """What was reset stays so, although a request fails that was not answered yet."""
+    ann, bob, _ = world.machines
+    ann.send(Type.CALL, bob, topics.INSTANCES, {"op": "mount", "endpoint": flows.PAIR}, 60)
+    world.run(1)
+    ((_, instance),) = ann.mounted(bob)
+    first = ann.send(Type.CALL, bob, flows.PAIR, {}, 60, instance=instance)
+    world.run(1)
+    ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"seconds": 8}}, 2, instance=instance)
+    world.run(1)
+    ann.send(Type.CALL, bob, topics.INSTANCES, {"op": "reset", "instance": instance}, 60)
+    world.run(1)
+    assert state_of(bob) == [None]
+    world.run(8)
+    assert first.result not in (state_of(bob)[0] or [])
+
+
+def test_answers_for_a_deleted_conversation(world: World) -> None:
+    """What a deleted instance had asked is withdrawn, and is no answer for the next one of the same conversation."""
+    ann, bob, cyd = world.machines
+    conversation = "c" * 32
+    ann.send(Type.POST, bob, flows.PAIR, {"human": True}, 60, conversation=conversation)
+    world.run(1)
+    (instance,) = bob.conversations()
+    bob.ask(lambda node: node.delete_instance(instance, recursive=True))
+    world.run(0.5)
+    again = ann.send(Type.CALL, bob, flows.PAIR, {}, 60, conversation=conversation)
+    world.run(1)
+    for prompt, _ in cyd.open_prompts():
+        cyd.answer(prompt, "yes")
+    world.run(1)
+    assert ann.state_of(again.result) == "done"
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_a_mount_that_fails_after_days(world: World) -> None:
+    """What was mounted for a tree that does not come about goes again, however long the tree was waited for."""
+    ann, bob, cyd = world.machines
+    cyd.kill()
+    asked = ann.send(Type.CALL, bob, topics.INSTANCES, {"op": "mount", "endpoint": flows.PAIR}, 3 * 24 * 3600)
+    world.run(2)
+    assert bob.rows("instances") == 1
+    for _ in range(40):
+        world.timeline.sleep(2 * 3600)
+        world.run(2)
+    assert ann.state_of(asked.result) == "expired"
+    assert bob.rows("instances") == 0
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+@pytest.mark.parametrize(
+    "data", [{"op": "mount"}, {"op": "mount", "endpoint": "no name"}, {"op": "mount", "endpoint": 1}, {"op": "delete"}]
+)
+def test_a_request_for_no_instance(world: World, data: dict[str, Any]) -> None:
+    """A request about instances that is none is answered so."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, topics.INSTANCES, data, 60)
+    world.run(1)
+    assert ann.state_of(asked.result) == "failed"
+
+
+@pytest.mark.parametrize("order", [("ann", "bob"), ("bob", "ann")])
+def test_who_began_goes_on_first(world: World, order: tuple[str, str]) -> None:
+    """A restart does not let another request overtake the run that is mounting a singleton for all."""
+    bob, cyd = world.machines[1:]
+    people = {machine.name: machine for machine in world.machines}
+    cyd.kill()
+    people[order[0]].clock.skew_ms, people[order[1]].clock.skew_ms = 2000, -2000
+    asked = []
+    for name in order:
+        asked.append((people[name], people[name].send(Type.CALL, bob, flows.HUB, {}, 600)))
+        world.run(1)
+    world.dismiss(bob, noticed=True)
+    world.run(0.1)
+    bob.kill()
+    world.run(3)
+    bob.start()
+    world.hire(bob)
+    cyd.start()
+    world.run(20)
+    runs = [fact.id for fact in world.facts if fact.kind == "run" and fact.about["endpoint"] == flows.HUB]
+    assert runs[:2] == [asked[0][1].result] * 2
+    assert [person.state_of(one.result) for person, one in asked] == ["done"] * 2
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_a_dead_letter_had_mounted(world: World) -> None:
+    """A dead letter that runs again in an instance which another request has made keeps nothing that it had mounted."""
+    ann, bob, cyd = world.machines
+    conversation = "c" * 32
+    dead = ann.send(Type.CALL, bob, flows.PAIR, {"seconds": 60}, 600, conversation=conversation)
+    for _ in range(3):
+        world.hire(bob)
+        world.run(3)
+        world.dismiss(bob, noticed=True)
+        world.run(0.5)
+    assert bob.dead_letters() == [dead.result]
+    world.hire(bob)
+    again = ann.send(Type.CALL, bob, flows.PAIR, {}, 600, conversation=conversation)
+    world.run(3)
+    assert ann.state_of(again.result) == "done"
+    bob.ask(lambda node: node.retry(dead.result))
+    world.run(70)
+    assert bob.rows("instances") == 2
+    assert cyd.rows("instances") == 1
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_deleted_in_order(world: World) -> None:
+    """What waits for an instance that is deleted fails in the order in which it was sent, however it arrived."""
+    ann, bob, _ = world.machines
+    ann.send(Type.CALL, bob, topics.INSTANCES, {"op": "mount", "endpoint": flows.COUNTER}, 60)
+    world.run(1)
+    ((_, instance),) = ann.mounted(bob)
+    world.broker.weather.reorder = 0.9
+    for _ in range(8):
+        ann.send(Type.CALL, bob, flows.COUNTER, {"seconds": 60}, 600, instance=instance)
+        world.run(0.01)
+    world.broker.weather.reorder = 0.0
+    world.run(10)
+    bob.ask(lambda node: node.delete_instance(instance, recursive=True))
+    assert [*world.settle(), *check(world.facts)] == []
+    failed = [fact.id for fact in world.facts if fact.kind == "move" and fact.about["state"] == "failed"]
+    assert failed == [fact.id for fact in world.facts if fact.kind == "told" and fact.node == ann.user][1:9]

@@ -83,9 +83,13 @@ class IncomingTable:
         self._db.execute("UPDATE incoming SET attempts = 0 WHERE n = ? AND attempts > 0", (n,))
 
     def open_of(self, instance: str, message_id: str | None = None) -> list[IncomingRow]:
-        """The requests for an instance that wait, run, or are still to be answered; of one id, or all."""
+        """The requests for an instance that wait, run, or are still to be answered; of one id, or all.
+
+        Those of each stream come in its order.
+        """
         return self._many(
-            "instance = ? AND instance IS NOT NULL AND id = coalesce(?, id) AND state IN ('ready', 'kept') ORDER BY n",
+            "instance = ? AND instance IS NOT NULL AND id = coalesce(?, id) AND state IN ('ready', 'kept')"
+            " ORDER BY epoch, seq, n",
             instance,
             message_id,
         )
