@@ -103,6 +103,8 @@ class _Worker:
     cancelled: list[str] = field(default_factory=list)
     parked: set[str] = field(default_factory=set)
     """Tasks that wait for others and hold no slot: if they go down with the worker, it is not their doing."""
+    unknown: dict[str, float] = field(default_factory=dict)
+    """Tasks that it holds and nobody waits for, and since when: whatever told it so may be lost."""
     recorded: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
@@ -600,6 +602,21 @@ class Dispatch:
         if not worker.greeted:
             mine = {_task_id(self._rows[n][0]) for n in self._leases if self._holds(point, name, n)}
             worker.cancelled += [task for task in held if task not in mine and task not in worker.finished]
+        worker.cancelled += self._still_held(worker, held)
+
+    def _still_held(self, worker: _Worker, held: dict[str, None]) -> list[str]:
+        """What a worker goes on holding although nobody waits for it: it has to be told again."""
+        elapsed = self._clock.elapsed()
+        unknown = [task for task in held if task not in self._loads and not self._knows(task)]
+        worker.unknown = {task: worker.unknown.get(task, elapsed) for task in unknown}
+        late = [task for task, since in worker.unknown.items() if elapsed - since > GRACE]
+        worker.unknown |= dict.fromkeys(late, elapsed)
+        return [task for task in late if task not in worker.finished]
+
+    def _knows(self, task: str) -> bool:
+        """Whether a task is queued or leased."""
+        known = self._rows.get(_number(task))
+        return known is not None and _task_id(known[0]) == task
 
     def _waiting_number(self, task: str) -> int:
         """The number of a task that is leased to nobody, else -1."""

@@ -17,7 +17,7 @@ from p2pflows import topics
 from p2pflows.message import Type, derived_id
 
 SETTINGS = settings(
-    max_examples=120,
+    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     derandomize="CI" in os.environ,

@@ -344,3 +344,19 @@ def test_deleted_in_order(world: World) -> None:
     assert [*world.settle(), *check(world.facts)] == []
     failed = [fact.id for fact in world.facts if fact.kind == "move" and fact.about["state"] == "failed"]
     assert failed == [fact.id for fact in world.facts if fact.kind == "told" and fact.node == ann.user][1:9]
+
+
+def test_a_lost_withdrawal(world: World) -> None:
+    """A worker that was not reached when a run was withdrawn is told again, and goes on with what came behind."""
+    ann, bob, cyd = world.machines
+    conversation = "c" * 32
+    cyd.kill()
+    first = ann.send(Type.CALL, bob, flows.PAIR, {}, 3, conversation=conversation)
+    world.run(2)
+    world.workers["bob"].link.cut(2)
+    world.run(4)
+    assert ann.state_of(first.result) == "expired"
+    cyd.start()
+    then = ann.send(Type.CALL, bob, flows.PAIR, {}, 60, conversation=conversation)
+    world.run(15)
+    assert ann.state_of(then.result) == "done"
