@@ -67,7 +67,10 @@ class RunningNotebook:
         assert self._next == len(self._cells), "run it to its end first"
         now = [_outputs(cell) for cell in self._cells]
         if not os.environ.get(RECORD):
-            assert now == self._before, f"set {RECORD}=1 to record what is new"
+            for cell, outputs, before in zip(self._cells, now, self._before, strict=True):
+                assert outputs == before, (
+                    f"cell {cell.id} gave {outputs}, not {before}; set {RECORD}=1 to record what is new"
+                )
             return
         for cell, outputs in zip(self._cells, now, strict=True):
             cell.metadata.pop("execution", None)
@@ -96,6 +99,8 @@ def running(path: Path, folder: Path, environment: Mapping[str, str]) -> Iterato
         resources={"metadata": {"path": str(folder)}},
         timeout=_CELL_SECONDS,
         kernel_name="python3",
+        # A kernel sends what was printed by time, so one cell's lines may come in one piece or in several.
+        coalesce_streams=True,
     )
     with (
         (folder / "kernel.log").open("wb") as log,
