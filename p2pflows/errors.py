@@ -46,6 +46,14 @@ class P2pflowsError(Exception):
         """The error as the one JSON object that `--json` prints."""
         return {"code": self.kind, "message": self.message, "hint": self.hint}
 
+    def as_told(self, longest: int | None = None) -> dict[str, str]:
+        """The error as peers and workers are told it (docs/PROTOCOL.md).
+
+        Args:
+            longest: most characters of the message, and of the hint; None for all.
+        """
+        return {"kind": self.kind, "message": self.message[:longest], "hint": self.hint[:longest]}
+
 
 class UsageError(P2pflowsError):
     """You gave something we cannot use: an argument, a file, a setting."""
@@ -175,6 +183,14 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
 def from_kind(kind: str, message: str, hint: str = "") -> P2pflowsError:
     """Rebuild an error from its kind; one this version does not know is a plain CallError."""
     return BY_KIND.get(kind, CallError)(message, hint)
+
+
+def ran_differently() -> FlowFailed:
+    """The error of a run that began again and did not ask for what it had asked before."""
+    return FlowFailed(
+        "It ran differently than before its worker died, so it cannot go on.",
+        "Let its runs depend on nothing but their message and state; wrap the rest in self.step().",
+    )
 
 
 def from_peer(content: object) -> CallError:

@@ -4,5 +4,14 @@ from __future__ import annotations
 
 import signal
 
+from hypothesis import HealthCheck, settings
+
 # A shell that runs the tests in the background has them ignore SIGINT, and so would all programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says nothing here: in a fresh clone the first text waits until all characters are listed,
+# and other tests use the same processors.
+# The examples are the same at every run, so that a run which fails can be told from a change which does;
+# `scripts/simulate` looks for new ones.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")

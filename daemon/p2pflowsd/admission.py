@@ -5,7 +5,6 @@ Requests are for humans, for flows without state, for instances of classes, or t
 
 from __future__ import annotations
 
-import json
 from typing import Any, Protocol
 
 from p2pflows import topics
@@ -218,7 +217,7 @@ class Admission:
         instance = None if row.instance is None else self._journal.instances.get(row.instance)
         point = None if instance is None else instance.point
         if row.endpoint == topics.INSTANCES:
-            data = json.loads(self._journal.incoming.body(row.n)).get("data", {})
+            data = self._journal.incoming.data(row.n)
             if data.get("op") == "mount":
                 mount = read_mount(data, self._user)
                 flow, point = self._catalog.get(mount.endpoint), mount.dispatch_point
@@ -235,7 +234,7 @@ class Admission:
         """The endpoint that a request is about, be it for an instance of it."""
         if row.endpoint != topics.INSTANCES:
             return row.endpoint
-        data = json.loads(self._journal.incoming.body(row.n)).get("data", {})
+        data = self._journal.incoming.data(row.n)
         endpoint = data.get("endpoint")
         is_mount = data.get("op") == "mount" and isinstance(endpoint, str) and topics.is_name(endpoint)
         return str(endpoint) if is_mount else row.endpoint

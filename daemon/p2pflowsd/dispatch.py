@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 from p2pflows import strict_json, topics
 from p2pflows.channel import BadFrame, Channel
 from p2pflows.envelope import Refused
-from p2pflows.errors import NoWorker, P2pflowsError, TooLarge, WorkerLost, from_kind
+from p2pflows.errors import BadInput, NoWorker, P2pflowsError, TooLarge, WorkerLost, from_kind
 from p2pflows.identity import Identity
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
@@ -392,9 +392,7 @@ class Dispatch:
                 row, flow = self._rows[n]
                 if row.instance is None:
                     content = self._fresh.pop(n) if n in self._fresh else json.loads(bodies[n]).get("data", {})
-                    data = json.dumps(
-                        content, ensure_ascii=False, separators=(",", ":")
-                    ).encode()  # not larger than it came
+                    data = strict_json.compact(content).encode()  # not larger than it came
                 else:
                     data = self._owner.brief(row, flow, bodies[n])
                 task = self._describe(_task_id(row), "run", flow, row=row, expires=row.expires)
@@ -546,8 +544,9 @@ class Dispatch:
         try:
             self._owner.asked(row, ask)
         except ValueError:
-            error = {"kind": "bad_input", "message": "The worker cannot send that.", "hint": "Bring it up to date."}
-            self.recorded(row.n, k, {"error": error})
+            self.recorded(
+                row.n, k, {"error": BadInput("The worker cannot send that.", "Bring it up to date.").as_told()}
+            )
 
     def _leased(self, point: _Point, worker: str, task: str) -> IncomingRow | None:
         """The request that a worker runs as a task; None if it does not, or not any more."""

@@ -18,6 +18,7 @@ from p2pflows import topics
 from p2pflows.contacts import Book
 from p2pflows.errors import BadInput, NotAllowed, NotServed
 from p2pflows.message import ANSWERS, Message, MessageId, Name, UserId, derived_id
+from p2pflows.strict_json import compact
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow
@@ -134,24 +135,23 @@ class Instances:
         found = self._journal.instances.get(instance)
         parts = {"instance": json.dumps(instance), "type": json.dumps(row.type)}
         if row.endpoint == topics.INSTANCES:
-            parts["mount"] = "null" if found is not None else _dump(self._mount(_mount_in(content), row, flow))
+            parts["mount"] = (
+                "null" if found is not None else compact(self._mount(_mount_in(content["data"]), row, flow))
+            )
         else:
-            parts["data"] = _dump(content.get("data", {}))
-            parts["about"] = _dump({name: content.get(name) for name in ("source", "error", "subflow", "packaged")})
+            parts["data"] = compact(content.get("data", {}))
+            parts["about"] = compact({name: content.get(name) for name in ("source", "error", "subflow", "packaged")})
             if found is None:
                 mount = Mount(op="mount", endpoint=flow.endpoint)
-                parts["mount"] = _dump(self._mount(mount, row, flow))
+                parts["mount"] = compact(self._mount(mount, row, flow))
             else:
                 state = found.initial if flow.parallel else found.state or found.initial
                 parts |= {"config": found.config, "subflows": found.subflows, "state": state or "null"}
         return ("{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}").encode()
 
-    def keep(self, row: IncomingRow, flow: Served, mounted: Mounted) -> InstanceRow:
-        """Keep an instance that a worker has mounted; one that exists stays as it is."""
+    def keep(self, row: IncomingRow, flow: Served, mounted: Mounted) -> None:
+        """Keep an instance that a worker has mounted."""
         assert row.instance is not None  # noqa: S101 - given when the request was admitted
-        found = self._journal.instances.get(row.instance)
-        if found is not None:
-            return found
         mount = self._mount_of(row)
         now = self._clock.now()
         kept = InstanceRow(
@@ -159,16 +159,15 @@ class Instances:
             flow.endpoint,
             self._user if flow.singleton else row.peer,
             0 if mount is None else 1,
-            _dump(mounted.config),
-            _dump({key: part.model_dump() for key, part in mounted.subflows.items()}),
-            None if mount is None or mount.initial_state is None else _dump(mount.initial_state),
+            compact(mounted.config),
+            compact({key: part.model_dump() for key, part in mounted.subflows.items()}),
+            None if mount is None or mount.initial_state is None else compact(mount.initial_state),
             None,
             None if mount is None else mount.dispatch_point,
             now,
             now,
         )
         self._journal.instances.add(kept)
-        return kept
 
     def change(self, peer: str, change: Change) -> InstanceRow:
         """The instance that a request to delete or reset is about.
@@ -198,7 +197,7 @@ class Instances:
         below, seen = [row], {row.id}
         while below:
             each = below.pop()
-            for part in (Part.model_validate(part) for part in json.loads(each.subflows).values()):
+            for part in self.subflows(each):
                 if (part.user, part.endpoint) in path:
                     raise _circle([part.endpoint, "...", row.endpoint, each.endpoint, part.endpoint])
                 found = None if part.instance in (None, *seen) else self._journal.instances.get(part.instance or "")
@@ -268,7 +267,7 @@ class Instances:
     def _mount_of(self, row: IncomingRow) -> Mount | None:
         if row.endpoint != topics.INSTANCES:
             return None
-        return _mount_in(json.loads(self._journal.incoming.body(row.n)))
+        return _mount_in(self._journal.incoming.data(row.n))
 
 
 def read_mount(data: dict[str, Any], me: str) -> Mount:
@@ -280,8 +279,8 @@ def read_mount(data: dict[str, Any], me: str) -> Mount:
     if isinstance(data.get("path"), list) and len(data["path"]) >= DEEPEST:
         raise BadInput(f"The subflows are nested deeper than {DEEPEST} levels.", "Nest them less.")
     try:
-        mount = Mount.model_validate_json(json.dumps(data))
-    except (ValidationError, ValueError) as error:
+        mount = _mount_in(data)
+    except ValueError as error:
         raise BadInput("That is no request for an instance.", "See docs/PROTOCOL.md, Instances.") from error
     if (me, mount.endpoint) in mount.path:
         above = [endpoint for _, endpoint in mount.path[mount.path.index((me, mount.endpoint)) :]]
@@ -321,13 +320,14 @@ def _circle(endpoints: Sequence[str]) -> BadInput:
     return BadInput(f"The subflows lead in a circle: {' -> '.join(steps)}.", "Let one of them use another endpoint.")
 
 
-def _mount_in(message: dict[str, Any]) -> Mount:
-    return Mount.model_validate_json(_dump(message["data"]))
+def _mount_in(data: dict[str, Any]) -> Mount:
+    """The mount request in data that was JSON; read as such, its pairs may be tuples.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return Mount.model_validate_json(compact(data))
 
 
 def _is_for(instance: InstanceRow, peer: str, endpoint: str, flow: Served) -> bool:
     return instance.endpoint == endpoint and (flow.singleton or instance.client == peer)
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -370,7 +370,6 @@ class Node:
         """Make an unknown sender a contact; gives how many held messages go on."""
         self.contacts.add(name, user)
         self.contacts.look()
-        self.contacts.look()
         self.watch(user)
         return self.admission.release_held(user)
 
@@ -541,7 +540,7 @@ class Node:
     def answer(self, message: Message) -> bool:
         """An answer to a message of ours came."""
         state = Outgoing.FAILED if message.type == Type.ERROR else Outgoing.DONE
-        answer = json.dumps(message.data, ensure_ascii=False, separators=(",", ":")).encode()
+        answer = strict_json.compact(message.data).encode()
         return self.outbox.answered(message.sender, message.cause or "", state, answer)
 
     def worker_frame(self, point: str, payload: bytes) -> None:
@@ -634,12 +633,7 @@ class Node:
             self._tell_error(root, error)
 
     def _tell_error(self, row: IncomingRow, error: P2pflowsError) -> None:
-        self._reply(
-            row,
-            Type.ERROR,
-            {"kind": error.kind, "message": error.message[:LONGEST_ERROR], "hint": error.hint[:LONGEST_ERROR]},
-            self._error_deadline(row),
-        )
+        self._reply(row, Type.ERROR, error.as_told(LONGEST_ERROR), self._error_deadline(row))
 
     def _error_deadline(self, row: IncomingRow) -> int:
         """Errors of posts have nobody waiting at a deadline, so they live long enough to be heard."""
@@ -752,7 +746,7 @@ def _may_be_told(data: dict[str, Any]) -> bool:
 
 
 def _error_bytes(error: P2pflowsError) -> bytes:
-    return json.dumps({"kind": error.kind, "message": error.message, "hint": error.hint}, ensure_ascii=False).encode()
+    return strict_json.compact(error.as_told()).encode()
 
 
 def _like(message_id: str, part: str) -> bool:

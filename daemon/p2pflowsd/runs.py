@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from p2pflows import topics
-from p2pflows.errors import CallError, FlowFailed, NotAllowed, P2pflowsError, from_peer
+from p2pflows.errors import CallError, Cancelled, FlowFailed, NotAllowed, P2pflowsError, from_peer, ran_differently
 from p2pflows.message import MAX_LIFE_MS, MessageId, Name, Type, UserId, derived_id
+from p2pflows.strict_json import compact
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.instances import Instances, Mounted, is_request, read_change
@@ -207,11 +208,7 @@ class Runs:
             self._journal.records.add(known)
             self._faults.reach("runs.recorded")
         if known.mark != ask.mark:
-            error = FlowFailed(
-                "It ran differently than before its worker died, so it cannot go on.",
-                "Let its runs depend on nothing but their message and state; wrap the rest in self.step().",
-            )
-            self._owner.recorded(row.n, ask.k, _error(error))
+            self._owner.recorded(row.n, ask.k, {"error": ran_differently().as_told()})
         elif known.value is None:
             self._owner.recorded(row.n, ask.k, {"kept": True})
         else:
@@ -230,7 +227,7 @@ class Runs:
         origin = json.loads(sent.origin or "{}")
         outcome = _outcome(sent, state, answer)
         if "k" in origin:
-            value = _dump(outcome)
+            value = compact(outcome)
             if self._journal.records.conclude(origin["n"], origin["k"], value):
                 self._owner.answered(origin["n"], origin["k"], value)
         elif sent.type == Type.CALL or state is not Outgoing.DONE:
@@ -256,7 +253,9 @@ class Runs:
                 self._send(row, flow, root, sent)
         before = self._journal.instances.get(instance)
         if not flow.parallel:
-            self._journal.instances.save(instance, None if turn.state is None else _dump(turn.state), self._clock.now())
+            self._journal.instances.save(
+                instance, None if turn.state is None else compact(turn.state), self._clock.now()
+            )
         answered = self._answer(row, turn.out)
         self._faults.reach("runs.ended")
         self._settle(row.n)
@@ -371,7 +370,7 @@ class Runs:
     def _changed(self, row: IncomingRow, flow: Served) -> None:
         """A request for an instance, or to reset one, has had its turn."""
         self._settle(row.n)
-        data = json.loads(self._journal.incoming.body(row.n))["data"]
+        data = self._journal.incoming.data(row.n)
         found = self._journal.instances.get(row.instance or "")
         if data["op"] == "reset" and found is not None:
             self.reset(found, recursive=read_change(data).recursive)
@@ -380,7 +379,7 @@ class Runs:
             self._owner.finished(row, self.mounted(flow, row.instance))
 
     def _step(self, row: IncomingRow, step: _Step) -> RecordRow:
-        return RecordRow(row.n, step.k, "step", step.mark, None, _dump({"value": step.value}))
+        return RecordRow(row.n, step.k, "step", step.mark, None, compact({"value": step.value}))
 
     def _call(self, row: IncomingRow, call: _Call) -> RecordRow:
         message_id = derived_id("call", self._user, row.peer, row.id, call.k)
@@ -388,13 +387,13 @@ class Runs:
         kind = _MOUNT if mounts and self._journal.instances.get(row.instance or "") is None else "call"
         sent = self._journal.outgoing.find(message_id)
         if sent is not None:  # a dead letter runs again
-            value = None if sent.state in LIVE_OUTGOING else _dump(_outcome(sent, Outgoing(sent.state), sent.answer))
+            value = None if sent.state in LIVE_OUTGOING else compact(_outcome(sent, Outgoing(sent.state), sent.answer))
             return RecordRow(row.n, call.k, kind, call.mark, message_id, value)
         try:
             self._check_order(row, call, None)
             self._accept(Type.CALL, row, call, origin={"n": row.n, "k": call.k}, message_id=message_id)
         except CallError as error:
-            return RecordRow(row.n, call.k, kind, call.mark, None, _dump(_error(error)))
+            return RecordRow(row.n, call.k, kind, call.mark, None, compact({"error": error.as_told()}))
         return RecordRow(row.n, call.k, kind, call.mark, message_id, None)
 
     def _check_order(self, row: IncomingRow, sent: _Send, mounted: Mounted | None) -> None:
@@ -438,7 +437,7 @@ class Runs:
             source=sent.source,
             message_id=message_id,
             instance=sent.instance,
-            origin=None if origin is None else _dump(origin),
+            origin=None if origin is None else compact(origin),
         )
         self._journal.count("accepted")
         self._owner.watch(sent.user)
@@ -507,7 +506,7 @@ class Runs:
             kind=Type.REPLY if outcome.get("error") is None else Type.ERROR,
             endpoint=flow.endpoint,
             conversation=sent.conversation,
-            body=_dump(body).encode(),
+            body=compact(body).encode(),
             now=now,
             expires=now + MAX_LIFE_MS,
             instance=origin["instance"],
@@ -538,13 +537,4 @@ def _outcome(sent: OutgoingRow, state: Outgoing, answer: bytes | None) -> dict[s
     content = json.loads(answer) if answer else {}
     if state is Outgoing.DONE:
         return {"id": sent.id, "from": sent.peer, "data": content}
-    withdrawn = {"kind": "cancelled", "message": "It was withdrawn.", "hint": ""}
-    return {"id": sent.id, "from": sent.peer, "error": content or withdrawn}
-
-
-def _error(error: P2pflowsError) -> dict[str, Any]:
-    return {"error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return {"id": sent.id, "from": sent.peer, "error": content or Cancelled("It was withdrawn.").as_told()}

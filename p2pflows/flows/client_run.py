@@ -10,9 +10,9 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 from p2pflows.client import Client
-from p2pflows.errors import CallError, DaemonNotRunning, DeadlinePassed, P2pflowsError, UsageError
+from p2pflows.errors import CallError, DaemonNotRunning, P2pflowsError, UsageError
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.run import Answer, Target
+from p2pflows.flows.run import Answer, Target, too_late
 
 PATIENCE = 24 * 3600.0
 """Seconds until the deadline of a call that names none: a human may have to answer."""
@@ -62,9 +62,7 @@ class ClientRun:
         try:
             return pending.result(timeout)
         except TimeoutError:
-            raise DeadlinePassed(
-                f"No answer came within {timeout:g} seconds.", "Wait again, or give it longer."
-            ) from None
+            raise too_late(timeout) from None
 
     async def wait_async(self, pending: Future[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the port's
         """Wait for the answer without blocking the event loop.
@@ -77,9 +75,7 @@ class ClientRun:
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(pending)), timeout)
         except TimeoutError:
-            raise DeadlinePassed(
-                f"No answer came within {timeout:g} seconds.", "Wait again, or give it longer."
-            ) from None
+            raise too_late(timeout) from None
 
     def cancel(self, pending: Future[Answer]) -> bool:
         """Withdraw a call; gives whether it was still unanswered."""

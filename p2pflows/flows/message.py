@@ -87,11 +87,7 @@ class FlowMessage:
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain data, copied; `from_dict` gives the same message back, its error included."""
         plain = {each.name: copy.deepcopy(getattr(self, each.name)) for each in fields(self) if each.name != "error"}
-        plain["error"] = self.error and {
-            "kind": self.error.kind,
-            "message": self.error.message,
-            "hint": self.error.hint,
-        }
+        plain["error"] = self.error and self.error.as_told()
         return plain
 
     @classmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from p2pflows import topics
-from p2pflows.errors import CallError, UsageError
+from p2pflows.errors import CallError, DeadlinePassed, UsageError
 
 if TYPE_CHECKING:
     from p2pflows.flows.message import FlowMessage
@@ -137,6 +137,11 @@ def set_current(run: Run) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+def too_late(timeout: float | None) -> DeadlinePassed:
+    """The error for whoever has waited so many seconds for an answer in vain."""
+    return DeadlinePassed(f"No answer came within {timeout:g} seconds.", "Wait again, or give it longer.")
 
 
 def outside(what: str) -> UsageError:

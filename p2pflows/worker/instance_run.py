@@ -14,6 +14,7 @@ from p2pflows.flows.flow import Flow, build, invoke, take_state
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.overrides import check_overrides
 from p2pflows.flows.run import Answer, Target
+from p2pflows.strict_json import compact
 from p2pflows.worker.frames import Task
 from p2pflows.worker.loading import FlowClass
 from p2pflows.worker.task_run import TaskRun
@@ -83,7 +84,7 @@ class InstanceRun:
             state = json.loads(take_state(self._flow))
             if json.dumps(state, sort_keys=True).encode() != self._before:
                 content["state"] = state
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        return compact(content).encode()
 
     def _build(self, config: dict[str, Any], subflows: dict[str, Any], state: dict[str, Any] | None) -> None:
         targets = {key: Target(part["user"], part["endpoint"], part["instance"]) for key, part in subflows.items()}

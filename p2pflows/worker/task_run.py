@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from p2pflows import strict_json
-from p2pflows.errors import CallError, Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError, from_peer
+from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, from_peer, ran_differently
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.run import Answer, Target
+from p2pflows.flows.run import Answer, Target, too_late
 from p2pflows.message import MAX_BODY_BYTES, derived_id
-from p2pflows.worker.frames import Ask, Task
+from p2pflows.worker.frames import Ask, Record, Task
 
 _LABEL = 64
 _MOST_SECONDS = 30 * 24 * 3600.0
@@ -84,7 +84,7 @@ class TaskRun:
             try:
                 return pending.result(timeout)
             except TimeoutError:
-                raise _too_late(timeout) from None
+                raise too_late(timeout) from None
 
     async def wait_async(self, pending: Future[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the port's
         """Wait for the answer without blocking the event loop.
@@ -98,7 +98,7 @@ class TaskRun:
             try:
                 return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(pending)), timeout)
             except TimeoutError:
-                raise _too_late(timeout) from None
+                raise too_late(timeout) from None
 
     def cancel(self, pending: Future[Answer]) -> bool:
         """Withdraw a call; gives whether it was still unanswered."""
@@ -126,16 +126,12 @@ class TaskRun:
 
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:
         """Answer a request, of this run or an earlier one, when this run ends well."""
-        wrong = None if error is None else {"kind": error.kind, "message": error.message, "hint": error.hint}
+        wrong = None if error is None else error.as_told()
         self._leaves({"op": "reply", "request": request, "data": _plain(data), "error": wrong})
 
     def step(self, compute: Callable[[], Any]) -> Any:
         """Run something once and keep its JSON result; a run that begins again gets what was kept."""
-        with self._lock:
-            k, self._count = self._count, self._count + 1
-        record = self._task.records.get(k)
-        if record is not None:
-            _check_mark(record.mark, "step")
+        k, record = self._next_record("step")
         value = None if record is None else record.value
         if value is None:
             content = {"op": "step", "value": _plain(compute()) if record is None else None, "mark": "step"}
@@ -169,18 +165,27 @@ class TaskRun:
             told.set_exception(_withdrawn())
 
     def _keep(self, content: dict[str, Any], mark: str) -> tuple[int, Future[dict[str, Any]]]:
-        with self._lock:
-            k, self._count = self._count, self._count + 1
-        if k >= _MOST_RECORDS:
-            raise FlowFailed(f"One run made more than {_MOST_RECORDS:,} calls and steps.")
-        record = self._task.records.get(k)
-        if record is not None:
-            _check_mark(record.mark, mark)
+        k, record = self._next_record(mark)
         if record is None or record.value is None:
             return k, self._ask({**content, "mark": mark}, k)
         told: Future[dict[str, Any]] = Future()
         told.set_result(record.value)
         return k, told
+
+    def _next_record(self, mark: str) -> tuple[int, Record | None]:
+        """The number of the next call or step, and what an earlier attempt has kept under it.
+
+        Raises:
+            FlowFailed: it is one too many, or the earlier attempt asked for something else.
+        """
+        with self._lock:
+            k, self._count = self._count, self._count + 1
+        if k >= _MOST_RECORDS:
+            raise FlowFailed(f"One run made more than {_MOST_RECORDS:,} calls and steps.")
+        record = self._task.records.get(k)
+        if record is not None and record.mark != mark:
+            raise ran_differently()
+        return k, record
 
     def _ask(self, content: dict[str, Any], key: int) -> Future[dict[str, Any]]:
         told: Future[dict[str, Any]] = Future()
@@ -248,14 +253,6 @@ def _sorted(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def _check_mark(kept: str, now: str) -> None:
-    if kept != now:
-        raise FlowFailed(
-            "It ran differently than before its worker died, so it cannot go on.",
-            "Let its runs depend on nothing but their message and state; wrap the rest in self.step().",
-        )
-
-
 def _unless_failed(value: dict[str, Any]) -> dict[str, Any]:
     if value.get("error"):
         raise from_peer(value["error"])
@@ -264,7 +261,3 @@ def _unless_failed(value: dict[str, Any]) -> dict[str, Any]:
 
 def _withdrawn() -> Cancelled:
     return Cancelled("The run was withdrawn while it waited.")
-
-
-def _too_late(timeout: float | None) -> DeadlinePassed:
-    return DeadlinePassed(f"No answer came within {timeout:g} seconds.", "Wait again, or give it longer.")

@@ -48,7 +48,7 @@ MESSAGES = st.fixed_dictionaries(
 
 
 @given(SEEDS, SEEDS, st.sampled_from(Kind), BODIES, NONCES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_sealed_opens(sender: bytes, recipient: bytes, kind: Kind, bodies: list[bytes], nonce: bytes) -> None:
     """Any bodies, between any two users, come out as they went in."""
     alice, bob = Identity(sender), Identity(recipient)
@@ -57,7 +57,7 @@ def test_what_is_sealed_opens(sender: bytes, recipient: bytes, kind: Kind, bodie
 
 
 @given(BODIES, st.integers(0), st.integers(0, 7))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_flipped_bit_is_refused(bodies: list[bytes], place: int, bit: int) -> None:
     """No bit of a bundle can be changed without its being refused, whichever it is."""
     bundle = bytearray(Envelope(ALICE).seal(Kind.MESSAGES, BOB.user_id, bodies, bytes(NONCE_BYTES)))
@@ -67,7 +67,7 @@ def test_any_flipped_bit_is_refused(bodies: list[bytes], place: int, bit: int) -
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_noise_is_refused_and_nothing_else_goes_wrong(noise: bytes) -> None:
     """Bytes from anybody are refused by name, with or without a right version and kind before them."""
     for bundle in (noise, b"\1\1" + noise, b"\1\1" + ALICE.public + noise):
@@ -92,7 +92,7 @@ def test_framing_has_one_form(frame: bytes) -> None:
 
 
 @given(st.dictionaries(TEXTS, JSON, max_size=4), st.lists(st.binary(max_size=50), max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_frame_opens_on_its_topic_only(header: dict[str, object], blobs: list[bytes]) -> None:
     """Header and blobs come back on the topic they were sealed for, and on no other."""
     channel = Channel(bytes(32))
@@ -103,7 +103,7 @@ def test_a_frame_opens_on_its_topic_only(header: dict[str, object], blobs: list[
 
 
 @given(MESSAGES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_message_survives_the_wire(fields: dict[str, object]) -> None:
     """Any message that can be made reads back as itself."""
     message = Message.model_validate(fields)
@@ -115,7 +115,6 @@ def test_a_message_survives_the_wire(fields: dict[str, object]) -> None:
     st.lists(st.tuples(NAMES, COUNTS, COUNTS), max_size=5),
     st.lists(st.tuples(NAMES, COUNTS, IDS), max_size=5),
 )
-@settings(deadline=None)
 def test_a_notice_survives_the_wire(
     ids: list[str], places: list[tuple[str, int, int]], rewound: list[tuple[str, int, str]]
 ) -> None:

@@ -8,7 +8,7 @@ import operator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pflows.errors import UsageError
@@ -113,7 +113,6 @@ def dicts_in(data: dict[str, Any], at: Path = ()) -> list[Path]:
 
 
 @given(TREES, NAMES, VALUES)
-@settings(deadline=None)
 def test_setting_puts_rows_where_the_name_says(data: dict[str, Any], name: str, value: Any) -> None:
     """Setting replaces what had the name, and leaves all else; it never goes through what is not a dict."""
     path = tuple(name.split("."))
@@ -126,7 +125,6 @@ def test_setting_puts_rows_where_the_name_says(data: dict[str, Any], name: str, 
 
 
 @given(TREES, st.lists(NAMES, max_size=3))
-@settings(deadline=None)
 def test_deleting_takes_rows_away(data: dict[str, Any], names: list[str]) -> None:
     """Deleting takes what has a name, with all below it, and nothing else; not even the emptied dict above."""
     expected = table_of(data)
@@ -136,7 +134,6 @@ def test_deleting_takes_rows_away(data: dict[str, Any], names: list[str]) -> Non
 
 
 @given(TREES, st.lists(NAMES, max_size=3))
-@settings(deadline=None)
 def test_selecting_keeps_the_rows_of_its_names(data: dict[str, Any], names: list[str]) -> None:
     """What is selected stays where it was; a name that nothing has is an error."""
     table = table_of(data)
@@ -152,7 +149,6 @@ def test_selecting_keeps_the_rows_of_its_names(data: dict[str, Any], names: list
 
 @pytest.mark.parametrize("kind", [KeyRename, KeyCopy])
 @given(data=TREES, old=NAMES, new=NAMES)
-@settings(deadline=None)
 def test_a_rename_moves_rows_and_a_copy_repeats_them(
     kind: type[KeyRename | KeyCopy], data: dict[str, Any], old: str, new: str
 ) -> None:
@@ -172,7 +168,6 @@ def test_a_rename_moves_rows_and_a_copy_repeats_them(
 
 
 @given(TREES, st.permutations(APART), st.integers(0, 3))
-@settings(deadline=None)
 def test_renames_that_do_not_meet_are_as_one_after_another(data: dict[str, Any], names: list[str], count: int) -> None:
     """Several renames at once give what the single ones give in turn, when none touches another's names."""
     pairs = list(zip(names[:count], names[count : 2 * count], strict=True))
@@ -186,7 +181,6 @@ def test_renames_that_do_not_meet_are_as_one_after_another(data: dict[str, Any],
 
 
 @given(st.permutations(APART), st.lists(VALUES, min_size=len(APART), max_size=len(APART)))
-@settings(deadline=None)
 def test_a_swap_exchanges_two_values_and_a_second_one_brings_them_back(names: list[str], values: list[Any]) -> None:
     """`{a: b, b: a}` loses nothing, whatever the two are and wherever they stand."""
     data = KeySet(dict(zip(names, values, strict=True)))({})
@@ -197,7 +191,6 @@ def test_a_swap_exchanges_two_values_and_a_second_one_brings_them_back(names: li
 
 
 @given(st.permutations("abcd"), st.sets(st.sampled_from("abcd")))
-@settings(deadline=None)
 def test_any_exchange_of_names_loses_nothing(names: list[str], there: set[str]) -> None:
     """Renames among the same names, in any order, move each value to its own new place, even if some are missing."""
     mapping = dict(zip("abcd", names, strict=True))
@@ -205,7 +198,6 @@ def test_any_exchange_of_names_loses_nothing(names: list[str], there: set[str]) 
 
 
 @given(TREES, VALUES, st.data())
-@settings(deadline=None)
 def test_deleting_what_was_newly_set_gives_back(data: dict[str, Any], value: Any, draw: st.DataObject) -> None:
     """A new key in a dict that was there can be set and deleted without a trace."""
     name = ".".join((*draw.draw(st.sampled_from(dicts_in(data))), "new"))
@@ -214,7 +206,6 @@ def test_deleting_what_was_newly_set_gives_back(data: dict[str, Any], value: Any
 
 
 @given(TREES, NAMES, VALUES)
-@settings(deadline=None)
 def test_selecting_what_was_set_gives_it_alone(data: dict[str, Any], name: str, value: Any) -> None:
     """What is set has the name it was set under."""
     path = tuple(name.split("."))
@@ -226,7 +217,6 @@ def test_selecting_what_was_set_gives_it_alone(data: dict[str, Any], name: str, 
 
 
 @given(ODD_TREES, ODD_NAMES, ODD_VALUES)
-@settings(deadline=None)
 def test_in_any_tree_what_is_placed_is_found(data: dict[Any, Any], name: Any, value: Any) -> None:
     """Keys with dots, empty keys and keys that are no text included, a value is found under its name."""
     try:
@@ -237,14 +227,12 @@ def test_in_any_tree_what_is_placed_is_found(data: dict[Any, Any], name: Any, va
 
 
 @given(ODD_TREES)
-@settings(deadline=None)
 def test_a_key_with_dots_comes_before_the_path(data: dict[Any, Any]) -> None:
     """A name that is a key of the tree stands for that key, whatever it could mean besides."""
     assert all(tree.find(data, key) == (key,) for key in data)
 
 
 @given(ODD_TREES, SETTINGS)
-@settings(deadline=None)
 def test_an_interface_never_changes_its_input_nor_its_settings(data: dict[Any, Any], arguments: dict[str, Any]) -> None:
     """Whatever the tree and the names, the input stays, errors are ours, and a second call gives the same."""
     interface = KeyInterface(**arguments)
@@ -262,7 +250,6 @@ def test_an_interface_never_changes_its_input_nor_its_settings(data: dict[Any, A
 
 
 @given(VALUES)
-@settings(deadline=None)
 def test_json_text_gives_back_what_it_was_made_from(value: Any) -> None:
     """Written as JSON and read again, a value is what it was."""
     interface = KeyInterface(additional_transformations=[Obj2Json("v", "text"), Json2Obj("text", "again")])

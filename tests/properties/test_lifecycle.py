@@ -146,7 +146,7 @@ def test_sql_moves_by_the_table(old: StrEnum, new: StrEnum, item: Item) -> None:
     assert item.state(type(old)) == (new if legal else old)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from([state for kind in KINDS for state in kind]), max_size=30))
 def test_any_wishes(item: Item, wishes: list[StrEnum]) -> None:
     """Whatever is asked for, in whatever order, each row only ever takes steps of the table."""

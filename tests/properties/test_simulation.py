@@ -19,7 +19,6 @@ from p2pflows.message import Type, derived_id
 SETTINGS = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     derandomize="CI" in os.environ,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

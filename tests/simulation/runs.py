@@ -174,6 +174,8 @@ class ScriptedRun:
         """Whether the answer is there; else the run waits for it."""
         if k in self._told:
             return True
+        if self._stopped:
+            raise Cancelled("The run was withdrawn while it waited.")
         self._waits_for, self._is_step = k, is_step
         if not is_step:
             self._host.park(self._task)

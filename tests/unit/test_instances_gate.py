@@ -921,9 +921,7 @@ TURN = st.fixed_dictionaries(
         | WILD,
     },
 )
-MAD = settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+MAD = settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def written(value: Any, **names: str) -> Any:

@@ -448,7 +448,7 @@ MOVES = [
 ]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 7)), min_size=20, max_size=120))
 def test_any_conversation(moves: list[tuple[Callable[[Conversation, int], None], int]]) -> None:
     """Whatever repeats or is lost: lanes keep their order, a task runs once, no result is forgotten."""

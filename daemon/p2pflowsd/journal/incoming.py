@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 from p2pflows.message import Message
 from p2pflowsd.journal.rows import IncomingRow
@@ -135,6 +137,11 @@ class IncomingTable:
         """The signed body of a live request."""
         row = self._db.execute("SELECT body FROM incoming WHERE n = ?", (n,)).fetchone()
         return bytes(row[0]) if row and row[0] is not None else b"{}"
+
+    def data(self, n: int) -> dict[str, Any]:
+        """What the sender of a live request has given; empty when there is none."""
+        content = json.loads(self.body(n)).get("data")
+        return content if isinstance(content, dict) else {}
 
     def bodies(self, numbers: Sequence[int]) -> dict[int, bytes]:
         """The signed bodies of some live requests."""
