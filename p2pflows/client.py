@@ -71,6 +71,11 @@ class Client:
         self._all: set[_Connection] = set()
 
     @property
+    def worker_socket(self) -> Path:
+        """Where its daemon takes the frames of workers on this machine."""
+        return self._home.worker_socket
+
+    @property
     def user_id(self) -> str:
         """Whose daemon this is, 64 hex digits."""
         if self._user_id is None:

@@ -42,3 +42,40 @@ def unpack(frame: bytes) -> list[bytes]:
         parts.append(frame[start : start + length])
         start += length
     return parts
+
+
+def record(content: bytes) -> bytes:
+    """One record of a stream: u32 length, then the content."""
+    return struct.pack(">I", len(content)) + content
+
+
+class Records:
+    """The records in a stream of bytes, whatever pieces it comes in.
+
+    Args:
+        longest: most bytes of one record.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The records that are whole with this piece.
+
+        Raises:
+            FramingError: one claims to be longer than any may be.
+        """
+        stream = self._rest + piece if self._rest else piece
+        found, start = [], 0
+        while len(stream) - start >= _INTEGER:
+            (length,) = struct.unpack_from(">I", stream, start)
+            if length > self._longest:
+                raise FramingError("a record longer than any may be")
+            end = start + _INTEGER + length
+            if end > len(stream):
+                break
+            found.append(stream[start + _INTEGER : end])
+            start = end
+        self._rest = stream[start:]
+        return found

@@ -43,6 +43,11 @@ class Home:
         return self.path / "daemon.sock"
 
     @property
+    def worker_socket(self) -> Path:
+        """Where the daemon takes the frames of workers on this machine."""
+        return self.path / "worker.sock"
+
+    @property
     def lock(self) -> Path:
         """Locked while a daemon runs on this home."""
         return self.path / "daemon.lock"

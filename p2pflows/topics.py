@@ -107,13 +107,26 @@ class Presence:
     what: str
 
 
-def parse(topic: str) -> Inbox | Results | Presence | None:
-    """What a topic stands for, or None if it is none that a daemon reads."""
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A topic that holds frames for one worker."""
+
+    user: str
+    point: str
+    worker: str
+
+
+def parse(topic: str) -> Inbox | Results | Presence | Dispatch | None:
+    """What a topic stands for, or None if it is none of ours."""
     match topic.split("/"):
         case ["p2pflows", "1", user, "in", endpoint] if is_user_id(user) and is_name(endpoint):
             return Inbox(user, endpoint)
         case ["p2pflows", "1", user, "results", point] if is_user_id(user) and is_name(point):
             return Results(user, point)
+        case ["p2pflows", "1", user, "dispatch", point, worker] if (
+            is_user_id(user) and is_name(point) and is_name(worker)
+        ):
+            return Dispatch(user, point, worker)
         case ["p2pflows", "1", user, ("status" | "card") as what] if is_user_id(user):
             return Presence(user, what)
         case _:

@@ -28,6 +28,7 @@ from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.methods import Methods
 from p2pflowsd.node import Node, Request
 from p2pflowsd.served import HUMAN_SCHEMA, Served
+from p2pflowsd.worker_socket import WorkerSocket
 from p2pflowsd.workers import WorkerProcess
 
 DISK_PATIENCE = 2.0
@@ -73,6 +74,9 @@ class App:
             on_down=self._down,
             on_problem=self._problem,
         )
+        self._workers = WorkerSocket(
+            home.worker_socket, user=self._me.user_id, link=self._link, on_deliveries=self._arrived, log=log
+        )
         self._node = self._new_node()
         self._deliveries: list[Delivery] = []
         self._requests: list[Request] = []
@@ -98,11 +102,13 @@ class App:
         Raises:
             UsageError: the socket or the embedded broker cannot be had.
         """
+        await self._workers.start()
         await self._control.start()
         children = [
             WorkerProcess(
                 worker,
                 token=self._token,
+                worker_socket=self._home.worker_socket,
                 ended=self._worker_ended,
                 log=self._log,
                 not_its_own=_key_names(self._settings.workers) - _key_names([worker]),
@@ -136,6 +142,7 @@ class App:
         finally:
             self._closed = True
             await self._control.close()
+            await self._workers.close()
             if self._embedded is not None:
                 await self._embedded.close()
             self._journal.close()
@@ -249,7 +256,7 @@ class App:
             identity=self._me,
             journal=self._journal,
             contacts=self._contacts,
-            link=self._link,
+            link=self._workers,
             clock=self._clock,
             entropy=system_entropy,
             faults=self._faults,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from aiohttp import WSMsgType, web
 from p2pflows import strict_json
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflowsd.methods import Method
+from p2pflowsd.private_socket import private_socket
 
 MAX_BYTES = 4_000_000
 MOST_WAITING = 1_000
@@ -73,17 +73,7 @@ class Control:
         app.router.add_route("*", "/v1/{method}", self._http)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        try:
-            self._path.unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(self._path))
-            self._path.chmod(0o600)
-        except OSError as error:
-            raise UsageError(
-                f"The control socket {self._path} cannot be made: {error}.",
-                "Use a shorter P2PFLOWS_HOME, on a local disk.",
-            ) from error
-        await web.SockSite(self._runner, listener).start()
+        await web.SockSite(self._runner, private_socket(self._path)).start()
 
     async def close(self) -> None:
         """Stop serving."""

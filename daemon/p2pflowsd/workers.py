@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
 
 from p2pflows.config import WorkerConfig
 
@@ -24,6 +25,7 @@ class WorkerProcess:
     Args:
         config: what the settings say of it.
         token: makes the token of a dispatch point.
+        worker_socket: where its daemon listens.
         ended: told the dispatch point and process id of one that has ended.
         log: where that is told to people.
         not_its_own: environment variables with keys of other workers.
@@ -34,6 +36,7 @@ class WorkerProcess:
         config: WorkerConfig,
         *,
         token: Callable[[str], Awaitable[str]],
+        worker_socket: Path,
         ended: Callable[[str, int], None],
         log: logging.Logger,
         not_its_own: Collection[str] = (),
@@ -41,6 +44,7 @@ class WorkerProcess:
         self._config = config
         self._not_its_own = not_its_own
         self._token = token
+        self._worker_socket = worker_socket
         self._ended = ended
         self._log = log
 
@@ -65,6 +69,8 @@ class WorkerProcess:
             "-P",
             "-m",
             "p2pflows.worker",
+            "--socket",
+            str(self._worker_socket),
             "--concurrency",
             str(self._config.concurrency),
             *(

@@ -12,6 +12,7 @@ import p2pflows
 from p2pflows.cli.arguments import examples, json_option, read_stdin
 from p2pflows.cli.output import document, say
 from p2pflows.errors import UsageError
+from p2pflows.home import home
 
 _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secret
 
@@ -52,6 +53,7 @@ def worker(
     It finishes what it has begun. It works for the daemon of this home or, with a token, for a daemon on
     another machine, without its user's key.
     """
+    given = token is not None
     token = _token(token, dispatch_point)
     # The token goes through a pipe, which nobody else can read; flows must not find it in their environment.
     os.environ.pop(_TOKEN, None)
@@ -68,6 +70,7 @@ def worker(
         "--no-parent",
         "--concurrency",
         str(concurrency),
+        *([] if given else ["--socket", str(home().worker_socket)]),
         *_key_arguments(api_key_env, api_base),
     ]
     os.execv(sys.executable, command)  # noqa: S606 - the worker replaces this process, so signals reach it

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2pflows import logs
@@ -37,7 +38,7 @@ def main() -> int:
         keys = _keys(arguments.api_info)
         enrolment = read_token(stdin.readline().decode(errors="replace"))
         parent = None if arguments.no_parent else stdin
-        all_ended = asyncio.run(_run(enrolment, arguments.concurrency, keys, parent))
+        all_ended = asyncio.run(_run(enrolment, arguments.concurrency, keys, parent, arguments.socket))
     except UsageError as error:
         sys.stderr.write(f"{error.message} {error.hint}\n")
         return error.exit_code
@@ -51,11 +52,13 @@ def main() -> int:
     return 0
 
 
-async def _run(enrolment: Enrolment, slots: int, keys: list[ApiInfo], parent: io.FileIO | None) -> bool:
+async def _run(
+    enrolment: Enrolment, slots: int, keys: list[ApiInfo], parent: io.FileIO | None, daemon: Path | None
+) -> bool:
     # Here, not above: a bad token is told before the heavy imports.
     from p2pflows.worker.process import Worker
 
-    worker = Worker(enrolment, slots, keys)
+    worker = Worker(enrolment, slots, keys, daemon=daemon)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
@@ -78,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--api-info", action="append", default=[], metavar="JSON", help="where a key is: backend_used, api_key_env, ..."
     )
+    parser.add_argument("--socket", type=Path, help="where its daemon listens on this machine; else over the broker")
     parser.add_argument("--no-parent", action="store_true", help="keep on when stdin ends after the token line")
     return parser.parse_args()
 

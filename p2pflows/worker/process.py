@@ -11,6 +11,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2pflows import broker_url, topics
@@ -22,6 +23,7 @@ from p2pflows.worker import frames
 from p2pflows.worker.frames import Ask, Result
 from p2pflows.worker.lanes import Lanes
 from p2pflows.worker.runner import Runner
+from p2pflows.worker.socket_link import SocketLink
 
 if TYPE_CHECKING:
     from p2pflows.chat.api_info import ApiInfo
@@ -47,7 +49,8 @@ class Worker:
         enrolment: where its daemon is, and the key of its dispatch point.
         slots: how many tasks may run at once.
         api_infos: keys for the flows that want some; they stay in this object.
-        on_connected: told whenever it has reached the broker.
+        on_connected: told whenever it has reached its daemon, or the broker.
+        daemon: the socket of a daemon on this machine; without, all goes over the broker.
 
     Raises:
         UsageError: the enrolment names no broker address.
@@ -59,6 +62,8 @@ class Worker:
         slots: int,
         api_infos: Sequence[ApiInfo] = (),
         on_connected: Callable[[], None] = lambda: None,
+        *,
+        daemon: Path | None = None,
     ) -> None:
         url = broker_url.parse(enrolment.broker)
         if not isinstance(url, BrokerUrl):
@@ -82,16 +87,24 @@ class Worker:
         self._last_results = 0.0
         self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
-        self._link = MqttLink(
-            broker=self._broker,
-            client_id=self._name,
-            persistent=False,
-            subscriptions=lambda: [self._dispatch, self._presence],
-            will=self._will,
-            on_deliveries=self._take_in,
-            on_up=self._connected,
-            on_down=self._down,
-            on_problem=lambda sentence: _log.warning("%s", sentence),
+        self._where = str(url) if daemon is None else "the daemon"
+        told: dict[str, Any] = {
+            "will": self._will,
+            "on_deliveries": self._take_in,
+            "on_up": self._connected,
+            "on_down": self._down,
+            "on_problem": lambda sentence: _log.warning("%s", sentence),
+        }
+        self._link: MqttLink | SocketLink = (
+            SocketLink(daemon, topic=self._dispatch, **told)
+            if daemon is not None
+            else MqttLink(
+                broker=self._broker,
+                client_id=self._name,
+                persistent=False,
+                subscriptions=lambda: [self._dispatch, self._presence],
+                **told,
+            )
         )
 
     async def run(self) -> bool:
@@ -145,7 +158,7 @@ class Worker:
         return Will(self._results, self._channel.seal(self._results, header), retain=False)
 
     def _connected(self, _session_present: bool) -> None:
-        _log.info("Connected to %s as %s.", self._url, self._name)
+        _log.info("Connected to %s as %s.", self._where, self._name)
         self._hello()
         self._on_connected()
 
@@ -156,7 +169,7 @@ class Worker:
 
     def _down(self, reason: str) -> None:
         if not self._stopping.is_set():
-            _log.warning("The connection to the broker is gone: %s.", reason)
+            _log.warning("The connection to %s is gone: %s.", self._where, reason)
 
     async def _beat(self) -> None:
         for tick in itertools.count(1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from p2pflows.channel import Enrolment, read_token
@@ -28,15 +29,20 @@ class WorkerThread:
         concurrency: how many tasks may run at once.
         api_infos: keys for the flows that want some; they stay in this worker, and no other one sees them.
 
+        daemon: the socket of a daemon on this machine; without, all goes over the broker.
+
     Raises:
-        CallError: the broker cannot be reached.
+        CallError: the broker, or the daemon, cannot be reached.
     """
 
-    def __init__(self, enrolment: Enrolment, concurrency: int, api_infos: Sequence[ApiInfo]) -> None:
+    def __init__(
+        self, enrolment: Enrolment, concurrency: int, api_infos: Sequence[ApiInfo], daemon: Path | None = None
+    ) -> None:
         self.dispatch_point = enrolment.point
         self._enrolment = enrolment
         self._concurrency = concurrency
         self._api_infos = list(api_infos)
+        self._daemon = daemon
         self._connected = threading.Event()
         self._failed: Exception | None = None
         self._worker: Worker | None = None
@@ -45,7 +51,7 @@ class WorkerThread:
         self._thread.start()
         if not self._connected.wait(_START_SECONDS):
             self.stop()
-            raise CallError("The worker cannot reach the broker.", "See: p2pflows status")
+            raise CallError("The worker cannot reach its daemon.", "See: p2pflows status")
         if self._failed is not None:
             raise self._failed
 
@@ -77,7 +83,13 @@ class WorkerThread:
             self._loop.close()
 
     async def _run(self) -> None:
-        self._worker = Worker(self._enrolment, self._concurrency, self._api_infos, on_connected=self._connected.set)
+        self._worker = Worker(
+            self._enrolment,
+            self._concurrency,
+            self._api_infos,
+            on_connected=self._connected.set,
+            daemon=self._daemon,
+        )
         await self._worker.run()
 
 
@@ -103,7 +115,7 @@ def run_dispatch_worker_thread(
     if concurrency < 1:
         raise UsageError("A worker runs at least one task at a time.", "Give a concurrency of 1 or more.")
     token = cl.request("worker_token", dispatch_point=dispatch_point)["token"]
-    return WorkerThread(read_token(token), concurrency, api_infos)
+    return WorkerThread(read_token(token), concurrency, api_infos, cl.worker_socket)
 
 
 def run_dispatch_worker_threads(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -26,7 +27,9 @@ class Scene:
     def __init__(self, street: Neighbourhood) -> None:
         self.street = street
         # Alice's daemon first, so that the broker is hers, and lives on when bob is killed.
-        self.alice, self.bob = street.person("alice").without_workers().start(), street.person("bob").start()
+        self.alice = street.person("alice").without_workers().start()
+        self.bob = street.person("bob").without_workers().start()
+        self.worker = self.hire()
         self.alice.knows(self.bob)
         self.bob.knows(self.alice)
         self.mallory = Forger(identity.create(street.folder / "mallory" / "identity.key"))
@@ -36,6 +39,12 @@ class Scene:
         for endpoint in ("trace", "other"):
             self.bob.serves(endpoint, "--exec", "./trace.sh")
         self.spy = Spy(street.port, street.broker_folder)
+
+    def hire(self) -> subprocess.Popen[bytes]:
+        """A worker of bob's on what may be another machine, so that its frames pass through the broker."""
+        worker = self.bob.run_worker("--token", self.bob.ask("worker_token", dispatch_point="default")["token"])
+        self.bob.until(lambda now: bool(now["workers"]))
+        return worker
 
     @property
     def traces(self) -> list[object]:
@@ -321,11 +330,11 @@ def test_frames_of_a_worker_that_is_gone(scene: Scene) -> None:
     passed = [
         packet for packet in scene.spy.seen[start:] if f"{bob}/results/" in packet.topic or "/dispatch/" in packet.topic
     ]
-    traces, workers = scene.traces, scene.bob.workers()
+    traces = scene.traces
     scene.bob.kill9()
-    for pid in workers:
-        end(pid)
+    end(scene.worker.pid)
     scene.bob.start()
+    scene.worker = scene.hire()
     for packet in passed * 2:
         scene.spy.publish(packet.topic, packet.payload)
     assert scene.lives()

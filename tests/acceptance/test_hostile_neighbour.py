@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import pickle
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -515,11 +516,10 @@ def test_a_worker_with_the_key_of_another_point(yard: Yard) -> None:
     wait_until(lambda: yard.keeps(yard.alice.user_id, "Keeper"))
     topic = topics.results(bob, "attic")
     channel = Channel(point_key(yard.bob.me, "attic"))
-    default = next(packet.topic for packet in yard.spy.seen if f"{bob}/dispatch/default/" in packet.topic)
     yard.spy.publish(topic, channel.seal(topic, _frame("w-rogue", 0, 1)))
     answer = yard.spy.first(lambda packet: packet.topic == topics.dispatch(bob, "attic", "w-rogue"))
     boot = channel.open(answer.topic, answer.payload)[0]["boot"]
-    name = default.rpartition("/")[2]
+    name = re.findall(r"as (w-\w+)\.", yard.bob.told())[-1]
     tasks = [f"{n}-{call}" for n in range(300)]
     turn = json.dumps({"out": [{"op": "reply", "request": call, "data": {"forged": True}}], "state": {}}).encode()
     ask = {"k": 0, "op": "call", "mark": "m", "user": yard.mallory.user_id, "endpoint": "stolen", "data": {}}

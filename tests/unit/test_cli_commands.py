@@ -546,7 +546,10 @@ def test_a_worker_gets_its_token_unseen(daemon: ScriptedDaemon) -> None:
     assert run_here(daemon.home, "worker-token", "gpu").out == f"{token}\n"
     words = ["-P", "-m", "p2pflows.worker", "--no-parent", "--concurrency"]
     got = _executed(daemon.home, "worker", "--dispatch-point", "gpu", "--concurrency", "7")
-    assert (got["words"], got["stdin"]) == ([*words, "7"], f"{token}\n")
+    assert (got["words"], got["stdin"]) == (
+        [*words, "7", "--socket", str(daemon.home / "worker.sock")],
+        f"{token}\n",
+    )
     for given in (
         _executed(daemon.home, "worker", P2PFLOWS_WORKER_TOKEN=token),
         _executed(daemon.home, "worker", "--token", "-", stdin=token),

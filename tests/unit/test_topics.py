@@ -70,6 +70,11 @@ def test_a_topic_that_was_built_is_read_back(topic: str, meaning: object) -> Non
     assert topics.parse(topic) == meaning
 
 
+def test_the_topic_of_a_worker() -> None:
+    """A worker on this machine names the topic that it reads."""
+    assert topics.parse(topics.dispatch(USER, "gpu", "w-1")) == topics.Dispatch(USER, "gpu", "w-1")
+
+
 @pytest.mark.parametrize(
     "topic",
     [
@@ -85,7 +90,7 @@ def test_a_topic_that_was_built_is_read_back(topic: str, meaning: object) -> Non
         f"p2pflows/1/{USER}/in/+",
         f"p2pflows/1/{USER}/out/User",
         f"/p2pflows/1/{USER}/in/User",
-        topics.dispatch(USER, "gpu", "w-1"),
+        topics.dispatch(USER, "gpu", "w/1"),
     ],
 )
 def test_a_topic_that_no_daemon_reads_means_nothing(topic: str) -> None:

@@ -1,0 +1,156 @@
+"""A worker's link to a daemon on this machine: the same frames as over a broker, on the daemon's unix socket.
+
+The first record names the worker's dispatch topic and holds its last will; all others are frames
+(docs/PROTOCOL.md, Dispatch on one machine).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from p2pflows.framing import FramingError, Records, pack, record
+from p2pflows.mqtt import Delivery, Will
+
+MAX_FRAME = 1_048_576
+"""Bytes of a frame, as in an MQTT packet of a usual broker."""
+_FIRST_DELAY = 0.05
+_LAST_DELAY = 1.0
+_STEADY = 1.0
+"""A connection that lived this many seconds was a good one: back-off starts anew."""
+_PATIENCE = 3.0
+"""Seconds that the daemon may be away before the user hears of it."""
+
+
+class SocketLink:
+    """A connection that is made again whenever it breaks; its methods are those of `MqttLink`.
+
+    Args:
+        path: the daemon's socket for workers.
+        topic: the worker's dispatch topic.
+        will: gives the last will, asked at each connect.
+        on_deliveries: takes the frames that one read brought.
+        on_up: the connection stands; takes whether anything of an earlier one was kept: it never is.
+        on_down: after an `on_up`, the connection is gone; takes the reason.
+        on_problem: takes a sentence for the user.
+    """
+
+    max_packet = MAX_FRAME
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        topic: str,
+        will: Callable[[], Will],
+        on_deliveries: Callable[[list[Delivery]], None],
+        on_up: Callable[[bool], None],
+        on_down: Callable[[str], None],
+        on_problem: Callable[[str], None],
+    ) -> None:
+        self._path = path
+        self._topic = topic
+        self._will = will
+        self._on_deliveries = on_deliveries
+        self._on_up = on_up
+        self._on_down = on_down
+        self._on_problem = on_problem
+        self._transport: asyncio.WriteTransport | None = None
+        self._closing = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again until cancelled or closed."""
+        loop = asyncio.get_running_loop()
+        delay, away_since, told = _FIRST_DELAY, loop.time(), False
+        while not self._closing.is_set():
+            try:
+                _, connection = await loop.create_unix_connection(self._new_connection, str(self._path))
+            except OSError as error:
+                if loop.time() - away_since > _PATIENCE and not told:
+                    told = True
+                    self._on_problem(f"No daemon listens at {self._path} ({error.strerror or error}); tried again.")
+            else:
+                began = loop.time()
+                await connection.ended.wait()
+                away_since, told = loop.time(), False
+                if away_since - began > _STEADY:
+                    delay = _FIRST_DELAY
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), delay)
+            delay = min(delay * 2, _LAST_DELAY)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Send a frame; False when there is no connection."""
+        del topic, qos, retain  # the connection says where it goes, and a frame that is lost is told again
+        if self._transport is None or self._transport.is_closing():
+            return False
+        self._transport.write(record(payload))
+        return True
+
+    def flush(self) -> None:
+        """Frames leave at once."""
+
+    def ack(self, delivery: Delivery) -> None:
+        """Frames need no acknowledgement of their own."""
+
+    def subscribe(self, filters: Sequence[str]) -> None:
+        """The connection brings the frames for this worker, and nothing else."""
+
+    async def close(self) -> None:
+        """Hang up once all has left; `run` returns."""
+        self._closing.set()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _new_connection(self) -> _Connection:
+        return _Connection(self._opened, self._arrived, self._lost)
+
+    def _opened(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = transport
+        transport.write(record(pack([self._topic.encode(), self._will().payload])))
+        self._on_up(False)
+
+    def _arrived(self, frames: list[bytes]) -> None:
+        self._on_deliveries([Delivery(self._topic, frame, retain=False) for frame in frames])
+
+    def _lost(self, reason: str) -> None:
+        self._transport = None
+        self._on_down(reason)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection's life."""
+
+    def __init__(
+        self,
+        opened: Callable[[asyncio.WriteTransport], None],
+        arrived: Callable[[list[bytes]], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._opened = opened
+        self._arrived = arrived
+        self._lost = lost
+        self._records = Records(MAX_FRAME)
+        self._transport: asyncio.WriteTransport | None = None
+        self.ended = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket's
+        self._transport = transport
+        self._opened(transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._records.feed(data)
+        except FramingError:
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        if frames:
+            self._arrived(frames)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set()
+        self._lost("the daemon closed the connection" if exc is None else str(exc))

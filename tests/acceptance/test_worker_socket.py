@@ -1,0 +1,190 @@
+"""Workers on the daemon's own machine: their frames go over its socket, and not through the broker."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from people import Neighbourhood, Person, wait_until
+from spy import Spy
+
+from p2pflows import topics
+from p2pflows.channel import Channel
+from p2pflows.framing import pack, record
+from p2pflowsd.dispatch import point_key
+
+FLOW = """
+import os
+
+def pid() -> int:
+    return os.getpid()
+"""
+
+
+@pytest.fixture(scope="module")
+def street() -> Iterator[Neighbourhood]:
+    """Bob alone on a broker of his own."""
+    street = Neighbourhood()
+    bob = street.person("bob").start()
+    bob.writes("flow.py", FLOW)
+    bob.serves("pid", "flow.py:pid")
+    try:
+        yield street
+    finally:
+        street.close()
+
+
+@pytest.fixture
+def bob(street: Neighbourhood) -> Person:
+    """Who serves."""
+    return street.people[0].ready()
+
+
+def calls(bob: Person, endpoint: str = "pid") -> int:
+    """The process that has run a flow of bob's."""
+    return int(bob.ask("call", address=f"me/{endpoint}", data={})["data"]["result"])
+
+
+def connect(bob: Person) -> socket.socket:
+    """A connection to the socket for workers."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(10)
+    connection.connect(str(bob.home / "worker.sock"))
+    return connection
+
+
+def is_hung_up_on(connection: socket.socket) -> bool:
+    """Whether the daemon ends a connection, and says nothing first."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def introduction(bob: Person, name: str = "w-stranger", *, user: str | None = None, will: bytes = b"?") -> bytes:
+    """What a worker sends first."""
+    return record(pack([topics.dispatch(user or bob.user_id, "default", name).encode(), will]))
+
+
+def test_frames_of_a_worker_here_do_not_pass_through_the_broker(street: Neighbourhood, bob: Person) -> None:
+    """With a token, on what may be another machine, they do."""
+    with Spy(street.port, street.broker_folder) as spy:
+        assert calls(bob) in bob.workers()
+        assert not [seen.topic for seen in spy.seen if "/dispatch/" in seen.topic or "/results/" in seen.topic]
+        bob.run_worker("--token", bob.ask("worker_token", dispatch_point="away")["token"])
+        spy.first(lambda seen: "/results/away" in seen.topic)
+
+
+def test_the_socket_is_its_users_alone(bob: Person) -> None:
+    """Nobody else can connect."""
+    assert stat.S_IMODE((bob.home / "worker.sock").stat().st_mode) == 0o600
+
+
+def test_a_worker_outlives_its_daemon_and_its_broker(bob: Person, street: Neighbourhood) -> None:
+    """It connects again, and goes on with what is served at its point."""
+    worker = bob.run_worker("--dispatch-point", "own")
+    wait_until(lambda: any(point["dispatch_point"] == "own" for point in bob.status()["workers"]))
+    bob.serves("own", "flow.py:pid", "--dispatch-point", "own")
+    before = calls(bob, "own")
+    bob.kill9()
+    bob.start()
+    assert calls(bob, "own") == before
+    street.kill_broker()
+    assert calls(bob, "own") == before
+    assert worker.poll() is None
+
+
+def test_a_worker_that_dies_is_noticed_at_once(bob: Person) -> None:
+    """Long before its heartbeats are missed: the connection ends with it."""
+    worker = bob.run_worker("--dispatch-point", "brief")
+    wait_until(lambda: any(point["dispatch_point"] == "brief" for point in bob.status()["workers"]))
+    began = time.monotonic()
+    worker.kill()
+    worker.wait()
+    wait_until(lambda: all(point["dispatch_point"] != "brief" for point in bob.status()["workers"]))
+    assert time.monotonic() - began < 10  # of silence it takes 15
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(lambda _bob: b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="another protocol"),
+        pytest.param(lambda _bob: b"\xff\xff\xff\xff", id="a record of four gigabytes"),
+        pytest.param(lambda _bob: record(b""), id="an empty introduction"),
+        pytest.param(lambda _bob: record(pack([b"one part"])), id="an introduction without a will"),
+        pytest.param(lambda _bob: record(pack([b"\xff\xfe", b"will"])), id="a topic that is no text"),
+        pytest.param(lambda bob: introduction(bob, user="ab" * 32), id="the topic of another user"),
+        pytest.param(lambda bob: record(pack([topics.inbox(bob.user_id, "pid").encode(), b""])), id="an inbox"),
+        pytest.param(lambda bob: introduction(bob, "w/+"), id="a wildcard"),
+    ],
+)
+def test_what_is_no_worker_is_hung_up_on(bob: Person, attack: Callable[[Person], bytes]) -> None:
+    """And nobody else notices."""
+    with connect(bob) as connection:
+        connection.sendall(attack(bob))
+        assert is_hung_up_on(connection)
+    assert calls(bob) in bob.workers()
+
+
+def test_nobody_takes_the_topic_of_a_worker_that_is_connected(bob: Person) -> None:
+    """The first one keeps it."""
+    with connect(bob) as first, connect(bob) as second:
+        first.sendall(introduction(bob, "w-taken"))
+        first.sendall(record(b"a frame"))
+        wait_until(lambda: bob.refused("bad_frame") > 0)
+        second.sendall(introduction(bob, "w-taken"))
+        assert is_hung_up_on(second)
+        before = bob.refused("bad_frame")
+        first.sendall(record(b"another frame"))
+        wait_until(lambda: bob.refused("bad_frame") > before)
+
+
+def test_frames_without_the_key_of_the_point_are_refused(bob: Person) -> None:
+    """Also those sealed for another point, and a last will."""
+    with connect(bob) as connection:
+        before = bob.refused("bad_frame")
+        topic = topics.results(bob.user_id, "default")
+        other = Channel(point_key(bob.me, "other")).seal(topic, {"worker": "w-stranger"})
+        connection.sendall(introduction(bob) + record(other) + record(secrets.token_bytes(100)))
+        wait_until(lambda: bob.refused("bad_frame") == before + 2)
+    wait_until(lambda: bob.refused("bad_frame") == before + 3)
+
+
+def test_a_frame_in_pieces_is_one_frame(bob: Person) -> None:
+    """However the bytes come."""
+    with connect(bob) as connection:
+        before = bob.refused("bad_frame")
+        for byte in introduction(bob, "w-slow") + record(b"x" * 40):
+            connection.sendall(bytes([byte]))
+        wait_until(lambda: bob.refused("bad_frame") == before + 1)
+
+
+def test_a_large_answer_comes_whole(bob: Person) -> None:
+    """One that is larger than a socket takes at a time."""
+    bob.writes("large.py", "def large(n: int) -> str:\n    return 'x' * n\n")
+    bob.serves("large", "large.py:large")
+    assert bob.ask("call", address="me/large", data={"n": 600_000})["data"]["result"] == "x" * 600_000
+
+
+def test_a_worker_tells_when_no_daemon_is_there(bob: Person) -> None:
+    """It goes on trying, and says so once."""
+    token = bob.ask("worker_token", dispatch_point="default")["token"]
+    command = ["python", "-P", "-m", "p2pflows.worker", "--socket", str(bob.folder / "nothing.sock")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **bob.environment}, text=True
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        worker.stdin.write(token + "\n")
+        worker.stdin.flush()
+        told = worker.stderr.readline()
+        assert "No daemon listens at" in told
+        assert "Traceback" not in told
+        worker.stdin.close()
+        assert worker.wait(20) == 0
