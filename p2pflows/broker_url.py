@@ -14,6 +14,7 @@ from p2pflows.errors import UsageError
 EMBEDDED_PORT = 18883
 _LAST_PORT = 65_535
 _FORMS = "Use embedded, mqtt://host or mqtts://user:password@host:8883?ca_file=/path/ca.crt."
+_ENCODED = f"{_FORMS} In a password, write # as %23, / as %2F, ? as %3F, @ as %40 and % as %25."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class BrokerUrl:
 
     def __str__(self) -> str:
         who = f"{self.username}@" if self.username else ""
-        return f"{'mqtts' if self.tls else 'mqtt'}://{who}{self.host}:{self.port}"
+        return f"{'mqtts' if self.tls else 'mqtt'}://{who}{self._place()}"
 
     def with_secret(self) -> str:
         """The URL that `parse` reads back whole, password included."""
@@ -47,8 +48,11 @@ class BrokerUrl:
         if self.password:
             who += ":" + quote(self.password, safe="")
         query = f"?ca_file={quote(self.ca_file)}" if self.ca_file else ""
+        return f"{'mqtts' if self.tls else 'mqtt'}://{who + '@' if who else ''}{self._place()}{query}"
+
+    def _place(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.tls else 'mqtt'}://{who + '@' if who else ''}{host}:{self.port}{query}"
+        return f"{host}:{self.port}"
 
 
 def parse(text: str) -> BrokerUrl | Embedded:
@@ -60,20 +64,28 @@ def parse(text: str) -> BrokerUrl | Embedded:
     scheme, _, rest = text.partition(":")
     if scheme == "embedded":
         return Embedded(_port(rest, text)) if rest else Embedded()
-    url = urlsplit(text)
-    if url.scheme not in ("mqtt", "mqtts") or not url.hostname or url.path not in ("", "/"):
-        raise UsageError(f"The broker setting has an unknown form (scheme {scheme!r}).", _FORMS)
-    options = parse_qs(url.query)
-    if set(options) - {"ca_file"}:
-        raise UsageError("The broker URL has an unknown option.", _FORMS)
-    tls = url.scheme == "mqtts"
     try:
-        port = url.port or (8883 if tls else 1883)
+        url = urlsplit(text)
+    except ValueError:  # which may quote the password
+        raise UsageError("The broker URL cannot be read.", _ENCODED) from None
+    # A "#" or "?" that a password holds as it is would make the host of what stands before it.
+    if url.scheme not in ("mqtt", "mqtts") or not url.hostname or url.path not in ("", "/") or "#" in text:
+        raise UsageError(f"The broker setting has an unknown form (scheme {scheme!r}).", _ENCODED)
+    tls = url.scheme == "mqtts"
+    options = parse_qs(url.query, keep_blank_values=True)
+    if set(options) - {"ca_file"}:
+        raise UsageError("The broker URL has an unknown option.", _ENCODED)
+    if "ca_file" in options and not (tls and all(options["ca_file"])):
+        raise UsageError("The broker URL has a ca_file that means nothing.", "It is a path, and belongs to mqtts://.")
+    try:
+        port = url.port
     except ValueError:
-        raise UsageError("The broker URL has no valid port.", _FORMS) from None
+        port = 0
+    if port == 0:
+        raise UsageError("The broker URL has no valid port.", _ENCODED)
     return BrokerUrl(
         host=url.hostname,
-        port=port,
+        port=port or (8883 if tls else 1883),
         tls=tls,
         username=unquote(url.username) if url.username else None,
         password=unquote(url.password) if url.password else None,

@@ -190,6 +190,12 @@ class Client:
             self._all.add(connection)
         return connection
 
+    def release(self) -> None:
+        """Close this thread's connection; a thread that asks no more need not keep one."""
+        connection: _Connection | None = getattr(self._mine, "connection", None)
+        if connection is not None:
+            self._drop(connection)
+
     def _drop(self, connection: _Connection) -> None:
         connection.close()
         self._all.discard(connection)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from p2pflows import broker_url, topics
+from p2pflows import broker_url, files, topics
 from p2pflows.errors import UsageError
 from p2pflows.home import Home
 
@@ -69,12 +68,7 @@ def load(where: Home) -> Settings:
         UsageError: the file cannot be read, is not YAML, or holds something unknown.
     """
     hint = f"Mend {where.config}, or move it away to use the defaults."
-    try:
-        content = yaml.safe_load(where.config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        content = None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"The settings cannot be read: {error}".replace("\n", " "), hint) from error
+    content = files.read_yaml(where.config, "The settings", hint)
     if content is None:
         content = {}
     if not isinstance(content, dict):

@@ -6,17 +6,11 @@ next look.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from p2pflows import topics
+from p2pflows import files, topics
 from p2pflows.errors import UnknownUser, UsageError
 
 ME = "me"
@@ -114,23 +108,14 @@ class Contacts:
             book = self.book()
             self._write(book.by_name, book.blocked | {user})
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _locked(self) -> AbstractContextManager[None]:
+        return files.hold(self._path.with_suffix(".lock"))
 
     def _write(self, by_name: dict[str, str], blocked: frozenset[str]) -> None:
         content: dict[str, object] = {"contacts": dict(sorted(by_name.items()))}
         if blocked:
             content["blocked"] = sorted(blocked)
-        handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".contacts-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yaml.safe_dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(self._path)
+        files.write_yaml(self._path, content)
         self._read_at = None
 
 
@@ -174,10 +159,7 @@ def _stamp(path: Path) -> _Stamp:
 
 def _read(path: Path) -> Book:
     hint = f"Mend {path}, or move it away to start an empty address book."
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"The contacts cannot be read: {error}".replace("\n", " "), hint) from error
+    content = files.read_yaml(path, "The contacts", hint) or {}
     names = content.get("contacts") or {} if isinstance(content, dict) else None
     blocked = content.get("blocked") or [] if isinstance(content, dict) else None
     if not isinstance(names, dict) or not isinstance(blocked, list):
@@ -185,4 +167,8 @@ def _read(path: Path) -> Book:
     for name, user in names.items():
         if not (isinstance(name, str) and isinstance(user, str) and topics.is_name(name) and topics.is_user_id(user)):
             raise UsageError(f"The contacts file has a wrong entry: {name!r}.", hint)
-    return Book(dict(names), frozenset(str(user) for user in blocked))
+    refused = [str(user).lower() for user in blocked]  # whom YAML may take for a number
+    for user in refused:
+        if not topics.is_user_id(user):
+            raise UsageError(f"The contacts file blocks {user!r}, which is no user id.", hint)
+    return Book(dict(names), frozenset(refused))

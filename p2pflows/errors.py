@@ -39,8 +39,8 @@ class P2pflowsError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = str(message)
+        self.hint = str(hint)
 
     def as_json(self) -> dict[str, str]:
         """The error as the one JSON object that `--json` prints."""

@@ -26,7 +26,6 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
-from p2pflows import topics
 from p2pflows.errors import BadInput, FlowFailed, UsageError
 
 _MARK = "__p2pflows_flow__"
@@ -45,39 +44,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Arguments = tuple[list[Any], dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class FlowInfo:
-    """What `@flow(...)` says about a function."""
-
-    name: str | None = None
-    description: str | None = None
-
-
 @overload
 def flow(function: Function, /) -> Function: ...
 @overload
-def flow(*, name: str | None = None, description: str | None = None) -> Callable[[Function], Function]: ...
+def flow(*, description: str | None = None) -> Callable[[Function], Function]: ...
 def flow(
-    function: Function | None = None, /, *, name: str | None = None, description: str | None = None
+    function: Function | None = None, /, *, description: str | None = None
 ) -> Function | Callable[[Function], Function]:
-    """Mark a function as a flow, bare or with a name and a description; it stays callable as it is.
-
-    Raises:
-        UsageError: the name cannot name an endpoint.
-    """
-    info = FlowInfo(name if name is None else topics.check_endpoint(name), description)
+    """Mark a function as a flow, bare or with a description in place of its docstring; it stays callable as it is."""
 
     def mark(marked: Function) -> Function:
-        vars(marked)[_MARK] = info
+        vars(marked)[_MARK] = description
         return marked
 
     return mark if function is None else mark(function)
-
-
-def info_of(function: object) -> FlowInfo:
-    """What `@flow` said about a function; nothing when it is not decorated."""
-    info = getattr(function, _MARK, None)
-    return info if isinstance(info, FlowInfo) else FlowInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +94,7 @@ class FlowFunction:
             function=function,
             input_schema=schema,
             output_schema=_output_schema(signature.return_annotation),
-            description=info_of(function).description or _first_paragraph(inner),
+            description=getattr(function, _MARK, None) or _first_paragraph(inner),
             is_async=_is_async(inner),
             read=read,
         )
@@ -174,8 +154,8 @@ def _input(
     name: str, module: str, parameters: list[inspect.Parameter]
 ) -> tuple[dict[str, Any], Callable[[bytes], Arguments]]:
     """The schema of the input object, and how to read JSON bytes into arguments."""
-    if len(parameters) == 1:
-        only = parameters[0]
+    only = parameters[0] if len(parameters) == 1 else None
+    if only is not None and only.kind not in (only.VAR_POSITIONAL, only.VAR_KEYWORD):
         keyword = only.name if only.kind is only.KEYWORD_ONLY else None
         if _is_model(only.annotation):
             return _schema(name, only.annotation), functools.partial(_read_model, only.annotation, keyword)
@@ -203,9 +183,9 @@ def _input(
     try:
         model = create_model(name, __config__=config, __module__=module, **fields)
         model.model_rebuild()  # says which name is unknown; without it the first use says only that one is
+        checks = None if extra in (None, Any) else TypeAdapter(dict[str, extra])
     except _NO_MODEL as error:
         raise _unusable(name, error) from error
-    checks = None if extra in (None, Any) else TypeAdapter(dict[str, extra])
     schema = _schema(name, model)
     schema.pop("title", None)
     return schema, functools.partial(_read_fields, model, positional, keywords, checks)

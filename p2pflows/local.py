@@ -47,7 +47,7 @@ class LocalUser(Client):
 
 
 class LocalUsers(Sequence[LocalUser]):
-    """Some local users, until `close`, the end of a `with` block, or the end of the process."""
+    """Some local users, until `close`, the end of a `with` block, or the end of this program, unless that is killed."""
 
     def __init__(self, num_users: int, workers: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="p2pflows-"))
@@ -94,8 +94,7 @@ class LocalUsers(Sequence[LocalUser]):
         for user in self._users:
             user.close()
         for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
         for process in self._processes:
             try:
                 process.wait(_STOP_SECONDS)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Mapping
@@ -27,8 +26,11 @@ from p2pflows.flows.flow import Flow
 from p2pflows.flows.overrides import check_keyless
 from p2pflows.flows.proxy import FlowProxy
 from p2pflows.flows.run import Target
+from p2pflows.worker.loading import FlowClass, Loader
 
 CONTACTS = "contacts"
+
+_LOADER = Loader()
 
 
 def serve_flow(  # noqa: PLR0917 - the predecessor's order
@@ -46,6 +48,7 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
 
     The class is imported here, once, so that what cannot be loaded is refused at once. Serving another class, or the
     same with other settings, replaces what was served: instances that exist keep their config, and run the new code.
+    After a change of the code alone, unserve it first.
 
     Args:
         cl: the client of the local daemon.
@@ -256,24 +259,11 @@ def _load(class_name: str) -> tuple[type[Flow], str]:
     if not place or not attribute:
         raise UsageError(f"{class_name!r} names no class.", "Write package.module.Class or file.py:Class.")
     if colon == ":" and place.endswith(".py"):
-        path = Path(place).absolute()
-        place, folder = path.stem, str(path.parent)
-    else:
-        path, folder = None, str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    try:
-        found = getattr(importlib.import_module(place), attribute)
-    except AttributeError:
-        raise UsageError(f"{place} has no class {attribute!r}.", "Check the name.") from None
-    except Exception as error:
-        raise UsageError(
-            f"{place} cannot be imported: {type(error).__name__}: {error}.", "Mend it, or check the path."
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Flow)):
-        raise UsageError(f"{class_name} is no class of flows.", "Derive it from AtomicFlow or CompositeFlow.")
-    return found, f"{path or place}:{attribute}"
+        place = str(Path(place).absolute())
+    target = f"{place}:{attribute}"
+    loaded = _LOADER.examine({"kind": "class", "target": target, "cwd": str(Path.cwd()), "config": {}})
+    assert isinstance(loaded, FlowClass)  # noqa: S101 - a target of kind class is one, or is refused
+    return loaded.flow_class, target
 
 
 def _served(cl: Client) -> dict[str, dict[str, Any]]:

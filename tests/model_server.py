@@ -48,6 +48,15 @@ class Says:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """Answers with this, whatever it is, and status 200: a JSON document, or a stream with one for each chunk."""
+
+    document: Any = None
+    chunks: tuple[Any, ...] | None = None
+    content_type: str = "text/event-stream"
+
+
+@dataclass(frozen=True)
 class Fails:
     """Answers with an error."""
 
@@ -67,7 +76,7 @@ class Hangs:
     """Says nothing until the server is closed."""
 
 
-Script = str | Says | Fails | Drops | Hangs
+Script = str | Says | Answers | Fails | Drops | Hangs
 
 
 class ModelServer:
@@ -143,6 +152,11 @@ class _Handler(BaseHTTPRequestHandler):
             case Fails() as fails:
                 error = {"message": fails.message, "type": "error", "code": fails.code, "param": None}
                 self._send(fails.status, fails.headers, json.dumps({"error": error}))
+            case Answers(document, None):
+                self._send(200, {}, json.dumps(document))
+            case Answers(_, tuple(chunks), content_type):
+                lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+                self._send(200, {"Content-Type": content_type}, f"{lines}data: [DONE]\n\n")
             case str(text):
                 self._say(body, Says((text,)))
             case Says() as says:

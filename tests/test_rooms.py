@@ -20,9 +20,7 @@ ROOMS = {
     "segno": {"p2pflows.cli"},
     "aiohttp": {"p2pflows.client", "p2pflowsd.control"},
     "yaml": {
-        "p2pflows.config",
-        "p2pflows.contacts",
-        "p2pflows.modules",
+        "p2pflows.files",
         "p2pflows.flows.config",
         "p2pflows.local",
     },

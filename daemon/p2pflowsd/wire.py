@@ -1,4 +1,4 @@
-"""The port between the daemon's heart and the broker; `p2pflows.mqtt` and the simulator stand behind it."""
+"""The port between the daemon's heart and the rest: `worker_socket` with `p2pflows.mqtt` behind it, or a simulator."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ OPENAI, AZURE = "openai", "azure"
 OPENAI_BASE = "https://api.openai.com/v1"
 TO_BE_FILLED = "???"
 REDACTED = "[redacted]"
+NO_KEY = "none"
+"""What stands for a key where a server wants none; no secret, so it is not taken out of what the server says."""
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -25,7 +27,7 @@ class ApiInfo:
 
     Args:
         backend_used: `openai`, `azure`, or any name for another server that speaks the OpenAI protocol.
-        api_key: the key; for a server that wants none, any text.
+        api_key: the key; for a server that wants none, `none`.
         api_base: the server's URL, the only one that the key is ever sent to. It may be left out for `openai`.
         api_version: the version that Azure asks for.
         model: the model that this key is for; it is used whatever a flow's config says.
@@ -130,6 +132,8 @@ def normal_base(url: str) -> str:
         UsageError: it is no http or https URL, or it holds a password.
     """
     hint = "Write it like https://host/v1, without a name, password or query."
+    if not isinstance(url, str):
+        raise UsageError("The base URL of a model server is no text.", hint)
     try:
         parts = urlsplit(url.strip())
         port = parts.port

@@ -6,6 +6,8 @@ This room alone knows the `openai` library, and imports it when the first questi
 from __future__ import annotations
 
 import contextlib
+import json
+import operator
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
-from p2pflows.chat.api_info import AZURE, REDACTED, ApiInfo
+from p2pflows.chat.api_info import AZURE, NO_KEY, REDACTED, ApiInfo
 from p2pflows.chat.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 from p2pflows.errors import FlowFailed, UsageError
 
@@ -32,6 +34,8 @@ SETTINGS = frozenset(
 """What a config may set beside `model_name`. Nothing here names a server, a header or a key."""
 
 _LONGEST_REASON = 300
+_BROKE_OFF = "its answer broke off"
+_UNREADABLE = "its answer cannot be read"
 _REFUSED_KEY = (401, 403)
 _PASSING = (408, 409, 429)
 _SERVER_FAULT = 500
@@ -206,6 +210,7 @@ class Backend:
             if not request.get("stream"):
                 return _whole_answers(create, request)
             with contextlib.closing(create(**request)) as chunks:
+                _check_stream(chunks)
                 for delta in _unless_broken(chunks):
                     pieces.add(delta)
             return pieces.whole()
@@ -213,7 +218,9 @@ class Backend:
             return self._refusal(error)
         except (OpenAIError, _BrokenOff) as error:
             reason = self._scrubbed(error) or "its connection broke"
-            return _Trouble(reason, f"Check that the worker reaches {info.base}.", passing=True)
+            return _Trouble(
+                reason, f"Check that the worker reaches {info.base}, and that a model answers there.", passing=True
+            )
 
     def _refusal(self, error: Any) -> _Trouble:
         """What to say of an answer that is none; `error` is an APIStatusError."""
@@ -235,7 +242,8 @@ class Backend:
         told = body.get("message") if isinstance(body, dict) else None
         text = told if isinstance(told, str) and told else str(error)
         for info in self._keyring.api_infos:
-            text = text.replace(info.api_key, REDACTED)
+            if info.api_key != NO_KEY:
+                text = text.replace(info.api_key, REDACTED)
         return " ".join(text.split())[:_LONGEST_REASON].rstrip(".")
 
     def _client(self, info: ApiInfo) -> Any:
@@ -265,18 +273,17 @@ class _Pieces:
         self._texts, self._ended = {}, set()
 
     def add(self, chunk: Any) -> None:
-        for choice in chunk.choices or ():
-            texts = self._texts.setdefault(choice.index, [])
-            text = choice.delta.content or getattr(choice.delta, "refusal", None) or ""
-            if choice.finish_reason is not None:
-                self._ended.add(choice.index)
+        for index, text, is_end in _pieces_in(chunk):
+            texts = self._texts.setdefault(index, [])
+            if is_end:
+                self._ended.add(index)
             if text:
                 texts.append(text)
-                self._tell(self._first + choice.index, text)
+                self._tell(self._first + index, text)
 
     def whole(self) -> list[str]:
         if not self._texts or self._ended != set(self._texts):
-            raise _BrokenOff("its answer broke off")
+            raise _BrokenOff(_BROKE_OFF)
         return [_valid("".join(self._texts[index])) for index in sorted(self._texts)]
 
     def _tell(self, answer: int, text: str) -> None:
@@ -284,6 +291,19 @@ class _Pieces:
             self._on_delta(Delta(answer, _valid(text), restart=answer in self._again))
             self._again.discard(answer)
             self._told.add(answer)
+
+
+def _check_stream(chunks: Any) -> None:
+    """Refuse the one document, mostly an error, that a server gives instead of a stream."""
+    if "json" not in chunks.response.headers.get("content-type", ""):
+        return
+    try:
+        document = json.loads(chunks.response.read())
+    except ValueError:
+        return  # a stream by another name
+    except Exception as error:
+        raise _BrokenOff(_BROKE_OFF) from error
+    raise _BrokenOff(_told(document.get("error") if isinstance(document, dict) else None) or _UNREADABLE)
 
 
 def _unless_broken(chunks: Iterator[Any]) -> Iterator[Any]:
@@ -296,7 +316,7 @@ def _unless_broken(chunks: Iterator[Any]) -> Iterator[Any]:
         except OpenAIError:
             raise
         except Exception as error:
-            raise _BrokenOff("its answer broke off") from error
+            raise _BrokenOff(_BROKE_OFF) from error
         if chunk is None:
             return
         yield chunk
@@ -304,15 +324,53 @@ def _unless_broken(chunks: Iterator[Any]) -> Iterator[Any]:
 
 def _whole_answers(create: Callable[..., Any], request: dict[str, Any]) -> list[str]:
     try:
-        choices = sorted(create(**request).choices, key=lambda choice: choice.index)
-        messages = [choice.message for choice in choices]
-        texts = [_valid(message.content or getattr(message, "refusal", None) or "") for message in messages]
-    except (AttributeError, ValueError):
-        # A server that is none of a model answers anything: a web page, an empty object, half of one.
-        raise _BrokenOff("its answer cannot be read") from None
+        answer = create(**request)
+    except ValueError:
+        raise _BrokenOff(_UNREADABLE) from None
+    # A server that is none of a model answers anything: a web page, an empty object, half of one.
+    try:
+        choices = sorted(answer.choices, key=lambda choice: choice.index)
+        texts = [_valid(_text(choice.message)) for choice in choices]
+    except (AttributeError, TypeError):
+        raise _BrokenOff(_told(getattr(answer, "error", None)) or _UNREADABLE) from None
     if not texts:
-        raise _BrokenOff("its answer holds no text")
+        raise _BrokenOff(_told(getattr(answer, "error", None)) or "its answer holds no text")
     return texts
+
+
+def _pieces_in(chunk: Any) -> list[tuple[int, str, bool]]:
+    """Of which answer each piece is, its text, and whether the answer ends; what only annotates an answer is none."""
+    pieces = []
+    try:
+        for choice in chunk.choices or ():
+            text, is_end = "" if choice.delta is None else _text(choice.delta), choice.finish_reason is not None
+            if choice.delta is not None or is_end:
+                pieces.append((operator.index(choice.index), text, is_end))
+    except (AttributeError, TypeError):
+        raise _BrokenOff(_UNREADABLE) from None
+    return pieces
+
+
+def _text(said: Any) -> str:
+    """What a message, or a piece of one, says.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    text = said.content or getattr(said, "refusal", None) or ""
+    if not isinstance(text, str):
+        raise TypeError
+    return text
+
+
+def _told(error: Any) -> str | None:
+    """The server's own words in the `error` of an answer, whatever its status."""
+    match error:
+        case {"code": 401 | 403 | "401" | "403" | "invalid_api_key"}:
+            return "the worker's key was refused"  # what the server says of a key may show a part of it
+        case {"message": str(text)} | str(text):
+            return text
+    return None
 
 
 def _valid(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from p2pflows.chat import images
-from p2pflows.chat.api_info import TO_BE_FILLED, ApiInfo
+from p2pflows.chat.api_info import TO_BE_FILLED, ApiInfo, normal_base
 from p2pflows.chat.backend import Backend, Delta
 from p2pflows.chat.history import window
 from p2pflows.chat.keyring import GIVE_THE_WORKER_A_KEY, Keyring
@@ -30,7 +30,7 @@ class ChatAtomicFlow(AtomicFlow):
     `images` go along. The state holds the whole conversation; `previous_messages` only cuts what the model is sent.
 
     Raises:
-        UsageError: the config has a template that cannot be used, or names this flow like one of its roles.
+        UsageError: the config has a template or server that cannot be used, or names this flow like one of its roles.
     """
 
     REQUIRED_KEYS_CONFIG: ClassVar[list[str]] = ["backend"]
@@ -44,7 +44,9 @@ class ChatAtomicFlow(AtomicFlow):
         self._human = Template.from_config(config.get("human_message_prompt_template"))
         first = config.get("init_human_message_prompt_template")
         self._first = self._human if first is None else Template.from_config(first)
-        self._keyring = _keyring_in(_backend_config(config).get("api_infos"))
+        backend = _backend_config(config)
+        _check_base(backend.get("api_base"))
+        self._keyring = _keyring_in(backend.get("api_infos"))
 
     def set_up_flow_state(self) -> None:
         """Start with an empty conversation."""
@@ -140,6 +142,14 @@ def _backend_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(backend, Mapping):
         raise UsageError("The config's 'backend' is no mapping.", "Write: backend: {model_name: ...}")
     return {name: value for name, value in backend.items() if not name.startswith("_")}
+
+
+def _check_base(api_base: Any) -> None:
+    if api_base is not None:
+        try:
+            normal_base(api_base)
+        except UsageError as error:
+            raise UsageError(f"backend.api_base cannot be used: {error.message}", error.hint) from None
 
 
 def _keyring_in(api_infos: Any) -> Keyring | None:

@@ -163,15 +163,35 @@ def _run(words: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail(Interrupted("You pressed Ctrl-C."), as_json)
     except OSError as error:
-        # Most likely stdout cannot be written; what Python flushes at exit must not fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        quiet = isinstance(error, BrokenPipeError)  # the reader has seen enough
-        return 1 if quiet else _fail(P2pflowsError(f"The system refused: {error.strerror}."), as_json)
+        return _fail_system(error, as_json)
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
         return _fail(_Bug(error), as_json)
     return code if isinstance(code, int) else 0
+
+
+def _fail_system(error: OSError, as_json: bool) -> int:
+    has_output = _flushes()
+    if isinstance(error, BrokenPipeError) or not has_output:
+        # What Python flushes at exit must not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return 1  # the reader has seen enough
+    hint = "Look at its name, its rights and the room on its disk, and try again."
+    if not has_output:
+        hint = "The output cannot be written: send it elsewhere, or make room there."
+    where = "" if error.filename is None else f" {error.filename}"
+    return _fail(P2pflowsError(f"The system refused{where}: {error.strerror or error}.", hint), as_json)
+
+
+def _flushes() -> bool:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 class _Bug(P2pflowsError):

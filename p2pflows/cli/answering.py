@@ -11,7 +11,7 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import decode, no_stdin
-from p2pflows.cli.output import block, is_terminal, left, plain, say, who
+from p2pflows.cli.output import complain, is_terminal, left, plain, say, who
 from p2pflows.cli.speech import labelled, speech
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 
@@ -157,7 +157,7 @@ class _Answering:
         except DaemonNotRunning:
             raise
         except P2pflowsError as error:
-            say(block(f"Error [{error.kind}]: {error.message} {error.hint}".rstrip()))
+            complain(error)
             return False
         return True
 

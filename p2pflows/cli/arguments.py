@@ -16,7 +16,16 @@ from p2pflows import topics
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.home import home
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, errors on stderr included.")
+
+def _or_above(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    del param
+    return value or (ctx.parent is not None and bool(ctx.parent.params.get("as_json")))
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=_or_above, help="Print JSON, errors on stderr included."
+)
+"""Of a command, or of the group above it."""
 
 
 def examples(*lines: str) -> str:
@@ -25,7 +34,9 @@ def examples(*lines: str) -> str:
 
 
 _MAX_DAYS = 30
+_COMPLETION_PATIENCE = 2
 _UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_HOW_SETTINGS = "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes."
 _HOW_DATA = "Give one JSON object in single quotes, '-' to read it from stdin, or key=value pairs."
 
 
@@ -38,6 +49,24 @@ class Contact(click.ParamType[str]):
         """The petnames that begin so."""
         del ctx, param
         return [CompletionItem(name) for name in _petnames() if name.startswith(incomplete)]
+
+
+class Stranger(click.ParamType[str]):
+    """A user id, or the start of one; completes those who wait to be let in."""
+
+    name = "user"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The user ids that begin so."""
+        del ctx, param
+        from p2pflows.client import Client
+
+        try:
+            with Client(patience=_COMPLETION_PATIENCE) as me:
+                waiting = me.request("requests")["requests"]
+        except P2pflowsError:
+            return []
+        return [CompletionItem(one["user"]) for one in waiting if one["user"].startswith(incomplete)]
 
 
 class Address(click.ParamType[str]):
@@ -78,9 +107,30 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Point(click.ParamType[str]):
+    """A dispatch point."""
+
+    name = "point"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The point, once it has the form of one."""
+        if not topics.is_name(value):
+            self.fail(f"{value!r} cannot name a dispatch point (1 to 64 letters, digits, '_' or '-').", param, ctx)
+        return value
+
+
 def timeout_option(help: str) -> Callable[[Any], Any]:  # noqa: A002 - click's own word
     """The option `--timeout`, with what it means for this command."""
     return click.option("--timeout", type=Duration(), metavar="TIME", help=f"{help} Such as 2s, 5m, 1h or 7d.")
+
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set a key of its config, or several with one JSON object; dots nest, and a value is JSON, or else text.",
+)
 
 
 def no_stdin() -> bool:
@@ -123,13 +173,50 @@ def read_data(words: Sequence[str]) -> dict[str, Any]:
         return parse_object(read_stdin())
     if not words:
         return {}
-    if len(words) == 1 and not _is_pair(words[0]):
+    if len(words) == 1 and not is_pair(words[0]):
         return parse_object(words[0])
     return _read_pairs(words)
 
 
-def parse_object(text: str) -> dict[str, Any]:
+def read_settings(words: Sequence[str]) -> dict[str, Any]:
+    """The config that the words after `--set` stand for: KEY=VALUE pairs, where dots nest, and JSON objects.
+
+    Raises:
+        UsageError: one is neither, or two set the same.
+    """
+    config: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        parts = key.split(".")
+        if word.lstrip().startswith("{"):
+            _lay(config, parse_object(word, _HOW_SETTINGS))
+        elif equals and all(parts):
+            value = parse_value(text)
+            for part in reversed(parts):
+                value = {part: value}
+            _lay(config, value)
+        else:
+            raise UsageError(f"{word!r} is no KEY=VALUE pair.", _HOW_SETTINGS)
+    return config
+
+
+def _lay(config: dict[str, Any], more: dict[str, Any], above: str = "") -> None:
+    """Put more into a config, in place."""
+    for key, value in more.items():
+        if key not in config:
+            config[key] = value
+        elif isinstance(config[key], dict) and isinstance(value, dict):
+            _lay(config[key], value, f"{above}{key}.")
+        else:
+            raise UsageError(f"{above + key!r} has a value already.", "Set the one or the other.")
+
+
+def parse_object(text: str, how: str = _HOW_DATA) -> dict[str, Any]:
     """The JSON object in a text; empty text is the empty object.
+
+    Args:
+        text: the text.
+        how: what to give instead, if it is not JSON.
 
     Raises:
         UsageError: it is not JSON, naming where, or no object.
@@ -141,10 +228,10 @@ def parse_object(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UsageError(
             f"The data is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
-            f"{_spot(error)}\n{_HOW_DATA}",
+            f"{_spot(error)}\n{how}",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"The data is not JSON: {error}.", _HOW_DATA) from error
+        raise UsageError(f"The data is not JSON: {error}.", how) from error
     if not isinstance(value, dict):
         raise UsageError(
             f"The data is {_KINDS[type(value)]}, and flows take objects.",
@@ -163,7 +250,8 @@ _KINDS = {
 }
 
 
-def _is_pair(word: str) -> bool:
+def is_pair(word: str) -> bool:
+    """Whether a word is taken for key=value, not for JSON."""
     return re.match(r"[^\s{\[\"=][^={\[\"]*=", word) is not None
 
 
@@ -171,7 +259,7 @@ def _read_pairs(words: Sequence[str]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for word in words:
         key, _, text = word.partition("=")
-        if not _is_pair(word):
+        if not is_pair(word):
             raise UsageError(f"{word!r} is no key=value pair.", _HOW_DATA)
         if key in data:
             raise UsageError(f"The key {key!r} is given twice.", 'For a list, write: key=\'["one", "two"]\'')

@@ -14,7 +14,7 @@ from p2pflows.cli.arguments import Address, decode, examples, json_option, no_st
 from p2pflows.cli.conversations import find, show_all, show_last
 from p2pflows.cli.flows import fields
 from p2pflows.cli.messages import wait_for
-from p2pflows.cli.output import Interrupted, block, compact, document, is_terminal, say
+from p2pflows.cli.output import Interrupted, compact, complain, document, is_terminal
 from p2pflows.cli.speech import speech
 from p2pflows.errors import DaemonNotRunning, P2pflowsError, UsageError
 
@@ -50,7 +50,8 @@ def chat(
 ) -> None:
     """Talk with a human or a flow, line by line.
 
-    It is one conversation; /quit or Ctrl-D ends it. With --answer it is you who is asked: what you type
+    It is one conversation; /quit or Ctrl-D ends it. When lines are piped in and none is answered, the exit
+    code is that of the last error. With --answer it is you who is asked: what you type
     answers the question shown last, /skip leaves it open, and /decline REASON refuses it. With --list and
     --json, conversations are printed as one list.
     """
@@ -69,11 +70,15 @@ def chat(
         if listed:
             found = me.request("conversations")["conversations"]
             document(found) if as_json else show_all(found)
-        else:
-            _talk(me, str(address), resume, timeout)
+            return
+        failure = _talk(me, str(address), resume, timeout)
+    if failure is not None and not no_stdin():
+        click.get_current_context().exit(failure.exit_code)
 
 
-def _talk(me: p2pflows.Client, address: str, resume: str | None, timeout: float | None) -> None:
+def _talk(me: p2pflows.Client, address: str, resume: str | None, timeout: float | None) -> P2pflowsError | None:
+    """Talk until the input ends; gives the last error if nothing was answered."""
+    answered, failure = False, None
     name = address.partition("/")[0] or "me"
     flow = me.request("describe", address=address)
     key, conversation = _key(flow), None
@@ -82,7 +87,8 @@ def _talk(me: p2pflows.Client, address: str, resume: str | None, timeout: float 
         conversation = earlier["conversation"]
         show_last(earlier, name)
         if earlier.get("waiting"):
-            _hear(me, earlier["waiting"], name)
+            failure = _hear(me, earlier["waiting"], name)
+            answered = failure is None
     for line in _lines():
         given = {
             "address": address,
@@ -95,26 +101,26 @@ def _talk(me: p2pflows.Client, address: str, resume: str | None, timeout: float 
         except DaemonNotRunning:
             raise
         except P2pflowsError as error:
-            _complain(error)
+            complain(error)
+            failure = error
         else:
             conversation = conversation or message_id  # a conversation has the id of its first message
-            _hear(me, message_id, name)
+            failure = _hear(me, message_id, name)
+            answered = answered or failure is None
+    return None if answered else failure
 
 
-def _hear(me: p2pflows.Client, message_id: str, name: str) -> None:
-    """Wait for an answer, and show it; an error does not end the talk."""
+def _hear(me: p2pflows.Client, message_id: str, name: str) -> P2pflowsError | None:
+    """Wait for an answer, and show it; an error does not end the talk, and is given back."""
     try:
         reply = wait_for(me, message_id)
     except (DaemonNotRunning, Interrupted):
         raise
     except P2pflowsError as error:
-        _complain(error)
-    else:
-        speech(name, _text(reply))
-
-
-def _complain(error: P2pflowsError) -> None:
-    say(block(f"Error [{error.kind}]: {error.message} {error.hint}".rstrip()))
+        complain(error)
+        return error
+    speech(name, _text(reply))
+    return None
 
 
 def _lines() -> Iterator[str]:

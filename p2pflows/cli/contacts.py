@@ -13,11 +13,12 @@ from p2pflows.home import home
     invoke_without_command=True,
     epilog=examples("p2pflows contacts", "p2pflows contacts add bob USER_ID", "p2pflows contacts remove bob"),
 )
+@json_option
 @click.pass_context
-def contacts(ctx: click.Context) -> None:
+def contacts(ctx: click.Context, as_json: bool) -> None:
     """Name your neighbours; a petname stands wherever a user id may."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_all)
+        ctx.invoke(list_all, as_json=as_json)
 
 
 @contacts.command(

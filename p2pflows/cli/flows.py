@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import Address, Contact, examples, json_option, parse_value
+from p2pflows.cli.arguments import (
+    Address,
+    Contact,
+    Point,
+    examples,
+    is_pair,
+    json_option,
+    read_settings,
+    settings_option,
+)
 from p2pflows.cli.output import document, done, facts, plain, say, table
 from p2pflows.errors import UsageError
 
@@ -31,12 +41,10 @@ CHAT_FLOW = "p2pflows.chat.flow:ChatAtomicFlow"
 @click.option("--class", "flow_class", metavar="CLASS", help="Serve a class of flows: FILE.py:CLASS or MODULE.CLASS.")
 @click.option("--chat", is_flag=True, help="Serve a conversation with a language model.")
 @click.option("--model", metavar="NAME", help="With --chat: which model.")
-@click.option("--base-url", metavar="URL", help="With --chat: the model's server, if it is not OpenAI's.")
-@click.option(
-    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Set a key of the class's config; dots nest."
-)
+@click.option("--api-base", metavar="URL", help="With --chat: the model's server, if it is not OpenAI's.")
+@settings_option
 @click.option("--singleton", is_flag=True, help="Let all callers share one instance of the class.")
-@click.option("--dispatch-point", default="default", show_default=True, help="The workers that run it.")
+@click.option("--dispatch-point", type=Point(), default="default", show_default=True, help="The workers that run it.")
 @click.option("--allow", default="contacts", show_default=True, help="Who may call: me, contacts, anyone or NAME,...")
 @click.option("--parallel", is_flag=True, help="Run calls side by side, not one after the other.")
 @json_option
@@ -49,7 +57,7 @@ def serve(
     flow_class: str | None,
     chat: bool,
     model: str | None,
-    base_url: str | None,
+    api_base: str | None,
     settings: tuple[str, ...],
     singleton: bool,
     dispatch_point: str,
@@ -63,18 +71,18 @@ def serve(
     what does not load is refused. Serve it again after a change.
 
     A class of flows has instances, each with a state: one for each conversation, or for who mounts one. What
-    --set gives is laid over its config; a value is JSON, or else text.
+    --set gives is laid over its config.
     """
     kind, what = _what(
         name, {"TARGET": target, "--exec CMD": command, "--human": human, "--class CLASS": flow_class, "--chat": chat}
     )
-    if (model or base_url) and not chat:
-        raise UsageError("--model and --base-url belong to --chat.", "Add --chat, or leave them out.")
+    if (model or api_base) and not chat:
+        raise UsageError("--model and --api-base belong to --chat.", "Add --chat, or leave them out.")
     if (settings or singleton) and kind != "class":
         raise UsageError("Only a class of flows has a config and instances.", "Leave out --set and --singleton.")
-    config = _config(settings)
+    config = read_settings(settings)
     if chat:
-        _chat_config(config, model, base_url)
+        _chat_config(config, model, api_base)
     with p2pflows.connect() as me:
         served = me.request(
             "serve",
@@ -200,51 +208,39 @@ def _what(name: str, given: dict[str, str | bool | None]) -> tuple[str, str | No
         case "--exec CMD":
             return "exec", str(value)
         case "--class CLASS":
-            dotted, colon, attribute = str(value).rpartition(":" if ":" in str(value) else ".")
-            return "class", _python_target(name, f"{dotted}:{attribute}" if colon else str(value))
+            is_file = ":" in str(value) or str(value).endswith(".py")
+            dotted, dot, attribute = str(value).rpartition(":" if is_file else ".")
+            return "class", _python_target(name, f"{dotted}:{attribute}" if dot else str(value), "class")
         case _:
-            return "python", _python_target(name, str(value))
+            return "python", _python_target(name, str(value), "function")
 
 
-def _config(settings: tuple[str, ...]) -> dict[str, Any]:
-    """The config that `--set KEY=VALUE` pairs stand for.
-
-    Raises:
-        UsageError: one is no pair, or goes through a value that another one sets.
-    """
-    config: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not key or not equals:
-            raise UsageError(f"{setting!r} is no KEY=VALUE pair.", "For example: --set max_rounds=3")
-        *folders, last = key.split(".")
-        place = config
-        for folder in folders:
-            place = place.setdefault(folder, {})
-            if not isinstance(place, dict):
-                raise UsageError(f"{folder!r} in {key!r} has a value already.", "Set the one or the other.")
-        place[last] = parse_value(text)
-    return config
-
-
-def _chat_config(config: dict[str, Any], model: str | None, base_url: str | None) -> None:
+def _chat_config(config: dict[str, Any], model: str | None, api_base: str | None) -> None:
     backend = config.setdefault("backend", {})
     if not isinstance(backend, dict):
         raise UsageError("'backend' is a group of settings.", "Set one of them, for example: --set backend.n=2")
     if model is not None:
         backend.setdefault("model_name", model)
-    if base_url is not None:
-        backend.setdefault("api_base", base_url)
+    if api_base is not None:
+        backend.setdefault("api_base", api_base)
 
 
-def _python_target(name: str, target: str) -> str:
+_FORMS = {
+    "function": ("FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION", ""),
+    "class": ("FILE.py:CLASS or MODULE.CLASS", "--class "),
+}
+"""How what is served is written, and the option in front of it."""
+
+
+def _python_target(name: str, target: str, what: str) -> str:
     where, _, attribute = target.rpartition(":")
     parts = attribute.split(".") + ([] if where.endswith(".py") else where.split("."))
     if not where or not all(part.isidentifier() for part in parts):
+        form, option = _FORMS[what]
         right = f"{target.removesuffix(':')}:{name}" if not where and target else f"flows.py:{name}"
         raise UsageError(
-            f"{target!r} does not name a function.",
-            f"Give FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, for example: p2pflows serve {name} {right}",
+            f"{target!r} does not name a {what}.",
+            f"Give {form}, for example: p2pflows serve {name} {option}{right}",
         )
     if not where.endswith(".py"):
         return target
@@ -277,5 +273,10 @@ def _meaning(field: dict[str, Any]) -> str:
 def _example(address: str, flow: dict[str, Any]) -> str:
     if flow.get("kind") == "human":
         return f"p2pflows call {address} text='Are you there?'"
-    needed = [plain(name) for name, _, is_needed, _ in fields(flow) if is_needed == "yes"]
-    return " ".join([f"p2pflows call {address}", *(f"{name}={name.upper()}" for name in needed)])
+    needed = [name for name, _, is_needed, _ in fields(flow) if is_needed == "yes" and _can_be_typed(name)]
+    return " ".join([f"p2pflows call {address}", *(shlex.quote(f"{name}={name.upper()}") for name in needed)])
+
+
+def _can_be_typed(name: str) -> bool:
+    """Whether a key=value pair can hold this name, which is a neighbour's."""
+    return is_pair(f"{name}=") and "=" not in name and not name.startswith("-") and plain(name) == name

@@ -5,7 +5,17 @@ from __future__ import annotations
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import Address, Contact, examples, json_option, parse_object, timeout_option
+from p2pflows.cli.arguments import (
+    Address,
+    Contact,
+    Point,
+    examples,
+    json_option,
+    parse_object,
+    read_settings,
+    settings_option,
+    timeout_option,
+)
 from p2pflows.cli.output import ago, document, done, plain, say, table, who
 
 _owner_option = click.option(
@@ -16,20 +26,21 @@ _owner_option = click.option(
 @click.command(
     epilog=examples(
         "p2pflows mount bob/Assistant",
+        "p2pflows mount bob/Assistant --set previous_messages.last_k=4",
         'id=$(p2pflows mount me/Human2Human --set \'{"subflows_config": {"User2": {"user_id": "\'$BOB\'"}}}\')',
         'p2pflows call bob/Assistant --instance "$id" query=Hello',
     )
 )
 @click.argument("address", type=Address())
-@click.option("--set", "overrides", metavar="JSON", help="What is laid over its config, at any depth.")
+@settings_option
 @click.option("--state", metavar="JSON", help="The state that it begins with.")
-@click.option("--dispatch-point", metavar="POINT", help="Which of your workers run it.")
+@click.option("--dispatch-point", type=Point(), metavar="POINT", help="Which of your workers run it.")
 @timeout_option("How long it may take (by default 1m).")
 @json_option
 def mount(
     *,
     address: str,
-    overrides: str | None,
+    settings: tuple[str, ...],
     state: str | None,
     dispatch_point: str | None,
     timeout: float | None,
@@ -44,8 +55,8 @@ def mount(
         mounted = me.request(
             "mount",
             address=address,
-            config_overrides=None if overrides is None else parse_object(overrides),
-            initial_state=None if state is None else parse_object(state),
+            config_overrides=read_settings(settings) if settings else None,
+            initial_state=None if state is None else parse_object(state, "Give one JSON object in single quotes."),
             dispatch_point=dispatch_point,
             timeout=timeout,
         )

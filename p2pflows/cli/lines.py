@@ -31,19 +31,20 @@ _PROGRESS_SECONDS = 0.2
 _DONE = {"call": "are answered", "send": "were accepted (their ids are printed)"}
 
 
-def run(method: str, given: dict[str, Any]) -> None:
+def run(method: str, given: dict[str, Any], *, as_json: bool) -> None:
     """Make one request of each line of stdin, and print what comes of each.
 
     Args:
         method: `call` or `send`.
         given: the parameters that all lines share.
+        as_json: whether what is sent is told as an object, not as an id; an answer to a call is JSON anyway.
 
     Raises:
         P2pflowsError: some lines failed, the daemon went away, or somebody pressed Ctrl-C.
     """
     tally = _Tally()
     try:
-        asyncio.run(_Pump(method, given, tally).run())
+        asyncio.run(_Pump(method, given, tally, as_json).run())
     except KeyboardInterrupt:
         raise tally.interrupted() from None
     if tally.lost:
@@ -96,10 +97,11 @@ class _Tally:
 class _Pump:
     """Lines in, requests under way, lines out."""
 
-    def __init__(self, method: str, given: dict[str, Any], tally: _Tally) -> None:
+    def __init__(self, method: str, given: dict[str, Any], tally: _Tally, as_json: bool) -> None:
         self._method = method
         self._given = given
         self._tally = tally
+        self._as_json = as_json
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
         self._room = asyncio.Semaphore(WINDOW)
         self._window: asyncio.Queue[tuple[int, asyncio.Future[Any]] | None] = asyncio.Queue()
@@ -163,6 +165,8 @@ class _Pump:
         else:
             if self._method == "call":
                 document(result["data"])
+            elif self._as_json:
+                document({"id": result["id"]})
             else:
                 click.echo(result["id"])
         self._tally.done += 1
@@ -170,7 +174,7 @@ class _Pump:
 
     async def _show_progress(self) -> None:
         """Talk about how it goes, if a person can see it and the lines are not there to see."""
-        if is_terminal() or not sys.stderr.isatty():
+        if is_terminal() or sys.stderr is None or not sys.stderr.isatty():
             return
         start = time.monotonic()
         try:

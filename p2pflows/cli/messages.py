@@ -55,7 +55,12 @@ def call(
     del as_json  # the answer is JSON either way; how errors look is decided where they are printed
     given = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
     if lines:
-        _run_lines("call", given, data)
+        if stream:
+            raise UsageError(
+                "--stream shows one call as it goes on, and --lines makes many at once.",
+                "Leave out the one or the other.",
+            )
+        _run_lines("call", given, data, as_json=True)
         return
     content = read_data(data)
     if stream:
@@ -93,12 +98,13 @@ def send(
 ) -> None:
     """Send a message that wants no answer, and print its id.
 
-    DATA and --lines are as for call; with --lines one id is printed for each line, in order. Once it has an
+    DATA and --lines are as for call; with --lines one id is printed for each line, in order (with --json an
+    object with the "id"). Once it has an
     id, the message survives restarts, and is delivered when its recipient comes online.
     """
     given = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
     if lines:
-        _run_lines("send", given, data)
+        _run_lines("send", given, data, as_json=as_json)
         return
     content = read_data(data)
     with p2pflows.connect() as me:
@@ -173,9 +179,9 @@ async def _stream(given: dict[str, Any], content: dict[str, Any]) -> dict[str, A
                 click.echo(err=True)
 
 
-def _run_lines(method: str, given: dict[str, Any], data: tuple[str, ...]) -> None:
+def _run_lines(method: str, given: dict[str, Any], data: tuple[str, ...], *, as_json: bool) -> None:
     if data:
         raise UsageError("With --lines the data comes from stdin.", "Leave out the data, or leave out --lines.")
     from p2pflows.cli.lines import run
 
-    run(method, given)
+    run(method, given, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +58,18 @@ def modules(ctx: click.Context) -> None:
     help="A YAML list of sources: entries with url, and perhaps revision and overwrite.",
 )
 @click.option("--overwrite", is_flag=True, help="Fetch anew what is there, even what you changed by hand.")
-@click.option("--trust", is_flag=True, help="Trust what is new here for good: its code may run with all your rights.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Trust what is new here, and what it needs, for good: its code may run with all your rights.",
+)
 @click.option("--offline", is_flag=True, help="Reach out to nobody.")
 @root_option
-@click.option("--endpoint", metavar="URL", help="Which hub; by default HF_ENDPOINT, else the usual one.")
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    help="Which hub; by default HF_ENDPOINT, else the usual one. Only those get your token.",
+)
 @json_option
 def sync(
     *,
@@ -77,7 +86,7 @@ def sync(
     """Bring modules, and what they need, below flow_modules/.
 
     A SOURCE is author/Name on the hub, git+https://HOST/author/Name, https://HOST/author/Name.git, or
-    file:///FOLDER/author/Name. Without any, the project's dependencies.yaml is synced, or else what its
+    file:///FOLDER/author/Name. Without any, the project's dependencies.yaml is synced, and all else that its
     flow.lock has. Nothing of what is fetched is run.
     """
     from p2pflows.modules.sync import Way, synchronise
@@ -91,7 +100,8 @@ def sync(
         tell=lambda line: None if as_json else say(plain(line)),
     )
     root = root.absolute()
-    synced = synchronise(_wanted(sources, revision, listed, root), root, way)
+    asked = _wanted(sources, revision, listed, root)
+    synced = synchronise(asked, root, way, rest=not sources and not listed)
     if as_json:
         document([_as_json(module) for module in synced])
         return
@@ -106,9 +116,9 @@ _HOW = {"kept": "here already", "placed": "here", "replaced": "here anew", "link
 
 
 def _wanted(sources: tuple[str, ...], revision: str | None, listed: Path | None, root: Path) -> list[Wanted]:
-    """What the words ask for, or the file, or else the project itself."""
+    """What the words ask for, or the file, or else the project's own file."""
     from p2pflows.modules import declared, lock
-    from p2pflows.modules.source import Wanted, wanted
+    from p2pflows.modules.source import wanted
 
     if sources and listed:
         raise UsageError("There are sources and a file.", "Give one or the other.")
@@ -119,15 +129,12 @@ def _wanted(sources: tuple[str, ...], revision: str | None, listed: Path | None,
     own = root / declared.FILE
     if listed is None and own.is_file():
         listed = own
-    if listed is not None:
-        return [wanted(entry, listed.absolute().parent) for entry in declared.read(listed)]
-    known = [Wanted(module.source) for module in lock.read(root).values()]
-    if not known:
+    if listed is None and not lock.read(root):
         raise UsageError(
             "There is nothing to sync here.",
             "Name a source: p2pflows modules sync author/Name; or write dependencies.yaml.",
         )
-    return known
+    return [wanted(entry, listed.absolute().parent) for entry in declared.read(listed)] if listed else []
 
 
 def _as_json(module: Synced) -> dict[str, Any]:
@@ -153,20 +160,7 @@ def list_all(root: Path, as_json: bool) -> None:
 
     found = list_modules(root)
     if as_json:
-        document(
-            [
-                {
-                    "module": module.module,
-                    "package": module.package,
-                    "folder": str(module.folder),
-                    "url": module.url,
-                    "revision": module.revision,
-                    "commit": module.commit,
-                    "state": module.state,
-                }
-                for module in found
-            ]
-        )
+        document([{**asdict(module), "folder": str(module.folder)} for module in found])
     elif found:
         rows = [
             (module.module, module.revision, (module.commit or "")[:_SHORT_COMMIT], module.state, module.url)
@@ -188,7 +182,7 @@ def verify(ctx: click.Context, root: Path, as_json: bool) -> None:
 
     problems = check(root)
     if as_json:
-        document([{"module": item.module, "path": item.path, "what": item.what} for item in problems])
+        document([asdict(item) for item in problems])
     elif problems:
         table(["MODULE", "WHAT", "FILE"], [(item.module, item.what, item.path) for item in problems])
     else:

@@ -18,6 +18,8 @@ from p2pflows.errors import P2pflowsError
 
 _GAP = "  "
 _CELL_COLUMNS = 24
+_WORD_COLUMNS = 64
+"""An id or a name is there to be typed, so the longest of them fits."""
 _TEXT_COLUMNS = 20
 _TEXT_LINES = 20
 _TEXT_LENGTH = 4_000
@@ -40,6 +42,11 @@ class Interrupted(P2pflowsError):
 def say(text: str) -> None:
     """Talk to the person, on stderr."""
     click.echo(text, err=True)
+
+
+def complain(error: P2pflowsError) -> None:
+    """Say what went wrong in the middle of a talk that goes on."""
+    say(block(f"Error [{error.kind}]: {error.message} {error.hint}".rstrip()))
 
 
 def style(text: str, *, fg: str | None = None, bold: bool = False) -> str:
@@ -88,7 +95,7 @@ def who(name: str | None, user: str) -> str:
 
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def span(seconds: float) -> str:
@@ -122,7 +129,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     folds = is_terminal()
     cells = [[plain("" if cell is None else cell) for cell in row[:-1]] for row in rows]
     if folds:
-        cells = [[cut(cell, _CELL_COLUMNS) for cell in row] for row in cells]
+        cells = [[cut(cell, _CELL_COLUMNS if " " in cell else _WORD_COLUMNS) for cell in row] for row in cells]
     widths = [max(map(width, column)) for column in zip(head[:-1], *cells, strict=True)]
     right = [all(isinstance(row[i], int) for row in rows) for i in range(len(widths))]
     margin = sum(widths) + len(_GAP) * len(widths)

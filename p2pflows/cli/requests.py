@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import Contact, examples, json_option
+from p2pflows.cli.arguments import Stranger, examples, json_option
 from p2pflows.cli.output import ago, document, done, plain, say, style
+from p2pflows.home import home
 
 
 @click.command(epilog=examples("p2pflows requests", "p2pflows requests --json | jq -r '.[].user'"))
@@ -34,22 +35,31 @@ def requests(as_json: bool) -> None:
 
 
 @click.command(epilog=examples("p2pflows allow USER_ID --name carol"))
-@click.argument("user", type=Contact())
+@click.argument("user", type=Stranger())
 @click.option("--name", help="The petname to give them.")
 @json_option
 def allow(user: str, name: str | None, as_json: bool) -> None:
     """Make a stranger a contact, and let in what they have sent."""
+    from p2pflows.contacts import Contacts
+
+    book = Contacts(home().contacts).book()
+    user = book.by_name.get(user, user)
+    known = book.by_user.get(user)
     with p2pflows.connect() as me:
         result = me.request("allow", user=user, name=name)
-    sentence = f"{plain(result['name'])} is a contact now; waiting messages let in: {result['released']}."
+    since = "already" if result["name"] == known else "now"
+    sentence = f"{plain(result['name'])} is a contact {since}; waiting messages let in: {result['released']}."
     done(result, sentence, as_json)
 
 
 @click.command(epilog=examples("p2pflows deny USER_ID"))
-@click.argument("user", type=Contact())
+@click.argument("user", type=Stranger())
 @json_option
 def deny(user: str, as_json: bool) -> None:
     """Drop what a stranger has sent, and all they will send."""
+    from p2pflows.contacts import Contacts
+
+    user = Contacts(home().contacts).book().by_name.get(user, user)  # so that a contact is told to be one
     with p2pflows.connect() as me:
         result = me.request("deny", user=user)
     done(result, f"Denied; waiting messages dropped: {result['dropped']}.", as_json)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import examples, json_option, read_stdin
+from p2pflows.cli.arguments import Point, examples, json_option, read_stdin
 from p2pflows.cli.output import document, say
 from p2pflows.errors import UsageError
 from p2pflows.home import home
@@ -26,7 +27,7 @@ _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secr
         "p2pflows worker --token - < token.txt",
     )
 )
-@click.option("--dispatch-point", help="Which flows it runs.  [default: the token's, or 'default']")
+@click.option("--dispatch-point", type=Point(), help="Which flows it runs.  [default: the token's, or 'default']")
 @click.option("--concurrency", type=click.IntRange(1, 256), default=4, show_default=True, help="How many at once.")
 @click.option(
     "--token",
@@ -53,6 +54,7 @@ def worker(
     It finishes what it has begun. It works for the daemon of this home or, with a token, for a daemon on
     another machine, without its user's key.
     """
+    key_arguments = _key_arguments(api_key_env, api_base)
     given = token is not None
     token = _token(token, dispatch_point)
     # The token goes through a pipe, which nobody else can read; flows must not find it in their environment.
@@ -71,7 +73,7 @@ def worker(
         "--concurrency",
         str(concurrency),
         *([] if given else ["--socket", str(home().worker_socket)]),
-        *_key_arguments(api_key_env, api_base),
+        *key_arguments,
     ]
     os.execv(sys.executable, command)  # noqa: S606 - the worker replaces this process, so signals reach it
 
@@ -80,7 +82,7 @@ def worker(
     name="worker-token",
     epilog=examples("p2pflows worker-token gpu", "p2pflows worker-token gpu | ssh big p2pflows worker --token -"),
 )
-@click.argument("dispatch_point", metavar="POINT")
+@click.argument("dispatch_point", type=Point(), metavar="POINT")
 @json_option
 def worker_token(dispatch_point: str, as_json: bool) -> None:
     """Print a token for a worker on any machine.
@@ -122,10 +124,15 @@ def _key_arguments(api_key_env: str | None, api_base: str | None) -> list[str]:
     """How the worker is told where its key is; the key itself stands on no command line.
 
     Raises:
-        UsageError: there is no key there.
+        UsageError: there is no key there. What was given may be the key itself, so an unfit word is not repeated.
     """
     if api_key_env is None and api_base is None:
         return []
+    if api_key_env is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", api_key_env):
+        raise UsageError(
+            "--api-key-env takes the NAME of a variable, not the key.",
+            "Set a variable to the key, and name it: --api-key-env OPENAI_API_KEY",
+        )
     if api_key_env is not None and not os.environ.get(api_key_env):
         raise UsageError(f"The environment variable {api_key_env} is not set.", "Set it to the key.")
     place = {"api_key_env": api_key_env, "api_base": api_base}

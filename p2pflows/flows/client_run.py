@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from typing import Any
 
 from p2pflows.client import Client
@@ -41,7 +40,7 @@ class ClientRun:
             address=f"{target.user}/{target.endpoint}",
             instance=target.instance,
             data=message.sendable(),
-            timeout=timeout or PATIENCE,
+            timeout=PATIENCE if timeout is None else timeout,
             conversation=message.conversation,
             source=subflow[:64],
         )
@@ -79,10 +78,11 @@ class ClientRun:
 
     def cancel(self, pending: Future[Answer]) -> bool:
         """Withdraw a call; gives whether it was still unanswered."""
-        if pending.done():
+        message_id = self._calls.get(pending)
+        if message_id is None:  # it is answered
             return False
         try:
-            self._client.request("cancel", id=self._calls[pending])
+            self._client.request("cancel", id=message_id)
         except CallError:  # it has its end already
             return False
         return True
@@ -128,20 +128,23 @@ class ClientRun:
         del data
 
     def _await(self, message_id: str, pending: Future[Answer]) -> None:
-        with contextlib.suppress(InvalidStateError):  # it was cancelled meanwhile
-            try:
-                pending.set_result(self._outcome(message_id))
-            except P2pflowsError as error:
-                pending.set_exception(error)
-        self._calls.pop(pending, None)
+        try:
+            pending.set_result(self._outcome(message_id))
+        except P2pflowsError as error:
+            pending.set_exception(error)
+        finally:
+            self._calls.pop(pending, None)
+            self._client.release()
 
     def _outcome(self, message_id: str) -> Answer:
         away_since: float | None = None
         while True:
+            asked = time.monotonic()
             try:
                 answer = self._client.request("wait", id=message_id)
             except DaemonNotRunning:
-                away_since = away_since or time.monotonic()
+                if away_since is None or time.monotonic() - asked > _TRY_AGAIN:  # it was there for a while
+                    away_since = time.monotonic()
                 if time.monotonic() - away_since > _DAEMON_AWAY:
                     raise
                 time.sleep(_TRY_AGAIN)

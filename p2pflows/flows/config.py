@@ -10,7 +10,7 @@ import copy
 import functools
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,7 @@ import yaml
 
 from p2pflows import topics
 from p2pflows.errors import UsageError
-from p2pflows.flows.overrides import TARGET, check_overrides, declared_keys
-
-__all__ = [
-    "BASE_DEFAULTS",
-    "LOCAL",
-    "OPEN",
-    "SubflowSpec",
-    "check_overrides",
-    "check_required",
-    "declared_keys",
-    "default_config",
-    "effective_config",
-    "merge",
-    "required_keys",
-    "subflow_specs",
-]
+from p2pflows.flows.overrides import TARGET
 
 BASE_DEFAULTS: dict[str, Any] = {"private_keys": [], "unsent_keys": []}
 """What every flow's config starts from."""
@@ -178,7 +163,6 @@ def subflow_specs(
     *,
     me: str = "",
     complete: bool = True,
-    resolve: Callable[[str], str] | None = None,
 ) -> dict[str, SubflowSpec]:
     """What a config says about each subflow, by key.
 
@@ -189,7 +173,6 @@ def subflow_specs(
         config: the merged config of a composite; without `subflows_config` it has no subflows.
         me: this user's id, which means the same as `local`.
         complete: refuse what is still to be filled in; without it, `???` is let through.
-        resolve: turns a text that is no user id, such as a contact's name, into one.
 
     Raises:
         UsageError: something is missing, open or malformed; the error names its key.
@@ -201,16 +184,16 @@ def subflow_specs(
     for key, entry in subflows.items():
         if not isinstance(entry, Mapping):
             raise UsageError(f"{SUBFLOWS}.{key} must be a mapping.", "Write its flow_endpoint, name and description.")
-        specs[key] = _spec(key, _Entry(f"{SUBFLOWS}.{key}", entry), me, complete, resolve)
+        specs[key] = _spec(key, _Entry(f"{SUBFLOWS}.{key}", entry), me, complete)
     return specs
 
 
-def _spec(key: str, entry: _Entry, me: str, complete: bool, resolve: Callable[[str], str] | None) -> SubflowSpec:
+def _spec(key: str, entry: _Entry, me: str, complete: bool) -> SubflowSpec:
     user = entry.text("user_id", LOCAL)
     if user == OPEN and complete:
         raise entry.open("user_id")
     if user not in (OPEN, LOCAL):
-        user = _user(user, entry, resolve)
+        user = _user(user, entry)
     if user == me:
         user = LOCAL
     endpoint = entry.text("flow_endpoint", OPEN if user == OPEN else "")
@@ -270,12 +253,10 @@ class _Entry:
         return UsageError(f"{self.path}.{name} is still to be filled in.", f"Override {self.path}.{name}.")
 
 
-def _user(text: str, entry: _Entry, resolve: Callable[[str], str] | None) -> str:
+def _user(text: str, entry: _Entry) -> str:
     user = text.lower()
     if topics.is_user_id(user):
         return user
-    if resolve is not None:
-        return resolve(text)
     raise UsageError(f"{entry.path}.user_id is not a user id: {text!r}.", "A user id is 64 hex digits, or 'local'.")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import copy
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any
 
-from p2pflows.errors import CallError, Cancelled, UsageError
+from p2pflows.errors import CallError, UsageError
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import Answer, Run
 
@@ -99,12 +97,10 @@ class FlowFuture:
     def _wait(self, timeout: float | None) -> Answer:
         if self.done():
             return self._settled()
-        with _withdrawn_in_words():
-            return self._run.wait(self._pending, timeout)
+        return self._run.wait(self._pending, timeout)
 
     def _settled(self) -> Answer:
-        with _withdrawn_in_words():
-            return self._pending.result(timeout=0)
+        return self._pending.result(timeout=0)
 
     def _data(self, answer: Answer) -> dict[str, Any]:
         error = _error_in(answer)
@@ -136,14 +132,6 @@ class FlowFuture:
             conversation=self._request.conversation,
             private_keys=list(self._request.private_keys),
         )
-
-
-@contextlib.contextmanager
-def _withdrawn_in_words() -> Iterator[None]:
-    try:
-        yield
-    except concurrent.futures.CancelledError as error:
-        raise Cancelled("The call was withdrawn.") from error
 
 
 def _error_in(answer: Answer) -> CallError | None:

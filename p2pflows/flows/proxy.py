@@ -14,8 +14,6 @@ from p2pflows.flows.future import FlowFuture
 from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.run import Run, Target, outside
 
-RESET = "reset"
-"""The message type that asks a flow to start its state anew."""
 _END_SECONDS = 2.0
 """How long after its deadline a call may take to end."""
 
@@ -68,9 +66,9 @@ class FlowProxy:
         )
 
     def send_message(self, message: FlowMessage) -> None:
-        """Send a message that wants no answer; an answer goes to the request that it answers."""
+        """Send a message that wants no answer; one that answers a request goes to that."""
         run, target = self._ready()
-        if check_message(message).is_reply:
+        if check_message(message).is_reply and message.request is not None:
             send_reply(run, message, self._private_keys)
         else:
             run.post(target, self._addressed(message, run, target))

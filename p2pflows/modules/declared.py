@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from p2pflows import files
 from p2pflows.errors import UsageError
 
 FILE = "dependencies.yaml"
 REQUIREMENTS = "pip_requirements.txt"
-_SYNC = "sync_dependencies"
+_SYNC, _LIST = "sync_dependencies", "dependencies"
 
 Entry = Mapping[str, Any] | str
 
@@ -34,10 +33,7 @@ def read(path: Path) -> list[Entry]:
     Raises:
         UsageError: it cannot be read, or has another form.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read: {error}".replace("\n", " "), "Check the file.") from error
+    content = files.read_yaml(path, str(path), "Check the file.")
     entries = content.get("dependencies") if isinstance(content, dict) else content
     if not isinstance(entries, list | None) or not all(isinstance(entry, str | dict) for entry in entries or []):
         raise UsageError(f"{path} is no list of dependencies.", "Begin each with: - url: author/Name")
@@ -63,16 +59,14 @@ def _in_code(path: Path) -> list[Entry]:
     names: dict[str, ast.expr] = {}
     found: list[Entry] = []
     for statement in body:
+        value = getattr(statement, "value", None)
+        match value:
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)) if called == _SYNC:
+                named = [keyword.value for keyword in value.keywords if keyword.arg == _LIST]
+                for handed in [*value.args, *named][:1]:
+                    found += _literal(names.get(handed.id, handed) if isinstance(handed, ast.Name) else handed)
         match statement:
-            case (
-                ast.Expr(value=ast.Call(func=function, args=arguments))
-                | ast.Assign(value=ast.Call(func=function, args=arguments))
-            ):
-                called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-                if called == _SYNC and arguments:
-                    first = arguments[0]
-                    found += _literal(names.get(first.id, first) if isinstance(first, ast.Name) else first)
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)) if value:
                 names[name] = value
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ _HUB_TRACES = ".cache"
 _GIT = (
     "git", "-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false", "-c", "advice.detachedHead=false",
 )  # fmt: skip
+_USUAL_HUB = "https://huggingface.co"
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.IGNORECASE)
 _OF_ANOTHER_REPOSITORY = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}
 
 
@@ -33,19 +36,32 @@ class FetchFailed(P2pflowsError):
     exit_code = 3
 
 
-def fetch(source: Source, revision: str, folder: Path, endpoint: str | None) -> str | None:
+class NoRevision(UsageError):
+    """A source does not have the revision that it was asked for."""
+
+
+def fetch(source: Source, revision: str, folder: Path, endpoint: str | None, *, locked: bool) -> str | None:
     """Fill an empty folder with a source's files at a revision; gives the commit, where there are commits.
+
+    Args:
+        source: what to fetch.
+        revision: a branch, tag or commit.
+        folder: where to.
+        endpoint: which hub.
+        locked: the revision is a commit whose files are known, so it need not be in any branch. For any other,
+            hosts give out what strangers have pushed to their forks.
 
     Raises:
         FetchFailed: the source cannot be reached, or an unforeseen answer came.
-        UsageError: there is no such module or revision.
+        UsageError: there is no such module.
+        NoRevision: the module has no such revision.
         ContentDiffers: what came is not what was promised.
     """
     match source.kind:
         case Kind.HUB:
             commit: str | None = _from_hub(source.url, revision, folder, endpoint)
         case Kind.GIT:
-            commit = _from_git(source.url, revision, folder)
+            commit = _from_git(source.url, revision, folder, locked=locked)
         case _:
             commit = None
             if not source.folder.is_dir():
@@ -61,6 +77,8 @@ def _from_hub(repository: str, revision: str, folder: Path, endpoint: str | None
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub import errors as hub
 
+    token = None if _may_have_token(endpoint) else False
+
     def download(name: str) -> None:
         hf_hub_download(
             repository,
@@ -69,11 +87,12 @@ def _from_hub(repository: str, revision: str, folder: Path, endpoint: str | None
             local_dir=folder,
             cache_dir=folder / _HUB_TRACES,
             endpoint=endpoint,
+            token=token,
             library_name="p2pflows",
         )
 
     try:
-        api = HfApi(endpoint=endpoint, library_name="p2pflows")
+        api = HfApi(endpoint=endpoint, token=token, library_name="p2pflows")
         info = api.model_info(repository, revision=revision, files_metadata=True)
         files = {file.rfilename: file for file in info.siblings or []}
         commit = _checked_commit(info.sha, files)
@@ -99,6 +118,12 @@ def _from_hub(repository: str, revision: str, folder: Path, endpoint: str | None
     shutil.rmtree(folder / _HUB_TRACES, ignore_errors=True)
     _check_files(repository, folder, files)
     return commit
+
+
+def _may_have_token(endpoint: str | None) -> bool:
+    """Whether a hub gets the token that the user has for the hub of their environment."""
+    usual = os.environ.get("HF_ENDPOINT") or _USUAL_HUB
+    return endpoint is None or endpoint.rstrip("/") in (_USUAL_HUB, usual.rstrip("/"))
 
 
 def _checked_commit(commit: str | None, files: Mapping[str, RepoSibling]) -> str:
@@ -144,15 +169,29 @@ def _without_bars() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _from_git(url: str, revision: str, folder: Path) -> str:
+def _from_git(url: str, revision: str, folder: Path, *, locked: bool) -> str:
     _git(["clone", "--quiet", "--no-checkout", "--", url.removeprefix("git+"), str(folder)], Path.cwd(), url)
-    for name in (f"refs/remotes/origin/{revision}", f"refs/tags/{revision}", revision):
-        found = _run_git(["rev-parse", "--quiet", "--verify", f"{name}^{{commit}}"], folder)
-        if found.returncode == 0:
-            commit = found.stdout.strip()
-            _git(["checkout", "--quiet", "--detach", commit], folder, url)
-            return commit
-    raise _no_revision(url, revision)
+    if _COMMIT.fullmatch(revision):
+        commit = _commit_itself(revision.lower(), folder, anywhere=locked)
+    else:
+        commit = _commit(f"refs/remotes/origin/{revision}", folder)
+        commit = commit or _commit(f"refs/tags/{revision}", folder) or _commit(revision, folder)
+    if commit is None:
+        raise _no_revision(url, revision)
+    _git(["checkout", "--quiet", "--detach", commit], folder, url)
+    return commit
+
+
+def _commit_itself(commit: str, folder: Path, *, anywhere: bool) -> str | None:
+    """A commit by its full id, which no branch or tag of that name can stand for; else one that no branch holds."""
+    if anywhere and _commit(commit, folder) is None:
+        _run_git(["fetch", "--quiet", "origin", commit], folder)
+    return commit if _commit(commit, folder) == commit else None
+
+
+def _commit(name: str, folder: Path) -> str | None:
+    found = _run_git(["rev-parse", "--quiet", "--verify", f"{name}^{{commit}}"], folder)
+    return None if found.returncode else found.stdout.strip()
 
 
 def _git(arguments: list[str], folder: Path, url: str) -> None:
@@ -162,14 +201,22 @@ def _git(arguments: list[str], folder: Path, url: str) -> None:
 
 
 def _run_git(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run git where it can ask nobody anything."""
-    inherited = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
-    quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes", "LC_ALL": "C"}
+    """Run git where it can ask nobody anything, unless the user has chosen how it calls ssh."""
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
+    environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    if not {"GIT_SSH_COMMAND", "GIT_SSH"} & environment.keys():
+        chosen = _run(["config", "--get", "core.sshCommand"], folder, environment)
+        if not chosen.stdout.strip():
+            environment["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes"
+    return _run(arguments, folder, environment)
+
+
+def _run(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             [*_GIT, *arguments],
             cwd=folder,
-            env={**inherited, **quiet},
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -180,8 +227,8 @@ def _run_git(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[
         raise UsageError("The program git is not installed.", "Install it, and try again.") from error
 
 
-def _no_revision(where: str, revision: str) -> UsageError:
-    return UsageError(
+def _no_revision(where: str, revision: str) -> NoRevision:
+    return NoRevision(
         f"{where} has no revision {revision!r}.",
         f"Give a branch, a tag or a commit; for a folder of yours, write its path: ./{revision}",
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.machinery import all_suffixes
 from pathlib import Path
 
 from p2pflows.modules import lock, tree
 from p2pflows.modules.lock import Locked
-from p2pflows.modules.source import PACKAGE, is_module, package
+from p2pflows.modules.source import PACKAGE, package
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ def list_modules(root: str | os.PathLike[str] | None = None) -> list[Module]:
 def verify(root: str | os.PathLike[str] | None = None) -> list[Problem]:
     """Compare every file of every module with the lock; nothing to tell is an empty list.
 
-    Files that were changed, are missing or are extra are problems, and so are modules that the lock does not know. What
-    is in a linked folder is its owner's business.
+    Files that were changed, are missing or are extra are problems, and so is all that could be imported and that the
+    lock does not know. What is in a linked folder is its owner's business.
 
     Raises:
         UsageError: the lock is damaged.
@@ -83,6 +84,13 @@ def _problems(project: Path, name: str, locked: Locked) -> list[Problem]:
 
 
 def _placed(project: Path) -> list[str]:
-    """Every folder, or link to one, that could be imported as a module."""
-    names = (path.relative_to(project / PACKAGE).as_posix() for path in (project / PACKAGE).glob("*/*"))
-    return sorted(name for name in names if is_module(name))
+    """All that could be imported as a module, or runs when one is: folders, links to them, and files of code."""
+    top = project / PACKAGE
+    found = [path for path in top.glob("*") if not path.is_dir()] + list(top.glob("*/*"))
+    return sorted(path.relative_to(top).as_posix() for path in found if _is_importable(path))
+
+
+def _is_importable(path: Path) -> bool:
+    if any(part.startswith(".") or part == tree.BYTECODE for part in path.parts[-2:]):
+        return False
+    return path.is_dir() or path.is_symlink() or path.name.endswith(tuple(all_suffixes()))

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from p2pflows import files
 from p2pflows.errors import UsageError
 from p2pflows.modules import tree
-from p2pflows.modules.source import PACKAGE, Kind, Source, is_module, parse
+from p2pflows.modules.source import PACKAGE, Kind, Source, is_module, parse, split
 
 NAME = "flow.lock"
 _VERSION = 1
+_MODE = 0o644
 _READ_ONLY = {errno.EACCES, errno.EROFS, errno.EPERM}
 
 
@@ -57,6 +56,7 @@ def read(root: Path) -> Modules:
         UsageError: the file is damaged.
     """
     path = root / NAME
+    hint = "Take it from your version control, or move it away and sync again."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
@@ -64,11 +64,10 @@ def read(root: Path) -> Modules:
         return {module: _entry(module, fields) for module, fields in content["modules"].items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path} is damaged ({type(error).__name__}: {error}).",
-            "Take it from your version control, or move it away and sync again.",
-        ) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", hint) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}).", hint) from error
 
 
 def write(root: Path, modules: Modules) -> None:
@@ -76,19 +75,8 @@ def write(root: Path, modules: Modules) -> None:
     path = root / NAME
     content = {"version": _VERSION, "modules": {name: _fields(modules[name]) for name in sorted(modules)}}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    handle, temporary = tempfile.mkstemp(dir=root, prefix=f".{NAME}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        files.replace(path, text, _MODE)
 
 
 @contextlib.contextmanager
@@ -97,27 +85,17 @@ def locked(root: Path) -> Iterator[None]:
 
     A project that cannot be written needs no lock: nobody changes it, and whoever tries is told by the system.
     """
-    handle = _open(root / PACKAGE)
-    try:
-        if handle is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    folder = root / PACKAGE
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(exist_ok=True)
+            if not (folder / ".gitignore").exists():
+                (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+            held.enter_context(files.hold(folder / ".lock"))
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
         yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _open(folder: Path) -> int | None:
-    """What to lock, and the folder that it is in; None where nothing can be written."""
-    try:
-        folder.mkdir(exist_ok=True)
-        if not (folder / ".gitignore").exists():
-            (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        if error.errno not in _READ_ONLY:
-            raise
-        return None
 
 
 def _fields(locked: Locked) -> dict[str, Any]:
@@ -125,8 +103,8 @@ def _fields(locked: Locked) -> dict[str, Any]:
     fields: dict[str, Any] = {"url": source.url, "revision": source.revision}
     if locked.is_link:
         return {**fields, "linked": True}
-    files = dict(sorted(locked.files.items()))
-    return {**fields, "commit": locked.commit, "sha256": tree.total(files), "files": files}
+    hashes = dict(sorted(locked.files.items()))
+    return {**fields, "commit": locked.commit, "sha256": tree.total(hashes), "files": hashes}
 
 
 def _entry(module: str, fields: dict[str, Any]) -> Locked:
@@ -135,11 +113,22 @@ def _entry(module: str, fields: dict[str, Any]) -> Locked:
         raise ValueError(f"{module!r} is no module")
     if fields.get("linked"):
         return Locked(Source(Kind.LINK, module, url, revision))
-    source = Source(Kind.COPY, module, url, "") if url.startswith("file:") else parse(url, revision or None, Path.cwd())
-    files = {str(path): str(value) for path, value in fields["files"].items()}
+    source = _source(module, url, revision)
+    hashes = {str(path): str(value) for path, value in fields["files"].items()}
     commit = fields["commit"]
     if source.module != module or source.kind is Kind.LINK or not isinstance(commit, str | None):
         raise ValueError(f"the entry of {module} does not fit")
-    if tree.total(files) != fields["sha256"]:
+    if tree.total(hashes) != fields["sha256"]:
         raise ValueError(f"the hashes of {module} do not add up")
-    return Locked(source, commit, files)
+    return Locked(source, commit, hashes)
+
+
+def _source(module: str, url: str, revision: str) -> Source:
+    """The source of an entry; a folder that was copied need not be there any more."""
+    try:
+        if url.startswith("file:"):
+            split(url)
+            return Source(Kind.COPY, module, url, "")
+        return parse(url, revision or None, Path.cwd())
+    except UsageError as error:  # its hint is for who types a url
+        raise ValueError(error.message) from error

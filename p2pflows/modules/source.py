@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from p2pflows.errors import UsageError
 
@@ -144,8 +144,20 @@ def parse(url: str, revision: str | None, base: Path) -> Source:
     return Source(kind, module, url, revision or usual)
 
 
+def split(url: str) -> SplitResult:
+    """The parts of a url.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{url!r} is no url: {error}.", _FORMS) from error
+
+
 def _copied(url: str, revision: str | None) -> Source:
-    parts = urlsplit(url)
+    parts = split(url)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise UsageError(f"{url!r} names no folder of this machine.", "Write file:///folder/author/Name.")
     if revision not in (None, MAIN):
@@ -159,7 +171,7 @@ def _git(url: str) -> tuple[str, str]:
     """The url with its scheme in full, and the module that its last two parts name."""
     if url.startswith("https://") and url.endswith(".git"):
         url = f"git+{url}"
-    parts = urlsplit(url)
+    parts = split(url)
     if parts.scheme not in _GIT_SCHEMES:
         raise UsageError(f"{url!r} is no source of modules.", _FORMS)
     if parts.password is not None or (parts.username and parts.scheme == "git+https"):

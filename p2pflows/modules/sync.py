@@ -24,7 +24,7 @@ from typing import Any
 
 from p2pflows.errors import UsageError
 from p2pflows.modules import declared, lock, source, tree, trust
-from p2pflows.modules.fetch import fetch
+from p2pflows.modules.fetch import NoRevision, fetch
 from p2pflows.modules.lock import Locked
 from p2pflows.modules.source import PACKAGE, Kind, Source, Wanted
 
@@ -97,8 +97,9 @@ def sync_dependencies(
         all_overwrite: fetch everything anew, whatever was locked or changed by hand.
         root: the project; by default the current folder, and for a module's own call the project it is in.
         offline: reach out to nobody.
-        trust: True trusts each new source for good; False means that nobody is asked about one.
-        endpoint: which hub; by default HF_ENDPOINT, else the usual one.
+        trust: True trusts each new source for good, of what the modules need, too; False means that nobody is asked
+            about one.
+        endpoint: which hub; by default HF_ENDPOINT, else the usual one. Only those two are given your hub token.
         interactive: False never asks. Nobody is asked where stdin is no terminal, and by a module's own call.
 
     Returns:
@@ -122,7 +123,7 @@ def sync_dependencies(
         asked = [source.wanted(entry, Path.cwd()) for entry in dependencies]
         synced = synchronise(asked, project, way)
     else:
-        synced = synchronise(list(dependencies), project, way, needed_by=caller[1])
+        synced = synchronise_needs(dependencies, caller[1], project, way)
     for module in synced:
         if module.how is not How.KEPT and module.needs:
             _log.warning("%s", module.needs)
@@ -131,29 +132,40 @@ def sync_dependencies(
     return list(dict.fromkeys([*asked_first, *others]))
 
 
-def synchronise(
-    asked: Sequence[Wanted | declared.Entry], root: Path, way: Way, *, needed_by: str | None = None
-) -> list[Synced]:
-    """Bring what is asked, and all that it needs; gives what was asked first, then the rest.
+def synchronise(asked: Sequence[Wanted], root: Path, way: Way, *, rest: bool = False) -> list[Synced]:
+    """Bring what is asked, and all that it needs; gives what was asked first, then the others.
 
-    With `needed_by`, the entries are those of a module of the project.
+    With `rest`, all else that the lock has is brought, too.
 
     Raises:
         UsageError, FetchFailed, ContentDiffers: as `sync_dependencies` does.
     """
+    with _held(root, way) as project:
+        project.bring_asked(asked)
+        if rest:
+            project.bring_rest()
+    return project.told([entry.source.module for entry in asked])
+
+
+def synchronise_needs(needs: Sequence[declared.Entry], module: str, root: Path, way: Way) -> list[Synced]:
+    """Bring what a module of the project asks for in its code.
+
+    Raises:
+        UsageError, FetchFailed, ContentDiffers: as `sync_dependencies` does.
+    """
+    with _held(root, way) as project:
+        first = project.bring_needed(needs, module)
+    return project.told(first)
+
+
+@contextlib.contextmanager
+def _held(root: Path, way: Way) -> Iterator[_Project]:
+    """A project for oneself; what was brought can be imported afterwards."""
     if not root.is_dir():
         raise UsageError(f"There is no folder {root}.", "Check the path.")
     with lock.locked(root):
-        project = _Project(root, way)
-        if needed_by is None:
-            entries = [entry for entry in asked if isinstance(entry, Wanted)]
-            project.bring_asked(entries)
-            first = [entry.source.module for entry in entries]
-        else:
-            first = project.bring_needed([entry for entry in asked if not isinstance(entry, Wanted)], needed_by)
+        yield _Project(root, way)
     _make_importable(root)
-    done = project.done
-    return [done[name] for name in dict.fromkeys([*first, *done]) if name in done]
 
 
 class _Project:
@@ -168,9 +180,13 @@ class _Project:
         self._trusted = trust.TrustList()
         self._asked: set[str] = set()
         self._begun: set[str] = set()
-        self.done: dict[str, Synced] = {}
+        self._done: dict[str, Synced] = {}
         for left in self._folder.glob(f"{_STAGING}*"):  # of a sync that was killed
             shutil.rmtree(left, ignore_errors=True)
+
+    def told(self, first: Sequence[str]) -> list[Synced]:
+        """What was done with each module, these first."""
+        return [self._done[name] for name in dict.fromkeys([*first, *self._done]) if name in self._done]
 
     def bring_asked(self, entries: Sequence[Wanted]) -> None:
         by_module: dict[str, Source] = {}
@@ -183,6 +199,13 @@ class _Project:
             if entry.source.module not in self._begun:
                 self._begun.add(entry.source.module)
                 self._bring(entry.source, overwrite=entry.overwrite or self._way.overwrite_all)
+
+    def bring_rest(self) -> None:
+        """Bring what the lock has and nobody asked for."""
+        for name, known in sorted(self._modules.items()):
+            if name not in self._begun:
+                self._begun.add(name)
+                self._bring(known.source, overwrite=self._way.overwrite_all)
 
     def bring_needed(self, entries: Sequence[declared.Entry], module: str) -> list[str]:
         """Bring what a module of this project asks for in its code."""
@@ -214,6 +237,11 @@ class _Project:
         place = self._folder / wanted.module
         known = self._modules.get(wanted.module)
         there = os.path.lexists(place)
+        if wanted.kind is Kind.LINK and not wanted.folder.is_dir():
+            raise UsageError(
+                f"{wanted.module} is linked to {wanted.folder}, and that folder is not on this machine.",
+                f"Link one that is: p2pflows modules sync {shlex.quote(wanted.url)} --revision FOLDER --overwrite",
+            )
         if there and not overwrite:
             self._check_may_stay(wanted, known, place)
             self._bring_needs_of(place, wanted)
@@ -260,32 +288,43 @@ class _Project:
         """Fetch into a new folder, once the source is trusted; what was pinned must be what comes."""
         if self._way.offline and not wanted.is_local:
             raise UsageError(f"{wanted.module} is not here, and fetching it is not allowed.", "Try without --offline.")
-        self._check_trusted(wanted)
+        is_new = self._is_newly_trusted(wanted)
         revision = (pinned.commit if pinned else None) or wanted.revision
         self._way.tell(f"Fetching {wanted.url}{f' at {revision}' if revision else ''}")
         folder.mkdir()
-        commit = fetch(wanted, revision, folder, self._endpoint)
+        try:
+            commit = fetch(wanted, revision, folder, self._endpoint, locked=pinned is not None)
+        except NoRevision as error:
+            if revision == wanted.revision:
+                raise
+            raise UsageError(
+                f"The commit that flow.lock has for {wanted.module} is no longer in {wanted.url}: {revision}.",
+                f"--overwrite takes what {wanted.revision} is now.",
+            ) from error
         fetched = Locked(wanted, commit, tree.hashes(folder))
-        if pinned is None:
-            return fetched
-        changed = tree.differences(fetched.files, pinned.files)
-        if changed or fetched.commit != pinned.commit:
+        changed = tree.differences(fetched.files, pinned.files) if pinned else {}
+        if pinned and (changed or fetched.commit != pinned.commit):
             raise tree.ContentDiffers(
                 f"What came for {wanted.module} is not what flow.lock has: {tree.told(changed) or fetched.commit}.",
                 "Nothing was placed. Ask its author why; --overwrite takes what there is now.",
             )
-        return pinned
+        if is_new:
+            self._trust(wanted)
+        return pinned or fetched
 
-    def _check_trusted(self, wanted: Source) -> None:
-        if wanted.is_own_folder:
-            return
-        identity = wanted.identity(self._endpoint)
-        if identity in self._trusted.sources():
-            return
-        way = self._way
+    def _is_newly_trusted(self, wanted: Source) -> bool:
+        """Whether it is trusted just now; what is not trusted at all is an error."""
+        identity, way = wanted.identity(self._endpoint), self._way
+        if wanted.is_own_folder or identity in self._trusted.sources():
+            return False
         if not way.trusted and not (way.trusted is None and way.may_ask and trust.can_ask() and trust.ask(identity)):
-            raise trust.Untrusted(identity, wanted.url)
+            raise trust.Untrusted(identity)
+        return True
+
+    def _trust(self, wanted: Source) -> None:
+        identity = wanted.identity(self._endpoint)
         self._trusted.add(identity)
+        self._way.tell(f"Trusted from now on: {identity}")
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
@@ -302,24 +341,24 @@ class _Project:
         place.parent.mkdir(exist_ok=True)
         old = staging / "old"
         before = dict(self._modules)
-        replaced = os.path.lexists(place)
-        if replaced:
-            place.rename(old)
         try:
+            if os.path.lexists(place):
+                place.rename(old)
             self._modules[locked.source.module] = locked
             lock.write(self._root, self._modules)
             (staging / "new").rename(place)
-        except OSError:
-            self._modules = before
-            if replaced:
-                old.rename(place)
-            lock.write(self._root, before)
+        except BaseException:
+            if not os.path.lexists(place):  # else it was cut short before the first step, or after the last
+                self._modules = before
+                if os.path.lexists(old):
+                    old.rename(place)
+                lock.write(self._root, before)
             raise
         if locked.source.package in sys.modules:
             _log.warning("%s is imported already; start again to use what is new.", locked.source.package)
 
     def _note(self, module: str, place: Path, how: How) -> None:
-        self.done[module] = Synced(module, place, self._modules[module], how)
+        self._done[module] = Synced(module, place, self._modules[module], how)
 
 
 def _calling_module() -> tuple[Path, str] | None:

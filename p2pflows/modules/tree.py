@@ -13,11 +13,12 @@ from pathlib import Path
 from p2pflows.errors import P2pflowsError
 
 CHANGED, MISSING, EXTRA = "changed", "missing", "extra"
+BYTECODE = "__pycache__"
 
-_BYTECODE = "__pycache__"
-_LEFT_OUT = (".git", _BYTECODE, "flow_modules")
+_LEFT_OUT = (".git", BYTECODE, "flow_modules")
 _LINK = "-> "
 _SHOWN = 5
+_TELL = "Tell its author."
 
 
 class ContentDiffers(P2pflowsError):
@@ -67,33 +68,66 @@ def sha256(path: Path) -> str:
 
 
 def copy(folder: Path, to: Path) -> None:
-    """Copy a folder, without its git history, bytecode and its own flow modules."""
-    shutil.copytree(folder, to, symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT), dirs_exist_ok=True)
+    """Copy a folder, without its git history, bytecode and its own flow modules.
+
+    Raises:
+        ContentDiffers: something in it is neither file, folder nor link.
+    """
+    left_out = shutil.ignore_patterns(*_LEFT_OUT)
+    shutil.copytree(folder, to, symlinks=True, ignore=left_out, dirs_exist_ok=True, copy_function=_copy_file)
 
 
 def purge(folder: Path) -> None:
     """Take away what no module may bring: git's own folder, and bytecode, which no hash would cover.
 
     Raises:
-        ContentDiffers: a symbolic link leads out of the folder, or something is neither file nor folder.
+        ContentDiffers: a symbolic link leads out of the folder, something is neither file nor folder, or a name is
+            no text.
     """
     shutil.rmtree(folder / ".git", ignore_errors=True)
-    for found in list(folder.rglob(_BYTECODE)):
-        found.unlink() if found.is_symlink() or found.is_file() else shutil.rmtree(found)
+    for at, folders, files in os.walk(folder):
+        if BYTECODE in (*folders, *files):
+            found = Path(at, BYTECODE)
+            shutil.rmtree(found) if found.is_dir() and not found.is_symlink() else found.unlink()
     inside = folder.resolve()
     for path in _files(folder):
-        name = path.relative_to(folder)
+        name = path.relative_to(folder).as_posix()
+        _check_text(name, name)
         if path.is_symlink():
-            if path.readlink().is_absolute() or not path.resolve().is_relative_to(inside):
-                raise ContentDiffers(f"The link {name} leads out of the module.", "Tell its author.")
+            _check_link(path, name, inside)
         elif not path.is_file():
-            raise ContentDiffers(f"{name} is no file.", "Tell its author.")
+            raise ContentDiffers(f"{name} is no file.", _TELL)
+
+
+def _check_link(path: Path, name: str, inside: Path) -> None:
+    target = path.readlink()
+    _check_text(str(target), name)
+    try:
+        leads_out = target.is_absolute() or not path.resolve().is_relative_to(inside)
+    except RuntimeError as error:  # what Python says of a circle, up to 3.12
+        raise ContentDiffers(f"The link {name} leads in a circle.", _TELL) from error
+    if leads_out:
+        raise ContentDiffers(f"The link {name} leads out of the module.", _TELL)
+
+
+def _check_text(text: str, name: str) -> None:
+    """Refuse what flow.lock, a file in UTF-8, could not hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ContentDiffers(f"The name of {name!r}, or where it leads, is no UTF-8.", _TELL) from error
+
+
+def _copy_file(path: str, to: str) -> str:
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise ContentDiffers(f"{path} is no file, so it cannot be copied.", "Move it out of the module's folder.")
+    return shutil.copy2(path, to)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Everything below a folder that is no folder, links to folders included."""
     for at, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name != _BYTECODE]
+        folders[:] = [name for name in folders if name != BYTECODE]
         yield from (Path(at, name) for name in files)
         yield from (Path(at, name) for name in folders if Path(at, name).is_symlink())
 

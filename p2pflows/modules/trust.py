@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
+from p2pflows import files
 from p2pflows.errors import UsageError
 from p2pflows.home import home
 
@@ -25,10 +20,10 @@ class Untrusted(UsageError):
     kind = "untrusted"
     exit_code = 4
 
-    def __init__(self, identity: str, url: str) -> None:
+    def __init__(self, identity: str) -> None:
         super().__init__(
             f"{identity} is not trusted, and its code would run with all your rights.",
-            f"Look at its code, then: p2pflows modules sync {url} --trust (in Python: trust=True)",
+            "Look at its code, then run the same command again with --trust (in Python: trust=True).",
         )
 
 
@@ -44,41 +39,22 @@ class TrustList:
         Raises:
             UsageError: the file is no such list.
         """
-        try:
-            content = yaml.safe_load(self._path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            return []
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise self._unreadable(str(error).replace("\n", " ")) from error
+        content = files.read_yaml(self._path, "The trusted sources", self._hint) or {}
         listed = content.get("sources") or [] if isinstance(content, dict) else None
         if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-            raise self._unreadable("it has an unknown form")
+            raise UsageError("The trusted sources cannot be read: they have an unknown form.", self._hint)
         return listed
 
     def add(self, identity: str) -> None:
         """Trust a source from now on, at all its revisions."""
-        with self._locked():
+        with files.hold(self._path.with_suffix(".lock")):
             listed = self.sources()
             if identity not in listed:
-                self._write(sorted([*listed, identity]))
+                files.write_yaml(self._path, {"sources": sorted([*listed, identity])})
 
-    def _unreadable(self, why: str) -> UsageError:
-        return UsageError(f"The trusted sources cannot be read: {why}.", f"Mend {self._path}, or move it away.")
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _write(self, listed: list[str]) -> None:
-        handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".trusted-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yaml.safe_dump({"sources": listed}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(self._path)
+    @property
+    def _hint(self) -> str:
+        return f"Mend {self._path}, or move it away."
 
 
 def can_ask() -> bool:

@@ -94,17 +94,24 @@ def _keys(texts: list[str]) -> list[ApiInfo]:
     """
     if not texts:
         return []
-    from p2pflows.chat.api_info import ApiInfo
+    from p2pflows.chat.api_info import NO_KEY, ApiInfo
     from p2pflows.config import KeyConfig
 
     keys, used = [], set()
     for text in texts:
-        place = KeyConfig.model_validate_json(text)
+        try:
+            place = KeyConfig.model_validate_json(text)
+        except ValueError:
+            raise UsageError(
+                "An --api-info is not what this release writes.", "Start it with: p2pflows worker"
+            ) from None
         if place.api_key_env is None and place.api_base is None:
             raise UsageError("A key has no place.", "Name its environment variable: --api-key-env NAME")
         if place.api_key_env is not None:
             used.add(place.api_key_env)
-        key = "none" if place.api_key_env is None else os.environ.get(place.api_key_env, "")
+        key = NO_KEY if place.api_key_env is None else os.environ.get(place.api_key_env, "")
+        if not key and not (place.api_key_env or "").isidentifier():
+            raise UsageError("An api_key_env is no name of an environment variable.", "Give the NAME, not the key.")
         if not key:
             raise UsageError(f"The environment variable {place.api_key_env} is not set.", "Set it to the key.")
         more = place.model_dump(exclude={"api_key_env"})

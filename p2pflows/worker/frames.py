@@ -68,7 +68,7 @@ class Task:
     dropped: bool = False
     """The daemon withdrew it while it ran: nobody waits for its result."""
     stop: Callable[[], None] | None = None
-    """Ends it while it runs, from any thread; there is none for a plain function."""
+    """Ends it while it runs, from any thread; of a plain function, no more than what it waits for."""
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,7 @@ from p2pflows.errors import BadInput, CallError, FlowFailed, NotAllowed, UsageEr
 from p2pflows.flows import config as configs
 from p2pflows.flows.flow import Flow, build, invoke, take_state
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.overrides import check_overrides
+from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.flows.run import Answer, Target
 from p2pflows.strict_json import compact
 from p2pflows.worker.frames import Task
@@ -67,7 +67,7 @@ class InstanceRun:
         )
         self._build(config, subflows, state)
         assert self._flow is not None  # noqa: S101 - built just now
-        self._before = b"" if state is None else json.dumps(state, sort_keys=True).encode()
+        self._before = b"" if state is None else compact(state).encode()
         return invoke(self._flow, self._message())
 
     async def go_on(self, going_on: Awaitable[None]) -> bytes:
@@ -81,9 +81,9 @@ class InstanceRun:
         if self._mounted is not None:
             content["mounted"] = self._mounted
         if self._flow is not None:
-            state = json.loads(take_state(self._flow))
-            if json.dumps(state, sort_keys=True).encode() != self._before:
-                content["state"] = state
+            state = take_state(self._flow)
+            if state != self._before:
+                content["state"] = json.loads(state)
         return compact(content).encode()
 
     def _build(self, config: dict[str, Any], subflows: dict[str, Any], state: dict[str, Any] | None) -> None:
@@ -154,7 +154,7 @@ class InstanceRun:
     def _settled(self, mount: dict[str, Any]) -> dict[str, Any]:
         try:
             defaults = configs.effective_config(self._class, mount["config"], complete=False)
-            declared = configs.declared_keys(defaults)
+            declared = declared_keys(defaults)
             check_overrides(defaults, mount["overrides"], declared=declared, trusted=mount["trusted"])
             if mount["state"] is not None and not mount["trusted"] and INITIAL_STATE not in (declared or []):
                 raise NotAllowed("Only its owner gives it a state to begin with.", "Ask for it without one.")

@@ -58,7 +58,8 @@ class Lanes:
         self._waiting: dict[str, deque[Task]] = {}
         self._running: dict[str, Task] = {}
         self._ready: deque[str] = deque()
-        self._parked: dict[str, None] = {}
+        self._parked: dict[str, int] = {}
+        """Tasks that wait for others, and for how many of them side by side."""
         self._parked_changed = False
         self._asks: dict[tuple[str, int], Ask] = {}
 
@@ -98,12 +99,17 @@ class Lanes:
     def park(self, task: Task) -> None:
         """A running task waits for others: its slot is free."""
         if self._running.get(task.lane) is task:
-            self._parked[task.id] = None
+            self._parked[task.id] = self._parked.get(task.id, 0) + 1
             self._parked_changed = True
 
     def unpark(self, task: Task) -> None:
-        """A parked task goes on, at once: it may be one too many for a moment, but it never starves."""
-        self._parked.pop(task.id, None)
+        """A parked task goes on, at once: it may be one too many for a moment, but it never starves.
+
+        While it still waits for something else, side by side, it stays parked.
+        """
+        left = self._parked.pop(task.id, 1) - 1
+        if left:
+            self._parked[task.id] = left
         self._parked_changed = True
 
     def parked_changed(self) -> bool:
@@ -114,6 +120,10 @@ class Lanes:
     def ask(self, ask: Ask) -> None:
         """A running task wants something kept."""
         self._asks[ask.task, ask.k] = ask
+
+    def take_back(self, ask: Ask) -> None:
+        """Forget something that cannot be told."""
+        self._asks.pop((ask.task, ask.k), None)
 
     def asks(self, now: float, patience: float = 0.0) -> list[Ask]:
         """What is to be told the daemon: what it was never told, or `patience` ago without a word that it has it."""

@@ -32,6 +32,10 @@ class FlowClass:
 
 Loaded = FlowFunction | Command | FlowClass
 
+_Stamp = tuple[int, int]
+_SERVED = "p2pflows_served_"
+_NUMBERS = itertools.count(1)
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +46,8 @@ class Loader:
         self._loaded: dict[str, tuple[int, Loaded]] = {}
         # One at a time: imports change sys.path and sys.modules, and two lanes may want the same endpoint.
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
+        self._folders: list[Path] = []
+        self._stamps: dict[str, _Stamp] = {}
 
     def known(self, endpoint: str, revision: int) -> Loaded | None:
         """What was loaded for this revision, without waiting for anything."""
@@ -62,6 +67,15 @@ class Loader:
             loaded = self._load(target, again=endpoint in self._loaded)
             self._loaded[endpoint] = (revision, loaded)
             return loaded
+
+    def examine(self, target: dict[str, Any]) -> Loaded:
+        """Load a target as it is now, for no endpoint.
+
+        Raises:
+            UsageError: it cannot be loaded, and why.
+        """
+        with self._lock:
+            return self._load(target, again=False)
 
     def _load(self, target: dict[str, Any], *, again: bool) -> Loaded:
         match target:
@@ -87,20 +101,45 @@ class Loader:
         path = Path(cwd, place) if place.endswith(".py") else None
         if path is not None and not path.is_file():
             raise UsageError(f"There is no file {path}.", "Check the path, and where the worker runs.")
-        _prefer(cwd)
+        self._prefer(Path(cwd))
         try:
             if place == "__main__":
                 module = _notebook(attribute)
             elif path is None:
                 module = _import_package(place, again=again)
             else:
-                _prefer(str(path.parent))
-                module = _import_file(path, f"p2pflows_served_{next(self._numbers)}")
+                self._prefer(path.parent)
+                module = _import_file(path, f"{_SERVED}{next(_NUMBERS)}")
         except BaseException as error:  # a flow's file may even call sys.exit
             _log.error("%s cannot be imported", place, exc_info=error)
             reason = _where(error, place)
             raise UsageError(f"{place} cannot be imported: {reason}.", "Mend the file.") from error
+        self._stamps = {name: stamp for name, imported in self._imported() if (stamp := _stamp(imported)) is not None}
         return _attribute(module, place, attribute)
+
+    def _prefer(self, folder: Path) -> None:
+        """Have imports find what is in a folder, as it is now, before what other served folders have by that name."""
+        folder = folder.absolute()
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        sys.path.insert(0, str(folder))
+        for name, file in self._imported():
+            changed = name in self._stamps and _stamp(file) != self._stamps[name]
+            others = [file.relative_to(other) for other in self._folders if file.is_relative_to(other)]
+            if changed or any(folder / place != file and (folder / place).exists() for place in others):
+                del sys.modules[name]
+        if folder not in self._folders:
+            self._folders.append(folder)
+        importlib.invalidate_caches()
+
+    def _imported(self) -> list[tuple[str, Path]]:
+        """The modules that come from served folders, with their files; not those that are served themselves."""
+        found = []
+        for name, module in list(sys.modules.items()):
+            file = Path(getattr(module, "__file__", None) or "")
+            if not name.startswith(_SERVED) and name != "__main__" and any(map(file.is_relative_to, self._folders)):
+                found.append((name, file))
+        return found
 
 
 class _SourceLoader(SourceFileLoader):
@@ -128,9 +167,13 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _prefer(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+def _stamp(file: Path) -> _Stamp | None:
+    """What tells whether a file was changed; None if it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _import_file(path: Path, name: str) -> ModuleType:
@@ -149,7 +192,6 @@ def _import_file(path: Path, name: str) -> ModuleType:
 
 
 def _import_package(name: str, *, again: bool) -> ModuleType:
-    importlib.invalidate_caches()
     known = sys.modules.get(name)
     return importlib.reload(known) if again and known is not None else importlib.import_module(name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import os
 import secrets
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from p2pflows import broker_url, topics
 from p2pflows.broker_url import BrokerUrl
 from p2pflows.channel import BadFrame, Channel, Enrolment
-from p2pflows.errors import UsageError
+from p2pflows.errors import TooLarge, UsageError
+from p2pflows.message import MAX_BODY_BYTES
 from p2pflows.mqtt import Delivery, MqttLink, Will
 from p2pflows.worker import frames
-from p2pflows.worker.frames import Ask, Result
+from p2pflows.worker.frames import Answer, Ask, Result
 from p2pflows.worker.lanes import Lanes
 from p2pflows.worker.runner import Runner
 from p2pflows.worker.socket_link import SocketLink
@@ -37,6 +39,7 @@ _GATHER = 0.001
 """While tasks queue up, frames with results are at least this far apart; else a result leaves at once."""
 _HEADER_BYTES = 4_000
 _QUOTES = 3
+_LARGEST_ASK = MAX_BODY_BYTES + _HEADER_BYTES
 _LEAST_ROOM = 10_000
 
 _log = logging.getLogger(__name__)
@@ -130,6 +133,7 @@ class Worker:
         for task in left:
             if task.stop is not None:
                 task.stop()
+        self._runner.close()
         return not left and not abandoned
 
     def stop(self) -> None:
@@ -260,7 +264,7 @@ class Worker:
             held = sum(len(id_) + _QUOTES for id_ in self._lanes.held)
         room = max(_LEAST_ROOM, self._link.max_packet - _HEADER_BYTES - held)
         told = {
-            "asks": [{"task": ask.task, "k": ask.k, **ask.content} for ask in asks],
+            "asks": [entry for ask in asks if (entry := self._entry(ask, room)) is not None],
             "waits": waits,
             "progress": [{"task": task, "data": data} for task, data in progress],
         }
@@ -269,6 +273,17 @@ class Worker:
         for portion in list(frames.portions(results, room)) or ([] if asks or progress or waits else [[]]):
             self._publish(portion, {}, bye=bye)
         self._link.flush()
+
+    def _entry(self, ask: Ask, room: int) -> dict[str, Any] | None:
+        """What a frame says of an ask; None if none can carry it, of which its run is told at once."""
+        entry = {"task": ask.task, "k": ask.k, **ask.content}
+        if room >= _LARGEST_ASK or len(json.dumps(entry, ensure_ascii=False).encode()) <= room:
+            return entry
+        with self._lock:
+            self._lanes.take_back(ask)
+        error = TooLarge(f"The broker takes no more than {room:,} bytes at a time.", "Send a reference to the data.")
+        self._runner.answered(Answer(ask.task, ask.k, {"error": error.as_told()}))
+        return None
 
     def _publish(self, results: Sequence[Result], more: dict[str, Any], *, bye: bool = False) -> None:
         with self._lock:

@@ -29,11 +29,12 @@ from p2pflows.errors import (
 )
 from p2pflows.flows.run import set_current
 from p2pflows.function import FlowFunction, to_data, to_json
+from p2pflows.message import MAX_BODY_BYTES
 from p2pflows.worker import loading
 from p2pflows.worker.frames import Answer, Ask, Result, Task
 from p2pflows.worker.instance_run import InstanceRun
 from p2pflows.worker.lanes import Lanes
-from p2pflows.worker.shell import OUTPUT_LIMIT, Command, Run
+from p2pflows.worker.shell import Command, Run
 from p2pflows.worker.task_run import TaskRun
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class Runner:
         self._threads = slots
         self._progress: list[tuple[str, dict[str, Any]]] = []
         self._loader = loading.Loader()
-        self._handed: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._closed = False
+        self._handed: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._loop_thread = 0
         self._coroutines: set[asyncio.Task[None]] = set()
@@ -95,6 +97,13 @@ class Runner:
         coroutines = self._hand_out()
         if coroutines:
             self._loop.call_soon_threadsafe(self._begin, coroutines)
+
+    def close(self) -> None:
+        """Let the threads end, each once what it runs has ended; nothing is started any more."""
+        self._closed = True
+        for _ in range(self._threads):
+            self._handed.put(None)
+        self._loop.call_soon_threadsafe(self._end_loop)
 
     def _hand_out(self) -> list[tuple[Task, Begin]]:
         """Hand what may start to the threads; gives what is for the loop."""
@@ -118,7 +127,7 @@ class Runner:
     @contextlib.contextmanager
     def parked(self, task: Task) -> Iterator[None]:
         """While the block waits, the task holds no slot; another thread takes over from the one that waits here."""
-        in_thread = threading.get_ident() != self._loop_thread
+        in_thread = not self.in_loop()
         with self._lock:
             self._lanes.park(task)
             self._waiting_threads += in_thread
@@ -134,6 +143,10 @@ class Runner:
             with self._lock:
                 self._lanes.unpark(task)
                 self._waiting_threads -= in_thread
+
+    def in_loop(self) -> bool:
+        """Whether this is the thread that runs all async flows."""
+        return threading.get_ident() == self._loop_thread
 
     def progress(self, task: Task, data: dict[str, Any]) -> None:
         """Tell the caller something."""
@@ -158,7 +171,9 @@ class Runner:
         """A thread: runs what it is handed, then whatever else may start, then waits again."""
         try:
             while not self._too_many():
-                task: Task | None = self._handed.get()
+                task = self._handed.get()
+                if task is None:
+                    return
                 while task is not None:
                     self._run(task)
                     task = self._take()
@@ -177,7 +192,7 @@ class Runner:
             return self._lanes.take()
 
     def _finish(self, task: Task, data: bytes, error: BaseException | None) -> None:
-        result = Result(task.id, None if error is None else _as_json(task, error), data)
+        result = Result(task.id, None if error is None else _told(task, error), data)
         with self._lock:
             self._lanes.finish(task, result)
             self._runs.pop(task.id, None)
@@ -215,7 +230,14 @@ class Runner:
         with set_current(run):
             turn = InstanceRun(task, loaded, order, run, self._keyring)
             going_on = turn.begin()
-        return turn.result() if going_on is None else lambda: turn.go_on(going_on)
+        if going_on is None:
+            return turn.result()
+
+        async def rest() -> bytes:
+            with set_current(run):
+                return await turn.go_on(going_on)
+
+        return rest
 
     def _asynchronously(self, task: Task, function: FlowFunction) -> Begin:
         async def reply() -> bytes:
@@ -245,14 +267,21 @@ class Runner:
             # The caller has no way to mend it: for them the flow failed.
             raise FlowFailed(f"Its worker cannot load it: {error.message}") from error
 
+    def _end_loop(self) -> None:
+        for running in self._coroutines:
+            running.cancel()
+        ended = asyncio.gather(*self._coroutines, return_exceptions=True)
+        ended.add_done_callback(lambda _: self._loop.stop())
+
     def _turn_loop(self) -> None:
         self._loop_thread = threading.get_ident()
         asyncio.set_event_loop(self._loop)
-        while True:
+        while not self._closed:
             try:
                 self._loop.run_forever()
             except (SystemExit, KeyboardInterrupt) as error:
                 _log.error("A background task of an async flow wanted to end the worker.", exc_info=error)
+        self._loop.close()
 
     def _begin(self, coroutines: list[tuple[Task, Begin]]) -> None:
         for task, begin in coroutines:
@@ -324,9 +353,18 @@ def _command(task: Task, command: Command) -> bytes:
 
 
 def _fitting(data: bytes) -> bytes:
-    if len(data) > OUTPUT_LIMIT:
-        raise TooLarge(f"The reply has {len(data)} bytes, over the {OUTPUT_LIMIT} allowed.")
+    if len(data) > MAX_BODY_BYTES:
+        raise TooLarge(f"The reply has {len(data)} bytes, over the {MAX_BODY_BYTES} allowed.")
     return data
+
+
+def _told(task: Task, error: BaseException) -> dict[str, str]:
+    """An error as the daemon is told it, also of a class that does not keep what errors of its kind have."""
+    try:
+        return _as_json(task, error)
+    except Exception as wrong:  # noqa: BLE001 - a flow's own class of errors may do anything
+        _log.error("%s raised what cannot be told on message %s:", task.endpoint, task.message, exc_info=wrong)
+        return {"kind": FlowFailed.kind, "message": type(error).__name__}
 
 
 def _as_json(task: Task, error: BaseException) -> dict[str, str]:
@@ -335,6 +373,8 @@ def _as_json(task: Task, error: BaseException) -> dict[str, str]:
         return {"kind": error.kind, "message": _sendable(error.message)}
     if isinstance(error, CallError) and error.kind in BY_KIND:
         return _with_hint(error.kind, error)
+    if task.dropped and isinstance(error, asyncio.CancelledError):
+        return Cancelled("It was withdrawn.").as_told()
     if isinstance(error, UsageError):  # the author's mistake, told by us in plain words; the line is in the log
         _log.error("%s went wrong on message %s:", task.endpoint, task.message, exc_info=error)
         return _with_hint(FlowFailed.kind, error)

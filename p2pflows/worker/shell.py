@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
+from p2pflows.message import MAX_BODY_BYTES
 
-OUTPUT_LIMIT = 700_000
 """Most bytes of a reply."""
 _ERROR_TAIL = 500
 _CHUNK = 65_536
@@ -156,8 +156,8 @@ class Run:
                         errors = (errors + chunk)[-4 * _ERROR_TAIL :]
                     else:
                         output += chunk
-                        if len(output) > OUTPUT_LIMIT:
-                            raise TooLarge(f"The command wrote more than {OUTPUT_LIMIT} bytes to its stdout.")
+                        if len(output) > MAX_BODY_BYTES:
+                            raise TooLarge(f"The command wrote more than {MAX_BODY_BYTES} bytes to its stdout.")
         return bytes(output), errors
 
 

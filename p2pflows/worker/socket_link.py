@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from p2pflows.framing import FramingError, Records, pack, record
@@ -94,9 +94,6 @@ class SocketLink:
 
     def ack(self, delivery: Delivery) -> None:
         """Frames need no acknowledgement of their own."""
-
-    def subscribe(self, filters: Sequence[str]) -> None:
-        """The connection brings the frames for this worker, and nothing else."""
 
     async def close(self) -> None:
         """Hang up once all has left; `run` returns."""

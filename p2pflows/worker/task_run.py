@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ class Host(Protocol):
 
     def parked(self, task: Task) -> AbstractContextManager[None]:
         """While the block waits, the task holds no slot."""
+
+    def in_loop(self) -> bool:
+        """Whether this is the thread that runs all async flows."""
 
     def progress(self, task: Task, data: dict[str, Any]) -> None:
         """Tell the caller something."""
@@ -77,9 +80,15 @@ class TaskRun:
 
         Raises:
             DeadlinePassed: the seconds went by; the call stays alive.
+            UsageError: it would block all async flows of this worker.
         """
         if pending.done():
             return pending.result()
+        if self._host.in_loop():
+            raise UsageError(
+                "An async flow that blocks while it waits stops all async flows of its worker.",
+                "Write: await self.subflows[key].get_reply_future(message)",
+            )
         with self._host.parked(self._task):
             try:
                 return pending.result(timeout)
@@ -153,7 +162,7 @@ class TaskRun:
         """What the run waits for has come."""
         with self._lock:
             told = self._pending.pop(k, None)
-        if told is not None and not told.done():
+        if told is not None:
             told.set_result(value)
 
     def stop(self) -> None:
@@ -209,7 +218,7 @@ class TaskRun:
 def _pass_on(told: Future[dict[str, Any]], pending: Future[Answer]) -> None:
     try:
         value = told.result()
-    except (CallError, CancelledError) as error:
+    except CallError as error:
         pending.set_exception(error)
         return
     wrong = from_peer(value["error"]) if value.get("error") else None

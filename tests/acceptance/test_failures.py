@@ -347,6 +347,13 @@ def test_wrong_use(alice: Person) -> None:
         assert ran.error["hint"], (words, ran.error)
 
 
+def test_a_contact_who_is_denied_by_petname_is_told_to_be_one(alice: Person) -> None:
+    """Neither `deny` nor `allow` takes a petname for a malformed user id."""
+    assert alice.cli("deny", "bob", "--json").error["message"] == "'bob' is a contact."
+    allowed = alice.cli("allow", "bob")
+    assert (allowed.code, allowed.err) == (0, "bob is a contact already; waiting messages let in: 0.\n")
+
+
 def test_people_read_the_same_errors_in_words(alice: Person) -> None:
     """Without --json an error is its kind, a sentence and the next step, on stderr alone."""
     ran = alice.cli("call", "nobody/User", "text=x")

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pytest
 from hub_server import Hub
 from scripted_daemon import Ran, command, run, run_here
@@ -23,6 +24,7 @@ from scripted_daemon import Ran, command, run, run_here
 from p2pflows import flow_verse
 from p2pflows.errors import UsageError
 from p2pflows.modules import ContentDiffers, FetchFailed, Untrusted, lock
+from p2pflows.modules.trust import TrustList
 
 CHAT: dict[str, str | bytes] = {
     "__init__.py": "from .Chat import greet\n",
@@ -73,7 +75,7 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        self._git("init", "--quiet", "--initial-branch=trunk")
+        self.git("init", "--quiet", "--initial-branch=trunk")
 
     @property
     def url(self) -> str:
@@ -84,13 +86,14 @@ class Repository:
         """Keep these files; gives the commit."""
         for name, text in files.items():
             (self.folder / name).write_text(text)
-        self._git("add", "--all")
-        self._git("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "x")
+        self.git("add", "--all")
+        self.git("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "x")
         if tag:
-            self._git("tag", tag)
-        return self._git("rev-parse", "HEAD").strip()
+            self.git("tag", tag)
+        return self.git("rev-parse", "HEAD").strip()
 
-    def _git(self, *words: str) -> str:
+    def git(self, *words: str) -> str:
+        """Run git in it."""
         return subprocess.run(
             ["git", *words], cwd=self.folder, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
         ).stdout
@@ -312,6 +315,68 @@ def test_a_revision_that_git_does_not_have_is_told(repository: Repository, root:
     assert _placed(root) == set()
 
 
+def test_a_branch_or_tag_that_is_named_like_a_commit_is_not_taken_for_it(repository: Repository, root: Path) -> None:
+    """Whoever pins a full commit id gets that commit, or nothing."""
+    good = repository.commit({"__init__.py": "good = 1\n"})
+    repository.commit({"__init__.py": "evil = 1\n"})
+    for name in (good, good.upper(), "0" * 40, "0" * 64):
+        repository.git("update-ref", f"refs/heads/{name}", "HEAD")
+        repository.git("update-ref", f"refs/tags/{name}", "HEAD")
+    for revision in (good, good.upper()):
+        flow_verse.sync_dependencies([{"url": repository.url, "revision": revision, "overwrite": True}], trust=True)
+        assert lock.read(root)["team/Tool"].commit == good
+        assert (_folder(root, "team/Tool") / "__init__.py").read_text() == "good = 1\n"
+    for revision in ("0" * 40, "0" * 64):
+        with pytest.raises(UsageError, match="has no revision"):
+            flow_verse.sync_dependencies([{"url": repository.url, "revision": revision, "overwrite": True}])
+
+
+def test_a_locked_commit_outlives_a_force_push(repository: Repository, root: Path) -> None:
+    """A commit that no branch holds any more is fetched by its id; once it is gone, the way out is told."""
+    first = repository.commit({"__init__.py": "1\n"})
+    flow_verse.sync_dependencies([repository.url], trust=True)
+    repository.git("update-ref", "-d", "HEAD")
+    second = repository.commit({"__init__.py": "2\n"})
+    shutil.rmtree(root / "flow_modules")
+    flow_verse.sync_dependencies([repository.url])
+    assert (_folder(root, "team/Tool") / "__init__.py").read_text() == "1\n"
+    (root / "other").mkdir()
+    with pytest.raises(UsageError, match=f"no revision '{first}'"):  # what strangers push to forks looks the same
+        flow_verse.sync_dependencies([{"url": repository.url, "revision": first}], root=root / "other")
+    shutil.rmtree(root / "flow_modules")
+    repository.git("reflog", "expire", "--expire=now", "--all")
+    repository.git("gc", "--quiet", "--prune=now")
+    with pytest.raises(UsageError, match=rf"flow\.lock has for team/Tool is no longer in .*{first}") as gone:
+        flow_verse.sync_dependencies([repository.url])
+    assert gone.value.hint == "--overwrite takes what HEAD is now."
+    flow_verse.sync_dependencies([repository.url], all_overwrite=True)
+    assert lock.read(root)["team/Tool"].commit == second
+
+
+@pytest.mark.parametrize("chosen", ["GIT_SSH_COMMAND", "GIT_SSH", "core.sshCommand", None])
+def test_the_users_own_way_to_call_ssh_is_taken(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    """Whoever has set how git calls ssh has their reasons; else ssh is called so that it asks nobody."""
+    for name in ("mine", "ssh"):
+        _write(tmp_path / "bin", {name: f'#!/bin/sh\necho {name} "$@" >> "{tmp_path}/called"\nexit 1\n'})
+        (tmp_path / "bin" / name).chmod(0o755)
+    mine = str(tmp_path / "bin" / "mine")
+    for name in ("GIT_SSH_COMMAND", "GIT_SSH"):
+        monkeypatch.delenv(name, raising=False)
+    _write(tmp_path, {"gitconfig": f"[core]\n\tsshCommand = {mine}\n" if chosen == "core.sshCommand" else ""})
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    if chosen and chosen.startswith("GIT"):
+        monkeypatch.setenv(chosen, mine)
+    with pytest.raises(FetchFailed):
+        flow_verse.sync_dependencies(["git+ssh://git@host.invalid/team/Tool"], trust=True)
+    called = {line.partition(" ")[0] for line in (tmp_path / "called").read_text().splitlines()}
+    assert called == {"mine" if chosen else "ssh"}
+    assert ("BatchMode=yes" in (tmp_path / "called").read_text()) == (chosen is None)
+    assert _placed(root) == set()
+
+
 def test_a_git_repository_cannot_reach_out_of_its_folder(repository: Repository, root: Path) -> None:
     """A link in a repository that leads elsewhere is refused."""
     (repository.folder / "link").symlink_to("/etc")
@@ -441,6 +506,62 @@ def test_packages_are_told_of_and_not_installed(hub: Hub, root: Path, caplog: py
 # Trust.
 
 
+@pytest.fixture
+def tokens(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
+    """The token that each request to a hub brought, with the hub's port; the user has one for their hub."""
+    seen: list[tuple[int, str | None]] = []
+    answer = hub_server._Handler._answer
+
+    def noting(handler: Any) -> None:
+        seen.append((handler.server.server_address[1], handler.headers.get("Authorization")))
+        answer(handler)
+
+    monkeypatch.setattr(hub_server._Handler, "_answer", noting)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return seen
+
+
+def test_the_token_of_the_users_hub_goes_to_no_other_hub(
+    hub: Hub, root: Path, tmp_path: Path, tokens: list[tuple[int, str | None]]
+) -> None:
+    """The hub of the environment gets the token, however it is named; one that is named otherwise gets none."""
+    with Hub(tmp_path / "other hub") as other:
+        other.publish("team/Chat", CHAT)
+        flow_verse.sync_dependencies(["team/Chat"], trust=True, endpoint=other.url)
+        assert len(tokens) > len(CHAT)
+        assert {token for _, token in tokens} == {None}
+        tokens.clear()
+        for endpoint in (None, f"{hub.url}/"):
+            flow_verse.sync_dependencies(["team/Chat"], trust=True, endpoint=endpoint, all_overwrite=True)
+            assert tokens[0] == (int(hub.url.rpartition(":")[2]), "Bearer hf_secret")
+            tokens.clear()
+    assert _placed(root) == {"team/Chat"}
+
+
+def test_a_typo_does_not_stand_among_the_trusted_for_good(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """What could not be fetched, or is not what was locked, is not trusted; what came is, with what it needs."""
+    hub.publish("team/Chat", {"__init__.py": "", "dependencies.yaml": "- team/Other\n"})
+    for wrong in ("team/Chta", {"url": "team/Chat", "revision": "v9"}):
+        with pytest.raises(UsageError, match=r"has no (module|revision)"):
+            flow_verse.sync_dependencies([wrong], trust=True)
+    hub.invented = ["../evil.py"]
+    with pytest.raises(ContentDiffers):
+        flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    assert TrustList().sources() == []
+    hub.invented = []
+    synced = _sync(root, "team/Chat", "--trust")
+    assert TrustList().sources() == [f"{hub.url}/team/Chat", f"{hub.url}/team/Other"]
+    for module in ("team/Chat", "team/Other"):
+        assert f"Trusted from now on: {hub.url}/{module}\n" in synced.err
+    assert "Trusted" not in _sync(root, "team/Chat", "--trust", "--overwrite").err
+    (tmp_path / "home" / "trusted_sources.yaml").unlink()
+    shutil.rmtree(root / "flow_modules")
+    (hub.folder / f"team/Other/{hub.commit('team/Other', 'main')}/__init__.py").write_text("evil = 1\n")
+    with pytest.raises(ContentDiffers, match=r"not what flow\.lock has"):
+        flow_verse.sync_dependencies(["team/Other"], trust=True)
+    assert TrustList().sources() == []
+
+
 def test_an_untrusted_source_is_not_even_fetched(hub: Hub, root: Path) -> None:
     """Without a yes nothing is asked for, nothing is placed and nothing is locked; the yes is remembered."""
     for trust in (None, False):
@@ -558,7 +679,7 @@ def test_a_sync_that_is_killed_leaves_nothing_half_done(hub: Hub, root: Path, tm
     go_on.set()
     assert {name[:9] for name in _placed(root)} == {".staging-"}
     assert flow_verse.verify(root) == []
-    flow_verse.sync_dependencies(["team/Chat"])
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
     assert _placed(root) == {"team/Chat"}
     assert flow_verse.verify(root) == []
 
@@ -579,6 +700,45 @@ def test_a_disk_that_fails_leaves_the_old_module(hub: Hub, root: Path, monkeypat
     with pytest.raises(OSError, match="No space"):
         flow_verse.sync_dependencies(["team/Chat"], all_overwrite=True)
     assert _placed(root) == {"team/Chat"}
+    assert flow_verse.verify(root) == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), UnicodeEncodeError("utf-8", "", 0, 1, "no text"), MemoryError()]
+)
+def test_whatever_cuts_an_overwrite_short_leaves_the_old_module(
+    hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, after: bool
+) -> None:
+    """Ctrl-C, or an error that nobody foresaw, while the lock is written, before or after: the old one is back."""
+    flow_verse.sync_dependencies(["team/Chat"], trust=True)
+    before = (root / lock.NAME).read_bytes()
+    hub.publish("team/Chat", {"__init__.py": "newer = 1\n"})
+    write, failed = lock.write, list[bool]()
+
+    def cut_short(*words: Any) -> None:
+        if after or failed:
+            write(*words)
+        if not failed:
+            failed.append(True)
+            raise error
+
+    monkeypatch.setattr(lock, "write", cut_short)
+    with pytest.raises(type(error)):
+        flow_verse.sync_dependencies(["team/Chat"], all_overwrite=True)
+    assert _placed(root) == {"team/Chat"}
+    assert (root / lock.NAME).read_bytes() == before
+    assert flow_verse.verify(root) == []
+
+
+def test_a_file_name_that_is_no_text_does_not_cost_the_old_module(repository: Repository, root: Path) -> None:
+    """What flow.lock could not hold is refused before anything is moved."""
+    repository.commit({"__init__.py": ""})
+    flow_verse.sync_dependencies([repository.url], trust=True)
+    repository.commit({os.fsdecode(b"\xff.py"): ""})
+    with pytest.raises(ContentDiffers, match="no UTF-8"):
+        flow_verse.sync_dependencies([repository.url], all_overwrite=True)
+    assert _placed(root) == {"team/Tool"}
     assert flow_verse.verify(root) == []
 
 
@@ -642,6 +802,39 @@ def test_the_command_takes_lists_and_revisions(hub: Hub, root: Path, tmp_path: P
     assert _placed(root) == {"team/Mine", "team/Other"}
     hub.publish("team/Chat", {"__init__.py": ""}, "v1")
     assert _sync(root, "team/Chat", "--revision", "v1", "--trust", "--json").json[0]["revision"] == "v1"
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_linked_folder_that_is_not_on_this_machine_is_told(root: Path, tmp_path: Path, dangling: bool) -> None:
+    """Whoever gets a lock with somebody else's link gets no link to nowhere, and no word that it is here."""
+    mine = _write(tmp_path / "mine", {"__init__.py": ""})
+    flow_verse.sync_dependencies([{"url": "team/Mine", "revision": str(mine)}])
+    shutil.rmtree(mine)
+    if not dangling:
+        shutil.rmtree(root / "flow_modules")
+    for words in ([], ["--overwrite"]):
+        gone = _sync(root, *words)
+        assert gone.code == 2
+        assert f"linked to {mine}, and that folder is not on this machine" in gone.err
+        assert "p2pflows modules sync team/Mine --revision FOLDER --overwrite" in gone.err
+    assert _placed(root) == ({"team/Mine"} if dangling else set())
+    moved = _write(tmp_path / "moved", {"__init__.py": ""})
+    assert _sync(root, "team/Mine", "--revision", str(moved), "--overwrite").code == 0
+    assert _folder(root, "team/Mine").resolve() == moved
+
+
+def test_the_projects_list_does_not_hide_the_rest_of_its_lock(hub: Hub, root: Path, tmp_path: Path) -> None:
+    """With `dependencies.yaml`, a sync without a source brings what stands there, and all else that was locked."""
+    assert _sync(root, "team/Chat", "--trust").code == 0
+    shutil.rmtree(root / "flow_modules")
+    _write(root, {"dependencies.yaml": "- team/Other\n"})
+    synced = _sync(root, "--trust", "--json")
+    assert [module["module"] for module in synced.json] == ["team/Other", "team/Chat"]
+    assert _placed(root) == {"team/Chat", "team/Other"}
+    shutil.rmtree(root / "flow_modules")
+    assert _sync(root, "--file", str(_write(tmp_path / "x", {"list": "- team/Other\n"}) / "list")).code == 0
+    assert _placed(root) == {"team/Other"}
+    assert hub.url
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,9 @@ class Feeder(threading.Thread):
             ids.seek(0)
             said.seek(0)
             for number, line in enumerate(ids.read().splitlines(), start=first):
-                if not line.startswith("{"):
-                    self.accepted[line] = number
+                accepted = json.loads(line).get("id")
+                if accepted is not None:
+                    self.accepted[accepted] = number
             words = said.read()
         if code != 0 and json.loads(words)["code"] != "daemon_not_running":
             self.problems.append(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 import time
@@ -29,7 +30,7 @@ from p2pflowsd.journal import Journal
 from p2pflowsd.served import Catalog, Served
 
 SEED = 4
-OCCURRENCES = 8
+OCCURRENCES = 12 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 4
 """How many passages of each point are tried at most, from the first to the last."""
 
 
@@ -143,6 +144,7 @@ MOMENTS = dict.fromkeys(POINTS, 1) | {
 """At which passage a real daemon dies: beyond those of its start, among those of traffic."""
 RELAY = "relay"
 FLOWS = """
+import os
 import random
 from p2pflows import CompositeFlow
 

@@ -45,6 +45,12 @@ def test_each_form_is_understood(text: str, meaning: BrokerUrl | Embedded) -> No
         "mqtt://broker/path",
         "mqtt://broker:0x1",
         "mqtt://broker:99999",
+        "mqtt://broker:0",
+        "mqtt://[::1",
+        "mqtts://broker?ca_file=",
+        "mqtts://broker?ca_file=/a&ca_file=",
+        "mqtt://broker#part",
+        "mqtt://broker?part",
         "mqtt://broker?tls=yes",
         "embedded:0",
         "embedded:65536",
@@ -84,6 +90,35 @@ def test_a_refused_url_does_not_show_its_password(text: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(text)
     assert "secret" not in f"{error.value} {error.value.hint}"
+
+
+@pytest.mark.parametrize("broken", ["#", "/", "?"])
+def test_a_password_that_is_not_encoded_is_refused_and_not_taken_for_a_port(broken: str) -> None:
+    """What a raw sign cuts off a password would connect to a host named like the user; how to write it is told."""
+    with pytest.raises(UsageError, match="The broker") as error:
+        parse(f"mqtt://alice:123{broken}secret@realhost")
+    assert f"{broken} as %" in error.value.hint
+
+
+def test_a_password_in_brackets_is_not_shown_by_the_error_of_the_parser() -> None:
+    """`urlsplit` quotes what it cannot read, and that may be the password; nor does the cause show it."""
+    for text in ("mqtt://alice:[hunter2]@broker", "mqtt://alice:hun\u2100ter2@broker", "mqtt://alice:[hunter2@broker"):
+        with pytest.raises(UsageError) as error:
+            parse(text)
+        assert error.value.__cause__ is None
+        assert "ter2" not in f"{error.value} {error.value.hint}"
+
+
+def test_a_ca_file_without_tls_is_refused() -> None:
+    """Who names a CA wants TLS, which mqtt:// is not."""
+    with pytest.raises(UsageError, match="ca_file") as error:
+        parse("mqtt://alice:secret@broker?ca_file=/etc/ca.crt")
+    assert "mqtts://" in error.value.hint
+
+
+def test_the_text_of_an_ipv6_url_has_its_brackets() -> None:
+    """What is shown can be typed."""
+    assert str(parse("mqtt://alice:secret@[::1]:2000")) == "mqtt://alice@[::1]:2000"
 
 
 def test_the_embedded_broker_is_named_with_its_port_if_it_is_unusual() -> None:

@@ -9,9 +9,9 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from model_server import Drops, Fails, Hangs, ModelServer, Says, Script
+from model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script
 
-from p2pflows.chat.api_info import ApiInfo
+from p2pflows.chat.api_info import NO_KEY, ApiInfo
 from p2pflows.chat.backend import Backend, Delta
 from p2pflows.chat.keyring import Keyring
 from p2pflows.errors import FlowFailed, UsageError
@@ -122,6 +122,110 @@ def test_a_stream_that_breaks_off(server: ModelServer, clock: Clock, broken: Say
     with backend(key(server), clock) as asked:
         assert asked.complete(ASK, STREAM, told.append) == ["whole answer"]
     assert told == [Delta(0, "one"), Delta(0, " two"), Delta(0, "whole", restart=True), Delta(0, " answer")]
+
+
+def chunk(**choice: Any) -> dict[str, Any]:
+    """A piece of a stream with one choice."""
+    return {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+
+
+def message(**said: Any) -> dict[str, Any]:
+    """A choice of an answer that is not streamed."""
+    return {"message": {"role": "assistant", **said}, "finish_reason": "stop"}
+
+
+END = chunk(index=0, delta={}, finish_reason="stop")
+BAD_ANSWERS = [
+    {},
+    5,
+    None,
+    [],
+    {"choices": None},
+    {"choices": 5},
+    {"choices": []},
+    {"choices": [message(content="a"), message(content="b")]},
+    {"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]},
+    {"choices": [{"index": 0, **message(content=[{"type": "text", "text": "a"}])}]},
+    {"error": {"message": "Overloaded."}},
+    {"error": "Overloaded."},
+]
+BAD_CHUNKS = [
+    5,
+    [],
+    "text",
+    {"choices": 5},
+    {"choices": ["text"]},
+    chunk(delta={"content": "a"}),
+    chunk(index="0", delta={"content": "a"}),
+    chunk(index=0, delta="a"),
+    chunk(index=0, delta={"content": [{"type": "text", "text": "a"}]}),
+    {"error": {"message": "Overloaded."}},
+]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("bad", BAD_ANSWERS, ids=str)
+def test_a_bad_answer_with_status_200_is_asked_for_again(
+    server: ModelServer, clock: Clock, bad: Any, stream: bool
+) -> None:
+    """What is no answer, whatever its form, is treated like one that broke off, and is no traceback."""
+    server.script(Answers(bad), "At last")
+    assert complete(server, clock, {**SETTINGS, "stream": stream}) == ["At last"]
+    assert clock.slept == [1]
+
+
+@pytest.mark.parametrize("bad", BAD_CHUNKS, ids=str)
+def test_a_bad_chunk_of_a_stream_is_asked_for_again(server: ModelServer, clock: Clock, bad: Any) -> None:
+    """A chunk that is none breaks the answer off."""
+    server.script(Answers(chunks=(chunk(index=0, delta={"content": "Half"}), bad, END)), "At last")
+    assert complete(server, clock, STREAM) == ["At last"]
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, STREAM])
+def test_an_error_with_status_200_is_told_in_the_words_of_the_server(
+    server: ModelServer, clock: Clock, settings: dict[str, Any]
+) -> None:
+    """What the body says went wrong is said, without a key and without any part of one that was refused."""
+    error = failure(server, clock, settings, Answers({"error": {"message": f"No room for {KEY}."}}), attempts=1)
+    assert error.message == "The model gave no answer: No room for [redacted]."
+    refused = Answers({"error": {"code": 401, "message": f"Incorrect API key: {KEY[:5]}***{KEY[-4:]}"}})
+    error = failure(server, clock, settings, refused, attempts=1)
+    assert error.message == "The model gave no answer: the worker's key was refused."
+
+
+def test_an_annotation_in_a_stream_does_not_spoil_the_answer(server: ModelServer, clock: Clock) -> None:
+    """A choice without a delta, as some providers add, is passed over; it may end the answer."""
+    notes = [chunk(index=0, delta=None), chunk(index=0, content_filter_offsets={}), chunk(note="ok"), {"choices": None}]
+    text = chunk(index=0, delta={"content": "Whole"}, finish_reason=None)
+    server.script(Answers(chunks=(*notes, text, *notes, chunk(index=0, finish_reason="stop"), *notes)))
+    assert complete(server, clock, STREAM) == ["Whole"]
+    assert clock.slept == []
+
+
+def test_a_stream_that_is_called_json_is_a_stream(server: ModelServer, clock: Clock) -> None:
+    """A wrong name for what it sends makes no server useless."""
+    text = chunk(index=0, delta={"content": "Whole"}, finish_reason=None)
+    server.script(Answers(chunks=(text, END), content_type="application/json"))
+    assert complete(server, clock, STREAM) == ["Whole"]
+
+
+def test_the_word_none_is_not_taken_for_a_key_in_what_a_server_says(server: ModelServer, clock: Clock) -> None:
+    """What stands for the key of a server without keys is no secret, and a word that servers use."""
+    server.script(Fails(400, "tool_choice must be none."))
+    with backend(key(server, NO_KEY), clock) as asked, pytest.raises(FlowFailed, match=r"must be none \(400\)"):
+        asked.complete(ASK, SETTINGS)
+    assert server.requests[0].key == "none"
+
+
+def test_a_listener_that_raises_what_a_bad_chunk_raises(server: ModelServer, clock: Clock) -> None:
+    """A TypeError of the listener is the listener's, and asks nothing again."""
+
+    def raises(_: Delta) -> None:
+        raise TypeError("mine")
+
+    with backend(key(server), clock) as asked, pytest.raises(TypeError, match="mine"):
+        asked.complete(ASK, STREAM, raises)
+    assert len(server.requests) == 1
 
 
 def test_a_listener_that_raises(server: ModelServer, clock: Clock) -> None:
@@ -294,8 +398,8 @@ def test_base_of_the_config_sends_no_key_elsewhere(server: ModelServer, clock: C
         assert elsewhere.requests == []
 
 
-@pytest.mark.parametrize("base", ["file:///etc", "http://user@host", "text", "http://h:x"])
-def test_base_of_the_config_that_is_none(server: ModelServer, clock: Clock, base: str) -> None:
+@pytest.mark.parametrize("base", ["file:///etc", "http://user@host", "text", "http://h:x", 5, []])
+def test_base_of_the_config_that_is_none(server: ModelServer, clock: Clock, base: Any) -> None:
     """A config's server that is no URL fails the flow."""
     with pytest.raises(FlowFailed, match=r"backend\.api_base cannot be used"):
         backend(key(server), clock, api_base=base)

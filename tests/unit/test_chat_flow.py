@@ -18,8 +18,9 @@ from p2pflows.chat.api_info import ApiInfo, quick_load_api_keys
 from p2pflows.chat.flow import ChatAtomicFlow, ChatFlow
 from p2pflows.chat.keyring import Keyring
 from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
-from p2pflows.flows.config import check_overrides, declared_keys, default_config, effective_config
+from p2pflows.flows.config import default_config, effective_config
 from p2pflows.flows.flow import build, invoke, take_state
+from p2pflows.flows.overrides import check_overrides, declared_keys
 
 KEY = "sk-secret-0123456789"
 
@@ -107,6 +108,15 @@ def test_conversation(server: ModelServer) -> None:
         says("user", "Then: How are you?"),
         says("assistant", "Ça va"),
     ]
+
+
+@pytest.mark.parametrize("base", [5, [], "text", "http://user@host"])
+def test_a_base_that_is_no_url_is_refused_when_the_flow_is_built(base: Any) -> None:
+    """A server that the config cannot mean is a plain error before anything runs."""
+    config = effective_config(ChatAtomicFlow, {"name": "tester", "backend": {"api_base": base}})
+    with pytest.raises(UsageError, match=r"backend\.api_base cannot be used") as refused:
+        build(ChatAtomicFlow, config, subflows={}, run=ScriptedRun(), state=None)
+    assert refused.value.hint
 
 
 def test_empty_system_message(server: ModelServer) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from scripted_daemon import ScriptedDaemon, command, run, run_here
 
-from p2pflows.errors import CallError, Declined, UsageError
+from p2pflows.errors import CallError, Declined, NotAllowed, UsageError
 
 BOB, CAROL = "b0" * 32, "ca" * 32
 FIRST, SECOND, THIRD = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9", "1197f6a0c3de7b0e9a5d0f0e4f1c0000", "2" * 32
@@ -112,7 +112,21 @@ def test_an_answer_that_is_still_due_is_waited_for_first(daemon: ScriptedDaemon)
     assert ended.out == "you: Well?\nbob: answer to 0000\nbob: answer to 2222\n"
     daemon.script["wait"] = Declined("No.")
     ended = run_here(daemon.home, "chat", "bob/User", "--resume", stdin="")
-    assert (ended.code, ended.err) == (0, "Going on with 4f1c22d9.\nError [declined]: No.\n")
+    assert (ended.code, ended.err) == (1, "Going on with 4f1c22d9.\nError [declined]: No.\n")
+
+
+def test_a_piped_chat_in_which_every_message_failed_is_no_success(daemon: ScriptedDaemon) -> None:
+    """Its exit code is that of the last error; one answer makes it a success."""
+    _can_chat(daemon)
+    errors = iter([NotAllowed("No."), Declined("No.")])
+    daemon.script["wait"] = lambda _: next(errors)
+    assert run_here(daemon.home, "chat", "bob/User", stdin="one\ntwo\n").code == 1
+    daemon.script["submit"] = NotAllowed("No.")
+    assert run_here(daemon.home, "chat", "bob/User", stdin="one\n").code == 4
+    answers = iter([{"id": THIRD, "data": {}}, Declined("No.")])
+    daemon.script.update(submit={"id": THIRD}, wait=lambda _: next(answers))
+    assert run_here(daemon.home, "chat", "bob/User", stdin="one\ntwo\n").code == 0
+    assert run_here(daemon.home, "chat", "bob/User", stdin="").code == 0
 
 
 @pytest.mark.parametrize(

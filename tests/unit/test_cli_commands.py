@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from scripted_daemon import Ran, ScriptedDaemon, command, run, run_here
 
 from p2pflows.channel import Enrolment
-from p2pflows.errors import Declined, NotServed
+from p2pflows.errors import Declined, NotServed, UsageError
 
 BOB = "b0" * 32
 ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
@@ -88,6 +89,13 @@ def test_contacts_need_no_daemon(tmp_path: Path) -> None:
     assert run_here(tmp_path, "contacts", "add", "eve", "123", "--json").error["code"] == "usage"
     assert run_here(tmp_path, "contacts", "remove", "bob", "--json").json == {"name": "bob", "user": BOB}
     assert run_here(tmp_path, "contacts", "remove", "bob").code == 3
+
+
+def test_contacts_take_json_before_and_behind_list(tmp_path: Path) -> None:
+    """As with `outbox`, --json belongs to the group and to its commands, and holds for what is below."""
+    run_here(tmp_path, "contacts", "add", "bob", BOB)
+    for words in (["--json"], ["list", "--json"], ["--json", "list"]):
+        assert run_here(tmp_path, "contacts", *words).json == [{"name": "bob", "user": BOB}], words
 
 
 # Messages.
@@ -326,6 +334,64 @@ def test_serve_refuses_what_cannot_be_a_target(words: list[str], message: str, t
     assert message in ended.err
 
 
+@pytest.mark.parametrize("words", [["fl.py"], ["fl.py:"], [":Counter"], ["Counter"], ["fl.py:a b"]])
+def test_a_class_that_cannot_be_served_is_not_called_a_function(words: list[str], tmp_path: Path) -> None:
+    """The error speaks of a class, also for a file alone, and its example is one with --class."""
+    (tmp_path / "fl.py").write_text("")
+    ended = run_here(tmp_path, "serve", "x", "--class", *words, cwd=tmp_path)
+    assert ended.code == 2
+    assert f"{words[0]!r} does not name a class." in ended.err
+    assert "FILE.py:CLASS or MODULE.CLASS, for example: p2pflows serve x --class " in ended.err
+
+
+def test_a_chat_is_served_with_the_option_that_its_worker_has(daemon: ScriptedDaemon) -> None:
+    """The model's server is --api-base here as it is there."""
+    daemon.script["serve"] = _served(kind="class")
+    ended = run_here(daemon.home, "serve", "A", "--chat", "--model", "m", "--api-base", "http://h/v1", "--set", "n=2")
+    assert ended.code == 0, ended
+    backend = {"model_name": "m", "api_base": "http://h/v1"}
+    assert daemon.asked[0][1]["config"] == {"n": 2, "backend": backend}
+    assert "--api-base belong to --chat" in run_here(daemon.home, "serve", "A", "--api-base", "x", "--human").err
+
+
+def test_two_settings_of_one_key_are_refused_and_none_is_lost(daemon: ScriptedDaemon) -> None:
+    """Neither order of `a.b=1` and `a=2` silently keeps the later one."""
+    for first, second in (("a.b=1", "a=2"), ("a=2", "a.b=1"), ("a=1", "a=1"), ('{"a": {"b": 1}}', "a.b=2")):
+        for words in (["serve", "x", "--class", "m.C"], ["mount", "bob/x"]):
+            ended = run_here(daemon.home, *words, "--set", first, "--set", second)
+            assert ended.code == 2, (first, second)
+            assert "has a value already.\nSet the one or the other." in ended.err
+    assert daemon.asked == []
+
+
+def test_mount_takes_settings_as_serve_does(daemon: ScriptedDaemon) -> None:
+    """KEY=VALUE, JSON objects, or both; what is neither is told what may be given, and no more."""
+    daemon.script["mount"] = {"instance": ID}
+    overrides = ['{"a": {"b": 1}, "n": {}}', "a.c=[2]", "a.d=x=y", "n.o=null"]
+    words = [word for override in overrides for word in ("--set", override)]
+    assert run_here(daemon.home, "mount", "bob/x", *words).out == f"{ID}\n"
+    config = {"a": {"b": 1, "c": [2], "d": "x=y"}, "n": {"o": None}}
+    assert daemon.asked == [("mount", {"address": "bob/x", "config_overrides": config})]
+    for wrong in ('{"a', "a", "=1", "a..b=1", ".=1", ""):
+        ended = run_here(daemon.home, "mount", "bob/x", "--set", wrong)
+        assert ended.code == 2, wrong
+        assert "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes." in ended.err
+    ended = run_here(daemon.home, "mount", "bob/x", "--state", "a=1")
+    assert ended.err.endswith("\nGive one JSON object in single quotes.\n")
+    run_here(daemon.home, "mount", "bob/x", "--state", '{"a": 1}')
+    assert daemon.asked[1:] == [("mount", {"address": "bob/x", "initial_state": {"a": 1}})]
+
+
+@pytest.mark.parametrize("words", [["mount", "bob/x"], ["serve", "x", "--human"], ["worker"]])
+def test_what_cannot_name_a_dispatch_point_is_refused_before_the_daemon_is_asked(
+    words: list[str], daemon: ScriptedDaemon
+) -> None:
+    """The form of a name is known here."""
+    ended = run_here(daemon.home, *words, "--dispatch-point", "a b")
+    assert (ended.code, daemon.asked) == (2, [])
+    assert "'a b' cannot name a dispatch point" in ended.err
+
+
 def test_ls_lists_mine_and_theirs(daemon: ScriptedDaemon) -> None:
     """My flows are shown with who may call them, a contact's with what they are."""
     daemon.script.update(ls={"flows": [_served()]}, unserve={})
@@ -374,6 +440,18 @@ def test_describe_shows_how_to_call(daemon: ScriptedDaemon) -> None:
     ]
     assert ended.err == "\nCall it: p2pflows call bob/translate text=TEXT\n"
     assert run_here(daemon.home, "describe", "bob/translate", "--json").json == flow
+
+
+def test_the_command_that_describe_prints_runs_nothing_of_a_neighbours(daemon: ScriptedDaemon) -> None:
+    """Each word is quoted for a shell; a name that no pair can hold is left out."""
+    names = ["$(reboot)", "a b", "it's", ";x", "a=b", "-x", "{x", "", "a\x1bb", "text"]
+    schema = {"properties": {name: {"type": "string"} for name in names}, "required": names}
+    facts = {"address": "bob/x", "user": BOB, "online": None, "served": True, "allowed": True}
+    daemon.script["describe"] = {**facts, "schema": schema}
+    typed = run_here(daemon.home, "describe", "bob/x").err.partition("Call it: ")[2]
+    pairs = ["$(reboot)=$(REBOOT)", "a b=A B", "it's=IT'S", ";x=;X", "text=TEXT"]
+    assert shlex.split(typed) == ["p2pflows", "call", "bob/x", *pairs]
+    assert "'$(reboot)=$(REBOOT)'" in typed
 
 
 @pytest.mark.parametrize(
@@ -464,6 +542,17 @@ def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
     )
     assert run_here(daemon.home, "deny", BOB, "--json").json == {"user": BOB, "dropped": 3}
     assert daemon.asked[2:] == [("allow", {"user": BOB, "name": "bob"}), ("deny", {"user": BOB})]
+
+
+def test_a_petname_is_allowed_or_denied_as_the_contact_that_it_is(daemon: ScriptedDaemon) -> None:
+    """The daemon is asked with the user id, so that what it says is of a contact, not of a malformed id."""
+    run_here(daemon.home, "contacts", "add", "bob", BOB)
+    daemon.script["allow"] = lambda params: {"user": BOB, "name": params.get("name", "bob"), "released": 0}
+    assert run_here(daemon.home, "allow", "bob").err == "bob is a contact already; waiting messages let in: 0.\n"
+    assert "bert is a contact now" in run_here(daemon.home, "allow", BOB, "--name", "bert").err
+    daemon.script["deny"] = UsageError("'bob' is a contact.", "First run: p2pflows contacts remove bob")
+    assert run_here(daemon.home, "deny", "bob").err.startswith("Error [usage]: 'bob' is a contact.")
+    assert [params["user"] for _, params in daemon.asked] == [BOB] * 3
 
 
 def test_outbox_shows_what_is_stuck(daemon: ScriptedDaemon) -> None:
@@ -562,3 +651,17 @@ def test_a_worker_gets_its_token_unseen(daemon: ScriptedDaemon) -> None:
     ended = run_here(daemon.home, "worker", "--token", token, "--dispatch-point", "cpu")
     assert ended.code == 2
     assert "for the dispatch point 'gpu', not 'cpu'" in ended.err
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_key_in_place_of_its_variables_name_is_not_repeated(daemon: ScriptedDaemon, as_json: list[str]) -> None:
+    """Who writes $NAME for NAME is told so without the key, and before a token is made."""
+    for key in ("sk-secret-0123456789", "0123secret", "secret key"):
+        ended = run_here(daemon.home, "worker", "--api-key-env", key, *as_json)
+        assert ended.code == 2
+        assert "secret" not in ended.out + ended.err
+        if not as_json:
+            assert "--api-key-env takes the NAME of a variable, not the key." in ended.err
+    unset = run_here(daemon.home, "worker", "--api-key-env", "P2PFLOWS_NO_SUCH_KEY")
+    assert (unset.code, daemon.asked) == (2, [])
+    assert "P2PFLOWS_NO_SUCH_KEY is not set" in unset.err

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -19,6 +21,7 @@ from scripted_daemon import ScriptedDaemon, command, run, run_here
 from p2pflows import errors
 from p2pflows.cli import cli
 
+ROOT = Path(__file__).parents[2]
 HEAVY = "pydantic aiohttp nacl yaml asyncio http.client p2pflows.client"
 
 
@@ -134,6 +137,17 @@ def test_every_error_kind_has_its_exit_code(error: type[errors.P2pflowsError], d
         }
 
 
+def test_the_readme_names_every_kind_that_a_command_may_end_with() -> None:
+    """Kinds of modules and of bugs too, each with its exit code: `kind` (3), or in a row of the table."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "p2pflows").rglob("*.py"))
+    kinds = re.findall(r'^    kind = "(\w+)"\n(?:    exit_code = (\d+))?', sources, re.MULTILINE)
+    assert {("untrusted", "4"), ("bug", "")} < set(kinds)
+    for kind, code in kinds:
+        row = re.search(rf"^\| {code or 1} \| .*`{kind}`", readme, re.MULTILINE)
+        assert row or f"`{kind}` ({code or 1})" in readme or kind == "interrupted", kind
+
+
 def test_no_daemon_is_exit_3(tmp_path: Path) -> None:
     """Without a daemon every command that needs one says how to start it."""
     for words in (
@@ -204,6 +218,37 @@ def test_a_full_disk_is_told(daemon: ScriptedDaemon) -> None:
     assert ended.stderr.startswith("Error [error]: The system refused: No space left")
 
 
+def test_a_file_that_cannot_be_used_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system refuses is no fault of stdout: the file is named, stdout stays as it is, and there is a hint."""
+    (tmp_path / "contacts.lock").mkdir()
+    redirected: list[Any] = []
+    monkeypatch.setattr(os, "dup2", lambda *handles: redirected.append(handles))
+    ended = run_here(tmp_path, "contacts", "add", "bob", "b0" * 32)
+    told, hint, _ = ended.err.split("\n")
+    assert ended.code == 1
+    assert told == f"Error [error]: The system refused {tmp_path}/contacts.lock: Is a directory."
+    assert hint
+    monkeypatch.setattr(cli, "main", _raises(OSError("odd")))
+    assert run_here(tmp_path, "id").err.startswith("Error [error]: The system refused: odd.\n")
+    assert redirected == []
+
+
+def _raises(error: Exception) -> Any:
+    def raises(*_: Any, **__: Any) -> None:
+        raise error
+
+    return raises
+
+
+def test_a_closed_stdout_is_no_bug(tmp_path: Path) -> None:
+    """With stdout closed there is nothing to print to, and nothing to report."""
+    run_here(tmp_path, "contacts", "add", "bob", "b0" * 32)
+    arguments, environment = command(tmp_path, "contacts", "list")
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *arguments]
+    ended = subprocess.run(closed, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def _in_terminal(home: Path, *words: str, **more: str) -> tuple[int, str]:
     """Run a command with a terminal for stdin, stdout and stderr; gives exit code and all that was shown."""
     arguments, environment = command(home, *words, **more)
@@ -236,6 +281,21 @@ def test_colour_is_for_terminals(daemon: ScriptedDaemon) -> None:
     assert "\x1b[" in _in_terminal(daemon.home, "ls", "bob")[1]
     assert "\x1b[" not in _in_terminal(daemon.home, "ls", "bob", NO_COLOR="1")[1]
     assert "\x1b[" not in run(daemon.home, "ls", "bob").err
+
+
+def test_strangers_are_completed_and_not_contacts(daemon: ScriptedDaemon) -> None:
+    """The shell gets the user ids that wait for `allow` and `deny`; without a daemon it gets none."""
+    run_here(daemon.home, "contacts", "add", "bob", "b0" * 32)
+    daemon.script["requests"] = {"requests": [{"user": "b1" * 32}, {"user": "c1" * 32}]}
+
+    def complete(*words: str) -> list[str]:
+        asked = {"COMP_WORDS": " ".join(("p2pflows", *words)), "COMP_CWORD": str(len(words))}
+        ended = run(daemon.home, _P2PFLOWS_COMPLETE="bash_complete", **asked)
+        return [line.partition(",")[2] for line in ended.out.split()]
+
+    assert complete("allow", "b") == complete("deny", "b") == ["b1" * 32]
+    daemon.die()
+    assert complete("allow", "b") == []
 
 
 def test_contacts_are_completed(tmp_path: Path) -> None:

@@ -82,6 +82,21 @@ def test_send_prints_one_id_a_line(daemon: ScriptedDaemon) -> None:
     assert (ended.code, ended.out, ended.err) == (0, "id1\nid2\nid3\n", "")
 
 
+def test_send_with_json_prints_json_lines_and_no_bare_ids(daemon: ScriptedDaemon) -> None:
+    """With --json each line of the output is a document, an id as well as an error."""
+    daemon.script["send"] = lambda params: {"id": "1"} if params["data"] else NotAllowed("No.")
+    ended = run(daemon.home, "send", "bob/x", "--lines", "--json", stdin='{"n":1}\n{}\n')
+    error = {"error": {"code": "not_allowed", "message": "No.", "hint": ""}}
+    assert (ended.code, ended.lines) == (4, [{"id": "1"}, error])
+
+
+def test_a_stream_of_many_calls_is_refused_and_not_ignored(daemon: ScriptedDaemon) -> None:
+    """What many calls tell would be one muddle, so --stream with --lines is told to be none."""
+    ended = run(daemon.home, "call", "bob/x", "--lines", "--stream", stdin="{}\n")
+    assert (ended.code, ended.out, daemon.asked) == (2, "", [])
+    assert "--stream shows one call" in ended.err
+
+
 def test_no_lines_are_no_error(daemon: ScriptedDaemon) -> None:
     """Empty input makes empty output."""
     ended = run(daemon.home, "call", "bob/x", "--lines")

@@ -66,15 +66,25 @@ def test_columns_line_up(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_terminal_folds_the_last_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal long text goes on below itself, no line is wider than the screen, and names are cut."""
+    """On a terminal long text goes on below itself, no line is wider than the screen, and long titles are cut."""
     monkeypatch.setattr(output, "is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
-    output.table(["NAME", "TEXT"], [["n" * 64, "word " * 40], ["bob", "你好" * 40]])
+    output.table(["NAME", "TEXT"], [["n n" * 22, "word " * 40], ["bob", "你好" * 40]])
     rows = capsys.readouterr().out.splitlines()
     assert all(output.width(row) <= 60 for row in rows)
-    assert rows[1].startswith("n" * 23 + "…  word word")
+    assert rows[1].startswith(("n n" * 22)[:23] + "…  word word")
     assert rows[2].startswith(" " * 26 + "word")
     assert "".join(rows).replace(" ", "").count("你好") == 40
+
+
+def test_a_terminal_shows_whole_the_ids_and_names_that_have_to_be_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell without blanks, such as the id of an instance, is not cut, be the screen as narrow as it is."""
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    output.table(["INSTANCE", "ENDPOINT", "FOR"], [["0123" * 8, "e" * 64, "me"]])
+    assert capsys.readouterr().out.splitlines()[1] == f"{'0123' * 8}  {'e' * 64}  me"
 
 
 def test_a_long_word_stays_whole_and_a_long_text_does_not() -> None:

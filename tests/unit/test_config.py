@@ -72,6 +72,9 @@ def test_the_environment_goes_before_the_file(where: Home, monkeypatch: pytest.M
     ("text", "sentence"),
     [
         ("broker: [", "cannot be read"),
+        ("broker: 2024-13-01", "cannot be read"),
+        ("broker: " + "1" * 5000, "cannot be read"),
+        ("workers: " + "[" * 5000, "cannot be read"),
         ("- broker", "not a mapping"),
         ("brokr: embedded", "'brokr' is wrong"),
         ("broker: 5", "'broker' is wrong"),
@@ -98,6 +101,24 @@ def test_a_mistake_does_not_show_the_password(where: Home) -> None:
     """An error about the settings does not repeat a secret that stands in them."""
     with pytest.raises(UsageError) as error:
         _load(where, "broker: mqtt://alice:secret@broker/path")
+    assert "secret" not in f"{error.value} {error.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "\nbroker: mqtt://alice:secret@broker: 1883",
+        "\nbroker: 'mqtt://alice:secret@broker",
+        "\nbroker: @mqtt://alice:secret@broker",
+        "\nbroker: !mqtt://alice:secret@broker",
+        "\nbroker: *secret",
+        "broker: &secret a\nhuman_endpoint: &secret b",
+    ],
+)
+def test_a_mistake_in_yaml_does_not_show_the_password(where: Home, line: str) -> None:
+    """Of a file that is no YAML only the problem and the number of the line are told, and not the line."""
+    with pytest.raises(UsageError, match="in line 3") as error:
+        _load(where, f"log_level: info\n{line}")
     assert "secret" not in f"{error.value} {error.value.hint}"
 
 

@@ -153,6 +153,13 @@ def test_names_that_yaml_takes_for_something_else_survive(contacts: Contacts, pa
         "contacts: {alice: 5}",
         "contacts: {a/b: " + ALICE + "}",
         "contacts: {alice: " + ALICE.upper() + "}",
+        "contacts: {alice: 2024-13-01}",
+        "contacts: {alice: " + "1" * 5000 + "}",
+        "contacts: " + "[" * 5000,
+        "blocked: [mallory]",
+        "blocked: [" + BOB + ", mallory]",
+        "blocked: [2024-01-01]",
+        "blocked: [null]",
         b"\xff\xfe",
     ],
 )
@@ -166,6 +173,21 @@ def test_a_file_that_is_no_address_book_is_refused_and_kept(path: Path, content:
     with pytest.raises(UsageError):
         Contacts(path).add("bob", BOB)
     assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+
+
+def test_a_user_id_that_was_blocked_in_capitals_is_blocked(path: Path) -> None:
+    """Whoever blocks somebody by hand, as they have copied the id, has blocked them; digits alone are an id, too."""
+    path.parent.mkdir()
+    path.write_text(f"blocked: [{BOB.upper()}, {'1' * 64}]\n")
+    assert Contacts(path).book().blocked == {BOB, "1" * 64}
+
+
+def test_a_name_among_the_blocked_is_not_passed_over(path: Path) -> None:
+    """A list that would block nobody is an error that names the entry."""
+    path.parent.mkdir()
+    path.write_text("blocked: [mallory]\n")
+    with pytest.raises(UsageError, match="blocks 'mallory', which is no user id"):
+        Contacts(path).book()
 
 
 @pytest.mark.parametrize("content", ["", "contacts:", "contacts: {}\nblocked: []", "# nobody yet"])

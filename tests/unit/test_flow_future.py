@@ -121,16 +121,6 @@ def test_withdrawing() -> None:
     assert isinstance(future.exception(), Cancelled)
 
 
-def test_a_pending_that_was_cancelled_itself_is_told_in_words() -> None:
-    """A run that ends its futures when it stops leaves no foreign exception."""
-    run = ScriptedRun()
-    future = asked(run)
-    run.memory.calls[0][1].cancel()
-    with pytest.raises(Cancelled):
-        future.get_data()
-    assert isinstance(future.exception(), Cancelled)
-
-
 def test_the_output_interface_applies_to_every_way_of_reading() -> None:
     """What looks applies the interface as what waits does, once each, to a fresh copy (D34)."""
     run = ScriptedRun()

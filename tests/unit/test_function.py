@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 import p2pflows
 from p2pflows.errors import BadInput, FlowFailed, UsageError
-from p2pflows.function import FlowFunction, flow, info_of, to_data, to_json
+from p2pflows.function import FlowFunction, flow, to_data, to_json
 
 
 class Order(BaseModel):
@@ -71,26 +71,14 @@ def test_decorator_bare() -> None:
     assert greet("hi") == "hi fr"
 
 
-def test_decorator_named() -> None:
-    """A name and a description given to the decorator can be read back, and the description wins."""
+def test_decorator_with_a_description() -> None:
+    """A description given to the decorator wins over the docstring."""
 
-    @flow(name="hello", description="Says hello.")
+    @flow(description="Says hello.")
     def function() -> None:
         """Something else."""
 
-    assert info_of(function).name == "hello"
     assert FlowFunction.from_callable(function).description == "Says hello."
-
-
-def test_decorator_undecorated() -> None:
-    """A function needs no decorator."""
-    assert info_of(len).name is None
-
-
-def test_decorator_bad_name() -> None:
-    """A name that cannot be an endpoint is refused where it is written."""
-    with pytest.raises(UsageError, match="cannot name an endpoint"):
-        flow(name="no spaces")
 
 
 def test_decorator_public_face() -> None:
@@ -454,3 +442,25 @@ def test_result_broken_text() -> None:
 def test_result_bytes() -> None:
     """The reply is compact UTF-8."""
     assert to_json({"text": "é", "n": [1, 2]}) == '{"text":"é","n":[1,2]}'.encode()
+
+
+def test_keywords_of_any_name_are_not_one_whole_argument() -> None:
+    """`**data: dict` takes fields that are dicts, whatever it is called."""
+
+    def keep(**data: dict[str, int]) -> list[str]:
+        return sorted(data)
+
+    assert FlowFunction.from_callable(keep).invoke(b'{"a": {}, "b": {}}') == ["a", "b"]
+
+
+def test_keywords_of_a_type_that_json_has_not_are_refused() -> None:
+    """With a word for the author, as for any other hint."""
+
+    class Odd:
+        pass
+
+    def keep(**data: Odd) -> None:
+        del data
+
+    with pytest.raises(UsageError):
+        FlowFunction.from_callable(keep)

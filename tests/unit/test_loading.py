@@ -207,3 +207,37 @@ def test_a_mended_file_loads(loader: Loader, tmp_path: Path) -> None:
 def test_an_unknown_kind(loader: Loader) -> None:
     """A kind of target that a newer daemon may know is refused in words."""
     assert "does not know" in refusal(loader, {"kind": "wasm", "target": "x", "cwd": "/"})
+
+
+def test_helpers_of_one_name_in_two_folders(loader: Loader, tmp_path: Path) -> None:
+    """Each flow imports the helper beside it, not the one that another flow has imported before."""
+    targets = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "flows.py").write_text("from probe_common import who\n\ndef f() -> str:\n    return who\n")
+        (tmp_path / name / "probe_common.py").write_text(f"who = {name!r}\n")
+        targets.append(python("flows.py:f", tmp_path / name))
+    assert [call(Loader(), targets[0]), call(loader, targets[0]), call(loader, targets[1], 2)] == ["one", "one", "two"]
+    (tmp_path / "two" / "probe_fresh.py").write_text("who = 'not this one'\n")
+    (tmp_path / "one" / "probe_fresh.py").write_text("who = 'fresh'\n")
+    (tmp_path / "one" / "flows.py").write_text("from probe_fresh import who\n\ndef f() -> str:\n    return who\n")
+    assert call(loader, targets[0], 3) == "fresh"
+
+
+def test_a_helper_that_has_changed(loader: Loader, tmp_path: Path) -> None:
+    """What a flow imports is as new as the flow itself."""
+    (tmp_path / "flows.py").write_text("from probe_common import who\n\ndef f() -> str:\n    return who\n")
+    (tmp_path / "probe_common.py").write_text("who = 'old'\n")
+    assert call(loader, python("flows.py:f", tmp_path)) == "old"
+    (tmp_path / "probe_common.py").write_text("who = 'changed'\n")
+    assert call(loader, python("flows.py:f", tmp_path), 2) == "changed"
+
+
+def test_a_package_that_has_changed_under_another_endpoint(loader: Loader, tmp_path: Path) -> None:
+    """A new endpoint of a module runs what is in its file now."""
+    (tmp_path / "probe_packed.py").write_text("def f() -> str:\n    return 'old'\n")
+    assert call(loader, python("probe_packed:f", tmp_path)) == "old"
+    (tmp_path / "probe_packed.py").write_text("def f() -> str:\n    return 'changed'\n")
+    loaded = loader.load("other", 2, python("probe_packed:f", tmp_path))
+    assert isinstance(loaded, FlowFunction)
+    assert loaded.invoke(b"{}") == "changed"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
+import socket
 import stat
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +84,10 @@ def test_a_url_names_what_is_imported(url: str, module: str, package: str) -> No
         "git+https://host.example/team/Chat?a=b",
         "git+https://host.example/team/Chat@v1",
         "git+https://host.example/Chat",
+        "https://[::1/team/Chat.git",
+        "git+ssh://git@[host/team/Chat",
+        "file://[::1/team/Chat",
+        "git+https://ho\u2100st.example/team/Chat",
         "file://other.example/team/Chat",
         "file:team/Chat",
         "file:///there/is/nothing",
@@ -192,14 +199,58 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path, target: str) -> None:
         tree.purge(folder)
 
 
+@pytest.mark.parametrize("target", ["link", "other"])
+def test_a_link_that_leads_in_a_circle_is_refused(tmp_path: Path, target: str) -> None:
+    """A link to itself, or to one that leads back, is no crash."""
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "other").symlink_to("link")
+    with pytest.raises(tree.ContentDiffers, match="leads in a circle"):
+        tree.purge(tmp_path)
+
+
+@pytest.mark.parametrize("target", [None, b"\xff.py"])
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, target: bytes | None) -> None:
+    """What flow.lock could not hold, of a file or of where a link leads, is told before anything is placed."""
+    if target is None:
+        Path(os.fsdecode(bytes(tmp_path) + b"/\xff.py")).write_text("")
+    else:
+        (tmp_path / "link").symlink_to(os.fsdecode(target))
+    with pytest.raises(tree.ContentDiffers, match="no UTF-8"):
+        tree.purge(tmp_path)
+
+
+def test_a_link_whose_target_is_too_long_is_no_crash(tmp_path: Path) -> None:
+    """It leads nowhere, and harms nobody."""
+    (tmp_path / "link").symlink_to("a" * 1000)
+    tree.purge(tmp_path)
+    assert set(tree.hashes(tmp_path)) == {"link"}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: socket.socket(socket.AF_UNIX).bind(path)])
+def test_a_pipe_or_socket_in_a_folder_is_not_copied(
+    tmp_path: Path, make: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named; nothing waits for somebody to write into it."""
+    (tmp_path / "from").mkdir()
+    monkeypatch.chdir(tmp_path / "from")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        make("special")
+        gc.collect()
+    with pytest.raises(tree.ContentDiffers, match="special is no file, so it cannot be copied"):
+        tree.copy(tmp_path / "from", tmp_path / "to")
+
+
 def test_bytecode_does_not_come_along(tmp_path: Path) -> None:
     """Compiled code that nobody can read, and that no hash covers, is taken away; so is git's folder."""
-    for folder in ("__pycache__", "deep/__pycache__", ".git"):
+    for folder in ("__pycache__", "deep/__pycache__", "deep/__pycache__/__pycache__", ".git"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__pycache__").symlink_to("../deep")
     (tmp_path / "deep" / "file").write_text("")
     tree.purge(tmp_path)
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {"deep", "deep/file"}
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {"deep", "deep/file", "other"}
 
 
 # The lock.
@@ -250,11 +301,22 @@ def _another_hash(text: str) -> str:
     return text.replace("1" * 64, "2" * 64)
 
 
+def _no_url(text: str) -> str:
+    return text.replace('"url": "team/Chat"', '"url": "https://[::1/team/Chat.git"')
+
+
+def _no_url_of_a_folder(text: str) -> str:
+    return text.replace('"url": "team/Chat"', '"url": "file://[::1/team/Chat"')
+
+
 def _an_option(text: str) -> str:
     return text.replace('"revision": "main"', '"revision": "--upload-pack=x"')
 
 
-@pytest.mark.parametrize("damage", [_garbage, _newer, _outside, _another_module, _another_hash, _an_option])
+DAMAGES = [_garbage, _newer, _outside, _another_module, _another_hash, _no_url, _no_url_of_a_folder, _an_option]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_lock_is_not_believed(tmp_path: Path, damage: Callable[[str], str]) -> None:
     """A lock file that was cut, or that somebody changed, is an error, and leads nowhere."""
     lock.write(tmp_path, {"team/Chat": Locked(parse("team/Chat", None, HERE), COMMIT, {"a": "1" * 64})})
@@ -262,7 +324,7 @@ def test_a_damaged_lock_is_not_believed(tmp_path: Path, damage: Callable[[str], 
     damaged = damage(path.read_text())
     assert damaged != path.read_text()
     path.write_text(damaged)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=re.escape(str(path))):
         lock.read(tmp_path)
     with pytest.raises(UsageError):
         verify(tmp_path)
@@ -273,6 +335,18 @@ def test_a_lock_of_another_form_is_an_error(tmp_path: Path, content: str) -> Non
     """Whatever JSON it is, it does not crash."""
     (tmp_path / lock.NAME).write_text(content)
     with pytest.raises(UsageError, match="damaged"):
+        lock.read(tmp_path)
+
+
+def test_a_lock_that_is_a_folder_or_nested_without_end_is_an_error(tmp_path: Path) -> None:
+    """What is no lock at all is told with its name."""
+    path = tmp_path / lock.NAME
+    path.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"flow\.lock is damaged"):
+        lock.read(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UsageError, match=r"flow\.lock cannot be read"):
         lock.read(tmp_path)
 
 
@@ -332,6 +406,41 @@ def test_verify_finds_what_was_changed_removed_and_added(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "team/Extra.py",
+        "team/Extra.pyc",
+        "team/Extra.cpython-399-x86_64-linux-gnu.so",
+        "team/__init__.py",
+        "team/Extra",
+        "__init__.py",
+        "Extra.py",
+    ],
+)
+def test_verify_finds_code_that_was_put_beside_the_modules(tmp_path: Path, name: str) -> None:
+    """Whatever could be imported below `flow_modules`, or runs when a module is, must be in the lock."""
+    _locked(tmp_path, "team/Chat", {"a.py": "1"})
+    place = tmp_path / "flow_modules"
+    for harmless in (
+        ".gitignore",
+        ".lock",
+        "__pycache__/x.pyc",
+        "team/__pycache__/x.pyc",
+        "team/README.md",
+        ".staging-x/new",
+    ):
+        (place / harmless).parent.mkdir(exist_ok=True)
+        (place / harmless).write_text("")
+    assert verify(tmp_path) == []
+    if name == "team/Extra":
+        (tmp_path / "elsewhere").mkdir()
+        (place / name).symlink_to(tmp_path / "elsewhere")
+    else:
+        (place / name).write_text("evil = 1")
+    assert [str(problem) for problem in verify(tmp_path)] == [f"{name}: not in flow.lock"]
+
+
 def test_verify_sees_where_links_lead(tmp_path: Path) -> None:
     """A linked folder may change, but the link must lead to it; a copied module must be no link."""
     _locked(tmp_path, "team/Chat", {"a.py": "1"})
@@ -371,7 +480,10 @@ def test_trust_is_kept_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert stat.S_IMODE((tmp_path / "home" / trust.NAME).stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("content", ["- team/Chat", "sources: 5", "sources: [5]", "{", "\xff"])
+@pytest.mark.parametrize(
+    "content",
+    ["- team/Chat", "sources: 5", "sources: [5]", "sources: [2024-13-01]", "sources: " + "[" * 5000, "{", "\xff"],
+)
 def test_a_damaged_trust_list_trusts_nobody(tmp_path: Path, content: str) -> None:
     """A list that cannot be read is an error, and is not written over."""
     path = tmp_path / trust.NAME
@@ -379,6 +491,12 @@ def test_a_damaged_trust_list_trusts_nobody(tmp_path: Path, content: str) -> Non
     with pytest.raises(UsageError, match="trusted sources"):
         trust.TrustList(path).add("team/Chat")
     assert path.read_bytes() == content.encode("latin-1")
+
+
+def test_the_hint_for_what_is_untrusted_leads_to_no_other_revision() -> None:
+    """Whoever looked at the code of one revision is not told to type a command that takes another."""
+    assert "modules sync" not in trust.Untrusted("team/Chat").hint
+    assert "same command again with --trust" in trust.Untrusted("team/Chat").hint
 
 
 def test_another_hub_is_another_source() -> None:
@@ -421,7 +539,7 @@ def test_needs_are_read_from_the_file_first(tmp_path: Path) -> None:
     for text in ("", "dependencies:\n"):
         (tmp_path / declared.FILE).write_text(text)
         assert declared.dependencies(tmp_path) == []
-    for text in ("5", "- 5", "dependencies: 5", "{"):
+    for text in ("5", "- 5", "dependencies: 5", "{", "- url: 2024-13-01", f"- url: {'1' * 5000}", "[" * 5000):
         (tmp_path / declared.FILE).write_text(text)
         with pytest.raises(UsageError):
             declared.dependencies(tmp_path)
@@ -433,6 +551,10 @@ def test_needs_are_read_from_the_file_first(tmp_path: Path) -> None:
         ("from p2pflows import flow_verse\nflow_verse.sync_dependencies([{'url': 'a/B'}])", [{"url": "a/B"}]),
         ("needs = [\n  {'url': 'a/B', 'revision': 'v1'},\n]\nx = flow_verse.sync_dependencies(needs)",
          [{"url": "a/B", "revision": "v1"}]),
+        ("sync_dependencies(dependencies=['a/B'], trust=True)", ["a/B"]),
+        ("needs: list = ['a/B']\nx: list[str] = sync_dependencies(dependencies=needs)", ["a/B"]),
+        ("needs: list\nsync_dependencies(needs)", []),
+        ("sync_dependencies(root='.')", []),
         ("sync_dependencies(make())", []),
         ("sync_dependencies(unknown)", []),
         ("sync_dependencies()", []),

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
-from p2pflows.worker.shell import OUTPUT_LIMIT, Command, Run, parse
+from p2pflows.message import MAX_BODY_BYTES
+from p2pflows.worker.shell import Command, Run, parse
 
 
 def reply(command: str, cwd: Path, data: bytes = b"{}", *, seconds: float = 10, **env: str) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def test_huge_output(tmp_path: Path) -> None:
     with pytest.raises(TooLarge):
         reply("cat /dev/zero", tmp_path)
     assert time.monotonic() - began < 5
-    assert len(reply(f"head -c {OUTPUT_LIMIT} /dev/zero | tr '\\0' x", tmp_path)["text"]) == OUTPUT_LIMIT
+    assert len(reply(f"head -c {MAX_BODY_BYTES} /dev/zero | tr '\\0' x", tmp_path)["text"]) == MAX_BODY_BYTES
 
 
 def test_huge_input(tmp_path: Path) -> None:

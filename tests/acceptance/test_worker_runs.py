@@ -1,0 +1,279 @@
+"""What classes do in a worker that has one slot only: wait in every way, raise anything, and end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from people import wait_until
+
+from p2pflows import run_dispatch_worker_thread, serving, start_local
+from p2pflows.errors import CallError, FlowFailed, TooLarge, UsageError
+from p2pflows.local import LocalUser, LocalUsers
+from p2pflows.worker.socket_link import SocketLink
+
+WAIT = 30.0
+
+FLOWS = '''
+import asyncio
+import threading
+
+from p2pflows import AtomicFlow, CompositeFlow, FlowFailed, FlowMessage
+from p2pflows.errors import CallError
+from p2pflows.flows.run import current
+
+ABOUT = {"name": "n", "description": "d"}
+
+
+class Echo(AtomicFlow):
+    default_config = ABOUT
+
+    async def run(self, input_message):
+        return {"echo": input_message.data}
+
+
+class Composite(CompositeFlow):
+    default_config = {**ABOUT, "subflows_config": {key: {**ABOUT, "flow_endpoint": "Echo"} for key in "abc"}}
+
+    def asks(self, key, **data):
+        return self.subflows[key].get_reply_future(self.subflows[key].package_input_message(data))
+
+
+class SideBySide(Composite):
+    async def run(self, input_message):
+        return {"all": await asyncio.gather(*(self.asks(key, of=key) for key in "abc"))}
+
+
+class InThreads(Composite):
+    def run(self, input_message):
+        answers = {}
+        futures = {key: self.asks(key, of=key) for key in "abc"}
+
+        def wait(key):
+            answers[key] = futures[key].get_data()
+
+        threads = [threading.Thread(target=wait, args=(key,)) for key in "abc"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return {"all": [answers[key] for key in "abc"]}
+
+
+class SendsMuch(Composite):
+    def run(self, input_message):
+        return self.subflows["a"].call({"text": "x" * 100_000})
+
+
+class Blocks(Composite):
+    async def run(self, input_message):
+        return self.subflows["a"].call({"n": 1})
+
+
+class Current(AtomicFlow):
+    default_config = ABOUT
+
+    async def run(self, input_message):
+        await asyncio.sleep(0)
+        return {"user": current().user}
+
+
+class Latest(AtomicFlow):
+    """Remembers what was used last."""
+
+    default_config = ABOUT
+
+    def set_up_flow_state(self):
+        super().set_up_flow_state()
+        self.flow_state["recent"] = {"a": 1, "b": 2}
+
+    def run(self, input_message):
+        recent = self.flow_state["recent"]
+        used = input_message.data["use"]
+        if used:
+            recent[used] = recent.pop(used)
+        return {"order": list(recent)}
+
+
+class Forwards(CompositeFlow):
+    """Shows what a subflow answers to another one."""
+
+    default_config = {**ABOUT, "subflows_config": {
+        "Echo": {**ABOUT, "flow_endpoint": "Echo"}, "Notes": {**ABOUT, "flow_endpoint": "Notes"}}}
+
+    def run(self, input_message):
+        if input_message.subflow == "Echo":
+            self.subflows["Notes"].send_message(input_message)
+        else:
+            self.subflows["Echo"].get_reply(self.subflows["Echo"].package_input_message(input_message.data))
+            return {"asked": True}
+
+
+class Notes(AtomicFlow):
+    """Writes down what it is sent."""
+
+    default_config = ABOUT
+
+    def run(self, input_message):
+        with open(input_message.data["echo"]["file"], "w") as file:
+            file.write("noted")
+
+
+class Wordless(CallError):
+    """An error that forgets what errors have."""
+
+    kind = "flow_failed"
+
+    def __init__(self):
+        pass
+
+
+class Raises(AtomicFlow):
+    default_config = ABOUT
+
+    def run(self, input_message):
+        raise {"other": FlowFailed(ValueError("no text")), "wordless": Wordless()}[input_message.data["what"]]
+'''
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUsers]:
+    """Alice, with a worker that runs one thing at a time."""
+    folder = tmp_path_factory.mktemp("flows")
+    (folder / "classes.py").write_text(FLOWS)
+    with contextlib.chdir(folder), start_local(1) as users:
+        worker = run_dispatch_worker_thread(users[0], concurrency=1)
+        for name in (
+            *("Echo", "SideBySide", "InThreads", "Blocks", "Current", "Latest", "Notes", "Forwards", "Raises"),
+        ):
+            serving.serve_flow(users[0], f"classes.py:{name}", name)
+        yield users
+        worker.stop()
+
+
+@pytest.fixture
+def alice(users: LocalUsers) -> LocalUser:
+    """Who serves and asks."""
+    return users[0]
+
+
+def asks(alice: LocalUser, endpoint: str, **data: Any) -> Any:
+    """What a flow of alice's answers within a few seconds."""
+    return serving.get_flow_instance(alice, endpoint, timeout=WAIT).call(data, timeout=WAIT)
+
+
+def descriptors() -> int:
+    """How many files and sockets this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("way", ["SideBySide", "InThreads"])
+def test_answers_waited_for_side_by_side(alice: LocalUser, way: str) -> None:
+    """The only slot stays free until the last of them has come: the subflows need it."""
+    assert asks(alice, way) == {"all": [{"echo": {"of": key}} for key in "abc"]}
+
+
+def test_an_async_flow_that_blocks_is_told_how_to_wait(alice: LocalUser) -> None:
+    """It would stop all async flows of its worker, and so wait for ever."""
+    with pytest.raises(FlowFailed) as caught:
+        asks(alice, "Blocks")
+    assert "stops all async flows" in caught.value.message
+    assert "await self.subflows[key].get_reply_future(message)" in caught.value.hint
+
+
+def test_an_async_class_finds_its_run(alice: LocalUser) -> None:
+    """`current` gives the run, also behind an await."""
+    assert asks(alice, "Current") == {"user": alice.user_id}
+
+
+def test_the_order_of_a_state_is_kept(alice: LocalUser) -> None:
+    """A dict that has the same in another order is another state."""
+    latest = serving.get_flow_instance(alice, "Latest")
+    assert latest.call({"use": "a"}) == {"order": ["b", "a"]}
+    assert latest.call({"use": ""}) == {"order": ["b", "a"]}
+
+
+def test_an_answer_is_sent_on(alice: LocalUser, tmp_path: Path) -> None:
+    """What came for one subflow goes to another, although it is an answer itself."""
+    file = tmp_path / "noted"
+    assert asks(alice, "Forwards", file=str(file)) == {"asked": True}
+    wait_until(lambda: file.exists() and file.read_text() == "noted")
+
+
+@pytest.mark.parametrize(("what", "told"), [("other", "no text"), ("wordless", "Wordless")])
+def test_an_error_of_any_form_is_told(alice: LocalUser, what: str, told: str) -> None:
+    """And the process that runs the flow goes on."""
+    with pytest.raises(CallError, match=told):
+        asks(alice, "Raises", what=what)
+    assert asks(alice, "Echo", n=1) == {"echo": {"n": 1}}
+
+
+def test_workers_that_have_ended_leave_nothing(alice: LocalUser) -> None:
+    """No threads, and no descriptors."""
+
+    def left() -> tuple[int, int]:
+        return threading.active_count(), descriptors()
+
+    run_dispatch_worker_thread(alice, "brief").stop()
+    before = left()
+    for _ in range(5):
+        run_dispatch_worker_thread(alice, "brief").stop()
+    wait_until(lambda: left() <= (before[0] + 1, before[1] + 1))
+
+
+def test_calls_of_a_notebook_leave_nothing(alice: LocalUser) -> None:
+    """Each is waited for in a thread of its own, which closes its connection."""
+    echo = serving.get_flow_instance(alice, "Echo")
+    assert echo.call({"n": 0}) == {"echo": {"n": 0}}
+    before = descriptors()
+    for n in range(20):
+        assert echo.call({"n": n}) == {"echo": {"n": n}}
+    wait_until(lambda: descriptors() <= before + 2)
+
+
+def test_no_time_at_all_is_refused(alice: LocalUser) -> None:
+    """A timeout of 0 is not taken for none."""
+    echo = serving.get_flow_instance(alice, "Echo")
+    with pytest.raises((UsageError, CallError)):
+        echo.get_reply_future(echo.package_input_message({}), timeout=0)
+
+
+def test_a_daemon_restarted_twice_while_a_notebook_waits(users: LocalUsers) -> None:
+    """Each time it has as long as the first time to come back."""
+    alice = users[0]
+    future = serving.get_flow_instance(alice, "User").get_reply_future(
+        serving.get_flow_instance(alice, "User").package_input_message({"text": "Still there?"})
+    )
+    for _ in range(2):
+        users.restart(alice)
+        time.sleep(1.0)
+        assert not future.done()
+    (prompt,) = alice.inbox()
+    alice.answer(prompt["id"], "Yes.")
+    assert future.get_data(timeout=WAIT) == {"human_input": "Yes."}
+
+
+def test_a_call_too_large_for_the_broker(alice: LocalUser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow is told at once; it does not wait until its deadline."""
+    monkeypatch.setattr(SocketLink, "max_packet", 60_000)
+    with run_dispatch_worker_thread(alice, "narrow"):
+        serving.serve_flow(alice, "classes.py:SendsMuch", "SendsMuch", dispatch_point="narrow")
+        with pytest.raises(TooLarge, match="takes no more than"):
+            asks(alice, "SendsMuch")
+
+
+def test_files_of_one_name(alice: LocalUser, tmp_path: Path) -> None:
+    """What is served comes from the file that was named, be there others called so, or modules of Python."""
+    for folder, name in (("one", "calendar"), ("two", "calendar")):
+        (tmp_path / folder).mkdir()
+        code = FLOWS.replace('"description": "d"', f'"description": "From {folder}."')
+        (tmp_path / folder / f"{name}.py").write_text(code)
+        serving.serve_flow(alice, f"{tmp_path}/{folder}/{name}.py:Echo", f"From-{folder}")
+    told = {flow["endpoint"]: flow["description"] for flow in serving.get_served_flows(alice)}
+    assert (told["From-one"], told["From-two"]) == ("From one.", "From two.")
+    assert asks(alice, "From-two", n=2) == {"echo": {"n": 2}}
