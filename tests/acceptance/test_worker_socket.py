@@ -7,6 +7,7 @@ import secrets
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -175,7 +176,7 @@ def test_a_large_answer_comes_whole(bob: Person) -> None:
 def test_a_worker_tells_when_no_daemon_is_there(bob: Person) -> None:
     """It goes on trying, and says so once."""
     token = bob.ask("worker_token", dispatch_point="default")["token"]
-    command = ["python", "-P", "-m", "p2pflows.worker", "--socket", str(bob.folder / "nothing.sock")]
+    command = [sys.executable, "-P", "-m", "p2pflows.worker", "--socket", str(bob.folder / "nothing.sock")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **bob.environment}, text=True
     ) as worker:
