@@ -629,7 +629,7 @@ class Node:
         root = None if row.root is None else self.journal.incoming.get(row.root)
         if root is not None and root.state in (Incoming.READY, Incoming.KEPT):
             self.failed(root, error)
-        elif root is not None and root.type == Type.POST:
+        elif root is not None and root.type == Type.POST and self.journal.incoming.blame(root.n, error.kind):
             self._tell_error(root, error)
 
     def _tell_error(self, row: IncomingRow, error: P2pflowsError) -> None:

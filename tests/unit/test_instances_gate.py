@@ -1032,3 +1032,21 @@ def test_what_waits_outlives_a_restart(desk: Desk, alice: Neighbour, mallory: Ne
         fresh.says()
     assert alice.hears(call) == [SECRET]
     assert lives(desk, alice, fresh)
+
+
+def test_a_post_whose_answers_all_fail_is_told_once(desk: Desk, alice: Neighbour, hand: Hand) -> None:
+    """Two answers wait to run a flow again when its instance is deleted: its sender gets one error for the one post."""
+    instance = instance_of(desk, hand, alice)
+    post = alice.sends("own", {}, type="post", instance=instance)
+    ((task, _),) = hand.takes()
+    asks = [
+        {"op": "call_back", "user": alice.user, "endpoint": "x", "data": {}, "subflow": key, "packaged": key}
+        for key in ("one", "two")
+    ]
+    hand.ends(task, {"out": asks, "state": {}})
+    for asked in alice.gets("x"):
+        alice.sends(topics.REPLY, {"said": "yes"}, type="reply", cause=asked["id"], epoch=0, seq=0)
+    assert len(desk.journal.incoming.open_of(instance)) == 2
+    desk.ask(lambda: desk.node.delete_instance(instance, recursive=True))
+    desk.passes(1.0)
+    assert alice.hears_error(post) == "flow_failed"

@@ -113,6 +113,11 @@ class IncomingTable:
         """Move one request to a state if the move is legal; the body goes when nothing can need it any more."""
         return self._db.execute(_MOVE[state], (error, n)).rowcount == 1
 
+    def blame(self, n: int, error: str) -> bool:
+        """Note that something which a post has set off has failed; False if something has before."""
+        changed = self._db.execute("UPDATE incoming SET error = ? WHERE n = ? AND error IS NULL", (error, n))
+        return changed.rowcount == 1
+
     def attempted(self, n: int) -> int:
         """Count one more attempt; gives how many there were."""
         row = self._db.execute(
