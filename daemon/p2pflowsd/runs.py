@@ -228,8 +228,12 @@ class Runs:
         outcome = _outcome(sent, state, answer)
         if "k" in origin:
             value = compact(outcome)
-            if self._journal.records.conclude(origin["n"], origin["k"], value):
+            if not self._journal.records.conclude(origin["n"], origin["k"], value):
+                return
+            if state in (Outgoing.DONE, Outgoing.FAILED):
                 self._owner.answered(origin["n"], origin["k"], value)
+            else:  # unlike a peer's answer, an end of our own making does not come again if a crash forgets it
+                self._owner.recorded(origin["n"], origin["k"], outcome)
         elif sent.type == Type.CALL or state is not Outgoing.DONE:
             self._run_again(sent, origin, outcome)
 

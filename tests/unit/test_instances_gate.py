@@ -1039,7 +1039,7 @@ def test_a_post_whose_answers_all_fail_is_told_once(desk: Desk, alice: Neighbour
     instance = instance_of(desk, hand, alice)
     post = alice.sends("own", {}, type="post", instance=instance)
     ((task, _),) = hand.takes()
-    asks = [
+    asks: list[dict[str, Any]] = [
         {"op": "call_back", "user": alice.user, "endpoint": "x", "data": {}, "subflow": key, "packaged": key}
         for key in ("one", "two")
     ]
@@ -1050,3 +1050,27 @@ def test_a_post_whose_answers_all_fail_is_told_once(desk: Desk, alice: Neighbour
     desk.ask(lambda: desk.node.delete_instance(instance, recursive=True))
     desk.passes(1.0)
     assert alice.hears_error(post) == "flow_failed"
+
+
+def test_a_call_that_its_owner_withdraws_is_told_after_the_commit(
+    desk: Desk, alice: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that begins again after a crash could get another answer to the same call."""
+    instance = instance_of(desk, hand, alice)
+    alice.sends("own", {}, instance=instance)
+    ((task, _),) = hand.takes()
+    call = {"k": 0, "op": "call", "mark": "m", "user": alice.user, "endpoint": "x", "data": {}}
+    hand.says(asks=[{"task": task["task"], **call}], held=[task["task"]])
+    (asked,) = alice.gets("x")
+    uncommitted: list[bool] = []
+    publish = desk.link.publish
+
+    def watched(topic: str, payload: bytes, **more: Any) -> bool:
+        if "/dispatch/" in topic:
+            uncommitted.append(desk.journal._db.in_transaction)
+        return publish(topic, payload, **more)
+
+    monkeypatch.setattr(desk.link, "publish", watched)
+    desk.ask(lambda: desk.node.cancel(asked["id"]))
+    assert [answer["error"]["kind"] for answer in hand.is_told() if "error" in answer] == ["cancelled"]
+    assert uncommitted == [False]
