@@ -185,7 +185,7 @@ def test_inbox_watches(daemon: ScriptedDaemon) -> None:
             assert running.stdout is not None
             shown = [running.stdout.readline().decode() for _ in range(expected)]
             running.send_signal(2)
-            assert running.wait(10) == 130
+            assert running.wait(60) == 130
         if words:
             assert {json.loads(line)["status"] for line in shown} == {"open", "answered"}
         else:

@@ -43,14 +43,20 @@ def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def test_help_answers_at_once(tmp_path: Path) -> None:
-    """`p2pflows --help` takes less than 0.25 s, best of five."""
+    """`p2pflows --help` takes less than 0.25 s, or thrice what Python and click alone take where that is longer."""
     arguments, environment = command(tmp_path, "--help")
-    taken: list[float] = []
-    while len(taken) < 5 and min(taken, default=1) >= 0.25:
-        start = time.perf_counter()
-        subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.25
+    taken, alone = 1.0, 1.0
+    for _ in range(5):
+        alone = min(alone, _seconds([sys.executable, "-c", "import click"], environment))
+        taken = min(taken, _seconds(arguments, environment))
+    assert taken < max(0.25, 3 * alone)
+
+
+def _seconds(arguments: list[str], environment: dict[str, str]) -> float:
+    """How long a command takes."""
+    start = time.perf_counter()
+    subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
 
 
 def test_help_imports_nothing_heavy() -> None:
