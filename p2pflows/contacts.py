@@ -77,7 +77,7 @@ class Contacts:
         topics.check_name(name, "a contact")
         user = normal_user_id(user)
         if name in _RESERVED or topics.is_user_id(name):
-            raise UsageError(f"{name!r} cannot name a contact", "Choose a name of your own.")
+            raise UsageError(f"{name!r} cannot name a contact.", "Choose a name of your own.")
         with self._locked():
             book = self.book()
             if book.by_name.get(name, user) != user:

@@ -38,7 +38,7 @@ def check_name(text: str, what: str) -> str:
         UsageError: it may not.
     """
     if not is_name(text):
-        raise UsageError(f"{text!r} cannot name {what}", "Use 1 to 64 letters, digits, '_' or '-'.")
+        raise UsageError(f"{text!r} cannot name {what}.", "Use 1 to 64 letters, digits, '_' or '-'.")
     return text
 
 
@@ -49,7 +49,7 @@ def check_endpoint(text: str) -> str:
         UsageError: it may not.
     """
     if check_name(text, "an endpoint").startswith("_"):
-        raise UsageError(f"{text!r} cannot name an endpoint", "Names that start with '_' are reserved.")
+        raise UsageError(f"{text!r} cannot name an endpoint.", "Names that start with '_' are reserved.")
     return text
 
 
