@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import pytest
+from command_tree import commands
 from console import Story, read
 
 import p2pflows
@@ -31,19 +32,7 @@ PAGES = sorted(
 STORIES = ["README.md", "docs/TUTORIAL.md", "docs/CONTROL.md", "docs/MODULES.md", "docs/FLOWS.md"]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])
-
-
-def _commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        yield " ".join([*path, name]), command
-        if isinstance(command, click.Group):
-            yield from _commands(command, *path, name)
-
-
-COMMANDS = dict(_commands(cli))
+COMMANDS = dict(commands(cli))
 
 
 def _section(title: str) -> str:

@@ -520,9 +520,9 @@ class Node:
         """Something of a run is kept: tell its worker after the commit."""
         self.dispatch.recorded(n, k, value)
 
-    def answered(self, n: int, k: int, value: str) -> None:
+    def answered(self, n: int, k: int, value: dict[str, Any]) -> None:
         """A call of a run has its answer: tell its worker."""
-        self.dispatch.answered(n, k, json.loads(value))
+        self.dispatch.answered(n, k, value)
 
     def flow_at(self, endpoint: str) -> Served | None:
         """What is served under an endpoint."""

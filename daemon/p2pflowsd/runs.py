@@ -126,7 +126,7 @@ class Owner(Protocol):
     def recorded(self, n: int, k: int, value: dict[str, Any]) -> None:
         """Something of a run is kept: tell its worker after the commit."""
 
-    def answered(self, n: int, k: int, value: str) -> None:
+    def answered(self, n: int, k: int, value: dict[str, Any]) -> None:
         """A call of a run has its answer: tell its worker."""
 
     def queue(self, row: IncomingRow, flow: Served) -> None:
@@ -220,20 +220,18 @@ class Runs:
         if record is None:
             self._owner.recorded(row.n, k, {"unknown": True})
         elif record.value is not None:
-            self._owner.answered(row.n, k, record.value)
+            self._owner.answered(row.n, k, json.loads(record.value))
 
     def concluded(self, sent: OutgoingRow, state: Outgoing, answer: bytes | None) -> None:
         """A message that a run sent has its end."""
         origin = json.loads(sent.origin or "{}")
         outcome = _outcome(sent, state, answer)
         if "k" in origin:
-            value = compact(outcome)
-            if not self._journal.records.conclude(origin["n"], origin["k"], value):
-                return
-            if state in (Outgoing.DONE, Outgoing.FAILED):
-                self._owner.answered(origin["n"], origin["k"], value)
-            else:  # unlike a peer's answer, an end of our own making does not come again if a crash forgets it
-                self._owner.recorded(origin["n"], origin["k"], outcome)
+            if self._journal.records.conclude(origin["n"], origin["k"], compact(outcome)):
+                # Unlike a peer's answer, an end of our own making does not come again if a crash forgets it.
+                comes_again = state in (Outgoing.DONE, Outgoing.FAILED)
+                tell = self._owner.answered if comes_again else self._owner.recorded
+                tell(origin["n"], origin["k"], outcome)
         elif sent.type == Type.CALL or state is not Outgoing.DONE:
             self._run_again(sent, origin, outcome)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from p2pflows import topics
-from p2pflows.framing import FramingError, Records, record, unpack
+from p2pflows.framing import unpack
 from p2pflows.mqtt import Delivery, MqttLink
+from p2pflows.record_stream import RecordStream
 from p2pflowsd.private_socket import private_socket
 
 MAX_FRAME = 2_000_000
@@ -125,62 +126,47 @@ class WorkerSocket:
             del self._workers[reads]
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(RecordStream):
     """One worker's connection."""
 
     def __init__(self, owner: WorkerSocket) -> None:
+        super().__init__(MAX_FRAME)
         self._owner = owner
-        self._records = Records(MAX_FRAME)
-        self._transport: asyncio.WriteTransport | None = None
         self._reads = ""
         self._sends = ""
         self._will = b""
 
-    def send(self, frame: bytes) -> bool:
+    def send(self, content: bytes) -> bool:
         """Send a frame; False if it cannot leave."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return False
-        if transport.get_write_buffer_size() > MOST_UNREAD:
-            transport.abort()
-            return False
-        transport.write(record(frame))
-        return True
+        if self.unsent > MOST_UNREAD:
+            self.hang_up()
+        return super().send(content)
 
-    def hang_up(self) -> None:
-        """End the connection."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket's
-        self._transport = transport
+    def opened(self) -> None:
         self._owner.opened(self)
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            frames = self._records.feed(data)
-            if frames and not self._sends:
-                frames = self._introduce(frames)
-        except (FramingError, UnicodeDecodeError):
-            self.hang_up()
-            return
+    def arrived(self, records: list[bytes]) -> None:
+        frames = records if self._sends else self._introduce(records)
         if frames:
             self._owner.arrived(self._sends, frames)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
+    def lost(self, error: Exception | None) -> None:
+        del error
         self._owner.ended(self, self._reads)
         if self._sends:
             self._owner.arrived(self._sends, [self._will])
 
     def _introduce(self, records: list[bytes]) -> list[bytes]:
         """Take the first record; gives the frames behind it."""
-        match unpack(records[0]):
-            case [topic, will]:
-                sends = self._owner.introduced(self, topic.decode())
-                if sends is not None:
-                    self._reads, self._sends, self._will = topic.decode(), sends, will
-                    return records[1:]
-        self.hang_up()
-        return []
+        try:
+            topic, will = unpack(records[0])
+            reads = topic.decode()
+        except ValueError:
+            self.hang_up()
+            return []
+        sends = self._owner.introduced(self, reads)
+        if sends is None:
+            self.hang_up()
+            return []
+        self._reads, self._sends, self._will = reads, sends, will
+        return records[1:]

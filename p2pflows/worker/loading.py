@@ -101,14 +101,14 @@ class Loader:
         path = Path(cwd, place) if place.endswith(".py") else None
         if path is not None and not path.is_file():
             raise UsageError(f"There is no file {path}.", "Check the path, and where the worker runs.")
-        self._prefer(Path(cwd))
+        for folder in dict.fromkeys([Path(cwd).absolute(), *([path.absolute().parent] if path else [])]):
+            self._prefer(folder)
         try:
             if place == "__main__":
                 module = _notebook(attribute)
             elif path is None:
                 module = _import_package(place, again=again)
             else:
-                self._prefer(path.parent)
                 module = _import_file(path, f"{_SERVED}{next(_NUMBERS)}")
         except BaseException as error:  # a flow's file may even call sys.exit
             _log.error("%s cannot be imported", place, exc_info=error)
@@ -119,7 +119,6 @@ class Loader:
 
     def _prefer(self, folder: Path) -> None:
         """Have imports find what is in a folder, as it is now, before what other served folders have by that name."""
-        folder = folder.absolute()
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
         sys.path.insert(0, str(folder))

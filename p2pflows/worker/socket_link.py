@@ -11,8 +11,9 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from p2pflows.framing import FramingError, Records, pack, record
+from p2pflows.framing import pack
 from p2pflows.mqtt import Delivery, Will
+from p2pflows.record_stream import RecordStream
 
 MAX_FRAME = 1_048_576
 """Bytes of a frame, as in an MQTT packet of a usual broker."""
@@ -57,7 +58,7 @@ class SocketLink:
         self._on_up = on_up
         self._on_down = on_down
         self._on_problem = on_problem
-        self._transport: asyncio.WriteTransport | None = None
+        self._connection: _Connection | None = None
         self._closing = asyncio.Event()
 
     async def run(self) -> None:
@@ -66,7 +67,7 @@ class SocketLink:
         delay, away_since, told = _FIRST_DELAY, loop.time(), False
         while not self._closing.is_set():
             try:
-                _, connection = await loop.create_unix_connection(self._new_connection, str(self._path))
+                _, connection = await loop.create_unix_connection(lambda: _Connection(self), str(self._path))
             except OSError as error:
                 if loop.time() - away_since > _PATIENCE and not told:
                     told = True
@@ -84,10 +85,7 @@ class SocketLink:
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
         """Send a frame; False when there is no connection."""
         del topic, qos, retain  # the connection says where it goes, and a frame that is lost is told again
-        if self._transport is None or self._transport.is_closing():
-            return False
-        self._transport.write(record(payload))
-        return True
+        return self._connection is not None and self._connection.send(payload)
 
     def flush(self) -> None:
         """Frames leave at once."""
@@ -98,56 +96,41 @@ class SocketLink:
     async def close(self) -> None:
         """Hang up once all has left; `run` returns."""
         self._closing.set()
-        if self._transport is not None:
-            self._transport.close()
+        if self._connection is not None:
+            self._connection.finish()
 
-    def _new_connection(self) -> _Connection:
-        return _Connection(self._opened, self._arrived, self._lost)
+    # What the connection tells.
 
-    def _opened(self, transport: asyncio.WriteTransport) -> None:
-        self._transport = transport
-        transport.write(record(pack([self._topic.encode(), self._will().payload])))
+    def opened(self, connection: _Connection) -> None:
+        """The connection stands."""
+        self._connection = connection
+        connection.send(pack([self._topic.encode(), self._will().payload]))
         self._on_up(False)
 
-    def _arrived(self, frames: list[bytes]) -> None:
+    def arrived(self, frames: list[bytes]) -> None:
+        """Frames have come."""
         self._on_deliveries([Delivery(self._topic, frame, retain=False) for frame in frames])
 
-    def _lost(self, reason: str) -> None:
-        self._transport = None
+    def lost(self, reason: str) -> None:
+        """The connection is gone."""
+        self._connection = None
         self._on_down(reason)
 
 
-class _Connection(asyncio.Protocol):
-    """One connection's life."""
+class _Connection(RecordStream):
+    """The connection to the daemon."""
 
-    def __init__(
-        self,
-        opened: Callable[[asyncio.WriteTransport], None],
-        arrived: Callable[[list[bytes]], None],
-        lost: Callable[[str], None],
-    ) -> None:
-        self._opened = opened
-        self._arrived = arrived
-        self._lost = lost
-        self._records = Records(MAX_FRAME)
-        self._transport: asyncio.WriteTransport | None = None
+    def __init__(self, owner: SocketLink) -> None:
+        super().__init__(MAX_FRAME)
+        self._owner = owner
         self.ended = asyncio.Event()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket's
-        self._transport = transport
-        self._opened(transport)
+    def opened(self) -> None:
+        self._owner.opened(self)
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            frames = self._records.feed(data)
-        except FramingError:
-            if self._transport is not None:
-                self._transport.abort()
-            return
-        if frames:
-            self._arrived(frames)
+    def arrived(self, records: list[bytes]) -> None:
+        self._owner.arrived(records)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def lost(self, error: Exception | None) -> None:
         self.ended.set()
-        self._lost("the daemon closed the connection" if exc is None else str(exc))
+        self._owner.lost("the daemon closed the connection" if error is None else str(error))

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from command_tree import commands
 from scripted_run import ScriptedRun, incoming
 
 import p2pflows
@@ -22,17 +23,6 @@ from p2pflows.cli import cli
 from p2pflows.flows.flow import AtomicFlow, build, invoke, take_state
 
 TWENTY_YEARS = 20 * 365 * 24 * 3600
-
-
-def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command by its words."""
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        yield " ".join([*path, name]), command
-        if isinstance(command, click.Group):
-            yield from commands(command, *path, name)
 
 
 def functions() -> Iterator[tuple[str, inspect.Signature]]:

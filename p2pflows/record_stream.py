@@ -1,0 +1,76 @@
+"""A socket that carries records, as asyncio serves it; the daemon's and its workers' ends are made of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from p2pflows.framing import FramingError, Records, record
+
+
+class RecordStream(asyncio.Protocol):
+    """One connection's life; what happens in it, a subclass says.
+
+    Args:
+        longest: most bytes of a record that comes.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._records = Records(longest)
+        self._transport: asyncio.WriteTransport | None = None
+
+    # What a subclass says.
+
+    def opened(self) -> None:
+        """The connection stands."""
+
+    def arrived(self, records: list[bytes]) -> None:
+        """Records have come, at least one."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+
+    # What it can do.
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the other side to read."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def send(self, content: bytes) -> bool:
+        """Send a record; False if it cannot leave."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        self._transport.write(record(content))
+        return True
+
+    def finish(self) -> None:
+        """End the connection once all has left."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def hang_up(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What asyncio tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected."""
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket's
+        self._transport = transport
+        self.opened()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come, in whatever pieces."""
+        try:
+            records = self._records.feed(data)
+        except FramingError:
+            self.hang_up()
+            return
+        if records:
+            self.arrived(records)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self.lost(exc)
