@@ -6,8 +6,8 @@
     async with p2pflows.connect_async() as me:
         answers = await asyncio.gather(*(me.call("bob/sum", {"n": n}) for n in range(100)))
 
-Both speak the control API on the home's socket: `Client` over HTTP with nothing but the standard library,
-`AsyncClient` over one WebSocket. Every failure is one of `p2pflows.errors`.
+Both speak the control API on the home's socket: `Client` over HTTP, `AsyncClient` in JSON Lines on one connection.
+Every failure is one of `p2pflows.errors`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,10 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable
 
-    import aiohttp
+    from p2pflows.client_stream import ClientStream
 
 MAX_REQUEST_BYTES = 1_000_000
 """More than any message may hold; the daemon names the exact limit for what is smaller."""
-
-_FRAME_BYTES = 256 * 1024
 
 
 def connect(home: str | os.PathLike[str] | None = None) -> Client:
@@ -202,7 +200,7 @@ class Client:
 
 
 class AsyncClient:
-    """The asynchronous client, one WebSocket; what is asked in one pass of the loop leaves as one frame.
+    """The asynchronous client: one connection; what is asked in one pass of the loop leaves together.
 
     Args:
         home: the home folder; by default the one that `P2PFLOWS_HOME` names.
@@ -211,14 +209,10 @@ class AsyncClient:
     def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
         self._home = _home(home)
         self._ids = itertools.count(1)
-        self._outgoing: list[bytes] = []
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._listeners: dict[int, Callable[[dict[str, Any]], None]] = {}
         self._closed = False
-        self._session: aiohttp.ClientSession
-        self._socket: aiohttp.ClientWebSocketResponse
-        self._tasks: list[asyncio.Task[None]]
-        self._wake: asyncio.Event
+        self._stream: ClientStream
         self._events: asyncio.Queue[dict[str, Any] | None]
 
     @property
@@ -247,8 +241,7 @@ class AsyncClient:
         self._pending[number] = future
         if on_progress is not None:
             self._listeners[number] = on_progress
-        self._outgoing.append(b'{"id":%d,"method":"%s","params":%s}' % (number, method.encode(), body))
-        self._wake.set()
+        self._stream.ask(b'{"id":%d,"method":"%s","params":%s}' % (number, method.encode(), body))
         return future
 
     async def request(self, method: str, **params: Any) -> Any:
@@ -331,29 +324,20 @@ class AsyncClient:
         """
         import asyncio
 
-        import aiohttp
+        from p2pflows.client_stream import ClientStream
 
-        self._wake, self._events = asyncio.Event(), asyncio.Queue()
-        self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._home.socket)))
+        self._events = asyncio.Queue()
         try:
-            self._socket = await self._session.ws_connect("http://p2pflows/v1/ws", max_msg_size=0)
-        except BaseException as error:
-            await self._session.close()
-            if isinstance(error, (OSError, aiohttp.ClientError)):
-                cause = getattr(error, "os_error", error)
-                raise _unconnected(self._home, cause) from error
-            raise
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+            _, self._stream = await asyncio.get_running_loop().create_unix_connection(
+                lambda: ClientStream(self._told, self._ended), str(self._home.socket)
+            )
+        except OSError as error:
+            raise _unconnected(self._home, error) from error
 
     async def close(self) -> None:
         """Disconnect; what was asked and not answered fails."""
-        import asyncio
-
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._socket.close()
-        await self._session.close()
+        self._stream.finish()
+        await self._stream.gone.wait()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -362,35 +346,15 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _write(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._outgoing:
-                frame = _take(self._outgoing)
-                try:
-                    await self._socket.send_str(frame.decode())
-                except ConnectionError:
-                    return  # the reader sees it too, and tells everybody
+    def _ended(self) -> None:
+        self._closed = True
+        for future in self._pending.values():
+            if not future.done():
+                _fail(future, _gone(self._home))
+        self._pending.clear()
+        self._events.put_nowait(None)
 
-    async def _read(self) -> None:
-        import aiohttp
-
-        try:
-            async for message in self._socket:
-                if message.type is aiohttp.WSMsgType.TEXT:
-                    content = json.loads(message.data)
-                    for item in content if isinstance(content, list) else [content]:
-                        self._take_in(item)
-        finally:
-            self._closed = True
-            for future in self._pending.values():
-                if not future.done():
-                    _fail(future, _gone(self._home))
-            self._pending.clear()
-            self._events.put_nowait(None)
-
-    def _take_in(self, item: dict[str, Any]) -> None:
+    def _told(self, item: dict[str, Any]) -> None:
         if "event" in item:
             self._events.put_nowait(item)
             return
@@ -451,17 +415,6 @@ def _encode(params: dict[str, Any]) -> bytes:
             "Send it in parts, or send where it can be found.",
         )
     return body
-
-
-def _take(outgoing: list[bytes]) -> bytes:
-    """Remove from the front what fits into one frame, and join it."""
-    size = count = 0
-    while count < len(outgoing) and (not count or size + len(outgoing[count]) <= _FRAME_BYTES):
-        size += len(outgoing[count])
-        count += 1
-    frame = b"[" + b",".join(outgoing[:count]) + b"]"
-    del outgoing[:count]
-    return frame
 
 
 def _fail(future: asyncio.Future[Any], error: P2pflowsError) -> None:

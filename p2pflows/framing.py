@@ -1,6 +1,6 @@
-"""Length-prefixed parts: how several byte strings travel as one.
+"""How byte strings travel: several as one, and one after the other in a stream.
 
-Layout: u32 count, then count times u32 length, then the parts end to end; all integers big-endian.
+`pack` gives u32 count, then count times u32 length, then the parts end to end; all integers are big-endian.
 """
 
 from __future__ import annotations
@@ -44,13 +44,8 @@ def unpack(frame: bytes) -> list[bytes]:
     return parts
 
 
-def record(content: bytes) -> bytes:
-    """One record of a stream: u32 length, then the content."""
-    return struct.pack(">I", len(content)) + content
-
-
 class Records:
-    """The records in a stream of bytes, whatever pieces it comes in.
+    """The records in a stream of bytes, whatever pieces it comes in: u32 length, then the content.
 
     Args:
         longest: most bytes of one record.
@@ -59,6 +54,11 @@ class Records:
     def __init__(self, longest: int) -> None:
         self._longest = longest
         self._rest = b""
+
+    @staticmethod
+    def wrap(content: bytes) -> bytes:
+        """One record as the stream has it."""
+        return struct.pack(">I", len(content)) + content
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The records that are whole with this piece.
@@ -79,3 +79,37 @@ class Records:
             start = end
         self._rest = stream[start:]
         return found
+
+
+class Lines:
+    """The lines in a stream of bytes, whatever pieces it comes in.
+
+    Args:
+        longest: most bytes of one line.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._begun: list[bytes] = []
+        self._size = 0
+
+    @staticmethod
+    def wrap(content: bytes) -> bytes:
+        """One line as the stream has it; the content holds no line break."""
+        return content + b"\n"
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The lines that are whole with this piece.
+
+        Raises:
+            FramingError: one is longer than any may be.
+        """
+        *ended, begun = piece.split(b"\n")
+        if ended:
+            ended[0] = b"".join((*self._begun, ended[0]))
+            self._begun, self._size = [], 0
+        self._begun.append(begun)
+        self._size += len(begun)
+        if max((self._size, *map(len, ended))) > self._longest:
+            raise FramingError("a line longer than any may be")
+        return ended

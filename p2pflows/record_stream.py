@@ -1,22 +1,24 @@
-"""A socket that carries records, as asyncio serves it; the daemon's and its workers' ends are made of it."""
+"""A socket that carries records, as asyncio serves it; both ends of the daemon's own sockets are made of it."""
 
 from __future__ import annotations
 
 import asyncio
 
-from p2pflows.framing import FramingError, Records, record
+from p2pflows.framing import FramingError, Lines, Records
 
 
 class RecordStream(asyncio.Protocol):
     """One connection's life; what happens in it, a subclass says.
 
     Args:
-        longest: most bytes of a record that comes.
+        framing: how records follow each other, both ways.
     """
 
-    def __init__(self, longest: int) -> None:
-        self._records = Records(longest)
+    def __init__(self, framing: Records | Lines) -> None:
+        self._framing = framing
         self._transport: asyncio.WriteTransport | None = None
+        self.full = False
+        """Whether the other side reads too slowly for more to be sent now."""
 
     # What a subclass says.
 
@@ -25,6 +27,14 @@ class RecordStream(asyncio.Protocol):
 
     def arrived(self, records: list[bytes]) -> None:
         """Records have come, at least one."""
+
+    def misread(self, error: FramingError) -> None:
+        """What came is no record, and neither is what follows."""
+        del error
+        self.hang_up()
+
+    def relieved(self) -> None:
+        """There is room again for what could not be sent while it was `full`."""
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
@@ -40,7 +50,7 @@ class RecordStream(asyncio.Protocol):
         """Send a record; False if it cannot leave."""
         if self._transport is None or self._transport.is_closing():
             return False
-        self._transport.write(record(content))
+        self._transport.write(self._framing.wrap(content))
         return True
 
     def finish(self) -> None:
@@ -64,12 +74,21 @@ class RecordStream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have come, in whatever pieces."""
         try:
-            records = self._records.feed(data)
-        except FramingError:
-            self.hang_up()
+            records = self._framing.feed(data)
+        except FramingError as error:
+            self.misread(error)
             return
         if records:
             self.arrived(records)
+
+    def pause_writing(self) -> None:
+        """The buffer holds all it should."""
+        self.full = True
+
+    def resume_writing(self) -> None:
+        """The other side has read enough of it."""
+        self.full = False
+        self.relieved()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from p2pflows.cli import main
 from p2pflows.errors import P2pflowsError, UsageError
 
 
 class ScriptedDaemon:
-    """Speaks the control API over HTTP and WebSocket on a home's socket, in a thread of its own.
+    """Speaks the control API, HTTP and JSON Lines, on a home's socket, in a thread of its own.
 
     Attributes:
         script: by method, the result, the error, or a function, maybe async, of the parameters.
         asked: every method and its parameters, in the order they came.
-        frames: how many WebSocket frames came.
+        frames: how many lines came.
     """
 
     def __init__(self, home: Path) -> None:
@@ -38,8 +38,7 @@ class ScriptedDaemon:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
         self._ready = threading.Event()
-        self._sockets: set[web.WebSocketResponse] = set()
-        self._requests: list[web.Request] = []
+        self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Self:
@@ -55,26 +54,28 @@ class ScriptedDaemon:
     def die(self) -> None:
         """Cut every connection, in the daemon's own thread, as kill -9 would."""
         (self.home / "daemon.sock").unlink(missing_ok=True)
-        for request in self._requests:
-            if request.transport is not None:
-                request.transport.abort()
+        for connection in self._connections:
+            connection.transport.abort()
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
-        """Send an event to every WebSocket."""
-        for socket in self._sockets:
-            asyncio.run_coroutine_threadsafe(socket.send_json({"event": event, "data": data}), self._loop)
+        """Send an event to everybody who speaks JSON Lines."""
+        for connection in self._connections:
+            if connection.http is None:
+                self._loop.call_soon_threadsafe(connection.write, {"event": event, "data": data})
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         app = web.Application()
-        app.router.add_get("/v1/ws", self._websocket)
         app.router.add_post("/v1/{method}", self._http)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
-        site = web.UnixSite(runner, str(self.home / "daemon.sock"))
-        self._loop.run_until_complete(site.start())
+        http = runner.server
+        assert http is not None
+        listening = self._loop.create_unix_server(lambda: _Connection(self, http), str(self.home / "daemon.sock"))
+        server = self._loop.run_until_complete(listening)
         self._ready.set()
         self._loop.run_forever()
+        server.close()
         self._loop.run_until_complete(self._stop(runner))
         self._loop.close()
 
@@ -82,8 +83,8 @@ class ScriptedDaemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for socket in list(self._sockets):
-            await socket.close()
+        for connection in self._connections:
+            connection.transport.close()
         await runner.cleanup()
 
     async def _answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -101,29 +102,55 @@ class ScriptedDaemon:
         return {"result": result}
 
     async def _http(self, request: web.Request) -> web.Response:
-        self._requests.append(request)
         answer = await self._answer(request.match_info["method"], await request.json())
         return web.json_response(answer.get("result", answer), status=422 if "error" in answer else 200)
 
-    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        self._requests.append(request)
-        self._sockets.add(socket)
-        async for message in socket:
-            if message.type is WSMsgType.TEXT:
-                self.frames += 1
-                for item in json.loads(message.data):
-                    task = asyncio.create_task(self._reply(socket, item))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-        self._sockets.discard(socket)
-        return socket
+    def opened(self, connection: _Connection) -> None:
+        """Somebody has connected."""
+        self._connections.add(connection)
 
-    async def _reply(self, socket: web.WebSocketResponse, item: dict[str, Any]) -> None:
+    def asked_for(self, connection: _Connection, line: bytes) -> None:
+        """A line of requests came."""
+        self.frames += 1
+        for item in json.loads(line):
+            task = self._loop.create_task(self._reply(connection, item))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _reply(self, connection: _Connection, item: dict[str, Any]) -> None:
         answer = await self._answer(item["method"], item["params"])
-        if not socket.closed:
-            await socket.send_json([{"id": item["id"], **answer}])
+        connection.write([{"id": item["id"], **answer}])
+
+
+class _Connection(asyncio.Protocol):
+    """Speaks JSON Lines; a first byte that begins none is for HTTP."""
+
+    def __init__(self, daemon: ScriptedDaemon, server: web.Server) -> None:
+        self._daemon = daemon
+        self._server = server
+        self._rest = b""
+        self.http: asyncio.Protocol | None = None
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._daemon.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._rest and self.http is None and data[:1] != b"[":
+            self.http = self._server()
+            self.transport.set_protocol(self.http)
+            self.http.connection_made(self.transport)
+            self.http.data_received(data)
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._daemon.asked_for(self, line)
+
+    def write(self, content: Any) -> None:
+        """Send one line."""
+        self.transport.write(json.dumps(content).encode() + b"\n")
 
 
 def command(home: Path, *words: str, **more: str) -> tuple[list[str], dict[str, str]]:

@@ -18,7 +18,7 @@ ROOMS = {
     "sqlite3": {"p2pflowsd.journal"},
     "click": {"p2pflows.cli"},
     "segno": {"p2pflows.cli"},
-    "aiohttp": {"p2pflows.client", "p2pflowsd.control"},
+    "aiohttp": {"p2pflowsd.control"},
     "yaml": {
         "p2pflows.files",
         "p2pflows.flows.config",

@@ -1,6 +1,6 @@
-"""The control socket: HTTP for `curl` and scripts, one WebSocket for what streams or needs speed.
+"""The control socket: HTTP for `curl`, JSON Lines or a WebSocket for what streams or needs speed.
 
-A private unix socket in the home folder; who can open it is its user.
+A private unix socket in the home folder; who can open it is its user. What a connection speaks shows in its first byte.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 from aiohttp import WSMsgType, web
 
@@ -17,24 +17,10 @@ from p2pflows import strict_json
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflowsd.methods import Method
 from p2pflowsd.private_socket import private_socket
+from p2pflowsd.sessions import MAX_BYTES, Call, LineConnection, Session
 
-MAX_BYTES = 4_000_000
-MOST_WAITING = 1_000
-"""What waits to be sent to one client before progress is dropped; it may be lost anyway."""
 STATUS = {2: 400, 3: 503, 4: 403, 5: 504}
 """HTTP status by exit code; all else is 422."""
-
-
-class Call(Protocol):
-    """Accepts a call without a task of its own."""
-
-    def __call__(
-        self,
-        params: dict[str, Any],
-        respond: Callable[[Any], None],
-        progress: Callable[[dict[str, Any]], None] | None = None,
-    ) -> Callable[[], None]:
-        """Respond once; gives what stops the waiting."""
 
 
 class Control:
@@ -59,8 +45,9 @@ class Control:
         self.call = call
         self._methods = methods
         self._prompts = prompts
-        self._sessions: set[_Session] = set()
+        self._sessions: set[Session] = set()
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Begin to serve; a socket left by a dead daemon is replaced.
@@ -73,15 +60,29 @@ class Control:
         app.router.add_route("*", "/v1/{method}", self._http)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.SockSite(self._runner, private_socket(self._path)).start()
+        http = self._runner.server
+        assert http is not None  # noqa: S101 - `setup` makes it
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: _Opening(http, self), sock=private_socket(self._path)
+        )
 
     async def close(self) -> None:
         """Stop serving."""
         self._path.unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.close()
         for session in list(self._sessions):
             await session.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def opened(self, session: Session) -> None:
+        """A session begins."""
+        self._sessions.add(session)
+
+    def ended(self, session: Session) -> None:
+        """A session is over."""
+        self._sessions.discard(session)
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
         """Tell all who watch."""
@@ -89,8 +90,8 @@ class Control:
             if session.watches:
                 session.put({"event": event, "data": data})
 
-    async def ask(self, name: str, params: Any, session: _Session | None = None) -> dict[str, Any]:
-        """Run a method; `{"result": ...}` or `{"error": ...}`. Only a WebSocket's session can watch."""
+    async def ask(self, name: str, params: Any, session: Session | None = None) -> dict[str, Any]:
+        """Run a method; `{"result": ...}` or `{"error": ...}`. Only a session can watch."""
         try:
             if name == "watch" and session is not None:
                 return {"result": await self._watch(session)}
@@ -120,97 +121,47 @@ class Control:
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
         connection = web.WebSocketResponse(max_msg_size=MAX_BYTES, compress=False, heartbeat=None)
         await connection.prepare(request)
-        session = _Session(connection, self)
-        self._sessions.add(session)
+        wake = asyncio.Event()
+        session = Session(self, wake.set, connection.close)
+        writer = asyncio.create_task(_write(connection, session, wake))
         try:
             async for frame in connection:
                 if frame.type is WSMsgType.TEXT:
                     session.receive(frame.data)
         finally:
-            self._sessions.discard(session)
-            session.stop()
+            writer.cancel()
+            session.end()
         return connection
 
-    async def _watch(self, session: _Session) -> dict[str, Any]:
+    async def _watch(self, session: Session) -> dict[str, Any]:
         """Begin to tell a session what changes."""
         session.watches = True
         return {"prompts": await self._prompts()}
 
 
-class _Session:
-    """One WebSocket: requests run side by side; what is ready in one pass of the loop leaves as one frame."""
+async def _write(connection: web.WebSocketResponse, session: Session, wake: asyncio.Event) -> None:
+    while True:
+        await wake.wait()
+        wake.clear()
+        if text := session.take():
+            await connection.send_str(text.decode())
 
-    def __init__(self, connection: web.WebSocketResponse, control: Control) -> None:
-        self._connection = connection
+
+class _Opening(asyncio.Protocol):
+    """A connection until its first byte tells what it speaks: JSON Lines begin with an object or an array."""
+
+    def __init__(self, http: web.Server, control: Control) -> None:
+        self._http = http
         self._control = control
-        self._ready: list[dict[str, Any]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._calls: dict[object, Callable[[], None]] = {}
-        self._wake = asyncio.Event()
-        self._writer = asyncio.create_task(self._write())
-        self.watches = False
+        self._transport: asyncio.Transport
 
-    def receive(self, text: str) -> None:
-        """Take in one frame: a request, or an array of them."""
-        try:
-            content = strict_json.loads(text)
-        except (ValueError, RecursionError) as error:
-            self.put({"id": None, "error": UsageError(f"The frame is not JSON: {error}.").as_json()})
-            return
-        for request in content if isinstance(content, list) else [content]:
-            if not isinstance(request, dict) or not isinstance(request.get("method"), str):
-                self.put({"id": None, "error": UsageError("A request has an id, a method and params.").as_json()})
-                continue
-            if request["method"] == "call" and isinstance(request.get("params"), dict):
-                self._call(request.get("id"), request["params"])
-                continue
-            task = asyncio.create_task(self._run(request))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected."""
+        self._transport = cast(asyncio.Transport, transport)
 
-    def put(self, answer: dict[str, Any]) -> None:
-        """Send something soon."""
-        self._ready.append(answer)
-        self._wake.set()
-
-    def stop(self) -> None:
-        """The other side has left: what it waits for goes on without it."""
-        for task in [*self._tasks, self._writer]:
-            task.cancel()
-        for stop in list(self._calls.values()):
-            stop()
-
-    async def close(self) -> None:
-        """Say goodbye."""
-        await self._connection.close()
-
-    def _call(self, request_id: Any, params: dict[str, Any]) -> None:
-        key = object()
-
-        def respond(result: Any) -> None:
-            self._calls.pop(key, None)
-            failed = isinstance(result, P2pflowsError)
-            self.put({"id": request_id, **({"error": result.as_json()} if failed else {"result": result})})
-
-        self._calls[key] = lambda: None
-
-        def progress(data: dict[str, Any]) -> None:
-            if len(self._ready) < MOST_WAITING:  # who does not read must not fill our memory
-                self.put({"id": request_id, "progress": data})
-
-        stop = self._control.call(params, respond, progress)
-        if key in self._calls:
-            self._calls[key] = stop
-
-    async def _run(self, request: dict[str, Any]) -> None:
-        answer = await self._control.ask(request["method"], request.get("params", {}), self)
-        answer.pop("exit", None)
-        self.put({"id": request.get("id"), **answer})
-
-    async def _write(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            ready, self._ready = self._ready, []
-            text = json.dumps(ready if len(ready) > 1 else ready[0], ensure_ascii=False)
-            await self._connection.send_str(text.encode(errors="backslashreplace").decode())
+    def data_received(self, data: bytes) -> None:
+        """The first bytes have come; whoever understands them takes over."""
+        speaks = LineConnection(self._control) if data[:1] in b"{[" else self._http()
+        self._transport.set_protocol(speaks)
+        speaks.connection_made(self._transport)
+        speaks.data_received(data)

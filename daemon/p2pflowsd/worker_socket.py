@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pflows import topics
-from p2pflows.framing import unpack
+from p2pflows.framing import Records, unpack
 from p2pflows.mqtt import Delivery, MqttLink
 from p2pflows.record_stream import RecordStream
 from p2pflowsd.private_socket import private_socket
@@ -130,7 +130,7 @@ class _Connection(RecordStream):
     """One worker's connection."""
 
     def __init__(self, owner: WorkerSocket) -> None:
-        super().__init__(MAX_FRAME)
+        super().__init__(Records(MAX_FRAME))
         self._owner = owner
         self._reads = ""
         self._sends = ""

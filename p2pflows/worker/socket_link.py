@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from p2pflows.framing import pack
+from p2pflows.framing import Records, pack
 from p2pflows.mqtt import Delivery, Will
 from p2pflows.record_stream import RecordStream
 
@@ -121,7 +121,7 @@ class _Connection(RecordStream):
     """The connection to the daemon."""
 
     def __init__(self, owner: SocketLink) -> None:
-        super().__init__(MAX_FRAME)
+        super().__init__(Records(MAX_FRAME))
         self._owner = owner
         self.ended = asyncio.Event()
 

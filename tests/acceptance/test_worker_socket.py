@@ -17,7 +17,7 @@ from spy import Spy
 
 from p2pflows import topics
 from p2pflows.channel import Channel
-from p2pflows.framing import pack, record
+from p2pflows.framing import Records, pack
 from p2pflowsd.dispatch import point_key
 
 FLOW = """
@@ -70,7 +70,7 @@ def is_hung_up_on(connection: socket.socket) -> bool:
 
 def introduction(bob: Person, name: str = "w-stranger", *, user: str | None = None, will: bytes = b"?") -> bytes:
     """What a worker sends first."""
-    return record(pack([topics.dispatch(user or bob.user_id, "default", name).encode(), will]))
+    return Records.wrap(pack([topics.dispatch(user or bob.user_id, "default", name).encode(), will]))
 
 
 def test_frames_of_a_worker_here_do_not_pass_through_the_broker(street: Neighbourhood, bob: Person) -> None:
@@ -117,11 +117,11 @@ def test_a_worker_that_dies_is_noticed_at_once(bob: Person) -> None:
     [
         pytest.param(lambda _bob: b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="another protocol"),
         pytest.param(lambda _bob: b"\xff\xff\xff\xff", id="a record of four gigabytes"),
-        pytest.param(lambda _bob: record(b""), id="an empty introduction"),
-        pytest.param(lambda _bob: record(pack([b"one part"])), id="an introduction without a will"),
-        pytest.param(lambda _bob: record(pack([b"\xff\xfe", b"will"])), id="a topic that is no text"),
+        pytest.param(lambda _bob: Records.wrap(b""), id="an empty introduction"),
+        pytest.param(lambda _bob: Records.wrap(pack([b"one part"])), id="an introduction without a will"),
+        pytest.param(lambda _bob: Records.wrap(pack([b"\xff\xfe", b"will"])), id="a topic that is no text"),
         pytest.param(lambda bob: introduction(bob, user="ab" * 32), id="the topic of another user"),
-        pytest.param(lambda bob: record(pack([topics.inbox(bob.user_id, "pid").encode(), b""])), id="an inbox"),
+        pytest.param(lambda bob: Records.wrap(pack([topics.inbox(bob.user_id, "pid").encode(), b""])), id="an inbox"),
         pytest.param(lambda bob: introduction(bob, "w/+"), id="a wildcard"),
     ],
 )
@@ -137,12 +137,12 @@ def test_nobody_takes_the_topic_of_a_worker_that_is_connected(bob: Person) -> No
     """The first one keeps it."""
     with connect(bob) as first, connect(bob) as second:
         first.sendall(introduction(bob, "w-taken"))
-        first.sendall(record(b"a frame"))
+        first.sendall(Records.wrap(b"a frame"))
         wait_until(lambda: bob.refused("bad_frame") > 0)
         second.sendall(introduction(bob, "w-taken"))
         assert is_hung_up_on(second)
         before = bob.refused("bad_frame")
-        first.sendall(record(b"another frame"))
+        first.sendall(Records.wrap(b"another frame"))
         wait_until(lambda: bob.refused("bad_frame") > before)
 
 
@@ -152,7 +152,7 @@ def test_frames_without_the_key_of_the_point_are_refused(bob: Person) -> None:
         before = bob.refused("bad_frame")
         topic = topics.results(bob.user_id, "default")
         other = Channel(point_key(bob.me, "other")).seal(topic, {"worker": "w-stranger"})
-        connection.sendall(introduction(bob) + record(other) + record(secrets.token_bytes(100)))
+        connection.sendall(introduction(bob) + Records.wrap(other) + Records.wrap(secrets.token_bytes(100)))
         wait_until(lambda: bob.refused("bad_frame") == before + 2)
     wait_until(lambda: bob.refused("bad_frame") == before + 3)
 
@@ -161,7 +161,7 @@ def test_a_frame_in_pieces_is_one_frame(bob: Person) -> None:
     """However the bytes come."""
     with connect(bob) as connection:
         before = bob.refused("bad_frame")
-        for byte in introduction(bob, "w-slow") + record(b"x" * 40):
+        for byte in introduction(bob, "w-slow") + Records.wrap(b"x" * 40):
             connection.sendall(bytes([byte]))
         wait_until(lambda: bob.refused("bad_frame") == before + 1)
 
