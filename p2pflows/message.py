@@ -6,7 +6,6 @@ Times are whole milliseconds since the Unix epoch, UTC.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -76,7 +75,7 @@ class Message(BaseModel):
         """
         strict_json.check_levels(body)
         message = cls.model_validate_json(body)
-        strict_json.check_numbers(message.data)
+        strict_json.check_numbers_in(body, message.data)
         return message
 
     def to_bytes(self) -> bytes:
@@ -124,4 +123,4 @@ def new_id(now_ms: int, random: bytes) -> str:
     value = (now_ms & (2**48 - 1)) << 80 | int.from_bytes(random[:10], "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
-    return uuid.UUID(int=value).hex
+    return f"{value:032x}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from p2pflows.errors import UsageError
 
@@ -116,6 +117,7 @@ class Dispatch:
     worker: str
 
 
+@lru_cache(maxsize=1024)
 def parse(topic: str) -> Inbox | Results | Presence | Dispatch | None:
     """What a topic stands for, or None if it is none of ours."""
     match topic.split("/"):

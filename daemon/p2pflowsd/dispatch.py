@@ -387,12 +387,14 @@ class Dispatch:
             return
         for point in self._points.values():
             given = point.scheduler.assign()
+            if not given:
+                continue
             bodies = self._journal.incoming.bodies([n for _, n in given if n not in self._fresh])
             for worker_name, n in given:
                 row, flow = self._rows[n]
                 if row.instance is None:
                     content = self._fresh.pop(n) if n in self._fresh else json.loads(bodies[n]).get("data", {})
-                    data = strict_json.compact(content).encode()  # not larger than it came
+                    data = strict_json.dumps(content)  # not larger than it came
                 else:
                     data = self._owner.brief(row, flow, bodies[n])
                 task = self._describe(_task_id(row), "run", flow, row=row, expires=row.expires)

@@ -540,7 +540,7 @@ class Node:
     def answer(self, message: Message) -> bool:
         """An answer to a message of ours came."""
         state = Outgoing.FAILED if message.type == Type.ERROR else Outgoing.DONE
-        answer = strict_json.compact(message.data).encode()
+        answer = strict_json.dumps(message.data)
         return self.outbox.answered(message.sender, message.cause or "", state, answer)
 
     def worker_frame(self, point: str, payload: bytes) -> None:

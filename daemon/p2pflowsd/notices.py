@@ -94,12 +94,16 @@ class Notices:
 
     def next_due(self) -> float | None:
         """When something is to be sent, in the clock's elapsed seconds."""
+        if not (self._drafts or self._gaps):
+            return None
         return min(
             (*(draft.due for draft in self._drafts.values()), *(due for due, _ in self._gaps.values())), default=None
         )
 
     def take(self) -> list[tuple[str, Notice]]:
         """What is due now, once."""
+        if not (self._drafts or self._gaps):
+            return []
         elapsed = self._clock.elapsed()
         gaps: dict[str, list[tuple[str, int, int]]] = {}
         for (peer, endpoint), (due, patience) in list(self._gaps.items()):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2pflows import strict_json
 from p2pflows.channel import Channel
@@ -67,3 +70,17 @@ def test_what_a_flow_wraps_too_deep() -> None:
         data = [data]
     with pytest.raises(FlowFailed, match="JSON"):
         task_run._plain({"a": data})
+
+
+@given(st.from_regex(r"-?[0-9]{1,120}(\.[0-9]{0,120})?([eE][+-]?[0-9]{1,6})?", fullmatch=True))
+def test_a_glance_at_the_text_finds_every_number_that_is_none(number: str) -> None:
+    """Whatever JSON reads as infinite is refused, and nothing else is."""
+    try:
+        finite = math.isfinite(json.loads(number, parse_int=float))
+    except ValueError:
+        finite = False
+    if finite:
+        assert strict_json.loads(number) == json.loads(number)
+    else:
+        with pytest.raises(ValueError, match=r"."):
+            strict_json.loads(number)
