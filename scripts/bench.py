@@ -1,7 +1,8 @@
 """Echo calls through two daemons and one worker process, beside raw paho-mqtt QoS 1 on the same broker, in one run.
 
-Everything is on: signed, sealed, journalled with fsync, dispatched to a worker process. Read the ratios: absolute
-figures drift with the machine's other load.
+Everything is on: signed, sealed, journalled with fsync, dispatched to a worker process. Between the two stands what the
+same hops cost with these promises and nothing else (bare_hops.py). Read the ratios: absolute figures drift with the
+machine's other load.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import bare_hops
 
 import p2pflows
 from p2pflows import broker_url
@@ -52,18 +56,19 @@ def main() -> None:
         url = _introduce(alice, bob, Path(folder))
         broker = _client(alice).request("status")["broker"]["name"]
         stack.enter_context(_echo_process(url))
-        results: dict[str, dict[str, list[float]]] = {
-            "paho": {"p50": [], "rate": []},
-            "p2pflows": {"p50": [], "rate": []},
-        }
-        for _ in range(rounds):
-            for name, measure in (
-                ("paho", lambda: _measure_paho(url, arguments.size, single, many)),
-                ("p2pflows", lambda: _measure_ours(alice, arguments.size, single, many)),
+        results: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("paho", "bare", "p2pflows")}
+        for number in range(rounds):
+            bare = Path(folder) / f"bare-{number}"
+            bare.mkdir()
+            for name, (times, rate) in (
+                ("paho", _measure_paho(url, arguments.size, single, many)),
+                ("bare", (bare_hops.measure(url, bare, arguments.size, single), None)),
+                ("p2pflows", _measure_ours(alice, arguments.size, single, many)),
             ):
-                p50, rate = measure()
-                results[name]["p50"].append(p50)
-                results[name]["rate"].append(rate)
+                results[name]["p50"].append(statistics.median(times))
+                results[name]["p99"].append(statistics.quantiles(times, n=100)[-1])
+                if rate is not None:
+                    results[name]["rate"].append(rate)
         mine = _client(bob).request("status")["broker"]["name"]
         broker = mine if broker == "shared" else broker
     _report(results, broker, arguments)
@@ -73,18 +78,21 @@ def _report(results: dict[str, dict[str, list[float]]], broker: str, arguments: 
     median = {
         name: {what: statistics.median(values) for what, values in kinds.items()} for name, kinds in results.items()
     }
-    ratio = {
-        "rate": median["p2pflows"]["rate"] / median["paho"]["rate"],
-        "p50": median["p2pflows"]["p50"] / median["paho"]["p50"],
-    }
+    mine, base = median["p2pflows"], median["paho"]
+    ratio = {what: mine[what] / base[what] for what in base}
     if arguments.json:
         print(json.dumps({"broker": broker, "bytes": arguments.size, **median, "ratio": ratio}))
         return
-    print(f"echo of {arguments.size} bytes on {broker}, {os.cpu_count()} cores\n")
-    print(f"{'':24}{'p50 ms, one at a time':>24}{f'calls/s, {IN_FLIGHT} in flight':>26}")
-    for name, label in (("paho", "raw paho-mqtt QoS 1"), ("p2pflows", "p2pflows, everything on")):
-        print(f"{label:24}{median[name]['p50'] * 1000:>24.2f}{median[name]['rate']:>26,.0f}")
-    print(f"{'ratio':24}{ratio['p50']:>23.2f}x{ratio['rate']:>25.2f}x")
+    print(f"echo of {arguments.size} bytes on {broker}, {os.cpu_count()} cores: one at a time; {IN_FLIGHT} in flight\n")
+    print(f"{'':32}{'p50 ms':>10}{'p99 ms':>10}{'calls/s':>12}")
+    for name, label in (
+        ("paho", "raw paho-mqtt QoS 1"),
+        ("bare", "the hops of a call, bare"),
+        ("p2pflows", "p2pflows, everything on"),
+    ):
+        rate = f"{median[name]['rate']:,.0f}" if "rate" in median[name] else ""
+        print(f"{label:32}{median[name]['p50'] * 1000:>10.2f}{median[name]['p99'] * 1000:>10.2f}{rate:>12}")
+    print(f"{'p2pflows to raw paho-mqtt':32}{ratio['p50']:>9.2f}x{ratio['p99']:>9.2f}x{ratio['rate']:>11.2f}x")
 
 
 def _free_port() -> int:
@@ -139,11 +147,11 @@ def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
     raise SystemExit("the daemons did not come up; nothing was measured")
 
 
-def _measure_ours(alice: Home, size: int, single: int, many: int) -> tuple[float, float]:
+def _measure_ours(alice: Home, size: int, single: int, many: int) -> tuple[list[float], float]:
     return asyncio.run(_ours(alice, size, single, many))
 
 
-async def _ours(alice: Home, size: int, single: int, many: int) -> tuple[float, float]:
+async def _ours(alice: Home, size: int, single: int, many: int) -> tuple[list[float], float]:
     data = {"text": "x" * size}
     async with p2pflows.connect_async(alice.path) as client:
         for _ in range(50):
@@ -163,7 +171,7 @@ async def _ours(alice: Home, size: int, single: int, many: int) -> tuple[float, 
 
         began = time.perf_counter()
         await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
-        return statistics.median(times), many / (time.perf_counter() - began)
+        return times, many / (time.perf_counter() - began)
 
 
 def _paho(url: str) -> object:
@@ -221,7 +229,7 @@ def _echo(url: str) -> None:
     client.loop_forever()  # type: ignore[attr-defined]
 
 
-def _measure_paho(url: str, size: int, single: int, many: int) -> tuple[float, float]:
+def _measure_paho(url: str, size: int, single: int, many: int) -> tuple[list[float], float]:
     client = _paho(url)
     slots = threading.Semaphore(0)
 
@@ -251,13 +259,13 @@ def _measure_paho(url: str, size: int, single: int, many: int) -> tuple[float, f
         return times
 
     exchange(50, 1)
-    p50 = statistics.median(exchange(single, 1))
+    times = exchange(single, 1)
     began = time.perf_counter()
     exchange(many, IN_FLIGHT)
     rate = many / (time.perf_counter() - began)
     client.loop_stop()  # type: ignore[attr-defined]
     client.disconnect()  # type: ignore[attr-defined]
-    return p50, rate
+    return times, rate
 
 
 if __name__ == "__main__":

@@ -1,0 +1,192 @@
+"""The hops of a call with what is promised on each, and nothing else: what is left when a daemon costs nothing.
+
+client -> alice: SQLite commit with fsync, sign, seal -> broker -> bob: open, verify, keep -> worker -> bob: commit with
+fsync, sign, seal -> broker -> alice: open, verify -> client. Four processes and the broker, blocking sockets, paho-mqtt
+driven by hand. No contacts, order, repetition, refusals, leases or deadlines, and nothing is checked but signatures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+from nacl.public import Box, PrivateKey
+from nacl.signing import SigningKey, VerifyKey
+
+from p2pflows import broker_url
+
+_BUFFER = 1_000_000
+_WARM_UP = 50
+_SIGNATURE = 64
+_SEEDS = {"alice": b"a" * 32, "bob": b"b" * 32}
+
+
+def measure(url: str, folder: Path, size: int, count: int) -> list[float]:
+    """The seconds of each of some calls, one at a time.
+
+    Args:
+        url: the broker's.
+        folder: an empty one, for sockets and journals.
+        size: bytes of text in each call.
+        count: how many calls.
+    """
+    content = json.dumps({"text": "x" * size}).encode()
+    with ExitStack() as stack:
+        for role in ("bob", "worker", "alice"):
+            stack.enter_context(_process(role, url, folder))
+        client = _connect(folder / "alice.sock")
+        times = []
+        for _ in range(_WARM_UP + count):
+            began = time.perf_counter()
+            client.send(content)
+            json.loads(client.recv(_BUFFER))
+            times.append(time.perf_counter() - began)
+        return times[_WARM_UP:]
+
+
+@contextmanager
+def _process(role: str, url: str, folder: Path) -> Iterator[None]:
+    command = [sys.executable, __file__, role, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(url + "\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+class _Side:
+    """Alice, or bob: a journal, keys, a link to the broker, and one local connection."""
+
+    def __init__(self, name: str, peer: str, url: str, folder: Path) -> None:
+        self._peer = peer
+        self._key = SigningKey(_SEEDS[name])
+        self._theirs: VerifyKey = SigningKey(_SEEDS[peer]).verify_key
+        self._box = Box(PrivateKey(_SEEDS[name]), PrivateKey(_SEEDS[peer]).public_key)
+        self.db = sqlite3.connect(folder / f"{name}.db", isolation_level=None)
+        self.db.execute("PRAGMA journal_mode = WAL")
+        self.db.execute("PRAGMA synchronous = FULL")
+        self.db.execute(
+            "CREATE TABLE messages (n INTEGER PRIMARY KEY, id TEXT UNIQUE, peer TEXT, body BLOB, state TEXT)"
+        )
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / f"{name}.sock"))
+        self._listener.listen()
+        self.link = self._connected(name, url)
+
+    def _connected(self, name: str, url: str) -> mqtt.Client:
+        where = broker_url.parse(url)
+        assert isinstance(where, broker_url.BrokerUrl)
+        link = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5, manual_ack=True)
+        link.username_pw_set(where.username, where.password)
+        granted: list[bool] = []
+        link.on_subscribe = lambda *_: granted.append(True)
+        link.on_connect = lambda *_: link.subscribe(f"bench/bare/{name}", qos=1)
+        link.connect(where.host, where.port)
+        while not granted:
+            link.loop(0.1)
+        sock = link.socket()
+        assert sock is not None
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return link
+
+    def keep(self, peer: str, body: bytes) -> None:
+        """Write a message into the open transaction."""
+        if not self.db.in_transaction:
+            self.db.execute("BEGIN")
+        row = (os.urandom(16).hex(), peer, body, "pending")
+        self.db.execute("INSERT INTO messages (id, peer, body, state) VALUES (?, ?, ?, ?)", row)
+
+    def say(self, kind: str, data: object) -> None:
+        """Keep a message, commit, and let it leave."""
+        fields = {"id": os.urandom(16).hex(), "type": kind, "to": self._peer, "expires": time.time_ns(), "data": data}
+        body = json.dumps(fields).encode()
+        self.keep(self._peer, body)
+        self.db.execute("COMMIT")
+        sealed = self._box.encrypt(self._key.sign(hashlib.sha256(body).digest()).signature + body)
+        self.link.publish(f"bench/bare/{self._peer}", bytes(sealed), qos=1)
+
+    def understood(self, sealed: bytes) -> bytes:
+        """The body of what came, if the peer has signed it."""
+        plain = self._box.decrypt(sealed)
+        body = plain[_SIGNATURE:]
+        self._theirs.verify(hashlib.sha256(body).digest(), plain[:_SIGNATURE])
+        return body
+
+    def serve(self, local: Callable[[socket.socket], None], remote: Callable[[socket.socket, bytes], None]) -> None:
+        """Take what comes, for ever; `local` from the connection, `remote` from the broker."""
+        print("ready", flush=True)
+        connection, _ = self._listener.accept()
+        broker = self.link.socket()
+        assert broker is not None
+
+        def message(_client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+            remote(connection, message.payload)
+            self.link.ack(message.mid, message.qos)
+
+        self.link.on_message = message
+        poll = select.epoll()
+        poll.register(broker, select.EPOLLIN)
+        poll.register(connection, select.EPOLLIN)
+        while True:
+            for ready, _ in poll.poll():
+                if ready == broker.fileno():
+                    self.link.loop_read()
+                    if hasattr(socket, "TCP_QUICKACK"):
+                        broker.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                else:
+                    local(connection)
+            self.link.loop_write()
+
+
+def _alice(url: str, folder: Path) -> None:
+    side = _Side("alice", "bob", url, folder)
+
+    def answered(client: socket.socket, sealed: bytes) -> None:
+        client.send(json.dumps(json.loads(side.understood(sealed))["data"]).encode())
+
+    side.serve(lambda client: side.say("call", json.loads(client.recv(_BUFFER))), answered)
+
+
+def _bob(url: str, folder: Path) -> None:
+    side = _Side("bob", "alice", url, folder)
+
+    def asked(worker: socket.socket, sealed: bytes) -> None:
+        body = side.understood(sealed)
+        side.keep("alice", body)
+        worker.send(json.dumps(json.loads(body)["data"]).encode())
+
+    side.serve(lambda worker: side.say("reply", json.loads(worker.recv(_BUFFER))), asked)
+
+
+def _worker(_url: str, folder: Path) -> None:
+    daemon = _connect(folder / "bob.sock")
+    print("ready", flush=True)
+    while True:
+        daemon.send(json.dumps(json.loads(daemon.recv(_BUFFER))).encode())
+
+
+def _connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(path))
+    return connection
+
+
+if __name__ == "__main__":
+    {"alice": _alice, "bob": _bob, "worker": _worker}[sys.argv[1]](sys.stdin.readline().strip(), Path(sys.argv[2]))
