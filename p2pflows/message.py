@@ -75,7 +75,7 @@ class Message(BaseModel):
         """
         strict_json.check_levels(body)
         message = cls.model_validate_json(body)
-        strict_json.check_numbers_in(body, message.data)
+        strict_json.check_numbers(message.data)
         return message
 
     def to_bytes(self) -> bytes:

@@ -7,7 +7,6 @@ one text (docs/CONTROL.md).
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -97,7 +96,7 @@ class Session:
         if not ready:
             return b""
         # An error may quote half a character of what was asked; so written it is JSON.
-        return json.dumps(ready if len(ready) > 1 else ready[0], ensure_ascii=False).encode(errors="backslashreplace")
+        return strict_json.dumps(ready if len(ready) > 1 else ready[0], halves="backslashreplace")
 
     def end(self) -> None:
         """The other side has left: what it waits for goes on without it."""

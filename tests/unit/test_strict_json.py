@@ -73,7 +73,7 @@ def test_what_a_flow_wraps_too_deep() -> None:
 
 
 @given(st.from_regex(r"-?[0-9]{1,120}(\.[0-9]{0,120})?([eE][+-]?[0-9]{1,6})?", fullmatch=True))
-def test_a_glance_at_the_text_finds_every_number_that_is_none(number: str) -> None:
+def test_every_number_that_is_none_is_found(number: str) -> None:
     """Whatever JSON reads as infinite is refused, and nothing else is."""
     try:
         finite = math.isfinite(json.loads(number, parse_int=float))

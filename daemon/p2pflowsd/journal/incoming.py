@@ -8,15 +8,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from p2pflows.message import Message
+from p2pflowsd.journal.conditions import is_one_of
 from p2pflowsd.journal.rows import IncomingRow
-from p2pflowsd.lifecycle import Incoming, may_become
+from p2pflowsd.lifecycle import LIVE_INCOMING, Incoming, may_become
 
 _COLUMNS = ", ".join(IncomingRow._fields)
+_INSERT = (
+    f"INSERT INTO incoming ({', '.join(IncomingRow._fields[1:])}, body, bundle)"
+    f" VALUES ({', '.join('?' * (len(IncomingRow._fields) + 1))}) ON CONFLICT (peer, id) DO NOTHING"
+)
 _KEEPS_BODY = frozenset({Incoming.BLOCKED, Incoming.HELD, Incoming.READY, Incoming.DEAD})
+_EXPIRING = sorted(LIVE_INCOMING)
 _MOVE = {
     state: f"UPDATE incoming SET state = '{state}', error = coalesce(?, error)"
     + ("" if state in _KEEPS_BODY else ", body = NULL")
-    + f" WHERE n = ? AND state IN ({', '.join(repr(old.value) for old in may_become(state))})"
+    + f" WHERE n = ? AND {is_one_of(may_become(state))}"
     for state in Incoming
 }
 
@@ -29,28 +35,24 @@ class IncomingTable:
 
     def add(self, message: Message, body: bytes, bundle: int, now: int, state: Incoming) -> IncomingRow | None:
         """Keep a request; None if the id was seen before."""
-        row = self._db.execute(
-            f"""INSERT INTO incoming
-                  (id, peer, type, endpoint, epoch, seq, conversation, body, bundle, received, expires, state, instance)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-                ON CONFLICT (peer, id) DO NOTHING RETURNING {_COLUMNS}""",
-            (
-                message.id,
-                message.sender,
-                message.type,
-                message.endpoint,
-                message.epoch,
-                message.seq,
-                message.conversation,
-                body,
-                bundle,
-                now,
-                message.expires,
-                state,
-                message.instance,
-            ),
-        ).fetchone()
-        return IncomingRow._make(row) if row else None
+        row = IncomingRow(
+            n=0,
+            id=message.id,
+            peer=message.sender,
+            type=message.type,
+            endpoint=message.endpoint,
+            epoch=message.epoch,
+            seq=message.seq,
+            conversation=message.conversation,
+            received=now,
+            expires=message.expires,
+            state=state,
+            attempts=0,
+            error=None,
+            instance=message.instance,
+            root=None,
+        )
+        return self._insert(row, body, bundle)
 
     def add_answer(
         self,
@@ -67,14 +69,24 @@ class IncomingTable:
         root: int | None,
     ) -> IncomingRow | None:
         """Keep an answer that runs one of our flows again; None if it was kept before."""
-        row = self._db.execute(
-            f"""INSERT INTO incoming
-                  (id, peer, type, endpoint, epoch, seq, conversation, body, received, expires, state, instance, root)
-                VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, 'ready', ?, ?)
-                ON CONFLICT (peer, id) DO NOTHING RETURNING {_COLUMNS}""",
-            (message_id, peer, kind, endpoint, conversation, body, now, expires, instance, root),
-        ).fetchone()
-        return IncomingRow._make(row) if row else None
+        row = IncomingRow(
+            n=0,
+            id=message_id,
+            peer=peer,
+            type=kind,
+            endpoint=endpoint,
+            epoch=0,
+            seq=0,
+            conversation=conversation,
+            received=now,
+            expires=expires,
+            state=Incoming.READY,
+            attempts=0,
+            error=None,
+            instance=instance,
+            root=root,
+        )
+        return self._insert(row, body, None)
 
     def belongs(self, n: int, instance: str) -> None:
         """Say which instance a request is for."""
@@ -161,39 +173,51 @@ class IncomingTable:
 
     def in_state(self, state: Incoming) -> list[IncomingRow]:
         """All requests in one live state, oldest first."""
-        return self._many(
-            "state = ? AND state IN ('blocked', 'held', 'ready', 'asked', 'kept', 'dead') ORDER BY n", state
-        )
+        return self._live(state, "true ORDER BY n")
 
     def blocked(self, peer: str, endpoint: str) -> list[IncomingRow]:
         """The requests of one stream that wait for an earlier one, in their order."""
-        return self._many("state = 'blocked' AND peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
+        return self._live(Incoming.BLOCKED, "peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
 
     def held_by(self, peer: str) -> list[IncomingRow]:
         """The requests of one unknown sender, those of each stream in its order."""
-        return self._many("state = 'held' AND peer = ? ORDER BY epoch, seq, n", peer)
+        return self._live(Incoming.HELD, "peer = ? ORDER BY epoch, seq, n", peer)
 
     def put_aside(self, peer: str | None = None) -> int:
         """How many requests wait for a decision on their sender, or for an earlier message; of one peer, or in all."""
-        (count,) = self._db.execute(
-            "SELECT count(*) FROM incoming WHERE state IN ('held', 'blocked') AND peer = coalesce(?, peer)", (peer,)
-        ).fetchone()
-        return int(count)
+        return sum(
+            self._db.execute(
+                f"""SELECT count(*) FROM incoming INDEXED BY incoming_live
+                    WHERE state = '{state}' AND peer = coalesce(?, peer)""",
+                (peer,),
+            ).fetchone()[0]
+            for state in (Incoming.HELD, Incoming.BLOCKED)
+        )
 
     def expired(self, now: int) -> list[IncomingRow]:
         """Live requests whose deadline has passed."""
-        return self._many("state IN ('blocked', 'held', 'ready', 'asked', 'kept') AND expires <= ? ORDER BY n", now)
+        found = [row for state in _EXPIRING for row in self._live(state, "expires <= ?", now)]
+        return sorted(found, key=lambda row: row.n)
 
     def next_expiry(self) -> int | None:
         """The earliest deadline of a live request."""
-        rows = self._db.execute(
-            """SELECT min(expires) FROM incoming WHERE state = 'blocked' UNION ALL
-               SELECT min(expires) FROM incoming WHERE state = 'held' UNION ALL
-               SELECT min(expires) FROM incoming WHERE state = 'ready' UNION ALL
-               SELECT min(expires) FROM incoming WHERE state = 'kept' UNION ALL
-               SELECT min(expires) FROM incoming WHERE state = 'asked'"""
-        ).fetchall()
-        return min((row[0] for row in rows if row[0] is not None), default=None)
+        rows = [
+            self._db.execute(
+                f"SELECT min(expires) FROM incoming INDEXED BY incoming_live WHERE state = '{state}'"
+            ).fetchone()
+            for state in _EXPIRING
+        ]
+        return min((expires for (expires,) in rows if expires is not None), default=None)
+
+    def _insert(self, row: IncomingRow, body: bytes, bundle: int | None) -> IncomingRow | None:
+        # Not RETURNING: it doubles the cost of an INSERT, and says nothing that is not known here.
+        cursor = self._db.execute(_INSERT, (*row[1:], body, bundle))
+        return row._replace(n=cursor.lastrowid or 0) if cursor.rowcount == 1 else None
+
+    def _live(self, state: Incoming, where: str, *values: object) -> list[IncomingRow]:
+        """Rows in one live state, of which there are few; without being told, SQLite may look through all of a peer."""
+        query = f"SELECT {_COLUMNS} FROM incoming INDEXED BY incoming_live WHERE state = '{state}' AND {where}"
+        return [IncomingRow._make(row) for row in self._db.execute(query, values)]
 
     def _one(self, where: str, *values: object) -> IncomingRow | None:
         row = self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values).fetchone()

@@ -82,11 +82,26 @@ def _prompts_have_labels(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE prompts ADD COLUMN label TEXT NOT NULL DEFAULT ''")
 
 
+def _indexes_cost_less(db: sqlite3.Connection) -> None:
+    """What belongs into an index is seen by comparing, not by an IN; and most messages are of no run."""
+    for statement in (
+        "DROP INDEX outgoing_of_root",
+        """CREATE INDEX outgoing_of_root ON outgoing (json_extract(origin, '$.root'))
+             WHERE origin IS NOT NULL AND state IN ('pending', 'stored')""",
+        "DROP INDEX incoming_live",
+        """CREATE INDEX incoming_live ON incoming (state, expires)
+             WHERE state = 'ready' OR state = 'asked' OR state = 'kept' OR state = 'blocked' OR state = 'held'
+                OR state = 'dead'""",
+    ):
+        db.execute(statement)
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
     _flows_have_instances,
     _prompts_have_labels,
+    _indexes_cost_less,
 )
 
 

@@ -6,15 +6,17 @@ import sqlite3
 from collections.abc import Sequence
 
 from p2pflows.message import Message
+from p2pflowsd.journal.conditions import is_one_of
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing, may_become
 
 _COLUMNS = ", ".join(OutgoingRow._fields).replace("size", "coalesce(length(body), 0)")
+_LIVE = "state IN ('pending', 'stored')"
 _KEEPS_BODY = frozenset({Outgoing.FAILED, Outgoing.EXPIRED})
 _MOVE = {
     state: f"UPDATE outgoing SET state = '{state}', ended = ?, answer = coalesce(?, answer)"
     + ("" if state in _KEEPS_BODY else ", body = NULL")
-    + f" WHERE id = ? AND state IN ({', '.join(repr(old.value) for old in may_become(state))})"
+    + f" WHERE id = ? AND {is_one_of(may_become(state))}"
     for state in Outgoing
 }
 
@@ -104,11 +106,16 @@ class OutgoingTable:
 
     def pending(self) -> list[OutgoingRow]:
         """All that has not been stored by its recipient, oldest first."""
-        return self._many("state = 'pending' ORDER BY n")
+        return self._indexed("outgoing_live", f"{_LIVE} AND state = 'pending' ORDER BY n")
 
     def stored_by_peer(self) -> dict[str, int]:
         """How many stored calls wait for each peer's answer."""
-        return dict(self._db.execute("SELECT peer, count(*) FROM outgoing WHERE state = 'stored' GROUP BY peer"))
+        return dict(
+            self._db.execute(
+                f"""SELECT peer, count(*) FROM outgoing INDEXED BY outgoing_live
+                    WHERE {_LIVE} AND state = 'stored' GROUP BY peer"""
+            )
+        )
 
     def unsent(self) -> list[OutgoingRow]:
         """Requests that failed or expired and may be sent again by hand, oldest first."""
@@ -120,22 +127,28 @@ class OutgoingTable:
 
     def expired(self, now: int) -> list[OutgoingRow]:
         """Live messages whose deadline has passed."""
-        return self._many("state IN ('pending', 'stored') AND expires <= ? ORDER BY n", now)
+        return self._indexed("outgoing_live", f"{_LIVE} AND expires <= ? ORDER BY n", now)
 
     def of_root(self, n: int) -> list[OutgoingRow]:
         """Live calls that runs made on behalf of one request, and whose answers run a flow again."""
-        return self._many("state IN ('pending', 'stored') AND json_extract(origin, '$.root') = ? ORDER BY n", n)
+        return self._of_run("json_extract(origin, '$.root') = ?", n)
 
     def of_instance(self, instance: str) -> list[OutgoingRow]:
         """Live calls whose answers run an instance again."""
-        return self._many(
-            "state IN ('pending', 'stored') AND json_extract(origin, '$.instance') = ? ORDER BY n", instance
-        )
+        return self._of_run("json_extract(origin, '$.instance') = ?", instance)
 
     def next_expiry(self) -> int | None:
         """The earliest deadline of a live message."""
-        row = self._db.execute("SELECT min(expires) FROM outgoing WHERE state IN ('pending', 'stored')").fetchone()
+        row = self._db.execute(f"SELECT min(expires) FROM outgoing WHERE {_LIVE}").fetchone()
         return None if row[0] is None else int(row[0])
+
+    def _of_run(self, where: str, value: object) -> list[OutgoingRow]:
+        return self._indexed("outgoing_of_root", f"origin IS NOT NULL AND {_LIVE} AND {where} ORDER BY n", value)
+
+    def _indexed(self, index: str, where: str, *values: object) -> list[OutgoingRow]:
+        """Rows of an index that holds few; without being told, SQLite may look through the whole table."""
+        query = f"SELECT {_COLUMNS} FROM outgoing INDEXED BY {index} WHERE {where}"
+        return [OutgoingRow._make(row) for row in self._db.execute(query, values)]
 
     def _one(self, where: str, *values: object) -> OutgoingRow | None:
         row = self._db.execute(f"SELECT {_COLUMNS} FROM outgoing WHERE {where}", values).fetchone()

@@ -1,0 +1,15 @@
+"""SQL conditions on states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def is_one_of(states: Iterable[str]) -> str:
+    """That a row is in one of some states.
+
+    Not `state IN (...)`: for a list of three or more, SQLite builds and fills a table at each run of the statement,
+    which takes longer than all else that a statement for one row does.
+    """
+    alternatives = " OR ".join(f"state = '{state}'" for state in states)
+    return f"({alternatives or 'false'})"
