@@ -161,7 +161,7 @@ def _alice(url: str, folder: Path) -> None:
     def answered(client: socket.socket, sealed: bytes) -> None:
         client.send(json.dumps(json.loads(side.understood(sealed))["data"]).encode())
 
-    side.serve(lambda client: side.say("call", json.loads(client.recv(_BUFFER))), answered)
+    side.serve(lambda client: side.say("call", json.loads(_received(client))), answered)
 
 
 def _bob(url: str, folder: Path) -> None:
@@ -172,14 +172,19 @@ def _bob(url: str, folder: Path) -> None:
         side.keep("alice", body)
         worker.send(json.dumps(json.loads(body)["data"]).encode())
 
-    side.serve(lambda worker: side.say("reply", json.loads(worker.recv(_BUFFER))), asked)
+    side.serve(lambda worker: side.say("reply", json.loads(_received(worker))), asked)
 
 
 def _worker(_url: str, folder: Path) -> None:
     daemon = _connect(folder / "bob.sock")
     print("ready", flush=True)
     while True:
-        daemon.send(json.dumps(json.loads(daemon.recv(_BUFFER))).encode())
+        daemon.send(json.dumps(json.loads(_received(daemon))).encode())
+
+
+def _received(connection: socket.socket) -> bytes:
+    """What came on a local connection; ends the process with it."""
+    return connection.recv(_BUFFER) or sys.exit(0)
 
 
 def _connect(path: Path) -> socket.socket:
