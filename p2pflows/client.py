@@ -336,8 +336,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Disconnect; what was asked and not answered fails."""
-        self._stream.finish()
-        await self._stream.gone.wait()
+        await self._stream.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -346,11 +345,11 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _ended(self) -> None:
+    def _ended(self, garbled: bool) -> None:
         self._closed = True
         for future in self._pending.values():
             if not future.done():
-                _fail(future, _gone(self._home))
+                _fail(future, _unreadable("no JSON") if garbled else _gone(self._home))
         self._pending.clear()
         self._events.put_nowait(None)
 
@@ -359,9 +358,7 @@ class AsyncClient:
             self._events.put_nowait(item)
             return
         if "progress" in item:
-            listener = self._listeners.get(item.get("id", 0))
-            if listener is not None:
-                listener(item["progress"])
+            self._progressed(item)
             return
         self._listeners.pop(item.get("id", 0), None)
         future = self._pending.pop(item.get("id", 0), None)
@@ -371,6 +368,18 @@ class AsyncClient:
             _fail(future, _error(item["error"]))
         else:
             future.set_result(item.get("result"))
+
+    def _progressed(self, item: dict[str, Any]) -> None:
+        """Tell the one who listens; what they raise ends their call, and nobody else's."""
+        listener = self._listeners.get(item.get("id", 0))
+        try:
+            if listener is not None:
+                listener(item["progress"])
+        except Exception as error:  # noqa: BLE001 - handed on to the caller
+            del self._listeners[item["id"]]
+            future = self._pending.pop(item["id"])
+            if not future.done():
+                future.set_exception(error)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -429,11 +438,15 @@ def _result(status: int, content: bytes) -> Any:
             return value
         error = _error(value["error"])
     except (ValueError, KeyError, TypeError):
-        raise CallError(
-            f"The daemon gave an answer that this version cannot read (HTTP status {status}).",
-            "Use the same release for the daemon and the client.",
-        ) from None
+        raise _unreadable(f"HTTP status {status}") from None
     raise error
+
+
+def _unreadable(what: str) -> CallError:
+    return CallError(
+        f"The daemon gave an answer that this version cannot read ({what}).",
+        "Use the same release for the daemon and the client.",
+    )
 
 
 def _error(content: dict[str, Any]) -> P2pflowsError:

@@ -12,6 +12,8 @@ from p2pflows.record_stream import RecordStream
 
 _LONGEST = 2**31
 """The daemon is trusted: a list of everything may be long."""
+_PATIENCE = 1.0
+"""Seconds for what was asked last to leave when the connection is closed."""
 _MOST_TOGETHER = 256 * 1024
 """Bytes of requests in one line, unless one alone has more."""
 
@@ -21,16 +23,17 @@ class ClientStream(RecordStream):
 
     Args:
         told: takes each object that the daemon sends.
-        ended: the connection is gone.
+        ended: the connection is gone; takes whether what came last was no JSON.
     """
 
-    def __init__(self, told: Callable[[dict[str, Any]], None], ended: Callable[[], None]) -> None:
+    def __init__(self, told: Callable[[dict[str, Any]], None], ended: Callable[[bool], None]) -> None:
         super().__init__(Lines(_LONGEST))
         self._told = told
         self._ended = ended
         self._asked: list[bytes] = []
         self._due = False
-        self.gone = asyncio.Event()
+        self._garbled = False
+        self._gone = asyncio.Event()
 
     def ask(self, request: bytes) -> None:
         """Send a request soon.
@@ -43,10 +46,25 @@ class ClientStream(RecordStream):
             self._due = True
             asyncio.get_running_loop().call_soon(self.relieved)
 
+    async def close(self) -> None:
+        """End the connection; a daemon that does not read is not waited for."""
+        self.finish()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._gone.wait()
+        except TimeoutError:
+            self.hang_up()
+            await self._gone.wait()
+
     def arrived(self, records: list[bytes]) -> None:
         """Tell what lines say."""
         for line in records:
-            content = json.loads(line)
+            try:
+                content = json.loads(line)
+            except ValueError:  # some other release listens here, or no daemon at all
+                self._garbled = True
+                self.hang_up()
+                return
             for item in content if isinstance(content, list) else [content]:
                 self._told(item)
 
@@ -59,8 +77,8 @@ class ClientStream(RecordStream):
     def lost(self, error: Exception | None) -> None:
         """Tell the owner."""
         del error
-        self.gone.set()
-        self._ended()
+        self._gone.set()
+        self._ended(self._garbled)
 
 
 def _together(requests: list[bytes]) -> bytes:

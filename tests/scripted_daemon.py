@@ -63,6 +63,12 @@ class ScriptedDaemon:
             if connection.http is None:
                 self._loop.call_soon_threadsafe(connection.write, {"event": event, "data": data})
 
+    def progress(self, data: dict[str, Any]) -> None:
+        """Tell everybody who speaks JSON Lines how their first three requests get on."""
+        for connection in self._connections:
+            if connection.http is None:
+                connection.write([{"id": number, "progress": data} for number in (1, 2, 3)])
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         app = web.Application()

@@ -6,6 +6,7 @@ A private unix socket in the home folder; who can open it is its user. What a co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -140,11 +141,12 @@ class Control:
 
 
 async def _write(connection: web.WebSocketResponse, session: Session, wake: asyncio.Event) -> None:
-    while True:
-        await wake.wait()
-        wake.clear()
-        if text := session.take():
-            await connection.send_str(text.decode())
+    with contextlib.suppress(ConnectionError):  # whoever reads from it sees the end, too
+        while True:
+            await wake.wait()
+            wake.clear()
+            if text := session.take():
+                await connection.send_str(text.decode())
 
 
 class _Opening(asyncio.Protocol):

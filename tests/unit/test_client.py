@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -275,3 +277,59 @@ async def test_a_cancelled_call_harms_nobody(daemon: ScriptedDaemon) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(me.call("bob/x", {"n": 1}), 0.05)
         assert await me.call("bob/x", {"n": 2}) == {"n": 2}
+
+
+async def test_what_a_listener_raises_ends_its_own_call(daemon: ScriptedDaemon) -> None:
+    """It comes out of the call that listens; others go on."""
+
+    async def slow(params: dict[str, Any]) -> dict[str, Any]:
+        daemon.progress({"text": "w"})
+        await asyncio.sleep(0.1)
+        return {"data": params["data"]}
+
+    def listen(told: dict[str, Any]) -> None:
+        raise KeyError(told["text"])
+
+    daemon.script["call"] = slow
+    async with p2pflows.connect_async(daemon.home) as me:
+        quiet = asyncio.create_task(me.call("bob/x", {"n": 2}))
+        with pytest.raises(KeyError, match="w"):
+            await me.call("bob/x", {"n": 1}, on_progress=listen)
+        assert await quiet == {"n": 2}
+        assert await me.call("bob/x", {"n": 3}) == {"n": 3}
+
+
+async def test_async_something_else_on_the_socket(tmp_path: Path) -> None:
+    """A daemon of another release, say, that answers with HTTP."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_unix_server(answer, str(tmp_path / "daemon.sock"))
+    async with listening, p2pflows.connect_async(tmp_path) as me:
+        with pytest.raises(CallError, match="cannot read"):
+            await me.call("bob/x")
+
+
+async def test_async_a_daemon_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
+    """Closing takes a moment, no more."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "daemon.sock"))
+        listener.listen()
+        async with p2pflows.connect_async(tmp_path) as me:
+            calls = [me.begin("call", address="bob/x", data={"text": "x" * 900_000}) for _ in range(20)]
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
+        assert all(isinstance(call.exception(), DaemonNotRunning) for call in calls)
+
+
+async def test_async_a_long_answer_comes_whole(daemon: ScriptedDaemon) -> None:
+    """Whatever pieces it comes in."""
+    prompts = [{"id": str(n), "text": "ü\n" * 1_000} for n in range(3_000)]
+    daemon.script["inbox"] = {"prompts": prompts}
+    async with p2pflows.connect_async(daemon.home) as me:
+        assert await me.inbox() == prompts
