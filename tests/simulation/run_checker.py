@@ -4,7 +4,7 @@ R1  the state of an instance counts each message that took effect on it, once, i
     that was left unanswered and then failed may take with it what came of it alone.
 R2  a call of a run is one message, whatever was run again, and each attempt learns the same of it.
 R3  what a step gave stays, once it was kept.
-R4  what a run asks a human is asked once.
+R4  what a run asks a human is asked once; whoever has put back a journal in which it is not asked yet may ask anew.
 R5  a request that a run left unanswered is answered once, by a later run or by its failure, unless it was withdrawn.
 R6  a tree of instances comes about and goes as a whole, over all daemons that it spans; a dead letter may run again, so
     what it has mounted stays.
@@ -88,7 +88,7 @@ class _Story:
         self.mounts: dict[tuple[str, str], Fact] = {}
         self.ends: dict[tuple[str, str], str] = {}
         self.answers: Counter[tuple[str, str, str]] = Counter()
-        self.asked: Counter[tuple[str, str]] = Counter()
+        self.asked: Counter[tuple[str, str, str]] = Counter()
         facts = list(facts)
         self.restored = {fact.node for fact in facts if fact.kind == "restore"}
         for fact in facts:
@@ -132,7 +132,7 @@ class _Story:
 
     def _ask(self, fact: Fact) -> None:
         if _QUESTION.match(fact.about["text"]):
-            self.asked[fact.node, fact.about["text"]] += 1
+            self.asked[fact.node, fact.about["peer"], fact.about["text"]] += 1
 
     def _mounted(self, fact: Fact) -> None:
         self.instances[fact.node, fact.id] = _Instance(fact.node, fact.about)
@@ -217,8 +217,8 @@ def _run_otherwise(story: _Story) -> Iterator[str]:
 
 
 def _asked_again(story: _Story) -> Iterator[str]:
-    for (node, text), times in story.asked.items():
-        if times > 1 and node not in story.restored:
+    for (node, peer, text), times in story.asked.items():
+        if times > 1 and not {node, peer} & story.restored:
             yield f"the question {text[:40]!r} was asked {times} times"
 
 
