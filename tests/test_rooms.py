@@ -33,7 +33,7 @@ ROOMS = {
 
 HEART = (
     "node", "admission", "outbox", "intake", "notices", "dispatch", "scheduler", "inbox", "gate", "served", "lifecycle",
-    "instances", "runs", "owners_log", "conversations", "journal",
+    "instances", "runs", "owners_log", "conversations", "journal", "frames",
 )  # fmt: skip
 """What decides; time, randomness and the broker are passed in."""
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from p2pflows import strict_json, topics
-from p2pflows.channel import BadFrame, Channel
+from p2pflows.channel import Channel
 from p2pflows.envelope import Refused
-from p2pflows.errors import BadInput, NoWorker, P2pflowsError, TooLarge, WorkerLost, from_kind
+from p2pflows.errors import BadInput, NoWorker, P2pflowsError, TooLarge, WorkerLost
 from p2pflows.identity import Identity
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
+from p2pflowsd.frames import Frame, fitting, outcome_of, size_of
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.scheduler import WINDOW, Scheduler
@@ -38,7 +39,6 @@ FRAME_BYTES = 400_000
 PACKET_OVERHEAD = 8_000
 """Bytes that a frame takes beside its tasks, rounded up."""
 _MOST_DIGITS = 19
-_LARGEST = 2**31
 KEPT_FRESH = 1_000
 """Requests whose data stays in memory until a worker takes them."""
 
@@ -109,61 +109,6 @@ class _Worker:
     answers: list[dict[str, Any]] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     blobs: list[bytes] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What a worker tells (docs/PROTOCOL.md, Dispatch)."""
-
-    worker: str
-    boot: int
-    n: int
-    seen: int
-    slots: int
-    host: str
-    pid: int
-    bye: bool
-    draining: bool
-    held: dict[str, None]
-    parked: set[str]
-    results: list[tuple[str, Any, bytes]]
-    asks: list[tuple[str, int, Any]]
-    waits: list[tuple[str, int]]
-    progress: list[tuple[str, dict[str, Any]]]
-
-    @classmethod
-    def read(cls, header: dict[str, Any], blobs: Sequence[bytes]) -> Self:
-        """The frame in an opened header and its blobs; unknown fields are ignored.
-
-        Raises:
-            BadFrame: a field is missing, or of a wrong form.
-        """
-        try:
-            frame = cls(
-                worker=str(header["worker"]),
-                boot=int(header["boot"]),
-                n=int(header["n"]),
-                seen=int(header["seen"]),
-                slots=int(header["slots"]),
-                host=str(header.get("host", "")),
-                pid=int(header.get("pid", 0)),
-                bye=bool(header["bye"]),
-                draining=bool(header["draining"]),
-                held=dict.fromkeys(str(task) for task in header["held"]),
-                parked={str(task) for task in header.get("parked", ())},
-                results=[
-                    (str(result["task"]), result["error"], blob)
-                    for result, blob in zip(header["results"], blobs, strict=True)
-                ],
-                asks=[(str(ask["task"]), _record_number(ask["k"]), ask) for ask in header.get("asks", ())],
-                waits=[(str(task), _record_number(k)) for task, k in header.get("waits", ())],
-                progress=[(str(word["task"]), _object(word["data"])) for word in header.get("progress", ())],
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as wrong:
-            raise BadFrame("a frame without its fields") from wrong
-        if not topics.is_name(frame.worker) or frame.slots < 1:
-            raise BadFrame("a frame of nobody")
-        return frame
 
 
 @dataclass(slots=True)
@@ -308,7 +253,7 @@ class Dispatch:
         channel = point.channel if point else Channel(point_key(self._identity, point_name))
         header, blobs = channel.open(topics.results(self._identity.user_id, point_name), payload)
         point = self._point(point_name)
-        frame = _Frame.read(header, blobs)
+        frame = Frame.read(header, blobs)
         known = point.workers.get(frame.worker)
         if known is None and not frame.bye:
             known = point.workers[frame.worker] = _Worker(self._clock.elapsed())
@@ -324,7 +269,7 @@ class Dispatch:
         if frame.bye and frame.draining:
             self._lost(point, frame.worker, graceful=True)
 
-    def _take_in(self, point: _Point, worker: _Worker, frame: _Frame) -> None:
+    def _take_in(self, point: _Point, worker: _Worker, frame: Frame) -> None:
         worker.leaves = None
         worker.host, worker.pid = frame.host, frame.pid
         point.scheduler.announce(frame.worker, frame.slots, draining=frame.draining)
@@ -398,7 +343,7 @@ class Dispatch:
                 else:
                     data = self._owner.brief(row, flow, bodies[n])
                 task = self._describe(_task_id(row), "run", flow, row=row, expires=row.expires)
-                if _size(task, data) > self._link.max_packet - PACKET_OVERHEAD:
+                if size_of(task, data) > self._link.max_packet - PACKET_OVERHEAD:
                     self._forget(n)
                     self._owner.failed(row, _over_limit(flow))
                     continue
@@ -452,10 +397,10 @@ class Dispatch:
         self._faults.reach("dispatch.before_publish")
         while True:
             count, size = 0, 0
-            while count < len(tasks) and (count == 0 or size + _size(tasks[count], blobs[count]) < FRAME_BYTES):
-                size += _size(tasks[count], blobs[count])
+            while count < len(tasks) and (count == 0 or size + size_of(tasks[count], blobs[count]) < FRAME_BYTES):
+                size += size_of(tasks[count], blobs[count])
                 count += 1
-            few = _fitting(answers, FRAME_BYTES - size, least=0 if count else 1)
+            few = fitting(answers, FRAME_BYTES - size, least=0 if count else 1)
             self._frame += 1
             header = {
                 "worker": name,
@@ -516,7 +461,7 @@ class Dispatch:
         load = self._loads.get(task)
         if load is not None and load.point == point.name:
             del self._loads[task]
-            load.done(_outcome(error, blob))
+            load.done(outcome_of(error, blob))
             return True
         n = _number(task)
         known = self._rows.get(n)
@@ -530,7 +475,7 @@ class Dispatch:
             self._forget(n)
         else:
             self.drop(n)
-        outcome = _outcome(error, blob)
+        outcome = outcome_of(error, blob)
         if isinstance(outcome, P2pflowsError):
             self._owner.failed(row, outcome)
         elif row.instance is not None:
@@ -663,22 +608,6 @@ def _no_worker(point: str) -> NoWorker:
     )
 
 
-def _outcome(error: dict[str, Any] | None, blob: bytes) -> dict[str, Any] | P2pflowsError:
-    if isinstance(error, dict):
-        # What a flow raised may hold half a character, as file names do, which no message can carry.
-        kind, message, hint = (
-            str(error.get(key, "")).encode(errors="replace").decode() for key in ("kind", "message", "hint")
-        )
-        return from_kind(kind or "flow_failed", message, hint)
-    try:
-        data = strict_json.loads(blob)
-    except ValueError:
-        data = None
-    return (
-        data if isinstance(data, dict) else from_kind("flow_failed", "The worker sent a result that is no JSON object.")
-    )
-
-
 def _target(flow: Served) -> dict[str, Any]:
     match flow.kind:
         case "exec":
@@ -689,43 +618,11 @@ def _target(flow: Served) -> dict[str, Any]:
             return {"kind": "python", "target": flow.target, "cwd": flow.cwd}
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError("no object")
-    return value
-
-
-def _record_number(value: Any) -> int:
-    """The number of a call or step in its run; of one that is withdrawn, it is negative."""
-    k = int(value)
-    if abs(k) > _LARGEST:
-        raise ValueError("no number of a record")
-    return k
-
-
-def _size(task: dict[str, Any], data: bytes) -> int:
-    """About how many bytes a task takes in a frame; measured only where it may be many."""
-    if not task["records"] and not task["target"].get("config"):
-        return len(data)
-    return len(data) + len(json.dumps(task, ensure_ascii=False).encode(errors="replace"))
-
-
 def _over_limit(flow: Served) -> TooLarge:
     return TooLarge(
         f"What {flow.endpoint!r} keeps and what it is sent are together too large for its worker.",
         "Send less at a time, or a reference to the data.",
     )
-
-
-def _fitting(answers: list[dict[str, Any]], room: int, least: int) -> int:
-    """How many answers fit into a frame; at least so many, so that it gets on."""
-    count = size = 0
-    while count < len(answers):
-        size += len(json.dumps(answers[count], ensure_ascii=False).encode(errors="replace"))
-        if count >= least and size > room:
-            break
-        count += 1
-    return count
 
 
 def _lane(row: IncomingRow, flow: Served) -> str:
