@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 
 from p2pflows.framing import FramingError, Lines, Records
 
@@ -45,6 +46,15 @@ class RecordStream(asyncio.Protocol):
     def unsent(self) -> int:
         """Bytes that wait for the other side to read."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether the other side has closed its end, so that nobody reads any more; not sure on every system."""
+        if self._transport is None:
+            return True
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def send(self, content: bytes) -> bool:
         """Send a record; False if it cannot leave."""

@@ -89,12 +89,10 @@ def environment(folder: Path) -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("name", STORIES)
 def test_a_page_does_what_it_shows(name: str, folder: Path, environment: dict[str, str]) -> None:
     """Every console block, run in order in an empty folder with real daemons, prints what the page shows."""
-    if (
-        "curl" in (page := (ROOT / name).read_text(encoding="utf-8"))
-        and not shutil.which("curl")
-        and name != STORIES[0]
-    ):
-        pytest.skip("curl is not installed")
+    page = (ROOT / name).read_text(encoding="utf-8")
+    for tool in ("curl", "socat"):
+        if f"{tool} -" in page and not shutil.which(tool):
+            pytest.skip(f"{tool} is not installed")
     steps = read(page)
     assert steps
     with Story(folder, environment) as story:

@@ -53,7 +53,7 @@ class Session:
 
     Args:
         asked: who answers.
-        leave: told when there is something to `take`; may be told again before it was taken.
+        leave: told when there is something to `take`, or when it may have become idle; may be told too often.
         close: says goodbye to the other side.
     """
 
@@ -72,7 +72,7 @@ class Session:
         try:
             content = strict_json.loads(text)
         except (ValueError, RecursionError) as error:
-            self.put({"id": None, "error": UsageError(f"The frame is not JSON: {error}.").as_json()})
+            self.put({"id": None, "error": UsageError(f"What was sent is not JSON: {error}.").as_json()})
             return
         for request in content if isinstance(content, list) else [content]:
             if not isinstance(request, dict) or not isinstance(request.get("method"), str):
@@ -83,7 +83,12 @@ class Session:
                 continue
             task = asyncio.create_task(self._run(request))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._done)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing will ever be told any more, unless something is asked."""
+        return not (self._tasks or self._calls or self._ready or self.watches)
 
     def put(self, answer: dict[str, Any]) -> None:
         """Send something soon."""
@@ -124,6 +129,10 @@ class Session:
         if key in self._calls:
             self._calls[key] = stop
 
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._leave()
+
     async def _run(self, request: dict[str, Any]) -> None:
         answer = await self._asked.ask(request["method"], request.get("params", {}), self)
         answer.pop("exit", None)
@@ -137,6 +146,7 @@ class LineConnection(RecordStream):
         super().__init__(Lines(MAX_BYTES))
         self._asked = asked
         self._due = False
+        self._all_asked = False
         self._session: Session
 
     def opened(self) -> None:
@@ -161,6 +171,14 @@ class LineConnection(RecordStream):
         self._due = False
         if not self.full and (text := self._session.take()):
             self.send(text)
+        if self._all_asked and self._session.is_idle:
+            self.finish()
+
+    def eof_received(self) -> bool:
+        """The other side asks no more, as a pipe does at its end; unless it has left, it still gets its answers."""
+        self._all_asked = True
+        self._leave_soon()
+        return not self.is_deserted
 
     def lost(self, error: Exception | None) -> None:
         """End the session."""

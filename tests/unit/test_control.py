@@ -253,6 +253,39 @@ async def test_the_end_comes_after_what_was_ready(tmp_path: Path) -> None:
         assert await line.ended()
 
 
+async def test_who_asks_no_more_gets_the_answers(tmp_path: Path) -> None:
+    """To everything, in the order in which they are ready; then the connection ends."""
+    async with serving(tmp_path) as (_, heart), connected(tmp_path) as line:
+        line.ask([{"id": n, "method": method, "params": {}} for n, method in enumerate(["slow", "call", "echo"])])
+        line.writer.write_eof()
+        assert (await line.told())["id"] == 2
+        heart.calls[0][1]({"data": {}})
+        assert (await line.told())["id"] == 1
+        heart.go_on.set()
+        assert (await line.told())["id"] == 0
+        assert await line.ended()
+
+
+async def test_who_asks_nothing_at_all_gets_nothing(tmp_path: Path) -> None:
+    """An empty pipe, and one with an empty line."""
+    async with serving(tmp_path):
+        for text in (b"", b"[]\n"):
+            async with connected(tmp_path) as line:
+                line.writer.write(text)
+                line.writer.write_eof()
+                assert await line.ended()
+
+
+async def test_who_watches_and_asks_no_more_is_told_all_the_same(tmp_path: Path) -> None:
+    """Until they leave."""
+    async with serving(tmp_path) as (control, _), connected(tmp_path) as line:
+        line.ask({"id": 1, "method": "watch"})
+        line.writer.write_eof()
+        await line.told()
+        control.tell("prompt", {"id": "2"})
+        assert await line.told() == {"event": "prompt", "data": {"id": "2"}}
+
+
 async def test_who_says_nothing_holds_nothing_up(tmp_path: Path) -> None:
     """Neither others, nor the end."""
     async with serving(tmp_path) as (control, _), connected(tmp_path) as silent, connected(tmp_path) as line:
