@@ -39,8 +39,6 @@ FRAME_BYTES = 400_000
 PACKET_OVERHEAD = 8_000
 """Bytes that a frame takes beside its tasks, rounded up."""
 _MOST_DIGITS = 19
-KEPT_FRESH = 1_000
-"""Requests whose data stays in memory until a worker takes them."""
 
 Loaded = Callable[[dict[str, Any] | P2pflowsError], None]
 
@@ -175,11 +173,11 @@ class Dispatch:
         Args:
             row: the request.
             flow: what runs it.
-            data: its data, where at hand; read again from the journal otherwise.
+            data: its data, where at hand; if a worker does not take it at once, it is read again from the journal.
         """
         point = self._point(flow.dispatch_point)
         self._rows[row.n] = (row, flow)
-        if data is not None and len(self._fresh) < KEPT_FRESH:
+        if data is not None:
             self._fresh[row.n] = data
         # The next run of an instance needs the state that this one leaves, so one is under way at a time.
         point.scheduler.add(row.n, _lane(row, flow), WINDOW if row.instance is None else 1)
@@ -328,17 +326,18 @@ class Dispatch:
 
     def prepare(self) -> None:
         """Decide who runs what next; called before a commit, as it may read and note."""
+        fresh, self._fresh = self._fresh, {}
         if not self._link.connected or self._clock.elapsed() < self._frozen_until:
             return
         for point in self._points.values():
             given = point.scheduler.assign()
             if not given:
                 continue
-            bodies = self._journal.incoming.bodies([n for _, n in given if n not in self._fresh])
+            bodies = self._journal.incoming.bodies([n for _, n in given if n not in fresh])
             for worker_name, n in given:
                 row, flow = self._rows[n]
                 if row.instance is None:
-                    content = self._fresh.pop(n) if n in self._fresh else json.loads(bodies[n]).get("data", {})
+                    content = fresh[n] if n in fresh else json.loads(bodies[n]).get("data", {})
                     data = strict_json.dumps(content)  # not larger than it came
                 else:
                     data = self._owner.brief(row, flow, bodies[n])

@@ -27,6 +27,8 @@ BUNDLE_BYTES = 128_000
 BUNDLE_MESSAGES = 256
 IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that a broker's queue for one slow reader stays small, and what is lost is always resent."""
+KEPT_BYTES = 16_000_000
+"""Bodies that stay in memory until they leave; those of more are read again from the journal."""
 END = 2**62
 """After the last place of an epoch that has ended."""
 PACKET_OVERHEAD = 1_000
@@ -37,7 +39,7 @@ LAST_RETRY = 600.0
 
 @dataclass(slots=True)
 class Entry:
-    """A pending message in memory; its body is fetched again from the journal once it was sent."""
+    """A pending message in memory; where it has no body, that is read again from the journal."""
 
     n: int
     id: str
@@ -80,6 +82,7 @@ class Outbox:
         self._fresh: dict[str, deque[Entry]] = {}
         self._sent: dict[str, Entry] = {}
         self._in_flight: dict[str, int] = {}
+        self._kept_bytes = 0
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._waits_for: Counter[str] = Counter(journal.outgoing.stored_by_peer())
         for row in journal.outgoing.pending():
@@ -167,7 +170,11 @@ class Outbox:
         if kind not in ANSWERS:
             self._journal.streams.set(OUT, peer, endpoint, Place(place.epoch, place.seq + 1))
         n = self._journal.outgoing.add(message, body, origin)
-        self._enqueue(Entry(n, message_id, kind, peer, endpoint, len(body), body))
+        entry = Entry(n, message_id, kind, peer, endpoint, len(body))
+        if self._kept_bytes + len(body) <= KEPT_BYTES:
+            self._kept_bytes += len(body)
+            entry.body = body
+        self._enqueue(entry)
         if self.next_expiry is None or message.expires < self.next_expiry:
             self.next_expiry = message.expires
         return message
@@ -248,7 +255,7 @@ class Outbox:
             body = self._journal.outgoing.body(entry.id) or b"{}"
             message = Message.model_validate_json(body).model_copy(update={"epoch": fresh, "seq": seq})
             self._journal.outgoing.restamp(entry.n, fresh, seq, message.to_bytes())
-            entry.body = None
+            self._let_go(entry)
             self._again(entry)
         self._journal.streams.set(OUT, peer, endpoint, Place(fresh, len(pending)))
 
@@ -366,9 +373,16 @@ class Outbox:
     def _settle(self, message_id: str) -> None:
         entry = self._entries.pop(message_id, None)
         if entry is not None:
+            self._let_go(entry)
             entry.settled = True
             if self._sent.pop(message_id, None) is not None:
                 self._in_flight[entry.peer] -= entry.size
+
+    def _let_go(self, entry: Entry) -> None:
+        """Keep a body in memory no more."""
+        if entry.body is not None:
+            self._kept_bytes -= len(entry.body)
+            entry.body = None
 
     def _next_bundle(self, peer: str, queue: deque[Entry]) -> list[Entry] | None:
         """The next messages that share an endpoint and fit, taken off the queue."""
@@ -406,7 +420,7 @@ class Outbox:
         self._faults.reach("outbox.after_publish")
         elapsed = self._clock.elapsed()
         for entry in bundle:
-            entry.body = None
+            self._let_go(entry)
             entry.due = elapsed + self._patience(entry.attempts)
             entry.attempts += 1
             self._sent[entry.id] = entry

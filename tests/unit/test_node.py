@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from simulation import flows
 from simulation.checker import check
-from simulation.machine import Machine
-from simulation.world import ECHO, HUMAN, World
+from simulation.machine import Asked, Machine
+from simulation.world import ECHO, HUMAN, LONGEST, World
 
 from p2pflows import topics
 from p2pflows.envelope import Envelope, Kind
 from p2pflows.message import Message, Type
 from p2pflowsd.intake import HELD_PER_SENDER
+from p2pflowsd.outbox import KEPT_BYTES
 
 
 @pytest.fixture
@@ -360,3 +362,40 @@ def test_a_lost_withdrawal(world: World) -> None:
     then = ann.send(Type.CALL, bob, flows.PAIR, {}, 60, conversation=conversation)
     world.run(15)
     assert ann.state_of(then.result) == "done"
+
+
+def _memory_of_many_large(world: World, kind: Type) -> tuple[int, list[Asked]]:
+    """Let ann send bob 60 MB; gives what of it stays in memory, besides what was sent."""
+    ann, bob, _ = world.machines
+    sent = []
+    tracemalloc.start()
+    for _ in range(300):
+        sent.append(ann.send(kind, bob, ECHO, {"text": "x" * 200_000}, LONGEST))
+        world.run(0.01)
+        world.facts.clear()  # they hold it all
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return held, sent
+
+
+def test_a_long_absence_costs_little_memory(world: World) -> None:
+    """What waits for a neighbour lies in the journal; all of it comes when they are back."""
+    ann, bob, _ = world.machines
+    bob.kill()
+    held, sent = _memory_of_many_large(world, Type.POST)
+    assert held < 2 * KEPT_BYTES
+    bob.start()
+    world.run(60)
+    assert {ann.state_of(each.result) for each in sent} == {"done"}
+
+
+def test_what_waits_for_a_worker_lies_in_the_journal(world: World) -> None:
+    """However much that is, and all of it is run once there is one."""
+    ann, bob, _ = world.machines
+    world.workers["bob"].kill()
+    world.run(5)
+    held, sent = _memory_of_many_large(world, Type.CALL)
+    assert held < 2 * KEPT_BYTES
+    world.hire(bob)
+    world.run(60)
+    assert {ann.state_of(each.result) for each in sent} == {"done"}
