@@ -7,8 +7,9 @@ workers which outlived it can say what they hold (docs/PROTOCOL.md, Dispatch).
 from __future__ import annotations
 
 import json
+import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from p2pflowsd.faults import Faults
 from p2pflowsd.frames import Frame, fitting, outcome_of, size_of
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
-from p2pflowsd.scheduler import WINDOW, Scheduler
+from p2pflowsd.scheduler import WINDOW, Assignment, Scheduler
 from p2pflowsd.served import Served
 from p2pflowsd.wire import Link
 
@@ -330,7 +331,7 @@ class Dispatch:
         if not self._link.connected or self._clock.elapsed() < self._frozen_until:
             return
         for point in self._points.values():
-            given = point.scheduler.assign()
+            given = self._leaving(point, point.scheduler.assign(), fresh)
             if not given:
                 continue
             bodies = self._journal.incoming.bodies([n for _, n in given if n not in fresh])
@@ -351,6 +352,23 @@ class Dispatch:
                 if n in self._told_waiting:
                     self._told_waiting.discard(n)
                     self._owner.started(row)
+
+    def _leaving(self, point: _Point, given: list[Assignment], fresh: Collection[int]) -> list[Assignment]:
+        """Those that fit into one frame of their lane; the others wait again, and are not even read."""
+        sizes = self._journal.incoming.sizes([n for _, n in given if n not in fresh])
+        if sum(sizes.values()) <= FRAME_BYTES:
+            return given
+        used: dict[str, float] = {}
+        leaving: list[Assignment] = []
+        waiting: list[Assignment] = []
+        for each in given:
+            lane = _lane(*self._rows[each.task])
+            size = used.get(lane, 0) + sizes.get(each.task, 0)
+            fits = size <= FRAME_BYTES or lane not in used
+            used[lane] = size if fits else math.inf
+            (leaving if fits else waiting).append(each)
+        point.scheduler.back({each.task for each in waiting}, unsent=True)
+        return leaving
 
     def committed(self, *, flush: bool) -> None:
         """What workers have finished is kept now: they may forget it.
@@ -419,7 +437,7 @@ class Dispatch:
             # A lane's tasks travel in one frame: a worker that misses it must not run what comes behind.
             lane = tasks[count - 1]["lane"] if count else None
             torn = list(takewhile(lambda task: task["lane"] == lane, tasks[count:]))  # noqa: B023 - used at once
-            self._put_back(point, [_number(task["task"]) for task in torn])
+            self._put_back(point, [_number(task["task"]) for task in torn], unsent=True)
             count += len(torn)
             tasks, blobs, acknowledged, cancelled, answers = tasks[count:], blobs[count:], [], [], answers[few:]
             if not tasks and not answers:
@@ -568,9 +586,9 @@ class Dispatch:
         n = _number(task)
         return n if n in self._rows and n not in self._leases and _task_id(self._rows[n][0]) == task else -1
 
-    def _put_back(self, point: _Point, tasks: list[int]) -> None:
-        """Leased tasks did not reach their worker."""
-        for n in point.scheduler.back(tasks):
+    def _put_back(self, point: _Point, tasks: list[int], *, unsent: bool = False) -> None:
+        """Leased tasks did not reach their worker, or were not even sent to it."""
+        for n in point.scheduler.back(tasks, unsent=unsent):
             del self._leases[n]
 
     def _lost(self, point: _Point, name: str, *, graceful: bool) -> None:

@@ -149,8 +149,13 @@ class Scheduler:
         if not lane.leased:
             self._release(lane)
 
-    def back(self, tasks: Collection[int]) -> list[int]:
-        """Leased tasks did not reach their worker: they and all behind them wait again; gives all of these."""
+    def back(self, tasks: Collection[int], *, unsent: bool = False) -> list[int]:
+        """Leased tasks did not reach their worker: they and all behind them wait again; gives all of these.
+
+        Args:
+            tasks: which.
+            unsent: nothing was lost, they just do not fit beside those before them, which are only now to leave.
+        """
         gone: list[int] = []
         for name in dict.fromkeys(self._lane_of[task] for task in tasks):
             lane = self._lanes[name]
@@ -160,7 +165,7 @@ class Scheduler:
             lane.waiting.extendleft(reversed(leased[len(kept) :]))
             gone += leased[len(kept) :]
             if kept:
-                lane.unsure = False
+                lane.unsure = lane.unsure and unsent
                 self._wants(lane)
             else:
                 self._release(lane)

@@ -48,6 +48,19 @@ def test_what_got_lost_waits_before_the_rest() -> None:
     assert [task for _, task in scheduler.assign()] == [2, 3, 4, 5]
 
 
+def test_what_did_not_fit_waits_until_the_worker_has_what_did() -> None:
+    """Else the worker could miss the first frame, and run what came with the second."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    for task in range(4):
+        scheduler.add(task, "a")
+    scheduler.assign()
+    assert scheduler.back([2, 3], unsent=True) == [2, 3]
+    assert scheduler.assign() == []
+    scheduler.confirm(1)
+    assert [task for _, task in scheduler.assign()] == [2, 3]
+
+
 def test_a_lost_worker() -> None:
     """What a lost worker had goes to another, in order; only the first of each lane may have been running."""
     scheduler = Scheduler()
