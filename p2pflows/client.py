@@ -348,8 +348,7 @@ class AsyncClient:
     def _ended(self, garbled: bool) -> None:
         self._closed = True
         for future in self._pending.values():
-            if not future.done():
-                _fail(future, _unreadable("no JSON") if garbled else _gone(self._home))
+            _fail(future, _unreadable("no JSON") if garbled else _gone(self._home))
         self._pending.clear()
         self._events.put_nowait(None)
 
@@ -377,9 +376,7 @@ class AsyncClient:
                 listener(item["progress"])
         except Exception as error:  # noqa: BLE001 - handed on to the caller
             del self._listeners[item["id"]]
-            future = self._pending.pop(item["id"])
-            if not future.done():
-                future.set_exception(error)
+            _fail(self._pending.pop(item["id"]), error)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -426,9 +423,10 @@ def _encode(params: dict[str, Any]) -> bytes:
     return body
 
 
-def _fail(future: asyncio.Future[Any], error: P2pflowsError) -> None:
-    future.set_exception(error)
-    future.exception()  # seen: asyncio must not complain when its owner has stopped waiting
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # seen: asyncio must not complain when its owner has stopped waiting
 
 
 def _result(status: int, content: bytes) -> Any:

@@ -31,7 +31,6 @@ class ClientStream(RecordStream):
         self._told = told
         self._ended = ended
         self._asked: list[bytes] = []
-        self._due = False
         self._garbled = False
         self._gone = asyncio.Event()
 
@@ -42,9 +41,7 @@ class ClientStream(RecordStream):
             request: one JSON object.
         """
         self._asked.append(request)
-        if not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_soon(self.relieved)
+        self.leave_soon()
 
     async def close(self) -> None:
         """End the connection; a daemon that does not read is not waited for."""
@@ -68,9 +65,8 @@ class ClientStream(RecordStream):
             for item in content if isinstance(content, list) else [content]:
                 self._told(item)
 
-    def relieved(self) -> None:
+    def leave(self) -> None:
         """Send what was asked, as far as there is room."""
-        self._due = False
         while self._asked and not self.full:
             self.send(_together(self._asked))
 

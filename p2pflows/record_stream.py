@@ -18,6 +18,7 @@ class RecordStream(asyncio.Protocol):
     def __init__(self, framing: Records | Lines) -> None:
         self._framing = framing
         self._transport: asyncio.WriteTransport | None = None
+        self._due = False
         self.full = False
         """Whether the other side reads too slowly for more to be sent now."""
 
@@ -34,8 +35,8 @@ class RecordStream(asyncio.Protocol):
         del error
         self.hang_up()
 
-    def relieved(self) -> None:
-        """There is room again for what could not be sent while it was `full`."""
+    def leave(self) -> None:
+        """Send what is ready, unless the stream is `full`."""
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
@@ -63,6 +64,12 @@ class RecordStream(asyncio.Protocol):
         self._transport.write(self._framing.wrap(content))
         return True
 
+    def leave_soon(self) -> None:
+        """Have `leave` called once this pass of the loop is over: what it makes ready leaves together."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._leave_now)
+
     def finish(self) -> None:
         """End the connection once all has left."""
         if self._transport is not None:
@@ -72,6 +79,10 @@ class RecordStream(asyncio.Protocol):
         """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _leave_now(self) -> None:
+        self._due = False
+        self.leave()
 
     # What asyncio tells.
 
@@ -98,7 +109,7 @@ class RecordStream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The other side has read enough of it."""
         self.full = False
-        self.relieved()
+        self.leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""

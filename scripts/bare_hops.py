@@ -13,18 +13,16 @@ import os
 import select
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+import raw_paho
 from nacl.public import Box, PrivateKey
 from nacl.signing import SigningKey, VerifyKey
-
-from p2pflows import broker_url
 
 _BUFFER = 1_000_000
 _WARM_UP = 50
@@ -44,7 +42,7 @@ def measure(url: str, folder: Path, size: int, count: int) -> list[float]:
     content = json.dumps({"text": "x" * size}).encode()
     with ExitStack() as stack:
         for role in ("bob", "worker", "alice"):
-            stack.enter_context(_process(role, url, folder))
+            stack.enter_context(raw_paho.process(url, __file__, role, str(folder)))
         client = _connect(folder / "alice.sock")
         times = []
         for _ in range(_WARM_UP + count):
@@ -53,22 +51,6 @@ def measure(url: str, folder: Path, size: int, count: int) -> list[float]:
             json.loads(client.recv(_BUFFER))
             times.append(time.perf_counter() - began)
         return times[_WARM_UP:]
-
-
-@contextmanager
-def _process(role: str, url: str, folder: Path) -> Iterator[None]:
-    command = [sys.executable, __file__, role, str(folder)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(url + "\n")
-    process.stdin.flush()
-    process.stdout.readline()
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 class _Side:
@@ -88,23 +70,12 @@ class _Side:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / f"{name}.sock"))
         self._listener.listen()
-        self.link = self._connected(name, url)
-
-    def _connected(self, name: str, url: str) -> mqtt.Client:
-        where = broker_url.parse(url)
-        assert isinstance(where, broker_url.BrokerUrl)
-        link = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5, manual_ack=True)
-        link.username_pw_set(where.username, where.password)
+        self.link = raw_paho.connected(url, manual_ack=True)
         granted: list[bool] = []
-        link.on_subscribe = lambda *_: granted.append(True)
-        link.on_connect = lambda *_: link.subscribe(f"bench/bare/{name}", qos=1)
-        link.connect(where.host, where.port)
+        self.link.on_subscribe = lambda *_: granted.append(True)
+        self.link.subscribe(f"bench/bare/{name}", qos=1)
         while not granted:
-            link.loop(0.1)
-        sock = link.socket()
-        assert sock is not None
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return link
+            self.link.loop(0.1)
 
     def keep(self, peer: str, body: bytes) -> None:
         """Write a message into the open transaction."""
@@ -148,8 +119,7 @@ class _Side:
             for ready, _ in poll.poll():
                 if ready == broker.fileno():
                     self.link.loop_read()
-                    if hasattr(socket, "TCP_QUICKACK"):
-                        broker.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                    raw_paho.quick(self.link)
                 else:
                     local(connection)
             self.link.loop_write()

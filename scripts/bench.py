@@ -22,15 +22,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import bare_hops
+import raw_paho
+from raw_paho import IN_FLIGHT
 
 import p2pflows
-from p2pflows import broker_url
 from p2pflows.home import Home
 
 PAYLOAD = 200
-IN_FLIGHT = 64
 FLOW = """
 def echo(text: str) -> str:
     return text
@@ -55,7 +56,7 @@ def main() -> None:
         bob = stack.enter_context(_daemon(Path(folder) / "bob"))
         url = _introduce(alice, bob, Path(folder))
         broker = _client(alice).request("status")["broker"]["name"]
-        stack.enter_context(_echo_process(url))
+        stack.enter_context(raw_paho.process(url, __file__, "--echo"))
         results: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("paho", "bare", "p2pflows")}
         for number in range(rounds):
             bare = Path(folder) / f"bare-{number}"
@@ -174,74 +175,32 @@ async def _ours(alice: Home, size: int, single: int, many: int) -> tuple[list[fl
         return times, many / (time.perf_counter() - began)
 
 
-def _paho(url: str) -> object:
-    """A plain paho client with its network thread, and the socket options that BENCH figures of others assume."""
-    import paho.mqtt.client as mqtt
-
-    where = broker_url.parse(url)
-    assert isinstance(where, broker_url.BrokerUrl)
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.username_pw_set(where.username, where.password)
-    client.max_inflight_messages_set(IN_FLIGHT * 2)
-
-    def opened(_client: object, _data: object, sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_QUICKACK", socket.TCP_NODELAY), 1)
-
-    client.on_socket_open = opened
-    client.connect(where.host, where.port)
-    return client
-
-
-def _quick(client: object) -> None:
-    sock = client.socket()  # type: ignore[attr-defined]
-    if sock is not None and hasattr(socket, "TCP_QUICKACK"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-@contextmanager
-def _echo_process(url: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--echo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(url + "\n")
-    process.stdin.flush()
-    process.stdout.readline()
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 def _echo(url: str) -> None:
-    client = _paho(url)
+    client = raw_paho.connected(url)
 
-    def message(_client: object, _data: object, message: object) -> None:
-        _quick(client)
-        client.publish("bench/back", message.payload, qos=1)  # type: ignore[attr-defined]
+    def message(_client: object, _data: object, message: Any) -> None:
+        raw_paho.quick(client)
+        client.publish("bench/back", message.payload, qos=1)
 
-    client.on_message = message  # type: ignore[attr-defined]
-    client.on_subscribe = lambda *_: print("ready", flush=True)  # type: ignore[attr-defined]
-    client.subscribe("bench/there", qos=1)  # type: ignore[attr-defined]
-    client.loop_forever()  # type: ignore[attr-defined]
+    client.on_message = message
+    client.on_subscribe = lambda *_: print("ready", flush=True)
+    client.subscribe("bench/there", qos=1)
+    client.loop_forever()
 
 
 def _measure_paho(url: str, size: int, single: int, many: int) -> tuple[list[float], float]:
-    client = _paho(url)
+    client = raw_paho.connected(url)
     slots = threading.Semaphore(0)
 
     def message(*_: object) -> None:
-        _quick(client)
+        raw_paho.quick(client)
         slots.release()
 
-    client.on_message = message  # type: ignore[attr-defined]
+    client.on_message = message
     subscribed = threading.Event()
-    client.on_subscribe = lambda *_: subscribed.set()  # type: ignore[attr-defined]
-    client.subscribe("bench/back", qos=1)  # type: ignore[attr-defined]
-    client.loop_start()  # type: ignore[attr-defined]
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.subscribe("bench/back", qos=1)
+    client.loop_start()
     subscribed.wait(10)
     payload = b"x" * size
 
@@ -251,7 +210,7 @@ def _measure_paho(url: str, size: int, single: int, many: int) -> tuple[list[flo
         while done < count:
             began = time.perf_counter()
             while sent < count and sent - done < window:
-                client.publish("bench/there", payload, qos=1)  # type: ignore[attr-defined]
+                client.publish("bench/there", payload, qos=1)
                 sent += 1
             slots.acquire()
             done += 1
@@ -263,8 +222,8 @@ def _measure_paho(url: str, size: int, single: int, many: int) -> tuple[list[flo
     began = time.perf_counter()
     exchange(many, IN_FLIGHT)
     rate = many / (time.perf_counter() - began)
-    client.loop_stop()  # type: ignore[attr-defined]
-    client.disconnect()  # type: ignore[attr-defined]
+    client.loop_stop()
+    client.disconnect()
     return times, rate
 
 

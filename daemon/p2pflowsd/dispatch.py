@@ -542,7 +542,6 @@ class Dispatch:
         """A request needs no worker any more."""
         self._leases.pop(n, None)
         _, flow = self._rows.pop(n)
-        self._fresh.pop(n, None)
         self._told_waiting.discard(n)
         self._point(flow.dispatch_point).scheduler.done(n)
 

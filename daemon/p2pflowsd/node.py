@@ -746,7 +746,7 @@ def _may_be_told(data: dict[str, Any]) -> bool:
 
 
 def _error_bytes(error: P2pflowsError) -> bytes:
-    return strict_json.compact(error.as_told()).encode()
+    return strict_json.dumps(error.as_told())
 
 
 def _like(message_id: str, part: str) -> bool:

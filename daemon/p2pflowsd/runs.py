@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from p2pflows import topics
 from p2pflows.errors import CallError, Cancelled, FlowFailed, NotAllowed, P2pflowsError, from_peer, ran_differently
 from p2pflows.message import MAX_LIFE_MS, MessageId, Name, Type, UserId, derived_id
-from p2pflows.strict_json import compact
+from p2pflows.strict_json import compact, dumps
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.instances import Instances, Mounted, is_request, read_change
@@ -508,7 +508,7 @@ class Runs:
             kind=Type.REPLY if outcome.get("error") is None else Type.ERROR,
             endpoint=flow.endpoint,
             conversation=sent.conversation,
-            body=compact(body).encode(),
+            body=dumps(body),
             now=now,
             expires=now + MAX_LIFE_MS,
             instance=origin["instance"],

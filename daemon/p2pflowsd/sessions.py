@@ -145,13 +145,12 @@ class LineConnection(RecordStream):
     def __init__(self, asked: Asked) -> None:
         super().__init__(Lines(MAX_BYTES))
         self._asked = asked
-        self._due = False
         self._all_asked = False
         self._session: Session
 
     def opened(self) -> None:
         """Begin the session."""
-        self._session = Session(self._asked, self._leave_soon, self._goodbye)
+        self._session = Session(self._asked, self.leave_soon, self._goodbye)
 
     def arrived(self, records: list[bytes]) -> None:
         """Take lines in; empty ones say nothing."""
@@ -163,12 +162,11 @@ class LineConnection(RecordStream):
         """Say what is wrong, and end."""
         del error
         self._session.put({"id": None, "error": UsageError(f"A line has over {MAX_BYTES:,} bytes.").as_json()})
-        self.relieved()
+        self.leave()
         self.finish()
 
-    def relieved(self) -> None:
+    def leave(self) -> None:
         """Send what is ready, if there is room."""
-        self._due = False
         if not self.full and (text := self._session.take()):
             self.send(text)
         if self._all_asked and self._session.is_idle:
@@ -177,7 +175,7 @@ class LineConnection(RecordStream):
     def eof_received(self) -> bool:
         """The other side asks no more, as a pipe does at its end; unless it has left, it still gets its answers."""
         self._all_asked = True
-        self._leave_soon()
+        self.leave_soon()
         return not self.is_deserted
 
     def lost(self, error: Exception | None) -> None:
@@ -186,10 +184,5 @@ class LineConnection(RecordStream):
         self._session.end()
 
     async def _goodbye(self) -> None:
-        self.relieved()
+        self.leave()
         self.finish()
-
-    def _leave_soon(self) -> None:
-        if not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_soon(self.relieved)

@@ -1,8 +1,11 @@
-"""SQL conditions on states."""
+"""SQL conditions that several tables use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+HAS_NUMBER = "n IN (SELECT value FROM json_each(?))"
+"""That a row has one of the numbers in a JSON array."""
 
 
 def is_one_of(states: Iterable[str]) -> str:

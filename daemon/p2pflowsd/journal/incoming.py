@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from p2pflows.message import Message
-from p2pflowsd.journal.conditions import is_one_of
+from p2pflowsd.journal.conditions import HAS_NUMBER, is_one_of
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.lifecycle import LIVE_INCOMING, Incoming, may_become
 
@@ -47,10 +47,7 @@ class IncomingTable:
             received=now,
             expires=message.expires,
             state=state,
-            attempts=0,
-            error=None,
             instance=message.instance,
-            root=None,
         )
         return self._insert(row, body, bundle)
 
@@ -81,8 +78,6 @@ class IncomingTable:
             received=now,
             expires=expires,
             state=Incoming.READY,
-            attempts=0,
-            error=None,
             instance=instance,
             root=root,
         )
@@ -162,64 +157,39 @@ class IncomingTable:
 
     def bodies(self, numbers: Sequence[int]) -> dict[int, bytes]:
         """The signed bodies of some live requests."""
-        found: dict[int, bytes] = {}
-        for start in range(0, len(numbers), 500):
-            some = numbers[start : start + 500]
-            marks = ", ".join("?" * len(some))
-            found.update(
-                self._db.execute(f"SELECT n, body FROM incoming WHERE n IN ({marks}) AND body IS NOT NULL", some)
-            )
-        return found
+        return self._of_bodies("body", numbers)
 
     def sizes(self, numbers: Sequence[int]) -> dict[int, int]:
         """How many bytes the bodies of some live requests have; they are not read for it."""
-        found: dict[int, int] = {}
-        for start in range(0, len(numbers), 500):
-            some = numbers[start : start + 500]
-            marks = ", ".join("?" * len(some))
-            found.update(
-                self._db.execute(
-                    f"SELECT n, length(body) FROM incoming WHERE n IN ({marks}) AND body IS NOT NULL", some
-                )
-            )
-        return found
+        return self._of_bodies("length(body)", numbers)
 
     def in_state(self, state: Incoming) -> list[IncomingRow]:
         """All requests in one live state, oldest first."""
-        return self._live(state, "true ORDER BY n")
+        return self._live(state, "ORDER BY n")
 
     def blocked(self, peer: str, endpoint: str) -> list[IncomingRow]:
         """The requests of one stream that wait for an earlier one, in their order."""
-        return self._live(Incoming.BLOCKED, "peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
+        return self._live(Incoming.BLOCKED, "AND peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
 
     def held_by(self, peer: str) -> list[IncomingRow]:
         """The requests of one unknown sender, those of each stream in its order."""
-        return self._live(Incoming.HELD, "peer = ? ORDER BY epoch, seq, n", peer)
+        return self._live(Incoming.HELD, "AND peer = ? ORDER BY epoch, seq, n", peer)
 
     def put_aside(self, peer: str | None = None) -> int:
         """How many requests wait for a decision on their sender, or for an earlier message; of one peer, or in all."""
         return sum(
-            self._db.execute(
-                f"""SELECT count(*) FROM incoming INDEXED BY incoming_live
-                    WHERE state = '{state}' AND peer = coalesce(?, peer)""",
-                (peer,),
-            ).fetchone()[0]
+            self._db.execute(f"SELECT count(*) {_in(state)} AND peer = coalesce(?, peer)", (peer,)).fetchone()[0]
             for state in (Incoming.HELD, Incoming.BLOCKED)
         )
 
     def expired(self, now: int) -> list[IncomingRow]:
         """Live requests whose deadline has passed."""
-        found = [row for state in _EXPIRING for row in self._live(state, "expires <= ?", now)]
+        found = [row for state in _EXPIRING for row in self._live(state, "AND expires <= ?", now)]
         return sorted(found, key=lambda row: row.n)
 
     def next_expiry(self) -> int | None:
         """The earliest deadline of a live request."""
-        rows = [
-            self._db.execute(
-                f"SELECT min(expires) FROM incoming INDEXED BY incoming_live WHERE state = '{state}'"
-            ).fetchone()
-            for state in _EXPIRING
-        ]
+        rows = [self._db.execute(f"SELECT min(expires) {_in(state)}").fetchone() for state in _EXPIRING]
         return min((expires for (expires,) in rows if expires is not None), default=None)
 
     def _insert(self, row: IncomingRow, body: bytes, bundle: int | None) -> IncomingRow | None:
@@ -227,10 +197,14 @@ class IncomingTable:
         cursor = self._db.execute(_INSERT, (*row[1:], body, bundle))
         return row._replace(n=cursor.lastrowid or 0) if cursor.rowcount == 1 else None
 
-    def _live(self, state: Incoming, where: str, *values: object) -> list[IncomingRow]:
-        """Rows in one live state, of which there are few; without being told, SQLite may look through all of a peer."""
-        query = f"SELECT {_COLUMNS} FROM incoming INDEXED BY incoming_live WHERE state = '{state}' AND {where}"
-        return [IncomingRow._make(row) for row in self._db.execute(query, values)]
+    def _of_bodies(self, what: str, numbers: Sequence[int]) -> dict[int, Any]:
+        if not numbers:
+            return {}
+        query = f"SELECT n, {what} FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
+        return dict(self._db.execute(query, (json.dumps(numbers),)))
+
+    def _live(self, state: Incoming, more: str, *values: object) -> list[IncomingRow]:
+        return [IncomingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} {_in(state)} {more}", values)]
 
     def _one(self, where: str, *values: object) -> IncomingRow | None:
         row = self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values).fetchone()
@@ -240,3 +214,8 @@ class IncomingTable:
         return [
             IncomingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values)
         ]
+
+
+def _in(state: Incoming) -> str:
+    """The rows in one live state, of which there are few; without being told, SQLite may look through all of a peer."""
+    return f"FROM incoming INDEXED BY incoming_live WHERE state = '{state}'"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 
 from p2pflows.message import Message
-from p2pflowsd.journal.conditions import is_one_of
+from p2pflowsd.journal.conditions import HAS_NUMBER, is_one_of
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing, may_become
 
@@ -95,14 +96,8 @@ class OutgoingTable:
 
     def bodies(self, numbers: Sequence[int]) -> dict[int, bytes]:
         """The bodies of some pending messages."""
-        found: dict[int, bytes] = {}
-        for start in range(0, len(numbers), 500):
-            some = numbers[start : start + 500]
-            marks = ", ".join("?" * len(some))
-            found.update(
-                self._db.execute(f"SELECT n, body FROM outgoing WHERE n IN ({marks}) AND state = 'pending'", some)
-            )
-        return found
+        query = f"SELECT n, body FROM outgoing WHERE {HAS_NUMBER} AND state = 'pending'"
+        return dict(self._db.execute(query, (json.dumps(numbers),)))
 
     def pending(self) -> list[OutgoingRow]:
         """All that has not been stored by its recipient, oldest first."""

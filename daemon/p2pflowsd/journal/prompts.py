@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from p2pflowsd.journal.conditions import is_one_of
 from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import Prompt, may_become
 
@@ -42,15 +43,8 @@ class PromptTable:
 
     def end(self, n: int, state: Prompt, now: int, answer: str | None = None) -> bool:
         """Give a question its end, if it is still open."""
-        old = may_become(state)
-        return (
-            self._db.execute(
-                "UPDATE prompts SET state = ?, answer = ?, ended = ? "
-                f"WHERE n = ? AND state IN ({', '.join('?' * len(old))})",
-                (state, answer, now, n, *old),
-            ).rowcount
-            == 1
-        )
+        query = f"UPDATE prompts SET state = ?, answer = ?, ended = ? WHERE n = ? AND {is_one_of(may_become(state))}"
+        return self._db.execute(query, (state, answer, now, n)).rowcount == 1
 
     def knows(self, message_id: str) -> bool:
         """Whether a question with this id is remembered, whoever asked it."""

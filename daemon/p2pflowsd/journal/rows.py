@@ -19,10 +19,10 @@ class IncomingRow(NamedTuple):
     received: int
     expires: int
     state: str
-    attempts: int
-    error: str | None
-    instance: str | None
-    root: int | None
+    attempts: int = 0
+    error: str | None = None
+    instance: str | None = None
+    root: int | None = None
 
 
 class OutgoingRow(NamedTuple):
