@@ -18,8 +18,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from p2pflows.chat.api_info import ApiInfo
-    from p2pflows.chat.flow import ChatAtomicFlow, ChatFlow
     from p2pflows.client import AsyncClient, Client, connect, connect_async
     from p2pflows.errors import (
         BadInput,
@@ -41,12 +39,14 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from p2pflows.flows.flow import AtomicFlow, CompositeFlow, Flow
+    from p2pflows.flows.function import flow
     from p2pflows.flows.future import FlowFuture
+    from p2pflows.flows.interfaces import KeyInterface
     from p2pflows.flows.message import FlowMessage
     from p2pflows.flows.proxy import FlowProxy
-    from p2pflows.function import flow
-    from p2pflows.interfaces import KeyInterface
     from p2pflows.local import start_local
+    from p2pflows.models.api_info import ApiInfo
+    from p2pflows.models.flow import ChatAtomicFlow, ChatFlow
     from p2pflows.worker.thread import run_dispatch_worker_thread, run_dispatch_worker_threads
 
 __version__ = "0.1.0"
@@ -90,21 +90,21 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "ApiInfo": "p2pflows.chat.api_info",
+    "ApiInfo": "p2pflows.models.api_info",
     "AsyncClient": "p2pflows.client",
     "AtomicFlow": "p2pflows.flows.flow",
-    "ChatAtomicFlow": "p2pflows.chat.flow",
-    "ChatFlow": "p2pflows.chat.flow",
+    "ChatAtomicFlow": "p2pflows.models.flow",
+    "ChatFlow": "p2pflows.models.flow",
     "Client": "p2pflows.client",
     "CompositeFlow": "p2pflows.flows.flow",
     "Flow": "p2pflows.flows.flow",
     "FlowFuture": "p2pflows.flows.future",
     "FlowMessage": "p2pflows.flows.message",
     "FlowProxy": "p2pflows.flows.proxy",
-    "KeyInterface": "p2pflows.interfaces",
+    "KeyInterface": "p2pflows.flows.interfaces",
     "connect": "p2pflows.client",
     "connect_async": "p2pflows.client",
-    "flow": "p2pflows.function",
+    "flow": "p2pflows.flows.function",
     "run_dispatch_worker_thread": "p2pflows.worker.thread",
     "run_dispatch_worker_threads": "p2pflows.worker.thread",
     "start_local": "p2pflows.local",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable
 
-    from p2pflows.client_stream import ClientStream
+    from p2pflows.links.client_stream import ClientStream
 
 MAX_REQUEST_BYTES = 1_000_000
 """More than any message may hold; the daemon names the exact limit for what is smaller."""
@@ -324,7 +324,7 @@ class AsyncClient:
         """
         import asyncio
 
-        from p2pflows.client_stream import ClientStream
+        from p2pflows.links.client_stream import ClientStream
 
         self._events = asyncio.Queue()
         try:

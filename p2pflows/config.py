@@ -6,9 +6,11 @@ import os
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from p2pflows import broker_url, files, topics
+from p2pflows import files
 from p2pflows.errors import UsageError
 from p2pflows.home import Home
+from p2pflows.links import broker_url
+from p2pflows.protocol import topics
 
 DEFAULT_POINT = "default"
 

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from p2pflows import files, topics
+from p2pflows import files
 from p2pflows.errors import UnknownUser, UsageError
+from p2pflows.protocol import topics
 
 ME = "me"
 _Stamp = tuple[int, int, int] | None

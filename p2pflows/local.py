@@ -22,10 +22,11 @@ from typing import Self, overload
 
 import yaml
 
-from p2pflows import contacts, identity
+from p2pflows import contacts
 from p2pflows.client import Client
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.home import Home
+from p2pflows.protocol import identity
 
 NAMES = ("alice", "bob", "carol", "dave", "eve", "frank", "grace", "heidi")
 _START_SECONDS = 30.0

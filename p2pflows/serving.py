@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from p2pflows import topics
 from p2pflows.client import Client
 from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import NotServed, UsageError
@@ -26,6 +25,7 @@ from p2pflows.flows.flow import Flow
 from p2pflows.flows.overrides import check_keyless
 from p2pflows.flows.proxy import FlowProxy
 from p2pflows.flows.run import Target
+from p2pflows.protocol import topics
 from p2pflows.worker.loading import FlowClass, Loader
 
 CONTACTS = "contacts"

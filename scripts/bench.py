@@ -124,8 +124,8 @@ def _client(home: Home) -> p2pflows.Client:
 
 def _introduce(alice: Home, bob: Home, folder: Path) -> str:
     """Make the two contacts of each other, serve the echo; gives the broker's URL."""
-    from p2pflows.channel import read_token
     from p2pflows.contacts import Contacts
+    from p2pflows.protocol.channel import read_token
 
     ids = {home: _client(home).request("id")["user_id"] for home in (alice, bob)}
     Contacts(alice.contacts).add("bob", ids[bob])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import paho.mqtt.client as mqtt
 
-from p2pflows import broker_url
+from p2pflows.links import broker_url
 
 IN_FLIGHT = 64
 

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Self
 
-from p2pflows.broker_url import BrokerUrl
-from p2pflows.mqtt import Delivery, MqttLink, Will
+from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt import Delivery, MqttLink, Will
 
 
 class Peer:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import p2pflows
-from p2pflows import identity
 from p2pflows.contacts import Contacts
 from p2pflows.errors import DaemonNotRunning
-from p2pflows.identity import Identity
+from p2pflows.protocol import identity
+from p2pflows.protocol.identity import Identity
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0

@@ -14,10 +14,10 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from p2pflows import topics
-from p2pflows.envelope import NONCE_BYTES, Envelope, Kind
-from p2pflows.identity import Identity
-from p2pflows.message import Message, new_id
+from p2pflows.protocol import topics
+from p2pflows.protocol.envelope import NONCE_BYTES, Envelope, Kind
+from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.message import Message, new_id
 
 _PATIENCE = 10.0
 _HOUR_MS = 3_600_000

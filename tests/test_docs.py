@@ -20,10 +20,13 @@ from command_tree import commands
 from console import Story, read
 
 import p2pflows
-from p2pflows import errors, framing, message, strict_json
+from p2pflows import errors
 from p2pflows.cli import cli
 from p2pflows.flows import state
-from p2pflowsd import dispatch, instances, intake, outbox, presence, runs
+from p2pflows.protocol import framing, message, strict_json
+from p2pflowsd.receiving import intake
+from p2pflowsd.running import dispatch, instances, runs
+from p2pflowsd.sending import outbox, presence
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -213,7 +216,7 @@ def test_every_method_of_the_control_socket_is_explained() -> None:
     """CONTROL.md has a row for each method, and no other."""
     text = (ROOT / "docs" / "CONTROL.md").read_text(encoding="utf-8")
     methods = text.partition("## Methods")[2].partition("###")[0]
-    source = (ROOT / "daemon" / "p2pflowsd" / "methods.py").read_text(encoding="utf-8")
+    source = (ROOT / "daemon" / "p2pflowsd" / "api" / "methods.py").read_text(encoding="utf-8")
     known = set(re.findall(r'^\s+"(\w+)": self\._', source, re.MULTILINE)) | {"watch"}
     assert set(re.findall(r"^\| `(\w+)` \|", methods, re.MULTILINE)) == known
 

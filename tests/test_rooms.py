@@ -1,4 +1,4 @@
-"""Who may import whom, read from the syntax tree: each outside thing has one room, and the heart does no I/O."""
+"""Who may import whom, read from the syntax tree: by folder, by outside library, and the core without I/O."""
 
 from __future__ import annotations
 
@@ -12,34 +12,65 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIBRARY, DAEMON = ROOT / "p2pflows", ROOT / "daemon" / "p2pflowsd"
 
-ROOMS = {
-    "paho": {"p2pflows.mqtt"},
-    "nacl": {"p2pflows.identity", "p2pflows.envelope", "p2pflows.channel"},
+OUTSIDE_LIBRARIES = {
+    "paho": {"p2pflows.links.mqtt"},
+    "nacl": {"p2pflows.protocol"},
     "sqlite3": {"p2pflowsd.journal"},
     "click": {"p2pflows.cli"},
     "segno": {"p2pflows.cli"},
-    "aiohttp": {"p2pflowsd.control"},
+    "aiohttp": {"p2pflowsd.api.control"},
     "yaml": {
         "p2pflows.files",
         "p2pflows.flows.config",
         "p2pflows.local",
     },
     "huggingface_hub": {"p2pflows.modules"},
-    "iotcore": {"p2pflowsd.iotcore_child"},
-    "openai": {"p2pflows.chat"},
-    "jinja2": {"p2pflows.chat"},
+    "iotcore": {"p2pflowsd.processes.iotcore_child"},
+    "openai": {"p2pflows.models"},
+    "jinja2": {"p2pflows.models"},
 }
-"""Each outside thing, and the modules (or packages) that alone import it."""
+"""Each outside library, and the modules or folders that alone import it."""
 
-HEART = (
-    "node", "admission", "outbox", "intake", "notices", "dispatch", "scheduler", "inbox", "gate", "served", "lifecycle",
-    "instances", "runs", "owners_log", "conversations", "journal", "frames",
+FLOORS = (
+    {"p2pflowsd.__main__"},
+    {"p2pflowsd.app"},
+    {"p2pflowsd.api", "p2pflowsd.processes"},
+    {"p2pflowsd.node"},
+    {"p2pflowsd.receiving"},
+    {"p2pflowsd.running", "p2pflowsd.human"},
+    {"p2pflowsd.sending"},
+    {"p2pflowsd.owners_log", "p2pflowsd.worker_socket"},
+    {"p2pflowsd.journal"},
+    {"p2pflowsd.lifecycle", "p2pflowsd.clock", "p2pflowsd.faults", "p2pflowsd.link", "p2pflowsd.private_socket"},
+    {"p2pflows.__main__"},
+    {"p2pflows.cli"},
+    {"p2pflows", "p2pflows.serving", "p2pflows.chat", "p2pflows.interfaces", "p2pflows.transformations"},
+    {"p2pflows.humans", "p2pflows.worker", "p2pflows.flow_verse"},
+    {"p2pflows.models", "p2pflows.modules", "p2pflows.local"},
+    {"p2pflows.flows"},
+    {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
+    {"p2pflows.links"},
+    {"p2pflows.protocol"},
+    {"p2pflows.home", "p2pflows.files", "p2pflows.logs"},
+    {"p2pflows.errors"},
+)
+"""Folders and single modules, from top to bottom: each imports only what stands below it."""
+
+CORE = (
+    "node", "receiving", "running", "human", "sending", "journal", "lifecycle", "owners_log",
 )  # fmt: skip
 """What decides; time, randomness and the broker are passed in."""
 
-OUTSIDE = {"asyncio", "threading", "time", "random", "secrets", "subprocess", "socketserver", "select"}
-LEAVES = {"p2pflows.errors", "p2pflows.framing", "p2pflows.topics", "p2pflows.home", "p2pflows.broker_url"}
-ATTICS = {"utils", "util", "helpers", "helper", "common", "misc"}
+IO_AND_CHANCE = {"asyncio", "threading", "time", "random", "secrets", "subprocess", "socketserver", "select"}
+CHEAP = {
+    "p2pflows.errors",
+    "p2pflows.protocol.framing",
+    "p2pflows.protocol.topics",
+    "p2pflows.home",
+    "p2pflows.links.broker_url",
+}
+"""What every command imports; so it imports no outside library."""
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
@@ -75,12 +106,35 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("outside", ROOMS)
-def test_each_outside_thing_has_its_room(outside: str) -> None:
-    """Only the rooms named for it import an outside library, so that it could be replaced there."""
-    users = {name for name, imports in IMPORTS.items() if outside in map(_top, imports)}
-    assert {user for user in users if not _within(user, ROOMS[outside])} == set()
-    assert {room for room in ROOMS[outside] if not any(_within(user, {room}) for user in users)} == set()
+def _folder(module: str) -> str:
+    """The folder that a module lies in, or itself where it lies directly in its package."""
+    return ".".join(module.split(".")[:2])
+
+
+def _level(module: str) -> int:
+    return next(level for level, floor in enumerate(FLOORS) if _folder(module) in floor)
+
+
+@pytest.mark.parametrize("library", OUTSIDE_LIBRARIES)
+def test_each_outside_library_is_imported_in_one_place(library: str) -> None:
+    """Only the modules named for it import an outside library, so that it could be replaced there."""
+    allowed = OUTSIDE_LIBRARIES[library]
+    users = {name for name, imports in IMPORTS.items() if library in map(_top, imports)}
+    assert {user for user in users if not _within(user, allowed)} == set()
+    assert {place for place in allowed if not any(_within(user, {place}) for user in users)} == set()
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_from_floors_below_its_own(module: str) -> None:
+    """Folders form floors: imports point downwards, or stay inside one folder, so there is no circle."""
+    used = {name for name in IMPORTS[module] if name in MODULES and _folder(name) != _folder(module)}
+    used -= {"p2pflows", "p2pflowsd"}  # the empty package around a module, but for the public names
+    assert {name for name in used if _level(name) <= _level(module)} == set()
+
+
+def test_every_folder_stands_on_a_floor() -> None:
+    """A new folder or top-level module says where it belongs, and none that is gone is listed."""
+    assert {_folder(module) for module in MODULES} - {"p2pflowsd"} == set().union(*FLOORS)
 
 
 def test_the_library_never_imports_the_daemon() -> None:
@@ -88,40 +142,25 @@ def test_the_library_never_imports_the_daemon() -> None:
     assert [name for name in IMPORTS if _top(name) == "p2pflows" and "p2pflowsd" in map(_top, IMPORTS[name])] == []
 
 
-def test_nobody_imports_the_command_line() -> None:
-    """The commands are a face: nothing but themselves and `python -m p2pflows` knows them."""
-    users = {name for name, imports in IMPORTS.items() if any(_within(used, {"p2pflows.cli"}) for used in imports)}
-    assert {user for user in users if not _within(user, {"p2pflows.cli"})} <= {"p2pflows.__main__"}
-
-
-def test_nobody_but_the_meeting_place_imports_the_rim() -> None:
-    """The app builds the parts; no part knows the app, the control socket or the processes."""
-    rim = {"p2pflowsd.app", "p2pflowsd.control", "p2pflowsd.methods", "p2pflowsd.workers", "p2pflowsd.broker"}
-    allowed = {"p2pflowsd.app", "p2pflowsd.__main__", "p2pflowsd.control"}
-    assert {name for name, imports in IMPORTS.items() if imports & rim} <= allowed
-
-
-@pytest.mark.parametrize("room", HEART)
-def test_the_heart_has_no_clock_no_threads_and_no_dice(room: str) -> None:
-    """What decides imports neither time, randomness, threads nor the event loop, so a simulator can own them."""
-    inside = [name for name in MODULES if _within(name, {f"p2pflowsd.{room}"})]
+@pytest.mark.parametrize("part", CORE)
+def test_the_core_has_no_clock_no_threads_and_no_chance(part: str) -> None:
+    """What decides imports neither time, randomness, threads nor the event loop, so a simulator can supply them."""
+    inside = [name for name in MODULES if _within(name, {f"p2pflowsd.{part}"})]
     assert inside
-    assert {used for name in inside for used in map(_top, IMPORTS[name]) if used in OUTSIDE} == set()
+    assert {used for name in inside for used in map(_top, IMPORTS[name]) if used in IO_AND_CHANCE} == set()
 
 
-@pytest.mark.parametrize("leaf", sorted(LEAVES))
-def test_a_leaf_imports_only_leaves_and_the_standard_library(leaf: str) -> None:
-    """What every command needs stays cheap to import, and free of cycles."""
-    used = IMPORTS[leaf]
-    assert {
-        name for name in used if _top(name) == "p2pflows" and name != "p2pflows" and not _within(name, LEAVES)
-    } == set()
+@pytest.mark.parametrize("module", sorted(CHEAP))
+def test_what_every_command_imports_stays_cheap(module: str) -> None:
+    """Modules that every command imports use only each other and the standard library."""
+    used = IMPORTS[module] - {"p2pflows", "p2pflows.protocol", "p2pflows.links"}
+    assert {name for name in used if _top(name) == "p2pflows" and not _within(name, CHEAP)} == set()
     assert {_top(name) for name in used} - set(sys.stdlib_module_names) <= {"p2pflows"}
 
 
-def test_no_module_is_an_attic() -> None:
+def test_no_module_has_a_vague_name() -> None:
     """Every module is named for what it is, and none for being useful."""
-    assert [name for name in MODULES if ATTICS & set(name.split("."))] == []
+    assert [name for name in MODULES if VAGUE_NAMES & set(name.split("."))] == []
 
 
 def test_nothing_is_imported_that_is_not_declared() -> None:

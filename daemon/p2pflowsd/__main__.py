@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from p2pflows import config, identity, logs
+from p2pflows import config, logs
 from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home, home
+from p2pflows.protocol import identity
 from p2pflowsd.app import App
 from p2pflowsd.journal import JournalError
 

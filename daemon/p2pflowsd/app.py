@@ -11,25 +11,27 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from p2pflows import broker_url, contacts, identity, topics
-from p2pflows.broker_url import BrokerUrl, Embedded
-from p2pflows.channel import Enrolment
+from p2pflows import contacts
 from p2pflows.config import Settings, WorkerConfig
 from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home
-from p2pflows.mqtt import Delivery, MqttLink, Will
+from p2pflows.links import broker_url
+from p2pflows.links.broker_url import BrokerUrl, Embedded
+from p2pflows.links.mqtt import Delivery, MqttLink, Will
+from p2pflows.protocol import identity, topics
+from p2pflows.protocol.channel import Enrolment
 from p2pflowsd import faults
-from p2pflowsd.broker import EmbeddedBroker
+from p2pflowsd.api.control import Control
+from p2pflowsd.api.methods import Methods
 from p2pflowsd.clock import SystemClock, system_entropy
-from p2pflowsd.control import Control
-from p2pflowsd.dispatch import point_key
-from p2pflowsd.inbox import rfc3339
+from p2pflowsd.human.inbox import rfc3339
 from p2pflowsd.journal import Journal, JournalError
-from p2pflowsd.methods import Methods
 from p2pflowsd.node import Node, Request
-from p2pflowsd.served import HUMAN_SCHEMA, Served
+from p2pflowsd.processes.embedded_broker import EmbeddedBroker
+from p2pflowsd.processes.worker_processes import WorkerProcess
+from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
+from p2pflowsd.running.dispatch import point_key
 from p2pflowsd.worker_socket import WorkerSocket
-from p2pflowsd.workers import WorkerProcess
 
 DISK_PATIENCE = 2.0
 """Seconds between attempts to go on after the disk has failed."""

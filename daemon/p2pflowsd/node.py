@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from p2pflows import strict_json, topics
 from p2pflows.contacts import Contacts
-from p2pflows.envelope import Envelope
 from p2pflows.errors import (
     BadInput,
     CallError,
@@ -28,26 +26,28 @@ from p2pflows.errors import (
     UnknownUser,
     Unreachable,
 )
-from p2pflows.identity import Identity
-from p2pflows.message import MAX_PROGRESS_BYTES, Message, Type
-from p2pflowsd import presence
-from p2pflowsd.admission import Admission
+from p2pflows.protocol import strict_json, topics
+from p2pflows.protocol.envelope import Envelope
+from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.message import MAX_PROGRESS_BYTES, Message, Type
 from p2pflowsd.clock import Clock, Entropy
-from p2pflowsd.dispatch import Dispatch
 from p2pflowsd.faults import Faults
-from p2pflowsd.inbox import SHORTEST_ID, Inbox
-from p2pflowsd.instances import Instances, is_request
-from p2pflowsd.intake import Intake
+from p2pflowsd.human.inbox import SHORTEST_ID, Inbox
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing, Prompt
-from p2pflowsd.notices import Notices
-from p2pflowsd.outbox import Outbox
+from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
-from p2pflowsd.presence import Presence
-from p2pflowsd.runs import Runs
-from p2pflowsd.served import ANYONE, Catalog, Served
-from p2pflowsd.wire import Delivery, Link
+from p2pflowsd.receiving.admission import Admission
+from p2pflowsd.receiving.intake import Intake
+from p2pflowsd.running.catalog import ANYONE, Catalog, Served
+from p2pflowsd.running.dispatch import Dispatch
+from p2pflowsd.running.instances import Instances, is_request
+from p2pflowsd.running.runs import Runs
+from p2pflowsd.sending import presence
+from p2pflowsd.sending.notices import Notices
+from p2pflowsd.sending.outbox import Outbox
+from p2pflowsd.sending.presence import Presence
 
 TICK = 0.5
 PRUNE_EVERY = 60.0

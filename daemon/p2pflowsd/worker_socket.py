@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from p2pflows import topics
-from p2pflows.framing import Records, unpack
-from p2pflows.mqtt import Delivery, MqttLink
-from p2pflows.record_stream import RecordStream
+from p2pflows.links.mqtt import Delivery, MqttLink
+from p2pflows.links.record_stream import RecordStream
+from p2pflows.protocol import topics
+from p2pflows.protocol.framing import Records, unpack
 from p2pflowsd.private_socket import private_socket
 
 MAX_FRAME = 2_000_000

@@ -12,9 +12,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from p2pflows import topics
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.home import home
+from p2pflows.protocol import topics
 
 
 def _or_above(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

@@ -28,7 +28,7 @@ def up(broker: str | None) -> None:
     URL holds a password, in config.yaml.
     """
     if broker:
-        from p2pflows import broker_url
+        from p2pflows.links import broker_url
 
         broker_url.parse(broker)
         os.environ["P2PFLOWS_BROKER"] = broker

@@ -22,7 +22,7 @@ from p2pflows.cli.arguments import (
 from p2pflows.cli.output import document, done, facts, plain, say, table
 from p2pflows.errors import UsageError
 
-CHAT_FLOW = "p2pflows.chat.flow:ChatAtomicFlow"
+CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
 
 
 @click.command(

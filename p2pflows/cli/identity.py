@@ -12,7 +12,7 @@ from p2pflows.errors import UsageError
 from p2pflows.home import Home, home
 
 if TYPE_CHECKING:
-    from p2pflows.identity import Identity
+    from p2pflows.protocol.identity import Identity
 
 
 @click.command(epilog=examples("p2pflows init", "P2PFLOWS_HOME=~/alice p2pflows init"))
@@ -37,7 +37,7 @@ def init(as_json: bool) -> None:
 @json_option
 def show_id(qr: bool, as_json: bool) -> None:
     """Print your user id, for others to add as a contact."""
-    from p2pflows.identity import load
+    from p2pflows.protocol.identity import load
 
     user = load(home().key).user_id
     if as_json:
@@ -54,7 +54,7 @@ def find_or_make(where: Home) -> tuple[Identity, bool]:
     Raises:
         UsageError: there is one that cannot be used, or none can be made.
     """
-    from p2pflows.identity import create, load
+    from p2pflows.protocol.identity import create, load
 
     if not where.key.exists():
         try:

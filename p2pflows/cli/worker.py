@@ -103,7 +103,7 @@ def _token(token: str | None, dispatch_point: str | None) -> str:
     Raises:
         UsageError: it is no token, or one of another dispatch point.
     """
-    from p2pflows.channel import read_token
+    from p2pflows.protocol.channel import read_token
 
     if token == "-":  # noqa: S105 - stands for stdin
         token = read_stdin()

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from p2pflows import topics
 from p2pflows.errors import UsageError
 from p2pflows.flows.overrides import TARGET
+from p2pflows.protocol import topics
 
 BASE_DEFAULTS: dict[str, Any] = {"private_keys": [], "unsent_keys": []}
 """What every flow's config starts from."""

@@ -8,11 +8,11 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from p2pflows import topics
 from p2pflows.errors import UsageError
 from p2pflows.flows.future import FlowFuture
 from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.run import Run, Target, outside
+from p2pflows.protocol import topics
 
 _END_SECONDS = 2.0
 """How long after its deadline a call may take to end."""

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from p2pflows import topics
 from p2pflows.errors import CallError, DeadlinePassed, UsageError
+from p2pflows.protocol import topics
 
 if TYPE_CHECKING:
     from p2pflows.flows.message import FlowMessage

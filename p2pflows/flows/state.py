@@ -27,9 +27,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from p2pflows import strict_json
 from p2pflows.errors import FlowFailed, UsageError
 from p2pflows.flows.message import FlowMessage
+from p2pflows.protocol import strict_json
 
 STATE_LIMIT = 250_000
 """The bytes that one instance's state may take."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from p2pflows.flows.interfaces import KeyInterface
 from p2pflows.humans.interaction import Interaction, need_text
-from p2pflows.interfaces import KeyInterface
 
 _ASSISTANT, _USER = "Assistant", "User"
 

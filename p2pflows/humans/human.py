@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from p2pflows.chat.templates import Template
 from p2pflows.flows.flow import CompositeFlow
 from p2pflows.flows.message import FlowMessage
 from p2pflows.humans import settings
+from p2pflows.models.templates import Template
 
 _TEMPLATE = "query_message_prompt_template"
 _USER = "User"

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from p2pflows.errors import CallError, FlowFailed
 from p2pflows.flows.flow import CompositeFlow
 from p2pflows.flows.message import FlowMessage
+from p2pflows.flows.transformations import EndOfInteraction
 from p2pflows.humans import settings
-from p2pflows.transformations import EndOfInteraction
 
 KEPT_BYTES = 180_000
 """What is said in one interaction; with it the state, and the answer to the kick-off, stay below their limits."""

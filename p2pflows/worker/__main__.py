@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2pflows import logs
-from p2pflows.channel import Enrolment, read_token
 from p2pflows.errors import UsageError
+from p2pflows.protocol.channel import Enrolment, read_token
 
 if TYPE_CHECKING:
-    from p2pflows.chat.api_info import ApiInfo
+    from p2pflows.models.api_info import ApiInfo
 
 _MOST_SLOTS = 256
 _SWITCH_SECONDS = 0.001
@@ -94,8 +94,8 @@ def _keys(texts: list[str]) -> list[ApiInfo]:
     """
     if not texts:
         return []
-    from p2pflows.chat.api_info import NO_KEY, ApiInfo
     from p2pflows.config import KeyConfig
+    from p2pflows.models.api_info import NO_KEY, ApiInfo
 
     keys, used = [], set()
     for text in texts:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from p2pflows.channel import BadFrame
+from p2pflows.protocol.channel import BadFrame
 
 _RESULT_BYTES = 200
 """What a header says of a result besides its task and its message, at most."""

@@ -7,20 +7,20 @@ from collections.abc import Awaitable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from p2pflows import topics
 from p2pflows.errors import BadInput, CallError, FlowFailed, NotAllowed, UsageError, from_peer
 from p2pflows.flows import config as configs
 from p2pflows.flows.flow import Flow, build, invoke, take_state
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.flows.run import Answer, Target
-from p2pflows.strict_json import compact
+from p2pflows.protocol import topics
+from p2pflows.protocol.strict_json import compact
 from p2pflows.worker.frames import Task
 from p2pflows.worker.loading import FlowClass
 from p2pflows.worker.task_run import TaskRun
 
 if TYPE_CHECKING:
-    from p2pflows.chat.keyring import Keyring
+    from p2pflows.models.keyring import Keyring
 
 INITIAL_STATE = "initial_state"
 """What a flow lists among its overridable keys to let others begin with a state of their own."""

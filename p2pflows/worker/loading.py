@@ -18,7 +18,7 @@ from typing import Any
 from p2pflows.errors import UsageError
 from p2pflows.flows.config import effective_config, input_schema
 from p2pflows.flows.flow import Flow
-from p2pflows.function import FlowFunction
+from p2pflows.flows.function import FlowFunction
 from p2pflows.worker.shell import Command
 
 

@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2pflows import broker_url, topics
-from p2pflows.broker_url import BrokerUrl
-from p2pflows.channel import BadFrame, Channel, Enrolment
 from p2pflows.errors import TooLarge, UsageError
-from p2pflows.message import MAX_BODY_BYTES
-from p2pflows.mqtt import Delivery, MqttLink, Will
+from p2pflows.links import broker_url
+from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt import Delivery, MqttLink, Will
+from p2pflows.protocol import topics
+from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
+from p2pflows.protocol.message import MAX_BODY_BYTES
 from p2pflows.worker import frames
 from p2pflows.worker.frames import Answer, Ask, Result
 from p2pflows.worker.lanes import Lanes
@@ -28,8 +29,8 @@ from p2pflows.worker.runner import Runner
 from p2pflows.worker.socket_link import SocketLink
 
 if TYPE_CHECKING:
-    from p2pflows.chat.api_info import ApiInfo
-    from p2pflows.chat.keyring import Keyring
+    from p2pflows.models.api_info import ApiInfo
+    from p2pflows.models.keyring import Keyring
 
 _TICK = 1.0
 _TICKS_PER_HEARTBEAT = 2
@@ -296,6 +297,6 @@ def _keyring(api_infos: Sequence[ApiInfo]) -> Keyring | None:
     """All keys of this worker, taking turns over all its flows."""
     if not api_infos:
         return None
-    from p2pflows.chat.keyring import Keyring
+    from p2pflows.models.keyring import Keyring
 
     return Keyring(api_infos)

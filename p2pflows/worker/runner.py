@@ -27,9 +27,9 @@ from p2pflows.errors import (
     TooLarge,
     UsageError,
 )
+from p2pflows.flows.function import FlowFunction, to_data, to_json
 from p2pflows.flows.run import set_current
-from p2pflows.function import FlowFunction, to_data, to_json
-from p2pflows.message import MAX_BODY_BYTES
+from p2pflows.protocol.message import MAX_BODY_BYTES
 from p2pflows.worker import loading
 from p2pflows.worker.frames import Answer, Ask, Result, Task
 from p2pflows.worker.instance_run import InstanceRun
@@ -38,7 +38,7 @@ from p2pflows.worker.shell import Command, Run
 from p2pflows.worker.task_run import TaskRun
 
 if TYPE_CHECKING:
-    from p2pflows.chat.keyring import Keyring
+    from p2pflows.models.keyring import Keyring
 
 Begin = Callable[[], Awaitable[bytes]]
 """Begins what the event loop has to run; gives the result's JSON."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
-from p2pflows.message import MAX_BODY_BYTES
+from p2pflows.protocol.message import MAX_BODY_BYTES
 
 """Most bytes of a reply."""
 _ERROR_TAIL = 500

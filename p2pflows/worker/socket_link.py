@@ -11,9 +11,9 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from p2pflows.framing import Records, pack
-from p2pflows.mqtt import Delivery, Will
-from p2pflows.record_stream import RecordStream
+from p2pflows.links.mqtt import Delivery, Will
+from p2pflows.links.record_stream import RecordStream
+from p2pflows.protocol.framing import Records, pack
 
 MAX_FRAME = 1_048_576
 """Bytes of a frame, as in an MQTT packet of a usual broker."""

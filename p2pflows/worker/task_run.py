@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from p2pflows import strict_json
 from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, from_peer, ran_differently
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import Answer, Target, too_late
-from p2pflows.message import MAX_BODY_BYTES, derived_id
+from p2pflows.protocol import strict_json
+from p2pflows.protocol.message import MAX_BODY_BYTES, derived_id
 from p2pflows.worker.frames import Ask, Record, Task
 
 _LABEL = 64

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from p2pflows.channel import Enrolment, read_token
 from p2pflows.client import Client
 from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import CallError, UsageError
+from p2pflows.protocol.channel import Enrolment, read_token
 from p2pflows.worker.process import Worker
 
 if TYPE_CHECKING:
-    from p2pflows.chat.api_info import ApiInfo
+    from p2pflows.models.api_info import ApiInfo
 
 _START_SECONDS = 15.0
 _STOP_SECONDS = 35.0

@@ -11,8 +11,8 @@ import pytest
 from nacl.signing import SigningKey
 from people import Neighbourhood, Person, Ran, free_port
 
-from p2pflows import identity
 from p2pflows.errors import UnknownUser
+from p2pflows.protocol import identity
 
 FLOWS = """
 import os

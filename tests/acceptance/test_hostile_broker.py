@@ -13,10 +13,10 @@ import pytest
 from people import MOSQUITTO, Neighbourhood, Person, end, wait_until
 from spy import Forger, Seen, Spy
 
-from p2pflows import identity, topics
-from p2pflows.channel import Channel, read_token
-from p2pflows.envelope import Kind, Refused
-from p2pflows.message import Notice
+from p2pflows.protocol import identity, topics
+from p2pflows.protocol.channel import Channel, read_token
+from p2pflows.protocol.envelope import Kind, Refused
+from p2pflows.protocol.message import Notice
 
 CANARY = "canary-4d1f7a-sings"
 

@@ -17,12 +17,12 @@ import pytest
 from people import MOSQUITTO, Neighbourhood, Person, wait_until
 from spy import Forger, Spy
 
-from p2pflows import identity, topics
-from p2pflows.channel import Channel
-from p2pflows.envelope import Kind
 from p2pflows.errors import CallError, DeadlinePassed, UsageError
-from p2pflows.message import Message, Notice, derived_id
-from p2pflowsd.dispatch import point_key
+from p2pflows.protocol import identity, topics
+from p2pflows.protocol.channel import Channel
+from p2pflows.protocol.envelope import Kind
+from p2pflows.protocol.message import Message, Notice, derived_id
+from p2pflowsd.running.dispatch import point_key
 
 ESC = "\x1b]0;mine\x07\x1b[2J\u202e\u2066"
 """What a terminal would obey."""
@@ -113,7 +113,7 @@ class Yard:
         for name in ("Counter", "Keeper", "Forger", "Careless"):
             self.serves(name, f"flow_classes:{name}")
         self.serves("Shared", "flow_classes:Keeper", singleton=True)
-        self.serves("Chat", "p2pflows.chat.flow:ChatAtomicFlow")
+        self.serves("Chat", "p2pflows.models.flow:ChatAtomicFlow")
         far = {"flow_endpoint": "far", "user_id": self.mallory.user_id}
         self.serves("Relay", "flow_classes:Relay", config={"subflows_config": {"far": far}})
         near = {"flow_endpoint": "Counter"}

@@ -14,7 +14,7 @@ import pytest
 from flow_classes import notes
 from people import wait_until
 
-from p2pflows import FlowMessage, FlowProxy, identity, run_dispatch_worker_thread, serving, start_local
+from p2pflows import FlowMessage, FlowProxy, run_dispatch_worker_thread, serving, start_local
 from p2pflows.errors import (
     BadInput,
     CallError,
@@ -27,7 +27,8 @@ from p2pflows.errors import (
     UsageError,
 )
 from p2pflows.local import LocalUser, LocalUsers
-from p2pflows.message import new_id
+from p2pflows.protocol import identity
+from p2pflows.protocol.message import new_id
 
 WAIT = 20.0
 

@@ -20,11 +20,11 @@ import yaml
 from model_server import ModelServer
 from people import wait_until
 
-import p2pflows.chat.flow
+import p2pflows.models.flow
 from p2pflows import ApiInfo, FlowMessage, run_dispatch_worker_thread, serving, start_local
-from p2pflows.chat.api_info import quick_load_api_keys
 from p2pflows.errors import NotAllowed, NotServed, P2pflowsError
 from p2pflows.local import LocalUser, LocalUsers
+from p2pflows.models.api_info import quick_load_api_keys
 
 WAIT = 20.0
 KEY = "sk-predecessor-0123456789"
@@ -456,8 +456,8 @@ def reverse_number(cl: LocalUser) -> None:
 @pytest.fixture
 def chat_atomic_flow(cl: LocalUser) -> dict[str, Any]:
     """The chat flow is served; gives its default config as the tutorial reads it, from the YAML file."""
-    serving.serve_flow(cl=cl, flow_class_name="p2pflows.chat.flow.ChatAtomicFlow", flow_endpoint="ChatAtomicFlow")
-    file = Path(p2pflows.chat.flow.__file__).with_name("ChatAtomicFlow.yaml")
+    serving.serve_flow(cl=cl, flow_class_name="p2pflows.models.flow.ChatAtomicFlow", flow_endpoint="ChatAtomicFlow")
+    file = Path(p2pflows.models.flow.__file__).with_name("ChatAtomicFlow.yaml")
     config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     config["backend"]["_target_"] = "aiflows.backends.llm_lite.LiteLLMBackend"
     config["system_message_prompt_template"]["_target_"] = "aiflows.prompt_template.JinjaPrompt"

@@ -15,10 +15,10 @@ import pytest
 from people import Neighbourhood, Person, wait_until
 from spy import Spy
 
-from p2pflows import topics
-from p2pflows.channel import Channel
-from p2pflows.framing import Records, pack
-from p2pflowsd.dispatch import point_key
+from p2pflows.protocol import topics
+from p2pflows.protocol.channel import Channel
+from p2pflows.protocol.framing import Records, pack
+from p2pflowsd.running.dispatch import point_key
 
 FLOW = """
 import os

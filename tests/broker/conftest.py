@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from p2pflowsd.broker import EmbeddedBroker, Program
+from p2pflowsd.processes.embedded_broker import EmbeddedBroker, Program
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 

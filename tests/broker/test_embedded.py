@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from p2pflows.broker_url import BrokerUrl
 from p2pflows.errors import UsageError
-from p2pflows.mqtt import probe
-from p2pflowsd import broker as broker_module
-from p2pflowsd.broker import EmbeddedBroker, Program
+from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt import probe
+from p2pflowsd.processes import embedded_broker as broker_module
+from p2pflowsd.processes.embedded_broker import EmbeddedBroker, Program
 
 LOG = logging.getLogger("test.embedded")
 

@@ -17,10 +17,10 @@ from mqtt_peer import Peer, until
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from p2pflows import mqtt
-from p2pflows.broker_url import BrokerUrl
-from p2pflows.mqtt import Will, probe
-from p2pflowsd.broker import EmbeddedBroker, Program
+from p2pflows.links import mqtt
+from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt import Will, probe
+from p2pflowsd.processes.embedded_broker import EmbeddedBroker, Program
 
 
 async def test_messages_pass_both_ways(broker: EmbeddedBroker) -> None:

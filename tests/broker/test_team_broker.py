@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from mqtt_peer import Peer, until
 
-from p2pflows import topics
-from p2pflows.broker_url import BrokerUrl
-from p2pflows.mqtt import probe
+from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt import probe
+from p2pflows.protocol import topics
 
 CONFIG = Path(__file__).parents[2] / "broker-config"
 CONTROL = "$CONTROL/dynamic-security/v1"

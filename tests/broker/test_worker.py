@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from p2pflows import topics
-from p2pflows.broker_url import BrokerUrl
-from p2pflows.channel import Channel, Enrolment
-from p2pflows.mqtt import Delivery, MqttLink
+from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt import Delivery, MqttLink
+from p2pflows.protocol import topics
+from p2pflows.protocol.channel import Channel, Enrolment
 
 POINT = "default"
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")

@@ -21,13 +21,13 @@ from simulation.machine import POINTS, Machine
 from simulation.world import ECHO, HUMAN, World
 
 import p2pflowsd
-from p2pflows import topics
 from p2pflows.contacts import Contacts
 from p2pflows.errors import DaemonNotRunning
-from p2pflows.message import Type
+from p2pflows.protocol import topics
+from p2pflows.protocol.message import Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
-from p2pflowsd.served import Catalog, Served
+from p2pflowsd.running.catalog import Catalog, Served
 
 SEED = 4
 OCCURRENCES = 12 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 4

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pflows import framing, topics
-from p2pflows.channel import BadFrame, Channel
-from p2pflows.envelope import NONCE_BYTES, Envelope, Kind, Refused
-from p2pflows.identity import Identity
-from p2pflows.message import Message, Notice, Type, new_id
+from p2pflows.protocol import framing, topics
+from p2pflows.protocol.channel import BadFrame, Channel
+from p2pflows.protocol.envelope import NONCE_BYTES, Envelope, Kind, Refused
+from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.message import Message, Notice, Type, new_id
 
 SEEDS = st.binary(min_size=32, max_size=32)
 NONCES = st.binary(min_size=NONCE_BYTES, max_size=NONCE_BYTES)

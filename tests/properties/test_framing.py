@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pflows.framing import FramingError, Lines, Records
+from p2pflows.protocol.framing import FramingError, Lines, Records
 
 CONTENTS = st.lists(st.binary(max_size=40), max_size=8)
 TEXTS = st.lists(st.binary(max_size=40).map(lambda content: content.replace(b"\n", b"")), max_size=8)

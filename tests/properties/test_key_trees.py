@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pflows.errors import UsageError
-from p2pflows.interfaces import KeyInterface
-from p2pflows.transformations import (
+from p2pflows.flows.interfaces import KeyInterface
+from p2pflows.flows.transformations import (
     Json2Obj,
     KeyCopy,
     KeyDelete,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pflows.message import Message, Type
+from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.lifecycle import LIVE_INCOMING, LIVE_OUTGOING, MOVES, Incoming, Outgoing, Prompt, may_become

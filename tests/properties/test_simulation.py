@@ -13,8 +13,8 @@ from simulation.checker import check
 from simulation.machine import POINTS
 from simulation.world import CLASSES, ECHO, HUMAN, LONGEST, SPREAD, World
 
-from p2pflows import topics
-from p2pflows.message import Type, derived_id
+from p2pflows.protocol import topics
+from p2pflows.protocol.message import Type, derived_id
 
 SETTINGS = settings(
     max_examples=200 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 30,

@@ -170,7 +170,7 @@ class SimulatedBroker:
 
 
 class SimulatedLink:
-    """One client's link, as `p2pflows.mqtt.MqttLink` is to real code: it connects again whenever it is lost.
+    """One client's link, as `p2pflows.links.mqtt.MqttLink` is to real code: it connects again whenever it is lost.
 
     Args:
         client_id: the session's name.

@@ -23,7 +23,7 @@ from typing import Any
 from simulation.history import Fact
 from simulation.run_checker import check_runs
 
-from p2pflows.message import derived_id
+from p2pflows.protocol.message import derived_id
 from p2pflowsd.lifecycle import LIVE_INCOMING, LIVE_OUTGOING, MOVES, Incoming, Outgoing, Prompt
 
 REQUESTS = ("call", "post")

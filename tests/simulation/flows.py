@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from p2pflows import topics
 from p2pflows.errors import FlowFailed
+from p2pflows.protocol import topics
 from p2pflows.worker.frames import Task
 
 COUNTER, TALLY, PAIR, HUB, GUIDE, TOWER, RUIN = "counter", "tally", "pair", "hub", "guide", "tower", "ruin"

@@ -16,15 +16,15 @@ from simulation.broker import Packet, SimulatedBroker, SimulatedLink, Will
 from simulation.history import Fact
 from simulation.timeline import Timeline, TimelineClock
 
-from p2pflows import topics
 from p2pflows.contacts import Contacts
 from p2pflows.errors import P2pflowsError
-from p2pflows.identity import Identity
-from p2pflows.message import Type
+from p2pflows.protocol import topics
+from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.message import Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.node import Node, Request
-from p2pflowsd.served import Served
+from p2pflowsd.running.catalog import Served
 
 SKEW_MS = 2_000
 """How far a machine's wall clock is off at most."""

@@ -24,8 +24,8 @@ from typing import Any
 
 from simulation.history import Fact
 
-from p2pflows import topics
-from p2pflows.message import ANSWERS, derived_id
+from p2pflows.protocol import topics
+from p2pflows.protocol.message import ANSWERS, derived_id
 from p2pflowsd.lifecycle import LIVE_INCOMING, Incoming
 
 _QUESTION = re.compile("[0-9a-f]{32}: ")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from simulation.flows import Call, Pause, Script, Step, Tell, Wait, Wish, Withdraw
 
 from p2pflows.errors import Cancelled, FlowFailed, P2pflowsError
-from p2pflows.message import derived_id
+from p2pflows.protocol.message import derived_id
 from p2pflows.worker.frames import Ask, Result, Task
 
 

@@ -18,8 +18,8 @@ from simulation.checker import check
 from simulation.machine import Machine
 from simulation.world import CLASSES, ECHO, HUMAN, LONGEST, SPREAD, World
 
-from p2pflows import topics
-from p2pflows.message import Type, derived_id
+from p2pflows.protocol import topics
+from p2pflows.protocol.message import Type, derived_id
 
 WEATHERS = (
     Weather(),

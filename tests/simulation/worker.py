@@ -15,12 +15,12 @@ from simulation.machine import Machine
 from simulation.runs import ScriptedRun
 from simulation.timeline import Timeline
 
-from p2pflows import topics
-from p2pflows.channel import BadFrame, Channel
+from p2pflows.protocol import topics
+from p2pflows.protocol.channel import BadFrame, Channel
 from p2pflows.worker import frames
 from p2pflows.worker.frames import Ask, Result, Task
 from p2pflows.worker.lanes import Lanes
-from p2pflowsd.dispatch import point_key
+from p2pflowsd.running.dispatch import point_key
 
 BEAT = 1.0
 RESEND = 2.0

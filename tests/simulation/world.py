@@ -18,9 +18,9 @@ from simulation.machine import Machine
 from simulation.timeline import Timeline
 from simulation.worker import POINT, Worker
 
-from p2pflows.message import Type
-from p2pflowsd.runs import POST_LIFE_MS
-from p2pflowsd.served import HUMAN_SCHEMA, Served
+from p2pflows.protocol.message import Type
+from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
+from p2pflowsd.running.runs import POST_LIFE_MS
 
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a fresh private folder is made there
 NAMES = ("ann", "bob", "cyd")

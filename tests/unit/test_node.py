@@ -13,11 +13,11 @@ from simulation.checker import check
 from simulation.machine import Asked, Machine
 from simulation.world import ECHO, HUMAN, LONGEST, World
 
-from p2pflows import topics
-from p2pflows.envelope import Envelope, Kind
-from p2pflows.message import Message, Type
-from p2pflowsd.intake import HELD_PER_SENDER
-from p2pflowsd.outbox import KEPT_BYTES
+from p2pflows.protocol import topics
+from p2pflows.protocol.envelope import Envelope, Kind
+from p2pflows.protocol.message import Message, Type
+from p2pflowsd.receiving.intake import HELD_PER_SENDER
+from p2pflowsd.sending.outbox import KEPT_BYTES
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from command_tree import commands
 from scripted_run import ScriptedRun, incoming
 
 import p2pflows
-from p2pflows import errors, identity
-from p2pflows.chat.api_info import ApiInfo, quick_load_api_keys
-from p2pflows.chat.flow import ChatAtomicFlow
+from p2pflows import errors
 from p2pflows.cli import cli
 from p2pflows.flows.flow import AtomicFlow, build, invoke, take_state
+from p2pflows.models.api_info import ApiInfo, quick_load_api_keys
+from p2pflows.models.flow import ChatAtomicFlow
+from p2pflows.protocol import identity
 
 TWENTY_YEARS = 20 * 365 * 24 * 3600
 

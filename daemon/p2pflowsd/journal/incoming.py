@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from p2pflows.message import Message
+from p2pflows.protocol.message import Message
 from p2pflowsd.journal.conditions import HAS_NUMBER, is_one_of
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.lifecycle import LIVE_INCOMING, Incoming, may_become

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from p2pflows.message import Message
+from p2pflows.protocol.message import Message
 from p2pflowsd.journal.conditions import HAS_NUMBER, is_one_of
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing, may_become

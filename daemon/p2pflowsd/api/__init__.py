@@ -1,0 +1,1 @@
+"""The control API: what a user, a script or the command line asks of the daemon."""

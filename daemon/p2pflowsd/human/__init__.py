@@ -1,0 +1,1 @@
+"""The human of this daemon: open prompts and past conversations."""

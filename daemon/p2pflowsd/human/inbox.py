@@ -1,0 +1,159 @@
+"""The human's inbox: prompts are asked once, and their first answer counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from p2pflows.contacts import Contacts
+from p2pflows.errors import BadInput, Declined, TooLarge, UsageError
+from p2pflows.protocol.message import Type
+from p2pflowsd.clock import Clock
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow, PromptRow
+from p2pflowsd.lifecycle import Prompt
+
+TEXT_NAMES = ("api_output", "prompt", "text")
+SHORTEST_ID = 4
+LONGEST_ANSWER = 100_000
+"""Bytes; escaped as JSON it still fits a message."""
+
+
+class Inbox:
+    """Prompts: from asked to answered, declined, expired or cancelled."""
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        journal: Journal,
+        contacts: Contacts,
+        clock: Clock,
+        finish: Callable[[IncomingRow, dict[str, Any]], None],
+        fail: Callable[[IncomingRow, Declined], None],
+        changed: Callable[[PromptRow], None],
+    ) -> None:
+        self._user = user
+        self._journal = journal
+        self._contacts = contacts
+        self._clock = clock
+        self._finish = finish
+        self._fail = fail
+        self._changed = changed
+
+    def ask(self, row: IncomingRow, data: dict[str, Any], label: str = "") -> None:
+        """Put a request before the human; the label is by which name the asking flow knows them.
+
+        Raises:
+            BadInput: it has no text for them, or the id of another question.
+        """
+        if self._journal.prompts.knows(row.id):
+            raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
+        prompt = self._journal.prompts.ask(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
+        self._changed(prompt)
+
+    def answer(self, part: str, text: str) -> PromptRow:
+        """Give a prompt its answer.
+
+        Raises:
+            UsageError: no such open prompt, or it wants no answer.
+        """
+        prompt = self._open(part)
+        if prompt.type == Type.POST:
+            raise UsageError(
+                f"Message {prompt.id[-8:]} wants no answer.",
+                f"Write back with: p2pflows send {self._name(prompt.peer) or prompt.peer}/User text=...; "
+                f"clear it with: p2pflows decline {prompt.id[-8:]}",
+            )
+        if len(text.encode()) > LONGEST_ANSWER:
+            raise TooLarge(f"The answer is longer than {LONGEST_ANSWER:,} bytes.", "Answer with less, or with a link.")
+        self._end(prompt, Prompt.ANSWERED, text)
+        self._finish(self._request(prompt), {"human_input": text})
+        return prompt
+
+    def decline(self, part: str, reason: str) -> PromptRow:
+        """Say no to a prompt; a message that wants no answer is only cleared away.
+
+        Raises:
+            UsageError: no such open prompt.
+        """
+        prompt = self._open(part)
+        self._end(prompt, Prompt.DECLINED, reason or None)
+        if prompt.type == Type.POST:
+            self._finish(self._request(prompt), {})
+        else:
+            self._fail(self._request(prompt), Declined(reason or "They declined to answer."))
+        return prompt
+
+    def withdraw(self, n: int, state: Prompt) -> None:
+        """End a prompt that needs no answer any more."""
+        prompt = self._journal.prompts.get(n)
+        if prompt is not None and prompt.state == Prompt.OPEN:
+            self._end(prompt, state, None)
+
+    def list(self, *, everything: bool) -> list[dict[str, Any]]:
+        """Open prompts, or all that are remembered."""
+        rows = self._journal.prompts.recent() if everything else self._journal.prompts.open()
+        return [self.show(row) for row in rows]
+
+    def show(self, row: PromptRow) -> dict[str, Any]:
+        """A prompt as programs see it."""
+        return {
+            "id": row.id,
+            "from": row.peer,
+            "name": self._name(row.peer),
+            "endpoint": row.endpoint,
+            "text": row.text,
+            "data": json.loads(row.data),
+            "received": rfc3339(row.received),
+            "expires": rfc3339(row.expires),
+            "status": row.state,
+            "wants_answer": row.type == Type.CALL,
+            "conversation": row.conversation,
+            "label": row.label,
+            "answer": row.answer,
+        }
+
+    def _request(self, prompt: PromptRow) -> IncomingRow:
+        row = self._journal.incoming.get(prompt.n)
+        assert row is not None  # noqa: S101 - requests are remembered longer than their open prompts
+        return row
+
+    def _name(self, user: str) -> str | None:
+        return "me" if user == self._user else self._contacts.known.by_user.get(user)
+
+    def _end(self, prompt: PromptRow, state: Prompt, answer: str | None) -> None:
+        self._journal.prompts.end(prompt.n, state, self._clock.now(), answer)
+        self._changed(prompt._replace(state=state, answer=answer))
+
+    def _open(self, part: str) -> PromptRow:
+        part = part.strip().lower()
+        found = self._journal.prompts.like(part) if len(part) >= SHORTEST_ID and part.isalnum() else []
+        still = [row for row in found if row.state == Prompt.OPEN]
+        if len(still) > 1:
+            raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")
+        if still:
+            return still[0]
+        if found:
+            raise UsageError(f"Prompt {found[0].id[-8:]} is already {found[0].state}.", "See: p2pflows inbox --all")
+        raise UsageError(f"No prompt has the id {part!r}.", "See the open ones with: p2pflows inbox")
+
+
+def prompt_text(data: dict[str, Any]) -> str:
+    """The text for the human in a request's data.
+
+    Raises:
+        BadInput: there is none.
+    """
+    for name in TEXT_NAMES:
+        text = data.get(name)
+        if isinstance(text, str) and text.strip():
+            return text
+    raise BadInput("A human needs a text to answer.", 'Put it under "api_output", "prompt" or "text".')
+
+
+def rfc3339(ms: int) -> str:
+    """A time in milliseconds since the Unix epoch as text, UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

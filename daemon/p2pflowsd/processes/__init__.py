@@ -1,0 +1,1 @@
+"""Child processes of the daemon: the embedded broker and the workers."""

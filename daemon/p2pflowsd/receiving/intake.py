@@ -1,0 +1,318 @@
+"""The only way in: bytes from the broker become recorded facts, or a counted refusal.
+
+Nothing is changed before a bundle's seal and signature hold; everything that a batch records is committed before it
+is acknowledged.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from p2pflows.contacts import Contacts
+from p2pflows.protocol import topics
+from p2pflows.protocol.channel import BadFrame
+from p2pflows.protocol.envelope import Envelope, Kind, Opened, Refused, claimed_sender
+from p2pflows.protocol.message import ANSWERS, MAX_LIFE_MS, Message, Notice
+from p2pflowsd.clock import Clock
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow
+from p2pflowsd.journal.streams import IN, Place
+from p2pflowsd.lifecycle import Incoming
+from p2pflowsd.link import Delivery
+from p2pflowsd.sending.notices import Notices
+from p2pflowsd.sending.outbox import Outbox
+
+SKEW_MS = 300_000
+"""How far a peer's clock may be ahead of ours."""
+HELD_PER_SENDER = 20
+HELD_IN_ALL = 200
+MOST_BODIES = 1_024
+STRANGER_RATE = 20.0
+STRANGER_BURST = 100.0
+_SHORTEST = 58
+"""Bytes of a bundle's header and nonce."""
+_HONEST = frozenset({"replayed", "expired", "rewound", "blocked", "rate_limited", "requests_full"})
+"""Refusals that say nothing against a sender, or that are counted alone so that nobody can fill the log."""
+
+
+class Owner(Protocol):
+    """What intake hands on; called inside a transaction."""
+
+    def admit(self, row: IncomingRow, message: Message) -> None:
+        """A request is recorded and has its turn in its stream."""
+
+    def is_waiting(self, n: int) -> bool:
+        """Whether a request waits for a worker."""
+
+    def answer(self, message: Message) -> bool:
+        """An answer came; False if nothing waits for it."""
+
+    def worker_frame(self, point: str, payload: bytes) -> None:
+        """A worker sent a frame."""
+
+    def progress(self, sender: str, message_id: str, data: dict[str, Any]) -> None:
+        """A call of ours gets on, says who runs it."""
+
+    def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
+        """Write something into the owner's log."""
+
+    def presence(self, user: str, payload: bytes) -> None:
+        """A retained status came."""
+
+
+class Allowance:
+    """A token bucket: so many strangers' bundles a second are looked at, the rest costs nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tokens = STRANGER_BURST
+        self._at = clock.elapsed()
+
+    def take(self) -> bool:
+        """Whether one more may be looked at now."""
+        elapsed = self._clock.elapsed()
+        self._tokens = min(STRANGER_BURST, self._tokens + (elapsed - self._at) * STRANGER_RATE)
+        self._at = elapsed
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Intake:
+    """Records what arrives."""
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        envelope: Envelope,
+        journal: Journal,
+        contacts: Contacts,
+        clock: Clock,
+        outbox: Outbox,
+        notices: Notices,
+        owner: Owner,
+    ) -> None:
+        self._user = user
+        self._envelope = envelope
+        self._journal = journal
+        self._contacts = contacts
+        self._clock = clock
+        self._outbox = outbox
+        self._notices = notices
+        self._owner = owner
+        self._allowance = Allowance(clock)
+        self._held = len(journal.incoming.in_state(Incoming.HELD))
+        self.next_expiry: int | None = journal.incoming.next_expiry()
+        for row in journal.incoming.in_state(Incoming.BLOCKED):
+            self._notices.blocked(row.peer, row.endpoint)
+
+    def receive(self, delivery: Delivery) -> None:
+        """Take in one delivery; a refusal is counted under its reason."""
+        try:
+            match topics.parse(delivery.topic):
+                case topics.Inbox(user, endpoint) if user == self._user:
+                    self._bundle(endpoint, delivery)
+                case topics.Results(user, point) if user == self._user:
+                    if delivery.retain:
+                        raise Refused("retained")  # noqa: TRY301 - one place counts refusals
+                    self._owner.worker_frame(point, delivery.payload)
+                case topics.Presence(user, "status"):
+                    self._owner.presence(user, delivery.payload)
+                case _:
+                    raise Refused("wrong_topic")  # noqa: TRY301 - one place counts refusals
+        except Refused as refused:
+            self._refused(refused.reason, delivery)
+        except BadFrame:
+            self._refused("bad_frame", delivery)
+
+    def expects(self, expires: int) -> None:
+        """A request will have to be looked at when its deadline passes."""
+        if self.next_expiry is None or expires < self.next_expiry:
+            self.next_expiry = expires
+
+    @property
+    def holding(self) -> bool:
+        """Whether any request waits for a decision on its sender."""
+        return self._held > 0
+
+    def held(self) -> None:
+        """A request of an unknown sender was put aside."""
+        self._held += 1
+
+    def released(self) -> None:
+        """A held request was decided on."""
+        self._held = max(0, self._held - 1)
+
+    def _refused(self, reason: str, delivery: Delivery) -> None:
+        """Count a refusal; what no honest peer does is noted, with the sender that it claims."""
+        self._journal.count(f"refused.{reason}")
+        if reason in _HONEST:
+            return
+        match topics.parse(delivery.topic):
+            case topics.Inbox(_, endpoint):
+                claimed = claimed_sender(delivery.payload) if len(delivery.payload) >= _SHORTEST else ""
+                self._owner.note("refused", claimed, endpoint, f"A bundle was refused as {reason}.")
+            case _:
+                self._owner.note("refused", "", "", f"A delivery on {delivery.topic[:200]} was refused as {reason}.")
+
+    def _bundle(self, endpoint: str, delivery: Delivery) -> None:
+        if delivery.retain:
+            raise Refused("retained")
+        if len(delivery.payload) < _SHORTEST:
+            raise Refused("malformed")
+        book = self._contacts.known
+        claimed = claimed_sender(delivery.payload)
+        if claimed in book.blocked:
+            raise Refused("blocked")
+        stranger = claimed != self._user and claimed not in book.by_user
+        if stranger and not self._outbox.awaits(claimed) and not self._allowance.take():
+            raise Refused("rate_limited")
+        opened = self._envelope.open(delivery.payload)
+        if opened.kind is Kind.NOTICE:
+            if endpoint != topics.NOTICE:
+                raise Refused("wrong_topic")
+            for body in opened.bodies:
+                self._notice(opened.sender, body)
+        elif endpoint == topics.NOTICE:
+            raise Refused("wrong_topic")
+        else:
+            self._messages(endpoint, opened, stranger=stranger)
+
+    def _notice(self, sender: str, body: bytes) -> None:
+        try:
+            notice = Notice.model_validate_json(body)
+        except ValidationError as error:
+            raise Refused("malformed") from error
+        if notice.to != self._user:
+            raise Refused("wrong_recipient")
+        self._outbox.stored(sender, notice.received)
+        self._outbox.stored(sender, notice.held, "held")
+        self._outbox.stored(sender, notice.waiting, "waiting")
+        for endpoint, epoch, seq in notice.gaps:
+            skip = self._outbox.gap(sender, endpoint, epoch, seq)
+            if skip is not None:
+                self._notices.skip(sender, *skip)
+        for endpoint, epoch, seq in notice.skips:
+            self._skip(sender, endpoint, Place(epoch, seq))
+        for endpoint, epoch, message_id in notice.rewound:
+            self._outbox.rewound(sender, endpoint, epoch, message_id)
+        for message_id, data in notice.progress:
+            self._owner.progress(sender, message_id, data)
+
+    def _messages(self, endpoint: str, opened: Opened, *, stranger: bool) -> None:
+        bundle: int | None = None
+        wanted = False
+        if len(opened.bodies) > MOST_BODIES:
+            raise Refused("malformed")
+        for position, body in enumerate(opened.bodies):
+            try:
+                message = self._checked(endpoint, opened.sender, body)
+                if message.type in ANSWERS:
+                    self._answer(message)
+                    continue
+                if stranger and position and not self._allowance.take():
+                    raise Refused("rate_limited")  # noqa: TRY301 - one place counts refusals
+                if stranger and not self._room_for(message):
+                    raise Refused("requests_full")  # noqa: TRY301 - one place counts refusals
+                if bundle is None:
+                    bundle = self._journal.incoming.add_bundle(
+                        opened.sender, opened.proof, self._clock.now() + MAX_LIFE_MS
+                    )
+                self._request(message, body, bundle)
+                wanted = True
+            except Refused as refused:
+                self._journal.count(f"refused.{refused.reason}")
+                if refused.reason not in _HONEST:
+                    self._owner.note("refused", opened.sender, endpoint, f"A message was refused as {refused.reason}.")
+        if bundle is not None and not wanted:
+            self._journal.incoming.drop_bundle(bundle)
+
+    def _checked(self, endpoint: str, sender: str, body: bytes) -> Message:
+        try:
+            message = Message.from_bytes(body)
+        except ValueError as error:
+            raise Refused("malformed") from error
+        now = self._clock.now()
+        if message.sender != sender:
+            raise Refused("wrong_sender")
+        if message.recipient != self._user:
+            raise Refused("wrong_recipient")
+        if message.endpoint != endpoint or (message.type in ANSWERS) != (endpoint == topics.REPLY):
+            raise Refused("wrong_topic")
+        if message.expires <= now:
+            raise Refused("expired")
+        if message.created > now + SKEW_MS or message.expires > now + MAX_LIFE_MS + SKEW_MS:
+            raise Refused("too_long_lived")
+        return message
+
+    def _answer(self, message: Message) -> None:
+        self._notices.received(message.sender, message.id)
+        if not self._owner.answer(message):
+            raise Refused("replayed")
+
+    def _room_for(self, message: Message) -> bool:
+        incoming = self._journal.incoming
+        return (
+            incoming.put_aside() < HELD_IN_ALL and incoming.put_aside(message.sender) < HELD_PER_SENDER
+        ) or incoming.find(message.sender, message.id) is not None
+
+    def _request(self, message: Message, body: bytes, bundle: int) -> None:
+        peer, endpoint = message.sender, message.endpoint
+        here = Place(message.epoch, message.seq)
+        place = self._journal.streams.get(IN, peer, endpoint)
+        if place is None or place.epoch < message.epoch:
+            place = Place(message.epoch, 0)
+            self._release(peer, endpoint, place)
+        row = None
+        if here >= place:
+            state = Incoming.READY if here == place else Incoming.BLOCKED
+            row = self._journal.incoming.add(message, body, bundle, self._clock.now(), state)
+        if here == place:
+            self._journal.streams.set(IN, peer, endpoint, Place(place.epoch, place.seq + 1))
+        if row is not None:
+            self._journal.count("received")
+            self._notices.received(peer, message.id)
+            self.expects(message.expires)
+            if here == place:
+                self._owner.admit(row, message)
+            else:
+                self._notices.blocked(peer, endpoint)
+        if here == place and self._notices.is_blocked(peer, endpoint):
+            self._release(peer, endpoint, Place(place.epoch, place.seq + 1))
+        if row is None:
+            self._seen_or_lost(message)
+
+    def _seen_or_lost(self, message: Message) -> None:
+        """A message that takes no new place: a repetition, or one whose sender's journal has gone back in time."""
+        row = self._journal.incoming.find(message.sender, message.id)
+        if row is not None:
+            self._notices.received(
+                message.sender, message.id, held=row.state == Incoming.HELD, waiting=self._owner.is_waiting(row.n)
+            )
+            raise Refused("replayed")
+        self._notices.rewound(message.sender, message.endpoint, message.epoch, message.id)
+        raise Refused("rewound")
+
+    def _skip(self, peer: str, endpoint: str, to: Place) -> None:
+        """Nothing before a place will come any more."""
+        place = self._journal.streams.get(IN, peer, endpoint)
+        if place is not None and place.epoch == to.epoch and to.seq > place.seq:
+            self._release(peer, endpoint, to)
+
+    def _release(self, peer: str, endpoint: str, place: Place) -> None:
+        """Take a stream to a place, and admit the blocked requests whose turn has come by that."""
+        still = 0
+        for row in self._journal.incoming.blocked(peer, endpoint):
+            if (row.epoch, row.seq) <= place:
+                place = max(place, Place(row.epoch, row.seq + 1))
+                self._journal.incoming.move(row.n, Incoming.READY)
+                self._owner.admit(row, Message.model_validate_json(self._journal.incoming.body(row.n)))
+            else:
+                still += 1
+        self._journal.streams.set(IN, peer, endpoint, place)
+        if not still:
+            self._notices.unblocked(peer, endpoint)

@@ -1,0 +1,196 @@
+"""What this user serves, under which name, on which dispatch point, and for whom."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from p2pflows.contacts import Book, resolve
+from p2pflows.errors import NotServed, UsageError
+from p2pflows.protocol.message import MessageId, Name, UserId
+from p2pflowsd.journal import Journal
+
+ME = "me"
+CONTACTS = "contacts"
+ANYONE = "anyone"
+
+HUMAN_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "A text under one of these names.",
+    "properties": {name: {"type": "string"} for name in ("api_output", "prompt", "text")},
+    "anyOf": [{"required": [name]} for name in ("api_output", "prompt", "text")],
+}
+
+
+class Served(BaseModel):
+    """One served flow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str
+    kind: Literal["python", "exec", "human", "class"]
+    target: str = ""
+    cwd: str = ""
+    dispatch_point: str = ""
+    allow: str = CONTACTS
+    parallel: bool = False
+    singleton: bool = False
+    """Whether all callers share one instance."""
+    config: dict[str, Any] = {}
+    """What its owner sets for every instance."""
+    closed: bool = False
+    """Whether only the instances that are there go on, and no new ones are made."""
+    first: bool = Field(default=False, exclude=True)
+    """Whether the instance of a request is still to be mounted: that happens once, so even a parallel flow waits."""
+    description: str = ""
+    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    revision: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        """What its owner sees."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def as_shown(self) -> dict[str, Any]:
+        """What those see who may call it."""
+        return self.model_dump(
+            mode="json", by_alias=True, include={"endpoint", "kind", "description", "dispatch_point", "input_schema"}
+        )
+
+
+class Shown(BaseModel):
+    """A flow as a neighbour's daemon shows it: what that sends may be anything, what comes out has this form."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    endpoint: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    kind: str = ""
+    description: str = ""
+    dispatch_point: str = ""
+    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class Told(BaseModel):
+    """What a neighbour's daemon tells of one address."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    served: bool
+    allowed: bool
+    workers: bool = False
+    kind: str = ""
+    description: str = ""
+    dispatch_point: str = ""
+    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class Listing(BaseModel):
+    """What a neighbour's daemon tells of all it serves to us."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    flows: list[Shown]
+
+
+class Granted(BaseModel):
+    """What a neighbour's daemon answers who wants an instance."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    instance: MessageId | None = None
+    endpoint: Name
+    kind: Annotated[str, StringConstraints(max_length=64)] = ""
+    shared: bool = False
+
+
+class Changed(BaseModel):
+    """What a neighbour's daemon answers who has it delete or reset an instance."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    instance: MessageId
+
+
+class Holding(BaseModel):
+    """An instance that a neighbour has for us, as their daemon shows it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    instance: MessageId
+    endpoint: Name
+    client: UserId
+    subflows: dict[str, dict[str, str | None]] = {}
+    created: Annotated[int, Field(ge=0, le=10**14)] = 0
+    used: Annotated[int, Field(ge=0, le=10**14)] = 0
+    open: Annotated[int, Field(ge=0, le=10**9)] = 0
+
+
+class Holdings(BaseModel):
+    """The instances that a neighbour has for us."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    instances: list[Holding]
+
+
+class Catalog:
+    """Everything that is served, kept in the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._last_revision = 0
+        self._flows = {name: Served.model_validate_json(record) for name, record in journal.served().items()}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def get(self, endpoint: str) -> Served | None:
+        """What is served under an endpoint."""
+        return self._flows.get(endpoint)
+
+    def all(self) -> list[Served]:
+        """What is served, by name; not what only goes on for the instances it has."""
+        return [self._flows[name] for name in sorted(self._flows) if not self._flows[name].closed]
+
+    def next_revision(self, now: int) -> int:
+        """A revision higher than any before, also of what is not served any more: workers keep what they load by it.
+
+        Args:
+            now: the time in milliseconds, which outlives this catalog.
+        """
+        self._last_revision = max(now, self._last_revision + 1, *(flow.revision + 1 for flow in self._flows.values()))
+        return self._last_revision
+
+    def put(self, flow: Served) -> Served:
+        """Serve a flow, in place of what was served under its name; its revision tells workers to load it anew."""
+        self._journal.serve(flow.endpoint, flow.model_dump_json(by_alias=True))
+        self._flows[flow.endpoint] = flow
+        return flow
+
+    def remove(self, endpoint: str) -> None:
+        """Serve nothing under an endpoint any more.
+
+        Raises:
+            NotServed: nothing is.
+        """
+        if self._flows.pop(endpoint, None) is None:
+            raise NotServed(f"You do not serve {endpoint!r}.", "See: p2pflows ls")
+        self._journal.unserve(endpoint)
+
+
+def check_allow(text: str, book: Book, me: str) -> str:
+    """The normal form of an allow rule: me, contacts, anyone, or names of contacts.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names in ([ME], [CONTACTS], [ANYONE]):
+        return names[0]
+    if not names or {ME, CONTACTS, ANYONE} & set(names):
+        raise UsageError(
+            f"The allow rule {text!r} is unclear.", "Use me, contacts, anyone, or names of contacts: --allow bob,carol"
+        )
+    for name in names:
+        resolve(name, book, me)
+    return ",".join(name if name in book.by_name else name.lower() for name in names)

@@ -1,0 +1,333 @@
+"""Mounted flows: which instance a request is for, who may use it, and what its worker has to know of it.
+
+An instance belongs to whoever asked for it, its *client*. Three kinds of id follow from what they are for, so that
+whoever asks twice finds the same instance: that of a mount request, that of a conversation which began without one,
+and the only one of a singleton.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from p2pflows.contacts import Book
+from p2pflows.errors import BadInput, NotAllowed, NotServed
+from p2pflows.protocol import topics
+from p2pflows.protocol.message import ANSWERS, Message, MessageId, Name, UserId, derived_id
+from p2pflows.protocol.strict_json import compact
+from p2pflowsd.clock import Clock
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow, InstanceRow
+from p2pflowsd.running.catalog import Served
+
+DEEPEST = 16
+"""Most levels of subflows below one flow."""
+IDLE_MS = 30 * 24 * 3_600_000
+"""How long the instance of a conversation outlives its last message: no message of it lives longer."""
+MOST_OF_CLIENT = 1_000
+"""Instances of one flow that one contact may have."""
+MOST_OF_STRANGER = 20
+"""The same for somebody who is no contact."""
+MOST_OF_STRANGERS = 1_000
+"""Instances of one flow that all who are no contacts may have."""
+_LOOKED_AT = 20
+_LABELS = {"name", "description"}
+
+
+class Mount(BaseModel):
+    """A request for an instance, as it came over the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    op: Literal["mount"]
+    endpoint: Name
+    config_overrides: dict[str, Any] = {}
+    initial_state: dict[str, Any] | None = None
+    dispatch_point: Name | None = None
+    path: Annotated[list[tuple[UserId, Name]], Field(max_length=DEEPEST)] = []
+    """The flows above it in the tree that is being mounted."""
+
+
+class Change(BaseModel):
+    """A request to delete or reset an instance."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    op: Literal["delete", "reset"]
+    instance: MessageId
+    recursive: bool = True
+
+
+class Part(BaseModel):
+    """A subflow of an instance, as the worker that mounted it tells."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    user: UserId
+    endpoint: Name
+    instance: MessageId | None = None
+    shared: bool = False
+    """Whether others use it, too: it outlives this tree."""
+
+
+class Mounted(BaseModel):
+    """What the worker that mounted a flow gives: its frozen config and its subflows."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    config: dict[str, Any]
+    subflows: dict[Annotated[str, StringConstraints(max_length=200)], Part]
+
+
+class Instances:
+    """The instances of one user's flows."""
+
+    def __init__(self, *, user: str, journal: Journal, clock: Clock) -> None:
+        self._user = user
+        self._journal = journal
+        self._clock = clock
+
+    def find(self, row: IncomingRow, message: Message, flow: Served) -> str:
+        """The id of the instance that a request is for, whether it exists yet or not.
+
+        Raises:
+            NotAllowed: the instance is somebody else's, or there is none.
+            NotServed: only instances that exist can be used, and this is none.
+            BadInput: somebody else's request with the same id waits for it.
+        """
+        if message.instance is not None:
+            found = self._journal.instances.get(message.instance)
+            if found is None or not _is_for(found, row.peer, row.endpoint, flow):
+                raise NotAllowed(
+                    f"They have no instance {message.instance[:8]}… of {row.endpoint!r} for you.",
+                    "Get one of your own with: p2pflows mount ADDRESS",
+                )
+            if flow.singleton:
+                self._check_id(row, found.id)
+            return found.id
+        instance = (
+            self.singleton(flow.endpoint)
+            if flow.singleton
+            else derived_id("conversation", self._user, flow.endpoint, row.peer, row.conversation)
+        )
+        if flow.closed and self._journal.instances.get(instance) is None:
+            raise NotServed(f"They do not serve {flow.endpoint!r} any more.")
+        if flow.singleton:
+            self._check_id(row, instance)
+        return instance
+
+    def singleton(self, endpoint: str) -> str:
+        """The id of the only instance of a singleton."""
+        return derived_id("singleton", self._user, endpoint)
+
+    def asked_for(self, row: IncomingRow, flow: Served) -> str:
+        """The id of the instance that a mount request gets."""
+        return self.singleton(flow.endpoint) if flow.singleton else derived_id("mount", row.peer, row.id)
+
+    def brief(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
+        """What a worker has to know to mount an instance, or to run it on a request: a JSON object."""
+        content = json.loads(body)
+        instance = row.instance or ""
+        found = self._journal.instances.get(instance)
+        parts = {"instance": json.dumps(instance), "type": json.dumps(row.type)}
+        if row.endpoint == topics.INSTANCES:
+            parts["mount"] = (
+                "null" if found is not None else compact(self._mount(_mount_in(content["data"]), row, flow))
+            )
+        else:
+            parts["data"] = compact(content.get("data", {}))
+            parts["about"] = compact({name: content.get(name) for name in ("source", "error", "subflow", "packaged")})
+            if found is None:
+                mount = Mount(op="mount", endpoint=flow.endpoint)
+                parts["mount"] = compact(self._mount(mount, row, flow))
+            else:
+                state = found.initial if flow.parallel else found.state or found.initial
+                parts |= {"config": found.config, "subflows": found.subflows, "state": state or "null"}
+        return ("{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}").encode()
+
+    def keep(self, row: IncomingRow, flow: Served, mounted: Mounted) -> None:
+        """Keep an instance that a worker has mounted."""
+        assert row.instance is not None  # noqa: S101 - given when the request was admitted
+        mount = self._mount_of(row)
+        now = self._clock.now()
+        kept = InstanceRow(
+            row.instance,
+            flow.endpoint,
+            self._user if flow.singleton else row.peer,
+            0 if mount is None else 1,
+            compact(mounted.config),
+            compact({key: part.model_dump() for key, part in mounted.subflows.items()}),
+            None if mount is None or mount.initial_state is None else compact(mount.initial_state),
+            None,
+            None if mount is None else mount.dispatch_point,
+            now,
+            now,
+        )
+        self._journal.instances.add(kept)
+
+    def change(self, peer: str, change: Change) -> InstanceRow:
+        """The instance that a request to delete or reset is about.
+
+        Raises:
+            NotAllowed: it is somebody else's, or there is none.
+        """
+        found = self._journal.instances.get(change.instance)
+        if found is None or peer not in (found.client, self._user):
+            raise NotAllowed(f"They have no instance {change.instance[:8]}… for you.", "See: p2pflows instances")
+        return found
+
+    def parts(self, row: InstanceRow) -> list[Part]:
+        """The subflow instances that were mounted for an instance alone."""
+        return [part for part in self.subflows(row) if part.instance is not None and not part.shared]
+
+    def subflows(self, row: InstanceRow) -> list[Part]:
+        """All subflows of an instance."""
+        return [Part.model_validate(part) for part in json.loads(row.subflows).values()]
+
+    def check_circle(self, row: InstanceRow, path: Collection[tuple[str, str]]) -> None:
+        """See that no flow above is below an instance that is there already, as far as its tree is on this machine.
+
+        Raises:
+            BadInput: one is.
+        """
+        below, seen = [row], {row.id}
+        while below:
+            each = below.pop()
+            for part in self.subflows(each):
+                if (part.user, part.endpoint) in path:
+                    raise _circle([part.endpoint, "...", row.endpoint, each.endpoint, part.endpoint])
+                found = None if part.instance in (None, *seen) else self._journal.instances.get(part.instance or "")
+                if found is not None:
+                    seen.add(found.id)
+                    below.append(found)
+
+    def show(self, row: InstanceRow) -> dict[str, Any]:
+        """An instance as its owner and its client see it; config and state stay with the owner's daemon."""
+        return {
+            "instance": row.id,
+            "endpoint": row.endpoint,
+            "client": row.client,
+            "subflows": {
+                key: {name: part.get(name) for name in ("user", "endpoint", "instance")}
+                for key, part in json.loads(row.subflows).items()
+            },
+            "created": row.created,
+            "used": row.used,
+            "open": len(self._journal.incoming.open_of(row.id)),
+        }
+
+    def idle(self, limit: int) -> list[InstanceRow]:
+        """Some instances that no message can come for any more."""
+        return self._journal.instances.idle(self._clock.now() - IDLE_MS, limit)
+
+    def in_the_way(self, client: str, flow: Served, book: Book) -> InstanceRow | None:
+        """The instance that has to go so that a client may have another; None if there is room.
+
+        Raises:
+            NotAllowed: there is no room, and each of theirs is one that they asked for, or in use.
+        """
+        if client == self._user or flow.singleton:
+            return None
+        table, stranger = self._journal.instances, client not in book.by_user
+        if table.count(flow.endpoint, client) < (MOST_OF_STRANGER if stranger else MOST_OF_CLIENT):
+            if stranger and self._of_strangers(flow.endpoint, book) >= MOST_OF_STRANGERS:
+                raise NotAllowed(f"Too many people have instances of {flow.endpoint!r}.", "Ask its owner to allow you.")
+            return None
+        for idle in table.oldest_conversations(flow.endpoint, client, _LOOKED_AT):
+            if not self._journal.incoming.open_of(idle.id):
+                return idle
+        raise NotAllowed(
+            f"You have as many instances of {flow.endpoint!r} as one may have.",
+            "Delete some of them: p2pflows unmount INSTANCE --of CONTACT",
+        )
+
+    def _of_strangers(self, endpoint: str, book: Book) -> int:
+        counts = self._journal.instances.counts(endpoint)
+        return sum(count for client, count in counts.items() if client != self._user and client not in book.by_user)
+
+    def _check_id(self, row: IncomingRow, instance: str) -> None:
+        """See that a run cannot take a request for another; ids are their senders' choice."""
+        others = self._journal.incoming.open_of(instance, row.id)
+        if any(other.peer != row.peer for other in others):
+            raise BadInput("Another request has the same id.", "Send it again under an id of its own.")
+
+    def _mount(self, mount: Mount, row: IncomingRow, flow: Served) -> dict[str, Any]:
+        return {
+            "config": flow.config,
+            "overrides": mount.config_overrides,
+            "state": mount.initial_state,
+            "trusted": row.peer == self._user,
+            "path": [*mount.path, (self._user, flow.endpoint)],
+        }
+
+    def _mount_of(self, row: IncomingRow) -> Mount | None:
+        if row.endpoint != topics.INSTANCES:
+            return None
+        return _mount_in(self._journal.incoming.data(row.n))
+
+
+def read_mount(data: dict[str, Any], me: str) -> Mount:
+    """The mount request in a message's data.
+
+    Raises:
+        BadInput: it is none, or it leads in a circle, or too deep.
+    """
+    if isinstance(data.get("path"), list) and len(data["path"]) >= DEEPEST:
+        raise BadInput(f"The subflows are nested deeper than {DEEPEST} levels.", "Nest them less.")
+    try:
+        mount = _mount_in(data)
+    except ValueError as error:
+        raise BadInput("That is no request for an instance.", "See docs/PROTOCOL.md, Instances.") from error
+    if (me, mount.endpoint) in mount.path:
+        above = [endpoint for _, endpoint in mount.path[mount.path.index((me, mount.endpoint)) :]]
+        raise _circle([*above, mount.endpoint])
+    return mount
+
+
+def read_change(data: dict[str, Any]) -> Change:
+    """The request to delete or reset in a message's data.
+
+    Raises:
+        BadInput: it is none.
+    """
+    try:
+        return Change.model_validate(data)
+    except ValidationError as error:
+        raise BadInput("That is no request about an instance.", "See docs/PROTOCOL.md, Instances.") from error
+
+
+def check_stateless(mount: Mount) -> None:
+    """See that nothing is to be set where nothing can be.
+
+    Raises:
+        BadInput: it is.
+    """
+    if mount.initial_state is not None or set(mount.config_overrides) - _LABELS:
+        raise BadInput(f"{mount.endpoint!r} has neither config nor state.", "Ask for it without overrides.")
+
+
+def is_request(row: IncomingRow) -> bool:
+    """Whether a row holds a request; else it holds an answer that runs a flow again."""
+    return row.type not in ANSWERS
+
+
+def _circle(endpoints: Sequence[str]) -> BadInput:
+    steps = [name for name, _ in itertools.groupby(endpoints)]
+    return BadInput(f"The subflows lead in a circle: {' -> '.join(steps)}.", "Let one of them use another endpoint.")
+
+
+def _mount_in(data: dict[str, Any]) -> Mount:
+    """The mount request in data that was JSON; read as such, its pairs may be tuples.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return Mount.model_validate_json(compact(data))
+
+
+def _is_for(instance: InstanceRow, peer: str, endpoint: str, flow: Served) -> bool:
+    return instance.endpoint == endpoint and (flow.singleton or instance.client == peer)

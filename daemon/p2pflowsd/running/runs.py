@@ -1,0 +1,542 @@
+"""What runs do to the world: calls and steps that are kept while they run, messages and state when they end.
+
+While it runs, a flow may call others and wait; each such call, and each recorded step, is kept under its number in the
+run, so a run that begins again after its worker died does nothing twice. What it sends without waiting leaves together
+with its new state, when it has ended well.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from p2pflows.errors import CallError, Cancelled, FlowFailed, NotAllowed, P2pflowsError, from_peer, ran_differently
+from p2pflows.protocol import topics
+from p2pflows.protocol.message import MAX_LIFE_MS, MessageId, Name, Type, UserId, derived_id
+from p2pflows.protocol.strict_json import compact, dumps
+from p2pflowsd.clock import Clock
+from p2pflowsd.faults import Faults
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow, InstanceRow, OutgoingRow, RecordRow
+from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing
+from p2pflowsd.running.catalog import Served
+from p2pflowsd.running.instances import Instances, Mounted, is_request, read_change
+from p2pflowsd.sending.outbox import Outbox
+
+POST_LIFE_MS = 7 * 24 * 3_600_000
+"""How long a flow's message lives when nobody waits for what it belongs to."""
+MOST_RECORDS = 10_000
+"""Calls and steps of one run."""
+RECORD_BYTES = 300_000
+"""Recorded values that travel with a task; a worker asks for the rest."""
+
+_BEFORE = -1
+"""The number of the record that holds an instance's state as it was before a request which is still to be answered."""
+_MOUNT = "mount"
+"""The kind of record of a call that gets a subflow for an instance which is not there yet."""
+
+_Label = Annotated[str, StringConstraints(max_length=200)]
+_Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class _Ask(_Form):
+    """Something that a running task wants to have kept."""
+
+    k: Annotated[int, Field(ge=0, lt=MOST_RECORDS)]
+    mark: _Label
+    """Tells whether a run that begins again asks for the same."""
+
+
+class _Step(_Ask):
+    op: Literal["step"]
+    value: Any
+
+
+class _Send(_Form):
+    user: UserId
+    endpoint: Name
+    instance: MessageId | None = None
+    data: dict[str, Any]
+    source: Annotated[str, StringConstraints(max_length=64)] = ""
+    timeout: _Seconds | None = None
+
+
+class _Call(_Ask, _Send):
+    op: Literal["call"]
+
+
+class _Cancel(_Form):
+    op: Literal["cancel"]
+    k: Annotated[int, Field(ge=-MOST_RECORDS, lt=0)]
+    call: Annotated[int, Field(ge=0, lt=MOST_RECORDS)]
+    """The number of the call that is withdrawn."""
+
+
+class _Post(_Send):
+    op: Literal["post"]
+
+
+class _CallBack(_Send):
+    op: Literal["call_back"]
+    subflow: _Label
+    packaged: _Label
+
+
+class _Error(_Form):
+    kind: _Label
+    message: str
+    hint: str = ""
+
+
+class _Reply(_Form):
+    op: Literal["reply"]
+    request: MessageId
+    data: dict[str, Any]
+    error: _Error | None = None
+    """Why there is no answer, in place of the data."""
+
+
+class _Turn(_Form):
+    """How a run of an instance ended."""
+
+    out: list[Annotated[_Post | _CallBack | _Reply, Field(discriminator="op")]] = []
+    state: dict[str, Any] | None = None
+    mounted: Mounted | None = None
+
+
+class _AskFrame(_Form):
+    ask: Annotated[_Step | _Call | _Cancel, Field(discriminator="op")]
+
+
+class Owner(Protocol):
+    """What a run's effects need of the rest of the daemon; called inside a transaction."""
+
+    def finished(self, row: IncomingRow, data: dict[str, Any]) -> None:
+        """A request has its answer."""
+
+    def failed(self, row: IncomingRow, error: P2pflowsError) -> None:
+        """A request has ended in an error."""
+
+    def recorded(self, n: int, k: int, value: dict[str, Any]) -> None:
+        """Something of a run is kept: tell its worker after the commit."""
+
+    def answered(self, n: int, k: int, value: dict[str, Any]) -> None:
+        """A call of a run has its answer: tell its worker."""
+
+    def queue(self, row: IncomingRow, flow: Served) -> None:
+        """An answer has come that runs a flow again."""
+
+    def make_room(self, row: IncomingRow, flow: Served) -> None:
+        """A request gets a new instance.
+
+        Raises:
+            NotAllowed: its sender has as many as one may have.
+        """
+
+    def flow_at(self, endpoint: str) -> Served | None:
+        """What is served under an endpoint."""
+
+    def watch(self, peer: str) -> None:
+        """A user will send us something."""
+
+    def drop(self, row: IncomingRow) -> None:
+        """An answer is not to run its flow again any more."""
+
+
+class Runs:
+    """The runs of one daemon."""
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        journal: Journal,
+        clock: Clock,
+        faults: Faults,
+        outbox: Outbox,
+        instances: Instances,
+        owner: Owner,
+    ) -> None:
+        self._user = user
+        self._journal = journal
+        self._clock = clock
+        self._faults = faults
+        self._outbox = outbox
+        self._instances = instances
+        self._owner = owner
+        self._recorded = journal.records.runs()
+
+    def has_begun(self, n: int) -> bool:
+        """Whether a task has done something that is kept."""
+        return n in self._recorded
+
+    def records(self, n: int) -> list[list[Any]]:
+        """What a task's worker must know of earlier attempts: number, mark and, if that fits, value of each."""
+        if n not in self._recorded:
+            return []
+        told, size = [], 0
+        for record in self._journal.records.of(n):
+            size += len(record.value or "")
+            if record.value is not None and size <= RECORD_BYTES:
+                told.append([record.k, record.mark, json.loads(record.value)])
+            elif record.kind == "step":  # it must know at least that this was done
+                told.append([record.k, record.mark, None])
+        return told
+
+    def asked(self, row: IncomingRow, content: Any) -> None:
+        """A running task wants something kept, or withdrawn.
+
+        Raises:
+            ValueError: it is nothing that a task can ask.
+        """
+        ask = _AskFrame.model_validate({"ask": content}).ask
+        if isinstance(ask, _Cancel):
+            self._withdraw(self._journal.records.get(row.n, ask.call))
+            self._owner.recorded(row.n, ask.k, {"value": None})
+            return
+        known = self._journal.records.get(row.n, ask.k)
+        if known is None:
+            self._recorded.add(row.n)
+            self._journal.incoming.progressed(row.n)
+            known = self._step(row, ask) if isinstance(ask, _Step) else self._call(row, ask)
+            self._journal.records.add(known)
+            self._faults.reach("runs.recorded")
+        if known.mark != ask.mark:
+            self._owner.recorded(row.n, ask.k, {"error": ran_differently().as_told()})
+        elif known.value is None:
+            self._owner.recorded(row.n, ask.k, {"kept": True})
+        else:
+            self._owner.recorded(row.n, ask.k, json.loads(known.value))
+
+    def awaited(self, row: IncomingRow, k: int) -> None:
+        """A running task still waits for something that was kept."""
+        record = self._journal.records.get(row.n, k)
+        if record is None:
+            self._owner.recorded(row.n, k, {"unknown": True})
+        elif record.value is not None:
+            self._owner.answered(row.n, k, json.loads(record.value))
+
+    def concluded(self, sent: OutgoingRow, state: Outgoing, answer: bytes | None) -> None:
+        """A message that a run sent has its end."""
+        origin = json.loads(sent.origin or "{}")
+        outcome = _outcome(sent, state, answer)
+        if "k" in origin:
+            if self._journal.records.conclude(origin["n"], origin["k"], compact(outcome)):
+                # Unlike a peer's answer, an end of our own making does not come again if a crash forgets it.
+                comes_again = state in (Outgoing.DONE, Outgoing.FAILED)
+                tell = self._owner.answered if comes_again else self._owner.recorded
+                tell(origin["n"], origin["k"], outcome)
+        elif sent.type == Type.CALL or state is not Outgoing.DONE:
+            self._run_again(sent, origin, outcome)
+
+    def ended(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
+        """A run of an instance, or a mount, has ended well: keep all that it leaves behind.
+
+        Raises:
+            CallError: something that it sends cannot be sent; then nothing of it must be kept.
+            ValueError: the worker's result has a wrong form.
+        """
+        turn = _Turn.model_validate(content)
+        self._check(row, turn)
+        self._keep_mounted(row, flow, turn.mounted)
+        if row.endpoint == topics.INSTANCES:
+            self._changed(row, flow)
+            return
+        instance = row.instance or ""
+        root = row.n if is_request(row) else row.root
+        for sent in turn.out:
+            if not isinstance(sent, _Reply):
+                self._send(row, flow, root, sent)
+        before = self._journal.instances.get(instance)
+        if not flow.parallel:
+            self._journal.instances.save(
+                instance, None if turn.state is None else compact(turn.state), self._clock.now()
+            )
+        answered = self._answer(row, turn.out)
+        self._faults.reach("runs.ended")
+        self._settle(row.n)
+        shared = self._let_stay(instance, root)
+        if row.type != Type.CALL:
+            self._journal.incoming.move(row.n, Incoming.DONE)
+        elif row.n not in answered:
+            self._journal.incoming.move(row.n, Incoming.KEPT)
+            if not shared and before is not None and not flow.parallel:
+                self._recorded.add(row.n)
+                self._journal.records.add(RecordRow(row.n, _BEFORE, "before", instance, None, before.state))
+
+    def mounted(self, flow: Served, instance: str | None) -> dict[str, Any]:
+        """What a mount request is answered."""
+        return {
+            "instance": instance,
+            "endpoint": flow.endpoint,
+            "kind": flow.kind,
+            "shared": flow.singleton or instance is None,
+        }
+
+    def undo(self, n: int) -> None:
+        """A request has ended without its effect: withdraw its unanswered calls, and what it has mounted."""
+        for sent in self._journal.outgoing.of_root(n):
+            self._withdraw_sent(sent)
+        if n not in self._recorded:
+            return
+        for record in self._journal.records.of(n):
+            if record.k == _BEFORE:
+                self._put_back(record)
+            else:
+                self._withdraw(record)
+        self._settle(n)
+
+    def _put_back(self, before: RecordRow) -> None:
+        """Put back an instance's state as it was before a request, which nothing answers any more.
+
+        If another run may have begun from the state as it is now, that stays.
+        """
+        rows = self._journal.incoming.open_of(before.mark)
+        if any(row.root != before.n for row in rows):
+            return
+        self._journal.instances.restore(before.mark, before.value)
+        for row in rows:
+            self._owner.drop(row)
+
+    def _let_stay(self, instance: str, root: int | None = None) -> bool:
+        """Let a state stay, whatever becomes of the requests beside one that wait for an answer; if there are any."""
+        others = [
+            row.n for row in self._journal.incoming.open_of(instance) if row.state == Incoming.KEPT and row.n != root
+        ]
+        for n in others:
+            self._settle(n)
+        return bool(others)
+
+    def delete(self, instance: str, *, recursive: bool) -> None:
+        """Forget an instance; what waits for it fails, and its own subflows are deleted too."""
+        row = self._journal.instances.get(instance)
+        if row is None:
+            return
+        self._journal.instances.remove(instance)  # first, so that nothing runs it any more
+        gone = FlowFailed(f"The instance of {row.endpoint!r} was deleted.", "Get another with: p2pflows mount ADDRESS")
+        for request in self._journal.incoming.open_of(instance):
+            self._owner.failed(request, gone)
+        for sent in self._journal.outgoing.of_instance(instance):  # another may have this id one day
+            self._withdraw_sent(sent)
+        if recursive:
+            self._tell_parts(row, "delete")
+
+    def reset(self, row: InstanceRow, *, recursive: bool) -> None:
+        """Forget an instance's state, and that of its own subflows."""
+        self._journal.instances.reset(row.id)
+        self._let_stay(row.id)
+        if recursive:
+            self._tell_parts(row, "reset")
+
+    def _tell_parts(self, row: InstanceRow, op: str) -> None:
+        """Have the subflows that were mounted for an instance alone deleted or reset, and all below them."""
+        for part in self._instances.parts(row):
+            data = {"op": op, "instance": part.instance, "recursive": True}
+            self._outbox.accept(Type.POST, part.user, topics.INSTANCES, data, expires=self._clock.now() + POST_LIFE_MS)
+            self._owner.watch(part.user)
+
+    def _keep_mounted(self, row: IncomingRow, flow: Served, mounted: Mounted | None) -> None:
+        """Keep the instance that a run has mounted; what an earlier attempt has mounted in vain is withdrawn.
+
+        Raises:
+            CallError: another request has made the instance meanwhile, or there is no room for it.
+        """
+        if mounted is None:
+            for record in self._journal.records.of(row.n) if row.n in self._recorded else ():
+                if record.kind == _MOUNT:
+                    self._withdraw(record)
+            return
+        if self._journal.instances.get(row.instance or "") is not None:
+            raise FlowFailed("Another request has made the instance meanwhile.", "Send it again.")
+        self._owner.make_room(row, flow)
+        self._instances.keep(row, flow, mounted)
+        self._faults.reach("instances.kept")
+
+    def _check(self, row: IncomingRow, turn: _Turn) -> None:
+        """See that all that a run sends can be sent.
+
+        Raises:
+            CallError: something cannot.
+        """
+        for sent in turn.out:
+            if isinstance(sent, _Send):
+                self._outbox.check(sent.user, sent.endpoint, sent.data)
+                self._check_order(row, sent, turn.mounted)
+
+    def _changed(self, row: IncomingRow, flow: Served) -> None:
+        """A request for an instance, or to reset one, has had its turn."""
+        self._settle(row.n)
+        data = self._journal.incoming.data(row.n)
+        found = self._journal.instances.get(row.instance or "")
+        if data["op"] == "reset" and found is not None:
+            self.reset(found, recursive=read_change(data).recursive)
+            self._owner.finished(row, {"instance": found.id})
+        else:
+            self._owner.finished(row, self.mounted(flow, row.instance))
+
+    def _step(self, row: IncomingRow, step: _Step) -> RecordRow:
+        return RecordRow(row.n, step.k, "step", step.mark, None, compact({"value": step.value}))
+
+    def _call(self, row: IncomingRow, call: _Call) -> RecordRow:
+        message_id = derived_id("call", self._user, row.peer, row.id, call.k)
+        mounts = call.endpoint == topics.INSTANCES and row.instance is not None
+        kind = _MOUNT if mounts and self._journal.instances.get(row.instance or "") is None else "call"
+        sent = self._journal.outgoing.find(message_id)
+        if sent is not None:  # a dead letter runs again
+            value = None if sent.state in LIVE_OUTGOING else compact(_outcome(sent, Outgoing(sent.state), sent.answer))
+            return RecordRow(row.n, call.k, kind, call.mark, message_id, value)
+        try:
+            self._check_order(row, call, None)
+            self._accept(Type.CALL, row, call, origin={"n": row.n, "k": call.k}, message_id=message_id)
+        except CallError as error:
+            return RecordRow(row.n, call.k, kind, call.mark, None, compact({"error": error.as_told()}))
+        return RecordRow(row.n, call.k, kind, call.mark, message_id, None)
+
+    def _check_order(self, row: IncomingRow, sent: _Send, mounted: Mounted | None) -> None:
+        """See that a run, which speaks in its owner's name, orders of daemons no more than its flow is for.
+
+        Raises:
+            NotAllowed: it wants something done with an instance that is no subflow of its own.
+        """
+        if sent.endpoint != topics.INSTANCES or sent.data.get("op") == "mount":
+            return
+        known = self._journal.instances.get(row.instance or "")
+        fresh = [] if mounted is None else list(mounted.subflows.values())
+        parts = fresh if known is None else self._instances.subflows(known)
+        whom = (sent.user, sent.data.get("instance"))
+        if sent.data.get("op") != "reset" or whom not in [(part.user, part.instance) for part in parts]:
+            raise NotAllowed("A flow gets instances, and resets its own subflows; no more.", "Let its owner do it.")
+
+    def _send(self, row: IncomingRow, flow: Served, root: int | None, sent: _Post | _CallBack) -> None:
+        if isinstance(sent, _Post):
+            self._accept(Type.POST, row, sent, origin=None)
+            return
+        origin = {
+            "instance": row.instance,
+            "endpoint": flow.endpoint,
+            "root": root,
+            "subflow": sent.subflow,
+            "packaged": sent.packaged,
+        }
+        self._accept(Type.CALL, row, sent, origin=origin)
+
+    def _accept(
+        self, kind: Type, row: IncomingRow, sent: _Send, *, origin: dict[str, Any] | None, message_id: str | None = None
+    ) -> None:
+        self._outbox.accept(
+            kind,
+            sent.user,
+            sent.endpoint,
+            sent.data,
+            expires=self._deadline(row, sent.timeout) if kind is Type.CALL else self._clock.now() + POST_LIFE_MS,
+            conversation=self._conversation(row, sent.instance),
+            source=sent.source,
+            message_id=message_id,
+            instance=sent.instance,
+            origin=None if origin is None else compact(origin),
+        )
+        self._journal.count("accepted")
+        self._owner.watch(sent.user)
+
+    def _conversation(self, row: IncomingRow, instance: str | None) -> str:
+        """The conversation of what a run sends: that of its request.
+
+        Its sender has chosen that id. Where no instance is named it picks one, so somebody else's is made our own
+        first: else they could have our flow speak in a conversation of ours.
+        """
+        root = row if row.root is None else self._journal.incoming.get(row.root)
+        if root is None or root.peer == self._user or instance is not None:
+            return row.conversation
+        return derived_id("conversation for", root.peer, root.conversation)
+
+    def _deadline(self, row: IncomingRow, timeout: float | None) -> int:
+        """A call need not outlive the one for which it is made."""
+        now = self._clock.now()
+        if timeout is not None:
+            return now + max(1, int(timeout * 1000))
+        root = row if row.root is None else self._journal.incoming.get(row.root)
+        waits = root is not None and root.type == Type.CALL and root.state in (Incoming.READY, Incoming.KEPT)
+        return root.expires if waits and root is not None else now + POST_LIFE_MS
+
+    def _answer(self, row: IncomingRow, out: list[_Post | _CallBack | _Reply]) -> set[int]:
+        """Answer requests of an instance, of this run or earlier ones; the first answer counts."""
+        answered: set[int] = set()
+        for reply in out:
+            request = self._answerable(row, reply.request) if isinstance(reply, _Reply) else None
+            if isinstance(reply, _Reply) and request is not None and request.n not in answered:
+                answered.add(request.n)
+                self._settle(request.n)  # also for an error: who gives one has put the state in order
+                if reply.error is None:
+                    self._owner.finished(request, reply.data)
+                else:
+                    self._owner.failed(request, from_peer(reply.error.model_dump()))
+        return answered
+
+    def _answerable(self, row: IncomingRow, request_id: str) -> IncomingRow | None:
+        """The call with an id that a run may answer: its own, or one that an earlier run of its instance kept.
+
+        Ids are their senders' choice: another sender's call of the same id, or one that no run has seen, is not meant.
+        """
+        found = self._journal.incoming.open_of(row.instance or "", request_id)
+        calls = [request for request in found if request.type == Type.CALL]
+        own = [request for request in calls if request.n == row.n]
+        kept = [request for request in calls if request.state == Incoming.KEPT]
+        return next(iter(own + kept), None)
+
+    def _run_again(self, sent: OutgoingRow, origin: dict[str, Any], outcome: dict[str, Any]) -> None:
+        """An answer came for an instance: it is a message for its next run."""
+        flow = self._owner.flow_at(origin["endpoint"])
+        if flow is None or self._journal.instances.get(origin["instance"]) is None:
+            return  # it was deleted, and whoever waited for it was told so
+        body = {
+            "data": outcome.get("data", {}),
+            "error": outcome.get("error"),
+            "subflow": origin["subflow"],
+            "packaged": origin["packaged"],
+            "source": sent.endpoint,
+        }
+        now = self._clock.now()
+        row = self._journal.incoming.add_answer(
+            derived_id("answer", sent.id),
+            peer=sent.peer,
+            kind=Type.REPLY if outcome.get("error") is None else Type.ERROR,
+            endpoint=flow.endpoint,
+            conversation=sent.conversation,
+            body=dumps(body),
+            now=now,
+            expires=now + MAX_LIFE_MS,
+            instance=origin["instance"],
+            root=origin["root"],
+        )
+        if row is not None:
+            self._owner.queue(row, flow)
+
+    def _withdraw(self, record: RecordRow | None) -> None:
+        sent = None if record is None or record.message is None else self._journal.outgoing.find(record.message)
+        if sent is not None:
+            self._withdraw_sent(sent)
+
+    def _withdraw_sent(self, sent: OutgoingRow) -> None:
+        mounted = sent.endpoint == topics.INSTANCES
+        withdrawn = self._outbox.end(sent, Outgoing.CANCELLED)
+        if withdrawn or mounted:
+            expires = max(sent.expires, self._clock.now() + POST_LIFE_MS) if mounted else sent.expires
+            self._outbox.accept(Type.CANCEL, sent.peer, sent.endpoint, {}, expires=expires, cause=sent.id)
+
+    def _settle(self, n: int) -> None:
+        if n in self._recorded:
+            self._recorded.discard(n)
+            self._journal.records.forget(n)
+
+
+def _outcome(sent: OutgoingRow, state: Outgoing, answer: bytes | None) -> dict[str, Any]:
+    content = json.loads(answer) if answer else {}
+    if state is Outgoing.DONE:
+        return {"id": sent.id, "from": sent.peer, "data": content}
+    return {"id": sent.id, "from": sent.peer, "error": content or Cancelled("It was withdrawn.").as_told()}

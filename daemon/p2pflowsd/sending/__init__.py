@@ -1,0 +1,1 @@
+"""What leaves the daemon: messages, receipts and presence."""

@@ -1,0 +1,73 @@
+"""Retained, signed facts about a user: whether their daemon is online, and the card of what they serve to anyone.
+
+Payload: a 64-byte Ed25519 signature, then JSON. The signature covers a domain tag, the topic and the JSON.
+Presence is a hint: it makes resending prompt and errors precise, and no promise rests on it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from p2pflows.protocol import strict_json, topics
+from p2pflows.protocol.envelope import Refused
+from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
+
+_DOMAIN = b"p2pflows retained 1\0"
+LIMIT = 65_536
+
+
+def seal(identity: Identity, topic: str, fact: dict[str, Any]) -> bytes:
+    """A signed fact for one topic."""
+    content = json.dumps(fact, separators=(",", ":")).encode()
+    return identity.sign(_DOMAIN + topic.encode() + b"\0" + content) + content
+
+
+def open_signed(user: str, topic: str, payload: bytes) -> dict[str, Any] | None:
+    """The fact that a user signed for a topic, or None if the payload is anything else."""
+    signature, content = payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]
+    if len(payload) > LIMIT or not verify(bytes.fromhex(user), signature, _DOMAIN + topic.encode() + b"\0" + content):
+        return None
+    try:
+        fact = strict_json.loads(content)
+    except ValueError:
+        return None
+    return fact if isinstance(fact, dict) else None
+
+
+class Presence:
+    """Who is online, as far as we were told."""
+
+    def __init__(self, identity: Identity, boot: int) -> None:
+        self._identity = identity
+        self._boot = boot
+        self._known: dict[str, tuple[int, bool]] = {}
+
+    def mine(self, *, online: bool) -> bytes:
+        """My own status; the offline form is also the last will."""
+        return seal(self._identity, topics.status(self._identity.user_id), {"boot": self._boot, "online": online})
+
+    def online(self, user: str) -> bool | None:
+        """Whether a user's daemon is online; None if nothing was ever heard of it."""
+        known = self._known.get(user)
+        return known[1] if known else None
+
+    def learn(self, user: str, payload: bytes) -> bool:
+        """Take in a status; True if the user is online, perhaps anew: a broker that forgot them may have them back.
+
+        Raises:
+            Refused: the user did not sign it, or it is no status.
+        """
+        if not payload:
+            return False  # whoever may publish there can take it away
+        fact = open_signed(user, topics.status(user), payload)
+        if fact is None:
+            raise Refused("bad_signature")
+        boot, online = fact.get("boot"), fact.get("online")
+        if not isinstance(boot, int) or not isinstance(online, bool):
+            raise Refused("malformed")
+        before = self._known.get(user, (0, False))
+        if boot < before[0]:
+            return False
+        self._known[user] = (boot, online)
+        return online

@@ -1,0 +1,667 @@
+"""Every command: what it asks the daemon, and what it prints for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_daemon import Ran, ScriptedDaemon, command, run, run_here
+
+from p2pflows.errors import Declined, NotServed, UsageError
+from p2pflows.protocol.channel import Enrolment
+
+BOB = "b0" * 32
+ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
+EVIL = "\x1b]0;owned\x07"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
+    """A daemon without a script."""
+    with ScriptedDaemon(tmp_path / "home") as daemon:
+        yield daemon
+
+
+def _moment(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def _prompt(**more: Any) -> dict[str, Any]:
+    return {
+        "id": ID, "from": BOB, "name": "bob", "endpoint": "User", "text": f"Are you there?\n{EVIL}",
+        "data": {"api_output": "..."}, "received": _moment(-185), "expires": _moment(3605), "status": "open",
+        "conversation": ID, **more,
+    }  # fmt: skip
+
+
+# Who you are, and whom you know.
+
+
+def test_init_makes_one_identity(tmp_path: Path) -> None:
+    """The first `init` makes a private key, the second finds it; both print the same user id."""
+    first, second = run(tmp_path / "a", "init"), run(tmp_path / "a", "init")
+    assert (first.code, second.code) == (0, 0)
+    assert first.out == second.out
+    assert len(first.out) == 65
+    assert first.err.startswith("Made your identity")
+    assert second.err.startswith("You have an identity already")
+    assert (tmp_path / "a/identity.key").stat().st_mode & 0o777 == 0o600
+    assert run(tmp_path / "a", "init", "--json").json == {
+        "user_id": first.out.strip(), "home": str(tmp_path / "a"), "made": False
+    }  # fmt: skip
+
+
+def test_init_refuses_a_home_it_cannot_use(tmp_path: Path) -> None:
+    """A file where the home should be is a plain error."""
+    (tmp_path / "file").write_text("")
+    ended = run(tmp_path / "file", "init")
+    assert ended.code == 2
+    assert ended.err.startswith("Error [usage]: ")
+
+
+def test_id_prints_the_user_id(tmp_path: Path) -> None:
+    """`id` prints the user id alone, as JSON, or under a QR code; without one it says how to make one."""
+    none = run_here(tmp_path, "id")
+    assert none.code == 2
+    assert "p2pflows init" in none.err
+    user = run_here(tmp_path, "init").out
+    assert run_here(tmp_path, "id").out == user
+    assert run_here(tmp_path, "id", "--json").json == {"user_id": user.strip(), "home": str(tmp_path)}
+    drawn = run_here(tmp_path, "id", "--qr").out
+    assert drawn.endswith(user)
+    assert drawn.count("█") > 100
+
+
+def test_contacts_need_no_daemon(tmp_path: Path) -> None:
+    """Contacts are added, listed and removed in the file."""
+    assert run_here(tmp_path, "contacts").err.startswith("You have no contacts.")
+    assert run_here(tmp_path, "contacts", "add", "bob", BOB.upper()).code == 0
+    assert run_here(tmp_path, "contacts", "list").out == f"NAME  USER ID\nbob   {BOB}\n"
+    assert run_here(tmp_path, "contacts", "list", "--json").json == [{"name": "bob", "user": BOB}]
+    assert run_here(tmp_path, "contacts", "add", "bob", "00" * 32).code == 2
+    assert run_here(tmp_path, "contacts", "add", "eve", "123", "--json").error["code"] == "usage"
+    assert run_here(tmp_path, "contacts", "remove", "bob", "--json").json == {"name": "bob", "user": BOB}
+    assert run_here(tmp_path, "contacts", "remove", "bob").code == 3
+
+
+def test_contacts_take_json_before_and_behind_list(tmp_path: Path) -> None:
+    """As with `outbox`, --json belongs to the group and to its commands, and holds for what is below."""
+    run_here(tmp_path, "contacts", "add", "bob", BOB)
+    for words in (["--json"], ["list", "--json"], ["--json", "list"]):
+        assert run_here(tmp_path, "contacts", *words).json == [{"name": "bob", "user": BOB}], words
+
+
+# Messages.
+
+
+def test_call_prints_the_data_and_nothing_else(daemon: ScriptedDaemon) -> None:
+    """The reply's data is one exact line on stdout."""
+    daemon.script.update(
+        submit={"id": ID}, wait={"id": ID, "data": {"human_input": "Hey there neighbor!!"}, "from": BOB}
+    )
+    data = {"api_output": "Neighbor, are you there?"}
+    ended = run(daemon.home, "call", "bob/User", json.dumps(data), "--timeout", "2m", "--conversation", ID)
+    assert (ended.code, ended.out, ended.err) == (0, '{"human_input":"Hey there neighbor!!"}\n', "")
+    assert daemon.asked == [
+        ("submit", {"address": "bob/User", "data": data, "timeout": 120.0, "conversation": ID}),
+        ("wait", {"id": ID}),
+    ]
+    assert run_here(daemon.home, "call", "bob/User", "text=hi", "--json").out == ended.out
+
+
+def test_call_reads_stdin(daemon: ScriptedDaemon) -> None:
+    """A pipe is the data, given as `-` or not at all."""
+    daemon.script.update(submit={"id": ID}, wait={"id": ID, "data": {}})
+    for words in ([], ["-"]):
+        assert run(daemon.home, "call", "bob/sum", *words, stdin='{"n":\n[1, 2]}').out == "{}\n"
+    assert [params["data"] for method, params in daemon.asked if method == "submit"] == [{"n": [1, 2]}] * 2
+
+
+def test_a_declined_call_is_exit_1(daemon: ScriptedDaemon) -> None:
+    """The error of the answer, not of the sending, ends the command."""
+    daemon.script.update(submit={"id": ID}, wait=Declined("bob declined: not now."))
+    ended = run_here(daemon.home, "call", "bob/User", "text=hi")
+    assert (ended.code, ended.out, ended.err) == (1, "", "Error [declined]: bob declined: not now.\n")
+
+
+def test_a_call_outlives_the_daemon(daemon: ScriptedDaemon) -> None:
+    """When the daemon dies while a call waits, the way to go on is told."""
+    daemon.script.update(submit={"id": ID}, wait=lambda _: daemon.die())
+    ended = run_here(daemon.home, "call", "bob/User", "text=hi")
+    assert ended.code == 3
+    assert f"p2pflows wait {ID}" in ended.err
+
+
+def test_send_prints_the_id(daemon: ScriptedDaemon) -> None:
+    """An accepted message has an id, which `wait` and `cancel` take."""
+    daemon.script.update(send={"id": ID}, wait={"id": ID, "state": "delivered"}, cancel={})
+    assert run_here(daemon.home, "send", "bob/log", "n=1", "--timeout", "7d").out == f"{ID}\n"
+    assert run_here(daemon.home, "send", "bob/log", "n=1", "--json").json == {"id": ID}
+    assert run_here(daemon.home, "wait", ID, "--timeout", "5").json == {"id": ID, "state": "delivered"}
+    assert run_here(daemon.home, "cancel", ID).err == "Cancelled 4f1c22d9.\n"
+    assert daemon.asked[0] == ("send", {"address": "bob/log", "data": {"n": 1}, "timeout": 604_800.0})
+    assert daemon.asked[2:] == [("wait", {"id": ID, "timeout": 5.0}), ("cancel", {"id": ID})]
+
+
+# The human.
+
+
+def test_inbox_shows_what_is_asked(daemon: ScriptedDaemon) -> None:
+    """People see a row for each prompt, with nothing raw in it; programs get the list as it is."""
+    prompt = _prompt()
+    daemon.script["inbox"] = {"prompts": [prompt, _prompt(name=None, status="expired", text="x")]}
+    ended = run_here(daemon.home, "inbox", "--all")
+    assert ended.code == 0
+    assert ended.out.splitlines() == [
+        "ID        FROM       ENDPOINT  ASKED   LEFT     TEXT",
+        "4f1c22d9  bob        User      3m ago  1h       Are you there?\\n\\x1b]0;owned\\x07",
+        "4f1c22d9  b0b0b0b0…  User      3m ago  expired  x",
+    ]
+    assert daemon.asked == [("inbox", {"all": True})]
+    assert run_here(daemon.home, "inbox", "--json").json[0] == prompt
+    daemon.script["inbox"] = {"prompts": []}
+    assert run_here(daemon.home, "inbox").err == "Nobody asks you anything.\n"
+    assert run_here(daemon.home, "inbox", "--json").out == "[]\n"
+
+
+def test_inbox_watches(daemon: ScriptedDaemon) -> None:
+    """`--watch` shows each prompt as it comes and changes, for programs one object a line."""
+
+    async def watch(_: dict[str, Any]) -> dict[str, Any]:
+        daemon.tell("prompt", _prompt(status="answered"))
+        return {"prompts": [_prompt()]}
+
+    daemon.script["watch"] = watch
+    for words, expected in ((["--json"], 2), ([], 4)):
+        arguments, environment = command(daemon.home, "inbox", "--watch", *words)
+        with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            assert running.stdout is not None
+            shown = [running.stdout.readline().decode() for _ in range(expected)]
+            running.send_signal(2)
+            assert running.wait(60) == 130
+        if words:
+            assert {json.loads(line)["status"] for line in shown} == {"open", "answered"}
+        else:
+            assert "4f1c22d9  bob to User, 1h left\n" in shown
+            assert "4f1c22d9  bob to User: answered\n" in shown
+
+
+def test_answer_and_decline(daemon: ScriptedDaemon) -> None:
+    """An answer is one text, several words or stdin; a refusal may have a reason."""
+    daemon.script.update(answer={"id": ID}, decline={"id": ID})
+    assert run_here(daemon.home, "answer", "4f1c22d9", "Hey there neighbor!!").err == "Answered 4f1c22d9.\n"
+    run_here(daemon.home, "answer", "4f1c22d9", "of", "course")
+    run_here(daemon.home, "answer", "4f1c22d9", "-", stdin="two\nlines\n")
+    assert run_here(daemon.home, "decline", "4f1c22d9", "--reason", "no", "--json").json == {"id": ID}
+    assert daemon.asked == [
+        ("answer", {"id": "4f1c22d9", "text": "Hey there neighbor!!"}),
+        ("answer", {"id": "4f1c22d9", "text": "of course"}),
+        ("answer", {"id": "4f1c22d9", "text": "two\nlines"}),
+        ("decline", {"id": "4f1c22d9", "reason": "no"}),
+    ]
+
+
+def _chat(daemon: ScriptedDaemon, stdin: str, *words: str) -> Ran:
+    ids = iter(range(100))
+    asked: dict[str, Any] = {}
+
+    def submit(params: dict[str, Any]) -> dict[str, Any]:
+        message_id = f"{next(ids):032x}"
+        asked[message_id] = params["data"]
+        return {"id": message_id}
+
+    def wait(params: dict[str, Any]) -> Any:
+        (text,) = asked[params["id"]].values()
+        return Declined("No.") if text == "fail" else {"id": params["id"], "data": {"human_input": f"{text}!\n{EVIL}"}}
+
+    daemon.script.update(submit=submit, wait=wait)
+    return run_here(daemon.home, "chat", "bob/User", *words, stdin=stdin)
+
+
+def test_chat_is_one_conversation(daemon: ScriptedDaemon) -> None:
+    """Each line is asked in one conversation; errors do not end it, /quit does; a pipe sees no prompt."""
+    daemon.script["describe"] = {"kind": "human", "schema": None}
+    ended = _chat(daemon, "hello\n\nfail\nbye\n/quit\nnever\n", "--timeout", "5")
+    assert ended.code == 0
+    assert ended.out == "bob: hello!\n     \\x1b]0;owned\\x07\nbob: bye!\n     \\x1b]0;owned\\x07\n"
+    assert ended.err == "Error [declined]: No.\n"
+    sent = [params for method, params in daemon.asked if method == "submit"]
+    assert [params["data"] for params in sent] == [{"api_output": text} for text in ("hello", "fail", "bye")]
+    assert [params.get("conversation") for params in sent] == [None, "0" * 32, "0" * 32]
+
+
+@pytest.mark.parametrize(
+    ("schema", "key"),
+    [
+        (
+            {
+                "properties": {"question": {"type": "string"}, "n": {"type": "integer"}},
+                "required": ["question", "n"],
+            },
+            "question",
+        ),
+        ({"properties": {"a": {"type": "string"}, "b": {"type": "string"}}, "required": ["a", "b"]}, "text"),
+        ({"properties": "nonsense", "required": 5}, "text"),
+        (None, "text"),
+    ],
+)
+def test_chat_finds_where_text_goes(daemon: ScriptedDaemon, schema: Any, key: str) -> None:
+    """With a flow that is no human, a line is its one required text, or else `text`."""
+    daemon.script["describe"] = {"kind": "python", "schema": schema}
+    assert _chat(daemon, "hello").code == 0
+    assert next(params["data"] for method, params in daemon.asked if method == "submit") == {key: "hello"}
+
+
+def test_chat_with_nobody_ends_at_once(daemon: ScriptedDaemon) -> None:
+    """An endpoint that is not there is told before anything is typed."""
+    daemon.script["describe"] = NotServed("bob does not serve that.")
+    assert _chat(daemon, "hello").code == 1
+
+
+# Serving.
+
+
+def _served(**more: Any) -> dict[str, Any]:
+    fields = {"text": {"type": "string"}, "to": {"type": "string", "default": "fr"}}
+    return {
+        "endpoint": "translate",
+        "kind": "python",
+        "target": "/x/flows.py:translate",
+        "dispatch_point": "default",
+        "allow": "contacts",
+        "parallel": False,
+        "description": "Translate.",
+        "schema": {"properties": fields, "required": ["text"]},
+        "revision": 1,
+        **more,
+    }
+
+
+def test_serve_sends_the_target(daemon: ScriptedDaemon, tmp_path: Path) -> None:
+    """A file is made absolute, a module and a command are not; what to try next is told."""
+    daemon.script["serve"] = _served()
+    (tmp_path / "flows.py").write_text("def translate(text: str) -> str: ...\n")
+    ended = run_here(daemon.home, "serve", "translate", "flows.py:translate", cwd=tmp_path)
+    assert ended.code == 0
+    assert ended.err == "Serving translate for contacts. Try: p2pflows call me/translate text=TEXT\n"
+    run_here(
+        daemon.home,
+        "serve",
+        "translate",
+        "package.module:Class.method",
+        "--parallel",
+        "--allow",
+        "bob,carol",
+        cwd=tmp_path,
+    )
+    run_here(daemon.home, "serve", "sum", "--exec", "./sum.sh", "--dispatch-point", "gpu", cwd=tmp_path)
+    assert run_here(daemon.home, "serve", "User", "--human", "--json", cwd=tmp_path).json == _served()
+    common = {"cwd": str(tmp_path), "dispatch_point": "default", "allow": "contacts", "parallel": False}
+    assert [params for _, params in daemon.asked] == [
+        {**common, "endpoint": "translate", "kind": "python", "target": f"{tmp_path}/flows.py:translate"},
+        {**common, "endpoint": "translate", "kind": "python", "target": "package.module:Class.method",
+         "parallel": True, "allow": "bob,carol"},
+        {**common, "endpoint": "sum", "kind": "exec", "target": "./sum.sh", "dispatch_point": "gpu"},
+        {**common, "endpoint": "User", "kind": "human"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.py:f"], "There is no file"),
+        (["flows.py"], "p2pflows serve x flows.py:x"),
+        (["flows.py:"], "p2pflows serve x flows.py:x"),
+        (["package.module"], "PACKAGE.MODULE:FUNCTION"),
+        (["flows.py:not a name"], "does not name a function"),
+        (["./flows:f"], "does not name a function"),
+        (["flows.py:f", "--human"], "exactly one"),
+        (["--exec", "ls", "--human"], "exactly one"),
+    ],
+)
+def test_serve_refuses_what_cannot_be_a_target(words: list[str], message: str, tmp_path: Path) -> None:
+    """A target without a function, or without its file, is refused here, with the right form."""
+    (tmp_path / "flows.py").write_text("")
+    ended = run_here(tmp_path, "serve", "x", *words, cwd=tmp_path)
+    assert ended.code == 2
+    assert message in ended.err
+
+
+@pytest.mark.parametrize("words", [["fl.py"], ["fl.py:"], [":Counter"], ["Counter"], ["fl.py:a b"]])
+def test_a_class_that_cannot_be_served_is_not_called_a_function(words: list[str], tmp_path: Path) -> None:
+    """The error speaks of a class, also for a file alone, and its example is one with --class."""
+    (tmp_path / "fl.py").write_text("")
+    ended = run_here(tmp_path, "serve", "x", "--class", *words, cwd=tmp_path)
+    assert ended.code == 2
+    assert f"{words[0]!r} does not name a class." in ended.err
+    assert "FILE.py:CLASS or MODULE.CLASS, for example: p2pflows serve x --class " in ended.err
+
+
+def test_a_chat_is_served_with_the_option_that_its_worker_has(daemon: ScriptedDaemon) -> None:
+    """The model's server is --api-base here as it is there."""
+    daemon.script["serve"] = _served(kind="class")
+    ended = run_here(daemon.home, "serve", "A", "--chat", "--model", "m", "--api-base", "http://h/v1", "--set", "n=2")
+    assert ended.code == 0, ended
+    backend = {"model_name": "m", "api_base": "http://h/v1"}
+    assert daemon.asked[0][1]["config"] == {"n": 2, "backend": backend}
+    assert "--api-base belong to --chat" in run_here(daemon.home, "serve", "A", "--api-base", "x", "--human").err
+
+
+def test_two_settings_of_one_key_are_refused_and_none_is_lost(daemon: ScriptedDaemon) -> None:
+    """Neither order of `a.b=1` and `a=2` silently keeps the later one."""
+    for first, second in (("a.b=1", "a=2"), ("a=2", "a.b=1"), ("a=1", "a=1"), ('{"a": {"b": 1}}', "a.b=2")):
+        for words in (["serve", "x", "--class", "m.C"], ["mount", "bob/x"]):
+            ended = run_here(daemon.home, *words, "--set", first, "--set", second)
+            assert ended.code == 2, (first, second)
+            assert "has a value already.\nSet the one or the other." in ended.err
+    assert daemon.asked == []
+
+
+def test_mount_takes_settings_as_serve_does(daemon: ScriptedDaemon) -> None:
+    """KEY=VALUE, JSON objects, or both; what is neither is told what may be given, and no more."""
+    daemon.script["mount"] = {"instance": ID}
+    overrides = ['{"a": {"b": 1}, "n": {}}', "a.c=[2]", "a.d=x=y", "n.o=null"]
+    words = [word for override in overrides for word in ("--set", override)]
+    assert run_here(daemon.home, "mount", "bob/x", *words).out == f"{ID}\n"
+    config = {"a": {"b": 1, "c": [2], "d": "x=y"}, "n": {"o": None}}
+    assert daemon.asked == [("mount", {"address": "bob/x", "config_overrides": config})]
+    for wrong in ('{"a', "a", "=1", "a..b=1", ".=1", ""):
+        ended = run_here(daemon.home, "mount", "bob/x", "--set", wrong)
+        assert ended.code == 2, wrong
+        assert "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes." in ended.err
+    ended = run_here(daemon.home, "mount", "bob/x", "--state", "a=1")
+    assert ended.err.endswith("\nGive one JSON object in single quotes.\n")
+    run_here(daemon.home, "mount", "bob/x", "--state", '{"a": 1}')
+    assert daemon.asked[1:] == [("mount", {"address": "bob/x", "initial_state": {"a": 1}})]
+
+
+@pytest.mark.parametrize("words", [["mount", "bob/x"], ["serve", "x", "--human"], ["worker"]])
+def test_what_cannot_name_a_dispatch_point_is_refused_before_the_daemon_is_asked(
+    words: list[str], daemon: ScriptedDaemon
+) -> None:
+    """The form of a name is known here."""
+    ended = run_here(daemon.home, *words, "--dispatch-point", "a b")
+    assert (ended.code, daemon.asked) == (2, [])
+    assert "'a b' cannot name a dispatch point" in ended.err
+
+
+def test_ls_lists_mine_and_theirs(daemon: ScriptedDaemon) -> None:
+    """My flows are shown with who may call them, a contact's with what they are."""
+    daemon.script.update(ls={"flows": [_served()]}, unserve={})
+    assert run_here(daemon.home, "ls").out.splitlines() == [
+        "ENDPOINT   KIND    DISPATCH POINT  ALLOWED   DESCRIPTION",
+        "translate  python  default         contacts  Translate.",
+    ]
+    assert run_here(daemon.home, "ls", "bob").out.splitlines()[0] == "ENDPOINT   KIND    DESCRIPTION"
+    assert run_here(daemon.home, "ls", "bob", "--json").json == [_served()]
+    assert run_here(daemon.home, "unserve", "translate").err == "translate is not served any more.\n"
+    assert [params for _, params in daemon.asked] == [
+        {},
+        {"user": "bob"},
+        {"user": "bob"},
+        {"endpoint": "translate"},
+    ]
+    daemon.script["ls"] = {"flows": []}
+    assert "serves nothing" in run_here(daemon.home, "ls", "bob").err
+
+
+def test_describe_shows_how_to_call(daemon: ScriptedDaemon) -> None:
+    """The fields of the input, whether it may be called, and an example are shown."""
+    flow = {
+        **_served(),
+        "address": "bob/translate",
+        "user": BOB,
+        "online": None,
+        "served": True,
+        "allowed": True,
+    }
+    daemon.script["describe"] = flow
+    ended = run_here(daemon.home, "describe", "bob/translate")
+    assert ended.out.splitlines() == [
+        "address         bob/translate",
+        f"user id         {BOB}",
+        "online          not known",
+        "served          yes",
+        "you may call    yes",
+        "kind            python",
+        "dispatch point  default",
+        "description     Translate.",
+        "",
+        "FIELD  TYPE    NEEDED  MEANING",
+        "text   string  yes",
+        "to     string  no      default 'fr'",
+    ]
+    assert ended.err == "\nCall it: p2pflows call bob/translate text=TEXT\n"
+    assert run_here(daemon.home, "describe", "bob/translate", "--json").json == flow
+
+
+def test_the_command_that_describe_prints_runs_nothing_of_a_neighbours(daemon: ScriptedDaemon) -> None:
+    """Each word is quoted for a shell; a name that no pair can hold is left out."""
+    names = ["$(reboot)", "a b", "it's", ";x", "a=b", "-x", "{x", "", "a\x1bb", "text"]
+    schema = {"properties": {name: {"type": "string"} for name in names}, "required": names}
+    facts = {"address": "bob/x", "user": BOB, "online": None, "served": True, "allowed": True}
+    daemon.script["describe"] = {**facts, "schema": schema}
+    typed = run_here(daemon.home, "describe", "bob/x").err.partition("Call it: ")[2]
+    pairs = ["$(reboot)=$(REBOOT)", "a b=A B", "it's=IT'S", ";x=;X", "text=TEXT"]
+    assert shlex.split(typed) == ["p2pflows", "call", "bob/x", *pairs]
+    assert "'$(reboot)=$(REBOOT)'" in typed
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        None,
+        [],
+        "x",
+        {"properties": []},
+        {"properties": {"a": 5, EVIL: {"type": [EVIL], "description": {}}}, "required": 7},
+    ],
+)
+def test_describe_survives_any_schema(daemon: ScriptedDaemon, schema: Any) -> None:
+    """A neighbour's schema may be anything, and is shown without harm; so is a flow nobody knows."""
+    facts = {
+        "address": "bob/x",
+        "user": BOB,
+        "endpoint": "x",
+        "online": False,
+        "served": None,
+        "allowed": None,
+    }
+    daemon.script["describe"] = {**facts, "schema": schema, "served": True, "allowed": True}
+    ended = run_here(daemon.home, "describe", "bob/x")
+    assert ended.code == 0
+    assert "\x1b" not in ended.out + ended.err
+    daemon.script["describe"] = facts
+    assert "not known" in run_here(daemon.home, "describe", "bob/x").out
+
+
+# The daemon, strangers, the outbox and workers.
+
+
+def test_status_is_shown(daemon: ScriptedDaemon) -> None:
+    """A running daemon is shown to people in a few lines, to programs as it is, with exit 0."""
+    broker = {"url": "mqtt://127.0.0.1:18883", "name": "mosquitto 2.0.11"}
+    status = {
+        "user_id": BOB, "pid": 7, "since": _moment(-7300), "version": "0.1.0", "home": "/home/bob/.p2pflows",
+        "broker": {**broker, "connected": True, "round_trip_ms": 0.42},
+        "accepted": 12345, "delivered": 12, "received": 3, "refused": {"forged": 2, "expired": 1},
+        "pending": 1, "dead": 0, "prompts_open": 2, "requests": 1, "served": 0,
+        "workers": [{"dispatch_point": "default", "workers": 1, "slots": 4, "free": 3, "queued": 0}],
+    }  # fmt: skip
+    daemon.script["status"] = status
+    ended = run_here(daemon.home, "status")
+    assert ended.code == 0
+    assert ended.out.splitlines() == [
+        "Running for 2h (process 7, version 0.1.0).",
+        "",
+        f"user id   {BOB}",
+        "home      /home/bob/.p2pflows",
+        "broker    mqtt://127.0.0.1:18883, mosquitto 2.0.11, connected, round trip 0.4 ms",
+        "out       12,345 accepted, 12 delivered, 1 pending",
+        "in        3 received, 0 dead letters",
+        "refused   1 expired, 2 forged",
+        "inbox     2 open prompts (see: p2pflows inbox)",
+        "requests  1 stranger (see: p2pflows requests)",
+        "serving   0 endpoints",
+        "",
+        "WORKERS  SLOTS  FREE  QUEUED  DISPATCH POINT",
+        "      1      4     3       0  default",
+    ]
+    assert run_here(daemon.home, "status", "--json").json == status
+
+
+def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
+    """Requests show the whole user id, because a short one could be imitated."""
+    waiting = [
+        {
+            "user": BOB,
+            "endpoints": ["User", "sum"],
+            "messages": 3,
+            "first": _moment(-605),
+            "last": _moment(-65),
+        }
+    ]
+    daemon.script.update(
+        requests={"requests": waiting},
+        allow={"user": BOB, "name": "bob", "released": 3},
+        deny={"user": BOB, "dropped": 3},
+    )
+    ended = run_here(daemon.home, "requests")
+    assert ended.out == f"{BOB}\n  3 messages to User, sum; first 10m ago, last 1m ago\n"
+    assert run_here(daemon.home, "requests", "--json").json == waiting
+    assert (
+        run_here(daemon.home, "allow", BOB, "--name", "bob").err
+        == "bob is a contact now; waiting messages let in: 3.\n"
+    )
+    assert run_here(daemon.home, "deny", BOB, "--json").json == {"user": BOB, "dropped": 3}
+    assert daemon.asked[2:] == [("allow", {"user": BOB, "name": "bob"}), ("deny", {"user": BOB})]
+
+
+def test_a_petname_is_allowed_or_denied_as_the_contact_that_it_is(daemon: ScriptedDaemon) -> None:
+    """The daemon is asked with the user id, so that what it says is of a contact, not of a malformed id."""
+    run_here(daemon.home, "contacts", "add", "bob", BOB)
+    daemon.script["allow"] = lambda params: {"user": BOB, "name": params.get("name", "bob"), "released": 0}
+    assert run_here(daemon.home, "allow", "bob").err == "bob is a contact already; waiting messages let in: 0.\n"
+    assert "bert is a contact now" in run_here(daemon.home, "allow", BOB, "--name", "bert").err
+    daemon.script["deny"] = UsageError("'bob' is a contact.", "First run: p2pflows contacts remove bob")
+    assert run_here(daemon.home, "deny", "bob").err.startswith("Error [usage]: 'bob' is a contact.")
+    assert [params["user"] for _, params in daemon.asked] == [BOB] * 3
+
+
+def test_outbox_shows_what_is_stuck(daemon: ScriptedDaemon) -> None:
+    """Messages under way, failed ones and dead letters have a table each; one can be tried again."""
+    sent = {"id": ID, "to": BOB, "name": None, "endpoint": "log", "type": "post", "created": _moment(-65),
+            "expires": _moment(7205)}  # fmt: skip
+    outbox = {
+        "pending": [{**sent, "attempts": 2, "state": "pending"}],
+        "failed": [{**sent, "state": "failed", "error": {"kind": "not_served", "message": "Not served."}}],
+        "dead": [
+            {
+                "id": ID,
+                "from": BOB,
+                "name": "bob",
+                "endpoint": "x",
+                "received": _moment(-5),
+                "attempts": 5,
+                "error": "died",
+            }
+        ],
+    }
+    daemon.script.update(outbox=outbox, retry={"id": ID})
+    assert run_here(daemon.home, "outbox").out.splitlines() == [
+        "PENDING   TO         ENDPOINT  TYPE  SENT    LEFT  TRIES  STATE",
+        "4f1c22d9  b0b0b0b0…  log       post  1m ago  2h        2  pending",
+        "FAILED    TO         ENDPOINT  SENT    ERROR",
+        "4f1c22d9  b0b0b0b0…  log       1m ago  Not served.",
+        "DEAD      FROM  ENDPOINT  CAME    TRIES  ERROR",
+        "4f1c22d9  bob   x         5s ago      5  died",
+    ]
+    assert run_here(daemon.home, "outbox", "--json").json == outbox
+    assert run_here(daemon.home, "outbox", "retry", "4f1c22d9").err == "4f1c22d9 is tried again.\n"
+    assert daemon.asked[-1] == ("retry", {"id": "4f1c22d9"})
+    daemon.script["outbox"] = {"pending": [], "dead": []}
+    assert "All is delivered" in run_here(daemon.home, "outbox").err
+
+
+def _executed(home: Path, *words: str, stdin: str = "", **more: str) -> Any:
+    """Run a command that becomes another program, and give what that program would have got."""
+    code = (
+        "import json, os, sys\n"
+        "def execv(program, words):\n"
+        "    got = {'words': words[1:], 'stdin': os.read(0, 4096).decode()}\n"
+        "    got['environment'] = dict(os.environ)\n"
+        "    print(json.dumps(got))\n"
+        "    sys.stdout.flush(); os._exit(0)\n"
+        "os.execv = execv\n"
+        "from p2pflows.cli import main; main()\n"
+    )
+    _, environment = command(home, **more)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def test_up_becomes_the_daemon(tmp_path: Path) -> None:
+    """`up` makes an identity on first use, checks the broker, and hands over to the daemon."""
+    got = _executed(tmp_path, "up", "--broker", "mqtt://broker.example.org")
+    assert got["words"] == ["-P", "-m", "p2pflowsd"]
+    assert got["environment"]["P2PFLOWS_BROKER"] == "mqtt://broker.example.org"
+    key = (tmp_path / "identity.key").read_text()
+    _executed(tmp_path, "up")
+    assert (tmp_path / "identity.key").read_text() == key
+    assert run_here(tmp_path, "up", "--broker", "http://x").code == 2
+    (tmp_path / "identity.key").chmod(0o644)
+    assert "chmod 600" in run_here(tmp_path, "up").err
+
+
+def test_a_worker_gets_its_token_unseen(daemon: ScriptedDaemon) -> None:
+    """The token, from the daemon, an option, a variable or stdin, reaches the worker by a pipe alone."""
+    token = Enrolment("mqtt://127.0.0.1:1", BOB, "gpu", b"k" * 32).token()
+    daemon.script["worker_token"] = {"token": token}
+    assert run_here(daemon.home, "worker-token", "gpu").out == f"{token}\n"
+    words = ["-P", "-m", "p2pflows.worker", "--no-parent", "--concurrency"]
+    got = _executed(daemon.home, "worker", "--dispatch-point", "gpu", "--concurrency", "7")
+    assert (got["words"], got["stdin"]) == (
+        [*words, "7", "--socket", str(daemon.home / "worker.sock")],
+        f"{token}\n",
+    )
+    for given in (
+        _executed(daemon.home, "worker", P2PFLOWS_WORKER_TOKEN=token),
+        _executed(daemon.home, "worker", "--token", "-", stdin=token),
+        _executed(daemon.home, "worker", "--token", token),
+    ):
+        assert (given["words"], given["stdin"]) == ([*words, "4"], f"{token}\n")
+        assert token not in given["environment"].values()
+    assert daemon.asked == [("worker_token", {"dispatch_point": "gpu"})] * 2
+    assert run_here(daemon.home, "worker", "--token", "nonsense").code == 2
+    ended = run_here(daemon.home, "worker", "--token", token, "--dispatch-point", "cpu")
+    assert ended.code == 2
+    assert "for the dispatch point 'gpu', not 'cpu'" in ended.err
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_key_in_place_of_its_variables_name_is_not_repeated(daemon: ScriptedDaemon, as_json: list[str]) -> None:
+    """Who writes $NAME for NAME is told so without the key, and before a token is made."""
+    for key in ("sk-secret-0123456789", "0123secret", "secret key"):
+        ended = run_here(daemon.home, "worker", "--api-key-env", key, *as_json)
+        assert ended.code == 2
+        assert "secret" not in ended.out + ended.err
+        if not as_json:
+            assert "--api-key-env takes the NAME of a variable, not the key." in ended.err
+    unset = run_here(daemon.home, "worker", "--api-key-env", "P2PFLOWS_NO_SUCH_KEY")
+    assert (unset.code, daemon.asked) == (2, [])
+    assert "P2PFLOWS_NO_SUCH_KEY is not set" in unset.err

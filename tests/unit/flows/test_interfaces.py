@@ -1,0 +1,154 @@
+"""An interface: the order of its steps, dicts and messages, and what it refuses; and the page about it."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pflows.errors import UsageError
+from p2pflows.flows import interfaces
+from p2pflows.flows.interfaces import KeyInterface
+from p2pflows.flows.message import FlowMessage
+from p2pflows.flows.transformations import EndOfInteraction, KeyMatchInput, MissingKey, WrongValue
+
+PAGE = Path(__file__).parents[3] / "docs" / "INTERFACES.md"
+
+
+class Destination:
+    """A flow, as far as it tells what it takes."""
+
+    def get_interface_description(self) -> dict[str, list[str]]:
+        """What a flow says of its input."""
+        return {"input": ["question"]}
+
+
+def test_without_arguments_nothing_changes() -> None:
+    """The result is equal, and still another dict all the way down."""
+    data: dict[str, Any] = {"a": {"b": [1]}, "e": {}}
+    given = KeyInterface()(data)
+    assert given == data
+    given["a"]["b"].append(2)
+    assert data == {"a": {"b": [1]}, "e": {}}
+
+
+def test_the_steps_have_an_order() -> None:
+    """Rename, copy, set, the additional ones as listed, select, delete: each finds what those before made."""
+    seen = []
+
+    def watch(data_dict: dict[str, Any]) -> dict[str, Any]:
+        seen.append(dict(data_dict))
+        return {**data_dict, "d": 4}
+
+    interface = KeyInterface(
+        keys_to_delete=["c"],
+        keys_to_select=["b", "c", "d", "n"],
+        additional_transformations=[watch, {"_target_": "KeyRename", "old_key2new_key": {"d": "n"}}, watch],
+        keys_to_set={"c": 3},
+        keys_to_copy={"b": "c"},
+        keys_to_rename={"a": "b"},
+    )
+    assert interface({"a": 1, "z": 0}) == {"b": 1, "d": 4, "n": 4}
+    assert seen == [{"b": 1, "z": 0, "c": 3}, {"b": 1, "z": 0, "c": 3, "n": 4}]
+
+
+def test_a_message_keeps_all_but_its_data() -> None:
+    """The same message comes back with new data; whoever still holds the old data finds it unchanged."""
+    data = {"human_input": "Tea?"}
+    message = FlowMessage(data=data, src_flow="User1", reply_data={"mode": "reply", "message": "0" * 32})
+    fields = {**message.to_dict(), "data": {"api_output": "Tea?"}}
+    assert KeyInterface(keys_to_rename={"human_input": "api_output"})(message) is message
+    assert message.to_dict() == fields
+    assert data == {"human_input": "Tea?"}
+
+
+def test_what_fails_leaves_a_message_as_it_was() -> None:
+    """A message is never left half transformed."""
+    message = FlowMessage(data={"a": 1})
+    with pytest.raises(MissingKey):
+        KeyInterface(keys_to_rename={"a": "b"}, keys_to_select=["c"])(message)
+    assert message.data == {"a": 1}
+
+
+@pytest.mark.parametrize("data", [None, "text", ["a"], FlowMessage(data="text")])  # type: ignore[arg-type]
+def test_only_dicts_and_messages_are_taken(data: Any) -> None:
+    """Anything else is refused by the name of its type."""
+    with pytest.raises(UsageError, match=type(data).__name__):
+        KeyInterface()(data)
+
+
+def test_what_it_is_called_with_reaches_the_transformations() -> None:
+    """`goal`, `src_flow`, `dst_flow` and any other keyword are handed on; none is made up."""
+    told: list[dict[str, Any]] = []
+
+    def listen(data_dict: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        told.append(kwargs)
+        return data_dict
+
+    interface = KeyInterface(additional_transformations=[listen, {"_target_": "KeyMatchInput"}])
+    keywords = {"goal": "tea", "src_flow": None, "dst_flow": Destination(), "more": 1}
+    assert interface({"question": "Tea?", "mood": "thirsty"}, **keywords) == {"question": "Tea?"}
+    with pytest.raises(KeyError):
+        interface({"question": "Tea?"})
+    assert told == [keywords, {}]
+
+
+def test_transformations_may_be_objects_too() -> None:
+    """What is made in Python stands beside what is made from a config."""
+    ends = EndOfInteraction("end", "<END>", "human_input")
+    assert KeyInterface(additional_transformations=(ends,))({"human_input": "<end>"})["end"] is True
+
+
+def test_a_function_that_gives_nothing_is_named() -> None:
+    """Forgetting to return the data is told where it happened."""
+
+    def forgetful(data_dict: dict[str, Any]) -> None:
+        data_dict["seen"] = True
+
+    with pytest.raises(WrongValue, match="forgetful gave a NoneType"):
+        KeyInterface(additional_transformations=[forgetful])({})  # type: ignore[list-item]
+
+
+def test_empty_settings_are_none() -> None:
+    """A key of a YAML file without a value is as one left out; selecting nothing in particular keeps all."""
+    assert KeyInterface(None, None, None, None, None, None)({"a": 1}) == {"a": 1}
+    assert KeyInterface({}, {}, {}, [], [], [])({"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"keys_to_rename": ["a"]}, "keys_to_rename is a list, not a mapping"),
+        ({"keys_to_copy": "a"}, "keys_to_copy is a str, not a mapping"),
+        ({"keys_to_set": 5}, "keys_to_set is a int, not a mapping"),
+        ({"keys_to_select": "answer"}, "keys_to_select is a str, not a list"),
+        ({"keys_to_delete": ["a", None]}, "An entry of keys_to_delete is not the name of a key"),
+        ({"additional_transformations": {"_target_": "KeyMatchInput"}}, "additional_transformations is a dict"),
+        ({"additional_transformations": [{"_target_": "os.system", "command": "true"}]}, "No transformation is named"),
+        ({"additional_transformations": [{}]}, "has no _target_"),
+        ({"additional_transformations": ["KeyMatchInput"]}, "'KeyMatchInput' is no transformation"),
+        ({"additional_transformations": [KeyMatchInput]}, "KeyMatchInput is a class"),
+        ({"additional_transformations": [None]}, "None is no transformation"),
+    ],
+)
+def test_wrong_settings_are_told_when_it_is_made(arguments: dict[str, Any], told: str) -> None:
+    """No message has to come before a mistake shows."""
+    with pytest.raises(UsageError, match=told):
+        KeyInterface(**arguments)
+
+
+def test_the_page_s_examples_are_true() -> None:
+    """Every Python example of docs/INTERFACES.md gives what the page shows."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {"__name__": "page"}, PAGE.name, str(PAGE), 0)
+    assert len(examples.examples) > len(blocks)
+    assert doctest.DocTestRunner(verbose=False).run(examples).failed == 0
+
+
+def test_the_page_names_every_argument() -> None:
+    """The table of arguments has them in the order in which they apply."""
+    rows = re.findall(r"^\| `(\w+_\w+)` \| [`a]", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(interfaces.KeyInterface.__init__.__annotations__)[:-1]

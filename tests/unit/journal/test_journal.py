@@ -1,0 +1,346 @@
+"""The journal keeps what was committed, and nothing else; it refuses files that it cannot trust."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from p2pflows.errors import UsageError
+from p2pflows.protocol.message import Message, Type
+from p2pflowsd.faults import NoFaults
+from p2pflowsd.journal import SLICE, Journal, JournalError, migrations
+from p2pflowsd.journal.streams import IN, OUT, Place
+from p2pflowsd.lifecycle import Incoming, Outgoing, Prompt
+
+ANN, BOB = "a" * 64, "b" * 64
+NOW = 1_800_000_000_000
+MINUTE, DAY = 60_000, 24 * 3_600_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the journal is."""
+    return tmp_path / "journal.sqlite3"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    """Ann's journal."""
+    journal = Journal(path, ANN, NoFaults())
+    yield journal
+    journal.close()
+
+
+def message(number: int, *, life: int = MINUTE, kind: Type = Type.CALL) -> Message:
+    """A message from bob to ann."""
+    fields = {
+        "id": f"{number:032x}",
+        "type": kind,
+        "from": BOB,
+        "to": ANN,
+        "endpoint": "echo",
+        "conversation": f"{number:032x}",
+    }
+    return Message.model_validate({**fields, "epoch": 1, "seq": number, "created": NOW, "expires": NOW + life})
+
+
+def receive(journal: Journal, number: int, *, life: int = MINUTE) -> int:
+    """Keep a request; gives its number."""
+    row = journal.incoming.add(message(number, life=life), b"{}", 0, NOW, Incoming.READY)
+    assert row is not None
+    return row.n
+
+
+def send(journal: Journal, number: int) -> str:
+    """Keep a message to be sent; gives its id."""
+    journal.outgoing.add(message(number), b"{}")
+    return message(number).id
+
+
+def numbers(path: Path, table: str) -> list[int]:
+    """What another process sees of a table."""
+    db = sqlite3.connect(path)
+    found = [row[0] for row in db.execute(f"SELECT n FROM {table} ORDER BY n")]  # noqa: S608 - a test's table
+    db.close()
+    return found
+
+
+# Durability.
+
+
+def test_commits_survive_power_loss(journal: Journal) -> None:
+    """The file is in WAL mode and every commit waits for the disk: anything less loses acknowledged rows."""
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_only_the_owner_reads_it(journal: Journal, path: Path) -> None:
+    """All files of the journal are private."""
+    with journal.transaction():
+        receive(journal, 1)
+    for file in path.parent.glob(f"{path.name}*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+def test_a_transaction_is_kept_as_a_whole(journal: Journal, path: Path) -> None:
+    """Nobody sees any of it before its end, and all of it afterwards."""
+    with journal.transaction():
+        receive(journal, 1)
+        send(journal, 2)
+        assert numbers(path, "incoming") == numbers(path, "outgoing") == []
+    assert numbers(path, "incoming") == numbers(path, "outgoing") == [1]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_broken_transaction_leaves_nothing(error: type[BaseException], journal: Journal, path: Path) -> None:
+    """Whatever ends a transaction early, nothing of it is kept, and the next one starts clean."""
+
+    def break_off() -> None:
+        with journal.transaction():
+            receive(journal, 1)
+            raise error
+
+    with pytest.raises(error):
+        break_off()
+    with journal.transaction():
+        receive(journal, 2)
+    assert numbers(path, "incoming") == [1]
+    assert journal.incoming.find(BOB, message(1).id) is None
+
+
+def test_work_is_kept_at_the_commit(journal: Journal, path: Path) -> None:
+    """Several pieces of work make one transaction, which ends with the commit."""
+    for number in (1, 2):
+        with journal.work():
+            receive(journal, number)
+    assert numbers(path, "incoming") == []
+    journal.commit()
+    assert numbers(path, "incoming") == [1, 2]
+
+
+def test_work_that_is_not_committed_is_gone(journal: Journal, path: Path) -> None:
+    """A process that ends before the commit leaves the file as it was."""
+    with journal.work():
+        receive(journal, 1)
+    journal.close()
+    again = Journal(path, ANN, NoFaults())
+    assert numbers(path, "incoming") == []
+    again.close()
+
+
+def test_a_failing_disk_is_told_apart(journal: Journal) -> None:
+    """An error of SQLite is a JournalError, so that nothing is acknowledged."""
+    with pytest.raises(JournalError), journal.transaction():
+        journal._db.execute("INSERT INTO nowhere VALUES (1)")
+
+
+# Opening.
+
+
+def test_it_is_opened_again(journal: Journal, path: Path) -> None:
+    """Facts, places and counters are there after a restart."""
+    with journal.transaction():
+        journal.set_meta("key", "value")
+        journal.streams.set(IN, BOB, "echo", Place(7, 3))
+        journal.streams.set(OUT, BOB, "echo", Place(8, 4))
+    journal.count("accepted", 2)
+    journal.count("accepted")
+    journal.commit(count_now=True)
+    journal.close()
+    again = Journal(path, ANN, NoFaults())
+    assert again.meta("key") == "value"
+    assert again.streams.get(IN, BOB, "echo") == Place(7, 3)
+    assert again.streams.get(OUT, BOB, "echo") == Place(8, 4)
+    assert again.streams.get(OUT, ANN, "echo") is None
+    assert again.counters == {"accepted": 3}
+    again.close()
+
+
+def test_counters_wait(journal: Journal, path: Path) -> None:
+    """Counters are no promise: they are kept when asked for, not with every commit."""
+    with journal.transaction():
+        journal.count("refused.malformed")
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT count(*) FROM counters").fetchone() == (0,)
+    journal.commit(count_now=True)
+    assert db.execute("SELECT * FROM counters").fetchall() == [("refused.malformed", 1)]
+    db.close()
+
+
+def test_a_journal_of_somebody_else(journal: Journal, path: Path) -> None:
+    """Another user's journal is refused, and stays as it is."""
+    journal.close()
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="belongs to user"):
+        Journal(path, BOB, NoFaults())
+    assert path.read_bytes() == before
+    Journal(path, ANN, NoFaults()).close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 1000, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_damaged_file(content: bytes, path: Path) -> None:
+    """What is no journal is refused with a way out, and stays as it is."""
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        Journal(path, ANN, NoFaults())
+    assert "Move" in refused.value.hint
+    assert path.read_bytes() == content
+
+
+def test_a_file_of_a_newer_release(journal: Journal, path: Path) -> None:
+    """A schema from the future is refused: half of it would be misunderstood."""
+    journal._db.execute("PRAGMA user_version = 999")
+    journal.close()
+    with pytest.raises(UsageError, match="schema 999") as refused:
+        Journal(path, ANN, NoFaults())
+    assert "newer release" in refused.value.hint
+
+
+def test_a_folder_that_is_not_there(path: Path) -> None:
+    """A journal that cannot be made is an error that says why."""
+    with pytest.raises(UsageError, match="cannot be opened"):
+        Journal(path / "no" / "journal.sqlite3", ANN, NoFaults())
+
+
+# Migrations.
+
+
+@pytest.mark.parametrize("steps", range(len(migrations.STEPS)))
+def test_every_older_schema_is_brought_up_to_date(
+    steps: int, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with any older schema gets the schema of a fresh one."""
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "STEPS", migrations.STEPS[:steps])
+        db = sqlite3.connect(path, isolation_level=None)
+        migrations.migrate(db)
+        assert db.execute("PRAGMA user_version").fetchone() == (steps,)
+        db.close()
+    Journal(path, ANN, NoFaults()).close()
+    Journal(tmp_path / "fresh.sqlite3", ANN, NoFaults()).close()
+    old, fresh = sqlite3.connect(path), sqlite3.connect(tmp_path / "fresh.sqlite3")
+    schema = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
+    assert old.execute(schema).fetchall() == fresh.execute(schema).fetchall()
+    assert old.execute("PRAGMA user_version").fetchone() == (len(migrations.STEPS),)
+    old.close()
+    fresh.close()
+
+
+def test_a_step_that_breaks_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is committed together with its record, or not at all; the next start tries it again."""
+
+    def breaks(db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE half (n INTEGER)")
+        raise ValueError("broken")
+
+    known = len(migrations.STEPS)
+    Journal(path, ANN, NoFaults()).close()
+    with monkeypatch.context() as newer:
+        newer.setattr(migrations, "STEPS", (*migrations.STEPS, breaks))
+        with pytest.raises(UsageError):
+            Journal(path, ANN, NoFaults())
+    journal = Journal(path, ANN, NoFaults())
+    assert journal._db.execute("PRAGMA user_version").fetchone() == (known,)
+    assert journal._db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'half'").fetchone() == (0,)
+    journal.close()
+
+
+# Pruning.
+
+
+def prune(journal: Journal, now: int) -> None:
+    """Look through the whole of every small table, wherever the last look ended."""
+    for _ in range(2):
+        with journal.transaction():
+            journal.prune(now)
+
+
+def test_ids_are_remembered_while_they_could_come_again(journal: Journal, path: Path) -> None:
+    """A request is forgotten ten minutes after its deadline, when no clock can take it for valid."""
+    with journal.transaction():
+        for number, end in enumerate((Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED), start=1):
+            journal.incoming.move(receive(journal, number), end)
+    prune(journal, NOW + MINUTE + 10 * MINUTE)
+    assert numbers(path, "incoming") == [1, 2, 3]
+    assert journal.incoming.add(message(2), b"{}", 0, NOW, Incoming.READY) is None
+    prune(journal, NOW + MINUTE + 10 * MINUTE + 1)
+    assert numbers(path, "incoming") == []
+
+
+def test_what_has_no_end_is_never_forgotten(journal: Journal, path: Path) -> None:
+    """Live requests, dead letters and live messages stay, however old they are."""
+    with journal.transaction():
+        for number, state in enumerate((Incoming.READY, Incoming.HELD, Incoming.ASKED, Incoming.DEAD), start=1):
+            journal.incoming.move(receive(journal, number), state)
+        send(journal, 5)
+        journal.outgoing.move(send(journal, 6), Outgoing.STORED, NOW)
+    prune(journal, NOW + 1000 * DAY)
+    assert numbers(path, "incoming") == [1, 2, 3, 4]
+    assert numbers(path, "outgoing") == [1, 2]
+
+
+def test_answers_are_remembered_for_a_day(journal: Journal, path: Path) -> None:
+    """Ended messages and prompts stay for a day, so that who asks late still finds the answer."""
+    with journal.transaction():
+        journal.outgoing.move(send(journal, 1), Outgoing.DONE, NOW, b"{}")
+        row = journal.incoming.get(receive(journal, 2))
+        assert row is not None
+        journal.prompts.ask(row, "shall we?", "{}")
+        journal.prompts.end(row.n, Prompt.ANSWERED, NOW, "yes")
+        journal.incoming.move(row.n, Incoming.DONE)
+    prune(journal, NOW + DAY)
+    assert (numbers(path, "outgoing"), numbers(path, "prompts")) == ([1], [1])
+    prune(journal, NOW + DAY + 1)
+    assert (numbers(path, "outgoing"), numbers(path, "prompts")) == ([], [])
+
+
+def test_a_prompt_keeps_its_number(journal: Journal) -> None:
+    """While a prompt is remembered, no new request gets its number."""
+    with journal.transaction():
+        row = journal.incoming.get(receive(journal, 1))
+        assert row is not None
+        journal.prompts.ask(row, "shall we?", "{}")
+        journal.prompts.end(row.n, Prompt.ANSWERED, NOW, "yes")
+        journal.incoming.move(row.n, Incoming.DONE)
+    prune(journal, NOW + DAY)
+    with journal.transaction():
+        assert receive(journal, 2) != row.n
+
+
+def test_pruning_comes_round(journal: Journal, path: Path) -> None:
+    """Each call looks at a slice only, and a few calls reach everything."""
+    with journal.transaction():
+        for number in range(2 * SLICE + 10):
+            journal.incoming.move(receive(journal, number), Incoming.DONE)
+    for left in (SLICE + 10, 10, 0):
+        with journal.transaction():
+            journal.prune(NOW + DAY)
+        assert len(numbers(path, "incoming")) == left
+
+
+# Bodies.
+
+
+def test_bodies_go_when_nothing_needs_them(journal: Journal) -> None:
+    """What could still run, or be sent again by hand, keeps its body; the rest is dropped with the end."""
+    with journal.transaction():
+        kept = {state: receive(journal, number) for number, state in enumerate((Incoming.HELD, Incoming.DEAD))}
+        for state, n in kept.items():
+            journal.incoming.move(n, state)
+        done = receive(journal, 9)
+        journal.incoming.move(done, Incoming.DONE)
+        sent = {
+            state: send(journal, number)
+            for number, state in enumerate((Outgoing.STORED, Outgoing.DONE, Outgoing.FAILED, Outgoing.EXPIRED))
+        }
+        for end, message_id in sent.items():
+            journal.outgoing.move(message_id, end, NOW)
+    assert set(journal.incoming.bodies([*kept.values(), done])) == set(kept.values())
+    assert {end for end, message_id in sent.items() if journal.outgoing.body(message_id)} == {
+        Outgoing.FAILED,
+        Outgoing.EXPIRED,
+    }

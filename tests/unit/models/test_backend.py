@@ -1,0 +1,491 @@
+"""The backend against a real server on this machine, through the real `openai` library; its sleeps are recorded."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script
+
+from p2pflows.errors import FlowFailed, UsageError
+from p2pflows.models.api_info import NO_KEY, ApiInfo
+from p2pflows.models.backend import Backend, Delta
+from p2pflows.models.keyring import Keyring
+
+KEY, OTHER_KEY = "sk-secret-0123456789", "sk-other-9876543210"
+ASK = [{"role": "user", "content": "Hello"}]
+SETTINGS = {"model_name": "m"}
+STREAM = {"model_name": "m", "stream": True}
+
+
+class Clock:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        """Let the time go by at once."""
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    """A model server."""
+    with ModelServer() as running:
+        yield running
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock of one's own."""
+    return Clock()
+
+
+def key(server: ModelServer, text: str = KEY, **more: Any) -> ApiInfo:
+    """A key for the server."""
+    return ApiInfo(backend_used="openai", api_key=text, api_base=server.url, **more)
+
+
+def backend(infos: ApiInfo | list[ApiInfo] | Keyring, clock: Clock, **more: Any) -> Backend:
+    """A backend that never really sleeps and throws no dice."""
+    infos = [infos] if isinstance(infos, ApiInfo) else infos
+    return Backend(infos, sleep=clock.sleep, clock=clock, wall=clock, chance=lambda: 1.0, **more)
+
+
+def complete(server: ModelServer, clock: Clock, settings: dict[str, Any], **more: Any) -> list[str]:
+    """The answers to ASK."""
+    with backend(key(server), clock, **more) as asked:
+        return asked.complete(ASK, settings)
+
+
+def failure(server: ModelServer, clock: Clock, settings: dict[str, Any], *script: Script, **more: Any) -> FlowFailed:
+    """The error that a script leads to; it never shows a key, however it is printed."""
+    server.script(*script)
+    with pytest.raises(FlowFailed) as failed:
+        complete(server, clock, settings, **more)
+    error = failed.value
+    printed = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+    assert KEY not in printed + error.hint + repr(error.__cause__) + repr(error.__context__)
+    return error
+
+
+def test_answer(server: ModelServer, clock: Clock) -> None:
+    """The question goes out as it is with the key, and the answer comes back."""
+    assert complete(server, clock, {**SETTINGS, "temperature": 0.5, "max_tokens": None}) == ["You said: Hello"]
+    [asked] = server.requests
+    assert asked.path == "/v1/chat/completions"
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    assert asked.body == {"messages": ASK, "model": "m", "n": 1, "temperature": 0.5}
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_several_answers(server: ModelServer, clock: Clock, stream: bool) -> None:
+    """With n over 1 each answer comes back whole, streamed or not."""
+    server.script(Says(("one two three", "four", "five six")))
+    assert complete(server, clock, {**SETTINGS, "n": 3, "stream": stream}) == ["one two three", "four", "five six"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_server_that_gives_fewer(server: ModelServer, clock: Clock, stream: bool) -> None:
+    """A server that does not know n is asked until there are enough."""
+    server.script(Says(("a",), at_most=1), Says(("b",), at_most=1), Says(("c",), at_most=1))
+    assert complete(server, clock, {**SETTINGS, "n": 3, "stream": stream}) == ["a", "b", "c"]
+    assert [asked.body["n"] for asked in server.requests] == [3, 2, 1]
+
+
+def test_streaming(server: ModelServer, clock: Clock) -> None:
+    """Each piece is told as it comes, with the answer it belongs to."""
+    server.script(Says(("one two", "é")))
+    told: list[Delta] = []
+    with backend(key(server), clock) as asked:
+        assert asked.complete(ASK, {**STREAM, "n": 2}, told.append) == ["one two", "é"]
+    assert told == [Delta(0, "one"), Delta(1, "é"), Delta(0, " two")]
+
+
+@pytest.mark.parametrize("broken", [Says(("one two three",), breaks_after=2), Says(("one two",), unfinished=True)])
+def test_a_stream_that_breaks_off(server: ModelServer, clock: Clock, broken: Says) -> None:
+    """Half an answer is none: the question is asked again, and who listens is told that it starts anew."""
+    server.script(broken, "whole answer")
+    told: list[Delta] = []
+    with backend(key(server), clock) as asked:
+        assert asked.complete(ASK, STREAM, told.append) == ["whole answer"]
+    assert told == [Delta(0, "one"), Delta(0, " two"), Delta(0, "whole", restart=True), Delta(0, " answer")]
+
+
+def chunk(**choice: Any) -> dict[str, Any]:
+    """A piece of a stream with one choice."""
+    return {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+
+
+def message(**said: Any) -> dict[str, Any]:
+    """A choice of an answer that is not streamed."""
+    return {"message": {"role": "assistant", **said}, "finish_reason": "stop"}
+
+
+END = chunk(index=0, delta={}, finish_reason="stop")
+BAD_ANSWERS = [
+    {},
+    5,
+    None,
+    [],
+    {"choices": None},
+    {"choices": 5},
+    {"choices": []},
+    {"choices": [message(content="a"), message(content="b")]},
+    {"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]},
+    {"choices": [{"index": 0, **message(content=[{"type": "text", "text": "a"}])}]},
+    {"error": {"message": "Overloaded."}},
+    {"error": "Overloaded."},
+]
+BAD_CHUNKS = [
+    5,
+    [],
+    "text",
+    {"choices": 5},
+    {"choices": ["text"]},
+    chunk(delta={"content": "a"}),
+    chunk(index="0", delta={"content": "a"}),
+    chunk(index=0, delta="a"),
+    chunk(index=0, delta={"content": [{"type": "text", "text": "a"}]}),
+    {"error": {"message": "Overloaded."}},
+]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("bad", BAD_ANSWERS, ids=str)
+def test_a_bad_answer_with_status_200_is_asked_for_again(
+    server: ModelServer, clock: Clock, bad: Any, stream: bool
+) -> None:
+    """What is no answer, whatever its form, is treated like one that broke off, and is no traceback."""
+    server.script(Answers(bad), "At last")
+    assert complete(server, clock, {**SETTINGS, "stream": stream}) == ["At last"]
+    assert clock.slept == [1]
+
+
+@pytest.mark.parametrize("bad", BAD_CHUNKS, ids=str)
+def test_a_bad_chunk_of_a_stream_is_asked_for_again(server: ModelServer, clock: Clock, bad: Any) -> None:
+    """A chunk that is none breaks the answer off."""
+    server.script(Answers(chunks=(chunk(index=0, delta={"content": "Half"}), bad, END)), "At last")
+    assert complete(server, clock, STREAM) == ["At last"]
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, STREAM])
+def test_an_error_with_status_200_is_told_in_the_words_of_the_server(
+    server: ModelServer, clock: Clock, settings: dict[str, Any]
+) -> None:
+    """What the body says went wrong is said, without a key and without any part of one that was refused."""
+    error = failure(server, clock, settings, Answers({"error": {"message": f"No room for {KEY}."}}), attempts=1)
+    assert error.message == "The model gave no answer: No room for [redacted]."
+    refused = Answers({"error": {"code": 401, "message": f"Incorrect API key: {KEY[:5]}***{KEY[-4:]}"}})
+    error = failure(server, clock, settings, refused, attempts=1)
+    assert error.message == "The model gave no answer: the worker's key was refused."
+
+
+def test_an_annotation_in_a_stream_does_not_spoil_the_answer(server: ModelServer, clock: Clock) -> None:
+    """A choice without a delta, as some providers add, is passed over; it may end the answer."""
+    notes = [chunk(index=0, delta=None), chunk(index=0, content_filter_offsets={}), chunk(note="ok"), {"choices": None}]
+    text = chunk(index=0, delta={"content": "Whole"}, finish_reason=None)
+    server.script(Answers(chunks=(*notes, text, *notes, chunk(index=0, finish_reason="stop"), *notes)))
+    assert complete(server, clock, STREAM) == ["Whole"]
+    assert clock.slept == []
+
+
+def test_a_stream_that_is_called_json_is_a_stream(server: ModelServer, clock: Clock) -> None:
+    """A wrong name for what it sends makes no server useless."""
+    text = chunk(index=0, delta={"content": "Whole"}, finish_reason=None)
+    server.script(Answers(chunks=(text, END), content_type="application/json"))
+    assert complete(server, clock, STREAM) == ["Whole"]
+
+
+def test_the_word_none_is_not_taken_for_a_key_in_what_a_server_says(server: ModelServer, clock: Clock) -> None:
+    """What stands for the key of a server without keys is no secret, and a word that servers use."""
+    server.script(Fails(400, "tool_choice must be none."))
+    with backend(key(server, NO_KEY), clock) as asked, pytest.raises(FlowFailed, match=r"must be none \(400\)"):
+        asked.complete(ASK, SETTINGS)
+    assert server.requests[0].key == "none"
+
+
+def test_a_listener_that_raises_what_a_bad_chunk_raises(server: ModelServer, clock: Clock) -> None:
+    """A TypeError of the listener is the listener's, and asks nothing again."""
+
+    def raises(_: Delta) -> None:
+        raise TypeError("mine")
+
+    with backend(key(server), clock) as asked, pytest.raises(TypeError, match="mine"):
+        asked.complete(ASK, STREAM, raises)
+    assert len(server.requests) == 1
+
+
+def test_a_listener_that_raises(server: ModelServer, clock: Clock) -> None:
+    """What the listener raises is not taken for a fault of the server."""
+
+    def raises(_: Delta) -> None:
+        raise ValueError("mine")
+
+    with backend(key(server), clock) as asked, pytest.raises(ValueError, match="mine"):
+        asked.complete(ASK, STREAM, raises)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("trouble", [Fails(500), Fails(503), Fails(429), Fails(409), Fails(408), Drops()])
+def test_passing_trouble(server: ModelServer, clock: Clock, trouble: Script, stream: bool) -> None:
+    """What may pass is tried again, after a growing rest."""
+    server.script(trouble, trouble, trouble, "At last")
+    assert complete(server, clock, {**SETTINGS, "stream": stream}) == ["At last"]
+    assert clock.slept == [1, 2, 4]
+
+
+def test_rests_have_an_end(server: ModelServer, clock: Clock) -> None:
+    """There are as many attempts as the config says, no rest after the last, and none longer than it says."""
+    error = failure(server, clock, SETTINGS, *[Fails(500, "Overloaded")] * 6, attempts=6, longest_wait=5)
+    assert clock.slept == [1, 2, 4, 5, 5]
+    assert len(server.requests) == 6
+    assert error.message == "The model gave no answer after 6 attempts: Overloaded (500)."
+    assert error.hint == "Try again later."
+
+
+def test_rests_differ(server: ModelServer, clock: Clock) -> None:
+    """Chance makes a rest up to half as long, so that many who failed together do not come back together."""
+    server.script(Fails(500), Fails(500), "At last")
+    chances = iter([0.0, 0.5])
+    with Backend([key(server)], sleep=clock.sleep, clock=clock, chance=lambda: next(chances)) as asked:
+        asked.complete(ASK, SETTINGS)
+    assert clock.slept == [0.5, 1.5]
+
+
+def test_retry_after(server: ModelServer, clock: Clock) -> None:
+    """The rest that a server asks for is kept, in seconds or as a moment; a wrong one is passed over."""
+    moment = formatdate(clock.now + 30 + 1, usegmt=True)
+    answers = [Fails(429, headers={"Retry-After": text}) for text in ("7", moment, "0.1", "soon")]
+    server.script(*answers, "At last")
+    assert complete(server, clock, SETTINGS) == ["At last"]
+    assert clock.slept[0] == 7
+    assert clock.slept[1] == pytest.approx(1031 - 1007, abs=1)
+    assert clock.slept[2:] == [4, 8]
+
+
+def test_retry_after_too_long(server: ModelServer, clock: Clock) -> None:
+    """A server that asks for an hour gets no worker that waits for it."""
+    error = failure(server, clock, SETTINGS, Fails(429, "Slow down.", headers={"Retry-After": "3600"}))
+    assert clock.slept == []
+    assert error.message == "The model gave no answer: Slow down (429)."
+    assert "more keys" in error.hint
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("refusal", "sentence"),
+    [
+        (Fails(401, f"Incorrect API key: {KEY[:5]}***{KEY[-4:]}"), "the worker's key was refused (401)"),
+        (Fails(403, f"Not allowed: {KEY}"), "the worker's key was refused (403)"),
+        (Fails(400, f"What is {KEY}?\nNo."), "What is [redacted]? No (400)"),
+        (Fails(404, "No such model."), "No such model (404)"),
+        (Fails(422, "Odd."), "Odd (422)"),
+        (Fails(429, "Pay first.", code="insufficient_quota"), "Pay first (429)"),
+    ],
+)
+def test_refusals(server: ModelServer, clock: Clock, refusal: Fails, sentence: str, stream: bool) -> None:
+    """What will not pass is asked once, and told in plain words without any part of a key."""
+    error = failure(server, clock, {**SETTINGS, "stream": stream}, refusal)
+    assert error.message == f"The model gave no answer: {sentence}."
+    assert error.hint
+    assert KEY[-4:] not in error.message + error.hint
+    assert (len(server.requests), clock.slept) == (1, [])
+
+
+def test_refused_key_hint(server: ModelServer, clock: Clock) -> None:
+    """Who has given a wrong key is told how to give another."""
+    assert "p2pflows worker --api-key-env NAME" in failure(server, clock, SETTINGS, Fails(401)).hint
+
+
+def test_no_server(clock: Clock) -> None:
+    """A server that is not there is named."""
+    with ModelServer() as gone:
+        info = key(gone)
+    with backend(info, clock, attempts=2) as asked, pytest.raises(FlowFailed, match="after 2 attempts") as failed:
+        asked.complete(ASK, SETTINGS)
+    assert gone.url in failed.value.hint
+
+
+def test_silent_server(server: ModelServer, clock: Clock) -> None:
+    """A server that says nothing in time counts as failed."""
+    error = failure(server, clock, SETTINGS, Hangs(), timeout=0.05, attempts=1)
+    assert error.message == "The model gave no answer: Request timed out."
+
+
+def test_no_answers_in_the_answer(server: ModelServer, clock: Clock) -> None:
+    """An answer without a text is none."""
+    error = failure(server, clock, SETTINGS, Says((), at_most=0), attempts=1)
+    assert "holds no text" in error.message
+
+
+def test_no_redirect(server: ModelServer, clock: Clock) -> None:
+    """A key follows no redirect to another server."""
+    with ModelServer() as elsewhere:
+        failure(server, clock, SETTINGS, Fails(307, headers={"Location": f"{elsewhere.url}/chat/completions"}))
+        assert elsewhere.requests == []
+
+
+def test_keys_take_turns(server: ModelServer, clock: Clock) -> None:
+    """The key that has rested longest is next, and no key is used again before its rest is over."""
+    infos = [key(server, "k1"), key(server, "k2"), key(server, "k3")]
+    with backend(infos, clock, wait_time_per_key=6) as asked:
+        for _ in range(7):
+            asked.complete(ASK, SETTINGS)
+            clock.now += 1
+    assert [asked.key for asked in server.requests] == ["k1", "k2", "k3", "k1", "k2", "k3", "k1"]
+    assert clock.slept == [3, 3]
+
+
+def test_another_key_after_trouble(server: ModelServer, clock: Clock) -> None:
+    """The next attempt is another key's."""
+    server.script(Fails(429))
+    with backend([key(server, "k1"), key(server, "k2")], clock) as asked:
+        asked.complete(ASK, SETTINGS)
+    assert [asked.key for asked in server.requests] == ["k1", "k2"]
+
+
+def test_keys_of_one_object_only(server: ModelServer, clock: Clock) -> None:
+    """Two backends know nothing of each other: nothing is kept for the process."""
+    for _ in range(2):
+        with backend(key(server), clock, wait_time_per_key=60) as asked:
+            asked.complete(ASK, SETTINGS)
+    assert clock.slept == []
+
+
+def test_keyring_over_backends(server: ModelServer, clock: Clock) -> None:
+    """A keyring given to many backends keeps the turns and rests over all of them."""
+    keyring = Keyring([key(server, "k1"), key(server, "k2")], clock=clock)
+    for _ in range(4):
+        with backend(keyring, clock, wait_time_per_key=60) as asked:
+            asked.complete(ASK, SETTINGS)
+    assert [asked.key for asked in server.requests] == ["k1", "k2", "k1", "k2"]
+    assert clock.slept == [60]
+
+
+def test_base_of_the_config(server: ModelServer, clock: Clock) -> None:
+    """A config chooses among the servers that the worker has keys for."""
+    with ModelServer() as second:
+        infos = [key(server, KEY), key(second, OTHER_KEY)]
+        with backend(infos, clock, api_base=f"{second.url}/") as asked:
+            asked.complete(ASK, SETTINGS)
+            asked.complete(ASK, SETTINGS)
+        assert [asked.key for asked in second.requests] == [OTHER_KEY, OTHER_KEY]
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("path", ["", "/v1", "/v2"])
+def test_base_of_the_config_sends_no_key_elsewhere(server: ModelServer, clock: Clock, path: str) -> None:
+    """No key goes to a server that it was not given for; a key without a server is OpenAI's and goes nowhere else."""
+    with ModelServer() as elsewhere:
+        for info in (key(server), ApiInfo(backend_used="openai", api_key=KEY)):
+            with pytest.raises(FlowFailed, match="No key of this worker is for") as failed:
+                backend(info, clock, api_base=f"{elsewhere.host}{path}")
+            assert failed.value.hint
+        assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize("base", ["file:///etc", "http://user@host", "text", "http://h:x", 5, []])
+def test_base_of_the_config_that_is_none(server: ModelServer, clock: Clock, base: Any) -> None:
+    """A config's server that is no URL fails the flow."""
+    with pytest.raises(FlowFailed, match=r"backend\.api_base cannot be used"):
+        backend(key(server), clock, api_base=base)
+
+
+def test_openai_itself_may_be_named(clock: Clock) -> None:
+    """A config may name OpenAI's server for a key without one."""
+    info = ApiInfo(backend_used="openai", api_key=KEY)
+    with backend(info, clock, api_base="https://api.openai.com/v1/") as asked:
+        assert asked is not None
+
+
+def test_environment_is_not_asked(server: ModelServer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and servers in the environment change nothing."""
+    with ModelServer() as elsewhere:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
+        monkeypatch.setenv("OPENAI_BASE_URL", elsewhere.url)
+        complete(server, clock, SETTINGS)
+        assert elsewhere.requests == []
+    assert server.requests[0].key == KEY
+
+
+def test_azure(server: ModelServer, clock: Clock) -> None:
+    """Azure's address, version and header are kept."""
+    info = ApiInfo(backend_used="azure", api_key=KEY, api_base=server.host, api_version="2024-06-01")
+    with backend(info, clock) as asked:
+        assert asked.complete(ASK, {"model_name": {"azure": "deployed", "openai": "m"}}) == ["You said: Hello"]
+    [request] = server.requests
+    assert request.path == "/openai/deployments/deployed/chat/completions?api-version=2024-06-01"
+    assert request.headers["api-key"] == KEY
+
+
+def test_model_by_backend(server: ModelServer, clock: Clock) -> None:
+    """A key is only used for a model that is named for its backend; a key's own model goes first."""
+    other = ApiInfo(backend_used="other", api_key="k2", api_base=server.url)
+    with backend([key(server, "k1"), other], clock) as asked:
+        asked.complete(ASK, {"model_name": {"other": "o"}})
+        asked.complete(ASK, {"model_name": {"other": "o"}})
+    with backend(key(server, "k3", model="own"), clock) as asked:
+        asked.complete(ASK, SETTINGS)
+    assert [(asked.key, asked.body["model"]) for asked in server.requests] == [("k2", "o"), ("k2", "o"), ("k3", "own")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"model_name": {"azure": "m"}}, "no model for: openai"),
+        ({}, "no model"),
+        ({**SETTINGS, "extra_headers": {"a": "b"}}, "unknown keys: extra_headers"),
+        ({**SETTINGS, "base_url": "http://a.example"}, "unknown keys: base_url"),
+        ({**SETTINGS, "n": 0}, "n must be"),
+        ({**SETTINGS, "n": "2"}, "n must be"),
+    ],
+)
+def test_wrong_settings(server: ModelServer, clock: Clock, settings: dict[str, Any], sentence: str) -> None:
+    """Settings that are none are refused before anything is sent."""
+    with pytest.raises(UsageError, match=sentence):
+        complete(server, clock, settings)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"longest_wait": -1}])
+def test_wrong_numbers(server: ModelServer, clock: Clock, wrong: dict[str, Any]) -> None:
+    """Numbers that make no sense are refused."""
+    with pytest.raises(UsageError, match="at least"):
+        backend(key(server), clock, **wrong)
+
+
+def test_half_characters(server: ModelServer, clock: Clock) -> None:
+    """Halves of characters are joined where both are there, and replaced where one is missing."""
+    server.script("\ud83d\ude00 \ud83d!")
+    assert complete(server, clock, STREAM) == ["\U0001f600 \ufffd!"]
+
+
+def test_key_is_in_no_log(server: ModelServer, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """At the most talkative level, of every library below, no line has the key."""
+    with caplog.at_level(logging.DEBUG):
+        server.script(Fails(500, f"Your key {KEY}"), Fails(429), "At last")
+        complete(server, clock, STREAM)
+        failure(server, clock, SETTINGS, Fails(401, f"Your key {KEY}"))
+    assert caplog.records
+    assert KEY not in caplog.text
+    assert KEY not in "".join(str(vars(record)) for record in caplog.records)
+
+
+def test_real_clock_and_sleep(server: ModelServer) -> None:
+    """Left alone, the backend uses the real clock; with nothing to wait for it answers at once."""
+    with Backend([key(server)]) as asked:
+        assert asked.complete(ASK, SETTINGS) == ["You said: Hello"]

@@ -1,0 +1,485 @@
+"""ChatAtomicFlow as a worker runs it: its conversation, its window, its keys, and what a crash does not repeat."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from model_server import Fails, ModelServer, Says
+from scripted_run import Memory, ScriptedRun, incoming
+
+from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
+from p2pflows.flows.config import default_config, effective_config
+from p2pflows.flows.flow import build, invoke, take_state
+from p2pflows.flows.overrides import check_overrides, declared_keys
+from p2pflows.models.api_info import ApiInfo, quick_load_api_keys
+from p2pflows.models.flow import ChatAtomicFlow, ChatFlow
+from p2pflows.models.keyring import Keyring
+
+KEY = "sk-secret-0123456789"
+
+
+class Chat:
+    """An instance of a chat flow: each message runs on a flow object of its own, with the state of the last."""
+
+    def __init__(self, server: ModelServer, **overrides: Any) -> None:
+        self.keyring: Keyring | None = Keyring([ApiInfo(api_key=KEY, api_base=server.url)])
+        self.config = effective_config(ChatAtomicFlow, {"name": "tester", **overrides})
+        self.state: bytes | None = None
+        self.run = ScriptedRun()
+
+    def say(self, memory: Memory | None = None, **data: Any) -> Any:
+        """Send data; gives what the flow answers."""
+        self.run = ScriptedRun(memory=memory)
+        flow = build(ChatAtomicFlow, self.config, subflows={}, run=self.run, state=self.state)
+        if self.keyring is not None:
+            flow.set_api_infos(self.keyring)
+        assert invoke(flow, incoming(data)) is None
+        self.state = take_state(flow)
+        [(_, answer)] = self.run.replies
+        return answer["api_output"]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The conversation in the state."""
+        messages: list[dict[str, Any]] = json.loads(self.state or b"{}")["previous_messages"]
+        return messages
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    """A model server."""
+    with ModelServer() as running:
+        yield running
+
+
+def says(role: str, text: str) -> dict[str, str]:
+    """A message of the conversation."""
+    return {"role": role, "content": text}
+
+
+def sent(server: ModelServer) -> list[tuple[str, Any]]:
+    """What the last request said, as pairs of role and content."""
+    return [(message["role"], message["content"]) for message in server.requests[-1].body["messages"]]
+
+
+def test_names() -> None:
+    """ChatFlow is the short name."""
+    assert ChatFlow is ChatAtomicFlow
+
+
+def test_default_config() -> None:
+    """The defaults are those of the file beside the class, with the keys left open."""
+    config = default_config(ChatAtomicFlow)
+    assert config["backend"]["api_infos"] == "???"
+    assert config["backend"]["temperature"] == 0.3
+    assert config["n_api_retries"] == 6
+    assert config["backend"]["model_name"]["openai"]
+
+
+def test_conversation(server: ModelServer) -> None:
+    """The first message starts with the system message; every later one brings the whole conversation."""
+    chat = Chat(
+        server,
+        system_message_prompt_template={"template": "Speak {{tongue}}.", "input_variables": ["tongue"]},
+        init_human_message_prompt_template={"template": "First: {{query}}"},
+        human_message_prompt_template={"template": "Then: {{query}}"},
+    )
+    server.script("Salut", "Ça va")
+    assert chat.say(query="Hello", tongue="French") == "Salut"
+    assert sent(server) == [("system", "Speak French."), ("user", "First: Hello")]
+    assert chat.say(query="How are you?") == "Ça va"
+    assert sent(server) == [
+        ("system", "Speak French."),
+        ("user", "First: Hello"),
+        ("assistant", "Salut"),
+        ("user", "Then: How are you?"),
+    ]
+    assert chat.history == [
+        says("system", "Speak French."),
+        says("user", "First: Hello"),
+        says("assistant", "Salut"),
+        says("user", "Then: How are you?"),
+        says("assistant", "Ça va"),
+    ]
+
+
+@pytest.mark.parametrize("base", [5, [], "text", "http://user@host"])
+def test_a_base_that_is_no_url_is_refused_when_the_flow_is_built(base: Any) -> None:
+    """A server that the config cannot mean is a plain error before anything runs."""
+    config = effective_config(ChatAtomicFlow, {"name": "tester", "backend": {"api_base": base}})
+    with pytest.raises(UsageError, match=r"backend\.api_base cannot be used") as refused:
+        build(ChatAtomicFlow, config, subflows={}, run=ScriptedRun(), state=None)
+    assert refused.value.hint
+
+
+def test_empty_system_message(server: ModelServer) -> None:
+    """A system message is sent even when it is empty."""
+    Chat(server).say(query="Hello")
+    assert sent(server) == [("system", ""), ("user", "Hello")]
+
+
+def test_no_template_for_the_first(server: ModelServer) -> None:
+    """Without a template for the first message, it fills in the human template."""
+    chat = Chat(
+        server, init_human_message_prompt_template=None, human_message_prompt_template={"template": ">{{query}}"}
+    )
+    chat.say(query="Hello")
+    assert sent(server)[-1] == ("user", ">Hello")
+
+
+def test_demonstrations(server: ModelServer) -> None:
+    """Demonstrations stand between the system message and the first prompt, once."""
+    chat = Chat(server)
+    chat.say(query="3?", demonstrations=[{"query": "1?", "response": "I"}, {"query": "2?", "response": "II"}])
+    expected = [("system", ""), ("user", "1?"), ("assistant", "I"), ("user", "2?"), ("assistant", "II"), ("user", "3?")]
+    assert sent(server) == expected
+    chat.say(query="4?", demonstrations=[{"query": "9?", "response": "IX"}])
+    assert sent(server) == [*expected, ("assistant", "You said: 3?"), ("user", "4?")]
+
+
+@pytest.mark.parametrize("wrong", ["text", ["text"], [{"query": "1"}], [{"query": 1, "response": "I"}], 3])
+def test_wrong_demonstrations(server: ModelServer, wrong: Any) -> None:
+    """A demonstration of another form is bad input."""
+    with pytest.raises(BadInput, match="demonstration"):
+        Chat(server).say(query="q", demonstrations=wrong)
+
+
+def test_missing_variable(server: ModelServer) -> None:
+    """Data that lacks what the prompt needs is bad input, and nothing is sent or kept."""
+    chat = Chat(server)
+    with pytest.raises(BadInput, match="'query'"):
+        chat.say(question="Hello")
+    assert server.requests == []
+    assert chat.state is None
+
+
+@pytest.mark.parametrize(
+    ("first_k", "last_k", "contents"),
+    [
+        (None, None, ["", "1", "You said: 1", "2", "You said: 2", "3"]),
+        (1, 2, ["", "You said: 2", "3"]),
+        (1, 100, ["", "1", "You said: 1", "2", "You said: 2", "3"]),
+        (None, 1, ["3"]),
+        (2, None, ["", "1", "3"]),
+        (None, 0, ["3"]),
+    ],
+)
+def test_window(server: ModelServer, first_k: int | None, last_k: int | None, contents: list[str]) -> None:
+    """The window cuts what is sent, never the newest message, and never what is kept."""
+    chat = Chat(server, previous_messages={"first_k": first_k, "last_k": last_k})
+    for query in "123":
+        chat.say(query=query)
+    assert [content for _, content in sent(server)] == contents
+    assert len(chat.history) == 7
+
+
+def test_window_at_the_first_call(server: ModelServer) -> None:
+    """Where the two sides overlap nothing is sent twice."""
+    Chat(server, previous_messages={"first_k": 1, "last_k": 2}).say(query="Hello")
+    assert sent(server) == [("system", ""), ("user", "Hello")]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_several_answers(server: ModelServer, stream: bool) -> None:
+    """With n over 1 the reply is a list, and all are part of the conversation."""
+    chat = Chat(server, backend={"n": 2, "stream": stream})
+    server.script(Says(("one", "two")))
+    assert chat.say(query="Hello") == ["one", "two"]
+    assert chat.history[2:] == [says("assistant", "one"), says("assistant", "two")]
+
+
+def test_progress(server: ModelServer) -> None:
+    """Who waits is told each piece as it comes."""
+    chat = Chat(server)
+    server.script("one two three")
+    assert chat.say(query="Hello") == "one two three"
+    assert chat.run.told == [{"delta": "one"}, {"delta": " two"}, {"delta": " three"}]
+
+
+def test_progress_of_several_answers(server: ModelServer) -> None:
+    """With n over 1 each piece says to which answer it belongs."""
+    chat = Chat(server, backend={"n": 2})
+    server.script(Says(("one", "two")))
+    chat.say(query="Hello")
+    assert chat.run.told == [{"delta": "one", "answer": 0}, {"delta": "two", "answer": 1}]
+
+
+def test_progress_after_a_break(server: ModelServer) -> None:
+    """A piece that starts an answer anew says so."""
+    chat = Chat(server, wait_time_between_retries=0)
+    server.script(Says(("one two",), breaks_after=1), "whole")
+    assert chat.say(query="Hello") == "whole"
+    assert chat.run.told == [{"delta": "one"}, {"delta": "whole", "restart": True}]
+
+
+def test_no_progress_without_streaming(server: ModelServer) -> None:
+    """Without streaming nothing is told before the answer."""
+    chat = Chat(server, backend={"stream": False})
+    chat.say(query="Hello")
+    assert chat.run.told == []
+
+
+def test_crash_bills_once(server: ModelServer) -> None:
+    """A run that starts over after the model answered does not ask it again, and needs no key for that."""
+    chat, memory = Chat(server), Memory()
+    server.script("once", "twice")
+    assert chat.say(memory, query="Hello") == "once"
+    crashed = Chat(server)
+    crashed.keyring = None
+    assert crashed.say(memory, query="Hello") == "once"
+    assert len(server.requests) == 1
+    assert crashed.history == chat.history
+
+
+def test_failure_keeps_the_conversation(server: ModelServer) -> None:
+    """A message that failed leaves the conversation as it was, and the next one works."""
+    chat = Chat(server)
+    chat.say(query="1")
+    before = chat.state
+    server.script(Fails(400, "Odd"))
+    with pytest.raises(FlowFailed, match="Odd"):
+        chat.say(query="2")
+    assert chat.state == before
+    assert chat.say(query="3") == "You said: 3"
+
+
+def test_retries_from_the_config(server: ModelServer) -> None:
+    """The config says how often the model is asked."""
+    chat = Chat(server, n_api_retries=2, wait_time_between_retries=0)
+    server.script(Fails(500), Fails(500))
+    with pytest.raises(FlowFailed, match="after 2 attempts"):
+        chat.say(query="1")
+    assert len(server.requests) == 2
+
+
+def test_roles(server: ModelServer) -> None:
+    """The roles can have other names."""
+    chat = Chat(server, system_name="developer", user_name="human", assistant_name="model")
+    chat.say(query="1")
+    assert [message["role"] for message in chat.history] == ["developer", "human", "model"]
+
+
+@pytest.mark.parametrize("name", ["system", "user", "assistant"])
+def test_named_like_a_role(server: ModelServer, name: str) -> None:
+    """A flow cannot be named like one of its roles."""
+    with pytest.raises(UsageError, match="cannot be named"):
+        Chat(server, name=name).say(query="1")
+
+
+def test_images(server: ModelServer) -> None:
+    """Pictures go along with the text, and stay in the conversation."""
+    chat = Chat(server)
+    assert chat.say(query="What is it?", images=["https://a.example/x.png"]) == "You said: What is it?"
+    chat.say(query="And?")
+    assert sent(server)[1] == (
+        "user",
+        [
+            {"type": "text", "text": "What is it?"},
+            {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}},
+        ],
+    )
+
+
+def test_too_long_a_conversation(server: ModelServer) -> None:
+    """A conversation that the state could not keep is told before the model is paid for it."""
+    chat = Chat(server)
+    with pytest.raises(FlowFailed, match="too many to be kept") as failed:
+        chat.say(query="x" * 240_000)
+    assert "Reset" in failed.value.hint
+    assert server.requests == []
+
+
+def test_no_key(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key from the worker nothing is asked, and a key in the environment is not taken."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = Chat(server)
+    chat.keyring = None
+    with pytest.raises(FlowFailed, match="'tester' has no key") as failed:
+        chat.say(query="1")
+    assert failed.value.hint == "Give the worker the key: p2pflows worker --api-key-env NAME"
+
+
+def test_key_in_memory(server: ModelServer) -> None:
+    """A config that was filled in memory needs no worker's key."""
+    chat = Chat(server)
+    chat.config = quick_load_api_keys(chat.config, [ApiInfo(api_key="sk-mine", api_base=server.url)])
+    chat.say(query="1")
+    assert server.requests[0].key == "sk-mine"
+
+
+@pytest.mark.parametrize("written", [KEY, [KEY], {"api_key": KEY}, [{"backend_used": "openai", "api_key": KEY}]])
+def test_key_in_a_config(server: ModelServer, written: Any) -> None:
+    """A key written into a config is refused, and not repeated."""
+    with pytest.raises(UsageError, match="no place for keys") as refusal:
+        Chat(server, backend={"api_infos": written}).say(query="1")
+    assert KEY not in refusal.value.message + refusal.value.hint
+
+
+def test_list_of_keys(server: ModelServer) -> None:
+    """A worker may hand over a plain list; something else is refused."""
+    run = ScriptedRun()
+    flow = build(ChatAtomicFlow, Chat(server).config, subflows={}, run=run, state=None)
+    wrong: Any = [KEY]
+    with pytest.raises(UsageError) as refusal:
+        flow.set_api_infos(wrong)
+    assert KEY not in str(refusal.value)
+    flow.set_api_infos([ApiInfo(api_key=KEY, api_base=server.url)])
+    invoke(flow, incoming({"query": "1"}))
+    assert run.replies[0][1] == {"api_output": "You said: 1"}
+
+
+def test_keys_take_turns_over_messages(server: ModelServer) -> None:
+    """A worker's keyring keeps its turns, though each message has a flow object of its own."""
+    chat = Chat(server)
+    chat.keyring = Keyring([ApiInfo(api_key=name, api_base=server.url) for name in ("k1", "k2")])
+    for query in "123":
+        chat.say(query=query)
+    assert [asked.key for asked in server.requests] == ["k1", "k2", "k1"]
+
+
+def test_config_sends_no_key_elsewhere(server: ModelServer) -> None:
+    """A config that names a server for which the worker has no key gets no key sent there."""
+    with ModelServer() as elsewhere:
+        with pytest.raises(FlowFailed, match="No key of this worker is for"):
+            Chat(server, backend={"api_base": elsewhere.url}).say(query="1")
+        assert elsewhere.requests == []
+    assert server.requests == []
+
+
+def test_config_names_the_server_of_the_key(server: ModelServer) -> None:
+    """A config that names the server that the worker has a key for is served."""
+    assert Chat(server, backend={"api_base": server.url}).say(query="1") == "You said: 1"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"backend": {"api_base": "http://evil.example"}},
+        {"backend": {"model_name": "expensive"}},
+        {"system_message_prompt_template": {"template": "Obey."}},
+        {"human_message_prompt_template": "x"},
+        {"n_api_retries": 1000000},
+        {"overridable": ["backend"]},
+    ],
+)
+def test_what_callers_cannot_override(overrides: dict[str, Any]) -> None:
+    """A caller who is not the owner changes neither templates nor anything that costs or leads elsewhere."""
+    config = default_config(ChatAtomicFlow)
+    with pytest.raises(NotAllowed):
+        check_overrides(config, overrides, declared=declared_keys(config), trusted=False)
+
+
+def test_what_callers_can_override() -> None:
+    """A caller may shorten what of their conversation is sent."""
+    config = default_config(ChatAtomicFlow)
+    overrides = {"previous_messages": {"last_k": 4}}
+    check_overrides(config, overrides, declared=declared_keys(config), trusted=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"backend": None}, "no mapping"),
+        ({"human_message_prompt_template": {"template": "{% macro x() %}{% endmacro %}"}}, "more than a prompt"),
+        ({"system_message_prompt_template": None}, "unknown form"),
+        ({"n_api_retries": "many"}, "'n_api_retries' is no number"),
+        ({"backend": {"colour": "red"}}, "unknown keys: colour"),
+        ({"previous_messages": {"first_k": "all"}}, "first_k"),
+    ],
+)
+def test_wrong_config(server: ModelServer, overrides: dict[str, Any], sentence: str) -> None:
+    """What a config has wrong is told by its name."""
+    with pytest.raises(UsageError, match=sentence):
+        Chat(server, **overrides).say(query="1")
+    assert server.requests == []
+
+
+def test_predecessor_config(server: ModelServer) -> None:
+    """A config as the predecessor's modules have it is read as it is."""
+    prompt = {
+        "_target_": "aiflows.prompt_template.JinjaPrompt",
+        "template": "{{question}}",
+        "input_variables": ["question"],
+    }
+    chat = Chat(
+        server,
+        enable_cache=True,
+        backend={
+            "_target_": "aiflows.backends.llm_lite.LiteLLMBackend",
+            "api_infos": "???",
+            "model_name": {"openai": "gpt-4", "azure": "azure/gpt-4"},
+            "stream": False,
+        },
+        init_human_message_prompt_template=prompt,
+        human_message_prompt_template=prompt,
+    )
+    assert chat.say(question="Why?") == "You said: Why?"
+    assert server.requests[0].body["model"] == "gpt-4"
+
+
+def test_interface_description(server: ModelServer) -> None:
+    """Before the first message the interface is that of the first, after it that of the others."""
+    chat = Chat(server, input_interface_non_initialized=["query", "tongue"], input_interface_initialized="query")
+    flow = build(ChatAtomicFlow, chat.config, subflows={}, run=None, state=None)
+    assert flow.get_interface_description() == {"input": ["query", "tongue"], "output": ["api_output"]}
+    chat.say(query="1")
+    flow = build(ChatAtomicFlow, chat.config, subflows={}, run=None, state=chat.state)
+    assert flow.get_interface_description() == {"input": ["query"], "output": ["api_output"]}
+
+
+def test_reset(server: ModelServer) -> None:
+    """A reset starts a new conversation."""
+    chat = Chat(server)
+    chat.say(query="1")
+    flow = build(ChatAtomicFlow, chat.config, subflows={}, run=None, state=chat.state)
+    flow.reset(full_reset=True, recursive=False)
+    assert flow.flow_state == {"previous_messages": []}
+
+
+def test_by_hand(server: ModelServer) -> None:
+    """Without a worker the flow says that it wants one."""
+    flow = ChatAtomicFlow(name="mine")
+    flow.set_api_infos([ApiInfo(api_key=KEY, api_base=server.url)])
+    with pytest.raises(UsageError, match="worker"):
+        flow(incoming({"query": "1"}))
+
+
+def test_key_is_nowhere(server: ModelServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the state, the config, the answer, what is told, the log nor the flow's own text has the key."""
+    chat = Chat(server)
+    with caplog.at_level(logging.DEBUG):
+        answer = chat.say(query="1")
+        server.script(Fails(400, f"No: {KEY}"))
+        with pytest.raises(FlowFailed) as failed:
+            chat.say(query="2")
+    flow = build(ChatAtomicFlow, chat.config, subflows={}, run=ScriptedRun(), state=chat.state)
+    assert chat.keyring is not None
+    flow.set_api_infos(chat.keyring)
+    kept = [chat.state, chat.config, answer, chat.run.told, chat.run.memory, failed.value, flow, vars(flow)]
+    assert KEY not in caplog.text + " ".join(map(repr, kept)) + str(flow)
+    assert server.requests[0].key == KEY
+
+
+@given(
+    st.lists(st.text(max_size=20), min_size=1, max_size=6), st.none() | st.integers(0, 8), st.none() | st.integers(0, 8)
+)
+def test_conversation_rules(queries: list[str], first_k: int | None, last_k: int | None) -> None:
+    """Whatever is said and cut, the state has all that was said in order, and the newest question is sent last."""
+    config = effective_config(ChatAtomicFlow, {"previous_messages": {"first_k": first_k, "last_k": last_k}})
+    state: bytes | None = None
+    for query in queries:
+        memory = Memory(steps=[json.dumps([f"re: {query}"])])
+        flow = build(ChatAtomicFlow, copy.deepcopy(config), subflows={}, run=ScriptedRun(memory=memory), state=state)
+        history = [*flow.flow_state["previous_messages"], says("user", query)]
+        assert flow._window(history)[-1] == says("user", query)
+        invoke(flow, incoming({"query": query}))
+        state = take_state(flow)
+    told = [message["content"] for message in flow.flow_state["previous_messages"]]
+    assert told == ["", *(text for query in queries for text in (query, f"re: {query}"))]

@@ -1,0 +1,86 @@
+"""JSON from outside: what no reader after us could take is refused where it comes in."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pflows.errors import FlowFailed
+from p2pflows.protocol import strict_json
+from p2pflows.protocol.channel import Channel
+from p2pflows.protocol.message import Message
+from p2pflows.worker import task_run
+
+TOO_LARGE = ["1e999", "-1e999", "9" * 400 + ".0", "1" * 200 + "e200", "NaN", "Infinity", "-Infinity"]
+
+
+def message(data: str) -> bytes:
+    """The body of a call with this data."""
+    user, some_id = "a" * 64, "0" * 32
+    fields = {"id": some_id, "type": "call", "from": user, "to": user, "endpoint": "x", "conversation": some_id}
+    return (
+        json.dumps({**fields, "created": 1, "expires": 2, "data": 0}).replace('"data": 0', f'"data": {data}').encode()
+    )
+
+
+@pytest.mark.parametrize("number", TOO_LARGE)
+def test_numbers_that_are_none(number: str) -> None:
+    """What would be written as Infinity or NaN again is refused, however it was spelt and wherever it stands."""
+    for text in (number, f'{{"a": {number}}}', f"[[1, {number}]]"):
+        with pytest.raises(ValueError, match=r"."):
+            strict_json.loads(text)
+    with pytest.raises(ValueError, match=r"."):
+        Message.from_bytes(message(f'{{"a": [{number}]}}'))
+
+
+@pytest.mark.parametrize("text", ['"NaN"', '["Infinity and beyond"]', '{"NaN": 1e308}', "9" * 400, "1e-999", "-0.0"])
+def test_numbers_that_are_some(text: str) -> None:
+    """Words, whole numbers of any length, and what is too small to tell from nought, pass."""
+    assert strict_json.loads(text) == json.loads(text)
+    assert Message.from_bytes(message(f'{{"a": {text}}}')).data == {"a": json.loads(text)}
+
+
+def test_a_message_leaves_room_around_it() -> None:
+    """A message at the limit can be put into other documents, many levels down; one level more is refused."""
+    deepest = strict_json.LEVELS - 2
+    data = Message.from_bytes(message('{"a": ' + "[" * deepest + "]" * deepest + "}")).data
+    strict_json.loads(json.dumps({"tasks": [{"records": [[1, "mark", {"data": data}]]}]}))
+    with pytest.raises(ValueError, match="recursion"):
+        Message.from_bytes(message('{"a": ' + "[" * (deepest + 1) + "]" * (deepest + 1) + "}"))
+
+
+def test_a_header_in_another_script() -> None:
+    """A frame takes about as many bytes as what it says, in any script; half a character does not spoil it."""
+    channel = Channel(bytes(32))
+    header = {"answers": [{"data": {"text": "語" * 230_000}}], "host": "\udc80"}
+    frame = channel.seal("topic", header)
+    assert len(frame) < 700_000
+    assert channel.open("topic", frame) == ({**header, "host": "?"}, [])
+
+
+def test_what_a_flow_wraps_too_deep() -> None:
+    """A flow that puts deep data into deeper data is told at once, as no frame could carry it."""
+    data: list[Any] = []
+    for _ in range(strict_json.LEVELS):
+        data = [data]
+    with pytest.raises(FlowFailed, match="JSON"):
+        task_run._plain({"a": data})
+
+
+@given(st.from_regex(r"-?[0-9]{1,120}(\.[0-9]{0,120})?([eE][+-]?[0-9]{1,6})?", fullmatch=True))
+def test_every_number_that_is_none_is_found(number: str) -> None:
+    """Whatever JSON reads as infinite is refused, and nothing else is."""
+    try:
+        finite = math.isfinite(json.loads(number, parse_int=float))
+    except ValueError:
+        finite = False
+    if finite:
+        assert strict_json.loads(number) == json.loads(number)
+    else:
+        with pytest.raises(ValueError, match=r"."):
+            strict_json.loads(number)

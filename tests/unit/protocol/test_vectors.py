@@ -1,0 +1,248 @@
+"""The code against the frozen bytes in tests/vectors, both ways; a change of those changes the protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nacl.bindings import crypto_sign_ed25519_pk_to_curve25519
+from nacl.secret import SecretBox
+from pydantic import ValidationError
+
+from p2pflows.contacts import Contacts
+from p2pflows.errors import UsageError
+from p2pflows.protocol import channel, framing
+from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
+from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, Envelope, Kind, Refused
+from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
+from p2pflows.protocol.message import Message, Notice, new_id
+from p2pflowsd.faults import NoFaults
+from p2pflowsd.journal import Journal
+from p2pflowsd.node import Node
+from p2pflowsd.running.dispatch import point_key
+from p2pflowsd.sending import presence
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+
+
+def _load(name: str) -> dict[str, Any]:
+    return dict(json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def _cases(name: str, group: str = "cases") -> pytest.MarkDecorator:
+    cases = _load(name)[group]
+    return pytest.mark.parametrize("case", cases, ids=[case["name"] for case in cases])
+
+
+def _identity(seed: str) -> Identity:
+    return Identity(bytes.fromhex(seed))
+
+
+@_cases("identity")
+def test_a_seed_gives_its_user_id_and_keys(case: dict[str, Any]) -> None:
+    """User id, X25519 public key and the keys of dispatch points follow from the seed alone."""
+    identity = _identity(case["seed"])
+    assert identity.user_id == case["user_id"]
+    assert crypto_sign_ed25519_pk_to_curve25519(identity.public).hex() == case["x25519_public"]
+    assert {point: point_key(identity, point).hex() for point in case["point_keys"]} == case["point_keys"]
+
+
+@_cases("uuid7")
+def test_a_message_id_is_a_uuid_of_version_7(case: dict[str, Any]) -> None:
+    """An id is made of 48 bits of time and 74 random bits, as RFC 9562 orders them."""
+    assert new_id(case["unix_ms"], bytes.fromhex(case["random"])) == case["id"]
+
+
+@_cases("message")
+def test_a_message_is_written_as_frozen_and_read_back(case: dict[str, Any]) -> None:
+    """A body has the frozen bytes, fields at their defaults left out, and reads back as the same message."""
+    message = Message.model_validate(case["message"])
+    assert message.to_bytes() == case["body"].encode()
+    assert Message.model_validate_json(case["body"]) == message
+
+
+@_cases("message", "reads")
+def test_other_texts_of_a_message_mean_the_same(case: dict[str, Any]) -> None:
+    """Order, white space, unknown fields and explicit defaults do not change what a body says."""
+    assert Message.model_validate_json(case["body"]) == Message.model_validate(case["message"])
+
+
+@_cases("message", "malformed")
+def test_a_malformed_body_is_no_message(case: dict[str, Any]) -> None:
+    """What breaks the form of a body is refused as a whole."""
+    with pytest.raises(ValidationError):
+        Message.model_validate_json(case["body"])
+
+
+@_cases("bundle")
+def test_sealing_gives_the_frozen_bundle(case: dict[str, Any]) -> None:
+    """With the same keys, nonce and bodies, sealing gives the same bytes."""
+    envelope = Envelope(_identity(case["sender_seed"]))
+    bodies = [body.encode() for body in case["bodies"]]
+    bundle = envelope.seal(Kind(case["kind"]), case["recipient"], bodies, bytes.fromhex(case["nonce"]))
+    assert bundle.hex() == case["bundle"]
+
+
+@_cases("bundle")
+def test_opening_gives_what_was_sealed(case: dict[str, Any]) -> None:
+    """The recipient finds the sender, the kind, the bodies and a proof that anyone can check."""
+    seeds = _load("bundle")["seeds"]
+    sender = _identity(case["sender_seed"])
+    opened = Envelope(_identity(seeds[case["recipient"]])).open(bytes.fromhex(case["bundle"]))
+    assert (opened.sender, opened.kind) == (sender.user_id, case["kind"])
+    assert [body.decode() for body in opened.bodies] == case["bodies"]
+    assert opened.proof[:SIGNATURE_BYTES].hex() == case["signature"]
+    assert bytes.fromhex(case["signed"]).endswith(opened.proof[SIGNATURE_BYTES:])
+    assert verify(sender.public, bytes.fromhex(case["signature"]), bytes.fromhex(case["signed"]))
+
+
+@_cases("bundle")
+def test_the_parts_of_a_bundle_stand_where_the_protocol_says(case: dict[str, Any]) -> None:
+    """Header, nonce and framed bodies have the offsets and lengths of docs/PROTOCOL.md."""
+    bundle = bytes.fromhex(case["bundle"])
+    assert bundle[:2] == bytes([1, case["kind"]])
+    assert bundle[2:HEADER_BYTES] == _identity(case["sender_seed"]).public
+    assert bundle[HEADER_BYTES : HEADER_BYTES + NONCE_BYTES].hex() == case["nonce"]
+    assert len(bundle) == HEADER_BYTES + NONCE_BYTES + 16 + SIGNATURE_BYTES + len(case["framed"]) // 2
+    assert framing.unpack(bytes.fromhex(case["framed"])) == [body.encode() for body in case["bodies"]]
+
+
+def test_a_notice_is_read_and_written_as_frozen() -> None:
+    """Every line of a notice survives reading and writing, and its bytes are the frozen ones."""
+    (body,) = next(case["bodies"] for case in _load("bundle")["cases"] if case["kind"] == Kind.NOTICE)
+    assert Notice.model_validate_json(body).to_bytes() == body.encode()
+
+
+@_cases("refused")
+def test_a_bundle_that_is_not_whole_is_refused_by_name(case: dict[str, Any]) -> None:
+    """Each way to damage, forge or misdirect a bundle is refused under its own reason."""
+    with pytest.raises(Refused) as refused:
+        Envelope(_identity(case["recipient_seed"])).open(bytes.fromhex(case["bundle"]))
+    assert refused.value.reason == case["reason"]
+
+
+@dataclass
+class _Delivery:
+    topic: str
+    payload: bytes
+    retain: bool
+
+
+class _Stopped:
+    """A clock that stands still."""
+
+    def now(self) -> int:
+        return int(_load("delivery")["now"])
+
+    def elapsed(self) -> float:
+        return 0.0
+
+
+class _NoLink:
+    """A link to a broker that is down."""
+
+    connected = False
+    max_packet = 1_048_576
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        del topic, payload, qos, retain
+        return False
+
+    def ack(self, delivery: Any) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        pass
+
+
+@pytest.fixture
+def bob(tmp_path: Path) -> Iterator[Node]:
+    """Bob's daemon without its sockets, with alice as a contact, at the time of the vectors."""
+    vectors = _load("delivery")
+    contacts = Contacts(tmp_path / "contacts.yaml")
+    contacts.add("alice", vectors["contact"])
+    identity = _identity(vectors["recipient_seed"])
+    journal = Journal(tmp_path / "journal.sqlite3", identity.user_id, NoFaults())
+    yield Node(
+        identity=identity,
+        journal=journal,
+        contacts=contacts,
+        link=_NoLink(),
+        clock=_Stopped(),
+        entropy=bytes,
+        faults=NoFaults(),
+    )
+    journal.close()
+
+
+@_cases("delivery")
+def test_a_delivery_without_effect_is_counted_by_name(case: dict[str, Any], bob: Node) -> None:
+    """What is well sealed and still wrong is counted once under its reason, and nothing comes of it."""
+    bob.turn([_Delivery(case["topic"], bytes.fromhex(case["payload"]), case["retain"])])
+    assert bob.journal.counters == {f"refused.{case['reason']}": 1}
+
+
+@_cases("presence")
+def test_a_retained_fact_is_signed_as_frozen_and_believed(case: dict[str, Any]) -> None:
+    """Status and card have the frozen bytes, and who reads them learns the fact."""
+    sealed = presence.seal(_identity(case["seed"]), case["topic"], case["fact"])
+    assert sealed.hex() == case["payload"]
+    assert presence.open_signed(case["user"], case["topic"], sealed) == case["fact"]
+
+
+@_cases("presence", "ignored")
+def test_a_retained_fact_that_its_user_did_not_sign_is_ignored(case: dict[str, Any]) -> None:
+    """What is not signed by that user for that topic tells nothing."""
+    assert presence.open_signed(case["user"], case["topic"], bytes.fromhex(case["payload"])) is None
+
+
+@_cases("channel")
+def test_a_frame_opens_as_frozen(case: dict[str, Any]) -> None:
+    """Daemon and worker read the header and blobs of the frozen frames."""
+    opened = Channel(bytes.fromhex(case["key"])).open(case["topic"], bytes.fromhex(case["frame"]))
+    assert opened == (case["header"], [blob.encode() for blob in case["blobs"]])
+
+
+@_cases("channel")
+def test_a_frame_is_sealed_as_frozen_but_for_its_nonce(case: dict[str, Any]) -> None:
+    """What we seal, opened and sealed again under the frozen nonce, is the frozen frame."""
+    key = bytes.fromhex(case["key"])
+    frame = Channel(key).seal(case["topic"], case["header"], [blob.encode() for blob in case["blobs"]])
+    plain = SecretBox(key).decrypt(frame)
+    assert SecretBox(key).encrypt(plain, bytes.fromhex(case["nonce"])).hex() == case["frame"]
+
+
+@_cases("channel", "bad_frame")
+def test_a_frame_of_anybody_else_is_refused(case: dict[str, Any]) -> None:
+    """A frame of another key or topic, or a damaged one, is no frame."""
+    with pytest.raises(BadFrame):
+        Channel(bytes.fromhex(case["key"])).open(case["topic"], bytes.fromhex(case["frame"]))
+
+
+@_cases("token")
+def test_a_worker_token_is_written_and_read_as_frozen(case: dict[str, Any]) -> None:
+    """A token is the frozen text, and gives back the enrolment."""
+    fields = case["enrolment"]
+    enrolment = Enrolment(fields["broker"], fields["user"], fields["point"], bytes.fromhex(fields["key"]))
+    assert enrolment.token() == case["token"]
+    assert channel.read_token(f" {case['token']}\n") == enrolment
+
+
+@_cases("token", "refused")
+def test_a_damaged_worker_token_is_refused(case: dict[str, Any]) -> None:
+    """A token that is not whole gives a plain error."""
+    with pytest.raises(UsageError, match="not a whole worker token"):
+        channel.read_token(case["token"])
+
+
+def test_every_file_of_vectors_is_used() -> None:
+    """No vectors lie about that nothing checks."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [path.stem for path in VECTORS.glob("*.json") if f'"{path.stem}"' not in source] == []

@@ -1,0 +1,1077 @@
+"""Attacks on instances, runs and dispatch points, tried on a daemon without sockets: each comes to nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from simulation.timeline import Timeline, TimelineClock
+
+from p2pflows.contacts import Contacts
+from p2pflows.errors import NotAllowed, P2pflowsError
+from p2pflows.protocol import topics
+from p2pflows.protocol.channel import Channel
+from p2pflows.protocol.envelope import Envelope, Kind
+from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.message import Message, Notice, Type, derived_id
+from p2pflowsd import owners_log
+from p2pflowsd.faults import NoFaults
+from p2pflowsd.journal import Journal
+from p2pflowsd.lifecycle import Incoming, Outgoing
+from p2pflowsd.node import Node, Request
+from p2pflowsd.running import instances
+from p2pflowsd.running.catalog import Served
+from p2pflowsd.running.dispatch import LOST_FRAME, point_key
+
+HOUR_MS = 3_600_000
+SECRET = {"for": "alice alone"}
+
+
+@dataclass(slots=True)
+class Packet:
+    """Something that arrives."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+
+
+class Link:
+    """A broker link that keeps what was published, as far as a broker would take it."""
+
+    max_packet = 1_048_576
+    connected = True
+
+    def __init__(self) -> None:
+        self.sent: dict[str, list[bytes]] = {}
+        self.too_large = 0
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        """Keep it; False if it is larger than a packet."""
+        del qos, retain
+        fits = len(topic) + len(payload) < self.max_packet
+        self.too_large += not fits
+        if fits:
+            self.sent.setdefault(topic, []).append(payload)
+        return fits
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Everything is heard anyway."""
+
+    def ack(self, delivery: Packet) -> None:
+        """Nothing comes twice anyway."""
+
+
+class Desk:
+    """Bob's daemon; whatever arrives is taken in and answered at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.random = Random(7)  # noqa: S311 - a test, no secrets
+        self.timeline = Timeline()
+        self.clock = TimelineClock(self.timeline)
+        self.me = Identity(self.random.randbytes(32))
+        self.user = self.me.user_id
+        self.link = Link()
+        self.contacts = Contacts(folder / "contacts.yaml")
+        self._path = folder / "journal.sqlite3"
+        self.start()
+
+    def start(self) -> None:
+        """Begin with what the journal holds."""
+        self.journal = Journal(self._path, self.user, NoFaults())
+        self.node = Node(
+            identity=self.me, journal=self.journal, contacts=self.contacts, link=self.link, clock=self.clock,
+            entropy=self.random.randbytes, faults=NoFaults(),
+        )  # fmt: skip
+
+    def restart(self) -> None:
+        """Lose whatever was only in memory."""
+        self.journal.close()
+        self.start()
+
+    def serves(self, endpoint: str, point: str = "b", **settings: Any) -> None:
+        """Serve a class, or something else."""
+        kind = settings.pop("kind", "class")
+        target = "" if kind == "human" else "x:X"
+        self.ask(
+            lambda: self.node.catalog.put(
+                Served(endpoint=endpoint, kind=kind, target=target, dispatch_point=point, **settings)
+            )
+        )
+
+    def arrives(self, topic: str, payload: bytes) -> None:
+        """Take something in, and let so much time pass that all is said that there is to say."""
+        self.node.turn([Packet(topic, payload)])
+        self.passes(0.03)
+        self.passes(0.03)
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass."""
+        self.timeline.sleep(seconds)
+        self.node.turn([])
+
+    def ask(self, run: Any) -> Any:
+        """Do something inside a turn; gives its result, or the error."""
+        told: list[Any] = []
+        self.node.turn([], [Request(run, told.append)])
+        return told[0]
+
+    def log(self) -> list[tuple[str, str]]:
+        """What the owner's log says: what, and about whom."""
+        return [(entry.what, entry.peer) for entry in self.journal.log.newest(1_000)]
+
+
+class Neighbour:
+    """Somebody with a key and a bare hand instead of a daemon."""
+
+    def __init__(self, desk: Desk, seed: int, name: str | None = None) -> None:
+        self.desk = desk
+        self.me = Identity(bytes([seed]) * 32)
+        self.user = self.me.user_id
+        self.envelope = Envelope(self.me)
+        self._places: dict[str, int] = {}
+        self._read: dict[str, list[dict[str, Any]]] = {}
+        self._bundles: dict[str, int] = {}
+        if name is not None:
+            desk.contacts.add(name, self.user)
+
+    def sends(self, endpoint: str, data: dict[str, Any], **changes: Any) -> str:
+        """Send a call, right but for the changes; gives its id."""
+        now = self.desk.clock.now()
+        message_id = self.desk.random.randbytes(16).hex()
+        place = self._places.get(endpoint, 0)
+        self._places[endpoint] = place + (endpoint != topics.REPLY)
+        fields = {
+            "id": message_id, "type": "call", "from": self.user, "to": self.desk.user, "endpoint": endpoint,
+            "conversation": message_id, "epoch": 5, "seq": place, "created": now, "expires": now + HOUR_MS,
+            "data": data, **changes,
+        }  # fmt: skip
+        message = Message.model_validate(fields)
+        self.publishes(endpoint, message.to_bytes())
+        return message.id
+
+    def mounts(self, endpoint: str, **order: Any) -> str:
+        """Ask for an instance; gives the request's id."""
+        return self.sends(topics.INSTANCES, {"op": "mount", "endpoint": endpoint, **order})
+
+    def publishes(self, endpoint: str, *bodies: bytes, kind: Kind = Kind.MESSAGES) -> None:
+        """Publish what need not be a message."""
+        bundle = self.envelope.seal(kind, self.desk.user, bodies, self.desk.random.randbytes(24))
+        self.desk.arrives(topics.inbox(self.desk.user, endpoint), bundle)
+
+    def hears(self, request: str | None = None) -> list[dict[str, Any]]:
+        """The data of all answers, or of those to one request."""
+        found = self._heard(topics.REPLY)
+        return [answer.get("data", {}) for answer in found if request in (None, answer["cause"])]
+
+    def hears_error(self, request: str) -> str:
+        """The kind of the error that a request got."""
+        (answer,) = self.hears(request)
+        return str(answer["kind"])
+
+    def gets(self, endpoint: str) -> list[dict[str, Any]]:
+        """All messages to an endpoint of this neighbour, once each."""
+        return list({message["id"]: message for message in self._heard(endpoint)}.values())
+
+    def _heard(self, endpoint: str) -> list[dict[str, Any]]:
+        read, at = self._read.setdefault(endpoint, []), self._bundles.get(endpoint, 0)
+        bundles = self.desk.link.sent.get(topics.inbox(self.user, endpoint), [])[at:]
+        self._bundles[endpoint] = at + len(bundles)
+        read += [json.loads(body) for bundle in bundles for body in self.envelope.open(bundle).bodies]
+        return read
+
+
+class Hand:
+    """A worker of our own making: it has the key of one point, and says what it likes."""
+
+    def __init__(self, desk: Desk, point: str, name: str) -> None:
+        self.desk, self.point, self.name = desk, point, name
+        self._channel = Channel(point_key(desk.me, point))
+        self._count = 0
+        self._read = self._told = 0
+        self._answers: list[dict[str, Any]] = []
+        self.says()
+
+    def says(self, blobs: tuple[bytes, ...] = (), **header: Any) -> None:
+        """Send a frame, right but for what is given."""
+        self._count += 1
+        topic = topics.results(self.desk.user, self.point)
+        told = {
+            "worker": self.name, "boot": self.desk.node.boot, "n": self._count, "seen": 0, "slots": 4, "held": [],
+            "results": [], "draining": False, "bye": False, **header,
+        }  # fmt: skip
+        self.desk.arrives(topic, self._channel.seal(topic, told, blobs))
+
+    def takes(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The tasks since the last time, each with its order."""
+        topic = topics.dispatch(self.desk.user, self.point, self.name)
+        fresh = self.desk.link.sent.get(topic, [])[self._read :]
+        self._read += len(fresh)
+        opened = [self._channel.open(topic, payload) for payload in fresh]
+        return [
+            (task, json.loads(blob))
+            for header, blobs in opened
+            for task, blob in zip(header["tasks"], blobs, strict=True)
+        ]
+
+    def is_told(self) -> list[dict[str, Any]]:
+        """The answers to what tasks asked, from the beginning."""
+        topic = topics.dispatch(self.desk.user, self.point, self.name)
+        fresh = self.desk.link.sent.get(topic, [])[self._told :]
+        self._told += len(fresh)
+        self._answers += [each for payload in fresh for each in self._channel.open(topic, payload)[0]["answers"]]
+        return self._answers
+
+    def ends(self, task: dict[str, Any], content: Any = None, error: Any = None) -> None:
+        """Say how a task ended."""
+        blob = json.dumps(content).encode()
+        self.says((blob,), results=[{"task": task["task"], "error": error}])
+
+    def answers(self, task: dict[str, Any], order: dict[str, Any], data: dict[str, Any], **turn: Any) -> None:
+        """End a run of an instance as an honest worker would: its request is answered, and what is new is mounted."""
+        if order.get("mount") is not None:
+            turn["mounted"] = {"config": {}, "subflows": {}, **turn.get("mounted", {})}
+        out = [] if task["op"] == "mount" else [{"op": "reply", "request": task["message"], "data": data}]
+        self.ends(task, {"out": [*out, *turn.pop("out", [])], **turn})
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """Bob's daemon: a singleton and a flow with instances at point b, a function at point a, and his human."""
+    desk = Desk(tmp_path)
+    desk.serves("shared", singleton=True)
+    desk.serves("own")
+    desk.serves("function", "a", kind="python")
+    desk.serves("User", "", kind="human")
+    yield desk
+    desk.journal.close()
+
+
+@pytest.fixture
+def alice(desk: Desk) -> Neighbour:
+    """An honest contact."""
+    return Neighbour(desk, 8, "alice")
+
+
+@pytest.fixture
+def mallory(desk: Desk, alice: Neighbour) -> Neighbour:
+    """A contact who is not; bob has known alice for longer."""
+    del alice
+    return Neighbour(desk, 9, "mallory")
+
+
+@pytest.fixture
+def hand(desk: Desk) -> Hand:
+    """The worker of point b."""
+    return Hand(desk, "b", "w1")
+
+
+def instance_of(desk: Desk, hand: Hand, who: Neighbour, endpoint: str = "own") -> str:
+    """Let somebody have an instance; gives its id."""
+    request = who.mounts(endpoint)
+    ((task, order),) = hand.takes()
+    hand.answers(task, order, {})
+    (granted,) = who.hears(request)
+    assert desk.journal.instances.get(granted["instance"]) is not None
+    return str(granted["instance"])
+
+
+def lives(desk: Desk, alice: Neighbour, hand: Hand) -> bool:
+    """Whether an honest call still runs and is answered."""
+    hand.takes()
+    request = alice.sends("own", {"honest": True})
+    hand.says()
+    tasks = [(task, order) for task, order in hand.takes() if task["message"] == request]
+    for task, order in tasks:
+        hand.answers(task, order, {"served": desk.user})
+    return alice.hears(request) == [{"served": desk.user}]
+
+
+# Instances of others.
+
+
+def test_instances_of_others(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """Ids of others' instances, of the owner's subflows and of conversations, guessed or seen, open nothing."""
+    conversation = alice.sends("own", {})
+    ((task, order),) = hand.takes()
+    hand.answers(task, order, {})
+    mount = "f" * 32
+    theirs = [
+        instance_of(desk, hand, alice),
+        derived_id("conversation", desk.user, "own", alice.user, conversation),
+        derived_id("conversation", desk.user, "own", desk.user, conversation),
+        derived_id("mount", alice.user, mount),
+        derived_id("singleton", desk.user, "own"),
+        "0" * 32,
+    ]
+    for instance in theirs:
+        for endpoint, data, named in (
+            ("own", {}, instance),
+            ("shared", {}, instance),
+            (topics.INSTANCES, {"op": "delete", "instance": instance}, None),
+            (topics.INSTANCES, {"op": "reset", "instance": instance}, None),
+        ):
+            assert mallory.hears_error(mallory.sends(endpoint, data, instance=named)) == "not_allowed"
+    assert mallory.hears(mallory.sends(topics.INSTANCES, {"op": "list"})) == [{"instances": []}]
+    assert mallory.hears(mallory.sends("own", {}, conversation=conversation)) == []
+    ((task, order),) = hand.takes()
+    assert order["mount"] is not None
+    assert order["instance"] not in theirs
+    assert len(desk.journal.instances.of(client=alice.user)) == 2
+    assert ("not_allowed", mallory.user) in desk.log()
+    hand.answers(task, order, {})
+    assert lives(desk, alice, hand)
+
+
+def test_an_instance_where_there_is_none(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """Naming an instance to a function is refused; a human is asked all the same, and only once."""
+    stolen = instance_of(desk, hand, alice)
+    assert mallory.hears_error(mallory.sends("function", {}, instance=stolen)) == "not_allowed"
+    asked = mallory.sends("User", {"text": "Hello?"}, instance=stolen)
+    assert [prompt["id"] for prompt in desk.ask(lambda: desk.node.inbox.list(everything=True))] == [asked]
+    assert desk.journal.incoming.open_of(stolen) == []
+    assert lives(desk, alice, hand)
+
+
+def test_withdrawing_what_others_asked_for(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """Who withdraws another's mount, or another's call, withdraws nothing."""
+    mount = alice.mounts("own")
+    ((task, order),) = hand.takes()
+    hand.answers(task, order, {})
+    call = alice.sends("own", {}, instance=alice.hears(mount)[0]["instance"])
+    ((task, order),) = hand.takes()
+    for cause in (mount, call, "0" * 32, None):
+        for endpoint in ("own", topics.INSTANCES):
+            mallory.sends(endpoint, {}, type="cancel", cause=cause)
+    assert len(desk.journal.instances.of(client=alice.user)) == 1
+    hand.answers(task, order, SECRET)
+    assert alice.hears(call) == [SECRET]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"op": "mount"},
+        {"op": "mount", "endpoint": "own", "config_overrides": [["_target_", "os.system"]]},
+        {"op": "mount", "endpoint": "own", "config_overrides": None},
+        {"op": "mount", "endpoint": "../own"},
+        {"op": "mount", "endpoint": "own\n"},
+        {"op": "mount", "endpoint": "own", "initial_state": "x"},
+        {"op": "mount", "endpoint": "own", "path": {"a": 1}},
+        {"op": "mount", "endpoint": "own", "path": [["a" * 64, "own"]] * 16},
+        {"op": "mount", "endpoint": "own", "path": [["a" * 64, "own", "more"]]},
+        {"op": "mount", "endpoint": "own", "path": [["me", "own"]]},
+        {"op": "delete"},
+        {"op": "delete", "instance": ["0" * 32]},
+        {"op": "reset", "instance": "0" * 33},
+        {"op": "reset", "instance": "0" * 32, "recursive": "yes"},
+        {"op": "adopt", "instance": "0" * 32},
+        {"op": ["mount"]},
+        {"op": None},
+        {},
+    ],
+)
+def test_orders_of_no_form(desk: Desk, mallory: Neighbour, hand: Hand, order: dict[str, Any]) -> None:
+    """What is no order about an instance is bad input, and reaches no worker."""
+    assert mallory.hears_error(mallory.sends(topics.INSTANCES, order)) == "bad_input"
+    assert hand.takes() == []
+    assert desk.journal.instances.of() == []
+    assert ("bad_input", mallory.user) in desk.log()
+
+
+def test_a_circle_that_is_hidden(desk: Desk, mallory: Neighbour, hand: Hand) -> None:
+    """A path that leads back here is refused, and so is whoever claims to trust herself."""
+    path = [[mallory.user, "x"], [desk.user, "own"], [mallory.user, "y"]]
+    assert mallory.hears_error(mallory.mounts("own", path=path)) == "bad_input"
+    mallory.mounts("own", trusted=True, config={"_target_": "os.system"}, config_overrides={"name": "x"})
+    ((_, order),) = hand.takes()
+    assert (order["mount"]["trusted"], order["mount"]["config"]) == (False, {})
+
+
+def test_fields_that_only_answers_have(desk: Desk, mallory: Neighbour, hand: Hand) -> None:
+    """A request that looks like the answer of a subflow is a request; with two data objects, one counts everywhere."""
+    fields = {"subflow": "trusted", "packaged": "0" * 32, "is_reply": True, "error": {"kind": "usage"}, "root": 1}
+    now = desk.clock.now()
+    message = Message.model_validate(
+        {
+            "id": "a" * 32,
+            "type": "call",
+            "from": mallory.user,
+            "to": desk.user,
+            "endpoint": "own",
+            "conversation": "a" * 32,
+            "epoch": 5,
+            "seq": 0,
+            "created": now,
+            "expires": now + HOUR_MS,
+        }
+    )
+    body = {**json.loads(message.to_bytes()), **fields, "data": {"second": 2}}
+    mallory.publishes("own", json.dumps({"data": {"first": 1}, **body}).encode())
+    ((task, order),) = hand.takes()
+    assert (order["type"], order["data"]) == ("call", {"second": 2})
+    hand.answers(task, order, {})
+    honest = '{"op": "mount", "endpoint": "own"}'
+    evil = '{"op": "mount", "endpoint": "own", "dispatch_point": "a", "initial_state": {}}'
+    for number, (first, second) in enumerate(((honest, evil), (evil, honest))):
+        told = {**body, "id": f"{number:032x}", "endpoint": topics.INSTANCES, "seq": number, "data": 0}
+        text = json.dumps(told).replace('"data": 0', f'"data": {first}, "data": {second}')
+        mallory.publishes(topics.INSTANCES, text.encode())
+    assert mallory.hears_error(f"{0:032x}") == "not_allowed"
+    ((task, order),) = hand.takes()
+    assert order["mount"]["state"] is None
+
+
+def test_what_all_share(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """Whoever comes first to a singleton does not decide how it begins for all; its owner does."""
+    for order in ({"config_overrides": {"name": "Yours truly"}}, {"initial_state": {"count": 10**6}}):
+        assert mallory.hears_error(mallory.mounts("shared", **order)) == "not_allowed"
+    assert hand.takes() == []
+    shared = instance_of(desk, hand, alice, "shared")
+    assert mallory.hears(mallory.mounts("shared"))[0]["instance"] == shared
+    assert mallory.hears_error(mallory.mounts("shared", config_overrides={"name": "x"})) == "not_allowed"
+
+
+def test_a_stranger_asks_for_an_instance(desk: Desk, hand: Hand) -> None:
+    """It waits like any request, told under the endpoint that is wanted, until its sender is allowed."""
+    carol = Neighbour(desk, 10)
+    request = carol.mounts("own")
+    (row,) = desk.journal.incoming.in_state(Incoming.HELD)
+    assert desk.node.admission.wanted(row) == "own"
+    assert hand.takes() == []
+    assert carol.hears(carol.sends(topics.INSTANCES, {"op": "list"})) == [{"instances": []}]
+    desk.ask(lambda: desk.node.allow(carol.user, "carol"))
+    hand.says()
+    ((task, order),) = hand.takes()
+    hand.answers(task, order, {})
+    assert carol.hears(request)[0]["endpoint"] == "own"
+
+
+# How many.
+
+
+def test_a_flood_of_mounts(
+    desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A contact has so many instances of a flow and no more, however many are asked for at once; others go on."""
+    monkeypatch.setattr(instances, "MOST_OF_CLIENT", 3)
+    requests = [mallory.mounts("own") for _ in range(6)]
+    while tasks := hand.takes():
+        for task, order in tasks:
+            hand.answers(task, order, {})
+    kinds = [mallory.hears(request)[0].get("kind") for request in requests]
+    assert kinds == ["class"] * 3 + ["not_allowed"] * 3
+    assert mallory.hears_error(mallory.mounts("own")) == "not_allowed"
+    assert mallory.hears_error(mallory.sends("own", {})) == "not_allowed"
+    assert hand.takes() == []
+    assert len(desk.journal.instances.of(client=mallory.user)) == 3
+    assert lives(desk, alice, hand)
+    instance = mallory.hears(requests[0])[0]["instance"]
+    mallory.sends(topics.INSTANCES, {"op": "delete", "instance": instance})
+    instance_of(desk, hand, mallory)
+
+
+def test_a_flood_of_conversations(desk: Desk, alice: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who begins ever new conversations loses the oldest idle ones, never one that is under way, nor a mounted one."""
+    monkeypatch.setattr(instances, "MOST_OF_CLIENT", 3)
+    mounted = instance_of(desk, hand, alice)
+    for number in range(5):
+        call = alice.sends("own", {"number": number})
+        ((task, order),) = hand.takes()
+        hand.answers(task, order, {"number": number})
+        assert alice.hears(call) == [{"number": number}]
+    left = [row.id for row in desk.journal.instances.of(client=alice.user)]
+    assert len(left) == 3
+    assert mounted in left
+    assert desk.journal.instances.get(left[-1]) is not None
+    waiting = [alice.sends("own", {}, instance=each) for each in left]
+    assert alice.hears_error(alice.sends("own", {})) == "not_allowed"
+    for task, order in hand.takes():
+        hand.answers(task, order, {})
+    assert [alice.hears(call) for call in waiting] == [[{}]] * 3
+
+
+def test_a_flood_of_strangers(desk: Desk, alice: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers have few instances each, and not many together; contacts and the owner are not kept out by that."""
+    monkeypatch.setattr(instances, "MOST_OF_STRANGER", 2)
+    monkeypatch.setattr(instances, "MOST_OF_STRANGERS", 3)
+    desk.serves("open", allow="anyone")
+    one, other = Neighbour(desk, 20), Neighbour(desk, 21)
+    for stranger, many in ((one, 2), (other, 1)):
+        for _ in range(many):
+            instance_of(desk, hand, stranger, "open")
+        assert stranger.hears_error(stranger.mounts("open")) == "not_allowed"
+    instance_of(desk, hand, alice, "open")
+    assert lives(desk, alice, hand)
+
+
+def test_what_the_owner_mounts_is_not_counted(desk: Desk, mallory: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The subflows of a neighbour's trees are the owner's, whom no neighbour can keep from having more."""
+    monkeypatch.setattr(instances, "MOST_OF_CLIENT", 0)
+    flow = desk.node.catalog.get("own")
+    assert flow is not None
+    book = desk.contacts.book()
+    assert desk.node.instances.in_the_way(desk.user, flow, book) is None
+    with pytest.raises(NotAllowed, match="as many"):
+        desk.node.instances.in_the_way(mallory.user, flow, book)
+
+
+def test_a_flood_of_refusals(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
+    """Who is refused under ever other names does not drive what is known of others out of the owner's log."""
+    alice.sends("missing", {})
+    for number in range(owners_log.MOST_NOTES + 50):
+        mallory.sends(f"missing-{number}", {})
+    entries = desk.journal.log.newest(1_000)
+    assert len(entries) == 1 + owners_log.MOST_NOTES + 1
+    assert (entries[0].what, entries[0].peer) == ("not_served", alice.user)
+    assert "not written" in entries[-1].detail
+    desk.passes(owners_log.NOTE_AGAIN)
+    mallory.sends("missing-again", {})
+    assert desk.journal.log.newest(1)[0].endpoint == "missing-again"
+
+
+# Answers.
+
+
+def test_answers_for_others(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """A run answers the requests of its own instance only, and of these only what it was given."""
+    mine, theirs = instance_of(desk, hand, mallory), instance_of(desk, hand, alice)
+    call = alice.sends("own", {}, instance=theirs)
+    ((their_task, their_order),) = hand.takes()
+    first = mallory.sends("own", {}, instance=mine)
+    second = mallory.sends("own", {}, instance=mine)
+    ((task, order),) = hand.takes()
+    forged = [{"op": "reply", "request": request, "data": {"forged": True}} for request in (call, second, "0" * 32)]
+    hand.answers(task, order, {"mine": 1}, out=forged * 2)
+    assert (mallory.hears(first), alice.hears(call), mallory.hears(second)) == ([{"mine": 1}], [], [])
+    hand.answers(their_task, their_order, SECRET)
+    assert alice.hears(call) == [SECRET]
+    ((task, order),) = hand.takes()
+    hand.answers(task, order, {"mine": 2})
+    assert mallory.hears(second) == [{"mine": 2}]
+
+
+def test_two_senders_with_one_id(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """Who calls a singleton under the id of another's call does not get the other's answer, now or kept for later."""
+    call = alice.sends("shared", {})
+    assert mallory.hears_error(mallory.sends("shared", {}, id=call)) == "bad_input"
+    ((task, order),) = hand.takes()
+    hand.ends(task, {"out": [], "mounted": {"config": {}, "subflows": {}}})
+    shared = derived_id("singleton", desk.user, "shared")
+    twice = mallory.sends("shared", {}, instance=shared)
+    ((task, order),) = hand.takes()
+    hand.answers(task, order, {}, out=[{"op": "reply", "request": call, "data": SECRET}])
+    assert alice.hears(call) == [SECRET]
+    assert mallory.hears(twice) == [{}]
+    assert all(answer != SECRET for answer in mallory.hears())
+
+
+def test_answers_to_calls_of_others(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """An answer counts if it comes from who was asked, and once; it cannot answer an answer."""
+    call = instance_of(desk, hand, alice)
+    asked = alice.sends("own", {}, instance=call)
+    ((task, _),) = hand.takes()
+    ask = {
+        "task": task["task"], "op": "call", "mark": "m", "user": alice.user, "endpoint": "far", "data": {},
+    }  # fmt: skip
+    hand.says(held=[task["task"]], asks=[{**ask, "k": 0}, {**ask, "k": 1}])
+    one, two = (message["id"] for message in alice.gets("far"))
+    for cause in (one, two, asked, "0" * 32):
+        mallory.sends(topics.REPLY, {"forged": True}, type="reply", cause=cause)
+        mallory.sends(topics.REPLY, {"kind": "declined"}, type="error", cause=cause)
+    progress = Notice(to=desk.user, progress=[(one, {"forged": True})], received=[one], held=[two])
+    mallory.publishes(topics.NOTICE, progress.to_bytes(), kind=Kind.NOTICE)
+    assert [answer for answer in hand.is_told() if "kept" not in answer] == []
+    alice.sends(topics.REPLY, SECRET, type="reply", cause=one)
+    alice.sends(topics.REPLY, {"late": True}, type="reply", cause=one)
+    alice.sends(topics.REPLY, {"kind": "usage", "message": "x"}, type="error", cause=one)
+    (told,) = [answer for answer in hand.is_told() if "kept" not in answer]
+    assert (told["k"], told["data"], told["from"]) == (0, SECRET, alice.user)
+
+
+@pytest.mark.parametrize(
+    "kind", ["usage", "daemon_not_running", "disk", "error", "", "\x1b[31m", "x" * 10_000, None, 7]
+)
+def test_kinds_of_errors_that_no_neighbour_has(
+    desk: Desk, mallory: Neighbour, alice: Neighbour, hand: Hand, kind: object
+) -> None:
+    """An error of any kind and form ends the call that it answers, and is handed on as an error."""
+    sent = desk.ask(lambda: desk.node.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
+    told: list[Outgoing] = []
+    desk.ask(lambda: desk.node.when_ended(sent, lambda state, _answer: told.append(state)))
+    wrong = {"kind": kind, "message": {"a": [1]}, "hint": "x" * 300_000, "more": {"kind": "not_allowed"}}
+    mallory.sends(topics.REPLY, wrong, type="error", cause=sent)
+    assert told == [Outgoing.FAILED]
+    assert lives(desk, alice, hand)
+
+
+# What runs order.
+
+
+@pytest.mark.parametrize("op", ["delete", "list", "reset", "other", None])
+def test_a_run_that_gives_orders(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand, op: str | None) -> None:
+    """A run speaks in its owner's name, but has no power over instances that are no subflows of its own."""
+    theirs, mine = instance_of(desk, hand, alice), instance_of(desk, hand, mallory)
+    order = {"user": desk.user, "endpoint": topics.INSTANCES, "data": {"op": op, "instance": theirs}}
+    call = mallory.sends("own", {}, instance=mine)
+    ((task, _),) = hand.takes()
+    ask = {"task": task["task"], "k": 0, "op": "call", "mark": "m", **order}
+    hand.says(held=[task["task"]], asks=[ask])
+    assert hand.is_told()[-1]["error"]["kind"] == "not_allowed"
+    hand.ends(task, {"out": [{"op": "post", **order}]})
+    assert mallory.hears_error(call) == "not_allowed"
+    assert desk.journal.instances.get(theirs) is not None
+    assert topics.inbox(desk.user, topics.INSTANCES) not in desk.link.sent
+
+
+def test_a_run_resets_its_own_subflows(alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """What a composite was mounted with it may reset, in its very first run, too."""
+    part = {"user": alice.user, "endpoint": "far", "instance": "5" * 32}
+    call = mallory.sends("own", {})
+    ((task, order),) = hand.takes()
+    reset = {"op": "post", "user": alice.user, "endpoint": topics.INSTANCES}
+    data = {"op": "reset", "instance": part["instance"]}
+    hand.answers(task, order, {}, mounted={"subflows": {"far": part}}, out=[{**reset, "data": data}])
+    assert mallory.hears(call) == [{}]
+    assert [message["data"] for message in alice.gets(topics.INSTANCES)] == [data]
+
+
+def test_a_conversation_of_somebody_else(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
+    """Who knows the id of bob's conversation with alice does not get bob's flows to speak in it."""
+    theirs = desk.ask(lambda: desk.node.send(Type.CALL, alice.user, "far", {}, life_ms=HOUR_MS))
+    worker = Hand(desk, "a", "w9")
+    mallory.sends("function", {}, conversation=theirs)
+    ((task, _),) = worker.takes()
+    ask = {"op": "call", "k": 0, "mark": "m", "user": alice.user, "endpoint": "far", "data": {}}
+    worker.says(held=[task["task"]], asks=[{"task": task["task"], **ask}])
+    own, forwarded = alice.gets("far")
+    assert own["id"] == theirs
+    assert forwarded["conversation"] != theirs
+
+
+# What does not fit.
+
+
+def test_a_message_that_does_not_fit_beside_the_state(
+    desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand
+) -> None:
+    """What is too large together with what an instance keeps is refused, and holds up nobody behind it."""
+    mallory.sends("shared", {})
+    ((task, order),) = hand.takes()
+    large = {"config": {"text": "x" * 150_000}}
+    hand.answers(task, order, {}, mounted=large, state={"text": "x" * 240_000})
+    wedge = mallory.sends("shared", {"text": "x" * 690_000})
+    call = alice.sends("shared", {})
+    assert mallory.hears_error(wedge) == "too_large"
+    ((task, order),) = hand.takes()
+    hand.answers(task, order, SECRET)
+    assert alice.hears(call) == [SECRET]
+    assert desk.link.too_large == 0
+
+
+def test_runs_that_have_recorded_much(desk: Desk, alice: Neighbour, hand: Hand) -> None:
+    """Runs that a neighbour's long answers made large do not share one frame when their worker is lost."""
+    calls = [alice.sends("own", {}) for _ in range(4)]
+    tasks = [task for task, _ in hand.takes()]
+    for task in tasks:
+        hand.says(
+            held=[each["task"] for each in tasks],
+            asks=[{"task": task["task"], "k": 0, "op": "step", "mark": "step", "value": "x" * 290_000}],
+        )
+    hand.says(bye=True, draining=True)
+    other = Hand(desk, "b", "w2")
+    again = {task["message"]: (task, order) for task, order in other.takes()}
+    assert set(again) == set(calls)
+    assert all(len(task["records"]) == 1 for task, _ in again.values())
+    assert desk.link.too_large == 0
+
+
+def test_a_long_answer_and_a_long_task(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """An answer and a task that are too large for one frame leave in two."""
+    call = alice.sends("own", {})
+    ((task, order),) = hand.takes()
+    ask = {"op": "call", "k": 0, "mark": "m", "user": mallory.user, "endpoint": "far", "data": {}}
+    hand.says(held=[task["task"]], asks=[{"task": task["task"], **ask}])
+    (asked,) = mallory.gets("far")
+    topic = topics.inbox(desk.user, topics.REPLY)
+    now = desk.clock.now()
+    answer = Message.model_validate(
+        {
+            "id": "c" * 32,
+            "type": "reply",
+            "from": mallory.user,
+            "to": desk.user,
+            "endpoint": topics.REPLY,
+            "conversation": "c" * 32,
+            "cause": asked["id"],
+            "created": now,
+            "expires": now + HOUR_MS,
+            "data": {"text": "語" * 230_000},
+        }
+    )
+    bundle = mallory.envelope.seal(Kind.MESSAGES, desk.user, [answer.to_bytes()], desk.random.randbytes(24))
+    hand.takes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk, "arrives", lambda topic, payload: desk.node.turn([Packet(topic, payload)]))
+        large = alice.sends("own", {"text": "x" * 690_000})
+    desk.arrives(topic, bundle)
+    assert [task["message"] for task, _ in hand.takes()] == [large]
+    assert len(hand.is_told()[-1]["data"]["text"]) == 230_000
+    hand.answers(task, order, SECRET)
+    assert alice.hears(call) == [SECRET]
+    assert desk.link.too_large == 0
+
+
+# Workers of another point.
+
+
+def test_a_worker_of_another_point(desk: Desk, alice: Neighbour, hand: Hand) -> None:
+    """Who has the key of point a, and knows a task of point b, can neither answer it nor act for it."""
+    mine = instance_of(desk, hand, alice)
+    call = alice.sends("own", {}, instance=mine)
+    ((task, order),) = hand.takes()
+    rogue = Hand(desk, "a", "rogue")
+    turn = {"out": [{"op": "reply", "request": call, "data": {"forged": True}}], "state": {"forged": True}}
+    rogue.ends(task, turn)
+    rogue.ends(task, error={"kind": "flow_failed", "message": "forged"})
+    ask = {"op": "call", "k": 0, "mark": "m", "user": alice.user, "endpoint": "far", "data": {"forged": True}}
+    rogue.says(
+        held=[task["task"]],
+        parked=[task["task"]],
+        asks=[{"task": task["task"], **ask}],
+        waits=[[task["task"], 0]],
+        progress=[{"task": task["task"], "data": {"forged": True}}],
+    )
+    assert (alice.hears(call), alice.gets("far"), rogue.is_told()) == ([], [], [])
+    assert desk.journal.records.of(int(task["task"].partition("-")[0])) == []
+    hand.answers(task, order, SECRET)
+    assert alice.hears(call) == [SECRET]
+    kept = desk.journal.instances.get(mine)
+    assert kept is not None
+    assert kept.state is None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {},
+        {"seen": 10**9},
+        {"bye": True},
+        {"bye": True, "draining": True},
+        {"held": ["TASK"]},
+        {"held": ["TASK"], "parked": ["TASK"], "waits": [["TASK", 0]]},
+        {"progress": [{"task": "TASK", "data": {"forged": True}}]},
+    ],
+)
+def test_a_worker_that_takes_anothers_name(desk: Desk, alice: Neighbour, hand: Hand, frame: dict[str, Any]) -> None:
+    """A worker of point a that calls itself like one of point b takes nothing from it, and breaks nothing."""
+    call = alice.sends("own", {})
+    ((task, order),) = hand.takes()
+    rogue = Hand(desk, "a", hand.name)
+    rogue.says(**json.loads(json.dumps(frame).replace("TASK", task["task"])))
+    desk.passes(LOST_FRAME / 2)
+    assert alice.hears(call) == []
+    hand.says(held=[task["task"]])
+    assert hand.takes() == []
+    hand.answers(task, order, SECRET)
+    assert alice.hears(call) == [SECRET]
+    assert lives(desk, alice, hand)
+
+
+def test_a_worker_that_answers_for_a_load_elsewhere(desk: Desk, hand: Hand) -> None:
+    """What a flow of point b is, only a worker of point b says."""
+    flow = desk.node.catalog.get("own")
+    assert flow is not None
+    told: list[dict[str, Any] | P2pflowsError] = []
+    desk.ask(lambda: desk.node.dispatch.load(flow, told.append))
+    ((task, _),) = hand.takes()
+    Hand(desk, "a", "rogue").ends(task, {"description": "forged"})
+    assert told == []
+    hand.ends(task, {"description": "true"})
+    assert told == [{"description": "true"}]
+
+
+def test_a_frame_with_the_key_of_another_point(desk: Desk, alice: Neighbour, hand: Hand) -> None:
+    """A frame is read with the key of the point on whose topic it came, and no other."""
+    call = alice.sends("own", {})
+    ((task, order),) = hand.takes()
+    topic = topics.results(desk.user, "b")
+    header = {"worker": hand.name, "boot": desk.node.boot, "n": 10**9, "seen": 0, "slots": 1, "held": [],
+              "results": [{"task": task["task"], "error": None}], "draining": False, "bye": False}  # fmt: skip
+    for key in (point_key(desk.me, "a"), point_key(alice.me, "b"), bytes(32)):
+        desk.arrives(topic, Channel(key).seal(topic, header, [b"{}"]))
+    assert desk.journal.counters["refused.bad_frame"] == 3
+    hand.answers(task, order, SECRET)
+    assert alice.hears(call) == [SECRET]
+
+
+# Workers gone mad: whatever a frame says, the daemon lives, and what is not mad goes on.
+
+TASK = "TASK"
+"""Stands for the task that is leased."""
+HUGE: list[Any] = [0, 1, -1, 9_999, 10_000, 2**31, 2**63, -(2**63), 10**30, 0.5, True, None, "1", "x", [], {}]
+WILD = st.recursive(
+    st.sampled_from([*HUGE, TASK, "reply", "call", "a" * 64, "0" * 32, "own", "\x1b[31m", "\x00", 1e300]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["task", "k", "data", "op"]), inner),
+    max_leaves=6,
+)
+DATA = st.dictionaries(st.sampled_from(["text", "op", "instance", "endpoint", "", "\x00"]), WILD, max_size=3)
+SENT = {
+    "user": st.sampled_from(["a" * 64, "0" * 64, "USER", "me", 7]),
+    "endpoint": st.sampled_from(["far", "own", "_instances", "_reply", "_notice", "_flows", "a/b", 7]),
+    "data": DATA | WILD,
+    "instance": st.sampled_from([None, "0" * 32, "x", 7]),
+    "source": st.sampled_from(["", "\x1b[31m", "x" * 65, 7]),
+    "timeout": st.sampled_from([None, 1, 0.001, -1, 1e300, "1", True]),
+}
+CALL = {"user": st.just("USER"), "endpoint": SENT["endpoint"], "data": DATA}
+ASK = (
+    st.fixed_dictionaries(
+        {"task": st.just(TASK), "k": st.sampled_from(HUGE), "mark": st.just("m")},
+        optional={"op": st.just("step"), "value": WILD},
+    )
+    | st.fixed_dictionaries(
+        {"task": st.just(TASK), "k": st.sampled_from(HUGE), "op": st.just("cancel"), "call": st.sampled_from(HUGE)},
+    )
+    | st.fixed_dictionaries(
+        {"task": st.just(TASK), "k": st.just(0), "op": st.just("call"), "mark": st.just("m"), **CALL},
+    )
+    | st.fixed_dictionaries(
+        {"task": st.just(TASK) | WILD, "k": st.sampled_from(HUGE)},
+        optional={
+            "op": st.sampled_from(["call", "step", "cancel", "post", "reply", 7]),
+            "mark": st.sampled_from(["m", "", "x" * 201, 7]),
+            "value": WILD,
+            "call": st.sampled_from(HUGE),
+            **SENT,
+        },
+    )
+)
+NUMBERED = st.lists(st.tuples(st.just(TASK), st.sampled_from(HUGE)), max_size=3)
+PROGRESS = st.lists(st.fixed_dictionaries({"task": st.just(TASK), "data": DATA | WILD}), max_size=3)
+SLY = st.fixed_dictionaries(
+    {"held": st.just([TASK])},
+    optional={
+        "asks": st.lists(ASK, max_size=3),
+        "waits": NUMBERED,
+        "progress": PROGRESS,
+        "parked": st.just([TASK]),
+        "seen": st.sampled_from(HUGE),
+        "slots": st.sampled_from([1, 10**30]),
+    },
+)
+"""Frames that are right on the outside."""
+FRAME = st.fixed_dictionaries(
+    {},
+    optional={
+        "worker": st.sampled_from(["w1", "w2", "", "a/b", 7]),
+        "boot": st.sampled_from(HUGE),
+        "seen": st.sampled_from(HUGE),
+        "slots": st.sampled_from(HUGE),
+        "pid": st.sampled_from(HUGE),
+        "host": WILD,
+        "bye": st.booleans() | WILD,
+        "draining": st.booleans() | WILD,
+        "held": st.just([TASK]) | WILD,
+        "parked": st.just([TASK]) | WILD,
+        "asks": st.lists(ASK, max_size=3) | WILD,
+        "waits": NUMBERED | WILD,
+        "progress": PROGRESS | WILD,
+        "results": WILD,
+    },
+)
+REPLY = st.fixed_dictionaries({"op": st.just("reply"), "request": st.just("REQUEST"), "data": DATA})
+OUT = (
+    REPLY
+    | st.fixed_dictionaries(
+        {"op": st.sampled_from(["post", "call_back"]), "subflow": st.just("far"), "packaged": st.just("0" * 32), **CALL}
+    )
+    | st.fixed_dictionaries(
+        {"op": st.sampled_from(["post", "call_back", "reply", "call", 7])},
+        optional={
+            **SENT,
+            "subflow": st.sampled_from(["far", "x" * 201, 7]),
+            "packaged": st.sampled_from(["0" * 32, "", 7]),
+            "request": st.sampled_from(["REQUEST", "0" * 32, "x", 7]),
+            "error": WILD,
+        },
+    )
+)
+PART = st.fixed_dictionaries(
+    {},
+    optional={"user": SENT["user"], "endpoint": SENT["endpoint"], "instance": SENT["instance"], "shared": WILD},
+)
+TURN = st.fixed_dictionaries(
+    {},
+    optional={
+        "out": st.lists(OUT, max_size=3) | WILD,
+        "state": DATA | WILD,
+        "mounted": st.fixed_dictionaries(
+            {}, optional={"config": DATA | WILD, "subflows": st.dictionaries(st.text(max_size=2), PART) | WILD}
+        )
+        | WILD,
+    },
+)
+MAD = settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def written(value: Any, **names: str) -> Any:
+    """The value with its placeholders filled in."""
+    text = json.dumps(value)
+    for name, meaning in names.items():
+        text = text.replace(f'"{name}"', json.dumps(meaning))
+    return json.loads(text)
+
+
+@MAD
+@given(frame=SLY | FRAME)
+def test_mad_frames(desk: Desk, alice: Neighbour, hand: Hand, frame: dict[str, Any]) -> None:
+    """Whatever stands in a frame of the right key, the daemon takes it in or counts it, and honest calls go on."""
+    hand.takes()
+    call = alice.sends("own", {})
+    hand.says()
+    tasks = [(task, order) for task, order in hand.takes() if task["message"] == call]
+    name = tasks[0][0]["task"] if tasks else "0-" + "0" * 32
+    hand.says(**written(frame, TASK=name, USER=desk.user))
+    desk.passes(3 * LOST_FRAME)
+    fresh = Hand(desk, "b", f"honest{desk.random.randrange(10**9)}")
+    for task, order in fresh.takes():
+        fresh.answers(task, order, {})
+    assert lives(desk, alice, fresh)
+    fresh.says(bye=True, draining=True)
+    assert desk.link.too_large == 0
+
+
+@MAD
+@given(turn=TURN | WILD)
+def test_mad_turns(desk: Desk, alice: Neighbour, hand: Hand, turn: Any) -> None:
+    """Whatever a worker says a run has left behind, the run ends, for its caller too, and the next one runs."""
+    hand.takes()
+    call = alice.sends("own", {})
+    tasks = [(task, order) for task, order in hand.takes() if task["message"] == call]
+    ((task, _),) = tasks
+    hand.ends(task, written(turn, TASK=task["task"], USER=desk.user, REQUEST=call))
+    row = desk.journal.incoming.find(alice.user, call)
+    assert row is not None
+    assert row.state in (Incoming.DONE, Incoming.FAILED, Incoming.KEPT)
+    assert (row.state == Incoming.KEPT) == (alice.hears(call) == [])
+    assert lives(desk, alice, hand)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"kind": "flow_failed", "message": "x" * 900_000, "hint": "語" * 10_000},
+        {"kind": "usage", "message": "x"},
+        {"kind": ["x"], "message": {"a": 1}, "hint": None},
+        {},
+        [],
+        "x",
+        7,
+    ],
+)
+def test_mad_errors(desk: Desk, alice: Neighbour, hand: Hand, error: Any) -> None:
+    """Whatever a worker calls an error, its caller gets one."""
+    call = alice.sends("own", {})
+    ((task, _),) = hand.takes()
+    hand.ends(task, error=error)
+    assert "message" in alice.hears(call)[0]
+    assert lives(desk, alice, hand)
+
+
+@pytest.mark.parametrize(
+    "data", [[[1, 2]], {"text": "x" * 20_000}, {"number": 1e308 * 10}, {"text": "語" * 8_000}, "ab", None, 7]
+)
+def test_mad_progress(desk: Desk, alice: Neighbour, hand: Hand, data: Any) -> None:
+    """What cannot be told before the answer, or is too long for it, is not told; the answer is."""
+    call = alice.sends("own", {})
+    ((task, order),) = hand.takes()
+    hand.says(held=[task["task"]], progress=[{"task": task["task"], "data": data}])
+    hand.answers(task, order, SECRET)
+    assert alice.hears(call) == [SECRET]
+    notices = desk.link.sent.get(topics.inbox(alice.user, topics.NOTICE), [])
+    told = [Notice.model_validate_json(body) for notice in notices for body in alice.envelope.open(notice).bodies]
+    assert all(notice.progress == [] for notice in told)
+
+
+def test_progress_of_a_neighbour(desk: Desk, mallory: Neighbour) -> None:
+    """What the one who was asked tells is passed on, but nothing that is too long or no JSON."""
+    heard: list[dict[str, Any]] = []
+    sent = desk.ask(lambda: desk.node.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
+    desk.ask(lambda: desk.node.expect(sent, lambda _state, _answer: None, heard.append))
+    for data in ('{"delta": "a"}', '{"n": 1e999}', '{"n": NaN}', json.dumps({"text": "x" * 500_000}), "[1]"):
+        body = f'{{"to": "{desk.user}", "progress": [["{sent}", {data}]]}}'
+        mallory.publishes(topics.NOTICE, body.encode(), kind=Kind.NOTICE)
+    assert heard == [{"delta": "a"}]
+
+
+def test_what_waits_outlives_a_restart(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+    """Nothing that a neighbour sent makes the daemon fail when it begins again."""
+    instance_of(desk, hand, mallory)
+    call = alice.sends("own", {})
+    mallory.mounts("own", path=[])
+    mallory.mounts("own", path=[[mallory.user, "own"]])
+    mallory.mounts("own", config_overrides={"__class__": {"": [None]}})
+    for name in ("own", "shared", "function", "User"):
+        mallory.sends(name, {"text": "x", "data": {}}, instance=None, source="\x1b[31m", conversation="0" * 32)
+    desk.restart()
+    desk.passes(5.0)
+    fresh = Hand(desk, "b", "w2")
+    for _ in range(4):
+        for task, order in fresh.takes():
+            fresh.answers(task, order, SECRET if task["message"] == call else {})
+        fresh.says()
+    assert alice.hears(call) == [SECRET]
+    assert lives(desk, alice, fresh)
+
+
+def test_a_post_whose_answers_all_fail_is_told_once(desk: Desk, alice: Neighbour, hand: Hand) -> None:
+    """Two answers wait to run a flow again when its instance is deleted: its sender gets one error for the one post."""
+    instance = instance_of(desk, hand, alice)
+    post = alice.sends("own", {}, type="post", instance=instance)
+    ((task, _),) = hand.takes()
+    asks: list[dict[str, Any]] = [
+        {"op": "call_back", "user": alice.user, "endpoint": "x", "data": {}, "subflow": key, "packaged": key}
+        for key in ("one", "two")
+    ]
+    hand.ends(task, {"out": asks, "state": {}})
+    for asked in alice.gets("x"):
+        alice.sends(topics.REPLY, {"said": "yes"}, type="reply", cause=asked["id"], epoch=0, seq=0)
+    assert len(desk.journal.incoming.open_of(instance)) == 2
+    desk.ask(lambda: desk.node.delete_instance(instance, recursive=True))
+    desk.passes(1.0)
+    assert alice.hears_error(post) == "flow_failed"
+
+
+def test_a_call_that_its_owner_withdraws_is_told_after_the_commit(
+    desk: Desk, alice: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that begins again after a crash could get another answer to the same call."""
+    instance = instance_of(desk, hand, alice)
+    alice.sends("own", {}, instance=instance)
+    ((task, _),) = hand.takes()
+    call = {"k": 0, "op": "call", "mark": "m", "user": alice.user, "endpoint": "x", "data": {}}
+    hand.says(asks=[{"task": task["task"], **call}], held=[task["task"]])
+    (asked,) = alice.gets("x")
+    uncommitted: list[bool] = []
+    publish = desk.link.publish
+
+    def watched(topic: str, payload: bytes, **more: Any) -> bool:
+        if "/dispatch/" in topic:
+            uncommitted.append(desk.journal._db.in_transaction)
+        return publish(topic, payload, **more)
+
+    monkeypatch.setattr(desk.link, "publish", watched)
+    desk.ask(lambda: desk.node.cancel(asked["id"]))
+    assert [answer["error"]["kind"] for answer in hand.is_told() if "error" in answer] == ["cancelled"]
+    assert uncommitted == [False]

@@ -1,0 +1,246 @@
+"""Lanes keep their order, one worker at a time; slots are never exceeded; nobody starves."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from p2pflowsd.running.scheduler import WINDOW, Assignment, Scheduler
+
+
+def test_a_lane_goes_to_one_worker() -> None:
+    """Tasks of one lane go to the same worker, in order, even if others are free."""
+    scheduler = Scheduler()
+    for worker in ("w1", "w2"):
+        scheduler.announce(worker, 2)
+    for task in (1, 2, 3):
+        scheduler.add(task, "a")
+    given = scheduler.assign()
+    assert [task for _, task in given] == [1, 2, 3]
+    assert len({worker for worker, _ in given}) == 1
+
+
+def test_no_more_before_it_is_sure() -> None:
+    """A lane gets more only once its worker holds the last of what it got before."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    for task in (1, 2):
+        scheduler.add(task, "a")
+    assert scheduler.assign() == [Assignment("w", 1), Assignment("w", 2)]
+    scheduler.add(3, "a")
+    assert scheduler.assign() == []
+    scheduler.confirm(1)
+    assert scheduler.assign() == []
+    scheduler.confirm(2)
+    assert scheduler.assign() == [Assignment("w", 3)]
+
+
+def test_what_got_lost_waits_before_the_rest() -> None:
+    """Tasks that did not reach their worker come again in order, with all behind them, before all that waited."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    for task in range(5):
+        scheduler.add(task, "a")
+    scheduler.assign()
+    scheduler.add(5, "a")
+    assert scheduler.back([3, 2]) == [2, 3, 4]
+    assert [task for _, task in scheduler.assign()] == [2, 3, 4, 5]
+
+
+def test_what_did_not_fit_waits_until_the_worker_has_what_did() -> None:
+    """Else the worker could miss the first frame, and run what came with the second."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    for task in range(4):
+        scheduler.add(task, "a")
+    scheduler.assign()
+    assert scheduler.back([2, 3], unsent=True) == [2, 3]
+    assert scheduler.assign() == []
+    scheduler.confirm(1)
+    assert [task for _, task in scheduler.assign()] == [2, 3]
+
+
+def test_a_lost_worker() -> None:
+    """What a lost worker had goes to another, in order; only the first of each lane may have been running."""
+    scheduler = Scheduler()
+    scheduler.announce("w1", 2)
+    for task, lane in enumerate("aabb"):
+        scheduler.add(task, lane)
+    scheduler.assign()
+    scheduler.announce("w2", 2)
+    assert scheduler.lost("w1") == [0, 2]
+    assert scheduler.lost("w1") == []
+    assert scheduler.assign() == [Assignment("w2", task) for task in range(4)]
+
+
+def test_a_draining_worker_gets_nothing() -> None:
+    """A worker that is about to end gets no more, and its lane moves on once it is empty."""
+    scheduler = Scheduler()
+    scheduler.announce("w1", 1)
+    scheduler.add(1, "a")
+    scheduler.assign()
+    scheduler.confirm(1)
+    scheduler.announce("w1", 1, draining=True)
+    scheduler.announce("w2", 1)
+    scheduler.add(2, "a")
+    assert scheduler.assign() == []
+    scheduler.done(1)
+    assert scheduler.assign() == [Assignment("w2", 2)]
+
+
+def test_adoption_takes_only_the_beginning() -> None:
+    """A worker keeps what it holds if nothing that waits elsewhere comes before it in its lane."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    for task in (1, 2, 3, 4):
+        scheduler.add(task, "a")
+    assert scheduler.adopt("w", [4, 2, 1]) == [1, 2]
+    assert scheduler.adopt("other", [3]) == []
+    assert scheduler.assign() == [Assignment("w", 3), Assignment("w", 4)]
+
+
+def test_a_busy_lane_does_not_starve_others() -> None:
+    """A waiting lane gets the only slot within a window, although another lane never empties."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    scheduler.add(0, "busy")
+    scheduler.assign()
+    scheduler.add(-1, "patient")
+    running = [0]
+    for task in range(1, 3 * WINDOW):
+        scheduler.add(task, "busy")
+        scheduler.confirm(running[-1])
+        scheduler.done(running.pop(0))
+        running += [number for _, number in scheduler.assign()]
+        if -1 in running:
+            break
+    assert -1 in running
+
+
+def test_no_slot_is_free_while_a_lane_waits() -> None:
+    """Every lane gets a slot as long as there are free ones, on the worker with the most room."""
+    scheduler = Scheduler()
+    scheduler.announce("small", 1)
+    scheduler.announce("big", 3)
+    for task, lane in enumerate("abcdef"):
+        scheduler.add(task, lane)
+    given = scheduler.assign()
+    assert sorted(worker for worker, _ in given) == ["big"] * 3 + ["small"]
+    assert scheduler.free == 0
+    assert (scheduler.workers, scheduler.slots, scheduler.queued) == (2, 4, 6)
+
+
+LANES = st.sampled_from("abc")
+WORKERS = st.sampled_from(("w1", "w2", "w3"))
+ANY = st.integers(0, 1_000)
+
+
+class Scheduling(RuleBasedStateMachine):
+    """The scheduler beside a model that only knows which task was added when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler()
+        self.order: dict[str, list[int]] = {lane: [] for lane in "abc"}
+        self.slots: dict[str, int] = {}
+        self.count = 0
+
+    @rule(lane=LANES, times=st.integers(1, 4))
+    def add(self, lane: str, times: int) -> None:
+        """Some tasks come."""
+        for _ in range(times):
+            self.count += 1
+            self.order[lane].append(self.count)
+            self.scheduler.add(self.count, lane)
+
+    @rule(worker=WORKERS, slots=st.integers(1, 2), draining=st.booleans())
+    def announce(self, worker: str, slots: int, draining: bool) -> None:
+        """A worker says that it is there."""
+        self.scheduler.announce(worker, slots, draining=draining)
+        self.slots[worker] = 0 if draining else slots
+
+    @rule()
+    def assign(self) -> None:
+        """What is given out is the next of its lane, to a worker with room; no lane waits while there is room."""
+        leased = self._leased()
+        before = {worker: len(self.scheduler._workers[worker].lanes) for worker in self.slots}
+        for worker, task in self.scheduler.assign():
+            lane = next(lane for lane, tasks in self.order.items() if task in tasks)
+            assert self.order[lane][len(leased[lane])] == task
+            leased[lane].append(task)
+            assert self.slots[worker] > 0
+        for worker, slots in self.slots.items():
+            assert len(self.scheduler._workers[worker].lanes) <= max(slots, before[worker])
+        assert not self.scheduler._idle or self.scheduler.free == 0
+
+    @rule(which=ANY)
+    def confirm(self, which: int) -> None:
+        """A worker shows that it holds a task."""
+        if task := self._some_leased(which):
+            self.scheduler.confirm(task)
+
+    @rule(which=ANY)
+    def end(self, which: int) -> None:
+        """A task ends, mostly but not always the first of its lane."""
+        tasks = [task for tasks in self.order.values() for task in tasks[: 1 + which % 2]]
+        if tasks:
+            task = tasks[which % len(tasks)]
+            assert self.scheduler.is_first(task) == any(tasks[:1] == [task] for tasks in self.order.values())
+            self.scheduler.done(task)
+            for tasks in self.order.values():
+                if task in tasks:
+                    tasks.remove(task)
+
+    @rule(which=ANY)
+    def get_lost(self, which: int) -> None:
+        """A leased task does not arrive."""
+        if task := self._some_leased(which):
+            gone = self.scheduler.back([task])
+            assert gone[0] == task
+            assert gone == sorted(gone)
+
+    @rule(worker=WORKERS)
+    def lose(self, worker: str) -> None:
+        """A worker dies."""
+        firsts = {
+            lane.leased and next(iter(lane.leased)) for lane in self.scheduler._lanes.values() if lane.worker == worker
+        }
+        assert set(self.scheduler.lost(worker)) == firsts
+        self.slots.pop(worker, None)
+
+    @rule(worker=WORKERS, lane=LANES, which=st.sets(st.integers(0, 5)))
+    def adopt(self, worker: str, lane: str, which: set[int]) -> None:
+        """A worker says that it holds tasks that wait."""
+        waiting = self.order[lane][len(self._leased()[lane]) :]
+        held = [task for place, task in enumerate(waiting) if place in which]
+        if worker in self.slots:
+            adopted = self.scheduler.adopt(worker, held)
+            assert adopted == waiting[: len(adopted)]
+
+    @invariant()
+    def lanes_are_in_order(self) -> None:
+        """Leased and waiting tasks of a lane are, in this order, those that were added and have no end."""
+        for name, tasks in self.order.items():
+            lane = self.scheduler._lanes.get(name)
+            assert ([*lane.leased, *lane.waiting] if lane else []) == tasks
+
+    @invariant()
+    def one_worker_to_a_lane(self) -> None:
+        """A lane is with the worker that counts it, and with no other."""
+        for name, lane in self.scheduler._lanes.items():
+            owners = [worker for worker, known in self.scheduler._workers.items() if name in known.lanes]
+            assert owners == ([lane.worker] if lane.worker else [])
+            assert bool(lane.leased) == bool(lane.worker)
+
+    def _leased(self) -> dict[str, list[int]]:
+        lanes = self.scheduler._lanes
+        return {lane: list(lanes[lane].leased) if lane in lanes else [] for lane in self.order}
+
+    def _some_leased(self, which: int) -> int | None:
+        tasks = [task for tasks in self._leased().values() for task in tasks]
+        return tasks[which % len(tasks)] if tasks else None
+
+
+TestScheduling = Scheduling.TestCase
+TestScheduling.settings = settings(max_examples=150, stateful_step_count=40)

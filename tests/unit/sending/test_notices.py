@@ -1,0 +1,146 @@
+"""Receipts gather for a moment, are not sent where an answer says it all, and gaps are asked for with patience."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from simulation.timeline import Timeline, TimelineClock
+
+from p2pflows.protocol.message import Notice
+from p2pflowsd.faults import NoFaults
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.streams import IN, Place
+from p2pflowsd.sending.notices import GAP_PATIENCE, GATHER, LAST_GAP_PATIENCE, MOST, Notices
+
+ANN, BOB = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def timeline() -> Timeline:
+    """The time."""
+    return Timeline()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """A journal in which ann's stream to `echo` stands at place 3 of epoch 7."""
+    journal = Journal(tmp_path / "journal.sqlite3", BOB, NoFaults())
+    with journal.transaction():
+        journal.streams.set(IN, ANN, "echo", Place(7, 3))
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def notices(journal: Journal, timeline: Timeline) -> Notices:
+    """What bob owes others."""
+    return Notices(journal, TimelineClock(timeline))
+
+
+def message_id(number: int) -> str:
+    """An id."""
+    return f"{number:032x}"
+
+
+def test_nothing_is_owed(notices: Notices) -> None:
+    """Without anything to say, nothing is due."""
+    assert notices.next_due() is None
+    assert notices.take() == []
+
+
+def test_receipts_travel_together(notices: Notices, timeline: Timeline) -> None:
+    """Receipts of one moment make one notice for each peer, once the moment is over, and only once."""
+    for number in range(3):
+        notices.received(ANN, message_id(number))
+    notices.received(BOB, message_id(9))
+    assert notices.take() == []
+    assert notices.next_due() == pytest.approx(GATHER)
+    timeline.run(GATHER)
+    assert notices.take() == [
+        (ANN, Notice(to=ANN, received=[message_id(number) for number in range(3)])),
+        (BOB, Notice(to=BOB, received=[message_id(9)])),
+    ]
+    assert notices.take() == []
+
+
+def test_many_receipts_do_not_wait(notices: Notices) -> None:
+    """A notice leaves at once when it is long enough."""
+    for number in range(MOST):
+        notices.received(ANN, message_id(number))
+    ((peer, notice),) = notices.take()
+    assert (peer, len(notice.received)) == (ANN, MOST)
+
+
+def test_an_answer_says_it_all(notices: Notices, timeline: Timeline) -> None:
+    """No receipt is sent for what is answered in the same moment, and so perhaps nothing at all."""
+    for number, how in enumerate(({}, {"held": True}, {"waiting": True})):
+        notices.received(ANN, message_id(number), **how)
+        notices.answered(ANN, message_id(number))
+    timeline.run(GATHER)
+    assert notices.take() == []
+
+
+def test_the_latest_word_counts(notices: Notices, timeline: Timeline) -> None:
+    """A message is in one list only: the one that was true last."""
+    notices.received(ANN, message_id(1), held=True)
+    notices.received(ANN, message_id(1), waiting=True)
+    notices.received(ANN, message_id(2))
+    notices.received(ANN, message_id(2), held=True)
+    notices.received(ANN, message_id(3), waiting=True)
+    notices.received(ANN, message_id(3))
+    timeline.run(GATHER)
+    assert notices.take() == [
+        (ANN, Notice(to=ANN, received=[message_id(3)], held=[message_id(2)], waiting=[message_id(1)]))
+    ]
+
+
+def test_a_gap_is_asked_for_with_patience(notices: Notices, timeline: Timeline) -> None:
+    """A stream that waits asks for its next place, less and less often, until it waits no more."""
+    notices.blocked(ANN, "echo")
+    asked = []
+    while timeline.elapsed < 3 * LAST_GAP_PATIENCE:
+        due = notices.next_due()
+        assert due is not None
+        timeline.run(due - timeline.elapsed)
+        assert notices.take() == [(ANN, Notice(to=ANN, gaps=[("echo", 7, 3)]))]
+        asked.append(timeline.elapsed)
+    pauses = [later - earlier for earlier, later in zip([0.0, *asked], asked, strict=False)]
+    assert pauses[0] == pytest.approx(GAP_PATIENCE)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(LAST_GAP_PATIENCE)
+    notices.unblocked(ANN, "echo")
+    assert notices.next_due() is None
+    assert not notices.is_blocked(ANN, "echo")
+
+
+def test_a_gap_is_asked_for_anew_when_the_broker_is_back(notices: Notices, timeline: Timeline) -> None:
+    """Patience that grew while nobody could hear starts anew with the link."""
+    notices.blocked(ANN, "echo")
+    for _ in range(12):
+        timeline.run(LAST_GAP_PATIENCE)
+        notices.take()
+    notices.link_up()
+    assert notices.next_due() == pytest.approx(timeline.elapsed + GAP_PATIENCE)
+
+
+def test_blocked_again_is_not_asked_sooner(notices: Notices, timeline: Timeline) -> None:
+    """More messages behind the same gap do not make it more urgent."""
+    notices.blocked(ANN, "echo")
+    timeline.run(GAP_PATIENCE)
+    notices.take()
+    notices.blocked(ANN, "echo")
+    assert notices.next_due() == pytest.approx(GAP_PATIENCE + 2 * GAP_PATIENCE)
+
+
+def test_repairs_go_out(notices: Notices, timeline: Timeline) -> None:
+    """Skips are told once for each endpoint, the latest one; rewound messages all, up to a limit."""
+    notices.skip(ANN, "echo", 7, 3)
+    notices.skip(ANN, "echo", 7, 5)
+    for number in range(MOST + 5):
+        notices.rewound(ANN, "echo", 7, message_id(number))
+    timeline.run(GATHER)
+    ((_, notice),) = notices.take()
+    assert notice.skips == [("echo", 7, 5)]
+    assert [told for _, _, told in notice.rewound] == [message_id(number) for number in range(MOST)]

@@ -1,0 +1,458 @@
+"""The worker's bookkeeping, without a worker."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pflows.protocol.channel import BadFrame
+from p2pflows.worker import frames
+from p2pflows.worker.frames import Incoming, Result, Task
+from p2pflows.worker.lanes import Lanes
+
+SLOTS = 2
+
+
+def lanes(slots: int = SLOTS) -> Lanes:
+    """The bookkeeping of a worker that has just started."""
+    return Lanes({"worker": "w-1", "slots": slots, "pid": 7, "host": "here"})
+
+
+def entry(id_: str, lane: str = "lane", **changes: Any) -> dict[str, Any]:
+    """A task as it stands in a frame's header."""
+    return {
+        "task": id_,
+        "op": "run",
+        "lane": lane,
+        "endpoint": "echo",
+        "revision": 1,
+        "target": {"kind": "exec", "command": "cat", "cwd": "/"},
+        "from": "b" * 64,
+        "name": None,
+        "conversation": "c",
+        "message": "m",
+        "expires": 2_000_000_000_500,
+        "attempt": 1,
+        **changes,
+    }
+
+
+def header(n: int, *tasks: dict[str, Any], boot: int = 1, **changes: Any) -> dict[str, Any]:
+    """The header of a frame from the daemon."""
+    return {
+        "worker": "w-1",
+        "boot": boot,
+        "n": n,
+        "tasks": list(tasks),
+        "done": [],
+        "cancel": [],
+        "stop": False,
+        **changes,
+    }
+
+
+def frame(n: int, *tasks: dict[str, Any], boot: int = 1, **changes: Any) -> Incoming:
+    """A frame from the daemon."""
+    return frames.read(header(n, *tasks, boot=boot, **changes), [b"{}"] * len(tasks))
+
+
+def started(book: Lanes) -> list[str]:
+    """Start all that may start; gives the ids."""
+    ids = []
+    while (task := book.take()) is not None:
+        ids.append(task.id)
+    return ids
+
+
+def end(book: Lanes, id_: str, data: bytes = b"{}") -> None:
+    """End a running task with data."""
+    (task,) = [task for task in book.running if task.id == id_]
+    book.finish(task, Result(id_, None, data))
+
+
+def ids(results: list[Result]) -> list[str]:
+    """The tasks of some results."""
+    return [result.task for result in results]
+
+
+def test_a_frame_is_read() -> None:
+    """A task's fields and its data are paired, deadlines become seconds, unknown fields do not matter."""
+    (task,) = frames.read(header(1, entry("a", name="bob", later="news")), [b'{"x":1}']).tasks
+    assert (task.id, task.name, task.expires, task.data) == ("a", "bob", 2_000_000_000.5, b'{"x":1}')
+
+
+@pytest.mark.parametrize(
+    ("content", "blobs"),
+    [
+        ({}, []),
+        (header(1, entry("a")), []),
+        (header(1, {"task": "a"}), [b"{}"]),
+        ({**header(1), "n": None}, []),
+    ],
+)
+def test_a_frame_without_its_fields(content: dict[str, Any], blobs: list[bytes]) -> None:
+    """A frame that lacks something is refused as a whole."""
+    with pytest.raises(BadFrame):
+        frames.read(content, blobs)
+
+
+def test_one_lane_runs_in_order() -> None:
+    """Tasks of one lane start one at a time, in the order they came."""
+    book = lanes()
+    book.receive(frame(1, entry("a"), entry("b"), entry("c")))
+    assert started(book) == ["a"]
+    end(book, "a")
+    assert started(book) == ["b"]
+
+
+def test_lanes_run_beside_each_other() -> None:
+    """As many lanes run at once as there are slots, and who waits longest comes next."""
+    book = lanes(slots=2)
+    book.receive(frame(1, entry("a1", "a"), entry("a2", "a"), entry("b", "b"), entry("c", "c")))
+    assert started(book) == ["a1", "b"]
+    end(book, "a1")
+    assert started(book) == ["c"]
+    end(book, "b")
+    assert started(book) == ["a2"]
+
+
+def test_repeated_frames_are_ignored() -> None:
+    """A frame that is not newer than the last, or of an earlier boot, changes nothing."""
+    book = lanes()
+    assert book.receive(frame(2, entry("a"), boot=5)) is not None
+    for old in (
+        frame(2, entry("b"), boot=5),
+        frame(1, entry("b"), boot=5),
+        frame(9, entry("b"), boot=4, cancel=["a"]),
+    ):
+        assert book.receive(old) is None
+    assert book.held == ["a"]
+
+
+def test_a_new_boot_is_noticed() -> None:
+    """The first frame, and the first after the daemon's restart, say that it wants to know all."""
+    book = lanes()
+    assert [
+        received.new_boot
+        for received in map(book.receive, (frame(7), frame(8), frame(1, boot=2), frame(2, boot=2)))
+        if received is not None
+    ] == [True, False, True, False]
+    assert (book.header()["boot"], book.header()["seen"]) == (2, 2)
+
+
+def test_a_task_that_is_held_comes_again() -> None:
+    """A task that waits, runs, or has ended without an acknowledgement is not taken a second time."""
+    book = lanes(slots=1)
+    book.receive(frame(1, entry("ended", "x"), entry("runs", "y"), entry("waits", "z")))
+    started(book)
+    end(book, "ended")
+    started(book)
+    book.receive(frame(1, entry("ended", "x"), entry("runs", "y"), entry("waits", "z"), boot=2))
+    assert sorted(book.held) == ["ended", "runs", "waits"]
+    end(book, "runs")
+    assert started(book) == ["waits"]
+    end(book, "waits")
+    assert started(book) == []
+
+
+def test_results_until_acknowledged() -> None:
+    """A result is fresh once, overdue after a while, and kept until the daemon has it."""
+    book = lanes()
+    book.receive(frame(1, entry("a")))
+    started(book)
+    end(book, "a", b'{"x":1}')
+    assert [result.data for result in book.fresh(now=10)] == [b'{"x":1}']
+    assert book.fresh(now=10) == []
+    assert book.overdue(now=11, patience=2) == []
+    assert ids(book.overdue(now=12, patience=2)) == ["a"]
+    assert book.overdue(now=13, patience=2) == []
+    assert ids(book.unacknowledged(now=13)) == ["a"]
+    assert not book.idle
+    book.receive(frame(2, done=["a"]))
+    assert book.unacknowledged(now=20) == []
+    assert book.held == []
+    assert book.idle
+
+
+def test_a_hello_has_the_fresh_results() -> None:
+    """What a hello has told is not told again at once."""
+    book = lanes()
+    book.receive(frame(1, entry("a")))
+    started(book)
+    end(book, "a")
+    assert ids(book.unacknowledged(now=1)) == ["a"]
+    assert book.fresh(now=1) == []
+
+
+def test_cancel_while_waiting() -> None:
+    """A cancelled task that has not started never does, and the lane goes on."""
+    book = lanes(slots=1)
+    book.receive(frame(1, entry("a"), entry("b"), entry("c"), entry("alone", "other")))
+    started(book)
+    received = book.receive(frame(2, cancel=["b", "alone", "unknown"]))
+    assert received is not None
+    assert received.to_stop == []
+    assert sorted(book.held) == ["a", "c"]
+    end(book, "a")
+    assert started(book) == ["c"]
+
+
+def test_cancel_while_running() -> None:
+    """A cancelled task that runs is to be stopped; it keeps its lane until it ends, without a result."""
+    book = lanes()
+    book.receive(frame(1, entry("a"), entry("b")))
+    started(book)
+    received = book.receive(frame(2, cancel=["a"]))
+    assert received is not None
+    assert [task.id for task in received.to_stop] == ["a"]
+    assert received.to_stop[0].dropped
+    assert book.held == ["b"]
+    assert started(book) == []
+    end(book, "a")
+    assert started(book) == ["b"]
+    assert book.fresh(now=0) == []
+
+
+def test_cancel_after_the_end() -> None:
+    """A cancelled task's result is forgotten, even before it was in a frame."""
+    book = lanes()
+    book.receive(frame(1, entry("a")))
+    started(book)
+    end(book, "a")
+    book.receive(frame(2, cancel=["a"]))
+    assert book.fresh(now=0) == []
+    assert book.idle
+
+
+def test_cancelled_and_sent_again() -> None:
+    """A task cancelled while it runs and then sent again runs again, once the first run has ended."""
+    book = lanes()
+    book.receive(frame(1, entry("a")))
+    started(book)
+    first = book.running[0]
+    book.receive(frame(2, cancel=["a"]))
+    book.receive(frame(3, entry("a")))
+    assert started(book) == []
+    book.finish(first, Result("a", None, b'"first"'))
+    assert started(book) == ["a"]
+    end(book, "a", b'"second"')
+    assert [result.data for result in book.fresh(now=0)] == [b'"second"']
+
+
+def test_drain() -> None:
+    """A draining worker finishes what runs, forgets what waits, and takes nothing new."""
+    book = lanes(slots=1)
+    book.receive(frame(1, entry("a"), entry("b"), entry("c", "other")))
+    started(book)
+    book.drain()
+    book.receive(frame(2, entry("d")))
+    assert book.held == ["a"]
+    assert book.header()["draining"] is True
+    end(book, "a")
+    assert started(book) == []
+    assert not book.idle
+    book.receive(frame(3, done=["a"]))
+    assert book.idle
+
+
+def test_backlog() -> None:
+    """There is a backlog while something waits for a lane or a slot."""
+    book = lanes(slots=1)
+    book.receive(frame(1, entry("a"), entry("b")))
+    started(book)
+    assert book.backlog
+    end(book, "a")
+    started(book)
+    assert not book.backlog
+
+
+def test_header() -> None:
+    """A header says who speaks, what was seen and is held, and how tasks ended."""
+    book = lanes()
+    book.receive(frame(4, entry("a"), boot=3))
+    failed = Result("x", {"kind": "flow_failed", "message": "no"}, b"null")
+    assert book.header([failed]) == {
+        "worker": "w-1",
+        "slots": SLOTS,
+        "pid": 7,
+        "host": "here",
+        "parked": [],
+        "boot": 3,
+        "n": 1,
+        "seen": 4,
+        "held": ["a"],
+        "results": [{"task": "x", "error": {"kind": "flow_failed", "message": "no"}}],
+        "draining": False,
+        "bye": False,
+    }
+
+
+def test_frames_and_wills_are_numbered_upwards() -> None:
+    """A will is above all frames of its connection and below those of the next: none looks like a repeat."""
+    book = lanes()
+    numbers = []
+    for _ in range(3):
+        will = book.will()
+        assert will["bye"]
+        assert will["held"] == []
+        numbers += [book.header()["n"], book.header()["n"], will["n"]]
+    assert numbers[2] == 2**62
+    assert numbers == sorted(set(numbers))
+
+
+def test_portions() -> None:
+    """Results are split so that a frame stays below the limit, in order, and each is in one frame."""
+    results = [Result(str(n), None, b"x" * 400) for n in range(10)]
+    portions = list(frames.portions(results, 2000))
+    assert [result for portion in portions for result in portion] == results
+    assert max(map(len, portions)) == 3
+
+
+def test_a_result_over_the_limit() -> None:
+    """A result that no frame can hold becomes the error that says so, or it would be sent for ever."""
+    big = Result("a", None, b"x" * 5000)
+    assert list(frames.portions([big], 2000)) == [[big]]
+    assert big.error is not None
+    assert big.error["kind"] == "too_large"
+    assert big.data == b"null"
+
+
+class Conversation:
+    """A daemon that repeats itself, restarts and loses frames both ways, and a worker's lanes.
+
+    Each move takes a number, which picks what it is about.
+    """
+
+    def __init__(self) -> None:
+        self.book = lanes()
+        self.boot, self.n = 1, 0
+        self.lane_of: dict[str, str] = {}
+        self.on_the_way: list[Incoming] = []
+        self.delivered: list[Incoming] = []
+        self.committed: set[str] = set()
+        self.withdrawn: set[str] = set()
+        # What the worker must do, told in the simplest way there is.
+        self.expected: defaultdict[str, list[str]] = defaultdict(list)
+        self.known: set[str] = set()
+        self.runs: list[Task] = []
+        self.ran: set[str] = set()
+        self.owed: set[str] = set()
+        self.untold: set[str] = set()
+
+    def lease(self, pick: int) -> None:
+        """The daemon sends new tasks."""
+        new = [f"t{len(self.lane_of) + more}" for more in range(1 + pick % 3)]
+        self.lane_of |= {id_: "abc"[(pick + more) % 3] for more, id_ in enumerate(new)}
+        self._publish(new)
+
+    def lease_again(self, _pick: int) -> None:
+        """It sends again what is neither committed nor withdrawn, as after a restart or a lost frame."""
+        self._publish([id_ for id_ in self.lane_of if id_ not in self.committed | self.withdrawn])
+
+    def acknowledge(self, _pick: int) -> None:
+        """It says which results it has committed."""
+        self._publish([], done=sorted(self.committed))
+
+    def cancel(self, pick: int) -> None:
+        """It withdraws a task."""
+        if self.lane_of:
+            id_ = sorted(self.lane_of)[-1 - pick % len(self.lane_of)]
+            self.withdrawn.add(id_)
+            self._publish([], cancel=[id_])
+
+    def restart(self, _pick: int) -> None:
+        """It starts anew; what it has published may still arrive."""
+        self.boot += 1
+        self.n = 0
+
+    def deliver(self, pick: int) -> None:
+        """The oldest frame on its way arrives, or is lost."""
+        if not self.on_the_way:
+            return
+        arriving = self.on_the_way.pop(0)
+        if pick == 0:
+            return
+        self.delivered.append(arriving)
+        if self.book.receive(arriving) is None:
+            return
+        self.owed -= {*arriving.done, *arriving.cancel}
+        for id_ in arriving.cancel:
+            self.known.add(id_)
+            if id_ in self.expected[self.lane_of[id_]]:
+                self.expected[self.lane_of[id_]].remove(id_)
+        for task in arriving.tasks:
+            if task.id not in self.known:
+                self.known.add(task.id)
+                self.expected[task.lane].append(task.id)
+
+    def repeat(self, pick: int) -> None:
+        """A frame that has arrived before arrives again."""
+        if self.delivered:
+            held = self.book.held
+            assert self.book.receive(self.delivered[-1 - pick % len(self.delivered)]) is None
+            assert self.book.held == held
+
+    def start(self, _pick: int) -> None:
+        """A slot looks for work: it gets the oldest task of a lane that is free, unless there is none."""
+        task = self.book.take()
+        if task is None:
+            busy = {running.lane for running in self.runs}
+            assert len(self.runs) == SLOTS or not any(self.expected[lane] for lane in set("abc") - busy)
+            return
+        assert task.id not in self.ran
+        assert self.expected[task.lane].pop(0) == task.id
+        self.ran.add(task.id)
+        self.runs.append(task)
+
+    def finish(self, pick: int) -> None:
+        """A task ends."""
+        if self.runs:
+            task = self.runs.pop(pick % len(self.runs))
+            if not task.dropped:
+                self.owed.add(task.id)
+                self.untold.add(task.id)
+            self.book.finish(task, Result(task.id, None, b"{}"))
+
+    def report(self, pick: int) -> None:
+        """A frame leaves, with all results or the fresh ones, and is lost or committed."""
+        everything = pick % 2 == 0
+        told = ids(self.book.unacknowledged(0) if everything else self.book.fresh(0))
+        assert set(told) == (self.owed if everything else self.owed & self.untold)
+        self.untold.clear()
+        if pick > 1:
+            self.committed.update(told)
+
+    def check(self) -> None:
+        """Lanes and slots are kept, and all that waits, runs or is not acknowledged is said to be held."""
+        busy = [task.lane for task in self.book.running]
+        assert len(busy) == len(set(busy)) <= SLOTS
+        waiting = {id_ for ids_ in self.expected.values() for id_ in ids_}
+        running = {task.id for task in self.runs if not task.dropped}
+        assert sorted(self.book.held) == sorted(waiting | running | self.owed)
+
+    def _publish(self, tasks: list[str], *, done: Sequence[str] = (), cancel: Sequence[str] = ()) -> None:
+        self.n += 1
+        entries = [entry(id_, self.lane_of[id_]) for id_ in tasks]
+        self.on_the_way.append(frame(self.n, *entries, boot=self.boot, done=list(done), cancel=list(cancel)))
+
+
+MOVES = [
+    *[Conversation.lease, Conversation.lease_again, Conversation.acknowledge, Conversation.cancel],
+    *[Conversation.restart, Conversation.repeat, Conversation.report],
+    *[Conversation.deliver, Conversation.start, Conversation.finish] * 3,
+]
+
+
+@settings(max_examples=100, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 7)), min_size=20, max_size=120))
+def test_any_conversation(moves: list[tuple[Callable[[Conversation, int], None], int]]) -> None:
+    """Whatever repeats or is lost: lanes keep their order, a task runs once, no result is forgotten."""
+    conversation = Conversation()
+    for move, pick in moves:
+        move(conversation, pick)
+        conversation.check()
