@@ -29,8 +29,8 @@ from p2pflows.home import Home
 from p2pflows.protocol import identity
 
 NAMES = ("alice", "bob", "carol", "dave", "eve", "frank", "grace", "heidi")
-_START_SECONDS = 30.0
-_STOP_SECONDS = 15.0
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 15.0
 
 
 class LocalUser(Client):
@@ -98,7 +98,7 @@ class LocalUsers(Sequence[LocalUser]):
             process.send_signal(signal.SIGINT)
         for process in self._processes:
             try:
-                process.wait(_STOP_SECONDS)
+                process.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -158,7 +158,7 @@ def _daemon(home: Home) -> subprocess.Popen[bytes]:
 
 
 def _wait_for(user: LocalUser, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + _START_TIMEOUT_S
     while True:
         with contextlib.suppress(P2pflowsError):
             if user.request("status")["broker"]["connected"]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-PATIENCE = 30.0
+TIMEOUT_S = 30.0
 """Seconds that any one command may take."""
 _START = 20.0
 """Seconds until a command in the background has printed what the page shows."""
@@ -142,7 +142,7 @@ class Story:
                 self._type(step)
             case Result(terminal, shown):
                 waited = self._waiting.pop(terminal)
-                self._compare(waited, waited.shown + shown, self._terminals[terminal].result(PATIENCE))
+                self._compare(waited, waited.shown + shown, self._terminals[terminal].result(TIMEOUT_S))
 
     def _type(self, command: Command) -> None:
         terminal = self._terminals.get(command.terminal)
@@ -154,7 +154,7 @@ class Story:
             self._waiting[command.terminal] = command
             time.sleep(0.3)  # as long as it takes to turn to another terminal
             return
-        printed = terminal.result(PATIENCE)
+        printed = terminal.result(TIMEOUT_S)
         until = time.monotonic() + _START
         while not self._matches(command.shown, printed) and time.monotonic() < until:
             if command.text.endswith("&"):
@@ -163,7 +163,7 @@ class Story:
             elif self._waiting:
                 time.sleep(0.5)  # what another terminal has begun may not be here yet: look again
                 terminal.type(text)
-                printed = terminal.result(PATIENCE)
+                printed = terminal.result(TIMEOUT_S)
             else:
                 break
         self._compare(command, command.shown, printed)
@@ -260,13 +260,13 @@ class Terminal:
         """End the shell, and by force what did not end."""
         os.close(self._keys)
         try:
-            self._shell.wait(PATIENCE)
+            self._shell.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:
             for group in _groups(self._shell.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGKILL)
             self._shell.wait()
-        self._reading.join(PATIENCE)
+        self._reading.join(TIMEOUT_S)
         if self._shell.stdout:
             self._shell.stdout.close()
 

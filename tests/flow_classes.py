@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from p2pflows import AtomicFlow, CompositeFlow, DeadlinePassed, FlowMessage
 
-PATIENCE = 30.0
+TIMEOUT_S = 30.0
 
 
 def about(name: str, **more: Any) -> dict[str, Any]:
@@ -389,7 +389,7 @@ class Meeting(AtomicFlow):
         data = input_message.data
         self.flow_state["count"] = self.flow_state.get("count", 0) + 1
         note(data["file"], data.get("text", "here"))
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT_S
         while len(notes(data["file"])) < data["people"] and time.monotonic() < until:
             time.sleep(0.01)
         return {"met": len(notes(data["file"])) >= data["people"], "count": self.flow_state["count"]}

@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 RECORD = "P2PFLOWS_RECORD_NOTEBOOKS"
 """Set in the environment to write outputs into the notebooks."""
 
-_CELL_SECONDS = 60
+_CELL_TIMEOUT_S = 60
 _SHOWN = {
     re.compile(r"\b[0-9a-f]{64}\b"): "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c",
     re.compile(r"\b[0-9a-f]{32}\b"): "01a203e1dd7879e9bfd6a6e1454ea5d7",
@@ -97,7 +97,7 @@ def running(path: Path, folder: Path, environment: Mapping[str, str]) -> Iterato
     client = NotebookClient(
         nbformat.read(path, as_version=4),
         resources={"metadata": {"path": str(folder)}},
-        timeout=_CELL_SECONDS,
+        timeout=_CELL_TIMEOUT_S,
         kernel_name="python3",
         # A kernel sends what was printed by time, so one cell's lines may come in one piece or in several.
         coalesce_streams=True,

@@ -24,9 +24,9 @@ from p2pflows.errors import DaemonNotRunning
 from p2pflows.protocol import identity
 from p2pflows.protocol.identity import Identity
 
-START_SECONDS = 30.0
-STOP_SECONDS = 30.0
-CLI_SECONDS = 60.0
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
+CLI_TIMEOUT_S = 60.0
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
@@ -78,7 +78,7 @@ class Command:
             stderr=subprocess.PIPE,
         )
 
-    def wait(self, given: str | None = None, timeout: float = CLI_SECONDS) -> Ran:
+    def wait(self, given: str | None = None, timeout: float = CLI_TIMEOUT_S) -> Ran:
         """Let it end; whatever it was, no traceback may have been shown."""
         try:
             out, err = self.process.communicate(given, timeout)
@@ -149,7 +149,7 @@ class Person:
         def is_ready(now: dict[str, Any]) -> bool:
             return now["broker"]["connected"] and (bool(now["workers"]) or not self.has_workers)
 
-        self.until(is_ready, START_SECONDS)
+        self.until(is_ready, START_TIMEOUT_S)
         return self
 
     def stop(self) -> int:
@@ -157,7 +157,7 @@ class Person:
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGINT)
         try:
-            code = self.daemon.wait(STOP_SECONDS)
+            code = self.daemon.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill9()
             raise AssertionError(f"the daemon did not stop\n{self.told()}") from None
@@ -224,7 +224,7 @@ class Person:
     # The shell.
 
     def cli(
-        self, *words: object, given: str | None = None, timeout: float = CLI_SECONDS, cwd: Path | None = None
+        self, *words: object, given: str | None = None, timeout: float = CLI_TIMEOUT_S, cwd: Path | None = None
     ) -> Ran:
         """Run one command to its end."""
         command = Command([*map(str, words)], self.environment, cwd or self.folder, piped=given is not None)

@@ -19,7 +19,7 @@ from p2pflows.protocol.envelope import NONCE_BYTES, Envelope, Kind
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message, new_id
 
-_PATIENCE = 10.0
+_TIMEOUT_S = 10.0
 _HOUR_MS = 3_600_000
 
 
@@ -53,7 +53,7 @@ class Spy:
 
     def __enter__(self) -> Self:
         self._client.loop_start()
-        assert self._subscribed.wait(_PATIENCE)
+        assert self._subscribed.wait(_TIMEOUT_S)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,11 +62,11 @@ class Spy:
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish, and wait until the broker has it."""
-        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(_PATIENCE)
+        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(_TIMEOUT_S)
 
     def first(self, condition: Callable[[Seen], Any]) -> Seen:
         """The first packet that fulfils a condition, waited for."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT_S
         at = 0
         while True:
             for packet in self.seen[at:]:

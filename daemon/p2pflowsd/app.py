@@ -33,9 +33,9 @@ from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
 from p2pflowsd.running.dispatch import point_key
 from p2pflowsd.worker_socket import WorkerSocket
 
-DISK_PATIENCE = 2.0
+DISK_RETRY_S = 2.0
 """Seconds between attempts to go on after the disk has failed."""
-ANNOUNCE_PATIENCE = 5.0
+ANNOUNCE_TIMEOUT_S = 5.0
 """Seconds to wait for the broker before the user is told how things stand."""
 
 
@@ -204,7 +204,7 @@ class App:
 
     def _stumble(self, error: JournalError, requests: list[Request]) -> None:
         """The disk failed: nothing of this turn was kept, so nothing is acknowledged; begin anew from the journal."""
-        self._log.error("the journal cannot be written: %s; trying again every %g s", error, DISK_PATIENCE)
+        self._log.error("the journal cannot be written: %s; trying again every %g s", error, DISK_RETRY_S)
         self._disk_failed.set()
         self._connected.clear()
         for request in requests:
@@ -223,7 +223,7 @@ class App:
                 with contextlib.suppress(asyncio.CancelledError):
                     await link
             while self._disk_failed.is_set():
-                await asyncio.sleep(DISK_PATIENCE)
+                await asyncio.sleep(DISK_RETRY_S)
                 self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -346,7 +346,7 @@ class App:
     async def _announce(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Tell the user how things stand once the broker answers, or when it takes long."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), ANNOUNCE_PATIENCE)
+            await asyncio.wait_for(self._connected.wait(), ANNOUNCE_TIMEOUT_S)
         ready(self._about())
 
 

@@ -32,7 +32,7 @@ from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import MAX_PROGRESS_BYTES, Message, Type
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
-from p2pflowsd.human.inbox import SHORTEST_ID, Inbox
+from p2pflowsd.human.inbox import MIN_ID_CHARS, Inbox
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing, Prompt
@@ -49,17 +49,17 @@ from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.presence import Presence
 
-TICK = 0.5
-PRUNE_EVERY = 60.0
-MOST_ON_CARD = 500
-ERROR_LIFE_MS = 24 * 3_600_000
-COMMIT_PATIENCE = 0.02
+TICK_S = 0.5
+PRUNE_INTERVAL_S = 60.0
+MAX_FLOWS_ON_CARD = 500
+ERROR_LIFETIME_MS = 24 * 3_600_000
+COMMIT_DELAY_S = 0.02
 """Seconds that a commit waits for company when nobody is to be told anything."""
-MOST_UNACKNOWLEDGED = 50
+MAX_UNACKNOWLEDGED = 50
 """Deliveries that may wait for a commit; brokers send only so many ahead of our PUBACK."""
 
-LONGEST_ERROR = 4_000
-MOST_FORGOTTEN = 100
+MAX_ERROR_CHARS = 4_000
+MAX_FORGOTTEN = 100
 """Instances of ended conversations that one pruning forgets."""
 
 Ended = Callable[[Outgoing, bytes | None], None]
@@ -183,7 +183,7 @@ class Node:
         self._commit_by: float | None = None
         self._watched: set[str] = set()
         self._next_tick = 0.0
-        self._next_prune = clock.elapsed() + PRUNE_EVERY
+        self._next_prune = clock.elapsed() + PRUNE_INTERVAL_S
         self._restore()
 
     # The step.
@@ -224,12 +224,12 @@ class Node:
             self.next_wake() <= elapsed
             or self.outbox.has_fresh
             or self.dispatch.has_recorded
-            or len(self._unacknowledged) >= MOST_UNACKNOWLEDGED
+            or len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
         )
         if requests or ticks or due or self._after:
             self._commit_and_speak(requests, ticks=ticks)
         elif self._commit_by is None and self._unacknowledged:
-            self._commit_by = elapsed + COMMIT_PATIENCE
+            self._commit_by = elapsed + COMMIT_DELAY_S
 
     def close(self) -> None:
         """Keep what is not yet committed.
@@ -280,9 +280,9 @@ class Node:
         flows = [flow.as_shown() for flow in self.catalog.all() if flow.allow == ANYONE]
         about = {"boot": self.boot, "user": self.user}
         card = presence.seal(self.identity, topic, {**about, "flows": flows})
-        if len(card) > presence.LIMIT:
+        if len(card) > presence.MAX_CARD_BYTES:
             names = [{"endpoint": flow["endpoint"]} for flow in flows]
-            card = presence.seal(self.identity, topic, {**about, "flows": names[:MOST_ON_CARD]})
+            card = presence.seal(self.identity, topic, {**about, "flows": names[:MAX_FLOWS_ON_CARD]})
         self._link.publish(topic, card, retain=True)
 
     def after_commit(self, step: Callable[[], None]) -> None:
@@ -451,7 +451,7 @@ class Node:
         flow = self.admission.flow_of(request)
         if flow is None or flow.kind == "human":
             raise BadInput(f"You do not serve {request.endpoint!r} any more.", "Serve it again, then retry.")
-        expires = self.clock.now() + ERROR_LIFE_MS
+        expires = self.clock.now() + ERROR_LIFETIME_MS
         self.journal.incoming.revive(request.n, expires)
         self.intake.expects(expires)
         self.dispatch.add(request._replace(state=Incoming.READY, attempts=0, expires=expires), flow)
@@ -608,7 +608,7 @@ class Node:
 
     def _own_message(self, part: str) -> OutgoingRow:
         """The call or post of ours with an id, or with the beginning or end of one."""
-        rows = self.journal.outgoing.like(part) if part.isalnum() and len(part) >= SHORTEST_ID else []
+        rows = self.journal.outgoing.like(part) if part.isalnum() and len(part) >= MIN_ID_CHARS else []
         if len(rows) != 1:
             found = "Several messages of yours have" if rows else "No message of yours has"
             raise BadInput(
@@ -633,11 +633,11 @@ class Node:
             self._tell_error(root, error)
 
     def _tell_error(self, row: IncomingRow, error: P2pflowsError) -> None:
-        self._reply(row, Type.ERROR, error.as_told(LONGEST_ERROR), self._error_deadline(row))
+        self._reply(row, Type.ERROR, error.as_told(MAX_ERROR_CHARS), self._error_deadline(row))
 
     def _error_deadline(self, row: IncomingRow) -> int:
         """Errors of posts have nobody waiting at a deadline, so they live long enough to be heard."""
-        return row.expires if row.type == Type.CALL else self.clock.now() + ERROR_LIFE_MS
+        return row.expires if row.type == Type.CALL else self.clock.now() + ERROR_LIFETIME_MS
 
     def _reply(self, row: IncomingRow, kind: Type, data: dict[str, Any], expires: int) -> None:
         self.outbox.accept(
@@ -653,7 +653,7 @@ class Node:
 
     def _tick(self) -> None:
         elapsed = self.clock.elapsed()
-        self._next_tick = elapsed + TICK
+        self._next_tick = elapsed + TICK_S
         self.outbox.tick()
         self.dispatch.tick()
         if self.intake.holding:
@@ -661,10 +661,10 @@ class Node:
             for user in {row.peer for row in self.journal.incoming.in_state(Incoming.HELD)} & set(book.by_user):
                 self.admission.release_held(user)
         if elapsed >= self._next_prune:
-            self._next_prune = elapsed + PRUNE_EVERY
+            self._next_prune = elapsed + PRUNE_INTERVAL_S
             self.journal.prune(self.clock.now())
             self.journal.log.prune()
-            for idle in self.instances.idle(MOST_FORGOTTEN):
+            for idle in self.instances.idle(MAX_FORGOTTEN):
                 self.delete_instance(idle.id, recursive=True)
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
 
@@ -750,4 +750,4 @@ def _error_bytes(error: P2pflowsError) -> bytes:
 
 
 def _like(message_id: str, part: str) -> bool:
-    return len(part) >= SHORTEST_ID and (message_id.startswith(part) or message_id.endswith(part))
+    return len(part) >= MIN_ID_CHARS and (message_id.startswith(part) or message_id.endswith(part))

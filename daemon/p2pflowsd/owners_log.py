@@ -7,9 +7,9 @@ from collections.abc import Callable
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 
-NOTE_AGAIN = 60.0
-MOST_NOTED = 10_000
-MOST_NOTES = 100
+REPEAT_INTERVAL_S = 60.0
+MAX_REMEMBERED = 10_000
+MAX_NOTES_PER_INTERVAL = 100
 """Entries of the log in a minute about one contact, and about all strangers."""
 
 
@@ -27,18 +27,18 @@ class OwnersLog:
         """Write something into the owner's log; what comes again and again is written once a minute."""
         elapsed = self._clock.elapsed()
         key = (what, peer, endpoint, detail)
-        if self._noted.get(key, -NOTE_AGAIN) + NOTE_AGAIN > elapsed:
+        if self._noted.get(key, -REPEAT_INTERVAL_S) + REPEAT_INTERVAL_S > elapsed:
             return
-        if len(self._noted) >= MOST_NOTED:
+        if len(self._noted) >= MAX_REMEMBERED:
             self._noted.clear()
         self._noted[key] = elapsed
         # Who names ever other endpoints, or senders, must not drive all else out of the log.
         about = peer if self._name_of(peer) is not None else ""
         began, count = self._notes_about.get(about, (elapsed, 0))
-        if elapsed - began >= NOTE_AGAIN:
+        if elapsed - began >= REPEAT_INTERVAL_S:
             began, count = elapsed, 0
         self._notes_about[about] = (began, count + 1)
-        if count < MOST_NOTES:
+        if count < MAX_NOTES_PER_INTERVAL:
             self._journal.log.add(self._clock.now(), what, peer, endpoint, detail)
-        elif count == MOST_NOTES:
+        elif count == MAX_NOTES_PER_INTERVAL:
             self._journal.log.add(self._clock.now(), what, peer, "", "More of this within a minute is not written.")

@@ -18,8 +18,8 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.framing import Records, unpack
 from p2pflowsd.private_socket import private_socket
 
-MAX_FRAME = 2_000_000
-MOST_UNREAD = 32_000_000
+MAX_FRAME_BYTES = 2_000_000
+MAX_UNREAD_BYTES = 32_000_000
 """Bytes that may wait for a worker which does not read; then it is hung up on, and its tasks go to another."""
 
 
@@ -130,7 +130,7 @@ class _Connection(RecordStream):
     """One worker's connection."""
 
     def __init__(self, owner: WorkerSocket) -> None:
-        super().__init__(Records(MAX_FRAME))
+        super().__init__(Records(MAX_FRAME_BYTES))
         self._owner = owner
         self._reads = ""
         self._sends = ""
@@ -138,7 +138,7 @@ class _Connection(RecordStream):
 
     def send(self, content: bytes) -> bool:
         """Send a frame; False if it cannot leave."""
-        if self.unsent > MOST_UNREAD:
+        if self.unsent > MAX_UNREAD_BYTES:
             self.hang_up()
         return super().send(content)
 

@@ -34,7 +34,7 @@ def examples(*lines: str) -> str:
 
 
 _MAX_DAYS = 30
-_COMPLETION_PATIENCE = 2
+_COMPLETION_TIMEOUT_S = 2
 _UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _HOW_SETTINGS = "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes."
 _HOW_DATA = "Give one JSON object in single quotes, '-' to read it from stdin, or key=value pairs."
@@ -62,7 +62,7 @@ class Stranger(click.ParamType[str]):
         from p2pflows.client import Client
 
         try:
-            with Client(patience=_COMPLETION_PATIENCE) as me:
+            with Client(patience=_COMPLETION_TIMEOUT_S) as me:
                 waiting = me.request("requests")["requests"]
         except P2pflowsError:
             return []

@@ -9,7 +9,7 @@ from p2pflows.cli.output import ago, say, short, table, who
 from p2pflows.cli.speech import labelled, speech
 from p2pflows.errors import UsageError
 
-_SHORTEST_ID = 4
+_MIN_ID_CHARS = 4
 _ID_LENGTH = 32
 
 
@@ -70,8 +70,8 @@ def show_last(conversation: dict[str, Any], name: str) -> None:
 
 
 def _check_id(part: str) -> None:
-    if len(part) < _SHORTEST_ID or not all(digit in "0123456789abcdef" for digit in part):
+    if len(part) < _MIN_ID_CHARS or not all(digit in "0123456789abcdef" for digit in part):
         raise UsageError(
-            f"{part!r} is no conversation: give at least {_SHORTEST_ID} hex digits of its id.",
+            f"{part!r} is no conversation: give at least {_MIN_ID_CHARS} hex digits of its id.",
             "See: p2pflows chat --list. An ADDRESS comes before --resume.",
         )

@@ -23,11 +23,11 @@ from p2pflows.cli.output import Interrupted, document, is_terminal
 from p2pflows.client import MAX_REQUEST_BYTES, AsyncClient
 from p2pflows.errors import DaemonNotRunning, P2pflowsError, TooLarge, UsageError, from_kind
 
-IN_FLIGHT = 256
+MAX_IN_FLIGHT = 256
 WINDOW = 4096
 
 _CHUNK_BYTES = 65_536
-_PROGRESS_SECONDS = 0.2
+_PROGRESS_INTERVAL_S = 0.2
 _DONE = {"call": "are answered", "send": "were accepted (their ids are printed)"}
 
 
@@ -102,7 +102,7 @@ class _Pump:
         self._given = given
         self._tally = tally
         self._as_json = as_json
-        self._in_flight = asyncio.Semaphore(IN_FLIGHT)
+        self._in_flight = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._room = asyncio.Semaphore(WINDOW)
         self._window: asyncio.Queue[tuple[int, asyncio.Future[Any]] | None] = asyncio.Queue()
 
@@ -179,7 +179,7 @@ class _Pump:
         start = time.monotonic()
         try:
             while True:
-                await asyncio.sleep(_PROGRESS_SECONDS)
+                await asyncio.sleep(_PROGRESS_INTERVAL_S)
                 done, under_way = self._tally.done, self._tally.sent - self._tally.done
                 rate = done / (time.monotonic() - start)
                 click.echo(

@@ -11,7 +11,7 @@ import p2pflows
 from p2pflows.cli.arguments import examples, json_option
 from p2pflows.cli.output import ago, document, plain, say, table, who
 
-_LOOK_EVERY = 1.0
+_POLL_INTERVAL_S = 1.0
 
 
 @click.command(
@@ -31,7 +31,7 @@ def log(limit: int, follow: bool, as_json: bool) -> None:
             say("Nothing was refused, and nothing has failed.")
         _show(entries, as_json)
         while follow:
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_INTERVAL_S)
             more = me.request("log", limit=10_000, after=entries[-1]["n"] if entries else 0)["entries"]
             _show(more, as_json)
             entries = more or entries

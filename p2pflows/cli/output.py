@@ -21,8 +21,8 @@ _CELL_COLUMNS = 24
 _WORD_COLUMNS = 64
 """An id or a name is there to be typed, so the longest of them fits."""
 _TEXT_COLUMNS = 20
-_TEXT_LINES = 20
-_TEXT_LENGTH = 4_000
+_MAX_TEXT_LINES = 20
+_MAX_TEXT_CHARS = 4_000
 
 # Control characters, and those that reorder or hide what stands beside them.
 _UNSAFE = re.compile(
@@ -178,7 +178,7 @@ def cut(text: str, columns: int) -> str:
 def fold(text: str, columns: int) -> list[str]:
     """Somebody's text as a few lines of at most so many columns; a long word, such as a URL, stays whole."""
     lines: list[str] = []
-    for paragraph in block(text[:_TEXT_LENGTH]).split("\n"):
+    for paragraph in block(text[:_MAX_TEXT_CHARS]).split("\n"):
         line = ""
         for word in _pieces(paragraph, columns):
             if line and width(line) + width(word.rstrip()) > columns:
@@ -186,8 +186,8 @@ def fold(text: str, columns: int) -> list[str]:
                 line = ""
             line += word
         lines.append(line.rstrip())
-    if len(lines) > _TEXT_LINES or len(text) > _TEXT_LENGTH:
-        lines = [*lines[: _TEXT_LINES - 1], "… (with --json you see all of it)"]
+    if len(lines) > _MAX_TEXT_LINES or len(text) > _MAX_TEXT_CHARS:
+        lines = [*lines[: _MAX_TEXT_LINES - 1], "… (with --json you see all of it)"]
     return lines
 
 

@@ -13,11 +13,11 @@ from p2pflows.errors import CallError, DaemonNotRunning, P2pflowsError, UsageErr
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import Answer, Target, too_late
 
-PATIENCE = 24 * 3600.0
+DEFAULT_TIMEOUT_S = 24 * 3600.0
 """Seconds until the deadline of a call that names none: a human may have to answer."""
-_DAEMON_AWAY = 60.0
+_MAX_DAEMON_AWAY_S = 60.0
 """Seconds for a daemon to come back while an answer is waited for."""
-_TRY_AGAIN = 0.5
+_RETRY_AFTER_S = 0.5
 
 
 class ClientRun:
@@ -40,7 +40,7 @@ class ClientRun:
             address=f"{target.user}/{target.endpoint}",
             instance=target.instance,
             data=message.sendable(),
-            timeout=PATIENCE if timeout is None else timeout,
+            timeout=DEFAULT_TIMEOUT_S if timeout is None else timeout,
             conversation=message.conversation,
             source=subflow[:64],
         )
@@ -143,11 +143,11 @@ class ClientRun:
             try:
                 answer = self._client.request("wait", id=message_id)
             except DaemonNotRunning:
-                if away_since is None or time.monotonic() - asked > _TRY_AGAIN:  # it was there for a while
+                if away_since is None or time.monotonic() - asked > _RETRY_AFTER_S:  # it was there for a while
                     away_since = time.monotonic()
-                if time.monotonic() - away_since > _DAEMON_AWAY:
+                if time.monotonic() - away_since > _MAX_DAEMON_AWAY_S:
                     raise
-                time.sleep(_TRY_AGAIN)
+                time.sleep(_RETRY_AFTER_S)
             except P2pflowsError as error:
                 wrong = error if isinstance(error, CallError) else CallError(error.message, error.hint)
                 return Answer(message_id, "", error=wrong)

@@ -29,7 +29,7 @@ LOCAL = "local"
 """The user whose daemon runs the flow."""
 SUBFLOWS = "subflows_config"
 
-_LEVELS = 64
+_MAX_DEPTH = 64
 _REFERENCE = re.compile(r"\$\{([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\}")
 _ESCAPED = "\\${"
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
@@ -324,8 +324,8 @@ def _read(path: Path) -> Any:
 def _check_plain(value: Any, where: str, path: str, level: int = 0) -> None:
     """Refuse what is not JSON, naming its place."""
     here = path or "the top"
-    if level > _LEVELS:
-        raise UsageError(f"{where} is nested deeper than {_LEVELS} levels, or holds itself.", "Flatten it.")
+    if level > _MAX_DEPTH:
+        raise UsageError(f"{where} is nested deeper than {_MAX_DEPTH} levels, or holds itself.", "Flatten it.")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):

@@ -30,7 +30,7 @@ from p2pflows.errors import BadInput, FlowFailed, UsageError
 
 _MARK = "__p2pflows_flow__"
 _WHOLE_NAMES = ("data", "message")
-_SHOWN_PROBLEMS = 3
+_MAX_SHOWN_PROBLEMS = 3
 _NO_MODEL = (
     PydanticSchemaGenerationError,
     PydanticUndefinedAnnotation,
@@ -280,9 +280,11 @@ def _first_paragraph(function: Any) -> str:
 
 def _in_plain_words(error: ValidationError, schema: dict[str, Any]) -> str:
     problems = error.errors(include_url=False, include_context=False)
-    told = [_problem(problem["type"], problem["loc"], problem["msg"], schema) for problem in problems[:_SHOWN_PROBLEMS]]
-    if len(problems) > _SHOWN_PROBLEMS:
-        told.append(f"and {len(problems) - _SHOWN_PROBLEMS} more problems")
+    told = [
+        _problem(problem["type"], problem["loc"], problem["msg"], schema) for problem in problems[:_MAX_SHOWN_PROBLEMS]
+    ]
+    if len(problems) > _MAX_SHOWN_PROBLEMS:
+        told.append(f"and {len(problems) - _MAX_SHOWN_PROBLEMS} more problems")
     return "; ".join(told) + "."
 
 

@@ -16,9 +16,9 @@ from p2pflows.errors import BadInput, NotAllowed, TooLarge, UsageError
 
 TARGET = "_target_"
 DECLARED = "overridable"
-OVERRIDE_LEVELS = 32
+MAX_OVERRIDE_DEPTH = 32
 """How deep overrides may be nested."""
-OVERRIDE_LIMIT = 100_000
+MAX_OVERRIDE_BYTES = 100_000
 """The bytes that overrides may take as JSON."""
 
 FORBIDDEN = frozenset(
@@ -101,16 +101,16 @@ def _check_form(overrides: Mapping[str, Any]) -> None:
         size = len(json.dumps(overrides, allow_nan=False, ensure_ascii=False).encode())
     except (TypeError, ValueError) as error:
         raise BadInput(f"The config overrides are not JSON: {error}.", "Give JSON values only.") from error
-    if size > OVERRIDE_LIMIT:
+    if size > MAX_OVERRIDE_BYTES:
         raise TooLarge(
-            f"The config overrides take {size} bytes, over the limit of {OVERRIDE_LIMIT}.",
+            f"The config overrides take {size} bytes, over the limit of {MAX_OVERRIDE_BYTES}.",
             "Send large data in a message instead.",
         )
 
 
 def _check_levels(value: Any, level: int, path: str) -> None:
-    if level > OVERRIDE_LEVELS:
-        raise BadInput(f"The config overrides are nested deeper than {OVERRIDE_LEVELS} levels.", "Flatten them.")
+    if level > MAX_OVERRIDE_DEPTH:
+        raise BadInput(f"The config overrides are nested deeper than {MAX_OVERRIDE_DEPTH} levels.", "Flatten them.")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):

@@ -14,7 +14,7 @@ from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.run import Run, Target, outside
 from p2pflows.protocol import topics
 
-_END_SECONDS = 2.0
+_END_TIMEOUT_S = 2.0
 """How long after its deadline a call may take to end."""
 
 _log = logging.getLogger("p2pflows.flows")
@@ -103,7 +103,7 @@ class FlowProxy:
             timeout: seconds after which the call itself ends; None for the default deadline.
         """
         # The call's own end tells why there is no answer, so wait a moment longer for that.
-        patience = None if timeout is None else timeout + _END_SECONDS
+        patience = None if timeout is None else timeout + _END_TIMEOUT_S
         return self.get_reply_future(self.package_input_message(data), timeout).get_data(patience)
 
     def reset(self, full_reset: bool, recursive: bool) -> None:

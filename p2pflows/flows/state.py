@@ -31,15 +31,15 @@ from p2pflows.errors import FlowFailed, UsageError
 from p2pflows.flows.message import FlowMessage
 from p2pflows.protocol import strict_json
 
-STATE_LIMIT = 250_000
+MAX_STATE_BYTES = 250_000
 """The bytes that one instance's state may take."""
-STATE_LEVELS = 64
+MAX_STATE_DEPTH = 64
 """How deep values may be nested; also what stops a value that holds itself."""
 
 TAG = "$p2pflows"
 _HINT = "Keep JSON values, bytes, dates, messages or pydantic models in flow_state; make the rest anew in __init__."
-_SHOWN_PATH = 6
-_LONGEST_INT = 10_000
+_MAX_SHOWN_PATH = 6
+_MAX_INT_DIGITS = 10_000
 """Bits; Python itself reads no decimal number of more than 4300 digits."""
 
 
@@ -52,11 +52,11 @@ def dumps(state: dict[str, Any]) -> bytes:
     if not isinstance(state, dict):
         raise FlowFailed(f"flow_state is a {type(state).__name__} and no dict.", "Change its keys, do not replace it.")
     written = _to_bytes(_encode(state, ("flow_state",)))
-    if len(written) > STATE_LIMIT:
+    if len(written) > MAX_STATE_BYTES:
         sizes = {key: len(_to_bytes(_encode(value, (key,)))) for key, value in state.items()}
         largest = max(sizes, key=lambda key: sizes[key])
         raise FlowFailed(
-            f"flow_state takes {len(written)} bytes, over the limit of {STATE_LIMIT}; "
+            f"flow_state takes {len(written)} bytes, over the limit of {MAX_STATE_BYTES}; "
             f"its largest key is {largest!r} with {sizes[largest]} bytes.",
             "Keep less of it, or keep it in a file and its path in flow_state.",
         )
@@ -95,8 +95,8 @@ def _to_bytes(plain: Any) -> bytes:
 
 
 def _encode(value: Any, path: tuple[str, ...]) -> Any:
-    if len(path) > STATE_LEVELS:
-        raise _refusal(path, f"is nested deeper than {STATE_LEVELS} levels, or holds itself")
+    if len(path) > MAX_STATE_DEPTH:
+        raise _refusal(path, f"is nested deeper than {MAX_STATE_DEPTH} levels, or holds itself")
     match value:
         case None | bool():
             return value
@@ -131,7 +131,7 @@ def _checked(value: float | str, path: tuple[str, ...]) -> float | str:
     """A number or text if JSON can hold it; subclasses such as enums are written as the plain value."""
     if isinstance(value, float) and not math.isfinite(value):
         raise _refusal(path, f"is {value}, which JSON cannot hold")
-    if isinstance(value, int) and value.bit_length() > _LONGEST_INT:
+    if isinstance(value, int) and value.bit_length() > _MAX_INT_DIGITS:
         raise _refusal(path, "is too large a number")
     if isinstance(value, str):
         try:
@@ -200,5 +200,5 @@ def _name(model: type[BaseModel]) -> str:
 
 
 def _refusal(path: tuple[str, ...], what: str) -> FlowFailed:
-    shown = ".".join(path[:_SHOWN_PATH]) + ("..." if len(path) > _SHOWN_PATH else "")
+    shown = ".".join(path[:_MAX_SHOWN_PATH]) + ("..." if len(path) > _MAX_SHOWN_PATH else "")
     return FlowFailed(f"{shown} {what}.", _HINT)

@@ -13,7 +13,7 @@ from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.transformations import EndOfInteraction
 from p2pflows.humans import settings
 
-KEPT_BYTES = 180_000
+MAX_HISTORY_BYTES = 180_000
 """What is said in one interaction; with it the state, and the answer to the kick-off, stay below their limits."""
 
 SILENT = {
@@ -127,7 +127,7 @@ class Interaction(CompositeFlow):
     def is_too_long(self, said: str) -> bool:
         """Whether one more text does not fit into what is kept."""
         kept = {name: self.flow_state[name] for name in self.fresh()}
-        return len(json.dumps([kept, said], ensure_ascii=False).encode(errors="replace")) > KEPT_BYTES
+        return len(json.dumps([kept, said], ensure_ascii=False).encode(errors="replace")) > MAX_HISTORY_BYTES
 
     def finish(
         self,

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from p2pflows.errors import UsageError
 
 EMBEDDED_PORT = 18883
-_LAST_PORT = 65_535
+_MAX_PORT = 65_535
 _FORMS = "Use embedded, mqtt://host or mqtts://user:password@host:8883?ca_file=/path/ca.crt."
 _ENCODED = f"{_FORMS} In a password, write # as %23, / as %2F, ? as %3F, @ as %40 and % as %25."
 
@@ -94,6 +94,6 @@ def parse(text: str) -> BrokerUrl | Embedded:
 
 
 def _port(text: str, whole: str) -> int:
-    if text.isascii() and text.isdigit() and 0 < int(text) <= _LAST_PORT:
+    if text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_PORT:
         return int(text)
     raise UsageError(f"The broker setting {whole!r} has no valid port.", _FORMS)

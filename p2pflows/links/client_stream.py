@@ -10,11 +10,11 @@ from typing import Any
 from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol.framing import Lines
 
-_LONGEST = 2**31
+_MAX_RECORD_BYTES = 2**31
 """The daemon is trusted: a list of everything may be long."""
-_PATIENCE = 1.0
+_CONNECT_TIMEOUT_S = 1.0
 """Seconds for what was asked last to leave when the connection is closed."""
-_MOST_TOGETHER = 256 * 1024
+_MAX_WRITE_BYTES = 256 * 1024
 """Bytes of requests in one line, unless one alone has more."""
 
 
@@ -27,7 +27,7 @@ class ClientStream(RecordStream):
     """
 
     def __init__(self, told: Callable[[dict[str, Any]], None], ended: Callable[[bool], None]) -> None:
-        super().__init__(Lines(_LONGEST))
+        super().__init__(Lines(_MAX_RECORD_BYTES))
         self._told = told
         self._ended = ended
         self._asked: list[bytes] = []
@@ -47,7 +47,7 @@ class ClientStream(RecordStream):
         """End the connection; a daemon that does not read is not waited for."""
         self.finish()
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await self._gone.wait()
         except TimeoutError:
             self.hang_up()
@@ -80,7 +80,7 @@ class ClientStream(RecordStream):
 def _together(requests: list[bytes]) -> bytes:
     """Remove from the front what fits into one line, and join it."""
     size = count = 0
-    while count < len(requests) and (not count or size + len(requests[count]) <= _MOST_TOGETHER):
+    while count < len(requests) and (not count or size + len(requests[count]) <= _MAX_WRITE_BYTES):
         size += len(requests[count])
         count += 1
     line = b"[" + b",".join(requests[:count]) + b"]"

@@ -33,22 +33,22 @@ from p2pflows.errors import P2pflowsError
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.protocol import topics
 
-_KEEPALIVE = 20
-_SILENCE = 1.5
+_KEEPALIVE_S = 20
+_HEARTBEAT_TIMEOUT_FACTOR = 1.5
 """A link on which nothing was heard for this many keepalive times is dead (a ping goes out after one)."""
-_ANSWER = 5.0
+_ANSWER_TIMEOUT_S = 5.0
 """How long a broker may take for each of TCP connect, CONNACK and SUBACK."""
-_PATIENCE = 3.0
+_CONNECT_TIMEOUT_S = 3.0
 """How long a broker may be out of reach before the user hears of it."""
-_FIRST_DELAY = 0.1
-_LAST_DELAY = 5.0
-_STEADY = 1.0
+_INITIAL_DELAY_S = 0.1
+_MAX_DELAY_S = 5.0
+_STABLE_AFTER_S = 1.0
 """A link that lived this long was a good one: back-off starts anew."""
-_SESSION_SECONDS = 30 * 24 * 3600
+_SESSION_EXPIRY_S = 30 * 24 * 3600
 _WINDOW = 1000
 """Most unacknowledged PUBLISH packets, each way."""
-_MAX_PACKET = 1_048_576
-_PUBLISH_OVERHEAD = 16
+_MAX_PACKET_BYTES = 1_048_576
+_PUBLISH_OVERHEAD_BYTES = 16
 """Bytes of a PUBLISH packet besides topic and payload, rounded up."""
 _READS = 200
 """Most reads before the loop may do something else."""
@@ -139,7 +139,7 @@ class MqttLink:
         self._drop_session = False
         self._told: set[str] = set()
         self._told_publish: set[tuple[str, str]] = set()
-        self.max_packet = _MAX_PACKET
+        self.max_packet = _MAX_PACKET_BYTES
         self.round_trip: float | None = None
 
     @property
@@ -161,22 +161,22 @@ class MqttLink:
                 connection = await self._open(url, will)
             except BrokerRefused as error:
                 self._tell(str(error))
-                least = _LAST_DELAY
+                least = _MAX_DELAY_S
             except P2pflowsError as error:
                 self._tell(f"{error.message} {error.hint}".strip())
-                least = _LAST_DELAY
+                least = _MAX_DELAY_S
             except OSError as error:
-                if loop.time() - failing_since > _PATIENCE:
+                if loop.time() - failing_since > _CONNECT_TIMEOUT_S:
                     self._tell(_unreachable(url, error))
             else:
                 began = loop.time()
                 await self._serve(connection)
                 failing_since = loop.time()
-                if failing_since - began > _STEADY:
+                if failing_since - began > _STABLE_AFTER_S:
                     failures = 0
                 if connection.taken_over:
                     self._tell(f"Another program uses our client id on the broker {url}; stop one of the two.")
-                    least = _LAST_DELAY
+                    least = _MAX_DELAY_S
             await self._pause(max(least, _back_off(failures)))
             failures += 1
 
@@ -189,7 +189,7 @@ class MqttLink:
         """
         if self._connection is None or not self.connected:
             return False
-        if len(topic) + len(payload) + _PUBLISH_OVERHEAD > self.max_packet:
+        if len(topic) + len(payload) + _PUBLISH_OVERHEAD_BYTES > self.max_packet:
             self._tell_publish(topic, f"larger than the {self.max_packet} bytes it takes")
             return False
         return self._connection.publish(topic, payload, qos=qos, retain=retain)
@@ -219,7 +219,7 @@ class MqttLink:
         connection = _Connection(
             url,
             self._client_id,
-            session_seconds=_SESSION_SECONDS if self._persistent else 0,
+            session_seconds=_SESSION_EXPIRY_S if self._persistent else 0,
             clean=not self._persistent or self._drop_session,
             will=will,
             after_read=self._after_read,
@@ -247,7 +247,7 @@ class MqttLink:
                     async with asyncio.timeout(1.0):
                         await connection.ended.wait()
                 connection.tick()
-                if connection.refused and not self._up and loop.time() - asked > _LAST_DELAY:
+                if connection.refused and not self._up and loop.time() - asked > _MAX_DELAY_S:
                     # An operator may grant it meanwhile; until then we stay connected and not up.
                     asked = loop.time()
                     connection.subscribe(sorted(connection.refused))
@@ -357,7 +357,7 @@ class _Connection:
         )
         # paho's own window is fixed before CONNACK and searched whole at every PUBACK; ours: _send_waiting.
         self._client.max_inflight_messages = 0
-        self._client.connect_timeout = _ANSWER
+        self._client.connect_timeout = _ANSWER_TIMEOUT_S
         self._client.username = url.username
         self._client.password = url.password
         if will is not None:
@@ -384,7 +384,7 @@ class _Connection:
         self.malformed = False
         self.taken_over = False
         self.session_present = False
-        self.max_packet = _MAX_PACKET
+        self.max_packet = _MAX_PACKET_BYTES
         self.round_trip: float | None = None
         self.refused: set[str] = set()
 
@@ -418,7 +418,7 @@ class _Connection:
                 self._client.connect,
                 self._url.host,
                 self._url.port,
-                keepalive=_KEEPALIVE,
+                keepalive=_KEEPALIVE_S,
                 clean_start=self._clean,
                 properties=wanted,
             )
@@ -426,10 +426,10 @@ class _Connection:
             raise OSError(f"{self._url.host!r} is no host name") from error
         self._attach()
         try:
-            async with asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 await self._greeted.wait()
         except TimeoutError:
-            raise NoAnswer(f"no answer to CONNECT within {_ANSWER:.0f} seconds") from None
+            raise NoAnswer(f"no answer to CONNECT within {_ANSWER_TIMEOUT_S:.0f} seconds") from None
         if self._refusal:
             raise BrokerRefused(self._refusal)
         if not self._accepted:
@@ -479,9 +479,9 @@ class _Connection:
             return
         self._client.loop_misc()
         now, keepalive = self._loop.time(), self._client.keepalive
-        if keepalive and now - self._heard > _SILENCE * keepalive:
+        if keepalive and now - self._heard > _HEARTBEAT_TIMEOUT_FACTOR * keepalive:
             self.end("the broker has fallen silent")
-        elif any(now - at > _ANSWER for _, at in self._asked.values()):
+        elif any(now - at > _ANSWER_TIMEOUT_S for _, at in self._asked.values()):
             self.end("the broker does not answer SUBSCRIBE")
 
     def end(self, reason: str) -> None:
@@ -494,14 +494,14 @@ class _Connection:
     async def close(self) -> None:
         """Disconnect once the broker has acknowledged what was published; bounded."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ANSWER / 2):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S / 2):
                 await _first(self._drained, self.ended)
         if self.ended.is_set():
             return
         self._leaving = True
         self._client.disconnect()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ANSWER / 2):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S / 2):
                 await self.ended.wait()
         if self._parting is None:
             return
@@ -598,7 +598,7 @@ class _Connection:
             self._accepted = True
             self.session_present = flags.session_present
             self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", _WINDOW))
-            self.max_packet = min(_MAX_PACKET, getattr(properties, "MaximumPacketSize", _MAX_PACKET))
+            self.max_packet = min(_MAX_PACKET_BYTES, getattr(properties, "MaximumPacketSize", _MAX_PACKET_BYTES))
         self._greeted.set()
 
     def _on_disconnect(
@@ -683,7 +683,7 @@ def _ask_for_quick_acks(sock: socket.socket) -> None:
 def _back_off(failures: int) -> float:
     if failures == 0:
         return 0.0
-    longest: float = min(_LAST_DELAY, _FIRST_DELAY * 2 ** min(failures - 1, 16))
+    longest: float = min(_MAX_DELAY_S, _INITIAL_DELAY_S * 2 ** min(failures - 1, 16))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, guards nothing
 
 

@@ -19,10 +19,10 @@ from p2pflows.errors import FlowFailed, UsageError
 from p2pflows.models.api_info import AZURE, NO_KEY, REDACTED, ApiInfo
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 
-ATTEMPTS = 6
-LONGEST_WAIT = 20.0
-TIMEOUT = 600.0
-LONGEST_RETRY_AFTER = 120.0
+MAX_ATTEMPTS = 6
+MAX_BACKOFF_S = 20.0
+TIMEOUT_S = 600.0
+MAX_RETRY_AFTER_S = 120.0
 """A server that asks for a longer rest than this is not asked again."""
 
 SETTINGS = frozenset(
@@ -33,7 +33,7 @@ SETTINGS = frozenset(
 )
 """What a config may set beside `model_name`. Nothing here names a server, a header or a key."""
 
-_LONGEST_REASON = 300
+_MAX_REASON_CHARS = 300
 _BROKE_OFF = "its answer broke off"
 _UNREADABLE = "its answer cannot be read"
 _REFUSED_KEY = (401, 403)
@@ -99,10 +99,10 @@ class Backend:
         api_infos: Iterable[ApiInfo] | Keyring,
         *,
         api_base: str | None = None,
-        attempts: int = ATTEMPTS,
-        longest_wait: float = LONGEST_WAIT,
+        attempts: int = MAX_ATTEMPTS,
+        longest_wait: float = MAX_BACKOFF_S,
         wait_time_per_key: float = 0.0,
-        timeout: float = TIMEOUT,
+        timeout: float = TIMEOUT_S,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -196,7 +196,7 @@ class Backend:
             if isinstance(outcome, list):
                 return outcome
             rest = outcome.retry_after or 0.0
-            if attempt >= self._attempts or not outcome.passing or rest > LONGEST_RETRY_AFTER:
+            if attempt >= self._attempts or not outcome.passing or rest > MAX_RETRY_AFTER_S:
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise FlowFailed(f"The model gave no answer{tried}: {outcome.reason}.", outcome.hint)
             growing = min(self._longest_wait, 2.0 ** min(attempt - 1, 30))
@@ -244,7 +244,7 @@ class Backend:
         for info in self._keyring.api_infos:
             if info.api_key != NO_KEY:
                 text = text.replace(info.api_key, REDACTED)
-        return " ".join(text.split())[:_LONGEST_REASON].rstrip(".")
+        return " ".join(text.split())[:_MAX_REASON_CHARS].rstrip(".")
 
     def _client(self, info: ApiInfo) -> Any:
         client = self._clients.get(info)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from p2pflows.errors import BadInput, FlowFailed, UsageError
 from p2pflows.flows.flow import AtomicFlow
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.state import STATE_LIMIT
+from p2pflows.flows.state import MAX_STATE_BYTES
 from p2pflows.models import images
 from p2pflows.models.api_info import TO_BE_FILLED, ApiInfo, normal_base
 from p2pflows.models.backend import Backend, Delta
@@ -18,7 +18,7 @@ from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 from p2pflows.models.templates import Template
 
 _HISTORY = "previous_messages"
-_ROOM_FOR_ANSWERS = 25_000
+_ANSWER_RESERVE_BYTES = 25_000
 _NOT_SETTINGS = {"api_infos", "api_base", "wait_time_per_key", "timeout"}
 
 
@@ -177,7 +177,7 @@ def _number(config: Mapping[str, Any], name: str, otherwise: int) -> Any:
 def _check_room(history: list[dict[str, Any]]) -> None:
     """Refuse to pay for an answer that the state could not keep."""
     size = len(json.dumps(history, ensure_ascii=False).encode(errors="replace"))
-    if size > STATE_LIMIT - _ROOM_FOR_ANSWERS:
+    if size > MAX_STATE_BYTES - _ANSWER_RESERVE_BYTES:
         raise FlowFailed(
             f"The conversation has {size} bytes, too many to be kept.",
             "Reset the instance or get a new one; send pictures by URL, or smaller.",

@@ -18,12 +18,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from p2pflows.errors import BadInput, FlowFailed, UsageError
 
-LONGEST_TEMPLATE = 256 * 1024
-LONGEST_TEXT = 4 * 1024 * 1024
-LOOP_BUDGET = 2_000_000
+MAX_TEMPLATE_CHARS = 256 * 1024
+MAX_OUTPUT_CHARS = 4 * 1024 * 1024
+MAX_LOOP_STEPS = 2_000_000
 """Nodes that the loops of one rendering may run through, and what its filters do in the same measure."""
 
-_LONGEST_LOOP = 100_000
+_MAX_LOOP_ITEMS = 100_000
 _LETTERS = 64
 """How many of a text a filter works through at the price of a node."""
 _BUDGET, _SPEND = "_p2pflows_budget", "_p2pflows_spend"
@@ -108,7 +108,7 @@ class Template:
             )
         values = {**self.partial_variables, **{name: data[name] for name in self.input_variables}}
         try:
-            return _bounded(self._compiled.generate({**values, _BUDGET: [LOOP_BUDGET]}))
+            return _bounded(self._compiled.generate({**values, _BUDGET: [MAX_LOOP_STEPS]}))
         except (TemplateError, OverflowError) as error:
             problem = str(error)
         except Exception as error:  # noqa: BLE001 - what a template does with a caller's data may raise anything
@@ -122,7 +122,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+"})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if isinstance(left, (str, list, tuple)) and len(left) + len(right) > LONGEST_TEXT:
+        if isinstance(left, (str, list, tuple)) and len(left) + len(right) > MAX_OUTPUT_CHARS:
             raise OverflowError(_too_big())
         return super().call_binop(context, operator, left, right)
 
@@ -158,7 +158,7 @@ def _guarded(name: str) -> Callable[..., Any]:
         _charge(context, 1 + (len(value) // _LETTERS if isinstance(value, Sized) else 0))
         given = (context.environment, value) if name in _ENVIRONMENT_FILTERS else (value,)
         result = function(*given, *args, **kwargs)
-        if isinstance(result, str) and len(result) > LONGEST_TEXT:
+        if isinstance(result, str) and len(result) > MAX_OUTPUT_CHARS:
             raise OverflowError(_too_big())
         return result
 
@@ -173,7 +173,7 @@ def _join(context: Context, values: Any, between: Any = "", attribute: str | Non
         _charge(context, 1)
         texts.append(str(value[attribute] if attribute else value))
         size += len(texts[-1]) + len(glue)
-        if size > LONGEST_TEXT:
+        if size > MAX_OUTPUT_CHARS:
             raise OverflowError(_too_big())
     return glue.join(texts)
 
@@ -188,8 +188,8 @@ def _to_json(context: Context, value: Any) -> str:
 
 def _range(*bounds: int) -> range:
     numbers = range(*bounds)
-    if len(numbers) > _LONGEST_LOOP:
-        raise OverflowError(f"range() gives more than {_LONGEST_LOOP} numbers")
+    if len(numbers) > _MAX_LOOP_ITEMS:
+        raise OverflowError(f"range() gives more than {_MAX_LOOP_ITEMS} numbers")
     return numbers
 
 
@@ -214,8 +214,8 @@ _SANDBOX = _sandbox()
 
 
 def _compile(source: str) -> Compiled:
-    if len(source) > LONGEST_TEMPLATE:
-        raise UsageError(f"A prompt template has over {LONGEST_TEMPLATE} characters.", "Send long text as data.")
+    if len(source) > MAX_TEMPLATE_CHARS:
+        raise UsageError(f"A prompt template has over {MAX_TEMPLATE_CHARS} characters.", "Send long text as data.")
     try:
         tree = _SANDBOX.parse(source)
         _check(tree)
@@ -265,11 +265,11 @@ def _bounded(parts: Iterator[str]) -> str:
     texts, size = [], 0
     for part in parts:
         size += len(part)
-        if size > LONGEST_TEXT:
+        if size > MAX_OUTPUT_CHARS:
             raise OverflowError(_too_big())
         texts.append(part)
     return "".join(texts)
 
 
 def _too_big() -> str:
-    return f"its text has over {LONGEST_TEXT} characters"
+    return f"its text has over {MAX_OUTPUT_CHARS} characters"

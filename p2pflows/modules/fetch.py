@@ -19,7 +19,7 @@ from p2pflows.modules.source import Kind, Source
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-_FILES_AT_ONCE = 8
+_MAX_PARALLEL_DOWNLOADS = 8
 _HUB_TRACES = ".cache"
 _GIT = (
     "git", "-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false", "-c", "advice.detachedHead=false",
@@ -96,7 +96,7 @@ def _from_hub(repository: str, revision: str, folder: Path, endpoint: str | None
         info = api.model_info(repository, revision=revision, files_metadata=True)
         files = {file.rfilename: file for file in info.siblings or []}
         commit = _checked_commit(info.sha, files)
-        with _without_bars(), ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        with _without_bars(), ThreadPoolExecutor(_MAX_PARALLEL_DOWNLOADS) as pool:
             list(pool.map(download, files))
     except P2pflowsError:
         raise

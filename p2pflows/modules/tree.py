@@ -17,7 +17,7 @@ BYTECODE = "__pycache__"
 
 _LEFT_OUT = (".git", BYTECODE, "flow_modules")
 _LINK = "-> "
-_SHOWN = 5
+_MAX_SHOWN = 5
 _TELL = "Tell its author."
 
 
@@ -50,7 +50,7 @@ def differences(there: Mapping[str, str], locked: Mapping[str, str]) -> dict[str
 
 def told(differing: Mapping[str, str]) -> str:
     """Differences in words, the first few by name."""
-    shown = [f"{path} ({what})" for path, what in list(differing.items())[:_SHOWN]]
+    shown = [f"{path} ({what})" for path, what in list(differing.items())[:_MAX_SHOWN]]
     more = len(differing) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 

@@ -24,7 +24,7 @@ VERSION = 1
 HEADER_BYTES = 34
 NONCE_BYTES = 24
 _DOMAIN = b"p2pflows bundle 1\0"
-_KEPT_BOXES = 1024
+_MAX_CACHED_BOXES = 1024
 
 
 class Kind(IntEnum):
@@ -127,7 +127,7 @@ class Envelope:
         box = self._boxes.get(peer)
         if box is None:
             box = self._identity.box_with(peer)
-            if len(self._boxes) >= _KEPT_BOXES:
+            if len(self._boxes) >= _MAX_CACHED_BOXES:
                 self._boxes.pop(next(iter(self._boxes)))
             self._boxes[peer] = box
         return box

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from p2pflows.protocol import strict_json
 
-MAX_LIFE_MS = 30 * 24 * 3600 * 1000
+MAX_LIFETIME_MS = 30 * 24 * 3600 * 1000
 """No message lives longer, so the table of seen ids can be pruned without opening a replay window."""
 
 MAX_BODY_BYTES = 700_000

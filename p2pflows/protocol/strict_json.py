@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-LEVELS = 150
+MAX_DEPTH = 150
 """How deep what people send each other may be nested; readers take 201, so it can be put into other documents."""
 
 _ROOM = 51

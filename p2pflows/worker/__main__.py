@@ -22,14 +22,14 @@ from p2pflows.protocol.channel import Enrolment, read_token
 if TYPE_CHECKING:
     from p2pflows.models.api_info import ApiInfo
 
-_MOST_SLOTS = 256
-_SWITCH_SECONDS = 0.001
+_MAX_SLOTS = 256
+_SWITCH_INTERVAL_S = 0.001
 """How long a busy flow may keep the interpreter from the thread that speaks with the broker."""
 
 
 def main() -> int:
     """Run a worker until it is told to stop; gives the exit code."""
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logs.to_stderr("info")
     sys.dont_write_bytecode = True  # bytecode of a module that is edited within the same second would hide the edit
     arguments = _arguments()
@@ -74,9 +74,9 @@ def _arguments() -> argparse.Namespace:
         "--concurrency",
         type=int,
         default=4,
-        choices=range(1, _MOST_SLOTS + 1),
+        choices=range(1, _MAX_SLOTS + 1),
         metavar="N",
-        help=f"how many tasks may run at once, 1 to {_MOST_SLOTS}",
+        help=f"how many tasks may run at once, 1 to {_MAX_SLOTS}",
     )
     parser.add_argument(
         "--api-info", action="append", default=[], metavar="JSON", help="where a key is: backend_used, api_key_env, ..."

@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from p2pflows.models.api_info import ApiInfo
     from p2pflows.models.keyring import Keyring
 
-_TICK = 1.0
+_TICK_S = 1.0
 _TICKS_PER_HEARTBEAT = 2
-_RESEND_AFTER = 2.0
-_DRAIN_SECONDS = 30.0
-_GATHER = 0.001
+_RESEND_AFTER_S = 2.0
+_DRAIN_TIMEOUT_S = 30.0
+_GATHER_S = 0.001
 """While tasks queue up, frames with results are at least this far apart; else a result leaves at once."""
 _HEADER_BYTES = 4_000
 _QUOTES = 3
-_LARGEST_ASK = MAX_BODY_BYTES + _HEADER_BYTES
-_LEAST_ROOM = 10_000
+_MAX_ASK_BYTES = MAX_BODY_BYTES + _HEADER_BYTES
+_MIN_ROOM_BYTES = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Worker:
     async def _drained(self) -> None:
         self._settle()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_SECONDS):
+            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
                 await self._settled.wait()
 
     def _settle(self) -> None:
@@ -178,11 +178,11 @@ class Worker:
 
     async def _beat(self) -> None:
         for tick in itertools.count(1):
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(_TICK_S)
             beat = tick % _TICKS_PER_HEARTBEAT == 0
             with self._lock:
-                overdue = self._lanes.overdue(self._loop.time(), _RESEND_AFTER)
-                asks = self._lanes.asks(self._loop.time(), _RESEND_AFTER)
+                overdue = self._lanes.overdue(self._loop.time(), _RESEND_AFTER_S)
+                asks = self._lanes.asks(self._loop.time(), _RESEND_AFTER_S)
                 waits = self._lanes.waits if beat else []
             if overdue or asks or beat:
                 self._send(overdue, asks=asks, waits=waits)
@@ -231,7 +231,7 @@ class Worker:
                 self._loop.call_soon_threadsafe(self._gather)
 
     def _gather(self) -> None:
-        wait = self._last_results + _GATHER - self._loop.time()
+        wait = self._last_results + _GATHER_S - self._loop.time()
         with self._lock:
             backlog = self._lanes.backlog
         if wait > 0 and backlog:
@@ -263,7 +263,7 @@ class Worker:
         """Send a frame, or more if one is too small; what is lost with the connection is sent again."""
         with self._lock:
             held = sum(len(id_) + _QUOTES for id_ in self._lanes.held)
-        room = max(_LEAST_ROOM, self._link.max_packet - _HEADER_BYTES - held)
+        room = max(_MIN_ROOM_BYTES, self._link.max_packet - _HEADER_BYTES - held)
         told = {
             "asks": [entry for ask in asks if (entry := self._entry(ask, room)) is not None],
             "waits": waits,
@@ -278,7 +278,7 @@ class Worker:
     def _entry(self, ask: Ask, room: int) -> dict[str, Any] | None:
         """What a frame says of an ask; None if none can carry it, of which its run is told at once."""
         entry = {"task": ask.task, "k": ask.k, **ask.content}
-        if room >= _LARGEST_ASK or len(json.dumps(entry, ensure_ascii=False).encode()) <= room:
+        if room >= _MAX_ASK_BYTES or len(json.dumps(entry, ensure_ascii=False).encode()) <= room:
             return entry
         with self._lock:
             self._lanes.take_back(ask)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 Begin = Callable[[], Awaitable[bytes]]
 """Begins what the event loop has to run; gives the result's JSON."""
 
-_LONGEST_MESSAGE = 2000
+_MAX_MESSAGE_CHARS = 2000
 _TOO_LATE = "It was not started before its deadline."
 
 _log = logging.getLogger(__name__)
@@ -391,7 +391,7 @@ def _with_hint(kind: str, error: P2pflowsError) -> dict[str, str]:
 
 def _sendable(message: str) -> str:
     """A message that a frame can carry: not too long, and without the half characters that file names may hold."""
-    return message[:_LONGEST_MESSAGE].encode(errors="replace").decode()
+    return message[:_MAX_MESSAGE_CHARS].encode(errors="replace").decode()
 
 
 def _text(error: BaseException) -> str:

@@ -19,11 +19,11 @@ from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, Usa
 from p2pflows.protocol.message import MAX_BODY_BYTES
 
 """Most bytes of a reply."""
-_ERROR_TAIL = 500
-_CHUNK = 65_536
-_LEFT_BEHIND = 0.5
+_MAX_ERROR_TAIL_CHARS = 500
+_CHUNK_BYTES = 65_536
+_LEFT_BEHIND_TIMEOUT_S = 0.5
 """How long to listen, once the command has ended, to a child that it left behind with its output."""
-_SYNTAX_CHECK_SECONDS = 5
+_SYNTAX_CHECK_TIMEOUT_S = 5
 _SHELL_MARKS = frozenset("$`\\\"'(){}[]*?~!<>|&;=#")
 """A first word that holds one of these is the shell's to understand, not ours."""
 
@@ -138,7 +138,7 @@ class Run:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
-                ready = selector.select(min(left, _LEFT_BEHIND))
+                ready = selector.select(min(left, _LEFT_BEHIND_TIMEOUT_S))
                 if not ready and process.poll() is not None:
                     break
                 for key, _ in ready:
@@ -148,12 +148,12 @@ class Run:
                             selector.unregister(stdin)
                             stdin.close()
                         continue
-                    chunk = os.read(key.fd, _CHUNK)
+                    chunk = os.read(key.fd, _CHUNK_BYTES)
                     if not chunk:
                         selector.unregister(key.fileobj)
                     elif key.fileobj is stderr:
                         os.write(2, chunk)
-                        errors = (errors + chunk)[-4 * _ERROR_TAIL :]
+                        errors = (errors + chunk)[-4 * _MAX_ERROR_TAIL_CHARS :]
                     else:
                         output += chunk
                         if len(output) > MAX_BODY_BYTES:
@@ -178,7 +178,7 @@ def _not_json(constant: str) -> None:
 def _write(stdin: IO[bytes], data: memoryview) -> memoryview:
     """What is left to write; nothing when the command does not read on."""
     try:
-        return data[os.write(stdin.fileno(), data[:_CHUNK]) :]
+        return data[os.write(stdin.fileno(), data[:_CHUNK_BYTES]) :]
     except BlockingIOError:
         return data
     except BrokenPipeError:
@@ -187,7 +187,7 @@ def _write(stdin: IO[bytes], data: memoryview) -> memoryview:
 
 def _told_by(code: int, errors: bytes) -> str:
     end = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
-    tail = errors.decode(errors="replace").strip()[-_ERROR_TAIL:]
+    tail = errors.decode(errors="replace").strip()[-_MAX_ERROR_TAIL_CHARS:]
     return f"{end}: {tail}" if tail else end
 
 
@@ -209,7 +209,7 @@ def _sh(arguments: list[str], cwd: str) -> subprocess.CompletedProcess[str]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_SYNTAX_CHECK_SECONDS,
+            timeout=_SYNTAX_CHECK_TIMEOUT_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

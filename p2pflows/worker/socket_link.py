@@ -15,13 +15,13 @@ from p2pflows.links.mqtt import Delivery, Will
 from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol.framing import Records, pack
 
-MAX_FRAME = 1_048_576
+MAX_FRAME_BYTES = 1_048_576
 """Bytes of a frame, as in an MQTT packet of a usual broker."""
-_FIRST_DELAY = 0.05
-_LAST_DELAY = 1.0
-_STEADY = 1.0
+_INITIAL_DELAY_S = 0.05
+_MAX_DELAY_S = 1.0
+_STABLE_AFTER_S = 1.0
 """A connection that lived this many seconds was a good one: back-off starts anew."""
-_PATIENCE = 3.0
+_CONNECT_TIMEOUT_S = 3.0
 """Seconds that the daemon may be away before the user hears of it."""
 
 
@@ -38,7 +38,7 @@ class SocketLink:
         on_problem: takes a sentence for the user.
     """
 
-    max_packet = MAX_FRAME
+    max_packet = MAX_FRAME_BYTES
 
     def __init__(
         self,
@@ -64,23 +64,23 @@ class SocketLink:
     async def run(self) -> None:
         """Connect, serve, and connect again until cancelled or closed."""
         loop = asyncio.get_running_loop()
-        delay, away_since, told = _FIRST_DELAY, loop.time(), False
+        delay, away_since, told = _INITIAL_DELAY_S, loop.time(), False
         while not self._closing.is_set():
             try:
                 _, connection = await loop.create_unix_connection(lambda: _Connection(self), str(self._path))
             except OSError as error:
-                if loop.time() - away_since > _PATIENCE and not told:
+                if loop.time() - away_since > _CONNECT_TIMEOUT_S and not told:
                     told = True
                     self._on_problem(f"No daemon listens at {self._path} ({error.strerror or error}); tried again.")
             else:
                 began = loop.time()
                 await connection.ended.wait()
                 away_since, told = loop.time(), False
-                if away_since - began > _STEADY:
-                    delay = _FIRST_DELAY
+                if away_since - began > _STABLE_AFTER_S:
+                    delay = _INITIAL_DELAY_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), delay)
-            delay = min(delay * 2, _LAST_DELAY)
+            delay = min(delay * 2, _MAX_DELAY_S)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
         """Send a frame; False when there is no connection."""
@@ -121,7 +121,7 @@ class _Connection(RecordStream):
     """The connection to the daemon."""
 
     def __init__(self, owner: SocketLink) -> None:
-        super().__init__(Records(MAX_FRAME))
+        super().__init__(Records(MAX_FRAME_BYTES))
         self._owner = owner
         self.ended = asyncio.Event()
 

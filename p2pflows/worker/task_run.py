@@ -17,10 +17,10 @@ from p2pflows.protocol import strict_json
 from p2pflows.protocol.message import MAX_BODY_BYTES, derived_id
 from p2pflows.worker.frames import Ask, Record, Task
 
-_LABEL = 64
-_MOST_SECONDS = 30 * 24 * 3600.0
-_MOST_RECORDS = 10_000
-PROGRESS_BYTES = 4_000
+_MAX_LABEL_CHARS = 64
+_MAX_TIMEOUT_S = 30 * 24 * 3600.0
+_MAX_RECORDS = 10_000
+MAX_PROGRESS_BYTES = 4_000
 """Most bytes of what is told before the answer, at a time."""
 
 
@@ -150,9 +150,9 @@ class TaskRun:
     def progress(self, data: dict[str, Any]) -> None:
         """Tell the caller something before the answer; it may be lost."""
         plain = _plain(data)
-        if len(_sorted(plain)) > PROGRESS_BYTES:
+        if len(_sorted(plain)) > MAX_PROGRESS_BYTES:
             raise TooLarge(
-                f"What is told before the answer may have {PROGRESS_BYTES:,} bytes at a time.", "Tell it in parts."
+                f"What is told before the answer may have {MAX_PROGRESS_BYTES:,} bytes at a time.", "Tell it in parts."
             )
         self._host.progress(self._task, plain)
 
@@ -189,8 +189,8 @@ class TaskRun:
         """
         with self._lock:
             k, self._count = self._count, self._count + 1
-        if k >= _MOST_RECORDS:
-            raise FlowFailed(f"One run made more than {_MOST_RECORDS:,} calls and steps.")
+        if k >= _MAX_RECORDS:
+            raise FlowFailed(f"One run made more than {_MAX_RECORDS:,} calls and steps.")
         record = self._task.records.get(k)
         if record is not None and record.mark != mark:
             raise ran_differently()
@@ -226,14 +226,14 @@ def _pass_on(told: Future[dict[str, Any]], pending: Future[Answer]) -> None:
 
 
 def _sent(target: Target, message: FlowMessage, timeout: float | None, subflow: str) -> dict[str, Any]:
-    if timeout is not None and not 0 < timeout <= _MOST_SECONDS:
+    if timeout is not None and not 0 < timeout <= _MAX_TIMEOUT_S:
         raise UsageError("The timeout is not between 0 seconds and 30 days.", "Give it in seconds.")
     return {
         "user": target.user,
         "endpoint": target.endpoint,
         "instance": target.instance,
         "data": _plain(message.sendable()),
-        "source": subflow[:_LABEL],
+        "source": subflow[:_MAX_LABEL_CHARS],
         "timeout": timeout if timeout is None else float(timeout),
     }
 

@@ -17,8 +17,8 @@ from p2pflows.worker.process import Worker
 if TYPE_CHECKING:
     from p2pflows.models.api_info import ApiInfo
 
-_START_SECONDS = 15.0
-_STOP_SECONDS = 35.0
+_START_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 35.0
 
 
 class WorkerThread:
@@ -49,7 +49,7 @@ class WorkerThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name=f"worker of {enrolment.point}", daemon=True)
         self._thread.start()
-        if not self._connected.wait(_START_SECONDS):
+        if not self._connected.wait(_START_TIMEOUT_S):
             self.stop()
             raise CallError("The worker cannot reach its daemon.", "See: p2pflows status")
         if self._failed is not None:
@@ -64,7 +64,7 @@ class WorkerThread:
         """Take no more tasks, and wait until what runs has ended."""
         if self._worker is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._worker.stop)
-            self._thread.join(_STOP_SECONDS)
+            self._thread.join(_STOP_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self

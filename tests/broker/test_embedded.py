@@ -162,7 +162,7 @@ async def test_the_watchdog_restarts_a_broker_that_ended(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker that was killed must be back soon without anybody asking."""
-    monkeypatch.setattr(broker_module, "_LOOK", 0.1)
+    monkeypatch.setattr(broker_module, "_LOOK_INTERVAL_S", 0.1)
     assert broker._child
     url = await broker.ensure()
     watch = asyncio.create_task(broker.watch())

@@ -141,7 +141,7 @@ async def test_a_goodbye_withholds_the_will(broker: EmbeddedBroker) -> None:
 
 async def test_wrong_password_is_told_once(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong password must give one plain sentence, and never the password, however often it is tried."""
-    monkeypatch.setattr(mqtt, "_PATIENCE", 0.5)  # iotcore closes without an answer: told after a while
+    monkeypatch.setattr(mqtt, "_CONNECT_TIMEOUT_S", 0.5)  # iotcore closes without an answer: told after a while
     url = replace(await broker.ensure(), password="wrong-one")  # noqa: S106 - wrong on purpose
     async with Peer(url) as peer:
         await until(lambda: bool(peer.problems))
@@ -296,7 +296,7 @@ def denied(subscribe: bytes) -> bytes:
 )
 async def test_a_refused_connect_is_told_once(connack: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that refuses us or lacks what we need must be named in one plain sentence, over many tries."""
-    monkeypatch.setattr(mqtt, "_LAST_DELAY", 0.05)
+    monkeypatch.setattr(mqtt, "_MAX_DELAY_S", 0.05)
     script = Script(connect=lambda _: bytes.fromhex(connack))
     async with script.running() as url, Peer(url) as peer:
         await until(lambda: script.seen.count("connect") > 3)
@@ -307,8 +307,8 @@ async def test_a_refused_connect_is_told_once(connack: str, words: str, monkeypa
 
 async def test_a_broker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that takes connections and says nothing must be given up in bounded time, and told of once."""
-    monkeypatch.setattr(mqtt, "_ANSWER", 0.2)
-    monkeypatch.setattr(mqtt, "_PATIENCE", 0.5)
+    monkeypatch.setattr(mqtt, "_ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(mqtt, "_CONNECT_TIMEOUT_S", 0.5)
     script = Script()
     async with script.running() as url, Peer(url) as peer:
         await until(lambda: script.seen.count("connect") > 4)
@@ -318,7 +318,7 @@ async def test_a_broker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_a_broker_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-open connection must be noticed within one and a half keepalive times."""
-    monkeypatch.setattr(mqtt, "_KEEPALIVE", 1)
+    monkeypatch.setattr(mqtt, "_KEEPALIVE_S", 1)
     script = Script(connect=welcome, subscribe=granted)
     async with script.running() as url, Peer(url, "t/in") as peer:
         await peer.up()
@@ -329,7 +329,7 @@ async def test_a_broker_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_pings_keep_an_idle_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle link whose pings are answered must stay."""
-    monkeypatch.setattr(mqtt, "_KEEPALIVE", 1)
+    monkeypatch.setattr(mqtt, "_KEEPALIVE_S", 1)
     script = Script(connect=welcome, subscribe=granted, ping=lambda _: bytes.fromhex("d000"))
     async with script.running() as url, Peer(url, "t/in") as peer:
         await until(lambda: script.seen.count("ping") >= 2)
@@ -339,7 +339,7 @@ async def test_pings_keep_an_idle_link(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_refused_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused filter must be told once and keep the link from being up, until the broker grants it."""
-    monkeypatch.setattr(mqtt, "_LAST_DELAY", 0.5)
+    monkeypatch.setattr(mqtt, "_MAX_DELAY_S", 0.5)
     script = Script(connect=welcome, subscribe=denied)
     async with script.running() as url, Peer(url, "t/in") as peer:
         await until(lambda: script.seen.count("subscribe") >= 2)

@@ -163,7 +163,7 @@ class Relay(CompositeFlow):
         drawn = self.step(lambda: random.randrange(2**32))
         return {**self.subflows["echo"].call(input_message.data), "drawn": drawn}
 """
-PATIENCE = 20.0
+TIMEOUT_S = 20.0
 
 
 class Teller:
@@ -229,7 +229,7 @@ def test_real_crash(tellers: tuple[Teller, Teller]) -> None:
         bob.person.environment["P2PFLOWS_CRASH_AT"] = f"{point}:{passage}"
         dying = bob.person.start(wait=False).daemon
         assert dying is not None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_S
         while dying.poll() is None and time.monotonic() < deadline:
             number += 1
             ann.send(bob, number)
@@ -238,7 +238,7 @@ def test_real_crash(tellers: tuple[Teller, Teller]) -> None:
         assert dying.poll() == 137, f"at {point}"
     del bob.person.environment["P2PFLOWS_CRASH_AT"]
     bob.person.ready()
-    wait_until(lambda: ann.is_settled() and bob.is_settled(), PATIENCE)
+    wait_until(lambda: ann.is_settled() and bob.is_settled(), TIMEOUT_S)
     facts = ann.history() + bob.history()
     assert check(facts) == []
     ends = Counter(fact.about["state"] for fact in facts if fact.kind == "sent")

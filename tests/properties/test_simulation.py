@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from simulation.broker import Weather
 from simulation.checker import check
 from simulation.machine import POINTS
-from simulation.world import CLASSES, ECHO, HUMAN, LONGEST, SPREAD, World
+from simulation.world import CLASSES, ECHO, HUMAN, MAX_SECONDS, SPREAD, World
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type, derived_id
@@ -23,7 +23,7 @@ SETTINGS = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 WHO = st.integers(0, 1)
-LIFE = st.sampled_from((LONGEST, LONGEST, 20.0, 1.0))
+LIFE = st.sampled_from((MAX_SECONDS, MAX_SECONDS, 20.0, 1.0))
 CHANCE = st.sampled_from((0.0, 0.0, 0.1, 0.4))
 PAUSES = st.sampled_from((0.002, 0.01, 0.05, 0.5, 3.0))
 CUTS = st.sampled_from((0.05, 1.0, 8.0))
@@ -87,7 +87,7 @@ class Faults(RuleBasedStateMachine):
         """Somebody writes to a class that remembers their conversation, several times at once."""
         endpoint, conversation = flow
         for task in tasks:
-            life = LONGEST if "patience" not in task else 2.5
+            life = MAX_SECONDS if "patience" not in task else 2.5
             self._send(Type.CALL, one, other, endpoint, life, task, conversation=derived_id(endpoint, conversation))
 
     @rule(one=WHO, other=WHO, endpoint=CLASS, seconds=LIFE)
@@ -103,7 +103,7 @@ class Faults(RuleBasedStateMachine):
         mounted = self._world.machines[one].mounted(self._world.machines[other])
         if mounted:
             endpoint, instance = mounted[which % len(mounted)]
-            self._send(kind, one, other, endpoint, LONGEST, task, instance=instance)
+            self._send(kind, one, other, endpoint, MAX_SECONDS, task, instance=instance)
 
     @rule(one=WHO, other=WHO, which=st.integers(0, 5))
     def unmount(self, one: int, other: int, which: int) -> None:
@@ -112,7 +112,7 @@ class Faults(RuleBasedStateMachine):
         mounted = machines[one].mounted(machines[other])
         if mounted:
             order = {"op": "delete", "instance": mounted[which % len(mounted)][1]}
-            machines[one].send(Type.CALL, machines[other], topics.INSTANCES, order, LONGEST)
+            machines[one].send(Type.CALL, machines[other], topics.INSTANCES, order, MAX_SECONDS)
 
     @rule(who=WHO, which=st.integers(0, 5))
     def forget_conversation(self, who: int, which: int) -> None:

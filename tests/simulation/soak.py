@@ -16,7 +16,7 @@ from typing import Any
 from simulation.broker import Weather
 from simulation.checker import check
 from simulation.machine import Machine
-from simulation.world import CLASSES, ECHO, HUMAN, LONGEST, SPREAD, World
+from simulation.world import CLASSES, ECHO, HUMAN, MAX_SECONDS, SPREAD, World
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type, derived_id
@@ -131,7 +131,7 @@ class Life:
         mounted = one.mounted(other)
         if mounted:
             _, instance = self._random.choice(mounted)
-            one.send(Type.CALL, other, topics.INSTANCES, {"op": "delete", "instance": instance}, LONGEST)
+            one.send(Type.CALL, other, topics.INSTANCES, {"op": "delete", "instance": instance}, MAX_SECONDS)
 
     def forget_conversation(self) -> None:
         """Somebody deletes what their flow remembers of a conversation."""
@@ -262,7 +262,7 @@ class Life:
         return {**self._data(), **extra}
 
     def _seconds(self) -> float:
-        return self._random.choice((1.0, 20.0, LONGEST, LONGEST, LONGEST))
+        return self._random.choice((1.0, 20.0, MAX_SECONDS, MAX_SECONDS, MAX_SECONDS))
 
 
 def live(seed: int, steps: int, *, people: int = 3, restores: bool = False) -> tuple[list[str], Path | None]:

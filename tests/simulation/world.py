@@ -20,7 +20,7 @@ from simulation.worker import POINT, Worker
 
 from p2pflows.protocol.message import Type
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
-from p2pflowsd.running.runs import POST_LIFE_MS
+from p2pflowsd.running.runs import POST_LIFETIME_MS
 
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a fresh private folder is made there
 NAMES = ("ann", "bob", "cyd")
@@ -34,7 +34,7 @@ PROGRESS = 30.0
 ROUND = 5.0
 """Seconds in which humans, in the end, look for what they are asked next."""
 ROUNDS = 100
-LONGEST = 600.0
+MAX_SECONDS = 600.0
 """No message that a person in a simulation sends lives longer, in seconds."""
 
 
@@ -120,7 +120,7 @@ class World:
         restored = any(fact.kind == "restore" for fact in self.facts)
         if not restored:  # a journal that was put back has forgotten what it owes
             stuck += [f"unanswered: {what}" for machine in self.machines for what in machine.unanswered()]
-        self._sleep(2 * POST_LIFE_MS / 1000 if restored else LONGEST)
+        self._sleep(2 * POST_LIFETIME_MS / 1000 if restored else MAX_SECONDS)
         stuck += [f"at the very end: {what}" for machine in self.machines for what in machine.unsettled()]
         stuck += self.probe()
         for machine in self.machines:

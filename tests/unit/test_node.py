@@ -11,13 +11,13 @@ import pytest
 from simulation import flows
 from simulation.checker import check
 from simulation.machine import Asked, Machine
-from simulation.world import ECHO, HUMAN, LONGEST, World
+from simulation.world import ECHO, HUMAN, MAX_SECONDS, World
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Envelope, Kind
 from p2pflows.protocol.message import Message, Type
-from p2pflowsd.receiving.intake import HELD_PER_SENDER
-from p2pflowsd.sending.outbox import KEPT_BYTES
+from p2pflowsd.receiving.intake import MAX_HELD_PER_SENDER
+from p2pflowsd.sending.outbox import MAX_CACHED_BYTES
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def test_a_stranger_with_many_gaps(world: World) -> None:
     """A stranger cannot fill the journal, not even with messages whose turn never comes."""
     _, bob, cyd = world.machines
     bob.contacts.remove("cyd")
-    for number in range(2 * HELD_PER_SENDER):
+    for number in range(2 * MAX_HELD_PER_SENDER):
         forge(world, cyd, bob, ECHO, id=f"{number:032x}", seq=2 * number, epoch=1)
     world.run(1)
-    assert bob.rows("incoming") == HELD_PER_SENDER
+    assert bob.rows("incoming") == MAX_HELD_PER_SENDER
 
 
 def test_proofs_of_repetitions(world: World) -> None:
@@ -370,7 +370,7 @@ def _memory_of_many_large(world: World, kind: Type) -> tuple[int, list[Asked]]:
     sent = []
     tracemalloc.start()
     for _ in range(300):
-        sent.append(ann.send(kind, bob, ECHO, {"text": "x" * 200_000}, LONGEST))
+        sent.append(ann.send(kind, bob, ECHO, {"text": "x" * 200_000}, MAX_SECONDS))
         world.run(0.01)
         world.facts.clear()  # they hold it all
     held, _ = tracemalloc.get_traced_memory()
@@ -383,7 +383,7 @@ def test_a_long_absence_costs_little_memory(world: World) -> None:
     ann, bob, _ = world.machines
     bob.kill()
     held, sent = _memory_of_many_large(world, Type.POST)
-    assert held < 2 * KEPT_BYTES
+    assert held < 2 * MAX_CACHED_BYTES
     bob.start()
     world.run(60)
     assert {ann.state_of(each.result) for each in sent} == {"done"}
@@ -395,7 +395,7 @@ def test_what_waits_for_a_worker_lies_in_the_journal(world: World) -> None:
     world.workers["bob"].kill()
     world.run(5)
     held, sent = _memory_of_many_large(world, Type.CALL)
-    assert held < 2 * KEPT_BYTES
+    assert held < 2 * MAX_CACHED_BYTES
     world.hire(bob)
     world.run(60)
     assert {ann.state_of(each.result) for each in sent} == {"done"}

@@ -17,7 +17,7 @@ from aiohttp import WSMsgType, web
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.protocol import strict_json
 from p2pflowsd.api.methods import Method
-from p2pflowsd.api.sessions import MAX_BYTES, Call, LineConnection, Session
+from p2pflowsd.api.sessions import MAX_TEXT_BYTES, Call, LineConnection, Session
 from p2pflowsd.private_socket import private_socket
 
 STATUS = {2: 400, 3: 503, 4: 403, 5: 504}
@@ -56,7 +56,7 @@ class Control:
         Raises:
             UsageError: the path is too long for a unix socket, or cannot be written.
         """
-        app = web.Application(client_max_size=MAX_BYTES)
+        app = web.Application(client_max_size=MAX_TEXT_BYTES)
         app.router.add_route("*", "/v1/ws", self._websocket)
         app.router.add_route("*", "/v1/{method}", self._http)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -120,7 +120,7 @@ class Control:
         return web.Response(body=body, status=code, content_type="application/json", charset="utf-8")
 
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
-        connection = web.WebSocketResponse(max_msg_size=MAX_BYTES, compress=False, heartbeat=None)
+        connection = web.WebSocketResponse(max_msg_size=MAX_TEXT_BYTES, compress=False, heartbeat=None)
         await connection.prepare(request)
         wake = asyncio.Event()
         session = Session(self, wake.set, connection.close)

@@ -36,13 +36,13 @@ from p2pflowsd.node import Ended, Node
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, ME, Changed, Granted, Holdings, Listing, Served, Told, check_allow
 from p2pflowsd.running.dispatch import point_key
 
-CALL_SECONDS = 600.0
-POST_SECONDS = 7 * 24 * 3600.0
-MOST_SECONDS = 30 * 24 * 3600.0
-WORKER_SECONDS = 5.0
+DEFAULT_CALL_TIMEOUT_S = 600.0
+DEFAULT_POST_TIMEOUT_S = 7 * 24 * 3600.0
+MAX_TIMEOUT_S = 30 * 24 * 3600.0
+WORKER_TIMEOUT_S = 5.0
 """How long `serve` waits for a worker to announce itself."""
-MOUNT_SECONDS = 60.0
-ASK_SECONDS = 10.0
+MOUNT_TIMEOUT_S = 60.0
+PEER_TIMEOUT_S = 10.0
 """How long another daemon may take to say what it serves."""
 
 Params = dict[str, Any]
@@ -194,7 +194,7 @@ class Methods:
             message_id = accept()
 
         try:
-            accept = self._accepting(Type.CALL, params, CALL_SECONDS, ended, progress)
+            accept = self._accepting(Type.CALL, params, DEFAULT_CALL_TIMEOUT_S, ended, progress)
         except P2pflowsError as error:
             respond(error)
         else:
@@ -213,10 +213,10 @@ class Methods:
         return result
 
     async def _submit(self, params: Params) -> Any:
-        return {"id": await self._turn(self._accepting(Type.CALL, params, CALL_SECONDS))}
+        return {"id": await self._turn(self._accepting(Type.CALL, params, DEFAULT_CALL_TIMEOUT_S))}
 
     async def _send(self, params: Params) -> Any:
-        return {"id": await self._turn(self._accepting(Type.POST, params, POST_SECONDS))}
+        return {"id": await self._turn(self._accepting(Type.POST, params, DEFAULT_POST_TIMEOUT_S))}
 
     def _accepting(
         self,
@@ -391,7 +391,7 @@ class Methods:
 
     async def _load(self, flow: Served) -> dict[str, Any]:
         """What a worker finds in a flow; one that is just starting is waited for."""
-        until = asyncio.get_running_loop().time() + WORKER_SECONDS
+        until = asyncio.get_running_loop().time() + WORKER_TIMEOUT_S
         while (  # noqa: ASYNC110 - a worker may announce itself in any turn
             not self._node.dispatch.has_workers(flow.dispatch_point) and asyncio.get_running_loop().time() < until
         ):
@@ -434,7 +434,7 @@ class Methods:
         given = {name: params.get(name) for name in ("config_overrides", "initial_state", "dispatch_point")}
         order = {"op": "mount", "endpoint": endpoint, **{name: value for name, value in given.items() if value}}
         answer = await self._ask_daemon(
-            user, order, Granted, topics.INSTANCES, seconds=_seconds(params.get("timeout"), MOUNT_SECONDS)
+            user, order, Granted, topics.INSTANCES, seconds=_seconds(params.get("timeout"), MOUNT_TIMEOUT_S)
         )
         return {**answer, "instance": answer.get("instance"), "user": user}
 
@@ -509,7 +509,7 @@ class Methods:
         data: dict[str, Any],
         form: type[BaseModel],
         endpoint: str = topics.FLOWS,
-        seconds: float = ASK_SECONDS,
+        seconds: float = PEER_TIMEOUT_S,
     ) -> dict[str, Any]:
         """Ask another daemon something about what it serves; gives an answer of this form.
 
@@ -625,7 +625,7 @@ def _text(params: Params, name: str) -> str:
 def _seconds(value: Any, default: float) -> float:
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST_SECONDS:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_TIMEOUT_S:
         raise UsageError("The timeout is not between 0 seconds and 30 days.", "Give it in seconds.")
     return float(value)
 

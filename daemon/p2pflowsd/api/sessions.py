@@ -15,9 +15,9 @@ from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.framing import FramingError, Lines
 
-MAX_BYTES = 4_000_000
+MAX_TEXT_BYTES = 4_000_000
 """The longest text that may be asked."""
-MOST_WAITING = 1_000
+MAX_WAITING_ANSWERS = 1_000
 """What waits to be sent to one client before progress is dropped; it may be lost anyway."""
 
 
@@ -122,7 +122,7 @@ class Session:
         self._calls[key] = lambda: None
 
         def progress(data: dict[str, Any]) -> None:
-            if len(self._ready) < MOST_WAITING:  # who does not read must not fill our memory
+            if len(self._ready) < MAX_WAITING_ANSWERS:  # who does not read must not fill our memory
                 self.put({"id": request_id, "progress": data})
 
         stop = self._asked.call(params, respond, progress)
@@ -143,7 +143,7 @@ class LineConnection(RecordStream):
     """A session whose texts are the lines of a socket."""
 
     def __init__(self, asked: Asked) -> None:
-        super().__init__(Lines(MAX_BYTES))
+        super().__init__(Lines(MAX_TEXT_BYTES))
         self._asked = asked
         self._all_asked = False
         self._session: Session
@@ -161,7 +161,7 @@ class LineConnection(RecordStream):
     def misread(self, error: FramingError) -> None:
         """Say what is wrong, and end."""
         del error
-        self._session.put({"id": None, "error": UsageError(f"A line has over {MAX_BYTES:,} bytes.").as_json()})
+        self._session.put({"id": None, "error": UsageError(f"A line has over {MAX_TEXT_BYTES:,} bytes.").as_json()})
         self.leave()
         self.finish()
 

@@ -11,9 +11,9 @@ from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing, Prompt
 
-LOOKED_AT = 5_000
+MAX_ROWS_READ = 5_000
 """How many of the last calls, and of the last prompts, are looked at."""
-LONGEST_TEXT = 500
+MAX_TEXT_CHARS = 500
 
 _TEXTS = ("human_input", "api_output", "text", "prompt", "query", "result")
 
@@ -55,13 +55,13 @@ def newest(journal: Journal, limit: int) -> list[Conversation]:
     """The conversations of the user, and of their human with others' flows, newest first."""
     found: dict[tuple[str, ...], Conversation] = {}
     key: tuple[str, ...]
-    for call in journal.outgoing.newest_calls(LOOKED_AT):
+    for call in journal.outgoing.newest_calls(MAX_ROWS_READ):
         key = ("asking", call.conversation, call.peer, call.endpoint)
         if key not in found:
             found[key] = _asking(journal, call)
         if call.state in LIVE_OUTGOING and found[key].waiting is None:
             found[key].waiting = call.id
-    for prompt in journal.prompts.newest(LOOKED_AT):
+    for prompt in journal.prompts.newest(MAX_ROWS_READ):
         key = ("asked", prompt.conversation, prompt.peer, prompt.endpoint, prompt.label)
         if key not in found:
             found[key] = _asked(prompt)
@@ -79,7 +79,7 @@ def _asking(journal: Journal, call: OutgoingRow) -> Conversation:
     else:
         text, by = str(json.loads(call.answer or b"{}").get("message", "")), None
     return Conversation(
-        call.conversation, "asking", call.peer, call.endpoint, "", text[:LONGEST_TEXT], by, call.created
+        call.conversation, "asking", call.peer, call.endpoint, "", text[:MAX_TEXT_CHARS], by, call.created
     )
 
 
@@ -92,7 +92,7 @@ def _asked(prompt: PromptRow) -> Conversation:
         prompt.peer,
         prompt.endpoint,
         prompt.label,
-        text[:LONGEST_TEXT],
+        text[:MAX_TEXT_CHARS],
         "me" if answered else "them",
         prompt.received,
     )

@@ -16,8 +16,8 @@ from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import Prompt
 
 TEXT_NAMES = ("api_output", "prompt", "text")
-SHORTEST_ID = 4
-LONGEST_ANSWER = 100_000
+MIN_ID_CHARS = 4
+MAX_ANSWER_BYTES = 100_000
 """Bytes; escaped as JSON it still fits a message."""
 
 
@@ -67,8 +67,10 @@ class Inbox:
                 f"Write back with: p2pflows send {self._name(prompt.peer) or prompt.peer}/User text=...; "
                 f"clear it with: p2pflows decline {prompt.id[-8:]}",
             )
-        if len(text.encode()) > LONGEST_ANSWER:
-            raise TooLarge(f"The answer is longer than {LONGEST_ANSWER:,} bytes.", "Answer with less, or with a link.")
+        if len(text.encode()) > MAX_ANSWER_BYTES:
+            raise TooLarge(
+                f"The answer is longer than {MAX_ANSWER_BYTES:,} bytes.", "Answer with less, or with a link."
+            )
         self._end(prompt, Prompt.ANSWERED, text)
         self._finish(self._request(prompt), {"human_input": text})
         return prompt
@@ -130,7 +132,7 @@ class Inbox:
 
     def _open(self, part: str) -> PromptRow:
         part = part.strip().lower()
-        found = self._journal.prompts.like(part) if len(part) >= SHORTEST_ID and part.isalnum() else []
+        found = self._journal.prompts.like(part) if len(part) >= MIN_ID_CHARS and part.isalnum() else []
         still = [row for row in found if row.state == Prompt.OPEN]
         if len(still) > 1:
             raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")

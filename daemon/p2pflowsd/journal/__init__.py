@@ -25,7 +25,7 @@ from p2pflowsd.journal.streams import StreamTable
 
 __all__ = ["Journal", "JournalError"]
 
-SLICE = 5_000
+MAX_PRUNED_ROWS = 5_000
 """Rows of a table that one pruning looks at."""
 
 
@@ -188,7 +188,7 @@ class Journal:
         ):
             start = self._pruned.get(table, 0)
             (end,) = self._db.execute(
-                f"SELECT max(n) FROM (SELECT n FROM {table} WHERE n > ? ORDER BY n LIMIT {SLICE})", (start,)
+                f"SELECT max(n) FROM (SELECT n FROM {table} WHERE n > ? ORDER BY n LIMIT {MAX_PRUNED_ROWS})", (start,)
             ).fetchone()
             if end is not None:
                 self._db.execute(f"DELETE FROM {table} WHERE n > ? AND n <= ? AND {condition}", (start, end, limit))

@@ -7,7 +7,7 @@ import sqlite3
 from p2pflowsd.journal.rows import LogRow
 
 _COLUMNS = ", ".join(LogRow._fields)
-KEPT = 10_000
+MAX_ENTRIES = 10_000
 
 
 class LogTable:
@@ -33,4 +33,4 @@ class LogTable:
 
     def prune(self) -> None:
         """Drop the oldest beyond what is kept."""
-        self._db.execute("DELETE FROM log WHERE n <= (SELECT max(n) FROM log) - ?", (KEPT,))
+        self._db.execute("DELETE FROM log WHERE n <= (SELECT max(n) FROM log) - ?", (MAX_ENTRIES,))

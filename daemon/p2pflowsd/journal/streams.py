@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 OUT = "out"
 IN = "in"
-_KEPT = 10_000
+_MAX_STRANGER_STREAMS = 10_000
 
 
 class Place(NamedTuple):
@@ -34,7 +34,7 @@ class StreamTable:
             row = self._db.execute(
                 "SELECT epoch, seq FROM streams WHERE way = ? AND peer = ? AND endpoint = ?", key
             ).fetchone()
-            if len(self._known) >= _KEPT:
+            if len(self._known) >= _MAX_STRANGER_STREAMS:
                 self.save()
                 self._known.clear()
             self._known[key] = Place._make(row) if row else None

@@ -36,13 +36,13 @@ _HOST = "127.0.0.1"
 _USER = "local"
 _PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 """Where mosquitto is although it is not on everybody's PATH."""
-_LOOK = 1.0
+_LOOK_INTERVAL_S = 1.0
 """How often the owner looks after its child, and the others after the lock."""
-_PROBE_EVERY = 10.0
-_PROBE_LIMIT = 3.0
-_START_LIMIT = 15.0
-_STOP_LIMIT = 5.0
-_PORT_LIMIT = 1.0
+_PROBE_INTERVAL_S = 10.0
+_PROBE_TIMEOUT_S = 3.0
+_START_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 5.0
+_PORT_TIMEOUT_S = 1.0
 
 _MOSQUITTO = """\
 per_listener_settings false
@@ -132,12 +132,12 @@ class EmbeddedBroker:
         probed = loop.time()
         told = ""
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_LOOK_INTERVAL_S)
             async with self._busy:
                 try:
                     if self._closed or not self._take_lock():
                         continue
-                    if self._running() and loop.time() - probed > _PROBE_EVERY:
+                    if self._running() and loop.time() - probed > _PROBE_INTERVAL_S:
                         if not await self._answers():
                             self._log.error("the embedded broker hangs; starting it again")
                             await self._stop_child(grace=0)
@@ -154,17 +154,17 @@ class EmbeddedBroker:
         """Stop the broker if it is ours, and let another daemon have it."""
         async with self._busy:
             self._closed = True
-            await self._stop_child(grace=_STOP_LIMIT)
+            await self._stop_child(grace=_STOP_TIMEOUT_S)
             self._release_lock()
 
     async def _ensure(self) -> BrokerUrl:
         if self._closed:
             raise ConnectionError("the embedded broker is closed")
         self._check_folders()
-        deadline = asyncio.get_running_loop().time() + _START_LIMIT
+        deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
         while not self._take_lock():
             try:
-                await probe(self._url(), _PROBE_LIMIT)
+                await probe(self._url(), _PROBE_TIMEOUT_S)
             except OSError as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise TimeoutError(f"the embedded broker on port {self._port} does not answer") from error
@@ -178,7 +178,7 @@ class EmbeddedBroker:
     async def _start(self) -> None:
         """Run the broker, as holder of the lock; on failure give up the lock."""
         try:
-            await self._stop_child(grace=_STOP_LIMIT)
+            await self._stop_child(grace=_STOP_TIMEOUT_S)
             await self._end_left_over()
             await self._await_port()
             await self._start_child()
@@ -207,10 +207,10 @@ class EmbeddedBroker:
     async def _run_child(self) -> bool:
         """Start the program and wait until it answers; gives False if it ended instead."""
         child = self._spawn()
-        deadline = asyncio.get_running_loop().time() + _START_LIMIT
+        deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
         while child.poll() is None:
             try:
-                await probe(self._url(), _PROBE_LIMIT)
+                await probe(self._url(), _PROBE_TIMEOUT_S)
             except OSError as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise TimeoutError(f"the embedded broker {self.name} does not answer") from error
@@ -272,7 +272,7 @@ class EmbeddedBroker:
             child.terminate()
             await _until(lambda: child.poll() is not None, grace)
         child.kill()
-        await _until(lambda: child.poll() is not None, _STOP_LIMIT)
+        await _until(lambda: child.poll() is not None, _STOP_TIMEOUT_S)
         if child.stdin:
             child.stdin.close()
         self._child = None
@@ -288,7 +288,7 @@ class EmbeddedBroker:
             if self._is_ours(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-                await _until(lambda: not self._is_ours(pid), _STOP_LIMIT)
+                await _until(lambda: not self._is_ours(pid), _STOP_TIMEOUT_S)
         self._pid_file.unlink(missing_ok=True)
 
     def _is_ours(self, pid: int) -> bool:
@@ -305,7 +305,7 @@ class EmbeddedBroker:
 
     async def _await_port(self) -> None:
         """Wait a moment for the port, then blame a stranger."""
-        if not await _until(self._port_is_free, _PORT_LIMIT):
+        if not await _until(self._port_is_free, _PORT_TIMEOUT_S):
             raise UsageError(
                 f"Another program holds port {self._port}, where the embedded broker belongs.",
                 "Stop it, or set a free one: `broker: embedded:PORT` in config.yaml, or P2PFLOWS_BROKER.",
@@ -324,7 +324,7 @@ class EmbeddedBroker:
         """Whether the broker passes a message; one miss may be this machine's load."""
         for _ in range(2):
             with contextlib.suppress(OSError):
-                await probe(self._url(), _PROBE_LIMIT)
+                await probe(self._url(), _PROBE_TIMEOUT_S)
                 return True
         return False
 

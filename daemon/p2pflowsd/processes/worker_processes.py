@@ -12,11 +12,11 @@ from pathlib import Path
 
 from p2pflows.config import WorkerConfig
 
-FIRST_DELAY = 0.1
-LAST_DELAY = 10.0
-STEADY = 10.0
+INITIAL_DELAY_S = 0.1
+MAX_DELAY_S = 10.0
+STABLE_AFTER_S = 10.0
 """A worker that lived this many seconds starts its back-off anew."""
-STOP_PATIENCE = 10.0
+STOP_TIMEOUT_S = 10.0
 
 
 class WorkerProcess:
@@ -50,17 +50,17 @@ class WorkerProcess:
 
     async def run(self) -> None:
         """Keep the process running until cancelled; then let it finish and end it."""
-        delay = FIRST_DELAY
+        delay = INITIAL_DELAY_S
         while True:
             began = asyncio.get_running_loop().time()
             code = await self._run_once()
-            if asyncio.get_running_loop().time() - began > STEADY:
-                delay = FIRST_DELAY
+            if asyncio.get_running_loop().time() - began > STABLE_AFTER_S:
+                delay = INITIAL_DELAY_S
             self._log.warning(
                 "a worker of dispatch point %s ended (%s); starting another", self._config.dispatch_point, _how(code)
             )
             await asyncio.sleep(delay)
-            delay = min(delay * 2, LAST_DELAY)
+            delay = min(delay * 2, MAX_DELAY_S)
 
     async def _run_once(self) -> int:
         token = await self._token(self._config.dispatch_point)
@@ -100,7 +100,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), STOP_PATIENCE)
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
             process.kill()
             await process.wait()

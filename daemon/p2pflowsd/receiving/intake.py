@@ -14,7 +14,7 @@ from p2pflows.contacts import Contacts
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.envelope import Envelope, Kind, Opened, Refused, claimed_sender
-from p2pflows.protocol.message import ANSWERS, MAX_LIFE_MS, Message, Notice
+from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Notice
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
@@ -24,14 +24,14 @@ from p2pflowsd.link import Delivery
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 
-SKEW_MS = 300_000
+MAX_CLOCK_SKEW_MS = 300_000
 """How far a peer's clock may be ahead of ours."""
-HELD_PER_SENDER = 20
-HELD_IN_ALL = 200
-MOST_BODIES = 1_024
+MAX_HELD_PER_SENDER = 20
+MAX_HELD = 200
+MAX_BODIES = 1_024
 STRANGER_RATE = 20.0
 STRANGER_BURST = 100.0
-_SHORTEST = 58
+_MIN_BUNDLE_BYTES = 58
 """Bytes of a bundle's header and nonce."""
 _HONEST = frozenset({"replayed", "expired", "rewound", "blocked", "rate_limited", "requests_full"})
 """Refusals that say nothing against a sender, or that are counted alone so that nobody can fill the log."""
@@ -154,7 +154,7 @@ class Intake:
             return
         match topics.parse(delivery.topic):
             case topics.Inbox(_, endpoint):
-                claimed = claimed_sender(delivery.payload) if len(delivery.payload) >= _SHORTEST else ""
+                claimed = claimed_sender(delivery.payload) if len(delivery.payload) >= _MIN_BUNDLE_BYTES else ""
                 self._owner.note("refused", claimed, endpoint, f"A bundle was refused as {reason}.")
             case _:
                 self._owner.note("refused", "", "", f"A delivery on {delivery.topic[:200]} was refused as {reason}.")
@@ -162,7 +162,7 @@ class Intake:
     def _bundle(self, endpoint: str, delivery: Delivery) -> None:
         if delivery.retain:
             raise Refused("retained")
-        if len(delivery.payload) < _SHORTEST:
+        if len(delivery.payload) < _MIN_BUNDLE_BYTES:
             raise Refused("malformed")
         book = self._contacts.known
         claimed = claimed_sender(delivery.payload)
@@ -206,7 +206,7 @@ class Intake:
     def _messages(self, endpoint: str, opened: Opened, *, stranger: bool) -> None:
         bundle: int | None = None
         wanted = False
-        if len(opened.bodies) > MOST_BODIES:
+        if len(opened.bodies) > MAX_BODIES:
             raise Refused("malformed")
         for position, body in enumerate(opened.bodies):
             try:
@@ -220,7 +220,7 @@ class Intake:
                     raise Refused("requests_full")  # noqa: TRY301 - one place counts refusals
                 if bundle is None:
                     bundle = self._journal.incoming.add_bundle(
-                        opened.sender, opened.proof, self._clock.now() + MAX_LIFE_MS
+                        opened.sender, opened.proof, self._clock.now() + MAX_LIFETIME_MS
                     )
                 self._request(message, body, bundle)
                 wanted = True
@@ -245,7 +245,7 @@ class Intake:
             raise Refused("wrong_topic")
         if message.expires <= now:
             raise Refused("expired")
-        if message.created > now + SKEW_MS or message.expires > now + MAX_LIFE_MS + SKEW_MS:
+        if message.created > now + MAX_CLOCK_SKEW_MS or message.expires > now + MAX_LIFETIME_MS + MAX_CLOCK_SKEW_MS:
             raise Refused("too_long_lived")
         return message
 
@@ -257,7 +257,7 @@ class Intake:
     def _room_for(self, message: Message) -> bool:
         incoming = self._journal.incoming
         return (
-            incoming.put_aside() < HELD_IN_ALL and incoming.put_aside(message.sender) < HELD_PER_SENDER
+            incoming.put_aside() < MAX_HELD and incoming.put_aside(message.sender) < MAX_HELD_PER_SENDER
         ) or incoming.find(message.sender, message.id) is not None
 
     def _request(self, message: Message, body: bytes, bundle: int) -> None:

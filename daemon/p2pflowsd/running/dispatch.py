@@ -26,20 +26,20 @@ from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.link import Link
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.frames import Frame, fitting, outcome_of, size_of
-from p2pflowsd.running.scheduler import WINDOW, Assignment, Scheduler
+from p2pflowsd.running.scheduler import MAX_WINDOW, Assignment, Scheduler
 
 MAX_ATTEMPTS = 3
-GRACE = 2.0
+GRACE_PERIOD_S = 2.0
 """Seconds for a worker to come back after its link broke, or after a restart of the daemon."""
-SILENCE = 15.0
+HEARTBEAT_TIMEOUT_S = 15.0
 """Seconds without a heartbeat (one every 2 s) after which a worker counts as dead."""
-LOST_FRAME = 6.0
+LOST_FRAME_TIMEOUT_S = 6.0
 """Seconds after which a lease that its worker does not report never reached it."""
-LOAD_PATIENCE = 30.0
-FRAME_BYTES = 400_000
-PACKET_OVERHEAD = 8_000
+LOAD_TIMEOUT_S = 30.0
+MAX_FRAME_BYTES = 400_000
+PACKET_OVERHEAD_BYTES = 8_000
 """Bytes that a frame takes beside its tasks, rounded up."""
-_MOST_DIGITS = 19
+_MAX_DIGITS = 19
 
 Loaded = Callable[[dict[str, Any] | P2pflowsError], None]
 
@@ -166,7 +166,7 @@ class Dispatch:
 
     def freeze(self) -> None:
         """Keep tasks back until workers had time to say what they hold."""
-        self._frozen_until = self._clock.elapsed() + GRACE
+        self._frozen_until = self._clock.elapsed() + GRACE_PERIOD_S
 
     def add(self, row: IncomingRow, flow: Served, data: dict[str, Any] | None = None) -> bool:
         """Queue a request for a worker; False if its dispatch point has none now.
@@ -181,7 +181,7 @@ class Dispatch:
         if data is not None:
             self._fresh[row.n] = data
         # The next run of an instance needs the state that this one leaves, so one is under way at a time.
-        point.scheduler.add(row.n, _lane(row, flow), WINDOW if row.instance is None else 1)
+        point.scheduler.add(row.n, _lane(row, flow), MAX_WINDOW if row.instance is None else 1)
         if point.scheduler.slots == 0:
             self._told_waiting.add(row.n)
             return False
@@ -215,10 +215,10 @@ class Dispatch:
             return
         self._load_count += 1
         task = f"load-{self._boot}-{self._load_count}"
-        self._loads[task] = _Load(flow.dispatch_point, done, self._clock.elapsed() + LOAD_PATIENCE)
+        self._loads[task] = _Load(flow.dispatch_point, done, self._clock.elapsed() + LOAD_TIMEOUT_S)
         self._put(
             point.workers[name],
-            self._describe(task, "load", flow, expires=self._clock.now() + int(LOAD_PATIENCE * 1000)),
+            self._describe(task, "load", flow, expires=self._clock.now() + int(LOAD_TIMEOUT_S * 1000)),
             b"{}",
         )
 
@@ -262,7 +262,7 @@ class Dispatch:
             raise Refused("replayed")
         known.counter, known.heard = frame.n, self._clock.elapsed()
         if frame.bye and not frame.draining:
-            known.leaves = known.heard + GRACE
+            known.leaves = known.heard + GRACE_PERIOD_S
         elif frame.boot == self._boot:
             self._take_in(point, known, frame)
         if frame.bye and frame.draining:
@@ -314,7 +314,9 @@ class Dispatch:
         elapsed = self._clock.elapsed()
         for point in self._points.values():
             for name, worker in list(point.workers.items()):
-                if elapsed - worker.heard > SILENCE or (worker.leaves is not None and worker.leaves <= elapsed):
+                if elapsed - worker.heard > HEARTBEAT_TIMEOUT_S or (
+                    worker.leaves is not None and worker.leaves <= elapsed
+                ):
                     self._lost(point, name, graceful=False)
         for task, load in list(self._loads.items()):
             if load.until <= elapsed:
@@ -343,7 +345,7 @@ class Dispatch:
                 else:
                     data = self._owner.brief(row, flow, bodies[n])
                 task = self._describe(_task_id(row), "run", flow, row=row, expires=row.expires)
-                if size_of(task, data) > self._link.max_packet - PACKET_OVERHEAD:
+                if size_of(task, data) > self._link.max_packet - PACKET_OVERHEAD_BYTES:
                     self._forget(n)
                     self._owner.failed(row, _over_limit(flow))
                     continue
@@ -356,7 +358,7 @@ class Dispatch:
     def _leaving(self, point: _Point, given: list[Assignment], fresh: Collection[int]) -> list[Assignment]:
         """Those that fit into one frame of their lane; the others wait again, and are not even read."""
         sizes = self._journal.incoming.sizes([n for _, n in given if n not in fresh])
-        if sum(sizes.values()) <= FRAME_BYTES:
+        if sum(sizes.values()) <= MAX_FRAME_BYTES:
             return given
         used: dict[str, float] = {}
         leaving: list[Assignment] = []
@@ -364,7 +366,7 @@ class Dispatch:
         for each in given:
             lane = _lane(*self._rows[each.task])
             size = used.get(lane, 0) + sizes.get(each.task, 0)
-            fits = size <= FRAME_BYTES or lane not in used
+            fits = size <= MAX_FRAME_BYTES or lane not in used
             used[lane] = size if fits else math.inf
             (leaving if fits else waiting).append(each)
         point.scheduler.back({each.task for each in waiting}, unsent=True)
@@ -414,10 +416,10 @@ class Dispatch:
         self._faults.reach("dispatch.before_publish")
         while True:
             count, size = 0, 0
-            while count < len(tasks) and (count == 0 or size + size_of(tasks[count], blobs[count]) < FRAME_BYTES):
+            while count < len(tasks) and (count == 0 or size + size_of(tasks[count], blobs[count]) < MAX_FRAME_BYTES):
                 size += size_of(tasks[count], blobs[count])
                 count += 1
-            few = fitting(answers, FRAME_BYTES - size, least=0 if count else 1)
+            few = fitting(answers, MAX_FRAME_BYTES - size, least=0 if count else 1)
             self._frame += 1
             header = {
                 "worker": name,
@@ -557,7 +559,7 @@ class Dispatch:
                 continue
             if _task_id(self._rows[n][0]) in held:
                 point.scheduler.confirm(n)
-            elif lease.frame <= seen or elapsed - lease.at > LOST_FRAME:
+            elif lease.frame <= seen or elapsed - lease.at > LOST_FRAME_TIMEOUT_S:
                 lost.append(n)
         self._put_back(point, lost)
         worker = point.workers[name]
@@ -571,7 +573,7 @@ class Dispatch:
         elapsed = self._clock.elapsed()
         unknown = [task for task in held if task not in self._loads and not self._knows(task)]
         worker.unknown = {task: worker.unknown.get(task, elapsed) for task in unknown}
-        late = [task for task, since in worker.unknown.items() if elapsed - since > GRACE]
+        late = [task for task, since in worker.unknown.items() if elapsed - since > GRACE_PERIOD_S]
         worker.unknown |= dict.fromkeys(late, elapsed)
         return [task for task in late if task not in worker.finished]
 
@@ -654,4 +656,4 @@ def _task_id(row: IncomingRow) -> str:
 
 def _number(task: str) -> int:
     head = task.partition("-")[0]
-    return int(head) if head.isascii() and head.isdigit() and len(head) <= _MOST_DIGITS else -1
+    return int(head) if head.isascii() and head.isdigit() and len(head) <= _MAX_DIGITS else -1

@@ -11,7 +11,7 @@ from p2pflows.errors import P2pflowsError, from_kind
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.channel import BadFrame
 
-_LARGEST = 2**31
+_MAX_CALL_INDEX = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,6 @@ def _object(value: Any) -> dict[str, Any]:
 def _record_number(value: Any) -> int:
     """The number of a call or step in its run; of one that is withdrawn, it is negative."""
     k = int(value)
-    if abs(k) > _LARGEST:
+    if abs(k) > _MAX_CALL_INDEX:
         raise ValueError("no number of a record")
     return k

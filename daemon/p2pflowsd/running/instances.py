@@ -24,17 +24,17 @@ from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow
 from p2pflowsd.running.catalog import Served
 
-DEEPEST = 16
+MAX_MOUNT_DEPTH = 16
 """Most levels of subflows below one flow."""
-IDLE_MS = 30 * 24 * 3_600_000
+IDLE_AFTER_MS = 30 * 24 * 3_600_000
 """How long the instance of a conversation outlives its last message: no message of it lives longer."""
-MOST_OF_CLIENT = 1_000
+MAX_PER_CLIENT = 1_000
 """Instances of one flow that one contact may have."""
-MOST_OF_STRANGER = 20
+MAX_PER_STRANGER = 20
 """The same for somebody who is no contact."""
-MOST_OF_STRANGERS = 1_000
+MAX_OF_STRANGERS = 1_000
 """Instances of one flow that all who are no contacts may have."""
-_LOOKED_AT = 20
+_MAX_ROWS_READ = 20
 _LABELS = {"name", "description"}
 
 
@@ -48,7 +48,7 @@ class Mount(BaseModel):
     config_overrides: dict[str, Any] = {}
     initial_state: dict[str, Any] | None = None
     dispatch_point: Name | None = None
-    path: Annotated[list[tuple[UserId, Name]], Field(max_length=DEEPEST)] = []
+    path: Annotated[list[tuple[UserId, Name]], Field(max_length=MAX_MOUNT_DEPTH)] = []
     """The flows above it in the tree that is being mounted."""
 
 
@@ -222,7 +222,7 @@ class Instances:
 
     def idle(self, limit: int) -> list[InstanceRow]:
         """Some instances that no message can come for any more."""
-        return self._journal.instances.idle(self._clock.now() - IDLE_MS, limit)
+        return self._journal.instances.idle(self._clock.now() - IDLE_AFTER_MS, limit)
 
     def in_the_way(self, client: str, flow: Served, book: Book) -> InstanceRow | None:
         """The instance that has to go so that a client may have another; None if there is room.
@@ -233,11 +233,11 @@ class Instances:
         if client == self._user or flow.singleton:
             return None
         table, stranger = self._journal.instances, client not in book.by_user
-        if table.count(flow.endpoint, client) < (MOST_OF_STRANGER if stranger else MOST_OF_CLIENT):
-            if stranger and self._of_strangers(flow.endpoint, book) >= MOST_OF_STRANGERS:
+        if table.count(flow.endpoint, client) < (MAX_PER_STRANGER if stranger else MAX_PER_CLIENT):
+            if stranger and self._of_strangers(flow.endpoint, book) >= MAX_OF_STRANGERS:
                 raise NotAllowed(f"Too many people have instances of {flow.endpoint!r}.", "Ask its owner to allow you.")
             return None
-        for idle in table.oldest_conversations(flow.endpoint, client, _LOOKED_AT):
+        for idle in table.oldest_conversations(flow.endpoint, client, _MAX_ROWS_READ):
             if not self._journal.incoming.open_of(idle.id):
                 return idle
         raise NotAllowed(
@@ -276,8 +276,8 @@ def read_mount(data: dict[str, Any], me: str) -> Mount:
     Raises:
         BadInput: it is none, or it leads in a circle, or too deep.
     """
-    if isinstance(data.get("path"), list) and len(data["path"]) >= DEEPEST:
-        raise BadInput(f"The subflows are nested deeper than {DEEPEST} levels.", "Nest them less.")
+    if isinstance(data.get("path"), list) and len(data["path"]) >= MAX_MOUNT_DEPTH:
+        raise BadInput(f"The subflows are nested deeper than {MAX_MOUNT_DEPTH} levels.", "Nest them less.")
     try:
         mount = _mount_in(data)
     except ValueError as error:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from p2pflows.errors import CallError, Cancelled, FlowFailed, NotAllowed, P2pflowsError, from_peer, ran_differently
 from p2pflows.protocol import topics
-from p2pflows.protocol.message import MAX_LIFE_MS, MessageId, Name, Type, UserId, derived_id
+from p2pflows.protocol.message import MAX_LIFETIME_MS, MessageId, Name, Type, UserId, derived_id
 from p2pflows.protocol.strict_json import compact, dumps
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
@@ -25,14 +25,14 @@ from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.instances import Instances, Mounted, is_request, read_change
 from p2pflowsd.sending.outbox import Outbox
 
-POST_LIFE_MS = 7 * 24 * 3_600_000
+POST_LIFETIME_MS = 7 * 24 * 3_600_000
 """How long a flow's message lives when nobody waits for what it belongs to."""
-MOST_RECORDS = 10_000
+MAX_RECORDS = 10_000
 """Calls and steps of one run."""
-RECORD_BYTES = 300_000
+MAX_RECORD_BYTES = 300_000
 """Recorded values that travel with a task; a worker asks for the rest."""
 
-_BEFORE = -1
+_STATE_BEFORE = -1
 """The number of the record that holds an instance's state as it was before a request which is still to be answered."""
 _MOUNT = "mount"
 """The kind of record of a call that gets a subflow for an instance which is not there yet."""
@@ -48,7 +48,7 @@ class _Form(BaseModel):
 class _Ask(_Form):
     """Something that a running task wants to have kept."""
 
-    k: Annotated[int, Field(ge=0, lt=MOST_RECORDS)]
+    k: Annotated[int, Field(ge=0, lt=MAX_RECORDS)]
     mark: _Label
     """Tells whether a run that begins again asks for the same."""
 
@@ -73,8 +73,8 @@ class _Call(_Ask, _Send):
 
 class _Cancel(_Form):
     op: Literal["cancel"]
-    k: Annotated[int, Field(ge=-MOST_RECORDS, lt=0)]
-    call: Annotated[int, Field(ge=0, lt=MOST_RECORDS)]
+    k: Annotated[int, Field(ge=-MAX_RECORDS, lt=0)]
+    call: Annotated[int, Field(ge=0, lt=MAX_RECORDS)]
     """The number of the call that is withdrawn."""
 
 
@@ -183,7 +183,7 @@ class Runs:
         told, size = [], 0
         for record in self._journal.records.of(n):
             size += len(record.value or "")
-            if record.value is not None and size <= RECORD_BYTES:
+            if record.value is not None and size <= MAX_RECORD_BYTES:
                 told.append([record.k, record.mark, json.loads(record.value)])
             elif record.kind == "step":  # it must know at least that this was done
                 told.append([record.k, record.mark, None])
@@ -268,7 +268,7 @@ class Runs:
             self._journal.incoming.move(row.n, Incoming.KEPT)
             if not shared and before is not None and not flow.parallel:
                 self._recorded.add(row.n)
-                self._journal.records.add(RecordRow(row.n, _BEFORE, "before", instance, None, before.state))
+                self._journal.records.add(RecordRow(row.n, _STATE_BEFORE, "before", instance, None, before.state))
 
     def mounted(self, flow: Served, instance: str | None) -> dict[str, Any]:
         """What a mount request is answered."""
@@ -286,7 +286,7 @@ class Runs:
         if n not in self._recorded:
             return
         for record in self._journal.records.of(n):
-            if record.k == _BEFORE:
+            if record.k == _STATE_BEFORE:
                 self._put_back(record)
             else:
                 self._withdraw(record)
@@ -338,7 +338,9 @@ class Runs:
         """Have the subflows that were mounted for an instance alone deleted or reset, and all below them."""
         for part in self._instances.parts(row):
             data = {"op": op, "instance": part.instance, "recursive": True}
-            self._outbox.accept(Type.POST, part.user, topics.INSTANCES, data, expires=self._clock.now() + POST_LIFE_MS)
+            self._outbox.accept(
+                Type.POST, part.user, topics.INSTANCES, data, expires=self._clock.now() + POST_LIFETIME_MS
+            )
             self._owner.watch(part.user)
 
     def _keep_mounted(self, row: IncomingRow, flow: Served, mounted: Mounted | None) -> None:
@@ -434,7 +436,7 @@ class Runs:
             sent.user,
             sent.endpoint,
             sent.data,
-            expires=self._deadline(row, sent.timeout) if kind is Type.CALL else self._clock.now() + POST_LIFE_MS,
+            expires=self._deadline(row, sent.timeout) if kind is Type.CALL else self._clock.now() + POST_LIFETIME_MS,
             conversation=self._conversation(row, sent.instance),
             source=sent.source,
             message_id=message_id,
@@ -462,7 +464,7 @@ class Runs:
             return now + max(1, int(timeout * 1000))
         root = row if row.root is None else self._journal.incoming.get(row.root)
         waits = root is not None and root.type == Type.CALL and root.state in (Incoming.READY, Incoming.KEPT)
-        return root.expires if waits and root is not None else now + POST_LIFE_MS
+        return root.expires if waits and root is not None else now + POST_LIFETIME_MS
 
     def _answer(self, row: IncomingRow, out: list[_Post | _CallBack | _Reply]) -> set[int]:
         """Answer requests of an instance, of this run or earlier ones; the first answer counts."""
@@ -510,7 +512,7 @@ class Runs:
             conversation=sent.conversation,
             body=dumps(body),
             now=now,
-            expires=now + MAX_LIFE_MS,
+            expires=now + MAX_LIFETIME_MS,
             instance=origin["instance"],
             root=origin["root"],
         )
@@ -526,7 +528,7 @@ class Runs:
         mounted = sent.endpoint == topics.INSTANCES
         withdrawn = self._outbox.end(sent, Outgoing.CANCELLED)
         if withdrawn or mounted:
-            expires = max(sent.expires, self._clock.now() + POST_LIFE_MS) if mounted else sent.expires
+            expires = max(sent.expires, self._clock.now() + POST_LIFETIME_MS) if mounted else sent.expires
             self._outbox.accept(Type.CANCEL, sent.peer, sent.endpoint, {}, expires=expires, cause=sent.id)
 
     def _settle(self, n: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
 
-WINDOW = 128
+MAX_WINDOW = 128
 
 
 class Assignment(NamedTuple):
@@ -28,7 +28,7 @@ class Assignment(NamedTuple):
 @dataclass(slots=True)
 class _Lane:
     name: str
-    window: int = WINDOW
+    window: int = MAX_WINDOW
     waiting: deque[int] = field(default_factory=deque)
     leased: dict[int, None] = field(default_factory=dict)
     worker: str | None = None
@@ -80,7 +80,7 @@ class Scheduler:
         """How many tasks wait or run."""
         return len(self._lane_of)
 
-    def add(self, task: int, lane: str, window: int = WINDOW) -> None:
+    def add(self, task: int, lane: str, window: int = MAX_WINDOW) -> None:
         """Queue a task at the end of a lane, of which so many tasks may be under way at once."""
         if task in self._lane_of:
             return

@@ -13,12 +13,12 @@ from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.streams import IN
 
-GATHER = 0.025
+GATHER_S = 0.025
 """Seconds that a receipt waits for company, or for an answer that makes it needless."""
-GAP_PATIENCE = 0.5
-LAST_GAP_PATIENCE = 300.0
-MOST = 2_000
-MOST_PROGRESS = 100
+INITIAL_GAP_DELAY_S = 0.5
+MAX_GAP_DELAY_S = 300.0
+MAX_IDS = 2_000
+MAX_PROGRESS_LINES = 100
 
 
 @dataclass(slots=True)
@@ -66,22 +66,22 @@ class Notices:
     def rewound(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
         """Say that a message took a place that another had."""
         draft = self._draft(peer)
-        if len(draft.rewound) < MOST:
+        if len(draft.rewound) < MAX_IDS:
             draft.rewound.append((endpoint, epoch, message_id))
 
     def progress(self, peer: str, message_id: str, data: dict[str, Any]) -> None:
         """Say how a call gets on."""
         draft = self._draft(peer)
-        if len(draft.progress) < MOST_PROGRESS:
+        if len(draft.progress) < MAX_PROGRESS_LINES:
             draft.progress.append((message_id, data))
 
     def blocked(self, peer: str, endpoint: str) -> None:
         """A stream waits for a message; ask for it if it does not come soon."""
-        self._gaps.setdefault((peer, endpoint), (self._clock.elapsed() + GAP_PATIENCE, GAP_PATIENCE))
+        self._gaps.setdefault((peer, endpoint), (self._clock.elapsed() + INITIAL_GAP_DELAY_S, INITIAL_GAP_DELAY_S))
 
     def link_up(self) -> None:
         """The broker answers again: what was asked for in the meantime went nowhere, so ask anew."""
-        first = (self._clock.elapsed() + GAP_PATIENCE, GAP_PATIENCE)
+        first = (self._clock.elapsed() + INITIAL_GAP_DELAY_S, INITIAL_GAP_DELAY_S)
         self._gaps = dict.fromkeys(self._gaps, first)
 
     def unblocked(self, peer: str, endpoint: str) -> None:
@@ -109,10 +109,12 @@ class Notices:
         for (peer, endpoint), (due, patience) in list(self._gaps.items()):
             place = self._journal.streams.get(IN, peer, endpoint)
             if due <= elapsed and place is not None:
-                longer = min(patience * 2, LAST_GAP_PATIENCE)
+                longer = min(patience * 2, MAX_GAP_DELAY_S)
                 self._gaps[peer, endpoint] = (elapsed + longer, longer)
                 gaps.setdefault(peer, []).append((endpoint, *place))
-        due_now = {peer for peer, draft in self._drafts.items() if draft.due <= elapsed or len(draft.received) >= MOST}
+        due_now = {
+            peer for peer, draft in self._drafts.items() if draft.due <= elapsed or len(draft.received) >= MAX_IDS
+        }
         notices = []
         for peer in sorted(due_now | set(gaps)):
             draft = self._drafts.pop(peer, None) or _Draft(elapsed)
@@ -133,5 +135,5 @@ class Notices:
     def _draft(self, peer: str) -> _Draft:
         draft = self._drafts.get(peer)
         if draft is None:
-            draft = self._drafts[peer] = _Draft(self._clock.elapsed() + GATHER)
+            draft = self._drafts[peer] = _Draft(self._clock.elapsed() + GATHER_S)
         return draft

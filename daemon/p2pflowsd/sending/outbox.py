@@ -14,7 +14,7 @@ from typing import Any
 from p2pflows.errors import BadInput, TooLarge, UnknownUser
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import NONCE_BYTES, Envelope, Kind
-from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_LIFE_MS, Message, Notice, Type, new_id
+from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_LIFETIME_MS, Message, Notice, Type, new_id
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
@@ -23,18 +23,18 @@ from p2pflowsd.journal.streams import OUT, Place
 from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing
 from p2pflowsd.link import Link
 
-BUNDLE_BYTES = 128_000
-BUNDLE_MESSAGES = 256
-IN_FLIGHT_BYTES = 4_000_000
+MAX_BUNDLE_BYTES = 128_000
+MAX_BUNDLE_MESSAGES = 256
+MAX_IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that a broker's queue for one slow reader stays small, and what is lost is always resent."""
-KEPT_BYTES = 16_000_000
+MAX_CACHED_BYTES = 16_000_000
 """Bodies that stay in memory until they leave; those of more are read again from the journal."""
-END = 2**62
+END_OF_EPOCH = 2**62
 """After the last place of an epoch that has ended."""
-PACKET_OVERHEAD = 1_000
+PACKET_OVERHEAD_BYTES = 1_000
 """Bytes that topic, header, signature and framing take beside a body, rounded up."""
-FIRST_RETRY = 3.0
-LAST_RETRY = 600.0
+INITIAL_RETRY_S = 3.0
+MAX_RETRY_S = 600.0
 
 
 @dataclass(slots=True)
@@ -162,7 +162,7 @@ class Outbox:
                 "epoch": place.epoch,
                 "seq": place.seq,
                 "created": now,
-                "expires": min(expires, now + MAX_LIFE_MS),
+                "expires": min(expires, now + MAX_LIFETIME_MS),
                 "source": source,
                 "data": data,
             }
@@ -171,7 +171,7 @@ class Outbox:
             self._journal.streams.set(OUT, peer, endpoint, Place(place.epoch, place.seq + 1))
         n = self._journal.outgoing.add(message, body, origin)
         entry = Entry(n, message_id, kind, peer, endpoint, len(body))
-        if self._kept_bytes + len(body) <= KEPT_BYTES:
+        if self._kept_bytes + len(body) <= MAX_CACHED_BYTES:
             self._kept_bytes += len(body)
             entry.body = body
         self._enqueue(entry)
@@ -228,10 +228,10 @@ class Outbox:
         """
         place = self._journal.streams.get(OUT, peer, endpoint)
         if place is None or place.epoch != epoch:
-            return (endpoint, epoch, END)
+            return (endpoint, epoch, END_OF_EPOCH)
         if place.seq <= seq:
             self._begin_epoch(peer, endpoint, epoch)
-            return (endpoint, epoch, END)
+            return (endpoint, epoch, END_OF_EPOCH)
         pending = self._stream(peer, endpoint)
         first = place.seq
         if pending:
@@ -334,7 +334,7 @@ class Outbox:
             raise BadInput(
                 f"The data cannot be sent as JSON: {reason}.", "Send plain objects, lists, texts and numbers."
             ) from error
-        limit = min(MAX_BODY_BYTES, self._link.max_packet - PACKET_OVERHEAD)
+        limit = min(MAX_BODY_BYTES, self._link.max_packet - PACKET_OVERHEAD_BYTES)
         if len(body) > limit:
             raise TooLarge(
                 f"The message is {len(body):,} bytes; the limit is {limit:,}.",
@@ -388,14 +388,14 @@ class Outbox:
         """The next messages that share an endpoint and fit, taken off the queue."""
         bundle: list[Entry] = []
         size = 0
-        room = IN_FLIGHT_BYTES - self._in_flight.get(peer, 0)
-        while queue and len(bundle) < BUNDLE_MESSAGES:
+        room = MAX_IN_FLIGHT_BYTES - self._in_flight.get(peer, 0)
+        while queue and len(bundle) < MAX_BUNDLE_MESSAGES:
             entry = queue[0]
             if entry.settled:
                 queue.popleft()
                 continue
             fits = (
-                size + entry.size <= min(room, BUNDLE_BYTES) and entry.endpoint == bundle[0].endpoint
+                size + entry.size <= min(room, MAX_BUNDLE_BYTES) and entry.endpoint == bundle[0].endpoint
                 if bundle
                 else room > 0
             )
@@ -429,5 +429,5 @@ class Outbox:
 
     def _patience(self, attempts: int) -> float:
         """Seconds until a message is sent again: doubling, with jitter so that peers do not march in step."""
-        base = min(FIRST_RETRY * 2.0**attempts, LAST_RETRY)
+        base = min(INITIAL_RETRY_S * 2.0**attempts, MAX_RETRY_S)
         return base * (1 + self._entropy(1)[0] / 1280)

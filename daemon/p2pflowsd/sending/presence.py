@@ -14,7 +14,7 @@ from p2pflows.protocol.envelope import Refused
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
 
 _DOMAIN = b"p2pflows retained 1\0"
-LIMIT = 65_536
+MAX_CARD_BYTES = 65_536
 
 
 def seal(identity: Identity, topic: str, fact: dict[str, Any]) -> bytes:
@@ -26,7 +26,9 @@ def seal(identity: Identity, topic: str, fact: dict[str, Any]) -> bytes:
 def open_signed(user: str, topic: str, payload: bytes) -> dict[str, Any] | None:
     """The fact that a user signed for a topic, or None if the payload is anything else."""
     signature, content = payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]
-    if len(payload) > LIMIT or not verify(bytes.fromhex(user), signature, _DOMAIN + topic.encode() + b"\0" + content):
+    if len(payload) > MAX_CARD_BYTES or not verify(
+        bytes.fromhex(user), signature, _DOMAIN + topic.encode() + b"\0" + content
+    ):
         return None
     try:
         fact = strict_json.loads(content)

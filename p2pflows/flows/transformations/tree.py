@@ -16,7 +16,7 @@ from p2pflows.flows.transformations.errors import MissingKey, WrongValue
 
 Tree = dict[Any, Any]
 Path = tuple[Hashable, ...]
-_SHOWN_KEYS = 10
+_MAX_SHOWN_KEYS = 10
 
 
 def find(tree: Tree, name: Hashable, *, nested: bool = True) -> Path | None:
@@ -47,8 +47,8 @@ def need(tree: Tree, name: Hashable, *, nested: bool = True) -> Path:
     path = find(tree, name, nested=nested)
     if path is None:
         known = sorted(map(str, tree))
-        more = " and more" if len(known) > _SHOWN_KEYS else ""
-        shown = ", ".join(known[:_SHOWN_KEYS]) + more
+        more = " and more" if len(known) > _MAX_SHOWN_KEYS else ""
+        shown = ", ".join(known[:_MAX_SHOWN_KEYS]) + more
         raise MissingKey(f"The data has no key {name!r}.", f"Its keys are: {shown}." if known else "The data is empty.")
     return path
 

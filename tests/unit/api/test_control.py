@@ -16,9 +16,9 @@ import pytest
 from p2pflows.errors import FlowFailed
 from p2pflowsd.api.control import Control
 from p2pflowsd.api.methods import Method
-from p2pflowsd.api.sessions import MAX_BYTES, MOST_WAITING
+from p2pflowsd.api.sessions import MAX_TEXT_BYTES, MAX_WAITING_ANSWERS
 
-PATIENCE = 10.0
+TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -73,13 +73,13 @@ class Line:
 
     async def told(self) -> Any:
         """The next line."""
-        line = await asyncio.wait_for(self.reader.readline(), PATIENCE)
+        line = await asyncio.wait_for(self.reader.readline(), TIMEOUT_S)
         assert line.endswith(b"\n"), line
         return json.loads(line)
 
     async def ended(self) -> bool:
         """Whether nothing comes any more."""
-        return await asyncio.wait_for(self.reader.read(1), PATIENCE) == b""
+        return await asyncio.wait_for(self.reader.read(1), TIMEOUT_S) == b""
 
 
 @asynccontextmanager
@@ -107,7 +107,7 @@ async def connected(folder: Path) -> AsyncIterator[Line]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something to become true."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_S):
         while not condition():  # noqa: ASYNC110 - what it waits for tells nobody
             await asyncio.sleep(0.005)
 
@@ -165,7 +165,7 @@ async def test_a_bad_line_gets_an_error_and_the_next_its_answer(tmp_path: Path, 
 async def test_a_line_over_the_limit_is_named_and_ends_the_connection(tmp_path: Path) -> None:
     """Whether it has an end or not, nobody keeps it all in memory."""
     async with serving(tmp_path), connected(tmp_path) as line:
-        line.writer.write(b"[" + b" " * MAX_BYTES)
+        line.writer.write(b"[" + b" " * MAX_TEXT_BYTES)
         assert "4,000,000 bytes" in (await line.told())["error"]["message"]
         assert await line.ended()
 
@@ -226,7 +226,7 @@ async def test_who_does_not_read_gets_the_answers_later_and_loses_only_progress(
         lazy.ask([{"id": n, "method": "call", "params": {}} for n in range(2)])
         await until(lambda: len(heart.calls) == 2)
         for _ in range(20):
-            for _ in range(MOST_WAITING):
+            for _ in range(MAX_WAITING_ANSWERS):
                 heart.calls[0][2]({"text": big})
             await asyncio.sleep(0)
         for _, respond, _ in heart.calls:
@@ -239,7 +239,7 @@ async def test_who_does_not_read_gets_the_answers_later_and_loses_only_progress(
             told = await lazy.told()
             items += told if isinstance(told, list) else [told]
         assert [item["id"] for item in items if "result" in item] == [0, 1]
-        assert 0 < sum("progress" in item for item in items) < 20 * MOST_WAITING
+        assert 0 < sum("progress" in item for item in items) < 20 * MAX_WAITING_ANSWERS
 
 
 async def test_the_end_comes_after_what_was_ready(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ async def test_who_says_nothing_holds_nothing_up(tmp_path: Path) -> None:
     async with serving(tmp_path) as (control, _), connected(tmp_path) as silent, connected(tmp_path) as line:
         line.ask({"id": 1, "method": "echo"})
         assert await line.told() == {"id": 1, "result": {}}
-        await asyncio.wait_for(control.close(), PATIENCE)
+        await asyncio.wait_for(control.close(), TIMEOUT_S)
         del silent
 
 
@@ -304,7 +304,7 @@ async def test_http_is_understood_on_the_same_socket(tmp_path: Path, pieces: int
         for start in range(0, len(request), size):
             line.writer.write(request[start : start + size])
             await asyncio.sleep(0.001)
-        answer = await asyncio.wait_for(line.reader.read(), PATIENCE)
+        answer = await asyncio.wait_for(line.reader.read(), TIMEOUT_S)
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert answer.endswith(b'{"n": 7}\n')
 
@@ -313,7 +313,7 @@ async def test_noise_gets_an_answer_of_http(tmp_path: Path) -> None:
     """What is neither JSON nor HTTP is told so, and ends."""
     async with serving(tmp_path), connected(tmp_path) as line:
         line.writer.write(b"\x16\x03\x01 hello?\r\n\r\n")
-        assert b"400" in await asyncio.wait_for(line.reader.read(), PATIENCE)
+        assert b"400" in await asyncio.wait_for(line.reader.read(), TIMEOUT_S)
 
 
 async def test_a_websocket_says_the_same(tmp_path: Path) -> None:

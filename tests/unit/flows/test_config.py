@@ -27,8 +27,8 @@ from p2pflows.flows.config import (
 from p2pflows.flows.flow import AtomicFlow, CompositeFlow
 from p2pflows.flows.overrides import (
     FORBIDDEN,
-    OVERRIDE_LEVELS,
-    OVERRIDE_LIMIT,
+    MAX_OVERRIDE_BYTES,
+    MAX_OVERRIDE_DEPTH,
     PREFIXES,
     SUFFIXES,
     check_overrides,
@@ -395,12 +395,12 @@ def test_the_owner_may_change_all_but_the_class() -> None:
 def test_overrides_are_bounded(trusted: bool) -> None:
     """Too deep, too long, or not JSON at all is refused, whoever sends it."""
     deep: Any = 1
-    for _ in range(OVERRIDE_LEVELS):
+    for _ in range(MAX_OVERRIDE_DEPTH):
         deep = {"a": deep}
     loop: dict[str, Any] = {}
     loop["a"] = loop
     for overrides, error in (
-        (deep, BadInput), (loop, BadInput), ({"a": "x" * OVERRIDE_LIMIT}, TooLarge), ([1], BadInput),
+        (deep, BadInput), (loop, BadInput), ({"a": "x" * MAX_OVERRIDE_BYTES}, TooLarge), ([1], BadInput),
         ({1: 2}, BadInput), ({"a": float("nan")}, BadInput), ({"a": {1, 2}}, BadInput),
     ):  # fmt: skip
         with pytest.raises(error):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from p2pflows.errors import Declined, FlowFailed
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.state import STATE_LEVELS, STATE_LIMIT, TAG, dumps, loads
+from p2pflows.flows.state import MAX_STATE_BYTES, MAX_STATE_DEPTH, TAG, dumps, loads
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.just(TAG)
 MESSAGES = st.builds(
@@ -138,7 +138,7 @@ def test_the_deepest_state_can_be_read_again() -> None:
     plain: Any = 1
     tagged: Any = 1
     messages: Any = 1
-    for number in range(STATE_LEVELS - 2):
+    for number in range(MAX_STATE_DEPTH - 2):
         plain = [plain]
         tagged = {TAG: tagged}
         messages = FlowMessage(data={"a": messages}) if number % 2 == 0 else messages
@@ -148,10 +148,10 @@ def test_the_deepest_state_can_be_read_again() -> None:
 
 def test_a_state_over_the_limit_names_its_largest_key() -> None:
     """The size is bounded, and the error says what takes the room."""
-    sentence = refusal({"small": 1, "history": "x" * STATE_LIMIT})
+    sentence = refusal({"small": 1, "history": "x" * MAX_STATE_BYTES})
     assert "'history'" in sentence
-    assert str(STATE_LIMIT) in sentence
-    assert dumps({"history": "x" * (STATE_LIMIT - 100)})
+    assert str(MAX_STATE_BYTES) in sentence
+    assert dumps({"history": "x" * (MAX_STATE_BYTES - 100)})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.human import conversations
-from p2pflowsd.human.conversations import LONGEST_TEXT, newest
+from p2pflowsd.human.conversations import MAX_TEXT_CHARS, newest
 from p2pflowsd.journal import Journal, migrations
 from p2pflowsd.lifecycle import Incoming, Outgoing, Prompt
 
@@ -86,10 +86,10 @@ def test_a_call_shows_its_text_until_there_is_an_answer(journal: Journal) -> Non
 
 def test_an_answer_without_a_text_is_shown_as_json(journal: Journal) -> None:
     """All of it, or as much as fits."""
-    ends(journal, call(journal, 1), Outgoing.DONE, sum="x" * LONGEST_TEXT)
+    ends(journal, call(journal, 1), Outgoing.DONE, sum="x" * MAX_TEXT_CHARS)
     (shown,) = newest(journal, 10)
     assert shown.text.startswith('{"sum": "xxx')
-    assert len(shown.text) == LONGEST_TEXT
+    assert len(shown.text) == MAX_TEXT_CHARS
 
 
 def test_what_flows_and_daemons_ask_is_no_conversation_of_ours(journal: Journal) -> None:
@@ -128,7 +128,7 @@ def test_an_answered_prompt_shows_the_answer(journal: Journal) -> None:
 
 def test_only_so_much_is_looked_at(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long journal costs no more than a short one."""
-    monkeypatch.setattr(conversations, "LOOKED_AT", 3)
+    monkeypatch.setattr(conversations, "MAX_ROWS_READ", 3)
     for number in range(9):
         call(journal, number, conversation=f"{number:032x}")
     assert [each.conversation for each in newest(journal, 10)] == [f"{number:032x}" for number in (8, 7, 6)]

@@ -18,7 +18,7 @@ from p2pflows.flows.flow import Flow, build, invoke, take_state
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import Target
 from p2pflows.humans import ChatHumanFlow, HumanFlow, HumanToHuman
-from p2pflows.humans.interaction import KEPT_BYTES, Interaction
+from p2pflows.humans.interaction import MAX_HISTORY_BYTES, Interaction
 
 CHAT = {"Assistant": Target(BOB, "Assistant"), "User": Target(ALICE, "User")}
 PAIR = {"User1": Target(ALICE, "User"), "User2": Target(BOB, "User")}
@@ -205,13 +205,13 @@ def test_a_chat_too_long_to_be_kept_ends() -> None:
     """Before the state gets too big to be stored, the talk ends with all that was kept of it."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"query": "x" * 600_000}))
-    long = "ä" * (KEPT_BYTES // 5)
+    long = "ä" * (MAX_HISTORY_BYTES // 5)
     while not talk.replies:
         talk.hears("Assistant", api_output=long)
         if not talk.replies:
             talk.hears("User", human_input=long)
     assert (talk.end["end_of_interaction"], talk.end["reason"]) == (False, "too_long")
-    assert len(json.dumps(talk.end, ensure_ascii=False).encode()) < KEPT_BYTES + 1_000
+    assert len(json.dumps(talk.end, ensure_ascii=False).encode()) < MAX_HISTORY_BYTES + 1_000
 
 
 # What changes nothing.

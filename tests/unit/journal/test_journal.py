@@ -12,7 +12,7 @@ import pytest
 from p2pflows.errors import UsageError
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import SLICE, Journal, JournalError, migrations
+from p2pflowsd.journal import MAX_PRUNED_ROWS, Journal, JournalError, migrations
 from p2pflowsd.journal.streams import IN, OUT, Place
 from p2pflowsd.lifecycle import Incoming, Outgoing, Prompt
 
@@ -314,9 +314,9 @@ def test_a_prompt_keeps_its_number(journal: Journal) -> None:
 def test_pruning_comes_round(journal: Journal, path: Path) -> None:
     """Each call looks at a slice only, and a few calls reach everything."""
     with journal.transaction():
-        for number in range(2 * SLICE + 10):
+        for number in range(2 * MAX_PRUNED_ROWS + 10):
             journal.incoming.move(receive(journal, number), Incoming.DONE)
-    for left in (SLICE + 10, 10, 0):
+    for left in (MAX_PRUNED_ROWS + 10, 10, 0):
         with journal.transaction():
             journal.prune(NOW + DAY)
         assert len(numbers(path, "incoming")) == left

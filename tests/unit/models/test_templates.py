@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from p2pflows.errors import BadInput, FlowFailed, UsageError
 from p2pflows.models import templates
 from p2pflows.models.images import content
-from p2pflows.models.templates import LONGEST_TEXT, Template
+from p2pflows.models.templates import MAX_OUTPUT_CHARS, Template
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 
@@ -182,13 +182,13 @@ def test_no_way_out(template: str) -> None:
         "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
         "{{ " + "-" * 50000 + "1 }}",
         "{{ " + "9" * 9999 + " }}",
-        "x" * (templates.LONGEST_TEMPLATE + 1),
+        "x" * (templates.MAX_TEMPLATE_CHARS + 1),
     ],
 )
 def test_no_bomb(template: str) -> None:
     """What would run for hours or fill the memory ends in one of our errors."""
     with pytest.raises((UsageError, FlowFailed)):
-        render(template, big="x" * (LONGEST_TEXT // 10))
+        render(template, big="x" * (MAX_OUTPUT_CHARS // 10))
 
 
 def test_a_loop_of_some_length_is_no_bomb() -> None:

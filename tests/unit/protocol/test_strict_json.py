@@ -47,7 +47,7 @@ def test_numbers_that_are_some(text: str) -> None:
 
 def test_a_message_leaves_room_around_it() -> None:
     """A message at the limit can be put into other documents, many levels down; one level more is refused."""
-    deepest = strict_json.LEVELS - 2
+    deepest = strict_json.MAX_DEPTH - 2
     data = Message.from_bytes(message('{"a": ' + "[" * deepest + "]" * deepest + "}")).data
     strict_json.loads(json.dumps({"tasks": [{"records": [[1, "mark", {"data": data}]]}]}))
     with pytest.raises(ValueError, match="recursion"):
@@ -66,7 +66,7 @@ def test_a_header_in_another_script() -> None:
 def test_what_a_flow_wraps_too_deep() -> None:
     """A flow that puts deep data into deeper data is told at once, as no frame could carry it."""
     data: list[Any] = []
-    for _ in range(strict_json.LEVELS):
+    for _ in range(strict_json.MAX_DEPTH):
         data = [data]
     with pytest.raises(FlowFailed, match="JSON"):
         task_run._plain({"a": data})

@@ -28,7 +28,7 @@ from p2pflowsd.lifecycle import Incoming, Outgoing
 from p2pflowsd.node import Node, Request
 from p2pflowsd.running import instances
 from p2pflowsd.running.catalog import Served
-from p2pflowsd.running.dispatch import LOST_FRAME, point_key
+from p2pflowsd.running.dispatch import LOST_FRAME_TIMEOUT_S, point_key
 
 HOUR_MS = 3_600_000
 SECRET = {"for": "alice alone"}
@@ -464,7 +464,7 @@ def test_a_flood_of_mounts(
     desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A contact has so many instances of a flow and no more, however many are asked for at once; others go on."""
-    monkeypatch.setattr(instances, "MOST_OF_CLIENT", 3)
+    monkeypatch.setattr(instances, "MAX_PER_CLIENT", 3)
     requests = [mallory.mounts("own") for _ in range(6)]
     while tasks := hand.takes():
         for task, order in tasks:
@@ -483,7 +483,7 @@ def test_a_flood_of_mounts(
 
 def test_a_flood_of_conversations(desk: Desk, alice: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who begins ever new conversations loses the oldest idle ones, never one that is under way, nor a mounted one."""
-    monkeypatch.setattr(instances, "MOST_OF_CLIENT", 3)
+    monkeypatch.setattr(instances, "MAX_PER_CLIENT", 3)
     mounted = instance_of(desk, hand, alice)
     for number in range(5):
         call = alice.sends("own", {"number": number})
@@ -503,8 +503,8 @@ def test_a_flood_of_conversations(desk: Desk, alice: Neighbour, hand: Hand, monk
 
 def test_a_flood_of_strangers(desk: Desk, alice: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strangers have few instances each, and not many together; contacts and the owner are not kept out by that."""
-    monkeypatch.setattr(instances, "MOST_OF_STRANGER", 2)
-    monkeypatch.setattr(instances, "MOST_OF_STRANGERS", 3)
+    monkeypatch.setattr(instances, "MAX_PER_STRANGER", 2)
+    monkeypatch.setattr(instances, "MAX_OF_STRANGERS", 3)
     desk.serves("open", allow="anyone")
     one, other = Neighbour(desk, 20), Neighbour(desk, 21)
     for stranger, many in ((one, 2), (other, 1)):
@@ -517,7 +517,7 @@ def test_a_flood_of_strangers(desk: Desk, alice: Neighbour, hand: Hand, monkeypa
 
 def test_what_the_owner_mounts_is_not_counted(desk: Desk, mallory: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
     """The subflows of a neighbour's trees are the owner's, whom no neighbour can keep from having more."""
-    monkeypatch.setattr(instances, "MOST_OF_CLIENT", 0)
+    monkeypatch.setattr(instances, "MAX_PER_CLIENT", 0)
     flow = desk.node.catalog.get("own")
     assert flow is not None
     book = desk.contacts.book()
@@ -529,13 +529,13 @@ def test_what_the_owner_mounts_is_not_counted(desk: Desk, mallory: Neighbour, mo
 def test_a_flood_of_refusals(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
     """Who is refused under ever other names does not drive what is known of others out of the owner's log."""
     alice.sends("missing", {})
-    for number in range(owners_log.MOST_NOTES + 50):
+    for number in range(owners_log.MAX_NOTES_PER_INTERVAL + 50):
         mallory.sends(f"missing-{number}", {})
     entries = desk.journal.log.newest(1_000)
-    assert len(entries) == 1 + owners_log.MOST_NOTES + 1
+    assert len(entries) == 1 + owners_log.MAX_NOTES_PER_INTERVAL + 1
     assert (entries[0].what, entries[0].peer) == ("not_served", alice.user)
     assert "not written" in entries[-1].detail
-    desk.passes(owners_log.NOTE_AGAIN)
+    desk.passes(owners_log.REPEAT_INTERVAL_S)
     mallory.sends("missing-again", {})
     assert desk.journal.log.newest(1)[0].endpoint == "missing-again"
 
@@ -779,7 +779,7 @@ def test_a_worker_that_takes_anothers_name(desk: Desk, alice: Neighbour, hand: H
     ((task, order),) = hand.takes()
     rogue = Hand(desk, "a", hand.name)
     rogue.says(**json.loads(json.dumps(frame).replace("TASK", task["task"])))
-    desk.passes(LOST_FRAME / 2)
+    desk.passes(LOST_FRAME_TIMEOUT_S / 2)
     assert alice.hears(call) == []
     hand.says(held=[task["task"]])
     assert hand.takes() == []
@@ -943,7 +943,7 @@ def test_mad_frames(desk: Desk, alice: Neighbour, hand: Hand, frame: dict[str, A
     tasks = [(task, order) for task, order in hand.takes() if task["message"] == call]
     name = tasks[0][0]["task"] if tasks else "0-" + "0" * 32
     hand.says(**written(frame, TASK=name, USER=desk.user))
-    desk.passes(3 * LOST_FRAME)
+    desk.passes(3 * LOST_FRAME_TIMEOUT_S)
     fresh = Hand(desk, "b", f"honest{desk.random.randrange(10**9)}")
     for task, order in fresh.takes():
         fresh.answers(task, order, {})

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from p2pflowsd.running.scheduler import WINDOW, Assignment, Scheduler
+from p2pflowsd.running.scheduler import MAX_WINDOW, Assignment, Scheduler
 
 
 def test_a_lane_goes_to_one_worker() -> None:
@@ -108,7 +108,7 @@ def test_a_busy_lane_does_not_starve_others() -> None:
     scheduler.assign()
     scheduler.add(-1, "patient")
     running = [0]
-    for task in range(1, 3 * WINDOW):
+    for task in range(1, 3 * MAX_WINDOW):
         scheduler.add(task, "busy")
         scheduler.confirm(running[-1])
         scheduler.done(running.pop(0))

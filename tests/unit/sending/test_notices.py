@@ -12,7 +12,7 @@ from p2pflows.protocol.message import Notice
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.streams import IN, Place
-from p2pflowsd.sending.notices import GAP_PATIENCE, GATHER, LAST_GAP_PATIENCE, MOST, Notices
+from p2pflowsd.sending.notices import GATHER_S, INITIAL_GAP_DELAY_S, MAX_GAP_DELAY_S, MAX_IDS, Notices
 
 ANN, BOB = "a" * 64, "b" * 64
 
@@ -56,8 +56,8 @@ def test_receipts_travel_together(notices: Notices, timeline: Timeline) -> None:
         notices.received(ANN, message_id(number))
     notices.received(BOB, message_id(9))
     assert notices.take() == []
-    assert notices.next_due() == pytest.approx(GATHER)
-    timeline.run(GATHER)
+    assert notices.next_due() == pytest.approx(GATHER_S)
+    timeline.run(GATHER_S)
     assert notices.take() == [
         (ANN, Notice(to=ANN, received=[message_id(number) for number in range(3)])),
         (BOB, Notice(to=BOB, received=[message_id(9)])),
@@ -67,10 +67,10 @@ def test_receipts_travel_together(notices: Notices, timeline: Timeline) -> None:
 
 def test_many_receipts_do_not_wait(notices: Notices) -> None:
     """A notice leaves at once when it is long enough."""
-    for number in range(MOST):
+    for number in range(MAX_IDS):
         notices.received(ANN, message_id(number))
     ((peer, notice),) = notices.take()
-    assert (peer, len(notice.received)) == (ANN, MOST)
+    assert (peer, len(notice.received)) == (ANN, MAX_IDS)
 
 
 def test_an_answer_says_it_all(notices: Notices, timeline: Timeline) -> None:
@@ -78,7 +78,7 @@ def test_an_answer_says_it_all(notices: Notices, timeline: Timeline) -> None:
     for number, how in enumerate(({}, {"held": True}, {"waiting": True})):
         notices.received(ANN, message_id(number), **how)
         notices.answered(ANN, message_id(number))
-    timeline.run(GATHER)
+    timeline.run(GATHER_S)
     assert notices.take() == []
 
 
@@ -90,7 +90,7 @@ def test_the_latest_word_counts(notices: Notices, timeline: Timeline) -> None:
     notices.received(ANN, message_id(2), held=True)
     notices.received(ANN, message_id(3), waiting=True)
     notices.received(ANN, message_id(3))
-    timeline.run(GATHER)
+    timeline.run(GATHER_S)
     assert notices.take() == [
         (ANN, Notice(to=ANN, received=[message_id(3)], held=[message_id(2)], waiting=[message_id(1)]))
     ]
@@ -100,16 +100,16 @@ def test_a_gap_is_asked_for_with_patience(notices: Notices, timeline: Timeline) 
     """A stream that waits asks for its next place, less and less often, until it waits no more."""
     notices.blocked(ANN, "echo")
     asked = []
-    while timeline.elapsed < 3 * LAST_GAP_PATIENCE:
+    while timeline.elapsed < 3 * MAX_GAP_DELAY_S:
         due = notices.next_due()
         assert due is not None
         timeline.run(due - timeline.elapsed)
         assert notices.take() == [(ANN, Notice(to=ANN, gaps=[("echo", 7, 3)]))]
         asked.append(timeline.elapsed)
     pauses = [later - earlier for earlier, later in zip([0.0, *asked], asked, strict=False)]
-    assert pauses[0] == pytest.approx(GAP_PATIENCE)
+    assert pauses[0] == pytest.approx(INITIAL_GAP_DELAY_S)
     assert pauses == sorted(pauses)
-    assert pauses[-1] == pytest.approx(LAST_GAP_PATIENCE)
+    assert pauses[-1] == pytest.approx(MAX_GAP_DELAY_S)
     notices.unblocked(ANN, "echo")
     assert notices.next_due() is None
     assert not notices.is_blocked(ANN, "echo")
@@ -119,28 +119,28 @@ def test_a_gap_is_asked_for_anew_when_the_broker_is_back(notices: Notices, timel
     """Patience that grew while nobody could hear starts anew with the link."""
     notices.blocked(ANN, "echo")
     for _ in range(12):
-        timeline.run(LAST_GAP_PATIENCE)
+        timeline.run(MAX_GAP_DELAY_S)
         notices.take()
     notices.link_up()
-    assert notices.next_due() == pytest.approx(timeline.elapsed + GAP_PATIENCE)
+    assert notices.next_due() == pytest.approx(timeline.elapsed + INITIAL_GAP_DELAY_S)
 
 
 def test_blocked_again_is_not_asked_sooner(notices: Notices, timeline: Timeline) -> None:
     """More messages behind the same gap do not make it more urgent."""
     notices.blocked(ANN, "echo")
-    timeline.run(GAP_PATIENCE)
+    timeline.run(INITIAL_GAP_DELAY_S)
     notices.take()
     notices.blocked(ANN, "echo")
-    assert notices.next_due() == pytest.approx(GAP_PATIENCE + 2 * GAP_PATIENCE)
+    assert notices.next_due() == pytest.approx(INITIAL_GAP_DELAY_S + 2 * INITIAL_GAP_DELAY_S)
 
 
 def test_repairs_go_out(notices: Notices, timeline: Timeline) -> None:
     """Skips are told once for each endpoint, the latest one; rewound messages all, up to a limit."""
     notices.skip(ANN, "echo", 7, 3)
     notices.skip(ANN, "echo", 7, 5)
-    for number in range(MOST + 5):
+    for number in range(MAX_IDS + 5):
         notices.rewound(ANN, "echo", 7, message_id(number))
-    timeline.run(GATHER)
+    timeline.run(GATHER_S)
     ((_, notice),) = notices.take()
     assert notice.skips == [("echo", 7, 5)]
-    assert [told for _, _, told in notice.rewound] == [message_id(number) for number in range(MOST)]
+    assert [told for _, _, told in notice.rewound] == [message_id(number) for number in range(MAX_IDS)]
