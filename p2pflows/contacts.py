@@ -46,7 +46,7 @@ class Contacts:
         """What was read last; costs nothing."""
         return self._book
 
-    def look(self) -> None:
+    def reload_if_changed(self) -> None:
         """Read the file again if it has changed; what cannot be read leaves all as it was, and a `problem`."""
         stamp = _stamp(self._path)
         if stamp != self._looked_at:

@@ -10,13 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from p2pflowsd import lifecycle
-from p2pflowsd.lifecycle import MOVES, Incoming, Outgoing, Prompt
+from p2pflowsd.lifecycle import MOVES, IncomingState, OutgoingState, PromptState
 
 PAGE = Path(__file__).parent.parent / "docs" / "lifecycle.md"
 STARTS: dict[type[StrEnum], dict[StrEnum, str]] = {
-    Incoming: {Incoming.READY: "it is its turn", Incoming.BLOCKED: "an earlier one is missing"},
-    Outgoing: {Outgoing.PENDING: "it is accepted"},
-    Prompt: {Prompt.OPEN: "it is asked"},
+    IncomingState: {IncomingState.READY: "it is its turn", IncomingState.BLOCKED: "an earlier one is missing"},
+    OutgoingState: {OutgoingState.PENDING: "it is accepted"},
+    PromptState: {PromptState.OPEN: "it is asked"},
 }
 HEAD = """# The life of a message
 

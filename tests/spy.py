@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from p2pflows.protocol import topics
-from p2pflows.protocol.envelope import NONCE_BYTES, Envelope, Kind
+from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message, new_id
 
@@ -125,7 +125,7 @@ class Forger:
         }
         return Message.model_validate({**fields, **changes})
 
-    def seal(self, recipient: str, *bodies: bytes, kind: Kind = Kind.MESSAGES) -> bytes:
+    def seal(self, recipient: str, *bodies: bytes, kind: BundleKind = BundleKind.MESSAGES) -> bytes:
         """A bundle for a recipient."""
         return self.envelope.seal(kind, recipient, bodies, secrets.token_bytes(NONCE_BYTES))
 

@@ -164,9 +164,9 @@ class App:
         deliveries, self._deliveries = self._deliveries, []
         requests, self._requests = self._requests, []
         try:
-            self._node.turn(deliveries, requests)
+            self._node.process_batch(deliveries, requests)
         except JournalError as error:
-            self._stumble(error, requests)
+            self._on_journal_error(error, requests)
             return
         except Exception as error:  # noqa: BLE001 - handed to run(), which ends the daemon loudly
             if not self._crashed.done():
@@ -202,7 +202,7 @@ class App:
             raise result
         return result
 
-    def _stumble(self, error: JournalError, requests: list[Request]) -> None:
+    def _on_journal_error(self, error: JournalError, requests: list[Request]) -> None:
         """The disk failed: nothing of this turn was kept, so nothing is acknowledged; begin anew from the journal."""
         self._log.error("the journal cannot be written: %s; trying again every %g s", error, DISK_RETRY_S)
         self._disk_failed.set()
@@ -224,9 +224,9 @@ class App:
                     await link
             while self._disk_failed.is_set():
                 await asyncio.sleep(DISK_RETRY_S)
-                self._begin_anew()
+                self._reopen_journal()
 
-    def _begin_anew(self) -> None:
+    def _reopen_journal(self) -> None:
         self._deliveries.clear()
         try:
             self._journal.close()

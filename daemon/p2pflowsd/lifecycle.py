@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Incoming(StrEnum):
+class IncomingState(StrEnum):
     """A request that came to us."""
 
     BLOCKED = "blocked"
@@ -20,7 +20,7 @@ class Incoming(StrEnum):
     """It has its turn: it waits for a worker, or runs on one."""
     ASKED = "asked"
     """It is a prompt in the inbox."""
-    KEPT = "kept"
+    AWAITING_REPLY = "kept"
     """Its run ended without an answer, which a later run of the same instance may give."""
     DONE = "done"
     """Its effect is kept."""
@@ -32,7 +32,7 @@ class Incoming(StrEnum):
     """Its deadline passed first."""
 
 
-class Outgoing(StrEnum):
+class OutgoingState(StrEnum):
     """A message that we send."""
 
     PENDING = "pending"
@@ -49,7 +49,7 @@ class Outgoing(StrEnum):
     """Withdrawn by its sender."""
 
 
-class Prompt(StrEnum):
+class PromptState(StrEnum):
     """A question to the human."""
 
     OPEN = "open"
@@ -60,52 +60,64 @@ class Prompt(StrEnum):
 
 
 MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
-    Incoming: {
-        Incoming.BLOCKED: frozenset({Incoming.READY, Incoming.EXPIRED}),
-        Incoming.HELD: frozenset({Incoming.READY, Incoming.FAILED, Incoming.EXPIRED}),
-        Incoming.READY: frozenset(
+    IncomingState: {
+        IncomingState.BLOCKED: frozenset({IncomingState.READY, IncomingState.EXPIRED}),
+        IncomingState.HELD: frozenset({IncomingState.READY, IncomingState.FAILED, IncomingState.EXPIRED}),
+        IncomingState.READY: frozenset(
             {
-                Incoming.HELD,
-                Incoming.ASKED,
-                Incoming.KEPT,
-                Incoming.DONE,
-                Incoming.FAILED,
-                Incoming.DEAD,
-                Incoming.EXPIRED,
+                IncomingState.HELD,
+                IncomingState.ASKED,
+                IncomingState.AWAITING_REPLY,
+                IncomingState.DONE,
+                IncomingState.FAILED,
+                IncomingState.DEAD,
+                IncomingState.EXPIRED,
             }
         ),
-        Incoming.ASKED: frozenset({Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED}),
-        Incoming.KEPT: frozenset({Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED}),
-        Incoming.DEAD: frozenset({Incoming.READY}),
-        Incoming.DONE: frozenset(),
-        Incoming.FAILED: frozenset(),
-        Incoming.EXPIRED: frozenset(),
+        IncomingState.ASKED: frozenset({IncomingState.DONE, IncomingState.FAILED, IncomingState.EXPIRED}),
+        IncomingState.AWAITING_REPLY: frozenset({IncomingState.DONE, IncomingState.FAILED, IncomingState.EXPIRED}),
+        IncomingState.DEAD: frozenset({IncomingState.READY}),
+        IncomingState.DONE: frozenset(),
+        IncomingState.FAILED: frozenset(),
+        IncomingState.EXPIRED: frozenset(),
     },
-    Outgoing: {
-        Outgoing.PENDING: frozenset(
-            {Outgoing.STORED, Outgoing.DONE, Outgoing.FAILED, Outgoing.EXPIRED, Outgoing.CANCELLED}
+    OutgoingState: {
+        OutgoingState.PENDING: frozenset(
+            {
+                OutgoingState.STORED,
+                OutgoingState.DONE,
+                OutgoingState.FAILED,
+                OutgoingState.EXPIRED,
+                OutgoingState.CANCELLED,
+            }
         ),
-        Outgoing.STORED: frozenset({Outgoing.DONE, Outgoing.FAILED, Outgoing.EXPIRED, Outgoing.CANCELLED}),
-        Outgoing.DONE: frozenset({Outgoing.FAILED}),
-        Outgoing.FAILED: frozenset(),
-        Outgoing.EXPIRED: frozenset(),
-        Outgoing.CANCELLED: frozenset(),
+        OutgoingState.STORED: frozenset(
+            {OutgoingState.DONE, OutgoingState.FAILED, OutgoingState.EXPIRED, OutgoingState.CANCELLED}
+        ),
+        OutgoingState.DONE: frozenset({OutgoingState.FAILED}),
+        OutgoingState.FAILED: frozenset(),
+        OutgoingState.EXPIRED: frozenset(),
+        OutgoingState.CANCELLED: frozenset(),
     },
-    Prompt: {
-        Prompt.OPEN: frozenset({Prompt.ANSWERED, Prompt.DECLINED, Prompt.EXPIRED, Prompt.CANCELLED}),
-        Prompt.ANSWERED: frozenset(),
-        Prompt.DECLINED: frozenset(),
-        Prompt.EXPIRED: frozenset(),
-        Prompt.CANCELLED: frozenset(),
+    PromptState: {
+        PromptState.OPEN: frozenset(
+            {PromptState.ANSWERED, PromptState.DECLINED, PromptState.EXPIRED, PromptState.CANCELLED}
+        ),
+        PromptState.ANSWERED: frozenset(),
+        PromptState.DECLINED: frozenset(),
+        PromptState.EXPIRED: frozenset(),
+        PromptState.CANCELLED: frozenset(),
     },
 }
 """A table for each kind of thing, as states of the same name are equal. A post counts as done once stored, and may
 still turn out to have failed there."""
 
-LIVE_INCOMING = frozenset({Incoming.BLOCKED, Incoming.HELD, Incoming.READY, Incoming.ASKED, Incoming.KEPT})
-LIVE_OUTGOING = frozenset({Outgoing.PENDING, Outgoing.STORED})
+LIVE_INCOMING = frozenset(
+    {IncomingState.BLOCKED, IncomingState.HELD, IncomingState.READY, IncomingState.ASKED, IncomingState.AWAITING_REPLY}
+)
+LIVE_OUTGOING = frozenset({OutgoingState.PENDING, OutgoingState.STORED})
 
 
-def may_become(new: Incoming | Outgoing | Prompt) -> list[StrEnum]:
+def may_become(new: IncomingState | OutgoingState | PromptState) -> list[StrEnum]:
     """The states from which `new` can be reached in one move."""
     return [old for old, moves in MOVES[type(new)].items() if new in moves]

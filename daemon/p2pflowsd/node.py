@@ -35,7 +35,7 @@ from p2pflowsd.faults import Faults
 from p2pflowsd.human.inbox import MIN_ID_CHARS, Inbox
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, PromptRow
-from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing, Prompt
+from p2pflowsd.lifecycle import LIVE_OUTGOING, IncomingState, OutgoingState, PromptState
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
@@ -62,7 +62,7 @@ MAX_ERROR_CHARS = 4_000
 MAX_FORGOTTEN = 100
 """Instances of ended conversations that one pruning forgets."""
 
-Ended = Callable[[Outgoing, bytes | None], None]
+Ended = Callable[[OutgoingState, bytes | None], None]
 
 
 @dataclass(slots=True)
@@ -173,7 +173,7 @@ class Node:
             intake=self.intake,
             owner=self,
         )
-        contacts.look()
+        contacts.reload_if_changed()
         self._log = OwnersLog(journal, clock, self.name_of)
         self._waiters: dict[str, list[Ended]] = {}
         self._listeners: dict[str, Callable[[dict[str, Any]], None]] = {}
@@ -188,7 +188,7 @@ class Node:
 
     # The step.
 
-    def turn(self, deliveries: Sequence[Delivery], requests: Sequence[Request] = ()) -> None:
+    def process_batch(self, deliveries: Sequence[Delivery], requests: Sequence[Request] = ()) -> None:
         """Record everything that has arrived, commit once, then speak.
 
         With nothing to say to anybody yet, the commit waits a moment for company. Two may hear before it: our own
@@ -200,7 +200,7 @@ class Node:
         """
         elapsed = self.clock.elapsed()
         ticks = elapsed >= self._next_tick
-        self.contacts.look()
+        self.contacts.reload_if_changed()
         self._unacknowledged += deliveries
         with self.journal.work():
             for delivery in deliveries:
@@ -227,7 +227,7 @@ class Node:
             or len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
         )
         if requests or ticks or due or self._after:
-            self._commit_and_speak(requests, ticks=ticks)
+            self._commit_and_publish(requests, ticks=ticks)
         elif self._commit_by is None and self._unacknowledged:
             self._commit_by = elapsed + COMMIT_DELAY_S
 
@@ -237,9 +237,9 @@ class Node:
         Raises:
             JournalError: it cannot be kept; those who sent it will send it again.
         """
-        self._commit_and_speak((), ticks=True)
+        self._commit_and_publish((), ticks=True)
 
-    def _commit_and_speak(self, requests: Sequence[Request], *, ticks: bool) -> None:
+    def _commit_and_publish(self, requests: Sequence[Request], *, ticks: bool) -> None:
         self.journal.commit(count_now=ticks)
         self._commit_by = None
         self.dispatch.committed(flush=ticks)
@@ -329,7 +329,7 @@ class Node:
             BadInput: no message, or more than one, has an id like that.
         """
         row = self._own_message(part)
-        state = Outgoing(row.state)
+        state = OutgoingState(row.state)
         if state in LIVE_OUTGOING:
             self._waiters.setdefault(row.id, []).append(ended)
         else:
@@ -359,7 +359,7 @@ class Node:
         """
         row = self._own_message(part)
         error = Cancelled("You withdrew it.")
-        if not self.outbox.end(row, Outgoing.CANCELLED, _error_bytes(error)):
+        if not self.outbox.end(row, OutgoingState.CANCELLED, _error_bytes(error)):
             raise BadInput(f"Message {row.id[-8:]} is already {row.state}.", "There is nothing left to cancel.")
         self.outbox.accept(
             Type.CANCEL, row.peer, row.endpoint, {}, expires=max(row.expires, self.clock.now() + 60_000), cause=row.id
@@ -369,7 +369,7 @@ class Node:
     def allow(self, user: str, name: str) -> int:
         """Make an unknown sender a contact; gives how many held messages go on."""
         self.contacts.add(name, user)
-        self.contacts.look()
+        self.contacts.reload_if_changed()
         self.watch(user)
         return self.admission.release_held(user)
 
@@ -380,7 +380,7 @@ class Node:
             self.intake.released()
             self.failed(row, NotAllowed("They do not let you call them."))
         self.contacts.block(user)
-        self.contacts.look()
+        self.contacts.reload_if_changed()
         return len(rows)
 
     def unserve(self, endpoint: str) -> None:
@@ -396,9 +396,9 @@ class Node:
             self.catalog.put(flow.model_copy(update={"closed": True}))
             return
         self.catalog.remove(endpoint)
-        for row in self.journal.incoming.in_state(Incoming.READY):
-            if self.dispatch.endpoint_of(row.n) == endpoint:
-                self.dispatch.drop(row.n)
+        for row in self.journal.incoming.in_state(IncomingState.READY):
+            if self.dispatch.endpoint_of(row.row_id) == endpoint:
+                self.dispatch.drop(row.row_id)
                 self.failed(row, NotServed(f"They do not serve {endpoint!r} any more."))
 
     def delete_endpoint(self, endpoint: str) -> int:
@@ -417,7 +417,7 @@ class Node:
     def delete_instance(self, instance: str, *, recursive: bool) -> None:
         """Forget an instance; what waits for it fails."""
         for row in self.journal.incoming.open_of(instance):
-            self.dispatch.drop(row.n)
+            self.dispatch.drop(row.row_id)
         self.runs.delete(instance, recursive=recursive)
 
     def retry(self, part: str) -> str:
@@ -426,7 +426,7 @@ class Node:
         Raises:
             BadInput: no such message.
         """
-        dead = [row for row in self.journal.incoming.in_state(Incoming.DEAD) if _like(row.id, part)]
+        dead = [row for row in self.journal.incoming.in_state(IncomingState.DEAD) if _like(row.id, part)]
         unsent = [row for row in self.journal.outgoing.unsent() if _like(row.id, part)]
         if len(dead) + len(unsent) != 1:
             many = dead or unsent
@@ -452,9 +452,9 @@ class Node:
         if flow is None or flow.kind == "human":
             raise BadInput(f"You do not serve {request.endpoint!r} any more.", "Serve it again, then retry.")
         expires = self.clock.now() + ERROR_LIFETIME_MS
-        self.journal.incoming.revive(request.n, expires)
+        self.journal.incoming.requeue_dead(request.row_id, expires)
         self.intake.expects(expires)
-        self.dispatch.add(request._replace(state=Incoming.READY, attempts=0, expires=expires), flow)
+        self.dispatch.add(request._replace(state=IncomingState.READY, attempts=0, expires=expires), flow)
         return request.id
 
     # What intake, the inbox and the dispatch points report; inside a turn.
@@ -469,17 +469,17 @@ class Node:
 
     def drop(self, row: IncomingRow) -> None:
         """An answer is not to run its flow again any more."""
-        self.dispatch.drop(row.n)
-        if self.journal.incoming.move(row.n, Incoming.FAILED, Cancelled.kind):
-            self.runs.undo(row.n)
+        self.dispatch.drop(row.row_id)
+        if self.journal.incoming.move(row.row_id, IncomingState.FAILED, Cancelled.kind):
+            self.runs.undo(row.row_id)
 
-    def make_room(self, row: IncomingRow, flow: Served) -> None:
+    def ensure_quota(self, row: IncomingRow, flow: Served) -> None:
         """Let a request have a new instance.
 
         Raises:
             NotAllowed: its sender has as many as one may have.
         """
-        self.admission.make_room(row, flow)
+        self.admission.ensure_quota(row, flow)
 
     def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
         """Write something into the owner's log."""
@@ -494,15 +494,15 @@ class Node:
         except ValueError:
             self.failed(row, FlowFailed(f"The worker of {flow.endpoint!r} sent a result of a wrong form."))
         if flow.parallel and flow.first:
-            self.admission.let_run(row.instance or "", flow)
+            self.admission.release_waiting(row.instance or "", flow)
 
     def brief(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
         """What a worker has to know to run an instance."""
         return self.instances.brief(row, flow, body)
 
-    def records(self, n: int) -> list[list[Any]]:
+    def records(self, row_id: int) -> list[list[Any]]:
         """What earlier attempts to run a task have kept."""
-        return self.runs.records(n)
+        return self.runs.records(row_id)
 
     def asked(self, row: IncomingRow, content: Any) -> None:
         """A running task wants something kept.
@@ -516,13 +516,13 @@ class Node:
         """A running task still waits for an answer."""
         self.runs.awaited(row, k)
 
-    def recorded(self, n: int, k: int, value: dict[str, Any]) -> None:
+    def recorded(self, row_id: int, k: int, value: dict[str, Any]) -> None:
         """Something of a run is kept: tell its worker after the commit."""
-        self.dispatch.recorded(n, k, value)
+        self.dispatch.recorded(row_id, k, value)
 
-    def answered(self, n: int, k: int, value: dict[str, Any]) -> None:
+    def answered(self, row_id: int, k: int, value: dict[str, Any]) -> None:
         """A call of a run has its answer: tell its worker."""
-        self.dispatch.answered(n, k, value)
+        self.dispatch.answered(row_id, k, value)
 
     def flow_at(self, endpoint: str) -> Served | None:
         """What is served under an endpoint."""
@@ -533,13 +533,13 @@ class Node:
         if _may_be_told(data):
             self.notices.progress(row.peer, row.id, data)
 
-    def is_waiting(self, n: int) -> bool:
+    def is_waiting(self, row_id: int) -> bool:
         """Whether a request waits for a worker."""
-        return self.dispatch.is_waiting(n)
+        return self.dispatch.is_waiting(row_id)
 
     def answer(self, message: Message) -> bool:
         """An answer to a message of ours came."""
-        state = Outgoing.FAILED if message.type == Type.ERROR else Outgoing.DONE
+        state = OutgoingState.FAILED if message.type == Type.ERROR else OutgoingState.DONE
         answer = strict_json.dumps(message.data)
         return self.outbox.answered(message.sender, message.cause or "", state, answer)
 
@@ -572,16 +572,16 @@ class Node:
             except BadInput:
                 self.failed(row, FlowFailed("The answer cannot be sent as JSON.", "Ask its owner to mend it."))
                 return
-        self.journal.incoming.move(row.n, Incoming.DONE)
+        self.journal.incoming.move(row.row_id, IncomingState.DONE)
 
     def failed(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A request has ended in an error: tell its sender."""
-        self._fail(row, Incoming.FAILED, error)
+        self._fail(row, IncomingState.FAILED, error)
 
     def died(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A request has killed its worker too often: tell its sender, and keep it for its owner."""
         again = is_request(row) and row.endpoint != topics.INSTANCES
-        self._fail(row, Incoming.DEAD if again else Incoming.FAILED, error)
+        self._fail(row, IncomingState.DEAD if again else IncomingState.FAILED, error)
 
     def started(self, row: IncomingRow) -> None:
         """A request that waited for a worker was leased to one."""
@@ -596,8 +596,8 @@ class Node:
         Whatever runs an instance already goes on before what others have asked of it.
         """
         ready = []
-        rows = self.journal.incoming.in_state(Incoming.READY)
-        for row in sorted(rows, key=lambda row: (not self.runs.has_begun(row.n), row.epoch, row.seq)):
+        rows = self.journal.incoming.in_state(IncomingState.READY)
+        for row in sorted(rows, key=lambda row: (not self.runs.has_begun(row.row_id), row.epoch, row.seq)):
             flow = self.admission.flow_of(row)
             if flow is not None and flow.kind != "human":
                 ready.append((row, flow))
@@ -616,20 +616,24 @@ class Node:
             )
         return rows[0]
 
-    def _fail(self, row: IncomingRow, state: Incoming, error: P2pflowsError) -> None:
+    def _fail(self, row: IncomingRow, state: IncomingState, error: P2pflowsError) -> None:
         wanted = self.admission.wanted(row)
-        if not self.journal.incoming.move(row.n, state, error.kind):
+        if not self.journal.incoming.move(row.row_id, state, error.kind):
             return
-        if state is not Incoming.DEAD:  # what a dead letter has kept serves when it is run again
-            self.runs.undo(row.n)
+        if state is not IncomingState.DEAD:  # what a dead letter has kept serves when it is run again
+            self.runs.undo(row.row_id)
         self.note(error.kind, row.peer, wanted, error.message)
         if is_request(row):
             self._tell_error(row, error)
             return
-        root = None if row.root is None else self.journal.incoming.get(row.root)
-        if root is not None and root.state in (Incoming.READY, Incoming.KEPT):
+        root = None if row.root_request is None else self.journal.incoming.get(row.root_request)
+        if root is not None and root.state in (IncomingState.READY, IncomingState.AWAITING_REPLY):
             self.failed(root, error)
-        elif root is not None and root.type == Type.POST and self.journal.incoming.blame(root.n, error.kind):
+        elif (
+            root is not None
+            and root.type == Type.POST
+            and self.journal.incoming.record_failure(root.row_id, error.kind)
+        ):
             self._tell_error(root, error)
 
     def _tell_error(self, row: IncomingRow, error: P2pflowsError) -> None:
@@ -658,7 +662,7 @@ class Node:
         self.dispatch.tick()
         if self.intake.holding:
             book = self.contacts.known
-            for user in {row.peer for row in self.journal.incoming.in_state(Incoming.HELD)} & set(book.by_user):
+            for user in {row.peer for row in self.journal.incoming.in_state(IncomingState.HELD)} & set(book.by_user):
                 self.admission.release_held(user)
         if elapsed >= self._next_prune:
             self._next_prune = elapsed + PRUNE_INTERVAL_S
@@ -672,7 +676,7 @@ class Node:
         now = self.clock.now()
         if self.outbox.next_expiry is not None and self.outbox.next_expiry <= now:
             for sent in self.journal.outgoing.expired(now):
-                self.outbox.end(sent, Outgoing.EXPIRED, _error_bytes(self._why_expired(sent)))
+                self.outbox.end(sent, OutgoingState.EXPIRED, _error_bytes(self._why_expired(sent)))
             self.outbox.next_expiry = self.journal.outgoing.next_expiry()
         if self.intake.next_expiry is not None and self.intake.next_expiry <= now:
             for row in self.journal.incoming.expired(now):
@@ -680,14 +684,14 @@ class Node:
             self.intake.next_expiry = self.journal.incoming.next_expiry()
 
     def _expire_request(self, row: IncomingRow) -> None:
-        waited = self.dispatch.is_waiting(row.n)
-        self.dispatch.drop(row.n)
-        self.inbox.withdraw(row.n, Prompt.EXPIRED)
-        if row.state == Incoming.HELD:
+        waited = self.dispatch.is_waiting(row.row_id)
+        self.dispatch.drop(row.row_id)
+        self.inbox.withdraw(row.row_id, PromptState.EXPIRED)
+        if row.state == IncomingState.HELD:
             self.intake.released()
-        self.journal.incoming.move(row.n, Incoming.EXPIRED)
-        self.runs.undo(row.n)
-        if row.type == Type.POST and row.state == Incoming.READY:
+        self.journal.incoming.move(row.row_id, IncomingState.EXPIRED)
+        self.runs.undo(row.row_id)
+        if row.type == Type.POST and row.state == IncomingState.READY:
             self._tell_error(
                 row,
                 NoWorker(f"No worker served {row.endpoint!r} in time.")
@@ -699,7 +703,7 @@ class Node:
         """The most telling error for a message whose deadline has passed."""
         mine = row.peer == self.user
         who = "Your daemon" if mine else self.name_of(row.peer) or f"User {row.peer[:8]}…"
-        if row.state == Outgoing.PENDING:
+        if row.state == OutgoingState.PENDING:
             if not self._link.connected:
                 return Unreachable("Your own daemon has no connection to its broker.", "See why: p2pflows status")
             online = self.presence_of.online(row.peer)
@@ -721,14 +725,14 @@ class Node:
             return NoWorker(f"{who} has no worker for {what}.", f"Start one: {how}" if mine else f"Ask for one: {how}")
         return DeadlinePassed(f"{who} has the message, but no answer came in time.", "Give it longer: --timeout 10m")
 
-    def _sent_ended(self, message_id: str, state: Outgoing, answer: bytes | None) -> None:
+    def _sent_ended(self, message_id: str, state: OutgoingState, answer: bytes | None) -> None:
         # A peer's answer comes again if a crash forgets it; an end of our own making must be kept before it is heard.
-        told = self._answered if state in (Outgoing.DONE, Outgoing.FAILED) else self._after
+        told = self._answered if state in (OutgoingState.DONE, OutgoingState.FAILED) else self._after
         self._listeners.pop(message_id, None)
         for ended in self._waiters.pop(message_id, ()):
             told.append(lambda ended=ended: ended(state, answer))  # type: ignore[misc]
 
-    def _sent_concluded(self, row: OutgoingRow, state: Outgoing, answer: bytes | None) -> None:
+    def _sent_concluded(self, row: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
         self.runs.concluded(row, state, answer)
 
     def _prompt_changed(self, prompt: PromptRow) -> None:

@@ -67,7 +67,7 @@ class WorkerSocket:
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
-            connection.hang_up()
+            connection.abort()
 
     # The link.
 
@@ -109,7 +109,7 @@ class WorkerSocket:
     def introduced(self, connection: _Connection, topic: str) -> str | None:
         """A connection says which dispatch topic it reads; gives the topic of its frames, or None if that cannot be."""
         match topics.parse(topic):
-            case topics.Dispatch(user, point, _) if user == self._user and topic not in self._workers:
+            case topics.DispatchTopic(user, point, _) if user == self._user and topic not in self._workers:
                 self._workers[topic] = connection
                 return topics.results(user, point)
         self._log.warning("a connection to the socket for workers was refused: it reads %.200r", topic)
@@ -139,7 +139,7 @@ class _Connection(RecordStream):
     def send(self, content: bytes) -> bool:
         """Send a frame; False if it cannot leave."""
         if self.unsent > MAX_UNREAD_BYTES:
-            self.hang_up()
+            self.abort()
         return super().send(content)
 
     def opened(self) -> None:
@@ -162,11 +162,11 @@ class _Connection(RecordStream):
             topic, will = unpack(records[0])
             reads = topic.decode()
         except ValueError:
-            self.hang_up()
+            self.abort()
             return []
         sends = self._owner.introduced(self, reads)
         if sends is None:
-            self.hang_up()
+            self.abort()
             return []
         self._reads, self._sends, self._will = reads, sends, will
         return records[1:]

@@ -50,7 +50,7 @@ class ClientStream(RecordStream):
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await self._gone.wait()
         except TimeoutError:
-            self.hang_up()
+            self.abort()
             await self._gone.wait()
 
     def arrived(self, records: list[bytes]) -> None:
@@ -60,7 +60,7 @@ class ClientStream(RecordStream):
                 content = json.loads(line)
             except ValueError:  # some other release listens here, or no daemon at all
                 self._garbled = True
-                self.hang_up()
+                self.abort()
                 return
             for item in content if isinstance(content, list) else [content]:
                 self._told(item)

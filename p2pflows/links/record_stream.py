@@ -30,10 +30,10 @@ class RecordStream(asyncio.Protocol):
     def arrived(self, records: list[bytes]) -> None:
         """Records have come, at least one."""
 
-    def misread(self, error: FramingError) -> None:
+    def on_framing_error(self, error: FramingError) -> None:
         """What came is no record, and neither is what follows."""
         del error
-        self.hang_up()
+        self.abort()
 
     def leave(self) -> None:
         """Send what is ready, unless the stream is `full`."""
@@ -49,7 +49,7 @@ class RecordStream(asyncio.Protocol):
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     @property
-    def is_deserted(self) -> bool:
+    def peer_closed(self) -> bool:
         """Whether the other side has closed its end, so that nobody reads any more; not sure on every system."""
         if self._transport is None:
             return True
@@ -75,7 +75,7 @@ class RecordStream(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
@@ -97,7 +97,7 @@ class RecordStream(asyncio.Protocol):
         try:
             records = self._framing.feed(data)
         except FramingError as error:
-            self.misread(error)
+            self.on_framing_error(error)
             return
         if records:
             self.arrived(records)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.modules import tree
-from p2pflows.modules.source import Kind, Source
+from p2pflows.modules.source import Source, SourceKind
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -58,9 +58,9 @@ def fetch(source: Source, revision: str, folder: Path, endpoint: str | None, *, 
         ContentDiffers: what came is not what was promised.
     """
     match source.kind:
-        case Kind.HUB:
+        case SourceKind.HUB:
             commit: str | None = _from_hub(source.url, revision, folder, endpoint)
-        case Kind.GIT:
+        case SourceKind.GIT:
             commit = _from_git(source.url, revision, folder, locked=locked)
         case _:
             commit = None

@@ -17,7 +17,7 @@ from typing import Any
 from p2pflows import files
 from p2pflows.errors import UsageError
 from p2pflows.modules import tree
-from p2pflows.modules.source import PACKAGE, Kind, Source, is_module, parse, split
+from p2pflows.modules.source import PACKAGE, Source, SourceKind, is_module, parse, split
 
 NAME = "flow.lock"
 _VERSION = 1
@@ -36,7 +36,7 @@ class Locked:
     @property
     def is_link(self) -> bool:
         """Whether the module is somebody's own folder, which may change at any time."""
-        return self.source.kind is Kind.LINK
+        return self.source.kind is SourceKind.LINK
 
     def pins(self, source: Source) -> bool:
         """Whether this is what a source asks for, by its revision or by the commit itself."""
@@ -112,11 +112,11 @@ def _entry(module: str, fields: dict[str, Any]) -> Locked:
     if not is_module(module):
         raise ValueError(f"{module!r} is no module")
     if fields.get("linked"):
-        return Locked(Source(Kind.LINK, module, url, revision))
+        return Locked(Source(SourceKind.LINK, module, url, revision))
     source = _source(module, url, revision)
     hashes = {str(path): str(value) for path, value in fields["files"].items()}
     commit = fields["commit"]
-    if source.module != module or source.kind is Kind.LINK or not isinstance(commit, str | None):
+    if source.module != module or source.kind is SourceKind.LINK or not isinstance(commit, str | None):
         raise ValueError(f"the entry of {module} does not fit")
     if tree.total(hashes) != fields["sha256"]:
         raise ValueError(f"the hashes of {module} do not add up")
@@ -128,7 +128,7 @@ def _source(module: str, url: str, revision: str) -> Source:
     try:
         if url.startswith("file:"):
             split(url)
-            return Source(Kind.COPY, module, url, "")
+            return Source(SourceKind.COPY, module, url, "")
         return parse(url, revision or None, Path.cwd())
     except UsageError as error:  # its hint is for who types a url
         raise ValueError(error.message) from error

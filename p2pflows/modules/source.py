@@ -24,7 +24,7 @@ _PATHS = ("/", "./", "../", "~/")
 _ENTRY_KEYS = {"url", "revision", "overwrite"}
 
 
-class Kind(Enum):
+class SourceKind(Enum):
     """How a module gets from its source to its place."""
 
     HUB = "hub"
@@ -41,7 +41,7 @@ class Source:
     for a linked folder it is the folder's path, and for a copied one it is empty.
     """
 
-    kind: Kind
+    kind: SourceKind
     module: str
     url: str
     revision: str
@@ -54,21 +54,21 @@ class Source:
     @property
     def is_local(self) -> bool:
         """Whether it is a place on this machine, which no stranger's module may name."""
-        return self.kind in {Kind.COPY, Kind.LINK} or self.url.startswith("git+file:")
+        return self.kind in {SourceKind.COPY, SourceKind.LINK} or self.url.startswith("git+file:")
 
     @property
     def is_own_folder(self) -> bool:
         """Whether it is a plain folder that the user has named by its path."""
-        return self.kind in {Kind.COPY, Kind.LINK}
+        return self.kind in {SourceKind.COPY, SourceKind.LINK}
 
     @property
     def folder(self) -> Path:
         """The folder that is linked or copied."""
-        return Path(self.revision if self.kind is Kind.LINK else unquote(urlsplit(self.url).path))
+        return Path(self.revision if self.kind is SourceKind.LINK else unquote(urlsplit(self.url).path))
 
     def identity(self, endpoint: str | None) -> str:
         """What trust is given to: the url, and for the hub which hub, unless it is the usual one."""
-        return f"{endpoint}/{self.url}" if self.kind is Kind.HUB and endpoint else self.url
+        return f"{endpoint}/{self.url}" if self.kind is SourceKind.HUB and endpoint else self.url
 
     def __str__(self) -> str:
         return f"{self.url} at {self.revision}" if self.revision else self.url
@@ -134,13 +134,13 @@ def parse(url: str, revision: str | None, base: Path) -> Source:
         return _copied(url, revision)
     if "://" in url:
         url, module = _git(url)
-        kind, usual = Kind.GIT, HEAD
+        kind, usual = SourceKind.GIT, HEAD
     else:
         author, _, name = url.partition("/")
         module = _module(author, name, url)
-        kind, usual = Kind.HUB, MAIN
+        kind, usual = SourceKind.HUB, MAIN
     if revision is not None and (revision.startswith(_PATHS) or revision in (".", "..", "~")):
-        return Source(Kind.LINK, module, url, str(_existing(base / Path(revision).expanduser())))
+        return Source(SourceKind.LINK, module, url, str(_existing(base / Path(revision).expanduser())))
     return Source(kind, module, url, revision or usual)
 
 
@@ -164,7 +164,7 @@ def _copied(url: str, revision: str | None) -> Source:
         raise UsageError(f"A folder has no revision {revision!r}.", f"For a git repository, write git+{url}")
     folder = _existing(Path(unquote(parts.path)))
     module = _module(folder.parent.name, folder.name, url)
-    return Source(Kind.COPY, module, folder.as_uri(), "")
+    return Source(SourceKind.COPY, module, folder.as_uri(), "")
 
 
 def _git(url: str) -> tuple[str, str]:

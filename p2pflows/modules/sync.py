@@ -26,7 +26,7 @@ from p2pflows.errors import UsageError
 from p2pflows.modules import declared, lock, source, tree, trust
 from p2pflows.modules.fetch import NoRevision, fetch
 from p2pflows.modules.lock import Locked
-from p2pflows.modules.source import PACKAGE, Kind, Source, Wanted
+from p2pflows.modules.source import PACKAGE, Source, SourceKind, Wanted
 
 _STAGING = ".staging-"
 _DISCARD = "Use --overwrite (in Python: overwrite=True) to replace it."
@@ -237,7 +237,7 @@ class _Project:
         place = self._folder / wanted.module
         known = self._modules.get(wanted.module)
         there = os.path.lexists(place)
-        if wanted.kind is Kind.LINK and not wanted.folder.is_dir():
+        if wanted.kind is SourceKind.LINK and not wanted.folder.is_dir():
             raise UsageError(
                 f"{wanted.module} is linked to {wanted.folder}, and that folder is not on this machine.",
                 f"Link one that is: p2pflows modules sync {shlex.quote(wanted.url)} --revision FOLDER --overwrite",
@@ -246,7 +246,7 @@ class _Project:
             self._check_may_stay(wanted, known, place)
             self._bring_needs_of(place, wanted)
             self._note(wanted.module, place, How.KEPT)
-        elif wanted.kind is Kind.LINK:
+        elif wanted.kind is SourceKind.LINK:
             self._bring_needs_of(wanted.folder, wanted)
             with self._staging() as staging:
                 (staging / "new").symlink_to(wanted.folder, target_is_directory=True)

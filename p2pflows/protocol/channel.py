@@ -33,7 +33,7 @@ class Channel:
     def seal(self, topic: str, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
         """One frame for one topic."""
         # Escaped, a header with a large text of another script would not fit any packet.
-        head = strict_json.dumps(header, halves="replace")
+        head = strict_json.dumps(header, errors="replace")
         return bytes(self._box.encrypt(framing.pack([topic.encode(), head, *blobs])))
 
     def open(self, topic: str, frame: bytes) -> tuple[dict[str, Any], list[bytes]]:

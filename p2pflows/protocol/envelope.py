@@ -27,7 +27,7 @@ _DOMAIN = b"p2pflows bundle 1\0"
 _MAX_CACHED_BOXES = 1024
 
 
-class Kind(IntEnum):
+class BundleKind(IntEnum):
     """What the bodies of a bundle are."""
 
     MESSAGES = 1
@@ -58,7 +58,7 @@ class Opened:
     """
 
     sender: str
-    kind: Kind
+    kind: BundleKind
     bodies: list[bytes]
     proof: bytes
 
@@ -70,7 +70,7 @@ class Envelope:
         self._identity = identity
         self._boxes: dict[bytes, Box] = {}
 
-    def seal(self, kind: Kind, recipient: str, bodies: Sequence[bytes], nonce: bytes) -> bytes:
+    def seal(self, kind: BundleKind, recipient: str, bodies: Sequence[bytes], nonce: bytes) -> bytes:
         """A bundle that only the recipient can open.
 
         Args:
@@ -107,7 +107,7 @@ class Envelope:
             raise Refused("wrong_version")
         header, sender = bundle[:HEADER_BYTES], bundle[2:HEADER_BYTES]
         try:
-            kind = Kind(bundle[1])
+            kind = BundleKind(bundle[1])
             plain = self._box(sender).decrypt(bundle[HEADER_BYTES:])
         except CryptoError as error:
             raise Refused("bad_seal") from error

@@ -22,12 +22,12 @@ def compact(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def dumps(value: Any, halves: str = "strict") -> bytes:
+def dumps(value: Any, errors: str = "strict") -> bytes:
     """The shortest JSON bytes of a value that is JSON already; quicker than `compact`.
 
     Args:
         value: has text keys only.
-        halves: what becomes of half a character, which no UTF-8 has: a name of an error handler for `str.encode`.
+        errors: what becomes of half a character, which no UTF-8 has: a name of an error handler for `str.encode`.
 
     Raises:
         ValueError: it holds half a character, and `halves` says no more.
@@ -35,7 +35,7 @@ def dumps(value: Any, halves: str = "strict") -> bytes:
     try:
         return to_json(value, inf_nan_mode="constants")
     except PydanticSerializationError:
-        return compact(value).encode(errors=halves)
+        return compact(value).encode(errors=errors)
 
 
 def loads(text: str | bytes) -> Any:

@@ -85,7 +85,7 @@ def daemon_filters(user: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Inbox:
+class InboxTopic:
     """A topic that holds bundles for an endpoint."""
 
     user: str
@@ -93,7 +93,7 @@ class Inbox:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class ResultsTopic:
     """A topic that holds frames from workers."""
 
     user: str
@@ -101,7 +101,7 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
-class Presence:
+class PresenceTopic:
     """A topic that holds a user's status or card."""
 
     user: str
@@ -109,7 +109,7 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
-class Dispatch:
+class DispatchTopic:
     """A topic that holds frames for one worker."""
 
     user: str
@@ -118,18 +118,18 @@ class Dispatch:
 
 
 @lru_cache(maxsize=1024)
-def parse(topic: str) -> Inbox | Results | Presence | Dispatch | None:
+def parse(topic: str) -> InboxTopic | ResultsTopic | PresenceTopic | DispatchTopic | None:
     """What a topic stands for, or None if it is none of ours."""
     match topic.split("/"):
         case ["p2pflows", "1", user, "in", endpoint] if is_user_id(user) and is_name(endpoint):
-            return Inbox(user, endpoint)
+            return InboxTopic(user, endpoint)
         case ["p2pflows", "1", user, "results", point] if is_user_id(user) and is_name(point):
-            return Results(user, point)
+            return ResultsTopic(user, point)
         case ["p2pflows", "1", user, "dispatch", point, worker] if (
             is_user_id(user) and is_name(point) and is_name(worker)
         ):
-            return Dispatch(user, point, worker)
+            return DispatchTopic(user, point, worker)
         case ["p2pflows", "1", user, ("status" | "card") as what] if is_user_id(user):
-            return Presence(user, what)
+            return PresenceTopic(user, what)
         case _:
             return None

@@ -34,7 +34,7 @@ from p2pflows.worker import loading
 from p2pflows.worker.frames import Answer, Ask, Result, Task
 from p2pflows.worker.instance_run import InstanceRun
 from p2pflows.worker.lanes import Lanes
-from p2pflows.worker.shell import Command, Run
+from p2pflows.worker.shell import Command, ShellRun
 from p2pflows.worker.task_run import TaskRun
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ async def _await(task: Task, begin: Begin) -> bytes:
 
 
 def _command(task: Task, command: Command) -> bytes:
-    run = Run(
+    run = ShellRun(
         command,
         {
             "P2PFLOWS_MESSAGE_ID": task.message,

@@ -58,7 +58,7 @@ class Command:
             raise UsageError(f"There is no program {word!r} on the PATH.", f"Install it, or write ./{word}.")
 
 
-class Run:
+class ShellRun:
     """One run of a command; `stop` may be called from any thread, at any time."""
 
     def __init__(self, command: Command, env: Mapping[str, str]) -> None:

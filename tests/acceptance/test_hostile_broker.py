@@ -15,7 +15,7 @@ from spy import Forger, Seen, Spy
 
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Channel, read_token
-from p2pflows.protocol.envelope import Kind, Refused
+from p2pflows.protocol.envelope import BundleKind, Refused
 from p2pflows.protocol.message import Notice
 
 CANARY = "canary-4d1f7a-sings"
@@ -224,7 +224,7 @@ def test_a_reply_from_the_wrong_person(scene: Scene) -> None:
     topic = scene.inbox("_reply", scene.alice)
     scene.refuses([(topic, forged), (topic, failed)], "replayed", by=scene.alice)
     stored = Notice(to=alice, received=[call], held=[call], waiting=[call]).to_bytes()
-    scene.spy.publish(scene.inbox("_notice", scene.alice), scene.mallory.seal(alice, stored, kind=Kind.NOTICE))
+    scene.spy.publish(scene.inbox("_notice", scene.alice), scene.mallory.seal(alice, stored, kind=BundleKind.NOTICE))
     scene.bob.ask("answer", id=prompt["id"], text="Bob.")
     assert scene.alice.ask("wait", id=call)["data"] == {"human_input": "Bob."}
 
@@ -368,7 +368,7 @@ def test_a_hostile_contact(scene: Scene) -> None:
         json.dumps({"to": bob, "gaps": [["x", -1, 2]]}).encode(),
         json.dumps({"to": scene.alice.user_id, "received": []}).encode(),
     ]
-    sealed = [(scene.inbox("_notice"), scene.mallory.seal(bob, body, kind=Kind.NOTICE)) for body in notices]
+    sealed = [(scene.inbox("_notice"), scene.mallory.seal(bob, body, kind=BundleKind.NOTICE)) for body in notices]
     scene.refuses(sealed, "malformed", "wrong_recipient")
     for notice in (
         Notice(
@@ -378,7 +378,7 @@ def test_a_hostile_contact(scene: Scene) -> None:
         ),
         Notice(to=bob, received=["0" * 32], held=["f" * 32], waiting=["1" * 32], rewound=[("trace", 2**62, "0" * 32)]),
     ):
-        scene.spy.publish(scene.inbox("_notice"), scene.mallory.seal(bob, notice.to_bytes(), kind=Kind.NOTICE))
+        scene.spy.publish(scene.inbox("_notice"), scene.mallory.seal(bob, notice.to_bytes(), kind=BundleKind.NOTICE))
     far = scene.mallory.message(bob, "far", type="call", epoch=2**62, seq=2**62).to_bytes()
     twice = scene.mallory.message(bob, "missing", type="cancel", seq=0, cause="0" * 32).to_bytes()
     scene.spy.publish(scene.inbox("far"), scene.mallory.seal(bob, far))

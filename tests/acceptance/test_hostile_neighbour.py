@@ -20,7 +20,7 @@ from spy import Forger, Spy
 from p2pflows.errors import CallError, DeadlinePassed, UsageError
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Channel
-from p2pflows.protocol.envelope import Kind
+from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.message import Message, Notice, derived_id
 from p2pflowsd.running.dispatch import point_key
 
@@ -50,7 +50,7 @@ class Mallory(Forger):
         self.publishes(to, endpoint, message.to_bytes())
         return message.id
 
-    def publishes(self, to: Person, endpoint: str, *bodies: bytes, kind: Kind = Kind.MESSAGES) -> None:
+    def publishes(self, to: Person, endpoint: str, *bodies: bytes, kind: BundleKind = BundleKind.MESSAGES) -> None:
         """Publish what need not be a message."""
         self._spy.publish(topics.inbox(to.user_id, endpoint), self.seal(to.user_id, *bodies, kind=kind))
 
@@ -302,7 +302,7 @@ def test_answers_for_others(yard: Yard) -> None:
         body = yard.mallory.message(yard.alice.user_id, topics.REPLY, type=kind, cause=call, data=data).to_bytes()
         yard.mallory.publishes(yard.alice, topics.REPLY, body)
     told = Notice(to=yard.alice.user_id, progress=[(call, {"delta": "Mallory."})], received=[call])
-    yard.mallory.publishes(yard.alice, topics.NOTICE, told.to_bytes(), kind=Kind.NOTICE)
+    yard.mallory.publishes(yard.alice, topics.NOTICE, told.to_bytes(), kind=BundleKind.NOTICE)
     assert yard.mallory.asks(yard.bob, "Forger", {"request": call}) == {"done": True}
     wait_until(lambda: yard.alice.refused("replayed") == replayed + 2)
     yard.bob.ask("answer", id=prompt["id"], text="Bob.")
@@ -478,9 +478,9 @@ def test_progress_that_nobody_asked_for(yard: Yard) -> None:
     ]
     for progress in floods:
         body = Notice(to=alice, progress=progress).to_bytes()
-        yard.mallory.publishes(yard.alice, topics.NOTICE, body, kind=Kind.NOTICE)
+        yard.mallory.publishes(yard.alice, topics.NOTICE, body, kind=BundleKind.NOTICE)
     wrong = f'{{"to": "{alice}", "progress": [["{asked.id}", {{"n": 1e999}}], ["{asked.id}", [1]]]}}'
-    yard.mallory.publishes(yard.alice, topics.NOTICE, wrong.encode(), kind=Kind.NOTICE)
+    yard.mallory.publishes(yard.alice, topics.NOTICE, wrong.encode(), kind=BundleKind.NOTICE)
     yard.mallory.answers(asked, {"done": True})
     ran = call.wait().ok()
     assert ran.document == {"done": True}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from p2pflows.protocol import framing, topics
 from p2pflows.protocol.channel import BadFrame, Channel
-from p2pflows.protocol.envelope import NONCE_BYTES, Envelope, Kind, Refused
+from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope, Refused
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message, Notice, Type, new_id
 
@@ -47,9 +47,11 @@ MESSAGES = st.fixed_dictionaries(
 )
 
 
-@given(SEEDS, SEEDS, st.sampled_from(Kind), BODIES, NONCES)
+@given(SEEDS, SEEDS, st.sampled_from(BundleKind), BODIES, NONCES)
 @settings(max_examples=60)
-def test_what_is_sealed_opens(sender: bytes, recipient: bytes, kind: Kind, bodies: list[bytes], nonce: bytes) -> None:
+def test_what_is_sealed_opens(
+    sender: bytes, recipient: bytes, kind: BundleKind, bodies: list[bytes], nonce: bytes
+) -> None:
     """Any bodies, between any two users, come out as they went in."""
     alice, bob = Identity(sender), Identity(recipient)
     opened = Envelope(bob).open(Envelope(alice).seal(kind, bob.user_id, bodies, nonce))
@@ -60,7 +62,7 @@ def test_what_is_sealed_opens(sender: bytes, recipient: bytes, kind: Kind, bodie
 @settings(max_examples=300)
 def test_any_flipped_bit_is_refused(bodies: list[bytes], place: int, bit: int) -> None:
     """No bit of a bundle can be changed without its being refused, whichever it is."""
-    bundle = bytearray(Envelope(ALICE).seal(Kind.MESSAGES, BOB.user_id, bodies, bytes(NONCE_BYTES)))
+    bundle = bytearray(Envelope(ALICE).seal(BundleKind.MESSAGES, BOB.user_id, bodies, bytes(NONCE_BYTES)))
     bundle[place % len(bundle)] ^= 1 << bit
     with pytest.raises(Refused):
         Envelope(BOB).open(bytes(bundle))
@@ -137,10 +139,10 @@ def test_no_topic_but_ours_is_understood(topic: str) -> None:
     """Reading a topic never fails, and what is understood is written back as the same topic."""
     for text in (topic, f"p2pflows/1/{ALICE.user_id}/in/{topic}", f"p2pflows/1/{ALICE.user_id}/{topic}"):
         match topics.parse(text):
-            case topics.Inbox(user, endpoint):
+            case topics.InboxTopic(user, endpoint):
                 assert topics.inbox(user, endpoint) == text
-            case topics.Results(user, point):
+            case topics.ResultsTopic(user, point):
                 assert topics.results(user, point) == text
-            case topics.Presence(user, what):
+            case topics.PresenceTopic(user, what):
                 assert text in (topics.status(user), topics.card(user))
                 assert what in text

@@ -15,15 +15,27 @@ from hypothesis import strategies as st
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
-from p2pflowsd.lifecycle import LIVE_INCOMING, LIVE_OUTGOING, MOVES, Incoming, Outgoing, Prompt, may_become
+from p2pflowsd.lifecycle import (
+    LIVE_INCOMING,
+    LIVE_OUTGOING,
+    MOVES,
+    IncomingState,
+    OutgoingState,
+    PromptState,
+    may_become,
+)
 
 ANN, BOB = "a" * 64, "b" * 64
-KINDS: tuple[type[StrEnum], ...] = (Incoming, Outgoing, Prompt)
-BEGINNINGS: dict[type[StrEnum], StrEnum] = {Incoming: Incoming.BLOCKED, Outgoing: Outgoing.PENDING, Prompt: Prompt.OPEN}
+KINDS: tuple[type[StrEnum], ...] = (IncomingState, OutgoingState, PromptState)
+BEGINNINGS: dict[type[StrEnum], StrEnum] = {
+    IncomingState: IncomingState.BLOCKED,
+    OutgoingState: OutgoingState.PENDING,
+    PromptState: PromptState.OPEN,
+}
 LIVE: dict[type[StrEnum], frozenset[Any]] = {
-    Incoming: LIVE_INCOMING,
-    Outgoing: LIVE_OUTGOING,
-    Prompt: frozenset({Prompt.OPEN}),
+    IncomingState: LIVE_INCOMING,
+    OutgoingState: LIVE_OUTGOING,
+    PromptState: frozenset({PromptState.OPEN}),
 }
 
 
@@ -42,7 +54,7 @@ class Item:
         }
         message = Message.model_validate({**fields, "created": 1, "expires": 2})
         with self.journal.transaction():
-            row = self.journal.incoming.add(message, b"{}", 0, 1, Incoming.BLOCKED)
+            row = self.journal.incoming.add(message, b"{}", 0, 1, IncomingState.BLOCKED)
             assert row is not None
             self.journal.outgoing.add(message, b"{}")
             self.journal.prompts.ask(row, "shall we?", "{}")
@@ -50,26 +62,26 @@ class Item:
 
     def put(self, state: StrEnum) -> None:
         """Set a state behind the tables' back."""
-        table = {Incoming: "incoming", Outgoing: "outgoing", Prompt: "prompts"}[type(state)]
+        table = {IncomingState: "incoming", OutgoingState: "outgoing", PromptState: "prompts"}[type(state)]
         self.journal._db.execute(f"UPDATE {table} SET state = ?", (state,))  # noqa: S608 - a test's table
 
     def move(self, state: StrEnum) -> bool:
         """Ask for a move; whether it was made."""
         match state:
-            case Incoming():
+            case IncomingState():
                 return self.journal.incoming.move(1, state)
-            case Outgoing():
+            case OutgoingState():
                 return self.journal.outgoing.move(self.message_id, state, 1)
-            case Prompt():
+            case PromptState():
                 return self.journal.prompts.end(1, state, 1)
         raise AssertionError(state)
 
     def state(self, kind: type[StrEnum]) -> StrEnum:
         """What the journal says."""
         row = {
-            Incoming: self.journal.incoming.get(1),
-            Outgoing: self.journal.outgoing.find(self.message_id),
-            Prompt: self.journal.prompts.get(1),
+            IncomingState: self.journal.incoming.get(1),
+            OutgoingState: self.journal.outgoing.find(self.message_id),
+            PromptState: self.journal.prompts.get(1),
         }[kind]
         assert row is not None
         return kind(row.state)
@@ -117,9 +129,9 @@ def test_ends_are_final(kind: type[StrEnum]) -> None:
     assert (
         after_the_end
         == {
-            Incoming: {Incoming.DEAD: {Incoming.READY}},
-            Outgoing: {Outgoing.DONE: {Outgoing.FAILED}},
-            Prompt: {},
+            IncomingState: {IncomingState.DEAD: {IncomingState.READY}},
+            OutgoingState: {OutgoingState.DONE: {OutgoingState.FAILED}},
+            PromptState: {},
         }[kind]
     )
 

@@ -24,7 +24,7 @@ from simulation.history import Fact
 from simulation.run_checker import check_runs
 
 from p2pflows.protocol.message import derived_id
-from p2pflowsd.lifecycle import LIVE_INCOMING, LIVE_OUTGOING, MOVES, Incoming, Outgoing, Prompt
+from p2pflowsd.lifecycle import LIVE_INCOMING, LIVE_OUTGOING, MOVES, IncomingState, OutgoingState, PromptState
 
 REQUESTS = ("call", "post")
 ANSWERS = ("reply", "error")
@@ -86,8 +86,8 @@ class _Tale:
 
     def _sent(self, fact: Fact) -> None:
         sent = self.sent.get((fact.node, fact.id))
-        new = Outgoing(fact.about["state"])
-        if new not in MOVES[Outgoing][Outgoing(fact.about["was"])]:
+        new = OutgoingState(fact.about["state"])
+        if new not in MOVES[OutgoingState][OutgoingState(fact.about["was"])]:
             self.illegal.append(f"{_short(fact.id)} went from {fact.about['was']} to {new}")
         if sent is None:
             return
@@ -95,7 +95,7 @@ class _Tale:
         if answered and fact.node not in self.restored:
             self.illegal.append(f"call {_short(fact.id)} was answered, and then ended as {new}")
         sent.state, sent.answer = new, fact.about["answer"]
-        if new is Outgoing.EXPIRED and fact.t < sent.accepted.about["expires"]:
+        if new is OutgoingState.EXPIRED and fact.t < sent.accepted.about["expires"]:
             self.early.append(f"{_short(fact.id)} expired before its deadline")
 
     def _drop(self, fact: Fact) -> None:
@@ -113,12 +113,12 @@ class _Tale:
 
     def _move(self, fact: Fact) -> None:
         come = self.come[fact.node, fact.about["peer"], fact.id]
-        was, new = Incoming(fact.about["was"]), Incoming(fact.about["state"])
-        if new not in MOVES[Incoming][was]:
+        was, new = IncomingState(fact.about["was"]), IncomingState(fact.about["state"])
+        if new not in MOVES[IncomingState][was]:
             self.illegal.append(f"request {_short(fact.id)} went from {was} to {new}")
         come.state = new
         come.ends += new not in LIVE_INCOMING
-        come.revived += was is Incoming.DEAD
+        come.revived += was is IncomingState.DEAD
 
     def _prune(self, fact: Fact) -> None:
         self.come[fact.node, fact.about["peer"], fact.id].pruned = True
@@ -127,9 +127,9 @@ class _Tale:
         self.come[fact.node, fact.about["peer"], fact.id].asks += 1
 
     def _close(self, fact: Fact) -> None:
-        if Prompt(fact.about["state"]) not in MOVES[Prompt][Prompt(fact.about["was"])]:
+        if PromptState(fact.about["state"]) not in MOVES[PromptState][PromptState(fact.about["was"])]:
             self.illegal.append(f"prompt {_short(fact.id)} went from {fact.about['was']} to {fact.about['state']}")
-        if fact.about["state"] == Prompt.ANSWERED:
+        if fact.about["state"] == PromptState.ANSWERED:
             self.come[fact.node, fact.about["peer"], fact.id].answers.append(fact.about["answer"])
 
 

@@ -347,7 +347,7 @@ class Machine:
         deliveries, self._deliveries = self._deliveries, []
         requests, self._requests = self._requests, []
         try:
-            self.node.turn(deliveries, requests)
+            self.node.process_batch(deliveries, requests)
         except Killed:
             self._end(self.node.journal)
             return

@@ -26,7 +26,7 @@ from simulation.history import Fact
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import ANSWERS, derived_id
-from p2pflowsd.lifecycle import LIVE_INCOMING, Incoming
+from p2pflowsd.lifecycle import LIVE_INCOMING, IncomingState
 
 _QUESTION = re.compile("[0-9a-f]{32}: ")
 """How the questions of runs begin: with the message that the run is for."""
@@ -59,7 +59,7 @@ class _Request:
     """How a request stands."""
 
     kind: str
-    state: str = Incoming.READY
+    state: str = IncomingState.READY
     error: str | None = None
     kept: bool = False
     revived: int = 0
@@ -121,11 +121,18 @@ class _Story:
         request = self.requests.get((fact.node, about["peer"], fact.id))
         if request is not None:
             request.state, request.error = about["state"], about["error"]
-            request.kept |= about["state"] == Incoming.KEPT
-            request.revived += about["was"] == Incoming.DEAD
-        ran = about["was"] == Incoming.READY and about["state"] in (Incoming.KEPT, Incoming.DONE)
+            request.kept |= about["state"] == IncomingState.AWAITING_REPLY
+            request.revived += about["was"] == IncomingState.DEAD
+        ran = about["was"] == IncomingState.READY and about["state"] in (
+            IncomingState.AWAITING_REPLY,
+            IncomingState.DONE,
+        )
         instance = self.instances.get((fact.node, about["instance"] or ""))
-        if instance is not None and about["was"] == Incoming.KEPT and about["state"] != Incoming.DONE:
+        if (
+            instance is not None
+            and about["was"] == IncomingState.AWAITING_REPLY
+            and about["state"] != IncomingState.DONE
+        ):
             instance.failed = fact.id
         if ran and instance is not None and about["endpoint"] != topics.INSTANCES:
             instance.effects.append(fact.id)
@@ -226,7 +233,7 @@ def _left_open(story: _Story) -> Iterator[str]:
     for (node, peer, message_id), request in story.requests.items():
         if not request.kept or request.kind != "call" or node in story.restored:
             continue
-        ended = request.state in (Incoming.DONE, Incoming.FAILED)
+        ended = request.state in (IncomingState.DONE, IncomingState.FAILED)
         withdrawn = request.error == "cancelled"  # it, or what it was waiting for
         answers = story.answers[node, peer, message_id]
         if answers > ended + request.revived or (ended and not answers and not withdrawn):
@@ -243,7 +250,7 @@ def _half_mounted(story: _Story) -> Iterator[str]:
     waiting = {
         (node, record.about["message"])
         for (node, peer, message_id, _), record in story.records.items()
-        if (request := story.requests.get((node, peer, message_id))) and request.state == Incoming.DEAD
+        if (request := story.requests.get((node, peer, message_id))) and request.state == IncomingState.DEAD
     }
     for (owner, child), (node, parent) in parts.items():
         if not {owner, node} & story.restored and (owner, child) not in story.instances:
@@ -263,7 +270,7 @@ def _half_mounted(story: _Story) -> Iterator[str]:
 def _remembered(story: _Story) -> Iterator[str]:
     for (node, peer, message_id, k), record in story.records.items():
         request = story.requests.get((node, peer, message_id))
-        over = request is None or request.state not in (*LIVE_INCOMING, Incoming.DEAD)
+        over = request is None or request.state not in (*LIVE_INCOMING, IncomingState.DEAD)
         if node not in story.restored and over and not record.forgotten:
             yield f"what {_short(message_id)} recorded under {k} is still there"
 

@@ -14,7 +14,7 @@ from simulation.machine import Asked, Machine
 from simulation.world import ECHO, HUMAN, MAX_SECONDS, World
 
 from p2pflows.protocol import topics
-from p2pflows.protocol.envelope import Envelope, Kind
+from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.receiving.intake import MAX_HELD_PER_SENDER
 from p2pflowsd.sending.outbox import MAX_CACHED_BYTES
@@ -35,7 +35,7 @@ def forge(world: World, sender: Machine, to: Machine, endpoint: str, **fields: A
     when = {"epoch": now, "created": now, "expires": now + 60_000}
     body = {"id": "0" * 32, "type": Type.CALL, "conversation": "0" * 32, **whom, **when, **fields}
     message = Message.model_validate(body).to_bytes()
-    bundle = Envelope(sender.identity).seal(Kind.MESSAGES, to.user, [message], world.random.randbytes(24))
+    bundle = Envelope(sender.identity).seal(BundleKind.MESSAGES, to.user, [message], world.random.randbytes(24))
     world.broker.route(topics.inbox(to.user, endpoint), bundle, retain=False)
 
 

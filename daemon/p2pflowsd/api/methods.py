@@ -30,10 +30,20 @@ from p2pflows.protocol.channel import Enrolment
 from p2pflows.protocol.message import Type
 from p2pflowsd.human import conversations
 from p2pflowsd.human.inbox import rfc3339
-from p2pflowsd.journal.rows import OutgoingRow
-from p2pflowsd.lifecycle import Incoming, Outgoing
+from p2pflowsd.journal.rows import LogRow, OutgoingRow
+from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.node import Ended, Node
-from p2pflowsd.running.catalog import HUMAN_SCHEMA, ME, Changed, Granted, Holdings, Listing, Served, Told, check_allow
+from p2pflowsd.running.catalog import (
+    HUMAN_SCHEMA,
+    ME,
+    ChangeReply,
+    DescribeReply,
+    FlowList,
+    InstanceList,
+    MountReply,
+    Served,
+    check_allow,
+)
 from p2pflowsd.running.dispatch import point_key
 
 DEFAULT_CALL_TIMEOUT_S = 600.0
@@ -123,7 +133,7 @@ class Methods:
 
     def _book(self) -> Book:
         """The contacts as they are now: a command may have added one a moment ago, and this is the next."""
-        self._node.contacts.look()
+        self._node.contacts.reload_if_changed()
         return self._node.contacts.known
 
     async def _id(self, params: Params) -> Any:
@@ -150,9 +160,9 @@ class Methods:
                 name.removeprefix(prefix): n for name, n in sorted(counters.items()) if name.startswith(prefix)
             },
             "pending": node.outbox.pending,
-            "dead": len(node.journal.incoming.in_state(Incoming.DEAD)),
+            "dead": len(node.journal.incoming.in_state(IncomingState.DEAD)),
             "prompts_open": len(node.journal.prompts.open()),
-            "requests": len({row.peer for row in node.journal.incoming.in_state(Incoming.HELD)}),
+            "requests": len({row.peer for row in node.journal.incoming.in_state(IncomingState.HELD)}),
             "served": len(node.catalog),
             "workers": node.dispatch.status(),
         }
@@ -177,7 +187,7 @@ class Methods:
         """
         message_id = ""
 
-        def ended(state: Outgoing, answer: bytes | None) -> None:
+        def ended(state: OutgoingState, answer: bytes | None) -> None:
             try:
                 data = _answer_data(state, answer)
             except P2pflowsError as error:
@@ -311,7 +321,7 @@ class Methods:
                     "attempts": row.attempts,
                     "error": row.error,
                 }
-                for row in journal.incoming.in_state(Incoming.DEAD)
+                for row in journal.incoming.in_state(IncomingState.DEAD)
             ],
         }
 
@@ -434,7 +444,7 @@ class Methods:
         given = {name: params.get(name) for name in ("config_overrides", "initial_state", "dispatch_point")}
         order = {"op": "mount", "endpoint": endpoint, **{name: value for name, value in given.items() if value}}
         answer = await self._ask_daemon(
-            user, order, Granted, topics.INSTANCES, seconds=_seconds(params.get("timeout"), MOUNT_TIMEOUT_S)
+            user, order, MountReply, topics.INSTANCES, seconds=_seconds(params.get("timeout"), MOUNT_TIMEOUT_S)
         )
         return {**answer, "instance": answer.get("instance"), "user": user}
 
@@ -444,7 +454,7 @@ class Methods:
         endpoint = _text(params, "endpoint") or None
         if user == self._node.user:
             return {"instances": await self._turn(lambda: self._list_instances(endpoint))}
-        answer = await self._ask_daemon(user, {"op": "list"}, Holdings, topics.INSTANCES)
+        answer = await self._ask_daemon(user, {"op": "list"}, InstanceList, topics.INSTANCES)
         return {"instances": [_dated(each) for each in answer["instances"] if endpoint in (None, each["endpoint"])]}
 
     def _list_instances(self, endpoint: str | None) -> list[dict[str, Any]]:
@@ -465,22 +475,20 @@ class Methods:
         if not _is_id(instance):
             raise UsageError("An instance is 32 hex digits.", "See: p2pflows instances")
         order = {"op": op, "instance": instance, "recursive": params.get("recursive") is not False}
-        return await self._ask_daemon(user, order, Changed, topics.INSTANCES)
+        return await self._ask_daemon(user, order, ChangeReply, topics.INSTANCES)
 
     async def _log(self, params: Params) -> Any:
         _take(params, "after", "limit")
         after, limit = (_count(params.get(name), default) for name, default in (("after", 0), ("limit", 100)))
         rows = await self._turn(lambda: self._node.journal.log.newest(limit, after))
-        return {
-            "entries": [{**row._asdict(), "at": rfc3339(row.at), "name": self._node.name_of(row.peer)} for row in rows]
-        }
+        return {"entries": [_log_entry(self._node, row) for row in rows]}
 
     async def _ls(self, params: Params) -> Any:
         _take(params, "user")
         user = resolve(_text(params, "user"), self._book(), self._node.user)
         if user == self._node.user:
             return {"flows": [flow.as_json() for flow in self._node.catalog.all()]}
-        return await self._ask_daemon(user, {}, Listing)
+        return await self._ask_daemon(user, {}, FlowList)
 
     async def _describe(self, params: Params) -> Any:
         _take(params, "address")
@@ -495,7 +503,7 @@ class Methods:
         else:
             online = self._node.presence_of.online(user)
             try:
-                answer = await self._ask_daemon(user, {"endpoint": endpoint}, Told)
+                answer = await self._ask_daemon(user, {"endpoint": endpoint}, DescribeReply)
                 online = True
             except P2pflowsError as error:
                 if error.kind not in ("unreachable", "unknown_user", "not_allowed"):
@@ -536,7 +544,7 @@ class Methods:
 
     def _list_requests(self) -> list[dict[str, Any]]:
         users: dict[str, dict[str, Any]] = {}
-        for row in self._node.journal.incoming.in_state(Incoming.HELD):
+        for row in self._node.journal.incoming.in_state(IncomingState.HELD):
             seen = users.setdefault(
                 row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": rfc3339(row.received)}
             )
@@ -567,7 +575,7 @@ class Methods:
     def _stranger(self, part: str) -> str:
         """A user id, or enough of one that stands in `requests`."""
         part = part.strip().lower()
-        waiting = {row.peer for row in self._node.journal.incoming.in_state(Incoming.HELD)}
+        waiting = {row.peer for row in self._node.journal.incoming.in_state(IncomingState.HELD)}
         found = [user for user in waiting if len(part) >= 6 and user.startswith(part)]  # noqa: PLR2004 - shortest useful part
         return found[0] if len(found) == 1 else normal_user_id(part)
 
@@ -581,21 +589,21 @@ class Methods:
 def _telling(done: asyncio.Future[Any]) -> Ended:
     """What tells a future how a message ended."""
 
-    def ended(state: Outgoing, answer: bytes | None) -> None:
+    def ended(state: OutgoingState, answer: bytes | None) -> None:
         if not done.done():
             done.set_result((state, answer))
 
     return ended
 
 
-def _answer_data(state: Outgoing, answer: bytes | None) -> Any:
+def _answer_data(state: OutgoingState, answer: bytes | None) -> Any:
     """The data of an answer.
 
     Raises:
         P2pflowsError: the answer is an error.
     """
     content = json.loads(answer) if answer else {}
-    if state is not Outgoing.DONE:
+    if state is not OutgoingState.DONE:
         raise from_peer(content)
     return content
 
@@ -644,6 +652,18 @@ def _dated(instance: dict[str, Any]) -> dict[str, Any]:
 
 def _is_id(text: str) -> bool:
     return len(text) == 32 and all(digit in "0123456789abcdef" for digit in text)  # noqa: PLR2004 - hex digits of 16 bytes
+
+
+def _log_entry(node: Node, row: LogRow) -> dict[str, Any]:
+    return {
+        "n": row.row_id,
+        "at": rfc3339(row.at),
+        "what": row.what,
+        "peer": row.peer,
+        "endpoint": row.endpoint,
+        "detail": row.detail,
+        "name": node.name_of(row.peer),
+    }
 
 
 def _sent(node: Node, row: OutgoingRow) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Session:
         if not ready:
             return b""
         # An error may quote half a character of what was asked; so written it is JSON.
-        return strict_json.dumps(ready if len(ready) > 1 else ready[0], halves="backslashreplace")
+        return strict_json.dumps(ready if len(ready) > 1 else ready[0], errors="backslashreplace")
 
     def end(self) -> None:
         """The other side has left: what it waits for goes on without it."""
@@ -158,7 +158,7 @@ class LineConnection(RecordStream):
             if line.strip():
                 self._session.receive(line)
 
-    def misread(self, error: FramingError) -> None:
+    def on_framing_error(self, error: FramingError) -> None:
         """Say what is wrong, and end."""
         del error
         self._session.put({"id": None, "error": UsageError(f"A line has over {MAX_TEXT_BYTES:,} bytes.").as_json()})
@@ -176,7 +176,7 @@ class LineConnection(RecordStream):
         """The other side asks no more, as a pipe does at its end; unless it has left, it still gets its answers."""
         self._all_asked = True
         self.leave_soon()
-        return not self.is_deserted
+        return not self.peer_closed
 
     def lost(self, error: Exception | None) -> None:
         """End the session."""

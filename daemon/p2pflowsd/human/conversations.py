@@ -9,7 +9,7 @@ from typing import Any, Literal
 from p2pflowsd.human.inbox import rfc3339
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import OutgoingRow, PromptRow
-from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing, Prompt
+from p2pflowsd.lifecycle import LIVE_OUTGOING, OutgoingState, PromptState
 
 MAX_ROWS_READ = 5_000
 """How many of the last calls, and of the last prompts, are looked at."""
@@ -65,7 +65,7 @@ def newest(journal: Journal, limit: int) -> list[Conversation]:
         key = ("asked", prompt.conversation, prompt.peer, prompt.endpoint, prompt.label)
         if key not in found:
             found[key] = _asked(prompt)
-        found[key].open += prompt.state == Prompt.OPEN
+        found[key].open += prompt.state == PromptState.OPEN
     return sorted(found.values(), key=lambda each: each.at, reverse=True)[:limit]
 
 
@@ -74,7 +74,7 @@ def _asking(journal: Journal, call: OutgoingRow) -> Conversation:
     if call.state in LIVE_OUTGOING:
         body = journal.outgoing.body(call.id)  # which is kept until they have it
         text, by = _text(json.loads(body).get("data", {}) if body else {}), "me"
-    elif call.state == Outgoing.DONE:
+    elif call.state == OutgoingState.DONE:
         text, by = _text(json.loads(call.answer or b"{}")), "them"
     else:
         text, by = str(json.loads(call.answer or b"{}").get("message", "")), None
@@ -84,7 +84,7 @@ def _asking(journal: Journal, call: OutgoingRow) -> Conversation:
 
 
 def _asked(prompt: PromptRow) -> Conversation:
-    answered = prompt.state == Prompt.ANSWERED and prompt.answer is not None
+    answered = prompt.state == PromptState.ANSWERED and prompt.answer is not None
     text = prompt.answer if answered and prompt.answer is not None else prompt.text
     return Conversation(
         prompt.conversation,

@@ -13,7 +13,7 @@ from p2pflows.protocol.message import Type
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, PromptRow
-from p2pflowsd.lifecycle import Prompt
+from p2pflowsd.lifecycle import PromptState
 
 TEXT_NAMES = ("api_output", "prompt", "text")
 MIN_ID_CHARS = 4
@@ -71,7 +71,7 @@ class Inbox:
             raise TooLarge(
                 f"The answer is longer than {MAX_ANSWER_BYTES:,} bytes.", "Answer with less, or with a link."
             )
-        self._end(prompt, Prompt.ANSWERED, text)
+        self._end(prompt, PromptState.ANSWERED, text)
         self._finish(self._request(prompt), {"human_input": text})
         return prompt
 
@@ -82,17 +82,17 @@ class Inbox:
             UsageError: no such open prompt.
         """
         prompt = self._open(part)
-        self._end(prompt, Prompt.DECLINED, reason or None)
+        self._end(prompt, PromptState.DECLINED, reason or None)
         if prompt.type == Type.POST:
             self._finish(self._request(prompt), {})
         else:
             self._fail(self._request(prompt), Declined(reason or "They declined to answer."))
         return prompt
 
-    def withdraw(self, n: int, state: Prompt) -> None:
+    def withdraw(self, row_id: int, state: PromptState) -> None:
         """End a prompt that needs no answer any more."""
-        prompt = self._journal.prompts.get(n)
-        if prompt is not None and prompt.state == Prompt.OPEN:
+        prompt = self._journal.prompts.get(row_id)
+        if prompt is not None and prompt.state == PromptState.OPEN:
             self._end(prompt, state, None)
 
     def list(self, *, everything: bool) -> list[dict[str, Any]]:
@@ -119,21 +119,21 @@ class Inbox:
         }
 
     def _request(self, prompt: PromptRow) -> IncomingRow:
-        row = self._journal.incoming.get(prompt.n)
+        row = self._journal.incoming.get(prompt.row_id)
         assert row is not None  # noqa: S101 - requests are remembered longer than their open prompts
         return row
 
     def _name(self, user: str) -> str | None:
         return "me" if user == self._user else self._contacts.known.by_user.get(user)
 
-    def _end(self, prompt: PromptRow, state: Prompt, answer: str | None) -> None:
-        self._journal.prompts.end(prompt.n, state, self._clock.now(), answer)
+    def _end(self, prompt: PromptRow, state: PromptState, answer: str | None) -> None:
+        self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer)
         self._changed(prompt._replace(state=state, answer=answer))
 
     def _open(self, part: str) -> PromptRow:
         part = part.strip().lower()
         found = self._journal.prompts.like(part) if len(part) >= MIN_ID_CHARS and part.isalnum() else []
-        still = [row for row in found if row.state == Prompt.OPEN]
+        still = [row for row in found if row.state == PromptState.OPEN]
         if len(still) > 1:
             raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")
         if still:

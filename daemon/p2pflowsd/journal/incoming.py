@@ -9,21 +9,21 @@ from typing import Any
 
 from p2pflows.protocol.message import Message
 from p2pflowsd.journal.conditions import HAS_NUMBER, is_one_of
-from p2pflowsd.journal.rows import IncomingRow
-from p2pflowsd.lifecycle import LIVE_INCOMING, Incoming, may_become
+from p2pflowsd.journal.rows import IncomingRow, columns
+from p2pflowsd.lifecycle import LIVE_INCOMING, IncomingState, may_become
 
-_COLUMNS = ", ".join(IncomingRow._fields)
+_COLUMNS = ", ".join(columns(IncomingRow))
 _INSERT = (
-    f"INSERT INTO incoming ({', '.join(IncomingRow._fields[1:])}, body, bundle)"
-    f" VALUES ({', '.join('?' * (len(IncomingRow._fields) + 1))}) ON CONFLICT (peer, id) DO NOTHING"
+    f"INSERT INTO incoming ({', '.join(columns(IncomingRow)[1:])}, body, bundle)"
+    f" VALUES ({', '.join('?' * (len(columns(IncomingRow)) + 1))}) ON CONFLICT (peer, id) DO NOTHING"
 )
-_KEEPS_BODY = frozenset({Incoming.BLOCKED, Incoming.HELD, Incoming.READY, Incoming.DEAD})
+_KEEPS_BODY = frozenset({IncomingState.BLOCKED, IncomingState.HELD, IncomingState.READY, IncomingState.DEAD})
 _EXPIRING = sorted(LIVE_INCOMING)
 _MOVE = {
     state: f"UPDATE incoming SET state = '{state}', error = coalesce(?, error)"
     + ("" if state in _KEEPS_BODY else ", body = NULL")
     + f" WHERE n = ? AND {is_one_of(may_become(state))}"
-    for state in Incoming
+    for state in IncomingState
 }
 
 
@@ -33,10 +33,10 @@ class IncomingTable:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def add(self, message: Message, body: bytes, bundle: int, now: int, state: Incoming) -> IncomingRow | None:
+    def add(self, message: Message, body: bytes, bundle: int, now: int, state: IncomingState) -> IncomingRow | None:
         """Keep a request; None if the id was seen before."""
         row = IncomingRow(
-            n=0,
+            row_id=0,
             id=message.id,
             peer=message.sender,
             type=message.type,
@@ -63,11 +63,11 @@ class IncomingTable:
         now: int,
         expires: int,
         instance: str,
-        root: int | None,
+        root_request: int | None,
     ) -> IncomingRow | None:
         """Keep an answer that runs one of our flows again; None if it was kept before."""
         row = IncomingRow(
-            n=0,
+            row_id=0,
             id=message_id,
             peer=peer,
             type=kind,
@@ -77,19 +77,19 @@ class IncomingTable:
             conversation=conversation,
             received=now,
             expires=expires,
-            state=Incoming.READY,
+            state=IncomingState.READY,
             instance=instance,
-            root=root,
+            root_request=root_request,
         )
         return self._insert(row, body, None)
 
-    def belongs(self, n: int, instance: str) -> None:
+    def belongs(self, row_id: int, instance: str) -> None:
         """Say which instance a request is for."""
-        self._db.execute("UPDATE incoming SET instance = ? WHERE n = ?", (instance, n))
+        self._db.execute("UPDATE incoming SET instance = ? WHERE n = ?", (instance, row_id))
 
-    def progressed(self, n: int) -> None:
+    def progressed(self, row_id: int) -> None:
         """A run got further than before: its worker's death counts anew from here."""
-        self._db.execute("UPDATE incoming SET attempts = 0 WHERE n = ? AND attempts > 0", (n,))
+        self._db.execute("UPDATE incoming SET attempts = 0 WHERE n = ? AND attempts > 0", (row_id,))
 
     def open_of(self, instance: str, message_id: str | None = None) -> list[IncomingRow]:
         """The requests for an instance that wait, run, or are still to be answered; of one id, or all.
@@ -116,43 +116,45 @@ class IncomingTable:
         """Forget a proof of nothing that is kept."""
         self._db.execute("DELETE FROM bundles WHERE n = ?", (bundle,))
 
-    def move(self, n: int, state: Incoming, error: str | None = None) -> bool:
+    def move(self, row_id: int, state: IncomingState, error: str | None = None) -> bool:
         """Move one request to a state if the move is legal; the body goes when nothing can need it any more."""
-        return self._db.execute(_MOVE[state], (error, n)).rowcount == 1
+        return self._db.execute(_MOVE[state], (error, row_id)).rowcount == 1
 
-    def blame(self, n: int, error: str) -> bool:
+    def record_failure(self, row_id: int, error: str) -> bool:
         """Note that something which a post has set off has failed; False if something has before."""
-        changed = self._db.execute("UPDATE incoming SET error = ? WHERE n = ? AND error IS NULL", (error, n))
+        changed = self._db.execute("UPDATE incoming SET error = ? WHERE n = ? AND error IS NULL", (error, row_id))
         return changed.rowcount == 1
 
-    def attempted(self, n: int) -> int:
+    def attempted(self, row_id: int) -> int:
         """Count one more attempt; gives how many there were."""
         row = self._db.execute(
-            "UPDATE incoming SET attempts = attempts + 1 WHERE n = ? RETURNING attempts", (n,)
+            "UPDATE incoming SET attempts = attempts + 1 WHERE n = ? RETURNING attempts", (row_id,)
         ).fetchone()
         return int(row[0]) if row else 0
 
-    def revive(self, n: int, expires: int) -> bool:
+    def requeue_dead(self, row_id: int, expires: int) -> bool:
         """Let a dead request run again, with its attempts counted anew."""
-        self._db.execute("UPDATE incoming SET attempts = 0, expires = ? WHERE n = ? AND state = 'dead'", (expires, n))
-        return self.move(n, Incoming.READY)
+        self._db.execute(
+            "UPDATE incoming SET attempts = 0, expires = ? WHERE n = ? AND state = 'dead'", (expires, row_id)
+        )
+        return self.move(row_id, IncomingState.READY)
 
     def find(self, peer: str, message_id: str) -> IncomingRow | None:
         """The request with an id."""
         return self._one("peer = ? AND id = ?", peer, message_id)
 
-    def get(self, n: int) -> IncomingRow | None:
+    def get(self, row_id: int) -> IncomingRow | None:
         """The request with a number."""
-        return self._one("n = ?", n)
+        return self._one("n = ?", row_id)
 
-    def body(self, n: int) -> bytes:
+    def body(self, row_id: int) -> bytes:
         """The signed body of a live request."""
-        row = self._db.execute("SELECT body FROM incoming WHERE n = ?", (n,)).fetchone()
+        row = self._db.execute("SELECT body FROM incoming WHERE n = ?", (row_id,)).fetchone()
         return bytes(row[0]) if row and row[0] is not None else b"{}"
 
-    def data(self, n: int) -> dict[str, Any]:
+    def data(self, row_id: int) -> dict[str, Any]:
         """What the sender of a live request has given; empty when there is none."""
-        content = json.loads(self.body(n)).get("data")
+        content = json.loads(self.body(row_id)).get("data")
         return content if isinstance(content, dict) else {}
 
     def bodies(self, numbers: Sequence[int]) -> dict[int, bytes]:
@@ -163,29 +165,29 @@ class IncomingTable:
         """How many bytes the bodies of some live requests have; they are not read for it."""
         return self._of_bodies("length(body)", numbers)
 
-    def in_state(self, state: Incoming) -> list[IncomingRow]:
+    def in_state(self, state: IncomingState) -> list[IncomingRow]:
         """All requests in one live state, oldest first."""
         return self._live(state, "ORDER BY n")
 
     def blocked(self, peer: str, endpoint: str) -> list[IncomingRow]:
         """The requests of one stream that wait for an earlier one, in their order."""
-        return self._live(Incoming.BLOCKED, "AND peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
+        return self._live(IncomingState.BLOCKED, "AND peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
 
     def held_by(self, peer: str) -> list[IncomingRow]:
         """The requests of one unknown sender, those of each stream in its order."""
-        return self._live(Incoming.HELD, "AND peer = ? ORDER BY epoch, seq, n", peer)
+        return self._live(IncomingState.HELD, "AND peer = ? ORDER BY epoch, seq, n", peer)
 
-    def put_aside(self, peer: str | None = None) -> int:
+    def count_undecided(self, peer: str | None = None) -> int:
         """How many requests wait for a decision on their sender, or for an earlier message; of one peer, or in all."""
         return sum(
             self._db.execute(f"SELECT count(*) {_in(state)} AND peer = coalesce(?, peer)", (peer,)).fetchone()[0]
-            for state in (Incoming.HELD, Incoming.BLOCKED)
+            for state in (IncomingState.HELD, IncomingState.BLOCKED)
         )
 
     def expired(self, now: int) -> list[IncomingRow]:
         """Live requests whose deadline has passed."""
         found = [row for state in _EXPIRING for row in self._live(state, "AND expires <= ?", now)]
-        return sorted(found, key=lambda row: row.n)
+        return sorted(found, key=lambda row: row.row_id)
 
     def next_expiry(self) -> int | None:
         """The earliest deadline of a live request."""
@@ -195,7 +197,7 @@ class IncomingTable:
     def _insert(self, row: IncomingRow, body: bytes, bundle: int | None) -> IncomingRow | None:
         # Not RETURNING: it doubles the cost of an INSERT, and says nothing that is not known here.
         cursor = self._db.execute(_INSERT, (*row[1:], body, bundle))
-        return row._replace(n=cursor.lastrowid or 0) if cursor.rowcount == 1 else None
+        return row._replace(row_id=cursor.lastrowid or 0) if cursor.rowcount == 1 else None
 
     def _of_bodies(self, what: str, numbers: Sequence[int]) -> dict[int, Any]:
         if not numbers:
@@ -203,7 +205,7 @@ class IncomingTable:
         query = f"SELECT n, {what} FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
         return dict(self._db.execute(query, (json.dumps(numbers),)))
 
-    def _live(self, state: Incoming, more: str, *values: object) -> list[IncomingRow]:
+    def _live(self, state: IncomingState, more: str, *values: object) -> list[IncomingRow]:
         return [IncomingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} {_in(state)} {more}", values)]
 
     def _one(self, where: str, *values: object) -> IncomingRow | None:
@@ -216,6 +218,6 @@ class IncomingTable:
         ]
 
 
-def _in(state: Incoming) -> str:
+def _in(state: IncomingState) -> str:
     """The rows in one live state, of which there are few; without being told, SQLite may look through all of a peer."""
     return f"FROM incoming INDEXED BY incoming_live WHERE state = '{state}'"

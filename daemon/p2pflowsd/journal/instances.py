@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from p2pflowsd.journal.rows import InstanceRow
+from p2pflowsd.journal.rows import InstanceRow, columns
 
-_COLUMNS = ", ".join(InstanceRow._fields)
+_COLUMNS = ", ".join(columns(InstanceRow))
 
 
 class InstanceTable:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from p2pflowsd.journal.rows import LogRow
+from p2pflowsd.journal.rows import LogRow, columns
 
-_COLUMNS = ", ".join(LogRow._fields)
+_COLUMNS = ", ".join(columns(LogRow))
 MAX_ENTRIES = 10_000
 
 

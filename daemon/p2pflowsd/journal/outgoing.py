@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from p2pflows.protocol.message import Message
 from p2pflowsd.journal.conditions import HAS_NUMBER, is_one_of
-from p2pflowsd.journal.rows import OutgoingRow
-from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing, may_become
+from p2pflowsd.journal.rows import OutgoingRow, columns
+from p2pflowsd.lifecycle import LIVE_OUTGOING, OutgoingState, may_become
 
-_COLUMNS = ", ".join(OutgoingRow._fields).replace("size", "coalesce(length(body), 0)")
+_COLUMNS = ", ".join(columns(OutgoingRow)).replace("size", "coalesce(length(body), 0)")
 _LIVE = "state IN ('pending', 'stored')"
-_KEEPS_BODY = frozenset({Outgoing.FAILED, Outgoing.EXPIRED})
+_KEEPS_BODY = frozenset({OutgoingState.FAILED, OutgoingState.EXPIRED})
 _MOVE = {
     state: f"UPDATE outgoing SET state = '{state}', ended = ?, answer = coalesce(?, answer)"
     + ("" if state in _KEEPS_BODY else ", body = NULL")
     + f" WHERE id = ? AND {is_one_of(may_become(state))}"
-    for state in Outgoing
+    for state in OutgoingState
 }
 
 
@@ -51,15 +51,15 @@ class OutgoingTable:
         )
         return int(cursor.lastrowid or 0)
 
-    def move(self, message_id: str, state: Outgoing, now: int, answer: bytes | None = None) -> bool:
+    def move(self, message_id: str, state: OutgoingState, now: int, answer: bytes | None = None) -> bool:
         """Move one message to a state if the move is legal; bodies stay with what can be sent again by hand."""
         ended = None if state in LIVE_OUTGOING else now
         return self._db.execute(_MOVE[state], (ended, answer, message_id)).rowcount == 1
 
     def stored(self, calls: Sequence[str], others: Sequence[str], answers: Sequence[str], now: int) -> None:
         """Their recipient has committed these pending messages; answers have served their purpose then."""
-        self._db.executemany(_MOVE[Outgoing.STORED], [(None, None, message_id) for message_id in calls])
-        self._db.executemany(_MOVE[Outgoing.DONE], [(now, None, message_id) for message_id in others])
+        self._db.executemany(_MOVE[OutgoingState.STORED], [(None, None, message_id) for message_id in calls])
+        self._db.executemany(_MOVE[OutgoingState.DONE], [(now, None, message_id) for message_id in others])
         self._db.executemany("DELETE FROM outgoing WHERE id = ?", [(message_id,) for message_id in answers])
 
     def note(self, message_id: str, peer: str, note: str) -> None:
@@ -69,19 +69,20 @@ class OutgoingTable:
             (note, message_id, peer),
         )
 
-    def restamp(self, n: int, epoch: int, seq: int, body: bytes) -> None:
+    def restamp(self, row_id: int, epoch: int, seq: int, body: bytes) -> None:
         """Give a pending message its place in a new epoch of its stream."""
         self._db.execute(
-            "UPDATE outgoing SET epoch = ?, seq = ?, body = ? WHERE n = ? AND state = 'pending'", (epoch, seq, body, n)
+            "UPDATE outgoing SET epoch = ?, seq = ?, body = ? WHERE n = ? AND state = 'pending'",
+            (epoch, seq, body, row_id),
         )
 
     def find(self, message_id: str) -> OutgoingRow | None:
         """The message with an id."""
         return self._one("id = ?", message_id)
 
-    def get(self, n: int) -> OutgoingRow | None:
+    def get(self, row_id: int) -> OutgoingRow | None:
         """The message with a number."""
-        return self._one("n = ?", n)
+        return self._one("n = ?", row_id)
 
     def like(self, part: str) -> list[OutgoingRow]:
         """Calls and posts whose id is, or begins or ends with, some hex digits."""
@@ -124,9 +125,9 @@ class OutgoingTable:
         """Live messages whose deadline has passed."""
         return self._indexed("outgoing_live", f"{_LIVE} AND expires <= ? ORDER BY n", now)
 
-    def of_root(self, n: int) -> list[OutgoingRow]:
+    def of_root(self, row_id: int) -> list[OutgoingRow]:
         """Live calls that runs made on behalf of one request, and whose answers run a flow again."""
-        return self._of_run("json_extract(origin, '$.root') = ?", n)
+        return self._of_run("json_extract(origin, '$.root') = ?", row_id)
 
     def of_instance(self, instance: str) -> list[OutgoingRow]:
         """Live calls whose answers run an instance again."""

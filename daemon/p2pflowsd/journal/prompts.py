@@ -5,10 +5,10 @@ from __future__ import annotations
 import sqlite3
 
 from p2pflowsd.journal.conditions import is_one_of
-from p2pflowsd.journal.rows import IncomingRow, PromptRow
-from p2pflowsd.lifecycle import Prompt, may_become
+from p2pflowsd.journal.rows import IncomingRow, PromptRow, columns
+from p2pflowsd.lifecycle import PromptState, may_become
 
-_COLUMNS = ", ".join(PromptRow._fields)
+_COLUMNS = ", ".join(columns(PromptRow))
 
 
 class PromptTable:
@@ -20,7 +20,7 @@ class PromptTable:
     def ask(self, row: IncomingRow, text: str, data: str, label: str = "") -> PromptRow:
         """Keep a new question; it has the number of its request."""
         prompt = PromptRow(
-            row.n,
+            row.row_id,
             row.id,
             row.peer,
             row.type,
@@ -30,7 +30,7 @@ class PromptTable:
             data,
             row.received,
             row.expires,
-            Prompt.OPEN,
+            PromptState.OPEN,
             None,
             label,
         )
@@ -41,18 +41,18 @@ class PromptTable:
         )
         return prompt
 
-    def end(self, n: int, state: Prompt, now: int, answer: str | None = None) -> bool:
+    def end(self, row_id: int, state: PromptState, now: int, answer: str | None = None) -> bool:
         """Give a question its end, if it is still open."""
         query = f"UPDATE prompts SET state = ?, answer = ?, ended = ? WHERE n = ? AND {is_one_of(may_become(state))}"
-        return self._db.execute(query, (state, answer, now, n)).rowcount == 1
+        return self._db.execute(query, (state, answer, now, row_id)).rowcount == 1
 
     def knows(self, message_id: str) -> bool:
         """Whether a question with this id is remembered, whoever asked it."""
         return self._db.execute("SELECT 1 FROM prompts WHERE id = ?", (message_id,)).fetchone() is not None
 
-    def get(self, n: int) -> PromptRow | None:
+    def get(self, row_id: int) -> PromptRow | None:
         """One question."""
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM prompts WHERE n = ?", (n,)).fetchone()
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM prompts WHERE n = ?", (row_id,)).fetchone()
         return PromptRow._make(row) if row else None
 
     def open(self) -> list[PromptRow]:

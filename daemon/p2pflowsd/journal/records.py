@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from p2pflowsd.journal.rows import RecordRow
+from p2pflowsd.journal.rows import RecordRow, columns
 
-_COLUMNS = ", ".join(RecordRow._fields)
+_COLUMNS = ", ".join(columns(RecordRow))
 
 
 class RecordTable:
@@ -22,27 +22,27 @@ class RecordTable:
         """Keep a record."""
         self._db.execute(f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def get(self, n: int, k: int) -> RecordRow | None:
+    def get(self, row_id: int, call_index: int) -> RecordRow | None:
         """One record of a run."""
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM records WHERE n = ? AND k = ?", (n, k)).fetchone()
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM records WHERE n = ? AND k = ?", (row_id, call_index)).fetchone()
         return RecordRow._make(row) if row else None
 
-    def of(self, n: int) -> list[RecordRow]:
+    def of(self, row_id: int) -> list[RecordRow]:
         """All records of a run, in order."""
-        found = self._db.execute(f"SELECT {_COLUMNS} FROM records WHERE n = ? ORDER BY k", (n,))
+        found = self._db.execute(f"SELECT {_COLUMNS} FROM records WHERE n = ? ORDER BY k", (row_id,))
         return [RecordRow._make(row) for row in found]
 
-    def conclude(self, n: int, k: int, value: str) -> bool:
+    def conclude(self, row_id: int, call_index: int, value: str) -> bool:
         """Keep the answer to a call; False if there is no such call, or it has one."""
         changed = self._db.execute(
-            "UPDATE records SET value = ? WHERE n = ? AND k = ? AND value IS NULL", (value, n, k)
+            "UPDATE records SET value = ? WHERE n = ? AND k = ? AND value IS NULL", (value, row_id, call_index)
         )
         return changed.rowcount == 1
 
-    def forget(self, n: int) -> None:
+    def forget(self, row_id: int) -> None:
         """Drop what a run recorded: it has its end."""
-        self._db.execute("DELETE FROM records WHERE n = ?", (n,))
+        self._db.execute("DELETE FROM records WHERE n = ?", (row_id,))
 
     def runs(self) -> set[int]:
         """The runs that have records."""
-        return {int(n) for (n,) in self._db.execute("SELECT DISTINCT n FROM records")}
+        return {int(row_id) for (row_id,) in self._db.execute("SELECT DISTINCT n FROM records")}

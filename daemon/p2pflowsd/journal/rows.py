@@ -8,7 +8,7 @@ from typing import NamedTuple
 class IncomingRow(NamedTuple):
     """A request that came to us, without its body."""
 
-    n: int
+    row_id: int
     id: str
     peer: str
     type: str
@@ -22,13 +22,13 @@ class IncomingRow(NamedTuple):
     attempts: int = 0
     error: str | None = None
     instance: str | None = None
-    root: int | None = None
+    root_request: int | None = None
 
 
 class OutgoingRow(NamedTuple):
     """A message that we send, without its body."""
 
-    n: int
+    row_id: int
     id: str
     type: str
     peer: str
@@ -49,7 +49,7 @@ class OutgoingRow(NamedTuple):
 class PromptRow(NamedTuple):
     """A question to the human."""
 
-    n: int
+    row_id: int
     id: str
     peer: str
     type: str
@@ -71,7 +71,7 @@ class InstanceRow(NamedTuple):
     id: str
     endpoint: str
     client: str
-    own: int
+    is_explicit: int
     """1 if it was asked for by its id, 0 if a conversation or the endpoint has it."""
     config: str
     subflows: str
@@ -85,10 +85,10 @@ class InstanceRow(NamedTuple):
 class RecordRow(NamedTuple):
     """What a run did that must not be done twice; `value` is JSON, and missing while a call has no answer."""
 
-    n: int
-    k: int
+    row_id: int
+    call_index: int
     kind: str
-    mark: str
+    fingerprint: str
     message: str | None
     value: str | None
 
@@ -96,9 +96,25 @@ class RecordRow(NamedTuple):
 class LogRow(NamedTuple):
     """Something that the owner may want to know of."""
 
-    n: int
+    row_id: int
     at: int
     what: str
     peer: str
     endpoint: str
     detail: str
+
+
+_COLUMN_OF = {
+    "row_id": "n",
+    "call_index": "k",
+    "fingerprint": "mark",
+    "root_request": "root",
+    "is_explicit": "own",
+}
+"""The column of a field, where the table has a shorter name for it."""
+
+
+def columns(row_type: type[tuple[object, ...]]) -> tuple[str, ...]:
+    """The table columns that the fields of a row type are read from, in their order."""
+    fields: tuple[str, ...] = row_type._fields  # type: ignore[attr-defined]
+    return tuple(_COLUMN_OF.get(field, field) for field in fields)

@@ -11,7 +11,7 @@ IN = "in"
 _MAX_STRANGER_STREAMS = 10_000
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A place in a stream; the next message has this number."""
 
     epoch: int
@@ -23,11 +23,11 @@ class StreamTable:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._known: dict[tuple[str, str, str], Place | None] = {}
+        self._known: dict[tuple[str, str, str], Position | None] = {}
         self._visited = ("", "")
         self._changed: set[tuple[str, str, str]] = set()
 
-    def get(self, way: str, peer: str, endpoint: str) -> Place | None:
+    def get(self, way: str, peer: str, endpoint: str) -> Position | None:
         """Where a stream stands; None before its first message."""
         key = (way, peer, endpoint)
         if key not in self._known:
@@ -37,10 +37,10 @@ class StreamTable:
             if len(self._known) >= _MAX_STRANGER_STREAMS:
                 self.save()
                 self._known.clear()
-            self._known[key] = Place._make(row) if row else None
+            self._known[key] = Position._make(row) if row else None
         return self._known[key]
 
-    def set(self, way: str, peer: str, endpoint: str, place: Place) -> None:
+    def set(self, way: str, peer: str, endpoint: str, place: Position) -> None:
         """Say where a stream stands now."""
         self._known[way, peer, endpoint] = place
         self._changed.add((way, peer, endpoint))

@@ -15,7 +15,7 @@ from p2pflowsd.clock import Clock
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow
-from p2pflowsd.lifecycle import Incoming, Prompt
+from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.receiving import gate
 from p2pflowsd.receiving.intake import Intake
 from p2pflowsd.running.catalog import Catalog, Served
@@ -73,10 +73,10 @@ class Admission:
     def admit(self, row: IncomingRow, message: Message) -> None:
         """A request has its turn: decide what becomes of it."""
         if row.expires <= self._clock.now():
-            self._journal.incoming.move(row.n, Incoming.EXPIRED)
+            self._journal.incoming.move(row.row_id, IncomingState.EXPIRED)
             return
         if row.type == Type.CANCEL:
-            self._journal.incoming.move(row.n, Incoming.DONE)
+            self._journal.incoming.move(row.row_id, IncomingState.DONE)
             self._withdrawn(row.peer, message.cause or "")
             return
         if row.endpoint == topics.INSTANCES:
@@ -98,7 +98,7 @@ class Admission:
             try:
                 instance = self._instances.find(row, message, flow)
                 if self._journal.instances.get(instance) is None:
-                    self.make_room(row, flow)
+                    self.ensure_quota(row, flow)
             except CallError as error:
                 self._owner.failed(row, error)
             else:
@@ -115,7 +115,7 @@ class Admission:
                 return True
             case gate.Verdict.HOLD:
                 self._intake.held()
-                self._journal.incoming.move(row.n, Incoming.HELD)
+                self._journal.incoming.move(row.row_id, IncomingState.HELD)
                 self._notices.received(row.peer, row.id, held=True)
             case gate.Verdict.NOT_ALLOWED:
                 self._owner.failed(row, NotAllowed(f"They do not let you call {endpoint!r}.", "Ask them to allow you."))
@@ -148,7 +148,7 @@ class Admission:
     def _reset(self, row: IncomingRow, found: InstanceRow, change: Change) -> None:
         """Reset an instance, behind the messages that came before."""
         flow = self._catalog.get(found.endpoint)
-        before = any(each.state == Incoming.READY for each in self._journal.incoming.open_of(found.id))
+        before = any(each.state == IncomingState.READY for each in self._journal.incoming.open_of(found.id))
         if before and flow is not None and not flow.parallel:
             self._queue_for(found.id, row, flow)
         else:
@@ -178,12 +178,12 @@ class Admission:
         elif mount.dispatch_point is not None and row.peer != self._user:
             raise NotAllowed("Only its owner says where a flow runs.", "Ask for it without a dispatch point.")
         else:
-            self.make_room(row, flow)
+            self.ensure_quota(row, flow)
             point = mount.dispatch_point or flow.dispatch_point
             self._queue_for(instance, row, flow.model_copy(update={"dispatch_point": point}))
 
     def _queue_for(self, instance: str, row: IncomingRow, flow: Served) -> None:
-        self._journal.incoming.belongs(row.n, instance)
+        self._journal.incoming.belongs(row.row_id, instance)
         self.queue(row._replace(instance=instance), flow)
 
     def queue(self, row: IncomingRow, flow: Served) -> None:
@@ -195,21 +195,21 @@ class Admission:
         if not self._dispatch.add(row, flow) and is_request(row):
             self._notices.received(row.peer, row.id, waiting=True)
 
-    def make_room(self, row: IncomingRow, flow: Served) -> None:
+    def ensure_quota(self, row: IncomingRow, flow: Served) -> None:
         """Let a request have a new instance; its sender's conversation that was idle for longest may go for it.
 
         Raises:
             NotAllowed: its sender has as many as one may have.
         """
-        idle = self._instances.in_the_way(row.peer, flow, self._contacts.known)
+        idle = self._instances.find_evictable(row.peer, flow, self._contacts.known)
         if idle is not None:
             self._owner.delete_instance(idle.id, recursive=True)
 
-    def let_run(self, instance: str, flow: Served) -> None:
+    def release_waiting(self, instance: str, flow: Served) -> None:
         """What waited for an instance to be mounted may run side by side now, if it is."""
         for row in self._journal.incoming.open_of(instance) if self._journal.instances.get(instance) else ():
-            if self._dispatch.endpoint_of(row.n) is not None:
-                self._dispatch.drop(row.n)
+            if self._dispatch.endpoint_of(row.row_id) is not None:
+                self._dispatch.drop(row.row_id)
                 self.queue(row, flow)
 
     def flow_of(self, row: IncomingRow) -> Served | None:
@@ -217,7 +217,7 @@ class Admission:
         instance = None if row.instance is None else self._journal.instances.get(row.instance)
         point = None if instance is None else instance.point
         if row.endpoint == topics.INSTANCES:
-            data = self._journal.incoming.data(row.n)
+            data = self._journal.incoming.data(row.row_id)
             if data.get("op") == "mount":
                 mount = read_mount(data, self._user)
                 flow, point = self._catalog.get(mount.endpoint), mount.dispatch_point
@@ -234,7 +234,7 @@ class Admission:
         """The endpoint that a request is about, be it for an instance of it."""
         if row.endpoint != topics.INSTANCES:
             return row.endpoint
-        data = self._journal.incoming.data(row.n)
+        data = self._journal.incoming.data(row.row_id)
         endpoint = data.get("endpoint")
         is_mount = data.get("op") == "mount" and isinstance(endpoint, str) and topics.is_name(endpoint)
         return str(endpoint) if is_mount else row.endpoint
@@ -245,8 +245,8 @@ class Admission:
         for row in rows:
             self._intake.released()
             self._notices.received(row.peer, row.id)
-            self._journal.incoming.move(row.n, Incoming.READY)
-            self.admit(row, Message.model_validate_json(self._journal.incoming.body(row.n)))
+            self._journal.incoming.move(row.row_id, IncomingState.READY)
+            self.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
         return len(rows)
 
     def _ask(self, row: IncomingRow, message: Message) -> None:
@@ -255,20 +255,20 @@ class Admission:
         except BadInput as error:
             self._owner.failed(row, error)
             return
-        self._journal.incoming.move(row.n, Incoming.ASKED)
+        self._journal.incoming.move(row.row_id, IncomingState.ASKED)
 
     def _withdrawn(self, peer: str, message_id: str) -> None:
         """A sender withdrew a request; what has its end already keeps it."""
         row = self._journal.incoming.find(peer, message_id)
-        if row is not None and row.endpoint == topics.INSTANCES and row.state == Incoming.DONE:
+        if row is not None and row.endpoint == topics.INSTANCES and row.state == IncomingState.DONE:
             # What was mounted for a tree that did not come about; that of a singleton is not theirs alone, and stays.
             self._owner.delete_instance(derived_id("mount", peer, message_id), recursive=True)
-        if row is None or not self._journal.incoming.move(row.n, Incoming.FAILED, Cancelled.kind):
+        if row is None or not self._journal.incoming.move(row.row_id, IncomingState.FAILED, Cancelled.kind):
             return
-        self._dispatch.drop(row.n)
-        self._runs.undo(row.n)
-        self._inbox.withdraw(row.n, Prompt.CANCELLED)
-        if row.state == Incoming.HELD:
+        self._dispatch.drop(row.row_id)
+        self._runs.undo(row.row_id)
+        self._inbox.withdraw(row.row_id, PromptState.CANCELLED)
+        if row.state == IncomingState.HELD:
             self._intake.released()
 
     def _shown_to(self, peer: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from p2pflows.contacts import Contacts
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame
-from p2pflows.protocol.envelope import Envelope, Kind, Opened, Refused, claimed_sender
+from p2pflows.protocol.envelope import BundleKind, Envelope, Opened, Refused, claimed_sender
 from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Notice
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
-from p2pflowsd.journal.streams import IN, Place
-from p2pflowsd.lifecycle import Incoming
+from p2pflowsd.journal.streams import IN, Position
+from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.link import Delivery
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
@@ -43,7 +43,7 @@ class Owner(Protocol):
     def admit(self, row: IncomingRow, message: Message) -> None:
         """A request is recorded and has its turn in its stream."""
 
-    def is_waiting(self, n: int) -> bool:
+    def is_waiting(self, row_id: int) -> bool:
         """Whether a request waits for a worker."""
 
     def answer(self, message: Message) -> bool:
@@ -62,7 +62,7 @@ class Owner(Protocol):
         """A retained status came."""
 
 
-class Allowance:
+class TokenBucket:
     """A token bucket: so many strangers' bundles a second are looked at, the rest costs nothing."""
 
     def __init__(self, clock: Clock) -> None:
@@ -104,23 +104,23 @@ class Intake:
         self._outbox = outbox
         self._notices = notices
         self._owner = owner
-        self._allowance = Allowance(clock)
-        self._held = len(journal.incoming.in_state(Incoming.HELD))
+        self._allowance = TokenBucket(clock)
+        self._held = len(journal.incoming.in_state(IncomingState.HELD))
         self.next_expiry: int | None = journal.incoming.next_expiry()
-        for row in journal.incoming.in_state(Incoming.BLOCKED):
+        for row in journal.incoming.in_state(IncomingState.BLOCKED):
             self._notices.blocked(row.peer, row.endpoint)
 
     def receive(self, delivery: Delivery) -> None:
         """Take in one delivery; a refusal is counted under its reason."""
         try:
             match topics.parse(delivery.topic):
-                case topics.Inbox(user, endpoint) if user == self._user:
+                case topics.InboxTopic(user, endpoint) if user == self._user:
                     self._bundle(endpoint, delivery)
-                case topics.Results(user, point) if user == self._user:
+                case topics.ResultsTopic(user, point) if user == self._user:
                     if delivery.retain:
                         raise Refused("retained")  # noqa: TRY301 - one place counts refusals
                     self._owner.worker_frame(point, delivery.payload)
-                case topics.Presence(user, "status"):
+                case topics.PresenceTopic(user, "status"):
                     self._owner.presence(user, delivery.payload)
                 case _:
                     raise Refused("wrong_topic")  # noqa: TRY301 - one place counts refusals
@@ -153,7 +153,7 @@ class Intake:
         if reason in _HONEST:
             return
         match topics.parse(delivery.topic):
-            case topics.Inbox(_, endpoint):
+            case topics.InboxTopic(_, endpoint):
                 claimed = claimed_sender(delivery.payload) if len(delivery.payload) >= _MIN_BUNDLE_BYTES else ""
                 self._owner.note("refused", claimed, endpoint, f"A bundle was refused as {reason}.")
             case _:
@@ -172,7 +172,7 @@ class Intake:
         if stranger and not self._outbox.awaits(claimed) and not self._allowance.take():
             raise Refused("rate_limited")
         opened = self._envelope.open(delivery.payload)
-        if opened.kind is Kind.NOTICE:
+        if opened.kind is BundleKind.NOTICE:
             if endpoint != topics.NOTICE:
                 raise Refused("wrong_topic")
             for body in opened.bodies:
@@ -197,7 +197,7 @@ class Intake:
             if skip is not None:
                 self._notices.skip(sender, *skip)
         for endpoint, epoch, seq in notice.skips:
-            self._skip(sender, endpoint, Place(epoch, seq))
+            self._skip(sender, endpoint, Position(epoch, seq))
         for endpoint, epoch, message_id in notice.rewound:
             self._outbox.rewound(sender, endpoint, epoch, message_id)
         for message_id, data in notice.progress:
@@ -257,22 +257,22 @@ class Intake:
     def _room_for(self, message: Message) -> bool:
         incoming = self._journal.incoming
         return (
-            incoming.put_aside() < MAX_HELD and incoming.put_aside(message.sender) < MAX_HELD_PER_SENDER
+            incoming.count_undecided() < MAX_HELD and incoming.count_undecided(message.sender) < MAX_HELD_PER_SENDER
         ) or incoming.find(message.sender, message.id) is not None
 
     def _request(self, message: Message, body: bytes, bundle: int) -> None:
         peer, endpoint = message.sender, message.endpoint
-        here = Place(message.epoch, message.seq)
+        here = Position(message.epoch, message.seq)
         place = self._journal.streams.get(IN, peer, endpoint)
         if place is None or place.epoch < message.epoch:
-            place = Place(message.epoch, 0)
+            place = Position(message.epoch, 0)
             self._release(peer, endpoint, place)
         row = None
         if here >= place:
-            state = Incoming.READY if here == place else Incoming.BLOCKED
+            state = IncomingState.READY if here == place else IncomingState.BLOCKED
             row = self._journal.incoming.add(message, body, bundle, self._clock.now(), state)
         if here == place:
-            self._journal.streams.set(IN, peer, endpoint, Place(place.epoch, place.seq + 1))
+            self._journal.streams.set(IN, peer, endpoint, Position(place.epoch, place.seq + 1))
         if row is not None:
             self._journal.count("received")
             self._notices.received(peer, message.id)
@@ -282,7 +282,7 @@ class Intake:
             else:
                 self._notices.blocked(peer, endpoint)
         if here == place and self._notices.is_blocked(peer, endpoint):
-            self._release(peer, endpoint, Place(place.epoch, place.seq + 1))
+            self._release(peer, endpoint, Position(place.epoch, place.seq + 1))
         if row is None:
             self._seen_or_lost(message)
 
@@ -291,26 +291,29 @@ class Intake:
         row = self._journal.incoming.find(message.sender, message.id)
         if row is not None:
             self._notices.received(
-                message.sender, message.id, held=row.state == Incoming.HELD, waiting=self._owner.is_waiting(row.n)
+                message.sender,
+                message.id,
+                held=row.state == IncomingState.HELD,
+                waiting=self._owner.is_waiting(row.row_id),
             )
             raise Refused("replayed")
         self._notices.rewound(message.sender, message.endpoint, message.epoch, message.id)
         raise Refused("rewound")
 
-    def _skip(self, peer: str, endpoint: str, to: Place) -> None:
+    def _skip(self, peer: str, endpoint: str, to: Position) -> None:
         """Nothing before a place will come any more."""
         place = self._journal.streams.get(IN, peer, endpoint)
         if place is not None and place.epoch == to.epoch and to.seq > place.seq:
             self._release(peer, endpoint, to)
 
-    def _release(self, peer: str, endpoint: str, place: Place) -> None:
+    def _release(self, peer: str, endpoint: str, place: Position) -> None:
         """Take a stream to a place, and admit the blocked requests whose turn has come by that."""
         still = 0
         for row in self._journal.incoming.blocked(peer, endpoint):
             if (row.epoch, row.seq) <= place:
-                place = max(place, Place(row.epoch, row.seq + 1))
-                self._journal.incoming.move(row.n, Incoming.READY)
-                self._owner.admit(row, Message.model_validate_json(self._journal.incoming.body(row.n)))
+                place = max(place, Position(row.epoch, row.seq + 1))
+                self._journal.incoming.move(row.row_id, IncomingState.READY)
+                self._owner.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
             else:
                 still += 1
         self._journal.streams.set(IN, peer, endpoint, place)

@@ -58,7 +58,7 @@ class Served(BaseModel):
         )
 
 
-class Shown(BaseModel):
+class FlowInfo(BaseModel):
     """A flow as a neighbour's daemon shows it: what that sends may be anything, what comes out has this form."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -70,7 +70,7 @@ class Shown(BaseModel):
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
-class Told(BaseModel):
+class DescribeReply(BaseModel):
     """What a neighbour's daemon tells of one address."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -84,15 +84,15 @@ class Told(BaseModel):
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
-class Listing(BaseModel):
+class FlowList(BaseModel):
     """What a neighbour's daemon tells of all it serves to us."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
-    flows: list[Shown]
+    flows: list[FlowInfo]
 
 
-class Granted(BaseModel):
+class MountReply(BaseModel):
     """What a neighbour's daemon answers who wants an instance."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -103,7 +103,7 @@ class Granted(BaseModel):
     shared: bool = False
 
 
-class Changed(BaseModel):
+class ChangeReply(BaseModel):
     """What a neighbour's daemon answers who has it delete or reset an instance."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -111,7 +111,7 @@ class Changed(BaseModel):
     instance: MessageId
 
 
-class Holding(BaseModel):
+class InstanceInfo(BaseModel):
     """An instance that a neighbour has for us, as their daemon shows it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -125,12 +125,12 @@ class Holding(BaseModel):
     open: Annotated[int, Field(ge=0, le=10**9)] = 0
 
 
-class Holdings(BaseModel):
+class InstanceList(BaseModel):
     """The instances that a neighbour has for us."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
-    instances: list[Holding]
+    instances: list[InstanceInfo]
 
 
 class Catalog:

@@ -65,7 +65,7 @@ class Owner(Protocol):
     def brief(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
         """What a worker has to know to run an instance."""
 
-    def records(self, n: int) -> list[list[Any]]:
+    def records(self, row_id: int) -> list[list[Any]]:
         """What earlier attempts to run a task have kept."""
 
     def asked(self, row: IncomingRow, content: Any) -> None:
@@ -177,34 +177,34 @@ class Dispatch:
             data: its data, where at hand; if a worker does not take it at once, it is read again from the journal.
         """
         point = self._point(flow.dispatch_point)
-        self._rows[row.n] = (row, flow)
+        self._rows[row.row_id] = (row, flow)
         if data is not None:
-            self._fresh[row.n] = data
+            self._fresh[row.row_id] = data
         # The next run of an instance needs the state that this one leaves, so one is under way at a time.
-        point.scheduler.add(row.n, _lane(row, flow), MAX_WINDOW if row.instance is None else 1)
+        point.scheduler.add(row.row_id, _lane(row, flow), MAX_WINDOW if row.instance is None else 1)
         if point.scheduler.slots == 0:
-            self._told_waiting.add(row.n)
+            self._told_waiting.add(row.row_id)
             return False
         return True
 
-    def drop(self, n: int) -> None:
+    def drop(self, row_id: int) -> None:
         """A queued or leased request needs no result any more."""
-        if n not in self._rows:
+        if row_id not in self._rows:
             return
-        lease = self._leases.get(n)
-        row, flow = self._rows[n]
-        self._forget(n)
+        lease = self._leases.get(row_id)
+        row, flow = self._rows[row_id]
+        self._forget(row_id)
         worker = self._point(flow.dispatch_point).workers.get(lease.worker) if lease is not None else None
         if worker is not None:
             worker.cancelled.append(_task_id(row))
 
-    def endpoint_of(self, n: int) -> str | None:
+    def endpoint_of(self, row_id: int) -> str | None:
         """The endpoint whose flow runs a queued or leased request."""
-        return self._rows[n][1].endpoint if n in self._rows else None
+        return self._rows[row_id][1].endpoint if row_id in self._rows else None
 
-    def is_waiting(self, n: int) -> bool:
+    def is_waiting(self, row_id: int) -> bool:
         """Whether a request is queued at a point that has no worker."""
-        return n in self._told_waiting
+        return row_id in self._told_waiting
 
     def load(self, flow: Served, done: Loaded) -> None:
         """Let a worker load a flow, to learn its schema or why it does not load."""
@@ -289,13 +289,13 @@ class Dispatch:
             if row is not None:
                 self._owner.progressed(row, data)
 
-    def recorded(self, n: int, k: int, value: dict[str, Any]) -> None:
+    def recorded(self, row_id: int, k: int, value: dict[str, Any]) -> None:
         """Something of a running task is kept: tell its worker after the commit."""
-        self._tell(n, k, value, after_commit=True)
+        self._tell(row_id, k, value, after_commit=True)
 
-    def answered(self, n: int, k: int, value: dict[str, Any]) -> None:
+    def answered(self, row_id: int, k: int, value: dict[str, Any]) -> None:
         """What a running task waits for has come: tell its worker."""
-        self._tell(n, k, value, after_commit=False)
+        self._tell(row_id, k, value, after_commit=False)
 
     @property
     def has_recorded(self) -> bool:
@@ -336,28 +336,28 @@ class Dispatch:
             given = self._leaving(point, point.scheduler.assign(), fresh)
             if not given:
                 continue
-            bodies = self._journal.incoming.bodies([n for _, n in given if n not in fresh])
-            for worker_name, n in given:
-                row, flow = self._rows[n]
+            bodies = self._journal.incoming.bodies([row_id for _, row_id in given if row_id not in fresh])
+            for worker_name, row_id in given:
+                row, flow = self._rows[row_id]
                 if row.instance is None:
-                    content = fresh[n] if n in fresh else json.loads(bodies[n]).get("data", {})
+                    content = fresh[row_id] if row_id in fresh else json.loads(bodies[row_id]).get("data", {})
                     data = strict_json.dumps(content)  # not larger than it came
                 else:
-                    data = self._owner.brief(row, flow, bodies[n])
+                    data = self._owner.brief(row, flow, bodies[row_id])
                 task = self._describe(_task_id(row), "run", flow, row=row, expires=row.expires)
                 if size_of(task, data) > self._link.max_packet - PACKET_OVERHEAD_BYTES:
-                    self._forget(n)
+                    self._forget(row_id)
                     self._owner.failed(row, _over_limit(flow))
                     continue
                 self._put(point.workers[worker_name], task, data)
-                self._leases[n] = _Lease(worker_name, self._frame + 1, self._clock.elapsed())
-                if n in self._told_waiting:
-                    self._told_waiting.discard(n)
+                self._leases[row_id] = _Lease(worker_name, self._frame + 1, self._clock.elapsed())
+                if row_id in self._told_waiting:
+                    self._told_waiting.discard(row_id)
                     self._owner.started(row)
 
     def _leaving(self, point: _Point, given: list[Assignment], fresh: Collection[int]) -> list[Assignment]:
         """Those that fit into one frame of their lane; the others wait again, and are not even read."""
-        sizes = self._journal.incoming.sizes([n for _, n in given if n not in fresh])
+        sizes = self._journal.incoming.sizes([row_id for _, row_id in given if row_id not in fresh])
         if sum(sizes.values()) <= MAX_FRAME_BYTES:
             return given
         used: dict[str, float] = {}
@@ -369,7 +369,7 @@ class Dispatch:
             fits = size <= MAX_FRAME_BYTES or lane not in used
             used[lane] = size if fits else math.inf
             (leaving if fits else waiting).append(each)
-        point.scheduler.back({each.task for each in waiting}, unsent=True)
+        point.scheduler.requeue({each.task for each in waiting}, unsent=True)
         return leaving
 
     def committed(self, *, flush: bool) -> None:
@@ -472,7 +472,7 @@ class Dispatch:
             "message": row.id if row else "",
             "expires": expires,
             "attempt": row.attempts + 1 if row else 1,
-            "records": self._owner.records(row.n) if row else [],
+            "records": self._owner.records(row.row_id) if row else [],
         }
 
     def _result(self, point: _Point, worker: str, task: str, error: dict[str, Any] | None, blob: bytes) -> bool:
@@ -482,18 +482,18 @@ class Dispatch:
             del self._loads[task]
             load.done(outcome_of(error, blob))
             return True
-        n = _number(task)
-        known = self._rows.get(n)
-        if known is None or _task_id(known[0]) != task or n not in point.scheduler:
+        row_id = _number(task)
+        known = self._rows.get(row_id)
+        if known is None or _task_id(known[0]) != task or row_id not in point.scheduler:
             return True
         row, flow = known
-        if not point.scheduler.is_first(n):
+        if not point.scheduler.is_head(row_id):
             return False
-        lease = self._leases.get(n)
+        lease = self._leases.get(row_id)
         if lease is not None and lease.worker == worker:
-            self._forget(n)
+            self._forget(row_id)
         else:
-            self.drop(n)
+            self.drop(row_id)
         outcome = outcome_of(error, blob)
         if isinstance(outcome, P2pflowsError):
             self._owner.failed(row, outcome)
@@ -511,27 +511,27 @@ class Dispatch:
             self._owner.asked(row, ask)
         except ValueError:
             self.recorded(
-                row.n, k, {"error": BadInput("The worker cannot send that.", "Bring it up to date.").as_told()}
+                row.row_id, k, {"error": BadInput("The worker cannot send that.", "Bring it up to date.").as_told()}
             )
 
     def _leased(self, point: _Point, worker: str, task: str) -> IncomingRow | None:
         """The request that a worker runs as a task; None if it does not, or not any more."""
-        n = _number(task)
-        known = self._rows.get(n)
-        if known is None or _task_id(known[0]) != task or not self._holds(point, worker, n):
+        row_id = _number(task)
+        known = self._rows.get(row_id)
+        if known is None or _task_id(known[0]) != task or not self._holds(point, worker, row_id):
             return None
         return known[0]
 
-    def _holds(self, point: _Point, worker: str, n: int) -> bool:
+    def _holds(self, point: _Point, worker: str, row_id: int) -> bool:
         """Whether a request is leased to a worker; those of another point may have taken the same name."""
-        lease = self._leases.get(n)
-        return lease is not None and lease.worker == worker and n in point.scheduler
+        lease = self._leases.get(row_id)
+        return lease is not None and lease.worker == worker and row_id in point.scheduler
 
-    def _tell(self, n: int, k: int, value: dict[str, Any], *, after_commit: bool) -> None:
-        lease = self._leases.get(n)
+    def _tell(self, row_id: int, k: int, value: dict[str, Any], *, after_commit: bool) -> None:
+        lease = self._leases.get(row_id)
         if lease is None:
             return  # whoever runs it next gets what is recorded with the task
-        row, flow = self._rows[n]
+        row, flow = self._rows[row_id]
         worker = self._point(flow.dispatch_point).workers[lease.worker]
         answer = {"task": _task_id(row), "k": k, **value}
         if after_commit:
@@ -540,31 +540,31 @@ class Dispatch:
         else:
             worker.answers.append(answer)
 
-    def _forget(self, n: int) -> None:
+    def _forget(self, row_id: int) -> None:
         """A request needs no worker any more."""
-        self._leases.pop(n, None)
-        _, flow = self._rows.pop(n)
-        self._told_waiting.discard(n)
-        self._point(flow.dispatch_point).scheduler.done(n)
+        self._leases.pop(row_id, None)
+        _, flow = self._rows.pop(row_id)
+        self._told_waiting.discard(row_id)
+        self._point(flow.dispatch_point).scheduler.done(row_id)
 
     def _reconcile(self, point: _Point, name: str, seen: int, held: dict[str, None]) -> None:
         """Compare what we leased to a worker with what it says it holds."""
         elapsed = self._clock.elapsed()
-        waiting = [n for n in map(self._waiting_number, held) if n in point.scheduler]
-        for n in point.scheduler.adopt(name, waiting):
-            self._leases[n] = _Lease(name, 0, elapsed)
+        waiting = [row_id for row_id in map(self._waiting_number, held) if row_id in point.scheduler]
+        for row_id in point.scheduler.adopt(name, waiting):
+            self._leases[row_id] = _Lease(name, 0, elapsed)
         lost = []
-        for n, lease in self._leases.items():
-            if not self._holds(point, name, n):
+        for row_id, lease in self._leases.items():
+            if not self._holds(point, name, row_id):
                 continue
-            if _task_id(self._rows[n][0]) in held:
-                point.scheduler.confirm(n)
+            if _task_id(self._rows[row_id][0]) in held:
+                point.scheduler.confirm(row_id)
             elif lease.frame <= seen or elapsed - lease.at > LOST_FRAME_TIMEOUT_S:
-                lost.append(n)
+                lost.append(row_id)
         self._put_back(point, lost)
         worker = point.workers[name]
         if not worker.greeted:
-            mine = {_task_id(self._rows[n][0]) for n in self._leases if self._holds(point, name, n)}
+            mine = {_task_id(self._rows[row_id][0]) for row_id in self._leases if self._holds(point, name, row_id)}
             worker.cancelled += [task for task in held if task not in mine and task not in worker.finished]
         worker.cancelled += self._still_held(worker, held)
 
@@ -584,26 +584,30 @@ class Dispatch:
 
     def _waiting_number(self, task: str) -> int:
         """The number of a task that is leased to nobody, else -1."""
-        n = _number(task)
-        return n if n in self._rows and n not in self._leases and _task_id(self._rows[n][0]) == task else -1
+        row_id = _number(task)
+        return (
+            row_id
+            if row_id in self._rows and row_id not in self._leases and _task_id(self._rows[row_id][0]) == task
+            else -1
+        )
 
     def _put_back(self, point: _Point, tasks: list[int], *, unsent: bool = False) -> None:
         """Leased tasks did not reach their worker, or were not even sent to it."""
-        for n in point.scheduler.back(tasks, unsent=unsent):
-            del self._leases[n]
+        for row_id in point.scheduler.requeue(tasks, unsent=unsent):
+            del self._leases[row_id]
 
     def _lost(self, point: _Point, name: str, *, graceful: bool) -> None:
         parked = point.workers.pop(name).parked
-        for n in [n for n in self._leases if self._holds(point, name, n)]:
-            del self._leases[n]
-        for n in point.scheduler.lost(name):
-            row, flow = self._rows[n]
+        for row_id in [row_id for row_id in self._leases if self._holds(point, name, row_id)]:
+            del self._leases[row_id]
+        for row_id in point.scheduler.worker_lost(name):
+            row, flow = self._rows[row_id]
             if graceful or _task_id(row) in parked:
                 continue
-            attempts = self._journal.incoming.attempted(n)
-            self._rows[n] = (row._replace(attempts=attempts), flow)
+            attempts = self._journal.incoming.attempted(row_id)
+            self._rows[row_id] = (row._replace(attempts=attempts), flow)
             if attempts >= MAX_ATTEMPTS:
-                self._forget(n)
+                self._forget(row_id)
                 self._owner.died(
                     row,
                     WorkerLost(
@@ -651,7 +655,7 @@ def _lane(row: IncomingRow, flow: Served) -> str:
 
 
 def _task_id(row: IncomingRow) -> str:
-    return f"{row.n}-{row.id}"
+    return f"{row.row_id}-{row.id}"
 
 
 def _number(task: str) -> int:

@@ -224,7 +224,7 @@ class Instances:
         """Some instances that no message can come for any more."""
         return self._journal.instances.idle(self._clock.now() - IDLE_AFTER_MS, limit)
 
-    def in_the_way(self, client: str, flow: Served, book: Book) -> InstanceRow | None:
+    def find_evictable(self, client: str, flow: Served, book: Book) -> InstanceRow | None:
         """The instance that has to go so that a client may have another; None if there is room.
 
         Raises:
@@ -267,7 +267,7 @@ class Instances:
     def _mount_of(self, row: IncomingRow) -> Mount | None:
         if row.endpoint != topics.INSTANCES:
             return None
-        return _mount_in(self._journal.incoming.data(row.n))
+        return _mount_in(self._journal.incoming.data(row.row_id))
 
 
 def read_mount(data: dict[str, Any], me: str) -> Mount:

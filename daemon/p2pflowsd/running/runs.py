@@ -20,7 +20,7 @@ from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow, OutgoingRow, RecordRow
-from p2pflowsd.lifecycle import LIVE_OUTGOING, Incoming, Outgoing
+from p2pflowsd.lifecycle import LIVE_OUTGOING, IncomingState, OutgoingState
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.instances import Instances, Mounted, is_request, read_change
 from p2pflowsd.sending.outbox import Outbox
@@ -48,8 +48,8 @@ class _Form(BaseModel):
 class _Ask(_Form):
     """Something that a running task wants to have kept."""
 
-    k: Annotated[int, Field(ge=0, lt=MAX_RECORDS)]
-    mark: _Label
+    call_index: Annotated[int, Field(alias="k", ge=0, lt=MAX_RECORDS)]
+    fingerprint: Annotated[_Label, Field(alias="mark")]
     """Tells whether a run that begins again asks for the same."""
 
 
@@ -73,7 +73,7 @@ class _Call(_Ask, _Send):
 
 class _Cancel(_Form):
     op: Literal["cancel"]
-    k: Annotated[int, Field(ge=-MAX_RECORDS, lt=0)]
+    call_index: Annotated[int, Field(alias="k", ge=-MAX_RECORDS, lt=0)]
     call: Annotated[int, Field(ge=0, lt=MAX_RECORDS)]
     """The number of the call that is withdrawn."""
 
@@ -123,16 +123,16 @@ class Owner(Protocol):
     def failed(self, row: IncomingRow, error: P2pflowsError) -> None:
         """A request has ended in an error."""
 
-    def recorded(self, n: int, k: int, value: dict[str, Any]) -> None:
+    def recorded(self, row_id: int, call_index: int, value: dict[str, Any]) -> None:
         """Something of a run is kept: tell its worker after the commit."""
 
-    def answered(self, n: int, k: int, value: dict[str, Any]) -> None:
+    def answered(self, row_id: int, call_index: int, value: dict[str, Any]) -> None:
         """A call of a run has its answer: tell its worker."""
 
     def queue(self, row: IncomingRow, flow: Served) -> None:
         """An answer has come that runs a flow again."""
 
-    def make_room(self, row: IncomingRow, flow: Served) -> None:
+    def ensure_quota(self, row: IncomingRow, flow: Served) -> None:
         """A request gets a new instance.
 
         Raises:
@@ -172,21 +172,21 @@ class Runs:
         self._owner = owner
         self._recorded = journal.records.runs()
 
-    def has_begun(self, n: int) -> bool:
+    def has_begun(self, row_id: int) -> bool:
         """Whether a task has done something that is kept."""
-        return n in self._recorded
+        return row_id in self._recorded
 
-    def records(self, n: int) -> list[list[Any]]:
+    def records(self, row_id: int) -> list[list[Any]]:
         """What a task's worker must know of earlier attempts: number, mark and, if that fits, value of each."""
-        if n not in self._recorded:
+        if row_id not in self._recorded:
             return []
         told, size = [], 0
-        for record in self._journal.records.of(n):
+        for record in self._journal.records.of(row_id):
             size += len(record.value or "")
             if record.value is not None and size <= MAX_RECORD_BYTES:
-                told.append([record.k, record.mark, json.loads(record.value)])
+                told.append([record.call_index, record.fingerprint, json.loads(record.value)])
             elif record.kind == "step":  # it must know at least that this was done
-                told.append([record.k, record.mark, None])
+                told.append([record.call_index, record.fingerprint, None])
         return told
 
     def asked(self, row: IncomingRow, content: Any) -> None:
@@ -197,42 +197,42 @@ class Runs:
         """
         ask = _AskFrame.model_validate({"ask": content}).ask
         if isinstance(ask, _Cancel):
-            self._withdraw(self._journal.records.get(row.n, ask.call))
-            self._owner.recorded(row.n, ask.k, {"value": None})
+            self._withdraw(self._journal.records.get(row.row_id, ask.call))
+            self._owner.recorded(row.row_id, ask.call_index, {"value": None})
             return
-        known = self._journal.records.get(row.n, ask.k)
+        known = self._journal.records.get(row.row_id, ask.call_index)
         if known is None:
-            self._recorded.add(row.n)
-            self._journal.incoming.progressed(row.n)
+            self._recorded.add(row.row_id)
+            self._journal.incoming.progressed(row.row_id)
             known = self._step(row, ask) if isinstance(ask, _Step) else self._call(row, ask)
             self._journal.records.add(known)
             self._faults.reach("runs.recorded")
-        if known.mark != ask.mark:
-            self._owner.recorded(row.n, ask.k, {"error": ran_differently().as_told()})
+        if known.fingerprint != ask.fingerprint:
+            self._owner.recorded(row.row_id, ask.call_index, {"error": ran_differently().as_told()})
         elif known.value is None:
-            self._owner.recorded(row.n, ask.k, {"kept": True})
+            self._owner.recorded(row.row_id, ask.call_index, {"kept": True})
         else:
-            self._owner.recorded(row.n, ask.k, json.loads(known.value))
+            self._owner.recorded(row.row_id, ask.call_index, json.loads(known.value))
 
-    def awaited(self, row: IncomingRow, k: int) -> None:
+    def awaited(self, row: IncomingRow, call_index: int) -> None:
         """A running task still waits for something that was kept."""
-        record = self._journal.records.get(row.n, k)
+        record = self._journal.records.get(row.row_id, call_index)
         if record is None:
-            self._owner.recorded(row.n, k, {"unknown": True})
+            self._owner.recorded(row.row_id, call_index, {"unknown": True})
         elif record.value is not None:
-            self._owner.answered(row.n, k, json.loads(record.value))
+            self._owner.answered(row.row_id, call_index, json.loads(record.value))
 
-    def concluded(self, sent: OutgoingRow, state: Outgoing, answer: bytes | None) -> None:
+    def concluded(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
         """A message that a run sent has its end."""
         origin = json.loads(sent.origin or "{}")
         outcome = _outcome(sent, state, answer)
         if "k" in origin:
             if self._journal.records.conclude(origin["n"], origin["k"], compact(outcome)):
                 # Unlike a peer's answer, an end of our own making does not come again if a crash forgets it.
-                comes_again = state in (Outgoing.DONE, Outgoing.FAILED)
+                comes_again = state in (OutgoingState.DONE, OutgoingState.FAILED)
                 tell = self._owner.answered if comes_again else self._owner.recorded
                 tell(origin["n"], origin["k"], outcome)
-        elif sent.type == Type.CALL or state is not Outgoing.DONE:
+        elif sent.type == Type.CALL or state is not OutgoingState.DONE:
             self._run_again(sent, origin, outcome)
 
     def ended(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
@@ -249,7 +249,7 @@ class Runs:
             self._changed(row, flow)
             return
         instance = row.instance or ""
-        root = row.n if is_request(row) else row.root
+        root = row.row_id if is_request(row) else row.root_request
         for sent in turn.out:
             if not isinstance(sent, _Reply):
                 self._send(row, flow, root, sent)
@@ -260,15 +260,15 @@ class Runs:
             )
         answered = self._answer(row, turn.out)
         self._faults.reach("runs.ended")
-        self._settle(row.n)
-        shared = self._let_stay(instance, root)
+        self._settle(row.row_id)
+        shared = self._pin_state(instance, root)
         if row.type != Type.CALL:
-            self._journal.incoming.move(row.n, Incoming.DONE)
-        elif row.n not in answered:
-            self._journal.incoming.move(row.n, Incoming.KEPT)
+            self._journal.incoming.move(row.row_id, IncomingState.DONE)
+        elif row.row_id not in answered:
+            self._journal.incoming.move(row.row_id, IncomingState.AWAITING_REPLY)
             if not shared and before is not None and not flow.parallel:
-                self._recorded.add(row.n)
-                self._journal.records.add(RecordRow(row.n, _STATE_BEFORE, "before", instance, None, before.state))
+                self._recorded.add(row.row_id)
+                self._journal.records.add(RecordRow(row.row_id, _STATE_BEFORE, "before", instance, None, before.state))
 
     def mounted(self, flow: Served, instance: str | None) -> dict[str, Any]:
         """What a mount request is answered."""
@@ -279,38 +279,40 @@ class Runs:
             "shared": flow.singleton or instance is None,
         }
 
-    def undo(self, n: int) -> None:
+    def undo(self, row_id: int) -> None:
         """A request has ended without its effect: withdraw its unanswered calls, and what it has mounted."""
-        for sent in self._journal.outgoing.of_root(n):
+        for sent in self._journal.outgoing.of_root(row_id):
             self._withdraw_sent(sent)
-        if n not in self._recorded:
+        if row_id not in self._recorded:
             return
-        for record in self._journal.records.of(n):
-            if record.k == _STATE_BEFORE:
+        for record in self._journal.records.of(row_id):
+            if record.call_index == _STATE_BEFORE:
                 self._put_back(record)
             else:
                 self._withdraw(record)
-        self._settle(n)
+        self._settle(row_id)
 
     def _put_back(self, before: RecordRow) -> None:
         """Put back an instance's state as it was before a request, which nothing answers any more.
 
         If another run may have begun from the state as it is now, that stays.
         """
-        rows = self._journal.incoming.open_of(before.mark)
-        if any(row.root != before.n for row in rows):
+        rows = self._journal.incoming.open_of(before.fingerprint)
+        if any(row.root_request != before.row_id for row in rows):
             return
-        self._journal.instances.restore(before.mark, before.value)
+        self._journal.instances.restore(before.fingerprint, before.value)
         for row in rows:
             self._owner.drop(row)
 
-    def _let_stay(self, instance: str, root: int | None = None) -> bool:
+    def _pin_state(self, instance: str, root: int | None = None) -> bool:
         """Let a state stay, whatever becomes of the requests beside one that wait for an answer; if there are any."""
         others = [
-            row.n for row in self._journal.incoming.open_of(instance) if row.state == Incoming.KEPT and row.n != root
+            row.row_id
+            for row in self._journal.incoming.open_of(instance)
+            if row.state == IncomingState.AWAITING_REPLY and row.row_id != root
         ]
-        for n in others:
-            self._settle(n)
+        for row_id in others:
+            self._settle(row_id)
         return bool(others)
 
     def delete(self, instance: str, *, recursive: bool) -> None:
@@ -330,7 +332,7 @@ class Runs:
     def reset(self, row: InstanceRow, *, recursive: bool) -> None:
         """Forget an instance's state, and that of its own subflows."""
         self._journal.instances.reset(row.id)
-        self._let_stay(row.id)
+        self._pin_state(row.id)
         if recursive:
             self._tell_parts(row, "reset")
 
@@ -350,13 +352,13 @@ class Runs:
             CallError: another request has made the instance meanwhile, or there is no room for it.
         """
         if mounted is None:
-            for record in self._journal.records.of(row.n) if row.n in self._recorded else ():
+            for record in self._journal.records.of(row.row_id) if row.row_id in self._recorded else ():
                 if record.kind == _MOUNT:
                     self._withdraw(record)
             return
         if self._journal.instances.get(row.instance or "") is not None:
             raise FlowFailed("Another request has made the instance meanwhile.", "Send it again.")
-        self._owner.make_room(row, flow)
+        self._owner.ensure_quota(row, flow)
         self._instances.keep(row, flow, mounted)
         self._faults.reach("instances.kept")
 
@@ -373,8 +375,8 @@ class Runs:
 
     def _changed(self, row: IncomingRow, flow: Served) -> None:
         """A request for an instance, or to reset one, has had its turn."""
-        self._settle(row.n)
-        data = self._journal.incoming.data(row.n)
+        self._settle(row.row_id)
+        data = self._journal.incoming.data(row.row_id)
         found = self._journal.instances.get(row.instance or "")
         if data["op"] == "reset" and found is not None:
             self.reset(found, recursive=read_change(data).recursive)
@@ -383,22 +385,26 @@ class Runs:
             self._owner.finished(row, self.mounted(flow, row.instance))
 
     def _step(self, row: IncomingRow, step: _Step) -> RecordRow:
-        return RecordRow(row.n, step.k, "step", step.mark, None, compact({"value": step.value}))
+        return RecordRow(row.row_id, step.call_index, "step", step.fingerprint, None, compact({"value": step.value}))
 
     def _call(self, row: IncomingRow, call: _Call) -> RecordRow:
-        message_id = derived_id("call", self._user, row.peer, row.id, call.k)
+        message_id = derived_id("call", self._user, row.peer, row.id, call.call_index)
         mounts = call.endpoint == topics.INSTANCES and row.instance is not None
         kind = _MOUNT if mounts and self._journal.instances.get(row.instance or "") is None else "call"
         sent = self._journal.outgoing.find(message_id)
         if sent is not None:  # a dead letter runs again
-            value = None if sent.state in LIVE_OUTGOING else compact(_outcome(sent, Outgoing(sent.state), sent.answer))
-            return RecordRow(row.n, call.k, kind, call.mark, message_id, value)
+            value = (
+                None if sent.state in LIVE_OUTGOING else compact(_outcome(sent, OutgoingState(sent.state), sent.answer))
+            )
+            return RecordRow(row.row_id, call.call_index, kind, call.fingerprint, message_id, value)
         try:
             self._check_order(row, call, None)
-            self._accept(Type.CALL, row, call, origin={"n": row.n, "k": call.k}, message_id=message_id)
+            self._accept(Type.CALL, row, call, origin={"n": row.row_id, "k": call.call_index}, message_id=message_id)
         except CallError as error:
-            return RecordRow(row.n, call.k, kind, call.mark, None, compact({"error": error.as_told()}))
-        return RecordRow(row.n, call.k, kind, call.mark, message_id, None)
+            return RecordRow(
+                row.row_id, call.call_index, kind, call.fingerprint, None, compact({"error": error.as_told()})
+            )
+        return RecordRow(row.row_id, call.call_index, kind, call.fingerprint, message_id, None)
 
     def _check_order(self, row: IncomingRow, sent: _Send, mounted: Mounted | None) -> None:
         """See that a run, which speaks in its owner's name, orders of daemons no more than its flow is for.
@@ -452,7 +458,7 @@ class Runs:
         Its sender has chosen that id. Where no instance is named it picks one, so somebody else's is made our own
         first: else they could have our flow speak in a conversation of ours.
         """
-        root = row if row.root is None else self._journal.incoming.get(row.root)
+        root = row if row.root_request is None else self._journal.incoming.get(row.root_request)
         if root is None or root.peer == self._user or instance is not None:
             return row.conversation
         return derived_id("conversation for", root.peer, root.conversation)
@@ -462,8 +468,12 @@ class Runs:
         now = self._clock.now()
         if timeout is not None:
             return now + max(1, int(timeout * 1000))
-        root = row if row.root is None else self._journal.incoming.get(row.root)
-        waits = root is not None and root.type == Type.CALL and root.state in (Incoming.READY, Incoming.KEPT)
+        root = row if row.root_request is None else self._journal.incoming.get(row.root_request)
+        waits = (
+            root is not None
+            and root.type == Type.CALL
+            and root.state in (IncomingState.READY, IncomingState.AWAITING_REPLY)
+        )
         return root.expires if waits and root is not None else now + POST_LIFETIME_MS
 
     def _answer(self, row: IncomingRow, out: list[_Post | _CallBack | _Reply]) -> set[int]:
@@ -471,9 +481,9 @@ class Runs:
         answered: set[int] = set()
         for reply in out:
             request = self._answerable(row, reply.request) if isinstance(reply, _Reply) else None
-            if isinstance(reply, _Reply) and request is not None and request.n not in answered:
-                answered.add(request.n)
-                self._settle(request.n)  # also for an error: who gives one has put the state in order
+            if isinstance(reply, _Reply) and request is not None and request.row_id not in answered:
+                answered.add(request.row_id)
+                self._settle(request.row_id)  # also for an error: who gives one has put the state in order
                 if reply.error is None:
                     self._owner.finished(request, reply.data)
                 else:
@@ -487,8 +497,8 @@ class Runs:
         """
         found = self._journal.incoming.open_of(row.instance or "", request_id)
         calls = [request for request in found if request.type == Type.CALL]
-        own = [request for request in calls if request.n == row.n]
-        kept = [request for request in calls if request.state == Incoming.KEPT]
+        own = [request for request in calls if request.row_id == row.row_id]
+        kept = [request for request in calls if request.state == IncomingState.AWAITING_REPLY]
         return next(iter(own + kept), None)
 
     def _run_again(self, sent: OutgoingRow, origin: dict[str, Any], outcome: dict[str, Any]) -> None:
@@ -514,7 +524,7 @@ class Runs:
             now=now,
             expires=now + MAX_LIFETIME_MS,
             instance=origin["instance"],
-            root=origin["root"],
+            root_request=origin["root"],
         )
         if row is not None:
             self._owner.queue(row, flow)
@@ -526,19 +536,19 @@ class Runs:
 
     def _withdraw_sent(self, sent: OutgoingRow) -> None:
         mounted = sent.endpoint == topics.INSTANCES
-        withdrawn = self._outbox.end(sent, Outgoing.CANCELLED)
+        withdrawn = self._outbox.end(sent, OutgoingState.CANCELLED)
         if withdrawn or mounted:
             expires = max(sent.expires, self._clock.now() + POST_LIFETIME_MS) if mounted else sent.expires
             self._outbox.accept(Type.CANCEL, sent.peer, sent.endpoint, {}, expires=expires, cause=sent.id)
 
-    def _settle(self, n: int) -> None:
-        if n in self._recorded:
-            self._recorded.discard(n)
-            self._journal.records.forget(n)
+    def _settle(self, row_id: int) -> None:
+        if row_id in self._recorded:
+            self._recorded.discard(row_id)
+            self._journal.records.forget(row_id)
 
 
-def _outcome(sent: OutgoingRow, state: Outgoing, answer: bytes | None) -> dict[str, Any]:
+def _outcome(sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> dict[str, Any]:
     content = json.loads(answer) if answer else {}
-    if state is Outgoing.DONE:
+    if state is OutgoingState.DONE:
         return {"id": sent.id, "from": sent.peer, "data": content}
     return {"id": sent.id, "from": sent.peer, "error": content or Cancelled("It was withdrawn.").as_told()}

@@ -32,7 +32,7 @@ class _Lane:
     waiting: deque[int] = field(default_factory=deque)
     leased: dict[int, None] = field(default_factory=dict)
     worker: str | None = None
-    unsure: bool = False
+    unconfirmed: bool = False
     """Whether the worker has yet to show that it holds what it got last."""
 
 
@@ -54,7 +54,7 @@ class Scheduler:
         self._lanes: dict[str, _Lane] = {}
         self._lane_of: dict[int, str] = {}
         self._idle: dict[str, None] = {}
-        self._hungry: dict[str, None] = {}
+        self._wants_more: dict[str, None] = {}
         self._workers: dict[str, _Worker] = {}
 
     def __contains__(self, task: int) -> bool:
@@ -115,9 +115,9 @@ class Scheduler:
         """A worker has shown that it holds a leased task, and so all that its lane got before."""
         lane = self._lanes[self._lane_of[task]]
         if task == next(reversed(lane.leased)):
-            lane.unsure = False
+            lane.unconfirmed = False
 
-    def is_first(self, task: int) -> bool:
+    def is_head(self, task: int) -> bool:
         """Whether nothing of its lane has to have its end before a task."""
         lane = self._lanes[self._lane_of[task]]
         return task == next(iter(lane.leased or lane.waiting))
@@ -125,15 +125,15 @@ class Scheduler:
     def assign(self) -> list[Assignment]:
         """Lease what can be leased now."""
         given: list[Assignment] = []
-        while self._idle and (worker := self._freest()) is not None:
+        while self._idle and (worker := self._least_loaded()) is not None:
             lane = self._lanes[next(iter(self._idle))]
             del self._idle[lane.name]
             lane.worker = worker
             self._workers[worker].lanes.add(lane.name)
-            self._feed(lane, given)
+            self._fill_window(lane, given)
         if not self._idle:
-            for name in list(self._hungry):
-                self._feed(self._lanes[name], given)
+            for name in list(self._wants_more):
+                self._fill_window(self._lanes[name], given)
         return given
 
     def done(self, task: int) -> None:
@@ -149,7 +149,7 @@ class Scheduler:
         if not lane.leased:
             self._release(lane)
 
-    def back(self, tasks: Collection[int], *, unsent: bool = False) -> list[int]:
+    def requeue(self, tasks: Collection[int], *, unsent: bool = False) -> list[int]:
         """Leased tasks did not reach their worker: they and all behind them wait again; gives all of these.
 
         Args:
@@ -165,13 +165,13 @@ class Scheduler:
             lane.waiting.extendleft(reversed(leased[len(kept) :]))
             gone += leased[len(kept) :]
             if kept:
-                lane.unsure = lane.unsure and unsent
+                lane.unconfirmed = lane.unconfirmed and unsent
                 self._wants(lane)
             else:
                 self._release(lane)
         return gone
 
-    def lost(self, worker: str) -> list[int]:
+    def worker_lost(self, worker: str) -> list[int]:
         """A worker is gone: its tasks wait again; gives the first of each lane, which may have been running."""
         gone = self._workers.pop(worker, None)
         if gone is None:
@@ -184,22 +184,22 @@ class Scheduler:
             lane.leased.clear()
             lane.waiting.extendleft(reversed(leased))
             lane.worker = None
-            lane.unsure = False
-            self._hungry.pop(name, None)
+            lane.unconfirmed = False
+            self._wants_more.pop(name, None)
             self._idle[name] = None
         return first
 
-    def _freest(self) -> str | None:
+    def _least_loaded(self) -> str | None:
         best = max(self._workers, key=lambda name: self._workers[name].free, default=None)
         return best if best is not None and self._workers[best].free > 0 else None
 
-    def _feed(self, lane: _Lane, given: list[Assignment]) -> None:
+    def _fill_window(self, lane: _Lane, given: list[Assignment]) -> None:
         assert lane.worker is not None  # noqa: S101 - only lanes with a slot are fed
-        if not self._workers[lane.worker].draining and not lane.unsure:
+        if not self._workers[lane.worker].draining and not lane.unconfirmed:
             while lane.waiting and len(lane.leased) < lane.window:
                 task = lane.waiting.popleft()
                 lane.leased[task] = None
-                lane.unsure = True
+                lane.unconfirmed = True
                 given.append(Assignment(lane.worker, task))
         self._wants(lane)
 
@@ -209,17 +209,17 @@ class Scheduler:
             if lane.waiting:
                 self._idle.setdefault(lane.name)
         elif lane.waiting:
-            self._hungry.setdefault(lane.name)
+            self._wants_more.setdefault(lane.name)
         else:
-            self._hungry.pop(lane.name, None)
+            self._wants_more.pop(lane.name, None)
 
     def _release(self, lane: _Lane) -> None:
         """An emptied lane gives its slot back; with more to do it queues at the end."""
         if lane.worker is not None:
             self._workers[lane.worker].lanes.discard(lane.name)
             lane.worker = None
-            lane.unsure = False
-        self._hungry.pop(lane.name, None)
+            lane.unconfirmed = False
+        self._wants_more.pop(lane.name, None)
         if lane.waiting:
             self._idle.setdefault(lane.name)
         else:

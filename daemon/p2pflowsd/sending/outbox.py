@@ -13,14 +13,14 @@ from typing import Any
 
 from p2pflows.errors import BadInput, TooLarge, UnknownUser
 from p2pflows.protocol import strict_json, topics
-from p2pflows.protocol.envelope import NONCE_BYTES, Envelope, Kind
+from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
 from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_LIFETIME_MS, Message, Notice, Type, new_id
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import OutgoingRow
-from p2pflowsd.journal.streams import OUT, Place
-from p2pflowsd.lifecycle import LIVE_OUTGOING, Outgoing
+from p2pflowsd.journal.streams import OUT, Position
+from p2pflowsd.lifecycle import LIVE_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
 
 MAX_BUNDLE_BYTES = 128_000
@@ -41,7 +41,7 @@ MAX_RETRY_S = 600.0
 class Entry:
     """A pending message in memory; where it has no body, that is read again from the journal."""
 
-    n: int
+    row_id: int
     id: str
     type: str
     peer: str
@@ -66,8 +66,8 @@ class Outbox:
         clock: Clock,
         entropy: Entropy,
         faults: Faults,
-        ended: Callable[[str, Outgoing, bytes | None], None],
-        concluded: Callable[[OutgoingRow, Outgoing, bytes | None], None],
+        ended: Callable[[str, OutgoingState, bytes | None], None],
+        concluded: Callable[[OutgoingRow, OutgoingState, bytes | None], None],
     ) -> None:
         self._user = user
         self._envelope = envelope
@@ -86,7 +86,7 @@ class Outbox:
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._waits_for: Counter[str] = Counter(journal.outgoing.stored_by_peer())
         for row in journal.outgoing.pending():
-            self._enqueue(Entry(row.n, row.id, row.type, row.peer, row.endpoint, row.size))
+            self._enqueue(Entry(row.row_id, row.id, row.type, row.peer, row.endpoint, row.size))
 
     @property
     def pending(self) -> int:
@@ -148,7 +148,7 @@ class Outbox:
         """
         now = self._clock.now()
         message_id = message_id or new_id(now, self._entropy(10))
-        place = Place(0, 0) if kind in ANSWERS else self._next_place(peer, endpoint)
+        place = Position(0, 0) if kind in ANSWERS else self._next_place(peer, endpoint)
         message, body = self._compose(
             {
                 "id": message_id,
@@ -168,9 +168,9 @@ class Outbox:
             }
         )
         if kind not in ANSWERS:
-            self._journal.streams.set(OUT, peer, endpoint, Place(place.epoch, place.seq + 1))
-        n = self._journal.outgoing.add(message, body, origin)
-        entry = Entry(n, message_id, kind, peer, endpoint, len(body))
+            self._journal.streams.set(OUT, peer, endpoint, Position(place.epoch, place.seq + 1))
+        row_id = self._journal.outgoing.add(message, body, origin)
+        entry = Entry(row_id, message_id, kind, peer, endpoint, len(body))
         if self._kept_bytes + len(body) <= MAX_CACHED_BYTES:
             self._kept_bytes += len(body)
             entry.body = body
@@ -196,20 +196,20 @@ class Outbox:
         self._journal.outgoing.stored(calls, others, answers, self._clock.now())
         self._forget(peer, len(others))
         for message_id in (*others, *answers):
-            self._ended(message_id, Outgoing.DONE, None)
+            self._ended(message_id, OutgoingState.DONE, None)
 
-    def answered(self, peer: str, cause: str, state: Outgoing, answer: bytes) -> bool:
+    def answered(self, peer: str, cause: str, state: OutgoingState, answer: bytes) -> bool:
         """An answer came; False if its request is unknown or has its end already."""
         row = self._journal.outgoing.find(cause)
         if row is None or row.peer != peer or row.type in ANSWERS:
             return False
-        if row.type == Type.CALL and row.state == Outgoing.DONE:
+        if row.type == Type.CALL and row.state == OutgoingState.DONE:
             return False
-        if row.state == Outgoing.PENDING:
+        if row.state == OutgoingState.PENDING:
             self._journal.count("delivered")
         return self.end(row, state, answer)
 
-    def end(self, row: OutgoingRow, state: Outgoing, answer: bytes | None = None) -> bool:
+    def end(self, row: OutgoingRow, state: OutgoingState, answer: bytes | None = None) -> bool:
         """Give a message its end; False if it has one already."""
         if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer):
             return False
@@ -235,7 +235,7 @@ class Outbox:
         pending = self._stream(peer, endpoint)
         first = place.seq
         if pending:
-            row = self._journal.outgoing.get(pending[0].n)
+            row = self._journal.outgoing.get(pending[0].row_id)
             first = row.seq if row is not None else first
             self._again(pending[0])
         return (endpoint, epoch, first) if first > seq else None
@@ -254,14 +254,14 @@ class Outbox:
         for seq, entry in enumerate(pending):
             body = self._journal.outgoing.body(entry.id) or b"{}"
             message = Message.model_validate_json(body).model_copy(update={"epoch": fresh, "seq": seq})
-            self._journal.outgoing.restamp(entry.n, fresh, seq, message.to_bytes())
+            self._journal.outgoing.restamp(entry.row_id, fresh, seq, message.to_bytes())
             self._let_go(entry)
             self._again(entry)
-        self._journal.streams.set(OUT, peer, endpoint, Place(fresh, len(pending)))
+        self._journal.streams.set(OUT, peer, endpoint, Position(fresh, len(pending)))
 
     def link_up(self) -> None:
         """The broker may have forgotten everything: all that is not stored leaves again."""
-        for entry in sorted(self._sent.values(), key=lambda entry: entry.n):
+        for entry in sorted(self._sent.values(), key=lambda entry: entry.row_id):
             self._again(entry)
 
     def peer_up(self, peer: str) -> None:
@@ -290,7 +290,7 @@ class Outbox:
     def notify(self, peer: str, notice: Notice) -> None:
         """Send a notice; nobody minds if it is lost."""
         if self._link.connected:
-            bundle = self._envelope.seal(Kind.NOTICE, peer, [notice.to_bytes()], self._entropy(NONCE_BYTES))
+            bundle = self._envelope.seal(BundleKind.NOTICE, peer, [notice.to_bytes()], self._entropy(NONCE_BYTES))
             self._faults.reach("outbox.before_notice")
             self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)
 
@@ -349,10 +349,10 @@ class Outbox:
             for entry in self._entries.values()
             if entry.peer == peer and entry.endpoint == endpoint and entry.type not in ANSWERS
         ]
-        return sorted(found, key=lambda entry: entry.n)
+        return sorted(found, key=lambda entry: entry.row_id)
 
-    def _next_place(self, peer: str, endpoint: str) -> Place:
-        return self._journal.streams.get(OUT, peer, endpoint) or Place(self._clock.now(), 0)
+    def _next_place(self, peer: str, endpoint: str) -> Position:
+        return self._journal.streams.get(OUT, peer, endpoint) or Position(self._clock.now(), 0)
 
     def _enqueue(self, entry: Entry) -> None:
         self._entries[entry.id] = entry
@@ -406,10 +406,13 @@ class Outbox:
         return bundle or None
 
     def _publish(self, peer: str, bundle: list[Entry]) -> bool:
-        missing = [entry.n for entry in bundle if entry.body is None]
+        missing = [entry.row_id for entry in bundle if entry.body is None]
         bodies = self._journal.outgoing.bodies(missing) if missing else {}
         sealed = self._envelope.seal(
-            Kind.MESSAGES, peer, [entry.body or bodies[entry.n] for entry in bundle], self._entropy(NONCE_BYTES)
+            BundleKind.MESSAGES,
+            peer,
+            [entry.body or bodies[entry.row_id] for entry in bundle],
+            self._entropy(NONCE_BYTES),
         )
         self._faults.reach("outbox.before_publish")
         left = self._link.publish(topics.inbox(peer, bundle[0].endpoint), sealed)

@@ -15,7 +15,7 @@ from p2pflowsd.faults import NoFaults
 from p2pflowsd.human import conversations
 from p2pflowsd.human.conversations import MAX_TEXT_CHARS, newest
 from p2pflowsd.journal import Journal, migrations
-from p2pflowsd.lifecycle import Incoming, Outgoing, Prompt
+from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
 
 ANN, BOB, CAROL = "a" * 64, "b" * 64, "c" * 64
 NOW = 1_800_000_000_000
@@ -53,7 +53,7 @@ def call(journal: Journal, number: int, text: str = "Hello?", *, origin: str | N
     return sent.id
 
 
-def ends(journal: Journal, message_id: str, state: Outgoing, **answer: Any) -> None:
+def ends(journal: Journal, message_id: str, state: OutgoingState, **answer: Any) -> None:
     """A call of ann's has its end."""
     assert journal.outgoing.move(message_id, state, NOW, json.dumps(answer).encode())
 
@@ -61,10 +61,10 @@ def ends(journal: Journal, message_id: str, state: Outgoing, **answer: Any) -> N
 def ask(journal: Journal, number: int, text: str = "Tea?", label: str = "", **more: Any) -> int:
     """Ann is asked; gives the number of the prompt."""
     sent = message(number, **{"from": BOB, "to": ANN, **more})
-    row = journal.incoming.add(sent, b"{}", 0, NOW + number, Incoming.READY)
+    row = journal.incoming.add(sent, b"{}", 0, NOW + number, IncomingState.READY)
     assert row is not None
     journal.prompts.ask(row, text, "{}", label)
-    return row.n
+    return row.row_id
 
 
 def test_a_call_shows_its_text_until_there_is_an_answer(journal: Journal) -> None:
@@ -76,17 +76,17 @@ def test_a_call_shows_its_text_until_there_is_an_answer(journal: Journal) -> Non
     journal.outgoing.stored([first], [], [], NOW)
     (shown,) = newest(journal, 10)
     assert (shown.text, shown.by, shown.waiting) == ("", "me", first)
-    ends(journal, first, Outgoing.DONE, human_input="Hi!")
+    ends(journal, first, OutgoingState.DONE, human_input="Hi!")
     (shown,) = newest(journal, 10)
     assert (shown.text, shown.by, shown.waiting) == ("Hi!", "them", None)
-    ends(journal, call(journal, 2), Outgoing.FAILED, kind="declined", message="No.")
+    ends(journal, call(journal, 2), OutgoingState.FAILED, kind="declined", message="No.")
     (shown,) = newest(journal, 10)
     assert (shown.text, shown.by, shown.at) == ("No.", None, NOW + 2)
 
 
 def test_an_answer_without_a_text_is_shown_as_json(journal: Journal) -> None:
     """All of it, or as much as fits."""
-    ends(journal, call(journal, 1), Outgoing.DONE, sum="x" * MAX_TEXT_CHARS)
+    ends(journal, call(journal, 1), OutgoingState.DONE, sum="x" * MAX_TEXT_CHARS)
     (shown,) = newest(journal, 10)
     assert shown.text.startswith('{"sum": "xxx')
     assert len(shown.text) == MAX_TEXT_CHARS
@@ -114,15 +114,15 @@ def test_prompts_are_told_apart_by_who_asks_and_as_whom(journal: Journal) -> Non
         ("asked", BOB, "User2", 1, "Sugar?"),
         ("asked", BOB, "User1", 2, "Milk?"),
     ]
-    journal.prompts.end(first, Prompt.DECLINED, NOW)
+    journal.prompts.end(first, PromptState.DECLINED, NOW)
     assert next(each.open for each in newest(journal, 10) if each.label == "User1") == 1
     assert newest(journal, 2) == found[:2]
 
 
 def test_an_answered_prompt_shows_the_answer(journal: Journal) -> None:
     """What ann said last is hers; a prompt that she declined stays theirs."""
-    journal.prompts.end(ask(journal, 1), Prompt.ANSWERED, NOW, "Yes, please")
-    journal.prompts.end(ask(journal, 2, conversation="8" * 32), Prompt.DECLINED, NOW, "never")
+    journal.prompts.end(ask(journal, 1), PromptState.ANSWERED, NOW, "Yes, please")
+    journal.prompts.end(ask(journal, 2, conversation="8" * 32), PromptState.DECLINED, NOW, "never")
     assert [(each.text, each.by) for each in newest(journal, 10)] == [("Tea?", "them"), ("Yes, please", "me")]
 
 

@@ -13,8 +13,8 @@ from p2pflows.errors import UsageError
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import MAX_PRUNED_ROWS, Journal, JournalError, migrations
-from p2pflowsd.journal.streams import IN, OUT, Place
-from p2pflowsd.lifecycle import Incoming, Outgoing, Prompt
+from p2pflowsd.journal.streams import IN, OUT, Position
+from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
 
 ANN, BOB = "a" * 64, "b" * 64
 NOW = 1_800_000_000_000
@@ -50,9 +50,9 @@ def message(number: int, *, life: int = MINUTE, kind: Type = Type.CALL) -> Messa
 
 def receive(journal: Journal, number: int, *, life: int = MINUTE) -> int:
     """Keep a request; gives its number."""
-    row = journal.incoming.add(message(number, life=life), b"{}", 0, NOW, Incoming.READY)
+    row = journal.incoming.add(message(number, life=life), b"{}", 0, NOW, IncomingState.READY)
     assert row is not None
-    return row.n
+    return row.row_id
 
 
 def send(journal: Journal, number: int) -> str:
@@ -145,16 +145,16 @@ def test_it_is_opened_again(journal: Journal, path: Path) -> None:
     """Facts, places and counters are there after a restart."""
     with journal.transaction():
         journal.set_meta("key", "value")
-        journal.streams.set(IN, BOB, "echo", Place(7, 3))
-        journal.streams.set(OUT, BOB, "echo", Place(8, 4))
+        journal.streams.set(IN, BOB, "echo", Position(7, 3))
+        journal.streams.set(OUT, BOB, "echo", Position(8, 4))
     journal.count("accepted", 2)
     journal.count("accepted")
     journal.commit(count_now=True)
     journal.close()
     again = Journal(path, ANN, NoFaults())
     assert again.meta("key") == "value"
-    assert again.streams.get(IN, BOB, "echo") == Place(7, 3)
-    assert again.streams.get(OUT, BOB, "echo") == Place(8, 4)
+    assert again.streams.get(IN, BOB, "echo") == Position(7, 3)
+    assert again.streams.get(OUT, BOB, "echo") == Position(8, 4)
     assert again.streams.get(OUT, ANN, "echo") is None
     assert again.counters == {"accepted": 3}
     again.close()
@@ -262,11 +262,11 @@ def prune(journal: Journal, now: int) -> None:
 def test_ids_are_remembered_while_they_could_come_again(journal: Journal, path: Path) -> None:
     """A request is forgotten ten minutes after its deadline, when no clock can take it for valid."""
     with journal.transaction():
-        for number, end in enumerate((Incoming.DONE, Incoming.FAILED, Incoming.EXPIRED), start=1):
+        for number, end in enumerate((IncomingState.DONE, IncomingState.FAILED, IncomingState.EXPIRED), start=1):
             journal.incoming.move(receive(journal, number), end)
     prune(journal, NOW + MINUTE + 10 * MINUTE)
     assert numbers(path, "incoming") == [1, 2, 3]
-    assert journal.incoming.add(message(2), b"{}", 0, NOW, Incoming.READY) is None
+    assert journal.incoming.add(message(2), b"{}", 0, NOW, IncomingState.READY) is None
     prune(journal, NOW + MINUTE + 10 * MINUTE + 1)
     assert numbers(path, "incoming") == []
 
@@ -274,10 +274,12 @@ def test_ids_are_remembered_while_they_could_come_again(journal: Journal, path: 
 def test_what_has_no_end_is_never_forgotten(journal: Journal, path: Path) -> None:
     """Live requests, dead letters and live messages stay, however old they are."""
     with journal.transaction():
-        for number, state in enumerate((Incoming.READY, Incoming.HELD, Incoming.ASKED, Incoming.DEAD), start=1):
+        for number, state in enumerate(
+            (IncomingState.READY, IncomingState.HELD, IncomingState.ASKED, IncomingState.DEAD), start=1
+        ):
             journal.incoming.move(receive(journal, number), state)
         send(journal, 5)
-        journal.outgoing.move(send(journal, 6), Outgoing.STORED, NOW)
+        journal.outgoing.move(send(journal, 6), OutgoingState.STORED, NOW)
     prune(journal, NOW + 1000 * DAY)
     assert numbers(path, "incoming") == [1, 2, 3, 4]
     assert numbers(path, "outgoing") == [1, 2]
@@ -286,12 +288,12 @@ def test_what_has_no_end_is_never_forgotten(journal: Journal, path: Path) -> Non
 def test_answers_are_remembered_for_a_day(journal: Journal, path: Path) -> None:
     """Ended messages and prompts stay for a day, so that who asks late still finds the answer."""
     with journal.transaction():
-        journal.outgoing.move(send(journal, 1), Outgoing.DONE, NOW, b"{}")
+        journal.outgoing.move(send(journal, 1), OutgoingState.DONE, NOW, b"{}")
         row = journal.incoming.get(receive(journal, 2))
         assert row is not None
         journal.prompts.ask(row, "shall we?", "{}")
-        journal.prompts.end(row.n, Prompt.ANSWERED, NOW, "yes")
-        journal.incoming.move(row.n, Incoming.DONE)
+        journal.prompts.end(row.row_id, PromptState.ANSWERED, NOW, "yes")
+        journal.incoming.move(row.row_id, IncomingState.DONE)
     prune(journal, NOW + DAY)
     assert (numbers(path, "outgoing"), numbers(path, "prompts")) == ([1], [1])
     prune(journal, NOW + DAY + 1)
@@ -304,18 +306,18 @@ def test_a_prompt_keeps_its_number(journal: Journal) -> None:
         row = journal.incoming.get(receive(journal, 1))
         assert row is not None
         journal.prompts.ask(row, "shall we?", "{}")
-        journal.prompts.end(row.n, Prompt.ANSWERED, NOW, "yes")
-        journal.incoming.move(row.n, Incoming.DONE)
+        journal.prompts.end(row.row_id, PromptState.ANSWERED, NOW, "yes")
+        journal.incoming.move(row.row_id, IncomingState.DONE)
     prune(journal, NOW + DAY)
     with journal.transaction():
-        assert receive(journal, 2) != row.n
+        assert receive(journal, 2) != row.row_id
 
 
 def test_pruning_comes_round(journal: Journal, path: Path) -> None:
     """Each call looks at a slice only, and a few calls reach everything."""
     with journal.transaction():
         for number in range(2 * MAX_PRUNED_ROWS + 10):
-            journal.incoming.move(receive(journal, number), Incoming.DONE)
+            journal.incoming.move(receive(journal, number), IncomingState.DONE)
     for left in (MAX_PRUNED_ROWS + 10, 10, 0):
         with journal.transaction():
             journal.prune(NOW + DAY)
@@ -328,19 +330,23 @@ def test_pruning_comes_round(journal: Journal, path: Path) -> None:
 def test_bodies_go_when_nothing_needs_them(journal: Journal) -> None:
     """What could still run, or be sent again by hand, keeps its body; the rest is dropped with the end."""
     with journal.transaction():
-        kept = {state: receive(journal, number) for number, state in enumerate((Incoming.HELD, Incoming.DEAD))}
+        kept = {
+            state: receive(journal, number) for number, state in enumerate((IncomingState.HELD, IncomingState.DEAD))
+        }
         for state, n in kept.items():
             journal.incoming.move(n, state)
         done = receive(journal, 9)
-        journal.incoming.move(done, Incoming.DONE)
+        journal.incoming.move(done, IncomingState.DONE)
         sent = {
             state: send(journal, number)
-            for number, state in enumerate((Outgoing.STORED, Outgoing.DONE, Outgoing.FAILED, Outgoing.EXPIRED))
+            for number, state in enumerate(
+                (OutgoingState.STORED, OutgoingState.DONE, OutgoingState.FAILED, OutgoingState.EXPIRED)
+            )
         }
         for end, message_id in sent.items():
             journal.outgoing.move(message_id, end, NOW)
     assert set(journal.incoming.bodies([*kept.values(), done])) == set(kept.values())
     assert {end for end, message_id in sent.items() if journal.outgoing.body(message_id)} == {
-        Outgoing.FAILED,
-        Outgoing.EXPIRED,
+        OutgoingState.FAILED,
+        OutgoingState.EXPIRED,
     }

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.modules import declared, list_modules, lock, source, tree, trust, verify
 from p2pflows.modules.lock import Locked
-from p2pflows.modules.source import Kind, Source, is_module, parse, wanted
+from p2pflows.modules.source import Source, SourceKind, is_module, parse, wanted
 
 HERE = Path("/")
 COMMIT = "c0" * 20
@@ -32,7 +32,7 @@ def _locked(root: Path, module: str, files: dict[str, str]) -> Locked:
     for name, text in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
-    entry = Locked(Source(Kind.HUB, module, module, "main"), COMMIT, tree.hashes(place))
+    entry = Locked(Source(SourceKind.HUB, module, module, "main"), COMMIT, tree.hashes(place))
     lock.write(root, {**lock.read(root), module: entry})
     return entry
 
@@ -117,10 +117,10 @@ def test_a_path_is_written_as_one(tmp_path: Path) -> None:
     for folder in ("main", "feature/chat", "here"):
         (tmp_path / folder).mkdir(parents=True)
     for revision in ("main", "feature/chat", "v1.0-rc/2"):
-        assert parse("team/Chat", revision, tmp_path) == Source(Kind.HUB, "team/Chat", "team/Chat", revision)
+        assert parse("team/Chat", revision, tmp_path) == Source(SourceKind.HUB, "team/Chat", "team/Chat", revision)
     for revision in ("./here", str(tmp_path / "here"), f"../{tmp_path.name}/here"):
         linked = parse("team/Chat", revision, tmp_path)
-        assert (linked.kind, linked.folder) == (Kind.LINK, (tmp_path / "here").resolve())
+        assert (linked.kind, linked.folder) == (SourceKind.LINK, (tmp_path / "here").resolve())
     with pytest.raises(UsageError, match="There is no folder"):
         parse("team/Chat", "./not here", tmp_path)
 
@@ -131,7 +131,7 @@ def test_a_folder_to_copy_may_have_spaces(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     first, second = parse(f"file://{folder}", None, HERE), parse(folder.as_uri(), None, HERE)
     assert first == second
-    assert (first.kind, first.module, first.folder) == (Kind.COPY, "team/Chat", folder)
+    assert (first.kind, first.module, first.folder) == (SourceKind.COPY, "team/Chat", folder)
     with pytest.raises(UsageError, match="no revision"):
         parse(folder.as_uri(), "v1", HERE)
 

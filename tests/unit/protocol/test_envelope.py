@@ -12,8 +12,8 @@ from p2pflows.protocol.envelope import (
     HEADER_BYTES,
     NONCE_BYTES,
     VERSION,
+    BundleKind,
     Envelope,
-    Kind,
     Opened,
     Refused,
     claimed_sender,
@@ -26,7 +26,7 @@ LETTER = b'{"pay":1}'
 DOMAIN = b"p2pflows bundle 1\0"
 
 
-def _letter(*bodies: bytes, kind: Kind = Kind.MESSAGES, nonce: bytes = NONCE) -> bytes:
+def _letter(*bodies: bytes, kind: BundleKind = BundleKind.MESSAGES, nonce: bytes = NONCE) -> bytes:
     return Envelope(ALICE).seal(kind, BOB.user_id, bodies or (LETTER,), nonce)
 
 
@@ -48,14 +48,14 @@ def _sealed(header: bytes, plain: bytes, box: Box) -> bytes:
     return header + bytes(box.encrypt(plain, NONCE))
 
 
-def _header(sender: Identity, version: int = VERSION, kind: int = Kind.MESSAGES) -> bytes:
+def _header(sender: Identity, version: int = VERSION, kind: int = BundleKind.MESSAGES) -> bytes:
     return bytes((version, kind)) + sender.public
 
 
 def test_what_alice_seals_for_bob_bob_opens_and_knows_to_be_hers() -> None:
     """Without an attack, the bodies arrive whole, in order, and under the sender's name."""
     opened = _open(_letter(b"one", b"", b"three"))
-    assert (opened.sender, opened.kind) == (ALICE.user_id, Kind.MESSAGES)
+    assert (opened.sender, opened.kind) == (ALICE.user_id, BundleKind.MESSAGES)
     assert opened.bodies == [b"one", b"", b"three"]
 
 
@@ -125,7 +125,7 @@ def test_a_changed_bit_spoils_the_letter(position: int) -> None:
 def test_messages_cannot_be_made_to_pass_for_a_notice() -> None:
     """The kind is signed, so receipts cannot be made of messages nor messages of receipts."""
     bundle = _letter()
-    assert _reason(bundle[:1] + bytes([Kind.NOTICE]) + bundle[2:]) == "bad_signature"
+    assert _reason(bundle[:1] + bytes([BundleKind.NOTICE]) + bundle[2:]) == "bad_signature"
 
 
 @pytest.mark.parametrize("kind", [0, 3, 255])
@@ -177,7 +177,7 @@ def test_bodies_cannot_be_swapped_dropped_added_or_cut_anew(bodies: list[bytes])
 
 def test_an_empty_bundle_is_malformed() -> None:
     """A bundle holds at least one body."""
-    assert _reason(Envelope(ALICE).seal(Kind.MESSAGES, BOB.user_id, [], NONCE)) == "malformed"
+    assert _reason(Envelope(ALICE).seal(BundleKind.MESSAGES, BOB.user_id, [], NONCE)) == "malformed"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_letter_to_a_user_id_that_is_no_key_is_never_made() -> None:
     """Sealing for bytes that are no public key fails instead of making something that anyone could open."""
     for user in ("00" * 32, "01" + "00" * 31, "ff" * 32):
         with pytest.raises(ValueError, match="public key"):
-            Envelope(ALICE).seal(Kind.MESSAGES, user, [LETTER], NONCE)
+            Envelope(ALICE).seal(BundleKind.MESSAGES, user, [LETTER], NONCE)
 
 
 def test_the_claimed_sender_costs_nothing_and_proves_nothing() -> None:

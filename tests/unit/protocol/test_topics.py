@@ -59,10 +59,10 @@ def test_topics_have_the_form_of_the_protocol() -> None:
 @pytest.mark.parametrize(
     ("topic", "meaning"),
     [
-        (topics.inbox(USER, "User"), topics.Inbox(USER, "User")),
-        (topics.results(USER, "gpu"), topics.Results(USER, "gpu")),
-        (topics.status(USER), topics.Presence(USER, "status")),
-        (topics.card(USER), topics.Presence(USER, "card")),
+        (topics.inbox(USER, "User"), topics.InboxTopic(USER, "User")),
+        (topics.results(USER, "gpu"), topics.ResultsTopic(USER, "gpu")),
+        (topics.status(USER), topics.PresenceTopic(USER, "status")),
+        (topics.card(USER), topics.PresenceTopic(USER, "card")),
     ],
 )
 def test_a_topic_that_was_built_is_read_back(topic: str, meaning: object) -> None:
@@ -72,7 +72,7 @@ def test_a_topic_that_was_built_is_read_back(topic: str, meaning: object) -> Non
 
 def test_the_topic_of_a_worker() -> None:
     """A worker on this machine names the topic that it reads."""
-    assert topics.parse(topics.dispatch(USER, "gpu", "w-1")) == topics.Dispatch(USER, "gpu", "w-1")
+    assert topics.parse(topics.dispatch(USER, "gpu", "w-1")) == topics.DispatchTopic(USER, "gpu", "w-1")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from p2pflows.contacts import Contacts
 from p2pflows.errors import UsageError
 from p2pflows.protocol import channel, framing
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
-from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, Envelope, Kind, Refused
+from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Refused
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
 from p2pflows.protocol.message import Message, Notice, new_id
 from p2pflowsd.faults import NoFaults
@@ -83,7 +83,7 @@ def test_sealing_gives_the_frozen_bundle(case: dict[str, Any]) -> None:
     """With the same keys, nonce and bodies, sealing gives the same bytes."""
     envelope = Envelope(_identity(case["sender_seed"]))
     bodies = [body.encode() for body in case["bodies"]]
-    bundle = envelope.seal(Kind(case["kind"]), case["recipient"], bodies, bytes.fromhex(case["nonce"]))
+    bundle = envelope.seal(BundleKind(case["kind"]), case["recipient"], bodies, bytes.fromhex(case["nonce"]))
     assert bundle.hex() == case["bundle"]
 
 
@@ -113,7 +113,7 @@ def test_the_parts_of_a_bundle_stand_where_the_protocol_says(case: dict[str, Any
 
 def test_a_notice_is_read_and_written_as_frozen() -> None:
     """Every line of a notice survives reading and writing, and its bytes are the frozen ones."""
-    (body,) = next(case["bodies"] for case in _load("bundle")["cases"] if case["kind"] == Kind.NOTICE)
+    (body,) = next(case["bodies"] for case in _load("bundle")["cases"] if case["kind"] == BundleKind.NOTICE)
     assert Notice.model_validate_json(body).to_bytes() == body.encode()
 
 
@@ -185,7 +185,7 @@ def bob(tmp_path: Path) -> Iterator[Node]:
 @_cases("delivery")
 def test_a_delivery_without_effect_is_counted_by_name(case: dict[str, Any], bob: Node) -> None:
     """What is well sealed and still wrong is counted once under its reason, and nothing comes of it."""
-    bob.turn([_Delivery(case["topic"], bytes.fromhex(case["payload"]), case["retain"])])
+    bob.process_batch([_Delivery(case["topic"], bytes.fromhex(case["payload"]), case["retain"])])
     assert bob.journal.counters == {f"refused.{case['reason']}": 1}
 
 

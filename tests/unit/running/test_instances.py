@@ -18,13 +18,13 @@ from p2pflows.contacts import Contacts
 from p2pflows.errors import NotAllowed, P2pflowsError
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
-from p2pflows.protocol.envelope import Envelope, Kind
+from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message, Notice, Type, derived_id
 from p2pflowsd import owners_log
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
-from p2pflowsd.lifecycle import Incoming, Outgoing
+from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.node import Node, Request
 from p2pflowsd.running import instances
 from p2pflowsd.running.catalog import Served
@@ -111,19 +111,19 @@ class Desk:
 
     def arrives(self, topic: str, payload: bytes) -> None:
         """Take something in, and let so much time pass that all is said that there is to say."""
-        self.node.turn([Packet(topic, payload)])
+        self.node.process_batch([Packet(topic, payload)])
         self.passes(0.03)
         self.passes(0.03)
 
     def passes(self, seconds: float) -> None:
         """Let time pass."""
         self.timeline.sleep(seconds)
-        self.node.turn([])
+        self.node.process_batch([])
 
     def ask(self, run: Any) -> Any:
         """Do something inside a turn; gives its result, or the error."""
         told: list[Any] = []
-        self.node.turn([], [Request(run, told.append)])
+        self.node.process_batch([], [Request(run, told.append)])
         return told[0]
 
     def log(self) -> list[tuple[str, str]]:
@@ -164,7 +164,7 @@ class Neighbour:
         """Ask for an instance; gives the request's id."""
         return self.sends(topics.INSTANCES, {"op": "mount", "endpoint": endpoint, **order})
 
-    def publishes(self, endpoint: str, *bodies: bytes, kind: Kind = Kind.MESSAGES) -> None:
+    def publishes(self, endpoint: str, *bodies: bytes, kind: BundleKind = BundleKind.MESSAGES) -> None:
         """Publish what need not be a message."""
         bundle = self.envelope.seal(kind, self.desk.user, bodies, self.desk.random.randbytes(24))
         self.desk.arrives(topics.inbox(self.desk.user, endpoint), bundle)
@@ -446,7 +446,7 @@ def test_a_stranger_asks_for_an_instance(desk: Desk, hand: Hand) -> None:
     """It waits like any request, told under the endpoint that is wanted, until its sender is allowed."""
     carol = Neighbour(desk, 10)
     request = carol.mounts("own")
-    (row,) = desk.journal.incoming.in_state(Incoming.HELD)
+    (row,) = desk.journal.incoming.in_state(IncomingState.HELD)
     assert desk.node.admission.wanted(row) == "own"
     assert hand.takes() == []
     assert carol.hears(carol.sends(topics.INSTANCES, {"op": "list"})) == [{"instances": []}]
@@ -521,9 +521,9 @@ def test_what_the_owner_mounts_is_not_counted(desk: Desk, mallory: Neighbour, mo
     flow = desk.node.catalog.get("own")
     assert flow is not None
     book = desk.contacts.book()
-    assert desk.node.instances.in_the_way(desk.user, flow, book) is None
+    assert desk.node.instances.find_evictable(desk.user, flow, book) is None
     with pytest.raises(NotAllowed, match="as many"):
-        desk.node.instances.in_the_way(mallory.user, flow, book)
+        desk.node.instances.find_evictable(mallory.user, flow, book)
 
 
 def test_a_flood_of_refusals(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
@@ -590,7 +590,7 @@ def test_answers_to_calls_of_others(desk: Desk, alice: Neighbour, mallory: Neigh
         mallory.sends(topics.REPLY, {"forged": True}, type="reply", cause=cause)
         mallory.sends(topics.REPLY, {"kind": "declined"}, type="error", cause=cause)
     progress = Notice(to=desk.user, progress=[(one, {"forged": True})], received=[one], held=[two])
-    mallory.publishes(topics.NOTICE, progress.to_bytes(), kind=Kind.NOTICE)
+    mallory.publishes(topics.NOTICE, progress.to_bytes(), kind=BundleKind.NOTICE)
     assert [answer for answer in hand.is_told() if "kept" not in answer] == []
     alice.sends(topics.REPLY, SECRET, type="reply", cause=one)
     alice.sends(topics.REPLY, {"late": True}, type="reply", cause=one)
@@ -607,11 +607,11 @@ def test_kinds_of_errors_that_no_neighbour_has(
 ) -> None:
     """An error of any kind and form ends the call that it answers, and is handed on as an error."""
     sent = desk.ask(lambda: desk.node.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
-    told: list[Outgoing] = []
+    told: list[OutgoingState] = []
     desk.ask(lambda: desk.node.when_ended(sent, lambda state, _answer: told.append(state)))
     wrong = {"kind": kind, "message": {"a": [1]}, "hint": "x" * 300_000, "more": {"kind": "not_allowed"}}
     mallory.sends(topics.REPLY, wrong, type="error", cause=sent)
-    assert told == [Outgoing.FAILED]
+    assert told == [OutgoingState.FAILED]
     assert lives(desk, alice, hand)
 
 
@@ -719,10 +719,10 @@ def test_a_long_answer_and_a_long_task(desk: Desk, alice: Neighbour, mallory: Ne
             "data": {"text": "語" * 230_000},
         }
     )
-    bundle = mallory.envelope.seal(Kind.MESSAGES, desk.user, [answer.to_bytes()], desk.random.randbytes(24))
+    bundle = mallory.envelope.seal(BundleKind.MESSAGES, desk.user, [answer.to_bytes()], desk.random.randbytes(24))
     hand.takes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(desk, "arrives", lambda topic, payload: desk.node.turn([Packet(topic, payload)]))
+        patch.setattr(desk, "arrives", lambda topic, payload: desk.node.process_batch([Packet(topic, payload)]))
         large = alice.sends("own", {"text": "x" * 690_000})
     desk.arrives(topic, bundle)
     assert [task["message"] for task, _ in hand.takes()] == [large]
@@ -963,8 +963,8 @@ def test_mad_turns(desk: Desk, alice: Neighbour, hand: Hand, turn: Any) -> None:
     hand.ends(task, written(turn, TASK=task["task"], USER=desk.user, REQUEST=call))
     row = desk.journal.incoming.find(alice.user, call)
     assert row is not None
-    assert row.state in (Incoming.DONE, Incoming.FAILED, Incoming.KEPT)
-    assert (row.state == Incoming.KEPT) == (alice.hears(call) == [])
+    assert row.state in (IncomingState.DONE, IncomingState.FAILED, IncomingState.AWAITING_REPLY)
+    assert (row.state == IncomingState.AWAITING_REPLY) == (alice.hears(call) == [])
     assert lives(desk, alice, hand)
 
 
@@ -1011,7 +1011,7 @@ def test_progress_of_a_neighbour(desk: Desk, mallory: Neighbour) -> None:
     desk.ask(lambda: desk.node.expect(sent, lambda _state, _answer: None, heard.append))
     for data in ('{"delta": "a"}', '{"n": 1e999}', '{"n": NaN}', json.dumps({"text": "x" * 500_000}), "[1]"):
         body = f'{{"to": "{desk.user}", "progress": [["{sent}", {data}]]}}'
-        mallory.publishes(topics.NOTICE, body.encode(), kind=Kind.NOTICE)
+        mallory.publishes(topics.NOTICE, body.encode(), kind=BundleKind.NOTICE)
     assert heard == [{"delta": "a"}]
 
 

@@ -44,7 +44,7 @@ def test_what_got_lost_waits_before_the_rest() -> None:
         scheduler.add(task, "a")
     scheduler.assign()
     scheduler.add(5, "a")
-    assert scheduler.back([3, 2]) == [2, 3, 4]
+    assert scheduler.requeue([3, 2]) == [2, 3, 4]
     assert [task for _, task in scheduler.assign()] == [2, 3, 4, 5]
 
 
@@ -55,7 +55,7 @@ def test_what_did_not_fit_waits_until_the_worker_has_what_did() -> None:
     for task in range(4):
         scheduler.add(task, "a")
     scheduler.assign()
-    assert scheduler.back([2, 3], unsent=True) == [2, 3]
+    assert scheduler.requeue([2, 3], unsent=True) == [2, 3]
     assert scheduler.assign() == []
     scheduler.confirm(1)
     assert [task for _, task in scheduler.assign()] == [2, 3]
@@ -69,8 +69,8 @@ def test_a_lost_worker() -> None:
         scheduler.add(task, lane)
     scheduler.assign()
     scheduler.announce("w2", 2)
-    assert scheduler.lost("w1") == [0, 2]
-    assert scheduler.lost("w1") == []
+    assert scheduler.worker_lost("w1") == [0, 2]
+    assert scheduler.worker_lost("w1") == []
     assert scheduler.assign() == [Assignment("w2", task) for task in range(4)]
 
 
@@ -186,7 +186,7 @@ class Scheduling(RuleBasedStateMachine):
         tasks = [task for tasks in self.order.values() for task in tasks[: 1 + which % 2]]
         if tasks:
             task = tasks[which % len(tasks)]
-            assert self.scheduler.is_first(task) == any(tasks[:1] == [task] for tasks in self.order.values())
+            assert self.scheduler.is_head(task) == any(tasks[:1] == [task] for tasks in self.order.values())
             self.scheduler.done(task)
             for tasks in self.order.values():
                 if task in tasks:
@@ -196,7 +196,7 @@ class Scheduling(RuleBasedStateMachine):
     def get_lost(self, which: int) -> None:
         """A leased task does not arrive."""
         if task := self._some_leased(which):
-            gone = self.scheduler.back([task])
+            gone = self.scheduler.requeue([task])
             assert gone[0] == task
             assert gone == sorted(gone)
 
@@ -206,7 +206,7 @@ class Scheduling(RuleBasedStateMachine):
         firsts = {
             lane.leased and next(iter(lane.leased)) for lane in self.scheduler._lanes.values() if lane.worker == worker
         }
-        assert set(self.scheduler.lost(worker)) == firsts
+        assert set(self.scheduler.worker_lost(worker)) == firsts
         self.slots.pop(worker, None)
 
     @rule(worker=WORKERS, lane=LANES, which=st.sets(st.integers(0, 5)))

@@ -12,12 +12,12 @@ import pytest
 
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
 from p2pflows.protocol.message import MAX_BODY_BYTES
-from p2pflows.worker.shell import Command, Run, parse
+from p2pflows.worker.shell import Command, ShellRun, parse
 
 
 def reply(command: str, cwd: Path, data: bytes = b"{}", *, seconds: float = 10, **env: str) -> dict[str, Any]:
     """What one run of a command answers."""
-    return Run(Command(command, str(cwd)), env).reply(data, seconds)
+    return ShellRun(Command(command, str(cwd)), env).reply(data, seconds)
 
 
 def script(path: Path, text: str) -> Path:
@@ -122,7 +122,7 @@ def test_killed_at_its_deadline_though_it_has_closed_its_output(tmp_path: Path) 
 
 def test_stopped(tmp_path: Path) -> None:
     """A command that is stopped from another thread ends at once, with its children."""
-    run = Run(Command("sleep 60 & echo $! > child; wait", str(tmp_path)), {})
+    run = ShellRun(Command("sleep 60 & echo $! > child; wait", str(tmp_path)), {})
     threading.Timer(0.2, run.stop).start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
@@ -133,12 +133,12 @@ def test_stopped(tmp_path: Path) -> None:
 
 def test_stopped_before_and_after(tmp_path: Path) -> None:
     """A command stopped before its start does not start; stopping one that has ended does nothing."""
-    early = Run(Command("touch started", str(tmp_path)), {})
+    early = ShellRun(Command("touch started", str(tmp_path)), {})
     early.stop()
     with pytest.raises(Cancelled):
         early.reply(b"{}", 10)
     assert not (tmp_path / "started").exists()
-    late = Run(Command("true", str(tmp_path)), {})
+    late = ShellRun(Command("true", str(tmp_path)), {})
     late.reply(b"{}", 10)
     late.stop()
 
