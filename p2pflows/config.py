@@ -6,7 +6,7 @@ import os
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from p2pflows import files
+from p2pflows import yaml_file
 from p2pflows.errors import UsageError
 from p2pflows.home import Home
 from p2pflows.links import broker_url
@@ -70,7 +70,7 @@ def load(where: Home) -> Settings:
         UsageError: the file cannot be read, is not YAML, or holds something unknown.
     """
     hint = f"Mend {where.config}, or move it away to use the defaults."
-    content = files.read_yaml(where.config, "The settings", hint)
+    content = yaml_file.read(where.config, "The settings", hint)
     if content is None:
         content = {}
     if not isinstance(content, dict):

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from p2pflows import files
+from p2pflows import files, yaml_file
 from p2pflows.errors import UnknownUser, UsageError
 from p2pflows.protocol import topics
 
@@ -110,13 +110,13 @@ class Contacts:
             self._write(book.by_name, book.blocked | {user})
 
     def _locked(self) -> AbstractContextManager[None]:
-        return files.hold(self._path.with_suffix(".lock"))
+        return files.exclusive_lock(self._path.with_suffix(".lock"))
 
     def _write(self, by_name: dict[str, str], blocked: frozenset[str]) -> None:
         content: dict[str, object] = {"contacts": dict(sorted(by_name.items()))}
         if blocked:
             content["blocked"] = sorted(blocked)
-        files.write_yaml(self._path, content)
+        yaml_file.write(self._path, content)
         self._read_at = None
 
 
@@ -160,7 +160,7 @@ def _stamp(path: Path) -> _Stamp:
 
 def _read(path: Path) -> Book:
     hint = f"Mend {path}, or move it away to start an empty address book."
-    content = files.read_yaml(path, "The contacts", hint) or {}
+    content = yaml_file.read(path, "The contacts", hint) or {}
     names = content.get("contacts") or {} if isinstance(content, dict) else None
     blocked = content.get("blocked") or [] if isinstance(content, dict) else None
     if not isinstance(names, dict) or not isinstance(blocked, list):

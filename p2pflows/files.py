@@ -1,85 +1,68 @@
-"""Files that several programs share: held by one at a time, replaced as a whole, and YAML whatever stands in it."""
+"""Files written as a whole, private from their first byte and durable; and lock files."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import re
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import yaml
+PRIVATE = 0o600
 
-from p2pflows.errors import UsageError
 
-_PRIVATE = 0o600
-_QUOTED = re.compile(r"\b(alias|handle|tag) (['\"]).*\2", re.DOTALL)
-"""Where PyYAML's sentences repeat what stands in the file."""
+def replace(path: Path, text: str, mode: int = PRIVATE) -> None:
+    """Write a file atomically: after a crash it holds the old content or the new, and once this returns the new.
+
+    Args:
+        path: the file; its folder must exist.
+        text: the new content, written in UTF-8.
+        mode: the permission bits that the file has from its first byte, less those that the umask takes away.
+    """
+    with _draft(path, text, mode) as draft:
+        draft.replace(path)
+
+
+def create(path: Path, text: str, mode: int = PRIVATE) -> None:
+    """Write a new file atomically, as `replace` does, but never touch one that exists.
+
+    Raises:
+        FileExistsError: the path is taken, if only by a dangling link.
+    """
+    with _draft(path, text, mode) as draft:
+        os.link(draft, path)
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Hold a lock file for oneself; others wait, in other processes and in this one."""
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file; other holders wait, in this process and in others."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def replace(path: Path, text: str, mode: int = _PRIVATE) -> None:
-    """Write a file in one step: whatever cuts it short, the old content is there or the new one, and no draft."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    draft = Path(name)
+@contextlib.contextmanager
+def _draft(path: Path, text: str, mode: int) -> Iterator[Path]:
+    """Yield a complete file beside `path`, to be moved or linked there; sync the folder, and leave no draft."""
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        draft.chmod(mode)
-        draft.replace(path)
-    except BaseException:
+        yield draft
+    finally:
         draft.unlink(missing_ok=True)
-        raise
+    _sync_folder(path.parent)
 
 
-def write_yaml(path: Path, content: dict[str, Any]) -> None:
-    """Replace a private YAML file."""
-    replace(path, yaml.safe_dump(content))
-
-
-def read_yaml(path: Path, what: str, hint: str) -> Any:
-    """The content of a YAML file; None if it is empty, or not there.
-
-    Args:
-        path: the file.
-        what: what it holds, as the error's sentence begins.
-        hint: what to do when it cannot be read.
-
-    Raises:
-        UsageError: it cannot be read; the error repeats nothing of the file, which may hold a password.
-    """
+def _sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files durable, as fsync of a file does not."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a date that is none, a number too long: each has its own error in PyYAML
-        raise UsageError(f"{what} cannot be read: {_why(error)}.", hint) from error
-
-
-def _why(error: Exception) -> str:
-    match error:
-        case yaml.MarkedYAMLError(problem=str(problem), problem_mark=yaml.Mark(line=int(line))):
-            told = _QUOTED.sub(r"\1", problem)
-            return f"{told}, in line {line + 1}"
-        case OSError():
-            return error.strerror or type(error).__name__
-        case UnicodeDecodeError():
-            return "it is no UTF-8"
-        case RecursionError():
-            return "it is nested too deeply"
-        case yaml.YAMLError():
-            return "it is no YAML"
-    return "a value in it is not what it looks like, such as a date that does not exist"
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -20,9 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, overload
 
-import yaml
-
-from p2pflows import contacts
+from p2pflows import contacts, yaml_file
 from p2pflows.client import Client
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.home import Home
@@ -113,8 +111,7 @@ class LocalUsers(Sequence[LocalUser]):
             home.path.mkdir(mode=0o700)
             identity.create(home.key)
             books.append((name, home, identity.load(home.key).user_id))
-            settings = {"broker": f"embedded:{port}", "workers": [{}] * workers}
-            home.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+            yaml_file.write(home.config, {"broker": f"embedded:{port}", "workers": [{}] * workers})
         for _, home, user in books:
             book = contacts.Contacts(home.contacts)
             for name, _, other in books:

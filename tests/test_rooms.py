@@ -20,9 +20,8 @@ OUTSIDE_LIBRARIES = {
     "segno": {"p2pflows.cli"},
     "aiohttp": {"p2pflowsd.api.control"},
     "yaml": {
-        "p2pflows.files",
+        "p2pflows.yaml_file",
         "p2pflows.flows.config",
-        "p2pflows.local",
     },
     "huggingface_hub": {"p2pflows.modules"},
     "iotcore": {"p2pflowsd.processes.iotcore_child"},
@@ -51,6 +50,7 @@ FLOORS = (
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
     {"p2pflows.links"},
     {"p2pflows.protocol"},
+    {"p2pflows.yaml_file"},
     {"p2pflows.home", "p2pflows.files", "p2pflows.logs"},
     {"p2pflows.errors"},
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from p2pflows import files
+from p2pflows import yaml_file
 from p2pflows.errors import UsageError
 
 FILE = "dependencies.yaml"
@@ -33,7 +33,7 @@ def read(path: Path) -> list[Entry]:
     Raises:
         UsageError: it cannot be read, or has another form.
     """
-    content = files.read_yaml(path, str(path), "Check the file.")
+    content = yaml_file.read(path, str(path), "Check the file.")
     entries = content.get("dependencies") if isinstance(content, dict) else content
     if not isinstance(entries, list | None) or not all(isinstance(entry, str | dict) for entry in entries or []):
         raise UsageError(f"{path} is no list of dependencies.", "Begin each with: - url: author/Name")

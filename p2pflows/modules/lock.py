@@ -91,7 +91,7 @@ def locked(root: Path) -> Iterator[None]:
             folder.mkdir(exist_ok=True)
             if not (folder / ".gitignore").exists():
                 (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-            held.enter_context(files.hold(folder / ".lock"))
+            held.enter_context(files.exclusive_lock(folder / ".lock"))
         except OSError as error:
             if error.errno not in _READ_ONLY:
                 raise

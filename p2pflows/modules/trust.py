@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from p2pflows import files
+from p2pflows import files, yaml_file
 from p2pflows.errors import UsageError
 from p2pflows.home import home
 
@@ -39,7 +39,7 @@ class TrustList:
         Raises:
             UsageError: the file is no such list.
         """
-        content = files.read_yaml(self._path, "The trusted sources", self._hint) or {}
+        content = yaml_file.read(self._path, "The trusted sources", self._hint) or {}
         listed = content.get("sources") or [] if isinstance(content, dict) else None
         if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
             raise UsageError("The trusted sources cannot be read: they have an unknown form.", self._hint)
@@ -47,10 +47,10 @@ class TrustList:
 
     def add(self, identity: str) -> None:
         """Trust a source from now on, at all its revisions."""
-        with files.hold(self._path.with_suffix(".lock")):
+        with files.exclusive_lock(self._path.with_suffix(".lock")):
             listed = self.sources()
             if identity not in listed:
-                files.write_yaml(self._path, {"sources": sorted([*listed, identity])})
+                yaml_file.write(self._path, {"sources": sorted([*listed, identity])})
 
     @property
     def _hint(self) -> str:

@@ -18,6 +18,7 @@ from nacl.hash import blake2b
 from nacl.public import Box, PrivateKey, PublicKey
 from nacl.signing import SigningKey, VerifyKey
 
+from p2pflows import files
 from p2pflows.errors import UsageError
 
 SEED_BYTES = 32
@@ -76,27 +77,8 @@ def create(path: Path) -> Identity:
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     seed = secrets.token_bytes(SEED_BYTES)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(f"{_HEADER} {seed.hex()}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
+    files.create(path, f"{_HEADER} {seed.hex()}\n")
     return Identity(seed)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A file's name is as lasting as its folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load(path: Path) -> Identity:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from p2pflows import files
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.mqtt import probe
@@ -232,7 +233,7 @@ class EmbeddedBroker:
             )
         finally:
             os.close(handle)
-        _write_private(self._pid_file, str(self._child.pid))
+        files.replace(self._pid_file, str(self._child.pid))
         return self._child
 
     def _command(self) -> tuple[str, list[str]]:
@@ -245,12 +246,12 @@ class EmbeddedBroker:
         found = None if wanted == "iotcore" else _find_mosquitto()
         if found:
             path, version = found
-            _write_private(self._directory / "passwords", _password_line(self._password()))
+            files.replace(self._directory / "passwords", _password_line(self._password()))
             # Started as root, mosquitto would become a user who may not read our files.
             as_root = "user root\n" if os.geteuid() == 0 else ""
             text = _MOSQUITTO.format(directory=self._directory, port=self._port, host=_HOST, as_root=as_root)
             config = self._directory / "mosquitto.conf"
-            _write_private(config, text)
+            files.replace(config, text)
             # By path and isolated, here and below: nothing in the working directory is imported instead.
             shim = (sys.executable, "-I", "-S", _beside("tied_child.py"), str(os.getpid()))
             tie = shim if sys.platform == "linux" else ()
@@ -259,7 +260,7 @@ class EmbeddedBroker:
             raise UsageError("There is no mosquitto 2 on this machine.", "Install it, or unset P2PFLOWS_EMBEDDED.")
         text = _IOTCORE.format(host=_HOST, port=self._port, user=_USER, password=self._password())
         config = self._directory / "iotcore.toml"
-        _write_private(config, text)
+        files.replace(config, text)
         version = importlib.metadata.version("iotcore")
         return f"iotcore {version}", [sys.executable, "-P", _beside("iotcore_child.py"), str(config)]
 
@@ -356,11 +357,8 @@ class EmbeddedBroker:
         """The password all daemons of this folder share; made by the first."""
         path = self._directory / "password"
         if not path.exists():
-            draft = self._directory / f".password-{secrets.token_hex(8)}"
-            _write_private(draft, secrets.token_urlsafe(24))
             with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
-            draft.unlink()
+                files.create(path, secrets.token_urlsafe(24))
         return path.read_text(encoding="ascii").strip()
 
     def _check_folders(self) -> None:
@@ -402,17 +400,6 @@ def _password_line(password: str) -> str:
     salt, rounds = secrets.token_bytes(12), 101
     key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
     return f"{_USER}:$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}\n"
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file whole, readable by us alone from its first byte."""
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 async def _until(condition: Callable[[], bool], limit: float) -> bool:

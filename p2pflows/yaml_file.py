@@ -1,0 +1,58 @@
+"""Reading and writing small YAML files; errors about a damaged file never quote its content."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from p2pflows import files
+from p2pflows.errors import UsageError
+
+_QUOTE = re.compile(r"\b(alias|handle|tag) (['\"]).*\2", re.DOTALL)
+"""The parts of PyYAML's messages that quote the file."""
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Replace a YAML file; only its owner can read it."""
+    files.replace(path, yaml.safe_dump(content))
+
+
+def read(path: Path, what: str, hint: str) -> Any:
+    """Read a YAML file.
+
+    Args:
+        path: the file.
+        what: what the file holds, as the first words of an error: "The settings".
+        hint: the hint of an error.
+
+    Returns:
+        The content, of any type; None if the file is empty or missing.
+
+    Raises:
+        UsageError: it cannot be read. The error quotes nothing of the file, which may hold a password.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # PyYAML raises errors of many types: for impossible dates, for overlong numbers, ...
+        raise UsageError(f"{what} cannot be read: {_reason(error)}.", hint) from error
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case yaml.MarkedYAMLError(problem=str(problem), problem_mark=yaml.Mark(line=int(line))):
+            unquoted = _QUOTE.sub(r"\1", problem)
+            return f"{unquoted}, in line {line + 1}"
+        case OSError():
+            return error.strerror or type(error).__name__
+        case UnicodeDecodeError():
+            return "it is not UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+        case yaml.YAMLError():
+            return "it is not YAML"
+    return "it holds an impossible value, such as a date that does not exist"
