@@ -29,7 +29,7 @@ LOG = logging.getLogger("test.embedded")
 DAEMON = """
 import asyncio, json, logging, sys
 from pathlib import Path
-from p2pflowsd.broker import EmbeddedBroker
+from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 
 async def main():
     port, directory, program = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -146,7 +146,7 @@ async def test_the_watchdog_replaces_a_broker_that_hangs(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker that takes connections but answers nothing must be killed and started anew."""
-    for name, seconds in (("_LOOK", 0.1), ("_PROBE_EVERY", 0.3), ("_PROBE_LIMIT", 0.5)):
+    for name, seconds in (("_LOOK_INTERVAL_S", 0.1), ("_PROBE_INTERVAL_S", 0.3), ("_PROBE_TIMEOUT_S", 0.5)):
         monkeypatch.setattr(broker_module, name, seconds)
     assert broker._child
     stopped = broker._child.pid
