@@ -16,8 +16,8 @@ from pathlib import Path
 
 import click
 import pytest
-from command_tree import commands
-from console import Story, read
+from support.command_tree import commands
+from support.console_examples import Story, read
 
 import p2pflows
 from p2pflows import errors

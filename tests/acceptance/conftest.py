@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
-from people import MOSQUITTO, Neighbourhood, Person
+from support.people import MOSQUITTO, Neighbourhood, Person
 
 from p2pflows.errors import UsageError
 

@@ -13,7 +13,7 @@ from typing import Any
 import flow_classes
 import pytest
 from flow_classes import notes
-from people import MOSQUITTO, Neighbourhood, Person, end, wait_until
+from support.people import MOSQUITTO, Neighbourhood, Person, end, wait_until
 
 import p2pflows
 from p2pflows import FlowProxy, serving

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from nacl.signing import SigningKey
-from people import Neighbourhood, Person, Ran, free_port
+from support.people import Neighbourhood, Person, Ran, free_port
 
 from p2pflows.errors import UnknownUser
 from p2pflows.protocol import identity

@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from people import Neighbourhood, Person, wait_until
+from support.people import Neighbourhood, Person, wait_until
 
 from p2pflows.errors import BadInput, NotServed, UsageError
 

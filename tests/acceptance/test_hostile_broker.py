@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from people import MOSQUITTO, Neighbourhood, Person, end, wait_until
-from spy import Forger, Seen, Spy
+from support.broker_spy import Forger, Seen, Spy
+from support.people import MOSQUITTO, Neighbourhood, Person, end, wait_until
 
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Channel, read_token

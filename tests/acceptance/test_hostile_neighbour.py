@@ -14,8 +14,8 @@ from typing import Any
 
 import flow_classes
 import pytest
-from people import MOSQUITTO, Neighbourhood, Person, wait_until
-from spy import Forger, Spy
+from support.broker_spy import Forger, Spy
+from support.people import MOSQUITTO, Neighbourhood, Person, wait_until
 
 from p2pflows.errors import CallError, DeadlinePassed, UsageError
 from p2pflows.protocol import identity, topics

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from people import wait_until
-from scripted_daemon import command, run
+from support.people import wait_until
+from support.scripted_daemon import command, run
 
 from p2pflows import (
     Declined,

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hub_server
 import pytest
-from hub_server import Hub
-from scripted_daemon import Ran, command, run, run_here
+from support import hub_server
+from support.hub_server import Hub
+from support.scripted_daemon import Ran, command, run, run_here
 
 from p2pflows import flow_verse
 from p2pflows.errors import UsageError

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from people import Person
+from support.people import Person
 
 import p2pflows
 from p2pflows.errors import BadInput, DaemonNotRunning, DeadlinePassed, Declined, NotServed, UnknownUser

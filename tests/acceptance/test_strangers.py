@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from people import Neighbourhood, Person, wait_until
+from support.people import Neighbourhood, Person, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from people import Neighbourhood, Person, end, wait_until, words_of
+from support.people import Neighbourhood, Person, end, wait_until, words_of
 
 from p2pflows.errors import CallError, DaemonNotRunning
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_server import ModelServer
-from notebooks import running
-from people import wait_until
+from support.model_server import ModelServer
+from support.notebooks import running
+from support.people import wait_until
 
 from p2pflows import start_local
 from p2pflows.local import LocalUser, LocalUsers

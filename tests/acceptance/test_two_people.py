@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from people import MOSQUITTO, Command, Neighbourhood, Person, free_port, wait_until
+from support.people import MOSQUITTO, Command, Neighbourhood, Person, free_port, wait_until
 
 QUESTION = '{"api_output":"Neighbor, are you there?"}'
 ANSWER = '{"human_input":"Hey there neighbor!!"}\n'

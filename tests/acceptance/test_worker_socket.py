@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from people import Neighbourhood, Person, wait_until
-from spy import Spy
+from support.broker_spy import Spy
+from support.people import Neighbourhood, Person, wait_until
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel

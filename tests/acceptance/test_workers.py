@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from people import Neighbourhood, Person, end, wait_until
+from support.people import Neighbourhood, Person, end, wait_until
 
 FLOWS = '''
 import os

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mqtt_peer import Peer, until
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from support.mqtt_peer import Peer, until
 
 from p2pflows.links import mqtt
 from p2pflows.links.broker_url import BrokerUrl

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mqtt_peer import Peer, until
+from support.mqtt_peer import Peer, until
 
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.mqtt import probe

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from people import MOSQUITTO, Neighbourhood, Person, wait_until
 from simulation import flows, history
 from simulation.checker import check
 from simulation.history import Fact
 from simulation.machine import POINTS, Machine
 from simulation.world import ECHO, HUMAN, World
+from support.people import MOSQUITTO, Neighbourhood, Person, wait_until
 
 import p2pflowsd
 from p2pflows.contacts import Contacts

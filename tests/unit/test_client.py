@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_daemon import ScriptedDaemon
+from support.scripted_daemon import ScriptedDaemon
 
 import p2pflows
 from p2pflows.client import Client

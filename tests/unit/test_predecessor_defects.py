@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 import pytest
-from command_tree import commands
-from scripted_run import ScriptedRun, incoming
+from support.command_tree import commands
+from support.scripted_run import ScriptedRun, incoming
 
 import p2pflows
 from p2pflows import errors

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_daemon import ScriptedDaemon, command, run, run_here
+from support.scripted_daemon import ScriptedDaemon, command, run, run_here
 
 from p2pflows.errors import CallError, Declined, NotAllowed, UsageError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_daemon import Ran, ScriptedDaemon, command, run, run_here
+from support.scripted_daemon import Ran, ScriptedDaemon, command, run, run_here
 
 from p2pflows.errors import Declined, NotServed, UsageError
 from p2pflows.protocol.channel import Enrolment

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 import pytest
-from scripted_daemon import ScriptedDaemon, command, run, run_here
+from support.scripted_daemon import ScriptedDaemon, command, run, run_here
 
 from p2pflows import errors
 from p2pflows.cli import cli

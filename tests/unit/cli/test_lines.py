@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_daemon import ScriptedDaemon, command, run
+from support.scripted_daemon import ScriptedDaemon, command, run
 
 from p2pflows.errors import FlowFailed, NotAllowed
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 from pydantic import BaseModel
-from scripted_run import ALICE, BOB, CAROL, INSTANCE, Memory, ScriptedRun, Sent, answer_to, incoming
+from support.scripted_run import ALICE, BOB, CAROL, INSTANCE, Memory, ScriptedRun, Sent, answer_to, incoming
 
 from p2pflows.errors import Declined, FlowFailed, UsageError
 from p2pflows.flows import run as port

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from scripted_run import ALICE, BOB, ScriptedRun
+from support.scripted_run import ALICE, BOB, ScriptedRun
 
 from p2pflows.errors import Cancelled, DeadlinePassed, Declined, FlowFailed, UsageError
 from p2pflows.flows.future import FlowFuture

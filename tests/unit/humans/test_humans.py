@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_run import ALICE, BOB, ScriptedRun, Sent, answer_to, incoming
+from support.scripted_run import ALICE, BOB, ScriptedRun, Sent, answer_to, incoming
 
 from p2pflows import humans
 from p2pflows.errors import BadInput, CallError, Declined, FlowFailed, NotServed, Unreachable, UsageError, from_kind

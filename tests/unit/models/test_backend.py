@@ -9,7 +9,7 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script
+from support.model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script
 
 from p2pflows.errors import FlowFailed, UsageError
 from p2pflows.models.api_info import NO_KEY, ApiInfo

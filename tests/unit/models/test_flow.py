@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model_server import Fails, ModelServer, Says
-from scripted_run import Memory, ScriptedRun, incoming
+from support.model_server import Fails, ModelServer, Says
+from support.scripted_run import Memory, ScriptedRun, incoming
 
 from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
 from p2pflows.flows.config import default_config, effective_config
