@@ -362,7 +362,12 @@ class Node:
         if not self.outbox.end(row, OutgoingState.CANCELLED, _error_bytes(error)):
             raise BadInput(f"Message {row.id[-8:]} is already {row.state}.", "There is nothing left to cancel.")
         self.outbox.accept(
-            Type.CANCEL, row.peer, row.endpoint, {}, expires=max(row.expires, self.clock.now() + 60_000), cause=row.id
+            Type.CANCEL,
+            row.peer,
+            row.endpoint,
+            {},
+            expires=max(row.expires, self.clock.now() + 60_000),
+            in_reply_to=row.id,
         )
         return row.id
 
@@ -541,7 +546,7 @@ class Node:
         """An answer to a message of ours came."""
         state = OutgoingState.FAILED if message.type == Type.ERROR else OutgoingState.DONE
         answer = strict_json.dumps(message.data)
-        return self.outbox.answered(message.sender, message.cause or "", state, answer)
+        return self.outbox.answered(message.sender, message.in_reply_to or "", state, answer)
 
     def worker_frame(self, point: str, payload: bytes) -> None:
         """A worker sent a frame."""
@@ -645,7 +650,7 @@ class Node:
 
     def _reply(self, row: IncomingRow, kind: Type, data: dict[str, Any], expires: int) -> None:
         self.outbox.accept(
-            kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, cause=row.id
+            kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, in_reply_to=row.id
         )
         self.notices.answered(row.peer, row.id)
 

@@ -44,12 +44,12 @@ ANSWERS = frozenset({Type.REPLY, Type.ERROR})
 class Message(BaseModel):
     """One message. Fields that a later version adds are ignored.
 
-    Requests (call, post, cancel) carry `epoch` and `seq`, their place in the stream of one endpoint; answers carry
-    `cause`, the id of the request they answer, and have no place in a stream. `instance` names one mounted flow among
-    those under the endpoint.
+    Requests (call, post, cancel) carry `epoch` and `seq`, their position in the stream of one endpoint; answers have
+    none. `in_reply_to` is the id of the request that an answer answers, or that a cancel withdraws. `instance` names
+    one mounted flow among those under the endpoint.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     id: MessageId
     type: Annotated[Type, Field(strict=False)]
@@ -58,7 +58,7 @@ class Message(BaseModel):
     endpoint: Name
     instance: MessageId | None = None
     conversation: MessageId
-    cause: MessageId | None = None
+    in_reply_to: MessageId | None = Field(alias="cause", default=None)
     epoch: Count = 0
     seq: Count = 0
     created: Count

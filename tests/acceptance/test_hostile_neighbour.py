@@ -56,8 +56,8 @@ class Mallory(Forger):
 
     def hears(self, call: str) -> dict[str, Any]:
         """The data of the answer to a call."""
-        wait_until(lambda: any(message.cause == call for message in self._heard()))
-        return next(message.data for message in self._heard() if message.cause == call)
+        wait_until(lambda: any(message.in_reply_to == call for message in self._heard()))
+        return next(message.data for message in self._heard() if message.in_reply_to == call)
 
     def asks(self, to: Person, endpoint: str, data: dict[str, Any], **changes: Any) -> dict[str, Any]:
         """Send a call and hear its answer."""

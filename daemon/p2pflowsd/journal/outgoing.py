@@ -42,7 +42,7 @@ class OutgoingTable:
                 message.epoch,
                 message.seq,
                 message.conversation,
-                message.cause,
+                message.in_reply_to,
                 body,
                 message.created,
                 message.expires,

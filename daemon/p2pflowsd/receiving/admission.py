@@ -77,7 +77,7 @@ class Admission:
             return
         if row.type == Type.CANCEL:
             self._journal.incoming.move(row.row_id, IncomingState.DONE)
-            self._withdrawn(row.peer, message.cause or "")
+            self._withdrawn(row.peer, message.in_reply_to or "")
             return
         if row.endpoint == topics.INSTANCES:
             self._admit_instance_request(row, message)

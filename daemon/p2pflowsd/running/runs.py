@@ -539,7 +539,7 @@ class Runs:
         withdrawn = self._outbox.end(sent, OutgoingState.CANCELLED)
         if withdrawn or mounted:
             expires = max(sent.expires, self._clock.now() + POST_LIFETIME_MS) if mounted else sent.expires
-            self._outbox.accept(Type.CANCEL, sent.peer, sent.endpoint, {}, expires=expires, cause=sent.id)
+            self._outbox.accept(Type.CANCEL, sent.peer, sent.endpoint, {}, expires=expires, in_reply_to=sent.id)
 
     def _settle(self, row_id: int) -> None:
         if row_id in self._recorded:

@@ -120,7 +120,7 @@ class Outbox:
         *,
         expires: int,
         conversation: str | None = None,
-        cause: str | None = None,
+        in_reply_to: str | None = None,
         source: str = "",
         message_id: str | None = None,
         instance: str | None = None,
@@ -135,7 +135,7 @@ class Outbox:
             data: what it says.
             expires: its deadline, in milliseconds since the Unix epoch.
             conversation: the conversation it belongs to; a new one by default.
-            cause: the message that it answers or withdraws.
+            in_reply_to: the message that it answers or withdraws.
             source: what it shows as its origin.
             message_id: its id, where that follows from something; a new one by default.
             instance: which instance under the endpoint.
@@ -158,7 +158,7 @@ class Outbox:
                 "endpoint": endpoint,
                 "instance": instance,
                 "conversation": conversation or message_id,
-                "cause": cause,
+                "cause": in_reply_to,
                 "epoch": place.epoch,
                 "seq": place.seq,
                 "created": now,
@@ -198,9 +198,9 @@ class Outbox:
         for message_id in (*others, *answers):
             self._ended(message_id, OutgoingState.DONE, None)
 
-    def answered(self, peer: str, cause: str, state: OutgoingState, answer: bytes) -> bool:
+    def answered(self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes) -> bool:
         """An answer came; False if its request is unknown or has its end already."""
-        row = self._journal.outgoing.find(cause)
+        row = self._journal.outgoing.find(in_reply_to)
         if row is None or row.peer != peer or row.type in ANSWERS:
             return False
         if row.type == Type.CALL and row.state == OutgoingState.DONE:
