@@ -246,11 +246,11 @@ class App:
 
     def _client_id(self) -> str:
         """Random, as who knows a client id can take over its session; kept, so that the session is found again."""
-        known = self._journal.meta("client_id")
+        known = self._journal.meta.get("client_id")
         if known is None:
             known = f"p2p-{secrets.token_hex(16)}"
             with self._journal.transaction():
-                self._journal.set_meta("client_id", known)
+                self._journal.meta.set("client_id", known)
         return known
 
     def _new_node(self) -> Node:
@@ -270,10 +270,10 @@ class App:
     def _serve_human(self, node: Node) -> None:
         """Serve the human once; who unserves it does not get it back at the next start."""
         endpoint = self._settings.human_endpoint
-        if self._journal.meta("human") == endpoint:
+        if self._journal.meta.get("human") == endpoint:
             return
         with self._journal.transaction():
-            self._journal.set_meta("human", endpoint)
+            self._journal.meta.set("human", endpoint)
             if node.catalog.get(endpoint) is None:
                 node.catalog.put(
                     Served(endpoint=endpoint, kind="human", description="A human answers.", schema=HUMAN_SCHEMA)

@@ -112,10 +112,10 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
 """A table for each kind of thing, as states of the same name are equal. A post counts as done once stored, and may
 still turn out to have failed there."""
 
-LIVE_INCOMING = frozenset(
+OPEN_INCOMING = frozenset(
     {IncomingState.BLOCKED, IncomingState.HELD, IncomingState.READY, IncomingState.ASKED, IncomingState.AWAITING_REPLY}
 )
-LIVE_OUTGOING = frozenset({OutgoingState.PENDING, OutgoingState.STORED})
+OPEN_OUTGOING = frozenset({OutgoingState.PENDING, OutgoingState.STORED})
 
 
 def may_become(new: IncomingState | OutgoingState | PromptState) -> list[StrEnum]:

@@ -35,7 +35,7 @@ from p2pflowsd.faults import Faults
 from p2pflowsd.human.inbox import MIN_ID_CHARS, Inbox
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, PromptRow
-from p2pflowsd.lifecycle import LIVE_OUTGOING, IncomingState, OutgoingState, PromptState
+from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState, PromptState
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
@@ -102,9 +102,9 @@ class Node:
         self._link = link
         self._faults = faults
         self._on_prompt = on_prompt
-        self.boot = max(clock.now(), int(journal.meta("boot") or 0) + 1)
+        self.boot = max(clock.now(), int(journal.meta.get("boot") or 0) + 1)
         with journal.transaction():
-            journal.set_meta("boot", str(self.boot))
+            journal.meta.set("boot", str(self.boot))
         envelope = Envelope(identity)
         self.presence_of = Presence(identity, self.boot)
         self.catalog = Catalog(journal)
@@ -330,7 +330,7 @@ class Node:
         """
         row = self._own_message(part)
         state = OutgoingState(row.state)
-        if state in LIVE_OUTGOING:
+        if state in OPEN_OUTGOING:
             self._waiters.setdefault(row.id, []).append(ended)
         else:
             self._after.append(lambda: ended(state, row.answer))
@@ -613,7 +613,7 @@ class Node:
 
     def _own_message(self, part: str) -> OutgoingRow:
         """The call or post of ours with an id, or with the beginning or end of one."""
-        rows = self.journal.outgoing.like(part) if part.isalnum() and len(part) >= MIN_ID_CHARS else []
+        rows = self.journal.outgoing.matching(part) if part.isalnum() and len(part) >= MIN_ID_CHARS else []
         if len(rows) != 1:
             found = "Several messages of yours have" if rows else "No message of yours has"
             raise BadInput(

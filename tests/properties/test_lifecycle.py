@@ -16,9 +16,9 @@ from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.lifecycle import (
-    LIVE_INCOMING,
-    LIVE_OUTGOING,
     MOVES,
+    OPEN_INCOMING,
+    OPEN_OUTGOING,
     IncomingState,
     OutgoingState,
     PromptState,
@@ -33,8 +33,8 @@ BEGINNINGS: dict[type[StrEnum], StrEnum] = {
     PromptState: PromptState.OPEN,
 }
 LIVE: dict[type[StrEnum], frozenset[Any]] = {
-    IncomingState: LIVE_INCOMING,
-    OutgoingState: LIVE_OUTGOING,
+    IncomingState: OPEN_INCOMING,
+    OutgoingState: OPEN_OUTGOING,
     PromptState: frozenset({PromptState.OPEN}),
 }
 
@@ -57,7 +57,7 @@ class Item:
             row = self.journal.incoming.add(message, b"{}", 0, 1, IncomingState.BLOCKED)
             assert row is not None
             self.journal.outgoing.add(message, b"{}")
-            self.journal.prompts.ask(row, "shall we?", "{}")
+            self.journal.prompts.add(row, "shall we?", "{}")
         self.message_id = message.id
 
     def put(self, state: StrEnum) -> None:

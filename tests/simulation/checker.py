@@ -24,7 +24,7 @@ from simulation.history import Fact
 from simulation.run_checker import check_runs
 
 from p2pflows.protocol.message import derived_id
-from p2pflowsd.lifecycle import LIVE_INCOMING, LIVE_OUTGOING, MOVES, IncomingState, OutgoingState, PromptState
+from p2pflowsd.lifecycle import MOVES, OPEN_INCOMING, OPEN_OUTGOING, IncomingState, OutgoingState, PromptState
 
 REQUESTS = ("call", "post")
 ANSWERS = ("reply", "error")
@@ -103,7 +103,7 @@ class _Tale:
         sent = self.sent.get((fact.node, fact.id))
         if sent is not None and sent.accepted.about["type"] in ANSWERS:
             sent.state = "dropped"
-        elif fact.about["state"] in LIVE_OUTGOING:
+        elif fact.about["state"] in OPEN_OUTGOING:
             self.illegal.append(f"{_short(fact.id)} was dropped while {fact.about['state']}")
 
     def _receive(self, fact: Fact) -> None:
@@ -117,7 +117,7 @@ class _Tale:
         if new not in MOVES[IncomingState][was]:
             self.illegal.append(f"request {_short(fact.id)} went from {was} to {new}")
         come.state = new
-        come.ends += new not in LIVE_INCOMING
+        come.ends += new not in OPEN_INCOMING
         come.revived += was is IncomingState.DEAD
 
     def _prune(self, fact: Fact) -> None:
@@ -158,7 +158,7 @@ def _lost(tale: _Tale) -> Iterator[str]:
         peer = about["peer"]
         if node in tale.restored:
             continue
-        if sent.state in LIVE_OUTGOING:
+        if sent.state in OPEN_OUTGOING:
             yield f"{about['type']} {_short(message_id)} never ended: it is {sent.state}"
         taken = sent.state == "stored" or (sent.state == "done" and sent.answer is None)
         if (
@@ -169,7 +169,7 @@ def _lost(tale: _Tale) -> Iterator[str]:
         ):
             yield f"{about['type']} {_short(message_id)} counts as {sent.state}, and its recipient has nothing of it"
     for (node, _peer, message_id), come in tale.come.items():
-        if come.state in LIVE_INCOMING and node not in tale.restored:
+        if come.state in OPEN_INCOMING and node not in tale.restored:
             yield f"request {_short(message_id)} never ended at its recipient: it is {come.state}"
 
 

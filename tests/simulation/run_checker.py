@@ -26,7 +26,7 @@ from simulation.history import Fact
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import ANSWERS, derived_id
-from p2pflowsd.lifecycle import LIVE_INCOMING, IncomingState
+from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState
 
 _QUESTION = re.compile("[0-9a-f]{32}: ")
 """How the questions of runs begin: with the message that the run is for."""
@@ -270,7 +270,7 @@ def _half_mounted(story: _Story) -> Iterator[str]:
 def _remembered(story: _Story) -> Iterator[str]:
     for (node, peer, message_id, k), record in story.records.items():
         request = story.requests.get((node, peer, message_id))
-        over = request is None or request.state not in (*LIVE_INCOMING, IncomingState.DEAD)
+        over = request is None or request.state not in (*OPEN_INCOMING, IncomingState.DEAD)
         if node not in story.restored and over and not record.forgotten:
             yield f"what {_short(message_id)} recorded under {k} is still there"
 

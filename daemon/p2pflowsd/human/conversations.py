@@ -9,7 +9,7 @@ from typing import Any, Literal
 from p2pflowsd.human.inbox import rfc3339
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import OutgoingRow, PromptRow
-from p2pflowsd.lifecycle import LIVE_OUTGOING, OutgoingState, PromptState
+from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, PromptState
 
 MAX_ROWS_READ = 5_000
 """How many of the last calls, and of the last prompts, are looked at."""
@@ -59,7 +59,7 @@ def newest(journal: Journal, limit: int) -> list[Conversation]:
         key = ("asking", call.conversation, call.peer, call.endpoint)
         if key not in found:
             found[key] = _asking(journal, call)
-        if call.state in LIVE_OUTGOING and found[key].waiting is None:
+        if call.state in OPEN_OUTGOING and found[key].waiting is None:
             found[key].waiting = call.id
     for prompt in journal.prompts.newest(MAX_ROWS_READ):
         key = ("asked", prompt.conversation, prompt.peer, prompt.endpoint, prompt.label)
@@ -71,7 +71,7 @@ def newest(journal: Journal, limit: int) -> list[Conversation]:
 
 def _asking(journal: Journal, call: OutgoingRow) -> Conversation:
     by: Literal["me", "them"] | None
-    if call.state in LIVE_OUTGOING:
+    if call.state in OPEN_OUTGOING:
         body = journal.outgoing.body(call.id)  # which is kept until they have it
         text, by = _text(json.loads(body).get("data", {}) if body else {}), "me"
     elif call.state == OutgoingState.DONE:

@@ -49,9 +49,9 @@ class Inbox:
         Raises:
             BadInput: it has no text for them, or the id of another question.
         """
-        if self._journal.prompts.knows(row.id):
+        if self._journal.prompts.has_id(row.id):
             raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
-        prompt = self._journal.prompts.ask(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
+        prompt = self._journal.prompts.add(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
         self._changed(prompt)
 
     def answer(self, part: str, text: str) -> PromptRow:
@@ -97,7 +97,7 @@ class Inbox:
 
     def list(self, *, everything: bool) -> list[dict[str, Any]]:
         """Open prompts, or all that are remembered."""
-        rows = self._journal.prompts.recent() if everything else self._journal.prompts.open()
+        rows = self._journal.prompts.all() if everything else self._journal.prompts.open()
         return [self.show(row) for row in rows]
 
     def show(self, row: PromptRow) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Inbox:
 
     def _open(self, part: str) -> PromptRow:
         part = part.strip().lower()
-        found = self._journal.prompts.like(part) if len(part) >= MIN_ID_CHARS and part.isalnum() else []
+        found = self._journal.prompts.matching(part) if len(part) >= MIN_ID_CHARS and part.isalnum() else []
         still = [row for row in found if row.state == PromptState.OPEN]
         if len(still) > 1:
             raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")

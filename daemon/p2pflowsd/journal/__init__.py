@@ -1,7 +1,7 @@
-"""The journal: sole owner of the SQLite file in which a daemon's promises are kept.
+"""The journal: the SQLite file in which a daemon keeps what it promised. No other module opens this file.
 
-WAL with synchronous=FULL: a commit that returned survives power loss (https://sqlite.org/wal.html, section 3;
-https://sqlite.org/pragma.html#pragma_synchronous). One connection, one writer, used from one thread.
+WAL with synchronous=FULL: a commit that has returned survives power loss (https://sqlite.org/wal.html, section 3;
+https://sqlite.org/pragma.html#pragma_synchronous). There is one connection, and one thread uses it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from p2pflows.errors import UsageError
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal.incoming import IncomingTable
 from p2pflowsd.journal.instances import InstanceTable
+from p2pflowsd.journal.key_values import KeyValueTable
 from p2pflowsd.journal.log import LogTable
 from p2pflowsd.journal.migrations import migrate
 from p2pflowsd.journal.outgoing import OutgoingTable
 from p2pflowsd.journal.prompts import PromptTable
+from p2pflowsd.journal.pruning import Pruner
 from p2pflowsd.journal.records import RecordTable
 from p2pflowsd.journal.streams import StreamTable
 
 __all__ = ["Journal", "JournalError"]
 
-MAX_PRUNED_ROWS = 5_000
-"""Rows of a table that one pruning looks at."""
+_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "cache_size = -16000")
 
 
 class JournalError(Exception):
@@ -34,12 +35,17 @@ class JournalError(Exception):
 
 
 class Journal:
-    """One open journal file.
+    """An open journal file: its tables, and its transactions.
 
     Args:
-        path: the file, made private if it does not exist.
-        user: whose journal it is; another user's is refused.
-        faults: told of every commit.
+        path: the file; it is created, readable by its owner alone, if it does not exist.
+        user: the user id of the owner; the journal of another user is refused.
+        faults: notified before and after every commit.
+
+    Attributes:
+        meta: facts about this journal, such as its owner.
+        served: what is served, as JSON by endpoint.
+        counters: how often something happened, by name.
 
     Raises:
         UsageError: the file is damaged, of another user, or of a newer release.
@@ -48,25 +54,7 @@ class Journal:
 
     def __init__(self, path: Path, user: str, faults: Faults) -> None:
         self._faults = faults
-        hint = f"Move {path} away to start an empty journal, or put back your copy of it."
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path, isolation_level=None, cached_statements=256)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "cache_size = -16000"):
-                self._db.execute(f"PRAGMA {pragma}")
-            migrate(self._db)
-            self.counters: dict[str, int] = dict(self._db.execute("SELECT name, value FROM counters"))
-            owner = self.meta("user")
-        except OSError as error:
-            raise UsageError(f"The journal cannot be opened: {error}.", f"Check who owns {path}.") from error
-        except ValueError as error:
-            raise UsageError(
-                f"The journal cannot be used: {error}.", "Install the newer release of p2pflows."
-            ) from error
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                raise JournalError(str(error)) from error  # the file is good, and must not be moved away
-            raise UsageError(f"The journal {path} cannot be used: {error}.", hint) from error
+        self._db = _open(path)
         self.incoming = IncomingTable(self._db)
         self.outgoing = OutgoingTable(self._db)
         self.prompts = PromptTable(self._db)
@@ -74,11 +62,17 @@ class Journal:
         self.instances = InstanceTable(self._db)
         self.records = RecordTable(self._db)
         self.log = LogTable(self._db)
+        self.meta = KeyValueTable[str](self._db, "meta", "key", "value")
+        self.served = KeyValueTable[str](self._db, "served", "endpoint", "record")
+        self._counter_table = KeyValueTable[int](self._db, "counters", "name", "value")
+        self._pruner = Pruner(self._db)
+        with _opening(path):
+            self.counters = self._counter_table.all()
+            owner = self.meta.get("user")
         self._saved_counters = dict(self.counters)
-        self._pruned: dict[str, int] = {}
         if owner is None:
             with self.transaction():
-                self.set_meta("user", user)
+                self.meta.set("user", user)
         elif owner != user:
             self.close()
             raise UsageError(
@@ -88,10 +82,10 @@ class Journal:
 
     @contextlib.contextmanager
     def work(self) -> Iterator[None]:
-        """What happens inside belongs to the open transaction, or begins one; nothing is committed yet.
+        """Add what happens inside to the open transaction, or to a new one; `commit` keeps it.
 
         Raises:
-            JournalError: the disk or the file failed; the transaction is gone.
+            JournalError: the disk or the file failed; the transaction is rolled back.
         """
         try:
             if not self._db.in_transaction:
@@ -105,13 +99,13 @@ class Journal:
             raise
 
     def commit(self, *, count_now: bool = False) -> None:
-        """Keep the open transaction; one in which nothing changed costs no fsync.
+        """Keep the open transaction. One in which nothing changed costs no fsync.
 
         Args:
-            count_now: keep the counters, too; they are no promise, so not every commit needs to pay for them.
+            count_now: write the counters too; they are no promise, so not every commit has to pay for them.
 
         Raises:
-            JournalError: the disk or the file failed; the transaction is gone.
+            JournalError: the disk or the file failed; the transaction is rolled back.
         """
         with self.work():
             self.streams.save()
@@ -123,7 +117,7 @@ class Journal:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that happens inside is kept together, or not at all.
+        """Keep everything that happens inside, or nothing of it.
 
         Raises:
             JournalError: the disk or the file failed.
@@ -132,76 +126,54 @@ class Journal:
             yield
         self.commit()
 
-    def _roll_back(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
     def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter; kept with one of the next commits."""
+        """Add to a counter; one of the next commits writes it."""
         self.counters[name] = self.counters.get(name, 0) + by
 
-    def meta(self, key: str) -> str | None:
-        """A remembered fact."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(row[0]) if row else None
-
-    def set_meta(self, key: str, value: str) -> None:
-        """Remember a fact."""
-        self._db.execute(
-            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
-        )
-
-    def served(self) -> dict[str, str]:
-        """What is served: endpoint to its JSON record."""
-        return dict(self._db.execute("SELECT endpoint, record FROM served"))
-
-    def serve(self, endpoint: str, record: str) -> None:
-        """Keep what is served under an endpoint."""
-        self._db.execute(
-            "INSERT INTO served VALUES (?, ?) ON CONFLICT (endpoint) DO UPDATE SET record = excluded.record",
-            (endpoint, record),
-        )
-
-    def unserve(self, endpoint: str) -> None:
-        """Forget what is served under an endpoint."""
-        self._db.execute("DELETE FROM served WHERE endpoint = ?", (endpoint,))
-
     def prune(self, now: int) -> None:
-        """Drop what no promise needs any more, in slices, so that no call takes long.
-
-        Ids of incoming messages are remembered until they expire and ten minutes more, for clock skew; ended outgoing
-        messages and prompts stay for a day, so that `wait` still finds the answer.
-        """
-        skew, day = now - 600_000, now - 24 * 3_600_000
-        for table, condition, limit in (
-            (
-                "incoming",
-                # A prompt has the number of its request, which must not be given to another while the prompt is here.
-                "expires < ? AND state IN ('done', 'failed', 'expired') AND n NOT IN (SELECT n FROM prompts)",
-                skew,
-            ),
-            ("bundles", "expires < ?", skew),
-            # What a run has called stays as long as the run, which may have to take it back.
-            ("outgoing", "ended < ? AND id NOT IN (SELECT message FROM records WHERE message IS NOT NULL)", day),
-            ("prompts", "ended < ?", day),
-        ):
-            start = self._pruned.get(table, 0)
-            (end,) = self._db.execute(
-                f"SELECT max(n) FROM (SELECT n FROM {table} WHERE n > ? ORDER BY n LIMIT {MAX_PRUNED_ROWS})", (start,)
-            ).fetchone()
-            if end is not None:
-                self._db.execute(f"DELETE FROM {table} WHERE n > ? AND n <= ? AND {condition}", (start, end, limit))
-            self._pruned[table] = end or 0
+        """Remove some of the rows that no promise needs any more; see `Pruner`."""
+        self._pruner.prune(now)
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
     def _save_counters(self) -> None:
-        changed = [(name, value) for name, value in self.counters.items() if self._saved_counters.get(name) != value]
-        if changed:
-            self._db.executemany(
-                "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", changed
-            )
-            self._saved_counters.update(changed)
+        for name, value in self.counters.items():
+            if self._saved_counters.get(name) != value:
+                self._counter_table.set(name, value)
+                self._saved_counters[name] = value
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Connect to a journal file, and bring its schema up to date."""
+    with _opening(path):
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        db = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+        for pragma in _PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+        migrate(db)
+        return db
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Turn whatever keeps a journal from being opened into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"The journal cannot be opened: {error}.", f"Check who owns {path}.") from error
+    except ValueError as error:
+        raise UsageError(f"The journal cannot be used: {error}.", "Install the newer release of p2pflows.") from error
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise JournalError(str(error)) from error  # the file is good: the user must not move it away
+        raise UsageError(
+            f"The journal {path} cannot be used: {error}.",
+            f"Move {path} away to start an empty journal, or put back your copy of it.",
+        ) from error

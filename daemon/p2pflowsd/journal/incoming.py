@@ -1,40 +1,51 @@
-"""The table of requests that came to us; it is also the memory of ids that were seen."""
+"""The table of requests that we received; it is also how an id is recognised when it comes again."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 from p2pflows.protocol.message import Message
-from p2pflowsd.journal.conditions import HAS_NUMBER, is_one_of
 from p2pflowsd.journal.rows import IncomingRow, columns
-from p2pflowsd.lifecycle import LIVE_INCOMING, IncomingState, may_become
+from p2pflowsd.journal.sql import HAS_NUMBER, insert_into, is_one_of
+from p2pflowsd.journal.table import Table
+from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState, may_become
 
-_COLUMNS = ", ".join(columns(IncomingRow))
-_INSERT = (
-    f"INSERT INTO incoming ({', '.join(columns(IncomingRow)[1:])}, body, bundle)"
-    f" VALUES ({', '.join('?' * (len(columns(IncomingRow)) + 1))}) ON CONFLICT (peer, id) DO NOTHING"
-)
+_INSERT = insert_into("incoming", [*columns(IncomingRow)[1:], "body", "bundle"]) + " ON CONFLICT (peer, id) DO NOTHING"
 _KEEPS_BODY = frozenset({IncomingState.BLOCKED, IncomingState.HELD, IncomingState.READY, IncomingState.DEAD})
-_EXPIRING = sorted(LIVE_INCOMING)
 _MOVE = {
     state: f"UPDATE incoming SET state = '{state}', error = coalesce(?, error)"
     + ("" if state in _KEEPS_BODY else ", body = NULL")
     + f" WHERE n = ? AND {is_one_of(may_become(state))}"
     for state in IncomingState
 }
+_BODIES = f"SELECT n, body FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
+_SIZES = f"SELECT n, length(body) FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
+
+# Few requests are open or dead. SQLite may read all rows of a peer to find them, unless it must use this index.
+_IN_STATE = {
+    state: f"INDEXED BY incoming_live WHERE state = '{state}'" for state in (*sorted(OPEN_INCOMING), IncomingState.DEAD)
+}
+_ALL_IN_STATE = {state: f"{clause} ORDER BY n" for state, clause in _IN_STATE.items()}
+_BLOCKED = f"{_IN_STATE[IncomingState.BLOCKED]} AND peer = ? AND endpoint = ? ORDER BY epoch, seq"
+_HELD_BY = f"{_IN_STATE[IncomingState.HELD]} AND peer = ? ORDER BY epoch, seq, n"
+_COUNT_UNDECIDED = tuple(
+    f"SELECT count(*) FROM incoming {_IN_STATE[state]} AND peer = coalesce(?, peer)"
+    for state in (IncomingState.HELD, IncomingState.BLOCKED)
+)
+_EXPIRED = tuple(f"{_IN_STATE[state]} AND expires <= ?" for state in sorted(OPEN_INCOMING))
+_NEXT_EXPIRY = tuple(f"SELECT min(expires) FROM incoming {_IN_STATE[state]}" for state in sorted(OPEN_INCOMING))
 
 
-class IncomingTable:
-    """Requests by arrival."""
+class IncomingTable(Table[IncomingRow]):
+    """Requests in the order of their arrival."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    name = "incoming"
+    row_type = IncomingRow
 
     def add(self, message: Message, body: bytes, bundle: int, now: int, state: IncomingState) -> IncomingRow | None:
-        """Keep a request; None if the id was seen before."""
+        """Store a request; return None if its sender has sent this id before."""
         row = IncomingRow(
             row_id=0,
             id=message.id,
@@ -65,7 +76,7 @@ class IncomingTable:
         instance: str,
         root_request: int | None,
     ) -> IncomingRow | None:
-        """Keep an answer that runs one of our flows again; None if it was kept before."""
+        """Store an answer that runs one of our instances again; return None if it was stored before."""
         row = IncomingRow(
             row_id=0,
             id=message_id,
@@ -83,141 +94,108 @@ class IncomingTable:
         )
         return self._insert(row, body, None)
 
-    def belongs(self, row_id: int, instance: str) -> None:
-        """Say which instance a request is for."""
-        self._db.execute("UPDATE incoming SET instance = ? WHERE n = ?", (instance, row_id))
-
-    def progressed(self, row_id: int) -> None:
-        """A run got further than before: its worker's death counts anew from here."""
-        self._db.execute("UPDATE incoming SET attempts = 0 WHERE n = ? AND attempts > 0", (row_id,))
-
-    def open_of(self, instance: str, message_id: str | None = None) -> list[IncomingRow]:
-        """The requests for an instance that wait, run, or are still to be answered; of one id, or all.
-
-        Those of each stream come in its order.
-        """
-        return self._many(
-            "instance = ? AND instance IS NOT NULL AND id = coalesce(?, id) AND state IN ('ready', 'kept')"
-            " ORDER BY epoch, seq, n",
-            instance,
-            message_id,
-        )
-
     def add_bundle(self, peer: str, proof: bytes, expires: int) -> int:
-        """Keep the proof of who signed a bundle; gives its number."""
-        return int(
-            self._db.execute(
-                "INSERT INTO bundles (peer, proof, expires) VALUES (?, ?, ?)", (peer, proof, expires)
-            ).lastrowid
-            or 0
-        )
+        """Store the proof of who signed a bundle; return its number."""
+        statement = "INSERT INTO bundles (peer, proof, expires) VALUES (?, ?, ?)"
+        return self._db.execute(statement, (peer, proof, expires)).lastrowid or 0
 
     def drop_bundle(self, bundle: int) -> None:
-        """Forget a proof of nothing that is kept."""
+        """Remove the proof of a bundle from which no message was stored."""
         self._db.execute("DELETE FROM bundles WHERE n = ?", (bundle,))
 
     def move(self, row_id: int, state: IncomingState, error: str | None = None) -> bool:
-        """Move one request to a state if the move is legal; the body goes when nothing can need it any more."""
-        return self._db.execute(_MOVE[state], (error, row_id)).rowcount == 1
+        """Move a request to a state if the move is legal; its body is removed once nothing can need it any more."""
+        return self._changes_one(_MOVE[state], error, row_id)
+
+    def set_instance(self, row_id: int, instance: str) -> None:
+        """Store which instance a request is for."""
+        self._db.execute("UPDATE incoming SET instance = ? WHERE n = ?", (instance, row_id))
+
+    def count_attempt(self, row_id: int) -> int:
+        """Count one more attempt to run a request; return how many there were."""
+        statement = "UPDATE incoming SET attempts = attempts + 1 WHERE n = ? RETURNING attempts"
+        return self._value(statement, row_id) or 0
+
+    def reset_attempts(self, row_id: int) -> None:
+        """Count attempts from zero again, because a run got further than before."""
+        self._db.execute("UPDATE incoming SET attempts = 0 WHERE n = ? AND attempts > 0", (row_id,))
 
     def record_failure(self, row_id: int, error: str) -> bool:
-        """Note that something which a post has set off has failed; False if something has before."""
-        changed = self._db.execute("UPDATE incoming SET error = ? WHERE n = ? AND error IS NULL", (error, row_id))
-        return changed.rowcount == 1
-
-    def attempted(self, row_id: int) -> int:
-        """Count one more attempt; gives how many there were."""
-        row = self._db.execute(
-            "UPDATE incoming SET attempts = attempts + 1 WHERE n = ? RETURNING attempts", (row_id,)
-        ).fetchone()
-        return int(row[0]) if row else 0
+        """Store that something which a post caused has failed; return False if a failure is stored already."""
+        return self._changes_one("UPDATE incoming SET error = ? WHERE n = ? AND error IS NULL", error, row_id)
 
     def requeue_dead(self, row_id: int, expires: int) -> bool:
-        """Let a dead request run again, with its attempts counted anew."""
+        """Make a dead request ready again, with a new deadline and no attempt counted."""
         self._db.execute(
             "UPDATE incoming SET attempts = 0, expires = ? WHERE n = ? AND state = 'dead'", (expires, row_id)
         )
         return self.move(row_id, IncomingState.READY)
 
     def find(self, peer: str, message_id: str) -> IncomingRow | None:
-        """The request with an id."""
-        return self._one("peer = ? AND id = ?", peer, message_id)
+        """Return the request that a peer sent under an id."""
+        return self._one("WHERE peer = ? AND id = ?", peer, message_id)
 
     def get(self, row_id: int) -> IncomingRow | None:
-        """The request with a number."""
-        return self._one("n = ?", row_id)
+        """Return the request with a number."""
+        return self._one("WHERE n = ?", row_id)
 
     def body(self, row_id: int) -> bytes:
-        """The signed body of a live request."""
-        row = self._db.execute("SELECT body FROM incoming WHERE n = ?", (row_id,)).fetchone()
-        return bytes(row[0]) if row and row[0] is not None else b"{}"
+        """Return the signed body of an open request."""
+        body: bytes | None = self._value("SELECT body FROM incoming WHERE n = ?", row_id)
+        return b"{}" if body is None else body
 
     def data(self, row_id: int) -> dict[str, Any]:
-        """What the sender of a live request has given; empty when there is none."""
+        """Return the data in the body of an open request; empty if it has none."""
         content = json.loads(self.body(row_id)).get("data")
         return content if isinstance(content, dict) else {}
 
-    def bodies(self, numbers: Sequence[int]) -> dict[int, bytes]:
-        """The signed bodies of some live requests."""
-        return self._of_bodies("body", numbers)
+    def bodies(self, row_ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the signed bodies of some requests, by number; those without a body are left out."""
+        return dict(self._db.execute(_BODIES, (json.dumps(row_ids),))) if row_ids else {}
 
-    def sizes(self, numbers: Sequence[int]) -> dict[int, int]:
-        """How many bytes the bodies of some live requests have; they are not read for it."""
-        return self._of_bodies("length(body)", numbers)
+    def sizes(self, row_ids: Sequence[int]) -> dict[int, int]:
+        """Return the length in bytes of the bodies of some requests, by number; the bodies are not read."""
+        return dict(self._db.execute(_SIZES, (json.dumps(row_ids),))) if row_ids else {}
 
     def in_state(self, state: IncomingState) -> list[IncomingRow]:
-        """All requests in one live state, oldest first."""
-        return self._live(state, "ORDER BY n")
+        """Return all requests in an open state, or dead, oldest first."""
+        return self._many(_ALL_IN_STATE[state])
 
     def blocked(self, peer: str, endpoint: str) -> list[IncomingRow]:
-        """The requests of one stream that wait for an earlier one, in their order."""
-        return self._live(IncomingState.BLOCKED, "AND peer = ? AND endpoint = ? ORDER BY epoch, seq", peer, endpoint)
+        """Return the requests of one stream that wait for an earlier one, in the order of the stream."""
+        return self._many(_BLOCKED, peer, endpoint)
 
     def held_by(self, peer: str) -> list[IncomingRow]:
-        """The requests of one unknown sender, those of each stream in its order."""
-        return self._live(IncomingState.HELD, "AND peer = ? ORDER BY epoch, seq, n", peer)
+        """Return the held requests of one unknown sender; those of each stream are in its order."""
+        return self._many(_HELD_BY, peer)
 
-    def count_undecided(self, peer: str | None = None) -> int:
-        """How many requests wait for a decision on their sender, or for an earlier message; of one peer, or in all."""
-        return sum(
-            self._db.execute(f"SELECT count(*) {_in(state)} AND peer = coalesce(?, peer)", (peer,)).fetchone()[0]
-            for state in (IncomingState.HELD, IncomingState.BLOCKED)
+    def open_of(self, instance: str, message_id: str | None = None) -> list[IncomingRow]:
+        """Return the requests for an instance that are ready or await a reply; with one id, or all.
+
+        Those of each stream are in its order.
+        """
+        return self._many(
+            "WHERE instance = ? AND instance IS NOT NULL AND id = coalesce(?, id) AND state IN ('ready', 'kept')"
+            " ORDER BY epoch, seq, n",
+            instance,
+            message_id,
         )
 
+    def count_undecided(self, peer: str | None = None) -> int:
+        """Return how many requests are held or blocked, of one peer or of all."""
+        return sum(self._value(statement, peer) for statement in _COUNT_UNDECIDED)
+
     def expired(self, now: int) -> list[IncomingRow]:
-        """Live requests whose deadline has passed."""
-        found = [row for state in _EXPIRING for row in self._live(state, "AND expires <= ?", now)]
+        """Return the open requests whose deadline has passed, oldest first."""
+        found = [row for clause in _EXPIRED for row in self._many(clause, now)]
         return sorted(found, key=lambda row: row.row_id)
 
     def next_expiry(self) -> int | None:
-        """The earliest deadline of a live request."""
-        rows = [self._db.execute(f"SELECT min(expires) {_in(state)}").fetchone() for state in _EXPIRING]
-        return min((expires for (expires,) in rows if expires is not None), default=None)
+        """Return the earliest deadline of an open request, in milliseconds since the Unix epoch."""
+        deadlines = [self._value(statement) for statement in _NEXT_EXPIRY]
+        return min((expires for expires in deadlines if expires is not None), default=None)
 
     def _insert(self, row: IncomingRow, body: bytes, bundle: int | None) -> IncomingRow | None:
-        # Not RETURNING: it doubles the cost of an INSERT, and says nothing that is not known here.
+        # Not RETURNING: it doubles the cost of an INSERT, and returns nothing that is not known here.
         cursor = self._db.execute(_INSERT, (*row[1:], body, bundle))
         return row._replace(row_id=cursor.lastrowid or 0) if cursor.rowcount == 1 else None
-
-    def _of_bodies(self, what: str, numbers: Sequence[int]) -> dict[int, Any]:
-        if not numbers:
-            return {}
-        query = f"SELECT n, {what} FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
-        return dict(self._db.execute(query, (json.dumps(numbers),)))
-
-    def _live(self, state: IncomingState, more: str, *values: object) -> list[IncomingRow]:
-        return [IncomingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} {_in(state)} {more}", values)]
-
-    def _one(self, where: str, *values: object) -> IncomingRow | None:
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values).fetchone()
-        return IncomingRow._make(row) if row else None
-
-    def _many(self, where: str, *values: object) -> list[IncomingRow]:
-        return [
-            IncomingRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM incoming WHERE {where}", values)
-        ]
-
-
-def _in(state: IncomingState) -> str:
-    """The rows in one live state, of which there are few; without being told, SQLite may look through all of a peer."""
-    return f"FROM incoming INDEXED BY incoming_live WHERE state = '{state}'"

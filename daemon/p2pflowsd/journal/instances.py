@@ -2,77 +2,68 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from p2pflowsd.journal.rows import InstanceRow, columns
+from p2pflowsd.journal.sql import insert_into
+from p2pflowsd.journal.table import Table
 
-_COLUMNS = ", ".join(columns(InstanceRow))
+_INSERT = insert_into("instances", columns(InstanceRow))
 
 
-class InstanceTable:
+class InstanceTable(Table[InstanceRow]):
     """Instances by id."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    name = "instances"
+    row_type = InstanceRow
 
     def add(self, row: InstanceRow) -> None:
-        """Keep a mounted instance."""
-        self._db.execute(f"INSERT INTO instances ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
+        """Store a mounted instance."""
+        self._db.execute(_INSERT, row)
 
     def get(self, instance: str) -> InstanceRow | None:
-        """The instance with an id."""
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM instances WHERE id = ?", (instance,)).fetchone()
-        return InstanceRow._make(row) if row else None
+        """Return the instance with an id."""
+        return self._one("WHERE id = ?", instance)
 
     def save(self, instance: str, state: str | None, now: int) -> None:
-        """Keep the state that a run left; None leaves it as it was."""
+        """Store the state that a run left, and when; None leaves the state as it was."""
         self._db.execute(
             "UPDATE instances SET state = coalesce(?, state), used = ? WHERE id = ?", (state, now, instance)
         )
 
     def restore(self, instance: str, state: str | None) -> None:
-        """Put back a state."""
+        """Put back an earlier state."""
         self._db.execute("UPDATE instances SET state = ? WHERE id = ?", (state, instance))
 
     def reset(self, instance: str) -> None:
-        """Forget the state."""
+        """Remove the state of an instance."""
         self._db.execute("UPDATE instances SET state = NULL WHERE id = ?", (instance,))
 
     def remove(self, instance: str) -> None:
-        """Forget an instance."""
+        """Remove an instance."""
         self._db.execute("DELETE FROM instances WHERE id = ?", (instance,))
 
     def of(self, endpoint: str | None = None, client: str | None = None) -> list[InstanceRow]:
-        """Instances of an endpoint or all, for a client or all, oldest first."""
-        found = self._db.execute(
-            f"""SELECT {_COLUMNS} FROM instances
-                WHERE endpoint = coalesce(?, endpoint) AND client = coalesce(?, client) ORDER BY created, id""",
-            (endpoint, client),
+        """Return the instances of an endpoint or of all, for a client or for all, oldest first."""
+        return self._many(
+            "WHERE endpoint = coalesce(?, endpoint) AND client = coalesce(?, client) ORDER BY created, id",
+            endpoint,
+            client,
         )
-        return [InstanceRow._make(row) for row in found]
-
-    def count(self, endpoint: str, client: str) -> int:
-        """How many instances of an endpoint a client has."""
-        query = "SELECT count(*) FROM instances WHERE endpoint = ? AND client = ?"
-        return int(self._db.execute(query, (endpoint, client)).fetchone()[0])
 
     def counts(self, endpoint: str) -> dict[str, int]:
-        """How many instances of an endpoint each client has."""
+        """Return how many instances of an endpoint each client has."""
         query = "SELECT client, count(*) FROM instances WHERE endpoint = ? GROUP BY client"
-        return dict(self._db.execute(query, (endpoint,)).fetchall())
+        return dict(self._db.execute(query, (endpoint,)))
+
+    def count(self, endpoint: str, client: str) -> int:
+        """Return how many instances of an endpoint a client has."""
+        return int(self._value("SELECT count(*) FROM instances WHERE endpoint = ? AND client = ?", endpoint, client))
 
     def oldest_conversations(self, endpoint: str, client: str, limit: int) -> list[InstanceRow]:
-        """Some of the instances that a client's conversations have of an endpoint, the longest unused first."""
-        found = self._db.execute(
-            f"""SELECT {_COLUMNS} FROM instances WHERE endpoint = ? AND client = ? AND own = 0
-                ORDER BY used, id LIMIT ?""",
-            (endpoint, client, limit),
+        """Return some instances of an endpoint that a client's conversations use, the longest unused first."""
+        return self._many(
+            "WHERE endpoint = ? AND client = ? AND own = 0 ORDER BY used, id LIMIT ?", endpoint, client, limit
         )
-        return [InstanceRow._make(row) for row in found]
 
     def idle(self, before: int, limit: int) -> list[InstanceRow]:
-        """Some instances of conversations that nobody has gone on with for long."""
-        found = self._db.execute(
-            f"SELECT {_COLUMNS} FROM instances WHERE own = 0 AND used < ? LIMIT ?", (before, limit)
-        )
-        return [InstanceRow._make(row) for row in found]
+        """Return some instances of conversations that nobody has used since a time in milliseconds."""
+        return self._many("WHERE own = 0 AND used < ? LIMIT ?", before, limit)

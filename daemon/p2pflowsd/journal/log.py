@@ -1,36 +1,30 @@
-"""The table of what the owner may want to know of: who was refused what, and why; the newest are kept."""
+"""The table of what the owner may want to know: who was refused what, and why; only the newest entries stay."""
 
 from __future__ import annotations
 
-import sqlite3
-
 from p2pflowsd.journal.rows import LogRow, columns
+from p2pflowsd.journal.sql import insert_into
+from p2pflowsd.journal.table import Table
 
-_COLUMNS = ", ".join(columns(LogRow))
 MAX_ENTRIES = 10_000
+MAX_DETAIL_CHARS = 500
+_INSERT = insert_into("log", columns(LogRow)[1:])
 
 
-class LogTable:
-    """Entries by the order in which they were made."""
+class LogTable(Table[LogRow]):
+    """Entries in the order in which they were made."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    name = "log"
+    row_type = LogRow
 
     def add(self, at: int, what: str, peer: str, endpoint: str, detail: str) -> None:
-        """Keep an entry."""
-        self._db.execute(
-            "INSERT INTO log (at, what, peer, endpoint, detail) VALUES (?, ?, ?, ?, ?)",
-            (at, what, peer, endpoint, detail[:500]),
-        )
+        """Store an entry."""
+        self._db.execute(_INSERT, (at, what, peer, endpoint, detail[:MAX_DETAIL_CHARS]))
 
     def newest(self, limit: int, after: int = 0) -> list[LogRow]:
-        """The newest entries that come after one, oldest first."""
-        found = self._db.execute(
-            f"SELECT {_COLUMNS} FROM (SELECT {_COLUMNS} FROM log WHERE n > ? ORDER BY n DESC LIMIT ?) ORDER BY n",
-            (after, limit),
-        )
-        return [LogRow._make(row) for row in found]
+        """Return the newest entries that come after one, oldest first."""
+        return self._many("WHERE n > ? ORDER BY n DESC LIMIT ?", after, limit)[::-1]
 
     def prune(self) -> None:
-        """Drop the oldest beyond what is kept."""
+        """Remove the oldest entries beyond the limit."""
         self._db.execute("DELETE FROM log WHERE n <= (SELECT max(n) FROM log) - ?", (MAX_ENTRIES,))

@@ -2,78 +2,78 @@
 
 from __future__ import annotations
 
-import sqlite3
-
-from p2pflowsd.journal.conditions import is_one_of
 from p2pflowsd.journal.rows import IncomingRow, PromptRow, columns
+from p2pflowsd.journal.sql import is_one_of
+from p2pflowsd.journal.table import Table
 from p2pflowsd.lifecycle import PromptState, may_become
 
-_COLUMNS = ", ".join(columns(PromptRow))
+_INSERT = (
+    f"INSERT INTO prompts ({', '.join(columns(PromptRow))}, place)"
+    f" VALUES ({', '.join('?' * len(columns(PromptRow)))}, (SELECT coalesce(max(place), 0) + 1 FROM prompts))"
+)
+_END = {
+    state: f"UPDATE prompts SET state = '{state}', answer = ?, ended = ? WHERE n = ? AND {is_one_of(may_become(state))}"
+    for state in PromptState
+}
 
 
-class PromptTable:
-    """Questions by the order in which they are asked."""
+class PromptTable(Table[PromptRow]):
+    """Questions in the order in which they are asked."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    name = "prompts"
+    row_type = PromptRow
 
-    def ask(self, row: IncomingRow, text: str, data: str, label: str = "") -> PromptRow:
-        """Keep a new question; it has the number of its request."""
+    def add(self, request: IncomingRow, text: str, data: str, label: str = "") -> PromptRow:
+        """Store the question that a request asks; both have the same number.
+
+        Args:
+            request: the request that the human is to answer.
+            text: what the human reads.
+            data: all of the request's data, as JSON.
+            label: the name by which the asking flow knows this human.
+        """
         prompt = PromptRow(
-            row.row_id,
-            row.id,
-            row.peer,
-            row.type,
-            row.endpoint,
-            row.conversation,
-            text,
-            data,
-            row.received,
-            row.expires,
-            PromptState.OPEN,
-            None,
-            label,
+            row_id=request.row_id,
+            id=request.id,
+            peer=request.peer,
+            type=request.type,
+            endpoint=request.endpoint,
+            conversation=request.conversation,
+            text=text,
+            data=data,
+            received=request.received,
+            expires=request.expires,
+            state=PromptState.OPEN,
+            answer=None,
+            label=label,
         )
-        self._db.execute(
-            f"INSERT INTO prompts ({_COLUMNS}, place) "
-            f"VALUES ({', '.join('?' * len(prompt))}, (SELECT coalesce(max(place), 0) + 1 FROM prompts))",
-            prompt,
-        )
+        self._db.execute(_INSERT, prompt)
         return prompt
 
     def end(self, row_id: int, state: PromptState, now: int, answer: str | None = None) -> bool:
-        """Give a question its end, if it is still open."""
-        query = f"UPDATE prompts SET state = ?, answer = ?, ended = ? WHERE n = ? AND {is_one_of(may_become(state))}"
-        return self._db.execute(query, (state, answer, now, row_id)).rowcount == 1
+        """Move a question to a final state; return False if it was not open."""
+        return self._changes_one(_END[state], answer, now, row_id)
 
-    def knows(self, message_id: str) -> bool:
-        """Whether a question with this id is remembered, whoever asked it."""
-        return self._db.execute("SELECT 1 FROM prompts WHERE id = ?", (message_id,)).fetchone() is not None
+    def has_id(self, message_id: str) -> bool:
+        """Return whether there is a question with an id, from any peer."""
+        return self._value("SELECT 1 FROM prompts WHERE id = ?", message_id) is not None
 
     def get(self, row_id: int) -> PromptRow | None:
-        """One question."""
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM prompts WHERE n = ?", (row_id,)).fetchone()
-        return PromptRow._make(row) if row else None
+        """Return one question."""
+        return self._one("WHERE n = ?", row_id)
 
     def open(self) -> list[PromptRow]:
-        """All open questions, oldest first."""
-        return [
-            PromptRow._make(row)
-            for row in self._db.execute(f"SELECT {_COLUMNS} FROM prompts WHERE state = 'open' ORDER BY place")
-        ]
+        """Return all open questions, oldest first."""
+        return self._many("WHERE state = 'open' ORDER BY place")
 
-    def recent(self) -> list[PromptRow]:
-        """All questions that are still remembered, oldest first."""
-        return [PromptRow._make(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM prompts ORDER BY place")]
+    def all(self) -> list[PromptRow]:
+        """Return all questions, oldest first."""
+        return self._many("ORDER BY place")
 
     def newest(self, limit: int) -> list[PromptRow]:
-        """The last questions, newest first."""
-        found = self._db.execute(f"SELECT {_COLUMNS} FROM prompts ORDER BY place DESC LIMIT ?", (limit,))
-        return [PromptRow._make(row) for row in found]
+        """Return the last questions, newest first."""
+        return self._many("ORDER BY place DESC LIMIT ?", limit)
 
-    def like(self, part: str) -> list[PromptRow]:
-        """Questions whose id begins or ends with some hex digits."""
-        found = self._db.execute(
-            f"SELECT {_COLUMNS} FROM prompts WHERE id GLOB ? OR id GLOB ?", (part + "*", "*" + part)
-        )
-        return [PromptRow._make(row) for row in found]
+    def matching(self, id_part: str) -> list[PromptRow]:
+        """Return the questions whose id begins or ends with some hex digits."""
+        return self._many("WHERE id GLOB ? OR id GLOB ?", id_part + "*", "*" + id_part)

@@ -1,48 +1,45 @@
 """The table of what unfinished runs did: their calls with the answers, and the results of their steps.
 
-A run that begins again after its worker died finds here what it must not do twice.
+A run that starts again after its worker died finds here what it must not do twice.
 """
 
 from __future__ import annotations
 
-import sqlite3
-
 from p2pflowsd.journal.rows import RecordRow, columns
+from p2pflowsd.journal.sql import insert_into
+from p2pflowsd.journal.table import Table
 
-_COLUMNS = ", ".join(columns(RecordRow))
+_INSERT = insert_into("records", columns(RecordRow))
 
 
-class RecordTable:
+class RecordTable(Table[RecordRow]):
     """Records by the number of the request that runs, and the order in which the run made them."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    name = "records"
+    row_type = RecordRow
 
     def add(self, row: RecordRow) -> None:
-        """Keep a record."""
-        self._db.execute(f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", row)
+        """Store a record."""
+        self._db.execute(_INSERT, row)
 
     def get(self, row_id: int, call_index: int) -> RecordRow | None:
-        """One record of a run."""
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM records WHERE n = ? AND k = ?", (row_id, call_index)).fetchone()
-        return RecordRow._make(row) if row else None
+        """Return one record of a run."""
+        return self._one("WHERE n = ? AND k = ?", row_id, call_index)
 
     def of(self, row_id: int) -> list[RecordRow]:
-        """All records of a run, in order."""
-        found = self._db.execute(f"SELECT {_COLUMNS} FROM records WHERE n = ? ORDER BY k", (row_id,))
-        return [RecordRow._make(row) for row in found]
+        """Return all records of a run, in order."""
+        return self._many("WHERE n = ? ORDER BY k", row_id)
 
-    def conclude(self, row_id: int, call_index: int, value: str) -> bool:
-        """Keep the answer to a call; False if there is no such call, or it has one."""
-        changed = self._db.execute(
-            "UPDATE records SET value = ? WHERE n = ? AND k = ? AND value IS NULL", (value, row_id, call_index)
+    def set_value(self, row_id: int, call_index: int, value: str) -> bool:
+        """Store the answer to a call; return False if there is no such call, or it has an answer."""
+        return self._changes_one(
+            "UPDATE records SET value = ? WHERE n = ? AND k = ? AND value IS NULL", value, row_id, call_index
         )
-        return changed.rowcount == 1
 
-    def forget(self, row_id: int) -> None:
-        """Drop what a run recorded: it has its end."""
+    def remove(self, row_id: int) -> None:
+        """Remove all records of a run, because it has ended."""
         self._db.execute("DELETE FROM records WHERE n = ?", (row_id,))
 
     def runs(self) -> set[int]:
-        """The runs that have records."""
-        return {int(row_id) for (row_id,) in self._db.execute("SELECT DISTINCT n FROM records")}
+        """Return the numbers of the requests whose runs have records."""
+        return {row_id for (row_id,) in self._db.execute("SELECT DISTINCT n FROM records")}

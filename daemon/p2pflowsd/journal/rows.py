@@ -1,4 +1,4 @@
-"""What the rest of the daemon sees of the journal: frozen rows."""
+"""The rows of the journal, as the rest of the daemon reads them: frozen tuples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class IncomingRow(NamedTuple):
-    """A request that came to us, without its body."""
+    """A request that we received, without its body."""
 
     row_id: int
     id: str
@@ -36,7 +36,6 @@ class OutgoingRow(NamedTuple):
     epoch: int
     seq: int
     conversation: str
-    cause: str | None
     size: int
     created: int
     expires: int
@@ -62,7 +61,7 @@ class PromptRow(NamedTuple):
     state: str
     answer: str | None
     label: str
-    """By which name the asking flow knows this human."""
+    """The name by which the asking flow knows this human."""
 
 
 class InstanceRow(NamedTuple):
@@ -72,7 +71,7 @@ class InstanceRow(NamedTuple):
     endpoint: str
     client: str
     is_explicit: int
-    """1 if it was asked for by its id, 0 if a conversation or the endpoint has it."""
+    """1 if somebody mounted it and uses it by its id, 0 if it belongs to a conversation or to the whole endpoint."""
     config: str
     subflows: str
     initial: str | None
@@ -83,7 +82,7 @@ class InstanceRow(NamedTuple):
 
 
 class RecordRow(NamedTuple):
-    """What a run did that must not be done twice; `value` is JSON, and missing while a call has no answer."""
+    """Something that a run did and must not do twice; `value` is JSON, and None while a call has no answer."""
 
     row_id: int
     call_index: int
@@ -94,7 +93,7 @@ class RecordRow(NamedTuple):
 
 
 class LogRow(NamedTuple):
-    """Something that the owner may want to know of."""
+    """Something that the owner may want to know."""
 
     row_id: int
     at: int
@@ -104,17 +103,17 @@ class LogRow(NamedTuple):
     detail: str
 
 
-_COLUMN_OF = {
+_EXPRESSION_OF = {
     "row_id": "n",
     "call_index": "k",
     "fingerprint": "mark",
     "root_request": "root",
     "is_explicit": "own",
+    "size": "coalesce(length(body), 0)",
 }
-"""The column of a field, where the table has a shorter name for it."""
+"""The SQL expression that a field is read from, where that is not a column of the same name."""
 
 
-def columns(row_type: type[tuple[object, ...]]) -> tuple[str, ...]:
-    """The table columns that the fields of a row type are read from, in their order."""
-    fields: tuple[str, ...] = row_type._fields  # type: ignore[attr-defined]
-    return tuple(_COLUMN_OF.get(field, field) for field in fields)
+def columns(row_type: type[NamedTuple]) -> tuple[str, ...]:
+    """Return the SQL expressions that the fields of a row type are read from, in their order."""
+    return tuple(_EXPRESSION_OF.get(field, field) for field in row_type._fields)

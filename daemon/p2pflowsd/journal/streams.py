@@ -1,72 +1,94 @@
-"""Where each stream stands: the next number we give, and the next number we expect."""
+"""Where each stream stands: the next number that we give to a message, and the next number that we expect."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
+from enum import StrEnum
 from typing import NamedTuple
 
-OUT = "out"
-IN = "in"
-_MAX_STRANGER_STREAMS = 10_000
+from p2pflowsd.journal.table import Table
+
+_MAX_CACHED_STREAMS = 10_000
+_MAX_CHECKED_STREAMS = 500
+"""How many streams one call of `forget_strangers` looks at."""
+
+
+class Direction(StrEnum):
+    """Whether we send a stream or receive it."""
+
+    INCOMING = "in"
+    OUTGOING = "out"
 
 
 class Position(NamedTuple):
-    """A place in a stream; the next message has this number."""
+    """A position in a stream: the number of the next message."""
 
     epoch: int
     seq: int
 
 
-class StreamTable:
-    """Places, kept in memory and written with the transaction in which they change."""
+_Key = tuple[Direction, str, str]
+
+
+class StreamTable(Table[Position]):
+    """Positions by stream; cached in memory, and written by the transaction in which they change."""
+
+    name = "streams"
+    row_type = Position
 
     def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-        self._known: dict[tuple[str, str, str], Position | None] = {}
-        self._visited = ("", "")
-        self._changed: set[tuple[str, str, str]] = set()
+        super().__init__(db)
+        self._cached: dict[_Key, Position | None] = {}
+        self._changed: set[_Key] = set()
+        self._last_checked = ("", "")
 
-    def get(self, way: str, peer: str, endpoint: str) -> Position | None:
-        """Where a stream stands; None before its first message."""
-        key = (way, peer, endpoint)
-        if key not in self._known:
-            row = self._db.execute(
-                "SELECT epoch, seq FROM streams WHERE way = ? AND peer = ? AND endpoint = ?", key
-            ).fetchone()
-            if len(self._known) >= _MAX_STRANGER_STREAMS:
+    def get(self, direction: Direction, peer: str, endpoint: str) -> Position | None:
+        """Return the position of a stream, or None before its first message."""
+        key = (direction, peer, endpoint)
+        if key not in self._cached:
+            position = self._one("WHERE way = ? AND peer = ? AND endpoint = ?", *key)
+            if len(self._cached) >= _MAX_CACHED_STREAMS:
                 self.save()
-                self._known.clear()
-            self._known[key] = Position._make(row) if row else None
-        return self._known[key]
+                self._cached.clear()
+            self._cached[key] = position
+        return self._cached[key]
 
-    def set(self, way: str, peer: str, endpoint: str, place: Position) -> None:
-        """Say where a stream stands now."""
-        self._known[way, peer, endpoint] = place
-        self._changed.add((way, peer, endpoint))
+    def set(self, direction: Direction, peer: str, endpoint: str, position: Position) -> None:
+        """Move a stream to a position."""
+        key = (direction, peer, endpoint)
+        self._cached[key] = position
+        self._changed.add(key)
 
-    def forget_strangers(self, friends: Collection[str]) -> None:
-        """Drop some places of unknown senders who have left no request; a stream that goes on repairs itself."""
-        some = self._db.execute(
+    def forget_strangers(self, known: Collection[str]) -> None:
+        """Remove some incoming streams of unknown senders who have no request here.
+
+        A stream that goes on later repairs itself. Each call looks at the next streams in the order of their keys.
+
+        Args:
+            known: user ids whose streams stay.
+        """
+        streams = self._db.execute(
             """SELECT peer, endpoint FROM streams WHERE way = 'in' AND (peer, endpoint) > (?, ?)
-               ORDER BY peer, endpoint LIMIT 500""",
-            self._visited,
+               ORDER BY peer, endpoint LIMIT ?""",
+            (*self._last_checked, _MAX_CHECKED_STREAMS),
         ).fetchall()
-        for peer, endpoint in some:
-            left = self._db.execute("SELECT 1 FROM incoming WHERE peer = ? LIMIT 1", (peer,)).fetchone()
-            if peer not in friends and left is None:
-                self._db.execute("DELETE FROM streams WHERE way = 'in' AND peer = ? AND endpoint = ?", (peer, endpoint))
-                self._known.pop((IN, peer, endpoint), None)
-                self._changed.discard((IN, peer, endpoint))
-        self._visited = some[-1] if some else ("", "")
+        for peer, endpoint in streams:
+            if peer in known or self._value("SELECT 1 FROM incoming WHERE peer = ? LIMIT 1", peer):
+                continue
+            key = (Direction.INCOMING, peer, endpoint)
+            self._db.execute("DELETE FROM streams WHERE way = ? AND peer = ? AND endpoint = ?", key)
+            self._cached.pop(key, None)
+            self._changed.discard(key)
+        self._last_checked = streams[-1] if streams else ("", "")
 
     def save(self) -> None:
-        """Write what has changed."""
+        """Write the positions that have changed."""
         if not self._changed:
             return
         self._db.executemany(
-            """INSERT INTO streams VALUES (?, ?, ?, ?, ?)
+            """INSERT INTO streams (way, peer, endpoint, epoch, seq) VALUES (?, ?, ?, ?, ?)
                ON CONFLICT (way, peer, endpoint) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq""",
-            [(*key, *place) for key in self._changed if (place := self._known[key]) is not None],
+            [(*key, *position) for key in self._changed if (position := self._cached[key]) is not None],
         )
         self._changed.clear()

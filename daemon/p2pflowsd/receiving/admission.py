@@ -183,7 +183,7 @@ class Admission:
             self._queue_for(instance, row, flow.model_copy(update={"dispatch_point": point}))
 
     def _queue_for(self, instance: str, row: IncomingRow, flow: Served) -> None:
-        self._journal.incoming.belongs(row.row_id, instance)
+        self._journal.incoming.set_instance(row.row_id, instance)
         self.queue(row._replace(instance=instance), flow)
 
     def queue(self, row: IncomingRow, flow: Served) -> None:

@@ -18,7 +18,7 @@ from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Notice
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
-from p2pflowsd.journal.streams import IN, Position
+from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.link import Delivery
 from p2pflowsd.sending.notices import Notices
@@ -263,7 +263,7 @@ class Intake:
     def _request(self, message: Message, body: bytes, bundle: int) -> None:
         peer, endpoint = message.sender, message.endpoint
         here = Position(message.epoch, message.seq)
-        place = self._journal.streams.get(IN, peer, endpoint)
+        place = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
         if place is None or place.epoch < message.epoch:
             place = Position(message.epoch, 0)
             self._release(peer, endpoint, place)
@@ -272,7 +272,7 @@ class Intake:
             state = IncomingState.READY if here == place else IncomingState.BLOCKED
             row = self._journal.incoming.add(message, body, bundle, self._clock.now(), state)
         if here == place:
-            self._journal.streams.set(IN, peer, endpoint, Position(place.epoch, place.seq + 1))
+            self._journal.streams.set(Direction.INCOMING, peer, endpoint, Position(place.epoch, place.seq + 1))
         if row is not None:
             self._journal.count("received")
             self._notices.received(peer, message.id)
@@ -302,7 +302,7 @@ class Intake:
 
     def _skip(self, peer: str, endpoint: str, to: Position) -> None:
         """Nothing before a place will come any more."""
-        place = self._journal.streams.get(IN, peer, endpoint)
+        place = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
         if place is not None and place.epoch == to.epoch and to.seq > place.seq:
             self._release(peer, endpoint, to)
 
@@ -316,6 +316,6 @@ class Intake:
                 self._owner.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
             else:
                 still += 1
-        self._journal.streams.set(IN, peer, endpoint, place)
+        self._journal.streams.set(Direction.INCOMING, peer, endpoint, place)
         if not still:
             self._notices.unblocked(peer, endpoint)

@@ -139,7 +139,7 @@ class Catalog:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._last_revision = 0
-        self._flows = {name: Served.model_validate_json(record) for name, record in journal.served().items()}
+        self._flows = {name: Served.model_validate_json(record) for name, record in journal.served.all().items()}
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -163,7 +163,7 @@ class Catalog:
 
     def put(self, flow: Served) -> Served:
         """Serve a flow, in place of what was served under its name; its revision tells workers to load it anew."""
-        self._journal.serve(flow.endpoint, flow.model_dump_json(by_alias=True))
+        self._journal.served.set(flow.endpoint, flow.model_dump_json(by_alias=True))
         self._flows[flow.endpoint] = flow
         return flow
 
@@ -175,7 +175,7 @@ class Catalog:
         """
         if self._flows.pop(endpoint, None) is None:
             raise NotServed(f"You do not serve {endpoint!r}.", "See: p2pflows ls")
-        self._journal.unserve(endpoint)
+        self._journal.served.remove(endpoint)
 
 
 def check_allow(text: str, book: Book, me: str) -> str:

@@ -604,7 +604,7 @@ class Dispatch:
             row, flow = self._rows[row_id]
             if graceful or _task_id(row) in parked:
                 continue
-            attempts = self._journal.incoming.attempted(row_id)
+            attempts = self._journal.incoming.count_attempt(row_id)
             self._rows[row_id] = (row._replace(attempts=attempts), flow)
             if attempts >= MAX_ATTEMPTS:
                 self._forget(row_id)

@@ -20,7 +20,7 @@ from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow, OutgoingRow, RecordRow
-from p2pflowsd.lifecycle import LIVE_OUTGOING, IncomingState, OutgoingState
+from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.instances import Instances, Mounted, is_request, read_change
 from p2pflowsd.sending.outbox import Outbox
@@ -203,7 +203,7 @@ class Runs:
         known = self._journal.records.get(row.row_id, ask.call_index)
         if known is None:
             self._recorded.add(row.row_id)
-            self._journal.incoming.progressed(row.row_id)
+            self._journal.incoming.reset_attempts(row.row_id)
             known = self._step(row, ask) if isinstance(ask, _Step) else self._call(row, ask)
             self._journal.records.add(known)
             self._faults.reach("runs.recorded")
@@ -227,7 +227,7 @@ class Runs:
         origin = json.loads(sent.origin or "{}")
         outcome = _outcome(sent, state, answer)
         if "k" in origin:
-            if self._journal.records.conclude(origin["n"], origin["k"], compact(outcome)):
+            if self._journal.records.set_value(origin["n"], origin["k"], compact(outcome)):
                 # Unlike a peer's answer, an end of our own making does not come again if a crash forgets it.
                 comes_again = state in (OutgoingState.DONE, OutgoingState.FAILED)
                 tell = self._owner.answered if comes_again else self._owner.recorded
@@ -394,7 +394,7 @@ class Runs:
         sent = self._journal.outgoing.find(message_id)
         if sent is not None:  # a dead letter runs again
             value = (
-                None if sent.state in LIVE_OUTGOING else compact(_outcome(sent, OutgoingState(sent.state), sent.answer))
+                None if sent.state in OPEN_OUTGOING else compact(_outcome(sent, OutgoingState(sent.state), sent.answer))
             )
             return RecordRow(row.row_id, call.call_index, kind, call.fingerprint, message_id, value)
         try:
@@ -544,7 +544,7 @@ class Runs:
     def _settle(self, row_id: int) -> None:
         if row_id in self._recorded:
             self._recorded.discard(row_id)
-            self._journal.records.forget(row_id)
+            self._journal.records.remove(row_id)
 
 
 def _outcome(sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from p2pflows.protocol.message import Notice
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
-from p2pflowsd.journal.streams import IN
+from p2pflowsd.journal.streams import Direction
 
 GATHER_S = 0.025
 """Seconds that a receipt waits for company, or for an answer that makes it needless."""
@@ -107,7 +107,7 @@ class Notices:
         elapsed = self._clock.elapsed()
         gaps: dict[str, list[tuple[str, int, int]]] = {}
         for (peer, endpoint), (due, patience) in list(self._gaps.items()):
-            place = self._journal.streams.get(IN, peer, endpoint)
+            place = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
             if due <= elapsed and place is not None:
                 longer = min(patience * 2, MAX_GAP_DELAY_S)
                 self._gaps[peer, endpoint] = (elapsed + longer, longer)

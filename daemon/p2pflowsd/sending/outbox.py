@@ -19,8 +19,8 @@ from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import OutgoingRow
-from p2pflowsd.journal.streams import OUT, Position
-from p2pflowsd.lifecycle import LIVE_OUTGOING, OutgoingState
+from p2pflowsd.journal.streams import Direction, Position
+from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
 
 MAX_BUNDLE_BYTES = 128_000
@@ -168,7 +168,7 @@ class Outbox:
             }
         )
         if kind not in ANSWERS:
-            self._journal.streams.set(OUT, peer, endpoint, Position(place.epoch, place.seq + 1))
+            self._journal.streams.set(Direction.OUTGOING, peer, endpoint, Position(place.epoch, place.seq + 1))
         row_id = self._journal.outgoing.add(message, body, origin)
         entry = Entry(row_id, message_id, kind, peer, endpoint, len(body))
         if self._kept_bytes + len(body) <= MAX_CACHED_BYTES:
@@ -188,12 +188,12 @@ class Outbox:
                 settled.append(entry)
                 self._settle(message_id)
             if note or entry is None:
-                self._journal.outgoing.note(message_id, peer, note)
+                self._journal.outgoing.set_note(message_id, peer, note)
         self._journal.count("delivered", len(settled))
         calls = [entry.id for entry in settled if entry.type == Type.CALL]
         answers = [entry.id for entry in settled if entry.type in ANSWERS]
         others = [entry.id for entry in settled if entry.type in (Type.POST, Type.CANCEL)]
-        self._journal.outgoing.stored(calls, others, answers, self._clock.now())
+        self._journal.outgoing.mark_stored(calls, others, answers, self._clock.now())
         self._forget(peer, len(others))
         for message_id in (*others, *answers):
             self._ended(message_id, OutgoingState.DONE, None)
@@ -214,7 +214,7 @@ class Outbox:
         if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer):
             return False
         self._settle(row.id)
-        if row.state in LIVE_OUTGOING and row.type not in ANSWERS:
+        if row.state in OPEN_OUTGOING and row.type not in ANSWERS:
             self._forget(row.peer, 1)
         self._ended(row.id, state, answer)
         if row.origin is not None:
@@ -226,7 +226,7 @@ class Outbox:
 
         What is there leaves again; if nothing is, gives (endpoint, epoch, seq) of the first place that will still come.
         """
-        place = self._journal.streams.get(OUT, peer, endpoint)
+        place = self._journal.streams.get(Direction.OUTGOING, peer, endpoint)
         if place is None or place.epoch != epoch:
             return (endpoint, epoch, END_OF_EPOCH)
         if place.seq <= seq:
@@ -242,7 +242,7 @@ class Outbox:
 
     def rewound(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
         """Our journal is older than what the recipient knows of us: continue the stream in a new epoch."""
-        place = self._journal.streams.get(OUT, peer, endpoint)
+        place = self._journal.streams.get(Direction.OUTGOING, peer, endpoint)
         entry = self._entries.get(message_id)
         if place is None or place.epoch != epoch or entry is None or entry.peer != peer:
             return
@@ -257,7 +257,7 @@ class Outbox:
             self._journal.outgoing.restamp(entry.row_id, fresh, seq, message.to_bytes())
             self._let_go(entry)
             self._again(entry)
-        self._journal.streams.set(OUT, peer, endpoint, Position(fresh, len(pending)))
+        self._journal.streams.set(Direction.OUTGOING, peer, endpoint, Position(fresh, len(pending)))
 
     def link_up(self) -> None:
         """The broker may have forgotten everything: all that is not stored leaves again."""
@@ -352,7 +352,7 @@ class Outbox:
         return sorted(found, key=lambda entry: entry.row_id)
 
     def _next_place(self, peer: str, endpoint: str) -> Position:
-        return self._journal.streams.get(OUT, peer, endpoint) or Position(self._clock.now(), 0)
+        return self._journal.streams.get(Direction.OUTGOING, peer, endpoint) or Position(self._clock.now(), 0)
 
     def _enqueue(self, entry: Entry) -> None:
         self._entries[entry.id] = entry

@@ -63,7 +63,7 @@ def ask(journal: Journal, number: int, text: str = "Tea?", label: str = "", **mo
     sent = message(number, **{"from": BOB, "to": ANN, **more})
     row = journal.incoming.add(sent, b"{}", 0, NOW + number, IncomingState.READY)
     assert row is not None
-    journal.prompts.ask(row, text, "{}", label)
+    journal.prompts.add(row, text, "{}", label)
     return row.row_id
 
 
@@ -73,7 +73,7 @@ def test_a_call_shows_its_text_until_there_is_an_answer(journal: Journal) -> Non
     (shown,) = newest(journal, 10)
     assert (shown.way, shown.user, shown.endpoint, shown.conversation) == ("asking", BOB, "User", TALK)
     assert (shown.text, shown.by, shown.waiting, shown.at) == ("Hello?", "me", first, NOW + 1)
-    journal.outgoing.stored([first], [], [], NOW)
+    journal.outgoing.mark_stored([first], [], [], NOW)
     (shown,) = newest(journal, 10)
     assert (shown.text, shown.by, shown.waiting) == ("", "me", first)
     ends(journal, first, OutgoingState.DONE, human_input="Hi!")

@@ -12,8 +12,9 @@ import pytest
 from p2pflows.errors import UsageError
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import MAX_PRUNED_ROWS, Journal, JournalError, migrations
-from p2pflowsd.journal.streams import IN, OUT, Position
+from p2pflowsd.journal import Journal, JournalError, migrations
+from p2pflowsd.journal.pruning import MAX_PRUNED_ROWS
+from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
 
 ANN, BOB = "a" * 64, "b" * 64
@@ -144,18 +145,18 @@ def test_a_failing_disk_is_told_apart(journal: Journal) -> None:
 def test_it_is_opened_again(journal: Journal, path: Path) -> None:
     """Facts, places and counters are there after a restart."""
     with journal.transaction():
-        journal.set_meta("key", "value")
-        journal.streams.set(IN, BOB, "echo", Position(7, 3))
-        journal.streams.set(OUT, BOB, "echo", Position(8, 4))
+        journal.meta.set("key", "value")
+        journal.streams.set(Direction.INCOMING, BOB, "echo", Position(7, 3))
+        journal.streams.set(Direction.OUTGOING, BOB, "echo", Position(8, 4))
     journal.count("accepted", 2)
     journal.count("accepted")
     journal.commit(count_now=True)
     journal.close()
     again = Journal(path, ANN, NoFaults())
-    assert again.meta("key") == "value"
-    assert again.streams.get(IN, BOB, "echo") == Position(7, 3)
-    assert again.streams.get(OUT, BOB, "echo") == Position(8, 4)
-    assert again.streams.get(OUT, ANN, "echo") is None
+    assert again.meta.get("key") == "value"
+    assert again.streams.get(Direction.INCOMING, BOB, "echo") == Position(7, 3)
+    assert again.streams.get(Direction.OUTGOING, BOB, "echo") == Position(8, 4)
+    assert again.streams.get(Direction.OUTGOING, ANN, "echo") is None
     assert again.counters == {"accepted": 3}
     again.close()
 
@@ -291,7 +292,7 @@ def test_answers_are_remembered_for_a_day(journal: Journal, path: Path) -> None:
         journal.outgoing.move(send(journal, 1), OutgoingState.DONE, NOW, b"{}")
         row = journal.incoming.get(receive(journal, 2))
         assert row is not None
-        journal.prompts.ask(row, "shall we?", "{}")
+        journal.prompts.add(row, "shall we?", "{}")
         journal.prompts.end(row.row_id, PromptState.ANSWERED, NOW, "yes")
         journal.incoming.move(row.row_id, IncomingState.DONE)
     prune(journal, NOW + DAY)
@@ -305,7 +306,7 @@ def test_a_prompt_keeps_its_number(journal: Journal) -> None:
     with journal.transaction():
         row = journal.incoming.get(receive(journal, 1))
         assert row is not None
-        journal.prompts.ask(row, "shall we?", "{}")
+        journal.prompts.add(row, "shall we?", "{}")
         journal.prompts.end(row.row_id, PromptState.ANSWERED, NOW, "yes")
         journal.incoming.move(row.row_id, IncomingState.DONE)
     prune(journal, NOW + DAY)

@@ -11,7 +11,7 @@ from simulation.timeline import Timeline, TimelineClock
 from p2pflows.protocol.message import Notice
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
-from p2pflowsd.journal.streams import IN, Position
+from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.sending.notices import GATHER_S, INITIAL_GAP_DELAY_S, MAX_GAP_DELAY_S, MAX_IDS, Notices
 
 ANN, BOB = "a" * 64, "b" * 64
@@ -28,7 +28,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     """A journal in which ann's stream to `echo` stands at place 3 of epoch 7."""
     journal = Journal(tmp_path / "journal.sqlite3", BOB, NoFaults())
     with journal.transaction():
-        journal.streams.set(IN, ANN, "echo", Position(7, 3))
+        journal.streams.set(Direction.INCOMING, ANN, "echo", Position(7, 3))
     yield journal
     journal.close()
 

@@ -1,0 +1,51 @@
+"""Removes the rows that no promise needs any more."""
+
+from __future__ import annotations
+
+import sqlite3
+
+MAX_PRUNED_ROWS = 5_000
+"""How many rows of a table one call looks at, so that no call takes long."""
+_CLOCK_SKEW_MS = 600_000
+_DAY_MS = 24 * 3_600_000
+
+_CONDITIONS = {
+    # A prompt has the number of its request; no other request may get that number while the prompt is here.
+    "incoming": "expires < :skew AND state IN ('done', 'failed', 'expired') AND n NOT IN (SELECT n FROM prompts)",
+    "bundles": "expires < :skew",
+    # A call stays as long as the run that made it, because the run may have to withdraw it.
+    "outgoing": "ended < :day AND id NOT IN (SELECT message FROM records WHERE message IS NOT NULL)",
+    "prompts": "ended < :day",
+}
+"""Which rows of each table go.
+
+Ids of received messages are remembered until ten minutes after their deadline, for clock skew. Ended messages and
+prompts stay for a day, so that `wait` still finds the answer.
+"""
+
+
+class Pruner:
+    """Goes round the tables, one slice of each at a time."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._reached = dict.fromkeys(_CONDITIONS, 0)
+
+    def prune(self, now: int) -> None:
+        """Remove what is no longer needed from the next slice of each table; after the last slice, the first is next.
+
+        Args:
+            now: the time in milliseconds since the Unix epoch.
+        """
+        limits = {"skew": now - _CLOCK_SKEW_MS, "day": now - _DAY_MS}
+        for table, condition in _CONDITIONS.items():
+            start = self._reached[table]
+            (end,) = self._db.execute(
+                f"SELECT max(n) FROM (SELECT n FROM {table} WHERE n > ? ORDER BY n LIMIT {MAX_PRUNED_ROWS})", (start,)
+            ).fetchone()
+            if end is not None:
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE n > :start AND n <= :end AND {condition}",
+                    {"start": start, "end": end, **limits},
+                )
+            self._reached[table] = end or 0
