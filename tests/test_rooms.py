@@ -51,7 +51,7 @@ FLOORS = (
     {"p2pflows.links"},
     {"p2pflows.protocol"},
     {"p2pflows.yaml_file"},
-    {"p2pflows.home", "p2pflows.files", "p2pflows.logs"},
+    {"p2pflows.home", "p2pflows.files", "p2pflows.logs", "p2pflows.backoff"},
     {"p2pflows.errors"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""

@@ -29,6 +29,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from p2pflows.backoff import Backoff
 from p2pflows.errors import P2pflowsError
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.protocol import topics
@@ -40,10 +41,11 @@ _ANSWER_TIMEOUT_S = 5.0
 """How long a broker may take for each of TCP connect, CONNACK and SUBACK."""
 _CONNECT_TIMEOUT_S = 3.0
 """How long a broker may be out of reach before the user hears of it."""
-_INITIAL_DELAY_S = 0.1
-_MAX_DELAY_S = 5.0
+_BACKOFF = Backoff(initial_s=0.1, max_s=5.0, jitter=(0.5, 1.0))
+_REFUSED_DELAY_S = 5.0
+"""How soon to ask again what somebody has to mend first: a refusal, a wrong setting."""
 _STABLE_AFTER_S = 1.0
-"""A link that lived this long was a good one: back-off starts anew."""
+"""After a link that lived longer, the next attempt is made at once and the back-off starts over."""
 _SESSION_EXPIRY_S = 30 * 24 * 3600
 _WINDOW = 1000
 """Most unacknowledged PUBLISH packets, each way."""
@@ -161,10 +163,10 @@ class MqttLink:
                 connection = await self._open(url, will)
             except BrokerRefused as error:
                 self._tell(str(error))
-                least = _MAX_DELAY_S
+                least = _REFUSED_DELAY_S
             except P2pflowsError as error:
                 self._tell(f"{error.message} {error.hint}".strip())
-                least = _MAX_DELAY_S
+                least = _REFUSED_DELAY_S
             except OSError as error:
                 if loop.time() - failing_since > _CONNECT_TIMEOUT_S:
                     self._tell(_unreachable(url, error))
@@ -176,8 +178,9 @@ class MqttLink:
                     failures = 0
                 if connection.taken_over:
                     self._tell(f"Another program uses our client id on the broker {url}; stop one of the two.")
-                    least = _MAX_DELAY_S
-            await self._pause(max(least, _back_off(failures)))
+                    least = _REFUSED_DELAY_S
+            delay = _BACKOFF.delay_s(failures - 1, random.random()) if failures else 0.0  # noqa: S311 - guards nothing
+            await self._pause(max(least, delay))
             failures += 1
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
@@ -247,7 +250,7 @@ class MqttLink:
                     async with asyncio.timeout(1.0):
                         await connection.ended.wait()
                 connection.tick()
-                if connection.refused and not self._up and loop.time() - asked > _MAX_DELAY_S:
+                if connection.refused and not self._up and loop.time() - asked > _REFUSED_DELAY_S:
                     # An operator may grant it meanwhile; until then we stay connected and not up.
                     asked = loop.time()
                     connection.subscribe(sorted(connection.refused))
@@ -678,13 +681,6 @@ def _ask_for_quick_acks(sock: socket.socket) -> None:
     # Linux forgets this wish after a while; without it the peer's Nagle and our delayed ACK cost 40 ms.
     if hasattr(socket, "TCP_QUICKACK"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def _back_off(failures: int) -> float:
-    if failures == 0:
-        return 0.0
-    longest: float = min(_MAX_DELAY_S, _INITIAL_DELAY_S * 2 ** min(failures - 1, 16))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, guards nothing
 
 
 def _plain(error: OSError) -> str:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
+from p2pflows.backoff import Backoff
 from p2pflows.errors import FlowFailed, UsageError
 from p2pflows.models.api_info import AZURE, NO_KEY, REDACTED, ApiInfo
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 
 MAX_ATTEMPTS = 6
+INITIAL_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 20.0
 TIMEOUT_S = 600.0
 MAX_RETRY_AFTER_S = 120.0
@@ -114,7 +116,7 @@ class Backend:
         self._keyring = api_infos if isinstance(api_infos, Keyring) else Keyring(api_infos, clock=clock)
         self._infos = self._keyring.for_base(api_base)
         self._attempts = attempts
-        self._longest_wait = longest_wait
+        self._backoff = Backoff(initial_s=INITIAL_BACKOFF_S, max_s=longest_wait, jitter=(0.5, 1.0))
         self._spacing = wait_time_per_key
         self._timeout = timeout
         self._sleep = sleep
@@ -199,8 +201,7 @@ class Backend:
             if attempt >= self._attempts or not outcome.passing or rest > MAX_RETRY_AFTER_S:
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise FlowFailed(f"The model gave no answer{tried}: {outcome.reason}.", outcome.hint)
-            growing = min(self._longest_wait, 2.0 ** min(attempt - 1, 30))
-            self._sleep(max(rest, growing * (0.5 + self._chance() / 2)))
+            self._sleep(max(rest, self._backoff.delay_s(attempt - 1, self._chance())))
 
     def _attempt(self, info: ApiInfo, request: dict[str, Any], pieces: _Pieces) -> list[str] | _Trouble:
         from openai import APIStatusError, OpenAIError

@@ -11,16 +11,16 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from p2pflows.backoff import Backoff
 from p2pflows.links.mqtt import Delivery, Will
 from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol.framing import Records, pack
 
 MAX_FRAME_BYTES = 1_048_576
 """Bytes of a frame, as in an MQTT packet of a usual broker."""
-_INITIAL_DELAY_S = 0.05
-_MAX_DELAY_S = 1.0
+_BACKOFF = Backoff(initial_s=0.05, max_s=1.0)
 _STABLE_AFTER_S = 1.0
-"""A connection that lived this many seconds was a good one: back-off starts anew."""
+"""After a connection that lived longer, the back-off starts over."""
 _CONNECT_TIMEOUT_S = 3.0
 """Seconds that the daemon may be away before the user hears of it."""
 
@@ -64,7 +64,7 @@ class SocketLink:
     async def run(self) -> None:
         """Connect, serve, and connect again until cancelled or closed."""
         loop = asyncio.get_running_loop()
-        delay, away_since, told = _INITIAL_DELAY_S, loop.time(), False
+        failures, away_since, told = 0, loop.time(), False
         while not self._closing.is_set():
             try:
                 _, connection = await loop.create_unix_connection(lambda: _Connection(self), str(self._path))
@@ -77,10 +77,10 @@ class SocketLink:
                 await connection.ended.wait()
                 away_since, told = loop.time(), False
                 if away_since - began > _STABLE_AFTER_S:
-                    delay = _INITIAL_DELAY_S
+                    failures = 0
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), delay)
-            delay = min(delay * 2, _MAX_DELAY_S)
+                await asyncio.wait_for(self._closing.wait(), _BACKOFF.delay_s(failures))
+            failures += 1
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
         """Send a frame; False when there is no connection."""

@@ -296,7 +296,7 @@ def denied(subscribe: bytes) -> bytes:
 )
 async def test_a_refused_connect_is_told_once(connack: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that refuses us or lacks what we need must be named in one plain sentence, over many tries."""
-    monkeypatch.setattr(mqtt, "_MAX_DELAY_S", 0.05)
+    monkeypatch.setattr(mqtt, "_REFUSED_DELAY_S", 0.05)
     script = Script(connect=lambda _: bytes.fromhex(connack))
     async with script.running() as url, Peer(url) as peer:
         await until(lambda: script.seen.count("connect") > 3)
@@ -339,7 +339,7 @@ async def test_pings_keep_an_idle_link(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_refused_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused filter must be told once and keep the link from being up, until the broker grants it."""
-    monkeypatch.setattr(mqtt, "_MAX_DELAY_S", 0.5)
+    monkeypatch.setattr(mqtt, "_REFUSED_DELAY_S", 0.5)
     script = Script(connect=welcome, subscribe=denied)
     async with script.running() as url, Peer(url, "t/in") as peer:
         await until(lambda: script.seen.count("subscribe") >= 2)

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
+from p2pflows.backoff import Backoff
 from p2pflows.config import WorkerConfig
 
-INITIAL_DELAY_S = 0.1
-MAX_DELAY_S = 10.0
+BACKOFF = Backoff(initial_s=0.1, max_s=10.0)
 STABLE_AFTER_S = 10.0
-"""A worker that lived this many seconds starts its back-off anew."""
+"""After a worker that lived longer, the back-off starts over."""
 STOP_TIMEOUT_S = 10.0
 
 
@@ -50,17 +50,17 @@ class WorkerProcess:
 
     async def run(self) -> None:
         """Keep the process running until cancelled; then let it finish and end it."""
-        delay = INITIAL_DELAY_S
+        failures = 0
         while True:
             began = asyncio.get_running_loop().time()
             code = await self._run_once()
             if asyncio.get_running_loop().time() - began > STABLE_AFTER_S:
-                delay = INITIAL_DELAY_S
+                failures = 0
             self._log.warning(
                 "a worker of dispatch point %s ended (%s); starting another", self._config.dispatch_point, _how(code)
             )
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, MAX_DELAY_S)
+            await asyncio.sleep(BACKOFF.delay_s(failures))
+            failures += 1
 
     async def _run_once(self) -> int:
         token = await self._token(self._config.dispatch_point)

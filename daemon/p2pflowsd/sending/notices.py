@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from p2pflows.backoff import Backoff
 from p2pflows.protocol.message import Notice
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
@@ -15,8 +16,8 @@ from p2pflowsd.journal.streams import Direction
 
 GATHER_S = 0.025
 """Seconds that a receipt waits for company, or for an answer that makes it needless."""
-INITIAL_GAP_DELAY_S = 0.5
-MAX_GAP_DELAY_S = 300.0
+GAP_BACKOFF = Backoff(initial_s=0.5, max_s=300.0)
+"""When a message that a stream waits for is asked for, and asked for again."""
 MAX_IDS = 2_000
 MAX_PROGRESS_LINES = 100
 
@@ -39,7 +40,7 @@ class Notices:
         self._journal = journal
         self._clock = clock
         self._drafts: dict[str, _Draft] = {}
-        self._gaps: dict[tuple[str, str], tuple[float, float]] = {}
+        self._gaps: dict[tuple[str, str], tuple[float, int]] = {}
 
     def received(self, peer: str, message_id: str, *, held: bool = False, waiting: bool = False) -> None:
         """Say that a message is committed."""
@@ -77,12 +78,11 @@ class Notices:
 
     def blocked(self, peer: str, endpoint: str) -> None:
         """A stream waits for a message; ask for it if it does not come soon."""
-        self._gaps.setdefault((peer, endpoint), (self._clock.elapsed() + INITIAL_GAP_DELAY_S, INITIAL_GAP_DELAY_S))
+        self._gaps.setdefault((peer, endpoint), (self._clock.elapsed() + GAP_BACKOFF.delay_s(0), 0))
 
     def link_up(self) -> None:
         """The broker answers again: what was asked for in the meantime went nowhere, so ask anew."""
-        first = (self._clock.elapsed() + INITIAL_GAP_DELAY_S, INITIAL_GAP_DELAY_S)
-        self._gaps = dict.fromkeys(self._gaps, first)
+        self._gaps = dict.fromkeys(self._gaps, (self._clock.elapsed() + GAP_BACKOFF.delay_s(0), 0))
 
     def unblocked(self, peer: str, endpoint: str) -> None:
         """A stream waits no more."""
@@ -106,11 +106,10 @@ class Notices:
             return []
         elapsed = self._clock.elapsed()
         gaps: dict[str, list[tuple[str, int, int]]] = {}
-        for (peer, endpoint), (due, patience) in list(self._gaps.items()):
+        for (peer, endpoint), (due, times_asked) in list(self._gaps.items()):
             place = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
             if due <= elapsed and place is not None:
-                longer = min(patience * 2, MAX_GAP_DELAY_S)
-                self._gaps[peer, endpoint] = (elapsed + longer, longer)
+                self._gaps[peer, endpoint] = (elapsed + GAP_BACKOFF.delay_s(times_asked + 1), times_asked + 1)
                 gaps.setdefault(peer, []).append((endpoint, *place))
         due_now = {
             peer for peer, draft in self._drafts.items() if draft.due <= elapsed or len(draft.received) >= MAX_IDS

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from p2pflows.backoff import Backoff
 from p2pflows.errors import BadInput, TooLarge, UnknownUser
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
@@ -33,8 +34,7 @@ END_OF_EPOCH = 2**62
 """After the last place of an epoch that has ended."""
 PACKET_OVERHEAD_BYTES = 1_000
 """Bytes that topic, header, signature and framing take beside a body, rounded up."""
-INITIAL_RETRY_S = 3.0
-MAX_RETRY_S = 600.0
+BACKOFF = Backoff(initial_s=3.0, max_s=600.0, jitter=(1.0, 1.2))
 
 
 @dataclass(slots=True)
@@ -424,13 +424,8 @@ class Outbox:
         elapsed = self._clock.elapsed()
         for entry in bundle:
             self._let_go(entry)
-            entry.due = elapsed + self._patience(entry.attempts)
+            entry.due = elapsed + BACKOFF.delay_s(entry.attempts, self._entropy(1)[0] / 256)
             entry.attempts += 1
             self._sent[entry.id] = entry
             self._in_flight[peer] = self._in_flight.get(peer, 0) + entry.size
         return left
-
-    def _patience(self, attempts: int) -> float:
-        """Seconds until a message is sent again: doubling, with jitter so that peers do not march in step."""
-        base = min(INITIAL_RETRY_S * 2.0**attempts, MAX_RETRY_S)
-        return base * (1 + self._entropy(1)[0] / 1280)

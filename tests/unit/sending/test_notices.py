@@ -12,7 +12,7 @@ from p2pflows.protocol.message import Notice
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.streams import Direction, Position
-from p2pflowsd.sending.notices import GATHER_S, INITIAL_GAP_DELAY_S, MAX_GAP_DELAY_S, MAX_IDS, Notices
+from p2pflowsd.sending.notices import GAP_BACKOFF, GATHER_S, MAX_IDS, Notices
 
 ANN, BOB = "a" * 64, "b" * 64
 
@@ -100,16 +100,16 @@ def test_a_gap_is_asked_for_with_patience(notices: Notices, timeline: Timeline) 
     """A stream that waits asks for its next place, less and less often, until it waits no more."""
     notices.blocked(ANN, "echo")
     asked = []
-    while timeline.elapsed < 3 * MAX_GAP_DELAY_S:
+    while timeline.elapsed < 3 * GAP_BACKOFF.max_s:
         due = notices.next_due()
         assert due is not None
         timeline.run(due - timeline.elapsed)
         assert notices.take() == [(ANN, Notice(to=ANN, gaps=[("echo", 7, 3)]))]
         asked.append(timeline.elapsed)
     pauses = [later - earlier for earlier, later in zip([0.0, *asked], asked, strict=False)]
-    assert pauses[0] == pytest.approx(INITIAL_GAP_DELAY_S)
+    assert pauses[0] == pytest.approx(GAP_BACKOFF.initial_s)
     assert pauses == sorted(pauses)
-    assert pauses[-1] == pytest.approx(MAX_GAP_DELAY_S)
+    assert pauses[-1] == pytest.approx(GAP_BACKOFF.max_s)
     notices.unblocked(ANN, "echo")
     assert notices.next_due() is None
     assert not notices.is_blocked(ANN, "echo")
@@ -119,19 +119,19 @@ def test_a_gap_is_asked_for_anew_when_the_broker_is_back(notices: Notices, timel
     """Patience that grew while nobody could hear starts anew with the link."""
     notices.blocked(ANN, "echo")
     for _ in range(12):
-        timeline.run(MAX_GAP_DELAY_S)
+        timeline.run(GAP_BACKOFF.max_s)
         notices.take()
     notices.link_up()
-    assert notices.next_due() == pytest.approx(timeline.elapsed + INITIAL_GAP_DELAY_S)
+    assert notices.next_due() == pytest.approx(timeline.elapsed + GAP_BACKOFF.initial_s)
 
 
 def test_blocked_again_is_not_asked_sooner(notices: Notices, timeline: Timeline) -> None:
     """More messages behind the same gap do not make it more urgent."""
     notices.blocked(ANN, "echo")
-    timeline.run(INITIAL_GAP_DELAY_S)
+    timeline.run(GAP_BACKOFF.initial_s)
     notices.take()
     notices.blocked(ANN, "echo")
-    assert notices.next_due() == pytest.approx(INITIAL_GAP_DELAY_S + 2 * INITIAL_GAP_DELAY_S)
+    assert notices.next_due() == pytest.approx(GAP_BACKOFF.initial_s + 2 * GAP_BACKOFF.initial_s)
 
 
 def test_repairs_go_out(notices: Notices, timeline: Timeline) -> None:
