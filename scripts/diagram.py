@@ -14,7 +14,10 @@ from p2pflowsd.lifecycle import MOVES, IncomingState, OutgoingState, PromptState
 
 PAGE = Path(__file__).parent.parent / "docs" / "lifecycle.md"
 STARTS: dict[type[StrEnum], dict[StrEnum, str]] = {
-    IncomingState: {IncomingState.READY: "it is its turn", IncomingState.BLOCKED: "an earlier one is missing"},
+    IncomingState: {
+        IncomingState.READY: "it is the next of its stream",
+        IncomingState.BLOCKED: "an earlier one is missing",
+    },
     OutgoingState: {OutgoingState.PENDING: "it is accepted"},
     PromptState: {PromptState.OPEN: "it is asked"},
 }
@@ -22,49 +25,49 @@ HEAD = """# The life of a message
 
 Drawn from `daemon/p2pflowsd/lifecycle.py` by `scripts/diagram`; do not edit.
 
-A request that one user sends to another lives twice: in the sender's journal as an outgoing message, and in the
-recipient's as an incoming one; if a human answers it, there is a prompt besides. These are all moves there are.
-A message that moves is committed to the journal together with everything that follows from the move.
+A request from one user to another is stored twice: in the sender's journal as an outgoing message, and in the
+recipient's as an incoming one. If a human answers it, the recipient's journal also has a prompt. The diagrams show
+every legal move. One transaction stores a move together with all its consequences.
 """
 
 
 def page() -> str:
-    """The whole page, as it should be."""
+    """Return the whole page, as it should be."""
     return "\n".join([HEAD, *map(_section, STARTS)])
 
 
 def _section(kind: type[StrEnum]) -> str:
-    title, told = _told(kind)
+    title, meanings = _meanings(kind)
     moves = MOVES[kind]
     lines = [f"## {title.rstrip('.')}", "", "```mermaid", "stateDiagram-v2"]
     lines += [f"    [*] --> {state}: {why}" for state, why in STARTS[kind].items()]
     lines += [f"    {old} --> {new}" for old in kind for new in kind if new in moves[old]]
     lines += [f"    {state} --> [*]" for state in kind if not moves[state]]
     lines += ["```", ""]
-    if told:
+    if meanings:
         lines += ["| State | Meaning |", "|---|---|"]
-        lines += [f"| {state} | {told[state.name]} |" for state in kind if state.name in told]
+        lines += [f"| {state} | {meanings[state.name]} |" for state in kind if state.name in meanings]
         lines += [""]
     return "\n".join(lines)
 
 
-def _told(kind: type[StrEnum]) -> tuple[str, dict[str, str]]:
-    """The class's docstring, and the sentence that stands below each of its members."""
+def _meanings(kind: type[StrEnum]) -> tuple[str, dict[str, str]]:
+    """Return the docstring of a class of states, and the docstring below each of its members."""
     tree = ast.parse(inspect.getsource(lifecycle))
     found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
-    told: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for member, text in zip(found.body, found.body[1:], strict=False):
         match member, text:
             case (
                 ast.Assign(targets=[ast.Name(id=name)]),
                 ast.Expr(value=ast.Constant(value=str(sentence))),
             ):
-                told[name] = " ".join(sentence.split())
-    return inspect.getdoc(kind) or kind.__name__, told
+                meanings[name] = " ".join(sentence.split())
+    return inspect.getdoc(kind) or kind.__name__, meanings
 
 
 def main() -> int:
-    """Write the page, or compare it; gives the exit code."""
+    """Write the page, or compare it; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is stale")
     if not parser.parse_args().check:

@@ -26,28 +26,28 @@ from p2pflowsd.journal import JournalError
 
 
 def main() -> int:
-    """Run the daemon of the home that the environment names; gives the exit code."""
+    """Run the daemon of the home that the environment names; return the exit code."""
     where = home()
     try:
         settings = config.load(where)
         logs.to_stderr(settings.log_level)
-        with _only_one(where):
+        with _lock(where):
             if not where.key.exists():
                 identity.create(where.key)
             asyncio.run(_run(where, settings))
     except P2pflowsError as error:
-        return _complain(error)
+        return _print_error(error)
     except OSError as error:
-        return _complain(
+        return _print_error(
             UsageError(f"The home {where.path} cannot be used: {error}.", "Check who owns it, or set P2PFLOWS_HOME.")
         )
-    except Exception as error:  # noqa: BLE001 - the last edge before the user
-        return _complain(_known_cause(error) or _bug(where, error))
+    except Exception as error:  # noqa: BLE001 - nothing above here could report it
+        return _print_error(_known_cause(error) or _bug(where, error))
     return 0
 
 
 def _known_cause(error: BaseException) -> P2pflowsError | None:
-    """The first error of ours inside an exception group."""
+    """Return the first error with a message for the user, also from inside an exception group."""
     if isinstance(error, JournalError):
         return JournalFailed(f"The journal cannot be written: {error}.", "Free some disk space, then run: p2pflows up")
     if isinstance(error, BaseExceptionGroup):
@@ -56,7 +56,7 @@ def _known_cause(error: BaseException) -> P2pflowsError | None:
 
 
 def _bug(where: Home, error: Exception) -> P2pflowsError:
-    """What to tell of an error that nobody foresaw; the details go to a file."""
+    """Return the message for an unexpected error; the traceback goes to a file."""
     report = where.path / "crash.log"
     with contextlib.suppress(OSError):
         report.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
@@ -70,24 +70,24 @@ async def _run(where: Home, settings: config.Settings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    gc.freeze()  # what start-up made stays: looking through it again and again would only cost time
+    gc.freeze()  # the objects of start-up live as long as the process, so no collection need look at them
     gc.set_threshold(20_000, 20, 50)
     app = App(where, settings, logging.getLogger("p2pflowsd"))
-    await app.run(stopping, lambda about: _greet(sys.stdout, about, where))
+    await app.run(stopping, lambda status: _print_greeting(sys.stdout, status, where))
     sys.stderr.write("stopped; everything accepted is kept\n")
 
 
-def _greet(out: TextIO, about: dict[str, Any], where: Home) -> None:
-    broker = about["broker"]
+def _print_greeting(out: TextIO, status: dict[str, Any], where: Home) -> None:
+    broker = status["broker"]
     name = "" if broker["name"] == broker["url"] else f"{broker['name']} at "
     state = name + broker["url"] + ("" if broker["connected"] else " (not reached yet, still trying)")
     command = "p2pflows" if shutil.which("p2pflows") else str(Path(sys.executable).with_name("p2pflows"))
     if os.environ.get("P2PFLOWS_HOME"):
         command = f"P2PFLOWS_HOME={shlex.quote(str(where.path))} {command}"
     out.write(
-        f"""p2pflows {about["version"]} is running; Ctrl-C stops it.
+        f"""p2pflows {status["version"]} is running; Ctrl-C stops it.
 
-  user id  {about["user_id"]}
+  user id  {status["user_id"]}
   broker   {state}
   socket   {where.socket}
 
@@ -102,8 +102,8 @@ Try next, in another terminal:
 
 
 @contextlib.contextmanager
-def _only_one(where: Home) -> Iterator[None]:
-    """Hold the home's lock; it goes with the process, however that ends."""
+def _lock(where: Home) -> Iterator[None]:
+    """Hold the lock of the home; the system releases it when the process ends, however that happens."""
     where.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     with where.lock.open("a+") as lock:
         try:
@@ -120,7 +120,7 @@ def _only_one(where: Home) -> Iterator[None]:
         yield
 
 
-def _complain(error: P2pflowsError) -> int:
+def _print_error(error: P2pflowsError) -> int:
     sys.stderr.write(f"Error [{error.kind}]: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
     return error.exit_code
 

@@ -1,4 +1,4 @@
-"""Time and randomness as values passed in, so that a simulator can own them."""
+"""Time and randomness, passed in as values so that tests and the simulator can supply their own."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks: `now` for what peers compare, `elapsed` for waiting (it never jumps)."""
+    """Two clocks: `now` for times that peers compare; `elapsed`, which never jumps, for waiting."""
 
     def now(self) -> int:
-        """Wall time in milliseconds since the Unix epoch."""
+        """Return the wall time in milliseconds since the Unix epoch."""
 
     def elapsed(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return the seconds since some fixed moment; the value never decreases."""
 
 
 class SystemClock:
     """The clocks of this machine."""
 
     def now(self) -> int:
-        """Wall time in milliseconds since the Unix epoch."""
+        """Return the wall time in milliseconds since the Unix epoch."""
         return time.time_ns() // 1_000_000
 
     def elapsed(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return the seconds since some fixed moment; the value never decreases."""
         return time.monotonic()
 
 
@@ -33,7 +33,7 @@ class Entropy(Protocol):
     """A source of random bytes."""
 
     def __call__(self, count: int, /) -> bytes:
-        """That many random bytes."""
+        """Return a number of random bytes."""
 
 
 system_entropy: Entropy = os.urandom

@@ -1,6 +1,6 @@
-"""Named crash points inside the real code; silent unless a test arms one.
+"""Named crash points inside the real code; they do nothing unless a test arms one.
 
-`P2PFLOWS_CRASH_AT=name:3` ends the process, as kill -9 would, the third time that point is reached.
+`P2PFLOWS_CRASH_AT=name:3` ends the process, as kill -9 would, when the code reaches that point for the third time.
 The simulator passes its own `Faults`.
 """
 
@@ -12,28 +12,28 @@ from typing import Protocol
 
 
 class Faults(Protocol):
-    """Told about every crash point as it is passed."""
+    """Is notified of every crash point that the code reaches."""
 
     def reach(self, point: str) -> None:
-        """The code is at this point now; may not return."""
+        """Note that the code has reached a point; may end the process instead of returning."""
 
 
 class NoFaults:
-    """Nothing goes wrong on purpose."""
+    """Lets the code pass every point."""
 
     def reach(self, point: str) -> None:
         """Do nothing."""
 
 
 class CrashAt:
-    """Ends the process the n-th time one point is reached."""
+    """Ends the process when the code reaches one point for the n-th time."""
 
     def __init__(self, point: str, count: int) -> None:
         self._point = point
         self._left = count
 
     def reach(self, point: str) -> None:
-        """End the process if this is the moment."""
+        """End the process at the n-th passage of the point."""
         if point == self._point:
             self._left -= 1
             if self._left == 0:
@@ -41,6 +41,6 @@ class CrashAt:
 
 
 def from_environment(environment: Mapping[str, str]) -> Faults:
-    """What `P2PFLOWS_CRASH_AT` asks for."""
+    """Return the crash point that `P2PFLOWS_CRASH_AT` names, or no faults if it is not set."""
     point, _, count = environment.get("P2PFLOWS_CRASH_AT", "").partition(":")
     return CrashAt(point, int(count or "1")) if point else NoFaults()

@@ -1,7 +1,7 @@
 """The states of a message, and the only legal moves between them.
 
-Two rules: nothing outside this file decides which moves are legal, and this file knows nothing of how states are
-stored. `docs/lifecycle.md` is drawn from these tables; a test keeps it so.
+Two rules: only this file decides which moves are legal, and it does not know how states are stored.
+`scripts/diagram` draws `docs/lifecycle.md` from these tables, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -10,43 +10,43 @@ from enum import StrEnum
 
 
 class IncomingState(StrEnum):
-    """A request that came to us."""
+    """A request that we received."""
 
     BLOCKED = "blocked"
-    """An earlier message of its stream has not come yet."""
+    """An earlier message of its stream has not arrived yet."""
     HELD = "held"
-    """Its sender is unknown and waits in `requests`."""
+    """Its sender is unknown; it waits in `requests` for the owner's decision."""
     READY = "ready"
-    """It has its turn: it waits for a worker, or runs on one."""
+    """It waits for a worker, or runs on one."""
     ASKED = "asked"
-    """It is a prompt in the inbox."""
+    """It waits in the inbox for the human's answer."""
     AWAITING_REPLY = "kept"
-    """Its run ended without an answer, which a later run of the same instance may give."""
+    """Its run ended without an answer; a later run of the same instance may answer it."""
     DONE = "done"
-    """Its effect is kept."""
+    """Its effect is stored, and a call was answered."""
     FAILED = "failed"
-    """It was answered with an error."""
+    """Its sender was sent an error."""
     DEAD = "dead"
-    """Its worker died at every attempt; it can be retried."""
+    """Its worker died at every attempt; the owner can retry it."""
     EXPIRED = "expired"
-    """Its deadline passed first."""
+    """Its deadline passed before anything else ended it."""
 
 
 class OutgoingState(StrEnum):
     """A message that we send."""
 
     PENDING = "pending"
-    """Sent again and again until its recipient says that it is stored."""
+    """It is sent again and again until its recipient confirms that it is stored."""
     STORED = "stored"
-    """The recipient has committed it; a call now waits for its answer."""
+    """Its recipient has stored it, and we wait for the answer."""
     DONE = "done"
-    """Answered; or stored, where no answer is wanted."""
+    """It was answered; or it wants no answer, and its recipient has stored it."""
     FAILED = "failed"
-    """Answered with an error."""
+    """It was answered with an error."""
     EXPIRED = "expired"
-    """Its deadline passed first."""
+    """Its deadline passed before anything else ended it."""
     CANCELLED = "cancelled"
-    """Withdrawn by its sender."""
+    """Its sender withdrew it."""
 
 
 class PromptState(StrEnum):
@@ -109,15 +109,20 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
         PromptState.CANCELLED: frozenset(),
     },
 }
-"""A table for each kind of thing, as states of the same name are equal. A post counts as done once stored, and may
-still turn out to have failed there."""
+"""The legal moves, by the kind of state, the old state and the new one.
+
+Each kind has its own table, because states of two kinds are equal if they have the same name. A post is done once its
+recipient has stored it, and may still fail there later.
+"""
 
 OPEN_INCOMING = frozenset(
     {IncomingState.BLOCKED, IncomingState.HELD, IncomingState.READY, IncomingState.ASKED, IncomingState.AWAITING_REPLY}
 )
+"""The states of a request that still waits for something; its deadline ends it."""
 OPEN_OUTGOING = frozenset({OutgoingState.PENDING, OutgoingState.STORED})
+"""The states of a message of ours that still waits for something; its deadline ends it."""
 
 
 def may_become(new: IncomingState | OutgoingState | PromptState) -> list[StrEnum]:
-    """The states from which `new` can be reached in one move."""
+    """Return the states from which one legal move leads to `new`."""
     return [old for old, moves in MOVES[type(new)].items() if new in moves]

@@ -1,4 +1,8 @@
-"""The port between the core and the broker: `worker_socket` before `p2pflows.links.mqtt`, or a simulator."""
+"""The interface through which the core uses the broker.
+
+`WorkerSocket` implements it on top of `p2pflows.links.mqtt`; the simulator and the tests have implementations of their
+own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any, Protocol
 
 
 class Delivery(Protocol):
-    """One PUBLISH from the broker; it knows its connection, so a late ack answers no other message."""
+    """A PUBLISH that arrived. It knows its connection, so that a late ack never acknowledges another message."""
 
     topic: str
     payload: bytes
@@ -15,24 +19,29 @@ class Delivery(Protocol):
 
 
 class Link(Protocol):
-    """One connection to a broker, which may be down."""
+    """A connection to a broker; it may be down."""
 
     @property
     def connected(self) -> bool:
-        """Whether a publish can leave now."""
+        """Whether a message can be published now."""
 
     @property
     def max_packet(self) -> int:
-        """The largest packet, in bytes, that the broker takes."""
+        """The largest packet that the broker accepts, in bytes."""
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
-        """Send; False when not connected, or too large for the broker. A True promises nothing, at any QoS."""
+        """Send a message.
+
+        Returns:
+            Whether it was sent: False if the link is down, or the message too large for the broker. True does not
+            mean that anybody received it, at any QoS.
+        """
 
     def ack(self, delivery: Any) -> None:
-        """Tell the broker that a delivery is kept; nothing happens if its connection is gone."""
+        """Acknowledge a stored delivery; does nothing if the connection it came on has ended."""
 
     def flush(self) -> None:
-        """Let what was published leave now."""
+        """Send what was published and is still buffered."""
 
     def subscribe(self, topics: Sequence[str]) -> None:
-        """Read these topics too, for as long as this connection lasts."""
+        """Receive these topics too, for as long as this connection lasts."""

@@ -250,7 +250,7 @@ class Node:
         for delivery in unacknowledged:
             self._link.ack(delivery)
         self._link.flush()
-        self._faults.reach("node.spoken")
+        self._faults.reach("node.published")
         after, self._after = self._after, []
         for step in after:
             step()

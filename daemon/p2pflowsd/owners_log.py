@@ -1,4 +1,4 @@
-"""The owner's log: who was refused what, and what failed; throttled, so that nobody can drive the rest out of it."""
+"""The owner's log: who was refused what, and what failed. It is rate-limited, so that nobody can flush it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 
 REPEAT_INTERVAL_S = 60.0
+"""How long the same entry is not written again."""
 MAX_REMEMBERED = 10_000
 MAX_NOTES_PER_INTERVAL = 100
-"""Entries of the log in a minute about one contact, and about all strangers."""
+"""How many entries in a minute may be about one contact, and how many about all strangers together."""
 
 
 class OwnersLog:
-    """Writes entries into the journal, with the transaction in which they come about."""
+    """Writes entries into the journal, in the transaction that causes them."""
 
     def __init__(self, journal: Journal, clock: Clock, name_of: Callable[[str], str | None]) -> None:
         self._journal = journal
@@ -24,7 +25,14 @@ class OwnersLog:
         self._notes_about: dict[str, tuple[float, int]] = {}
 
     def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
-        """Write something into the owner's log; what comes again and again is written once a minute."""
+        """Write an entry, unless it was written within the last minute or there are too many about the same user.
+
+        Args:
+            what: the kind of entry: "refused", or the kind of an error.
+            peer: the user id that it is about; empty if unknown.
+            endpoint: the endpoint that it is about; empty if none.
+            detail: what happened, as a sentence.
+        """
         elapsed = self._clock.elapsed()
         key = (what, peer, endpoint, detail)
         if self._noted.get(key, -REPEAT_INTERVAL_S) + REPEAT_INTERVAL_S > elapsed:
@@ -32,7 +40,7 @@ class OwnersLog:
         if len(self._noted) >= MAX_REMEMBERED:
             self._noted.clear()
         self._noted[key] = elapsed
-        # Who names ever other endpoints, or senders, must not drive all else out of the log.
+        # Limit by sender, and all strangers together, so that varying the endpoint or the sender cannot flush the log.
         about = peer if self._name_of(peer) is not None else ""
         began, count = self._notes_about.get(about, (elapsed, 0))
         if elapsed - began >= REPEAT_INTERVAL_S:
@@ -41,4 +49,6 @@ class OwnersLog:
         if count < MAX_NOTES_PER_INTERVAL:
             self._journal.log.add(self._clock.now(), what, peer, endpoint, detail)
         elif count == MAX_NOTES_PER_INTERVAL:
-            self._journal.log.add(self._clock.now(), what, peer, "", "More of this within a minute is not written.")
+            self._journal.log.add(
+                self._clock.now(), what, peer, "", "Further entries within this minute are not written."
+            )

@@ -1,4 +1,4 @@
-"""Unix sockets that only their user can reach."""
+"""Unix sockets that only their owner can connect to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from p2pflows.errors import UsageError
 
 
 def private_socket(path: Path) -> socket.socket:
-    """A bound socket at a path, where one that a dead daemon has left is replaced.
+    """Bind a socket to a path, in place of one that a dead daemon has left there.
 
     Raises:
         UsageError: the path is too long for a unix socket, or cannot be written.

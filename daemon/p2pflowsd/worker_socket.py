@@ -1,7 +1,7 @@
-"""The socket for workers on this machine: the frames that else go over the broker, without its two hops.
+"""The socket for workers on this machine: their frames take one hop instead of the two hops over the broker.
 
-Frames are sealed all the same, with the key of their dispatch point, so that this socket is believed no more than a
-broker is. To the rest of the daemon it is a `Link` that knows a shorter way to some topics.
+Frames are sealed with the key of their dispatch point here too, so the daemon trusts this socket no more than a broker.
+To the rest of the daemon it is a `Link` with a shortcut to some topics.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from p2pflowsd.private_socket import private_socket
 
 MAX_FRAME_BYTES = 2_000_000
 MAX_UNREAD_BYTES = 32_000_000
-"""Bytes that may wait for a worker which does not read; then it is hung up on, and its tasks go to another."""
+"""How many bytes may wait for a worker that does not read; with more, its connection ends and others get its tasks."""
 
 
 class WorkerSocket:
-    """A link to the broker, and to the workers that have connected here.
+    """A link to the broker and to the workers that are connected here.
 
     Args:
-        path: where the socket is made.
-        user: whose daemon this is.
-        link: the way to everybody else.
-        on_deliveries: takes what workers have sent.
-        log: where it tells of connections that it does not understand.
+        path: where the socket is created.
+        user: the user id of the daemon.
+        link: the link to the broker, for all other topics.
+        on_deliveries: called with the frames that workers send.
+        log: gets a warning for each connection that is refused.
     """
 
     def __init__(
@@ -53,81 +53,88 @@ class WorkerSocket:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Begin to listen; a socket left by a dead daemon is replaced.
+        """Listen; a socket that a dead daemon has left is replaced.
 
         Raises:
-            UsageError: it cannot be made.
+            UsageError: the socket cannot be created.
         """
         listener = private_socket(self._path)
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), sock=listener)
 
     async def close(self) -> None:
-        """Stop listening, and hang up."""
+        """Stop listening, and abort all connections."""
         self._path.unlink(missing_ok=True)
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
             connection.abort()
 
-    # The link.
+    # The interface Link.
 
     @property
     def connected(self) -> bool:
-        """Whether the broker can be reached."""
+        """Whether the link to the broker is up."""
         return self._link.connected
 
     @property
     def max_packet(self) -> int:
-        """The largest packet that the broker takes."""
+        """The largest packet that the broker accepts, in bytes."""
         return self._link.max_packet
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
-        """Send to the worker that reads this topic here, else to the broker."""
+        """Send to the worker that reads this topic here, or else to the broker."""
         worker = self._workers.get(topic)
         if worker is not None:
             return worker.send(payload)
         return self._link.publish(topic, payload, qos=qos, retain=retain)
 
     def ack(self, delivery: Any) -> None:
-        """Tell the broker that a delivery is kept; frames from here need no such word."""
+        """Acknowledge a stored delivery to the broker; frames of workers here need no acknowledgement."""
         self._link.ack(delivery)
 
     def flush(self) -> None:
-        """Let what was published leave now."""
+        """Send what was published and is still buffered."""
         self._link.flush()
 
     def subscribe(self, filters: Sequence[str]) -> None:
-        """Read these topics of the broker, too."""
+        """Receive these topics from the broker too."""
         self._link.subscribe(filters)
 
-    # What connections tell.
+    # Callbacks of the connections.
 
-    def opened(self, connection: _Connection) -> None:
-        """Somebody has connected."""
+    def on_opened(self, connection: _Connection) -> None:
+        """Add a new connection."""
         self._connections.add(connection)
 
-    def introduced(self, connection: _Connection, topic: str) -> str | None:
-        """A connection says which dispatch topic it reads; gives the topic of its frames, or None if that cannot be."""
+    def on_introduced(self, connection: _Connection, topic: str) -> str | None:
+        """Route a dispatch topic to the connection that claims it.
+
+        Returns:
+            The topic of the frames that the connection sends; None if it may not read the dispatch topic.
+        """
         match topics.parse(topic):
             case topics.DispatchTopic(user, point, _) if user == self._user and topic not in self._workers:
                 self._workers[topic] = connection
                 return topics.results(user, point)
-        self._log.warning("a connection to the socket for workers was refused: it reads %.200r", topic)
+        self._log.warning("refused a connection to the socket for workers: it claims the topic %.200r", topic)
         return None
 
-    def arrived(self, topic: str, frames: list[bytes]) -> None:
-        """A worker has sent frames."""
+    def on_frames(self, topic: str, frames: list[bytes]) -> None:
+        """Pass on the frames that a worker has sent."""
         self._on_deliveries([Delivery(topic, frame, retain=False) for frame in frames])
 
-    def ended(self, connection: _Connection, reads: str) -> None:
-        """A connection is gone."""
+    def on_lost(self, connection: _Connection, reads: str) -> None:
+        """Remove a connection that has ended, and its topic."""
         self._connections.discard(connection)
         if self._workers.get(reads) is connection:
             del self._workers[reads]
 
 
 class _Connection(RecordStream):
-    """One worker's connection."""
+    """The connection of one worker.
+
+    Its first record names the dispatch topic that it reads, and the frame to be delivered when the connection ends.
+    """
 
     def __init__(self, owner: WorkerSocket) -> None:
         super().__init__(Records(MAX_FRAME_BYTES))
@@ -137,34 +144,34 @@ class _Connection(RecordStream):
         self._will = b""
 
     def send(self, content: bytes) -> bool:
-        """Send a frame; False if it cannot leave."""
+        """Send a frame; return whether it was sent."""
         if self.unsent > MAX_UNREAD_BYTES:
             self.abort()
         return super().send(content)
 
     def opened(self) -> None:
-        self._owner.opened(self)
+        self._owner.on_opened(self)
 
     def arrived(self, records: list[bytes]) -> None:
         frames = records if self._sends else self._introduce(records)
         if frames:
-            self._owner.arrived(self._sends, frames)
+            self._owner.on_frames(self._sends, frames)
 
     def lost(self, error: Exception | None) -> None:
         del error
-        self._owner.ended(self, self._reads)
+        self._owner.on_lost(self, self._reads)
         if self._sends:
-            self._owner.arrived(self._sends, [self._will])
+            self._owner.on_frames(self._sends, [self._will])
 
     def _introduce(self, records: list[bytes]) -> list[bytes]:
-        """Take the first record; gives the frames behind it."""
+        """Read the first record; return the frames that follow it."""
         try:
             topic, will = unpack(records[0])
             reads = topic.decode()
         except ValueError:
             self.abort()
             return []
-        sends = self._owner.introduced(self, reads)
+        sends = self._owner.on_introduced(self, reads)
         if sends is None:
             self.abort()
             return []

@@ -134,7 +134,7 @@ MOMENTS = dict.fromkeys(POINTS, 1) | {
     "node.received": 8,
     "journal.before_commit": 7,
     "journal.after_commit": 6,
-    "node.spoken": 8,
+    "node.published": 8,
     "outbox.after_publish": 2,
     "dispatch.after_publish": 3,
     "runs.recorded": 5,

@@ -29,7 +29,7 @@ from p2pflowsd.running.catalog import Served
 SKEW_MS = 2_000
 """How far a machine's wall clock is off at most."""
 POINTS = (
-    "node.received", "journal.before_commit", "journal.after_commit", "node.spoken", "outbox.before_publish",
+    "node.received", "journal.before_commit", "journal.after_commit", "node.published", "outbox.before_publish",
     "outbox.after_publish", "outbox.before_notice", "dispatch.before_publish", "dispatch.after_publish",
     "runs.recorded", "runs.ended", "instances.kept",
 )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The journal's schema, as small steps forward; each is committed together with its own record.
+"""The journal's schema, as a list of small steps; each is committed together with the new schema version.
 
-A released step is never edited: append a new one.
+Never edit a step that was released: append a new one.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def _first(db: sqlite3.Connection) -> None:
 
 
 def _prompts_have_places(db: sqlite3.Connection) -> None:
-    """A request that came too early is asked after those it had to wait for, so arrival is not the order of asking."""
+    """Prompts have an order of their own: a request that arrived too early is asked after those it had to wait for."""
     db.execute("ALTER TABLE prompts ADD COLUMN place INTEGER NOT NULL DEFAULT 0")
     db.execute("UPDATE prompts SET place = n")
     db.execute("CREATE INDEX prompts_place ON prompts (place)")
 
 
 def _flows_have_instances(db: sqlite3.Connection) -> None:
-    """Instances with their state, what runs recorded, and answers that run a flow again."""
+    """Add instances with their state, records of runs, and answers that run an instance again."""
     for statement in (
         "ALTER TABLE incoming ADD COLUMN instance TEXT",
         "ALTER TABLE incoming ADD COLUMN root INTEGER",
@@ -78,12 +78,12 @@ def _flows_have_instances(db: sqlite3.Connection) -> None:
 
 
 def _prompts_have_labels(db: sqlite3.Connection) -> None:
-    """By which name the asking flow knows this human; of what was asked before, nobody knows it any more."""
+    """Prompts have the name by which the asking flow knows this human; it is empty for older prompts."""
     db.execute("ALTER TABLE prompts ADD COLUMN label TEXT NOT NULL DEFAULT ''")
 
 
 def _indexes_cost_less(db: sqlite3.Connection) -> None:
-    """What belongs into an index is seen by comparing, not by an IN; and most messages are of no run."""
+    """Make the conditions of indexes cheaper to test: comparisons instead of IN, and first whether a run sent it."""
     for statement in (
         "DROP INDEX outgoing_of_root",
         """CREATE INDEX outgoing_of_root ON outgoing (json_extract(origin, '$.root'))
@@ -106,11 +106,11 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Bring the schema up to date.
+    """Bring the schema of a journal up to date.
 
     Raises:
-        sqlite3.DatabaseError: the file cannot be written, or is no SQLite file.
-        ValueError: the file was written by a newer release.
+        sqlite3.DatabaseError: the file cannot be written, or is not a SQLite file.
+        ValueError: a newer release has written the file.
     """
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > len(STEPS):

@@ -1,4 +1,4 @@
-"""Who reaches what: default deny, decided from values alone."""
+"""Decides whether a sender may reach an endpoint; whatever no rule allows is denied."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from p2pflowsd.running.catalog import ANYONE, CONTACTS, ME, Served
 
 
 class Verdict(Enum):
-    """What becomes of a request."""
+    """The decision on a request."""
 
     PASS = auto()
     """It reaches the flow."""
     HOLD = auto()
-    """Its sender is unknown: it waits for the owner's decision."""
+    """Its sender is unknown; it waits for the owner's decision."""
     NOT_SERVED = auto()
     """Nothing is served there."""
     NOT_ALLOWED = auto()
-    """The endpoint is not for this sender."""
+    """This sender may not call the endpoint."""
 
 
 def decide(sender: str, endpoint: str, *, me: str, book: Book, served: Served | None) -> Verdict:
-    """What becomes of a sender's request to an endpoint.
+    """Decide on a sender's request to an endpoint.
 
-    Unknown senders learn nothing of what is served, but for what is open to anyone.
+    An unknown sender does not learn whether an endpoint is served, unless it is open to anyone.
+
+    Args:
+        sender: user id of the sender.
+        endpoint: the endpoint that the request names.
+        me: user id of the owner.
+        book: the owner's contacts and blocked users.
+        served: what is served under the endpoint; None if nothing is.
     """
     if endpoint == topics.FLOWS:
         return Verdict.PASS
@@ -37,7 +44,7 @@ def decide(sender: str, endpoint: str, *, me: str, book: Book, served: Served | 
 
 
 def may_call(sender: str, served: Served, *, me: str, book: Book) -> bool:
-    """Whether a flow's allow rule covers a sender."""
+    """Return whether the allow rule of a flow covers a sender."""
     if sender == me:
         return True
     if sender in book.blocked:
