@@ -9,8 +9,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -159,6 +161,40 @@ class _Connection(asyncio.Protocol):
         self.transport.write(json.dumps(content).encode() + b"\n")
 
 
+class ScriptedInbox:
+    """Prompts of a scripted daemon, and the answers that it takes.
+
+    Attributes:
+        taken: each `answer` and `decline`, with the prompt's id and the text or reason, in the order they came.
+    """
+
+    def __init__(self, daemon: ScriptedDaemon, *prompts: dict[str, Any]) -> None:
+        self.taken: list[tuple[str, str, str | None]] = []
+        daemon.script.update(
+            watch={"prompts": list(prompts)},
+            answer=lambda params: self._take("answer", params["id"], params["text"]),
+            decline=lambda params: self._take("decline", params["id"], params.get("reason")),
+        )
+
+    def _take(self, method: str, prompt_id: str, text: str | None) -> dict[str, Any]:
+        self.taken.append((method, prompt_id, text))
+        return {"id": prompt_id}
+
+
+def moment(seconds: float) -> str:
+    """The RFC 3339 time that many seconds from now."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def prompt(number: str, text: str, **more: Any) -> dict[str, Any]:
+    """An open prompt from bob, as the daemon describes it."""
+    return {
+        "id": number, "from": "b0" * 32, "name": "bob", "endpoint": "User", "label": "", "text": text, "data": {},
+        "received": moment(0), "expires": moment(3605), "status": "open", "wants_answer": True,
+        "conversation": number, "answer": None, **more,
+    }  # fmt: skip
+
+
 def command(home: Path, *words: str, **more: str) -> tuple[list[str], dict[str, str]]:
     """The arguments and environment that run the CLI on a home."""
     found = {"P2PFLOWS_HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -176,9 +212,12 @@ def run(home: Path, *words: str, stdin: str = "", **more: str) -> Ran:
 
 def run_here(home: Path, *words: str, stdin: str = "", cwd: Path | None = None, **more: str) -> Ran:
     """Like `run`, but inside this process, which is quicker: from the edge `main` on, all is the same."""
-    streams = [io.TextIOWrapper(io.BytesIO(content), encoding="utf-8") for content in (stdin.encode(), b"", b"")]
     before = sys.stdin, sys.stdout, sys.stderr
-    with pytest.MonkeyPatch.context() as patch:
+    # A file for stdin, as some commands read from its file descriptor.
+    with tempfile.TemporaryFile() as stdin_file, pytest.MonkeyPatch.context() as patch:
+        stdin_file.write(stdin.encode())
+        stdin_file.seek(0)
+        streams = [io.TextIOWrapper(stream, encoding="utf-8") for stream in (stdin_file, io.BytesIO(), io.BytesIO())]
         for name, value in {"P2PFLOWS_HOME": str(home), **more}.items():
             patch.setenv(name, value)
         patch.chdir(cwd or home.parent)

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,6 @@ from p2pflows.errors import (
     TooLarge,
     UsageError,
 )
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
-    """A daemon without a script."""
-    with ScriptedDaemon(tmp_path / "home") as daemon:
-        yield daemon
 
 
 def test_a_call_gives_the_data_of_the_reply(daemon: ScriptedDaemon) -> None:

@@ -74,7 +74,7 @@ def test_the_environment_goes_before_the_file(where: Home, monkeypatch: pytest.M
         ("broker: [", "cannot be read"),
         ("broker: 2024-13-01", "cannot be read"),
         ("broker: " + "1" * 5000, "cannot be read"),
-        ("workers: " + "[" * 5000, "cannot be read"),
+        ("workers: " + "{a: " * 5000, "cannot be read"),
         ("- broker", "not a mapping"),
         ("brokr: embedded", "'brokr' is wrong"),
         ("broker: 5", "'broker' is wrong"),

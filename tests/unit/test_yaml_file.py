@@ -23,7 +23,7 @@ from p2pflows.errors import UsageError
         ("a: " + "1" * 5000, "it holds an impossible value"),
         ("a: !!bool secret", "it holds an impossible value"),
         ("a: !!timestamp secret", "it holds an impossible value"),
-        ("a: " + "[" * 5000, "it is nested too deeply"),
+        ("a: " + "{a: " * 5000, "it is nested too deeply"),
         ("a: \0secret", "it is not YAML"),
         (b"secret \xff", "it is not UTF-8"),
     ],

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
-import subprocess
-import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_daemon import ScriptedDaemon, command, run, run_here
+from support.scripted_daemon import ScriptedDaemon, ScriptedInbox, moment, prompt, run_here
 
 from p2pflows.errors import CallError, Declined, NotAllowed, UsageError
 
@@ -21,29 +13,10 @@ BOB, CAROL = "b0" * 32, "ca" * 32
 FIRST, SECOND, THIRD = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9", "1197f6a0c3de7b0e9a5d0f0e4f1c0000", "2" * 32
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
-    """A daemon without a script."""
-    with ScriptedDaemon(tmp_path / "home") as daemon:
-        yield daemon
-
-
-def _moment(seconds: float) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
-
-
 def _conversation(number: str = FIRST, **more: Any) -> dict[str, Any]:
     return {
         "conversation": number, "way": "asking", "user": BOB, "name": "bob", "endpoint": "User", "label": "",
-        "text": "Hey!", "by": "them", "at": _moment(-185), "open": 0, "waiting": None, **more,
-    }  # fmt: skip
-
-
-def _prompt(number: str, text: str, **more: Any) -> dict[str, Any]:
-    return {
-        "id": number, "from": BOB, "name": "bob", "endpoint": "User", "label": "", "text": text, "data": {},
-        "received": _moment(0), "expires": _moment(3605), "status": "open", "wants_answer": True,
-        "conversation": number, "answer": None, **more,
+        "text": "Hey!", "by": "them", "at": moment(-185), "open": 0, "waiting": None, **more,
     }  # fmt: skip
 
 
@@ -170,180 +143,38 @@ def test_a_class_is_asked_a_query(daemon: ScriptedDaemon) -> None:
 # Being asked.
 
 
-class _Asking:
-    """A daemon's side of `chat --answer`: questions, and what becomes of them."""
-
-    def __init__(self, daemon: ScriptedDaemon, *prompts: dict[str, Any]) -> None:
-        self.said: list[tuple[str, str, str | None]] = []
-        daemon.script.update(
-            watch={"prompts": list(prompts)},
-            answer=lambda params: self._take("answer", params["id"], params["text"]),
-            decline=lambda params: self._take("decline", params["id"], params.get("reason")),
-        )
-
-    def _take(self, how: str, prompt_id: str, words: str | None) -> dict[str, Any]:
-        self.said.append((how, prompt_id, words))
-        return {"id": prompt_id}
-
-
-def test_questions_are_answered_as_they_come(daemon: ScriptedDaemon) -> None:
-    """Each line answers the question shown; the next one of the same talk comes before others that waited longer."""
-    asking = _Asking(daemon, _prompt(FIRST, "One\nor two?", label="User1"), _prompt(SECOND, "Other?", name=None))
-    with _typing(daemon) as typing:
-        typing.reads("bob (User1): One\n             or two?\n")
-        daemon.tell("prompt", _prompt(THIRD, "And three?", conversation=FIRST, label="User1"))
-        typing.types("two\n")
-        typing.reads("bob (User1): And three?\n")
-        typing.types("\n  three \n")
-        typing.reads("b0b0b0b0…: Other?\n")
-        typing.types("no\n")
-        assert typing.ends() == 0
-    assert asking.said == [("answer", FIRST, "two"), ("answer", THIRD, "  three "), ("answer", SECOND, "no")]
-
-
 def test_piped_lines_answer_in_order(daemon: ScriptedDaemon) -> None:
     """/skip leaves a question open, /decline says no, and what is left when the input ends is told."""
-    asking = _Asking(daemon, *(_prompt(number, "?") for number in (FIRST, SECOND, THIRD)), _prompt("3" * 32, "?"))
-    ended = run(daemon.home, "chat", "--answer", stdin="/skip\n/decline not now\n/decline\n")
+    inbox = ScriptedInbox(daemon, *(prompt(number, "?") for number in (FIRST, SECOND, THIRD)), prompt("3" * 32, "?"))
+    ended = run_here(daemon.home, "chat", "--answer", stdin="/skip\n/decline not now\n/decline\n")
     assert ended.code == 0
-    assert asking.said == [("decline", SECOND, "not now"), ("decline", THIRD, None)]
+    assert inbox.taken == [("decline", SECOND, "not now"), ("decline", THIRD, None)]
     assert ended.err.endswith("Still open: 2. See: p2pflows inbox\n")
-    assert run(daemon.home, "chat", "--answer", stdin="/quit\nnever\n").code == 0
-    assert len(asking.said) == 2
+    assert run_here(daemon.home, "chat", "--answer", stdin="/quit\nnever\n").code == 0
+    assert len(inbox.taken) == 2
 
 
 def test_notes_are_shown_and_cleared(daemon: ScriptedDaemon) -> None:
     """A message that wants no answer takes none, and is not shown again."""
-    asking = _Asking(daemon, _prompt(FIRST, "This is the end.", wants_answer=False), _prompt(SECOND, "Tea?"))
-    ended = run(daemon.home, "chat", "--answer", stdin="yes\n")
+    inbox = ScriptedInbox(daemon, prompt(FIRST, "This is the end.", wants_answer=False), prompt(SECOND, "Tea?"))
+    ended = run_here(daemon.home, "chat", "--answer", stdin="yes\n")
     assert ended.out == "bob: This is the end.\nbob: Tea?\n"
-    assert asking.said == [("decline", FIRST, None), ("answer", SECOND, "yes")]
+    assert inbox.taken == [("decline", FIRST, None), ("answer", SECOND, "yes")]
 
 
 def test_an_answer_that_is_refused_can_be_given_again(daemon: ScriptedDaemon) -> None:
     """An error is told, and the question is still the one that the next line answers."""
-    asking = _Asking(daemon, _prompt(FIRST, "Tea?"))
+    inbox = ScriptedInbox(daemon, prompt(FIRST, "Tea?"))
     take = daemon.script["answer"]
     daemon.script["answer"] = lambda params: CallError("Too long.") if params["text"] == "long" else take(params)
-    ended = run(daemon.home, "chat", "--answer", stdin="long\nshort\n")
+    ended = run_here(daemon.home, "chat", "--answer", stdin="long\nshort\n")
     assert "Error [error]: Too long." in ended.err
-    assert asking.said == [("answer", FIRST, "short")]
-
-
-def test_a_question_that_ends_meanwhile_is_told(daemon: ScriptedDaemon) -> None:
-    """What somebody answered elsewhere, or withdrew, takes no line; the next question does."""
-    asking = _Asking(daemon, _prompt(FIRST, "Tea?"), _prompt(SECOND, "Milk?"))
-    with _typing(daemon) as typing:
-        typing.reads("bob: Tea?\n")
-        daemon.tell("prompt", _prompt(FIRST, "Tea?", status="cancelled"))
-        typing.reads("bob: Milk?\n")
-        typing.types("yes\n")
-        assert typing.ends() == 0
-    assert asking.said == [("answer", SECOND, "yes")]
-
-
-def test_a_person_at_a_terminal_is_told_when_nobody_asks(daemon: ScriptedDaemon) -> None:
-    """What is typed with no question open goes nowhere and says so; Ctrl-D ends it."""
-    asking = _Asking(daemon)
-    with _typing(daemon, terminal=True) as typing:
-        typing.reads("Waiting for questions")
-        typing.types("hello?\n")
-        typing.reads("so that went nowhere.")
-        daemon.tell("prompt", _prompt(FIRST, "Tea?"))
-        typing.reads("you (1h left): ")
-        typing.types("yes\n")
-        typing.types("\x04")
-        assert typing.ends() == 0
-    assert asking.said == [("answer", FIRST, "yes")]
-
-
-def test_ctrl_c_and_a_lost_daemon_end_it(daemon: ScriptedDaemon) -> None:
-    """Neither waits for a line that may never be typed."""
-    _Asking(daemon, _prompt(FIRST, "Tea?"))
-    with _typing(daemon) as typing:
-        typing.reads("bob: Tea?\n")
-        typing.process.send_signal(2)
-        assert typing.process.wait(20) == 130
-    with _typing(daemon) as typing:
-        typing.reads("bob: Tea?\n")
-        daemon.script["answer"] = lambda _: daemon.die()
-        typing.types("yes\n")
-        assert typing.process.wait(20) == 3
-
-
-class _Typing:
-    """`chat --answer` as a process, with somebody who reads and types."""
-
-    def __init__(self, daemon: ScriptedDaemon, terminal: bool) -> None:
-        arguments, environment = command(daemon.home, "chat", "--answer")
-        ends: tuple[int | None, int | None] = pty.openpty() if terminal else (None, None)
-        self._terminal, self._far = ends
-        self.process = subprocess.Popen(
-            arguments,
-            env={**environment, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.PIPE if self._far is None else self._far,
-            stdout=subprocess.PIPE if self._far is None else self._far,
-            stderr=subprocess.PIPE if self._far is None else self._far,
-        )
-        self._seen = ""
-        self._guard = threading.Timer(30, self.process.kill)
-        self._guard.start()
-
-    def reads(self, text: str) -> None:
-        """Wait until a text is shown."""
-        while text not in self._seen:
-            content = self._read()
-            assert content, self._seen
-            self._seen += content.decode().replace("\r\n", "\n")
-        self._seen = self._seen.partition(text)[2]
-
-    def types(self, text: str) -> None:
-        """Type, as keys do."""
-        if self._terminal is not None:
-            os.write(self._terminal, text.encode())
-        else:
-            assert self.process.stdin is not None
-            self.process.stdin.write(text.encode())
-            self.process.stdin.flush()
-
-    def ends(self) -> int:
-        """Type no more; gives the exit code."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        return self.process.wait()
-
-    def close(self) -> None:
-        """Clean up."""
-        self._guard.cancel()
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
-        for end in (self._terminal, self._far):
-            if end is not None:
-                os.close(end)
-
-    def _read(self) -> bytes:
-        if self._terminal is not None:
-            return os.read(self._terminal, 4096)
-        assert self.process.stdout is not None
-        return os.read(self.process.stdout.fileno(), 4096)
-
-
-@contextlib.contextmanager
-def _typing(daemon: ScriptedDaemon, *, terminal: bool = False) -> Iterator[_Typing]:
-    typing = _Typing(daemon, terminal)
-    try:
-        yield typing
-    finally:
-        typing.close()
+    assert inbox.taken == [("answer", FIRST, "short")]
 
 
 def test_an_inbox_shows_labels(daemon: ScriptedDaemon) -> None:
     """Under which name a flow knows the human stands behind who asks."""
-    daemon.script["inbox"] = {"prompts": [_prompt(FIRST, "Tea?", label="Proxy_User")]}
+    daemon.script["inbox"] = {"prompts": [prompt(FIRST, "Tea?", label="Proxy_User")]}
     assert "4f1c22d9  bob (Proxy_User)  User" in run_here(daemon.home, "inbox").out
 
 

@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_daemon import Ran, ScriptedDaemon, command, run, run_here
+from support.scripted_daemon import Ran, ScriptedDaemon, moment, prompt, run_here
 
 from p2pflows.errors import Declined, NotServed, UsageError
-from p2pflows.protocol.channel import Enrolment
 
 BOB = "b0" * 32
 ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
 EVIL = "\x1b]0;owned\x07"
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
-    """A daemon without a script."""
-    with ScriptedDaemon(tmp_path / "home") as daemon:
-        yield daemon
-
-
-def _moment(seconds: float) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
-
-
-def _prompt(**more: Any) -> dict[str, Any]:
-    return {
-        "id": ID, "from": BOB, "name": "bob", "endpoint": "User", "text": f"Are you there?\n{EVIL}",
-        "data": {"api_output": "..."}, "received": _moment(-185), "expires": _moment(3605), "status": "open",
-        "conversation": ID, **more,
-    }  # fmt: skip
 
 
 # Who you are, and whom you know.
@@ -46,14 +22,14 @@ def _prompt(**more: Any) -> dict[str, Any]:
 
 def test_init_makes_one_identity(tmp_path: Path) -> None:
     """The first `init` makes a private key, the second finds it; both print the same user id."""
-    first, second = run(tmp_path / "a", "init"), run(tmp_path / "a", "init")
+    first, second = run_here(tmp_path / "a", "init"), run_here(tmp_path / "a", "init")
     assert (first.code, second.code) == (0, 0)
     assert first.out == second.out
     assert len(first.out) == 65
     assert first.err.startswith("Made your identity")
     assert second.err.startswith("You have an identity already")
     assert (tmp_path / "a/identity.key").stat().st_mode & 0o777 == 0o600
-    assert run(tmp_path / "a", "init", "--json").json == {
+    assert run_here(tmp_path / "a", "init", "--json").json == {
         "user_id": first.out.strip(), "home": str(tmp_path / "a"), "made": False
     }  # fmt: skip
 
@@ -61,7 +37,7 @@ def test_init_makes_one_identity(tmp_path: Path) -> None:
 def test_init_refuses_a_home_it_cannot_use(tmp_path: Path) -> None:
     """A file where the home should be is a plain error."""
     (tmp_path / "file").write_text("")
-    ended = run(tmp_path / "file", "init")
+    ended = run_here(tmp_path / "file", "init")
     assert ended.code == 2
     assert ended.err.startswith("Error [usage]: ")
 
@@ -107,7 +83,7 @@ def test_call_prints_the_data_and_nothing_else(daemon: ScriptedDaemon) -> None:
         submit={"id": ID}, wait={"id": ID, "data": {"human_input": "Hey there neighbor!!"}, "from": BOB}
     )
     data = {"api_output": "Neighbor, are you there?"}
-    ended = run(daemon.home, "call", "bob/User", json.dumps(data), "--timeout", "2m", "--conversation", ID)
+    ended = run_here(daemon.home, "call", "bob/User", json.dumps(data), "--timeout", "2m", "--conversation", ID)
     assert (ended.code, ended.out, ended.err) == (0, '{"human_input":"Hey there neighbor!!"}\n', "")
     assert daemon.asked == [
         ("submit", {"address": "bob/User", "data": data, "timeout": 120.0, "conversation": ID}),
@@ -120,7 +96,7 @@ def test_call_reads_stdin(daemon: ScriptedDaemon) -> None:
     """A pipe is the data, given as `-` or not at all."""
     daemon.script.update(submit={"id": ID}, wait={"id": ID, "data": {}})
     for words in ([], ["-"]):
-        assert run(daemon.home, "call", "bob/sum", *words, stdin='{"n":\n[1, 2]}').out == "{}\n"
+        assert run_here(daemon.home, "call", "bob/sum", *words, stdin='{"n":\n[1, 2]}').out == "{}\n"
     assert [params["data"] for method, params in daemon.asked if method == "submit"] == [{"n": [1, 2]}] * 2
 
 
@@ -155,8 +131,9 @@ def test_send_prints_the_id(daemon: ScriptedDaemon) -> None:
 
 def test_inbox_shows_what_is_asked(daemon: ScriptedDaemon) -> None:
     """People see a row for each prompt, with nothing raw in it; programs get the list as it is."""
-    prompt = _prompt()
-    daemon.script["inbox"] = {"prompts": [prompt, _prompt(name=None, status="expired", text="x")]}
+    shown = prompt(ID, f"Are you there?\n{EVIL}", received=moment(-185))
+    past = prompt(ID, "x", name=None, status="expired", received=moment(-185))
+    daemon.script["inbox"] = {"prompts": [shown, past]}
     ended = run_here(daemon.home, "inbox", "--all")
     assert ended.code == 0
     assert ended.out.splitlines() == [
@@ -165,32 +142,10 @@ def test_inbox_shows_what_is_asked(daemon: ScriptedDaemon) -> None:
         "4f1c22d9  b0b0b0b0…  User      3m ago  expired  x",
     ]
     assert daemon.asked == [("inbox", {"all": True})]
-    assert run_here(daemon.home, "inbox", "--json").json[0] == prompt
+    assert run_here(daemon.home, "inbox", "--json").json[0] == shown
     daemon.script["inbox"] = {"prompts": []}
     assert run_here(daemon.home, "inbox").err == "Nobody asks you anything.\n"
     assert run_here(daemon.home, "inbox", "--json").out == "[]\n"
-
-
-def test_inbox_watches(daemon: ScriptedDaemon) -> None:
-    """`--watch` shows each prompt as it comes and changes, for programs one object a line."""
-
-    async def watch(_: dict[str, Any]) -> dict[str, Any]:
-        daemon.tell("prompt", _prompt(status="answered"))
-        return {"prompts": [_prompt()]}
-
-    daemon.script["watch"] = watch
-    for words, expected in ((["--json"], 2), ([], 4)):
-        arguments, environment = command(daemon.home, "inbox", "--watch", *words)
-        with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-            assert running.stdout is not None
-            shown = [running.stdout.readline().decode() for _ in range(expected)]
-            running.send_signal(2)
-            assert running.wait(60) == 130
-        if words:
-            assert {json.loads(line)["status"] for line in shown} == {"open", "answered"}
-        else:
-            assert "4f1c22d9  bob to User, 1h left\n" in shown
-            assert "4f1c22d9  bob to User: answered\n" in shown
 
 
 def test_answer_and_decline(daemon: ScriptedDaemon) -> None:
@@ -489,7 +444,7 @@ def test_status_is_shown(daemon: ScriptedDaemon) -> None:
     """A running daemon is shown to people in a few lines, to programs as it is, with exit 0."""
     broker = {"url": "mqtt://127.0.0.1:18883", "name": "mosquitto 2.0.11"}
     status = {
-        "user_id": BOB, "pid": 7, "since": _moment(-7300), "version": "0.1.0", "home": "/home/bob/.p2pflows",
+        "user_id": BOB, "pid": 7, "since": moment(-7300), "version": "0.1.0", "home": "/home/bob/.p2pflows",
         "broker": {**broker, "connected": True, "round_trip_ms": 0.42},
         "accepted": 12345, "delivered": 12, "received": 3, "refused": {"forged": 2, "expired": 1},
         "pending": 1, "dead": 0, "prompts_open": 2, "requests": 1, "served": 0,
@@ -524,8 +479,8 @@ def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
             "user": BOB,
             "endpoints": ["User", "sum"],
             "messages": 3,
-            "first": _moment(-605),
-            "last": _moment(-65),
+            "first": moment(-605),
+            "last": moment(-65),
         }
     ]
     daemon.script.update(
@@ -557,8 +512,8 @@ def test_a_petname_is_allowed_or_denied_as_the_contact_that_it_is(daemon: Script
 
 def test_outbox_shows_what_is_stuck(daemon: ScriptedDaemon) -> None:
     """Messages under way, failed ones and dead letters have a table each; one can be tried again."""
-    sent = {"id": ID, "to": BOB, "name": None, "endpoint": "log", "type": "post", "created": _moment(-65),
-            "expires": _moment(7205)}  # fmt: skip
+    sent = {"id": ID, "to": BOB, "name": None, "endpoint": "log", "type": "post", "created": moment(-65),
+            "expires": moment(7205)}  # fmt: skip
     outbox = {
         "pending": [{**sent, "attempts": 2, "state": "pending"}],
         "failed": [{**sent, "state": "failed", "error": {"kind": "not_served", "message": "Not served."}}],
@@ -568,7 +523,7 @@ def test_outbox_shows_what_is_stuck(daemon: ScriptedDaemon) -> None:
                 "from": BOB,
                 "name": "bob",
                 "endpoint": "x",
-                "received": _moment(-5),
+                "received": moment(-5),
                 "attempts": 5,
                 "error": "died",
             }
@@ -588,69 +543,6 @@ def test_outbox_shows_what_is_stuck(daemon: ScriptedDaemon) -> None:
     assert daemon.asked[-1] == ("retry", {"id": "4f1c22d9"})
     daemon.script["outbox"] = {"pending": [], "dead": []}
     assert "All is delivered" in run_here(daemon.home, "outbox").err
-
-
-def _executed(home: Path, *words: str, stdin: str = "", **more: str) -> Any:
-    """Run a command that becomes another program, and give what that program would have got."""
-    code = (
-        "import json, os, sys\n"
-        "def execv(program, words):\n"
-        "    got = {'words': words[1:], 'stdin': os.read(0, 4096).decode()}\n"
-        "    got['environment'] = dict(os.environ)\n"
-        "    print(json.dumps(got))\n"
-        "    sys.stdout.flush(); os._exit(0)\n"
-        "os.execv = execv\n"
-        "from p2pflows.cli import main; main()\n"
-    )
-    _, environment = command(home, **more)
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
-
-
-def test_up_becomes_the_daemon(tmp_path: Path) -> None:
-    """`up` makes an identity on first use, checks the broker, and hands over to the daemon."""
-    got = _executed(tmp_path, "up", "--broker", "mqtt://broker.example.org")
-    assert got["words"] == ["-P", "-m", "p2pflowsd"]
-    assert got["environment"]["P2PFLOWS_BROKER"] == "mqtt://broker.example.org"
-    key = (tmp_path / "identity.key").read_text()
-    _executed(tmp_path, "up")
-    assert (tmp_path / "identity.key").read_text() == key
-    assert run_here(tmp_path, "up", "--broker", "http://x").code == 2
-    (tmp_path / "identity.key").chmod(0o644)
-    assert "chmod 600" in run_here(tmp_path, "up").err
-
-
-def test_a_worker_gets_its_token_unseen(daemon: ScriptedDaemon) -> None:
-    """The token, from the daemon, an option, a variable or stdin, reaches the worker by a pipe alone."""
-    token = Enrolment("mqtt://127.0.0.1:1", BOB, "gpu", b"k" * 32).token()
-    daemon.script["worker_token"] = {"token": token}
-    assert run_here(daemon.home, "worker-token", "gpu").out == f"{token}\n"
-    words = ["-P", "-m", "p2pflows.worker", "--no-parent", "--concurrency"]
-    got = _executed(daemon.home, "worker", "--dispatch-point", "gpu", "--concurrency", "7")
-    assert (got["words"], got["stdin"]) == (
-        [*words, "7", "--socket", str(daemon.home / "worker.sock")],
-        f"{token}\n",
-    )
-    for given in (
-        _executed(daemon.home, "worker", P2PFLOWS_WORKER_TOKEN=token),
-        _executed(daemon.home, "worker", "--token", "-", stdin=token),
-        _executed(daemon.home, "worker", "--token", token),
-    ):
-        assert (given["words"], given["stdin"]) == ([*words, "4"], f"{token}\n")
-        assert token not in given["environment"].values()
-    assert daemon.asked == [("worker_token", {"dispatch_point": "gpu"})] * 2
-    assert run_here(daemon.home, "worker", "--token", "nonsense").code == 2
-    ended = run_here(daemon.home, "worker", "--token", token, "--dispatch-point", "cpu")
-    assert ended.code == 2
-    assert "for the dispatch point 'gpu', not 'cpu'" in ended.err
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import random
-import signal
-import subprocess
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_daemon import ScriptedDaemon, command, run
+from support.scripted_daemon import ScriptedDaemon, run_here
 
 from p2pflows.errors import FlowFailed, NotAllowed
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
-    """A daemon without a script."""
-    with ScriptedDaemon(tmp_path / "home") as daemon:
-        yield daemon
-
-
 def _numbers(count: int) -> str:
     return "".join(f'{{"n": {n}}}\n' for n in range(count))
-
-
-def _start(daemon: ScriptedDaemon, *words: str) -> subprocess.Popen[bytes]:
-    arguments, environment = command(daemon.home, *words)
-    pipe = subprocess.PIPE
-    return subprocess.Popen(arguments, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 def test_answers_come_in_the_order_of_the_input(daemon: ScriptedDaemon) -> None:
@@ -51,7 +31,7 @@ def test_answers_come_in_the_order_of_the_input(daemon: ScriptedDaemon) -> None:
         return {"id": "x", "data": params["data"]}
 
     daemon.script["call"] = call
-    ended = run(daemon.home, "call", "bob/x", "--lines", "--timeout", "5m", stdin=_numbers(2000))
+    ended = run_here(daemon.home, "call", "bob/x", "--lines", "--timeout", "5m", stdin=_numbers(2000))
     assert (ended.code, ended.err) == (0, "")
     assert ended.lines == [{"n": n} for n in range(2000)]
     assert 64 < most <= 256
@@ -71,35 +51,35 @@ def test_one_slow_line_does_not_stop_the_others(daemon: ScriptedDaemon) -> None:
         return {"data": params["data"]}
 
     daemon.script["call"] = call
-    ended = run(daemon.home, "call", "bob/x", "--lines", stdin=_numbers(2000))
+    ended = run_here(daemon.home, "call", "bob/x", "--lines", stdin=_numbers(2000))
     assert ended.lines == [{"n": n} for n in range(2000)]
 
 
 def test_send_prints_one_id_a_line(daemon: ScriptedDaemon) -> None:
     """Every accepted line has its id, in order; blank lines are none, and the last may lack its end."""
     daemon.script["send"] = lambda params: {"id": f"id{params['data']['n']}"}
-    ended = run(daemon.home, "send", "bob/x", "--lines", stdin='\n{"n":1}\n \n\r\n{"n":2}\r\n{"n":3}')
+    ended = run_here(daemon.home, "send", "bob/x", "--lines", stdin='\n{"n":1}\n \n\r\n{"n":2}\r\n{"n":3}')
     assert (ended.code, ended.out, ended.err) == (0, "id1\nid2\nid3\n", "")
 
 
 def test_send_with_json_prints_json_lines_and_no_bare_ids(daemon: ScriptedDaemon) -> None:
     """With --json each line of the output is a document, an id as well as an error."""
     daemon.script["send"] = lambda params: {"id": "1"} if params["data"] else NotAllowed("No.")
-    ended = run(daemon.home, "send", "bob/x", "--lines", "--json", stdin='{"n":1}\n{}\n')
+    ended = run_here(daemon.home, "send", "bob/x", "--lines", "--json", stdin='{"n":1}\n{}\n')
     error = {"error": {"code": "not_allowed", "message": "No.", "hint": ""}}
     assert (ended.code, ended.lines) == (4, [{"id": "1"}, error])
 
 
 def test_a_stream_of_many_calls_is_refused_and_not_ignored(daemon: ScriptedDaemon) -> None:
     """What many calls tell would be one muddle, so --stream with --lines is told to be none."""
-    ended = run(daemon.home, "call", "bob/x", "--lines", "--stream", stdin="{}\n")
+    ended = run_here(daemon.home, "call", "bob/x", "--lines", "--stream", stdin="{}\n")
     assert (ended.code, ended.out, daemon.asked) == (2, "", [])
     assert "--stream shows one call" in ended.err
 
 
 def test_no_lines_are_no_error(daemon: ScriptedDaemon) -> None:
     """Empty input makes empty output."""
-    ended = run(daemon.home, "call", "bob/x", "--lines")
+    ended = run_here(daemon.home, "call", "bob/x", "--lines")
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
@@ -107,7 +87,7 @@ def test_a_failed_line_has_its_error_in_its_place(daemon: ScriptedDaemon) -> Non
     """Errors stand where their answers would; one kind of failure gives its own exit code."""
     failures = {1: FlowFailed("ValueError: no.", "Look."), 3: FlowFailed("ValueError: no.", "Look.")}
     daemon.script["call"] = lambda params: failures.get(params["data"]["n"], {"data": params["data"]})
-    ended = run(daemon.home, "call", "bob/x", "--lines", stdin=_numbers(4))
+    ended = run_here(daemon.home, "call", "bob/x", "--lines", stdin=_numbers(4))
     error = {"error": {"code": "flow_failed", "message": "ValueError: no.", "hint": "Look."}}
     assert ended.lines == [{"n": 0}, error, {"n": 2}, error]
     assert ended.code == 1
@@ -117,9 +97,9 @@ def test_a_failed_line_has_its_error_in_its_place(daemon: ScriptedDaemon) -> Non
 def test_failures_of_several_kinds_are_exit_1(daemon: ScriptedDaemon) -> None:
     """When lines fail with several exit codes, none of them is right for all."""
     daemon.script["call"] = NotAllowed("No.")
-    ended = run(daemon.home, "call", "bob/x", "--lines", "--json", stdin="{}\n{}\n")
+    ended = run_here(daemon.home, "call", "bob/x", "--lines", "--json", stdin="{}\n{}\n")
     assert (ended.code, ended.error["code"]) == (4, "not_allowed")
-    ended = run(daemon.home, "call", "bob/x", "--lines", "--json", stdin="{}\n{bad\n")
+    ended = run_here(daemon.home, "call", "bob/x", "--lines", "--json", stdin="{}\n{bad\n")
     assert (ended.code, ended.error["code"]) == (1, "error")
 
 
@@ -127,7 +107,7 @@ def test_a_line_that_is_no_object_fails_alone(daemon: ScriptedDaemon) -> None:
     """Malformed lines are named by their number in the input, and the rest goes on."""
     daemon.script["call"] = lambda params: {"data": params["data"]}
     lines = ['{"n": 1}', "", "{bad}", "[1]", '"' + "x" * 1_100_000 + '"', '{"n": 2}']
-    ended = run(daemon.home, "call", "bob/x", "--lines", stdin="\n".join(lines) + "\n")
+    ended = run_here(daemon.home, "call", "bob/x", "--lines", stdin="\n".join(lines) + "\n")
     first, bad, no_object, huge, last = ended.lines
     assert (first, last) == ({"n": 1}, {"n": 2})
     assert bad["error"]["code"] == "usage"
@@ -151,7 +131,7 @@ def test_a_daemon_that_dies_in_the_middle_is_counted(daemon: ScriptedDaemon, met
         return {"id": f"id{params['data']['n']}", "data": params["data"]}
 
     daemon.script[method] = answer
-    ended = run(daemon.home, method, "bob/x", "--lines", stdin=_numbers(2000))
+    ended = run_here(daemon.home, method, "bob/x", "--lines", stdin=_numbers(2000))
     assert ended.code == 3
     shown = ended.out.splitlines()
     assert shown[99] == ('{"n":99}' if method == "call" else "id99")
@@ -162,110 +142,7 @@ def test_a_daemon_that_dies_in_the_middle_is_counted(daemon: ScriptedDaemon, met
     assert hint == "Start it with: p2pflows up. Lines from 357 on were not sent: tail -n +357"
 
 
-def test_a_dead_daemon_ends_it_even_while_input_is_awaited(daemon: ScriptedDaemon) -> None:
-    """Somebody who types lines, or a pipe that stays open, is told at once."""
-    daemon.script["call"] = lambda _: daemon.die()
-    running = _start(daemon, "call", "bob/x", "--lines")
-    assert running.stdin is not None
-    running.stdin.write(b"{}\n")
-    running.stdin.flush()
-    assert running.wait(10) == 3
-    running.communicate()
-
-
-def test_lines_are_answered_as_they_come(daemon: ScriptedDaemon) -> None:
-    """A program may write a line, read its answer, and write the next."""
-    daemon.script["call"] = lambda params: {"data": params["data"]}
-    running = _start(daemon, "call", "bob/x", "--lines")
-    assert running.stdin is not None
-    assert running.stdout is not None
-    for n in range(3):
-        running.stdin.write(b'{"n":%d}\n' % n)
-        running.stdin.flush()
-        assert running.stdout.readline() == b'{"n":%d}\n' % n
-    running.communicate()
-    assert running.returncode == 0
-
-
-def test_ctrl_c_says_how_far_it_came(daemon: ScriptedDaemon) -> None:
-    """Interrupted, it tells what was done, what is under way, and where to go on."""
-    daemon.script["call"] = lambda params: {"data": {}} if params["data"]["n"] < 2 else asyncio.sleep(60)
-    running = _start(daemon, "call", "bob/x", "--lines")
-    assert running.stdin is not None
-    running.stdin.write(_numbers(5).encode())
-    running.stdin.flush()
-    while len(daemon.asked) < 5:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=10)
-    assert running.returncode == 130
-    assert err.decode() == (
-        "Error [interrupted]: You stopped after 2 lines; 3 more were sent and go on without you.\n"
-        "Lines from 6 on were not sent: tail -n +6\n"
-    )
-
-
-def test_a_reader_that_stops_is_no_error(daemon: ScriptedDaemon) -> None:
-    """`call --lines | head -1` ends quietly, whatever is still under way."""
-    daemon.script["call"] = lambda params: {"data": params["data"]}
-    running = _start(daemon, "call", "bob/x", "--lines")
-    assert running.stdin is not None
-    assert running.stdout is not None
-    assert running.stderr is not None
-    running.stdin.write(_numbers(1000).encode())
-    running.stdin.flush()
-    running.stdout.readline()
-    running.stdout.close()
-    running.stdin.write(_numbers(1000).encode())
-    running.stdin.close()
-    assert running.stderr.read() == b""
-    running.stderr.close()
-    assert running.wait(10) == 1
-
-
 def test_data_beside_lines_is_refused(daemon: ScriptedDaemon) -> None:
     """The data comes from one place."""
-    assert run(daemon.home, "send", "bob/x", "a=1", "--lines").code == 2
+    assert run_here(daemon.home, "send", "bob/x", "a=1", "--lines").code == 2
     assert daemon.asked == []
-
-
-def test_progress_is_shown_on_a_terminal_only(daemon: ScriptedDaemon, tmp_path: Path) -> None:
-    """A person sees how it goes while stdout goes elsewhere; the line is wiped at the end."""
-
-    async def call(params: dict[str, Any]) -> dict[str, Any]:
-        await asyncio.sleep(0.5)
-        return {"data": params["data"]}
-
-    daemon.script["call"] = call
-    arguments, environment = command(daemon.home, "call", "bob/x", "--lines")
-    ours, theirs = pty.openpty()
-    with (tmp_path / "out").open("wb") as out:
-        subprocess.run(arguments, env=environment, input=_numbers(10).encode(), stdout=out, stderr=theirs, check=True)
-    os.close(theirs)
-    shown = os.read(ours, 65_536).decode()
-    os.close(ours)
-    assert "\r0 done, 10 under way, 0 a second" in shown
-    assert shown.endswith("\r\x1b[K")
-    assert (tmp_path / "out").read_text().count("\n") == 10
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_memory_does_not_grow_with_the_input(daemon: ScriptedDaemon, tmp_path: Path) -> None:
-    """20 MB in 10,000 lines need hardly more memory than the first few."""
-    daemon.script["send"] = {"id": "x"}
-    line = json.dumps({"text": "x" * 2000}).encode() + b"\n"
-    peaks: list[int] = []
-    arguments, environment = command(daemon.home, "send", "bob/x", "--lines")
-    with (tmp_path / "out").open("wb") as out:
-        running = subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE, stdout=out)
-        assert running.stdin is not None
-        for count in (500, 10_000):
-            running.stdin.write(line * count)
-            running.stdin.flush()
-            while Path(out.name).stat().st_size < 2 * (count + 500 * len(peaks)):
-                time.sleep(0.01)
-            status = Path(f"/proc/{running.pid}/status").read_text()
-            peaks.append(int(status.partition("VmHWM:")[2].split()[0]))
-        running.communicate()
-    assert peaks[1] - peaks[0] < 6_000

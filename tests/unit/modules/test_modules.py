@@ -482,7 +482,7 @@ def test_trust_is_kept_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     "content",
-    ["- team/Chat", "sources: 5", "sources: [5]", "sources: [2024-13-01]", "sources: " + "[" * 5000, "{", "\xff"],
+    ["- team/Chat", "sources: 5", "sources: [5]", "sources: [2024-13-01]", "sources: " + "{a: " * 5000, "{", "\xff"],
 )
 def test_a_damaged_trust_list_trusts_nobody(tmp_path: Path, content: str) -> None:
     """A list that cannot be read is an error, and is not written over."""
@@ -539,7 +539,7 @@ def test_needs_are_read_from_the_file_first(tmp_path: Path) -> None:
     for text in ("", "dependencies:\n"):
         (tmp_path / declared.FILE).write_text(text)
         assert declared.dependencies(tmp_path) == []
-    for text in ("5", "- 5", "dependencies: 5", "{", "- url: 2024-13-01", f"- url: {'1' * 5000}", "[" * 5000):
+    for text in ("5", "- 5", "dependencies: 5", "{", "- url: 2024-13-01", f"- url: {'1' * 5000}", "{a: " * 5000):
         (tmp_path / declared.FILE).write_text(text)
         with pytest.raises(UsageError):
             declared.dependencies(tmp_path)
