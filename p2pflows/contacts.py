@@ -6,6 +6,7 @@ next look.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +157,15 @@ def _stamp(path: Path) -> _Stamp:
     except OSError:
         return None
     return (info.st_mtime_ns, info.st_ino, info.st_size)
+
+
+def naming(contacts: Contacts, me: str) -> Callable[[str], str | None]:
+    """The function that returns the name by which a user knows a user id: "me", a petname, or None."""
+
+    def name_of(user: str) -> str | None:
+        return "me" if user == me else contacts.known.by_user.get(user)
+
+    return name_of
 
 
 def _read(path: Path) -> Book:

@@ -30,7 +30,7 @@ from p2pflowsd.node import Node, Request
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 from p2pflowsd.processes.worker_processes import WorkerProcess
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
-from p2pflowsd.running.dispatch import point_key
+from p2pflowsd.running.leases import point_key
 from p2pflowsd.worker_socket import WorkerSocket
 
 DISK_RETRY_S = 2.0
@@ -70,7 +70,7 @@ class App:
             client_id=self._client_id(),
             persistent=True,
             subscriptions=self._subscriptions,
-            will=lambda: Will(topics.status(self._me.user_id), self._node.presence_of.mine(online=False), retain=True),
+            will=lambda: Will(topics.status(self._me.user_id), self._node.presence.mine(online=False), retain=True),
             on_deliveries=self._arrived,
             on_up=self._up,
             on_down=self._down,
@@ -133,9 +133,7 @@ class App:
                 for task in crew:
                     task.cancel()
                 await asyncio.gather(*crew, return_exceptions=True)
-                self._link.publish(
-                    topics.status(self._me.user_id), self._node.presence_of.mine(online=False), retain=True
-                )
+                self._link.publish(topics.status(self._me.user_id), self._node.presence.mine(online=False), retain=True)
                 self._closed = True
                 with contextlib.suppress(JournalError):  # the disk fails: whoever sent what is lost sends it again
                     self._node.close()

@@ -56,7 +56,7 @@ def little_life(world: World) -> Counter[str]:
             for endpoint, instance in ann.mounted(bob)
         ],
         0.6: lambda: slow.append(ann.send(Type.CALL, bob, ECHO, {"number": 4, "seconds": 1.0}, 600)),
-        0.8: lambda: ann.ask(lambda node: node.cancel(slow[0].result)) if slow and slow[0].told else None,
+        0.8: lambda: ann.ask(lambda node: node.messages.cancel(slow[0].result)) if slow and slow[0].told else None,
         0.9: lambda: bob.send(Type.CALL, ann, ECHO, {"number": 5}, 600),
         1.2: lambda: answer(world),
     }

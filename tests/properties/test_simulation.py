@@ -120,14 +120,14 @@ class Faults(RuleBasedStateMachine):
         instances = self._world.machines[who].conversations()
         if instances:
             instance = instances[which % len(instances)]
-            self._world.machines[who].ask(lambda node: node.delete_instance(instance, recursive=True))
+            self._world.machines[who].ask(lambda node: node.changes.delete(instance, recursive=True))
 
     @rule(who=WHO)
     def retry(self, who: int) -> None:
         """Somebody runs a dead letter again."""
         dead = self._world.machines[who].dead_letters()
         if dead:
-            self._world.machines[who].ask(lambda node: node.retry(dead[0]))
+            self._world.machines[who].ask(lambda node: node.retries.retry(dead[0]))
 
     @rule(who=WHO, which=st.integers(0, 5), times=st.integers(1, 2))
     def answer(self, who: int, which: int, times: int) -> None:
@@ -149,7 +149,7 @@ class Faults(RuleBasedStateMachine):
         """Somebody withdraws what has no answer yet."""
         live = self._world.machines[who].live()
         if live:
-            self._world.machines[who].ask(lambda node: node.cancel(live[which % len(live)]))
+            self._world.machines[who].ask(lambda node: node.messages.cancel(live[which % len(live)]))
 
     @rule(seconds=PAUSES)
     def wait(self, seconds: float) -> None:

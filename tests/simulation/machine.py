@@ -219,11 +219,11 @@ class Machine:
             node = self.node
 
             def accept() -> str:
-                message_id = node.send(
+                message_id = node.messages.send(
                     kind, to.user, endpoint, data, life_ms=int(seconds * 1000), instance=instance,
                     conversation=conversation,
                 )  # fmt: skip
-                node.expect(message_id, lambda state, answer: self._heard(message_id, state, answer))
+                node.waiters.expect(message_id, lambda state, answer: self._heard(message_id, state, answer))
                 return message_id
 
             def tell(result: Any) -> None:
@@ -297,7 +297,7 @@ class Machine:
 
     def dispatch_status(self) -> dict[str, Any]:
         """How the dispatch point stands: workers, slots, and what is queued."""
-        points = self.node.dispatch.status() if self.node is not None else []
+        points = self.node.leases.status() if self.node is not None else []
         return points[0] if points else {"workers": 0, "slots": 0, "free": 0, "queued": 0}
 
     def work(self) -> float:
@@ -381,7 +381,7 @@ class Machine:
     def _will(self) -> Will | None:
         if self.node is None:
             return None
-        return Will(topics.status(self.user), self.node.presence_of.mine(online=False), retain=True)
+        return Will(topics.status(self.user), self.node.presence.mine(online=False), retain=True)
 
     def _up(self) -> None:
         if self.node is not None:

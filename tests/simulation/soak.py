@@ -139,7 +139,7 @@ class Life:
         conversations = machine.conversations()
         if conversations:
             instance = self._random.choice(conversations)
-            machine.ask(lambda node: node.delete_instance(instance, recursive=True))
+            machine.ask(lambda node: node.changes.delete(instance, recursive=True))
 
     def retry(self) -> None:
         """Somebody runs a request again that has killed its workers."""
@@ -147,7 +147,7 @@ class Life:
         dead = machine.dead_letters()
         if dead:
             message_id = self._random.choice(dead)
-            machine.ask(lambda node: node.retry(message_id))
+            machine.ask(lambda node: node.retries.retry(message_id))
 
     def cancel(self) -> None:
         """Somebody withdraws what has no answer yet."""
@@ -155,7 +155,7 @@ class Life:
         live = machine.live()
         if live:
             message_id = self._random.choice(live)
-            machine.ask(lambda node: node.cancel(message_id))
+            machine.ask(lambda node: node.messages.cancel(message_id))
 
     def pause(self) -> None:
         """Some time passes."""

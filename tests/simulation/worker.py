@@ -20,7 +20,7 @@ from p2pflows.protocol.channel import BadFrame, Channel
 from p2pflows.worker import frames
 from p2pflows.worker.frames import Ask, Result, Task
 from p2pflows.worker.lanes import Lanes
-from p2pflowsd.running.dispatch import point_key
+from p2pflowsd.running.leases import point_key
 
 BEAT = 1.0
 RESEND = 2.0

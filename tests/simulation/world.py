@@ -20,7 +20,7 @@ from simulation.worker import POINT, Worker
 
 from p2pflows.protocol.message import Type
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
-from p2pflowsd.running.runs import POST_LIFETIME_MS
+from p2pflowsd.running.effects import POST_LIFETIME_MS
 
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a fresh private folder is made there
 NAMES = ("ann", "bob", "cyd")

@@ -77,7 +77,7 @@ def test_strangers_in_order(world: World) -> None:
     world.run(8)
     world.broker.weather.reorder = 0.0
     world.run(8)
-    bob.ask(lambda node: node.allow(cyd.user, "cyd"))
+    bob.ask(lambda node: node.admission.allow(cyd.user, "cyd"))
     assert world.settle() == []
     assert check(world.facts) == []
     released = [fact.id for fact in world.facts if fact.kind == "move" and fact.about["was"] == "held"]
@@ -137,7 +137,7 @@ def test_a_retried_dead_letter_expires(world: World) -> None:
         world.run(0.5)
     world.timeline.sleep(700)
     world.run(1)
-    bob.ask(lambda node: node.retry(asked.result))
+    bob.ask(lambda node: node.retries.retry(asked.result))
     world.run(1)
     assert bob.unsettled() == [f"bob ready {asked.result}"]
     world.timeline.sleep(24 * 3600)
@@ -246,7 +246,7 @@ def test_answers_for_a_deleted_conversation(world: World) -> None:
     ann.send(Type.POST, bob, flows.PAIR, {"human": True}, 60, conversation=conversation)
     world.run(1)
     (instance,) = bob.conversations()
-    bob.ask(lambda node: node.delete_instance(instance, recursive=True))
+    bob.ask(lambda node: node.changes.delete(instance, recursive=True))
     world.run(0.5)
     again = ann.send(Type.CALL, bob, flows.PAIR, {}, 60, conversation=conversation)
     world.run(1)
@@ -323,7 +323,7 @@ def test_a_dead_letter_had_mounted(world: World) -> None:
     again = ann.send(Type.CALL, bob, flows.PAIR, {}, 600, conversation=conversation)
     world.run(3)
     assert ann.state_of(again.result) == "done"
-    bob.ask(lambda node: node.retry(dead.result))
+    bob.ask(lambda node: node.retries.retry(dead.result))
     world.run(70)
     assert bob.rows("instances") == 2
     assert cyd.rows("instances") == 1
@@ -342,7 +342,7 @@ def test_deleted_in_order(world: World) -> None:
         world.run(0.01)
     world.broker.weather.reorder = 0.0
     world.run(10)
-    bob.ask(lambda node: node.delete_instance(instance, recursive=True))
+    bob.ask(lambda node: node.changes.delete(instance, recursive=True))
     assert [*world.settle(), *check(world.facts)] == []
     failed = [fact.id for fact in world.facts if fact.kind == "move" and fact.about["state"] == "failed"]
     assert failed == [fact.id for fact in world.facts if fact.kind == "told" and fact.node == ann.user][1:9]

@@ -32,7 +32,7 @@ from p2pflowsd.human import conversations
 from p2pflowsd.human.inbox import rfc3339
 from p2pflowsd.journal.rows import LogRow, OutgoingRow
 from p2pflowsd.lifecycle import IncomingState, OutgoingState
-from p2pflowsd.node import Ended, Node
+from p2pflowsd.node import Node
 from p2pflowsd.running.catalog import (
     HUMAN_SCHEMA,
     ME,
@@ -44,7 +44,9 @@ from p2pflowsd.running.catalog import (
     Served,
     check_allow,
 )
-from p2pflowsd.running.dispatch import point_key
+from p2pflowsd.running.instances import requested_endpoint
+from p2pflowsd.running.leases import point_key
+from p2pflowsd.sending.waiters import OnSettled
 
 DEFAULT_CALL_TIMEOUT_S = 600.0
 DEFAULT_POST_TIMEOUT_S = 7 * 24 * 3600.0
@@ -164,7 +166,7 @@ class Methods:
             "prompts_open": len(node.journal.prompts.open()),
             "requests": len({row.peer for row in node.journal.incoming.in_state(IncomingState.HELD)}),
             "served": len(node.catalog),
-            "workers": node.dispatch.status(),
+            "workers": node.leases.status(),
         }
 
     # Messages.
@@ -209,7 +211,7 @@ class Methods:
             respond(error)
         else:
             self._put(run, accepted)
-        return lambda: self._node.stop_waiting(message_id, ended)
+        return lambda: self._node.waiters.stop(message_id, ended)
 
     async def _call(self, params: Params) -> Any:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -233,7 +235,7 @@ class Methods:
         kind: Type,
         params: Params,
         default_seconds: float,
-        ended: Ended | None = None,
+        ended: OnSettled | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> Callable[[], str]:
         """Check the parameters; gives what accepts the message inside a turn."""
@@ -253,7 +255,7 @@ class Methods:
 
         def send() -> str:
             peer, endpoint = self._address(address, self._node.contacts.known)
-            message_id = self._node.send(
+            message_id = self._node.messages.send(
                 kind,
                 peer,
                 endpoint,
@@ -264,7 +266,7 @@ class Methods:
                 instance=instance,
             )
             if ended is not None:
-                self._node.expect(message_id, ended, progress)
+                self._node.waiters.expect(message_id, ended, progress)
             return message_id
 
         return send
@@ -280,7 +282,7 @@ class Methods:
         timeout = None if params.get("timeout") is None else _seconds(params["timeout"], 0)
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         ended = _telling(done)
-        row: OutgoingRow = await self._turn(lambda: self._node.when_ended(part, ended))
+        row: OutgoingRow = await self._turn(lambda: self._node.messages.wait(part, ended))
         try:
             state, answer = await asyncio.wait_for(done, timeout)
         except TimeoutError:
@@ -288,7 +290,7 @@ class Methods:
                 "deadline", f"Message {row.id[-8:]} has no answer yet.", f"Wait on: p2pflows wait {row.id}"
             ) from None
         finally:
-            self._node.stop_waiting(row.id, ended)
+            self._node.waiters.stop(row.id, ended)
         data = _answer_data(state, answer)
         if row.type == Type.POST:
             return {"id": row.id, "state": "delivered"}
@@ -296,7 +298,7 @@ class Methods:
 
     async def _cancel(self, params: Params) -> Any:
         _take(params, "id")
-        return {"id": await self._turn(lambda: self._node.cancel(_text(params, "id").strip().lower()))}
+        return {"id": await self._turn(lambda: self._node.messages.cancel(_text(params, "id").strip().lower()))}
 
     async def _outbox(self, params: Params) -> Any:
         _take(params)
@@ -327,7 +329,7 @@ class Methods:
 
     async def _retry(self, params: Params) -> Any:
         _take(params, "id")
-        return {"id": await self._turn(lambda: self._node.retry(_text(params, "id").strip().lower()))}
+        return {"id": await self._turn(lambda: self._node.retries.retry(_text(params, "id").strip().lower()))}
 
     # The human.
 
@@ -396,14 +398,14 @@ class Methods:
 
     def _put_flow(self, flow: Served) -> Served:
         served = self._node.catalog.put(flow)
-        self._node.after_commit(self._node.publish_card)
+        self._node.callbacks.after_commit(self._node.publish_card)
         return served
 
     async def _load(self, flow: Served) -> dict[str, Any]:
         """What a worker finds in a flow; one that is just starting is waited for."""
         until = asyncio.get_running_loop().time() + WORKER_TIMEOUT_S
         while (  # noqa: ASYNC110 - a worker may announce itself in any turn
-            not self._node.dispatch.has_workers(flow.dispatch_point) and asyncio.get_running_loop().time() < until
+            not self._node.leases.has_workers(flow.dispatch_point) and asyncio.get_running_loop().time() < until
         ):
             await asyncio.sleep(0.1)
         loaded: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -424,8 +426,8 @@ class Methods:
         return {}
 
     def _remove(self, endpoint: str) -> None:
-        self._node.unserve(endpoint)
-        self._node.after_commit(self._node.publish_card)
+        self._node.serving.unserve(endpoint)
+        self._node.callbacks.after_commit(self._node.publish_card)
 
     async def _delete_endpoint(self, params: Params) -> Any:
         _take(params, "endpoint")
@@ -433,8 +435,8 @@ class Methods:
         return {"instances": deleted}
 
     def _delete(self, endpoint: str) -> int:
-        deleted = self._node.delete_endpoint(endpoint)
-        self._node.after_commit(self._node.publish_card)
+        deleted = self._node.serving.delete(endpoint)
+        self._node.callbacks.after_commit(self._node.publish_card)
         return deleted
 
     async def _mount(self, params: Params) -> Any:
@@ -501,7 +503,7 @@ class Methods:
             answer = {"served": True, "allowed": True, **flow.as_json()}
             online: bool | None = True
         else:
-            online = self._node.presence_of.online(user)
+            online = self._node.presence.online(user)
             try:
                 answer = await self._ask_daemon(user, {"endpoint": endpoint}, DescribeReply)
                 online = True
@@ -525,7 +527,9 @@ class Methods:
             FlowFailed: it answered with something else.
         """
         message_id = await self._turn(
-            lambda: self._node.send(Type.CALL, user, endpoint, data, life_ms=int(seconds * 1000), source="describe")
+            lambda: self._node.messages.send(
+                Type.CALL, user, endpoint, data, life_ms=int(seconds * 1000), source="describe"
+            )
         )
         answer = (await self._wait({"id": message_id}))["data"]
         try:
@@ -548,7 +552,7 @@ class Methods:
             seen = users.setdefault(
                 row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": rfc3339(row.received)}
             )
-            endpoint = self._node.admission.wanted(row)
+            endpoint = requested_endpoint(self._node.journal, row)
             if endpoint not in seen["endpoints"]:
                 seen["endpoints"].append(endpoint)
             seen["messages"] += 1
@@ -559,7 +563,7 @@ class Methods:
         _take(params, "user", "name")
         user = self._stranger(_text(params, "user"))
         name = _text(params, "name") or self._book().by_user.get(user) or f"user-{user[:8]}"
-        released = await self._turn(lambda: self._node.allow(user, name))
+        released = await self._turn(lambda: self._node.admission.allow(user, name))
         return {"user": user, "name": name, "released": released}
 
     async def _deny(self, params: Params) -> Any:
@@ -570,7 +574,7 @@ class Methods:
                 f"{self._node.name_of(user)!r} is a contact.",
                 f"First run: p2pflows contacts remove {self._node.name_of(user)}",
             )
-        return {"user": user, "dropped": await self._turn(lambda: self._node.deny(user))}
+        return {"user": user, "dropped": await self._turn(lambda: self._node.admission.deny(user))}
 
     def _stranger(self, part: str) -> str:
         """A user id, or enough of one that stands in `requests`."""
@@ -586,7 +590,7 @@ class Methods:
         return {"token": enrolment.token()}
 
 
-def _telling(done: asyncio.Future[Any]) -> Ended:
+def _telling(done: asyncio.Future[Any]) -> OnSettled:
     """What tells a future how a message ended."""
 
     def ended(state: OutgoingState, answer: bytes | None) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from p2pflows.contacts import Contacts
 from p2pflows.errors import BadInput, Declined, TooLarge, UsageError
 from p2pflows.protocol.message import Type
+from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import PromptState
+from p2pflowsd.running.settlement import Settlement
 
 TEXT_NAMES = ("api_output", "prompt", "text")
 MIN_ID_CHARS = 4
@@ -27,21 +28,19 @@ class Inbox:
     def __init__(
         self,
         *,
-        user: str,
         journal: Journal,
-        contacts: Contacts,
         clock: Clock,
-        finish: Callable[[IncomingRow, dict[str, Any]], None],
-        fail: Callable[[IncomingRow, Declined], None],
-        changed: Callable[[PromptRow], None],
+        name_of: Callable[[str], str | None],
+        settlement: Settlement,
+        callbacks: Callbacks,
+        on_prompt: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._user = user
         self._journal = journal
-        self._contacts = contacts
         self._clock = clock
-        self._finish = finish
-        self._fail = fail
-        self._changed = changed
+        self._name_of = name_of
+        self._settlement = settlement
+        self._callbacks = callbacks
+        self._on_prompt = on_prompt
 
     def ask(self, row: IncomingRow, data: dict[str, Any], label: str = "") -> None:
         """Put a request before the human; the label is by which name the asking flow knows them.
@@ -64,7 +63,7 @@ class Inbox:
         if prompt.type == Type.POST:
             raise UsageError(
                 f"Message {prompt.id[-8:]} wants no answer.",
-                f"Write back with: p2pflows send {self._name(prompt.peer) or prompt.peer}/User text=...; "
+                f"Write back with: p2pflows send {self._name_of(prompt.peer) or prompt.peer}/User text=...; "
                 f"clear it with: p2pflows decline {prompt.id[-8:]}",
             )
         if len(text.encode()) > MAX_ANSWER_BYTES:
@@ -72,7 +71,7 @@ class Inbox:
                 f"The answer is longer than {MAX_ANSWER_BYTES:,} bytes.", "Answer with less, or with a link."
             )
         self._end(prompt, PromptState.ANSWERED, text)
-        self._finish(self._request(prompt), {"human_input": text})
+        self._settlement.finish(self._request(prompt), {"human_input": text})
         return prompt
 
     def decline(self, part: str, reason: str) -> PromptRow:
@@ -84,9 +83,9 @@ class Inbox:
         prompt = self._open(part)
         self._end(prompt, PromptState.DECLINED, reason or None)
         if prompt.type == Type.POST:
-            self._finish(self._request(prompt), {})
+            self._settlement.finish(self._request(prompt), {})
         else:
-            self._fail(self._request(prompt), Declined(reason or "They declined to answer."))
+            self._settlement.fail(self._request(prompt), Declined(reason or "They declined to answer."))
         return prompt
 
     def withdraw(self, row_id: int, state: PromptState) -> None:
@@ -105,7 +104,7 @@ class Inbox:
         return {
             "id": row.id,
             "from": row.peer,
-            "name": self._name(row.peer),
+            "name": self._name_of(row.peer),
             "endpoint": row.endpoint,
             "text": row.text,
             "data": json.loads(row.data),
@@ -123,8 +122,9 @@ class Inbox:
         assert row is not None  # noqa: S101 - requests are remembered longer than their open prompts
         return row
 
-    def _name(self, user: str) -> str | None:
-        return "me" if user == self._user else self._contacts.known.by_user.get(user)
+    def _changed(self, prompt: PromptRow) -> None:
+        shown = self.show(prompt)
+        self._callbacks.after_commit(lambda: self._on_prompt(shown))
 
     def _end(self, prompt: PromptRow, state: PromptState, answer: str | None) -> None:
         self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer)

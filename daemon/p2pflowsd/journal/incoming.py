@@ -30,6 +30,7 @@ _IN_STATE = {
 _ALL_IN_STATE = {state: f"{clause} ORDER BY n" for state, clause in _IN_STATE.items()}
 _BLOCKED = f"{_IN_STATE[IncomingState.BLOCKED]} AND peer = ? AND endpoint = ? ORDER BY epoch, seq"
 _HELD_BY = f"{_IN_STATE[IncomingState.HELD]} AND peer = ? ORDER BY epoch, seq, n"
+_HELD_PEERS = f"SELECT DISTINCT peer FROM incoming {_IN_STATE[IncomingState.HELD]}"
 _COUNT_UNDECIDED = tuple(
     f"SELECT count(*) FROM incoming {_IN_STATE[state]} AND peer = coalesce(?, peer)"
     for state in (IncomingState.HELD, IncomingState.BLOCKED)
@@ -180,6 +181,10 @@ class IncomingTable(Table[IncomingRow]):
             instance,
             message_id,
         )
+
+    def held_peers(self) -> set[str]:
+        """Return the unknown senders whose requests wait for a decision."""
+        return {peer for (peer,) in self._db.execute(_HELD_PEERS)}
 
     def count_undecided(self, peer: str | None = None) -> int:
         """Return how many requests are held or blocked, of one peer or of all."""

@@ -6,23 +6,24 @@ is acknowledged.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 from pydantic import ValidationError
 
 from p2pflows.contacts import Contacts
-from p2pflows.protocol import topics
-from p2pflows.protocol.channel import BadFrame
+from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import BundleKind, Envelope, Opened, Refused, claimed_sender
-from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Notice
+from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Notice, Type
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
-from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.journal.streams import Direction, Position
-from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.link import Delivery
+from p2pflowsd.owners_log import OwnersLog
+from p2pflowsd.receiving.admission import Admission
+from p2pflowsd.receiving.deadlines import Deadlines
+from p2pflowsd.running.leases import Leases
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
+from p2pflowsd.sending.waiters import Waiters
 
 MAX_CLOCK_SKEW_MS = 300_000
 """How far a peer's clock may be ahead of ours."""
@@ -35,31 +36,6 @@ _MIN_BUNDLE_BYTES = 58
 """Bytes of a bundle's header and nonce."""
 _HONEST = frozenset({"replayed", "expired", "rewound", "blocked", "rate_limited", "requests_full"})
 """Refusals that say nothing against a sender, or that are counted alone so that nobody can fill the log."""
-
-
-class Owner(Protocol):
-    """What intake hands on; called inside a transaction."""
-
-    def admit(self, row: IncomingRow, message: Message) -> None:
-        """A request is recorded and has its turn in its stream."""
-
-    def is_waiting(self, row_id: int) -> bool:
-        """Whether a request waits for a worker."""
-
-    def answer(self, message: Message) -> bool:
-        """An answer came; False if nothing waits for it."""
-
-    def worker_frame(self, point: str, payload: bytes) -> None:
-        """A worker sent a frame."""
-
-    def progress(self, sender: str, message_id: str, data: dict[str, Any]) -> None:
-        """A call of ours gets on, says who runs it."""
-
-    def note(self, what: str, peer: str, endpoint: str, detail: str) -> None:
-        """Write something into the owner's log."""
-
-    def presence(self, user: str, payload: bytes) -> None:
-        """A retained status came."""
 
 
 class TokenBucket:
@@ -93,8 +69,12 @@ class Intake:
         contacts: Contacts,
         clock: Clock,
         outbox: Outbox,
+        waiters: Waiters,
         notices: Notices,
-        owner: Owner,
+        leases: Leases,
+        admission: Admission,
+        deadlines: Deadlines,
+        log: OwnersLog,
     ) -> None:
         self._user = user
         self._envelope = envelope
@@ -102,64 +82,22 @@ class Intake:
         self._contacts = contacts
         self._clock = clock
         self._outbox = outbox
+        self._waiters = waiters
         self._notices = notices
-        self._owner = owner
+        self._leases = leases
+        self._admission = admission
+        self._deadlines = deadlines
+        self._log = log
         self._allowance = TokenBucket(clock)
-        self._held = len(journal.incoming.in_state(IncomingState.HELD))
-        self.next_expiry: int | None = journal.incoming.next_expiry()
         for row in journal.incoming.in_state(IncomingState.BLOCKED):
             self._notices.blocked(row.peer, row.endpoint)
 
-    def receive(self, delivery: Delivery) -> None:
-        """Take in one delivery; a refusal is counted under its reason."""
-        try:
-            match topics.parse(delivery.topic):
-                case topics.InboxTopic(user, endpoint) if user == self._user:
-                    self._bundle(endpoint, delivery)
-                case topics.ResultsTopic(user, point) if user == self._user:
-                    if delivery.retain:
-                        raise Refused("retained")  # noqa: TRY301 - one place counts refusals
-                    self._owner.worker_frame(point, delivery.payload)
-                case topics.PresenceTopic(user, "status"):
-                    self._owner.presence(user, delivery.payload)
-                case _:
-                    raise Refused("wrong_topic")  # noqa: TRY301 - one place counts refusals
-        except Refused as refused:
-            self._refused(refused.reason, delivery)
-        except BadFrame:
-            self._refused("bad_frame", delivery)
+    def receive(self, endpoint: str, delivery: Delivery) -> None:
+        """Take in a bundle that was published for an endpoint.
 
-    def expects(self, expires: int) -> None:
-        """A request will have to be looked at when its deadline passes."""
-        if self.next_expiry is None or expires < self.next_expiry:
-            self.next_expiry = expires
-
-    @property
-    def holding(self) -> bool:
-        """Whether any request waits for a decision on its sender."""
-        return self._held > 0
-
-    def held(self) -> None:
-        """A request of an unknown sender was put aside."""
-        self._held += 1
-
-    def released(self) -> None:
-        """A held request was decided on."""
-        self._held = max(0, self._held - 1)
-
-    def _refused(self, reason: str, delivery: Delivery) -> None:
-        """Count a refusal; what no honest peer does is noted, with the sender that it claims."""
-        self._journal.count(f"refused.{reason}")
-        if reason in _HONEST:
-            return
-        match topics.parse(delivery.topic):
-            case topics.InboxTopic(_, endpoint):
-                claimed = claimed_sender(delivery.payload) if len(delivery.payload) >= _MIN_BUNDLE_BYTES else ""
-                self._owner.note("refused", claimed, endpoint, f"A bundle was refused as {reason}.")
-            case _:
-                self._owner.note("refused", "", "", f"A delivery on {delivery.topic[:200]} was refused as {reason}.")
-
-    def _bundle(self, endpoint: str, delivery: Delivery) -> None:
+        Raises:
+            Refused: the whole bundle has no effect; refused messages inside a good one are counted here.
+        """
         if delivery.retain:
             raise Refused("retained")
         if len(delivery.payload) < _MIN_BUNDLE_BYTES:
@@ -182,6 +120,18 @@ class Intake:
         else:
             self._messages(endpoint, opened, stranger=stranger)
 
+    def refuse(self, reason: str, delivery: Delivery) -> None:
+        """Count a refused delivery; note what no honest peer does, with the sender that it claims."""
+        self._journal.count(f"refused.{reason}")
+        if reason in _HONEST:
+            return
+        match topics.parse(delivery.topic):
+            case topics.InboxTopic(_, endpoint):
+                claimed = claimed_sender(delivery.payload) if len(delivery.payload) >= _MIN_BUNDLE_BYTES else ""
+                self._log.note("refused", claimed, endpoint, f"A bundle was refused as {reason}.")
+            case _:
+                self._log.note("refused", "", "", f"A delivery on {delivery.topic[:200]} was refused as {reason}.")
+
     def _notice(self, sender: str, body: bytes) -> None:
         try:
             notice = Notice.model_validate_json(body)
@@ -201,7 +151,7 @@ class Intake:
         for endpoint, epoch, message_id in notice.rewound:
             self._outbox.rewound(sender, endpoint, epoch, message_id)
         for message_id, data in notice.progress:
-            self._owner.progress(sender, message_id, data)
+            self._waiters.on_progress(sender, message_id, data)
 
     def _messages(self, endpoint: str, opened: Opened, *, stranger: bool) -> None:
         bundle: int | None = None
@@ -227,7 +177,7 @@ class Intake:
             except Refused as refused:
                 self._journal.count(f"refused.{refused.reason}")
                 if refused.reason not in _HONEST:
-                    self._owner.note("refused", opened.sender, endpoint, f"A message was refused as {refused.reason}.")
+                    self._log.note("refused", opened.sender, endpoint, f"A message was refused as {refused.reason}.")
         if bundle is not None and not wanted:
             self._journal.incoming.drop_bundle(bundle)
 
@@ -251,7 +201,8 @@ class Intake:
 
     def _answer(self, message: Message) -> None:
         self._notices.received(message.sender, message.id)
-        if not self._owner.answer(message):
+        state = OutgoingState.FAILED if message.type == Type.ERROR else OutgoingState.DONE
+        if not self._outbox.answered(message.sender, message.in_reply_to or "", state, strict_json.dumps(message.data)):
             raise Refused("replayed")
 
     def _room_for(self, message: Message) -> bool:
@@ -276,9 +227,9 @@ class Intake:
         if row is not None:
             self._journal.count("received")
             self._notices.received(peer, message.id)
-            self.expects(message.expires)
+            self._deadlines.expect(message.expires)
             if here == place:
-                self._owner.admit(row, message)
+                self._admission.admit(row, message)
             else:
                 self._notices.blocked(peer, endpoint)
         if here == place and self._notices.is_blocked(peer, endpoint):
@@ -294,7 +245,7 @@ class Intake:
                 message.sender,
                 message.id,
                 held=row.state == IncomingState.HELD,
-                waiting=self._owner.is_waiting(row.row_id),
+                waiting=self._leases.is_waiting(row.row_id),
             )
             raise Refused("replayed")
         self._notices.rewound(message.sender, message.endpoint, message.epoch, message.id)
@@ -313,7 +264,7 @@ class Intake:
             if (row.epoch, row.seq) <= place:
                 place = max(place, Position(row.epoch, row.seq + 1))
                 self._journal.incoming.move(row.row_id, IncomingState.READY)
-                self._owner.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
+                self._admission.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
             else:
                 still += 1
         self._journal.streams.set(Direction.INCOMING, peer, endpoint, place)

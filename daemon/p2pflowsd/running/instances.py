@@ -128,7 +128,7 @@ class Instances:
         """The id of the instance that a mount request gets."""
         return self.singleton(flow.endpoint) if flow.singleton else derived_id("mount", row.peer, row.id)
 
-    def brief(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
+    def task_payload(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
         """What a worker has to know to mount an instance, or to run it on a request: a JSON object."""
         content = json.loads(body)
         instance = row.instance or ""
@@ -313,6 +313,26 @@ def check_stateless(mount: Mount) -> None:
 def is_request(row: IncomingRow) -> bool:
     """Whether a row holds a request; else it holds an answer that runs a flow again."""
     return row.type not in ANSWERS
+
+
+def mount_reply(flow: Served, instance: str | None) -> dict[str, Any]:
+    """The answer to a mount request."""
+    return {
+        "instance": instance,
+        "endpoint": flow.endpoint,
+        "kind": flow.kind,
+        "shared": flow.singleton or instance is None,
+    }
+
+
+def requested_endpoint(journal: Journal, row: IncomingRow) -> str:
+    """The endpoint that a request is about; for a request of an instance, the endpoint of its flow."""
+    if row.endpoint != topics.INSTANCES:
+        return row.endpoint
+    data = journal.incoming.data(row.row_id)
+    endpoint = data.get("endpoint")
+    is_mount = data.get("op") == "mount" and isinstance(endpoint, str) and topics.is_name(endpoint)
+    return str(endpoint) if is_mount else row.endpoint
 
 
 def _circle(endpoints: Sequence[str]) -> BadInput:

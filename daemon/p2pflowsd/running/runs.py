@@ -8,34 +8,30 @@ with its new state, when it has ended well.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from p2pflows.errors import CallError, Cancelled, FlowFailed, NotAllowed, P2pflowsError, from_peer, ran_differently
+from p2pflows.errors import CallError, Cancelled, FlowFailed, NotAllowed, from_peer, ran_differently
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import MAX_LIFETIME_MS, MessageId, Name, Type, UserId, derived_id
 from p2pflows.protocol.strict_json import compact, dumps
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
-from p2pflowsd.journal.rows import IncomingRow, InstanceRow, OutgoingRow, RecordRow
+from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, RecordRow
 from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState
-from p2pflowsd.running.catalog import Served
-from p2pflowsd.running.instances import Instances, Mounted, is_request, read_change
+from p2pflowsd.running.catalog import Catalog, Served
+from p2pflowsd.running.effects import MOUNT, POST_LIFETIME_MS, Effects
+from p2pflowsd.running.instance_changes import InstanceChanges
+from p2pflowsd.running.instances import Instances, Mounted, is_request, mount_reply, read_change
+from p2pflowsd.running.leases import Leases
+from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.sending.outbox import Outbox
 
-POST_LIFETIME_MS = 7 * 24 * 3_600_000
-"""How long a flow's message lives when nobody waits for what it belongs to."""
 MAX_RECORDS = 10_000
 """Calls and steps of one run."""
-MAX_RECORD_BYTES = 300_000
-"""Recorded values that travel with a task; a worker asks for the rest."""
-
-_STATE_BEFORE = -1
-"""The number of the record that holds an instance's state as it was before a request which is still to be answered."""
-_MOUNT = "mount"
-"""The kind of record of a call that gets a subflow for an instance which is not there yet."""
 
 _Label = Annotated[str, StringConstraints(max_length=200)]
 _Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
@@ -102,7 +98,7 @@ class _Reply(_Form):
     """Why there is no answer, in place of the data."""
 
 
-class _Turn(_Form):
+class _RunResult(_Form):
     """How a run of an instance ended."""
 
     out: list[Annotated[_Post | _CallBack | _Reply, Field(discriminator="op")]] = []
@@ -112,41 +108,6 @@ class _Turn(_Form):
 
 class _AskFrame(_Form):
     ask: Annotated[_Step | _Call | _Cancel, Field(discriminator="op")]
-
-
-class Owner(Protocol):
-    """What a run's effects need of the rest of the daemon; called inside a transaction."""
-
-    def finished(self, row: IncomingRow, data: dict[str, Any]) -> None:
-        """A request has its answer."""
-
-    def failed(self, row: IncomingRow, error: P2pflowsError) -> None:
-        """A request has ended in an error."""
-
-    def recorded(self, row_id: int, call_index: int, value: dict[str, Any]) -> None:
-        """Something of a run is kept: tell its worker after the commit."""
-
-    def answered(self, row_id: int, call_index: int, value: dict[str, Any]) -> None:
-        """A call of a run has its answer: tell its worker."""
-
-    def queue(self, row: IncomingRow, flow: Served) -> None:
-        """An answer has come that runs a flow again."""
-
-    def ensure_quota(self, row: IncomingRow, flow: Served) -> None:
-        """A request gets a new instance.
-
-        Raises:
-            NotAllowed: its sender has as many as one may have.
-        """
-
-    def flow_at(self, endpoint: str) -> Served | None:
-        """What is served under an endpoint."""
-
-    def watch(self, peer: str) -> None:
-        """A user will send us something."""
-
-    def drop(self, row: IncomingRow) -> None:
-        """An answer is not to run its flow again any more."""
 
 
 class Runs:
@@ -160,229 +121,154 @@ class Runs:
         clock: Clock,
         faults: Faults,
         outbox: Outbox,
+        catalog: Catalog,
         instances: Instances,
-        owner: Owner,
+        changes: InstanceChanges,
+        leases: Leases,
+        queue: TaskQueue,
+        effects: Effects,
+        settlement: Settlement,
     ) -> None:
         self._user = user
         self._journal = journal
         self._clock = clock
         self._faults = faults
         self._outbox = outbox
+        self._catalog = catalog
         self._instances = instances
-        self._owner = owner
-        self._recorded = journal.records.runs()
+        self._changes = changes
+        self._leases = leases
+        self._queue = queue
+        self._effects = effects
+        self._settlement = settlement
 
-    def has_begun(self, row_id: int) -> bool:
-        """Whether a task has done something that is kept."""
-        return row_id in self._recorded
+    def asked(self, row: IncomingRow, content: Any) -> tuple[int, dict[str, Any]]:
+        """Record a call or step of a running task, or withdraw one.
 
-    def records(self, row_id: int) -> list[list[Any]]:
-        """What a task's worker must know of earlier attempts: number, mark and, if that fits, value of each."""
-        if row_id not in self._recorded:
-            return []
-        told, size = [], 0
-        for record in self._journal.records.of(row_id):
-            size += len(record.value or "")
-            if record.value is not None and size <= MAX_RECORD_BYTES:
-                told.append([record.call_index, record.fingerprint, json.loads(record.value)])
-            elif record.kind == "step":  # it must know at least that this was done
-                told.append([record.call_index, record.fingerprint, None])
-        return told
+        Args:
+            row: the request that the task runs.
+            content: what its worker asks for, as it stands in the frame.
 
-    def asked(self, row: IncomingRow, content: Any) -> None:
-        """A running task wants something kept, or withdrawn.
+        Returns:
+            The index of the call or step, and what its worker gets to know of it after the commit.
 
         Raises:
-            ValueError: it is nothing that a task can ask.
+            ValueError: the content is nothing that a task can ask.
         """
         ask = _AskFrame.model_validate({"ask": content}).ask
         if isinstance(ask, _Cancel):
-            self._withdraw(self._journal.records.get(row.row_id, ask.call))
-            self._owner.recorded(row.row_id, ask.call_index, {"value": None})
-            return
+            self._effects.withdraw(self._journal.records.get(row.row_id, ask.call))
+            return ask.call_index, {"value": None}
         known = self._journal.records.get(row.row_id, ask.call_index)
         if known is None:
-            self._recorded.add(row.row_id)
             self._journal.incoming.reset_attempts(row.row_id)
             known = self._step(row, ask) if isinstance(ask, _Step) else self._call(row, ask)
-            self._journal.records.add(known)
+            self._effects.record(known)
             self._faults.reach("runs.recorded")
         if known.fingerprint != ask.fingerprint:
-            self._owner.recorded(row.row_id, ask.call_index, {"error": ran_differently().as_told()})
-        elif known.value is None:
-            self._owner.recorded(row.row_id, ask.call_index, {"kept": True})
-        else:
-            self._owner.recorded(row.row_id, ask.call_index, json.loads(known.value))
+            return ask.call_index, {"error": ran_differently().as_told()}
+        return ask.call_index, {"kept": True} if known.value is None else json.loads(known.value)
 
-    def awaited(self, row: IncomingRow, call_index: int) -> None:
-        """A running task still waits for something that was kept."""
+    def awaited(self, row: IncomingRow, call_index: int) -> dict[str, Any] | None:
+        """What a worker gets to know of a call that it still waits for; None while the call is open."""
         record = self._journal.records.get(row.row_id, call_index)
         if record is None:
-            self._owner.recorded(row.row_id, call_index, {"unknown": True})
-        elif record.value is not None:
-            self._owner.answered(row.row_id, call_index, json.loads(record.value))
+            return {"unknown": True}
+        return None if record.value is None else json.loads(record.value)
 
-    def concluded(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
-        """A message that a run sent has its end."""
+    def on_call_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
+        """Pass the end of a message that a run sent on to the run, or run its flow again."""
         origin = json.loads(sent.origin or "{}")
         outcome = _outcome(sent, state, answer)
         if "k" in origin:
             if self._journal.records.set_value(origin["n"], origin["k"], compact(outcome)):
                 # Unlike a peer's answer, an end of our own making does not come again if a crash forgets it.
                 comes_again = state in (OutgoingState.DONE, OutgoingState.FAILED)
-                tell = self._owner.answered if comes_again else self._owner.recorded
-                tell(origin["n"], origin["k"], outcome)
+                self._leases.tell(origin["n"], origin["k"], outcome, after_commit=not comes_again)
         elif sent.type == Type.CALL or state is not OutgoingState.DONE:
             self._run_again(sent, origin, outcome)
 
-    def ended(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
-        """A run of an instance, or a mount, has ended well: keep all that it leaves behind.
+    def on_run_finished(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
+        """Keep all that a run of an instance, or a mount, leaves behind; nothing if it cannot be kept.
 
-        Raises:
-            CallError: something that it sends cannot be sent; then nothing of it must be kept.
-            ValueError: the worker's result has a wrong form.
+        Args:
+            row: the request that was run.
+            flow: the flow that ran.
+            content: the result, as it stands in the worker's frame.
         """
-        turn = _Turn.model_validate(content)
-        self._check(row, turn)
-        self._keep_mounted(row, flow, turn.mounted)
+        try:
+            self._keep(row, flow, content)
+        except CallError as error:
+            self._settlement.fail(row, error)
+        except ValueError:
+            self._settlement.fail(row, FlowFailed(f"The worker of {flow.endpoint!r} sent a result of a wrong form."))
+        if flow.parallel and flow.first:
+            self._queue.release_waiting(row.instance or "", flow)
+
+    def _keep(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
+        result = _RunResult.model_validate(content)
+        self._check(row, result)
+        self._keep_mounted(row, flow, result.mounted)
         if row.endpoint == topics.INSTANCES:
             self._changed(row, flow)
             return
         instance = row.instance or ""
         root = row.row_id if is_request(row) else row.root_request
-        for sent in turn.out:
+        for sent in result.out:
             if not isinstance(sent, _Reply):
                 self._send(row, flow, root, sent)
         before = self._journal.instances.get(instance)
         if not flow.parallel:
             self._journal.instances.save(
-                instance, None if turn.state is None else compact(turn.state), self._clock.now()
+                instance, None if result.state is None else compact(result.state), self._clock.now()
             )
-        answered = self._answer(row, turn.out)
+        answered = self._answer(row, result.out)
         self._faults.reach("runs.ended")
-        self._settle(row.row_id)
-        shared = self._pin_state(instance, root)
+        self._effects.settle(row.row_id)
+        shared = self._effects.pin_state(instance, root)
         if row.type != Type.CALL:
             self._journal.incoming.move(row.row_id, IncomingState.DONE)
         elif row.row_id not in answered:
             self._journal.incoming.move(row.row_id, IncomingState.AWAITING_REPLY)
             if not shared and before is not None and not flow.parallel:
-                self._recorded.add(row.row_id)
-                self._journal.records.add(RecordRow(row.row_id, _STATE_BEFORE, "before", instance, None, before.state))
-
-    def mounted(self, flow: Served, instance: str | None) -> dict[str, Any]:
-        """What a mount request is answered."""
-        return {
-            "instance": instance,
-            "endpoint": flow.endpoint,
-            "kind": flow.kind,
-            "shared": flow.singleton or instance is None,
-        }
-
-    def undo(self, row_id: int) -> None:
-        """A request has ended without its effect: withdraw its unanswered calls, and what it has mounted."""
-        for sent in self._journal.outgoing.of_root(row_id):
-            self._withdraw_sent(sent)
-        if row_id not in self._recorded:
-            return
-        for record in self._journal.records.of(row_id):
-            if record.call_index == _STATE_BEFORE:
-                self._put_back(record)
-            else:
-                self._withdraw(record)
-        self._settle(row_id)
-
-    def _put_back(self, before: RecordRow) -> None:
-        """Put back an instance's state as it was before a request, which nothing answers any more.
-
-        If another run may have begun from the state as it is now, that stays.
-        """
-        rows = self._journal.incoming.open_of(before.fingerprint)
-        if any(row.root_request != before.row_id for row in rows):
-            return
-        self._journal.instances.restore(before.fingerprint, before.value)
-        for row in rows:
-            self._owner.drop(row)
-
-    def _pin_state(self, instance: str, root: int | None = None) -> bool:
-        """Let a state stay, whatever becomes of the requests beside one that wait for an answer; if there are any."""
-        others = [
-            row.row_id
-            for row in self._journal.incoming.open_of(instance)
-            if row.state == IncomingState.AWAITING_REPLY and row.row_id != root
-        ]
-        for row_id in others:
-            self._settle(row_id)
-        return bool(others)
-
-    def delete(self, instance: str, *, recursive: bool) -> None:
-        """Forget an instance; what waits for it fails, and its own subflows are deleted too."""
-        row = self._journal.instances.get(instance)
-        if row is None:
-            return
-        self._journal.instances.remove(instance)  # first, so that nothing runs it any more
-        gone = FlowFailed(f"The instance of {row.endpoint!r} was deleted.", "Get another with: p2pflows mount ADDRESS")
-        for request in self._journal.incoming.open_of(instance):
-            self._owner.failed(request, gone)
-        for sent in self._journal.outgoing.of_instance(instance):  # another may have this id one day
-            self._withdraw_sent(sent)
-        if recursive:
-            self._tell_parts(row, "delete")
-
-    def reset(self, row: InstanceRow, *, recursive: bool) -> None:
-        """Forget an instance's state, and that of its own subflows."""
-        self._journal.instances.reset(row.id)
-        self._pin_state(row.id)
-        if recursive:
-            self._tell_parts(row, "reset")
-
-    def _tell_parts(self, row: InstanceRow, op: str) -> None:
-        """Have the subflows that were mounted for an instance alone deleted or reset, and all below them."""
-        for part in self._instances.parts(row):
-            data = {"op": op, "instance": part.instance, "recursive": True}
-            self._outbox.accept(
-                Type.POST, part.user, topics.INSTANCES, data, expires=self._clock.now() + POST_LIFETIME_MS
-            )
-            self._owner.watch(part.user)
+                self._effects.keep_state(row.row_id, instance, before.state)
 
     def _keep_mounted(self, row: IncomingRow, flow: Served, mounted: Mounted | None) -> None:
-        """Keep the instance that a run has mounted; what an earlier attempt has mounted in vain is withdrawn.
+        """Keep the instance that a run has mounted; subflows that an abandoned attempt mounted are released.
 
         Raises:
             CallError: another request has made the instance meanwhile, or there is no room for it.
         """
         if mounted is None:
-            for record in self._journal.records.of(row.row_id) if row.row_id in self._recorded else ():
-                if record.kind == _MOUNT:
-                    self._withdraw(record)
+            self._effects.withdraw_mounts(row.row_id)
             return
         if self._journal.instances.get(row.instance or "") is not None:
             raise FlowFailed("Another request has made the instance meanwhile.", "Send it again.")
-        self._owner.ensure_quota(row, flow)
+        self._changes.ensure_quota(row, flow)
         self._instances.keep(row, flow, mounted)
         self._faults.reach("instances.kept")
 
-    def _check(self, row: IncomingRow, turn: _Turn) -> None:
+    def _check(self, row: IncomingRow, result: _RunResult) -> None:
         """See that all that a run sends can be sent.
 
         Raises:
             CallError: something cannot.
         """
-        for sent in turn.out:
+        for sent in result.out:
             if isinstance(sent, _Send):
                 self._outbox.check(sent.user, sent.endpoint, sent.data)
-                self._check_order(row, sent, turn.mounted)
+                self._check_order(row, sent, result.mounted)
 
     def _changed(self, row: IncomingRow, flow: Served) -> None:
-        """A request for an instance, or to reset one, has had its turn."""
-        self._settle(row.row_id)
+        """A request for an instance, or to reset one, has had its result."""
+        self._effects.settle(row.row_id)
         data = self._journal.incoming.data(row.row_id)
         found = self._journal.instances.get(row.instance or "")
         if data["op"] == "reset" and found is not None:
-            self.reset(found, recursive=read_change(data).recursive)
-            self._owner.finished(row, {"instance": found.id})
+            self._changes.reset(found, recursive=read_change(data).recursive)
+            self._settlement.finish(row, {"instance": found.id})
         else:
-            self._owner.finished(row, self.mounted(flow, row.instance))
+            self._settlement.finish(row, mount_reply(flow, row.instance))
 
     def _step(self, row: IncomingRow, step: _Step) -> RecordRow:
         return RecordRow(row.row_id, step.call_index, "step", step.fingerprint, None, compact({"value": step.value}))
@@ -390,7 +276,7 @@ class Runs:
     def _call(self, row: IncomingRow, call: _Call) -> RecordRow:
         message_id = derived_id("call", self._user, row.peer, row.id, call.call_index)
         mounts = call.endpoint == topics.INSTANCES and row.instance is not None
-        kind = _MOUNT if mounts and self._journal.instances.get(row.instance or "") is None else "call"
+        kind = MOUNT if mounts and self._journal.instances.get(row.instance or "") is None else "call"
         sent = self._journal.outgoing.find(message_id)
         if sent is not None:  # a dead letter runs again
             value = (
@@ -450,7 +336,6 @@ class Runs:
             origin=None if origin is None else compact(origin),
         )
         self._journal.count("accepted")
-        self._owner.watch(sent.user)
 
     def _conversation(self, row: IncomingRow, instance: str | None) -> str:
         """The conversation of what a run sends: that of its request.
@@ -483,11 +368,11 @@ class Runs:
             request = self._answerable(row, reply.request) if isinstance(reply, _Reply) else None
             if isinstance(reply, _Reply) and request is not None and request.row_id not in answered:
                 answered.add(request.row_id)
-                self._settle(request.row_id)  # also for an error: who gives one has put the state in order
+                self._effects.settle(request.row_id)  # also for an error: who gives one has put the state in order
                 if reply.error is None:
-                    self._owner.finished(request, reply.data)
+                    self._settlement.finish(request, reply.data)
                 else:
-                    self._owner.failed(request, from_peer(reply.error.model_dump()))
+                    self._settlement.fail(request, from_peer(reply.error.model_dump()))
         return answered
 
     def _answerable(self, row: IncomingRow, request_id: str) -> IncomingRow | None:
@@ -503,7 +388,7 @@ class Runs:
 
     def _run_again(self, sent: OutgoingRow, origin: dict[str, Any], outcome: dict[str, Any]) -> None:
         """An answer came for an instance: it is a message for its next run."""
-        flow = self._owner.flow_at(origin["endpoint"])
+        flow = self._catalog.get(origin["endpoint"])
         if flow is None or self._journal.instances.get(origin["instance"]) is None:
             return  # it was deleted, and whoever waited for it was told so
         body = {
@@ -527,24 +412,7 @@ class Runs:
             root_request=origin["root"],
         )
         if row is not None:
-            self._owner.queue(row, flow)
-
-    def _withdraw(self, record: RecordRow | None) -> None:
-        sent = None if record is None or record.message is None else self._journal.outgoing.find(record.message)
-        if sent is not None:
-            self._withdraw_sent(sent)
-
-    def _withdraw_sent(self, sent: OutgoingRow) -> None:
-        mounted = sent.endpoint == topics.INSTANCES
-        withdrawn = self._outbox.end(sent, OutgoingState.CANCELLED)
-        if withdrawn or mounted:
-            expires = max(sent.expires, self._clock.now() + POST_LIFETIME_MS) if mounted else sent.expires
-            self._outbox.accept(Type.CANCEL, sent.peer, sent.endpoint, {}, expires=expires, in_reply_to=sent.id)
-
-    def _settle(self, row_id: int) -> None:
-        if row_id in self._recorded:
-            self._recorded.discard(row_id)
-            self._journal.records.remove(row_id)
+            self._queue.add_run(row, flow)
 
 
 def _outcome(sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> dict[str, Any]:

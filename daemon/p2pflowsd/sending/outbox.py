@@ -23,6 +23,8 @@ from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
+from p2pflowsd.sending.presence import Followed
+from p2pflowsd.sending.waiters import Waiters
 
 MAX_BUNDLE_BYTES = 128_000
 MAX_BUNDLE_MESSAGES = 256
@@ -66,8 +68,8 @@ class Outbox:
         clock: Clock,
         entropy: Entropy,
         faults: Faults,
-        ended: Callable[[str, OutgoingState, bytes | None], None],
-        concluded: Callable[[OutgoingRow, OutgoingState, bytes | None], None],
+        waiters: Waiters,
+        followed: Followed,
     ) -> None:
         self._user = user
         self._envelope = envelope
@@ -76,8 +78,10 @@ class Outbox:
         self._clock = clock
         self._entropy = entropy
         self._faults = faults
-        self._ended = ended
-        self._concluded = concluded
+        self._waiters = waiters
+        self._followed = followed
+        self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
+        """Takes the end of a message that a run sent: the message, how it ended, and its answer."""
         self._entries: dict[str, Entry] = {}
         self._fresh: dict[str, deque[Entry]] = {}
         self._sent: dict[str, Entry] = {}
@@ -168,6 +172,7 @@ class Outbox:
             }
         )
         if kind not in ANSWERS:
+            self._followed.add(peer)
             self._journal.streams.set(Direction.OUTGOING, peer, endpoint, Position(place.epoch, place.seq + 1))
         row_id = self._journal.outgoing.add(message, body, origin)
         entry = Entry(row_id, message_id, kind, peer, endpoint, len(body))
@@ -196,7 +201,7 @@ class Outbox:
         self._journal.outgoing.mark_stored(calls, others, answers, self._clock.now())
         self._forget(peer, len(others))
         for message_id in (*others, *answers):
-            self._ended(message_id, OutgoingState.DONE, None)
+            self._waiters.on_settled(message_id, OutgoingState.DONE, None)
 
     def answered(self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes) -> bool:
         """An answer came; False if its request is unknown or has its end already."""
@@ -216,9 +221,9 @@ class Outbox:
         self._settle(row.id)
         if row.state in OPEN_OUTGOING and row.type not in ANSWERS:
             self._forget(row.peer, 1)
-        self._ended(row.id, state, answer)
+        self._waiters.on_settled(row.id, state, answer)
         if row.origin is not None:
-            self._concluded(row, state, answer)
+            self.on_call_settled(row, state, answer)
         return True
 
     def gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
@@ -429,3 +434,7 @@ class Outbox:
             self._sent[entry.id] = entry
             self._in_flight[peer] = self._in_flight.get(peer, 0) + entry.size
         return left
+
+
+def _ignore(_row: OutgoingRow, _state: OutgoingState, _answer: bytes | None) -> None:
+    """Do nothing: no run is there yet."""

@@ -12,9 +12,12 @@ from typing import Any
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import Refused
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
+from p2pflowsd.callbacks import Callbacks
+from p2pflowsd.link import Link
 
 _DOMAIN = b"p2pflows retained 1\0"
 MAX_CARD_BYTES = 65_536
+MAX_FLOWS_ON_CARD = 500
 
 
 def seal(identity: Identity, topic: str, fact: dict[str, Any]) -> bytes:
@@ -38,12 +41,22 @@ def open_signed(user: str, topic: str, payload: bytes) -> dict[str, Any] | None:
 
 
 class Presence:
-    """Who is online, as far as we were told."""
+    """Which users are online, as far as this daemon knows."""
 
     def __init__(self, identity: Identity, boot: int) -> None:
         self._identity = identity
         self._boot = boot
         self._known: dict[str, tuple[int, bool]] = {}
+
+    def card(self, flows: list[dict[str, Any]]) -> bytes:
+        """My card: what anyone may call, or only the names if that is too long."""
+        about = {"boot": self._boot, "user": self._identity.user_id}
+        topic = topics.card(self._identity.user_id)
+        sealed = seal(self._identity, topic, {**about, "flows": flows})
+        if len(sealed) <= MAX_CARD_BYTES:
+            return sealed
+        names = [{"endpoint": flow["endpoint"]} for flow in flows]
+        return seal(self._identity, topic, {**about, "flows": names[:MAX_FLOWS_ON_CARD]})
 
     def mine(self, *, online: bool) -> bytes:
         """My own status; the offline form is also the last will."""
@@ -73,3 +86,24 @@ class Presence:
             return False
         self._known[user] = (boot, online)
         return online
+
+
+class Followed:
+    """The users whose status topics the daemon has subscribed to."""
+
+    def __init__(self, me: str, link: Link, callbacks: Callbacks) -> None:
+        self._me = me
+        self._link = link
+        self._callbacks = callbacks
+        self._users: set[str] = set()
+
+    def add(self, user: str) -> None:
+        """Subscribe to a user's status after this batch, as they will send us something."""
+        if user not in self._users and user != self._me:
+            self._users.add(user)
+            self._callbacks.after_commit(lambda: self._link.subscribe([topics.status(user)]))
+
+    def reset(self, users: set[str]) -> list[str]:
+        """Follow these users and no others; return the topics to subscribe to."""
+        self._users = set(users)
+        return [topics.status(user) for user in sorted(users)]

@@ -28,7 +28,8 @@ from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.node import Node, Request
 from p2pflowsd.running import instances
 from p2pflowsd.running.catalog import Served
-from p2pflowsd.running.dispatch import LOST_FRAME_TIMEOUT_S, point_key
+from p2pflowsd.running.instances import requested_endpoint
+from p2pflowsd.running.leases import LOST_FRAME_TIMEOUT_S, point_key
 
 HOUR_MS = 3_600_000
 SECRET = {"for": "alice alone"}
@@ -447,10 +448,10 @@ def test_a_stranger_asks_for_an_instance(desk: Desk, hand: Hand) -> None:
     carol = Neighbour(desk, 10)
     request = carol.mounts("own")
     (row,) = desk.journal.incoming.in_state(IncomingState.HELD)
-    assert desk.node.admission.wanted(row) == "own"
+    assert requested_endpoint(desk.node.journal, row) == "own"
     assert hand.takes() == []
     assert carol.hears(carol.sends(topics.INSTANCES, {"op": "list"})) == [{"instances": []}]
-    desk.ask(lambda: desk.node.allow(carol.user, "carol"))
+    desk.ask(lambda: desk.node.admission.allow(carol.user, "carol"))
     hand.says()
     ((task, order),) = hand.takes()
     hand.answers(task, order, {})
@@ -606,9 +607,9 @@ def test_kinds_of_errors_that_no_neighbour_has(
     desk: Desk, mallory: Neighbour, alice: Neighbour, hand: Hand, kind: object
 ) -> None:
     """An error of any kind and form ends the call that it answers, and is handed on as an error."""
-    sent = desk.ask(lambda: desk.node.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
+    sent = desk.ask(lambda: desk.node.messages.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
     told: list[OutgoingState] = []
-    desk.ask(lambda: desk.node.when_ended(sent, lambda state, _answer: told.append(state)))
+    desk.ask(lambda: desk.node.messages.wait(sent, lambda state, _answer: told.append(state)))
     wrong = {"kind": kind, "message": {"a": [1]}, "hint": "x" * 300_000, "more": {"kind": "not_allowed"}}
     mallory.sends(topics.REPLY, wrong, type="error", cause=sent)
     assert told == [OutgoingState.FAILED]
@@ -648,7 +649,7 @@ def test_a_run_resets_its_own_subflows(alice: Neighbour, mallory: Neighbour, han
 
 def test_a_conversation_of_somebody_else(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
     """Who knows the id of bob's conversation with alice does not get bob's flows to speak in it."""
-    theirs = desk.ask(lambda: desk.node.send(Type.CALL, alice.user, "far", {}, life_ms=HOUR_MS))
+    theirs = desk.ask(lambda: desk.node.messages.send(Type.CALL, alice.user, "far", {}, life_ms=HOUR_MS))
     worker = Hand(desk, "a", "w9")
     mallory.sends("function", {}, conversation=theirs)
     ((task, _),) = worker.takes()
@@ -1007,8 +1008,8 @@ def test_mad_progress(desk: Desk, alice: Neighbour, hand: Hand, data: Any) -> No
 def test_progress_of_a_neighbour(desk: Desk, mallory: Neighbour) -> None:
     """What the one who was asked tells is passed on, but nothing that is too long or no JSON."""
     heard: list[dict[str, Any]] = []
-    sent = desk.ask(lambda: desk.node.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
-    desk.ask(lambda: desk.node.expect(sent, lambda _state, _answer: None, heard.append))
+    sent = desk.ask(lambda: desk.node.messages.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
+    desk.ask(lambda: desk.node.waiters.expect(sent, lambda _state, _answer: None, heard.append))
     for data in ('{"delta": "a"}', '{"n": 1e999}', '{"n": NaN}', json.dumps({"text": "x" * 500_000}), "[1]"):
         body = f'{{"to": "{desk.user}", "progress": [["{sent}", {data}]]}}'
         mallory.publishes(topics.NOTICE, body.encode(), kind=BundleKind.NOTICE)
@@ -1048,7 +1049,7 @@ def test_a_post_whose_answers_all_fail_is_told_once(desk: Desk, alice: Neighbour
     for asked in alice.gets("x"):
         alice.sends(topics.REPLY, {"said": "yes"}, type="reply", cause=asked["id"], epoch=0, seq=0)
     assert len(desk.journal.incoming.open_of(instance)) == 2
-    desk.ask(lambda: desk.node.delete_instance(instance, recursive=True))
+    desk.ask(lambda: desk.node.changes.delete(instance, recursive=True))
     desk.passes(1.0)
     assert alice.hears_error(post) == "flow_failed"
 
@@ -1072,6 +1073,6 @@ def test_a_call_that_its_owner_withdraws_is_told_after_the_commit(
         return publish(topic, payload, **more)
 
     monkeypatch.setattr(desk.link, "publish", watched)
-    desk.ask(lambda: desk.node.cancel(asked["id"]))
+    desk.ask(lambda: desk.node.messages.cancel(asked["id"]))
     assert [answer["error"]["kind"] for answer in hand.is_told() if "error" in answer] == ["cancelled"]
     assert uncommitted == [False]

@@ -1,0 +1,110 @@
+"""Deadlines: ends what is due, and says in the error why it did not end before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from p2pflows.errors import DeadlinePassed, NotAllowed, NoWorker, P2pflowsError, UnknownUser, Unreachable
+from p2pflows.protocol import strict_json, topics
+from p2pflows.protocol.message import Type
+from p2pflowsd.clock import Clock
+from p2pflowsd.human.inbox import Inbox
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow, OutgoingRow
+from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
+from p2pflowsd.link import Link
+from p2pflowsd.running.effects import Effects
+from p2pflowsd.running.leases import Leases
+from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.sending.outbox import Outbox
+from p2pflowsd.sending.presence import Presence
+
+
+class Deadlines:
+    """Ends messages and requests whose deadline has passed."""
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        journal: Journal,
+        clock: Clock,
+        link: Link,
+        outbox: Outbox,
+        presence: Presence,
+        leases: Leases,
+        effects: Effects,
+        settlement: Settlement,
+        inbox: Inbox,
+        name_of: Callable[[str], str | None],
+    ) -> None:
+        self._user = user
+        self._journal = journal
+        self._clock = clock
+        self._link = link
+        self._outbox = outbox
+        self._presence = presence
+        self._leases = leases
+        self._effects = effects
+        self._settlement = settlement
+        self._inbox = inbox
+        self._name_of = name_of
+        self._next_request: int | None = journal.incoming.next_expiry()
+
+    def expect(self, expires: int) -> None:
+        """Look at requests again when this deadline passes, in milliseconds since the Unix epoch."""
+        if self._next_request is None or expires < self._next_request:
+            self._next_request = expires
+
+    def expire(self) -> None:
+        """End what is due."""
+        now = self._clock.now()
+        if self._outbox.next_expiry is not None and self._outbox.next_expiry <= now:
+            for sent in self._journal.outgoing.expired(now):
+                error = strict_json.dumps(self._why_expired(sent).as_told())
+                self._outbox.end(sent, OutgoingState.EXPIRED, error)
+            self._outbox.next_expiry = self._journal.outgoing.next_expiry()
+        if self._next_request is not None and self._next_request <= now:
+            for row in self._journal.incoming.expired(now):
+                self._expire_request(row)
+            self._next_request = self._journal.incoming.next_expiry()
+
+    def _expire_request(self, row: IncomingRow) -> None:
+        waited = self._leases.is_waiting(row.row_id)
+        self._leases.drop(row.row_id)
+        self._inbox.withdraw(row.row_id, PromptState.EXPIRED)
+        self._journal.incoming.move(row.row_id, IncomingState.EXPIRED)
+        self._effects.undo(row.row_id)
+        if row.type == Type.POST and row.state == IncomingState.READY:
+            self._settlement.tell_error(
+                row,
+                NoWorker(f"No worker served {row.endpoint!r} in time.")
+                if waited
+                else DeadlinePassed(f"{row.endpoint!r} did not run in time."),
+            )
+
+    def _why_expired(self, row: OutgoingRow) -> P2pflowsError:
+        """The most helpful error for a message whose deadline has passed."""
+        mine = row.peer == self._user
+        who = "Your daemon" if mine else self._name_of(row.peer) or f"User {row.peer[:8]}…"
+        if row.state == OutgoingState.PENDING:
+            if not self._link.connected:
+                return Unreachable("Your own daemon has no connection to its broker.", "See why: p2pflows status")
+            online = self._presence.online(row.peer)
+            if online is None and self._name_of(row.peer) is None:
+                return UnknownUser(
+                    f"Nobody with the user id {row.peer} was ever seen on this broker.",
+                    "Check the id with its owner: p2pflows id",
+                )
+            state = "is online, but did not confirm the message" if online else "is offline"
+            return Unreachable(f"{who} {state}.", "Try again when they are online, or with a longer --timeout.")
+        if row.note == "held":
+            return NotAllowed(
+                f"{who} has not allowed you yet; your request waits there.",
+                "Ask them to run: p2pflows allow " + self._user,
+            )
+        if row.note == "waiting":
+            what = "a new instance" if row.endpoint == topics.INSTANCES else repr(row.endpoint)
+            how = "p2pflows worker --dispatch-point POINT"
+            return NoWorker(f"{who} has no worker for {what}.", f"Start one: {how}" if mine else f"Ask for one: {how}")
+        return DeadlinePassed(f"{who} has the message, but no answer came in time.", "Give it longer: --timeout 10m")

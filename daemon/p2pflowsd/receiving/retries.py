@@ -1,0 +1,67 @@
+"""Retrying by hand: run a dead letter again, or send again what failed."""
+
+from __future__ import annotations
+
+from p2pflows.errors import BadInput
+from p2pflowsd.clock import Clock
+from p2pflowsd.journal import Journal
+from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.receiving.deadlines import Deadlines
+from p2pflowsd.running.leases import Leases
+from p2pflowsd.running.settlement import ERROR_LIFETIME_MS
+from p2pflowsd.running.task_queue import TaskQueue
+from p2pflowsd.sending.own_messages import MIN_ID_CHARS, OwnMessages
+
+
+class Retries:
+    """Retries messages that failed for good."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        clock: Clock,
+        messages: OwnMessages,
+        leases: Leases,
+        queue: TaskQueue,
+        deadlines: Deadlines,
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._messages = messages
+        self._leases = leases
+        self._queue = queue
+        self._deadlines = deadlines
+
+    def retry(self, part: str) -> str:
+        """Retry a message, and return the id under which it goes on.
+
+        Args:
+            part: its id, or the beginning or end of it.
+
+        Raises:
+            BadInput: no message, or more than one, has an id like that; or its flow is served no more.
+        """
+        dead = [row for row in self._journal.incoming.in_state(IncomingState.DEAD) if _like(row.id, part)]
+        unsent = [row for row in self._journal.outgoing.unsent() if _like(row.id, part)]
+        if len(dead) + len(unsent) != 1:
+            many = dead or unsent
+            raise BadInput(
+                f"{'Several messages have' if many else 'No message that can be retried has'} an id like {part!r}.",
+                "See: p2pflows outbox",
+            )
+        if unsent:
+            return self._messages.resend(unsent[0])
+        request = dead[0]
+        flow = self._queue.flow_of(request)
+        if flow is None or flow.kind == "human":
+            raise BadInput(f"You do not serve {request.endpoint!r} any more.", "Serve it again, then retry.")
+        expires = self._clock.now() + ERROR_LIFETIME_MS
+        self._journal.incoming.requeue_dead(request.row_id, expires)
+        self._deadlines.expect(expires)
+        self._leases.add(request._replace(state=IncomingState.READY, attempts=0, expires=expires), flow)
+        return request.id
+
+
+def _like(message_id: str, part: str) -> bool:
+    return len(part) >= MIN_ID_CHARS and (message_id.startswith(part) or message_id.endswith(part))

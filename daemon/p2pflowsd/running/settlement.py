@@ -1,0 +1,92 @@
+"""How a request ends: with a result, with an error, or as a dead letter; its sender hears of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from p2pflows.errors import BadInput, FlowFailed, P2pflowsError, TooLarge
+from p2pflows.protocol import topics
+from p2pflows.protocol.message import Type
+from p2pflowsd.clock import Clock
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow
+from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.owners_log import OwnersLog
+from p2pflowsd.running.effects import Effects
+from p2pflowsd.running.instances import is_request, requested_endpoint
+from p2pflowsd.sending.notices import Notices
+from p2pflowsd.sending.outbox import Outbox
+
+ERROR_LIFETIME_MS = 24 * 3_600_000
+"""How long an error of a post travels, which has no deadline of its own."""
+MAX_ERROR_CHARS = 4_000
+
+
+class Settlement:
+    """Ends requests."""
+
+    def __init__(
+        self, *, journal: Journal, clock: Clock, outbox: Outbox, notices: Notices, effects: Effects, log: OwnersLog
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._outbox = outbox
+        self._notices = notices
+        self._effects = effects
+        self._log = log
+
+    def finish(self, row: IncomingRow, data: dict[str, Any]) -> None:
+        """End a request with its result; a call is answered."""
+        if row.type == Type.CALL:
+            try:
+                self._reply(row, Type.REPLY, data, row.expires)
+            except TooLarge as error:
+                self.fail(
+                    row, TooLarge(f"The answer is too large. {error.message}", "Ask its owner to answer with less.")
+                )
+                return
+            except BadInput:
+                self.fail(row, FlowFailed("The answer cannot be sent as JSON.", "Ask its owner to mend it."))
+                return
+        self._journal.incoming.move(row.row_id, IncomingState.DONE)
+
+    def fail(self, row: IncomingRow, error: P2pflowsError) -> None:
+        """End a request with an error."""
+        self._fail(row, IncomingState.FAILED, error)
+
+    def bury(self, row: IncomingRow, error: P2pflowsError) -> None:
+        """End a request whose worker died at every attempt; its owner may run it again."""
+        again = is_request(row) and row.endpoint != topics.INSTANCES
+        self._fail(row, IncomingState.DEAD if again else IncomingState.FAILED, error)
+
+    def tell_error(self, row: IncomingRow, error: P2pflowsError) -> None:
+        """Send an error to the sender of a request."""
+        # Errors of posts have no client waiting at a deadline, so they travel long enough to arrive.
+        expires = row.expires if row.type == Type.CALL else self._clock.now() + ERROR_LIFETIME_MS
+        self._reply(row, Type.ERROR, error.as_told(MAX_ERROR_CHARS), expires)
+
+    def _fail(self, row: IncomingRow, state: IncomingState, error: P2pflowsError) -> None:
+        endpoint = requested_endpoint(self._journal, row)
+        if not self._journal.incoming.move(row.row_id, state, error.kind):
+            return
+        if state is not IncomingState.DEAD:  # a dead letter keeps its records for when it is run again
+            self._effects.undo(row.row_id)
+        self._log.note(error.kind, row.peer, endpoint, error.message)
+        if is_request(row):
+            self.tell_error(row, error)
+            return
+        root = None if row.root_request is None else self._journal.incoming.get(row.root_request)
+        if root is not None and root.state in (IncomingState.READY, IncomingState.AWAITING_REPLY):
+            self.fail(root, error)
+        elif (
+            root is not None
+            and root.type == Type.POST
+            and self._journal.incoming.record_failure(root.row_id, error.kind)
+        ):
+            self.tell_error(root, error)
+
+    def _reply(self, row: IncomingRow, kind: Type, data: dict[str, Any], expires: int) -> None:
+        self._outbox.accept(
+            kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, in_reply_to=row.id
+        )
+        self._notices.answered(row.peer, row.id)

@@ -1,0 +1,108 @@
+"""Calls and posts that this user makes: send, wait for, withdraw, send again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from p2pflows.errors import BadInput, Cancelled
+from p2pflows.protocol import strict_json
+from p2pflows.protocol.message import Message, Type
+from p2pflowsd.clock import Clock
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import OutgoingRow
+from p2pflowsd.lifecycle import OutgoingState
+from p2pflowsd.sending.outbox import Outbox
+from p2pflowsd.sending.waiters import OnSettled, Waiters
+
+MIN_ID_CHARS = 4
+_MIN_RESEND_LIFETIME_MS = 60_000
+
+
+class OwnMessages:
+    """The calls and posts of one user."""
+
+    def __init__(self, *, journal: Journal, clock: Clock, outbox: Outbox, waiters: Waiters) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._outbox = outbox
+        self._waiters = waiters
+
+    def send(
+        self,
+        kind: Type,
+        peer: str,
+        endpoint: str,
+        data: dict[str, Any],
+        *,
+        life_ms: int,
+        conversation: str | None = None,
+        source: str = "",
+        instance: str | None = None,
+    ) -> str:
+        """Accept a call or a post, and return its id.
+
+        Raises:
+            CallError: it cannot be sent; see `Outbox.accept`.
+        """
+        message = self._outbox.accept(
+            kind,
+            peer,
+            endpoint,
+            data,
+            expires=self._clock.now() + life_ms,
+            conversation=conversation,
+            source=source,
+            instance=instance,
+        )
+        self._journal.count("accepted")
+        return message.id
+
+    def wait(self, part: str, on_settled: OnSettled) -> OutgoingRow:
+        """Call back when a message ends.
+
+        Args:
+            part: its id, or the beginning or end of it.
+            on_settled: called once, never before this batch is recorded.
+
+        Raises:
+            BadInput: no message, or more than one, has an id like that.
+        """
+        row = self._find(part)
+        self._waiters.wait(row, on_settled)
+        return row
+
+    def cancel(self, part: str) -> str:
+        """Withdraw a call or a post, and return its id.
+
+        Raises:
+            BadInput: it has ended already, or no single message has an id like that.
+        """
+        row = self._find(part)
+        error = strict_json.dumps(Cancelled("You withdrew it.").as_told())
+        if not self._outbox.end(row, OutgoingState.CANCELLED, error):
+            raise BadInput(f"Message {row.id[-8:]} is already {row.state}.", "There is nothing left to cancel.")
+        expires = max(row.expires, self._clock.now() + _MIN_RESEND_LIFETIME_MS)
+        self._outbox.accept(Type.CANCEL, row.peer, row.endpoint, {}, expires=expires, in_reply_to=row.id)
+        return row.id
+
+    def resend(self, row: OutgoingRow) -> str:
+        """Send a message that failed once more, and return the id of the new one."""
+        old = Message.model_validate_json(self._journal.outgoing.body(row.id) or b"{}")
+        return self.send(
+            Type(row.type),
+            row.peer,
+            row.endpoint,
+            old.data,
+            life_ms=max(_MIN_RESEND_LIFETIME_MS, row.expires - row.created),
+            conversation=old.conversation,
+            source=old.source,
+        )
+
+    def _find(self, part: str) -> OutgoingRow:
+        rows = self._journal.outgoing.matching(part) if part.isalnum() and len(part) >= MIN_ID_CHARS else []
+        if len(rows) != 1:
+            found = "Several messages of yours have" if rows else "No message of yours has"
+            raise BadInput(
+                f"{found} an id like {part!r}.", "Ended messages are remembered for a day. See: p2pflows outbox"
+            )
+        return rows[0]

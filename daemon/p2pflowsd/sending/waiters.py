@@ -1,0 +1,76 @@
+"""Clients of the control API that wait for the end of a message, or listen to its progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from p2pflows.protocol import strict_json
+from p2pflows.protocol.message import MAX_PROGRESS_BYTES
+from p2pflowsd.callbacks import Callbacks
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import OutgoingRow
+from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
+
+OnSettled = Callable[[OutgoingState, bytes | None], None]
+"""Takes how a message ended, and the answer as JSON if it has one."""
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+class Waiters:
+    """Who waits for which message of ours."""
+
+    def __init__(self, journal: Journal, callbacks: Callbacks) -> None:
+        self._journal = journal
+        self._callbacks = callbacks
+        self._waiting: dict[str, list[OnSettled]] = {}
+        self._listening: dict[str, OnProgress] = {}
+
+    def expect(self, message_id: str, on_settled: OnSettled, on_progress: OnProgress | None = None) -> None:
+        """Call back when a message that was accepted just now ends, and at each progress before."""
+        self._waiting[message_id] = [on_settled]
+        if on_progress is not None:
+            self._listening[message_id] = on_progress
+
+    def wait(self, row: OutgoingRow, on_settled: OnSettled) -> None:
+        """Call back when a message ends; after this batch if it has ended already."""
+        state = OutgoingState(row.state)
+        if state in OPEN_OUTGOING:
+            self._waiting.setdefault(row.id, []).append(on_settled)
+        else:
+            self._callbacks.after_commit(lambda: on_settled(state, row.answer))
+
+    def stop(self, message_id: str, on_settled: OnSettled) -> None:
+        """Forget a client that has left."""
+        waiting = self._waiting.get(message_id, [])
+        if on_settled in waiting:
+            waiting.remove(on_settled)
+        if not waiting:
+            self._waiting.pop(message_id, None)
+            self._listening.pop(message_id, None)
+
+    def on_settled(self, message_id: str, state: OutgoingState, answer: bytes | None) -> None:
+        """Pass the end of a message on to its clients."""
+        # A peer sends its answer again if a crash forgets it; an end of our own making must be committed first.
+        comes_again = state in (OutgoingState.DONE, OutgoingState.FAILED)
+        call_back = self._callbacks.before_commit if comes_again else self._callbacks.after_commit
+        self._listening.pop(message_id, None)
+        for on_settled in self._waiting.pop(message_id, ()):
+            call_back(lambda on_settled=on_settled: on_settled(state, answer))  # type: ignore[misc]
+
+    def on_progress(self, sender: str, message_id: str, data: dict[str, Any]) -> None:
+        """Pass progress on to the client that listens, if the sender is the one who runs the call."""
+        on_progress = self._listening.get(message_id)
+        sent = self._journal.outgoing.find(message_id) if on_progress is not None else None
+        if on_progress is not None and sent is not None and sent.peer == sender and is_progress(data):
+            self._callbacks.before_commit(lambda: on_progress(data))
+
+
+def is_progress(data: dict[str, Any]) -> bool:
+    """Whether data may be sent as progress: it is JSON of at most MAX_PROGRESS_BYTES."""
+    try:
+        strict_json.check_numbers(data)
+        return len(json.dumps(data, ensure_ascii=False).encode()) <= MAX_PROGRESS_BYTES
+    except ValueError:
+        return False
