@@ -1,1 +1,1 @@
-"""What docs/PROTOCOL.md specifies: messages, seals, topics and frames; no I/O but the key file."""
+"""What docs/PROTOCOL.md specifies: messages, bundles, topics and frames. The key file is the only I/O."""

@@ -1,9 +1,9 @@
-"""Seal bodies into a bundle, and open it again: the one gate between bytes and belief.
+"""Seal bodies into a bundle, and open it again. No other module decides whether bytes from outside are authentic.
 
-A bundle is `version kind sender nonce box` (1, 1, 32, 24 bytes, rest). The box (X25519, XSalsa20-Poly1305, as NaCl's
-crypto_box) holds an Ed25519 signature and one or more bodies. The signature covers a domain tag, version, kind, both
-public keys and the SHA-256 of every body, so bodies that were committed together travel together at the price of one
-signature, and yet each can be shown to a third party beside the list of hashes. Nothing is parsed before it is
+A bundle is `version kind sender nonce box` (1, 1, 32 and 24 bytes, and the rest). The box (NaCl's crypto_box: X25519,
+XSalsa20-Poly1305) holds an Ed25519 signature and one or more bodies. The signature covers a domain tag, version, kind,
+both public keys and the SHA-256 of every body. So bodies that were committed together cost one signature, and each of
+them can still be proved to a third party, together with the list of hashes. No body is parsed before its signature is
 verified. No clock, no I/O.
 """
 
@@ -28,17 +28,17 @@ _MAX_CACHED_BOXES = 1024
 
 
 class BundleKind(IntEnum):
-    """What the bodies of a bundle are."""
+    """Whether the bodies of a bundle are messages or a notice."""
 
     MESSAGES = 1
     NOTICE = 2
 
 
 class Refused(Exception):
-    """Bytes from outside that have no effect.
+    """A delivery from outside is refused, and has no effect.
 
     Args:
-        reason: one word of the list in docs/PROTOCOL.md, counted in `status`.
+        reason: one word of the list in docs/PROTOCOL.md (Receiving); `p2pflows status` counts each.
     """
 
     def __init__(self, reason: str) -> None:
@@ -48,13 +48,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A bundle whose seal and signature hold; only `Envelope.open` makes one.
+    """A bundle whose seal and signature were verified. Only `Envelope.open` creates one.
 
     Attributes:
         sender: user id of the signer.
         kind: what the bodies are.
         bodies: the signed bytes.
-        proof: signature and body hashes, which together with the keys prove each body to anyone.
+        proof: signature and body hashes; with both public keys, they prove each body to a third party.
     """
 
     sender: str
@@ -71,24 +71,24 @@ class Envelope:
         self._boxes: dict[bytes, Box] = {}
 
     def seal(self, kind: BundleKind, recipient: str, bodies: Sequence[bytes], nonce: bytes) -> bytes:
-        """A bundle that only the recipient can open.
+        """Return a bundle that only the recipient can open.
 
         Args:
             kind: what the bodies are.
             recipient: user id.
             bodies: at least one.
-            nonce: 24 random bytes, never used before.
+            nonce: 24 random bytes that were never used before.
 
         Raises:
-            ValueError: the recipient's id is no usable public key.
+            ValueError: the recipient's id is not a usable public key.
         """
         key = bytes.fromhex(recipient)
         header = bytes((VERSION, kind)) + self._identity.public
         signature = self._identity.sign(_signed(header, key, _hashes(bodies)))
         return header + bytes(self._box(key).encrypt(signature + framing.pack(bodies), nonce))
 
-    def reaches(self, recipient: str) -> bool:
-        """Whether a user id is a public key that can be sealed to: of random ones, half are not."""
+    def can_seal_to(self, recipient: str) -> bool:
+        """Return whether a user id is a usable public key; about half of all 32-byte strings are not."""
         try:
             self._box(bytes.fromhex(recipient))
         except ValueError:
@@ -96,10 +96,10 @@ class Envelope:
         return True
 
     def open(self, bundle: bytes) -> Opened:
-        """Verify and decrypt a bundle.
+        """Decrypt a bundle and verify its signature.
 
         Raises:
-            Refused: malformed, wrong_version, bad_seal or bad_signature.
+            Refused: its reason is malformed, wrong_version, bad_seal or bad_signature.
         """
         if len(bundle) < HEADER_BYTES + NONCE_BYTES + 16 + SIGNATURE_BYTES + 8:
             raise Refused("malformed")
@@ -134,7 +134,7 @@ class Envelope:
 
 
 def claimed_sender(bundle: bytes) -> str:
-    """The user id that an unopened bundle claims to be from; good for rate limits, proves nothing."""
+    """Return the user id that an unopened bundle claims to be from. It proves nothing, but rate limits can use it."""
     return bundle[2:HEADER_BYTES].hex()
 
 
@@ -143,5 +143,5 @@ def _hashes(bodies: Sequence[bytes]) -> bytes:
 
 
 def _signed(header: bytes, recipient: bytes, hashes: bytes) -> bytes:
-    """Every field has a fixed length, so the encoding is unambiguous."""
+    """Return what the signature covers. Every field has a fixed length, so the encoding is unambiguous."""
     return _DOMAIN + header + recipient + hashes

@@ -1,6 +1,6 @@
-"""How byte strings travel: several as one, and one after the other in a stream.
+"""Byte strings joined into one frame, and records or lines read from a stream.
 
-`pack` gives u32 count, then count times u32 length, then the parts end to end; all integers are big-endian.
+A frame is a u32 count, then `count` u32 lengths, then the parts end to end. All integers are big-endian.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ _INTEGER = 4
 
 
 class FramingError(ValueError):
-    """The bytes are not a whole, exact sequence of parts."""
+    """The bytes are not exactly one frame, or a record or line is too long."""
 
 
 def pack(parts: Sequence[bytes]) -> bytes:
-    """Join parts so that `unpack` gives them back."""
+    """Join parts into one frame."""
     count = len(parts)
     return b"".join((struct.pack(f">{count + 1}I", count, *map(len, parts)), *parts))
 
 
 def unpack(frame: bytes) -> list[bytes]:
-    """Split what `pack` joined.
+    """Return the parts of a frame.
 
     Raises:
-        FramingError: a length runs past the end, or bytes are left over.
+        FramingError: the lengths do not add up to the frame, or there are more than MAX_PARTS.
     """
     if len(frame) < _INTEGER:
         raise FramingError("shorter than its part count")
@@ -45,33 +45,33 @@ def unpack(frame: bytes) -> list[bytes]:
 
 
 class Records:
-    """The records in a stream of bytes, whatever pieces it comes in: u32 length, then the content.
+    """Splits a stream of bytes into records, each a u32 length and then the content.
 
     Args:
-        longest: most bytes of one record.
+        max_bytes: most bytes of one record.
     """
 
-    def __init__(self, longest: int) -> None:
-        self._longest = longest
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._rest = b""
 
     @staticmethod
     def wrap(content: bytes) -> bytes:
-        """One record as the stream has it."""
+        """Return the bytes that carry one record in the stream."""
         return struct.pack(">I", len(content)) + content
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The records that are whole with this piece.
+        """Take the next piece of the stream, and return the records that it completes.
 
         Raises:
-            FramingError: one claims to be longer than any may be.
+            FramingError: a record claims to be longer than `max_bytes`.
         """
         stream = self._rest + piece if self._rest else piece
         found, start = [], 0
         while len(stream) - start >= _INTEGER:
             (length,) = struct.unpack_from(">I", stream, start)
-            if length > self._longest:
-                raise FramingError("a record longer than any may be")
+            if length > self._max_bytes:
+                raise FramingError(f"a record of {length} bytes; at most {self._max_bytes} are allowed")
             end = start + _INTEGER + length
             if end > len(stream):
                 break
@@ -82,34 +82,34 @@ class Records:
 
 
 class Lines:
-    """The lines in a stream of bytes, whatever pieces it comes in.
+    """Splits a stream of bytes into lines.
 
     Args:
-        longest: most bytes of one line.
+        max_bytes: most bytes of one line.
     """
 
-    def __init__(self, longest: int) -> None:
-        self._longest = longest
-        self._begun: list[bytes] = []
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._unfinished: list[bytes] = []
         self._size = 0
 
     @staticmethod
     def wrap(content: bytes) -> bytes:
-        """One line as the stream has it; the content holds no line break."""
+        """Return the bytes that carry one line in the stream; the content must hold no line break."""
         return content + b"\n"
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The lines that are whole with this piece.
+        """Take the next piece of the stream, and return the lines that it completes.
 
         Raises:
-            FramingError: one is longer than any may be.
+            FramingError: a line is longer than `max_bytes`.
         """
-        *ended, begun = piece.split(b"\n")
-        if ended:
-            ended[0] = b"".join((*self._begun, ended[0]))
-            self._begun, self._size = [], 0
-        self._begun.append(begun)
-        self._size += len(begun)
-        if max((self._size, *map(len, ended))) > self._longest:
-            raise FramingError("a line longer than any may be")
-        return ended
+        *complete, unfinished = piece.split(b"\n")
+        if complete:
+            complete[0] = b"".join((*self._unfinished, complete[0]))
+            self._unfinished, self._size = [], 0
+        self._unfinished.append(unfinished)
+        self._size += len(unfinished)
+        if max((self._size, *map(len, complete))) > self._max_bytes:
+            raise FramingError(f"a line of more than {self._max_bytes} bytes")
+        return complete

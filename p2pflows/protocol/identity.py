@@ -1,6 +1,6 @@
-"""My keys: made once, kept in one private file; and the public half that others see.
+"""A user's keys: created once, kept in one private file; and the verification of other users' signatures.
 
-A user id is the lower-case hex of an Ed25519 public key (RFC 8032). The file holds the 32-byte seed in hex.
+A user id is an Ed25519 public key (RFC 8032) in lower-case hex. The key file holds the 32-byte seed in hex.
 Sealing uses the X25519 form of the same keys (RFC 7748, the birational map of its section 4.1).
 """
 
@@ -27,7 +27,7 @@ _HEADER = "p2pflows-ed25519-seed-1"
 
 
 class Identity:
-    """A user's secret key; `repr` shows only the user id."""
+    """A user's secret keys; `repr` shows only the user id."""
 
     def __init__(self, seed: bytes) -> None:
         self._key = SigningKey(seed)
@@ -40,14 +40,17 @@ class Identity:
         return f"Identity({self.user_id})"
 
     def sign(self, message: bytes) -> bytes:
-        """The 64-byte Ed25519 signature of a message."""
+        """Return the 64-byte Ed25519 signature of a message."""
         return self._key.sign(message).signature
 
     def box_with(self, peer: bytes) -> Box:
-        """The NaCl box shared with a peer's Ed25519 public key; keep it, making one costs 55 µs.
+        """Return the NaCl box shared with a peer. Keep it: making one takes 55 µs.
+
+        Args:
+            peer: the peer's Ed25519 public key, 32 bytes.
 
         Raises:
-            ValueError: the bytes are no usable public key.
+            ValueError: the bytes are not a usable public key.
         """
         try:
             return Box(self._box_key, PublicKey(crypto_sign_ed25519_pk_to_curve25519(peer)))
@@ -55,12 +58,12 @@ class Identity:
             raise ValueError("not a usable Ed25519 public key") from error
 
     def derive(self, purpose: str) -> bytes:
-        """A 32-byte secret for one purpose (keyed BLAKE2b), from which the seed cannot be found."""
+        """Return a 32-byte secret for one purpose (keyed BLAKE2b); it does not reveal the seed."""
         return blake2b(purpose.encode(), key=self._seed, person=b"p2pflows derive", encoder=RawEncoder)
 
 
 def verify(public: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether the holder of a public key signed the message."""
+    """Return whether the holder of an Ed25519 public key signed the message."""
     try:
         VerifyKey(public).verify(message, signature)
     except (CryptoError, ValueError):
@@ -69,10 +72,10 @@ def verify(public: bytes, signature: bytes, message: bytes) -> bool:
 
 
 def create(path: Path) -> Identity:
-    """Make a new key file, private from its first byte; an existing one is never replaced.
+    """Create a key file with mode 0600; an existing file is never replaced.
 
     Raises:
-        FileExistsError: there is one already.
+        FileExistsError: the file exists already.
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,7 +88,7 @@ def load(path: Path) -> Identity:
     """Read the key file.
 
     Raises:
-        UsageError: it is missing, readable by others, another user's, or not one of ours.
+        UsageError: the file is missing, readable by others, owned by another user, or not a p2pflows key.
     """
     try:
         info = path.lstat()
@@ -97,11 +100,15 @@ def load(path: Path) -> Identity:
     except OSError as error:
         raise UsageError(f"The key file cannot be read: {error}.", f"Check who owns {path}.") from error
     if not stat.S_ISREG(info.st_mode):
-        raise UsageError(f"{path} is not a plain file.", "Put the key file itself there, mode 0600.")
+        raise UsageError(
+            f"The key file {path} is not a regular file.", "Put the key file itself there, with mode 0600."
+        )
     if info.st_uid != os.geteuid():
-        raise UsageError(f"The key file {path} belongs to another user.", f"Take it over: chown {os.geteuid()} {path}")
+        raise UsageError(
+            f"The key file {path} belongs to another user.", f"Take ownership of it: chown {os.geteuid()} {path}"
+        )
     if info.st_mode & 0o077:
-        raise UsageError(f"The key file {path} can be read by others.", f"Make it private: chmod 600 {path}")
+        raise UsageError(f"The key file {path} can be read by other users.", f"Make it private: chmod 600 {path}")
     try:
         header, text = content
         seed = bytes.fromhex(text)
@@ -109,7 +116,7 @@ def load(path: Path) -> Identity:
         header, seed = "", b""
     if header != _HEADER or len(seed) != SEED_BYTES:
         raise UsageError(
-            f"The key file {path} is damaged or no p2pflows key.",
-            "Put back your copy of it; without one, move it away and run: p2pflows init (a new user id)",
+            f"The key file {path} is damaged, or is not a p2pflows key.",
+            "Restore your backup. Without one, move the file away and run: p2pflows init (you get a new user id)",
         )
     return Identity(seed)

@@ -1,4 +1,4 @@
-"""What people send each other: one JSON object per message (docs/PROTOCOL.md, Messages).
+"""The messages and notices that users send each other, each one JSON object (docs/PROTOCOL.md, Messages, Notices).
 
 Times are whole milliseconds since the Unix epoch, UTC.
 """
@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from p2pflows.protocol import strict_json
 
 MAX_LIFETIME_MS = 30 * 24 * 3600 * 1000
-"""No message lives longer, so the table of seen ids can be pruned without opening a replay window."""
+"""No message may live longer, so ids that were seen can be forgotten after it without allowing a replay."""
 
 MAX_BODY_BYTES = 700_000
-"""A body must leave room for its bundle in a 1 MiB MQTT packet; more is refused before anything is published."""
+"""Most bytes of a body: its bundle must fit into a 1 MiB MQTT packet. Larger bodies are refused before publishing."""
 
 MAX_PROGRESS_BYTES = 16_000
-"""What is told before an answer; more is dropped, as it may be lost anyway."""
+"""Most bytes of one progress report of a call. Larger ones are dropped, as any progress report may be lost."""
 
 UserId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MessageId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=0, le=2**62)]
 
 
 class Type(StrEnum):
-    """What a message is for."""
+    """What a message asks for or answers."""
 
     CALL = "call"
     POST = "post"
@@ -68,10 +68,10 @@ class Message(BaseModel):
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Self:
-        """The message in a verified body.
+        """Read the message in a body whose signature was verified.
 
         Raises:
-            ValueError: it is none, is nested too deeply, or holds a number that JSON has not.
+            ValueError: the body is no message, is nested too deeply, or holds a number that JSON cannot write.
         """
         strict_json.check_levels(body)
         message = cls.model_validate_json(body)
@@ -79,21 +79,21 @@ class Message(BaseModel):
         return message
 
     def to_bytes(self) -> bytes:
-        """The body as it is signed and sent."""
+        """Return the body to sign and send."""
         return self.model_dump_json(by_alias=True, exclude_defaults=True).encode()
 
 
 class Notice(BaseModel):
-    """What daemons tell each other about messages; every line of it may be lost or repeated without harm.
+    """What daemons report to each other about messages; every line may be lost or repeated without harm.
 
     Attributes:
         received: ids that the sender of the notice has committed to its journal.
-        held: ids that are committed, and wait until their owner allows the sender; not in `received`.
-        waiting: ids that are committed, and wait for a worker; not in `received`.
-        gaps: (endpoint, epoch, seq) of the message that a stream waits for.
-        skips: (endpoint, epoch, seq): nothing before seq will come any more.
-        rewound: (endpoint, epoch, id): this message took a place that another message had.
-        progress: (id, data): what the flow that runs this call tells before its answer.
+        held: ids that it has committed, and that wait until its user allows their sender; not in `received`.
+        waiting: ids that it has committed, and that wait for a worker; not in `received`.
+        gaps: (endpoint, epoch, seq) of the next message that a stream of its needs.
+        skips: (endpoint, epoch, seq): it will send nothing before seq.
+        rewound: (endpoint, epoch, id): this message has a position that another message had before.
+        progress: (id, data): what the flow that runs this call reports before its answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -108,18 +108,18 @@ class Notice(BaseModel):
     progress: list[tuple[MessageId, dict[str, Any]]] = []
 
     def to_bytes(self) -> bytes:
-        """The body as it is signed and sent."""
+        """Return the body to sign and send."""
         return self.model_dump_json(exclude_defaults=True).encode()
 
 
 def derived_id(*parts: object) -> str:
-    """An id that follows from its parts, as 32 hex digits: whoever derives it again gets the same."""
+    """Return an id of 32 hex digits that depends on nothing but its parts."""
     content = "\0".join(map(str, parts))
     return hashlib.sha256(f"p2pflows/1 id\0{content}".encode()).hexdigest()[:32]
 
 
 def new_id(now_ms: int, random: bytes) -> str:
-    """A UUID version 7 (RFC 9562, section 5.7) as 32 hex digits, from the time and 10 random bytes."""
+    """Return a UUID version 7 (RFC 9562, section 5.7) as 32 hex digits, from the time and 10 random bytes."""
     value = (now_ms & (2**48 - 1)) << 80 | int.from_bytes(random[:10], "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62

@@ -1,4 +1,4 @@
-"""JSON from outside, as RFC 8259 has it: no NaN or Infinity, and no nesting that breaks whoever reads it."""
+"""JSON as RFC 8259 defines it, without NaN and Infinity, and not nested more deeply than every reader can take."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 MAX_DEPTH = 150
-"""How deep what people send each other may be nested; readers take 201, so it can be put into other documents."""
+"""How deeply a message may be nested. `from_json` reads 201 levels, so a message fits into other documents."""
 
-_ROOM = 51
-_SURELY_SHALLOW = 100
-
+_SPARE_LEVELS = 51
+_MAX_UNCHECKED_BRACKETS = 100
+"""A text with no more opening brackets than this cannot be nested too deeply."""
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def compact(value: Any) -> str:
-    """The shortest JSON text of a value that is JSON already."""
+    """Return the shortest JSON text of a value that JSON can hold."""
     return _ENCODER.encode(value)
 
 
 def dumps(value: Any, errors: str = "strict") -> bytes:
-    """The shortest JSON bytes of a value that is JSON already; quicker than `compact`.
+    """Return the shortest JSON of a value that JSON can hold, as UTF-8; quicker than `compact`.
 
     Args:
-        value: has text keys only.
-        errors: what becomes of half a character, which no UTF-8 has: a name of an error handler for `str.encode`.
+        value: a value whose mappings have text keys only.
+        errors: the error handler of `str.encode` for a lone surrogate, which UTF-8 cannot hold.
 
     Raises:
-        ValueError: it holds half a character, and `halves` says no more.
+        ValueError: the value holds a lone surrogate, and `errors` is "strict".
     """
     try:
         return to_json(value, inf_nan_mode="constants")
@@ -39,10 +39,10 @@ def dumps(value: Any, errors: str = "strict") -> bytes:
 
 
 def loads(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, holds a number that is none or too large to be one, or is nested too deeply.
+        ValueError: the text is not JSON, is nested too deeply, or holds NaN, Infinity or a number beyond a float.
     """
     value = from_json(text, allow_inf_nan=False)
     check_numbers(value)
@@ -50,21 +50,21 @@ def loads(text: str | bytes) -> Any:
 
 
 def check_numbers(value: Any) -> None:
-    """Refuse a parsed value that cannot be written as JSON again: `1e999` is read as infinity.
+    """Refuse a parsed value that JSON cannot write again: `1e999` is read as infinity.
 
     Raises:
-        ValueError: it holds such a number.
+        ValueError: the value holds infinity or NaN.
     """
     text = to_json(value, inf_nan_mode="constants")
-    if b"Infinity" in text or b"NaN" in text:  # in a text it does no harm
+    if b"Infinity" in text or b"NaN" in text:  # inside a text, both are harmless
         json.dumps(value, allow_nan=False)
 
 
 def check_levels(text: bytes) -> None:
-    """Refuse a JSON text that is nested deeper than LEVELS.
+    """Refuse a JSON text that is nested deeper than MAX_DEPTH.
 
     Raises:
-        ValueError: it is, or it is no JSON.
+        ValueError: the text is nested too deeply, or is not JSON.
     """
-    if text.count(b"[") + text.count(b"{") > _SURELY_SHALLOW:
-        from_json(b"[" * _ROOM + text + b"]" * _ROOM)
+    if text.count(b"[") + text.count(b"{") > _MAX_UNCHECKED_BRACKETS:
+        from_json(b"[" * _SPARE_LEVELS + text + b"]" * _SPARE_LEVELS)

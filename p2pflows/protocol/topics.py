@@ -1,4 +1,4 @@
-"""Addresses to MQTT topics and back; the only place where topic names are built (docs/PROTOCOL.md, Topics)."""
+"""MQTT topics: built and read here only (docs/PROTOCOL.md, Topics)."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from p2pflows.errors import UsageError
 
 PREFIX = "p2pflows/1"
 REPLY = "_reply"
-"""Where answers to calls arrive."""
+"""The endpoint where answers to calls arrive."""
 NOTICE = "_notice"
-"""Where receipts and stream repairs arrive."""
+"""The endpoint where notices arrive: receipts and stream repairs."""
 FLOWS = "_flows"
-"""A daemon's own endpoint: answers which flows it serves to the caller."""
+"""The daemon's endpoint that lists the flows a caller may call."""
 INSTANCES = "_instances"
-"""A daemon's own endpoint: mounts, resets and deletes instances of the flows it serves."""
+"""The daemon's endpoint that mounts, resets and deletes instances of the flows it serves."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _USER = re.compile(r"[0-9a-f]{64}")
 
 
 def is_name(text: str) -> bool:
-    """Whether text may name an endpoint, a dispatch point, a worker or a contact."""
+    """Return whether a text may name an endpoint, a dispatch point, a worker or a contact."""
     return _NAME.fullmatch(text) is not None
 
 
 def is_user_id(text: str) -> bool:
-    """Whether text has the form of a user id: 64 lower-case hex digits."""
+    """Return whether a text has the form of a user id: 64 lower-case hex digits."""
     return _USER.fullmatch(text) is not None
 
 
 def check_name(text: str, what: str) -> str:
-    """Return text if it may name a `what`.
+    """Return the text if it may be a name.
+
+    Args:
+        text: the name.
+        what: what it names, for the error: "an endpoint".
 
     Raises:
-        UsageError: it may not.
+        UsageError: the text cannot be a name.
     """
     if not is_name(text):
         raise UsageError(f"{text!r} cannot name {what}.", "Use 1 to 64 letters, digits, '_' or '-'.")
@@ -44,10 +48,10 @@ def check_name(text: str, what: str) -> str:
 
 
 def check_endpoint(text: str) -> str:
-    """Return text if a user may serve under it; names that start with '_' are the daemon's own.
+    """Return the text if a user may serve a flow under this endpoint.
 
     Raises:
-        UsageError: it may not.
+        UsageError: the text cannot be a name, or starts with '_', as the daemon's own endpoints do.
     """
     if check_name(text, "an endpoint").startswith("_"):
         raise UsageError(f"{text!r} cannot name an endpoint.", "Names that start with '_' are reserved.")
@@ -55,38 +59,38 @@ def check_endpoint(text: str) -> str:
 
 
 def inbox(user: str, endpoint: str) -> str:
-    """Where anyone publishes bundles for one endpoint of a user."""
+    """Return the topic on which others publish bundles for an endpoint of a user."""
     return f"{PREFIX}/{user}/in/{endpoint}"
 
 
 def card(user: str) -> str:
-    """Where a user's signed, retained description of public endpoints stands."""
+    """Return the topic that retains a user's signed list of public endpoints."""
     return f"{PREFIX}/{user}/card"
 
 
 def status(user: str) -> str:
-    """Where a user's signed, retained presence stands."""
+    """Return the topic that retains a user's signed presence."""
     return f"{PREFIX}/{user}/status"
 
 
 def dispatch(user: str, point: str, worker: str) -> str:
-    """Where the daemon publishes frames for one worker."""
+    """Return the topic on which the daemon publishes frames for one worker."""
     return f"{PREFIX}/{user}/dispatch/{point}/{worker}"
 
 
 def results(user: str, point: str) -> str:
-    """Where the workers of a dispatch point publish frames for the daemon."""
+    """Return the topic on which the workers of a dispatch point publish frames for the daemon."""
     return f"{PREFIX}/{user}/results/{point}"
 
 
 def daemon_filters(user: str) -> list[str]:
-    """What a user's daemon subscribes to for itself."""
+    """Return the topic filters that a user's daemon subscribes to for itself."""
     return [f"{PREFIX}/{user}/in/+", f"{PREFIX}/{user}/results/+"]
 
 
 @dataclass(frozen=True, slots=True)
 class InboxTopic:
-    """A topic that holds bundles for an endpoint."""
+    """A topic that carries bundles for an endpoint."""
 
     user: str
     endpoint: str
@@ -94,7 +98,7 @@ class InboxTopic:
 
 @dataclass(frozen=True, slots=True)
 class ResultsTopic:
-    """A topic that holds frames from workers."""
+    """A topic that carries frames from workers."""
 
     user: str
     point: str
@@ -102,7 +106,7 @@ class ResultsTopic:
 
 @dataclass(frozen=True, slots=True)
 class PresenceTopic:
-    """A topic that holds a user's status or card."""
+    """A topic that carries a user's status or card."""
 
     user: str
     what: str
@@ -110,7 +114,7 @@ class PresenceTopic:
 
 @dataclass(frozen=True, slots=True)
 class DispatchTopic:
-    """A topic that holds frames for one worker."""
+    """A topic that carries frames for one worker."""
 
     user: str
     point: str
@@ -119,7 +123,7 @@ class DispatchTopic:
 
 @lru_cache(maxsize=1024)
 def parse(topic: str) -> InboxTopic | ResultsTopic | PresenceTopic | DispatchTopic | None:
-    """What a topic stands for, or None if it is none of ours."""
+    """Return what a topic is for, or None if it is not one of p2pflows."""
     match topic.split("/"):
         case ["p2pflows", "1", user, "in", endpoint] if is_user_id(user) and is_name(endpoint):
             return InboxTopic(user, endpoint)

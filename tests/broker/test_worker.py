@@ -647,7 +647,7 @@ async def test_bad_token(token: str, tmp_path: Path) -> None:
     )
     assert ended.returncode == 2
     assert ended.stderr.decode().splitlines() == [
-        "That is not a whole worker token. Make one with: p2pflows worker-token DISPATCH_POINT"
+        "That is not a complete worker token. Make one with: p2pflows worker-token DISPATCH_POINT"
     ]
 
 

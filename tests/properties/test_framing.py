@@ -25,7 +25,7 @@ def _pieces(stream: bytes, cuts: list[int]) -> Iterator[bytes]:
 @given(contents=CONTENTS, cuts=CUTS)
 def test_what_was_sent_comes_whole_and_in_order(contents: list[bytes], cuts: list[int]) -> None:
     """Wherever the stream is cut."""
-    records = Records(longest=40)
+    records = Records(max_bytes=40)
     stream = b"".join(map(records.wrap, contents))
     assert [whole for piece in _pieces(stream, cuts) for whole in records.feed(piece)] == contents
 
@@ -33,7 +33,7 @@ def test_what_was_sent_comes_whole_and_in_order(contents: list[bytes], cuts: lis
 @given(contents=TEXTS, cuts=CUTS)
 def test_lines_come_whole_and_in_order(contents: list[bytes], cuts: list[int]) -> None:
     """Wherever the stream is cut, empty lines too."""
-    lines = Lines(longest=40)
+    lines = Lines(max_bytes=40)
     stream = b"".join(map(lines.wrap, contents))
     assert [whole for piece in _pieces(stream, cuts) for whole in lines.feed(piece)] == contents
 
@@ -43,13 +43,13 @@ def test_a_record_longer_than_any_may_be_is_refused_by_its_length(before: list[b
     """Before any of it has come."""
     stream = b"".join(map(Records.wrap, before)) + (40 + over).to_bytes(4, "big")
     with pytest.raises(FramingError):
-        Records(longest=40).feed(stream)
+        Records(max_bytes=40).feed(stream)
 
 
 @given(before=TEXTS, cuts=CUTS, ended=st.booleans())
 def test_a_line_longer_than_any_may_be_is_refused(before: list[bytes], cuts: list[int], ended: bool) -> None:
     """Also one that has no end yet."""
-    lines = Lines(longest=40)
+    lines = Lines(max_bytes=40)
     stream = b"".join(map(lines.wrap, before)) + b"x" * 41 + (b"\n" if ended else b"")
     with pytest.raises(FramingError):
         list(map(lines.feed, _pieces(stream, cuts)))

@@ -322,7 +322,7 @@ class Outbox:
 
     def _compose(self, fields: dict[str, Any]) -> tuple[Message, bytes]:
         """The message and its body."""
-        if not self._envelope.reaches(fields["to"]):
+        if not self._envelope.can_seal_to(fields["to"]):
             raise UnknownUser(
                 f"{fields['to']} is nobody's user id: it is no public key.", "Check the id with its owner: p2pflows id"
             )

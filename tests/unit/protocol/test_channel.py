@@ -107,6 +107,6 @@ def test_an_enrolment_does_not_show_its_key() -> None:
 )
 def test_what_is_no_whole_token_says_how_to_get_one(text: str) -> None:
     """A token that was pasted wrongly gives a plain error that does not repeat it."""
-    with pytest.raises(UsageError, match="not a whole worker token") as error:
+    with pytest.raises(UsageError, match="not a complete worker token") as error:
         read_token(text)
     assert error.value.hint == "Make one with: p2pflows worker-token DISPATCH_POINT"

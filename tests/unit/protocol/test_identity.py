@@ -138,7 +138,7 @@ def test_a_damaged_key_is_refused_and_kept(key: Path, content: bytes) -> None:
     """A file that is no whole key gives a plain error, and is not touched."""
     identity.create(key)
     key.write_bytes(content)
-    with pytest.raises(UsageError, match="damaged or no p2pflows key"):
+    with pytest.raises(UsageError, match="damaged, or is not a p2pflows key"):
         identity.load(key)
     assert key.read_bytes() == content
 
@@ -148,7 +148,7 @@ def test_a_key_that_others_can_read_or_write_is_refused(key: Path, mode: int) ->
     """Any right of the group or of others makes the key unusable until its owner has looked at it."""
     identity.create(key)
     key.chmod(mode)
-    with pytest.raises(UsageError, match="can be read by others") as error:
+    with pytest.raises(UsageError, match="can be read by other users") as error:
         identity.load(key)
     assert error.value.hint == f"Make it private: chmod 600 {key}"
 
@@ -176,7 +176,7 @@ def test_a_link_in_place_of_the_key_is_refused(key: Path, tmp_path: Path) -> Non
     identity.create(tmp_path / "other")
     key.parent.mkdir()
     key.symlink_to(tmp_path / "other")
-    with pytest.raises(UsageError, match="not a plain file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         identity.load(key)
 
 

@@ -238,7 +238,7 @@ def test_a_worker_token_is_written_and_read_as_frozen(case: dict[str, Any]) -> N
 @_cases("token", "refused")
 def test_a_damaged_worker_token_is_refused(case: dict[str, Any]) -> None:
     """A token that is not whole gives a plain error."""
-    with pytest.raises(UsageError, match="not a whole worker token"):
+    with pytest.raises(UsageError, match="not a complete worker token"):
         channel.read_token(case["token"])
 
 
