@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY, DAEMON = ROOT / "p2pflows", ROOT / "daemon" / "p2pflowsd"
 
 OUTSIDE_LIBRARIES = {
-    "paho": {"p2pflows.links.mqtt"},
+    "paho": {"p2pflows.links.mqtt_connection"},
     "nacl": {"p2pflows.protocol"},
     "sqlite3": {"p2pflowsd.journal"},
     "click": {"p2pflows.cli"},

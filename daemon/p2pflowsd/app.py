@@ -17,7 +17,8 @@ from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home
 from p2pflows.links import broker_url
 from p2pflows.links.broker_url import BrokerUrl, Embedded
-from p2pflows.links.mqtt import Delivery, MqttLink, Will
+from p2pflows.links.delivery import Delivery, Will
+from p2pflows.links.mqtt import MqttLink
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Enrolment
 from p2pflowsd import faults

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from p2pflows.links.mqtt import Delivery, MqttLink
+from p2pflows.links.delivery import Delivery
+from p2pflows.links.mqtt import MqttLink
 from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol import topics
 from p2pflows.protocol.framing import Records, unpack

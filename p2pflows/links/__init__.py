@@ -1,1 +1,1 @@
-"""Bytes in and out: the MQTT connection, and streams of records over sockets."""
+"""Bytes in and out: the MQTT link, and streams of records over sockets."""

@@ -14,12 +14,12 @@ from p2pflows.errors import UsageError
 EMBEDDED_PORT = 18883
 _MAX_PORT = 65_535
 _FORMS = "Use embedded, mqtt://host or mqtts://user:password@host:8883?ca_file=/path/ca.crt."
-_ENCODED = f"{_FORMS} In a password, write # as %23, / as %2F, ? as %3F, @ as %40 and % as %25."
+_FORMS_AND_ESCAPES = f"{_FORMS} In a password, write # as %23, / as %2F, ? as %3F, @ as %40 and % as %25."
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The broker that the daemons of this machine run for themselves on loopback."""
+    """The broker on a loopback port that the daemons of this machine start and share."""
 
     port: int = EMBEDDED_PORT
 
@@ -29,7 +29,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """An MQTT 5 broker and what it takes to connect; `str()` never shows the password."""
+    """The address of an MQTT 5 broker, with the credentials. `str()` and `repr()` never show the password."""
 
     host: str
     port: int
@@ -39,18 +39,18 @@ class BrokerUrl:
     ca_file: str | None = None
 
     def __str__(self) -> str:
-        who = f"{self.username}@" if self.username else ""
-        return f"{'mqtts' if self.tls else 'mqtt'}://{who}{self._place()}"
+        user = f"{self.username}@" if self.username else ""
+        return f"{'mqtts' if self.tls else 'mqtt'}://{user}{self._host_and_port()}"
 
     def with_secret(self) -> str:
-        """The URL that `parse` reads back whole, password included."""
-        who = quote(self.username, safe="") if self.username else ""
+        """Return the full URL, password included, as `parse` reads it."""
+        user = quote(self.username, safe="") if self.username else ""
         if self.password:
-            who += ":" + quote(self.password, safe="")
+            user += ":" + quote(self.password, safe="")
         query = f"?ca_file={quote(self.ca_file)}" if self.ca_file else ""
-        return f"{'mqtts' if self.tls else 'mqtt'}://{who + '@' if who else ''}{self._place()}{query}"
+        return f"{'mqtts' if self.tls else 'mqtt'}://{user + '@' if user else ''}{self._host_and_port()}{query}"
 
-    def _place(self) -> str:
+    def _host_and_port(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
@@ -59,30 +59,32 @@ def parse(text: str) -> BrokerUrl | Embedded:
     """Read a broker setting.
 
     Raises:
-        UsageError: the text has none of the known forms.
+        UsageError: the text has none of the forms above.
     """
     scheme, _, rest = text.partition(":")
     if scheme == "embedded":
         return Embedded(_port(rest, text)) if rest else Embedded()
     try:
         url = urlsplit(text)
-    except ValueError:  # which may quote the password
-        raise UsageError("The broker URL cannot be read.", _ENCODED) from None
-    # A "#" or "?" that a password holds as it is would make the host of what stands before it.
+    except ValueError:  # its text may quote the password
+        raise UsageError("The broker URL cannot be read.", _FORMS_AND_ESCAPES) from None
+    # An unescaped "#" or "?" in a password would end the host there: mqtt://alice:1#2@broker has the host alice.
     if url.scheme not in ("mqtt", "mqtts") or not url.hostname or url.path not in ("", "/") or "#" in text:
-        raise UsageError(f"The broker setting has an unknown form (scheme {scheme!r}).", _ENCODED)
+        raise UsageError(f"The broker setting has an unknown form (scheme {scheme!r}).", _FORMS_AND_ESCAPES)
     tls = url.scheme == "mqtts"
     options = parse_qs(url.query, keep_blank_values=True)
     if set(options) - {"ca_file"}:
-        raise UsageError("The broker URL has an unknown option.", _ENCODED)
+        raise UsageError("The broker URL has an unknown option.", _FORMS_AND_ESCAPES)
     if "ca_file" in options and not (tls and all(options["ca_file"])):
-        raise UsageError("The broker URL has a ca_file that means nothing.", "It is a path, and belongs to mqtts://.")
+        raise UsageError(
+            "The broker URL has a ca_file that cannot be used.", "Write the path of a file, and use mqtts://."
+        )
     try:
         port = url.port
     except ValueError:
         port = 0
     if port == 0:
-        raise UsageError("The broker URL has no valid port.", _ENCODED)
+        raise UsageError("The broker URL has no valid port.", _FORMS_AND_ESCAPES)
     return BrokerUrl(
         host=url.hostname,
         port=port or (8883 if tls else 1883),

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from p2pflows.errors import TooLarge, UsageError
 from p2pflows.links import broker_url
 from p2pflows.links.broker_url import BrokerUrl
-from p2pflows.links.mqtt import Delivery, MqttLink, Will
+from p2pflows.links.delivery import Delivery, Will
+from p2pflows.links.mqtt import MqttLink
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.message import MAX_BODY_BYTES

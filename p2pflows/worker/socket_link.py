@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from p2pflows.backoff import Backoff
-from p2pflows.links.mqtt import Delivery, Will
+from p2pflows.links.delivery import Delivery, Will
 from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol.framing import Records, pack
 

@@ -20,7 +20,7 @@ import pytest
 
 from p2pflows.errors import UsageError
 from p2pflows.links.broker_url import BrokerUrl
-from p2pflows.links.mqtt import probe
+from p2pflows.links.mqtt_probe import probe
 from p2pflowsd.processes import embedded_broker as broker_module
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker, Program
 

@@ -17,9 +17,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from support.mqtt_peer import Peer, until
 
-from p2pflows.links import mqtt
+from p2pflows.links import mqtt, mqtt_connection
 from p2pflows.links.broker_url import BrokerUrl
-from p2pflows.links.mqtt import Will, probe
+from p2pflows.links.delivery import Will
+from p2pflows.links.mqtt_probe import probe
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker, Program
 
 
@@ -147,7 +148,7 @@ async def test_wrong_password_is_told_once(broker: EmbeddedBroker, monkeypatch: 
         await until(lambda: bool(peer.problems))
         await asyncio.sleep(0.5)
     (problem,) = peer.problems
-    assert "check user name and password" in problem
+    assert "check the user name and password" in problem
     assert "wrong-one" not in problem
     assert not peer.ups
 
@@ -289,8 +290,8 @@ def denied(subscribe: bytes) -> bytes:
     [
         ("20020001", "does not speak MQTT 5"),
         ("2003008400", "does not speak MQTT 5"),
-        ("2003008700", "check user name and password"),
-        ("20050000022400", "has no QoS 1"),
+        ("2003008700", "check the user name and password"),
+        ("20050000022400", "does not support QoS 1"),
         ("2003008900", "server busy"),
     ],
 )
@@ -307,18 +308,18 @@ async def test_a_refused_connect_is_told_once(connack: str, words: str, monkeypa
 
 async def test_a_broker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that takes connections and says nothing must be given up in bounded time, and told of once."""
-    monkeypatch.setattr(mqtt, "_ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(mqtt_connection, "_ANSWER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(mqtt, "_CONNECT_TIMEOUT_S", 0.5)
     script = Script()
     async with script.running() as url, Peer(url) as peer:
         await until(lambda: script.seen.count("connect") > 4)
     (problem,) = peer.problems
-    assert "gives no answer" in problem
+    assert "does not answer" in problem
 
 
 async def test_a_broker_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-open connection must be noticed within one and a half keepalive times."""
-    monkeypatch.setattr(mqtt, "_KEEPALIVE_S", 1)
+    monkeypatch.setattr(mqtt_connection, "_KEEPALIVE_S", 1)
     script = Script(connect=welcome, subscribe=granted)
     async with script.running() as url, Peer(url, "t/in") as peer:
         await peer.up()
@@ -329,7 +330,7 @@ async def test_a_broker_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_pings_keep_an_idle_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle link whose pings are answered must stay."""
-    monkeypatch.setattr(mqtt, "_KEEPALIVE_S", 1)
+    monkeypatch.setattr(mqtt_connection, "_KEEPALIVE_S", 1)
     script = Script(connect=welcome, subscribe=granted, ping=lambda _: bytes.fromhex("d000"))
     async with script.running() as url, Peer(url, "t/in") as peer:
         await until(lambda: script.seen.count("ping") >= 2)

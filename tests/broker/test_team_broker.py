@@ -15,7 +15,7 @@ import pytest
 from support.mqtt_peer import Peer, until
 
 from p2pflows.links.broker_url import BrokerUrl
-from p2pflows.links.mqtt import probe
+from p2pflows.links.mqtt_probe import probe
 from p2pflows.protocol import topics
 
 CONFIG = Path(__file__).parents[2] / "broker-config"

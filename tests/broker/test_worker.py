@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from p2pflows.links.broker_url import BrokerUrl
-from p2pflows.links.mqtt import Delivery, MqttLink
+from p2pflows.links.delivery import Delivery
+from p2pflows.links.mqtt import MqttLink
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel, Enrolment
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Self
 
 from p2pflows.links.broker_url import BrokerUrl
-from p2pflows.links.mqtt import Delivery, MqttLink, Will
+from p2pflows.links.delivery import Delivery, Will
+from p2pflows.links.mqtt import MqttLink
 
 
 class Peer:

@@ -29,7 +29,7 @@ from typing import Literal
 from p2pflows import files
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.links.broker_url import BrokerUrl
-from p2pflows.links.mqtt import probe
+from p2pflows.links.mqtt_probe import probe
 
 Program = Literal["mosquitto", "iotcore"]
 

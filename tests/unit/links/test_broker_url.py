@@ -59,7 +59,7 @@ def test_each_form_is_understood(text: str, meaning: BrokerUrl | Embedded) -> No
     ],
 )
 def test_what_has_no_known_form_is_refused(text: str) -> None:
-    """A mistake in the setting gives an error, not a guess."""
+    """A mistake in the setting is an error and never guessed at."""
     with pytest.raises(UsageError):
         parse(text)
 
@@ -73,7 +73,7 @@ def test_what_has_no_known_form_is_refused(text: str) -> None:
     ],
 )
 def test_the_whole_url_is_read_back_with_its_secret(url: BrokerUrl) -> None:
-    """What a worker token carries is the same broker, password included."""
+    """A worker token carries the full URL, password included, and it parses to the same broker."""
     assert parse(url.with_secret()) == url
 
 
@@ -86,7 +86,7 @@ def test_a_password_is_never_shown() -> None:
 
 @pytest.mark.parametrize("text", ["mqtt://alice:secret@broker/path", "x://alice:secret@broker", "mqtt://a:secret@b:x"])
 def test_a_refused_url_does_not_show_its_password(text: str) -> None:
-    """An error about a setting does not repeat what may be secret in it."""
+    """An error about a setting does not repeat a text that may hold a secret."""
     with pytest.raises(UsageError) as error:
         parse(text)
     assert "secret" not in f"{error.value} {error.value.hint}"
@@ -94,14 +94,14 @@ def test_a_refused_url_does_not_show_its_password(text: str) -> None:
 
 @pytest.mark.parametrize("broken", ["#", "/", "?"])
 def test_a_password_that_is_not_encoded_is_refused_and_not_taken_for_a_port(broken: str) -> None:
-    """What a raw sign cuts off a password would connect to a host named like the user; how to write it is told."""
+    """An unescaped sign in a password would make the user name the host; the hint says how to escape it."""
     with pytest.raises(UsageError, match="The broker") as error:
         parse(f"mqtt://alice:123{broken}secret@realhost")
     assert f"{broken} as %" in error.value.hint
 
 
 def test_a_password_in_brackets_is_not_shown_by_the_error_of_the_parser() -> None:
-    """`urlsplit` quotes what it cannot read, and that may be the password; nor does the cause show it."""
+    """`urlsplit` quotes what it cannot read, which may be the password: neither our error nor its cause shows it."""
     for text in ("mqtt://alice:[hunter2]@broker", "mqtt://alice:hun\u2100ter2@broker", "mqtt://alice:[hunter2@broker"):
         with pytest.raises(UsageError) as error:
             parse(text)
@@ -110,17 +110,17 @@ def test_a_password_in_brackets_is_not_shown_by_the_error_of_the_parser() -> Non
 
 
 def test_a_ca_file_without_tls_is_refused() -> None:
-    """Who names a CA wants TLS, which mqtt:// is not."""
+    """A CA file has a meaning for mqtts:// only, and the hint says so."""
     with pytest.raises(UsageError, match="ca_file") as error:
         parse("mqtt://alice:secret@broker?ca_file=/etc/ca.crt")
     assert "mqtts://" in error.value.hint
 
 
 def test_the_text_of_an_ipv6_url_has_its_brackets() -> None:
-    """What is shown can be typed."""
+    """The text of a URL is a setting that can be typed."""
     assert str(parse("mqtt://alice:secret@[::1]:2000")) == "mqtt://alice@[::1]:2000"
 
 
 def test_the_embedded_broker_is_named_with_its_port_if_it_is_unusual() -> None:
-    """The setting is shown as it would be written."""
+    """The text of the setting is what a user would write."""
     assert [str(Embedded()), str(Embedded(20000))] == ["embedded", "embedded:20000"]
