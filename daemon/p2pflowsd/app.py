@@ -1,4 +1,4 @@
-"""Where everything meets: builds the parts, passes each what it needs, runs them as one task group."""
+"""The composition root: builds the parts of the daemon, connects them, and runs them as one task group."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from p2pflowsd.worker_socket import WorkerSocket
 DISK_RETRY_S = 2.0
 """Seconds between attempts to go on after the disk has failed."""
 ANNOUNCE_TIMEOUT_S = 5.0
-"""Seconds to wait for the broker before the user is told how things stand."""
+"""How long start-up waits for the broker before it reports to the user."""
 
 
 class App:
@@ -136,7 +136,7 @@ class App:
                 await asyncio.gather(*crew, return_exceptions=True)
                 self._link.publish(topics.status(self._me.user_id), self._node.presence.mine(online=False), retain=True)
                 self._closed = True
-                with contextlib.suppress(JournalError):  # the disk fails: whoever sent what is lost sends it again
+                with contextlib.suppress(JournalError):  # the disk fails: senders send again what is not kept
                     self._node.close()
                 await self._link.close()
                 link.cancel()
@@ -148,7 +148,7 @@ class App:
                 await self._embedded.close()
             self._journal.close()
 
-    # The pump: what has arrived while the last commit was under way is committed together.
+    # The pump: deliveries and requests that arrive during a commit form the next batch.
 
     def _schedule(self) -> None:
         if self._pump_due is None and not self._closed:
@@ -181,7 +181,7 @@ class App:
         self._timer = asyncio.get_running_loop().call_later(wait, self._schedule)
 
     def put(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Run something inside the node's next turn; `done` is told its result, or its error, after the commit."""
+        """Run something inside the node's next batch; `done` takes its result, or its error, after the commit."""
         if self._disk_failed.is_set():
             done(_disk_error("it failed a moment ago"))
             return
@@ -189,7 +189,7 @@ class App:
         self._schedule()
 
     async def result(self, run: Callable[[], Any]) -> Any:
-        """Run something inside the node's next turn; gives its result after the commit.
+        """Run something inside the node's next batch, and return its result after the commit.
 
         Raises:
             P2pflowsError: what it raised, or the disk failed.
@@ -202,7 +202,7 @@ class App:
         return result
 
     def _on_journal_error(self, error: JournalError, requests: list[Request]) -> None:
-        """The disk failed: nothing of this turn was kept, so nothing is acknowledged; begin anew from the journal."""
+        """Stop using a node whose journal failed; `_reopen_journal` goes on from what was committed."""
         self._log.error("the journal cannot be written: %s; trying again every %g s", error, DISK_RETRY_S)
         self._disk_failed.set()
         self._connected.clear()
@@ -210,7 +210,7 @@ class App:
             request.done(_disk_error(str(error)))
 
     async def _keep_link(self) -> None:
-        """Keep the broker link up; after a disk failure begin anew with what the journal holds."""
+        """Keep the broker link up; after a disk failure reopen the journal and reconnect."""
         while True:
             link = asyncio.create_task(self._link.run())
             failed = asyncio.create_task(self._disk_failed.wait())
@@ -244,7 +244,7 @@ class App:
         return Journal(self._home.journal, self._me.user_id, self._faults)
 
     def _client_id(self) -> str:
-        """Random, as who knows a client id can take over its session; kept, so that the session is found again."""
+        """The MQTT client id: random, since an id suffices to take over a session; stored, to find ours again."""
         known = self._journal.meta.get("client_id")
         if known is None:
             known = f"p2p-{secrets.token_hex(16)}"
@@ -267,7 +267,7 @@ class App:
         return node
 
     def _serve_human(self, node: Node) -> None:
-        """Serve the human once; who unserves it does not get it back at the next start."""
+        """Serve the human at the first start only, so that unserving it lasts."""
         endpoint = self._settings.human_endpoint
         if self._journal.meta.get("human") == endpoint:
             return
@@ -278,7 +278,7 @@ class App:
                     Served(endpoint=endpoint, kind="human", description="A human answers.", schema=HUMAN_SCHEMA)
                 )
 
-    # What the link tells.
+    # Events of the broker link.
 
     def _subscriptions(self) -> list[str]:
         return self._node.subscriptions()

@@ -1,6 +1,6 @@
-"""What becomes of a request that has its turn: whether it may reach what it is for, and where it waits then.
+"""Admission: decides whether a recorded request may reach its target, and hands it on.
 
-Requests are for humans, for flows without state, for instances of classes, or to make or change such an instance.
+The target is a human, a flow without state, an instance of a class, or the daemon itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from p2pflowsd.sending.presence import Followed
 
 
 class Admission:
-    """Lets requests in, each to where it belongs."""
+    """Admits requests."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Admission:
         self._inbox = inbox
 
     def admit(self, row: IncomingRow, message: Message) -> None:
-        """A request has its turn: decide what becomes of it."""
+        """Admit, hold or refuse a request that is next in its stream."""
         if row.expires <= self._clock.now():
             self._journal.incoming.move(row.row_id, IncomingState.EXPIRED)
             return
@@ -85,7 +85,7 @@ class Admission:
             self._hand_on(row, message, flow)
 
     def _hand_on(self, row: IncomingRow, message: Message, flow: Served) -> None:
-        """A request may reach its flow: a human, an instance of a class, or a worker at once."""
+        """Hand an admitted request to its human, to an instance, or to a worker."""
         if flow.kind == "human":
             self._ask(row, message)
         elif flow.kind == "class":
@@ -103,7 +103,7 @@ class Admission:
             self._queue.add(row, flow, message.data)
 
     def _passes(self, row: IncomingRow, endpoint: str, flow: Served | None) -> bool:
-        """Whether a request may reach what it is for; if not, it has been dealt with."""
+        """Return whether a request may reach its endpoint; if not, hold it or end it with an error."""
         match gate.decide(row.peer, endpoint, me=self._user, book=self._contacts.known, served=flow):
             case gate.Verdict.PASS:
                 return True
@@ -121,7 +121,7 @@ class Admission:
         return False
 
     def _admit_instance_request(self, row: IncomingRow, message: Message) -> None:
-        """Somebody wants an instance of a flow, or something done with one of theirs."""
+        """Carry out a request to list, mount, reset or delete instances."""
         data = message.data
         try:
             if data.get("op") == "list":
@@ -141,7 +141,7 @@ class Admission:
             self._settlement.fail(row, error)
 
     def _reset(self, row: IncomingRow, found: InstanceRow, change: Change) -> None:
-        """Reset an instance, behind the messages that came before."""
+        """Reset an instance, after the messages that came before."""
         flow = self._catalog.get(found.endpoint)
         before = any(each.state == IncomingState.READY for each in self._journal.incoming.open_of(found.id))
         if before and flow is not None and not flow.parallel:
@@ -216,10 +216,10 @@ class Admission:
         self._journal.incoming.move(row.row_id, IncomingState.ASKED)
 
     def _withdrawn(self, peer: str, message_id: str) -> None:
-        """A sender withdrew a request; what has its end already keeps it."""
+        """End a request that its sender withdrew, unless it has ended already."""
         row = self._journal.incoming.find(peer, message_id)
         if row is not None and row.endpoint == topics.INSTANCES and row.state == IncomingState.DONE:
-            # What was mounted for a tree that did not come about; that of a singleton is not theirs alone, and stays.
+            # The instance was mounted for a tree that was abandoned. A singleton is not theirs alone, and stays.
             self._changes.delete(derived_id("mount", peer, message_id), recursive=True)
         if row is None or not self._journal.incoming.move(row.row_id, IncomingState.FAILED, Cancelled.kind):
             return
@@ -228,7 +228,7 @@ class Admission:
         self._inbox.withdraw(row.row_id, PromptState.CANCELLED)
 
     def _shown_to(self, peer: str, data: dict[str, Any]) -> dict[str, Any]:
-        """What a peer may know of the served flows: those it may call, or whether it may call one."""
+        """The answer to a `_flows` request: the flows that a peer may call, or whether it may call one of them."""
         book = self._contacts.known
         may = {
             flow.endpoint: flow for flow in self._catalog.all() if gate.may_call(peer, flow, me=self._user, book=book)

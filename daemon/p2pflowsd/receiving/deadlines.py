@@ -1,4 +1,4 @@
-"""Deadlines: ends what is due, and says in the error why it did not end before."""
+"""Deadlines: ends messages and requests that are overdue, with an error that says why nothing came of them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Deadlines:
             self._next_request = expires
 
     def expire(self) -> None:
-        """End what is due."""
+        """End every message and request whose deadline has passed."""
         now = self._clock.now()
         if self._outbox.next_expiry is not None and self._outbox.next_expiry <= now:
             for sent in self._journal.outgoing.expired(now):

@@ -35,7 +35,7 @@ STRANGER_BURST = 100.0
 _MIN_BUNDLE_BYTES = 58
 """Bytes of a bundle's header and nonce."""
 _HONEST = frozenset({"replayed", "expired", "rewound", "blocked", "rate_limited", "requests_full"})
-"""Refusals that say nothing against a sender, or that are counted alone so that nobody can fill the log."""
+"""Refusals that an honest sender can cause, or that are only counted so that no sender can fill the log."""
 
 
 class TokenBucket:
@@ -58,7 +58,7 @@ class TokenBucket:
 
 
 class Intake:
-    """Records what arrives."""
+    """Verifies bundles, and records their messages and notices."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Intake:
             self._messages(endpoint, opened, stranger=stranger)
 
     def refuse(self, reason: str, delivery: Delivery) -> None:
-        """Count a refused delivery; note what no honest peer does, with the sender that it claims."""
+        """Count a refused delivery; log it if no honest peer would send it, with the sender that it claims."""
         self._journal.count(f"refused.{reason}")
         if reason in _HONEST:
             return

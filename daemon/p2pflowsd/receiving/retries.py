@@ -1,4 +1,4 @@
-"""Retrying by hand: run a dead letter again, or send again what failed."""
+"""Retrying by hand: runs a dead letter again, or sends a failed message again."""
 
 from __future__ import annotations
 

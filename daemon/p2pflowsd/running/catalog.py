@@ -52,7 +52,7 @@ class Served(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
     def as_shown(self) -> dict[str, Any]:
-        """What those see who may call it."""
+        """What its callers see."""
         return self.model_dump(
             mode="json", by_alias=True, include={"endpoint", "kind", "description", "dispatch_point", "input_schema"}
         )
@@ -149,11 +149,11 @@ class Catalog:
         return self._flows.get(endpoint)
 
     def all(self) -> list[Served]:
-        """What is served, by name; not what only goes on for the instances it has."""
+        """All open flows, by name; a closed flow serves only the instances that it has."""
         return [self._flows[name] for name in sorted(self._flows) if not self._flows[name].closed]
 
     def next_revision(self, now: int) -> int:
-        """A revision higher than any before, also of what is not served any more: workers keep what they load by it.
+        """A revision higher than any before, also of flows that are served no more: workers cache flows by it.
 
         Args:
             now: the time in milliseconds, which outlives this catalog.
@@ -162,7 +162,7 @@ class Catalog:
         return self._last_revision
 
     def put(self, flow: Served) -> Served:
-        """Serve a flow, in place of what was served under its name; its revision tells workers to load it anew."""
+        """Serve a flow in place of any other at its endpoint; workers load it again because its revision is new."""
         self._journal.served.set(flow.endpoint, flow.model_dump_json(by_alias=True))
         self._flows[flow.endpoint] = flow
         return flow

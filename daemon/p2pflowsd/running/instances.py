@@ -1,8 +1,8 @@
-"""Mounted flows: which instance a request is for, who may use it, and what its worker has to know of it.
+"""Instances: mounted flows, who may use them, and what a worker needs to run one.
 
-An instance belongs to whoever asked for it, its *client*. Three kinds of id follow from what they are for, so that
-whoever asks twice finds the same instance: that of a mount request, that of a conversation which began without one,
-and the only one of a singleton.
+An instance belongs to the user who asked for it, its *client*. Its id is derived from the mount request, from the
+conversation that began without an instance, or from the endpoint of a singleton, so the same request finds the same
+instance again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ IDLE_AFTER_MS = 30 * 24 * 3_600_000
 MAX_PER_CLIENT = 1_000
 """Instances of one flow that one contact may have."""
 MAX_PER_STRANGER = 20
-"""The same for somebody who is no contact."""
+"""Instances of one flow that one stranger may have."""
 MAX_OF_STRANGERS = 1_000
-"""Instances of one flow that all who are no contacts may have."""
+"""Instances of one flow that all strangers together may have."""
 _MAX_ROWS_READ = 20
 _LABELS = {"name", "description"}
 
@@ -63,7 +63,7 @@ class Change(BaseModel):
 
 
 class Part(BaseModel):
-    """A subflow of an instance, as the worker that mounted it tells."""
+    """A subflow of an instance, as the worker that mounted it reports it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -75,7 +75,7 @@ class Part(BaseModel):
 
 
 class Mounted(BaseModel):
-    """What the worker that mounted a flow gives: its frozen config and its subflows."""
+    """The result of a mount: the frozen config of the instance, and its subflows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -129,7 +129,7 @@ class Instances:
         return self.singleton(flow.endpoint) if flow.singleton else derived_id("mount", row.peer, row.id)
 
     def task_payload(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
-        """What a worker has to know to mount an instance, or to run it on a request: a JSON object."""
+        """The data of a task that mounts an instance or runs it on a request, as a JSON object."""
         content = json.loads(body)
         instance = row.instance or ""
         found = self._journal.instances.get(instance)
@@ -150,7 +150,7 @@ class Instances:
         return ("{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}").encode()
 
     def keep(self, row: IncomingRow, flow: Served, mounted: Mounted) -> None:
-        """Keep an instance that a worker has mounted."""
+        """Store an instance that a worker has mounted."""
         assert row.instance is not None  # noqa: S101 - given when the request was admitted
         mount = self._mount_of(row)
         now = self._clock.now()
@@ -170,7 +170,7 @@ class Instances:
         self._journal.instances.add(kept)
 
     def change(self, peer: str, change: Change) -> InstanceRow:
-        """The instance that a request to delete or reset is about.
+        """Find the instance that a request to delete or reset names.
 
         Raises:
             NotAllowed: it is somebody else's, or there is none.
@@ -189,7 +189,7 @@ class Instances:
         return [Part.model_validate(part) for part in json.loads(row.subflows).values()]
 
     def check_circle(self, row: InstanceRow, path: Collection[tuple[str, str]]) -> None:
-        """See that no flow above is below an instance that is there already, as far as its tree is on this machine.
+        """Check that no flow above an existing instance is also below it, as far as its tree is on this machine.
 
         Raises:
             BadInput: one is.
@@ -250,7 +250,7 @@ class Instances:
         return sum(count for client, count in counts.items() if client != self._user and client not in book.by_user)
 
     def _check_id(self, row: IncomingRow, instance: str) -> None:
-        """See that a run cannot take a request for another; ids are their senders' choice."""
+        """Check that a run cannot confuse two requests: senders choose the ids."""
         others = self._journal.incoming.open_of(instance, row.id)
         if any(other.peer != row.peer for other in others):
             raise BadInput("Another request has the same id.", "Send it again under an id of its own.")
@@ -301,7 +301,7 @@ def read_change(data: dict[str, Any]) -> Change:
 
 
 def check_stateless(mount: Mount) -> None:
-    """See that nothing is to be set where nothing can be.
+    """Check that a mount of a flow without state sets neither config nor state.
 
     Raises:
         BadInput: it is.

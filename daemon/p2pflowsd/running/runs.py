@@ -1,8 +1,8 @@
-"""What runs do to the world: calls and steps that are kept while they run, messages and state when they end.
+"""Runs of instances: calls and steps that are recorded while a run lasts, messages and state that are kept at its end.
 
-While it runs, a flow may call others and wait; each such call, and each recorded step, is kept under its number in the
-run, so a run that begins again after its worker died does nothing twice. What it sends without waiting leaves together
-with its new state, when it has ended well.
+A run may call other flows and wait. Each call, and each step, is recorded under its index in the run, so a run that
+begins again after its worker died does nothing twice. Messages that a run sends without waiting leave together with
+its new state, once it has ended well.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ class Runs:
         self._journal.count("accepted")
 
     def _conversation(self, row: IncomingRow, instance: str | None) -> str:
-        """The conversation of what a run sends: that of its request.
+        """The conversation of a message that a run sends: that of its request.
 
         Its sender has chosen that id. Where no instance is named it picks one, so somebody else's is made our own
         first: else they could have our flow speak in a conversation of ours.
@@ -368,7 +368,7 @@ class Runs:
             request = self._answerable(row, reply.request) if isinstance(reply, _Reply) else None
             if isinstance(reply, _Reply) and request is not None and request.row_id not in answered:
                 answered.add(request.row_id)
-                self._effects.settle(request.row_id)  # also for an error: who gives one has put the state in order
+                self._effects.settle(request.row_id)  # also for an error: the flow chose that answer
                 if reply.error is None:
                     self._settlement.finish(request, reply.data)
                 else:
@@ -390,7 +390,7 @@ class Runs:
         """An answer came for an instance: it is a message for its next run."""
         flow = self._catalog.get(origin["endpoint"])
         if flow is None or self._journal.instances.get(origin["instance"]) is None:
-            return  # it was deleted, and whoever waited for it was told so
+            return  # the instance was deleted, and its open requests have failed
         body = {
             "data": outcome.get("data", {}),
             "error": outcome.get("error"),
