@@ -26,6 +26,7 @@ from p2pflows.flows.overrides import check_keyless
 from p2pflows.flows.proxy import FlowProxy
 from p2pflows.flows.run import Target
 from p2pflows.protocol import topics
+from p2pflows.protocol.worker_frames import ClassTarget
 from p2pflows.worker.loading import FlowClass, Loader
 
 CONTACTS = "contacts"
@@ -261,7 +262,7 @@ def _load(class_name: str) -> tuple[type[Flow], str]:
     if colon == ":" and place.endswith(".py"):
         place = str(Path(place).absolute())
     target = f"{place}:{attribute}"
-    loaded = _LOADER.examine({"kind": "class", "target": target, "cwd": str(Path.cwd()), "config": {}})
+    loaded = _LOADER.examine(ClassTarget(target, str(Path.cwd()), config={}))
     assert isinstance(loaded, FlowClass)  # noqa: S101 - a target of kind class is one, or is refused
     return loaded.flow_class, target
 

@@ -1,10 +1,11 @@
-"""One run of an instance of a class: mounted first if it is not there yet, then run on a message, then its state."""
+"""One run of an instance of a class: mount it if it is not there yet, run it on a message, and take its state."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from p2pflows.errors import BadInput, CallError, FlowFailed, NotAllowed, UsageError, from_peer
@@ -14,8 +15,10 @@ from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.flows.run import Answer, Target
 from p2pflows.protocol import topics
+from p2pflows.protocol.instance_tasks import InstanceState, InstanceTask, MountPlan
+from p2pflows.protocol.run_effects import Mounted, RunEffects, Subflow
 from p2pflows.protocol.strict_json import compact
-from p2pflows.worker.frames import Task
+from p2pflows.protocol.worker_frames import TaskSpec
 from p2pflows.worker.loading import FlowClass
 from p2pflows.worker.task_run import TaskRun
 
@@ -23,149 +26,141 @@ if TYPE_CHECKING:
     from p2pflows.models.keyring import Keyring
 
 INITIAL_STATE = "initial_state"
-"""What a flow lists among its overridable keys to let others begin with a state of their own."""
+"""A flow with this among its overridable keys lets others set its initial state."""
 
 
 class InstanceRun:
     """One task of an instance.
 
     Args:
-        task: the task; its data is `order` as JSON.
+        spec: the task.
         loaded: the class.
-        order: what the daemon tells of the instance (docs/PROTOCOL.md, Dispatch).
-        run: what its flow sends and waits through.
-        keyring: keys for the flow, if it wants any.
+        task: the data of the task.
+        run: the port through which its flow sends and waits.
+        keyring: API keys for the flow.
     """
 
     def __init__(
-        self, task: Task, loaded: FlowClass, order: dict[str, Any], run: TaskRun, keyring: Keyring | None
+        self, spec: TaskSpec, loaded: FlowClass, task: InstanceTask, run: TaskRun, keyring: Keyring | None
     ) -> None:
-        self._task = task
+        self._spec = spec
         self._class = loaded.flow_class
-        self._order = order
+        self._task = task
         self._run = run
         self._keyring = keyring
-        self._mounted: dict[str, Any] | None = None
+        self._mounted: Mounted | None = None
         self._flow: Flow | None = None
         self._before = b""
 
     def begin(self) -> Awaitable[None] | None:
-        """Mount, build and run; gives what the event loop has to go on with, for an asynchronous flow.
+        """Mount, build and run the flow.
+
+        Returns:
+            What the event loop has to await, for an asynchronous flow; else None.
 
         Raises:
-            CallError: a subflow cannot be had, or the flow says so.
+            CallError: a subflow cannot be mounted, or the flow raised it.
         """
-        mount = self._order.get("mount")
-        if mount is not None:
-            self._mount(mount)
-        if self._task.op == "mount":
+        if self._task.mount is not None:
+            self._mount(self._task.mount)
+        if self._spec.op == "mount":
             return None
-        config, subflows, state = (
-            (self._mounted["config"], self._mounted["subflows"], None)
-            if self._mounted is not None
-            else (self._order["config"], self._order["subflows"], self._order["state"])
-        )
-        self._build(config, subflows, state)
-        assert self._flow is not None  # noqa: S101 - built just now
-        self._before = b"" if state is None else compact(state).encode()
+        existing = self._task.state
+        if self._mounted is not None:
+            existing = InstanceState(self._mounted.config, self._mounted.subflows, None)
+        assert existing is not None  # noqa: S101 - a task without a mount says what is there
+        self._flow = self._build(existing)
+        self._before = b"" if existing.state is None else compact(existing.state).encode()
         return invoke(self._flow, self._message())
 
-    async def go_on(self, going_on: Awaitable[None]) -> bytes:
-        """Wait for an asynchronous flow; gives the result."""
-        await going_on
+    async def finish(self, rest: Awaitable[None]) -> bytes:
+        """Await the rest of an asynchronous flow, and return the result."""
+        await rest
         return self.result()
 
     def result(self) -> bytes:
-        """What the run leaves behind, as JSON: messages, state, and what was mounted."""
-        content: dict[str, Any] = {"out": self._run.out}
-        if self._mounted is not None:
-            content["mounted"] = self._mounted
+        """The effects of the run, as JSON."""
+        state = None
         if self._flow is not None:
-            state = take_state(self._flow)
-            if state != self._before:
-                content["state"] = json.loads(state)
-        return compact(content).encode()
+            after = take_state(self._flow)
+            state = json.loads(after) if after != self._before else None
+        return RunEffects(self._run.out, state, self._mounted).to_bytes()
 
-    def _build(self, config: dict[str, Any], subflows: dict[str, Any], state: dict[str, Any] | None) -> None:
-        targets = {key: Target(part["user"], part["endpoint"], part["instance"]) for key, part in subflows.items()}
-        stored = None if state is None else json.dumps(state, ensure_ascii=False).encode()
+    def _build(self, instance: InstanceState) -> Flow:
+        targets = {key: Target(part.user, part.endpoint, part.instance) for key, part in instance.subflows.items()}
+        stored = None if instance.state is None else json.dumps(instance.state, ensure_ascii=False).encode()
         try:
-            flow = build(self._class, config, subflows=targets, run=self._run, state=stored)
+            flow = build(self._class, instance.config, subflows=targets, run=self._run, state=stored)
             take_keys = getattr(flow, "set_api_infos", None)
             if take_keys is not None and self._keyring is not None:
                 take_keys(self._keyring)
         except UsageError as error:
             raise FlowFailed(f"It cannot be built: {error.message}", error.hint) from error
-        self._flow = flow
+        return flow
 
     def _message(self) -> FlowMessage:
-        about, kind = self._order["about"], self._order["type"]
+        message = self._task.message
+        assert message is not None  # noqa: S101 - every task that runs an instance has one
         fields: dict[str, Any] = {
-            "data": self._order["data"],
-            "message_id": self._task.message,
-            "dst_flow": self._task.endpoint,
-            "user_id": self._task.sender,
-            "conversation": self._task.conversation,
-            "src_flow": about.get("source") or "unknown",
+            "data": message.data,
+            "message_id": self._spec.message,
+            "dst_flow": self._spec.endpoint,
+            "user_id": self._spec.sender,
+            "conversation": self._spec.conversation,
+            "src_flow": message.source or "unknown",
         }
-        if kind in ("call", "post"):
-            wants = {"mode": "reply", "message": self._task.message} if kind == "call" else {"mode": "no_reply"}
-            return FlowMessage(**fields, reply_data=wants)
-        error = about.get("error")
-        return FlowMessage(
-            **fields,
-            is_reply=True,
-            input_message_id=about["packaged"],
-            subflow=about["subflow"],
-            error=None if error is None else from_peer(error),
-        )
+        match self._task.type:
+            case "call":
+                return FlowMessage(**fields, reply_data={"mode": "reply", "message": self._spec.message})
+            case "post":
+                return FlowMessage(**fields, reply_data={"mode": "no_reply"})
+            case _:
+                return FlowMessage(
+                    **fields,
+                    is_reply=True,
+                    input_message_id=message.packaged or "",
+                    subflow=message.subflow,
+                    error=None if message.error is None else from_peer(message.error),
+                )
 
-    def _mount(self, mount: dict[str, Any]) -> None:
-        """Settle the config, and get an instance of each subflow.
+    def _mount(self, plan: MountPlan) -> None:
+        """Fix the config, and mount each subflow.
 
-        Whatever was mounted for a tree that does not come about, the daemon takes back.
+        The daemon releases what was mounted if the run fails.
         """
-        config = self._settled(mount)
+        config = self._merged_config(plan)
         try:
             configs.check_required(self._class, config)
             specs = configs.subflow_specs(config, me=self._run.user)
-        except UsageError as error:  # something is still to be filled in, by whoever asks
+        except UsageError as error:  # something is left for the client to fill in
             raise BadInput(error.message, error.hint) from error
-        asked = {
-            key: (spec, None if spec.instance is not None else self._ask(key, spec, mount["path"]))
-            for key, spec in specs.items()
-        }
+        pending = {key: self._ask_for(key, spec, plan.path) for key, spec in specs.items() if spec.instance is None}
         subflows = {}
-        for key, (spec, pending) in asked.items():
-            part = {"instance": spec.instance, "shared": True}
-            if pending is not None:
-                part = _granted(key, spec.endpoint, self._run.wait(pending, None))
-            subflows[key] = {
-                "user": self._user(spec),
-                "endpoint": spec.endpoint,
-                "instance": part["instance"],
-                "shared": part["shared"],
-            }
-        self._mounted = {"config": config, "subflows": subflows}
-        if self._task.op == "mount":
-            self._build(config, subflows, mount["state"])
-            self._flow = None  # its state is that of its first run
+        for key, spec in specs.items():
+            subflow = Subflow(self._user_of(spec), spec.endpoint, spec.instance, shared=True)
+            if key in pending:
+                answer = self._run.wait(pending[key], None)
+                subflow = _granted(key, subflow, answer)
+            subflows[key] = subflow
+        self._mounted = Mounted(config, subflows)
+        if self._spec.op == "mount":
+            self._build(InstanceState(config, subflows, plan.state))  # to see that it can be
 
-    def _settled(self, mount: dict[str, Any]) -> dict[str, Any]:
+    def _merged_config(self, plan: MountPlan) -> dict[str, Any]:
         try:
-            defaults = configs.effective_config(self._class, mount["config"], complete=False)
+            defaults = configs.effective_config(self._class, plan.config, complete=False)
             declared = declared_keys(defaults)
-            check_overrides(defaults, mount["overrides"], declared=declared, trusted=mount["trusted"])
-            if mount["state"] is not None and not mount["trusted"] and INITIAL_STATE not in (declared or []):
-                raise NotAllowed("Only its owner gives it a state to begin with.", "Ask for it without one.")
+            check_overrides(defaults, plan.overrides, declared=declared, trusted=plan.trusted)
+            if plan.state is not None and not plan.trusted and INITIAL_STATE not in (declared or []):
+                raise NotAllowed("Only its owner sets its initial state.", "Ask for it without one.")
         except UsageError as error:
             raise FlowFailed(error.message, error.hint) from error
-        return configs.merge(defaults, mount["overrides"])
+        return configs.merge(defaults, plan.overrides)
 
-    def _user(self, spec: configs.SubflowSpec) -> str:
+    def _user_of(self, spec: configs.SubflowSpec) -> str:
         return self._run.user if spec.user == configs.LOCAL else spec.user
 
-    def _ask(self, key: str, spec: configs.SubflowSpec, path: list[Any]) -> Future[Answer]:
+    def _ask_for(self, key: str, spec: configs.SubflowSpec, path: Sequence[Sequence[str]]) -> Future[Answer]:
         message = FlowMessage(
             data={
                 "op": "mount",
@@ -174,23 +169,23 @@ class InstanceRun:
                 "path": path,
             }
         )
-        return self._run.call(Target(self._user(spec), topics.INSTANCES), message, timeout=None, subflow=key)
+        return self._run.call(Target(self._user_of(spec), topics.INSTANCES), message, timeout=None, subflow=key)
 
 
-def _granted(key: str, endpoint: str, answer: Answer) -> dict[str, Any]:
-    """The subflow's instance, as its owner's daemon tells, which may be anything.
+def _granted(key: str, wanted: Subflow, answer: Answer) -> Subflow:
+    """The subflow with the instance that its owner's daemon has granted.
 
     Raises:
-        CallError: there is none.
+        CallError: the daemon refused, or its answer has a wrong form.
     """
     if answer.error is not None:
         kind = type(answer.error) if isinstance(answer.error, CallError) else FlowFailed
-        raise kind(f"The subflow {key!r} cannot be had: {answer.error.message}", answer.error.hint)
+        raise kind(f"The subflow {key!r} cannot be mounted: {answer.error.message}", answer.error.hint)
     try:
-        target = Target(answer.sender, endpoint, answer.data.get("instance"))
+        target = Target(answer.sender, wanted.endpoint, answer.data.get("instance"))
     except (UsageError, TypeError) as error:
         raise FlowFailed(
-            f"The subflow {key!r} cannot be had: the daemon of its owner does not answer as a daemon should.",
+            f"The subflow {key!r} cannot be mounted: the daemon of its owner sent an answer of a wrong form.",
             "Ask its owner which release it is.",
         ) from error
-    return {"instance": target.instance, "shared": answer.data.get("shared") is True}
+    return replace(wanted, instance=target.instance, shared=answer.data.get("shared") is True)

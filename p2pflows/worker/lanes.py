@@ -1,4 +1,4 @@
-"""What a worker holds: which tasks may start, which results are not acknowledged. No I/O, clock or threads.
+"""What a worker holds: which tasks may start, and which results are not acknowledged. No I/O, clock or threads.
 
 ```
 receive -> waiting in its lane -> take -> running -> finish -> unacknowledged -> receive(done) -> forgotten
@@ -6,182 +6,218 @@ receive -> waiting in its lane -> take -> running -> finish -> unacknowledged ->
                  +---- receive(cancel) ------+-----------------------+-------------------------------+
 ```
 A cancelled task that runs keeps its lane until it has ended; its result is dropped. A running task that waits for
-others is parked: it keeps its lane, and frees its slot. What a running task wants kept is an *ask*: it stands in frames
-until the daemon says that it is kept, and in the list of what is waited for until it is answered.
+others is parked: it keeps its lane, and frees its slot. An *ask* is sent again until the daemon has recorded it; then
+the task waits for its result.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from p2pflows.worker.frames import Answer, Ask, Incoming, Result, Task
+from p2pflows.protocol.asks import Ask, AskAnswer, AskResult, Recorded, Unrecorded
+from p2pflows.protocol.worker_frames import DaemonFrame, TaskResult, TaskSpec, Wait, WorkerFrame, WorkerInfo
+from p2pflows.worker.packing import Updates
 
 _FIRST_WILL = 2**62
 _WILL_STEP = 2**32
 
 
+@dataclass(slots=True, eq=False)
+class HeldTask:
+    """A task that was received and has not ended."""
+
+    spec: TaskSpec
+    cancelled: bool = False
+    """It was withdrawn: its result is dropped."""
+    stop: Callable[[], None] | None = None
+    """Ends it while it runs, from any thread; a plain function ends only where it waits."""
+
+
+class SettledAsk(NamedTuple):
+    """The result of something that a running task has asked for."""
+
+    task: str
+    call_index: int
+    result: AskResult
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What a frame that was not a repeat asks for."""
+    """What has to be done about a frame that was not a repeat."""
 
-    new_boot: bool
-    """The daemon has restarted: it wants to be told everything."""
-    to_stop: list[Task]
+    is_new_boot: bool
+    """The daemon has restarted, and needs a hello."""
+    to_stop: list[HeldTask]
     """Tasks that run and were cancelled."""
-    answers: list[Answer]
-    """What running tasks have waited for."""
+    settled: list[SettledAsk]
+
+
+@dataclass(slots=True, eq=False)
+class _HeldResult:
+    result: TaskResult
+    sent: float | None = None
+    """When it was last put into a frame."""
+
+
+@dataclass(slots=True, eq=False)
+class _OpenAsk:
+    ask: Ask
+    recorded: bool = False
+    sent: float | None = None
+    """When it was last put into a frame."""
 
 
 class Lanes:
     """The bookkeeping of one worker.
 
     Args:
-        about: what each frame says about this worker: `worker`, `slots`, `pid`, `host`.
+        info: the worker, as each of its frames names it.
     """
 
-    def __init__(self, about: dict[str, Any]) -> None:
+    def __init__(self, info: WorkerInfo) -> None:
         self.draining = False
-        self.abandoned: list[Task] = []
-        """Tasks that waited for others and were left to another worker; they may still be in this process."""
-        self._about = about
-        self._slots: int = about["slots"]
+        self.abandoned: list[HeldTask] = []
+        """Parked tasks that a drain has left to another worker; they may still be in this process."""
+        self._info = info
         self._boot = 0
         self._seen = 0
-        self._n = 0
+        self._number = 0
         self._will = _FIRST_WILL - _WILL_STEP
-        self._tasks: dict[str, Task] = {}
-        self._results: dict[str, Result] = {}
-        self._fresh: list[Result] = []
-        self._waiting: dict[str, deque[Task]] = {}
-        self._running: dict[str, Task] = {}
+        self._tasks: dict[str, HeldTask] = {}
+        self._results: dict[str, _HeldResult] = {}
+        self._fresh: list[_HeldResult] = []
+        self._waiting: dict[str, deque[HeldTask]] = {}
+        self._running: dict[str, HeldTask] = {}
         self._ready: deque[str] = deque()
         self._parked: dict[str, int] = {}
-        """Tasks that wait for others, and for how many of them side by side."""
+        """Parked tasks, each with the number of its waits side by side."""
         self._parked_changed = False
-        self._asks: dict[tuple[str, int], Ask] = {}
+        self._asks: dict[tuple[str, int], _OpenAsk] = {}
 
-    def receive(self, frame: Incoming) -> Received | None:
-        """Take in a frame; None for one that is not newer than the last."""
-        new_boot = frame.boot > self._boot
-        if frame.boot < self._boot or (not new_boot and frame.n <= self._seen):
+    def receive(self, frame: DaemonFrame) -> Received | None:
+        """Take in a frame; None if it is not newer than the last."""
+        is_new_boot = frame.boot > self._boot
+        if frame.boot < self._boot or (not is_new_boot and frame.number <= self._seen):
             return None
-        self._boot, self._seen = frame.boot, frame.n
-        for id_ in frame.done:
-            self._results.pop(id_, None)
+        self._boot, self._seen = frame.boot, frame.number
+        for task_id in frame.done:
+            self._results.pop(task_id, None)
         to_stop = [task for task in map(self._forget, frame.cancel) if task is not None]
         if not self.draining:
-            for task in frame.tasks:
-                self._accept(task)
-        return Received(new_boot, to_stop, [answer for answer in frame.answers if self._settle(answer)])
+            for spec in frame.tasks:
+                self._accept(spec)
+        return Received(
+            is_new_boot, to_stop, [settled for answer in frame.answers if (settled := self._settle(answer))]
+        )
 
-    def take(self) -> Task | None:
+    def take(self) -> HeldTask | None:
         """The next task that may start; it counts as running from now on."""
-        if not self._ready or len(self._running) - len(self._parked) >= self._slots:
+        if not self._ready or len(self._running) - len(self._parked) >= self._info.slots:
             return None
         lane = self._ready.popleft()
         task = self._waiting[lane].popleft()
         self._running[lane] = task
         return task
 
-    def finish(self, task: Task, result: Result) -> None:
-        """A running task has ended; its lane goes behind those that wait."""
-        if self._running.get(task.lane) is not task:
+    def finish(self, task: HeldTask, result: TaskResult) -> None:
+        """End a running task; its lane goes behind those that wait."""
+        if self._running.get(task.spec.lane) is not task:
             return
         self._leave(task)
-        if not task.dropped:
-            del self._tasks[task.id]
-            self._results[task.id] = result
-            self._fresh.append(result)
+        if not task.cancelled:
+            del self._tasks[task.spec.id]
+            held = self._results[task.spec.id] = _HeldResult(result)
+            self._fresh.append(held)
 
-    def park(self, task: Task) -> None:
-        """A running task waits for others: its slot is free."""
-        if self._running.get(task.lane) is task:
-            self._parked[task.id] = self._parked.get(task.id, 0) + 1
+    def park(self, task: HeldTask) -> None:
+        """Free the slot of a running task while it waits for others."""
+        if self._running.get(task.spec.lane) is task:
+            self._parked[task.spec.id] = self._parked.get(task.spec.id, 0) + 1
             self._parked_changed = True
 
-    def unpark(self, task: Task) -> None:
-        """A parked task goes on, at once: it may be one too many for a moment, but it never starves.
+    def unpark(self, task: HeldTask) -> None:
+        """Let a parked task go on at once: it may be one too many for a moment, but it never starves.
 
-        While it still waits for something else, side by side, it stays parked.
+        It stays parked while another of its waits, side by side, goes on.
         """
-        left = self._parked.pop(task.id, 1) - 1
+        left = self._parked.pop(task.spec.id, 1) - 1
         if left:
-            self._parked[task.id] = left
+            self._parked[task.spec.id] = left
         self._parked_changed = True
 
-    def parked_changed(self) -> bool:
-        """Whether the daemon has to be told anew how many slots there are."""
+    def take_parked_changed(self) -> bool:
+        """Whether the parked tasks have changed since the last call, so that the daemon has to be told."""
         changed, self._parked_changed = self._parked_changed, False
         return changed
 
-    def ask(self, ask: Ask) -> None:
-        """A running task wants something kept."""
-        self._asks[ask.task, ask.k] = ask
+    def add_ask(self, ask: Ask) -> None:
+        """Note what a running task asks for."""
+        self._asks[ask.task, ask.call_index] = _OpenAsk(ask)
 
-    def take_back(self, ask: Ask) -> None:
-        """Forget something that cannot be told."""
-        self._asks.pop((ask.task, ask.k), None)
+    def drop_ask(self, ask: Ask) -> None:
+        """Forget an ask that no frame can carry."""
+        self._asks.pop((ask.task, ask.call_index), None)
 
-    def asks(self, now: float, patience: float = 0.0) -> list[Ask]:
-        """What is to be told the daemon: what it was never told, or `patience` ago without a word that it has it."""
-        latest = now - patience
-        due = [
-            ask for ask in self._asks.values() if ask.sent is None or (patience and not ask.kept and ask.sent <= latest)
-        ]
-        for ask in due:
-            ask.sent = now
-        return due
+    def fresh_asks(self, now: float) -> list[Ask]:
+        """The asks that were in no frame yet."""
+        return self._send_asks([open_ask for open_ask in self._asks.values() if open_ask.sent is None], now)
+
+    def due_asks(self, now: float, resend_after: float) -> list[Ask]:
+        """The fresh asks, and those that were sent `resend_after` seconds ago or earlier and are not recorded."""
+        latest = now - resend_after
+        due = [each for each in self._asks.values() if each.sent is None or (not each.recorded and each.sent <= latest)]
+        return self._send_asks(due, now)
 
     @property
-    def waits(self) -> list[tuple[str, int]]:
-        """What the daemon has kept and not answered yet."""
-        return [key for key, ask in self._asks.items() if ask.kept]
+    def waits(self) -> list[Wait]:
+        """The asks that the daemon has recorded, and that have no result yet."""
+        return [Wait(*key) for key, open_ask in self._asks.items() if open_ask.recorded]
 
-    def fresh(self, now: float) -> list[Result]:
+    def fresh_results(self, now: float) -> list[TaskResult]:
         """The results that were in no frame yet."""
         fresh, self._fresh = self._fresh, []
-        return self._send([result for result in fresh if self._results.get(result.task) is result], now)
+        return self._send_results([held for held in fresh if self._results.get(held.result.task) is held], now)
 
-    def overdue(self, now: float, patience: float) -> list[Result]:
-        """The results that were in a frame `patience` ago or earlier and are not acknowledged."""
-        latest = now - patience
-        held = self._results.values()
-        return self._send([result for result in held if result.sent is not None and result.sent <= latest], now)
+    def overdue_results(self, now: float, resend_after: float) -> list[TaskResult]:
+        """The results that were sent `resend_after` seconds ago or earlier and are not acknowledged."""
+        latest = now - resend_after
+        overdue = [held for held in self._results.values() if held.sent is not None and held.sent <= latest]
+        return self._send_results(overdue, now)
 
-    def unacknowledged(self, now: float) -> list[Result]:
+    def unacknowledged_results(self, now: float) -> list[TaskResult]:
         """All results that the daemon has not acknowledged."""
         self._fresh = []
-        return self._send(list(self._results.values()), now)
+        return self._send_results(self._results.values(), now)
 
     def drain(self) -> None:
-        """Take no more tasks, and forget those that have not started: another worker may have them."""
+        """Take no more tasks, and leave those that have not started, and those that are parked, to another worker."""
         self.draining = True
         for lane in self._waiting.values():
             for task in lane:
-                del self._tasks[task.id]
+                del self._tasks[task.spec.id]
         self._ready.clear()
         self._waiting = {lane: deque() for lane in self._running}
-        for task in [task for task in self._running.values() if task.id in self._parked]:
+        for task in [task for task in self._running.values() if task.spec.id in self._parked]:
             # It may wait for days; another worker takes it up where it stands.
-            self._forget(task.id)
+            self._forget(task.spec.id)
             self._leave(task)
             self.abandoned.append(task)
 
     @property
-    def running(self) -> list[Task]:
+    def running(self) -> list[HeldTask]:
         """The tasks that run now."""
         return list(self._running.values())
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nothing runs and every result is acknowledged."""
         return not (self._running or self._results)
 
     @property
-    def backlog(self) -> bool:
+    def has_backlog(self) -> bool:
         """Whether a task waits for others to end."""
         return any(self._waiting.values())
 
@@ -190,90 +226,109 @@ class Lanes:
         """The ids of tasks that were received and whose results are not acknowledged."""
         return [*self._tasks, *self._results]
 
-    def header(self, results: Sequence[Result] = (), *, bye: bool = False) -> dict[str, Any]:
-        """The header of the next frame to the daemon."""
-        self._n += 1
-        return self._header(self._n, self.held, results, bye=bye)
+    def next_frame(
+        self, results: Sequence[TaskResult] = (), updates: Updates | None = None, *, bye: bool = False
+    ) -> WorkerFrame:
+        """The next frame to the daemon."""
+        self._number += 1
+        return self._frame(self._number, self.held, results, updates or Updates(), bye=bye)
 
-    def will(self) -> dict[str, Any]:
-        """The header of the frame that the broker sends if the connection that is about to be made breaks.
+    def next_will(self) -> WorkerFrame:
+        """The frame that the broker sends if the connection that is about to be made breaks.
 
-        Each will is numbered above all frames of its connection, and below those of the next one: the daemon
-        takes what is not numbered above all it has seen for a repeat.
+        Each will is numbered above all frames of its connection, and below those of the next one: the daemon takes a
+        frame for a repeat if its number is not above all that it has seen.
         """
         if self._will >= _FIRST_WILL:
-            self._n = self._will
+            self._number = self._will
         self._will += _WILL_STEP
-        return self._header(self._will, [], (), bye=True)
+        return self._frame(self._will, [], (), Updates(), bye=True)
 
-    def _header(self, n: int, held: list[str], results: Sequence[Result], *, bye: bool) -> dict[str, Any]:
-        return {
-            **self._about,
-            "slots": self._slots + len(self._parked),
-            "parked": list(self._parked),
-            "boot": self._boot,
-            "n": n,
-            "seen": self._seen,
-            "held": held,
-            "results": [{"task": result.task, "error": result.error} for result in results],
-            "draining": self.draining,
-            "bye": bye,
-        }
+    def _frame(
+        self, number: int, held: list[str], results: Sequence[TaskResult], updates: Updates, *, bye: bool
+    ) -> WorkerFrame:
+        return WorkerFrame(
+            worker=replace(self._info, slots=self._info.slots + len(self._parked)) if self._parked else self._info,
+            boot=self._boot,
+            number=number,
+            seen=self._seen,
+            held=held,
+            parked=list(self._parked),
+            results=results,
+            draining=self.draining,
+            bye=bye,
+            asks=updates.asks,
+            waits=updates.waits,
+            progress=updates.progress,
+        )
 
-    def _accept(self, task: Task) -> None:
-        if task.id in self._tasks or task.id in self._results:
+    def _accept(self, spec: TaskSpec) -> None:
+        if spec.id in self._tasks or spec.id in self._results:
             return
-        self._tasks[task.id] = task
-        lane = self._waiting.setdefault(task.lane, deque())
-        if not lane and task.lane not in self._running:
-            self._ready.append(task.lane)
+        task = self._tasks[spec.id] = HeldTask(spec)
+        lane = self._waiting.setdefault(spec.lane, deque())
+        if not lane and spec.lane not in self._running:
+            self._ready.append(spec.lane)
         lane.append(task)
 
-    def _leave(self, task: Task) -> None:
-        del self._running[task.lane]
-        self._drop_asks(task.id)
-        if self._waiting[task.lane]:
-            self._ready.append(task.lane)
+    def _leave(self, task: HeldTask) -> None:
+        """Free the lane of a task that has run."""
+        lane = task.spec.lane
+        del self._running[lane]
+        self._drop_asks(task.spec.id)
+        if self._waiting[lane]:
+            self._ready.append(lane)
         else:
-            del self._waiting[task.lane]
+            del self._waiting[lane]
 
-    def _forget(self, id_: str) -> Task | None:
-        """Drop what is held under an id; gives the task if it runs and so must be stopped."""
-        self._results.pop(id_, None)
-        task = self._tasks.pop(id_, None)
+    def _forget(self, task_id: str) -> HeldTask | None:
+        """Drop what is held under an id.
+
+        Returns:
+            The task if it runs, and so has to be stopped.
+        """
+        self._results.pop(task_id, None)
+        task = self._tasks.pop(task_id, None)
         if task is None:
             return None
-        task.dropped = True
-        self._drop_asks(id_)
-        if self._running.get(task.lane) is task:
+        task.cancelled = True
+        self._drop_asks(task_id)
+        lane = task.spec.lane
+        if self._running.get(lane) is task:
             return task
-        waiting = self._waiting[task.lane]
+        waiting = self._waiting[lane]
         waiting.remove(task)
-        if not waiting and task.lane not in self._running:
-            self._ready.remove(task.lane)
-            del self._waiting[task.lane]
+        if not waiting and lane not in self._running:
+            self._ready.remove(lane)
+            del self._waiting[lane]
         return None
 
-    def _send(self, results: list[Result], now: float) -> list[Result]:
-        for result in results:
-            result.sent = now
-        return results
+    def _send_results(self, results: Collection[_HeldResult], now: float) -> list[TaskResult]:
+        for held in results:
+            held.sent = now
+        return [held.result for held in results]
 
-    def _settle(self, answer: Answer) -> bool:
-        """Note what the daemon says to an ask; whether the task that asked can go on by that."""
-        ask = self._asks.get((answer.task, answer.k))
-        if ask is None:
-            return False
-        if "kept" in answer.value:
-            ask.kept = True
-            return False
-        if "unknown" in answer.value:
-            ask.kept, ask.sent = False, None
-            return False
-        del self._asks[answer.task, answer.k]
-        return True
+    def _send_asks(self, asks: Collection[_OpenAsk], now: float) -> list[Ask]:
+        for open_ask in asks:
+            open_ask.sent = now
+        return [open_ask.ask for open_ask in asks]
 
-    def _drop_asks(self, id_: str) -> None:
-        self._parked.pop(id_, None)
-        for key in [key for key in self._asks if key[0] == id_]:
+    def _settle(self, answer: AskAnswer) -> SettledAsk | None:
+        """Note what the daemon says to an ask; None if the task still has to wait."""
+        task, call_index, status = answer
+        open_ask = self._asks.get((task, call_index))
+        if open_ask is None:
+            return None
+        if isinstance(status, Recorded):
+            open_ask.recorded = True
+            return None
+        if isinstance(status, Unrecorded):
+            open_ask.recorded, open_ask.sent = False, None
+            return None
+        del self._asks[task, call_index]
+        return SettledAsk(task, call_index, status)
+
+    def _drop_asks(self, task_id: str) -> None:
+        self._parked.pop(task_id, None)
+        for key in [key for key in self._asks if key[0] == task_id]:
             del self._asks[key]

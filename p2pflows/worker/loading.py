@@ -1,4 +1,4 @@
-"""From an endpoint's target to what can be run: a function in a file or a package, or a shell command."""
+"""Loads the target of an endpoint: a function or a class in a file or a package, or a shell command."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from p2pflows.errors import UsageError
 from p2pflows.flows.config import effective_config, input_schema
 from p2pflows.flows.flow import Flow
 from p2pflows.flows.function import FlowFunction
+from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskTarget, UnknownTarget
 from p2pflows.worker.shell import Command
 
 
@@ -40,25 +41,25 @@ _log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Loads targets once for each endpoint and revision; for use from many threads."""
+    """Loads targets once for each endpoint and revision; may be used from many threads."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, tuple[int, Loaded]] = {}
-        # One at a time: imports change sys.path and sys.modules, and two lanes may want the same endpoint.
+        # One at a time: imports change sys.path and sys.modules, and two lanes may need the same endpoint.
         self._lock = threading.Lock()
         self._folders: list[Path] = []
         self._stamps: dict[str, _Stamp] = {}
 
     def known(self, endpoint: str, revision: int) -> Loaded | None:
-        """What was loaded for this revision, without waiting for anything."""
+        """What was loaded for this revision; None if nothing was. It does not wait for a load that is under way."""
         latest = self._loaded.get(endpoint)
         return latest[1] if latest is not None and latest[0] == revision else None
 
-    def load(self, endpoint: str, revision: int, target: dict[str, Any]) -> Loaded:
-        """Load a target, or give what an earlier call loaded for this revision.
+    def load(self, endpoint: str, revision: int, target: TaskTarget) -> Loaded:
+        """Load a target, unless an earlier call has loaded this revision.
 
         Raises:
-            UsageError: it cannot be loaded, and why.
+            UsageError: it cannot be loaded; the message says why.
         """
         with self._lock:
             known = self.known(endpoint, revision)
@@ -68,71 +69,71 @@ class Loader:
             self._loaded[endpoint] = (revision, loaded)
             return loaded
 
-    def examine(self, target: dict[str, Any]) -> Loaded:
+    def examine(self, target: TaskTarget) -> Loaded:
         """Load a target as it is now, for no endpoint.
 
         Raises:
-            UsageError: it cannot be loaded, and why.
+            UsageError: it cannot be loaded; the message says why.
         """
         with self._lock:
             return self._load(target, again=False)
 
-    def _load(self, target: dict[str, Any], *, again: bool) -> Loaded:
+    def _load(self, target: TaskTarget, *, again: bool) -> Loaded:
         match target:
-            case {"kind": "exec", "command": str(command), "cwd": str(cwd)}:
+            case ExecTarget(command, cwd):
                 loaded = Command(command, cwd)
                 loaded.check()
                 return loaded
-            case {"kind": "python", "target": str(text), "cwd": str(cwd)}:
-                return FlowFunction.from_callable(self._find(text, cwd, again=again))
-            case {"kind": "class", "target": str(text), "cwd": str(cwd), "config": dict(config)}:
-                found = self._find(text, cwd, again=again)
+            case PythonTarget(name, cwd):
+                return FlowFunction.from_callable(self._find(name, cwd, again=again))
+            case ClassTarget(name, cwd, config):
+                found = self._find(name, cwd, again=again)
                 if not (isinstance(found, type) and issubclass(found, Flow)):
-                    raise UsageError(f"{text} is no class of flows.", "Derive it from AtomicFlow or CompositeFlow.")
+                    raise UsageError(f"{name} is no class of flows.", "Derive it from AtomicFlow or CompositeFlow.")
                 effective_config(found, config, complete=False)
                 return FlowClass(found, config)
-            case _:
+            case UnknownTarget():
                 raise UsageError("This worker does not know that kind of target.", "Bring it up to date.")
 
-    def _find(self, text: str, cwd: str, *, again: bool) -> object:
-        place, _, attribute = text.rpartition(":")
-        if not place or not attribute:
-            raise UsageError(f"{text!r} names no function.", "Write flows.py:function or package.module:function.")
-        path = Path(cwd, place) if place.endswith(".py") else None
+    def _find(self, name: str, cwd: str, *, again: bool) -> object:
+        module_name, _, attribute = name.rpartition(":")
+        if not module_name or not attribute:
+            raise UsageError(f"{name!r} names no function.", "Write flows.py:function or package.module:function.")
+        path = Path(cwd, module_name) if module_name.endswith(".py") else None
         if path is not None and not path.is_file():
             raise UsageError(f"There is no file {path}.", "Check the path, and where the worker runs.")
         for folder in dict.fromkeys([Path(cwd).absolute(), *([path.absolute().parent] if path else [])]):
             self._prefer(folder)
         try:
-            if place == "__main__":
+            if module_name == "__main__":
                 module = _notebook(attribute)
             elif path is None:
-                module = _import_package(place, again=again)
+                module = _import_package(module_name, again=again)
             else:
                 module = _import_file(path, f"{_SERVED}{next(_NUMBERS)}")
         except BaseException as error:  # a flow's file may even call sys.exit
-            _log.error("%s cannot be imported", place, exc_info=error)
-            reason = _where(error, place)
-            raise UsageError(f"{place} cannot be imported: {reason}.", "Mend the file.") from error
-        self._stamps = {name: stamp for name, imported in self._imported() if (stamp := _stamp(imported)) is not None}
-        return _attribute(module, place, attribute)
+            _log.error("%s cannot be imported", module_name, exc_info=error)
+            reason = _where(error, module_name)
+            raise UsageError(f"{module_name} cannot be imported: {reason}.", "Mend the file.") from error
+        self._stamps = {name: stamp for name, file in self._imported() if (stamp := _stamp(file)) is not None}
+        return _attribute(module, module_name, attribute)
 
     def _prefer(self, folder: Path) -> None:
-        """Have imports find what is in a folder, as it is now, before what other served folders have by that name."""
+        """Let imports find the modules of a folder, as they are now, before those of the same name in other folders."""
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
         sys.path.insert(0, str(folder))
         for name, file in self._imported():
-            changed = name in self._stamps and _stamp(file) != self._stamps[name]
-            others = [file.relative_to(other) for other in self._folders if file.is_relative_to(other)]
-            if changed or any(folder / place != file and (folder / place).exists() for place in others):
+            is_changed = name in self._stamps and _stamp(file) != self._stamps[name]
+            relative = [file.relative_to(other) for other in self._folders if file.is_relative_to(other)]
+            if is_changed or any(folder / path != file and (folder / path).exists() for path in relative):
                 del sys.modules[name]
         if folder not in self._folders:
             self._folders.append(folder)
         importlib.invalidate_caches()
 
     def _imported(self) -> list[tuple[str, Path]]:
-        """The modules that come from served folders, with their files; not those that are served themselves."""
+        """The modules that served files have imported from their folders, with their files."""
         found = []
         for name, module in list(sys.modules.items()):
             file = Path(getattr(module, "__file__", None) or "")
@@ -151,7 +152,7 @@ class _SourceLoader(SourceFileLoader):
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
-    """What the daemon tells others about an endpoint."""
+    """Describe an endpoint: JSON Schemas of its input and output, a text, and whether it is asynchronous."""
     if isinstance(loaded, Command):
         return {"schema": {"type": "object"}, "output": None, "description": "", "async": False}
     if isinstance(loaded, FlowClass):
@@ -167,7 +168,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
 
 
 def _stamp(file: Path) -> _Stamp | None:
-    """What tells whether a file was changed; None if it is gone."""
+    """The time and size of a file, which change with it; None if it is gone."""
     try:
         found = file.stat()
     except OSError:
@@ -205,7 +206,7 @@ def _notebook(attribute: str) -> ModuleType:
     return module
 
 
-def _attribute(module: ModuleType, place: str, attribute: str) -> object:
+def _attribute(module: ModuleType, module_name: str, attribute: str) -> object:
     found: object = module
     for part in attribute.split("."):
         try:
@@ -219,17 +220,18 @@ def _attribute(module: ModuleType, place: str, attribute: str) -> object:
                 and not name.startswith("_")
             )
             has = f" It has: {', '.join(own)}." if own else ""
-            raise UsageError(f"{place} has no {attribute!r}.{has}", "Check the name after the colon.") from None
+            raise UsageError(f"{module_name} has no {attribute!r}.{has}", "Check the name after the colon.") from None
     return found
 
 
-def _where(error: BaseException, place: str) -> str:
+def _where(error: BaseException, module_name: str) -> str:
     """What was raised, and at which line of the file."""
-    name = Path(place).name if place.endswith(".py") else place.rpartition(".")[2] + ".py"
-    said = str(error)
+    is_file = module_name.endswith(".py")
+    file_name = Path(module_name).name if is_file else module_name.rpartition(".")[2] + ".py"
+    reason = str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).name == name]
-    if isinstance(error, SyntaxError) and Path(error.filename or "").name == name:
-        said, lines = error.msg, [error.lineno]
-    text = f"{type(error).__name__}: {said}".removesuffix(": ").splitlines()[0]
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == file_name]
+    if isinstance(error, SyntaxError) and Path(error.filename or "").name == file_name:
+        reason, lines = error.msg, [error.lineno]
+    text = f"{type(error).__name__}: {reason}".removesuffix(": ").splitlines()[0]
     return f"line {lines[-1]}: {text}" if lines else text

@@ -1,11 +1,10 @@
-"""The worker as a process: the link to the broker, the lanes and the runner, put together."""
+"""The worker: its link to the daemon, its lanes and its runner, put together."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import os
 import secrets
@@ -13,7 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from p2pflows.errors import TooLarge, UsageError
 from p2pflows.links import broker_url
@@ -21,11 +20,12 @@ from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Delivery, Will
 from p2pflows.links.mqtt import MqttLink
 from p2pflows.protocol import topics
+from p2pflows.protocol.asks import Ask, CallFailed
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.message import MAX_BODY_BYTES
-from p2pflows.worker import frames
-from p2pflows.worker.frames import Answer, Ask, Result
-from p2pflows.worker.lanes import Lanes
+from p2pflows.protocol.worker_frames import DaemonFrame, TaskResult, WorkerInfo, json_size
+from p2pflows.worker.lanes import Lanes, SettledAsk
+from p2pflows.worker.packing import Updates, split_results, split_updates
 from p2pflows.worker.runner import Runner
 from p2pflows.worker.socket_link import SocketLink
 
@@ -37,25 +37,26 @@ _TICK_S = 1.0
 _TICKS_PER_HEARTBEAT = 2
 _RESEND_AFTER_S = 2.0
 _DRAIN_TIMEOUT_S = 30.0
-_GATHER_S = 0.001
-"""While tasks queue up, frames with results are at least this far apart; else a result leaves at once."""
+_MIN_FRAME_INTERVAL_S = 0.001
+"""The least time between two frames with results while tasks queue up; without a backlog, a result leaves at once."""
 _HEADER_BYTES = 4_000
-_QUOTES = 3
+_QUOTES_BYTES = 3
+"""Bytes that JSON adds to each id in a list."""
 _MAX_ASK_BYTES = MAX_BODY_BYTES + _HEADER_BYTES
-_MIN_ROOM_BYTES = 10_000
+_MIN_FRAME_BYTES = 10_000
 
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One worker; make it inside a running event loop.
+    """One worker. Create it inside a running event loop.
 
     Args:
-        enrolment: where its daemon is, and the key of its dispatch point.
+        enrolment: the address of its daemon, and the key of its dispatch point.
         slots: how many tasks may run at once.
-        api_infos: keys for the flows that want some; they stay in this object.
-        on_connected: told whenever it has reached its daemon, or the broker.
-        daemon: the socket of a daemon on this machine; without, all goes over the broker.
+        api_infos: API keys for its flows; they stay in this object.
+        on_connected: called whenever the worker has reached its daemon, or the broker.
+        daemon: the socket of a daemon on this machine; None connects through the broker.
 
     Raises:
         UsageError: the enrolment names no broker address.
@@ -81,39 +82,47 @@ class Worker:
         self._dispatch = topics.dispatch(enrolment.user, enrolment.point, self._name)
         self._presence = topics.status(enrolment.user)
         self._last_presence: bytes | None = None
-        about = {"worker": self._name, "slots": slots, "pid": os.getpid(), "host": socket.gethostname()}
-        self._lanes = Lanes(about)
+        self._lanes = Lanes(WorkerInfo(self._name, slots, os.getpid(), socket.gethostname()))
         self._lock = threading.Lock()
         self._runner = Runner(
-            self._lanes, self._lock, slots, self._has_result, user=enrolment.user, keyring=_keyring(api_infos)
+            self._lanes, self._lock, slots, self._request_send, user=enrolment.user, keyring=_keyring(api_infos)
         )
         self._loop = asyncio.get_running_loop()
-        self._gathering = False
-        self._last_results = 0.0
+        self._send_requested = False
+        self._last_send = 0.0
         self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
-        self._where = str(url) if daemon is None else "the daemon"
-        told: dict[str, Any] = {
-            "will": self._will,
-            "on_deliveries": self._take_in,
-            "on_up": self._connected,
-            "on_down": self._down,
-            "on_problem": lambda sentence: _log.warning("%s", sentence),
-        }
+        self._address = str(url) if daemon is None else "the daemon"
         self._link: MqttLink | SocketLink = (
-            SocketLink(daemon, topic=self._dispatch, **told)
+            SocketLink(
+                daemon,
+                topic=self._dispatch,
+                will=self._will,
+                on_deliveries=self._take_in,
+                on_up=self._on_up,
+                on_down=self._on_down,
+                on_problem=_warn,
+            )
             if daemon is not None
             else MqttLink(
                 broker=self._broker,
                 client_id=self._name,
                 persistent=False,
                 subscriptions=lambda: [self._dispatch, self._presence],
-                **told,
+                will=self._will,
+                on_deliveries=self._take_in,
+                on_up=self._on_up,
+                on_down=self._on_down,
+                on_problem=_warn,
             )
         )
 
     async def run(self) -> bool:
-        """Serve until `stop`, then let what runs end and be acknowledged; True if all of it ended."""
+        """Serve until `stop`, then wait until running tasks have ended and their results are acknowledged.
+
+        Returns:
+            Whether all of them ended.
+        """
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(self._link.run())
             beating = group.create_task(self._beat())
@@ -125,7 +134,7 @@ class Worker:
                 if task.stop is not None:
                     task.stop()
             self._send()
-            await self._drained()
+            await self._wait_until_settled()
             self._send(bye=True)
             await self._link.close()
             serving.cancel()
@@ -139,20 +148,20 @@ class Worker:
         return not left and not abandoned
 
     def stop(self) -> None:
-        """Take no more tasks and end; asked twice, do not wait for what runs."""
+        """Take no more tasks, and end; a second call ends without waiting for running tasks."""
         if self._stopping.is_set():
             self._settled.set()
         self._stopping.set()
 
-    async def _drained(self) -> None:
-        self._settle()
+    async def _wait_until_settled(self) -> None:
+        self._note_if_settled()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_TIMEOUT_S):
                 await self._settled.wait()
 
-    def _settle(self) -> None:
+    def _note_if_settled(self) -> None:
         with self._lock:
-            if self._stopping.is_set() and self._lanes.idle:
+            if self._stopping.is_set() and self._lanes.is_idle:
                 self._settled.set()
 
     async def _broker(self) -> BrokerUrl:
@@ -160,53 +169,58 @@ class Worker:
 
     def _will(self) -> Will:
         with self._lock:
-            header = self._lanes.will()
-        return Will(self._results, self._channel.seal(self._results, header), retain=False)
+            frame = self._lanes.next_will()
+        return Will(self._results, self._channel.seal(self._results, *frame.to_wire()), retain=False)
 
-    def _connected(self, _session_present: bool) -> None:
-        _log.info("Connected to %s as %s.", self._where, self._name)
-        self._hello()
+    def _on_up(self, _session_present: bool) -> None:
+        _log.info("Connected to %s as %s.", self._address, self._name)
+        self._say_hello()
         self._on_connected()
 
-    def _hello(self) -> None:
+    def _say_hello(self) -> None:
         with self._lock:
-            results = self._lanes.unacknowledged(self._loop.time())
+            results = self._lanes.unacknowledged_results(self._loop.time())
         self._send(results)
 
-    def _down(self, reason: str) -> None:
+    def _on_down(self, reason: str) -> None:
         if not self._stopping.is_set():
-            _log.warning("The connection to %s is gone: %s.", self._where, reason)
+            _log.warning("The connection to %s is gone: %s.", self._address, reason)
 
     async def _beat(self) -> None:
         for tick in itertools.count(1):
             await asyncio.sleep(_TICK_S)
-            beat = tick % _TICKS_PER_HEARTBEAT == 0
+            is_heartbeat = tick % _TICKS_PER_HEARTBEAT == 0
+            now = self._loop.time()
             with self._lock:
-                overdue = self._lanes.overdue(self._loop.time(), _RESEND_AFTER_S)
-                asks = self._lanes.asks(self._loop.time(), _RESEND_AFTER_S)
-                waits = self._lanes.waits if beat else []
-            if overdue or asks or beat:
-                self._send(overdue, asks=asks, waits=waits)
+                overdue = self._lanes.overdue_results(now, _RESEND_AFTER_S)
+                asks = self._lanes.due_asks(now, _RESEND_AFTER_S)
+                waits = self._lanes.waits if is_heartbeat else []
+            if overdue or asks or is_heartbeat:
+                self._send(overdue, Updates(asks, waits))
 
     def _take_in(self, deliveries: list[Delivery]) -> None:
-        hello = False
+        needs_hello = False
         for delivery in deliveries:
             if delivery.topic == self._presence:
-                hello |= delivery.payload != self._last_presence
+                needs_hello |= delivery.payload != self._last_presence
                 self._last_presence = delivery.payload
             else:
-                hello |= self._take_in_frame(delivery)
+                needs_hello |= self._take_in_frame(delivery)
         self._runner.start()
         for delivery in deliveries:
             self._link.ack(delivery)
-        if hello:
-            self._hello()
-        self._settle()
+        if needs_hello:
+            self._say_hello()
+        self._note_if_settled()
 
     def _take_in_frame(self, delivery: Delivery) -> bool:
-        """Whether the daemon wants to be told everything."""
+        """Take in a frame from the daemon.
+
+        Returns:
+            Whether the daemon has restarted, and needs a hello.
+        """
         try:
-            frame = frames.read(*self._channel.open(delivery.topic, delivery.payload))
+            frame = DaemonFrame.read(*self._channel.open(delivery.topic, delivery.payload))
         except BadFrame as error:
             _log.warning("A message on the dispatch topic is ignored: %s.", error)
             return False
@@ -217,85 +231,82 @@ class Worker:
         for task in received.to_stop:
             if task.stop is not None:
                 task.stop()
-        for answer in received.answers:
-            self._runner.answered(answer)
+        for settled in received.settled:
+            self._runner.deliver(settled)
         if frame.stop:
             self.stop()
-        return received.new_boot
+        return received.is_new_boot
 
-    def _has_result(self) -> None:
-        """From any thread: have the loop send what is there, unless it is about to."""
-        if not self._gathering:
-            self._gathering = True
-            # The loop is closed when a flow outlives the worker; then nobody wants its result.
+    def _request_send(self) -> None:
+        """Have the loop send what there is to send, unless it is about to; callable from any thread."""
+        if not self._send_requested:
+            self._send_requested = True
+            # The loop is closed when a flow outlives the worker; nobody needs its result then.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._gather)
+                self._loop.call_soon_threadsafe(self._send_soon)
 
-    def _gather(self) -> None:
-        wait = self._last_results + _GATHER_S - self._loop.time()
+    def _send_soon(self) -> None:
+        delay = self._last_send + _MIN_FRAME_INTERVAL_S - self._loop.time()
         with self._lock:
-            backlog = self._lanes.backlog
-        if wait > 0 and backlog:
-            self._loop.call_later(wait, self._send_fresh)
+            has_backlog = self._lanes.has_backlog
+        if delay > 0 and has_backlog:
+            self._loop.call_later(delay, self._send_fresh)
         else:
             self._send_fresh()
 
     def _send_fresh(self) -> None:
-        self._gathering = False  # first: what ends from here on asks for another frame
-        self._last_results = self._loop.time()
+        self._send_requested = False  # first: what ends from here on requests another frame
+        self._last_send = self._loop.time()
         with self._lock:
-            fresh = self._lanes.fresh(self._last_results)
-            asks = self._lanes.asks(self._last_results)
-            progress = self._runner.take_progress()
-            parked = self._lanes.parked_changed()
-        if fresh or asks or progress or parked:
-            self._send(fresh, asks=asks, progress=progress)
-        self._settle()
+            results = self._lanes.fresh_results(self._last_send)
+            updates = Updates(self._lanes.fresh_asks(self._last_send), progress=self._runner.take_progress())
+            parked_changed = self._lanes.take_parked_changed()
+        if results or updates or parked_changed:
+            self._send(results, updates)
+        self._note_if_settled()
 
-    def _send(
-        self,
-        results: Sequence[Result] = (),
-        *,
-        asks: Sequence[Ask] = (),
-        waits: Sequence[tuple[str, int]] = (),
-        progress: Sequence[tuple[str, dict[str, Any]]] = (),
-        bye: bool = False,
-    ) -> None:
-        """Send a frame, or more if one is too small; what is lost with the connection is sent again."""
+    def _send(self, results: Sequence[TaskResult] = (), updates: Updates | None = None, *, bye: bool = False) -> None:
+        """Send one frame, or as many as are needed; what is lost with the connection is sent again."""
         with self._lock:
-            held = sum(len(id_) + _QUOTES for id_ in self._lanes.held)
-        room = max(_MIN_ROOM_BYTES, self._link.max_packet - _HEADER_BYTES - held)
-        told = {
-            "asks": [entry for ask in asks if (entry := self._entry(ask, room)) is not None],
-            "waits": waits,
-            "progress": [{"task": task, "data": data} for task, data in progress],
-        }
-        for part in frames.parts(told, room):
-            self._publish([], part)
-        for portion in list(frames.portions(results, room)) or ([] if asks or progress or waits else [[]]):
-            self._publish(portion, {}, bye=bye)
+            held = sum(len(task_id) + _QUOTES_BYTES for task_id in self._lanes.held)
+        max_bytes = max(_MIN_FRAME_BYTES, self._link.max_packet - _HEADER_BYTES - held)
+        portions = list(split_results(results, max_bytes))
+        if updates:
+            asks = [ask for ask in updates.asks if self._fits(ask, max_bytes)]
+            for part in split_updates(Updates(asks, updates.waits, updates.progress), max_bytes):
+                self._publish(updates=part)
+        elif not portions:
+            portions = [[]]
+        for portion in portions:
+            self._publish(portion, bye=bye)
         self._link.flush()
 
-    def _entry(self, ask: Ask, room: int) -> dict[str, Any] | None:
-        """What a frame says of an ask; None if none can carry it, of which its run is told at once."""
-        entry = {"task": ask.task, "k": ask.k, **ask.content}
-        if room >= _MAX_ASK_BYTES or len(json.dumps(entry, ensure_ascii=False).encode()) <= room:
-            return entry
+    def _fits(self, ask: Ask, max_bytes: int) -> bool:
+        """Whether a frame can carry an ask; if not, its run gets an error."""
+        if max_bytes >= _MAX_ASK_BYTES or json_size(ask.as_json()) <= max_bytes:
+            return True
         with self._lock:
-            self._lanes.take_back(ask)
-        error = TooLarge(f"The broker takes no more than {room:,} bytes at a time.", "Send a reference to the data.")
-        self._runner.answered(Answer(ask.task, ask.k, {"error": error.as_told()}))
-        return None
+            self._lanes.drop_ask(ask)
+        error = TooLarge(
+            f"The broker takes no more than {max_bytes:,} bytes at a time.", "Send a reference to the data."
+        )
+        self._runner.deliver(SettledAsk(ask.task, ask.call_index, CallFailed(error.as_told())))
+        return False
 
-    def _publish(self, results: Sequence[Result], more: dict[str, Any], *, bye: bool = False) -> None:
+    def _publish(
+        self, results: Sequence[TaskResult] = (), updates: Updates | None = None, *, bye: bool = False
+    ) -> None:
         with self._lock:
-            header = {**self._lanes.header(results, bye=bye), **more}
-        blobs = [result.data for result in results]
-        self._link.publish(self._results, self._channel.seal(self._results, header, blobs), qos=0)
+            frame = self._lanes.next_frame(results, updates, bye=bye)
+        self._link.publish(self._results, self._channel.seal(self._results, *frame.to_wire()), qos=0)
+
+
+def _warn(problem: str) -> None:
+    _log.warning("%s", problem)
 
 
 def _keyring(api_infos: Sequence[ApiInfo]) -> Keyring | None:
-    """All keys of this worker, taking turns over all its flows."""
+    """The API keys of this worker, which all its flows use in turn."""
     if not api_infos:
         return None
     from p2pflows.models.keyring import Keyring

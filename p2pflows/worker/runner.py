@@ -1,6 +1,6 @@
-"""Runs what the lanes let start: functions and commands in threads, async functions on a loop of their own.
+"""Runs the tasks that the lanes let start: functions and commands in threads, async functions on an event loop.
 
-Whoever has ended a task takes the next one itself, so that a busy worker hands nothing from thread to thread.
+A thread that has ended a task takes the next one itself, so that a busy worker hands nothing from thread to thread.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import logging
 import os
 import queue
@@ -29,11 +28,13 @@ from p2pflows.errors import (
 )
 from p2pflows.flows.function import FlowFunction, to_data, to_json
 from p2pflows.flows.run import set_current
+from p2pflows.protocol.asks import Ask
+from p2pflows.protocol.instance_tasks import InstanceTask
 from p2pflows.protocol.message import MAX_BODY_BYTES
+from p2pflows.protocol.worker_frames import ErrorInfo, Progress, TaskResult, TaskSpec
 from p2pflows.worker import loading
-from p2pflows.worker.frames import Answer, Ask, Result, Task
 from p2pflows.worker.instance_run import InstanceRun
-from p2pflows.worker.lanes import Lanes
+from p2pflows.worker.lanes import HeldTask, Lanes, SettledAsk
 from p2pflows.worker.shell import Command, ShellRun
 from p2pflows.worker.task_run import TaskRun
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from p2pflows.models.keyring import Keyring
 
 Begin = Callable[[], Awaitable[bytes]]
-"""Begins what the event loop has to run; gives the result's JSON."""
+"""Begins what the event loop has to run, and returns the JSON of its result."""
 
 _MAX_MESSAGE_CHARS = 2000
 _TOO_LATE = "It was not started before its deadline."
@@ -50,15 +51,15 @@ _log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Threads, and one with an event loop for async flows: no flow can keep the worker from its heartbeats.
+    """Threads for flows, one of them with an event loop for async flows, so that no flow can delay a heartbeat.
 
     Args:
-        lanes: says what may start.
-        lock: held around each use of the lanes, by whoever uses them.
+        lanes: decide which task may start.
+        lock: held around each use of the lanes.
         slots: how many tasks may run at once.
-        on_result: called from any thread once the lanes have something to tell the daemon.
-        user: whose daemon this worker serves.
-        keyring: keys for the flows that want some; they stay in this object.
+        request_send: called from any thread when there is something to send to the daemon.
+        user: the user id of the daemon's owner.
+        keyring: API keys for the flows; they stay in this object.
     """
 
     def __init__(
@@ -66,77 +67,82 @@ class Runner:
         lanes: Lanes,
         lock: threading.Lock,
         slots: int,
-        on_result: Callable[[], None],
+        request_send: Callable[[], None],
         *,
         user: str,
         keyring: Keyring | None = None,
     ) -> None:
         self._lanes = lanes
         self._lock = lock
-        self._on_result = on_result
+        self._request_send = request_send
         self._user = user
         self._keyring = keyring
         self._runs: dict[str, TaskRun] = {}
         self._slots = slots
         self._waiting_threads = 0
         self._threads = slots
-        self._progress: list[tuple[str, dict[str, Any]]] = []
+        self._progress: list[Progress] = []
         self._loader = loading.Loader()
         self._closed = False
-        self._handed: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[HeldTask | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._loop_thread = 0
         self._coroutines: set[asyncio.Task[None]] = set()
         # Daemon threads: a flow that never returns must not keep the process from its exit.
-        threading.Thread(target=self._turn_loop, name="async flows", daemon=True).start()
+        threading.Thread(target=self._run_loop, name="async flows", daemon=True).start()
         for number in range(slots):
             threading.Thread(target=self._work, name=f"flow {number}", daemon=True).start()
 
     def start(self) -> None:
-        """Start what may start; from any thread."""
+        """Start the tasks that may start; callable from any thread."""
         coroutines = self._hand_out()
         if coroutines:
             self._loop.call_soon_threadsafe(self._begin, coroutines)
 
     def close(self) -> None:
-        """Let the threads end, each once what it runs has ended; nothing is started any more."""
+        """Start nothing more, and let each thread end once its task has ended."""
         self._closed = True
         for _ in range(self._threads):
-            self._handed.put(None)
+            self._queue.put(None)
         self._loop.call_soon_threadsafe(self._end_loop)
 
-    def _hand_out(self) -> list[tuple[Task, Begin]]:
-        """Hand what may start to the threads; gives what is for the loop."""
+    def _hand_out(self) -> list[tuple[HeldTask, Begin]]:
+        """Queue the tasks that may start for the threads.
+
+        Returns:
+            Those that are for the event loop.
+        """
         coroutines = []
         while (task := self._take()) is not None:
-            loaded = self._loader.known(task.endpoint, task.revision) if task.op == "run" else None
+            spec = task.spec
+            loaded = self._loader.known(spec.endpoint, spec.revision) if spec.op == "run" else None
             if isinstance(loaded, FlowFunction) and loaded.is_async:
                 coroutines.append((task, self._asynchronously(task, loaded)))
             else:
-                self._handed.put(task)
+                self._queue.put(task)
         return coroutines
 
-    # What runs ask (task_run.Host), from any thread.
+    # Called by runs (task_run.Host), from any thread.
 
     def ask(self, ask: Ask) -> None:
-        """Have the daemon keep something."""
+        """Send an ask to the daemon until it has a result."""
         with self._lock:
-            self._lanes.ask(ask)
-        self._on_result()
+            self._lanes.add_ask(ask)
+        self._request_send()
 
     @contextlib.contextmanager
-    def parked(self, task: Task) -> Iterator[None]:
-        """While the block waits, the task holds no slot; another thread takes over from the one that waits here."""
+    def parked(self, task: HeldTask) -> Iterator[None]:
+        """Free the slot of a task while the block waits; another thread replaces the one that waits here."""
         in_thread = not self.in_loop()
         with self._lock:
             self._lanes.park(task)
             self._waiting_threads += in_thread
-            fresh = self._slots + self._waiting_threads > self._threads
-            self._threads += fresh
-        if fresh:
+            is_short = self._slots + self._waiting_threads > self._threads
+            self._threads += is_short
+        if is_short:
             threading.Thread(target=self._work, name="flow", daemon=True).start()
         self.start()
-        self._on_result()  # its slot is free: the daemon has to know
+        self._request_send()  # the daemon has to know that the slot is free
         try:
             yield
         finally:
@@ -148,30 +154,30 @@ class Runner:
         """Whether this is the thread that runs all async flows."""
         return threading.get_ident() == self._loop_thread
 
-    def progress(self, task: Task, data: dict[str, Any]) -> None:
-        """Tell the caller something."""
+    def progress(self, task: HeldTask, data: dict[str, Any]) -> None:
+        """Send data to the caller before the answer."""
         with self._lock:
-            self._progress.append((task.id, data))
-        self._on_result()
+            self._progress.append(Progress(task.spec.id, data))
+        self._request_send()
 
-    # What the worker tells.
+    # Called by the worker.
 
-    def answered(self, answer: Answer) -> None:
-        """The daemon has answered something that a run asked."""
-        run = self._runs.get(answer.task)
+    def deliver(self, settled: SettledAsk) -> None:
+        """Hand the result of an ask to its run."""
+        run = self._runs.get(settled.task)
         if run is not None:
-            run.answered(answer.k, answer.value)
+            run.deliver(settled.call_index, settled.result)
 
-    def take_progress(self) -> list[tuple[str, dict[str, Any]]]:
-        """What runs have to tell before their end; the lock is held."""
-        told, self._progress = self._progress, []
-        return told
+    def take_progress(self) -> list[Progress]:
+        """Take what runs have reported since the last call; the caller holds the lock."""
+        progress, self._progress = self._progress, []
+        return progress
 
     def _work(self) -> None:
-        """A thread: runs what it is handed, then whatever else may start, then waits again."""
+        """Run a task from the queue, then all others that may start, and wait for the next one."""
         try:
-            while not self._too_many():
-                task = self._handed.get()
+            while not self._is_surplus():
+                task = self._queue.get()
                 if task is None:
                     return
                 while task is not None:
@@ -180,91 +186,101 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - flows cannot get here: it is a fault of ours
             _end_process(error)
 
-    def _too_many(self) -> bool:
-        """Whether this thread was needed only while another one waited."""
+    def _is_surplus(self) -> bool:
+        """Whether this thread was needed only while another one waited; it is counted out then."""
         with self._lock:
-            over = self._threads > self._slots + self._waiting_threads
-            self._threads -= over
-        return over
+            is_surplus = self._threads > self._slots + self._waiting_threads
+            self._threads -= is_surplus
+        return is_surplus
 
-    def _take(self) -> Task | None:
+    def _take(self) -> HeldTask | None:
         with self._lock:
             return self._lanes.take()
 
-    def _finish(self, task: Task, data: bytes, error: BaseException | None) -> None:
-        result = Result(task.id, None if error is None else _told(task, error), data)
+    def _finish(self, task: HeldTask, data: bytes) -> None:
+        self._end(task, TaskResult(task.spec.id, None, data))
+
+    def _fail(self, task: HeldTask, error: BaseException) -> None:
+        self._end(task, TaskResult(task.spec.id, _error_info(task, error), b"null"))
+
+    def _end(self, task: HeldTask, result: TaskResult) -> None:
         with self._lock:
             self._lanes.finish(task, result)
-            self._runs.pop(task.id, None)
-        self._on_result()
+            self._runs.pop(task.spec.id, None)
+        self._request_send()
 
-    def _run(self, task: Task) -> None:
+    def _run(self, task: HeldTask) -> None:
         try:
-            if time.time() >= task.expires:
+            if time.time() >= task.spec.expires_s:
                 raise DeadlinePassed(_TOO_LATE)  # noqa: TRY301 - it ends like what a flow raises
-            data = self._do(task)
+            data = self._execute(task)
             if not isinstance(data, bytes):
                 self._loop.call_soon_threadsafe(self._begin, [(task, data)])
                 return
-            data = _fitting(data)
+            _check_size(data)
         except BaseException as error:  # noqa: BLE001 - a flow may raise anything, SystemExit too
-            self._finish(task, b"null", error)
+            self._fail(task, error)
         else:
-            self._finish(task, data, None)
+            self._finish(task, data)
 
-    def _do(self, task: Task) -> bytes | Begin:
-        """Run a task in this thread; gives its result, or what the loop has to go on with."""
-        if task.op == "load":
-            return to_json(loading.describe(self._loader.load(task.endpoint, task.revision, task.target)))
-        loaded = self._loaded(task)
+    def _execute(self, task: HeldTask) -> bytes | Begin:
+        """Run a task in this thread.
+
+        Returns:
+            The JSON of its result, or what the event loop has to run for it.
+        """
+        spec = task.spec
+        if spec.op == "load":
+            return to_json(loading.describe(self._loader.load(spec.endpoint, spec.revision, spec.target)))
+        loaded = self._loaded(spec)
         match loaded:
             case Command():
-                return _command(task, loaded)
+                return _run_command(task, loaded)
             case FlowFunction(is_async=True):
                 return self._asynchronously(task, loaded)
             case FlowFunction():
                 with set_current(self._open(task, None)):
-                    return to_json(to_data(loaded.invoke(task.data)))
-        order = json.loads(task.data)
-        run = self._open(task, order["instance"])
+                    return to_json(to_data(loaded.invoke(spec.data)))
+        instance_task = InstanceTask.read(spec.data)
+        run = self._open(task, instance_task.instance)
         with set_current(run):
-            turn = InstanceRun(task, loaded, order, run, self._keyring)
-            going_on = turn.begin()
-        if going_on is None:
-            return turn.result()
+            instance_run = InstanceRun(spec, loaded, instance_task, run, self._keyring)
+            rest = instance_run.begin()
+        if rest is None:
+            return instance_run.result()
 
-        async def rest() -> bytes:
+        async def finish() -> bytes:
             with set_current(run):
-                return await turn.go_on(going_on)
+                return await instance_run.finish(rest)
 
-        return rest
+        return finish
 
-    def _asynchronously(self, task: Task, function: FlowFunction) -> Begin:
+    def _asynchronously(self, task: HeldTask, function: FlowFunction) -> Begin:
         async def reply() -> bytes:
             with set_current(self._open(task, None)):
-                return to_json(to_data(await function.invoke(task.data)))
+                return to_json(to_data(await function.invoke(task.spec.data)))
 
         return reply
 
-    def _open(self, task: Task, instance: str | None) -> TaskRun:
-        """A run that can be stopped from here on."""
+    def _open(self, task: HeldTask, instance: str | None) -> TaskRun:
+        """A run that can be stopped from now on."""
         run = TaskRun(task, self._user, instance, self)
         with self._lock:
-            self._runs[task.id] = run
+            self._runs[task.spec.id] = run
             if task.stop is None:
                 task.stop = run.stop
-        if task.dropped:
+        if task.cancelled:
             run.stop()
         return run
 
-    def _loaded(self, task: Task) -> loading.Loaded:
-        known = self._loader.known(task.endpoint, task.revision)
+    def _loaded(self, spec: TaskSpec) -> loading.Loaded:
+        known = self._loader.known(spec.endpoint, spec.revision)
         if known is not None:
             return known
         try:
-            return self._loader.load(task.endpoint, task.revision, task.target)
+            return self._loader.load(spec.endpoint, spec.revision, spec.target)
         except UsageError as error:
-            # The caller has no way to mend it: for them the flow failed.
+            # The caller cannot mend it: for them the flow failed.
             raise FlowFailed(f"Its worker cannot load it: {error.message}") from error
 
     def _end_loop(self) -> None:
@@ -273,7 +289,7 @@ class Runner:
         ended = asyncio.gather(*self._coroutines, return_exceptions=True)
         ended.add_done_callback(lambda _: self._loop.stop())
 
-    def _turn_loop(self) -> None:
+    def _run_loop(self) -> None:
         self._loop_thread = threading.get_ident()
         asyncio.set_event_loop(self._loop)
         while not self._closed:
@@ -283,33 +299,33 @@ class Runner:
                 _log.error("A background task of an async flow wanted to end the worker.", exc_info=error)
         self._loop.close()
 
-    def _begin(self, coroutines: list[tuple[Task, Begin]]) -> None:
+    def _begin(self, coroutines: list[tuple[HeldTask, Begin]]) -> None:
         for task, begin in coroutines:
             running = self._loop.create_task(self._run_async(task, begin))
             self._coroutines.add(running)  # the loop itself would let it be collected
-            running.add_done_callback(self._ended)
+            running.add_done_callback(self._on_coroutine_done)
 
-    def _ended(self, running: asyncio.Task[None]) -> None:
-        self._coroutines.discard(running)
-        error = None if running.cancelled() else running.exception()
+    def _on_coroutine_done(self, coroutine: asyncio.Task[None]) -> None:
+        self._coroutines.discard(coroutine)
+        error = None if coroutine.cancelled() else coroutine.exception()
         if error is not None:
             _end_process(error)
 
-    async def _run_async(self, task: Task, begin: Begin) -> None:
+    async def _run_async(self, task: HeldTask, begin: Begin) -> None:
         current = asyncio.current_task()
         if current is not None:
             task.stop = functools.partial(_cancel, self._loop, current)
         try:
             data = await _await(task, begin)
         except BaseException as error:  # noqa: BLE001 - a flow may raise anything, SystemExit too
-            self._finish(task, b"null", error)
+            self._fail(task, error)
         else:
-            self._finish(task, data, None)
+            self._finish(task, data)
         self._begin(self._hand_out())
 
 
-def _cancel(loop: asyncio.AbstractEventLoop, running: asyncio.Task[None]) -> None:
-    loop.call_soon_threadsafe(running.cancel)
+def _cancel(loop: asyncio.AbstractEventLoop, coroutine: asyncio.Task[None]) -> None:
+    loop.call_soon_threadsafe(coroutine.cancel)
 
 
 def _end_process(error: BaseException) -> NoReturn:
@@ -319,74 +335,86 @@ def _end_process(error: BaseException) -> NoReturn:
     os._exit(1)
 
 
-async def _await(task: Task, begin: Begin) -> bytes:
-    if task.dropped:
+async def _await(task: HeldTask, begin: Begin) -> bytes:
+    if task.cancelled:
         raise Cancelled("It was cancelled before it started.")
-    left = task.expires - time.time()
+    left = task.spec.expires_s - time.time()
     if left <= 0:
         raise DeadlinePassed(_TOO_LATE)
-    patience = asyncio.timeout(left)
+    timeout = asyncio.timeout(left)
     try:
-        async with patience:
-            return _fitting(await begin())
+        async with timeout:
+            data = await begin()
     except TimeoutError:
-        if patience.expired():
+        if timeout.expired():
             raise DeadlinePassed("It was stopped at its deadline.") from None
         raise
-
-
-def _command(task: Task, command: Command) -> bytes:
-    run = ShellRun(
-        command,
-        {
-            "P2PFLOWS_MESSAGE_ID": task.message,
-            "P2PFLOWS_FROM": task.sender,
-            "P2PFLOWS_FROM_NAME": task.name,
-            "P2PFLOWS_ENDPOINT": task.endpoint,
-            "P2PFLOWS_CONVERSATION": task.conversation,
-        },
-    )
-    task.stop = run.stop
-    if task.dropped:
-        run.stop()
-    return to_json(run.reply(task.data, task.expires - time.time()))
-
-
-def _fitting(data: bytes) -> bytes:
-    if len(data) > MAX_BODY_BYTES:
-        raise TooLarge(f"The reply has {len(data)} bytes, over the {MAX_BODY_BYTES} allowed.")
+    _check_size(data)
     return data
 
 
-def _told(task: Task, error: BaseException) -> dict[str, str]:
-    """An error as the daemon is told it, also of a class that does not keep what errors of its kind have."""
+def _run_command(task: HeldTask, command: Command) -> bytes:
+    spec = task.spec
+    run = ShellRun(
+        command,
+        {
+            "P2PFLOWS_MESSAGE_ID": spec.message,
+            "P2PFLOWS_FROM": spec.sender,
+            "P2PFLOWS_FROM_NAME": spec.sender_name,
+            "P2PFLOWS_ENDPOINT": spec.endpoint,
+            "P2PFLOWS_CONVERSATION": spec.conversation,
+        },
+    )
+    task.stop = run.stop
+    if task.cancelled:
+        run.stop()
+    return to_json(run.reply(spec.data, spec.expires_s - time.time()))
+
+
+def _check_size(data: bytes) -> None:
+    """See that a message can carry a reply.
+
+    Raises:
+        TooLarge: it cannot.
+    """
+    if len(data) > MAX_BODY_BYTES:
+        raise TooLarge(f"The reply has {len(data)} bytes, over the {MAX_BODY_BYTES} allowed.")
+
+
+def _error_info(task: HeldTask, error: BaseException) -> ErrorInfo:
+    """An error as it is sent to the daemon, even if its class lacks what errors of its kind have."""
     try:
-        return _as_json(task, error)
+        return _describe(task, error)
     except Exception as wrong:  # noqa: BLE001 - a flow's own class of errors may do anything
-        _log.error("%s raised what cannot be told on message %s:", task.endpoint, task.message, exc_info=wrong)
-        return {"kind": FlowFailed.kind, "message": type(error).__name__}
+        _log.error(
+            "%s raised an error that cannot be described, on message %s:",
+            task.spec.endpoint,
+            task.spec.message,
+            exc_info=wrong,
+        )
+        return ErrorInfo(FlowFailed.kind, type(error).__name__)
 
 
-def _as_json(task: Task, error: BaseException) -> dict[str, str]:
-    """An error as the daemon is told it; what nobody raised on purpose goes to the log in full."""
-    if isinstance(error, UsageError) and task.op == "load":
-        return {"kind": error.kind, "message": _sendable(error.message)}
+def _describe(task: HeldTask, error: BaseException) -> ErrorInfo:
+    """An error as it is sent to the daemon; one that nobody raised on purpose is logged in full."""
+    spec = task.spec
+    if isinstance(error, UsageError) and spec.op == "load":
+        return ErrorInfo(error.kind, _sendable(error.message))
     if isinstance(error, CallError) and error.kind in BY_KIND:
         return _with_hint(error.kind, error)
-    if task.dropped and isinstance(error, asyncio.CancelledError):
-        return Cancelled("It was withdrawn.").as_told()
-    if isinstance(error, UsageError):  # the author's mistake, told by us in plain words; the line is in the log
-        _log.error("%s went wrong on message %s:", task.endpoint, task.message, exc_info=error)
+    if task.cancelled and isinstance(error, asyncio.CancelledError):
+        return ErrorInfo(Cancelled.kind, "It was withdrawn.")
+    if isinstance(error, UsageError):  # the author's mistake, in plain words; the line is in the log
+        _log.error("%s failed on message %s:", spec.endpoint, spec.message, exc_info=error)
         return _with_hint(FlowFailed.kind, error)
-    _log.error("%s raised on message %s:", task.endpoint, task.message, exc_info=error)
+    _log.error("%s raised on message %s:", spec.endpoint, spec.message, exc_info=error)
     name = type(error).__name__
     message = f"{name}: {_text(error)}".removesuffix(": ")
-    return {"kind": FlowFailed.kind, "message": _sendable(message), "type": name}
+    return ErrorInfo(FlowFailed.kind, _sendable(message), type=name)
 
 
-def _with_hint(kind: str, error: P2pflowsError) -> dict[str, str]:
-    told = {"kind": kind, "message": _sendable(error.message)}
-    return {**told, "hint": _sendable(error.hint)} if error.hint else told
+def _with_hint(kind: str, error: P2pflowsError) -> ErrorInfo:
+    return ErrorInfo(kind, _sendable(error.message), _sendable(error.hint) if error.hint else "")
 
 
 def _sendable(message: str) -> str:

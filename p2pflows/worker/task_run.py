@@ -1,4 +1,4 @@
-"""One run of a task, as its flow sees it: the port `flows.run.Run`, put into asks to the daemon."""
+"""One run of a task, as its flow sees it: the port `flows.run.Run`, turned into asks to the daemon."""
 
 from __future__ import annotations
 
@@ -8,78 +8,93 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
-from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, from_peer, ran_differently
+from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, ran_differently
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import Answer, Target, too_late
 from p2pflows.protocol import strict_json
+from p2pflows.protocol.asks import (
+    MAX_RECORDS,
+    MAX_SOURCE_CHARS,
+    MAX_TIMEOUT_S,
+    Ask,
+    AskResult,
+    Call,
+    CallFailed,
+    CallReply,
+    CancelCall,
+    Record,
+    Step,
+    StepValue,
+)
 from p2pflows.protocol.message import MAX_BODY_BYTES, derived_id
-from p2pflows.worker.frames import Ask, Record, Task
+from p2pflows.protocol.run_effects import CallBack, Post, Reply, Sent
+from p2pflows.protocol.worker_frames import ErrorInfo
+from p2pflows.worker.lanes import HeldTask
 
-_MAX_LABEL_CHARS = 64
-_MAX_TIMEOUT_S = 30 * 24 * 3600.0
-_MAX_RECORDS = 10_000
 MAX_PROGRESS_BYTES = 4_000
-"""Most bytes of what is told before the answer, at a time."""
+"""Most bytes of one progress report."""
+_STEP = "step"
+"""The fingerprint of every step."""
 
 
 class Host(Protocol):
-    """What a run needs of its worker; from any thread."""
+    """What a run needs of its worker; callable from any thread."""
 
     def ask(self, ask: Ask) -> None:
-        """Have the daemon keep something."""
+        """Send an ask to the daemon until it has a result."""
 
-    def parked(self, task: Task) -> AbstractContextManager[None]:
-        """While the block waits, the task holds no slot."""
+    def parked(self, task: HeldTask) -> AbstractContextManager[None]:
+        """Free the slot of a task while the block waits."""
 
     def in_loop(self) -> bool:
         """Whether this is the thread that runs all async flows."""
 
-    def progress(self, task: Task, data: dict[str, Any]) -> None:
-        """Tell the caller something."""
+    def progress(self, task: HeldTask, data: dict[str, Any]) -> None:
+        """Send data to the caller before the answer."""
 
 
 class TaskRun:
     """One run of one task.
 
     Args:
-        task: what runs.
-        user: whose daemon this is.
-        instance: which instance runs; None for a flow without state.
+        task: the task.
+        user: the user id of the daemon's owner.
+        instance: the instance that runs; None for a flow without state.
         host: the worker.
     """
 
-    def __init__(self, task: Task, user: str, instance: str | None, host: Host) -> None:
+    def __init__(self, task: HeldTask, user: str, instance: str | None, host: Host) -> None:
         self.user = user
         self.instance = instance
-        self.out: list[dict[str, Any]] = []
+        self.out: list[Sent] = []
         """What leaves when the run has ended well."""
         self._task = task
         self._host = host
         self._lock = threading.Lock()
         self._count = 0
-        self._pending: dict[int, Future[dict[str, Any]]] = {}
-        self._numbers: dict[Future[Answer], int] = {}
+        self._open: dict[int, Future[AskResult]] = {}
+        self._call_indexes: dict[Future[Answer], int] = {}
         self._stopped = False
 
     def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[Answer]:
-        """Send a call at once; a run that begins again finds the same call."""
-        content = {"op": "call", **_sent(target, message, timeout, subflow)}
-        mark = derived_id("call", target.user, target.endpoint, target.instance, _sorted(content["data"]))
-        k, told = self._keep(content, mark)
+        """Send a call at once; a run that starts over finds the same call."""
+        fields = _request(target, message, timeout, subflow)
+        fingerprint = derived_id("call", target.user, target.endpoint, target.instance, _sorted(fields["data"]))
+        call_index, result = self._call(Call(**fields, fingerprint=fingerprint))
         pending: Future[Answer] = Future()
         pending.set_running_or_notify_cancel()
         with self._lock:
-            self._numbers[pending] = k
-        told.add_done_callback(lambda told: _pass_on(told, pending))
+            self._call_indexes[pending] = call_index
+        result.add_done_callback(lambda result: _resolve(pending, result))
         return pending
 
     def wait(self, pending: Future[Answer], timeout: float | None) -> Answer:
-        """Block for the answer without holding a slot.
+        """Block until the answer is there, without holding a slot.
 
         Raises:
-            DeadlinePassed: the seconds went by; the call stays alive.
+            DeadlinePassed: the timeout has passed; the call stays open.
             UsageError: it would block all async flows of this worker.
         """
         if pending.done():
@@ -96,10 +111,10 @@ class TaskRun:
                 raise too_late(timeout) from None
 
     async def wait_async(self, pending: Future[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the port's
-        """Wait for the answer without blocking the event loop.
+        """Await the answer without blocking the event loop.
 
         Raises:
-            DeadlinePassed: the seconds went by; the call stays alive.
+            DeadlinePassed: the timeout has passed; the call stays open.
         """
         if pending.done():
             return pending.result()
@@ -110,132 +125,148 @@ class TaskRun:
                 raise too_late(timeout) from None
 
     def cancel(self, pending: Future[Answer]) -> bool:
-        """Withdraw a call; gives whether it was still unanswered."""
+        """Withdraw a call.
+
+        Returns:
+            Whether it was still unanswered.
+        """
         if pending.done():
             return False
         with self._lock:
-            k = self._numbers[pending]
-        self._ask({"op": "cancel", "call": k}, -1 - k)
+            call_index = self._call_indexes[pending]
+        self._ask(-1 - call_index, CancelCall(call=call_index))
         return True
 
     def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
         """Send a call when this run ends well; its answer enters `run` of this instance as a message."""
-        self._leaves(
-            {
-                "op": "call_back",
-                "subflow": subflow,
-                "packaged": message.message_id,
-                **_sent(target, message, timeout, subflow),
-            }
-        )
+        fields = _request(target, message, timeout, subflow)
+        self._add_sent(CallBack(**fields, subflow=subflow, packaged=message.message_id))
 
     def post(self, target: Target, message: FlowMessage) -> None:
         """Send a message that wants no answer when this run ends well."""
-        self._leaves({"op": "post", **_sent(target, message, None, message.src_flow)})
+        self._add_sent(Post(**_request(target, message, None, message.src_flow)))
 
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:
         """Answer a request, of this run or an earlier one, when this run ends well."""
-        wrong = None if error is None else error.as_told()
-        self._leaves({"op": "reply", "request": request, "data": _plain(data), "error": wrong})
+        info = None if error is None else ErrorInfo(error.kind, error.message, error.hint)
+        self._add_sent(Reply(request=request, data=_plain(data), error=info))
 
     def step(self, compute: Callable[[], Any]) -> Any:
-        """Run something once and keep its JSON result; a run that begins again gets what was kept."""
-        k, record = self._next_record("step")
-        value = None if record is None else record.value
-        if value is None:
-            content = {"op": "step", "value": _plain(compute()) if record is None else None, "mark": "step"}
-            value = self._ask(content, k).result()
-        return _unless_failed(value).get("value")
+        """Compute something once and record its JSON result; a run that starts over gets what was recorded."""
+        call_index, record = self._next_record(_STEP)
+        result = None if record is None else record.result
+        if result is None:
+            value = _plain(compute()) if record is None else None
+            result = self._wait_for(call_index, Step(value=value, fingerprint=_STEP)).result()
+        if isinstance(result, CallFailed):
+            raise result.as_error()
+        return result.value if isinstance(result, StepValue) else None
 
     def progress(self, data: dict[str, Any]) -> None:
-        """Tell the caller something before the answer; it may be lost."""
+        """Send data to the caller before the answer; it may be lost."""
         plain = _plain(data)
         if len(_sorted(plain)) > MAX_PROGRESS_BYTES:
-            raise TooLarge(
-                f"What is told before the answer may have {MAX_PROGRESS_BYTES:,} bytes at a time.", "Tell it in parts."
-            )
+            raise TooLarge(f"Progress may have {MAX_PROGRESS_BYTES:,} bytes at a time.", "Report it in parts.")
         self._host.progress(self._task, plain)
 
-    # What the worker tells.
+    # Called by the worker.
 
-    def answered(self, k: int, value: dict[str, Any]) -> None:
-        """What the run waits for has come."""
+    def deliver(self, call_index: int, result: AskResult) -> None:
+        """Take the result of an ask."""
         with self._lock:
-            told = self._pending.pop(k, None)
-        if told is not None:
-            told.set_result(value)
+            future = self._open.pop(call_index, None)
+        if future is not None:
+            future.set_result(result)
 
     def stop(self) -> None:
-        """The run is withdrawn: whatever it waits for ends."""
+        """Withdraw the run: everything that it waits for ends."""
         with self._lock:
             self._stopped = True
-            pending, self._pending = list(self._pending.values()), {}
-        for told in pending:
-            told.set_exception(_withdrawn())
+            futures, self._open = list(self._open.values()), {}
+        for future in futures:
+            future.set_exception(_withdrawn())
 
-    def _keep(self, content: dict[str, Any], mark: str) -> tuple[int, Future[dict[str, Any]]]:
-        k, record = self._next_record(mark)
-        if record is None or record.value is None:
-            return k, self._ask({**content, "mark": mark}, k)
-        told: Future[dict[str, Any]] = Future()
-        told.set_result(record.value)
-        return k, told
+    def _call(self, call: Call) -> tuple[int, Future[AskResult]]:
+        call_index, record = self._next_record(call.fingerprint)
+        if record is None or record.result is None:
+            return call_index, self._wait_for(call_index, call)
+        future: Future[AskResult] = Future()
+        future.set_result(record.result)
+        return call_index, future
 
-    def _next_record(self, mark: str) -> tuple[int, Record | None]:
-        """The number of the next call or step, and what an earlier attempt has kept under it.
+    def _next_record(self, fingerprint: str) -> tuple[int, Record | None]:
+        """The index of the next call or step, and what an earlier attempt has recorded under it.
 
         Raises:
             FlowFailed: it is one too many, or the earlier attempt asked for something else.
         """
         with self._lock:
-            k, self._count = self._count, self._count + 1
-        if k >= _MAX_RECORDS:
-            raise FlowFailed(f"One run made more than {_MAX_RECORDS:,} calls and steps.")
-        record = self._task.records.get(k)
-        if record is not None and record.mark != mark:
+            call_index, self._count = self._count, self._count + 1
+        if call_index >= MAX_RECORDS:
+            raise FlowFailed(f"One run made more than {MAX_RECORDS:,} calls and steps.")
+        record = self._task.spec.records.get(call_index)
+        if record is not None and record.fingerprint != fingerprint:
             raise ran_differently()
-        return k, record
+        return call_index, record
 
-    def _ask(self, content: dict[str, Any], key: int) -> Future[dict[str, Any]]:
-        told: Future[dict[str, Any]] = Future()
+    def _wait_for(self, call_index: int, content: Call | Step) -> Future[AskResult]:
+        future: Future[AskResult] = Future()
+        self._ask(call_index, content, future)
+        return future
+
+    def _ask(self, call_index: int, content: Call | Step | CancelCall, future: Future[AskResult] | None = None) -> None:
         with self._lock:
             if self._stopped:
                 raise _withdrawn()
-            if key >= 0:
-                self._pending[key] = told
-        self._host.ask(Ask(self._task.id, key, content))
-        return told
+            if future is not None:
+                self._open[call_index] = future
+        self._host.ask(Ask(self._task.spec.id, call_index, content))
 
-    def _leaves(self, content: dict[str, Any]) -> None:
+    def _add_sent(self, sent: Sent) -> None:
         if self.instance is None:
             raise UsageError(
                 "A plain function cannot send what leaves with its state, as it has none.",
                 "Make it a class of AtomicFlow, or call and wait.",
             )
-        self.out.append(content)
+        self.out.append(sent)
 
 
-def _pass_on(told: Future[dict[str, Any]], pending: Future[Answer]) -> None:
-    try:
-        value = told.result()
-    except CallError as error:
-        pending.set_exception(error)
-        return
-    wrong = from_peer(value["error"]) if value.get("error") else None
-    pending.set_result(Answer(value.get("id", ""), value.get("from", ""), value.get("data") or {}, wrong))
+class _RequestFields(TypedDict):
+    user: str
+    endpoint: str
+    instance: str | None
+    data: dict[str, Any]
+    source: str
+    timeout: float | None
 
 
-def _sent(target: Target, message: FlowMessage, timeout: float | None, subflow: str) -> dict[str, Any]:
-    if timeout is not None and not 0 < timeout <= _MAX_TIMEOUT_S:
+def _request(target: Target, message: FlowMessage, timeout: float | None, subflow: str) -> _RequestFields:
+    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT_S:
         raise UsageError("The timeout is not between 0 seconds and 30 days.", "Give it in seconds.")
     return {
         "user": target.user,
         "endpoint": target.endpoint,
         "instance": target.instance,
         "data": _plain(message.sendable()),
-        "source": subflow[:_MAX_LABEL_CHARS],
+        "source": subflow[:MAX_SOURCE_CHARS],
         "timeout": timeout if timeout is None else float(timeout),
     }
+
+
+def _resolve(pending: Future[Answer], result: Future[AskResult]) -> None:
+    """Pass the result of a call on to the flow that waits for it."""
+    try:
+        settled = result.result()
+    except CallError as error:
+        pending.set_exception(error)
+        return
+    match settled:
+        case CallReply(message, sender, data):
+            pending.set_result(Answer(message, sender, data))
+        case CallFailed(_, message, sender):
+            pending.set_result(Answer(message, sender, {}, settled.as_error()))
+        case StepValue():
+            pending.set_result(Answer("", "", {}))
 
 
 def _plain(value: Any) -> Any:
@@ -260,12 +291,6 @@ def _plain(value: Any) -> Any:
 
 def _sorted(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-def _unless_failed(value: dict[str, Any]) -> dict[str, Any]:
-    if value.get("error"):
-        raise from_peer(value["error"])
-    return value
 
 
 def _withdrawn() -> Cancelled:

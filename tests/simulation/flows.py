@@ -13,7 +13,7 @@ from typing import Any
 
 from p2pflows.errors import FlowFailed
 from p2pflows.protocol import topics
-from p2pflows.worker.frames import Task
+from p2pflows.protocol.worker_frames import TaskSpec
 
 COUNTER, TALLY, PAIR, HUB, GUIDE, TOWER, RUIN = "counter", "tally", "pair", "hub", "guide", "tower", "ruin"
 SINGLETONS = (TALLY, HUB)
@@ -88,7 +88,7 @@ def subflows(me: str, neighbour: str) -> dict[str, dict[str, list[str]]]:
 class Turn:
     """What a script has to know and to fill in, for one task of a class."""
 
-    def __init__(self, task: Task, random: Random) -> None:
+    def __init__(self, task: TaskSpec, random: Random) -> None:
         self.order: dict[str, Any] = json.loads(task.data)
         self.random = random
         self.message = task.message

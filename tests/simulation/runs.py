@@ -11,8 +11,11 @@ from typing import Any, Protocol
 from simulation.flows import Call, Pause, Script, Step, Tell, Wait, Wish, Withdraw
 
 from p2pflows.errors import Cancelled, FlowFailed, P2pflowsError
+from p2pflows.protocol import asks
+from p2pflows.protocol.asks import Ask, AskContent, AskResult, CancelCall
 from p2pflows.protocol.message import derived_id
-from p2pflows.worker.frames import Ask, Result, Task
+from p2pflows.protocol.worker_frames import ErrorInfo, TaskResult
+from p2pflows.worker.lanes import HeldTask
 
 
 class Host(Protocol):
@@ -21,22 +24,22 @@ class Host(Protocol):
     def ask(self, ask: Ask) -> None:
         """Have the daemon keep something."""
 
-    def park(self, task: Task) -> None:
+    def park(self, task: HeldTask) -> None:
         """The task waits for others."""
 
-    def unpark(self, task: Task) -> None:
+    def unpark(self, task: HeldTask) -> None:
         """The task goes on."""
 
     def pause(self, run: ScriptedRun, seconds: float) -> None:
         """Let the run go on in so many seconds."""
 
-    def tell(self, task: Task, data: dict[str, Any]) -> None:
+    def tell(self, task: HeldTask, data: dict[str, Any]) -> None:
         """Tell the caller something."""
 
-    def saw(self, task: Task, kind: str, k: int, what: Any) -> None:
+    def saw(self, task: HeldTask, kind: str, k: int, what: Any) -> None:
         """The run has learned what came of a call, or the result of a step."""
 
-    def ended(self, task: Task, result: Result) -> None:
+    def ended(self, task: HeldTask, result: TaskResult) -> None:
         """The run has its end."""
 
 
@@ -49,14 +52,14 @@ class ScriptedRun:
         host: the worker.
     """
 
-    def __init__(self, task: Task, script: Script, host: Host) -> None:
+    def __init__(self, task: HeldTask, script: Script, host: Host) -> None:
         self._task = task
         self._script = script
         self._host = host
         self._count = 0
         self._last = 0
         """The number of the last call or step."""
-        self._told: dict[int, dict[str, Any]] = {}
+        self._told: dict[int, AskResult] = {}
         self._waits_for: int | None = None
         self._is_step = False
         self._stopped = False
@@ -72,7 +75,7 @@ class ScriptedRun:
                 self._end(None, json.dumps(end.value, ensure_ascii=False).encode())
                 return
             except P2pflowsError as wrong:
-                self._end({"kind": wrong.kind, "message": wrong.message}, b"null")
+                self._end(ErrorInfo(wrong.kind, wrong.message), b"null")
                 return
             value, error = None, None
             try:
@@ -94,7 +97,7 @@ class ScriptedRun:
                 self._last = self._call(wish)
             case Withdraw(k):
                 if k not in self._told:
-                    self._ask({"op": "cancel", "call": k}, -1 - k)
+                    self._ask(CancelCall(call=k), -1 - k)
             case Step():
                 self._last = self._step(wish)
                 return self._is_told(self._last, is_step=True)
@@ -113,9 +116,9 @@ class ScriptedRun:
                 return self._learned("got", k)
         return None
 
-    def answered(self, k: int, value: dict[str, Any]) -> None:
+    def deliver(self, k: int, result: AskResult) -> None:
         """What the run waits for has come."""
-        self._told.setdefault(k, value)
+        self._told.setdefault(k, result)
         if self._waits_for == k and not self._over:
             self._waits_for = None
             if not self._is_step:
@@ -123,7 +126,7 @@ class ScriptedRun:
             try:
                 learned = self._learned("stepped" if self._is_step else "got", k)
             except P2pflowsError as wrong:
-                self._end({"kind": wrong.kind, "message": wrong.message}, b"null")
+                self._end(ErrorInfo(wrong.kind, wrong.message), b"null")
             else:
                 self.go_on(learned)
 
@@ -131,44 +134,41 @@ class ScriptedRun:
         """The run is withdrawn: if it waits, it ends; else it does so as soon as it wants something."""
         self._stopped = True
         if self._waits_for is not None and not self._over:
-            self._end({"kind": Cancelled.kind, "message": "The run was withdrawn while it waited."}, b"null")
+            self._end(ErrorInfo(Cancelled.kind, "The run was withdrawn while it waited."), b"null")
 
     def _call(self, call: Call) -> int:
         k, self._count = self._count, self._count + 1
         mark = derived_id("call", call.user, call.endpoint, call.instance, json.dumps(call.data, sort_keys=True))
-        content = {
-            "op": "call",
-            "user": call.user,
-            "endpoint": call.endpoint,
-            "instance": call.instance,
-            "data": call.data,
-            "source": call.subflow,
-            "timeout": call.timeout,
-        }
-        record = self._task.records.get(k)
-        if record is not None and record.mark != mark:
+        record = self._task.spec.records.get(k)
+        if record is not None and record.fingerprint != mark:
             raise FlowFailed("It ran differently than before its worker died.")
-        if record is None or record.value is None:
-            self._ask({**content, "mark": mark}, k)
+        if record is None or record.result is None:
+            self._ask(
+                asks.Call(
+                    user=call.user, endpoint=call.endpoint, instance=call.instance, data=call.data,
+                    source=call.subflow, timeout=call.timeout, fingerprint=mark,
+                ),
+                k,
+            )  # fmt: skip
         else:
-            self._told[k] = record.value
+            self._told[k] = record.result
         return k
 
     def _step(self, step: Step) -> int:
         k, self._count = self._count, self._count + 1
-        record = self._task.records.get(k)
-        if record is not None and record.mark != "step":
+        record = self._task.spec.records.get(k)
+        if record is not None and record.fingerprint != "step":
             raise FlowFailed("It ran differently than before its worker died.")
-        if record is None or record.value is None:
-            self._ask({"op": "step", "value": step.compute() if record is None else None, "mark": "step"}, k)
+        if record is None or record.result is None:
+            self._ask(asks.Step(value=step.compute() if record is None else None, fingerprint="step"), k)
         else:
-            self._told[k] = record.value
+            self._told[k] = record.result
         return k
 
-    def _ask(self, content: dict[str, Any], k: int) -> None:
+    def _ask(self, content: AskContent, k: int) -> None:
         if self._stopped:
             raise Cancelled("The run was withdrawn.")
-        self._host.ask(Ask(self._task.id, k, content))
+        self._host.ask(Ask(self._task.spec.id, k, content))
 
     def _is_told(self, k: int, *, is_step: bool) -> bool:
         """Whether the answer is there; else the run waits for it."""
@@ -182,7 +182,7 @@ class ScriptedRun:
         return False
 
     def _learned(self, kind: str, k: int) -> Any:
-        value = self._told[k]
+        value = self._told[k].as_json()
         if kind == "stepped" and "value" in value:
             self._host.saw(self._task, kind, k, value["value"])
             return value["value"]
@@ -192,7 +192,7 @@ class ScriptedRun:
             raise FlowFailed(str(value))
         return told
 
-    def _end(self, error: dict[str, str] | None, data: bytes) -> None:
+    def _end(self, error: ErrorInfo | None, data: bytes) -> None:
         self._over = True
         self._script.close()
-        self._host.ended(self._task, Result(self._task.id, error, data))
+        self._host.ended(self._task, TaskResult(self._task.spec.id, error, data))

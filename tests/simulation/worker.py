@@ -16,10 +16,11 @@ from simulation.runs import ScriptedRun
 from simulation.timeline import Timeline
 
 from p2pflows.protocol import topics
+from p2pflows.protocol.asks import Ask
 from p2pflows.protocol.channel import BadFrame, Channel
-from p2pflows.worker import frames
-from p2pflows.worker.frames import Ask, Result, Task
-from p2pflows.worker.lanes import Lanes
+from p2pflows.protocol.worker_frames import ClassTarget, DaemonFrame, ErrorInfo, Progress, TaskResult, WorkerInfo
+from p2pflows.worker.lanes import HeldTask, Lanes
+from p2pflows.worker.packing import Updates
 from p2pflowsd.running.leases import point_key
 
 BEAT = 1.0
@@ -55,7 +56,7 @@ class Worker:
         self._results = topics.results(machine.user, POINT)
         self._presence = topics.status(machine.user)
         self._last_presence: bytes | None = None
-        self._lanes = Lanes({"worker": self.name, "slots": slots, "pid": self.pid, "host": socket.gethostname()})
+        self._lanes = Lanes(WorkerInfo(self.name, slots, self.pid, socket.gethostname()))
         self.link = SimulatedLink(
             broker, self.name, persistent=False,
             subscriptions=lambda: [topics.dispatch(machine.user, POINT, self.name), self._presence],
@@ -65,7 +66,7 @@ class Worker:
         self.last_will: Will | None = None
         self._beats = 0
         self._runs: dict[str, ScriptedRun] = {}
-        self._progress: list[dict[str, Any]] = []
+        self._progress: list[Progress] = []
         timeline.after(BEAT, self._beat)
 
     @property
@@ -91,13 +92,13 @@ class Worker:
 
     def ask(self, ask: Ask) -> None:
         """Have the daemon keep something."""
-        self._lanes.ask(ask)
+        self._lanes.add_ask(ask)
 
-    def park(self, task: Task) -> None:
+    def park(self, task: HeldTask) -> None:
         """A task waits for others."""
         self._lanes.park(task)
 
-    def unpark(self, task: Task) -> None:
+    def unpark(self, task: HeldTask) -> None:
         """A task goes on."""
         self._lanes.unpark(task)
 
@@ -105,18 +106,18 @@ class Worker:
         """Let a run go on in so many seconds."""
         self._timeline.after(seconds, lambda: self._go_on(run))
 
-    def tell(self, task: Task, data: dict[str, Any]) -> None:
+    def tell(self, task: HeldTask, data: dict[str, Any]) -> None:
         """Tell a caller something."""
-        self._progress.append({"task": task.id, "data": data})
+        self._progress.append(Progress(task.spec.id, data))
 
-    def saw(self, task: Task, kind: str, k: int, what: Any) -> None:
+    def saw(self, task: HeldTask, kind: str, k: int, what: Any) -> None:
         """A run has learned what came of a call, or the result of a step."""
-        about = {"peer": task.sender, "k": k, "what": what, "worker": self.name}
-        self._facts.append(Fact(self.machine.clock.now(), self.machine.user, kind, task.message, about))
+        about = {"peer": task.spec.sender, "k": k, "what": what, "worker": self.name}
+        self._facts.append(Fact(self.machine.clock.now(), self.machine.user, kind, task.spec.message, about))
 
-    def ended(self, task: Task, result: Result) -> None:
+    def ended(self, task: HeldTask, result: TaskResult) -> None:
         """A run has its end."""
-        self._runs.pop(task.id, None)
+        self._runs.pop(task.spec.id, None)
         self._lanes.finish(task, result)
 
     def _go_on(self, run: ScriptedRun) -> None:
@@ -125,24 +126,27 @@ class Worker:
             self._start_tasks()
             self._tell_all()
 
-    def _stop_run(self, task: Task) -> None:
-        run = self._runs.get(task.id)
+    def _stop_run(self, task: HeldTask) -> None:
+        run = self._runs.get(task.spec.id)
         if run is not None:
             run.stop()
 
     def _tell_all(self) -> None:
         """Send what is there to be told, as it happens."""
-        fresh, asks = self._lanes.fresh(self._timeline.elapsed), self._lanes.asks(self._timeline.elapsed)
-        if self._lanes.parked_changed() or fresh or asks or self._progress:
-            self._send(fresh, asks=asks)
+        now = self._timeline.elapsed
+        fresh, updates = self._lanes.fresh_results(now), Updates(self._lanes.fresh_asks(now))
+        if self._lanes.take_parked_changed() or fresh or updates or self._progress:
+            self._send(fresh, updates)
         self._say_goodbye()
 
     def _will(self) -> Will:
-        self.last_will = Will(self._results, self._channel.seal(self._results, self._lanes.will()), retain=False)
+        self.last_will = Will(
+            self._results, self._channel.seal(self._results, *self._lanes.next_will().to_wire()), retain=False
+        )
         return self.last_will
 
     def _say_goodbye(self) -> None:
-        if self.running and self._lanes.draining and self._lanes.idle:
+        if self.running and self._lanes.draining and self._lanes.is_idle:
             self._send(bye=True)
             self.running = False
             self._timeline.after(BEAT, self.link.die)
@@ -155,7 +159,7 @@ class Worker:
                 self._hello()
             return
         try:
-            frame = frames.read(*self._channel.open(packet.topic, packet.payload))
+            frame = DaemonFrame.read(*self._channel.open(packet.topic, packet.payload))
         except BadFrame:
             return
         received = self._lanes.receive(frame)
@@ -163,12 +167,12 @@ class Worker:
             return
         for task in received.to_stop:
             self._stop_run(task)
-        for answer in received.answers:
-            run = self._runs.get(answer.task)
+        for settled in received.settled:
+            run = self._runs.get(settled.task)
             if run is not None:
-                run.answered(answer.k, answer.value)
+                run.deliver(settled.call_index, settled.result)
         self._start_tasks()
-        if received.new_boot:
+        if received.is_new_boot:
             self._hello()
         self._tell_all()
 
@@ -176,29 +180,31 @@ class Worker:
         while self.running and (task := self._lanes.take()) is not None:
             self._start(task)
 
-    def _start(self, task: Task) -> None:
-        data = json.loads(task.data)
+    def _start(self, task: HeldTask) -> None:
+        spec = task.spec
+        data = json.loads(spec.data)
         about = {
-            "peer": task.sender,
-            "endpoint": task.endpoint,
+            "peer": spec.sender,
+            "endpoint": spec.endpoint,
             "instance": data.get("instance"),
             "worker": self.name,
-            "parallel": task.lane == task.id,
+            "parallel": spec.lane == spec.id,
         }
-        if task.op == "run":
-            self._facts.append(Fact(self.machine.clock.now(), self.machine.user, "run", task.message, about))
-        if task.target["kind"] == "class":
-            self._runs[task.id] = run = ScriptedRun(task, Turn(task, self._random).script(), self)
+        if spec.op == "run":
+            self._facts.append(Fact(self.machine.clock.now(), self.machine.user, "run", spec.message, about))
+        if isinstance(spec.target, ClassTarget):
+            self._runs[spec.id] = run = ScriptedRun(task, Turn(spec, self._random).script(), self)
             run.go_on()
             return
         if "fails" in data:
-            result = Result(task.id, {"kind": "flow_failed", "message": str(data["fails"])}, b"null")
+            result = TaskResult(spec.id, ErrorInfo("flow_failed", str(data["fails"])), b"null")
         else:
-            result = Result(task.id, None, json.dumps({"echo": data, "run": self._random.randrange(2**32)}).encode())
+            reply = {"echo": data, "run": self._random.randrange(2**32)}
+            result = TaskResult(spec.id, None, json.dumps(reply).encode())
         seconds = float(data.get("seconds", 0.02 * self._random.random()))
         self._timeline.after(seconds, lambda: self._finish(task, result))
 
-    def _finish(self, task: Task, result: Result) -> None:
+    def _finish(self, task: HeldTask, result: TaskResult) -> None:
         if not self.running:
             return
         self._lanes.finish(task, result)
@@ -211,28 +217,17 @@ class Worker:
         self._timeline.after(BEAT, self._beat)
         self._beats += 1
         beats = self._beats % 2 == 0
-        overdue = self._lanes.overdue(self._timeline.elapsed, RESEND)
-        asks = self._lanes.asks(self._timeline.elapsed, RESEND)
-        if overdue or asks or beats:
-            self._send(overdue, asks=asks, waits=self._lanes.waits if beats else [])
+        overdue = self._lanes.overdue_results(self._timeline.elapsed, RESEND)
+        updates = Updates(self._lanes.due_asks(self._timeline.elapsed, RESEND), self._lanes.waits if beats else [])
+        if overdue or updates.asks or beats:
+            self._send(overdue, updates)
 
     def _hello(self) -> None:
         if self.running:
-            self._send(self._lanes.unacknowledged(self._timeline.elapsed))
+            self._send(self._lanes.unacknowledged_results(self._timeline.elapsed))
 
-    def _send(
-        self,
-        results: Sequence[Result] = (),
-        *,
-        asks: Sequence[Ask] = (),
-        waits: Sequence[tuple[str, int]] = (),
-        bye: bool = False,
-    ) -> None:
-        progress, self._progress = self._progress, []
-        header = {
-            **self._lanes.header(results, bye=bye),
-            "asks": [{"task": ask.task, "k": ask.k, **ask.content} for ask in asks],
-            "waits": waits,
-            "progress": progress,
-        }
-        self.link.publish(self._results, self._channel.seal(self._results, header, [result.data for result in results]))
+    def _send(self, results: Sequence[TaskResult] = (), updates: Updates | None = None, *, bye: bool = False) -> None:
+        updates = updates or Updates()
+        updates.progress, self._progress = self._progress, []
+        frame = self._lanes.next_frame(results, updates, bye=bye)
+        self.link.publish(self._results, self._channel.seal(self._results, *frame.to_wire()))

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pflows.protocol.channel import BadFrame
-from p2pflows.worker import frames
-from p2pflows.worker.frames import Incoming, Result, Task
-from p2pflows.worker.lanes import Lanes
+from p2pflows.protocol.worker_frames import DaemonFrame, ErrorInfo, TaskResult, WorkerInfo
+from p2pflows.worker.lanes import HeldTask, Lanes
+from p2pflows.worker.packing import split_results
 
 SLOTS = 2
 
 
 def lanes(slots: int = SLOTS) -> Lanes:
     """The bookkeeping of a worker that has just started."""
-    return Lanes({"worker": "w-1", "slots": slots, "pid": 7, "host": "here"})
+    return Lanes(WorkerInfo("w-1", slots, 7, "here"))
 
 
 def entry(id_: str, lane: str = "lane", **changes: Any) -> dict[str, Any]:
@@ -56,34 +56,34 @@ def header(n: int, *tasks: dict[str, Any], boot: int = 1, **changes: Any) -> dic
     }
 
 
-def frame(n: int, *tasks: dict[str, Any], boot: int = 1, **changes: Any) -> Incoming:
+def frame(n: int, *tasks: dict[str, Any], boot: int = 1, **changes: Any) -> DaemonFrame:
     """A frame from the daemon."""
-    return frames.read(header(n, *tasks, boot=boot, **changes), [b"{}"] * len(tasks))
+    return DaemonFrame.read(header(n, *tasks, boot=boot, **changes), [b"{}"] * len(tasks))
 
 
 def started(book: Lanes) -> list[str]:
     """Start all that may start; gives the ids."""
     ids = []
     while (task := book.take()) is not None:
-        ids.append(task.id)
+        ids.append(task.spec.id)
     return ids
 
 
 def end(book: Lanes, id_: str, data: bytes = b"{}") -> None:
     """End a running task with data."""
-    (task,) = [task for task in book.running if task.id == id_]
-    book.finish(task, Result(id_, None, data))
+    (task,) = [task for task in book.running if task.spec.id == id_]
+    book.finish(task, TaskResult(id_, None, data))
 
 
-def ids(results: list[Result]) -> list[str]:
+def ids(results: list[TaskResult]) -> list[str]:
     """The tasks of some results."""
     return [result.task for result in results]
 
 
 def test_a_frame_is_read() -> None:
     """A task's fields and its data are paired, deadlines become seconds, unknown fields do not matter."""
-    (task,) = frames.read(header(1, entry("a", name="bob", later="news")), [b'{"x":1}']).tasks
-    assert (task.id, task.name, task.expires, task.data) == ("a", "bob", 2_000_000_000.5, b'{"x":1}')
+    (task,) = DaemonFrame.read(header(1, entry("a", name="bob", later="news")), [b'{"x":1}']).tasks
+    assert (task.id, task.sender_name, task.expires_s, task.data) == ("a", "bob", 2_000_000_000.5, b'{"x":1}')
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_frame_is_read() -> None:
 def test_a_frame_without_its_fields(content: dict[str, Any], blobs: list[bytes]) -> None:
     """A frame that lacks something is refused as a whole."""
     with pytest.raises(BadFrame):
-        frames.read(content, blobs)
+        DaemonFrame.read(content, blobs)
 
 
 def test_one_lane_runs_in_order() -> None:
@@ -134,15 +134,15 @@ def test_repeated_frames_are_ignored() -> None:
     assert book.held == ["a"]
 
 
-def test_a_new_boot_is_noticed() -> None:
+def test_a_is_new_boot_is_noticed() -> None:
     """The first frame, and the first after the daemon's restart, say that it wants to know all."""
     book = lanes()
     assert [
-        received.new_boot
+        received.is_new_boot
         for received in map(book.receive, (frame(7), frame(8), frame(1, boot=2), frame(2, boot=2)))
         if received is not None
     ] == [True, False, True, False]
-    assert (book.header()["boot"], book.header()["seen"]) == (2, 2)
+    assert (book.next_frame().boot, book.next_frame().seen) == (2, 2)
 
 
 def test_a_task_that_is_held_comes_again() -> None:
@@ -166,17 +166,17 @@ def test_results_until_acknowledged() -> None:
     book.receive(frame(1, entry("a")))
     started(book)
     end(book, "a", b'{"x":1}')
-    assert [result.data for result in book.fresh(now=10)] == [b'{"x":1}']
-    assert book.fresh(now=10) == []
-    assert book.overdue(now=11, patience=2) == []
-    assert ids(book.overdue(now=12, patience=2)) == ["a"]
-    assert book.overdue(now=13, patience=2) == []
-    assert ids(book.unacknowledged(now=13)) == ["a"]
-    assert not book.idle
+    assert [result.data for result in book.fresh_results(now=10)] == [b'{"x":1}']
+    assert book.fresh_results(now=10) == []
+    assert book.overdue_results(now=11, resend_after=2) == []
+    assert ids(book.overdue_results(now=12, resend_after=2)) == ["a"]
+    assert book.overdue_results(now=13, resend_after=2) == []
+    assert ids(book.unacknowledged_results(now=13)) == ["a"]
+    assert not book.is_idle
     book.receive(frame(2, done=["a"]))
-    assert book.unacknowledged(now=20) == []
+    assert book.unacknowledged_results(now=20) == []
     assert book.held == []
-    assert book.idle
+    assert book.is_idle
 
 
 def test_a_hello_has_the_fresh_results() -> None:
@@ -185,8 +185,8 @@ def test_a_hello_has_the_fresh_results() -> None:
     book.receive(frame(1, entry("a")))
     started(book)
     end(book, "a")
-    assert ids(book.unacknowledged(now=1)) == ["a"]
-    assert book.fresh(now=1) == []
+    assert ids(book.unacknowledged_results(now=1)) == ["a"]
+    assert book.fresh_results(now=1) == []
 
 
 def test_cancel_while_waiting() -> None:
@@ -209,13 +209,13 @@ def test_cancel_while_running() -> None:
     started(book)
     received = book.receive(frame(2, cancel=["a"]))
     assert received is not None
-    assert [task.id for task in received.to_stop] == ["a"]
-    assert received.to_stop[0].dropped
+    assert [task.spec.id for task in received.to_stop] == ["a"]
+    assert received.to_stop[0].cancelled
     assert book.held == ["b"]
     assert started(book) == []
     end(book, "a")
     assert started(book) == ["b"]
-    assert book.fresh(now=0) == []
+    assert book.fresh_results(now=0) == []
 
 
 def test_cancel_after_the_end() -> None:
@@ -225,8 +225,8 @@ def test_cancel_after_the_end() -> None:
     started(book)
     end(book, "a")
     book.receive(frame(2, cancel=["a"]))
-    assert book.fresh(now=0) == []
-    assert book.idle
+    assert book.fresh_results(now=0) == []
+    assert book.is_idle
 
 
 def test_cancelled_and_sent_again() -> None:
@@ -238,10 +238,10 @@ def test_cancelled_and_sent_again() -> None:
     book.receive(frame(2, cancel=["a"]))
     book.receive(frame(3, entry("a")))
     assert started(book) == []
-    book.finish(first, Result("a", None, b'"first"'))
+    book.finish(first, TaskResult("a", None, b'"first"'))
     assert started(book) == ["a"]
     end(book, "a", b'"second"')
-    assert [result.data for result in book.fresh(now=0)] == [b'"second"']
+    assert [result.data for result in book.fresh_results(now=0)] == [b'"second"']
 
 
 def test_drain() -> None:
@@ -252,12 +252,12 @@ def test_drain() -> None:
     book.drain()
     book.receive(frame(2, entry("d")))
     assert book.held == ["a"]
-    assert book.header()["draining"] is True
+    assert book.next_frame().draining
     end(book, "a")
     assert started(book) == []
-    assert not book.idle
+    assert not book.is_idle
     book.receive(frame(3, done=["a"]))
-    assert book.idle
+    assert book.is_idle
 
 
 def test_backlog() -> None:
@@ -265,18 +265,20 @@ def test_backlog() -> None:
     book = lanes(slots=1)
     book.receive(frame(1, entry("a"), entry("b")))
     started(book)
-    assert book.backlog
+    assert book.has_backlog
     end(book, "a")
     started(book)
-    assert not book.backlog
+    assert not book.has_backlog
 
 
 def test_header() -> None:
     """A header says who speaks, what was seen and is held, and how tasks ended."""
     book = lanes()
     book.receive(frame(4, entry("a"), boot=3))
-    failed = Result("x", {"kind": "flow_failed", "message": "no"}, b"null")
-    assert book.header([failed]) == {
+    failed = TaskResult("x", ErrorInfo("flow_failed", "no"), b"null")
+    header, blobs = book.next_frame([failed]).to_wire()
+    assert blobs == [b"null"]
+    assert header == {
         "worker": "w-1",
         "slots": SLOTS,
         "pid": 7,
@@ -297,29 +299,29 @@ def test_frames_and_wills_are_numbered_upwards() -> None:
     book = lanes()
     numbers = []
     for _ in range(3):
-        will = book.will()
-        assert will["bye"]
-        assert will["held"] == []
-        numbers += [book.header()["n"], book.header()["n"], will["n"]]
+        will = book.next_will()
+        assert will.bye
+        assert will.held == []
+        numbers += [book.next_frame().number, book.next_frame().number, will.number]
     assert numbers[2] == 2**62
     assert numbers == sorted(set(numbers))
 
 
 def test_portions() -> None:
     """Results are split so that a frame stays below the limit, in order, and each is in one frame."""
-    results = [Result(str(n), None, b"x" * 400) for n in range(10)]
-    portions = list(frames.portions(results, 2000))
+    results = [TaskResult(str(n), None, b"x" * 400) for n in range(10)]
+    portions = list(split_results(results, 2000))
     assert [result for portion in portions for result in portion] == results
     assert max(map(len, portions)) == 3
 
 
 def test_a_result_over_the_limit() -> None:
     """A result that no frame can hold becomes the error that says so, or it would be sent for ever."""
-    big = Result("a", None, b"x" * 5000)
-    assert list(frames.portions([big], 2000)) == [[big]]
-    assert big.error is not None
-    assert big.error["kind"] == "too_large"
-    assert big.data == b"null"
+    ((result,),) = split_results([TaskResult("a", None, b"x" * 5000)], 2000)
+    assert result.task == "a"
+    assert result.error is not None
+    assert result.error.kind == "too_large"
+    assert result.data == b"null"
 
 
 class Conversation:
@@ -332,17 +334,17 @@ class Conversation:
         self.book = lanes()
         self.boot, self.n = 1, 0
         self.lane_of: dict[str, str] = {}
-        self.on_the_way: list[Incoming] = []
-        self.delivered: list[Incoming] = []
+        self.on_the_way: list[DaemonFrame] = []
+        self.delivered: list[DaemonFrame] = []
         self.committed: set[str] = set()
         self.withdrawn: set[str] = set()
         # What the worker must do, told in the simplest way there is.
         self.expected: defaultdict[str, list[str]] = defaultdict(list)
         self.known: set[str] = set()
-        self.runs: list[Task] = []
+        self.runs: list[HeldTask] = []
         self.ran: set[str] = set()
         self.owed: set[str] = set()
-        self.untold: set[str] = set()
+        self.unreported: set[str] = set()
 
     def lease(self, pick: int) -> None:
         """The daemon sends new tasks."""
@@ -398,41 +400,41 @@ class Conversation:
             assert self.book.held == held
 
     def start(self, _pick: int) -> None:
-        """A slot looks for work: it gets the oldest task of a lane that is free, unless there is none."""
+        """A slot is free for a task: it gets the oldest of a lane that is free, unless there is none."""
         task = self.book.take()
         if task is None:
-            busy = {running.lane for running in self.runs}
+            busy = {running.spec.lane for running in self.runs}
             assert len(self.runs) == SLOTS or not any(self.expected[lane] for lane in set("abc") - busy)
             return
-        assert task.id not in self.ran
-        assert self.expected[task.lane].pop(0) == task.id
-        self.ran.add(task.id)
+        assert task.spec.id not in self.ran
+        assert self.expected[task.spec.lane].pop(0) == task.spec.id
+        self.ran.add(task.spec.id)
         self.runs.append(task)
 
     def finish(self, pick: int) -> None:
         """A task ends."""
         if self.runs:
             task = self.runs.pop(pick % len(self.runs))
-            if not task.dropped:
-                self.owed.add(task.id)
-                self.untold.add(task.id)
-            self.book.finish(task, Result(task.id, None, b"{}"))
+            if not task.cancelled:
+                self.owed.add(task.spec.id)
+                self.unreported.add(task.spec.id)
+            self.book.finish(task, TaskResult(task.spec.id, None, b"{}"))
 
     def report(self, pick: int) -> None:
         """A frame leaves, with all results or the fresh ones, and is lost or committed."""
         everything = pick % 2 == 0
-        told = ids(self.book.unacknowledged(0) if everything else self.book.fresh(0))
-        assert set(told) == (self.owed if everything else self.owed & self.untold)
-        self.untold.clear()
+        told = ids(self.book.unacknowledged_results(0) if everything else self.book.fresh_results(0))
+        assert set(told) == (self.owed if everything else self.owed & self.unreported)
+        self.unreported.clear()
         if pick > 1:
             self.committed.update(told)
 
     def check(self) -> None:
         """Lanes and slots are kept, and all that waits, runs or is not acknowledged is said to be held."""
-        busy = [task.lane for task in self.book.running]
+        busy = [task.spec.lane for task in self.book.running]
         assert len(busy) == len(set(busy)) <= SLOTS
         waiting = {id_ for ids_ in self.expected.values() for id_ in ids_}
-        running = {task.id for task in self.runs if not task.dropped}
+        running = {task.spec.id for task in self.runs if not task.cancelled}
         assert sorted(self.book.held) == sorted(waiting | running | self.owed)
 
     def _publish(self, tasks: list[str], *, done: Sequence[str] = (), cancel: Sequence[str] = ()) -> None:

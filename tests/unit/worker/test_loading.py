@@ -11,6 +11,7 @@ import pytest
 
 from p2pflows.errors import UsageError
 from p2pflows.flows.function import FlowFunction
+from p2pflows.protocol.worker_frames import ExecTarget, PythonTarget, TaskTarget, read_target
 from p2pflows.worker.loading import Loader, describe
 from p2pflows.worker.shell import Command
 
@@ -32,19 +33,19 @@ def loader() -> Loader:
     return Loader()
 
 
-def python(target: str, cwd: Path) -> dict[str, Any]:
-    """A target as the daemon sends it."""
-    return {"kind": "python", "target": target, "cwd": str(cwd)}
+def python(target: str, cwd: Path) -> PythonTarget:
+    """A function as a target."""
+    return PythonTarget(target, str(cwd))
 
 
-def call(loader: Loader, target: dict[str, Any], revision: int = 1, data: bytes = b"{}") -> Any:
+def call(loader: Loader, target: TaskTarget, revision: int = 1, data: bytes = b"{}") -> Any:
     """Load a function and invoke it."""
     loaded = loader.load("endpoint", revision, target)
     assert isinstance(loaded, FlowFunction)
     return loaded.invoke(data)
 
 
-def refusal(loader: Loader, target: dict[str, Any]) -> str:
+def refusal(loader: Loader, target: TaskTarget) -> str:
     """The sentence with which a target is refused."""
     with pytest.raises(UsageError) as caught:
         loader.load("endpoint", 1, target)
@@ -143,7 +144,7 @@ def test_two_endpoints_of_a_package_share_it(loader: Loader, tmp_path: Path) -> 
 
 def test_a_command(loader: Loader, tmp_path: Path) -> None:
     """A command is checked, and takes any object."""
-    loaded = loader.load("endpoint", 1, {"kind": "exec", "command": "cat", "cwd": str(tmp_path)})
+    loaded = loader.load("endpoint", 1, ExecTarget("cat", str(tmp_path)))
     assert loaded == Command("cat", str(tmp_path))
     assert describe(loaded) == {
         "schema": {"type": "object"},
@@ -151,7 +152,7 @@ def test_a_command(loader: Loader, tmp_path: Path) -> None:
         "description": "",
         "async": False,
     }
-    assert "no program ./no" in refusal(Loader(), {"kind": "exec", "command": "./no", "cwd": str(tmp_path)})
+    assert "no program ./no" in refusal(Loader(), ExecTarget("./no", str(tmp_path)))
 
 
 def test_what_is_missing(loader: Loader, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_a_mended_file_loads(loader: Loader, tmp_path: Path) -> None:
 
 def test_an_unknown_kind(loader: Loader) -> None:
     """A kind of target that a newer daemon may know is refused in words."""
-    assert "does not know" in refusal(loader, {"kind": "wasm", "target": "x", "cwd": "/"})
+    assert "does not know" in refusal(loader, read_target({"kind": "wasm", "target": "x", "cwd": "/"}))
 
 
 def test_helpers_of_one_name_in_two_folders(loader: Loader, tmp_path: Path) -> None:

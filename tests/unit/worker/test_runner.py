@@ -10,7 +10,8 @@ import pytest
 
 PROGRAM = """
 import threading, time
-from p2pflows.worker.frames import Task
+from p2pflows.protocol.worker_frames import PythonTarget, TaskSpec
+from p2pflows.worker.lanes import HeldTask
 from p2pflows.worker.runner import Runner
 
 class Lanes:
@@ -18,9 +19,11 @@ class Lanes:
     def take(self): return self.tasks.pop() if self.tasks else None
     def finish(self, task, result): raise AssertionError("lost count")
 
-target = {"kind": "python", "target": "flows.py:%s", "cwd": "."}
-task = Task("t", "run", "lane", "f", 1, target, "b", "", "c", "m", time.time() + 60, b"{}")
-Runner(Lanes(task), threading.Lock(), 1, lambda: None, user="u").start()
+spec = TaskSpec(
+    id="t", op="run", lane="lane", endpoint="f", revision=1, target=PythonTarget("flows.py:%s", "."),
+    sender="b", conversation="c", message="m", expires=int((time.time() + 60) * 1000), data=b"{}",
+)
+Runner(Lanes(HeldTask(spec)), threading.Lock(), 1, lambda: None, user="u").start()
 time.sleep(10)
 """
 

@@ -1,0 +1,448 @@
+"""The frames between a daemon and its workers, both ways (docs/PROTOCOL.md, section 15).
+
+A frame is a JSON header and blobs; `channel` seals it. Each class writes and reads its own part, and ignores unknown
+fields. What tasks ask for while they run is in `asks`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+from p2pflows.errors import P2pflowsError, from_kind
+from p2pflows.protocol import strict_json, topics
+from p2pflows.protocol.asks import Ask, AskAnswer, Record, read_call_index, read_result
+from p2pflows.protocol.channel import BadFrame
+
+Header = dict[str, Any]
+
+
+# Tasks.
+
+
+@dataclass(frozen=True, slots=True)
+class PythonTarget:
+    """A function, as `FILE.py:NAME` or `PACKAGE.MODULE:NAME`, and the folder that it is loaded from."""
+
+    target: str
+    cwd: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as they travel."""
+        return {"kind": "python", "target": self.target, "cwd": self.cwd}
+
+
+@dataclass(frozen=True, slots=True)
+class ExecTarget:
+    """A shell command, and the folder that it runs in."""
+
+    command: str
+    cwd: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as they travel."""
+        return {"kind": "exec", "command": self.command, "cwd": self.cwd}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTarget:
+    """A class of flows, and what its owner sets for every instance."""
+
+    target: str
+    cwd: str
+    config: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as they travel."""
+        return {"kind": "class", "target": self.target, "cwd": self.cwd, "config": self.config}
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTarget:
+    """A target of a kind that this release does not know; its tasks fail, the rest of their frame is taken in."""
+
+    content: Any
+
+    def as_json(self) -> Any:
+        """The target as it came."""
+        return self.content
+
+
+TaskTarget = PythonTarget | ExecTarget | ClassTarget | UnknownTarget
+
+
+def read_target(content: Any) -> TaskTarget:
+    """The target in a task."""
+    match content:
+        case {"kind": "python", "target": str(target), "cwd": str(cwd)}:
+            return PythonTarget(target, cwd)
+        case {"kind": "exec", "command": str(command), "cwd": str(cwd)}:
+            return ExecTarget(command, cwd)
+        case {"kind": "class", "target": str(target), "cwd": str(cwd), "config": dict(config)}:
+            return ClassTarget(target, cwd, config)
+        case _:
+            return UnknownTarget(content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """A task as it travels to a worker.
+
+    Attributes:
+        id: names the task; a task that is leased again has the same.
+        op: `run`; `mount`: make an instance; or `load`: see whether the target can be run, and describe it.
+        lane: tasks of one lane run one at a time, in order.
+        revision: a higher one means that the target must be loaded again.
+        sender: the user id of whoever asked.
+        sender_name: the petname of the sender; empty if there is none.
+        conversation: the id of the request's conversation; empty for `load`.
+        message: the id of the request; empty for `load`.
+        expires: the deadline, in milliseconds since the epoch.
+        attempt: 1 and up.
+        records: what earlier attempts have recorded, by call index.
+        data: the JSON bytes that it runs on.
+    """
+
+    id: str
+    op: str
+    lane: str
+    endpoint: str
+    revision: int
+    target: TaskTarget
+    sender: str
+    sender_name: str = ""
+    conversation: str
+    message: str
+    expires: int
+    attempt: int = 1
+    records: Mapping[int, Record] = field(default_factory=dict)
+    data: bytes
+
+    @property
+    def expires_s(self) -> float:
+        """The deadline, in seconds since the epoch."""
+        return self.expires / 1000
+
+    def as_json(self) -> dict[str, Any]:
+        """The task as an entry of `tasks`; its data is a blob."""
+        return {
+            "task": self.id,
+            "op": self.op,
+            "lane": self.lane,
+            "endpoint": self.endpoint,
+            "revision": self.revision,
+            "target": self.target.as_json(),
+            "from": self.sender,
+            "name": self.sender_name or None,
+            "conversation": self.conversation,
+            "message": self.message,
+            "expires": self.expires,
+            "attempt": self.attempt,
+            "records": [
+                [call_index, fingerprint, None if result is None else result.as_json()]
+                for call_index, (fingerprint, result) in self.records.items()
+            ],
+        }
+
+    @classmethod
+    def read(cls, entry: Any, data: bytes) -> Self:
+        """The task in an entry of `tasks`.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, or of a wrong form.
+        """
+        return cls(
+            id=entry["task"],
+            op=entry["op"],
+            lane=entry["lane"],
+            endpoint=entry["endpoint"],
+            revision=entry["revision"],
+            target=read_target(entry["target"]),
+            sender=entry["from"],
+            sender_name=entry["name"] or "",
+            conversation=entry["conversation"],
+            message=entry["message"],
+            expires=int(entry["expires"]),
+            attempt=entry.get("attempt", 1),
+            records={
+                call_index: Record(fingerprint, None if result is None else read_result(result))
+                for call_index, fingerprint, result in entry.get("records", ())
+            },
+            data=data,
+        )
+
+    def size(self) -> int:
+        """About how many bytes the task takes in a frame; measured only where the fields may be many."""
+        if not self.records and not (isinstance(self.target, ClassTarget) and self.target.config):
+            return len(self.data)
+        return len(self.data) + json_size(self.as_json())
+
+
+# Results.
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """An error as it travels: its kind, one sentence, what to do next, and the class that a flow raised."""
+
+    kind: str
+    message: str
+    hint: str = ""
+    type: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """The fields as they travel; empty ones are left out."""
+        more = {name: text for name, text in (("hint", self.hint), ("type", self.type)) if text}
+        return {"kind": self.kind, "message": self.message, **more}
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """A task has ended well, with this data."""
+
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A task has ended in an error."""
+
+    error: P2pflowsError
+
+
+Outcome = Success | Failure
+
+
+class TaskResult(NamedTuple):
+    """How a task ended: with the JSON bytes of its data, or an error and `null`."""
+
+    task: str
+    error: ErrorInfo | None
+    data: bytes
+
+    @property
+    def outcome(self) -> Outcome:
+        """The data, or the error; a failure too if the worker sent neither."""
+        if self.error is not None:
+            return Failure(from_kind(self.error.kind or "flow_failed", self.error.message, self.error.hint))
+        try:
+            data = strict_json.loads(self.data)
+        except ValueError:
+            data = None
+        if isinstance(data, dict):
+            return Success(data)
+        return Failure(from_kind("flow_failed", "The worker sent a result that is no JSON object."))
+
+
+def _read_error(content: Any) -> ErrorInfo | None:
+    if not isinstance(content, dict):
+        return None
+    # What a flow raised may hold half a character, as file names do, which no message can carry.
+    return ErrorInfo(
+        *(str(content.get(name, "")).encode(errors="replace").decode() for name in ("kind", "message", "hint", "type"))
+    )
+
+
+# From a worker to its daemon.
+
+
+class Wait(NamedTuple):
+    """A task still waits for the result of an ask that is recorded."""
+
+    task: str
+    call_index: int
+
+    def as_json(self) -> list[str | int]:
+        """The entry of `waits`."""
+        return [self.task, self.call_index]
+
+
+class Progress(NamedTuple):
+    """Data for the caller of a task, before its answer; it may be lost."""
+
+    task: str
+    data: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of `progress`."""
+        return {"task": self.task, "data": self.data}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """Who sends a frame.
+
+    Attributes:
+        name: `w-` and 16 random hex digits, new at each start of the worker.
+        slots: how many lanes can run at once, 1 or more.
+    """
+
+    name: str
+    slots: int
+    pid: int = 0
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFrame:
+    """A frame from a worker.
+
+    Attributes:
+        boot: the daemon's boot that the worker knows; 0 before its first frame.
+        number: grows with each frame of this worker.
+        seen: the highest number of the daemon's frames, of that boot, that the worker has taken in.
+        held: ids of tasks that were received, and whose results are not acknowledged.
+        parked: ids of tasks that wait for others and hold no slot.
+        draining: the worker takes no more tasks.
+        bye: the worker is gone.
+    """
+
+    worker: WorkerInfo
+    boot: int
+    number: int
+    seen: int
+    held: Collection[str] = ()
+    parked: Collection[str] = ()
+    results: Sequence[TaskResult] = ()
+    draining: bool = False
+    bye: bool = False
+    asks: Sequence[Ask] = ()
+    waits: Sequence[Wait] = ()
+    progress: Sequence[Progress] = ()
+
+    def to_wire(self) -> tuple[Header, list[bytes]]:
+        """The header and the blobs."""
+        header: Header = {
+            "worker": self.worker.name,
+            "slots": self.worker.slots,
+            "pid": self.worker.pid,
+            "host": self.worker.host,
+            "parked": list(self.parked),
+            "boot": self.boot,
+            "n": self.number,
+            "seen": self.seen,
+            "held": list(self.held),
+            "results": [
+                {"task": task, "error": None if error is None else error.as_json()} for task, error, _ in self.results
+            ],
+            "draining": self.draining,
+            "bye": self.bye,
+        }
+        if self.asks:
+            header["asks"] = [ask.as_json() for ask in self.asks]
+        if self.waits:
+            header["waits"] = [wait.as_json() for wait in self.waits]
+        if self.progress:
+            header["progress"] = [entry.as_json() for entry in self.progress]
+        return header, [result.data for result in self.results]
+
+    @classmethod
+    def read(cls, header: Header, blobs: Sequence[bytes]) -> Self:
+        """The frame in an opened header and its blobs.
+
+        Raises:
+            BadFrame: a field is missing, or of a wrong form.
+        """
+        try:
+            frame = cls(
+                worker=WorkerInfo(
+                    str(header["worker"]),
+                    int(header["slots"]),
+                    int(header.get("pid", 0)),
+                    str(header.get("host", "")),
+                ),
+                boot=int(header["boot"]),
+                number=int(header["n"]),
+                seen=int(header["seen"]),
+                held=dict.fromkeys(str(task) for task in header["held"]),
+                parked={str(task) for task in header.get("parked", ())},
+                results=[
+                    TaskResult(str(result["task"]), _read_error(result["error"]), blob)
+                    for result, blob in zip(header["results"], blobs, strict=True)
+                ],
+                draining=bool(header["draining"]),
+                bye=bool(header["bye"]),
+                asks=[Ask.read(entry) for entry in header.get("asks", ())],
+                waits=[Wait(str(task), read_call_index(index)) for task, index in header.get("waits", ())],
+                progress=[Progress(str(entry["task"]), _object(entry["data"])) for entry in header.get("progress", ())],
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BadFrame("a frame without its fields") from error
+        if not topics.is_name(frame.worker.name) or frame.worker.slots < 1:
+            raise BadFrame("a frame of nobody")
+        return frame
+
+
+# From a daemon to one of its workers.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonFrame:
+    """A frame to a worker.
+
+    Attributes:
+        worker: the name of the worker.
+        boot: grows with each start of the daemon.
+        number: grows with each frame of this boot.
+        tasks: tasks leased to this worker, in the order in which each lane runs them.
+        done: ids of tasks whose results are committed.
+        cancel: ids of tasks that are not wanted any more.
+        stop: the worker finishes what runs, and ends.
+    """
+
+    worker: str
+    boot: int
+    number: int
+    tasks: Sequence[TaskSpec] = ()
+    done: Sequence[str] = ()
+    cancel: Sequence[str] = ()
+    answers: Sequence[AskAnswer] = ()
+    stop: bool = False
+
+    def to_wire(self) -> tuple[Header, list[bytes]]:
+        """The header and the blobs."""
+        header = {
+            "worker": self.worker,
+            "boot": self.boot,
+            "n": self.number,
+            "tasks": [task.as_json() for task in self.tasks],
+            "done": self.done,
+            "cancel": self.cancel,
+            "answers": [answer.as_json() for answer in self.answers],
+            "stop": self.stop,
+        }
+        return header, [task.data for task in self.tasks]
+
+    @classmethod
+    def read(cls, header: Header, blobs: Sequence[bytes]) -> Self:
+        """The frame in an opened header and its blobs.
+
+        Raises:
+            BadFrame: a field is missing, or tasks and blobs do not pair up.
+        """
+        try:
+            return cls(
+                worker=header.get("worker", ""),
+                boot=int(header["boot"]),
+                number=int(header["n"]),
+                tasks=[TaskSpec.read(entry, blob) for entry, blob in zip(header["tasks"], blobs, strict=True)],
+                done=header["done"],
+                cancel=header["cancel"],
+                answers=[AskAnswer.read(entry) for entry in header.get("answers", ())],
+                stop=header["stop"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadFrame(f"a frame without its fields: {error!r}") from error
+
+
+def json_size(content: Any) -> int:
+    """How many bytes a value takes as JSON, or a few more."""
+    return len(json.dumps(content, ensure_ascii=False).encode(errors="replace"))
+
+
+def _object(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise TypeError("no object")
+    return content
