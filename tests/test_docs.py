@@ -56,7 +56,7 @@ def _refusals() -> set[str]:
     found = set()
     for path in SOURCES:
         source = path.read_text(encoding="utf-8")
-        found |= set(re.findall(r"self\._refused\(\"(\w+)\"", source))
+        found |= set(re.findall(r"\.refuse\(\"(\w+)\"", source))
         for node in ast.walk(ast.parse(source)):
             match node:
                 case ast.Call(func=ast.Name(id="Refused"), args=[ast.Constant(value=str(reason))]):

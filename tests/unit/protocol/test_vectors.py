@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,36 @@ def test_the_parts_of_a_bundle_stand_where_the_protocol_says(case: dict[str, Any
     assert framing.unpack(bytes.fromhex(case["framed"])) == [body.encode() for body in case["bodies"]]
 
 
-def test_a_notice_is_read_and_written_as_frozen() -> None:
+def _notices() -> list[str]:
+    """The bodies of all notices in the vectors."""
+    cases = _load("bundle")["cases"]
+    return [body for case in cases if case["kind"] == BundleKind.NOTICE for body in case["bodies"]]
+
+
+@pytest.mark.parametrize("body", _notices())
+def test_a_notice_is_read_and_written_as_frozen(body: str) -> None:
     """Every line of a notice survives reading and writing, and its bytes are the frozen ones."""
-    (body,) = next(case["bodies"] for case in _load("bundle")["cases"] if case["kind"] == BundleKind.NOTICE)
     assert Notice.model_validate_json(body).to_bytes() == body.encode()
+
+
+def test_every_field_is_in_a_vector() -> None:
+    """Each field of a message and of a notice is frozen in at least one case (scripts/vector.py adds one)."""
+    bodies: dict[type[Message | Notice], list[str]] = {
+        Message: [case["body"] for case in _load("message")["cases"]],
+        Notice: _notices(),
+    }
+    for model, written in bodies.items():
+        names = {field.alias or name for name, field in model.model_fields.items()}
+        assert names == {name for body in written for name in json.loads(body)}
+
+
+@_cases("bundle")
+def test_the_script_that_adds_vectors_seals_as_frozen(case: dict[str, Any]) -> None:
+    """scripts/vector.py makes the frozen cases again from their names, bodies, nonces and keys."""
+    make = runpy.run_path(str(VECTORS.parents[1] / "scripts" / "vector.py"))["case"]
+    seeds = (bytes.fromhex(case["sender_seed"]), bytes.fromhex(_load("bundle")["seeds"][case["recipient"]]))
+    nonce = bytes.fromhex(case["nonce"])
+    assert make(case["name"], BundleKind(case["kind"]), case["bodies"], nonce, seeds=seeds) == case
 
 
 @_cases("refused")
