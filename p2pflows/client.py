@@ -241,7 +241,7 @@ class AsyncClient:
         self._pending[number] = future
         if on_progress is not None:
             self._listeners[number] = on_progress
-        self._stream.ask(b'{"id":%d,"method":"%s","params":%s}' % (number, method.encode(), body))
+        self._stream.request(b'{"id":%d,"method":"%s","params":%s}' % (number, method.encode(), body))
         return future
 
     async def request(self, method: str, **params: Any) -> Any:
@@ -336,7 +336,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Disconnect; what was asked and not answered fails."""
-        await self._stream.close()
+        self._stream.close()
+        await self._stream.wait_closed()
 
     async def __aenter__(self) -> Self:
         await self.open()

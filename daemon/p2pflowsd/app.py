@@ -23,6 +23,7 @@ from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Enrolment
 from p2pflowsd import faults
 from p2pflowsd.api.control import Control
+from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import Methods
 from p2pflowsd.clock import SystemClock, system_entropy
 from p2pflowsd.human.inbox import rfc3339
@@ -90,10 +91,10 @@ class App:
         self._disk_failed = asyncio.Event()
         self._connected = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        methods = Methods(node=lambda: self._node, turns=self, about=self._about, broker_url=self._broker_for_workers)
-        self._control = Control(
-            path=home.socket, methods=methods.by_name, call=methods.call, prompts=self._open_prompts
+        daemon = Daemon(
+            node=lambda: self._node, submit=self._submit, about=self._about, broker_url=self._broker_for_workers
         )
+        self._control = Control(home.socket, Methods.of(daemon))
 
     async def run(self, stopping: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
         """Serve until `stopping` is set, then end cleanly.
@@ -180,26 +181,13 @@ class App:
         wait = max(0.0, self._node.next_wake() - self._clock.elapsed())
         self._timer = asyncio.get_running_loop().call_later(wait, self._schedule)
 
-    def put(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Run something inside the node's next batch; `done` takes its result, or its error, after the commit."""
+    def _submit(self, step: Callable[[], Any], on_outcome: Callable[[Any], None]) -> None:
+        """Run a step inside the node's next batch; after the commit, call back with its result or P2pflowsError."""
         if self._disk_failed.is_set():
-            done(_disk_error("it failed a moment ago"))
+            on_outcome(_disk_error("it failed a moment ago"))
             return
-        self._requests.append(Request(run, done))
+        self._requests.append(Request(step, on_outcome))
         self._schedule()
-
-    async def result(self, run: Callable[[], Any]) -> Any:
-        """Run something inside the node's next batch, and return its result after the commit.
-
-        Raises:
-            P2pflowsError: what it raised, or the disk failed.
-        """
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.put(run, lambda result: None if done.done() else done.set_result(result))
-        result = await done
-        if isinstance(result, P2pflowsError):
-            raise result
-        return result
 
     def _on_journal_error(self, error: JournalError, requests: list[Request]) -> None:
         """Stop using a node whose journal failed; `_reopen_journal` goes on from what was committed."""
@@ -261,7 +249,7 @@ class App:
             clock=self._clock,
             entropy=system_entropy,
             faults=self._faults,
-            on_prompt=lambda prompt: self._control.tell("prompt", prompt),
+            on_prompt=lambda prompt: self._control.send_event("prompt", prompt),
         )
         self._serve_human(node)
         return node
@@ -330,9 +318,6 @@ class App:
     def _broker_name(self) -> str:
         return self._embedded.name if self._embedded is not None else str(self._setting)
 
-    async def _open_prompts(self) -> Any:
-        return await self.result(lambda: self._node.inbox.list(everything=False))
-
     async def _broker_for_workers(self) -> str:
         return (await self._broker()).with_secret()
 
@@ -340,7 +325,7 @@ class App:
         return Enrolment(await self._broker_for_workers(), self._me.user_id, point, point_key(self._me, point)).token()
 
     def _worker_ended(self, point: str, pid: int) -> None:
-        self.put(lambda: self._node.dispatch.process_ended(point, pid), lambda _result: None)
+        self._submit(lambda: self._node.dispatch.process_ended(point, pid), lambda _result: None)
 
     async def _announce(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Tell the user how things stand once the broker answers, or when it takes long."""

@@ -146,19 +146,19 @@ class _Connection(RecordStream):
 
     def send(self, content: bytes) -> bool:
         """Send a frame; return whether it was sent."""
-        if self.unsent > MAX_UNREAD_BYTES:
+        if self.unsent_bytes > MAX_UNREAD_BYTES:
             self.abort()
         return super().send(content)
 
-    def opened(self) -> None:
+    def on_open(self) -> None:
         self._owner.on_opened(self)
 
-    def arrived(self, records: list[bytes]) -> None:
+    def on_records(self, records: list[bytes]) -> None:
         frames = records if self._sends else self._introduce(records)
         if frames:
             self._owner.on_frames(self._sends, frames)
 
-    def lost(self, error: Exception | None) -> None:
+    def on_close(self, error: Exception | None) -> None:
         del error
         self._owner.on_lost(self, self._reads)
         if self._sends:

@@ -11,74 +11,73 @@ from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol.framing import Lines
 
 _MAX_RECORD_BYTES = 2**31
-"""The daemon is trusted: a list of everything may be long."""
-_CONNECT_TIMEOUT_S = 1.0
-"""Seconds for what was asked last to leave when the connection is closed."""
+"""The daemon is trusted, and a list of everything may be long."""
+_CLOSE_TIMEOUT_S = 1.0
+"""How long closing waits for the last requests to be sent."""
 _MAX_WRITE_BYTES = 256 * 1024
-"""Bytes of requests in one line, unless one alone has more."""
+"""Bytes of requests in one line; a single larger request has a line of its own."""
 
 
 class ClientStream(RecordStream):
-    """A connection; what is asked in one pass of the loop leaves as one line.
+    """A connection to the daemon; requests of one pass of the event loop are sent as one line.
 
     Args:
-        told: takes each object that the daemon sends.
-        ended: the connection is gone; takes whether what came last was no JSON.
+        on_item: takes each object that the daemon sends.
+        on_end: called when the connection is closed; takes whether it was closed because the daemon sent no JSON.
     """
 
-    def __init__(self, told: Callable[[dict[str, Any]], None], ended: Callable[[bool], None]) -> None:
+    def __init__(self, on_item: Callable[[dict[str, Any]], None], on_end: Callable[[bool], None]) -> None:
         super().__init__(Lines(_MAX_RECORD_BYTES))
-        self._told = told
-        self._ended = ended
-        self._asked: list[bytes] = []
-        self._garbled = False
-        self._gone = asyncio.Event()
+        self._on_item = on_item
+        self._on_end = on_end
+        self._unsent: list[bytes] = []
+        self._is_garbled = False
+        self._closed = asyncio.Event()
 
-    def ask(self, request: bytes) -> None:
+    def request(self, request: bytes) -> None:
         """Send a request soon.
 
         Args:
             request: one JSON object.
         """
-        self._asked.append(request)
-        self.leave_soon()
+        self._unsent.append(request)
+        self.flush_soon()
 
-    async def close(self) -> None:
-        """End the connection; a daemon that does not read is not waited for."""
-        self.finish()
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed; abort it if the daemon does not read in time."""
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await self._gone.wait()
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._closed.wait()
         except TimeoutError:
             self.abort()
-            await self._gone.wait()
+            await self._closed.wait()
 
-    def arrived(self, records: list[bytes]) -> None:
-        """Tell what lines say."""
+    def on_records(self, records: list[bytes]) -> None:
+        """Pass on each object in the lines."""
         for line in records:
             try:
                 content = json.loads(line)
-            except ValueError:  # some other release listens here, or no daemon at all
-                self._garbled = True
+            except ValueError:  # another release listens here, or no daemon at all
+                self._is_garbled = True
                 self.abort()
                 return
             for item in content if isinstance(content, list) else [content]:
-                self._told(item)
+                self._on_item(item)
 
-    def leave(self) -> None:
-        """Send what was asked, as far as there is room."""
-        while self._asked and not self.full:
-            self.send(_together(self._asked))
+    def flush(self) -> None:
+        """Send requests until all are sent or writing is paused."""
+        while self._unsent and not self.write_paused:
+            self.send(_take_line(self._unsent))
 
-    def lost(self, error: Exception | None) -> None:
-        """Tell the owner."""
+    def on_close(self, error: Exception | None) -> None:
+        """Report the end of the connection."""
         del error
-        self._gone.set()
-        self._ended(self._garbled)
+        self._closed.set()
+        self._on_end(self._is_garbled)
 
 
-def _together(requests: list[bytes]) -> bytes:
-    """Remove from the front what fits into one line, and join it."""
+def _take_line(requests: list[bytes]) -> bytes:
+    """Remove as many requests from the front as one line may hold, and return them as that line."""
     size = count = 0
     while count < len(requests) and (not count or size + len(requests[count]) <= _MAX_WRITE_BYTES):
         size += len(requests[count])

@@ -1,4 +1,4 @@
-"""A socket that carries records, as asyncio serves it; both ends of the daemon's own sockets are made of it."""
+"""A stream socket that carries records, as an asyncio protocol; the base of both ends of the daemon's own sockets."""
 
 from __future__ import annotations
 
@@ -9,48 +9,54 @@ from p2pflows.protocol.framing import FramingError, Lines, Records
 
 
 class RecordStream(asyncio.Protocol):
-    """One connection's life; what happens in it, a subclass says.
+    """One connection; a subclass overrides the hooks.
 
     Args:
-        framing: how records follow each other, both ways.
+        framing: how the stream is split into records, in both directions.
+
+    Attributes:
+        write_paused: whether the peer reads too slowly to send more now.
     """
 
     def __init__(self, framing: Records | Lines) -> None:
         self._framing = framing
         self._transport: asyncio.WriteTransport | None = None
-        self._due = False
-        self.full = False
-        """Whether the other side reads too slowly for more to be sent now."""
+        self._flush_is_scheduled = False
+        self.write_paused = False
 
-    # What a subclass says.
+    # Hooks.
 
-    def opened(self) -> None:
-        """The connection stands."""
+    def on_open(self) -> None:
+        """The connection is open."""
 
-    def arrived(self, records: list[bytes]) -> None:
-        """Records have come, at least one."""
+    def on_records(self, records: list[bytes]) -> None:
+        """Records have arrived, at least one."""
 
     def on_framing_error(self, error: FramingError) -> None:
-        """What came is no record, and neither is what follows."""
+        """The bytes are no record, so the rest of the stream cannot be read either."""
         del error
         self.abort()
 
-    def leave(self) -> None:
-        """Send what is ready, unless the stream is `full`."""
+    def flush(self) -> None:
+        """Send what is ready, unless `write_paused`."""
 
-    def lost(self, error: Exception | None) -> None:
-        """The connection is gone."""
+    def on_close(self, error: Exception | None) -> None:
+        """The connection is closed.
 
-    # What it can do.
+        Args:
+            error: None if either side closed it in an orderly way.
+        """
+
+    # Commands.
 
     @property
-    def unsent(self) -> int:
-        """Bytes that wait for the other side to read."""
+    def unsent_bytes(self) -> int:
+        """How many bytes wait for the peer to read."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     @property
     def peer_closed(self) -> bool:
-        """Whether the other side has closed its end, so that nobody reads any more; not sure on every system."""
+        """Whether the peer has closed the whole connection and reads no more; not every system reports it."""
         if self._transport is None:
             return True
         poll = select.poll()
@@ -58,59 +64,59 @@ class RecordStream(asyncio.Protocol):
         return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def send(self, content: bytes) -> bool:
-        """Send a record; False if it cannot leave."""
+        """Send a record; return False if the connection is closed."""
         if self._transport is None or self._transport.is_closing():
             return False
         self._transport.write(self._framing.wrap(content))
         return True
 
-    def leave_soon(self) -> None:
-        """Have `leave` called once this pass of the loop is over: what it makes ready leaves together."""
-        if not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_soon(self._leave_now)
+    def flush_soon(self) -> None:
+        """Call `flush` after this pass of the event loop, so that all that becomes ready in it is sent together."""
+        if not self._flush_is_scheduled:
+            self._flush_is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
 
-    def finish(self) -> None:
-        """End the connection once all has left."""
+    def close(self) -> None:
+        """Close the connection after everything has been sent."""
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """Close the connection at once; unsent bytes are lost."""
         if self._transport is not None:
             self._transport.abort()
 
-    def _leave_now(self) -> None:
-        self._due = False
-        self.leave()
+    def _flush_now(self) -> None:
+        self._flush_is_scheduled = False
+        self.flush()
 
-    # What asyncio tells.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is connected."""
+        """Keep the transport, and call `on_open`."""
         assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket's
         self._transport = transport
-        self.opened()
+        self.on_open()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come, in whatever pieces."""
+        """Split the stream, and call `on_records`."""
         try:
             records = self._framing.feed(data)
         except FramingError as error:
             self.on_framing_error(error)
             return
         if records:
-            self.arrived(records)
+            self.on_records(records)
 
     def pause_writing(self) -> None:
-        """The buffer holds all it should."""
-        self.full = True
+        """The write buffer is full."""
+        self.write_paused = True
 
     def resume_writing(self) -> None:
-        """The other side has read enough of it."""
-        self.full = False
-        self.leave()
+        """The write buffer has room again."""
+        self.write_paused = False
+        self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed."""
-        self.lost(exc)
+        """Call `on_close`."""
+        self.on_close(exc)

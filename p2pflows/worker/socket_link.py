@@ -97,7 +97,7 @@ class SocketLink:
         """Hang up once all has left; `run` returns."""
         self._closing.set()
         if self._connection is not None:
-            self._connection.finish()
+            self._connection.close()
 
     # What the connection tells.
 
@@ -125,12 +125,12 @@ class _Connection(RecordStream):
         self._owner = owner
         self.ended = asyncio.Event()
 
-    def opened(self) -> None:
+    def on_open(self) -> None:
         self._owner.opened(self)
 
-    def arrived(self, records: list[bytes]) -> None:
+    def on_records(self, records: list[bytes]) -> None:
         self._owner.arrived(records)
 
-    def lost(self, error: Exception | None) -> None:
+    def on_close(self, error: Exception | None) -> None:
         self.ended.set()
         self._owner.lost("the daemon closed the connection" if error is None else str(error))

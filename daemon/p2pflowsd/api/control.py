@@ -1,51 +1,39 @@
-"""The control socket: HTTP for `curl`, JSON Lines or a WebSocket for what streams or needs speed.
+"""The control socket: HTTP for `curl`, JSON Lines for what streams or needs speed.
 
-A private unix socket in the home folder; who can open it is its user. What a connection speaks shows in its first byte.
+It is a private unix socket in the home folder; anyone who can open it acts as its user.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.protocol import strict_json
-from p2pflowsd.api.methods import Method
-from p2pflowsd.api.sessions import MAX_TEXT_BYTES, Call, LineConnection, Session
+from p2pflowsd.api.methods import Methods
+from p2pflowsd.api.sessions import MAX_LINE_BYTES, Session
 from p2pflowsd.private_socket import private_socket
 
-STATUS = {2: 400, 3: 503, 4: 403, 5: 504}
-"""HTTP status by exit code; all else is 422."""
+HTTP_STATUS = {2: 400, 3: 503, 4: 403, 5: 504}
+"""HTTP status by an error's exit code; 422 for all others."""
 
 
 class Control:
-    """Serves the methods on a unix socket.
+    """The server on the control socket.
 
     Args:
-        path: the socket.
-        methods: what can be asked.
-        call: the method that has to be fast, without a task for each request.
-        prompts: the open prompts, for those who watch.
+        path: where the socket is made.
+        methods: what clients can request.
     """
 
-    def __init__(
-        self,
-        *,
-        path: Path,
-        methods: dict[str, Method],
-        call: Call,
-        prompts: Callable[[], Awaitable[Any]],
-    ) -> None:
+    def __init__(self, path: Path, methods: Methods) -> None:
         self._path = path
-        self.call = call
         self._methods = methods
-        self._prompts = prompts
         self._sessions: set[Session] = set()
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
@@ -56,16 +44,17 @@ class Control:
         Raises:
             UsageError: the path is too long for a unix socket, or cannot be written.
         """
-        app = web.Application(client_max_size=MAX_TEXT_BYTES)
-        app.router.add_route("*", "/v1/ws", self._websocket)
-        app.router.add_route("*", "/v1/{method}", self._http)
+        app = web.Application(client_max_size=MAX_LINE_BYTES)
+        app.router.add_route("*", "/v1/{method}", self._handle_http)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         http = self._runner.server
         assert http is not None  # noqa: S101 - `setup` makes it
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: _Opening(http, self), sock=private_socket(self._path)
-        )
+
+        def accept() -> _NewConnection:
+            return _NewConnection(http, lambda: Session(self._methods, self._sessions))
+
+        self._server = await asyncio.get_running_loop().create_unix_server(accept, sock=private_socket(self._path))
 
     async def close(self) -> None:
         """Stop serving."""
@@ -73,97 +62,57 @@ class Control:
         if self._server is not None:
             self._server.close()
         for session in list(self._sessions):
-            await session.close()
+            session.flush_and_close()
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def opened(self, session: Session) -> None:
-        """A session begins."""
-        self._sessions.add(session)
-
-    def ended(self, session: Session) -> None:
-        """A session is over."""
-        self._sessions.discard(session)
-
-    def tell(self, event: str, data: dict[str, Any]) -> None:
-        """Tell all who watch."""
+    def send_event(self, event: str, data: dict[str, Any]) -> None:
+        """Send an event to all clients that watch."""
         for session in self._sessions:
-            if session.watches:
-                session.put({"event": event, "data": data})
+            session.send_event(event, data)
 
-    async def ask(self, name: str, params: Any, session: Session | None = None) -> dict[str, Any]:
-        """Run a method; `{"result": ...}` or `{"error": ...}`. Only a session can watch."""
+    async def _handle_http(self, request: web.Request) -> web.Response:
+        method = request.match_info["method"]
         try:
-            if name == "watch" and session is not None:
-                return {"result": await self._watch(session)}
-            method = self._methods.get(name)
-            if method is None:
-                raise UsageError(f"There is no method {name!r}.", "See docs/CONTROL.md.")
-            if not isinstance(params, dict):
-                raise UsageError("The parameters are not a JSON object.", "See docs/CONTROL.md.")
-            return {"result": await method(params)}
+            params = _parse(await request.read())
+            if method == "watch":
+                raise UsageError("HTTP sends no events.", "Use JSON Lines; see docs/CONTROL.md.")
+            return _response(200, await self._methods.run(method, params))
         except P2pflowsError as error:
-            return {"error": error.as_json(), "exit": error.exit_code}
-
-    async def _http(self, request: web.Request) -> web.Response:
-        try:
-            content = await request.read()
-            params = strict_json.loads(content) if content.strip() else {}
-        except (ValueError, RecursionError) as error:
-            answer: dict[str, Any] = {"error": UsageError(f"The request is not JSON: {error}.").as_json(), "exit": 2}
-        else:
-            answer = await self.ask(request.match_info["method"], params)
-        code = STATUS.get(answer.pop("exit"), 422) if "error" in answer else 200
-        text = json.dumps(answer if "error" in answer else answer["result"], ensure_ascii=False) + "\n"
-        # An error may quote half a character of what was asked; so written it is JSON.
-        body = text.encode(errors="backslashreplace")
-        return web.Response(body=body, status=code, content_type="application/json", charset="utf-8")
-
-    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
-        connection = web.WebSocketResponse(max_msg_size=MAX_TEXT_BYTES, compress=False, heartbeat=None)
-        await connection.prepare(request)
-        wake = asyncio.Event()
-        session = Session(self, wake.set, connection.close)
-        writer = asyncio.create_task(_write(connection, session, wake))
-        try:
-            async for frame in connection:
-                if frame.type is WSMsgType.TEXT:
-                    session.receive(frame.data)
-        finally:
-            writer.cancel()
-            session.end()
-        return connection
-
-    async def _watch(self, session: Session) -> dict[str, Any]:
-        """Begin to tell a session what changes."""
-        session.watches = True
-        return {"prompts": await self._prompts()}
+            return _response(HTTP_STATUS.get(error.exit_code, 422), {"error": error.as_json()})
 
 
-async def _write(connection: web.WebSocketResponse, session: Session, wake: asyncio.Event) -> None:
-    with contextlib.suppress(ConnectionError):  # whoever reads from it sees the end, too
-        while True:
-            await wake.wait()
-            wake.clear()
-            if text := session.take():
-                await connection.send_str(text.decode())
+def _parse(content: bytes) -> Any:
+    if not content.strip():
+        return {}
+    try:
+        return strict_json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"The request is not JSON: {error}.") from None
 
 
-class _Opening(asyncio.Protocol):
-    """A connection until its first byte tells what it speaks: JSON Lines begin with an object or an array."""
+def _response(status: int, content: Any) -> web.Response:
+    text = json.dumps(content, ensure_ascii=False) + "\n"
+    # An error may quote a lone surrogate from its request, which UTF-8 lacks; JSON can escape it.
+    body = text.encode(errors="backslashreplace")
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
 
-    def __init__(self, http: web.Server, control: Control) -> None:
+
+class _NewConnection(asyncio.Protocol):
+    """A connection until its first byte shows what it speaks: only JSON Lines begin with an object or an array."""
+
+    def __init__(self, http: web.Server, new_session: Callable[[], Session]) -> None:
         self._http = http
-        self._control = control
+        self._new_session = new_session
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is connected."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """The first bytes have come; whoever understands them takes over."""
-        speaks = LineConnection(self._control) if data[:1] in b"{[" else self._http()
-        self._transport.set_protocol(speaks)
-        speaks.connection_made(self._transport)
-        speaks.data_received(data)
+        """Hand the connection over, with its first bytes."""
+        protocol = self._new_session() if data[:1] in b"{[" else self._http()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(data)

@@ -1,188 +1,151 @@
-"""One connection that asks many things side by side, be it a WebSocket or a socket with JSON Lines.
-
-What is asked comes as JSON texts, each a request or an array of them; what is ready in one pass of the loop leaves as
-one text (docs/CONTROL.md).
-"""
+"""A connection to the control socket that speaks JSON Lines: many requests side by side, and events."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.framing import FramingError, Lines
+from p2pflowsd.api.methods import Methods
 
-MAX_TEXT_BYTES = 4_000_000
-"""The longest text that may be asked."""
-MAX_WAITING_ANSWERS = 1_000
-"""What waits to be sent to one client before progress is dropped; it may be lost anyway."""
-
-
-class Call(Protocol):
-    """Accepts a call without a task of its own."""
-
-    def __call__(
-        self,
-        params: dict[str, Any],
-        respond: Callable[[Any], None],
-        progress: Callable[[dict[str, Any]], None] | None = None,
-    ) -> Callable[[], None]:
-        """Respond once; gives what stops the waiting."""
+MAX_LINE_BYTES = 4_000_000
+"""The longest line that a client may send."""
+MAX_UNSENT_ITEMS = 1_000
+"""How many objects may wait for a slow client before its progress reports are dropped."""
 
 
-class Asked(Protocol):
-    """Whom a session asks."""
+class Session(RecordStream):
+    """One client's connection.
 
-    call: Call
-
-    async def ask(self, name: str, params: Any, session: Session | None = None) -> dict[str, Any]:
-        """Run a method; `{"result": ...}` or `{"error": ...}`."""
-
-    def opened(self, session: Session) -> None:
-        """A session begins."""
-
-    def ended(self, session: Session) -> None:
-        """A session is over."""
-
-
-class Session:
-    """What one connection asks and is told.
+    Each line from the client is one request or an array of them. All that becomes ready in one pass of the event loop
+    is sent as one line (docs/CONTROL.md).
 
     Args:
-        asked: who answers.
-        leave: told when there is something to `take`, or when it may have become idle; may be told too often.
-        close: says goodbye to the other side.
+        methods: what can be requested.
+        open_sessions: where the session lists itself while its connection is open.
     """
 
-    def __init__(self, asked: Asked, leave: Callable[[], None], close: Callable[[], Awaitable[object]]) -> None:
-        self.close = close
-        self._asked = asked
-        self._leave = leave
-        self._ready: list[dict[str, Any]] = []
+    def __init__(self, methods: Methods, open_sessions: set[Session]) -> None:
+        super().__init__(Lines(MAX_LINE_BYTES))
+        self._methods = methods
+        self._open_sessions = open_sessions
+        self._unsent: list[dict[str, Any]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[object, Callable[[], None]] = {}
-        self.watches = False
-        asked.opened(self)
+        self._watches = False
+        self._is_half_closed = False
 
-    def receive(self, text: str | bytes) -> None:
-        """Take in one text: a request, or an array of them."""
-        try:
-            content = strict_json.loads(text)
-        except (ValueError, RecursionError) as error:
-            self.put({"id": None, "error": UsageError(f"What was sent is not JSON: {error}.").as_json()})
-            return
-        for request in content if isinstance(content, list) else [content]:
-            if not isinstance(request, dict) or not isinstance(request.get("method"), str):
-                self.put({"id": None, "error": UsageError("A request has an id, a method and params.").as_json()})
-                continue
-            if request["method"] == "call" and isinstance(request.get("params"), dict):
-                self._call(request.get("id"), request["params"])
-                continue
-            task = asyncio.create_task(self._run(request))
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
+    def send_event(self, event: str, data: dict[str, Any]) -> None:
+        """Send an event if the client watches."""
+        if self._watches:
+            self._put({"event": event, "data": data})
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing will ever be told any more, unless something is asked."""
-        return not (self._tasks or self._calls or self._ready or self.watches)
+    def flush_and_close(self) -> None:
+        """Send what is ready, and close the connection."""
+        self.flush()
+        self.close()
 
-    def put(self, answer: dict[str, Any]) -> None:
-        """Send something soon."""
-        self._ready.append(answer)
-        self._leave()
+    # The connection.
 
-    def take(self) -> bytes:
-        """All that is ready, as one text; empty when nothing is."""
-        ready, self._ready = self._ready, []
-        if not ready:
-            return b""
-        # An error may quote half a character of what was asked; so written it is JSON.
-        return strict_json.dumps(ready if len(ready) > 1 else ready[0], errors="backslashreplace")
+    def on_open(self) -> None:
+        """List the session."""
+        self._open_sessions.add(self)
 
-    def end(self) -> None:
-        """The other side has left: what it waits for goes on without it."""
-        self._asked.ended(self)
-        for task in list(self._tasks):
-            task.cancel()
-        for stop in list(self._calls.values()):
-            stop()
-
-    def _call(self, request_id: Any, params: dict[str, Any]) -> None:
-        key = object()
-
-        def respond(result: Any) -> None:
-            self._calls.pop(key, None)
-            failed = isinstance(result, P2pflowsError)
-            self.put({"id": request_id, **({"error": result.as_json()} if failed else {"result": result})})
-
-        self._calls[key] = lambda: None
-
-        def progress(data: dict[str, Any]) -> None:
-            if len(self._ready) < MAX_WAITING_ANSWERS:  # who does not read must not fill our memory
-                self.put({"id": request_id, "progress": data})
-
-        stop = self._asked.call(params, respond, progress)
-        if key in self._calls:
-            self._calls[key] = stop
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._leave()
-
-    async def _run(self, request: dict[str, Any]) -> None:
-        answer = await self._asked.ask(request["method"], request.get("params", {}), self)
-        answer.pop("exit", None)
-        self.put({"id": request.get("id"), **answer})
-
-
-class LineConnection(RecordStream):
-    """A session whose texts are the lines of a socket."""
-
-    def __init__(self, asked: Asked) -> None:
-        super().__init__(Lines(MAX_TEXT_BYTES))
-        self._asked = asked
-        self._all_asked = False
-        self._session: Session
-
-    def opened(self) -> None:
-        """Begin the session."""
-        self._session = Session(self._asked, self.leave_soon, self._goodbye)
-
-    def arrived(self, records: list[bytes]) -> None:
-        """Take lines in; empty ones say nothing."""
+    def on_records(self, records: list[bytes]) -> None:
+        """Take in lines; empty ones mean nothing."""
         for line in records:
             if line.strip():
-                self._session.receive(line)
+                self._receive(line)
 
     def on_framing_error(self, error: FramingError) -> None:
-        """Say what is wrong, and end."""
+        """Report the error, and close the connection."""
         del error
-        self._session.put({"id": None, "error": UsageError(f"A line has over {MAX_TEXT_BYTES:,} bytes.").as_json()})
-        self.leave()
-        self.finish()
+        self._put_error(None, UsageError(f"A line has over {MAX_LINE_BYTES:,} bytes."))
+        self.flush_and_close()
 
-    def leave(self) -> None:
-        """Send what is ready, if there is room."""
-        if not self.full and (text := self._session.take()):
-            self.send(text)
-        if self._all_asked and self._session.is_idle:
-            self.finish()
+    def flush(self) -> None:
+        """Send what is ready as one line, and close the connection if nothing more can become ready."""
+        if self._unsent and not self.write_paused:
+            items, self._unsent = self._unsent, []
+            # An error may quote a lone surrogate from its request, which UTF-8 lacks; JSON can escape it.
+            self.send(strict_json.dumps(items if len(items) > 1 else items[0], errors="backslashreplace"))
+        if self._is_half_closed and not (self._tasks or self._calls or self._unsent or self._watches):
+            self.close()
 
     def eof_received(self) -> bool:
-        """The other side asks no more, as a pipe does at its end; unless it has left, it still gets its answers."""
-        self._all_asked = True
-        self.leave_soon()
+        """The client sends no more, like a pipe at its end; unless it has left, it still gets its answers."""
+        self._is_half_closed = True
+        self.flush_soon()
         return not self.peer_closed
 
-    def lost(self, error: Exception | None) -> None:
-        """End the session."""
+    def on_close(self, error: Exception | None) -> None:
+        """Stop waiting for answers; accepted calls go on without this client."""
         del error
-        self._session.end()
+        self._open_sessions.discard(self)
+        for task in list(self._tasks):
+            task.cancel()
+        for stop_waiting in list(self._calls.values()):
+            stop_waiting()
 
-    async def _goodbye(self) -> None:
-        self.leave()
-        self.finish()
+    # Requests.
+
+    def _receive(self, line: bytes) -> None:
+        try:
+            content = strict_json.loads(line)
+        except (ValueError, RecursionError) as error:
+            self._put_error(None, UsageError(f"What was sent is not JSON: {error}."))
+            return
+        for request in content if isinstance(content, list) else [content]:
+            match request:
+                case {"method": "call", "params": dict(params)}:
+                    self._start_call(request.get("id"), params)
+                case {"method": str(method)}:
+                    task = asyncio.create_task(self._run(request.get("id"), method, request.get("params", {})))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._on_task_done)
+                case _:
+                    self._put_error(None, UsageError("A request has an id, a method and params."))
+
+    def _start_call(self, request_id: Any, params: dict[str, Any]) -> None:
+        call = object()
+
+        def on_outcome(outcome: Any) -> None:
+            self._calls.pop(call, None)
+            if isinstance(outcome, P2pflowsError):
+                self._put_error(request_id, outcome)
+            else:
+                self._put({"id": request_id, "result": outcome})
+
+        def on_progress(data: dict[str, Any]) -> None:
+            if len(self._unsent) < MAX_UNSENT_ITEMS:  # a client that does not read must not fill our memory
+                self._put({"id": request_id, "progress": data})
+
+        self._calls[call] = lambda: None
+        stop_waiting = self._methods.start_call(params, on_outcome, on_progress)
+        if call in self._calls:
+            self._calls[call] = stop_waiting
+
+    async def _run(self, request_id: Any, method: str, params: Any) -> None:
+        if method == "watch":
+            self._watches = True
+        try:
+            result = await self._methods.run(method, params)
+        except P2pflowsError as error:
+            self._put_error(request_id, error)
+        else:
+            self._put({"id": request_id, "result": result})
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.flush_soon()
+
+    def _put(self, item: dict[str, Any]) -> None:
+        self._unsent.append(item)
+        self.flush_soon()
+
+    def _put_error(self, request_id: Any, error: P2pflowsError) -> None:
+        self._put({"id": request_id, "error": error.as_json()})

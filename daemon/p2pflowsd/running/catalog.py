@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from p2pflows.contacts import Book, resolve
 from p2pflows.errors import NotServed, UsageError
-from p2pflows.protocol.message import MessageId, Name, UserId
 from p2pflowsd.journal import Journal
 
 ME = "me"
@@ -56,81 +55,6 @@ class Served(BaseModel):
         return self.model_dump(
             mode="json", by_alias=True, include={"endpoint", "kind", "description", "dispatch_point", "input_schema"}
         )
-
-
-class FlowInfo(BaseModel):
-    """A flow as a neighbour's daemon shows it: what that sends may be anything, what comes out has this form."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    endpoint: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
-    kind: str = ""
-    description: str = ""
-    dispatch_point: str = ""
-    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
-
-
-class DescribeReply(BaseModel):
-    """What a neighbour's daemon tells of one address."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    served: bool
-    allowed: bool
-    workers: bool = False
-    kind: str = ""
-    description: str = ""
-    dispatch_point: str = ""
-    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
-
-
-class FlowList(BaseModel):
-    """What a neighbour's daemon tells of all it serves to us."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    flows: list[FlowInfo]
-
-
-class MountReply(BaseModel):
-    """What a neighbour's daemon answers who wants an instance."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    instance: MessageId | None = None
-    endpoint: Name
-    kind: Annotated[str, StringConstraints(max_length=64)] = ""
-    shared: bool = False
-
-
-class ChangeReply(BaseModel):
-    """What a neighbour's daemon answers who has it delete or reset an instance."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    instance: MessageId
-
-
-class InstanceInfo(BaseModel):
-    """An instance that a neighbour has for us, as their daemon shows it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    instance: MessageId
-    endpoint: Name
-    client: UserId
-    subflows: dict[str, dict[str, str | None]] = {}
-    created: Annotated[int, Field(ge=0, le=10**14)] = 0
-    used: Annotated[int, Field(ge=0, le=10**14)] = 0
-    open: Annotated[int, Field(ge=0, le=10**9)] = 0
-
-
-class InstanceList(BaseModel):
-    """The instances that a neighbour has for us."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    instances: list[InstanceInfo]
 
 
 class Catalog:

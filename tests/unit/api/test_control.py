@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from p2pflows.errors import FlowFailed
 from p2pflowsd.api.control import Control
-from p2pflowsd.api.methods import Method
-from p2pflowsd.api.sessions import MAX_TEXT_BYTES, MAX_WAITING_ANSWERS
+from p2pflowsd.api.methods import Methods
+from p2pflowsd.api.sessions import MAX_LINE_BYTES, MAX_UNSENT_ITEMS
 
 TIMEOUT_S = 10.0
 
@@ -40,9 +39,10 @@ class Heart:
         await self.go_on.wait()
         return params
 
-    async def prompts(self) -> Any:
+    async def watch(self, params: dict[str, Any]) -> Any:
         """What is open."""
-        return [{"id": "1"}]
+        del params
+        return {"prompts": [{"id": "1"}]}
 
     def call(
         self,
@@ -86,8 +86,8 @@ class Line:
 async def serving(folder: Path) -> AsyncIterator[tuple[Control, Heart]]:
     """A control socket in a folder."""
     heart = Heart()
-    methods: dict[str, Method] = {"echo": heart.echo, "slow": heart.slow}
-    control = Control(path=folder / "s", methods=methods, call=heart.call, prompts=heart.prompts)
+    by_name = {"echo": heart.echo, "slow": heart.slow, "watch": heart.watch}
+    control = Control(folder / "s", Methods(by_name, heart.call))
     await control.start()
     try:
         yield control, heart
@@ -165,7 +165,7 @@ async def test_a_bad_line_gets_an_error_and_the_next_its_answer(tmp_path: Path, 
 async def test_a_line_over_the_limit_is_named_and_ends_the_connection(tmp_path: Path) -> None:
     """Whether it has an end or not, nobody keeps it all in memory."""
     async with serving(tmp_path), connected(tmp_path) as line:
-        line.writer.write(b"[" + b" " * MAX_TEXT_BYTES)
+        line.writer.write(b"[" + b" " * MAX_LINE_BYTES)
         assert "4,000,000 bytes" in (await line.told())["error"]["message"]
         assert await line.ended()
 
@@ -184,7 +184,7 @@ async def test_who_watches_is_told(tmp_path: Path) -> None:
     async with serving(tmp_path) as (control, _), connected(tmp_path) as watcher, connected(tmp_path) as other:
         watcher.ask({"id": 1, "method": "watch"})
         assert await watcher.told() == {"id": 1, "result": {"prompts": [{"id": "1"}]}}
-        control.tell("prompt", {"id": "2"})
+        control.send_event("prompt", {"id": "2"})
         assert await watcher.told() == {"event": "prompt", "data": {"id": "2"}}
         other.ask({"id": 1, "method": "echo"})
         assert await other.told() == {"id": 1, "result": {}}
@@ -226,7 +226,7 @@ async def test_who_does_not_read_gets_the_answers_later_and_loses_only_progress(
         lazy.ask([{"id": n, "method": "call", "params": {}} for n in range(2)])
         await until(lambda: len(heart.calls) == 2)
         for _ in range(20):
-            for _ in range(MAX_WAITING_ANSWERS):
+            for _ in range(MAX_UNSENT_ITEMS):
                 heart.calls[0][2]({"text": big})
             await asyncio.sleep(0)
         for _, respond, _ in heart.calls:
@@ -239,7 +239,7 @@ async def test_who_does_not_read_gets_the_answers_later_and_loses_only_progress(
             told = await lazy.told()
             items += told if isinstance(told, list) else [told]
         assert [item["id"] for item in items if "result" in item] == [0, 1]
-        assert 0 < sum("progress" in item for item in items) < 20 * MAX_WAITING_ANSWERS
+        assert 0 < sum("progress" in item for item in items) < 20 * MAX_UNSENT_ITEMS
 
 
 async def test_the_end_comes_after_what_was_ready(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ async def test_who_watches_and_asks_no_more_is_told_all_the_same(tmp_path: Path)
         line.ask({"id": 1, "method": "watch"})
         line.writer.write_eof()
         await line.told()
-        control.tell("prompt", {"id": "2"})
+        control.send_event("prompt", {"id": "2"})
         assert await line.told() == {"event": "prompt", "data": {"id": "2"}}
 
 
@@ -316,19 +316,16 @@ async def test_noise_gets_an_answer_of_http(tmp_path: Path) -> None:
         assert b"400" in await asyncio.wait_for(line.reader.read(), TIMEOUT_S)
 
 
-async def test_a_websocket_says_the_same(tmp_path: Path) -> None:
-    """Frames are what the lines are."""
-    connector = aiohttp.UnixConnector(str(tmp_path / "s"))
-    async with (
-        serving(tmp_path) as (control, _),
-        aiohttp.ClientSession(connector=connector) as session,
-        session.ws_connect("http://p2pflows/v1/ws") as socket,
-    ):
-        await socket.send_str(json.dumps([{"id": n, "method": "echo", "params": {"n": n}} for n in (1, 2)]))
-        assert [item["result"] for item in json.loads(await socket.receive_str())] == [{"n": 1}, {"n": 2}]
-        await socket.send_str(json.dumps({"id": 3, "method": "watch"}))
-        await socket.receive_str()
-        control.tell("prompt", {"id": "2"})
-        assert json.loads(await socket.receive_str()) == {"event": "prompt", "data": {"id": "2"}}
-        await socket.send_str("{")
-        assert "not JSON" in json.loads(await socket.receive_str())["error"]["message"]
+async def test_one_connection_serves_all_of_it(tmp_path: Path) -> None:
+    """Several requests in one line, a watch, events, and an error between them."""
+    async with serving(tmp_path) as (control, _), connected(tmp_path) as line:
+        line.ask([{"id": n, "method": "echo", "params": {"n": n}} for n in (1, 2)])
+        assert [item["result"] for item in await line.told()] == [{"n": 1}, {"n": 2}]
+        line.ask({"id": 3, "method": "watch"})
+        await line.told()
+        control.send_event("prompt", {"id": "2"})
+        assert await line.told() == {"event": "prompt", "data": {"id": "2"}}
+        line.writer.write(b"{\n")
+        assert "not JSON" in (await line.told())["error"]["message"]
+        control.send_event("prompt", {"id": "3"})
+        assert await line.told() == {"event": "prompt", "data": {"id": "3"}}

@@ -1,0 +1,267 @@
+"""The methods that send messages, wait for their end, and show what has not been sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from p2pflows.errors import DeadlinePassed, P2pflowsError, from_peer
+from p2pflows.protocol.message import Type
+from p2pflowsd.api import views
+from p2pflowsd.api.daemon import Daemon, settle
+from p2pflowsd.api.parameters import (
+    ConversationId,
+    InstanceId,
+    MessageData,
+    NoParameters,
+    OptionalSeconds,
+    Parameters,
+    Seconds,
+    Text,
+)
+from p2pflowsd.lifecycle import OutgoingState
+
+CALL_TIMEOUT_S = 600
+POST_TIMEOUT_S = 7 * 24 * 3600
+MAX_SOURCE_CHARS = 64
+
+
+class CallParameters(Parameters):
+    """A message that wants an answer."""
+
+    NOT_NULL: ClassVar[frozenset[str]] = frozenset({"data"})
+
+    address: Text
+    data: MessageData = Field(default_factory=dict)
+    timeout: Seconds = CALL_TIMEOUT_S
+    conversation: ConversationId = ""
+    instance: InstanceId = ""
+    source: Text = ""
+
+
+class SendParameters(CallParameters):
+    """A message that wants no answer."""
+
+    timeout: Seconds = POST_TIMEOUT_S
+
+
+class WaitParameters(Parameters):
+    """A message sent earlier, and how long to wait for its end."""
+
+    id: Text
+    timeout: OptionalSeconds = None
+
+
+class MessageParameters(Parameters):
+    """One message, by its id or a part of it."""
+
+    id: Text
+
+
+class OpenCall:
+    """A call whose answer a client waits for; it starts when this object is made.
+
+    Args:
+        daemon: the daemon.
+        send: accepts the message inside a batch, and returns its id.
+        on_outcome: takes the result of the method `call`, or the P2pflowsError; called once at most.
+        on_progress: takes what the flow reports before its answer.
+        conversation: the conversation that the call belongs to; by default it starts one.
+    """
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        send: Callable[[], str],
+        on_outcome: Callable[[Any], None],
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+        conversation: str = "",
+    ) -> None:
+        self._daemon = daemon
+        self._send = send
+        self._on_outcome = on_outcome
+        self._on_progress = on_progress
+        self._conversation = conversation
+        self._id = ""
+        daemon.submit(self._accept, self._on_accepted)
+
+    def stop_waiting(self) -> None:
+        """Forget the client; the call itself goes on."""
+        self._daemon.node.waiters.stop(self._id, self._on_settled)
+
+    def _accept(self) -> None:
+        self._id = self._send()
+        self._daemon.node.waiters.expect(self._id, self._on_settled, self._on_progress)
+
+    def _on_accepted(self, outcome: Any) -> None:
+        if isinstance(outcome, P2pflowsError):
+            self._on_outcome(outcome)
+
+    def _on_settled(self, state: OutgoingState, answer: bytes | None) -> None:
+        try:
+            data = _answer_data(state, answer)
+        except P2pflowsError as error:
+            self._on_outcome(error)
+        else:
+            self._on_outcome({"id": self._id, "data": data, "conversation": self._conversation or self._id})
+
+
+def start_call(
+    daemon: Daemon,
+    params: Mapping[str, Any],
+    on_outcome: Callable[[Any], None],
+    on_progress: Callable[[dict[str, Any]], None],
+) -> Callable[[], None]:
+    """Start the method `call` without a task of its own, as it has to be fast.
+
+    Args:
+        daemon: the daemon.
+        params: the parameters of the request, unchecked.
+        on_outcome: takes the result or the P2pflowsError, once.
+        on_progress: takes what the flow reports before its answer.
+
+    Returns:
+        What to call when the client leaves.
+    """
+    try:
+        checked = CallParameters.parse(params)
+    except P2pflowsError as error:
+        on_outcome(error)
+        return lambda: None
+    send = _sending(daemon, Type.CALL, checked)
+    return OpenCall(daemon, send, on_outcome, on_progress, checked.conversation).stop_waiting
+
+
+async def wait_for_call(daemon: Daemon, send: Callable[[], str], conversation: str = "") -> dict[str, Any]:
+    """Make a call, and return its result; arguments as of `OpenCall`.
+
+    Raises:
+        P2pflowsError: it was not accepted, or ended in an error.
+    """
+    outcome: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    open_call = OpenCall(daemon, send, settle(outcome), conversation=conversation)
+    try:
+        return await outcome
+    finally:
+        open_call.stop_waiting()
+
+
+async def call(daemon: Daemon, params: CallParameters) -> Any:
+    """Call a flow or a human, and wait for the answer.
+
+    Returns:
+        `id`, `data`, `conversation`
+    """
+    return await wait_for_call(daemon, _sending(daemon, Type.CALL, params), params.conversation)
+
+
+async def submit(daemon: Daemon, params: CallParameters) -> Any:
+    """Call a flow or a human without waiting for the answer.
+
+    Returns:
+        `id`, once it is committed
+    """
+    return {"id": await daemon.run(_sending(daemon, Type.CALL, params))}
+
+
+async def send(daemon: Daemon, params: SendParameters) -> Any:
+    """Send a message that wants no answer.
+
+    Returns:
+        `id`, once it is committed
+    """
+    return {"id": await daemon.run(_sending(daemon, Type.POST, params))}
+
+
+async def wait(daemon: Daemon, params: WaitParameters) -> Any:
+    """Wait for the end of a message that was sent earlier.
+
+    Returns:
+        for a call `id`, `data`, `from`, `conversation`; for a post `id` and `state` `delivered`, once its recipient has
+        stored it
+    """
+    end: asyncio.Future[tuple[OutgoingState, bytes | None]] = asyncio.get_running_loop().create_future()
+
+    def on_settled(state: OutgoingState, answer: bytes | None) -> None:
+        if not end.done():
+            end.set_result((state, answer))
+
+    row = await daemon.run(lambda: daemon.node.messages.wait(_normal(params.id), on_settled))
+    try:
+        state, answer = await asyncio.wait_for(end, params.timeout)
+    except TimeoutError:
+        raise DeadlinePassed(f"Message {row.id[-8:]} has no answer yet.", f"Wait on: p2pflows wait {row.id}") from None
+    finally:
+        daemon.node.waiters.stop(row.id, on_settled)
+    data = _answer_data(state, answer)
+    if row.type == Type.POST:
+        return {"id": row.id, "state": "delivered"}
+    return {"id": row.id, "data": data, "from": row.peer, "conversation": row.conversation}
+
+
+async def cancel(daemon: Daemon, params: MessageParameters) -> Any:
+    """Withdraw a message that has not ended.
+
+    Returns:
+        `id`
+    """
+    return {"id": await daemon.run(lambda: daemon.node.messages.cancel(_normal(params.id)))}
+
+
+async def outbox(daemon: Daemon, _params: NoParameters) -> Any:
+    """List what waits to be confirmed, what failed, and dead letters.
+
+    Returns:
+        `pending`: list of `id`, `to`, `name`, `endpoint`, `type`, `created`, `expires`, `attempts`, `state`; `failed`:
+        the same with `error`; `dead`: list of `id`, `from`, `name`, `endpoint`, `received`, `attempts`, `error`
+    """
+    return await daemon.run(lambda: views.outbox(daemon.node))
+
+
+async def retry(daemon: Daemon, params: MessageParameters) -> Any:
+    """Send a failed message again, or run a dead letter again.
+
+    Returns:
+        `id` under which it goes on
+    """
+    return {"id": await daemon.run(lambda: daemon.node.retries.retry(_normal(params.id)))}
+
+
+def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[], str]:
+    """Return the step that accepts a message inside a batch, and returns its id."""
+
+    def step() -> str:
+        node = daemon.node
+        peer, endpoint = daemon.resolve_address(params.address, node.contacts.known)
+        return node.messages.send(
+            kind,
+            peer,
+            endpoint,
+            params.data,
+            life_ms=int(params.timeout * 1000),
+            conversation=params.conversation or None,
+            source=params.source[:MAX_SOURCE_CHARS],
+            instance=params.instance or None,
+        )
+
+    return step
+
+
+def _answer_data(state: OutgoingState, answer: bytes | None) -> Any:
+    """Return the data of an answer.
+
+    Raises:
+        P2pflowsError: the answer is an error.
+    """
+    content = json.loads(answer) if answer else {}
+    if state is not OutgoingState.DONE:
+        raise from_peer(content)
+    return content
+
+
+def _normal(part: str) -> str:
+    return part.strip().lower()

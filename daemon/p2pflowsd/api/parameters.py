@@ -1,0 +1,96 @@
+"""The parameters of methods: strict pydantic models, whose errors name the parameter and say what it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from p2pflows.errors import BadInput, P2pflowsError, UsageError
+
+MAX_TIMEOUT_S = 30 * 24 * 3600
+MAX_COUNT = 2**62 - 1
+
+_SEE_PAGE = "See docs/CONTROL.md."
+
+
+@dataclass(frozen=True, slots=True)
+class MustBe:
+    """What the error says when a parameter has a wrong value.
+
+    Attributes:
+        form: completes the sentence "The parameter 'x' must be ...".
+        hint: what to do.
+        error: the kind of the error.
+    """
+
+    form: str
+    hint: str = _SEE_PAGE
+    error: type[P2pflowsError] = UsageError
+
+
+Text = Annotated[str, MustBe("text")]
+Flag = Annotated[bool, MustBe("true or false")]
+JsonObject = Annotated[dict[str, Any], MustBe("a JSON object")]
+MessageData = Annotated[
+    dict[str, Any], MustBe("a JSON object", 'Flows take objects such as {"text": "hello"}.', BadInput)
+]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT), MustBe("a whole number from 0 on")]
+Seconds = Annotated[
+    float, Field(gt=0, le=MAX_TIMEOUT_S), MustBe("more than 0 and at most 30 days", "Give it in seconds.")
+]
+OptionalSeconds = Annotated[
+    float | None, Field(gt=0, le=MAX_TIMEOUT_S), MustBe("more than 0 and at most 30 days", "Give it in seconds.")
+]
+ConversationId = Annotated[
+    str, Field(pattern="^([0-9a-f]{32})?$"), MustBe("32 hex digits", "Use the `conversation` of an earlier message.")
+]
+InstanceId = Annotated[
+    str, Field(pattern="^([0-9a-f]{32})?$"), MustBe("32 hex digits", "Get one with: p2pflows mount ADDRESS")
+]
+
+
+class Parameters(BaseModel):
+    """The parameters of one method.
+
+    An optional text that is empty, and a parameter that is null, count as left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    NOT_NULL: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that must not be null."""
+
+    @classmethod
+    def parse(cls, params: Mapping[str, Any]) -> Self:
+        """Check the parameters of a request.
+
+        Raises:
+            P2pflowsError: one of them is unknown, missing or of a wrong form.
+        """
+        given = {name: value for name, value in params.items() if value is not None or name in cls.NOT_NULL}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise cls._explain(error) from None
+
+    @classmethod
+    def _explain(cls, invalid: ValidationError) -> P2pflowsError:
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        problems = {str(problem["loc"][0]): problem["type"] for problem in invalid.errors(include_url=False)}
+        unknown = sorted(problems.keys() - fields.keys())
+        if unknown:
+            return UsageError(
+                f"Unknown parameter: {', '.join(unknown)}.", f"Known ones: {', '.join(fields) or 'none'}."
+            )
+        name, problem = next(iter(problems.items()))
+        if problem == "missing":
+            return UsageError(f"The parameter {name!r} is missing.", _SEE_PAGE)
+        wanted = next(item for item in fields[name].metadata if isinstance(item, MustBe))
+        return wanted.error(f"The parameter {name!r} must be {wanted.form}.", wanted.hint)
+
+
+class NoParameters(Parameters):
+    """Of a method that takes none."""

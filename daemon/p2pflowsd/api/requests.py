@@ -1,0 +1,74 @@
+"""The methods about strangers whose requests wait until the user allows or denies them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from p2pflows.contacts import normal_user_id
+from p2pflows.errors import UsageError
+from p2pflowsd.api import views
+from p2pflowsd.api.daemon import Daemon
+from p2pflowsd.api.parameters import NoParameters, Parameters, Text
+from p2pflowsd.lifecycle import IncomingState
+
+MIN_USER_ID_CHARS = 6
+"""How many of its first digits may stand for the id of a stranger who waits."""
+
+
+class AllowParameters(Parameters):
+    """A stranger, and the name that they get as a contact."""
+
+    user: Text
+    name: Text = ""
+
+
+class DenyParameters(Parameters):
+    """A stranger."""
+
+    user: Text
+
+
+async def requests(daemon: Daemon, _params: NoParameters) -> Any:
+    """List the strangers whose requests wait.
+
+    Returns:
+        `requests`: list of `user`, `endpoints`, `messages`, `first`, `last`
+    """
+    return {"requests": await daemon.run(lambda: views.requests(daemon.node))}
+
+
+async def allow(daemon: Daemon, params: AllowParameters) -> Any:
+    """Make a stranger a contact, and let their requests in.
+
+    Returns:
+        `user`, `name`, `released`: how many messages were let in
+    """
+    user = _find_stranger(daemon, params.user)
+    name = params.name or daemon.contacts().by_user.get(user) or f"user-{user[:8]}"
+    released = await daemon.run(lambda: daemon.node.admission.allow(user, name))
+    return {"user": user, "name": name, "released": released}
+
+
+async def deny(daemon: Daemon, params: DenyParameters) -> Any:
+    """Drop a stranger's requests, and refuse them from now on.
+
+    Returns:
+        `user`, `dropped`
+    """
+    user = _find_stranger(daemon, params.user)
+    if user in daemon.contacts().by_user:
+        name = daemon.node.name_of(user)
+        raise UsageError(f"{name!r} is a contact.", f"First run: p2pflows contacts remove {name}")
+    return {"user": user, "dropped": await daemon.run(lambda: daemon.node.admission.deny(user))}
+
+
+def _find_stranger(daemon: Daemon, part: str) -> str:
+    """Return a user id; the first digits of one are enough if they fit a single stranger who waits.
+
+    Raises:
+        UsageError: it is no user id, and fits nobody or several.
+    """
+    part = part.strip().lower()
+    waiting = {row.peer for row in daemon.node.journal.incoming.in_state(IncomingState.HELD)}
+    found = [user for user in waiting if len(part) >= MIN_USER_ID_CHARS and user.startswith(part)]
+    return found[0] if len(found) == 1 else normal_user_id(part)

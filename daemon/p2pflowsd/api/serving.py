@@ -1,0 +1,198 @@
+"""The methods that serve flows, and show what is served."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from p2pflows.config import DEFAULT_POINT
+from p2pflows.errors import NotAllowed, NotServed, UnknownUser, Unreachable, UsageError
+from p2pflows.flows.overrides import check_keyless
+from p2pflows.protocol import topics
+from p2pflowsd.api import peers
+from p2pflowsd.api.daemon import Daemon, settle
+from p2pflowsd.api.parameters import Flag, JsonObject, MustBe, Parameters, Text
+from p2pflowsd.api.replies import DescribeReply, FlowList
+from p2pflowsd.running.catalog import CONTACTS, HUMAN_SCHEMA, Served, check_allow
+
+WORKER_TIMEOUT_S = 5.0
+"""How long `serve` waits for a worker that is just starting."""
+WORKER_POLL_INTERVAL_S = 0.1
+
+
+class ServeParameters(Parameters):
+    """A flow, and how to serve it."""
+
+    endpoint: Text
+    kind: Annotated[
+        Literal["python", "exec", "human", "class"],
+        MustBe("python, exec, class or human", "See: p2pflows serve --help"),
+    ]
+    target: Text = ""
+    cwd: Text = ""
+    dispatch_point: Text = ""
+    allow: Text = CONTACTS
+    parallel: Flag = False
+    singleton: Flag = False
+    config: JsonObject = Field(default_factory=dict)
+    description: Text = ""
+    input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
+
+
+class EndpointParameters(Parameters):
+    """An endpoint of the user."""
+
+    endpoint: Text
+
+
+class LsParameters(Parameters):
+    """Whose flows to list."""
+
+    user: Text = ""
+
+
+class DescribeParameters(Parameters):
+    """An address."""
+
+    address: Text
+
+
+async def serve(daemon: Daemon, params: ServeParameters) -> Any:
+    """Serve a flow, in place of what was served under its endpoint.
+
+    Only a class takes `singleton` and `config`. A class with a `schema` is not loaded now.
+
+    Returns:
+        what is [served](#served-flows), once a worker has loaded it
+    """
+    node = daemon.node
+    if params.kind != "class" and (params.config or params.singleton):
+        raise UsageError("Only a class has a config, and may be a singleton.", "Leave it out.")
+    check_keyless(params.config)
+    is_human = params.kind == "human"
+    flow = Served(
+        endpoint=topics.check_endpoint(params.endpoint),
+        kind=params.kind,
+        target=params.target,
+        cwd=params.cwd,
+        dispatch_point=""
+        if is_human
+        else topics.check_name(params.dispatch_point or DEFAULT_POINT, "a dispatch point"),
+        parallel=params.parallel,
+        singleton=params.singleton,
+        config=params.config,
+        allow=check_allow(params.allow or CONTACTS, daemon.contacts(), node.user),
+        revision=1 if is_human else node.catalog.next_revision(node.clock.now()),
+    )
+    if is_human:
+        found: dict[str, Any] = {"description": "A human answers.", "input_schema": HUMAN_SCHEMA}
+    elif params.kind == "class" and params.input_schema is not None:  # the client has loaded it
+        found = {"description": params.description, "input_schema": params.input_schema}
+    else:
+        loaded = await _load(daemon, flow)
+        found = {"description": str(loaded.get("description") or ""), "input_schema": loaded.get("schema")}
+    served = flow.model_copy(update=found)
+    await daemon.run(lambda: _publish(daemon, served))
+    return served.as_json()
+
+
+async def unserve(daemon: Daemon, params: EndpointParameters) -> Any:
+    """Serve nothing under an endpoint any more; instances that are there go on.
+
+    Returns:
+        nothing
+    """
+    await daemon.run(lambda: _unserve(daemon, params.endpoint))
+    return {}
+
+
+async def delete_endpoint(daemon: Daemon, params: EndpointParameters) -> Any:
+    """Serve nothing under an endpoint any more, and delete its instances.
+
+    Returns:
+        `instances`: how many were deleted
+    """
+    return {"instances": await daemon.run(lambda: _delete_endpoint(daemon, params.endpoint))}
+
+
+async def ls(daemon: Daemon, params: LsParameters) -> Any:
+    """List what you serve, or what another user serves to you.
+
+    Returns:
+        `flows`
+    """
+    user = daemon.resolve_user(params.user)
+    if user == daemon.node.user:
+        return {"flows": [flow.as_json() for flow in daemon.node.catalog.all()]}
+    return await peers.ask(daemon, user, {}, FlowList)
+
+
+async def describe(daemon: Daemon, params: DescribeParameters) -> Any:
+    """Describe a flow.
+
+    Returns:
+        `address`, `user`, `endpoint`, `online`, `served`, `allowed` (true, false, or null when not known), and of the
+        flow `kind`, `description`, `dispatch_point`, `schema`
+    """
+    user, endpoint = daemon.resolve_address(params.address)
+    if user == daemon.node.user:
+        found, online = _describe_own(daemon, endpoint)
+    else:
+        found, online = await _describe_theirs(daemon, user, endpoint)
+    return {**found, "address": params.address, "user": user, "endpoint": endpoint, "online": online}
+
+
+def _describe_own(daemon: Daemon, endpoint: str) -> tuple[dict[str, Any], bool | None]:
+    flow = daemon.node.catalog.get(endpoint)
+    if flow is None:
+        raise NotServed(f"You do not serve {endpoint!r}.", "See: p2pflows ls")
+    return {"served": True, "allowed": True, **flow.as_json()}, True
+
+
+async def _describe_theirs(daemon: Daemon, user: str, endpoint: str) -> tuple[dict[str, Any], bool | None]:
+    """Return what another user's daemon says of an endpoint, and whether that user is online, as far as known."""
+    try:
+        return await peers.ask(daemon, user, {"endpoint": endpoint}, DescribeReply), True
+    except Unreachable:
+        online: bool | None = False
+    except (UnknownUser, NotAllowed):
+        online = daemon.node.presence.online(user)
+    return {"served": None, "allowed": None}, online
+
+
+async def _load(daemon: Daemon, flow: Served) -> dict[str, Any]:
+    """Return what a worker finds in a flow; wait for a worker that is just starting.
+
+    Raises:
+        P2pflowsError: the flow cannot be loaded, or there is no worker.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + WORKER_TIMEOUT_S
+    while (  # noqa: ASYNC110 - a worker may announce itself in any batch
+        not daemon.node.leases.has_workers(flow.dispatch_point) and loop.time() < until
+    ):
+        await asyncio.sleep(WORKER_POLL_INTERVAL_S)
+    loaded: asyncio.Future[dict[str, Any]] = loop.create_future()
+    await daemon.run(lambda: daemon.node.dispatch.load(flow, settle(loaded)))
+    return dict(await loaded)
+
+
+# Inside a batch.
+
+
+def _publish(daemon: Daemon, flow: Served) -> None:
+    daemon.node.catalog.put(flow)
+    daemon.node.callbacks.after_commit(daemon.node.publish_card)
+
+
+def _unserve(daemon: Daemon, endpoint: str) -> None:
+    daemon.node.serving.unserve(endpoint)
+    daemon.node.callbacks.after_commit(daemon.node.publish_card)
+
+
+def _delete_endpoint(daemon: Daemon, endpoint: str) -> int:
+    deleted = daemon.node.serving.delete(endpoint)
+    daemon.node.callbacks.after_commit(daemon.node.publish_card)
+    return deleted
