@@ -1,1 +1,1 @@
-"""Flows as classes: what a flow author subclasses, the messages it gets, and the port to what runs it."""
+"""What a flow author writes and uses: flow classes and functions, messages, proxies, configs and interfaces."""

@@ -1,4 +1,4 @@
-"""Proxies outside of flows: what a notebook or script sends goes through the client of the local daemon."""
+"""Run outside of a worker: a notebook or script sends through the client of the local daemon."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from p2pflows.client import Client
 from p2pflows.errors import CallError, DaemonNotRunning, P2pflowsError, UsageError
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.run import Answer, Target, too_late
+from p2pflows.flows.run import CallResult, Target, too_late
 
 DEFAULT_TIMEOUT_S = 24 * 3600.0
-"""Seconds until the deadline of a call that names none: a human may have to answer."""
+"""How long a call without a timeout stays open; a human may have to answer it."""
 _MAX_DAEMON_AWAY_S = 60.0
-"""Seconds for a daemon to come back while an answer is waited for."""
+"""How long the daemon may be away while a call waits for its answer."""
 _RETRY_AFTER_S = 0.5
 
 
 class ClientRun:
-    """The port `Run` for code that no worker runs: it can call and send, but there is no run to come back to.
+    """The port `Run` for code that no worker runs. It can call and send, but no run exists that an answer could enter.
 
     Args:
         client: the client of the local daemon.
@@ -29,12 +29,12 @@ class ClientRun:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._calls: dict[Future[Answer], str] = {}
+        self._calls: dict[Future[CallResult], str] = {}
         self.user = client.user_id
         self.instance: str | None = None
 
-    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[Answer]:
-        """Send a call; it is kept by the daemon when this returns."""
+    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
+        """Send a call; when this returns, the daemon has committed it."""
         submitted = self._client.request(
             "submit",
             address=f"{target.user}/{target.endpoint}",
@@ -44,7 +44,7 @@ class ClientRun:
             conversation=message.conversation,
             source=subflow[:64],
         )
-        pending: Future[Answer] = Future()
+        pending: Future[CallResult] = Future()
         pending.set_running_or_notify_cancel()
         self._calls[pending] = submitted["id"]
         threading.Thread(
@@ -52,22 +52,22 @@ class ClientRun:
         ).start()
         return pending
 
-    def wait(self, pending: Future[Answer], timeout: float | None) -> Answer:
-        """Block for the answer.
+    def wait(self, pending: Future[CallResult], timeout: float | None) -> CallResult:
+        """Block until the call ends.
 
         Raises:
-            DeadlinePassed: the seconds went by; the call stays alive.
+            DeadlinePassed: the timeout passed; the call stays open.
         """
         try:
             return pending.result(timeout)
         except TimeoutError:
             raise too_late(timeout) from None
 
-    async def wait_async(self, pending: Future[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the port's
-        """Wait for the answer without blocking the event loop.
+    async def wait_async(self, pending: Future[CallResult], timeout: float | None) -> CallResult:  # noqa: ASYNC109 - the port's
+        """Wait until the call ends, without blocking the event loop.
 
         Raises:
-            DeadlinePassed: the seconds went by; the call stays alive.
+            DeadlinePassed: the timeout passed; the call stays open.
         """
         import asyncio
 
@@ -76,31 +76,31 @@ class ClientRun:
         except TimeoutError:
             raise too_late(timeout) from None
 
-    def cancel(self, pending: Future[Answer]) -> bool:
-        """Withdraw a call; gives whether it was still unanswered."""
+    def cancel(self, pending: Future[CallResult]) -> bool:
+        """Withdraw a call; return whether it was still open."""
         message_id = self._calls.get(pending)
-        if message_id is None:  # it is answered
+        if message_id is None:  # it has ended
             return False
         try:
             self._client.request("cancel", id=message_id)
-        except CallError:  # it has its end already
+        except CallError:  # it has ended meanwhile
             return False
         return True
 
     def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
-        """There is no run that an answer could enter.
+        """Refuse: there is no run that an answer could enter.
 
         Raises:
             UsageError: always.
         """
         del target, message, timeout, subflow
         raise UsageError(
-            "get_reply gives the answer to the run method of a flow, and there is none here.",
+            "get_reply passes the answer to the run method of a flow, and no flow runs here.",
             "Use get_reply_future(message).get_data(), or send_message(message).",
         )
 
     def post(self, target: Target, message: FlowMessage) -> None:
-        """Send a message that wants no answer; it is kept by the daemon when this returns."""
+        """Send a message that needs no answer; when this returns, the daemon has committed it."""
         self._client.request(
             "send",
             address=f"{target.user}/{target.endpoint}",
@@ -111,45 +111,45 @@ class ClientRun:
         )
 
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:
-        """Only a flow answers.
+        """Refuse: only a flow answers.
 
         Raises:
             UsageError: always.
         """
         del request, data, error
-        raise UsageError("Only the flow that was asked can answer.", "Send a message of your own.")
+        raise UsageError("Only the flow that was called can answer.", "Send a new message instead.")
 
     def step(self, compute: Callable[[], Any]) -> Any:
-        """Run something; outside of a run nothing is recorded."""
+        """Compute a value; outside of a run nothing is recorded."""
         return compute()
 
     def progress(self, data: dict[str, Any]) -> None:
-        """Nobody waits for this."""
+        """Drop it: no caller waits for it."""
         del data
 
-    def _await(self, message_id: str, pending: Future[Answer]) -> None:
+    def _await(self, message_id: str, pending: Future[CallResult]) -> None:
         try:
-            pending.set_result(self._outcome(message_id))
+            pending.set_result(self._wait_for_end(message_id))
         except P2pflowsError as error:
             pending.set_exception(error)
         finally:
             self._calls.pop(pending, None)
             self._client.release()
 
-    def _outcome(self, message_id: str) -> Answer:
+    def _wait_for_end(self, message_id: str) -> CallResult:
         away_since: float | None = None
         while True:
-            asked = time.monotonic()
+            requested_at = time.monotonic()
             try:
                 answer = self._client.request("wait", id=message_id)
             except DaemonNotRunning:
-                if away_since is None or time.monotonic() - asked > _RETRY_AFTER_S:  # it was there for a while
+                if away_since is None or time.monotonic() - requested_at > _RETRY_AFTER_S:  # it was back meanwhile
                     away_since = time.monotonic()
                 if time.monotonic() - away_since > _MAX_DAEMON_AWAY_S:
                     raise
                 time.sleep(_RETRY_AFTER_S)
             except P2pflowsError as error:
-                wrong = error if isinstance(error, CallError) else CallError(error.message, error.hint)
-                return Answer(message_id, "", error=wrong)
+                call_error = error if isinstance(error, CallError) else CallError(error.message, error.hint)
+                return CallResult(message_id, "", error=call_error)
             else:
-                return Answer(message_id, str(answer["from"]), dict(answer["data"]))
+                return CallResult(message_id, str(answer["from"]), dict(answer["data"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from p2pflows.errors import CallError, UsageError
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.run import Answer, Run
+from p2pflows.flows.run import CallResult, Run
 
 OutputInterface = Callable[[Any], Any]
 """Takes an answer's data and gives other data."""
@@ -25,7 +25,7 @@ class FlowFuture:
         subflow: the key of the subflow, or the name of the proxy, that it went to.
     """
 
-    def __init__(self, run: Run, pending: Future[Answer], *, request: FlowMessage, subflow: str) -> None:
+    def __init__(self, run: Run, pending: Future[CallResult], *, request: FlowMessage, subflow: str) -> None:
         self._run = run
         self._pending = pending
         self._request = request
@@ -94,15 +94,15 @@ class FlowFuture:
             return self._data(await self._run.wait_async(self._pending, None))
         return self._data(self._settled())
 
-    def _wait(self, timeout: float | None) -> Answer:
+    def _wait(self, timeout: float | None) -> CallResult:
         if self.done():
             return self._settled()
         return self._run.wait(self._pending, timeout)
 
-    def _settled(self) -> Answer:
+    def _settled(self) -> CallResult:
         return self._pending.result(timeout=0)
 
-    def _data(self, answer: Answer) -> dict[str, Any]:
+    def _data(self, answer: CallResult) -> dict[str, Any]:
         error = _error_in(answer)
         if error is not None:
             raise error
@@ -118,7 +118,7 @@ class FlowFuture:
             )
         return changed
 
-    def _message(self, answer: Answer) -> FlowMessage:
+    def _message(self, answer: CallResult) -> FlowMessage:
         return FlowMessage(
             data=self._data(answer),
             message_id=answer.id,
@@ -134,6 +134,6 @@ class FlowFuture:
         )
 
 
-def _error_in(answer: Answer) -> CallError | None:
+def _error_in(answer: CallResult) -> CallError | None:
     """A new error each time: one that is raised twice would carry the first raise along."""
     return None if answer.error is None else type(answer.error)(answer.error.message, answer.error.hint)

@@ -1,4 +1,4 @@
-"""FlowMessage: what a flow's `run` is given and what it sends."""
+"""FlowMessage: what a flow receives in `run`, and what it sends."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from p2pflows.errors import CallError, FlowFailed, UsageError, from_kind
 
 HIDDEN = "<private>"
-"""What stands in a log for the value of a private key."""
+"""What a log shows in place of a private value."""
 
 _log = logging.getLogger("p2pflows.flows")
 
 
 def new_id() -> str:
-    """A fresh message id, 32 hex digits."""
+    """Return a new random message id, 32 hex digits."""
     return uuid.uuid4().hex
 
 
 def now() -> str:
-    """This moment in UTC, as RFC 3339 says."""
+    """Return the current time in UTC, in the form of RFC 3339."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(kw_only=True)
 class FlowMessage:
-    """One message between two flows. Every message has its own lists and dicts; none is shared.
+    """One message between two flows. No two messages share a list or dict.
 
     Args:
-        data: what it says, JSON values under text keys.
-        message_id: 32 hex digits, its own.
-        created_at: when it was made.
-        created_by: the name of the flow that made it.
-        message_type: free text for flows that tell messages apart.
-        private_keys: keys of the data, or dotted paths, that logs do not show; they do travel.
+        data: the content, JSON values under text keys.
+        message_id: the id of this message, 32 hex digits.
+        created_at: when the message was created (RFC 3339, UTC).
+        created_by: the name of the flow that created it.
+        message_type: any text that helps a flow to tell messages apart.
+        private_keys: keys of the data, or dotted paths, that are sent, and that logs hide.
         unsent_keys: keys of the data, or dotted paths, that never leave this process.
         src_flow: the name of the sending flow.
-        src_flow_id: the instance that sends, if it is one.
-        dst_flow: the name of the flow it is for.
-        reply_data: how to answer it: `{"mode": "reply", "message": wire id}` or `{"mode": "no_reply"}`.
-        input_message_id: the message that this one answers; its own id when it answers none.
-        is_reply: whether it answers something.
-        user_id: who sent it, authenticated by the daemon.
-        error: why there is no answer, when a subflow failed.
+        src_flow_id: the id of the sending instance, if the sender has instances.
+        dst_flow: the name of the receiving flow.
+        reply_data: how to answer: `{"mode": "reply", "message": wire id}` or `{"mode": "no_reply"}`.
+        input_message_id: the id of the message that this one answers; its own id when it answers none.
+        is_reply: whether this message is an answer.
+        user_id: the user who sent it, authenticated by the daemon.
+        error: why a subflow gave no answer.
         subflow: the key of the subflow that answered.
-        conversation: the id that all messages share which descend from one first message.
+        conversation: the id that a first message and all messages it led to have in common.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -80,19 +80,19 @@ class FlowMessage:
 
     @property
     def request(self) -> str | None:
-        """The wire id of the request that an answer goes to; None when nobody waits for one."""
+        """The wire id of the request that awaits an answer to this message; None when there is none."""
         wire_id = self.reply_data.get("message")
         return wire_id if self.reply_data.get("mode") == "reply" and isinstance(wire_id, str) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as plain data, copied; `from_dict` gives the same message back, its error included."""
+        """Return every field as plain data, copied; `from_dict` reads it, the error included."""
         plain = {each.name: copy.deepcopy(getattr(self, each.name)) for each in fields(self) if each.name != "error"}
         plain["error"] = self.error and self.error.as_told()
         return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """The message that `to_dict` wrote; fields that this version does not know are ignored.
+        """Return the message that `to_dict` wrote; unknown fields are ignored.
 
         Raises:
             UsageError: a field has a wrong type.
@@ -100,14 +100,16 @@ class FlowMessage:
         known = {each.name: plain[each.name] for each in fields(cls) if each.name in plain}
         for name, value in known.items():
             if not isinstance(value, _TYPES[name]):
-                raise UsageError(f"A message cannot have {type(value).__name__} as its {name}.", "Use to_dict's form.")
+                raise UsageError(
+                    f"The message field {name!r} cannot be a {type(value).__name__}.", "Use the form of to_dict()."
+                )
         known = copy.deepcopy(known)
         if known.get("error") is not None:
             known["error"] = _error(known["error"])
         return cls(**known)
 
     def sendable(self) -> dict[str, Any]:
-        """The data as it travels: a JSON copy, without what must not leave this process.
+        """Return the data to send: a JSON copy without `unsent_keys`.
 
         Raises:
             FlowFailed: JSON cannot hold a value; the error names its key.
@@ -116,10 +118,10 @@ class FlowMessage:
         return {str(key): _as_json(key, value) for key, value in kept.items()}
 
     def redacted(self, more: Collection[str] = ()) -> dict[str, Any]:
-        """`to_dict` for a log: private and unsent values are hidden, at every depth.
+        """Return `to_dict` for a log: private and unsent values are hidden, at every depth.
 
         Args:
-            more: keys that are private beside the message's own.
+            more: further private keys.
         """
         secret = {*self.private_keys, *self.unsent_keys, *more}
         return {**dataclasses.replace(self, data={}).to_dict(), "data": redact(self.data, secret)}
@@ -141,7 +143,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def redact(value: Any, secret: Collection[str], path: str = "") -> Any:
-    """A plain copy of data for a log; what stands under a secret key, named alone or by its dotted path, is hidden."""
+    """Return a plain copy of data for a log, with the values of secret keys hidden.
+
+    Args:
+        value: the data.
+        secret: keys, or dotted paths, whose values are hidden.
+        path: the dotted path of the value.
+    """
     if isinstance(value, Mapping):
         shown = {}
         for key, inner in value.items():
@@ -150,12 +158,12 @@ def redact(value: Any, secret: Collection[str], path: str = "") -> Any:
         return shown
     if isinstance(value, (list, tuple)):
         return [redact(item, secret, path) for item in value]
-    # Nobody knows what the text of any other object would tell.
+    # The text of any other object may show a secret.
     return value if isinstance(value, (str, int, float, type(None))) else f"<{type(value).__name__}>"
 
 
 def log(what: str, message: FlowMessage, private: Collection[str] = ()) -> None:
-    """Write a message into the log, at DEBUG and without private values."""
+    """Log a message at DEBUG, with private values hidden."""
     if _log.isEnabledFor(logging.DEBUG):
         data = json.dumps(redact(message.data, {*message.private_keys, *message.unsent_keys, *private}))
         _log.debug("%s message %s from %s: %s", what, message.message_id, message.src_flow, data)
@@ -175,7 +183,7 @@ def _as_json(key: str, value: Any) -> Any:
         return to_jsonable_python(value)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise FlowFailed(f"The data under {key!r} cannot be sent, as JSON cannot hold it: {reason}.") from error
+        raise FlowFailed(f"The data under {key!r} cannot be sent, because JSON cannot hold it: {reason}.") from error
 
 
 def _error(plain: dict[str, Any]) -> CallError:

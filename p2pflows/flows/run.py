@@ -1,4 +1,4 @@
-"""The port between a flow and what runs it: a worker implements `Run`, flows and proxies only speak to it."""
+"""The port between a flow and what runs it: a worker implements `Run`; flows and proxies send through it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _INSTANCE = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom a proxy stands for.
+    """The flow that a proxy sends to.
 
     Args:
         user: a user id, 64 lower-case hex digits.
         endpoint: the name under which that user serves the flow.
-        instance: 32 hex digits; None for what is addressed by its endpoint alone: stateless flows, humans, singletons.
+        instance: 32 hex digits; None for what has no instances: stateless flows, humans, singletons.
 
     Raises:
-        UsageError: one of them is malformed, told before anything leaves.
+        UsageError: an argument is malformed.
     """
 
     user: str
@@ -45,13 +45,13 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back for a call.
+class CallResult:
+    """How a call ended: with data, or with an error.
 
     Args:
         id: the wire id of the answer.
-        sender: the user id that answered, authenticated.
-        data: what it says; empty for an error.
+        sender: the user id that answered; the daemon has authenticated it.
+        data: the answer's data; empty for an error.
         error: why there is no data.
     """
 
@@ -62,63 +62,66 @@ class Answer:
 
 
 class Run(Protocol):
-    """One run of one flow, as the flow sees it.
+    """One run of one flow: what a flow can do while it runs.
 
-    What leaves "when the run ends well" leaves together with the new state, or not at all.
+    What is sent "when the run succeeds" is committed together with the new state, or not at all.
     """
 
     @property
     def user(self) -> str:
-        """Whose daemon this is, as a user id."""
+        """The user id of the daemon that runs the flow."""
 
     @property
     def instance(self) -> str | None:
-        """The executing instance; None for a stateless flow."""
+        """The instance that runs; None for a stateless flow."""
 
-    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[Answer]:
-        """Send a call at once; durable, so that a run that starts over finds the same call."""
+    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
+        """Send a call now. It is recorded, so a run that starts over continues with the same call."""
 
-    def wait(self, pending: Future[Answer], timeout: float | None) -> Answer:
-        """Block for the answer without holding a worker slot.
-
-        Raises:
-            DeadlinePassed: the seconds went by; the call stays alive.
-        """
-
-    async def wait_async(self, pending: Future[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - as wait
-        """Wait for the answer without blocking the event loop.
+    def wait(self, pending: Future[CallResult], timeout: float | None) -> CallResult:
+        """Block until the call ends, without holding a worker slot.
 
         Raises:
-            DeadlinePassed: the seconds went by; the call stays alive.
+            DeadlinePassed: the timeout passed; the call stays open.
         """
 
-    def cancel(self, pending: Future[Answer]) -> bool:
-        """Withdraw a call; gives whether it was still unanswered."""
+    async def wait_async(self, pending: Future[CallResult], timeout: float | None) -> CallResult:  # noqa: ASYNC109 - as wait
+        """Wait until the call ends, without blocking the event loop.
+
+        Raises:
+            DeadlinePassed: the timeout passed; the call stays open.
+        """
+
+    def cancel(self, pending: Future[CallResult]) -> bool:
+        """Withdraw a call; return whether it was still open."""
 
     def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
-        """Send a call when this run ends well; its answer enters `run` of the executing instance as a message."""
+        """Send a call when this run succeeds; its answer becomes an input message of the same instance."""
 
     def post(self, target: Target, message: FlowMessage) -> None:
-        """Send a message that wants no answer when this run ends well."""
+        """Send a message that needs no answer, when this run succeeds."""
 
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:
-        """Answer the request with this wire id, of this run or an earlier one, when this run ends well.
+        """Answer a request of this run or an earlier one, when this run succeeds.
 
-        With an error, that is what its caller gets in place of the data; the state of this run is kept all the same.
+        Args:
+            request: the wire id of the request.
+            data: the answer's data.
+            error: what the caller receives in place of the data; this run still succeeds and keeps its state.
         """
 
     def step(self, compute: Callable[[], Any]) -> Any:
-        """Run something once and record its JSON result; a run that starts over gets what was recorded."""
+        """Compute a value once and record it as JSON; a run that starts over receives the recorded value."""
 
     def progress(self, data: dict[str, Any]) -> None:
-        """Tell the caller something before the answer; it may be lost."""
+        """Report progress to the caller before the answer; a report may be lost."""
 
 
 _CURRENT: contextvars.ContextVar[Run] = contextvars.ContextVar("p2pflows_run")
 
 
 def current() -> Run:
-    """The run that the code at hand is part of, so that a plain function can call others too.
+    """Return the run that the calling code is part of, so that a plain function can call other flows.
 
     Raises:
         UsageError: no worker runs this code.
@@ -131,7 +134,7 @@ def current() -> Run:
 
 @contextlib.contextmanager
 def set_current(run: Run) -> Iterator[None]:
-    """Make a run what `current` gives inside the block; for whoever runs flows."""
+    """Let `current` return this run inside the block; a worker uses it around each run."""
     token = _CURRENT.set(run)
     try:
         yield
@@ -140,12 +143,12 @@ def set_current(run: Run) -> Iterator[None]:
 
 
 def too_late(timeout: float | None) -> DeadlinePassed:
-    """The error for whoever has waited so many seconds for an answer in vain."""
-    return DeadlinePassed(f"No answer came within {timeout:g} seconds.", "Wait again, or give it longer.")
+    """Return the error for a wait that timed out; the call itself stays open."""
+    return DeadlinePassed(f"No answer came within {timeout:g} seconds.", "Wait again, or use a longer timeout.")
 
 
 def outside(what: str) -> UsageError:
-    """The error for something that only works while a worker runs it."""
+    """Return the error for code that can send and wait only while a worker runs it."""
     return UsageError(
         f"{what} is not run by a worker, so it cannot send or wait.",
         "Serve the flow, run a worker, and call it through get_flow_instance.",

@@ -1,9 +1,9 @@
-"""A flow's state as JSON bytes and back; what JSON lacks is written as a tagged object, and nothing is ever pickled.
+"""A flow's state as JSON: types that JSON lacks are written as tagged objects, and nothing is pickled.
 
 | value                   | written as                                                    |
 |-------------------------|---------------------------------------------------------------|
 | text, number, bool, None| itself                                                        |
-| list, tuple             | a list (a tuple comes back as a list, as it does on the wire) |
+| list, tuple             | a list (a tuple is read back as a list, as on the wire)       |
 | dict with text keys     | an object                                                     |
 | FlowMessage             | `{"$p2pflows": "message", "fields": {...}}`                   |
 | bytes                   | `{"$p2pflows": "bytes", "base64": "..."}`                     |
@@ -11,8 +11,8 @@
 | pydantic model          | `{"$p2pflows": "model", "class": "module.Name", "data": ...}` |
 | dict with key $p2pflows | `{"$p2pflows": "dict", "items": {...}}`                       |
 
-A stored class name is never imported: a model comes back as its class only if the flow names that class in
-`state_models`, and else as a dict of its fields. Anything else is refused, and the error names where it stands.
+A stored class name is never imported: a model is read back as its class if the flow lists that class in
+`state_models`, and as a dict of its fields otherwise. Any other value is refused, and the error names its path.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ from p2pflows.flows.message import FlowMessage
 from p2pflows.protocol import strict_json
 
 MAX_STATE_BYTES = 250_000
-"""The bytes that one instance's state may take."""
+"""Most bytes of one instance's state, as JSON."""
 MAX_STATE_DEPTH = 64
-"""How deep values may be nested; also what stops a value that holds itself."""
+"""How deeply values may be nested; the limit also stops a value that contains itself."""
 
 TAG = "$p2pflows"
-_HINT = "Keep JSON values, bytes, dates, messages or pydantic models in flow_state; make the rest anew in __init__."
+_HINT = "Keep JSON values, bytes, dates, messages or pydantic models in flow_state; create the rest in __init__."
 _MAX_SHOWN_PATH = 6
-_MAX_INT_DIGITS = 10_000
-"""Bits; Python itself reads no decimal number of more than 4300 digits."""
+_MAX_INT_BITS = 10_000
+"""About 3,000 decimal digits; Python reads at most 4,300."""
 
 
 def dumps(state: dict[str, Any]) -> bytes:
-    """Write a state.
+    """Return a state as JSON.
 
     Raises:
-        FlowFailed: a value cannot be kept, named by its place, or all is over STATE_LIMIT, naming the largest key.
+        FlowFailed: a value cannot be stored, and the error names its path; or the state is over MAX_STATE_BYTES, and
+            the error names its largest key.
     """
     if not isinstance(state, dict):
-        raise FlowFailed(f"flow_state is a {type(state).__name__} and no dict.", "Change its keys, do not replace it.")
+        raise FlowFailed(f"flow_state is a {type(state).__name__}, not a dict.", "Set its keys; do not replace it.")
     written = _to_bytes(_encode(state, ("flow_state",)))
     if len(written) > MAX_STATE_BYTES:
         sizes = {key: len(_to_bytes(_encode(value, (key,)))) for key, value in state.items()}
@@ -58,7 +59,7 @@ def dumps(state: dict[str, Any]) -> bytes:
         raise FlowFailed(
             f"flow_state takes {len(written)} bytes, over the limit of {MAX_STATE_BYTES}; "
             f"its largest key is {largest!r} with {sizes[largest]} bytes.",
-            "Keep less of it, or keep it in a file and its path in flow_state.",
+            "Store less, or write it to a file and store the path in flow_state.",
         )
     return written
 
@@ -67,11 +68,11 @@ def loads(written: bytes, models: Iterable[type[BaseModel]] = ()) -> dict[str, A
     """Read a state that `dumps` wrote.
 
     Args:
-        written: the bytes.
-        models: the pydantic classes that may be made again.
+        written: the JSON.
+        models: the pydantic classes that stored models may be read back as.
 
     Raises:
-        FlowFailed: the bytes are no state, or a stored model no longer fits its class.
+        FlowFailed: the bytes are not a state, or a stored model no longer fits its class.
     """
     try:
         plain = strict_json.loads(written)
@@ -80,13 +81,13 @@ def loads(written: bytes, models: Iterable[type[BaseModel]] = ()) -> dict[str, A
     try:
         state = _decode(plain, {_name(model): model for model in models})
     except ValidationError as error:
-        reason = f"a {error.title} in it no longer fits its class"
+        reason = f"a stored {error.title} no longer fits its class"
         raise FlowFailed(f"The stored state cannot be read: {reason}.", "Reset the instance.") from error
     except (LookupError, TypeError, ValueError, AttributeError, UsageError) as error:
-        reason = f"something in it has a form that this version does not know ({error})"
+        reason = f"a stored value has a form that this version does not know ({error})"
         raise FlowFailed(f"The stored state cannot be read: {reason}.", "Reset the instance.") from error
     if not isinstance(state, dict):
-        raise FlowFailed("The stored state is no JSON object.", "Reset the instance.")
+        raise FlowFailed("The stored state is not a JSON object.", "Reset the instance.")
     return state
 
 
@@ -96,7 +97,7 @@ def _to_bytes(plain: Any) -> bytes:
 
 def _encode(value: Any, path: tuple[str, ...]) -> Any:
     if len(path) > MAX_STATE_DEPTH:
-        raise _refusal(path, f"is nested deeper than {MAX_STATE_DEPTH} levels, or holds itself")
+        raise _refusal(path, f"is nested deeper than {MAX_STATE_DEPTH} levels, or contains itself")
     match value:
         case None | bool():
             return value
@@ -124,26 +125,26 @@ def _tagged(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
         case BaseModel():
             return {TAG: "model", "class": _name(type(value)), "data": _encode(_dump(value, path), path)}
         case _:
-            raise _refusal(path, f"is a {type(value).__name__}, which cannot be kept")
+            raise _refusal(path, f"is of type {type(value).__name__}, which cannot be stored")
 
 
 def _checked(value: float | str, path: tuple[str, ...]) -> float | str:
-    """A number or text if JSON can hold it; subclasses such as enums are written as the plain value."""
+    """Return a number or text if JSON can hold it; json writes subclasses, such as enums, as the plain value."""
     if isinstance(value, float) and not math.isfinite(value):
         raise _refusal(path, f"is {value}, which JSON cannot hold")
-    if isinstance(value, int) and value.bit_length() > _MAX_INT_DIGITS:
+    if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
         raise _refusal(path, "is too large a number")
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise _refusal(path, "holds half a surrogate pair, which JSON cannot hold") from error
+            raise _refusal(path, "holds a lone surrogate, which JSON cannot hold") from error
     return value
 
 
 def _key(key: object, path: tuple[str, ...]) -> str:
     if not isinstance(key, str):
-        raise _refusal(path, f"has the key {key!r}, a {type(key).__name__}; keys must be text")
+        raise _refusal(path, f"has the key {key!r} of type {type(key).__name__}; keys must be text")
     _checked(key, path)
     return key
 
@@ -159,7 +160,7 @@ def _dump(model: BaseModel, path: tuple[str, ...]) -> Any:
     try:
         return model.model_dump(mode="json", by_alias=True, round_trip=True)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise _refusal(path, f"is a {type(model).__name__} that JSON cannot hold: {error}") from error
+        raise _refusal(path, f"is of type {type(model).__name__}, and JSON cannot hold it: {error}") from error
 
 
 def _decode(plain: Any, models: dict[str, type[BaseModel]]) -> Any:

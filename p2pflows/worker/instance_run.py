@@ -13,7 +13,7 @@ from p2pflows.flows import config as configs
 from p2pflows.flows.flow import Flow, build, invoke, take_state
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.overrides import check_overrides, declared_keys
-from p2pflows.flows.run import Answer, Target
+from p2pflows.flows.run import CallResult, Target
 from p2pflows.protocol import topics
 from p2pflows.protocol.instance_tasks import InstanceState, InstanceTask, MountPlan
 from p2pflows.protocol.run_effects import Mounted, RunEffects, Subflow
@@ -160,7 +160,7 @@ class InstanceRun:
     def _user_of(self, spec: configs.SubflowSpec) -> str:
         return self._run.user if spec.user == configs.LOCAL else spec.user
 
-    def _ask_for(self, key: str, spec: configs.SubflowSpec, path: Sequence[Sequence[str]]) -> Future[Answer]:
+    def _ask_for(self, key: str, spec: configs.SubflowSpec, path: Sequence[Sequence[str]]) -> Future[CallResult]:
         message = FlowMessage(
             data={
                 "op": "mount",
@@ -172,7 +172,7 @@ class InstanceRun:
         return self._run.call(Target(self._user_of(spec), topics.INSTANCES), message, timeout=None, subflow=key)
 
 
-def _granted(key: str, wanted: Subflow, answer: Answer) -> Subflow:
+def _granted(key: str, wanted: Subflow, answer: CallResult) -> Subflow:
     """The subflow with the instance that its owner's daemon has granted.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypedDict
 
 from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, ran_differently
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.run import Answer, Target, too_late
+from p2pflows.flows.run import CallResult, Target, too_late
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.asks import (
     MAX_RECORDS,
@@ -75,22 +75,22 @@ class TaskRun:
         self._lock = threading.Lock()
         self._count = 0
         self._open: dict[int, Future[AskResult]] = {}
-        self._call_indexes: dict[Future[Answer], int] = {}
+        self._call_indexes: dict[Future[CallResult], int] = {}
         self._stopped = False
 
-    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[Answer]:
+    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
         """Send a call at once; a run that starts over finds the same call."""
         fields = _request(target, message, timeout, subflow)
         fingerprint = derived_id("call", target.user, target.endpoint, target.instance, _sorted(fields["data"]))
         call_index, result = self._call(Call(**fields, fingerprint=fingerprint))
-        pending: Future[Answer] = Future()
+        pending: Future[CallResult] = Future()
         pending.set_running_or_notify_cancel()
         with self._lock:
             self._call_indexes[pending] = call_index
         result.add_done_callback(lambda result: _resolve(pending, result))
         return pending
 
-    def wait(self, pending: Future[Answer], timeout: float | None) -> Answer:
+    def wait(self, pending: Future[CallResult], timeout: float | None) -> CallResult:
         """Block until the answer is there, without holding a slot.
 
         Raises:
@@ -110,7 +110,7 @@ class TaskRun:
             except TimeoutError:
                 raise too_late(timeout) from None
 
-    async def wait_async(self, pending: Future[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the port's
+    async def wait_async(self, pending: Future[CallResult], timeout: float | None) -> CallResult:  # noqa: ASYNC109 - the port's
         """Await the answer without blocking the event loop.
 
         Raises:
@@ -124,7 +124,7 @@ class TaskRun:
             except TimeoutError:
                 raise too_late(timeout) from None
 
-    def cancel(self, pending: Future[Answer]) -> bool:
+    def cancel(self, pending: Future[CallResult]) -> bool:
         """Withdraw a call.
 
         Returns:
@@ -253,7 +253,7 @@ def _request(target: Target, message: FlowMessage, timeout: float | None, subflo
     }
 
 
-def _resolve(pending: Future[Answer], result: Future[AskResult]) -> None:
+def _resolve(pending: Future[CallResult], result: Future[AskResult]) -> None:
     """Pass the result of a call on to the flow that waits for it."""
     try:
         settled = result.result()
@@ -262,11 +262,11 @@ def _resolve(pending: Future[Answer], result: Future[AskResult]) -> None:
         return
     match settled:
         case CallReply(message, sender, data):
-            pending.set_result(Answer(message, sender, data))
+            pending.set_result(CallResult(message, sender, data))
         case CallFailed(_, message, sender):
-            pending.set_result(Answer(message, sender, {}, settled.as_error()))
+            pending.set_result(CallResult(message, sender, {}, settled.as_error()))
         case StepValue():
-            pending.set_result(Answer("", "", {}))
+            pending.set_result(CallResult("", "", {}))
 
 
 def _plain(value: Any) -> Any:

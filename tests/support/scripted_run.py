@@ -11,7 +11,7 @@ from typing import Any
 
 from p2pflows.errors import CallError, Cancelled, DeadlinePassed
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.run import Answer, Target
+from p2pflows.flows.run import CallResult, Target
 
 ALICE, BOB, CAROL = "a" * 64, "b" * 64, "c" * 64
 INSTANCE = "1" * 32
@@ -31,7 +31,7 @@ class Sent:
 class Memory:
     """What is kept as soon as it happens, for a run that starts over."""
 
-    calls: list[tuple[Sent, Future[Answer]]] = field(default_factory=list)
+    calls: list[tuple[Sent, Future[CallResult]]] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
 
 
@@ -54,32 +54,32 @@ class ScriptedRun:
         self._calls_made = 0
         self._steps_made = 0
 
-    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[Answer]:
+    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
         """Keep the n-th call of this run, or find it."""
         number, self._calls_made = self._calls_made, self._calls_made + 1
         if number == len(self.memory.calls):
             self.memory.calls.append((Sent(target, message, subflow, timeout), Future()))
         return self.memory.calls[number][1]
 
-    def wait(self, pending: Future[Answer], timeout: float | None) -> Answer:
+    def wait(self, pending: Future[CallResult], timeout: float | None) -> CallResult:
         """Wait on the real future."""
         try:
             return pending.result(timeout)
         except TimeoutError as error:
             raise DeadlinePassed("No answer came in time.") from error
 
-    async def wait_async(self, pending: Future[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the port's
+    async def wait_async(self, pending: Future[CallResult], timeout: float | None) -> CallResult:  # noqa: ASYNC109 - the port's
         """Wait on the real future, in the event loop."""
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(pending)), timeout)
         except TimeoutError as error:
             raise DeadlinePassed("No answer came in time.") from error
 
-    def cancel(self, pending: Future[Answer]) -> bool:
+    def cancel(self, pending: Future[CallResult]) -> bool:
         """End a call with an error answer, as a daemon does."""
         if pending.done():
             return False
-        pending.set_result(Answer("", self.user, error=Cancelled("The call was withdrawn.")))
+        pending.set_result(CallResult("", self.user, error=Cancelled("The call was withdrawn.")))
         return True
 
     def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
@@ -111,12 +111,12 @@ class ScriptedRun:
     def answer(self, number: int, data: dict[str, Any]) -> None:
         """Answer the call with this number."""
         sent, pending = self.memory.calls[number]
-        pending.set_result(Answer(f"answer {number}", sent.target.user, data))
+        pending.set_result(CallResult(f"answer {number}", sent.target.user, data))
 
     def fail(self, number: int, error: CallError) -> None:
         """Answer the call with this number with an error."""
         sent, pending = self.memory.calls[number]
-        pending.set_result(Answer(f"answer {number}", sent.target.user, error=error))
+        pending.set_result(CallResult(f"answer {number}", sent.target.user, error=error))
 
 
 def incoming(data: dict[str, Any], *, request: str | None = "request", user: str = BOB) -> FlowMessage:

@@ -546,7 +546,7 @@ def test_a_state_that_cannot_be_stored_is_told() -> None:
     """The run fails, and the error names the key (D39)."""
     flow = made(Echo)
     flow.flow_state["future"] = FlowProxy("Bob", USERS["User1"], run=ScriptedRun()).get_reply_future(FlowMessage())
-    with pytest.raises(FlowFailed, match=r"flow_state\.future is a FlowFuture"):
+    with pytest.raises(FlowFailed, match=r"flow_state\.future is of type FlowFuture"):
         take_state(flow)
 
 
