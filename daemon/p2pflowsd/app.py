@@ -163,6 +163,9 @@ class App:
             self._timer.cancel()
         deliveries, self._deliveries = self._deliveries, []
         requests, self._requests = self._requests, []
+        if self._disk_failed.is_set():  # the node is dead: deliveries come again, and clients get an error
+            self._refuse(requests, "it failed a moment ago")
+            return
         try:
             self._node.process_batch(deliveries, requests)
         except JournalError as error:
@@ -194,8 +197,11 @@ class App:
         self._log.error("the journal cannot be written: %s; trying again every %g s", error, DISK_RETRY_S)
         self._disk_failed.set()
         self._connected.clear()
+        self._refuse(requests, str(error))
+
+    def _refuse(self, requests: Sequence[Request], reason: str) -> None:
         for request in requests:
-            request.done(_disk_error(str(error)))
+            request.done(_disk_error(reason))
 
     async def _keep_link(self) -> None:
         """Keep the broker link up; after a disk failure reopen the journal and reconnect."""
@@ -282,6 +288,8 @@ class App:
         self._schedule()
 
     def _up(self, session_present: bool) -> None:
+        if self._disk_failed.is_set():
+            return
         self._log.info(
             "connected to the broker %s (session %s)", self._broker_name(), "kept" if session_present else "new"
         )

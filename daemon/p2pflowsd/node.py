@@ -6,7 +6,8 @@ commit). Time, randomness, the broker link and crash points are passed in, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.human.inbox import Inbox
-from p2pflowsd.journal import Journal
+from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
@@ -68,7 +69,8 @@ class Request:
 class Node:
     """The core of a daemon: builds its parts, and runs one batch after the other through them.
 
-    After a JournalError nothing since the last commit is kept, and the node must not be used any more.
+    A node that has raised an exception is dead: its memory may hold receipts, places and messages that no commit has
+    kept. It refuses every further call with a JournalError, and publishes nothing.
     """
 
     def __init__(
@@ -223,6 +225,7 @@ class Node:
         )
 
         contacts.reload_if_changed()
+        self._is_dead = False
         self._unacknowledged: list[Delivery] = []
         self._commit_by: float | None = None
         self._next_tick = 0.0
@@ -237,8 +240,64 @@ class Node:
         clients, as a peer sends an answer again until we confirm it.
 
         Raises:
-            JournalError: nothing since the last commit was kept.
+            JournalError: nothing since the last commit was kept, and the node is dead.
         """
+        with self._alive():
+            self._process_batch(deliveries, requests)
+
+    def close(self) -> None:
+        """Commit what is not committed yet.
+
+        Raises:
+            JournalError: it cannot be kept; its senders send it again.
+        """
+        with self._alive():
+            self._commit_and_publish((), ticks=True)
+
+    def next_wake(self) -> float:
+        """When a batch is needed even if nothing arrives, in the clock's elapsed seconds."""
+        wakes = (self._next_tick, self._commit_by, self.notices.next_due())
+        return min(wake for wake in wakes if wake is not None)
+
+    def link_up(self) -> None:
+        """Publish again what a broker may have forgotten, as it answers again.
+
+        Raises:
+            JournalError: the node is dead.
+        """
+        with self._alive():
+            self._link.publish(topics.status(self.user), self.presence.mine(online=True), retain=True)
+            self.publish_card()
+            self.outbox.link_up()
+            self.notices.link_up()
+
+    def subscriptions(self) -> list[str]:
+        """All topics that this user's daemon reads."""
+        users = set(self.contacts.known.by_user) | self.outbox.peers()
+        return topics.daemon_filters(self.user) + self._followed.reset(users)
+
+    def publish_card(self) -> None:
+        """Publish what anyone may call.
+
+        Raises:
+            JournalError: the node is dead.
+        """
+        with self._alive():
+            flows = [flow.as_shown() for flow in self.catalog.all() if flow.allow == ANYONE]
+            self._link.publish(topics.card(self.user), self.presence.card(flows), retain=True)
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Let nothing into a dead node, and let any exception kill it."""
+        if self._is_dead:
+            raise JournalError("an earlier failure has not been repaired yet")
+        try:
+            yield
+        except BaseException:
+            self._is_dead = True
+            raise
+
+    def _process_batch(self, deliveries: Sequence[Delivery], requests: Sequence[Request]) -> None:
         elapsed = self.clock.elapsed()
         ticks = elapsed >= self._next_tick
         self.contacts.reload_if_changed()
@@ -269,36 +328,6 @@ class Node:
             self._commit_and_publish(requests, ticks=ticks)
         elif self._commit_by is None and self._unacknowledged:
             self._commit_by = elapsed + COMMIT_DELAY_S
-
-    def close(self) -> None:
-        """Commit what is not committed yet.
-
-        Raises:
-            JournalError: it cannot be kept; its senders send it again.
-        """
-        self._commit_and_publish((), ticks=True)
-
-    def next_wake(self) -> float:
-        """When a batch is needed even if nothing arrives, in the clock's elapsed seconds."""
-        wakes = (self._next_tick, self._commit_by, self.notices.next_due())
-        return min(wake for wake in wakes if wake is not None)
-
-    def link_up(self) -> None:
-        """Publish again what a broker may have forgotten, as it answers again."""
-        self._link.publish(topics.status(self.user), self.presence.mine(online=True), retain=True)
-        self.publish_card()
-        self.outbox.link_up()
-        self.notices.link_up()
-
-    def subscriptions(self) -> list[str]:
-        """All topics that this user's daemon reads."""
-        users = set(self.contacts.known.by_user) | self.outbox.peers()
-        return topics.daemon_filters(self.user) + self._followed.reset(users)
-
-    def publish_card(self) -> None:
-        """Publish what anyone may call."""
-        flows = [flow.as_shown() for flow in self.catalog.all() if flow.allow == ANYONE]
-        self._link.publish(topics.card(self.user), self.presence.card(flows), retain=True)
 
     def _receive(self, delivery: Delivery) -> None:
         """Hand a delivery to the part that its topic names; a refusal is counted under its reason."""

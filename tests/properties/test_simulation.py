@@ -67,6 +67,11 @@ class Faults(RuleBasedStateMachine):
         for _ in range(times):
             self._send(Type.CALL, one, other, endpoint, seconds, {})
 
+    @rule(who=WHO, pages=st.integers(0, 5))
+    def fill_disk(self, who: int, pages: int) -> None:
+        """A daemon's disk has room for a few more pages."""
+        self._world.machines[who].fill_disk(pages)
+
     @rule(one=WHO, other=WHO, seconds=LIFE)
     def post(self, one: int, other: int, seconds: float) -> None:
         """Somebody posts to a flow."""

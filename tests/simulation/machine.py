@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,12 +18,13 @@ from simulation.history import Fact
 from simulation.timeline import Timeline, TimelineClock
 
 from p2pflows.contacts import Contacts
-from p2pflows.errors import P2pflowsError
+from p2pflows.errors import JournalFailed, P2pflowsError
 from p2pflows.protocol import topics
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Type
+from p2pflowsd.app import DISK_RETRY_S
 from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import Journal
+from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.node import Node, Request
 from p2pflowsd.running.catalog import Served
 
@@ -162,6 +164,13 @@ class Machine:
         """End the process between two turns."""
         if self.node is not None:
             self._end(self.node.journal)
+
+    def fill_disk(self, pages: int) -> None:
+        """Leave room for so many more pages in the journal, until it is opened again; SQLite itself enforces it."""
+        if self.node is not None:
+            database = self.node.journal._db
+            (used,) = database.execute("PRAGMA page_count").fetchone()
+            database.execute(f"PRAGMA max_page_count = {used + pages}")
 
     def cut(self, seconds: float) -> None:
         """Break the link to the broker for some time."""
@@ -351,8 +360,25 @@ class Machine:
         except Killed:
             self._end(self.node.journal)
             return
+        except JournalError as error:
+            self._disk_failed(error, requests)
+            return
         self.collect()
         self._pump_within(max(0.0, self.node.next_wake() - self._timeline.elapsed))
+
+    def _disk_failed(self, error: JournalError, requests: Sequence[Request]) -> None:
+        """Refuse what clients asked, and reopen the journal later; until then the dead node stays within reach."""
+        node = self.node
+        assert node is not None
+        for request in requests:
+            request.done(JournalFailed(str(error)))
+        self._pump_within(DISK_RETRY_S / 4)
+        self._timeline.at(self._timeline.elapsed + DISK_RETRY_S, lambda: self._reopen(node))
+
+    def _reopen(self, node: Node) -> None:
+        if self.node is node:
+            self._end(node.journal)
+            self.start()
 
     def _end(self, journal: Journal) -> None:
         """Leave the file as kill -9 leaves it: what was committed, and nothing else."""
@@ -385,7 +411,8 @@ class Machine:
 
     def _up(self) -> None:
         if self.node is not None:
-            self.node.link_up()
+            with contextlib.suppress(JournalError):
+                self.node.link_up()
             self._pump_soon()
 
 

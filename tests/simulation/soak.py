@@ -45,6 +45,7 @@ class Life:
             self.change_weather: 2, self.cut: 3, self.cut_worker: 2, self.forget: 1, self.kill_at_point: 6,
             self.start: 6, self.kill_worker: 3, self.stop_worker: 1, self.hire: 4, self.talk: 14, self.mount: 4,
             self.use: 10, self.unmount: 1, self.retry: 2, self.forget_conversation: 1, self.plague: 1,
+            self.fill_disk: 3,
         }  # fmt: skip
         if restores:
             self._things |= {self.back_up: 2, self.restore: 2}
@@ -186,6 +187,10 @@ class Life:
             machine.faults.arm("", self._random.randrange(1, 30))
             if self._random.random() < 0.3:
                 machine.at_death = self._world.broker.forget
+
+    def fill_disk(self) -> None:
+        """A daemon's disk has room for some more pages only: small commits pass, large ones fail."""
+        self._somebody().fill_disk(self._random.choice((0, 1, 2, 5)))
 
     def start(self) -> None:
         """A dead daemon is started again."""

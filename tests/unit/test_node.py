@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,9 +14,12 @@ from simulation.checker import check
 from simulation.machine import Asked, Machine
 from simulation.world import ECHO, HUMAN, MAX_SECONDS, World
 
+from p2pflows.errors import JournalFailed
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.message import Message, Type
+from p2pflowsd.journal import JournalError
+from p2pflowsd.node import Node, Request
 from p2pflowsd.receiving.intake import MAX_HELD_PER_SENDER
 from p2pflowsd.sending.outbox import MAX_CACHED_BYTES
 
@@ -399,3 +403,56 @@ def test_what_waits_for_a_worker_lies_in_the_journal(world: World) -> None:
     world.hire(bob)
     world.run(60)
     assert {ann.state_of(each.result) for each in sent} == {"done"}
+
+
+FILLED = [(kind, endpoint) for kind in (Type.CALL, Type.POST) for endpoint in (ECHO, HUMAN, flows.COUNTER, flows.GUIDE)]
+
+
+@pytest.mark.parametrize(("kind", "endpoint"), FILLED)
+def test_a_nearly_full_disk_loses_nothing(world: World, kind: Type, endpoint: str) -> None:
+    """With room for some commits only, a message is stored before its receipt leaves, or it comes again."""
+    ann, bob, _ = world.machines
+    asked = []
+    for number in range(30):
+        for machine in (ann, bob):
+            machine.fill_disk(world.random.randrange(6))
+        text = f"{number} " + "x" * world.random.choice((10, 3_000, 9_000))
+        asked.append(ann.send(kind, bob, endpoint, {"text": text}, 500))
+        world.run(world.random.choice((0.1, 0.5, 2.5)))
+        for prompt, _ in bob.open_prompts()[:1]:
+            bob.answer(prompt, text)
+    assert any(isinstance(each.result, JournalFailed) for each in asked) or ann.kills + bob.kills
+    assert world.settle() == []
+    assert check(world.facts) == []
+    accepted = [each.result for each in asked if isinstance(each.result, str)]
+    assert 3 < len(accepted) < len(asked)
+    received = {fact.id for fact in world.facts if fact.kind == "receive" and fact.node == bob.user}
+    assert set(accepted) <= received
+    kept = {fact.id for fact in world.facts if fact.kind == "accept" and fact.node == ann.user}
+    assert {fact.id for fact in world.facts if fact.kind == "receive" and fact.about["peer"] == ann.user} <= kept
+
+
+def test_a_dead_node_does_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose commit failed takes no batch, and none of what it had drafted leaves."""
+    ann, bob, _ = world.machines
+    node = bob.node
+    assert node is not None
+    node.journal._db.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(JournalError):
+        node.process_batch([], [Request(lambda: _store_much(node), lambda _result: None)])
+    published: list[object] = []
+
+    def publish(*packet: object, retain: bool) -> None:
+        published.append((*packet, retain))
+
+    monkeypatch.setattr(world.broker, "route", publish)
+    for enter in (partial(node.process_batch, []), node.link_up, node.close, node.publish_card):
+        with pytest.raises(JournalError, match="earlier failure"):
+            enter()
+    world.run(0.1)
+    assert [packet for packet in published if ann.user in str(packet)] == []
+
+
+def _store_much(node: Node) -> None:
+    for _ in range(50):
+        node.messages.send(Type.POST, node.user, ECHO, {"text": "x" * 9_000}, life_ms=60_000)
