@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import p2pflows
+from p2pflows import short_ids
 from p2pflows.cli.output import ago, say, short, table, who
 from p2pflows.cli.speech import labelled, speech
 from p2pflows.errors import UsageError
-
-_MIN_ID_CHARS = 4
-_ID_LENGTH = 32
 
 
 def show_all(conversations: list[dict[str, Any]]) -> None:
@@ -42,7 +40,7 @@ def find(me: p2pflows.Client, flow: dict[str, Any], address: str, part: str) -> 
     Raises:
         UsageError: there is none, or there are several.
     """
-    part = part.strip().lower()
+    part = short_ids.normalize(part)
     known: list[dict[str, Any]] = [
         each
         for each in me.request("conversations", limit=1_000)["conversations"]
@@ -52,8 +50,8 @@ def find(me: p2pflows.Client, flow: dict[str, Any], address: str, part: str) -> 
         found = known[:1]
     else:
         _check_id(part)
-        found = [each for each in known if each["conversation"].startswith(part) or each["conversation"].endswith(part)]
-    if not found and len(part) == _ID_LENGTH:
+        found = [each for each in known if short_ids.matches(part, each["conversation"])]
+    if not found and len(part) == short_ids.LENGTH:
         return {"conversation": part}  # it is older than what is remembered, but the other side may know it
     if len(found) != 1:
         many = "Several earlier conversations" if found else "No earlier conversation"
@@ -70,8 +68,8 @@ def show_last(conversation: dict[str, Any], name: str) -> None:
 
 
 def _check_id(part: str) -> None:
-    if len(part) < _MIN_ID_CHARS or not all(digit in "0123456789abcdef" for digit in part):
+    if not short_ids.is_id_part(part):
         raise UsageError(
-            f"{part!r} is no conversation: give at least {_MIN_ID_CHARS} hex digits of its id.",
+            f"{part!r} is no conversation: give {short_ids.MIN_CHARS} to {short_ids.LENGTH} hex digits of its id.",
             "See: p2pflows chat --list. An ADDRESS comes before --resume.",
         )

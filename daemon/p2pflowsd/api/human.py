@@ -6,7 +6,7 @@ from typing import Any
 
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
-from p2pflowsd.api.parameters import Count, Flag, NoParameters, Parameters, Text
+from p2pflowsd.api.parameters import Count, Flag, IdPart, NoParameters, Parameters, Text
 from p2pflowsd.human.conversations import newest
 
 
@@ -25,14 +25,14 @@ class ConversationsParameters(Parameters):
 class AnswerParameters(Parameters):
     """A prompt, by its id or a part of it, and the human's answer."""
 
-    id: Text
+    id: IdPart
     text: Text
 
 
 class DeclineParameters(Parameters):
     """A prompt, by its id or a part of it, and why the human declines."""
 
-    id: Text
+    id: IdPart
     reason: Text = ""
 
 

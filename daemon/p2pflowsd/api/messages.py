@@ -15,6 +15,7 @@ from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon, settle
 from p2pflowsd.api.parameters import (
     ConversationId,
+    IdPart,
     InstanceId,
     MessageData,
     NoParameters,
@@ -52,14 +53,14 @@ class SendParameters(CallParameters):
 class WaitParameters(Parameters):
     """A message sent earlier, and how long to wait for its end."""
 
-    id: Text
+    id: IdPart
     timeout: OptionalSeconds = None
 
 
 class MessageParameters(Parameters):
     """One message, by its id or a part of it."""
 
-    id: Text
+    id: IdPart
 
 
 class OpenCall:
@@ -190,7 +191,7 @@ async def wait(daemon: Daemon, params: WaitParameters) -> Any:
         if not end.done():
             end.set_result((state, answer))
 
-    row = await daemon.run(lambda: daemon.node.messages.wait(_normal(params.id), on_settled))
+    row = await daemon.run(lambda: daemon.node.messages.wait(params.id, on_settled))
     try:
         state, answer = await asyncio.wait_for(end, params.timeout)
     except TimeoutError:
@@ -209,7 +210,7 @@ async def cancel(daemon: Daemon, params: MessageParameters) -> Any:
     Returns:
         `id`
     """
-    return {"id": await daemon.run(lambda: daemon.node.messages.cancel(_normal(params.id)))}
+    return {"id": await daemon.run(lambda: daemon.node.messages.cancel(params.id))}
 
 
 async def outbox(daemon: Daemon, _params: NoParameters) -> Any:
@@ -228,7 +229,7 @@ async def retry(daemon: Daemon, params: MessageParameters) -> Any:
     Returns:
         `id` under which it goes on
     """
-    return {"id": await daemon.run(lambda: daemon.node.retries.retry(_normal(params.id)))}
+    return {"id": await daemon.run(lambda: daemon.node.retries.retry(params.id))}
 
 
 def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[], str]:
@@ -261,7 +262,3 @@ def _answer_data(state: OutgoingState, answer: bytes | None) -> Any:
     if state is not OutgoingState.DONE:
         raise from_peer(content)
     return content
-
-
-def _normal(part: str) -> str:
-    return part.strip().lower()

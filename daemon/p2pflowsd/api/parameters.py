@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from p2pflows import short_ids
 from p2pflows.errors import BadInput, P2pflowsError, UsageError
 
 MAX_TIMEOUT_S = 30 * 24 * 3600
@@ -32,6 +33,8 @@ class MustBe:
 
 
 Text = Annotated[str, MustBe("text")]
+IdPart = Annotated[str, AfterValidator(short_ids.normalize), MustBe("text")]
+"""The id of a message or prompt, in full or in short."""
 Flag = Annotated[bool, MustBe("true or false")]
 JsonObject = Annotated[dict[str, Any], MustBe("a JSON object")]
 MessageData = Annotated[

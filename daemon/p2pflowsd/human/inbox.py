@@ -17,7 +17,6 @@ from p2pflowsd.lifecycle import PromptState
 from p2pflowsd.running.settlement import Settlement
 
 TEXT_NAMES = ("api_output", "prompt", "text")
-MIN_ID_CHARS = 4
 MAX_ANSWER_BYTES = 100_000
 """Bytes; escaped as JSON it still fits a message."""
 
@@ -131,8 +130,7 @@ class Inbox:
         self._changed(prompt._replace(state=state, answer=answer))
 
     def _open(self, part: str) -> PromptRow:
-        part = part.strip().lower()
-        found = self._journal.prompts.matching(part) if len(part) >= MIN_ID_CHARS and part.isalnum() else []
+        found = self._journal.prompts.matching(part)
         still = [row for row in found if row.state == PromptState.OPEN]
         if len(still) > 1:
             raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")

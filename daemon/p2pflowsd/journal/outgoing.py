@@ -98,10 +98,8 @@ class OutgoingTable(Table[OutgoingRow]):
         return self._one("WHERE n = ?", row_id)
 
     def matching(self, id_part: str) -> list[OutgoingRow]:
-        """Return the calls and posts whose id is, or begins or ends with, some hex digits."""
-        return self._many("WHERE id = ? AND type IN ('call', 'post')", id_part) or self._many(
-            "WHERE type IN ('call', 'post') AND (id GLOB ? OR id GLOB ?)", id_part + "*", "*" + id_part
-        )
+        """Return the calls and posts whose id is written in short as `id_part`."""
+        return self._matching(id_part, "type IN ('call', 'post')")
 
     def body(self, message_id: str) -> bytes | None:
         """Return the body of a message, or None once it cannot be sent again."""

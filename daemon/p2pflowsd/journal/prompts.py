@@ -75,5 +75,5 @@ class PromptTable(Table[PromptRow]):
         return self._many("ORDER BY place DESC LIMIT ?", limit)
 
     def matching(self, id_part: str) -> list[PromptRow]:
-        """Return the questions whose id begins or ends with some hex digits."""
-        return self._many("WHERE id GLOB ? OR id GLOB ?", id_part + "*", "*" + id_part)
+        """Return the questions whose id is written in short as `id_part`."""
+        return self._matching(id_part)

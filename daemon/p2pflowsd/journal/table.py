@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from p2pflows import short_ids
 from p2pflowsd.journal.rows import columns
 
 Row = TypeVar("Row", bound=NamedTuple)
@@ -33,6 +34,14 @@ class Table(Generic[Row]):
         """Return all rows that a clause selects."""
         make = self.row_type._make
         return [make(row) for row in self._db.execute(self._select(clause), values)]
+
+    def _matching(self, id_part: str, condition: str = "true") -> list[Row]:
+        """Return the rows that meet a condition and whose id is written in short as `id_part`."""
+        if not short_ids.is_id_part(id_part):
+            return []
+        if len(id_part) == short_ids.LENGTH:  # which an index finds
+            return self._many(f"WHERE id = ? AND {condition}", id_part)
+        return self._many(f"WHERE (id GLOB ? OR id GLOB ?) AND {condition}", id_part + "*", "*" + id_part)
 
     def _value(self, statement: str, *values: object) -> Any:
         """Run a statement; return the first column of its first row, or None if it has no row."""

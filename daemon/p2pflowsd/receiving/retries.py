@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p2pflows import short_ids
 from p2pflows.errors import BadInput
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
@@ -10,7 +11,7 @@ from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import ERROR_LIFETIME_MS
 from p2pflowsd.running.task_queue import TaskQueue
-from p2pflowsd.sending.own_messages import MIN_ID_CHARS, OwnMessages
+from p2pflowsd.sending.own_messages import OwnMessages
 
 
 class Retries:
@@ -42,8 +43,8 @@ class Retries:
         Raises:
             BadInput: no message, or more than one, has an id like that; or its flow is served no more.
         """
-        dead = [row for row in self._journal.incoming.in_state(IncomingState.DEAD) if _like(row.id, part)]
-        unsent = [row for row in self._journal.outgoing.unsent() if _like(row.id, part)]
+        dead = [row for row in self._journal.incoming.in_state(IncomingState.DEAD) if short_ids.matches(part, row.id)]
+        unsent = [row for row in self._journal.outgoing.unsent() if short_ids.matches(part, row.id)]
         if len(dead) + len(unsent) != 1:
             many = dead or unsent
             raise BadInput(
@@ -61,7 +62,3 @@ class Retries:
         self._deadlines.expect(expires)
         self._leases.add(request._replace(state=IncomingState.READY, attempts=0, expires=expires), flow)
         return request.id
-
-
-def _like(message_id: str, part: str) -> bool:
-    return len(part) >= MIN_ID_CHARS and (message_id.startswith(part) or message_id.endswith(part))

@@ -14,7 +14,6 @@ from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.waiters import OnSettled, Waiters
 
-MIN_ID_CHARS = 4
 _MIN_RESEND_LIFETIME_MS = 60_000
 
 
@@ -99,7 +98,7 @@ class OwnMessages:
         )
 
     def _find(self, part: str) -> OutgoingRow:
-        rows = self._journal.outgoing.matching(part) if part.isalnum() and len(part) >= MIN_ID_CHARS else []
+        rows = self._journal.outgoing.matching(part)
         if len(rows) != 1:
             found = "Several messages of yours have" if rows else "No message of yours has"
             raise BadInput(
