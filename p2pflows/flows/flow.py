@@ -1,9 +1,9 @@
 # ruff: noqa: SLF001 - build and invoke are the worker's half of the class Flow
-"""Flow, AtomicFlow and CompositeFlow: what an author subclasses; and what a worker does with such a class.
+"""Flow, AtomicFlow and CompositeFlow, which authors subclass; and what a worker does with such a class.
 
-A flow object is made anew for each message: its config is fixed when its instance is made, and of its attributes only
-`flow_state` is kept. In this order: `flow_config` and `subflows` are there, the base constructor calls
-`set_up_flow_state`, the class's own constructor goes on, and the stored state is laid over what they left.
+A worker creates a new flow object for each message. The config is fixed when the instance is created; of the object's
+attributes, only `flow_state` is stored. The order is: `flow_config` and `subflows` are set, the base constructor calls
+`set_up_flow_state`, the constructor of the class continues, and then the stored state is merged into `flow_state`.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ _F = TypeVar("_F", bound="Flow")
 
 
 class Flow:
-    """The base of all flows. A subclass writes `run`, and answers by returning a dict or by `send_message`.
+    """The base class of all flows. A subclass defines `run`, which returns a dict or calls `send_message` to answer.
 
-    Made by hand it can package messages and keep a state; it sends and waits only while a worker runs it.
+    An object that you create yourself can package messages and has a state. It can send and wait only while a worker
+    runs it.
 
     Args:
-        flow_config: a config, or nothing.
-        kwargs: keys of the config; both are laid over the defaults of the class.
+        flow_config: keys of the config.
+        kwargs: further keys of the config. Both override the defaults of the class.
     """
 
     REQUIRED_KEYS_CONFIG: ClassVar[list[str]] = ["name", "description"]
-    """Keys that the config must have, beside those that the bases of a class require."""
+    """Keys that the config must have, in addition to those that the base classes require."""
     state_models: ClassVar[Models] = ()
-    """The pydantic classes that come back from the state as what they were."""
+    """The pydantic classes whose objects are read back from the stored state as such, and not as dicts."""
     handles_errors: ClassVar[bool] = False
-    """Whether a subflow's error enters `run`, as `input_message.error`; else it ends the run."""
+    """Whether `run` receives a subflow's error, as `input_message.error`; otherwise the error ends the run."""
 
     flow_config: dict[str, Any]
     flow_state: dict[str, Any]
@@ -59,46 +60,46 @@ class Flow:
 
     @classmethod
     def instantiate_from_default_config(cls, **overrides: Any) -> Self:
-        """A flow with the class's default config and these keys laid over it."""
+        """Return a flow with the default config of the class, and these keys overriding it."""
         return cls.instantiate_with_overrides(overrides)
 
     @classmethod
     def instantiate_with_overrides(cls, overrides: Mapping[str, Any]) -> Self:
-        """A flow with the class's default config and a mapping laid over it."""
+        """Return a flow with the default config of the class, and a mapping overriding it."""
         return cls.instantiate_from_config(effective_config(cls, overrides))
 
     @classmethod
     def instantiate_from_config(cls, config: Mapping[str, Any]) -> Self:
-        """A flow with this config, whole as it is."""
+        """Return a flow with exactly this config."""
         return build(cls, config, subflows={}, run=None, state=None)
 
     @classmethod
     def get_config(cls, **overrides: Any) -> dict[str, Any]:
-        """The default config of the class with these keys laid over it."""
+        """Return the default config of the class, with these keys overriding it."""
         return effective_config(cls, overrides)
 
     @classmethod
     def type(cls) -> str:
-        """What kind of flow the class is."""
+        """Return the kind of flow that the class is."""
         return "Flow"
 
     @property
     def name(self) -> str:
-        """What the config calls this flow."""
+        """The name of this flow in its config."""
         return str(self.flow_config["name"])
 
     def set_up_flow_state(self) -> None:
-        """Start the state; a subclass extends it. The config and the subflows are there."""
+        """Initialise the state; a subclass extends this. The config and the subflows are set already."""
         self.flow_state = {}
 
-    def run(self, input_message: FlowMessage) -> Any:  # noqa: ARG002 - what a subclass is given
-        """Take one message; may be async. A dict or message that it returns is the answer, None is no answer."""
+    def run(self, input_message: FlowMessage) -> Any:  # noqa: ARG002 - subclasses use it
+        """Handle one message; may be async. A returned dict or message is the answer; None sends no answer."""
         raise UsageError(
-            f"{type(self).__name__} cannot run, as it has no run method.", "Write: def run(self, input_message): ..."
+            f"{type(self).__name__} cannot run: it has no run method.", "Write: def run(self, input_message): ..."
         )
 
     def __call__(self, input_message: FlowMessage) -> Awaitable[None] | None:
-        """Run one message as a worker does."""
+        """Handle one message as a worker does."""
         return invoke(self, input_message)
 
     def package_input_message(
@@ -107,10 +108,10 @@ class Flow:
         dst_flow: str = "unknown",
         reply_data: dict[str, Any] | None = None,
     ) -> FlowMessage:
-        """A new message from this flow, with a copy of the data.
+        """Return a new message from this flow, with a copy of the data.
 
         Raises:
-            UsageError: the data is no dict.
+            UsageError: the data is not a dict.
         """
         private, unsent = self._private_keys(), self.flow_config.get("unsent_keys") or []
         return package(
@@ -126,10 +127,10 @@ class Flow:
     def package_output_message(
         self, input_message: FlowMessage, response: Mapping[str, Any] | FlowMessage
     ) -> FlowMessage:
-        """The answer to a message that came in now, or that was kept in the state by an earlier run.
+        """Return an answer to an input message of this run, or to one that an earlier run stored in the state.
 
         Raises:
-            UsageError: the response is no dict.
+            UsageError: the response is not a dict.
         """
         answer = self.package_input_message(response, input_message.src_flow, input_message.reply_data)
         answer.input_message_id = input_message.input_message_id
@@ -138,42 +139,43 @@ class Flow:
         return answer
 
     def send_message(self, message: FlowMessage) -> None:
-        """Send an answer to whoever waits for it; when nobody does, it is dropped.
+        """Send an answer to the caller that awaits it; without such a caller, the answer is dropped.
 
         Raises:
-            UsageError: it answers nothing, or no worker runs this flow.
+            UsageError: the message is not an answer, or no worker runs this flow.
         """
         if not check_message(message).is_reply:
             raise UsageError(
-                "A flow itself sends answers only.", "Send other messages through a subflow: self.subflows[key]."
+                "A flow's send_message sends answers only.",
+                "Send other messages through a subflow: self.subflows[key].",
             )
         send_reply(self._running(), message, self._private_keys())
 
     def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function once, however often this run starts over; its result must be JSON.
+        """Call a function once, even if this run starts over. Its result must be JSON.
 
         Raises:
             UsageError: the function is async, or no worker runs this flow.
         """
         if inspect.iscoroutinefunction(function):
-            raise UsageError("A step cannot be async.", "Give a plain function.")
+            raise UsageError("A step cannot be async.", "Pass a function without async.")
         return self._running().step(functools.partial(function, *args, **kwargs))
 
     def progress(self, data: Mapping[str, Any]) -> None:
-        """Tell whoever waits something before the answer; it may be lost.
+        """Report progress to the caller before the answer; a report may be lost.
 
         Raises:
             FlowFailed: JSON cannot hold a value.
-            UsageError: the data is no dict, or no worker runs this flow.
+            UsageError: the data is not a dict, or no worker runs this flow.
         """
         self._running().progress(self.package_input_message(data).sendable())
 
     def reset(self, full_reset: bool, recursive: bool) -> None:
-        """Start the state anew.
+        """Set the state back to what the constructor left.
 
         Args:
-            full_reset: forget the state; without it nothing is forgotten.
-            recursive: ask all subflows for the same, wherever they run.
+            full_reset: whether to do so at all; when false, the state stays.
+            recursive: whether to reset the subflows too, wherever they run.
         """
         if full_reset:
             if self._fresh_state is None:
@@ -185,22 +187,22 @@ class Flow:
                 subflow.reset(full_reset, recursive)
 
     def get_interface_description(self) -> dict[str, Any]:
-        """What the config says of the input and the output: lists of names, or mappings. It changes no message."""
+        """Return what the config says of the input and output, as lists of names or mappings; it checks no message."""
         return {side: _names(self.flow_config.get(f"{side}_interface")) for side in ("input", "output")}
 
     def _get_subflow(self, key: str) -> FlowProxy | None:
-        """The subflow with this key, or None."""
+        """Return the subflow with this key, or None."""
         return self.subflows.get(key)
 
     def _get_from_state(self, key: str, default: Any = None) -> Any:
-        """The state's value under a key, or the default."""
+        """Return the state's value for a key, or the default."""
         return self.flow_state.get(key, default)
 
     def _state_update_dict(self, update_data: Mapping[str, Any] | FlowMessage) -> None:
-        """Copy data into the state; None never replaces what is there.
+        """Copy data into the state; None does not replace a value.
 
         Raises:
-            ValueError: there is no data.
+            ValueError: the data is empty.
         """
         data = update_data.data if isinstance(update_data, FlowMessage) else update_data
         if not data:
@@ -210,7 +212,7 @@ class Flow:
                 self.flow_state[key] = copy.deepcopy(value)
 
     def _fetch_state_attributes_by_keys(self, keys: list[str] | None = None) -> dict[str, Any]:
-        """Copies of the state's values under these keys, which may be dotted; None fetches all.
+        """Return copies of the state's values for these keys, which may be dotted; None stands for all keys.
 
         Raises:
             KeyError: the state has no such key.
@@ -242,22 +244,22 @@ class Flow:
 
 
 class AtomicFlow(Flow):
-    """A flow that does its work itself."""
+    """A flow that does its work itself, without subflows."""
 
     @classmethod
     def type(cls) -> str:
-        """What kind of flow the class is."""
+        """Return the kind of flow that the class is."""
         return "AtomicFlow"
 
 
 class CompositeFlow(Flow):
-    """A flow that has others do the work: `self.subflows[key]` stands for each entry of `subflows_config`."""
+    """A flow that calls other flows: `self.subflows[key]` is the proxy of an entry of `subflows_config`."""
 
     REQUIRED_KEYS_CONFIG: ClassVar[list[str]] = [SUBFLOWS]
 
     @classmethod
     def type(cls) -> str:
-        """What kind of flow the class is."""
+        """Return the kind of flow that the class is."""
         return "CompositeFlow"
 
 
@@ -269,21 +271,21 @@ def build(
     run: Run | None,
     state: bytes | None,
 ) -> _F:
-    """Make the flow object that takes one message.
+    """Create the flow object that handles one message.
 
     Args:
-        flow_class: the class that was served.
-        config: the whole config of the instance, as it was when the instance was made.
-        subflows: whom each subflow stands for.
-        run: what carries its messages; None outside a worker.
-        state: what `take_state` gave after the last message; None when there is none.
+        flow_class: the class that is served.
+        config: the complete config of the instance, fixed when the instance was created.
+        subflows: the flow behind each subflow, by key.
+        run: what sends its messages; None outside a worker.
+        state: what `dump_state` returned after the last message; None for a new instance.
 
     Raises:
-        UsageError: it is no flow class, a key of its config is missing, or a subflow stands for nobody.
-        FlowFailed: its constructor raised, or its stored state cannot be read.
+        UsageError: the class is not a flow class, its config lacks a required key, or a subflow has no target.
+        FlowFailed: the constructor raised, or the stored state cannot be read.
     """
     if not (inspect.isclass(flow_class) and issubclass(flow_class, Flow)):
-        raise UsageError(f"{flow_class!r} is no flow class.", "Subclass AtomicFlow or CompositeFlow.")
+        raise UsageError(f"{flow_class!r} is not a flow class.", "Subclass AtomicFlow or CompositeFlow.")
     check_required(flow_class, config)
     flow = flow_class.__new__(flow_class)
     _prepare(flow, copy.deepcopy(dict(config)), subflows, run)
@@ -294,7 +296,7 @@ def build(
         raise
     except Exception as error:
         raise FlowFailed(
-            f"{flow_class.__name__} cannot be made: {type(error).__name__}: {error}", "Mend its constructor."
+            f"{flow_class.__name__} cannot be created: {type(error).__name__}: {error}", "Correct its constructor."
         ) from error
     if state is not None:
         flow.flow_state.update(codec.loads(state, flow.state_models))
@@ -302,39 +304,39 @@ def build(
 
 
 def invoke(flow: Flow, message: FlowMessage) -> Awaitable[None] | None:
-    """Let a flow take one message, and send what it returns as the answer.
+    """Let a flow handle one message, and send what it returns as the answer.
 
-    Gives:
-        None when it has run; for an async flow, what is to be awaited.
+    Returns:
+        None when the flow has run; for an async flow, an awaitable that runs it.
 
     Raises:
         CallError: the message is the error of a subflow, and the class does not handle errors.
-        FlowFailed: what the flow returned is no answer.
-        Exception: whatever the flow raises.
+        FlowFailed: the flow returned neither a dict, a message nor None.
+        Exception: what the flow raised.
     """
-    log(f"{flow.name} takes", message, flow._private_keys())
+    log(f"{flow.name} receives", message, flow._private_keys())
     if message.error is not None and not flow.handles_errors:
         raise message.error
-    # Flows may change the message that they are given; whom to answer stays as it came.
-    origin = dataclasses.replace(message, data={}, reply_data=dict(message.reply_data))
-    given = flow.run(message)
-    if inspect.isawaitable(given):
-        return _answer_later(flow, origin, given)
-    _answer(flow, origin, given)
+    # A flow may change the message that it receives; the answer must go to the sender all the same.
+    request = dataclasses.replace(message, data={}, reply_data=dict(message.reply_data))
+    returned = flow.run(message)
+    if inspect.isawaitable(returned):
+        return _answer_later(flow, request, returned)
+    _answer(flow, request, returned)
     return None
 
 
-def take_state(flow: Flow) -> bytes:
-    """The state of a flow, to be stored.
+def dump_state(flow: Flow) -> bytes:
+    """Return the state of a flow as JSON, to be stored.
 
     Raises:
-        FlowFailed: it cannot be stored; the error names the key.
+        FlowFailed: a value cannot be stored; the error names its path.
     """
     return codec.dumps(flow.flow_state)
 
 
 def _prepare(flow: Flow, config: dict[str, Any], subflows: Mapping[str, Target], run: Run | None) -> None:
-    """What a flow has before its constructor starts."""
+    """Set what a flow has before its constructor starts."""
     flow.flow_config = config
     flow.flow_state = {}
     flow._run = run
@@ -342,38 +344,38 @@ def _prepare(flow: Flow, config: dict[str, Any], subflows: Mapping[str, Target],
     for key, spec in subflow_specs(config, complete=False).items():
         target = subflows.get(key)
         if target is None and run is not None:
-            raise UsageError(f"The subflow {key!r} of {flow.name!r} stands for nobody.", "Get a new instance.")
+            raise UsageError(f"The subflow {key!r} of {flow.name!r} has no target.", "Get a new instance of the flow.")
         flow.subflows[key] = FlowProxy(key, target, config=spec.config, run=run, private_keys=flow._private_keys())
 
 
 def _construct(flow_class: type[Flow], flow: Flow) -> None:
-    """Call the constructor with the keys of the config, or with the config if it asks for that."""
+    """Call the constructor with the keys of the config, or with the config if it has a parameter `flow_config`."""
     config = copy.deepcopy(flow.flow_config)
-    asks = "flow_config" in inspect.signature(flow_class).parameters
-    flow_class.__init__(flow, **({"flow_config": config} if asks else config))
+    takes_config = "flow_config" in inspect.signature(flow_class).parameters
+    flow_class.__init__(flow, **({"flow_config": config} if takes_config else config))
 
 
-async def _answer_later(flow: Flow, origin: FlowMessage, given: Awaitable[Any]) -> None:
-    _answer(flow, origin, await given)
+async def _answer_later(flow: Flow, request: FlowMessage, returned: Awaitable[Any]) -> None:
+    _answer(flow, request, await returned)
 
 
-def _answer(flow: Flow, origin: FlowMessage, given: object) -> None:
-    match given:
+def _answer(flow: Flow, request: FlowMessage, returned: object) -> None:
+    match returned:
         case None:
             return
         case FlowMessage(is_reply=True):
-            flow.send_message(given)
+            flow.send_message(returned)
         case FlowMessage() | dict():
-            flow.send_message(flow.package_output_message(origin, given))
+            flow.send_message(flow.package_output_message(request, returned))
         case _:
             raise FlowFailed(
-                f"The run of {flow.name!r} returned a {type(given).__name__}.",
-                "Return a dict or a message to answer, or nothing.",
+                f"The run of {flow.name!r} returned a {type(returned).__name__}.",
+                "Return a dict or a message as the answer, or None.",
             )
 
 
 def _names(interface: object) -> Any:
-    """An interface as a list or a mapping; one name may stand alone."""
+    """Return an interface as a list or a mapping; a single name may be written without a list."""
     match interface:
         case None:
             return []
@@ -389,6 +391,6 @@ def _fetch(state: Mapping[str, Any], key: str) -> Any:
     value: Any = state
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise KeyError(f"The state has no {key!r}.")
+            raise KeyError(f"The state has no key {key!r}.")
         value = value[part]
     return value

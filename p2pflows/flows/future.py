@@ -1,4 +1,4 @@
-"""FlowFuture: the answer of a call that may not have come yet."""
+"""FlowFuture: the answer to a call, which may still be open."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import CallResult, Run
 
 OutputInterface = Callable[[Any], Any]
-"""Takes an answer's data and gives other data."""
+"""Takes an answer's data and returns the data to use in its place."""
 
 
 class FlowFuture:
-    """The answer of one call, to be waited for, looked for, or awaited; an answer that came can be read many times.
+    """The answer to one call. It can be waited for, polled or awaited, and read as often as needed.
 
     Args:
-        run: what sent the call.
-        pending: its answer, as the run gave it.
+        run: the run that sent the call.
+        pending: the future of the call's end, from the run.
         request: the message that was sent.
-        subflow: the key of the subflow, or the name of the proxy, that it went to.
+        subflow: the name of the proxy that sent it: the key of the subflow.
     """
 
     def __init__(self, run: Run, pending: Future[CallResult], *, request: FlowMessage, subflow: str) -> None:
@@ -33,42 +33,42 @@ class FlowFuture:
         self._interface: OutputInterface | None = None
 
     def set_output_interface(self, interface: OutputInterface | None) -> None:
-        """Let what every method gives pass through this first."""
+        """Set a function that all data passes through before a method returns it; None for no function."""
         self._interface = interface
 
     def get_data(self, timeout: float | None = None) -> dict[str, Any]:
-        """Wait for the answer; gives its data.
+        """Wait for the answer, and return its data.
 
         Args:
-            timeout: seconds; None waits for as long as the call lives.
+            timeout: seconds; None waits until the call ends.
 
         Raises:
-            DeadlinePassed: the seconds went by; the call stays alive.
-            CallError: there will be no answer, and why; a class for each kind.
+            DeadlinePassed: the timeout passed; the call stays open.
+            CallError: the call ended without an answer; each kind of reason has its class.
         """
         return self._data(self._wait(timeout))
 
     def get_message(self, timeout: float | None = None) -> FlowMessage:
-        """Wait for the answer; gives it as a message. Raises as `get_data`."""
+        """Wait for the answer, and return it as a message. Raises as `get_data`."""
         return self._message(self._wait(timeout))
 
     def try_get_data(self) -> dict[str, Any] | None:
-        """The answer's data, or None when it has not come; raises a CallError when it never will."""
+        """Return the answer's data, or None while the call is open. Raises CallError if it ended without one."""
         return self._data(self._settled()) if self.done() else None
 
     def try_get_message(self) -> FlowMessage | None:
-        """The answer as a message, or None when it has not come; raises a CallError when it never will."""
+        """Return the answer as a message, or None while the call is open. Raises as `try_get_data`."""
         return self._message(self._settled()) if self.done() else None
 
     def done(self) -> bool:
-        """Whether the call has ended: answered, failed or withdrawn."""
+        """Return whether the call has ended: answered, failed or withdrawn."""
         return self._pending.done()
 
     def exception(self, timeout: float | None = None) -> CallError | None:
-        """Wait for the end of the call; gives why there is no answer, or None when there is one.
+        """Wait for the end of the call, and return its error, or None when it was answered.
 
         Raises:
-            DeadlinePassed: the seconds went by; the call stays alive.
+            DeadlinePassed: the timeout passed; the call stays open.
         """
         if not self.done():
             try:
@@ -82,11 +82,11 @@ class FlowFuture:
             return error
 
     def cancel(self) -> bool:
-        """Withdraw the call; gives whether it was still unanswered."""
+        """Withdraw the call; return whether it was still open."""
         return not self.done() and self._run.cancel(self._pending)
 
     def __await__(self) -> Generator[Any, None, dict[str, Any]]:
-        """Gives the data, and raises as `get_data`."""
+        """Await the answer's data. Raises as `get_data`."""
         return self._get().__await__()
 
     async def _get(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class FlowFuture:
             changed = changed.data
         if not isinstance(changed, dict):
             raise UsageError(
-                f"The output interface gave a {type(changed).__name__} and no dict.", "Let it return the data."
+                f"The output interface returned a {type(changed).__name__}, not a dict.", "Let it return the data."
             )
         return changed
 
@@ -135,5 +135,5 @@ class FlowFuture:
 
 
 def _error_in(answer: CallResult) -> CallError | None:
-    """A new error each time: one that is raised twice would carry the first raise along."""
+    """Return a new error each time: raising one object twice would show the traceback of the first raise, too."""
     return None if answer.error is None else type(answer.error)(answer.error.message, answer.error.hint)

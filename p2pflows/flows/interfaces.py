@@ -1,4 +1,4 @@
-"""What stands between two flows: the data of one, made to fit the other."""
+"""KeyInterface: adapts the data of one flow to what another flow takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from p2pflows.flows.transformations.registry import TARGET, make
 
 
 class HasData(Protocol):
-    """A message, as far as an interface looks at it."""
+    """The part of a message that an interface uses."""
 
     data: dict[str, Any]
 
@@ -27,19 +27,19 @@ MessageT = TypeVar("MessageT", bound=HasData)
 class KeyInterface:
     """Transforms data in this order: rename, copy, set, the additional transformations, select, delete.
 
-    Names with dots lead into dicts (docs/INTERFACES.md).
+    A name with dots is a path into nested dicts (docs/INTERFACES.md).
 
     Args:
         keys_to_rename: old names to new ones.
         keys_to_copy: names to further names.
         keys_to_set: names to values.
         additional_transformations: configs, each a mapping with the class name as `_target_` and its settings; or
-            functions that take `data_dict` and keywords and give a dict.
-        keys_to_select: the names to keep, if any; all else is dropped.
+            functions that take `data_dict` and keywords, and return a dict.
+        keys_to_select: the names to keep, if any; everything else is dropped.
         keys_to_delete: the names to drop.
 
     Raises:
-        UsageError: an argument does not fit; here and now, not when the first message comes.
+        UsageError: an argument has a wrong form. The constructor raises it, so that no message meets it.
     """
 
     def __init__(  # noqa: PLR0917 - the order that existing flows rely on
@@ -71,23 +71,23 @@ class KeyInterface:
     @overload
     def __call__(self, data: MessageT, **kwargs: Any) -> MessageT: ...
     def __call__(self, data: Any, **kwargs: Any) -> Any:
-        """Transform a dict, which gives a new one, or a message, whose data is replaced; gives the same message.
+        """Transform a dict and return a new one; or replace the data of a message and return that message.
 
-        What fails leaves both as they were.
+        When a transformation fails, the dict or message stays unchanged.
 
         Args:
             data: a dict of data, or a message.
-            kwargs: handed on to every transformation: `goal`, `src_flow`, `dst_flow`.
+            kwargs: passed on to every transformation: `goal`, `src_flow`, `dst_flow`.
 
         Raises:
-            MissingKey: a name that is to be selected or looked into is not there.
-            WrongValue: a value is not what a transformation works on.
-            UsageError: it is neither a dict nor a message.
+            MissingKey: the data lacks a name that a transformation needs.
+            WrongValue: a value has a type that a transformation cannot use.
+            UsageError: the argument is neither a dict nor a message.
         """
         if isinstance(data, dict):
             return self._transformed(data, kwargs)
         if not isinstance(getattr(data, "data", None), dict):
-            raise UsageError(f"An interface cannot take a {type(data).__name__}.", "Give it a dict or a message.")
+            raise UsageError(f"An interface cannot take a {type(data).__name__}.", "Pass a dict or a message.")
         data.data = self._transformed(data.data, kwargs)
         return data
 
@@ -98,21 +98,24 @@ class KeyInterface:
             if not isinstance(data, dict):
                 name = getattr(transformation, "__name__", type(transformation).__name__)
                 raise WrongValue(
-                    f"The transformation {name} gave a {type(data).__name__}, not a dict.", "Let it return the data."
+                    f"The transformation {name} returned a {type(data).__name__}, not a dict.",
+                    "Let it return the data.",
                 )
         return data
 
 
 def _ready(entry: object) -> Transformation:
-    """A transformation from a config; a function as it is.
+    """Return the transformation that a config describes; return a function as it is.
 
     Raises:
-        UsageError: it is neither, or the config does not fit.
+        UsageError: the entry is neither, or its config does not fit.
     """
     if isinstance(entry, Mapping):
         return make(entry)
     if inspect.isclass(entry):
-        raise UsageError(f"{entry.__name__} is a class.", f"Make one: {entry.__name__}(...)")
+        raise UsageError(
+            f"{entry.__name__} is a class, not a transformation.", f"Create an object of it: {entry.__name__}(...)"
+        )
     if not callable(entry):
-        raise UsageError(f"{entry!r} is no transformation.", f"Write a config with a {TARGET}, or give a function.")
+        raise UsageError(f"{entry!r} is not a transformation.", f"Write a config with a {TARGET}, or pass a function.")
     return entry

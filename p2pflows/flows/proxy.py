@@ -1,4 +1,4 @@
-"""FlowProxy: what stands for a flow that runs elsewhere, with the ways to send it messages."""
+"""FlowProxy: sends messages to a flow that runs elsewhere."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from p2pflows.flows.run import Run, Target, outside
 from p2pflows.protocol import topics
 
 _END_TIMEOUT_S = 2.0
-"""How long after its deadline a call may take to end."""
+"""How long after its timeout a call may take to end."""
 
 _log = logging.getLogger("p2pflows.flows")
 
 
 class FlowProxy:
-    """Stands for a flow of this user or of another; whoever holds it needs none of that flow's code.
+    """A proxy for a flow of this user or of another one. Using it needs none of that flow's code.
 
     Args:
-        name: what its holder calls it: the key of the subflow, or `Proxy_<endpoint>`.
-        target: whom it stands for; None while nobody has got it an instance.
-        config: name, description and the like, as its holder's config has them.
-        run: what carries messages; None outside a worker.
-        private_keys: keys of messages that logs do not show.
+        name: the key of the subflow, or `Proxy_<endpoint>`.
+        target: the flow to send to; None while no instance is known.
+        config: name, description and the like, from the config of the composite.
+        run: what sends the messages; None outside a worker.
+        private_keys: keys of messages whose values logs hide.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class FlowProxy:
         dst_flow: str | None = None,
         reply_data: dict[str, Any] | None = None,
     ) -> FlowMessage:
-        """A message for this flow that holds a copy of the data."""
-        known = self.target.endpoint if self.target else self.name
+        """Return a message for this flow, with a copy of the data."""
+        destination = dst_flow or (self.target.endpoint if self.target else self.name)
         return package(
             data,
             name=self.name,
             run=self._run,
-            dst_flow=dst_flow or known,
+            dst_flow=destination,
             reply_data=reply_data,
             private_keys=self._private_keys,
         )
 
     def send_message(self, message: FlowMessage) -> None:
-        """Send a message that wants no answer; one that answers a request goes to that."""
+        """Send a message without awaiting an answer; a message that is an answer goes to the request it answers."""
         run, target = self._ready()
         if check_message(message).is_reply and message.request is not None:
             send_reply(run, message, self._private_keys)
@@ -74,21 +74,21 @@ class FlowProxy:
             run.post(target, self._addressed(message, run, target))
 
     def get_reply(self, message: FlowMessage, timeout: float | None = None) -> None:
-        """Send a message whose answer enters `run` of the flow at hand, as a message with `subflow` set to this name.
+        """Send a message when this run succeeds; its answer becomes an input message of the flow that sends it.
 
         Args:
-            message: what to send; its id is the answer's `input_message_id`.
-            timeout: seconds after which an error enters instead; None for the default deadline.
+            message: the message. The answer has its id as `input_message_id`, and the proxy's name as `subflow`.
+            timeout: seconds until an error becomes the input message instead; None for the default deadline.
         """
         run, target = self._ready()
         run.call_back(target, self._addressed(message, run, target), timeout=timeout, subflow=self.name)
 
     def get_reply_future(self, message: FlowMessage, timeout: float | None = None) -> FlowFuture:
-        """Send a message at once; gives the future of its answer.
+        """Send a message now, and return the future of its answer.
 
         Args:
-            message: what to send.
-            timeout: seconds after which the call itself ends; None for the default deadline.
+            message: the message.
+            timeout: seconds until the call itself ends; None for the default deadline.
         """
         run, target = self._ready()
         sent = self._addressed(message, run, target)
@@ -96,22 +96,22 @@ class FlowProxy:
         return FlowFuture(run, pending, request=sent, subflow=self.name)
 
     def call(self, data: Mapping[str, Any] | FlowMessage, timeout: float | None = None) -> dict[str, Any]:
-        """Send data and wait for the answer's data, or for the end of the call; raises as `FlowFuture.get_data`.
+        """Send data, wait for the call's end, and return the answer's data. Raises as `FlowFuture.get_data`.
 
         Args:
-            data: what to send.
-            timeout: seconds after which the call itself ends; None for the default deadline.
+            data: the data to send.
+            timeout: seconds until the call itself ends; None for the default deadline.
         """
-        # The call's own end tells why there is no answer, so wait a moment longer for that.
-        patience = None if timeout is None else timeout + _END_TIMEOUT_S
-        return self.get_reply_future(self.package_input_message(data), timeout).get_data(patience)
+        # Wait a moment longer than the call lives: its own end says why there is no answer.
+        wait_s = None if timeout is None else timeout + _END_TIMEOUT_S
+        return self.get_reply_future(self.package_input_message(data), timeout).get_data(wait_s)
 
     def reset(self, full_reset: bool, recursive: bool) -> None:
-        """Ask the daemon that has the instance to forget its state, behind the messages that were sent before.
+        """Reset the state of the instance, after the messages that were sent to it before.
 
         Args:
-            full_reset: forget the state; without it nothing is forgotten.
-            recursive: the subflows that were made for it, too.
+            full_reset: whether to do so at all; when false, nothing is sent.
+            recursive: whether to reset the subflow instances that were created for it, too.
         """
         run, target = self._ready()
         if full_reset and target.instance is not None:
@@ -119,18 +119,18 @@ class FlowProxy:
             run.post(Target(target.user, topics.INSTANCES), FlowMessage(data=data, src_flow=self.name))
 
     def get_instance_id(self) -> str | None:
-        """The instance that it stands for; None for what has none."""
+        """Return the id of the instance; None for a flow without instances."""
         return None if self.target is None else self.target.instance
 
     def _ready(self) -> tuple[Run, Target]:
         if self._run is None:
             raise outside(f"The proxy {self.name!r}")
         if self.target is None:
-            raise UsageError(f"The proxy {self.name!r} stands for nobody yet.", "Get the flow by get_flow_instance.")
+            raise UsageError(f"The proxy {self.name!r} has no target yet.", "Get the flow with get_flow_instance.")
         return self._run, self.target
 
     def _addressed(self, message: FlowMessage, run: Run, target: Target) -> FlowMessage:
-        """A copy to send: it comes from the executing flow, whoever packaged it, and only plain data is in it."""
+        """Return a copy to send, from the flow that runs, whichever flow packaged it, with JSON data only."""
         log(f"To {self.name}:", check_message(message), self._private_keys)
         return dataclasses.replace(
             message,
@@ -162,14 +162,16 @@ def package(
     private_keys: Collection[str] = (),
     unsent_keys: Collection[str] = (),
 ) -> FlowMessage:
-    """A message from a flow of this name, with a copy of the data; nothing in it is shared with another message.
+    """Return a message from the flow of this name. It shares no list or dict with another message.
 
     Raises:
-        UsageError: the data is no dict.
+        UsageError: the data is not a dict.
     """
     content = data.data if isinstance(data, FlowMessage) else data
     if not isinstance(content, Mapping):
-        raise UsageError(f"A message holds a dict, not a {type(content).__name__}.", "Write {'result': value}.")
+        raise UsageError(
+            f"The data of a message is a dict, not a {type(content).__name__}.", "Write {'result': value}."
+        )
     return FlowMessage(
         data=copy.deepcopy(dict(content)),
         created_by=name,
@@ -184,21 +186,23 @@ def package(
 
 
 def check_message(message: object) -> FlowMessage:
-    """The same thing, if it is a message.
+    """Return the argument if it is a message.
 
     Raises:
         UsageError: it is something else.
     """
     if not isinstance(message, FlowMessage):
-        raise UsageError(f"A {type(message).__name__} is no message.", "Make one by package_input_message(data).")
+        raise UsageError(
+            f"A {type(message).__name__} is not a message.", "Create one with package_input_message(data)."
+        )
     return message
 
 
 def send_reply(run: Run, message: FlowMessage, private_keys: Collection[str] = ()) -> None:
-    """Answer the request that a message answers; when nobody waits for one, nothing is sent."""
+    """Send a message as the answer to its request; without a request that awaits one, send nothing."""
     request = message.request
     if request is None:
-        _log.debug("Nobody waits for the answer %s of %s: it is not sent.", message.message_id, message.src_flow)
+        _log.debug("No request awaits the answer %s of %s: it is not sent.", message.message_id, message.src_flow)
         return
     log("Answer:", message, private_keys)
     run.reply(request, message.sendable(), message.error)

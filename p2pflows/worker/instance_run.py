@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pflows.errors import BadInput, CallError, FlowFailed, NotAllowed, UsageError, from_peer
 from p2pflows.flows import config as configs
-from p2pflows.flows.flow import Flow, build, invoke, take_state
+from p2pflows.flows.flow import Flow, build, dump_state, invoke
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.flows.run import CallResult, Target
@@ -82,7 +82,7 @@ class InstanceRun:
         """The effects of the run, as JSON."""
         state = None
         if self._flow is not None:
-            after = take_state(self._flow)
+            after = dump_state(self._flow)
             state = json.loads(after) if after != self._before else None
         return RunEffects(self._run.out, state, self._mounted).to_bytes()
 

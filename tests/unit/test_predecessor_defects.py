@@ -18,7 +18,7 @@ from support.scripted_run import ScriptedRun, incoming
 import p2pflows
 from p2pflows import errors
 from p2pflows.cli import cli
-from p2pflows.flows.flow import AtomicFlow, build, invoke, take_state
+from p2pflows.flows.flow import AtomicFlow, build, dump_state, invoke
 from p2pflows.models.api_info import ApiInfo, quick_load_api_keys
 from p2pflows.models.flow import ChatAtomicFlow
 from p2pflows.protocol import identity
@@ -111,7 +111,7 @@ def test_nothing_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for _ in range(2):
         flow = build(Counter, config, subflows={}, run=ScriptedRun(), state=state)
         invoke(flow, incoming({"same": "input"}))
-        state = take_state(flow)
+        state = dump_state(flow)
         counts.append(flow.flow_state["count"])
     ChatAtomicFlow.instantiate_from_default_config(enable_cache=True)
     assert counts == [1, 2]

@@ -16,7 +16,7 @@ from support.scripted_run import ALICE, BOB, CAROL, INSTANCE, Memory, ScriptedRu
 
 from p2pflows.errors import Declined, FlowFailed, UsageError
 from p2pflows.flows import run as port
-from p2pflows.flows.flow import AtomicFlow, CompositeFlow, Flow, build, invoke, take_state
+from p2pflows.flows.flow import AtomicFlow, CompositeFlow, Flow, build, dump_state, invoke
 from p2pflows.flows.interfaces import KeyInterface
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.proxy import FlowProxy
@@ -102,7 +102,7 @@ def test_the_tutorials_composite_lets_two_people_talk() -> None:
     for said in ("Hi, I am Alice.", "Hi, I am Bob.", "Bye."):
         flow = made(HumanToHuman, state=state)
         invoke(flow, message)
-        state = take_state(flow)
+        state = dump_state(flow)
         (sent,) = running(flow).call_backs
         heard.append((sent.subflow, sent.target.user, sent.message.data["api_output"]))
         message = answer_to(sent, {"human_input": said})
@@ -203,7 +203,7 @@ def test_what_is_no_flow_class_is_refused() -> None:
     """Only a class of a flow can be made (D20)."""
     wrongs: list[Any] = [dict, print, ScriptedRun]
     for wrong in wrongs:
-        with pytest.raises(UsageError, match="no flow class"):
+        with pytest.raises(UsageError, match="not a flow class"):
             build(wrong, ABOUT, subflows={}, run=None, state=None)
 
 
@@ -215,7 +215,7 @@ def test_a_constructor_that_raises_is_told() -> None:
             super().__init__(**kwargs)
             raise ZeroDivisionError("oh")
 
-    with pytest.raises(FlowFailed, match="Broken cannot be made: ZeroDivisionError: oh"):
+    with pytest.raises(FlowFailed, match="Broken cannot be created: ZeroDivisionError: oh"):
         made(Broken)
 
 
@@ -297,7 +297,7 @@ def test_answering_later_from_the_state() -> None:
     first = made(Later)
     request = incoming({"query": "q"}, request="wire 7")
     invoke(first, request)
-    second = made(Later, state=take_state(first))
+    second = made(Later, state=dump_state(first))
     invoke(second, answer_to(running(first).call_backs[0], {"human_input": "yes"}))
     assert running(second).replies == [("wire 7", {"human_input": "yes"})]
 
@@ -422,7 +422,7 @@ def test_a_flow_itself_sends_answers_only() -> None:
     flow = made(Echo)
     with pytest.raises(UsageError, match="answers only"):
         flow.send_message(flow.package_input_message({}))
-    with pytest.raises(UsageError, match="dict is no message"):
+    with pytest.raises(UsageError, match="dict is not a message"):
         flow.send_message({"a": 1})  # type: ignore[arg-type]
 
 
@@ -468,7 +468,7 @@ def test_a_post_wants_no_answer() -> None:
 
 def test_a_proxy_refuses_what_is_no_message() -> None:
     """Data is packaged before it is sent."""
-    with pytest.raises(UsageError, match="no message"):
+    with pytest.raises(UsageError, match="is not a message"):
         made(Pair).subflows["User1"].get_reply({"a": 1})  # type: ignore[arg-type]
 
 
@@ -486,7 +486,7 @@ def test_a_proxy_tells_whom_it_stands_for() -> None:
 
 def test_a_proxy_without_a_target_says_so() -> None:
     """Somebody has to get an instance first."""
-    with pytest.raises(UsageError, match="stands for nobody"):
+    with pytest.raises(UsageError, match="has no target yet"):
         FlowProxy("Bob", None, run=ScriptedRun()).send_message(FlowMessage())
 
 
@@ -547,7 +547,7 @@ def test_a_state_that_cannot_be_stored_is_told() -> None:
     flow = made(Echo)
     flow.flow_state["future"] = FlowProxy("Bob", USERS["User1"], run=ScriptedRun()).get_reply_future(FlowMessage())
     with pytest.raises(FlowFailed, match=r"flow_state\.future is of type FlowFuture"):
-        take_state(flow)
+        dump_state(flow)
 
 
 def test_models_that_a_class_names_come_back() -> None:
@@ -561,7 +561,7 @@ def test_models_that_a_class_names_come_back() -> None:
 
     flow = made(Shop)
     flow.flow_state["order"] = Order(item="tea")
-    stored = take_state(flow)
+    stored = dump_state(flow)
     assert made(Shop, state=stored).flow_state == {"order": Order(item="tea")}
     assert made(Echo, state=stored).flow_state == {"order": {"item": "tea"}}
 

@@ -108,7 +108,7 @@ def test_a_function_that_gives_nothing_is_named() -> None:
     def forgetful(data_dict: dict[str, Any]) -> None:
         data_dict["seen"] = True
 
-    with pytest.raises(WrongValue, match="forgetful gave a NoneType"):
+    with pytest.raises(WrongValue, match="forgetful returned a NoneType"):
         KeyInterface(additional_transformations=[forgetful])({})  # type: ignore[list-item]
 
 
@@ -129,9 +129,9 @@ def test_empty_settings_are_none() -> None:
         ({"additional_transformations": {"_target_": "KeyMatchInput"}}, "additional_transformations is a dict"),
         ({"additional_transformations": [{"_target_": "os.system", "command": "true"}]}, "No transformation is named"),
         ({"additional_transformations": [{}]}, "has no _target_"),
-        ({"additional_transformations": ["KeyMatchInput"]}, "'KeyMatchInput' is no transformation"),
+        ({"additional_transformations": ["KeyMatchInput"]}, "'KeyMatchInput' is not a transformation"),
         ({"additional_transformations": [KeyMatchInput]}, "KeyMatchInput is a class"),
-        ({"additional_transformations": [None]}, "None is no transformation"),
+        ({"additional_transformations": [None]}, "None is not a transformation"),
     ],
 )
 def test_wrong_settings_are_told_when_it_is_made(arguments: dict[str, Any], told: str) -> None:

@@ -14,7 +14,7 @@ from support.scripted_run import ALICE, BOB, ScriptedRun, Sent, answer_to, incom
 from p2pflows import humans
 from p2pflows.errors import BadInput, CallError, Declined, FlowFailed, NotServed, Unreachable, UsageError, from_kind
 from p2pflows.flows.config import effective_config
-from p2pflows.flows.flow import Flow, build, invoke, take_state
+from p2pflows.flows.flow import Flow, build, dump_state, invoke
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import Target
 from p2pflows.humans import ChatHumanFlow, HumanFlow, HumanToHuman
@@ -49,7 +49,7 @@ class Talk:
         run = ScriptedRun()
         flow = build(self._class, self._config, subflows=self._targets, run=run, state=self.state)
         invoke(flow, message)
-        self.state = take_state(flow)
+        self.state = dump_state(flow)
         self.asked = run.call_backs
         self.posts += run.posts
         self.replies += run.replies

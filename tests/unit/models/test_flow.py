@@ -16,7 +16,7 @@ from support.scripted_run import Memory, ScriptedRun, incoming
 
 from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
 from p2pflows.flows.config import default_config, effective_config
-from p2pflows.flows.flow import build, invoke, take_state
+from p2pflows.flows.flow import build, dump_state, invoke
 from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.models.api_info import ApiInfo, quick_load_api_keys
 from p2pflows.models.flow import ChatAtomicFlow, ChatFlow
@@ -41,7 +41,7 @@ class Chat:
         if self.keyring is not None:
             flow.set_api_infos(self.keyring)
         assert invoke(flow, incoming(data)) is None
-        self.state = take_state(flow)
+        self.state = dump_state(flow)
         [(_, answer)] = self.run.replies
         return answer["api_output"]
 
@@ -480,6 +480,6 @@ def test_conversation_rules(queries: list[str], first_k: int | None, last_k: int
         history = [*flow.flow_state["previous_messages"], says("user", query)]
         assert flow._window(history)[-1] == says("user", query)
         invoke(flow, incoming({"query": query}))
-        state = take_state(flow)
+        state = dump_state(flow)
     told = [message["content"] for message in flow.flow_state["previous_messages"]]
     assert told == ["", *(text for query in queries for text in (query, f"re: {query}"))]
