@@ -27,7 +27,7 @@ from p2pflows.protocol import framing, message, strict_json
 from p2pflowsd.api.methods import METHODS
 from p2pflowsd.receiving import intake
 from p2pflowsd.running import dispatch, instances, runs
-from p2pflowsd.sending import outbox, presence
+from p2pflowsd.sending import presence, send_queue
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -179,9 +179,9 @@ def test_every_kind_of_error_is_explained() -> None:
         ("life of a message", message.MAX_LIFETIME_MS),
         ("clocks ahead", intake.MAX_CLOCK_SKEW_MS),
         ("parts of a frame", framing.MAX_PARTS),
-        ("bodies that a sender puts into one bundle", outbox.MAX_BUNDLE_BYTES),
-        ("messages that a sender puts into one bundle", outbox.MAX_BUNDLE_MESSAGES),
-        ("unsettled bytes under way to one recipient", outbox.MAX_IN_FLIGHT_BYTES),
+        ("bodies that a sender puts into one bundle", send_queue.MAX_BUNDLE_BYTES),
+        ("messages that a sender puts into one bundle", send_queue.MAX_BUNDLE_MESSAGES),
+        ("unsettled bytes under way to one recipient", send_queue.MAX_IN_FLIGHT_BYTES),
         ("held requests of one stranger", intake.MAX_HELD_PER_SENDER),
         ("held requests of all strangers", intake.MAX_HELD),
         ("messages of strangers", int(intake.STRANGER_RATE)),

@@ -320,7 +320,7 @@ class Node:
         self.callbacks.run_before_commit()
         due = (
             self.next_wake() <= elapsed
-            or self.outbox.has_fresh
+            or self.outbox.has_unsent
             or self.leases.has_recorded
             or len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
         )

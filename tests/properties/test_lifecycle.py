@@ -1,4 +1,4 @@
-"""States move by the table alone: in memory, and in the journal's SQL."""
+"""States change only by the moves of the table: in memory, and in the SQL of the journal."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from p2pflowsd.lifecycle import (
 
 ANN, BOB = "a" * 64, "b" * 64
 KINDS: tuple[type[StrEnum], ...] = (IncomingState, OutgoingState, PromptState)
-BEGINNINGS: dict[type[StrEnum], StrEnum] = {
+FIRST: dict[type[StrEnum], StrEnum] = {
     IncomingState: IncomingState.BLOCKED,
     OutgoingState: OutgoingState.PENDING,
     PromptState: PromptState.OPEN,
 }
-LIVE: dict[type[StrEnum], frozenset[Any]] = {
+OPEN: dict[type[StrEnum], frozenset[Any]] = {
     IncomingState: OPEN_INCOMING,
     OutgoingState: OPEN_OUTGOING,
     PromptState: frozenset({PromptState.OPEN}),
@@ -40,7 +40,7 @@ LIVE: dict[type[StrEnum], frozenset[Any]] = {
 
 
 class Item:
-    """A row of each table, in a journal of its own."""
+    """One row in each table of a new journal."""
 
     def __init__(self, folder: Path) -> None:
         self.journal = Journal(folder / "journal.sqlite3", ANN, NoFaults())
@@ -61,12 +61,12 @@ class Item:
         self.message_id = message.id
 
     def put(self, state: StrEnum) -> None:
-        """Set a state behind the tables' back."""
+        """Set a state directly, whether or not the move is legal."""
         table = {IncomingState: "incoming", OutgoingState: "outgoing", PromptState: "prompts"}[type(state)]
         self.journal._db.execute(f"UPDATE {table} SET state = ?", (state,))  # noqa: S608 - a test's table
 
     def move(self, state: StrEnum) -> bool:
-        """Ask for a move; whether it was made."""
+        """Ask for a move; return whether it was made."""
         match state:
             case IncomingState():
                 return self.journal.incoming.move(1, state)
@@ -77,7 +77,7 @@ class Item:
         raise AssertionError(state)
 
     def state(self, kind: type[StrEnum]) -> StrEnum:
-        """What the journal says."""
+        """Return the state in the journal."""
         row = {
             IncomingState: self.journal.incoming.get(1),
             OutgoingState: self.journal.outgoing.find(self.message_id),
@@ -89,7 +89,7 @@ class Item:
 
 @pytest.fixture(scope="module")
 def item() -> Iterator[Item]:
-    """A row to move about."""
+    """The rows to move."""
     with tempfile.TemporaryDirectory() as folder:
         item = Item(Path(folder))
         yield item
@@ -98,7 +98,7 @@ def item() -> Iterator[Item]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_table_is_closed(kind: type[StrEnum]) -> None:
-    """Every state has its row, every move leads to a state of the same kind, and nothing moves to where it is."""
+    """Every state is in the table, every move leads to another state of the same kind."""
     assert set(MOVES[kind]) == set(kind)
     for state, moves in MOVES[kind].items():
         assert {type(new) for new in moves} <= {kind}
@@ -106,8 +106,8 @@ def test_the_table_is_closed(kind: type[StrEnum]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_can_end(kind: type[StrEnum]) -> None:
-    """From every live state an end can be reached, and all states can be reached from the beginning."""
+def test_every_open_state_can_end(kind: type[StrEnum]) -> None:
+    """Moves lead from every open state to a final one, and from the first state to every other."""
 
     def reachable(start: StrEnum) -> set[StrEnum]:
         found, todo = {start}, [start]
@@ -117,17 +117,17 @@ def test_everything_can_end(kind: type[StrEnum]) -> None:
             todo += new
         return found
 
-    assert reachable(BEGINNINGS[kind]) == set(kind)
-    for state in LIVE[kind]:
-        assert reachable(state) - LIVE[kind]
+    assert reachable(FIRST[kind]) == set(kind)
+    for state in OPEN[kind]:
+        assert reachable(state) - OPEN[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ends_are_final(kind: type[StrEnum]) -> None:
-    """What has its end keeps it, but for a dead letter that runs again, and a delivered post that fails later."""
-    after_the_end = {state: MOVES[kind][state] for state in set(kind) - LIVE[kind] if MOVES[kind][state]}
+def test_final_states_stay(kind: type[StrEnum]) -> None:
+    """A final state stays, except for a dead letter that runs again, and a stored post that fails later."""
+    after_final = {state: MOVES[kind][state] for state in set(kind) - OPEN[kind] if MOVES[kind][state]}
     assert (
-        after_the_end
+        after_final
         == {
             IncomingState: {IncomingState.DEAD: {IncomingState.READY}},
             OutgoingState: {OutgoingState.DONE: {OutgoingState.FAILED}},
@@ -138,8 +138,8 @@ def test_ends_are_final(kind: type[StrEnum]) -> None:
 
 @given(st.data(), st.sampled_from(KINDS))
 def test_walks_stay_in_the_table(data: st.DataObject, kind: type[StrEnum]) -> None:
-    """A walk along the table never leaves it, and `may_become` is the table read backwards."""
-    state = BEGINNINGS[kind]
+    """A random walk along the moves stays in the table, and `may_become` is the inverse of the table."""
+    state = FIRST[kind]
     for _ in range(data.draw(st.integers(0, 8))):
         if not MOVES[kind][state]:
             break
@@ -150,8 +150,8 @@ def test_walks_stay_in_the_table(data: st.DataObject, kind: type[StrEnum]) -> No
 
 
 @pytest.mark.parametrize(("old", "new"), [(old, new) for kind in KINDS for old in kind for new in kind])
-def test_sql_moves_by_the_table(old: StrEnum, new: StrEnum, item: Item) -> None:
-    """The journal makes exactly the moves of the table, and leaves a row alone otherwise."""
+def test_sql_makes_the_moves_of_the_table(old: StrEnum, new: StrEnum, item: Item) -> None:
+    """The journal makes exactly the moves of the table, and refuses all others."""
     legal = new in MOVES[type(old)][old]
     item.put(old)
     assert item.move(new) == legal
@@ -160,14 +160,14 @@ def test_sql_moves_by_the_table(old: StrEnum, new: StrEnum, item: Item) -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from([state for kind in KINDS for state in kind]), max_size=30))
-def test_any_wishes(item: Item, wishes: list[StrEnum]) -> None:
-    """Whatever is asked for, in whatever order, each row only ever takes steps of the table."""
-    now = dict(BEGINNINGS)
+def test_random_requests_make_only_legal_moves(item: Item, requests: list[StrEnum]) -> None:
+    """Random requests to move lead each row along legal moves only."""
+    now = dict(FIRST)
     for state in now.values():
         item.put(state)
-    for wish in wishes:
-        kind = type(wish)
-        if item.move(wish):
-            assert wish in MOVES[kind][now[kind]]
-            now[kind] = wish
+    for state in requests:
+        kind = type(state)
+        if item.move(state):
+            assert state in MOVES[kind][now[kind]]
+            now[kind] = state
         assert item.state(kind) == now[kind]

@@ -1,4 +1,4 @@
-"""However much a journal remembers, what happens at each message costs the same: no statement looks through a table."""
+"""No statement of the journal reads a whole table, so a message takes the same time however large the journal is."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from simulation.world import World
 from p2pflowsd.journal.migrations import migrate
 
 GROWING = {"incoming", "outgoing", "bundles", "log", "streams"}
-"""What has a row for every message, or for every stream."""
-FEW = {"incoming_live", "incoming_of_instance", "outgoing_live", "outgoing_of_root"}
-"""Indexes of what has no end yet."""
+"""Tables with a row for every message, or for every stream."""
+INDEXES_OF_FEW = {"incoming_live", "incoming_of_instance", "outgoing_live", "outgoing_of_root"}
+"""Indexes of the few open messages and requests."""
 
 
 def statements(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[str]:
-    """What journals are asked in a life of many kinds of events, each kind of statement once."""
-    asked: dict[str, str] = {}
+    """Return one example of each kind of statement that journals run in a simulation with many kinds of events."""
+    found: dict[str, str] = {}
     connect = sqlite3.connect
 
     def traced(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         opened: sqlite3.Connection = connect(*args, **kwargs)
-        if "cached_statements" in kwargs:  # a journal's, not one that looks on
+        if "cached_statements" in kwargs:  # the journal's own connection, not one of an observer
             opened.set_trace_callback(
-                lambda text: asked.setdefault(re.sub(r"'[^']*'|x'[0-9a-f]*'|\d+", "?", text), text)
+                lambda text: found.setdefault(re.sub(r"'[^']*'|x'[0-9a-f]*'|\d+", "?", text), text)
             )
         return opened
 
@@ -38,23 +38,23 @@ def statements(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[str]:
         for _ in range(steps):
             life.step()
         world.settle()
-    return [text for text in asked.values() if text.startswith(("SELECT", "UPDATE", "DELETE"))]
+    return [text for text in found.values() if text.startswith(("SELECT", "UPDATE", "DELETE"))]
 
 
-def test_no_statement_looks_through_a_table_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As SQLite itself explains how it would run them."""
-    asked = statements(monkeypatch, steps=400)
+def test_no_statement_reads_a_whole_table_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checked with the plans that SQLite explains for each statement."""
+    texts = statements(monkeypatch, steps=400)
     monkeypatch.undo()
     db = sqlite3.connect(":memory:")
     migrate(db)
     wrong = set()
-    for text in asked:
+    for text in texts:
         if "history" in text:
             continue
         for *_, step in db.execute(f"EXPLAIN QUERY PLAN {text}"):
             match step.split():
-                case ["SCAN", table, *how] if table in GROWING and not FEW & set(how):
+                case ["SCAN", table, *how] if table in GROWING and not INDEXES_OF_FEW & set(how):
                     wrong.add(f"{step}: {text}")
     db.close()
-    assert len(asked) > 40
+    assert len(texts) > 40
     assert wrong == set()

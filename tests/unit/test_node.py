@@ -21,7 +21,7 @@ from p2pflows.protocol.message import Message, Type
 from p2pflowsd.journal import JournalError
 from p2pflowsd.node import Node, Request
 from p2pflowsd.receiving.intake import MAX_HELD_PER_SENDER
-from p2pflowsd.sending.outbox import MAX_CACHED_BYTES
+from p2pflowsd.sending.send_queue import MAX_CACHED_BYTES
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Conversations: who talks with whom, put together from what the journal remembers of calls and prompts."""
+"""Conversations with other users, composed from the calls and prompts in the journal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from p2pflowsd.journal.rows import OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, PromptState
 
 MAX_ROWS_READ = 5_000
-"""How many of the last calls, and of the last prompts, are looked at."""
+"""How many of the last calls, and how many of the last prompts, are read."""
 MAX_TEXT_CHARS = 500
 
 _TEXTS = ("human_input", "api_output", "text", "prompt", "query", "result")
@@ -20,19 +20,19 @@ _TEXTS = ("human_input", "api_output", "text", "prompt", "query", "result")
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said under one conversation id, with one user, one way.
+    """The messages under one conversation id between us and one user, in one direction.
 
     Attributes:
         conversation: its id.
-        way: "asking" if we call them, "asked" if they ask our human.
-        user: who that is.
-        endpoint: theirs that we call, or ours that they ask.
-        label: by which name the asking flow knows our human.
-        text: what was said last; the start of it, if it is long.
-        by: who said it, "me" or "them"; None for an error.
-        at: when the last question was asked.
-        open: how many prompts of it wait for our human.
-        waiting: our last call in it that has no answer yet.
+        way: "asking" if we call the user, "asked" if the user asks our human.
+        user: the user id of the other side.
+        endpoint: the user's endpoint that we call, or ours that the user calls.
+        label: the name by which the asking flow knows our human.
+        text: the last text; cut if it is long.
+        by: the author of the last text, "me" or "them"; None for an error.
+        at: when the last question was asked, in milliseconds since the Unix epoch.
+        open: how many of its prompts wait for our human.
+        waiting: the id of our last call in it that has no answer yet.
     """
 
     conversation: str
@@ -47,12 +47,12 @@ class Conversation:
     waiting: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The conversation as programs see it."""
+        """Return the conversation as the control API shows it."""
         return {**asdict(self), "at": rfc3339(self.at)}
 
 
 def newest(journal: Journal, limit: int) -> list[Conversation]:
-    """The conversations of the user, and of their human with others' flows, newest first."""
+    """Return the conversations of our user and of our human, newest first."""
     found: dict[tuple[str, ...], Conversation] = {}
     key: tuple[str, ...]
     for call in journal.outgoing.newest_calls(MAX_ROWS_READ):
@@ -72,7 +72,7 @@ def newest(journal: Journal, limit: int) -> list[Conversation]:
 def _asking(journal: Journal, call: OutgoingRow) -> Conversation:
     by: Literal["me", "them"] | None
     if call.state in OPEN_OUTGOING:
-        body = journal.outgoing.body(call.id)  # which is kept until they have it
+        body = journal.outgoing.body(call.id)  # the journal has it until the recipient has stored the call
         text, by = _text(json.loads(body).get("data", {}) if body else {}), "me"
     elif call.state == OutgoingState.DONE:
         text, by = _text(json.loads(call.answer or b"{}")), "them"
@@ -99,7 +99,7 @@ def _asked(prompt: PromptRow) -> Conversation:
 
 
 def _text(data: dict[str, Any]) -> str:
-    """What a message says: its text if it has one, else all of it."""
+    """Return the text in the data of a message, or all of the data as JSON."""
     for name in _TEXTS:
         if isinstance(data.get(name), str):
             return str(data[name])

@@ -1,4 +1,4 @@
-"""The human's inbox: prompts are asked once, and their first answer counts."""
+"""The inbox of the human: each prompt is asked once, and its first answer counts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import PromptState
 from p2pflowsd.running.settlement import Settlement
 
-TEXT_NAMES = ("api_output", "prompt", "text")
+TEXT_KEYS = ("api_output", "prompt", "text")
 MAX_ANSWER_BYTES = 100_000
-"""Bytes; escaped as JSON it still fits a message."""
+"""So that the answer fits into a message even when JSON escapes all of it."""
 
 
 class Inbox:
-    """Prompts: from asked to answered, declined, expired or cancelled."""
+    """The prompts, from asked to answered, declined, expired or cancelled.
+
+    Args:
+        journal: where prompts are stored.
+        clock: the time.
+        name_of: returns the name of a user, or None if they are no contact.
+        settlement: ends the request of a prompt, with its answer or an error.
+        callbacks: run after the commit.
+        on_prompt: called after the commit with each prompt that is new or has changed, as `show` returns it.
+    """
 
     def __init__(
         self,
@@ -42,10 +51,15 @@ class Inbox:
         self._on_prompt = on_prompt
 
     def ask(self, row: IncomingRow, data: dict[str, Any], label: str = "") -> None:
-        """Put a request before the human; the label is by which name the asking flow knows them.
+        """Ask the human what a request asks.
+
+        Args:
+            row: the request.
+            data: its data, with the text for the human.
+            label: the name by which the asking flow knows the human.
 
         Raises:
-            BadInput: it has no text for them, or the id of another question.
+            BadInput: the data has no text, or another prompt has the same id.
         """
         if self._journal.prompts.has_id(row.id):
             raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
@@ -53,12 +67,17 @@ class Inbox:
         self._changed(prompt)
 
     def answer(self, part: str, text: str) -> PromptRow:
-        """Give a prompt its answer.
+        """Answer a prompt.
+
+        Args:
+            part: the beginning or end of the prompt's id.
+            text: the answer.
 
         Raises:
-            UsageError: no such open prompt, or it wants no answer.
+            UsageError: not exactly one open prompt has such an id, or it wants no answer.
+            TooLarge: the answer is too long.
         """
-        prompt = self._open(part)
+        prompt = self._find_open(part)
         if prompt.type == Type.POST:
             raise UsageError(
                 f"Message {prompt.id[-8:]} wants no answer.",
@@ -74,12 +93,16 @@ class Inbox:
         return prompt
 
     def decline(self, part: str, reason: str) -> PromptRow:
-        """Say no to a prompt; a message that wants no answer is only cleared away.
+        """Decline a prompt; one that wants no answer is only removed from the open ones.
+
+        Args:
+            part: the beginning or end of the prompt's id.
+            reason: the reason for the sender; may be empty.
 
         Raises:
-            UsageError: no such open prompt.
+            UsageError: not exactly one open prompt has such an id.
         """
-        prompt = self._open(part)
+        prompt = self._find_open(part)
         self._end(prompt, PromptState.DECLINED, reason or None)
         if prompt.type == Type.POST:
             self._settlement.finish(self._request(prompt), {})
@@ -88,18 +111,18 @@ class Inbox:
         return prompt
 
     def withdraw(self, row_id: int, state: PromptState) -> None:
-        """End a prompt that needs no answer any more."""
+        """End the prompt of a request that needs no answer any more; does nothing if there is none."""
         prompt = self._journal.prompts.get(row_id)
         if prompt is not None and prompt.state == PromptState.OPEN:
             self._end(prompt, state, None)
 
     def list(self, *, everything: bool) -> list[dict[str, Any]]:
-        """Open prompts, or all that are remembered."""
+        """Return the open prompts, or all in the journal, as the control API shows them."""
         rows = self._journal.prompts.all() if everything else self._journal.prompts.open()
         return [self.show(row) for row in rows]
 
     def show(self, row: PromptRow) -> dict[str, Any]:
-        """A prompt as programs see it."""
+        """Return a prompt as the control API shows it."""
         return {
             "id": row.id,
             "from": row.peer,
@@ -118,7 +141,7 @@ class Inbox:
 
     def _request(self, prompt: PromptRow) -> IncomingRow:
         row = self._journal.incoming.get(prompt.row_id)
-        assert row is not None  # noqa: S101 - requests are remembered longer than their open prompts
+        assert row is not None  # noqa: S101 - the journal keeps a request at least as long as its open prompt
         return row
 
     def _changed(self, prompt: PromptRow) -> None:
@@ -129,25 +152,25 @@ class Inbox:
         self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer)
         self._changed(prompt._replace(state=state, answer=answer))
 
-    def _open(self, part: str) -> PromptRow:
+    def _find_open(self, part: str) -> PromptRow:
         found = self._journal.prompts.matching(part)
-        still = [row for row in found if row.state == PromptState.OPEN]
-        if len(still) > 1:
+        open_prompts = [row for row in found if row.state == PromptState.OPEN]
+        if len(open_prompts) > 1:
             raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")
-        if still:
-            return still[0]
+        if open_prompts:
+            return open_prompts[0]
         if found:
             raise UsageError(f"Prompt {found[0].id[-8:]} is already {found[0].state}.", "See: p2pflows inbox --all")
         raise UsageError(f"No prompt has the id {part!r}.", "See the open ones with: p2pflows inbox")
 
 
 def prompt_text(data: dict[str, Any]) -> str:
-    """The text for the human in a request's data.
+    """Return the text for the human in the data of a request.
 
     Raises:
-        BadInput: there is none.
+        BadInput: it has no text.
     """
-    for name in TEXT_NAMES:
+    for name in TEXT_KEYS:
         text = data.get(name)
         if isinstance(text, str) and text.strip():
             return text
@@ -155,5 +178,5 @@ def prompt_text(data: dict[str, Any]) -> str:
 
 
 def rfc3339(ms: int) -> str:
-    """A time in milliseconds since the Unix epoch as text, UTC."""
+    """Format a time in milliseconds since the Unix epoch, in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

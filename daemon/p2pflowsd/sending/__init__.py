@@ -1,1 +1,1 @@
-"""What leaves the daemon: messages, receipts and presence."""
+"""What the daemon sends: messages, receipts and presence."""

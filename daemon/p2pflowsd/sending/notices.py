@@ -1,6 +1,7 @@
-"""What we owe other daemons: receipts, and repairs of streams; gathered for a moment, then sent as one notice each.
+"""Receipts for other daemons, and repairs of streams; collected for a moment, then sent as one notice to each peer.
 
-A receipt that an answer makes needless is not sent. Whatever is lost is asked for again by whoever misses it.
+An answer replaces the receipt of its request. A notice that is lost does no harm: the peer that misses something in it
+asks again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from p2pflowsd.journal import Journal
 from p2pflowsd.journal.streams import Direction
 
 GATHER_S = 0.025
-"""Seconds that a receipt waits for company, or for an answer that makes it needless."""
+"""How long a receipt waits so that others travel in the same notice, or for an answer that replaces it."""
 GAP_BACKOFF = Backoff(initial_s=0.5, max_s=300.0)
 """When a message that a stream waits for is asked for, and asked for again."""
 MAX_IDS = 2_000
@@ -34,7 +35,7 @@ class _Draft:
 
 
 class Notices:
-    """Drafts by peer, and the streams that wait for something."""
+    """The drafts of notices by peer, and the incoming streams that miss a message."""
 
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal = journal
@@ -43,74 +44,80 @@ class Notices:
         self._gaps: dict[tuple[str, str], tuple[float, int]] = {}
 
     def received(self, peer: str, message_id: str, *, held: bool = False, waiting: bool = False) -> None:
-        """Say that a message is committed."""
+        """Tell a peer that its message is stored.
+
+        Args:
+            peer: the user id of the sender.
+            message_id: the id of the message.
+            held: whether it waits for the owner's decision on its sender.
+            waiting: whether it waits for a worker.
+        """
         draft = self._draft(peer)
-        for ids, here in ((draft.received, not held and not waiting), (draft.held, held), (draft.waiting, waiting)):
-            if here:
+        plain = not held and not waiting
+        for ids, applies in ((draft.received, plain), (draft.held, held), (draft.waiting, waiting)):
+            if applies:
                 ids[message_id] = None
             else:
                 ids.pop(message_id, None)
 
     def answered(self, peer: str, message_id: str) -> None:
-        """An answer leaves, which says it all."""
+        """Drop the receipt of a message, because its answer is sent instead."""
         draft = self._drafts.get(peer)
         if draft is not None:
             for ids in (draft.received, draft.held, draft.waiting):
                 ids.pop(message_id, None)
-            if any(told == message_id for told, _ in draft.progress):
-                draft.due = 0.0  # what was told before the answer leaves before it
+            if any(request == message_id for request, _ in draft.progress):
+                draft.due = 0.0  # progress must be sent before the answer
 
     def skip(self, peer: str, endpoint: str, epoch: int, seq: int) -> None:
-        """Say that nothing before a place will come."""
+        """Tell a peer that no message before a position of our stream will come."""
         self._draft(peer).skips[endpoint] = (endpoint, epoch, seq)
 
     def rewound(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
-        """Say that a message took a place that another had."""
+        """Tell a peer that its message has the number of another one that we received before."""
         draft = self._draft(peer)
         if len(draft.rewound) < MAX_IDS:
             draft.rewound.append((endpoint, epoch, message_id))
 
     def progress(self, peer: str, message_id: str, data: dict[str, Any]) -> None:
-        """Say how a call gets on."""
+        """Tell a peer how far its call has got."""
         draft = self._draft(peer)
         if len(draft.progress) < MAX_PROGRESS_LINES:
             draft.progress.append((message_id, data))
 
     def blocked(self, peer: str, endpoint: str) -> None:
-        """A stream waits for a message; ask for it if it does not come soon."""
+        """Ask for the next message of an incoming stream, unless it arrives soon."""
         self._gaps.setdefault((peer, endpoint), (self._clock.elapsed() + GAP_BACKOFF.delay_s(0), 0))
 
     def link_up(self) -> None:
-        """The broker answers again: what was asked for in the meantime went nowhere, so ask anew."""
+        """Ask soon for everything that is missing, because requests were lost while the broker was away."""
         self._gaps = dict.fromkeys(self._gaps, (self._clock.elapsed() + GAP_BACKOFF.delay_s(0), 0))
 
     def unblocked(self, peer: str, endpoint: str) -> None:
-        """A stream waits no more."""
+        """Stop asking for messages of an incoming stream, because it misses none any more."""
         self._gaps.pop((peer, endpoint), None)
 
     def is_blocked(self, peer: str, endpoint: str) -> bool:
-        """Whether a stream waits for a message."""
+        """Return whether an incoming stream misses a message."""
         return (peer, endpoint) in self._gaps
 
     def next_due(self) -> float | None:
-        """When something is to be sent, in the clock's elapsed seconds."""
+        """Return when the next notice is due, in the clock's elapsed seconds; None if there is none."""
         if not (self._drafts or self._gaps):
             return None
-        return min(
-            (*(draft.due for draft in self._drafts.values()), *(due for due, _ in self._gaps.values())), default=None
-        )
+        return min((*(draft.due for draft in self._drafts.values()), *(due for due, _ in self._gaps.values())))
 
     def take(self) -> list[tuple[str, Notice]]:
-        """What is due now, once."""
+        """Take the notices that are due now, as (peer, notice)."""
         if not (self._drafts or self._gaps):
             return []
         elapsed = self._clock.elapsed()
         gaps: dict[str, list[tuple[str, int, int]]] = {}
         for (peer, endpoint), (due, times_asked) in list(self._gaps.items()):
-            place = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
-            if due <= elapsed and place is not None:
+            position = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
+            if due <= elapsed and position is not None:
                 self._gaps[peer, endpoint] = (elapsed + GAP_BACKOFF.delay_s(times_asked + 1), times_asked + 1)
-                gaps.setdefault(peer, []).append((endpoint, *place))
+                gaps.setdefault(peer, []).append((endpoint, *position))
         due_now = {
             peer for peer, draft in self._drafts.items() if draft.due <= elapsed or len(draft.received) >= MAX_IDS
         }

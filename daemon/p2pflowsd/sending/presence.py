@@ -1,7 +1,7 @@
 """Retained, signed facts about a user: whether their daemon is online, and the card of what they serve to anyone.
 
 Payload: a 64-byte Ed25519 signature, then JSON. The signature covers a domain tag, the topic and the JSON.
-Presence is a hint: it makes resending prompt and errors precise, and no promise rests on it.
+Presence is a hint. It makes resending faster and errors more precise, but no promise depends on it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MAX_FLOWS_ON_CARD = 500
 
 
 def seal(identity: Identity, topic: str, fact: dict[str, Any]) -> bytes:
-    """A signed fact for one topic."""
+    """Sign a fact for one topic; return the payload."""
     content = json.dumps(fact, separators=(",", ":")).encode()
     return identity.sign(_DOMAIN + topic.encode() + b"\0" + content) + content
 
 
 def open_signed(user: str, topic: str, payload: bytes) -> dict[str, Any] | None:
-    """The fact that a user signed for a topic, or None if the payload is anything else."""
+    """Return the fact that a user signed for a topic, or None if the payload is anything else."""
     signature, content = payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]
     if len(payload) > MAX_CARD_BYTES or not verify(
         bytes.fromhex(user), signature, _DOMAIN + topic.encode() + b"\0" + content
@@ -41,7 +41,12 @@ def open_signed(user: str, topic: str, payload: bytes) -> dict[str, Any] | None:
 
 
 class Presence:
-    """Which users are online, as far as this daemon knows."""
+    """Which users are online, according to the last status that each of them signed.
+
+    Args:
+        identity: signs our own status.
+        boot: a number that grows with every start of our daemon.
+    """
 
     def __init__(self, identity: Identity, boot: int) -> None:
         self._identity = identity
@@ -59,22 +64,26 @@ class Presence:
         return seal(self._identity, topic, {**about, "flows": names[:MAX_FLOWS_ON_CARD]})
 
     def mine(self, *, online: bool) -> bytes:
-        """My own status; the offline form is also the last will."""
+        """Return the payload of our own status; the offline one is also the last will."""
         return seal(self._identity, topics.status(self._identity.user_id), {"boot": self._boot, "online": online})
 
     def online(self, user: str) -> bool | None:
-        """Whether a user's daemon is online; None if nothing was ever heard of it."""
+        """Return whether a user's daemon is online; None if it never sent a status."""
         known = self._known.get(user)
         return known[1] if known else None
 
     def learn(self, user: str, payload: bytes) -> bool:
-        """Take in a status; True if the user is online, perhaps anew: a broker that forgot them may have them back.
+        """Store the status of a user.
+
+        Returns:
+            Whether the user is online now. That may be news even if they were online before: a broker that restarted
+            has forgotten what we sent them.
 
         Raises:
-            Refused: the user did not sign it, or it is no status.
+            Refused: the user did not sign it, or it is not a status.
         """
         if not payload:
-            return False  # whoever may publish there can take it away
+            return False  # anybody may clear a retained message, so this is not the word of the user
         fact = open_signed(user, topics.status(user), payload)
         if fact is None:
             raise Refused("bad_signature")

@@ -1,4 +1,4 @@
-"""Conversations as the journal remembers them: whom with, which way, what was said last, and what still waits."""
+"""Conversations, as composed from the journal: the other side, the last text, and what still waits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TALK = "7" * 32
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the journal is."""
+    """The path of the journal."""
     return tmp_path / "journal.sqlite3"
 
 
@@ -38,7 +38,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 
 def message(number: int, **more: Any) -> Message:
-    """A call of one minute; later numbers are later."""
+    """Return a call with a deadline in a minute; higher numbers are created later."""
     fields = {
         "id": f"{number:032x}", "type": Type.CALL, "from": ANN, "to": BOB, "endpoint": "User", "conversation": TALK,
         "epoch": 1, "seq": number, "created": NOW + number, "expires": NOW + 60_000, **more,
@@ -47,19 +47,19 @@ def message(number: int, **more: Any) -> Message:
 
 
 def call(journal: Journal, number: int, text: str = "Hello?", *, origin: str | None = None, **more: Any) -> str:
-    """Ann calls; gives the id."""
+    """Let Ann call Bob; return the message id."""
     sent = message(number, data={"text": text}, **more)
     journal.outgoing.add(sent, sent.to_bytes(), origin)
     return sent.id
 
 
 def ends(journal: Journal, message_id: str, state: OutgoingState, **answer: Any) -> None:
-    """A call of ann's has its end."""
+    """End a call of Ann's."""
     assert journal.outgoing.move(message_id, state, NOW, json.dumps(answer).encode())
 
 
 def ask(journal: Journal, number: int, text: str = "Tea?", label: str = "", **more: Any) -> int:
-    """Ann is asked; gives the number of the prompt."""
+    """Let Bob ask Ann; return the number of the prompt."""
     sent = message(number, **{"from": BOB, "to": ANN, **more})
     row = journal.incoming.add(sent, b"{}", 0, NOW + number, IncomingState.READY)
     assert row is not None
@@ -68,7 +68,7 @@ def ask(journal: Journal, number: int, text: str = "Tea?", label: str = "", **mo
 
 
 def test_a_call_shows_its_text_until_there_is_an_answer(journal: Journal) -> None:
-    """What waits is named, so that `wait` finds it; then the answer is what was said last, or an error, by nobody."""
+    """The id of an open call is shown, so that `wait` finds it; then the answer or error is the last text."""
     first = call(journal, 1)
     (shown,) = newest(journal, 10)
     assert (shown.way, shown.user, shown.endpoint, shown.conversation) == ("asking", BOB, "User", TALK)
@@ -85,23 +85,23 @@ def test_a_call_shows_its_text_until_there_is_an_answer(journal: Journal) -> Non
 
 
 def test_an_answer_without_a_text_is_shown_as_json(journal: Journal) -> None:
-    """All of it, or as much as fits."""
+    """The JSON is cut to the maximum length."""
     ends(journal, call(journal, 1), OutgoingState.DONE, sum="x" * MAX_TEXT_CHARS)
     (shown,) = newest(journal, 10)
     assert shown.text.startswith('{"sum": "xxx')
     assert len(shown.text) == MAX_TEXT_CHARS
 
 
-def test_what_flows_and_daemons_ask_is_no_conversation_of_ours(journal: Journal) -> None:
-    """Calls of a run, posts, and what the daemon asks others' daemons stay out."""
+def test_calls_of_flows_and_daemons_are_no_conversations(journal: Journal) -> None:
+    """Calls of runs, posts, and calls of the daemon itself are not shown."""
     call(journal, 1, origin="{}")
     call(journal, 2, endpoint="_instances")
     call(journal, 3, type=Type.POST)
     assert newest(journal, 10) == []
 
 
-def test_prompts_are_told_apart_by_who_asks_and_as_whom(journal: Journal) -> None:
-    """Two labels in one conversation are two talks; open ones are counted, and the newest talk comes first."""
+def test_prompts_with_different_users_or_labels_are_different_conversations(journal: Journal) -> None:
+    """Two labels under one id are two conversations; open prompts are counted, and the newest comes first."""
     first = ask(journal, 1, label="User1")
     ask(journal, 2, "Milk?", label="User1")
     ask(journal, 3, "Sugar?", label="User2")
@@ -120,22 +120,22 @@ def test_prompts_are_told_apart_by_who_asks_and_as_whom(journal: Journal) -> Non
 
 
 def test_an_answered_prompt_shows_the_answer(journal: Journal) -> None:
-    """What ann said last is hers; a prompt that she declined stays theirs."""
+    """An answer is the last text, by Ann; after she declined, the question stays the last text."""
     journal.prompts.end(ask(journal, 1), PromptState.ANSWERED, NOW, "Yes, please")
     journal.prompts.end(ask(journal, 2, conversation="8" * 32), PromptState.DECLINED, NOW, "never")
     assert [(each.text, each.by) for each in newest(journal, 10)] == [("Tea?", "them"), ("Yes, please", "me")]
 
 
-def test_only_so_much_is_looked_at(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long journal costs no more than a short one."""
+def test_the_number_of_rows_read_is_limited(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long journal takes no more time than a short one."""
     monkeypatch.setattr(conversations, "MAX_ROWS_READ", 3)
     for number in range(9):
         call(journal, number, conversation=f"{number:032x}")
     assert [each.conversation for each in newest(journal, 10)] == [f"{number:032x}" for number in (8, 7, 6)]
 
 
-def test_prompts_from_before_there_were_labels_have_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A journal of an earlier release is brought up to date with its prompts in it."""
+def test_prompts_of_an_earlier_release_have_no_label(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal of a release without labels is brought up to date, and its prompts stay."""
     with monkeypatch.context() as older:
         older.setattr(migrations, "STEPS", migrations.STEPS[:3])
         db = sqlite3.connect(path, isolation_level=None)

@@ -1,4 +1,4 @@
-"""The journal keeps what was committed, and nothing else; it refuses files that it cannot trust."""
+"""The journal stores exactly what was committed, and refuses files that it cannot use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MINUTE, DAY = 60_000, 24 * 3_600_000
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the journal is."""
+    """The path of the journal."""
     return tmp_path / "journal.sqlite3"
 
 
@@ -37,7 +37,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 
 def message(number: int, *, life: int = MINUTE, kind: Type = Type.CALL) -> Message:
-    """A message from bob to ann."""
+    """Return a message from Bob to Ann."""
     fields = {
         "id": f"{number:032x}",
         "type": kind,
@@ -50,20 +50,20 @@ def message(number: int, *, life: int = MINUTE, kind: Type = Type.CALL) -> Messa
 
 
 def receive(journal: Journal, number: int, *, life: int = MINUTE) -> int:
-    """Keep a request; gives its number."""
+    """Store a request; return its number."""
     row = journal.incoming.add(message(number, life=life), b"{}", 0, NOW, IncomingState.READY)
     assert row is not None
     return row.row_id
 
 
 def send(journal: Journal, number: int) -> str:
-    """Keep a message to be sent; gives its id."""
+    """Store a message to be sent; return its id."""
     journal.outgoing.add(message(number), b"{}")
     return message(number).id
 
 
 def numbers(path: Path, table: str) -> list[int]:
-    """What another process sees of a table."""
+    """Return the numbers of the rows that another process sees in a table."""
     db = sqlite3.connect(path)
     found = [row[0] for row in db.execute(f"SELECT n FROM {table} ORDER BY n")]  # noqa: S608 - a test's table
     db.close()
@@ -74,13 +74,13 @@ def numbers(path: Path, table: str) -> list[int]:
 
 
 def test_commits_survive_power_loss(journal: Journal) -> None:
-    """The file is in WAL mode and every commit waits for the disk: anything less loses acknowledged rows."""
+    """The file is in WAL mode and every commit waits for the disk; any other setting loses acknowledged rows."""
     assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_only_the_owner_reads_it(journal: Journal, path: Path) -> None:
-    """All files of the journal are private."""
+    """Only the owner can read the files of the journal."""
     with journal.transaction():
         receive(journal, 1)
     for file in path.parent.glob(f"{path.name}*"):
@@ -88,7 +88,7 @@ def test_only_the_owner_reads_it(journal: Journal, path: Path) -> None:
 
 
 def test_a_transaction_is_kept_as_a_whole(journal: Journal, path: Path) -> None:
-    """Nobody sees any of it before its end, and all of it afterwards."""
+    """Other processes see nothing of a transaction before its commit, and all of it afterwards."""
     with journal.transaction():
         receive(journal, 1)
         send(journal, 2)
@@ -98,7 +98,7 @@ def test_a_transaction_is_kept_as_a_whole(journal: Journal, path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_broken_transaction_leaves_nothing(error: type[BaseException], journal: Journal, path: Path) -> None:
-    """Whatever ends a transaction early, nothing of it is kept, and the next one starts clean."""
+    """An exception rolls the transaction back, and the next one does not contain it."""
 
     def break_off() -> None:
         with journal.transaction():
@@ -114,7 +114,7 @@ def test_a_broken_transaction_leaves_nothing(error: type[BaseException], journal
 
 
 def test_work_is_kept_at_the_commit(journal: Journal, path: Path) -> None:
-    """Several pieces of work make one transaction, which ends with the commit."""
+    """Several blocks of work make one transaction, which ends with the commit."""
     for number in (1, 2):
         with journal.work():
             receive(journal, number)
@@ -133,8 +133,8 @@ def test_work_that_is_not_committed_is_gone(journal: Journal, path: Path) -> Non
     again.close()
 
 
-def test_a_failing_disk_is_told_apart(journal: Journal) -> None:
-    """An error of SQLite is a JournalError, so that nothing is acknowledged."""
+def test_an_error_of_sqlite_is_a_journal_error(journal: Journal) -> None:
+    """The daemon acknowledges nothing after a JournalError."""
     with pytest.raises(JournalError), journal.transaction():
         journal._db.execute("INSERT INTO nowhere VALUES (1)")
 
@@ -143,7 +143,7 @@ def test_a_failing_disk_is_told_apart(journal: Journal) -> None:
 
 
 def test_it_is_opened_again(journal: Journal, path: Path) -> None:
-    """Facts, places and counters are there after a restart."""
+    """Facts, positions and counters are there after a restart."""
     with journal.transaction():
         journal.meta.set("key", "value")
         journal.streams.set(Direction.INCOMING, BOB, "echo", Position(7, 3))
@@ -161,8 +161,8 @@ def test_it_is_opened_again(journal: Journal, path: Path) -> None:
     again.close()
 
 
-def test_counters_wait(journal: Journal, path: Path) -> None:
-    """Counters are no promise: they are kept when asked for, not with every commit."""
+def test_counters_are_written_on_request(journal: Journal, path: Path) -> None:
+    """Counters are no promise: they are written when asked for, not with every commit."""
     with journal.transaction():
         journal.count("refused.malformed")
     db = sqlite3.connect(path)
@@ -172,8 +172,8 @@ def test_counters_wait(journal: Journal, path: Path) -> None:
     db.close()
 
 
-def test_a_journal_of_somebody_else(journal: Journal, path: Path) -> None:
-    """Another user's journal is refused, and stays as it is."""
+def test_the_journal_of_another_user_is_refused(journal: Journal, path: Path) -> None:
+    """The journal of another user stays as it is."""
     journal.close()
     before = path.read_bytes()
     with pytest.raises(UsageError, match="belongs to user"):
@@ -183,8 +183,8 @@ def test_a_journal_of_somebody_else(journal: Journal, path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 1000, b"SQLite format 3\0" + b"\xff" * 4096])
-def test_a_damaged_file(content: bytes, path: Path) -> None:
-    """What is no journal is refused with a way out, and stays as it is."""
+def test_a_damaged_file_is_refused(content: bytes, path: Path) -> None:
+    """The error for a file that is not a journal says what to do, and the file stays as it is."""
     path.write_bytes(content)
     with pytest.raises(UsageError) as refused:
         Journal(path, ANN, NoFaults())
@@ -192,8 +192,8 @@ def test_a_damaged_file(content: bytes, path: Path) -> None:
     assert path.read_bytes() == content
 
 
-def test_a_file_of_a_newer_release(journal: Journal, path: Path) -> None:
-    """A schema from the future is refused: half of it would be misunderstood."""
+def test_a_file_of_a_newer_release_is_refused(journal: Journal, path: Path) -> None:
+    """This release would misread a newer schema."""
     journal._db.execute("PRAGMA user_version = 999")
     journal.close()
     with pytest.raises(UsageError, match="schema 999") as refused:
@@ -201,8 +201,8 @@ def test_a_file_of_a_newer_release(journal: Journal, path: Path) -> None:
     assert "newer release" in refused.value.hint
 
 
-def test_a_folder_that_is_not_there(path: Path) -> None:
-    """A journal that cannot be made is an error that says why."""
+def test_a_missing_folder_is_an_error(path: Path) -> None:
+    """The error for a journal that cannot be created says why."""
     with pytest.raises(UsageError, match="cannot be opened"):
         Journal(path / "no" / "journal.sqlite3", ANN, NoFaults())
 
@@ -214,7 +214,7 @@ def test_a_folder_that_is_not_there(path: Path) -> None:
 def test_every_older_schema_is_brought_up_to_date(
     steps: int, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file with any older schema gets the schema of a fresh one."""
+    """A file with any older schema gets the schema of a new file."""
     with monkeypatch.context() as older:
         older.setattr(migrations, "STEPS", migrations.STEPS[:steps])
         db = sqlite3.connect(path, isolation_level=None)
@@ -231,8 +231,8 @@ def test_every_older_schema_is_brought_up_to_date(
     fresh.close()
 
 
-def test_a_step_that_breaks_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step is committed together with its record, or not at all; the next start tries it again."""
+def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is committed together with the schema version, or not at all; the next start tries it again."""
 
     def breaks(db: sqlite3.Connection) -> None:
         db.execute("CREATE TABLE half (n INTEGER)")
@@ -254,14 +254,14 @@ def test_a_step_that_breaks_leaves_the_file_as_it_was(path: Path, monkeypatch: p
 
 
 def prune(journal: Journal, now: int) -> None:
-    """Look through the whole of every small table, wherever the last look ended."""
+    """Prune all slices of every table; two calls are enough for small tables."""
     for _ in range(2):
         with journal.transaction():
             journal.prune(now)
 
 
-def test_ids_are_remembered_while_they_could_come_again(journal: Journal, path: Path) -> None:
-    """A request is forgotten ten minutes after its deadline, when no clock can take it for valid."""
+def test_an_id_is_remembered_as_long_as_it_is_valid(journal: Journal, path: Path) -> None:
+    """A request is removed ten minutes after its deadline, when no clock can consider it valid."""
     with journal.transaction():
         for number, end in enumerate((IncomingState.DONE, IncomingState.FAILED, IncomingState.EXPIRED), start=1):
             journal.incoming.move(receive(journal, number), end)
@@ -272,8 +272,8 @@ def test_ids_are_remembered_while_they_could_come_again(journal: Journal, path: 
     assert numbers(path, "incoming") == []
 
 
-def test_what_has_no_end_is_never_forgotten(journal: Journal, path: Path) -> None:
-    """Live requests, dead letters and live messages stay, however old they are."""
+def test_open_messages_are_never_removed(journal: Journal, path: Path) -> None:
+    """Open requests, dead letters and open messages stay, however old they are."""
     with journal.transaction():
         for number, state in enumerate(
             (IncomingState.READY, IncomingState.HELD, IncomingState.ASKED, IncomingState.DEAD), start=1
@@ -287,7 +287,7 @@ def test_what_has_no_end_is_never_forgotten(journal: Journal, path: Path) -> Non
 
 
 def test_answers_are_remembered_for_a_day(journal: Journal, path: Path) -> None:
-    """Ended messages and prompts stay for a day, so that who asks late still finds the answer."""
+    """Ended messages and prompts stay for a day, so that a late `wait` still finds the answer."""
     with journal.transaction():
         journal.outgoing.move(send(journal, 1), OutgoingState.DONE, NOW, b"{}")
         row = journal.incoming.get(receive(journal, 2))
@@ -301,8 +301,8 @@ def test_answers_are_remembered_for_a_day(journal: Journal, path: Path) -> None:
     assert (numbers(path, "outgoing"), numbers(path, "prompts")) == ([], [])
 
 
-def test_a_prompt_keeps_its_number(journal: Journal) -> None:
-    """While a prompt is remembered, no new request gets its number."""
+def test_no_request_gets_the_number_of_a_prompt(journal: Journal) -> None:
+    """While a prompt is stored, no new request gets its number."""
     with journal.transaction():
         row = journal.incoming.get(receive(journal, 1))
         assert row is not None
@@ -314,8 +314,8 @@ def test_a_prompt_keeps_its_number(journal: Journal) -> None:
         assert receive(journal, 2) != row.row_id
 
 
-def test_pruning_comes_round(journal: Journal, path: Path) -> None:
-    """Each call looks at a slice only, and a few calls reach everything."""
+def test_pruning_reaches_every_row(journal: Journal, path: Path) -> None:
+    """Each call looks at one slice of a table, and a few calls look at all of it."""
     with journal.transaction():
         for number in range(2 * MAX_PRUNED_ROWS + 10):
             journal.incoming.move(receive(journal, number), IncomingState.DONE)
@@ -328,8 +328,8 @@ def test_pruning_comes_round(journal: Journal, path: Path) -> None:
 # Bodies.
 
 
-def test_bodies_go_when_nothing_needs_them(journal: Journal) -> None:
-    """What could still run, or be sent again by hand, keeps its body; the rest is dropped with the end."""
+def test_bodies_are_removed_when_nothing_needs_them(journal: Journal) -> None:
+    """A message keeps its body while it can run, or be sent again by the user."""
     with journal.transaction():
         kept = {
             state: receive(journal, number) for number, state in enumerate((IncomingState.HELD, IncomingState.DEAD))

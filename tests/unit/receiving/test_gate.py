@@ -1,4 +1,4 @@
-"""The gate: who reaches what. Whatever is not allowed by name is denied."""
+"""The gate: which sender may reach which endpoint. Whatever no rule allows is denied."""
 
 from __future__ import annotations
 
@@ -35,51 +35,51 @@ def _decide(sender: str, allow: str | None, endpoint: str = "translate") -> Verd
         (STRANGER, {"me", "stranger"}),
     ],
 )
-def test_a_rule_lets_in_whom_it_names_and_nobody_else(allow: str, who: set[str]) -> None:
-    """Each allow rule covers exactly the users that it says, and its owner always."""
+def test_a_rule_covers_exactly_the_users_that_it_names(allow: str, who: set[str]) -> None:
+    """Each allow rule covers the users that it names, the owner, and nobody else."""
     assert {name for name, user in EVERYBODY.items() if may_call(user, _served(allow), me=ME, book=BOOK)} == who
 
 
 @pytest.mark.parametrize("allow", ["me", "contacts", "anyone", "bob", BLOCKED])
-def test_who_is_blocked_gets_nowhere(allow: str) -> None:
-    """No rule, not even one that names them, lets in who is blocked."""
+def test_no_rule_covers_a_blocked_user(allow: str) -> None:
+    """A blocked user is not allowed, even by a rule that names them."""
     assert _decide(BLOCKED, allow) is Verdict.NOT_ALLOWED
 
 
 @pytest.mark.parametrize("allow", [None, "me", "contacts", "bob"])
-def test_a_stranger_waits_and_learns_nothing(allow: str | None) -> None:
-    """Whether an endpoint is served or not, an unknown sender's request is held just the same."""
+def test_a_request_of_a_stranger_is_held(allow: str | None) -> None:
+    """An unknown sender cannot find out whether an endpoint is served: the request is held in both cases."""
     assert _decide(STRANGER, allow) is Verdict.HOLD
 
 
 def test_a_stranger_reaches_what_is_open_to_anyone() -> None:
-    """What its owner opened to anyone needs no introduction."""
+    """An unknown sender may call an endpoint that is open to anyone."""
     assert _decide(STRANGER, "anyone") is Verdict.PASS
 
 
-def test_a_contact_is_told_why_not() -> None:
-    """A contact hears whether an endpoint is not served, or not for them."""
+def test_a_contact_learns_why_a_request_is_refused() -> None:
+    """The verdict for a contact tells an endpoint that is not served from one that is not for them."""
     assert _decide(BOB, None) is Verdict.NOT_SERVED
     assert _decide(CAROL, "bob") is Verdict.NOT_ALLOWED
     assert _decide(BOB, "me") is Verdict.NOT_ALLOWED
     assert _decide(BOB, "contacts") is Verdict.PASS
 
 
-def test_i_may_call_all_that_i_serve_and_hear_what_i_do_not() -> None:
-    """Nobody is kept from their own flows."""
+def test_the_owner_may_call_everything_that_is_served() -> None:
+    """No allow rule excludes the owner."""
     assert _decide(ME, "me") is Verdict.PASS
     assert _decide(ME, None) is Verdict.NOT_SERVED
 
 
 @pytest.mark.parametrize("endpoint", ["_other", "_reply", "_notice"])
 def test_reserved_endpoints_reach_no_flow(endpoint: str) -> None:
-    """Names of daemons are served by nobody."""
+    """No flow is served under an endpoint that is reserved for daemons."""
     assert _decide(BOB, None, endpoint) is Verdict.NOT_SERVED
     assert _decide(STRANGER, None, endpoint) is Verdict.HOLD
 
 
-def test_anybody_may_ask_what_is_served() -> None:
-    """The endpoint that lists flows is open; what it lists depends on who asks."""
+def test_anybody_may_list_flows() -> None:
+    """The endpoint that lists flows is open to everybody; the list depends on the sender."""
     assert _decide(STRANGER, None, topics.FLOWS) is Verdict.PASS
 
 
@@ -88,18 +88,18 @@ def test_anybody_may_ask_what_is_served() -> None:
     [("me", "me"), ("contacts", "contacts"), (" anyone ", "anyone"), ("bob, carol", "bob,carol"), (STRANGER, STRANGER)],
 )
 def test_an_allow_rule_has_one_form(text: str, rule: str) -> None:
-    """However it was written, a rule is kept in its normal form."""
+    """A rule is stored in one form, however it was written."""
     assert check_allow(text, BOOK, ME) == rule
 
 
 @pytest.mark.parametrize("text", ["", ",", "me,bob", "contacts,anyone", "anyone,bob"])
 def test_an_unclear_allow_rule_is_refused(text: str) -> None:
-    """A rule that mixes words with names is not guessed at."""
+    """A rule that mixes the reserved words with names is refused."""
     with pytest.raises(UsageError, match="unclear"):
         check_allow(text, BOOK, ME)
 
 
-def test_an_allow_rule_for_nobody_known_is_refused() -> None:
-    """A name that stands for nobody is found when it is given, not when they call."""
+def test_an_allow_rule_for_an_unknown_name_is_refused() -> None:
+    """An unknown name in a rule is an error when the rule is set, not when somebody calls."""
     with pytest.raises(UnknownUser):
         check_allow("bob,dave", BOOK, ME)

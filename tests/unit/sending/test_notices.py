@@ -1,4 +1,4 @@
-"""Receipts gather for a moment, are not sent where an answer says it all, and gaps are asked for with patience."""
+"""Notices: receipts are collected for a moment, an answer replaces its receipt, and missing messages are asked for."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ANN, BOB = "a" * 64, "b" * 64
 
 @pytest.fixture
 def timeline() -> Timeline:
-    """The time."""
+    """A virtual time."""
     return Timeline()
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    """A journal in which ann's stream to `echo` stands at place 3 of epoch 7."""
+    """A journal in which ann's stream to `echo` is at position 3 of epoch 7."""
     journal = Journal(tmp_path / "journal.sqlite3", BOB, NoFaults())
     with journal.transaction():
         journal.streams.set(Direction.INCOMING, ANN, "echo", Position(7, 3))
@@ -35,23 +35,23 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def notices(journal: Journal, timeline: Timeline) -> Notices:
-    """What bob owes others."""
+    """Bob's notices."""
     return Notices(journal, TimelineClock(timeline))
 
 
 def message_id(number: int) -> str:
-    """An id."""
+    """Return a message id."""
     return f"{number:032x}"
 
 
-def test_nothing_is_owed(notices: Notices) -> None:
-    """Without anything to say, nothing is due."""
+def test_nothing_is_due_at_first(notices: Notices) -> None:
+    """New notices have nothing to send, and no time at which to wake."""
     assert notices.next_due() is None
     assert notices.take() == []
 
 
 def test_receipts_travel_together(notices: Notices, timeline: Timeline) -> None:
-    """Receipts of one moment make one notice for each peer, once the moment is over, and only once."""
+    """Receipts of one moment are sent once, as one notice to each peer, when the moment is over."""
     for number in range(3):
         notices.received(ANN, message_id(number))
     notices.received(BOB, message_id(9))
@@ -66,15 +66,15 @@ def test_receipts_travel_together(notices: Notices, timeline: Timeline) -> None:
 
 
 def test_many_receipts_do_not_wait(notices: Notices) -> None:
-    """A notice leaves at once when it is long enough."""
+    """A notice with the maximum number of receipts is sent at once."""
     for number in range(MAX_IDS):
         notices.received(ANN, message_id(number))
     ((peer, notice),) = notices.take()
     assert (peer, len(notice.received)) == (ANN, MAX_IDS)
 
 
-def test_an_answer_says_it_all(notices: Notices, timeline: Timeline) -> None:
-    """No receipt is sent for what is answered in the same moment, and so perhaps nothing at all."""
+def test_an_answer_replaces_the_receipt(notices: Notices, timeline: Timeline) -> None:
+    """A request that is answered within the moment gets no receipt; a notice without content is not sent."""
     for number, how in enumerate(({}, {"held": True}, {"waiting": True})):
         notices.received(ANN, message_id(number), **how)
         notices.answered(ANN, message_id(number))
@@ -82,8 +82,8 @@ def test_an_answer_says_it_all(notices: Notices, timeline: Timeline) -> None:
     assert notices.take() == []
 
 
-def test_the_latest_word_counts(notices: Notices, timeline: Timeline) -> None:
-    """A message is in one list only: the one that was true last."""
+def test_only_the_last_receipt_of_a_message_is_sent(notices: Notices, timeline: Timeline) -> None:
+    """A message is in one list only: the one of its last receipt."""
     notices.received(ANN, message_id(1), held=True)
     notices.received(ANN, message_id(1), waiting=True)
     notices.received(ANN, message_id(2))
@@ -96,8 +96,8 @@ def test_the_latest_word_counts(notices: Notices, timeline: Timeline) -> None:
     ]
 
 
-def test_a_gap_is_asked_for_with_patience(notices: Notices, timeline: Timeline) -> None:
-    """A stream that waits asks for its next place, less and less often, until it waits no more."""
+def test_a_missing_message_is_asked_for_less_and_less_often(notices: Notices, timeline: Timeline) -> None:
+    """A stream asks for its next message with growing delays, up to a limit, until it has the message."""
     notices.blocked(ANN, "echo")
     asked = []
     while timeline.elapsed < 3 * GAP_BACKOFF.max_s:
@@ -115,8 +115,8 @@ def test_a_gap_is_asked_for_with_patience(notices: Notices, timeline: Timeline) 
     assert not notices.is_blocked(ANN, "echo")
 
 
-def test_a_gap_is_asked_for_anew_when_the_broker_is_back(notices: Notices, timeline: Timeline) -> None:
-    """Patience that grew while nobody could hear starts anew with the link."""
+def test_a_missing_message_is_asked_for_soon_when_the_broker_is_back(notices: Notices, timeline: Timeline) -> None:
+    """The delay that grew while the link was down is reset when the link is up."""
     notices.blocked(ANN, "echo")
     for _ in range(12):
         timeline.run(GAP_BACKOFF.max_s)
@@ -125,8 +125,8 @@ def test_a_gap_is_asked_for_anew_when_the_broker_is_back(notices: Notices, timel
     assert notices.next_due() == pytest.approx(timeline.elapsed + GAP_BACKOFF.initial_s)
 
 
-def test_blocked_again_is_not_asked_sooner(notices: Notices, timeline: Timeline) -> None:
-    """More messages behind the same gap do not make it more urgent."""
+def test_more_blocked_messages_do_not_shorten_the_delay(notices: Notices, timeline: Timeline) -> None:
+    """A stream that is blocked already is not asked for sooner when further messages arrive."""
     notices.blocked(ANN, "echo")
     timeline.run(GAP_BACKOFF.initial_s)
     notices.take()
@@ -134,8 +134,8 @@ def test_blocked_again_is_not_asked_sooner(notices: Notices, timeline: Timeline)
     assert notices.next_due() == pytest.approx(GAP_BACKOFF.initial_s + 2 * GAP_BACKOFF.initial_s)
 
 
-def test_repairs_go_out(notices: Notices, timeline: Timeline) -> None:
-    """Skips are told once for each endpoint, the latest one; rewound messages all, up to a limit."""
+def test_repairs_are_sent(notices: Notices, timeline: Timeline) -> None:
+    """A notice has the last skip of each endpoint, and all rewound messages up to a limit."""
     notices.skip(ANN, "echo", 7, 3)
     notices.skip(ANN, "echo", 7, 5)
     for number in range(MAX_IDS + 5):

@@ -1,4 +1,4 @@
-"""Presence: signed hints about who is online, believed from their user alone."""
+"""Presence: statuses that tell who is online, and that only the user can sign."""
 
 from __future__ import annotations
 
@@ -23,47 +23,47 @@ def _status(boot: Any = 5, online: Any = True, by: Identity = ALICE) -> bytes:
 
 @pytest.fixture
 def bob() -> Presence:
-    """What Bob's daemon knows of others: nothing yet."""
+    """The presence that Bob's daemon knows: none yet."""
     return Presence(BOB, 1)
 
 
-def test_of_whom_nothing_was_heard_nothing_is_known(bob: Presence) -> None:
-    """Not known is not the same as offline."""
+def test_a_user_without_a_status_is_unknown(bob: Presence) -> None:
+    """Unknown is not the same as offline."""
     assert bob.online(ALICE.user_id) is None
 
 
-def test_who_says_so_is_online_or_offline(bob: Presence) -> None:
-    """The latest word of a user counts."""
+def test_the_last_status_counts(bob: Presence) -> None:
+    """A user is online or offline as their last status says."""
     assert bob.learn(ALICE.user_id, _status(online=True))
     assert bob.online(ALICE.user_id) is True
     assert not bob.learn(ALICE.user_id, _status(online=False))
     assert bob.online(ALICE.user_id) is False
 
 
-def test_my_own_status_is_believed_by_others(bob: Presence) -> None:
-    """What a daemon publishes, and leaves as its last will, is understood by its neighbours."""
+def test_others_accept_our_own_status(bob: Presence) -> None:
+    """Other daemons understand the status that a daemon publishes, and its last will."""
     alice = Presence(ALICE, 7)
     assert bob.learn(ALICE.user_id, alice.mine(online=True))
     bob.learn(ALICE.user_id, alice.mine(online=False))
     assert bob.online(ALICE.user_id) is False
 
 
-def test_the_word_of_an_earlier_start_is_too_late(bob: Presence) -> None:
-    """A last will that arrives after its user has started anew does not make them offline."""
+def test_a_status_of_an_earlier_start_is_ignored(bob: Presence) -> None:
+    """A last will that arrives after the daemon has restarted does not make its user offline."""
     bob.learn(ALICE.user_id, _status(boot=6, online=True))
     assert not bob.learn(ALICE.user_id, _status(boot=5, online=False))
     assert bob.online(ALICE.user_id) is True
 
 
-def test_nobody_speaks_for_somebody_else(bob: Presence) -> None:
-    """A status that another user has signed says nothing, and is refused."""
+def test_a_status_signed_by_another_user_is_refused(bob: Presence) -> None:
+    """Nobody can publish a status for another user."""
     with pytest.raises(Refused, match="bad_signature"):
         bob.learn(ALICE.user_id, _status(by=MALLORY))
     assert bob.online(ALICE.user_id) is None
 
 
 def test_a_status_is_not_moved_to_another_topic() -> None:
-    """The signature covers the topic: a card is no status, and mine is not yours."""
+    """The signature covers the topic, so a card cannot be used as a status."""
     card = presence.seal(ALICE, topics.card(ALICE.user_id), {"boot": 5, "online": True})
     assert presence.open_signed(ALICE.user_id, STATUS, card) is None
 
@@ -83,20 +83,20 @@ def test_a_status_is_not_moved_to_another_topic() -> None:
     ],
     ids=str,
 )
-def test_a_damaged_or_strange_status_says_nothing(bob: Presence, reason: str, payload: bytes) -> None:
-    """What is not a whole, signed status changes nothing, and is refused by name."""
+def test_a_damaged_or_malformed_status_is_refused(bob: Presence, reason: str, payload: bytes) -> None:
+    """A payload that is not a complete, signed status is refused with a reason, and changes nothing."""
     with pytest.raises(Refused, match=reason):
         bob.learn(ALICE.user_id, payload)
     assert bob.online(ALICE.user_id) is None
 
 
-def test_a_status_that_was_cleared_says_nothing(bob: Presence) -> None:
-    """An empty payload is how a broker's retained message is taken away: no word of the user."""
+def test_a_cleared_status_changes_nothing(bob: Presence) -> None:
+    """An empty payload clears the retained message; anybody can send it, so it changes nothing."""
     bob.learn(ALICE.user_id, _status())
     assert not bob.learn(ALICE.user_id, b"")
     assert bob.online(ALICE.user_id) is True
 
 
 def test_a_fact_is_signed_and_readable() -> None:
-    """A retained payload is a signature and then plain JSON, for anybody to read."""
+    """A retained payload is a signature followed by plain JSON, which anybody can read."""
     assert json.loads(_status()[64:]) == {"boot": 5, "online": True}

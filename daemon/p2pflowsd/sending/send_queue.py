@@ -1,0 +1,177 @@
+"""The pending messages in memory: which are to be sent, and which were sent and wait for their receipt."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from p2pflows.protocol.message import ANSWERS
+
+MAX_BUNDLE_BYTES = 128_000
+MAX_BUNDLE_MESSAGES = 256
+MAX_IN_FLIGHT_BYTES = 4_000_000
+"""Per recipient, so that the broker's queue for a slow reader stays short."""
+MAX_CACHED_BYTES = 16_000_000
+"""How many bytes of bodies stay in memory until they are sent; further bodies are read from the journal."""
+
+
+@dataclass(slots=True)
+class OutboxEntry:
+    """A pending message.
+
+    Attributes:
+        row_id: its number in the journal.
+        id: its message id.
+        type: a `message.Type`.
+        peer: the user id of the recipient.
+        endpoint: the recipient's endpoint.
+        size: the length of its body in bytes.
+        body: the body; None if it has to be read from the journal.
+        attempts: how often it was sent since this daemon started.
+        due: when it is sent again, in the clock's elapsed seconds.
+        is_settled: whether it was removed from the queue.
+    """
+
+    row_id: int
+    id: str
+    type: str
+    peer: str
+    endpoint: str
+    size: int
+    body: bytes | None = None
+    attempts: int = 0
+    due: float = 0.0
+    is_settled: bool = False
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it answers a request; answers belong to no stream, and nothing answers them."""
+        return self.type in ANSWERS
+
+
+class SendQueue:
+    """Pending messages, sent to each recipient in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, OutboxEntry] = {}
+        self._unsent: dict[str, deque[OutboxEntry]] = {}
+        self._sent: dict[str, OutboxEntry] = {}
+        self._in_flight: dict[str, int] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a message is to be sent; not whether the recipient's window is open for it."""
+        return bool(self._unsent)
+
+    def add(self, entry: OutboxEntry, body: bytes | None = None) -> None:
+        """Add a message at the end of its recipient's queue; its body is cached if there is space for it."""
+        if body is not None and self._cached_bytes + len(body) <= MAX_CACHED_BYTES:
+            self._cached_bytes += len(body)
+            entry.body = body
+        self._entries[entry.id] = entry
+        self._unsent.setdefault(entry.peer, deque()).append(entry)
+
+    def get(self, message_id: str) -> OutboxEntry | None:
+        """Return the pending message with an id."""
+        return self._entries.get(message_id)
+
+    def remove(self, message_id: str) -> None:
+        """Remove a message that needs no further attempt; does nothing if it is not pending."""
+        entry = self._entries.pop(message_id, None)
+        if entry is not None:
+            self.drop_body(entry)
+            entry.is_settled = True
+            self._take_back(entry)
+
+    def resend(self, entry: OutboxEntry) -> None:
+        """Queue a message again if it was sent; a message that was not sent keeps its place in the queue."""
+        if self._take_back(entry):
+            self._unsent.setdefault(entry.peer, deque()).append(entry)
+
+    def drop_body(self, entry: OutboxEntry) -> None:
+        """Remove the cached body of a message."""
+        if entry.body is not None:
+            self._cached_bytes -= len(entry.body)
+            entry.body = None
+
+    def sent(self) -> list[OutboxEntry]:
+        """Return the messages that wait for their receipt, in the order in which they were accepted."""
+        return sorted(self._sent.values(), key=_row_id)
+
+    def sent_to(self, peer: str) -> list[OutboxEntry]:
+        """Return the messages that wait for the receipt of one recipient."""
+        return [entry for entry in self._sent.values() if entry.peer == peer]
+
+    def due(self, elapsed: float) -> list[OutboxEntry]:
+        """Return the messages that have waited long enough for their receipt."""
+        return [entry for entry in self._sent.values() if entry.due <= elapsed]
+
+    def stream(self, peer: str, endpoint: str) -> list[OutboxEntry]:
+        """Return the pending messages of one stream, in its order; slow, as it looks at all messages."""
+        entries = self._entries.values()
+        found = [each for each in entries if each.peer == peer and each.endpoint == endpoint and not each.is_answer]
+        return sorted(found, key=_row_id)
+
+    def peers(self) -> list[str]:
+        """Return the recipients of the messages that are to be sent."""
+        return list(self._unsent)
+
+    def next_bundle(self, peer: str) -> list[OutboxEntry]:
+        """Take the next messages for a recipient that have one endpoint and fit into one bundle.
+
+        Returns:
+            The messages; none if there are none, or if enough bytes are in flight to this recipient.
+        """
+        queue = self._unsent.get(peer, deque())
+        bundle: list[OutboxEntry] = []
+        size = 0
+        window = MAX_IN_FLIGHT_BYTES - self._in_flight.get(peer, 0)
+        while queue and len(bundle) < MAX_BUNDLE_MESSAGES:
+            entry = queue[0]
+            if entry.is_settled:
+                queue.popleft()
+                continue
+            if bundle:
+                fits = size + entry.size <= min(window, MAX_BUNDLE_BYTES) and entry.endpoint == bundle[0].endpoint
+            else:
+                fits = window > 0
+            if not fits:
+                break
+            bundle.append(queue.popleft())
+            size += entry.size
+        if not queue and not bundle:
+            self._unsent.pop(peer, None)
+        return bundle
+
+    def put_back(self, peer: str, bundle: Iterable[OutboxEntry]) -> None:
+        """Return a bundle that could not be sent to the front of its recipient's queue."""
+        self._unsent.setdefault(peer, deque()).extendleft(reversed(list(bundle)))
+
+    def mark_sent(self, entry: OutboxEntry, due: float) -> None:
+        """Let a message wait for its receipt.
+
+        Args:
+            entry: a message of a bundle that was sent.
+            due: when to send it again, in the clock's elapsed seconds.
+        """
+        self.drop_body(entry)
+        entry.due = due
+        entry.attempts += 1
+        self._sent[entry.id] = entry
+        self._in_flight[entry.peer] = self._in_flight.get(entry.peer, 0) + entry.size
+
+    def _take_back(self, entry: OutboxEntry) -> bool:
+        """Remove a message from those that wait for their receipt; return whether it was one of them."""
+        if self._sent.pop(entry.id, None) is None:
+            return False
+        self._in_flight[entry.peer] -= entry.size
+        return True
+
+
+def _row_id(entry: OutboxEntry) -> int:
+    return entry.row_id

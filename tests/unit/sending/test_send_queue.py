@@ -1,0 +1,122 @@
+"""The send queue: order, bundles, the window of bytes in flight, and cached bodies."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pflows.protocol.message import Type
+from p2pflowsd.sending import send_queue
+from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES, MAX_BUNDLE_MESSAGES, OutboxEntry, SendQueue
+
+ANN, BOB = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def queue() -> SendQueue:
+    """An empty queue."""
+    return SendQueue()
+
+
+def add(queue: SendQueue, number: int, *, size: int = 10, endpoint: str = "echo", peer: str = ANN) -> OutboxEntry:
+    """Add a call with a body; return its entry."""
+    entry = OutboxEntry(number, f"{number:032x}", Type.CALL, peer, endpoint, size)
+    queue.add(entry, b"x" * size)
+    return entry
+
+
+def send(queue: SendQueue, peer: str = ANN) -> list[OutboxEntry]:
+    """Send the next bundle to a recipient; return its messages."""
+    bundle = queue.next_bundle(peer)
+    for entry in bundle:
+        queue.mark_sent(entry, due=1.0)
+    return bundle
+
+
+def test_messages_are_sent_in_order(queue: SendQueue) -> None:
+    """A recipient's messages share a bundle, in the order in which they were added."""
+    entries = [add(queue, number) for number in range(3)]
+    add(queue, 3, peer=BOB)
+    assert queue.peers() == [ANN, BOB]
+    assert send(queue) == entries
+    assert send(queue) == []
+    assert queue.peers() == [BOB]
+
+
+def test_a_bundle_has_one_endpoint_and_a_limited_size(queue: SendQueue) -> None:
+    """A message for another endpoint, too many bytes or too many messages end the bundle."""
+    first, second = add(queue, 0), add(queue, 1, endpoint="other")
+    assert send(queue) == [first]
+    assert send(queue) == [second]
+    large = [add(queue, number, size=MAX_BUNDLE_BYTES // 2) for number in range(2, 5)]
+    assert send(queue) == large[:2]
+    assert send(queue) == large[2:]
+    many = [add(queue, number) for number in range(5, 6 + MAX_BUNDLE_MESSAGES)]
+    assert send(queue) == many[:-1]
+
+
+def test_the_window_limits_the_bytes_in_flight(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a recipient's window is full, its messages wait until a receipt opens the window."""
+    monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_BYTES", 20)
+    entries = [add(queue, number) for number in range(3)]
+    assert send(queue) == entries[:2]
+    assert send(queue) == []
+    assert queue.has_unsent
+    queue.remove(entries[0].id)
+    assert send(queue) == entries[2:]
+
+
+def test_a_settled_message_is_not_sent(queue: SendQueue) -> None:
+    """A message that is removed before it was sent stays unsent."""
+    entry = add(queue, 0)
+    queue.remove(entry.id)
+    assert (len(queue), queue.get(entry.id)) == (0, None)
+    assert send(queue) == []
+    assert not queue.has_unsent
+
+
+def test_only_sent_messages_are_queued_again(queue: SendQueue) -> None:
+    """A message that waits for its receipt is sent again; one that was not sent yet is not queued twice."""
+    sent = add(queue, 0)
+    send(queue)
+    unsent = add(queue, 1)
+    queue.resend(sent)
+    queue.resend(unsent)
+    assert send(queue) == [unsent, sent]
+    assert (unsent.attempts, sent.attempts) == (1, 2)
+
+
+def test_a_bundle_that_was_put_back_is_sent_first(queue: SendQueue) -> None:
+    """A bundle that could not be published keeps its order before later messages."""
+    entries = [add(queue, number) for number in range(2)]
+    bundle = queue.next_bundle(ANN)
+    queue.put_back(ANN, bundle)
+    later = add(queue, 2)
+    assert send(queue) == [*entries, later]
+
+
+def test_messages_are_due_when_their_receipt_is_late(queue: SendQueue) -> None:
+    """A message is due once the time has passed at which it is to be sent again."""
+    entry = add(queue, 0)
+    send(queue)
+    assert queue.due(0.9) == []
+    assert queue.due(1.0) == queue.sent() == queue.sent_to(ANN) == [entry]
+    assert queue.sent_to(BOB) == []
+
+
+def test_answers_belong_to_no_stream(queue: SendQueue) -> None:
+    """A stream has the pending requests to one endpoint in the order of their acceptance."""
+    second, first = add(queue, 2), add(queue, 1)
+    add(queue, 3, endpoint="other")
+    queue.add(OutboxEntry(4, f"{4:032x}", Type.REPLY, ANN, "echo", 0))
+    assert queue.stream(ANN, "echo") == [first, second]
+
+
+def test_cached_bodies_are_limited(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body is cached while there is space, and until its message is sent or removed."""
+    monkeypatch.setattr(send_queue, "MAX_CACHED_BYTES", 25)
+    entries = [add(queue, number) for number in range(3)]
+    assert [entry.body is not None for entry in entries] == [True, True, False]
+    queue.remove(entries[1].id)
+    assert add(queue, 3).body is not None
+    send(queue)
+    assert entries[0].body is None
