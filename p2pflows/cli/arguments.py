@@ -62,7 +62,7 @@ class Stranger(click.ParamType[str]):
         from p2pflows.client import Client
 
         try:
-            with Client(patience=_COMPLETION_TIMEOUT_S) as me:
+            with Client(timeout=_COMPLETION_TIMEOUT_S) as me:
                 waiting = me.request("requests")["requests"]
         except P2pflowsError:
             return []

@@ -54,7 +54,7 @@ def status(as_json: bool) -> None:
     """
     from p2pflows.client import Client
 
-    with Client(patience=10) as me:
+    with Client(timeout=10) as me:
         now = me.request("status")
     if as_json:
         document(now)

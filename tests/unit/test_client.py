@@ -1,4 +1,4 @@
-"""The Python clients, against a scripted control socket."""
+"""The Python clients, against a scripted daemon."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from p2pflows.errors import (
 )
 
 
-def test_a_call_gives_the_data_of_the_reply(daemon: ScriptedDaemon) -> None:
-    """`call` sends address, data and what else is given, and nothing that is not."""
+def test_a_call_returns_the_data_of_the_reply(daemon: ScriptedDaemon) -> None:
+    """`call` sends address and data, and of the rest only what is given."""
     daemon.script["call"] = {"id": "1", "data": {"human_input": "Hey"}, "from": "b"}
     with p2pflows.connect(daemon.home) as me:
         assert me.call("bob/User", {"api_output": "Hi"}, timeout=5) == {"human_input": "Hey"}
@@ -40,7 +40,7 @@ def test_a_call_gives_the_data_of_the_reply(daemon: ScriptedDaemon) -> None:
 
 
 def test_every_method_has_its_typed_form(daemon: ScriptedDaemon) -> None:
-    """send, wait, inbox, answer and decline speak the control API."""
+    """send, wait, inbox, answer and decline use the methods of the control API."""
     daemon.script.update(
         send={"id": "s"},
         wait=lambda params: {"id": "s", "state": "delivered"} if params["id"] == "s" else {"id": "c", "data": {"x": 1}},
@@ -63,7 +63,7 @@ def test_every_method_has_its_typed_form(daemon: ScriptedDaemon) -> None:
 
 
 def test_the_environment_names_the_home(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a home given, it is the one of P2PFLOWS_HOME."""
+    """Without an argument, the home is that of P2PFLOWS_HOME."""
     monkeypatch.setenv("P2PFLOWS_HOME", str(daemon.home))
     daemon.script["id"] = {"user_id": "me"}
     with Client() as me:
@@ -71,7 +71,7 @@ def test_the_environment_names_the_home(daemon: ScriptedDaemon, monkeypatch: pyt
 
 
 def test_errors_keep_their_kind(daemon: ScriptedDaemon) -> None:
-    """An error of the daemon is raised as its own class with message and hint; a new kind is a CallError."""
+    """An error of the daemon is raised as the class of its kind, with message and hint."""
     daemon.script["call"] = Declined("They said no.", "Ask later.")
     with p2pflows.connect(daemon.home) as me:
         with pytest.raises(Declined) as caught:
@@ -81,8 +81,8 @@ def test_errors_keep_their_kind(daemon: ScriptedDaemon) -> None:
             me.request("no_such_method")
 
 
-def test_no_daemon_is_said_plainly(tmp_path: Path) -> None:
-    """A home without a daemon, or not there at all, raises DaemonNotRunning with what to do."""
+def test_a_missing_daemon_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    """A home without a daemon, or no home at all, raises DaemonNotRunning and says what to do."""
     for home in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(DaemonNotRunning) as caught, p2pflows.connect(home) as me:
             me.request("status")
@@ -91,7 +91,7 @@ def test_no_daemon_is_said_plainly(tmp_path: Path) -> None:
 
 
 def test_a_socket_left_behind_is_no_daemon(tmp_path: Path) -> None:
-    """The socket file of a killed daemon is not taken for one that runs."""
+    """The socket file of a killed daemon is not taken for a running daemon."""
     with ScriptedDaemon(tmp_path) as daemon:
         os.link(daemon.home / "daemon.sock", tmp_path / "kept")
     (tmp_path / "daemon.sock").unlink(missing_ok=True)
@@ -100,21 +100,21 @@ def test_a_socket_left_behind_is_no_daemon(tmp_path: Path) -> None:
         me.request("status")
 
 
-def test_a_path_too_long_for_a_socket_is_said_so(tmp_path: Path) -> None:
-    """The limit of the operating system is named, not a daemon that would not run."""
+def test_a_path_too_long_for_a_socket_is_an_error(tmp_path: Path) -> None:
+    """The error names the limit of the operating system, and does not say that no daemon runs."""
     with pytest.raises(UsageError, match="too long"), p2pflows.connect(tmp_path / ("x" * 120)) as me:
         me.request("status")
 
 
-async def test_a_path_too_long_is_said_so_to_tasks_too(tmp_path: Path) -> None:
-    """The asynchronous form finds the same words."""
+async def test_async_a_path_too_long_for_a_socket_is_an_error(tmp_path: Path) -> None:
+    """The asynchronous client raises the same error."""
     with pytest.raises(UsageError, match="too long"):
         async with p2pflows.connect_async(tmp_path / ("x" * 120)):
             pass
 
 
-def test_data_that_is_no_json_is_refused_here(daemon: ScriptedDaemon) -> None:
-    """Nothing reaches the daemon that JSON cannot say, or that no message can hold."""
+def test_data_that_is_no_json_is_refused_by_the_client(daemon: ScriptedDaemon) -> None:
+    """The daemon gets nothing that JSON cannot express, or that no message can hold."""
     wrong: list[tuple[type[P2pflowsError], Any]] = [
         (BadInput, float("nan")),
         (BadInput, object()),
@@ -128,8 +128,8 @@ def test_data_that_is_no_json_is_refused_here(daemon: ScriptedDaemon) -> None:
     assert daemon.asked == []
 
 
-def test_a_daemon_that_dies_is_said_to_have_gone(daemon: ScriptedDaemon) -> None:
-    """A request that is under way when the daemon dies raises, and says that calls are kept."""
+def test_a_daemon_that_dies_during_a_request_is_an_error(daemon: ScriptedDaemon) -> None:
+    """The error says that accepted calls are kept."""
     daemon.script["call"] = lambda _: daemon.die()
     with p2pflows.connect(daemon.home) as me, pytest.raises(DaemonNotRunning, match="went away") as caught:
         me.call("bob/User")
@@ -137,7 +137,7 @@ def test_a_daemon_that_dies_is_said_to_have_gone(daemon: ScriptedDaemon) -> None
 
 
 def test_a_restarted_daemon_is_found_again(tmp_path: Path) -> None:
-    """A kept connection that the daemon has closed is replaced, and the request is made once."""
+    """A kept connection that the daemon has closed is replaced, and the request is sent once."""
     with p2pflows.connect(tmp_path) as me:
         for _ in range(2):
             with ScriptedDaemon(tmp_path) as daemon:
@@ -147,21 +147,21 @@ def test_a_restarted_daemon_is_found_again(tmp_path: Path) -> None:
                 assert len(daemon.asked) == 2
 
 
-def test_patience_ends(daemon: ScriptedDaemon) -> None:
-    """With a patience set, a daemon that hangs is reported and not waited for."""
+def test_a_timeout_ends_a_request(daemon: ScriptedDaemon) -> None:
+    """With a timeout, a daemon that hangs is an error."""
     daemon.script["status"] = lambda _: asyncio.sleep(60)
-    with Client(daemon.home, patience=0.2) as me, pytest.raises(DaemonNotRunning, match="does not answer"):
+    with Client(daemon.home, timeout=0.2) as me, pytest.raises(DaemonNotRunning, match="does not answer"):
         me.request("status")
 
 
-def test_an_answer_that_nobody_understands_is_an_error(daemon: ScriptedDaemon) -> None:
-    """Something else on the socket gives a plain error."""
+def test_an_unreadable_response_is_an_error(daemon: ScriptedDaemon) -> None:
+    """The error says so if something else listens on the socket."""
     with p2pflows.connect(daemon.home) as me, pytest.raises(CallError, match="cannot read"):
         me.request("no/such/path")
 
 
 def test_threads_share_a_client(daemon: ScriptedDaemon) -> None:
-    """Calls of many threads run side by side, and each gets its own answer."""
+    """Calls of many threads run side by side, and each thread gets its own answer."""
 
     async def echo(params: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0.1)
@@ -180,8 +180,8 @@ def test_threads_share_a_client(daemon: ScriptedDaemon) -> None:
     assert found == {n: {"n": n} for n in range(8)}
 
 
-async def test_async_answers_find_their_calls(daemon: ScriptedDaemon) -> None:
-    """Replies that come out of order reach who asked, and what one pass asks leaves in few frames."""
+async def test_async_each_call_gets_its_own_reply(daemon: ScriptedDaemon) -> None:
+    """Replies may come out of order; requests of one pass of the event loop are sent in one line."""
 
     async def later(params: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(params["data"]["n"] % 7 / 100)
@@ -196,7 +196,7 @@ async def test_async_answers_find_their_calls(daemon: ScriptedDaemon) -> None:
 
 
 async def test_async_has_the_same_methods(daemon: ScriptedDaemon) -> None:
-    """The asynchronous form speaks the same API as the synchronous one."""
+    """The asynchronous client has the methods of the synchronous one."""
     daemon.script.update(
         send={"id": "s"},
         wait={"id": "s", "state": "delivered"},
@@ -215,23 +215,23 @@ async def test_async_has_the_same_methods(daemon: ScriptedDaemon) -> None:
             await me.call("bob/x", {"text": "x" * 1_000_001})
 
 
-async def test_big_requests_leave_in_several_frames(daemon: ScriptedDaemon) -> None:
-    """What is asked at once never makes a frame that the daemon would refuse."""
+async def test_async_large_requests_are_sent_in_several_lines(daemon: ScriptedDaemon) -> None:
+    """Many requests at once never make a line that the daemon refuses."""
     daemon.script["send"] = {"id": "s"}
     async with p2pflows.connect_async(daemon.home) as me:
         await asyncio.gather(*(me.send("bob/x", {"text": "x" * 200_000}) for _ in range(30)))
     assert daemon.frames == 30
 
 
-async def test_async_without_daemon_is_said_plainly(tmp_path: Path) -> None:
-    """Connecting to nothing raises DaemonNotRunning."""
+async def test_async_a_missing_daemon_is_an_error(tmp_path: Path) -> None:
+    """Connecting raises DaemonNotRunning."""
     with pytest.raises(DaemonNotRunning, match="No daemon runs"):
         async with p2pflows.connect_async(tmp_path):
             pass
 
 
 async def test_pending_calls_fail_when_the_daemon_goes(daemon: ScriptedDaemon) -> None:
-    """All that wait are told, and so is who asks afterwards."""
+    """All calls that wait fail, and so do later ones."""
     daemon.script["call"] = lambda params: daemon.die() if params["data"] else asyncio.sleep(60)
     async with p2pflows.connect_async(daemon.home) as me:
         waiting = [asyncio.create_task(me.call("bob/x")) for _ in range(3)]
@@ -243,8 +243,8 @@ async def test_pending_calls_fail_when_the_daemon_goes(daemon: ScriptedDaemon) -
             await me.call("bob/x")
 
 
-async def test_watching_gives_what_is_open_and_what_comes(daemon: ScriptedDaemon) -> None:
-    """`watch` yields the open prompts and then every change, until the daemon goes."""
+async def test_watch_yields_open_prompts_and_then_changes(daemon: ScriptedDaemon) -> None:
+    """It ends with an error when the daemon goes away."""
     daemon.script["watch"] = {"prompts": [{"id": "1"}]}
     daemon.script["die"] = lambda _: daemon.die()
     async with p2pflows.connect_async(daemon.home) as me:
@@ -257,8 +257,8 @@ async def test_watching_gives_what_is_open_and_what_comes(daemon: ScriptedDaemon
             await anext(prompts)
 
 
-async def test_a_cancelled_call_harms_nobody(daemon: ScriptedDaemon) -> None:
-    """Who stops waiting is forgotten, and a late answer is dropped."""
+async def test_a_cancelled_call_does_not_disturb_others(daemon: ScriptedDaemon) -> None:
+    """Its late answer is dropped."""
 
     async def slow(params: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0.2)
@@ -271,28 +271,28 @@ async def test_a_cancelled_call_harms_nobody(daemon: ScriptedDaemon) -> None:
         assert await me.call("bob/x", {"n": 2}) == {"n": 2}
 
 
-async def test_what_a_listener_raises_ends_its_own_call(daemon: ScriptedDaemon) -> None:
-    """It comes out of the call that listens; others go on."""
+async def test_an_error_of_on_progress_ends_its_own_call(daemon: ScriptedDaemon) -> None:
+    """The call raises it; other calls go on."""
 
     async def slow(params: dict[str, Any]) -> dict[str, Any]:
         daemon.progress({"text": "w"})
         await asyncio.sleep(0.1)
         return {"data": params["data"]}
 
-    def listen(told: dict[str, Any]) -> None:
-        raise KeyError(told["text"])
+    def on_progress(data: dict[str, Any]) -> None:
+        raise KeyError(data["text"])
 
     daemon.script["call"] = slow
     async with p2pflows.connect_async(daemon.home) as me:
         quiet = asyncio.create_task(me.call("bob/x", {"n": 2}))
         with pytest.raises(KeyError, match="w"):
-            await me.call("bob/x", {"n": 1}, on_progress=listen)
+            await me.call("bob/x", {"n": 1}, on_progress=on_progress)
         assert await quiet == {"n": 2}
         assert await me.call("bob/x", {"n": 3}) == {"n": 3}
 
 
-async def test_async_something_else_on_the_socket(tmp_path: Path) -> None:
-    """A daemon of another release, say, that answers with HTTP."""
+async def test_async_an_unreadable_response_is_an_error(tmp_path: Path) -> None:
+    """Such as HTTP, from a daemon of another release."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
@@ -306,8 +306,8 @@ async def test_async_something_else_on_the_socket(tmp_path: Path) -> None:
             await me.call("bob/x")
 
 
-async def test_async_a_daemon_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
-    """Closing takes a moment, no more."""
+async def test_async_closing_does_not_wait_for_a_daemon_that_does_not_read(tmp_path: Path) -> None:
+    """It takes a second or so."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "daemon.sock"))
         listener.listen()
@@ -319,8 +319,8 @@ async def test_async_a_daemon_that_does_not_read_is_not_waited_for(tmp_path: Pat
         assert all(isinstance(call.exception(), DaemonNotRunning) for call in calls)
 
 
-async def test_async_a_long_answer_comes_whole(daemon: ScriptedDaemon) -> None:
-    """Whatever pieces it comes in."""
+async def test_async_a_long_answer_arrives_whole(daemon: ScriptedDaemon) -> None:
+    """It may come in many pieces."""
     prompts = [{"id": str(n), "text": "ü\n" * 1_000} for n in range(3_000)]
     daemon.script["inbox"] = {"prompts": prompts}
     async with p2pflows.connect_async(daemon.home) as me:
