@@ -22,11 +22,11 @@ from p2pflows.links.mqtt import MqttLink
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Enrolment
 from p2pflowsd import faults
+from p2pflowsd.api import views
 from p2pflowsd.api.control import Control
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import Methods
 from p2pflowsd.clock import SystemClock, system_entropy
-from p2pflowsd.human.inbox import rfc3339
 from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.node import Node, Request
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
@@ -255,7 +255,7 @@ class App:
             clock=self._clock,
             entropy=system_entropy,
             faults=self._faults,
-            on_prompt=lambda prompt: self._control.send_event("prompt", prompt),
+            on_prompt=lambda prompt: self._control.send_event("prompt", views.prompt(self._node, prompt)),
         )
         self._serve_human(node)
         return node
@@ -312,7 +312,7 @@ class App:
         return {
             "user_id": self._me.user_id,
             "pid": os.getpid(),
-            "since": rfc3339(self._since),
+            "since": views.rfc3339(self._since),
             "version": self._version,
             "home": str(self._home.path),
             "broker": {

@@ -22,6 +22,7 @@ from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.journal import Journal, JournalError
+from p2pflowsd.journal.rows import PromptRow
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
@@ -83,7 +84,7 @@ class Node:
         clock: Clock,
         entropy: Entropy,
         faults: Faults,
-        on_prompt: Callable[[dict[str, Any]], None] = lambda _prompt: None,
+        on_prompt: Callable[[PromptRow], None] = lambda _prompt: None,
     ) -> None:
         user = self.user = identity.user_id
         self.identity = identity

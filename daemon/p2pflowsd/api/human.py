@@ -42,7 +42,7 @@ async def inbox(daemon: Daemon, params: InboxParameters) -> Any:
     Returns:
         `prompts`: list of [prompts](#prompts)
     """
-    return {"prompts": await daemon.run(lambda: daemon.node.inbox.list(everything=params.all))}
+    return {"prompts": await daemon.run(lambda: views.prompts(daemon.node, everything=params.all))}
 
 
 async def conversations(daemon: Daemon, params: ConversationsParameters) -> Any:

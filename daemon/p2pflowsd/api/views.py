@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
+from p2pflows.protocol.message import Type
 from p2pflowsd.human.conversations import Conversation
-from p2pflowsd.human.inbox import rfc3339
-from p2pflowsd.journal.rows import IncomingRow, LogRow, OutgoingRow
+from p2pflowsd.journal.rows import IncomingRow, LogRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.node import Node
 from p2pflowsd.running.instances import requested_endpoint
@@ -70,9 +72,34 @@ def with_dates(instance: dict[str, Any]) -> dict[str, Any]:
     return {**instance, "created": rfc3339(instance["created"]), "used": rfc3339(instance["used"])}
 
 
+def prompts(node: Node, *, everything: bool) -> list[dict[str, Any]]:
+    """The open prompts, or all that the journal has."""
+    table = node.journal.prompts
+    return [prompt(node, row) for row in (table.all() if everything else table.open())]
+
+
+def prompt(node: Node, row: PromptRow) -> dict[str, Any]:
+    """A prompt of the human."""
+    return {
+        "id": row.id,
+        "from": row.peer,
+        "name": node.name_of(row.peer),
+        "endpoint": row.endpoint,
+        "text": row.text,
+        "data": json.loads(row.data),
+        "received": rfc3339(row.received),
+        "expires": rfc3339(row.expires),
+        "status": row.state,
+        "wants_answer": row.type == Type.CALL,
+        "conversation": row.conversation,
+        "label": row.label,
+        "answer": row.answer,
+    }
+
+
 def conversation(node: Node, found: Conversation) -> dict[str, Any]:
-    """A conversation with the other user's name."""
-    return {**found.as_json(), "name": node.name_of(found.user)}
+    """A conversation with one user."""
+    return {**asdict(found), "at": rfc3339(found.at), "name": node.name_of(found.user)}
 
 
 def log_entry(node: Node, row: LogRow) -> dict[str, Any]:
@@ -86,6 +113,11 @@ def log_entry(node: Node, row: LogRow) -> dict[str, Any]:
         "detail": row.detail,
         "name": node.name_of(row.peer),
     }
+
+
+def rfc3339(ms: int) -> str:
+    """A time in milliseconds since the Unix epoch as text, in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _sent(node: Node, row: OutgoingRow) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from p2pflowsd.human.inbox import rfc3339
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, PromptState
@@ -45,10 +44,6 @@ class Conversation:
     at: int
     open: int = 0
     waiting: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the conversation as the control API shows it."""
-        return {**asdict(self), "at": rfc3339(self.at)}
 
 
 def newest(journal: Journal, limit: int) -> list[Conversation]:

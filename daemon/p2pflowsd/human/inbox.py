@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from p2pflows.errors import BadInput, Declined, TooLarge, UsageError
@@ -30,7 +29,7 @@ class Inbox:
         name_of: returns the name of a user, or None if they are no contact.
         settlement: ends the request of a prompt, with its answer or an error.
         callbacks: run after the commit.
-        on_prompt: called after the commit with each prompt that is new or has changed, as `show` returns it.
+        on_prompt: called after the commit with each prompt that is new or has changed.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Inbox:
         name_of: Callable[[str], str | None],
         settlement: Settlement,
         callbacks: Callbacks,
-        on_prompt: Callable[[dict[str, Any]], None],
+        on_prompt: Callable[[PromptRow], None],
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -116,37 +115,13 @@ class Inbox:
         if prompt is not None and prompt.state == PromptState.OPEN:
             self._end(prompt, state, None)
 
-    def list(self, *, everything: bool) -> list[dict[str, Any]]:
-        """Return the open prompts, or all in the journal, as the control API shows them."""
-        rows = self._journal.prompts.all() if everything else self._journal.prompts.open()
-        return [self.show(row) for row in rows]
-
-    def show(self, row: PromptRow) -> dict[str, Any]:
-        """Return a prompt as the control API shows it."""
-        return {
-            "id": row.id,
-            "from": row.peer,
-            "name": self._name_of(row.peer),
-            "endpoint": row.endpoint,
-            "text": row.text,
-            "data": json.loads(row.data),
-            "received": rfc3339(row.received),
-            "expires": rfc3339(row.expires),
-            "status": row.state,
-            "wants_answer": row.type == Type.CALL,
-            "conversation": row.conversation,
-            "label": row.label,
-            "answer": row.answer,
-        }
-
     def _request(self, prompt: PromptRow) -> IncomingRow:
         row = self._journal.incoming.get(prompt.row_id)
         assert row is not None  # noqa: S101 - the journal keeps a request at least as long as its open prompt
         return row
 
     def _changed(self, prompt: PromptRow) -> None:
-        shown = self.show(prompt)
-        self._callbacks.after_commit(lambda: self._on_prompt(shown))
+        self._callbacks.after_commit(lambda: self._on_prompt(prompt))
 
     def _end(self, prompt: PromptRow, state: PromptState, answer: str | None) -> None:
         self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer)
@@ -175,8 +150,3 @@ def prompt_text(data: dict[str, Any]) -> str:
         if isinstance(text, str) and text.strip():
             return text
     raise BadInput("A human needs a text to answer.", 'Put it under "api_output", "prompt" or "text".')
-
-
-def rfc3339(ms: int) -> str:
-    """Format a time in milliseconds since the Unix epoch, in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

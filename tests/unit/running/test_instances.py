@@ -339,7 +339,7 @@ def test_an_instance_where_there_is_none(desk: Desk, alice: Neighbour, mallory: 
     stolen = instance_of(desk, hand, alice)
     assert mallory.hears_error(mallory.sends("function", {}, instance=stolen)) == "not_allowed"
     asked = mallory.sends("User", {"text": "Hello?"}, instance=stolen)
-    assert [prompt["id"] for prompt in desk.ask(lambda: desk.node.inbox.list(everything=True))] == [asked]
+    assert [prompt.id for prompt in desk.ask(desk.journal.prompts.all)] == [asked]
     assert desk.journal.incoming.open_of(stolen) == []
     assert lives(desk, alice, hand)
 
