@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -18,6 +20,13 @@ def flows(bob: Person) -> Person:
     bob.writes("api.py", "def double(n: int) -> int:\n    return 2 * n\n")
     bob.serves("double", "api.py:double")
     return bob
+
+
+def test_importing_the_package_is_cheap() -> None:
+    """`import p2pflows` loads nothing heavy."""
+    heavy = "{'asyncio', 'pydantic', 'aiohttp', 'nacl', 'yaml', 'http.client', 'click'}"
+    code = f"import sys, p2pflows; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_the_synchronous_form(alice: Person, flows: Person) -> None:
