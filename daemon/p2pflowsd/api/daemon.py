@@ -16,6 +16,8 @@ from p2pflowsd.node import Node
 
 P = TypeVar("P", bound=Parameters)
 T = TypeVar("T")
+OnOutcome = Callable[[Any], None]
+"""Takes the result of a step or a method, or its P2pflowsError."""
 
 
 class Daemon:
@@ -35,7 +37,7 @@ class Daemon:
         self,
         *,
         node: Callable[[], Node],
-        submit: Callable[[Callable[[], Any], Callable[[Any], None]], None],
+        submit: Callable[[Callable[[], Any], OnOutcome], None],
         about: Callable[[], dict[str, Any]],
         broker_url: Callable[[], Awaitable[str]],
     ) -> None:
@@ -73,18 +75,14 @@ class Daemon:
         """
         return resolve(who, self.contacts(), self.node.user)
 
-    def resolve_address(self, address: str, contacts: Book | None = None) -> tuple[str, str]:
+    def resolve_address(self, address: str, contacts: Book) -> tuple[str, str]:
         """Return the user id and endpoint for `CONTACT/ENDPOINT`; without a contact it is one of the user's own.
-
-        Args:
-            address: what a request names.
-            contacts: spares a look at the file, if they are known to be current.
 
         Raises:
             P2pflowsError: no contact has that name, or the endpoint has a wrong form.
         """
         who, slash, endpoint = address.rpartition("/")
-        user = resolve(who if slash else ME, contacts or self.contacts(), self.node.user)
+        user = resolve(who if slash else ME, contacts, self.node.user)
         return user, topics.check_name(endpoint, "an endpoint")
 
 
@@ -109,7 +107,7 @@ class Method(Generic[P]):
         return await self.function(daemon, self.parameters.parse(params))
 
 
-def settle(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+def settle(future: asyncio.Future[Any]) -> OnOutcome:
     """Return a callback that completes a future with the result or P2pflowsError that it is called with."""
 
     def complete(outcome: Any) -> None:

@@ -47,7 +47,7 @@ async def mount(daemon: Daemon, params: MountParameters) -> Any:
     Returns:
         `user`, `endpoint`, `kind`, `instance` (null where there are none), `shared`
     """
-    user, endpoint = daemon.resolve_address(params.address)
+    user, endpoint = daemon.resolve_address(params.address, daemon.contacts())
     check_keyless(params.config_overrides)
     settings = params.model_dump(include={"config_overrides", "initial_state", "dispatch_point"})
     order = {"op": "mount", "endpoint": endpoint, **{name: value for name, value in settings.items() if value}}

@@ -12,19 +12,20 @@ from pydantic import Field
 from p2pflows.errors import DeadlinePassed, P2pflowsError, from_peer
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
-from p2pflowsd.api.daemon import Daemon, settle
+from p2pflowsd.api.daemon import Daemon, OnOutcome, settle
 from p2pflowsd.api.parameters import (
+    MAX_TIMEOUT_S,
     ConversationId,
     IdPart,
     InstanceId,
     MessageData,
     NoParameters,
-    OptionalSeconds,
     Parameters,
     Seconds,
     Text,
 )
 from p2pflowsd.lifecycle import OutgoingState
+from p2pflowsd.sending.waiters import OnProgress
 
 CALL_TIMEOUT_S = 600
 POST_TIMEOUT_S = 7 * 24 * 3600
@@ -54,7 +55,7 @@ class WaitParameters(Parameters):
     """A message sent earlier, and how long to wait for its end."""
 
     id: IdPart
-    timeout: OptionalSeconds = None
+    timeout: Seconds = MAX_TIMEOUT_S
 
 
 class MessageParameters(Parameters):
@@ -78,8 +79,8 @@ class OpenCall:
         self,
         daemon: Daemon,
         send: Callable[[], str],
-        on_outcome: Callable[[Any], None],
-        on_progress: Callable[[dict[str, Any]], None] | None = None,
+        on_outcome: OnOutcome,
+        on_progress: OnProgress | None = None,
         conversation: str = "",
     ) -> None:
         self._daemon = daemon
@@ -112,10 +113,7 @@ class OpenCall:
 
 
 def start_call(
-    daemon: Daemon,
-    params: Mapping[str, Any],
-    on_outcome: Callable[[Any], None],
-    on_progress: Callable[[dict[str, Any]], None],
+    daemon: Daemon, params: Mapping[str, Any], on_outcome: OnOutcome, on_progress: OnProgress
 ) -> Callable[[], None]:
     """Start the method `call` without a task of its own, as it has to be fast.
 

@@ -9,8 +9,9 @@ from typing import Any, Self
 
 from p2pflows.errors import UsageError
 from p2pflowsd.api import human, instances, messages, requests, serving, status
-from p2pflowsd.api.daemon import Daemon, Method
+from p2pflowsd.api.daemon import Daemon, Method, OnOutcome
 from p2pflowsd.api.parameters import NoParameters
+from p2pflowsd.sending.waiters import OnProgress
 
 METHODS: dict[str, Method[Any]] = {
     "id": Method(NoParameters, status.user_id),
@@ -50,12 +51,11 @@ class Methods:
 
     Attributes:
         by_name: takes the parameters of a request, and returns the result or raises a P2pflowsError.
-        start_call: the method `call` without a task of its own; takes the parameters, what to do with the result or
-            P2pflowsError, and with progress; returns what to call when the client leaves.
+        start_call: the method `call` without a task of its own; returns what to call when the client leaves.
     """
 
     by_name: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
-    start_call: Callable[[dict[str, Any], Callable[[Any], None], Callable[[dict[str, Any]], None]], Callable[[], None]]
+    start_call: Callable[[dict[str, Any], OnOutcome, OnProgress], Callable[[], None]]
 
     @classmethod
     def of(cls, daemon: Daemon) -> Self:

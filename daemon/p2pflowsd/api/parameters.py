@@ -44,9 +44,6 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT), MustBe("a whole number from 0 
 Seconds = Annotated[
     float, Field(gt=0, le=MAX_TIMEOUT_S), MustBe("more than 0 and at most 30 days", "Give it in seconds.")
 ]
-OptionalSeconds = Annotated[
-    float | None, Field(gt=0, le=MAX_TIMEOUT_S), MustBe("more than 0 and at most 30 days", "Give it in seconds.")
-]
 ConversationId = Annotated[
     str, Field(pattern="^([0-9a-f]{32})?$"), MustBe("32 hex digits", "Use the `conversation` of an earlier message.")
 ]

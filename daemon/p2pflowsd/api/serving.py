@@ -136,7 +136,7 @@ async def describe(daemon: Daemon, params: DescribeParameters) -> Any:
         `address`, `user`, `endpoint`, `online`, `served`, `allowed` (true, false, or null when not known), and of the
         flow `kind`, `description`, `dispatch_point`, `schema`
     """
-    user, endpoint = daemon.resolve_address(params.address)
+    user, endpoint = daemon.resolve_address(params.address, daemon.contacts())
     if user == daemon.node.user:
         found, online = _describe_own(daemon, endpoint)
     else:

@@ -329,3 +329,16 @@ async def test_one_connection_serves_requests_events_and_errors(tmp_path: Path) 
         assert "not JSON" in (await line.receive())["error"]["message"]
         control.send_event("prompt", {"id": "3"})
         assert await line.receive() == {"event": "prompt", "data": {"id": "3"}}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"), [("watch", "HTTP sends no events."), ("ws", "There is no method 'ws'.")]
+)
+async def test_http_has_no_events(tmp_path: Path, method: str, message: str) -> None:
+    """Neither after a `watch`, which needs JSON Lines, nor over a WebSocket."""
+    request = f"GET /v1/{method} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    async with serving(tmp_path), connected(tmp_path) as line:
+        line.writer.write(request.encode())
+        head = await asyncio.wait_for(line.reader.readuntil(b"\r\n\r\n"), TIMEOUT_S)
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(await line.reader.readline())["error"]["message"] == message
