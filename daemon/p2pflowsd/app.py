@@ -113,9 +113,9 @@ class App:
                 worker,
                 token=self._token,
                 worker_socket=self._home.worker_socket,
-                ended=self._worker_ended,
+                on_ended=self._worker_ended,
                 log=self._log,
-                not_its_own=_key_names(self._settings.workers) - _key_names([worker]),
+                hidden_variables=_key_names(self._settings.workers) - _key_names([worker]),
             )
             for worker in self._settings.workers
         ]

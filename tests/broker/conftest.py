@@ -13,7 +13,8 @@ from typing import cast
 
 import pytest
 
-from p2pflowsd.processes.embedded_broker import EmbeddedBroker, Program
+from p2pflowsd.processes.broker_programs import Program
+from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 

@@ -1,4 +1,4 @@
-"""The embedded broker with real brokers: shared, taken over, watched, and kept from strangers."""
+"""The embedded broker with real programs: sharing, take-over, the watchdog, and other users."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ import pytest
 from p2pflows.errors import UsageError
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.mqtt_probe import probe
-from p2pflowsd.processes import embedded_broker as broker_module
-from p2pflowsd.processes.embedded_broker import EmbeddedBroker, Program
+from p2pflowsd.processes import broker_home, embedded_broker
+from p2pflowsd.processes.broker_programs import Program
+from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 
 LOG = logging.getLogger("test.embedded")
 
@@ -46,12 +47,12 @@ async def main():
 
 asyncio.run(main())
 """
-"""A daemon reduced to its broker: it prints a line when it has become owner or user of the broker."""
+"""A program with only the embedded broker of a daemon; it prints a line when it becomes owner or user of the broker."""
 
 
 @asynccontextmanager
 async def daemons(count: int, port: int, directory: Path, program: Program) -> AsyncIterator[list[Process]]:
-    """Start daemons at the same moment; kill what is left of them afterwards."""
+    """Start daemons at the same moment; kill those that still run afterwards."""
     words = (sys.executable, "-c", DAEMON, str(port), str(directory), program)
     started = [await asyncio.create_subprocess_exec(*words, stdout=PIPE) for _ in range(count)]
     try:
@@ -64,7 +65,7 @@ async def daemons(count: int, port: int, directory: Path, program: Program) -> A
 
 
 async def line(process: Process) -> dict[str, object]:
-    """The next line that a daemon prints."""
+    """Return the next line that a daemon prints."""
     assert process.stdout
     async with asyncio.timeout(20):
         said: dict[str, object] = json.loads(await process.stdout.readline())
@@ -72,7 +73,7 @@ async def line(process: Process) -> dict[str, object]:
 
 
 async def address(port: int, directory: Path) -> BrokerUrl:
-    """The address that daemons of this folder use."""
+    """Return the address that daemons with this folder use."""
     return BrokerUrl("127.0.0.1", port, username="local", password=(directory / "password").read_text())
 
 
@@ -87,7 +88,7 @@ async def answers(url: BrokerUrl) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -95,7 +96,7 @@ def runs(pid: int) -> bool:
 
 
 def open_files(pid: int) -> set[str]:
-    """The names of the files that a process has open."""
+    """Return the names of the files that a process has open."""
     return {handle.readlink().name for handle in Path(f"/proc/{pid}/fd").iterdir()}
 
 
@@ -107,7 +108,7 @@ async def gone(pid: int) -> None:
 
 
 async def test_daemons_share_one_broker_and_take_over(program: Program, free_port: int, tmp_path: Path) -> None:
-    """Of daemons that race one must own the broker; killed with -9 its broker ends and another takes over."""
+    """One of several daemons starts the broker; when it is killed, its broker ends and another daemon takes over."""
     async with daemons(3, free_port, tmp_path / "b", program) as started:
         said = [await line(process) for process in started]
         (owner,) = [process for process, words in zip(started, said, strict=True) if words["owned"]]
@@ -129,7 +130,7 @@ async def test_daemons_share_one_broker_and_take_over(program: Program, free_por
 
 
 async def test_ensure_takes_over_at_once(broker: EmbeddedBroker, free_port: int, tmp_path: Path) -> None:
-    """A daemon whose reconnect asks for the broker must get one as soon as the owner has let go."""
+    """As soon as the owner has closed its broker, another daemon that asks for a broker starts one."""
     second = EmbeddedBroker(free_port, directory=tmp_path / "broker", log=LOG)
     url = await second.ensure()
     assert (second.owned, second.name) == (False, "shared")
@@ -145,11 +146,12 @@ async def test_ensure_takes_over_at_once(broker: EmbeddedBroker, free_port: int,
 async def test_the_watchdog_replaces_a_broker_that_hangs(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker that takes connections but answers nothing must be killed and started anew."""
-    for name, seconds in (("_LOOK_INTERVAL_S", 0.1), ("_PROBE_INTERVAL_S", 0.3), ("_PROBE_TIMEOUT_S", 0.5)):
-        monkeypatch.setattr(broker_module, name, seconds)
-    assert broker._child
+    """A broker that accepts connections but does not answer is killed and started again."""
+    monkeypatch.setattr(embedded_broker, "_LOOK_INTERVAL_S", 0.1)
+    monkeypatch.setattr(embedded_broker, "_PROBE_INTERVAL_S", 0.3)
+    monkeypatch.setattr(broker_home, "_PROBE_TIMEOUT_S", 0.5)
     stopped = broker._child.pid
+    assert stopped
     os.kill(stopped, signal.SIGSTOP)
     watch = asyncio.create_task(broker.watch())
     await gone(stopped)
@@ -161,20 +163,21 @@ async def test_the_watchdog_replaces_a_broker_that_hangs(
 async def test_the_watchdog_restarts_a_broker_that_ended(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker that was killed must be back soon without anybody asking."""
-    monkeypatch.setattr(broker_module, "_LOOK_INTERVAL_S", 0.1)
-    assert broker._child
+    """A broker that was killed is started again, although nobody asks for it."""
+    monkeypatch.setattr(embedded_broker, "_LOOK_INTERVAL_S", 0.1)
     url = await broker.ensure()
     watch = asyncio.create_task(broker.watch())
-    os.kill(broker._child.pid, signal.SIGKILL)
+    pid = broker._child.pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
     await asyncio.sleep(0.05)
     await answers(url)
     assert broker.owned
     watch.cancel()
 
 
-async def test_a_left_over_broker_is_ended(program: Program, free_port: int, tmp_path: Path) -> None:
-    """A broker that outlived its owner must be ended by its pid file; a stranger with that pid must not."""
+async def test_a_broker_that_outlived_its_owner_is_ended(program: Program, free_port: int, tmp_path: Path) -> None:
+    """A broker that outlived its owner is found by its pid file and ended; another program with that pid is not."""
     directory = tmp_path / "b"
     directory.mkdir(mode=0o700)
     sleep = (sys.executable, "-c", "import time; time.sleep(60)")
@@ -192,7 +195,7 @@ async def test_a_left_over_broker_is_ended(program: Program, free_port: int, tmp
 
 
 async def test_a_second_start_keeps_password_and_messages(mosquitto: str, free_port: int, tmp_path: Path) -> None:
-    """The password must be made once and readable by us alone; mosquitto must keep its database."""
+    """The password is created once, only the owner can read the files, and mosquitto keeps its database."""
     assert mosquitto
     urls = []
     for _ in range(2):
@@ -210,7 +213,7 @@ async def test_a_second_start_keeps_password_and_messages(mosquitto: str, free_p
 async def test_an_unreadable_database_does_not_keep_mosquitto_down(
     mosquitto: str, free_port: int, tmp_path: Path
 ) -> None:
-    """Stored messages that mosquitto cannot read must be set aside, for it would never start on them."""
+    """Stored messages that mosquitto cannot read are moved away, because it would never start with them."""
     assert mosquitto
     directory = tmp_path / "b"
     directory.mkdir(mode=0o700)
@@ -221,14 +224,14 @@ async def test_an_unreadable_database_does_not_keep_mosquitto_down(
     await broker.close()
 
 
-async def test_a_silent_stranger_on_the_port(program: Program, free_port: int, tmp_path: Path) -> None:
-    """A program that is no broker must give a sentence that names the port and the way out."""
+async def test_another_program_on_the_port(program: Program, free_port: int, tmp_path: Path) -> None:
+    """If another program uses the port, the error names the port and says what to do."""
     with socket.create_server(("127.0.0.1", free_port)):
         await refused(EmbeddedBroker(free_port, directory=tmp_path / "b", program=program, log=LOG), free_port)
 
 
-async def test_a_strangers_broker_on_the_port(broker: EmbeddedBroker, free_port: int, tmp_path: Path) -> None:
-    """Somebody else's broker must be left alone; once it is gone, ours starts."""
+async def test_another_broker_on_the_port(broker: EmbeddedBroker, free_port: int, tmp_path: Path) -> None:
+    """The broker of another folder is not touched; once it has ended, ours starts."""
     url = await broker.ensure()
     other = EmbeddedBroker(free_port, directory=tmp_path / "other", log=LOG)
     await refused(other, free_port)
@@ -240,7 +243,7 @@ async def test_a_strangers_broker_on_the_port(broker: EmbeddedBroker, free_port:
 
 
 async def refused(broker: EmbeddedBroker, port: int) -> None:
-    """See that a broker does not start, and says what to do."""
+    """Check that a broker does not start, and that the error says what to do."""
     with pytest.raises(UsageError) as caught:
         await broker.ensure()
     assert str(port) in caught.value.message
@@ -250,13 +253,13 @@ async def refused(broker: EmbeddedBroker, port: int) -> None:
 
 
 def writable(directory: Path) -> None:
-    """Let the group write."""
+    """Create a folder that the group can write to."""
     directory.mkdir()
     directory.chmod(0o770)
 
 
 def foreign(directory: Path) -> None:
-    """Give it to nobody."""
+    """Create a folder of another user."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     directory.mkdir(mode=0o700)
@@ -264,14 +267,14 @@ def foreign(directory: Path) -> None:
 
 
 def linked(directory: Path) -> None:
-    """Let it lead elsewhere."""
+    """Create a link to another folder."""
     directory.with_name("elsewhere").mkdir(mode=0o700)
     directory.symlink_to(directory.with_name("elsewhere"))
 
 
 @pytest.mark.parametrize("spoil", [writable, foreign, linked])
 async def test_a_folder_that_is_not_ours_alone(spoil: Callable[[Path], None], free_port: int, tmp_path: Path) -> None:
-    """A folder into which another user can put files must be refused."""
+    """A folder to which another user can write is refused."""
     spoil(tmp_path / "b")
     broker = EmbeddedBroker(free_port, directory=tmp_path / "b", log=LOG)
     with pytest.raises(UsageError, match="not yours alone"):
@@ -279,7 +282,7 @@ async def test_a_folder_that_is_not_ours_alone(spoil: Callable[[Path], None], fr
 
 
 async def test_an_unknown_program(free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P2PFLOWS_EMBEDDED must name a program we know, and choose the one that runs."""
+    """P2PFLOWS_EMBEDDED chooses the program, and an unknown name is an error."""
     broker = EmbeddedBroker(free_port, directory=tmp_path / "b", log=LOG)
     monkeypatch.setenv("P2PFLOWS_EMBEDDED", "rabbit")
     with pytest.raises(UsageError, match="rabbit"):
@@ -291,7 +294,7 @@ async def test_an_unknown_program(free_port: int, tmp_path: Path, monkeypatch: p
 
 
 async def test_a_closed_broker_stays_closed(broker: EmbeddedBroker) -> None:
-    """After close() nothing of ours may start the broker again."""
+    """After close() this daemon does not start the broker again."""
     await broker.close()
     with pytest.raises(OSError, match="closed"):
         await broker.ensure()

@@ -21,7 +21,8 @@ from p2pflows.links import mqtt, mqtt_connection
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Will
 from p2pflows.links.mqtt_probe import probe
-from p2pflowsd.processes.embedded_broker import EmbeddedBroker, Program
+from p2pflowsd.processes.broker_programs import Program
+from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 
 
 async def test_messages_pass_both_ways(broker: EmbeddedBroker) -> None:
@@ -170,9 +171,9 @@ async def test_the_link_outlives_a_killed_broker(broker: EmbeddedBroker) -> None
     url = await broker.ensure()
     async with Peer(url, "t/in", persistent=True) as peer:
         await peer.up()
-        assert broker._child
+        assert broker._child.pid
         os.kill(broker._child.pid, signal.SIGKILL)
-        await until(lambda: len(peer.downs) == 1 and not broker._running())
+        await until(lambda: len(peer.downs) == 1 and not broker._running)
         assert not peer.link.connected
         assert not peer.link.publish("t/in", b"lost")
         await broker.ensure()

@@ -1,4 +1,4 @@
-"""The worker processes that `up` starts: kept alive, told by a pipe when their daemon is gone."""
+"""The worker processes that `up` starts: started again when they end; each ends when its daemon closes its stdin."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from p2pflows.config import WorkerConfig
 
 BACKOFF = Backoff(initial_s=0.1, max_s=10.0)
 STABLE_AFTER_S = 10.0
-"""After a worker that lived longer, the back-off starts over."""
+"""The back-off starts over after a worker that ran longer than this."""
 STOP_TIMEOUT_S = 10.0
 
 
 class WorkerProcess:
-    """One worker process, started again whenever it ends.
+    """A worker process that is started again whenever it ends.
 
     Args:
-        config: what the settings say of it.
-        token: makes the token of a dispatch point.
-        worker_socket: where its daemon listens.
-        ended: told the dispatch point and process id of one that has ended.
-        log: where that is told to people.
-        not_its_own: environment variables with keys of other workers.
+        config: the settings of the worker.
+        token: returns the token of a dispatch point.
+        worker_socket: the path of the socket on which the daemon listens for workers.
+        on_ended: called with dispatch point and process id of each process that has ended.
+        log: gets a warning for each process that has ended.
+        hidden_variables: environment variables with the keys of other workers, which this one must not see.
     """
 
     def __init__(
@@ -37,19 +37,19 @@ class WorkerProcess:
         *,
         token: Callable[[str], Awaitable[str]],
         worker_socket: Path,
-        ended: Callable[[str, int], None],
+        on_ended: Callable[[str, int], None],
         log: logging.Logger,
-        not_its_own: Collection[str] = (),
+        hidden_variables: Collection[str] = (),
     ) -> None:
         self._config = config
-        self._not_its_own = not_its_own
+        self._hidden_variables = hidden_variables
         self._token = token
         self._worker_socket = worker_socket
-        self._ended = ended
+        self._on_ended = on_ended
         self._log = log
 
     async def run(self) -> None:
-        """Keep the process running until cancelled; then let it finish and end it."""
+        """Run the process again and again until cancelled; then let it finish its tasks, and end it."""
         failures = 0
         while True:
             began = asyncio.get_running_loop().time()
@@ -57,7 +57,9 @@ class WorkerProcess:
             if asyncio.get_running_loop().time() - began > STABLE_AFTER_S:
                 failures = 0
             self._log.warning(
-                "a worker of dispatch point %s ended (%s); starting another", self._config.dispatch_point, _how(code)
+                "a worker of dispatch point %s ended (%s); starting another",
+                self._config.dispatch_point,
+                _describe(code),
             )
             await asyncio.sleep(BACKOFF.delay_s(failures))
             failures += 1
@@ -79,7 +81,7 @@ class WorkerProcess:
                 for word in ("--api-info", key.model_dump_json(exclude_none=True))
             ),
             stdin=asyncio.subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if name not in self._not_its_own},
+            env={name: value for name, value in os.environ.items() if name not in self._hidden_variables},
             start_new_session=True,
         )
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
@@ -91,12 +93,12 @@ class WorkerProcess:
         except asyncio.CancelledError:
             await _stop(process)
             raise
-        self._ended(self._config.dispatch_point, process.pid)
+        self._on_ended(self._config.dispatch_point, process.pid)
         return code
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Let a worker finish what it runs, but not for ever."""
+    """End a worker; it has some seconds to finish its tasks."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
         try:
@@ -106,5 +108,5 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def _how(code: int) -> str:
+def _describe(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,98 @@
+"""The folder, address and password of the broker that the daemons of one user share."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from p2pflows import files
+from p2pflows.errors import UsageError
+from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt_probe import probe
+
+HOST = "127.0.0.1"
+USER = "local"
+_PROBE_TIMEOUT_S = 3.0
+
+
+class BrokerHome:
+    """Where a user's embedded broker keeps its files, and how daemons reach it.
+
+    Args:
+        port: the port on which the broker listens.
+        folder: the folder for its files; by default one of this user in /var/tmp.
+    """
+
+    def __init__(self, port: int, folder: Path | None = None) -> None:
+        mine = Path(f"/var/tmp/p2pflows-{os.geteuid()}")  # noqa: S108 - `check` refuses it if others can write there
+        self._folders = [folder.absolute()] if folder else [mine, mine / f"broker-{port}"]
+        self._lock: int | None = None
+        self.port = port
+        self.folder = self._folders[-1]
+        self.log = self.folder / "broker.log"
+        self.pid_file = self.folder / "broker.pid"
+
+    def check(self) -> None:
+        """Create the folder, and check that no other user can write to it.
+
+        Raises:
+            UsageError: another user could put files there.
+        """
+        for folder in self._folders:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = folder.lstat()
+            if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+                raise UsageError(
+                    f"The folder {folder} of the embedded broker is not yours alone.",
+                    "Other users could put files there. Have it removed; it is then created again.",
+                )
+
+    def take_lock(self) -> bool:
+        """Lock the broker for this daemon, unless another daemon holds the lock; return whether we hold it.
+
+        The system releases the lock when the process ends. Child processes do not inherit it.
+        """
+        if self._lock is None:
+            handle = os.open(self.folder / "owner.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                return False
+            self._lock = handle
+        return True
+
+    def release_lock(self) -> None:
+        """Let another daemon take the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def password(self) -> str:
+        """Return the password that all daemons use here; the first daemon creates it."""
+        path = self.folder / "password"
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):
+                files.create(path, secrets.token_urlsafe(24))
+        return path.read_text(encoding="ascii").strip()
+
+    def url(self) -> BrokerUrl:
+        """Return the address of the broker."""
+        return BrokerUrl(HOST, self.port, username=USER, password=self.password())
+
+    async def probe(self) -> None:
+        """Check that the broker answers.
+
+        Raises:
+            OSError: it does not answer, or refuses us.
+        """
+        await probe(self.url(), _PROBE_TIMEOUT_S)
+
+    def last_log_line(self) -> str:
+        """Return the last line that the broker program wrote."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
