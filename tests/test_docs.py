@@ -23,10 +23,10 @@ import p2pflows
 from p2pflows import errors
 from p2pflows.cli import cli
 from p2pflows.flows import state
-from p2pflows.protocol import framing, message, strict_json
+from p2pflows.protocol import asks, framing, message, strict_json
 from p2pflowsd.api.methods import METHODS
 from p2pflowsd.receiving import intake
-from p2pflowsd.running import dispatch, instances, runs
+from p2pflowsd.running import dispatch, instances
 from p2pflowsd.sending import presence, send_queue
 
 ROOT = Path(__file__).parent.parent
@@ -191,7 +191,7 @@ def test_every_kind_of_error_is_explained() -> None:
         ("nesting of JSON", strict_json.MAX_DEPTH),
         ("state of an instance", state.MAX_STATE_BYTES),
         ("levels of subflows", instances.MAX_MOUNT_DEPTH),
-        ("calls and steps of one run", runs.MAX_RECORDS),
+        ("calls and steps of one run", asks.MAX_RECORDS),
         ("instances of a flow for one contact", instances.MAX_PER_CLIENT),
         ("instances of a flow for one stranger", instances.MAX_PER_STRANGER),
         ("instances of a flow for all strangers", instances.MAX_OF_STRANGERS),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from p2pflows.protocol.run_effects import Subflow
+from p2pflows.protocol.run_result import Subflow
 from p2pflows.protocol.strict_json import compact
 
 
@@ -90,8 +90,18 @@ class InstanceMessage:
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> Self:
-        """The message in the body of a request or an answer, or beside the data of a task."""
+        """The message in the body of a request or an answer."""
         return cls(content.get("data", {}), *(content.get(name) for name in ("source", "error", "subflow", "packaged")))
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as they are kept."""
+        return {
+            "data": self.data,
+            "error": self.error,
+            "subflow": self.subflow,
+            "packaged": self.packaged,
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +159,9 @@ def write_instance_task(
     """The data of a class's task, which `InstanceTask.read` reads."""
     parts = {"instance": json.dumps(instance), "type": json.dumps(kind)}
     if message is not None:
-        about = {
-            "source": message.source,
-            "error": message.error,
-            "subflow": message.subflow,
-            "packaged": message.packaged,
-        }
-        parts |= {"data": compact(message.data), "about": compact(about)}
+        about = message.as_json()
+        data = about.pop("data")
+        parts |= {"data": compact(data), "about": compact(about)}
     if stored is not None:
         parts |= {"config": stored.config, "subflows": stored.subflows, "state": stored.state}
     else:

@@ -16,7 +16,7 @@ from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.flows.run import CallResult, Target
 from p2pflows.protocol import topics
 from p2pflows.protocol.instance_tasks import InstanceState, InstanceTask, MountPlan
-from p2pflows.protocol.run_effects import Mounted, RunEffects, Subflow
+from p2pflows.protocol.run_result import Mounted, RunResult, Subflow
 from p2pflows.protocol.strict_json import compact
 from p2pflows.protocol.worker_frames import TaskSpec
 from p2pflows.worker.loading import FlowClass
@@ -84,7 +84,7 @@ class InstanceRun:
         if self._flow is not None:
             after = dump_state(self._flow)
             state = json.loads(after) if after != self._before else None
-        return RunEffects(self._run.out, state, self._mounted).to_bytes()
+        return RunResult(self._run.out, state, self._mounted).to_bytes()
 
     def _build(self, instance: InstanceState) -> Flow:
         targets = {key: Target(part.user, part.endpoint, part.instance) for key, part in instance.subflows.items()}

@@ -29,7 +29,7 @@ from p2pflows.protocol.asks import (
     StepValue,
 )
 from p2pflows.protocol.message import MAX_BODY_BYTES, derived_id
-from p2pflows.protocol.run_effects import CallBack, Post, Reply, Sent
+from p2pflows.protocol.run_result import CallBack, Post, Reply, Sent
 from p2pflows.protocol.worker_frames import ErrorInfo
 from p2pflows.worker.lanes import HeldTask
 

@@ -411,7 +411,7 @@ def test_a_subflow_that_is_granted_in_no_form(yard: Yard, grant: dict[str, Any])
     call = yard.alice.ask("submit", address="bob/Relay", data={"path": ["far"]}, timeout=60)["id"]
     yard.mallory.answers(yard.mallory.is_asked(topics.INSTANCES), grant)
     if grant.get("instance") not in ("0" * 32, None):
-        with pytest.raises(CallError, match="does not answer as a daemon should"):
+        with pytest.raises(CallError, match="the daemon of its owner sent an answer of a wrong form"):
             yard.alice.ask("wait", id=call)
         return
     asked = yard.mallory.is_asked("far")

@@ -11,6 +11,7 @@ from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import NotAllowed, NotServed, UnknownUser, Unreachable, UsageError
 from p2pflows.flows.overrides import check_keyless
 from p2pflows.protocol import topics
+from p2pflows.protocol.worker_frames import Failure, Outcome, Success
 from p2pflowsd.api import peers
 from p2pflowsd.api.daemon import Daemon, settle
 from p2pflowsd.api.parameters import Flag, JsonObject, MustBe, Parameters, Text
@@ -174,9 +175,13 @@ async def _load(daemon: Daemon, flow: Served) -> dict[str, Any]:
         not daemon.node.leases.has_workers(flow.dispatch_point) and loop.time() < until
     ):
         await asyncio.sleep(WORKER_POLL_INTERVAL_S)
-    loaded: asyncio.Future[dict[str, Any]] = loop.create_future()
+    loaded: asyncio.Future[Outcome] = loop.create_future()
     await daemon.run(lambda: daemon.node.dispatch.load(flow, settle(loaded)))
-    return dict(await loaded)
+    match await loaded:
+        case Success(description):
+            return description
+        case Failure(error):
+            raise error
 
 
 # Inside a batch.

@@ -8,12 +8,26 @@ import socket
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
-from p2pflows.errors import BadInput, NoWorker, P2pflowsError, TooLarge, WorkerLost
+from p2pflows.errors import NoWorker, TooLarge, WorkerLost
 from p2pflows.protocol import strict_json, topics
+from p2pflows.protocol.asks import AskAnswer, Recorded, Unrecorded
 from p2pflows.protocol.envelope import Refused
 from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.worker_frames import (
+    ClassTarget,
+    DaemonFrame,
+    ExecTarget,
+    Failure,
+    Outcome,
+    PythonTarget,
+    Success,
+    TaskResult,
+    TaskSpec,
+    TaskTarget,
+    WorkerFrame,
+    json_size,
+)
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
@@ -21,7 +35,6 @@ from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.link import Link
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.effects import Effects
-from p2pflowsd.running.frames import Frame, fitting, outcome_of, size_of
 from p2pflowsd.running.instances import Instances, is_request
 from p2pflowsd.running.leases import GRACE_PERIOD_S, Leases, Point, Worker, lane_of, row_id_of, task_id
 from p2pflowsd.running.runs import Runs
@@ -38,13 +51,13 @@ MAX_FRAME_BYTES = 400_000
 PACKET_OVERHEAD_BYTES = 8_000
 """Bytes that a frame takes beside its tasks, rounded up."""
 
-Loaded = Callable[[dict[str, Any] | P2pflowsError], None]
+OnLoaded = Callable[[Outcome], None]
 
 
 @dataclass(slots=True)
 class _Load:
     point: str
-    done: Loaded
+    on_loaded: OnLoaded
     until: float
 
 
@@ -85,20 +98,36 @@ class Dispatch:
         self._frame = 0
         self._load_count = 0
 
-    def load(self, flow: Served, done: Loaded) -> None:
-        """Let a worker load a flow, to learn its schema or why it does not load."""
+    def load(self, flow: Served, on_loaded: OnLoaded) -> None:
+        """Let a worker load a flow and describe it.
+
+        Args:
+            flow: the flow.
+            on_loaded: called with its description, or why it cannot be loaded.
+        """
         point = self._leases.point(flow.dispatch_point)
-        name = next((name for name, worker in point.workers.items() if worker.greeted and worker.leaves is None), None)
-        if name is None:
-            done(_no_worker(flow.dispatch_point))
+        worker = next((worker for worker in point.workers.values() if worker.greeted and worker.leaves is None), None)
+        if worker is None:
+            on_loaded(Failure(_no_worker(flow.dispatch_point)))
             return
         self._load_count += 1
         task = f"load-{self._boot}-{self._load_count}"
-        self._loads[task] = _Load(flow.dispatch_point, done, self._clock.elapsed() + LOAD_TIMEOUT_S)
-        self._put(
-            point.workers[name],
-            self._describe(task, "load", flow, expires=self._clock.now() + int(LOAD_TIMEOUT_S * 1000)),
-            b"{}",
+        self._loads[task] = _Load(flow.dispatch_point, on_loaded, self._clock.elapsed() + LOAD_TIMEOUT_S)
+        expires = self._clock.now() + int(LOAD_TIMEOUT_S * 1000)
+        worker.tasks.append(
+            TaskSpec(
+                id=task,
+                op="load",
+                lane=task,
+                endpoint=flow.endpoint,
+                revision=flow.revision,
+                target=_target(flow),
+                sender=self._identity.user_id,
+                conversation="",
+                message="",
+                expires=expires,
+                data=b"{}",
+            )
         )
 
     def receive(self, point_name: str, payload: bytes) -> None:
@@ -111,43 +140,51 @@ class Dispatch:
         topic = topics.results(self._identity.user_id, point_name)
         header, blobs = self._leases.channel(point_name).open(topic, payload)
         point = self._leases.point(point_name)
-        frame = Frame.read(header, blobs)
-        known = point.workers.get(frame.worker)
+        frame = WorkerFrame.read(header, blobs)
+        name = frame.worker.name
+        known = point.workers.get(name)
         if known is None and not frame.bye:
-            known = point.workers[frame.worker] = Worker(self._clock.elapsed())
+            known = point.workers[name] = Worker(self._clock.elapsed())
         if known is None:
             return
-        if frame.n <= known.counter:
+        if frame.number <= known.counter:
             raise Refused("replayed")
-        known.counter, known.heard = frame.n, self._clock.elapsed()
+        known.counter, known.heard = frame.number, self._clock.elapsed()
         if frame.bye and not frame.draining:
             known.leaves = known.heard + GRACE_PERIOD_S
         elif frame.boot == self._boot:
             self._take_in(point, known, frame)
         if frame.bye and frame.draining:
-            self._lost(point, frame.worker, graceful=True)
+            self._lost(point, name, graceful=True)
 
-    def _take_in(self, point: Point, worker: Worker, frame: Frame) -> None:
+    def _take_in(self, point: Point, worker: Worker, frame: WorkerFrame) -> None:
+        name = frame.worker.name
         worker.leaves = None
-        worker.host, worker.pid = frame.host, frame.pid
-        point.scheduler.announce(frame.worker, frame.slots, draining=frame.draining)
-        worker.finished += [
-            task for task, error, blob in frame.results if self._result(point, frame.worker, task, error, blob)
-        ]
-        self._leases.reconcile(point, frame.worker, frame.seen, frame.held, self._loads)
+        worker.host, worker.pid = frame.worker.host, frame.worker.pid
+        point.scheduler.announce(name, frame.worker.slots, draining=frame.draining)
+        worker.finished += [result.task for result in frame.results if self._take_result(point, name, result)]
+        self._leases.reconcile(point, name, frame.seen, frame.held, self._loads)
         worker.greeted = True
         worker.parked = frame.parked
-        for task, k, ask in frame.asks:
-            self._asked(point, frame.worker, task, k, ask)
-        for task, k in frame.waits:
-            row = self._leases.leased(point, frame.worker, task)
-            value = None if row is None else self._runs.awaited(row, k)
-            if row is not None and value is not None:
-                self._leases.tell(row.row_id, k, value, after_commit="unknown" in value)
+        for ask in frame.asks:
+            row = self._leases.leased(point, name, ask.task)
+            if row is not None:  # else it was withdrawn, and the frame that says so is under way
+                status = self._runs.record(row, ask)
+                self._leases.answer_ask(row.row_id, ask.call_index, status, after_commit=True)
+        for task, call_index in frame.waits:
+            row = self._leases.leased(point, name, task)
+            if row is not None:
+                self._answer_wait(row, call_index)
         for task, data in frame.progress:
-            row = self._leases.leased(point, frame.worker, task)
+            row = self._leases.leased(point, name, task)
             if row is not None and is_progress(data):
                 self._notices.progress(row.peer, row.id, data)
+
+    def _answer_wait(self, row: IncomingRow, call_index: int) -> None:
+        """Send the result of an ask again, in case the frame that carried it was lost."""
+        status = self._runs.status_of(row, call_index)
+        if not isinstance(status, Recorded):
+            self._leases.answer_ask(row.row_id, call_index, status, after_commit=isinstance(status, Unrecorded))
 
     def process_ended(self, point_name: str, pid: int) -> None:
         """A worker process that runs on this machine has ended; no need to wait for its link to break."""
@@ -168,9 +205,11 @@ class Dispatch:
         for task, load in list(self._loads.items()):
             if load.until <= elapsed:
                 del self._loads[task]
-                load.done(
-                    WorkerLost(
-                        "The worker did not load the flow in time.", "See its messages where `p2pflows up` runs."
+                load.on_loaded(
+                    Failure(
+                        WorkerLost(
+                            "The worker did not load the flow in time.", "See its messages where `p2pflows up` runs."
+                        )
                     )
                 )
 
@@ -191,12 +230,12 @@ class Dispatch:
                     data = strict_json.dumps(content)  # not larger than it came
                 else:
                     data = self._instances.task_payload(row, flow, bodies[row_id])
-                task = self._describe(task_id(row), "run", flow, row=row, expires=row.expires)
-                if size_of(task, data) > self._link.max_packet - PACKET_OVERHEAD_BYTES:
+                task = self._describe(row, flow, data)
+                if task.size() > self._link.max_packet - PACKET_OVERHEAD_BYTES:
                     self._leases.forget(row_id)
                     self._settlement.fail(row, _over_limit(flow))
                     continue
-                self._put(point.workers[worker_name], task, data)
+                point.workers[worker_name].tasks.append(task)
                 if self._leases.lease(row_id, worker_name, self._frame + 1) and is_request(row):
                     self._notices.received(row.peer, row.id)
 
@@ -250,73 +289,66 @@ class Dispatch:
     def _send(self, point_name: str, point: Point, name: str, worker: Worker) -> None:
         topic = topics.dispatch(self._identity.user_id, point_name, name)
         acknowledged, cancelled = worker.acknowledged, worker.cancelled
-        tasks, blobs = worker.tasks, worker.blobs
-        worker.acknowledged, worker.cancelled, worker.tasks, worker.blobs = [], [], [], []
-        answers, worker.answers = worker.answers, []
+        tasks, answers = worker.tasks, worker.answers
+        worker.acknowledged, worker.cancelled, worker.tasks, worker.answers = [], [], [], []
         self._faults.reach("dispatch.before_publish")
         while True:
             count, size = 0, 0
-            while count < len(tasks) and (count == 0 or size + size_of(tasks[count], blobs[count]) < MAX_FRAME_BYTES):
-                size += size_of(tasks[count], blobs[count])
+            while count < len(tasks) and (count == 0 or size + tasks[count].size() < MAX_FRAME_BYTES):
+                size += tasks[count].size()
                 count += 1
-            few = fitting(answers, MAX_FRAME_BYTES - size, least=0 if count else 1)
+            few = _fitting(answers, MAX_FRAME_BYTES - size, least=0 if count else 1)
             self._frame += 1
-            header = {
-                "worker": name,
-                "boot": self._boot,
-                "n": self._frame,
-                "tasks": tasks[:count],
-                "done": acknowledged,
-                "cancel": cancelled,
-                "answers": answers[:few],
-                "stop": False,
-            }
-            for task in tasks[:count]:
-                lease = self._leases.leases.get(row_id_of(task["task"]))
+            frame = DaemonFrame(
+                worker=name,
+                boot=self._boot,
+                number=self._frame,
+                tasks=tasks[:count],
+                done=acknowledged,
+                cancel=cancelled,
+                answers=answers[:few],
+            )
+            for task in frame.tasks:
+                lease = self._leases.leases.get(row_id_of(task.id))
                 if lease is not None:
                     lease.frame = self._frame
-            self._link.publish(topic, point.channel.seal(topic, header, blobs[:count]), qos=0)
+            self._link.publish(topic, point.channel.seal(topic, *frame.to_wire()), qos=0)
             # A lane's tasks travel in one frame: a worker that misses it must not run what comes behind.
-            lane = tasks[count - 1]["lane"] if count else None
-            torn = list(takewhile(lambda task: task["lane"] == lane, tasks[count:]))  # noqa: B023 - used at once
-            self._leases.requeue(point, [row_id_of(task["task"]) for task in torn], unsent=True)
+            lane = tasks[count - 1].lane if count else None
+            torn = list(takewhile(lambda task: task.lane == lane, tasks[count:]))  # noqa: B023 - used at once
+            self._leases.requeue(point, [row_id_of(task.id) for task in torn], unsent=True)
             count += len(torn)
-            tasks, blobs, acknowledged, cancelled, answers = tasks[count:], blobs[count:], [], [], answers[few:]
+            tasks, acknowledged, cancelled, answers = tasks[count:], [], [], answers[few:]
             if not tasks and not answers:
                 break
         self._faults.reach("dispatch.after_publish")
 
-    def _put(self, worker: Worker, task: dict[str, Any], data: bytes) -> None:
-        worker.tasks.append(task)
-        worker.blobs.append(data)
+    def _describe(self, row: IncomingRow, flow: Served, data: bytes) -> TaskSpec:
+        return TaskSpec(
+            id=task_id(row),
+            op="mount" if row.endpoint == topics.INSTANCES else "run",
+            lane=lane_of(row, flow),
+            endpoint=flow.endpoint,
+            revision=flow.revision,
+            target=_target(flow),
+            sender=row.peer,
+            sender_name=self._name_of(row.peer) or "",
+            conversation=row.conversation,
+            message=row.id,
+            expires=row.expires,
+            attempt=row.attempts + 1,
+            records=self._effects.records(row.row_id),
+            data=data,
+        )
 
-    def _describe(
-        self, task: str, op: str, flow: Served, *, expires: int, row: IncomingRow | None = None
-    ) -> dict[str, Any]:
-        return {
-            "task": task,
-            "op": "mount" if row is not None and row.endpoint == topics.INSTANCES else op,
-            "lane": task if row is None else lane_of(row, flow),
-            "endpoint": flow.endpoint,
-            "revision": flow.revision,
-            "target": _target(flow),
-            "from": row.peer if row else self._identity.user_id,
-            "name": self._name_of(row.peer) if row else None,
-            "conversation": row.conversation if row else "",
-            "message": row.id if row else "",
-            "expires": expires,
-            "attempt": row.attempts + 1 if row else 1,
-            "records": self._effects.records(row.row_id) if row else [],
-        }
-
-    def _result(self, point: Point, worker: str, task: str, error: dict[str, Any] | None, blob: bytes) -> bool:
+    def _take_result(self, point: Point, worker: str, result: TaskResult) -> bool:
         """Take in a result; False if it is early: an earlier one of its lane got lost, and both will come again."""
-        load = self._loads.get(task)
+        load = self._loads.get(result.task)
         if load is not None and load.point == point.name:
-            del self._loads[task]
-            load.done(outcome_of(error, blob))
+            del self._loads[result.task]
+            load.on_loaded(result.outcome)
             return True
-        known = self._leases.find(task)
+        known = self._leases.find(result.task)
         if known is None or known[0].row_id not in point.scheduler:
             return True
         row, flow = known
@@ -326,24 +358,14 @@ class Dispatch:
             self._leases.forget(row.row_id)
         else:
             self._leases.drop(row.row_id)
-        outcome = outcome_of(error, blob)
-        if isinstance(outcome, P2pflowsError):
-            self._settlement.fail(row, outcome)
-        elif row.instance is not None:
-            self._runs.on_run_finished(row, flow, outcome)
-        else:
-            self._settlement.finish(row, outcome)
+        match result.outcome:
+            case Failure(error):
+                self._settlement.fail(row, error)
+            case Success(data) if row.instance is not None:
+                self._runs.on_run_finished(row, flow, data)
+            case Success(data):
+                self._settlement.finish(row, data)
         return True
-
-    def _asked(self, point: Point, worker: str, task: str, k: int, ask: Any) -> None:
-        row = self._leases.leased(point, worker, task)
-        if row is None:
-            return  # it was withdrawn, and the frame that says so is under way
-        try:
-            k, value = self._runs.asked(row, ask)
-        except ValueError:
-            value = {"error": BadInput("The worker cannot send that.", "Bring it up to date.").as_told()}
-        self._leases.tell(row.row_id, k, value, after_commit=True)
 
     def _lost(self, point: Point, name: str, *, graceful: bool) -> None:
         """Requeue the tasks of a worker that is gone, and give up those that killed too many."""
@@ -366,14 +388,25 @@ def _no_worker(point: str) -> NoWorker:
     )
 
 
-def _target(flow: Served) -> dict[str, Any]:
+def _target(flow: Served) -> TaskTarget:
     match flow.kind:
         case "exec":
-            return {"kind": "exec", "command": flow.target, "cwd": flow.cwd}
+            return ExecTarget(flow.target, flow.cwd)
         case "class":
-            return {"kind": "class", "target": flow.target, "cwd": flow.cwd, "config": flow.config}
+            return ClassTarget(flow.target, flow.cwd, flow.config)
         case _:
-            return {"kind": "python", "target": flow.target, "cwd": flow.cwd}
+            return PythonTarget(flow.target, flow.cwd)
+
+
+def _fitting(answers: list[AskAnswer], max_bytes: int, least: int) -> int:
+    """How many answers fit into a frame; at least so many, so that it makes progress."""
+    count = size = 0
+    while count < len(answers):
+        size += json_size(answers[count].as_json())
+        if count >= least and size > max_bytes:
+            break
+        count += 1
+    return count
 
 
 def _over_limit(flow: Served) -> TooLarge:

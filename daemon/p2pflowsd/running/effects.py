@@ -7,10 +7,10 @@ the request of a run ends without its effect, its open calls are withdrawn and i
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from p2pflows.errors import Cancelled
 from p2pflows.protocol import topics
+from p2pflows.protocol.asks import Record, read_result
 from p2pflows.protocol.message import Type
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
@@ -53,18 +53,20 @@ class Effects:
         """Keep an instance's state as it was before a request that is still to be answered."""
         self.record(RecordRow(row_id, _STATE_BEFORE, "before", instance, None, state))
 
-    def records(self, row_id: int) -> list[list[Any]]:
-        """What a task's worker must know of earlier attempts: index, fingerprint and, if it fits, value of each."""
+    def records(self, row_id: int) -> dict[int, Record]:
+        """What earlier attempts of a task have recorded, by call index; results that are too large are left out."""
         if row_id not in self._recorded:
-            return []
-        sent, size = [], 0
+            return {}
+        records, size = {}, 0
         for record in self._journal.records.of(row_id):
+            if record.call_index == _STATE_BEFORE:
+                continue
             size += len(record.value or "")
             if record.value is not None and size <= MAX_RECORD_BYTES:
-                sent.append([record.call_index, record.fingerprint, json.loads(record.value)])
+                records[record.call_index] = Record(record.fingerprint, read_result(json.loads(record.value)))
             elif record.kind == "step":  # the worker must know at least that this was done
-                sent.append([record.call_index, record.fingerprint, None])
-        return sent
+                records[record.call_index] = Record(record.fingerprint, None)
+        return records
 
     def undo(self, row_id: int) -> None:
         """Withdraw the open calls and the mounts of a request that has ended without its effect."""

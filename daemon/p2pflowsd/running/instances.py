@@ -12,12 +12,14 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from p2pflows.contacts import Book
 from p2pflows.errors import BadInput, NotAllowed, NotServed
 from p2pflows.protocol import topics
+from p2pflows.protocol.instance_tasks import InstanceMessage, MountPlan, StoredInstance, write_instance_task
 from p2pflows.protocol.message import ANSWERS, Message, MessageId, Name, UserId, derived_id
+from p2pflows.protocol.run_result import Mounted, Subflow, read_subflow
 from p2pflows.protocol.strict_json import compact
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
@@ -60,27 +62,6 @@ class Change(BaseModel):
     op: Literal["delete", "reset"]
     instance: MessageId
     recursive: bool = True
-
-
-class Part(BaseModel):
-    """A subflow of an instance, as the worker that mounted it reports it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    user: UserId
-    endpoint: Name
-    instance: MessageId | None = None
-    shared: bool = False
-    """Whether others use it, too: it outlives this tree."""
-
-
-class Mounted(BaseModel):
-    """The result of a mount: the frozen config of the instance, and its subflows."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    config: dict[str, Any]
-    subflows: dict[Annotated[str, StringConstraints(max_length=200)], Part]
 
 
 class Instances:
@@ -129,25 +110,20 @@ class Instances:
         return self.singleton(flow.endpoint) if flow.singleton else derived_id("mount", row.peer, row.id)
 
     def task_payload(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
-        """The data of a task that mounts an instance or runs it on a request, as a JSON object."""
+        """The data of a task that mounts an instance, or runs it on a request."""
         content = json.loads(body)
         instance = row.instance or ""
         found = self._journal.instances.get(instance)
-        parts = {"instance": json.dumps(instance), "type": json.dumps(row.type)}
         if row.endpoint == topics.INSTANCES:
-            parts["mount"] = (
-                "null" if found is not None else compact(self._mount(_mount_in(content["data"]), row, flow))
-            )
-        else:
-            parts["data"] = compact(content.get("data", {}))
-            parts["about"] = compact({name: content.get(name) for name in ("source", "error", "subflow", "packaged")})
-            if found is None:
-                mount = Mount(op="mount", endpoint=flow.endpoint)
-                parts["mount"] = compact(self._mount(mount, row, flow))
-            else:
-                state = found.initial if flow.parallel else found.state or found.initial
-                parts |= {"config": found.config, "subflows": found.subflows, "state": state or "null"}
-        return ("{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}").encode()
+            mount = None if found is not None else self._plan(_mount_in(content["data"]), row, flow)
+            return write_instance_task(instance, row.type, mount=mount)
+        message = InstanceMessage.read(content)
+        if found is None:
+            mount = self._plan(Mount(op="mount", endpoint=flow.endpoint), row, flow)
+            return write_instance_task(instance, row.type, message=message, mount=mount)
+        state = found.initial if flow.parallel else found.state or found.initial
+        stored = StoredInstance(found.config, found.subflows, state or "null")
+        return write_instance_task(instance, row.type, message=message, stored=stored)
 
     def keep(self, row: IncomingRow, flow: Served, mounted: Mounted) -> None:
         """Store an instance that a worker has mounted."""
@@ -160,7 +136,7 @@ class Instances:
             self._user if flow.singleton else row.peer,
             0 if mount is None else 1,
             compact(mounted.config),
-            compact({key: part.model_dump() for key, part in mounted.subflows.items()}),
+            compact({key: part.as_json() for key, part in mounted.subflows.items()}),
             None if mount is None or mount.initial_state is None else compact(mount.initial_state),
             None,
             None if mount is None else mount.dispatch_point,
@@ -180,13 +156,13 @@ class Instances:
             raise NotAllowed(f"They have no instance {change.instance[:8]}… for you.", "See: p2pflows instances")
         return found
 
-    def parts(self, row: InstanceRow) -> list[Part]:
+    def parts(self, row: InstanceRow) -> list[Subflow]:
         """The subflow instances that were mounted for an instance alone."""
         return [part for part in self.subflows(row) if part.instance is not None and not part.shared]
 
-    def subflows(self, row: InstanceRow) -> list[Part]:
+    def subflows(self, row: InstanceRow) -> list[Subflow]:
         """All subflows of an instance."""
-        return [Part.model_validate(part) for part in json.loads(row.subflows).values()]
+        return [read_subflow(part) for part in json.loads(row.subflows).values()]
 
     def check_circle(self, row: InstanceRow, path: Collection[tuple[str, str]]) -> None:
         """Check that no flow above an existing instance is also below it, as far as its tree is on this machine.
@@ -255,14 +231,14 @@ class Instances:
         if any(other.peer != row.peer for other in others):
             raise BadInput("Another request has the same id.", "Send it again under an id of its own.")
 
-    def _mount(self, mount: Mount, row: IncomingRow, flow: Served) -> dict[str, Any]:
-        return {
-            "config": flow.config,
-            "overrides": mount.config_overrides,
-            "state": mount.initial_state,
-            "trusted": row.peer == self._user,
-            "path": [*mount.path, (self._user, flow.endpoint)],
-        }
+    def _plan(self, mount: Mount, row: IncomingRow, flow: Served) -> MountPlan:
+        return MountPlan(
+            config=flow.config,
+            overrides=mount.config_overrides,
+            state=mount.initial_state,
+            trusted=row.peer == self._user,
+            path=[*mount.path, (self._user, flow.endpoint)],
+        )
 
     def _mount_of(self, row: IncomingRow) -> Mount | None:
         if row.endpoint != topics.INSTANCES:

@@ -6,12 +6,14 @@ workers which outlived it can report what they hold (docs/PROTOCOL.md, Dispatch)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from p2pflows.protocol.asks import AskAnswer, AskStatus
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.worker_frames import TaskSpec
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
@@ -47,14 +49,13 @@ class Worker:
     finished: list[str] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
-    parked: set[str] = field(default_factory=set)
+    parked: Collection[str] = ()
     """Tasks that wait for others and hold no slot: the death of their worker does not count against them."""
     unknown: dict[str, float] = field(default_factory=dict)
     """Tasks that it holds though nothing waits for them, and since when: the frame that cancelled them may be lost."""
-    recorded: list[dict[str, Any]] = field(default_factory=list)
-    answers: list[dict[str, Any]] = field(default_factory=list)
-    tasks: list[dict[str, Any]] = field(default_factory=list)
-    blobs: list[bytes] = field(default_factory=list)
+    recorded: list[AskAnswer] = field(default_factory=list)
+    answers: list[AskAnswer] = field(default_factory=list)
+    tasks: list[TaskSpec] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -159,21 +160,21 @@ class Leases:
             if point.scheduler.workers or point.scheduler.queued
         ]
 
-    def tell(self, row_id: int, call_index: int, value: dict[str, Any], *, after_commit: bool) -> None:
-        """Send a worker the value of a recorded call or step of a task that it runs.
+    def answer_ask(self, row_id: int, call_index: int, status: AskStatus, *, after_commit: bool) -> None:
+        """Answer an ask of the worker that runs a task.
 
         Args:
             row_id: the task.
-            call_index: the number of the call or step in its run.
-            value: its value or state.
-            after_commit: hold it back until this batch is committed.
+            call_index: the index of the ask in its run.
+            status: its result, or where it stands.
+            after_commit: hold the answer back until this batch is committed.
         """
         lease = self.leases.get(row_id)
         if lease is None:
             return  # the next worker to run it gets the records with the task
         row, flow = self.rows[row_id]
         worker = self.point(flow.dispatch_point).workers[lease.worker]
-        answer = {"task": task_id(row), "k": call_index, **value}
+        answer = AskAnswer(task_id(row), call_index, status)
         if after_commit:
             worker.recorded.append(answer)
             self._has_recorded = True
@@ -249,7 +250,7 @@ class Leases:
         for row_id in point.scheduler.requeue(tasks, unsent=unsent):
             del self.leases[row_id]
 
-    def reconcile(self, point: Point, name: str, seen: int, held: dict[str, None], loads: Iterable[str]) -> None:
+    def reconcile(self, point: Point, name: str, seen: int, held: Collection[str], loads: Iterable[str]) -> None:
         """Compare what is leased to a worker with what it reports to hold.
 
         Args:
@@ -302,7 +303,7 @@ class Leases:
             attempted.append(row)
         return attempted
 
-    def _still_held(self, worker: Worker, held: dict[str, None], loads: set[str]) -> list[str]:
+    def _still_held(self, worker: Worker, held: Collection[str], loads: set[str]) -> list[str]:
         """Tasks that a worker goes on holding although nothing waits for them: they are cancelled once more."""
         elapsed = self._clock.elapsed()
         unknown = [task for task in held if task not in loads and self.find(task) is None]

@@ -8,13 +8,29 @@ its new state, once it has ended well.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-
-from p2pflows.errors import CallError, Cancelled, FlowFailed, NotAllowed, from_peer, ran_differently
+from p2pflows.errors import BadInput, CallError, Cancelled, FlowFailed, NotAllowed, from_peer, ran_differently
 from p2pflows.protocol import topics
-from p2pflows.protocol.message import MAX_LIFETIME_MS, MessageId, Name, Type, UserId, derived_id
+from p2pflows.protocol.asks import (
+    Ask,
+    AskResult,
+    AskStatus,
+    Call,
+    CallFailed,
+    CallReply,
+    CancelCall,
+    FlowRequest,
+    Malformed,
+    Recorded,
+    Step,
+    StepValue,
+    Unrecorded,
+    read_result,
+)
+from p2pflows.protocol.instance_tasks import InstanceMessage
+from p2pflows.protocol.message import MAX_LIFETIME_MS, Type, derived_id
+from p2pflows.protocol.run_result import CallBack, Mounted, Post, Reply, RunResult, Sent, read_run_result
 from p2pflows.protocol.strict_json import compact, dumps
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
@@ -24,90 +40,11 @@ from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState
 from p2pflowsd.running.catalog import Catalog, Served
 from p2pflowsd.running.effects import MOUNT, POST_LIFETIME_MS, Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
-from p2pflowsd.running.instances import Instances, Mounted, is_request, mount_reply, read_change
+from p2pflowsd.running.instances import Instances, is_request, mount_reply, read_change
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.sending.outbox import Outbox
-
-MAX_RECORDS = 10_000
-"""Calls and steps of one run."""
-
-_Label = Annotated[str, StringConstraints(max_length=200)]
-_Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
-
-
-class _Form(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-class _Ask(_Form):
-    """Something that a running task wants to have kept."""
-
-    call_index: Annotated[int, Field(alias="k", ge=0, lt=MAX_RECORDS)]
-    fingerprint: Annotated[_Label, Field(alias="mark")]
-    """Tells whether a run that begins again asks for the same."""
-
-
-class _Step(_Ask):
-    op: Literal["step"]
-    value: Any
-
-
-class _Send(_Form):
-    user: UserId
-    endpoint: Name
-    instance: MessageId | None = None
-    data: dict[str, Any]
-    source: Annotated[str, StringConstraints(max_length=64)] = ""
-    timeout: _Seconds | None = None
-
-
-class _Call(_Ask, _Send):
-    op: Literal["call"]
-
-
-class _Cancel(_Form):
-    op: Literal["cancel"]
-    call_index: Annotated[int, Field(alias="k", ge=-MAX_RECORDS, lt=0)]
-    call: Annotated[int, Field(ge=0, lt=MAX_RECORDS)]
-    """The number of the call that is withdrawn."""
-
-
-class _Post(_Send):
-    op: Literal["post"]
-
-
-class _CallBack(_Send):
-    op: Literal["call_back"]
-    subflow: _Label
-    packaged: _Label
-
-
-class _Error(_Form):
-    kind: _Label
-    message: str
-    hint: str = ""
-
-
-class _Reply(_Form):
-    op: Literal["reply"]
-    request: MessageId
-    data: dict[str, Any]
-    error: _Error | None = None
-    """Why there is no answer, in place of the data."""
-
-
-class _RunResult(_Form):
-    """How a run of an instance ended."""
-
-    out: list[Annotated[_Post | _CallBack | _Reply, Field(discriminator="op")]] = []
-    state: dict[str, Any] | None = None
-    mounted: Mounted | None = None
-
-
-class _AskFrame(_Form):
-    ask: Annotated[_Step | _Call | _Cancel, Field(discriminator="op")]
 
 
 class Runs:
@@ -142,51 +79,55 @@ class Runs:
         self._effects = effects
         self._settlement = settlement
 
-    def asked(self, row: IncomingRow, content: Any) -> tuple[int, dict[str, Any]]:
-        """Record a call or step of a running task, or withdraw one.
+    def record(self, row: IncomingRow, ask: Ask) -> AskStatus:
+        """Record a call or step of a running task, or withdraw a call.
 
         Args:
             row: the request that the task runs.
-            content: what its worker asks for, as it stands in the frame.
+            ask: what its worker asks for.
 
         Returns:
-            The index of the call or step, and what its worker gets to know of it after the commit.
-
-        Raises:
-            ValueError: the content is nothing that a task can ask.
+            What the worker is answered after the commit.
         """
-        ask = _AskFrame.model_validate({"ask": content}).ask
-        if isinstance(ask, _Cancel):
-            self._effects.withdraw(self._journal.records.get(row.row_id, ask.call))
-            return ask.call_index, {"value": None}
-        known = self._journal.records.get(row.row_id, ask.call_index)
-        if known is None:
-            self._journal.incoming.reset_attempts(row.row_id)
-            known = self._step(row, ask) if isinstance(ask, _Step) else self._call(row, ask)
-            self._effects.record(known)
-            self._faults.reach("runs.recorded")
-        if known.fingerprint != ask.fingerprint:
-            return ask.call_index, {"error": ran_differently().as_told()}
-        return ask.call_index, {"kept": True} if known.value is None else json.loads(known.value)
+        match ask.content:
+            case Malformed():
+                return CallFailed(BadInput("The worker cannot send that.", "Bring it up to date.").as_told())
+            case CancelCall(call=call_index):
+                self._effects.withdraw(self._journal.records.get(row.row_id, call_index))
+                return StepValue()
+            case Call() | Step() as content:
+                known = self._journal.records.get(row.row_id, ask.call_index)
+                if known is None:
+                    self._journal.incoming.reset_attempts(row.row_id)
+                    known = (
+                        self._step(row, ask.call_index, content)
+                        if isinstance(content, Step)
+                        else self._call(row, ask.call_index, content)
+                    )
+                    self._effects.record(known)
+                    self._faults.reach("runs.recorded")
+                if known.fingerprint != content.fingerprint:
+                    return CallFailed(ran_differently().as_told())
+                return Recorded() if known.value is None else read_result(json.loads(known.value))
 
-    def awaited(self, row: IncomingRow, call_index: int) -> dict[str, Any] | None:
-        """What a worker gets to know of a call that it still waits for; None while the call is open."""
+    def status_of(self, row: IncomingRow, call_index: int) -> AskStatus:
+        """How a call or step stands, of which a running task awaits the result."""
         record = self._journal.records.get(row.row_id, call_index)
         if record is None:
-            return {"unknown": True}
-        return None if record.value is None else json.loads(record.value)
+            return Unrecorded()
+        return Recorded() if record.value is None else read_result(json.loads(record.value))
 
     def on_call_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
         """Pass the end of a message that a run sent on to the run, or run its flow again."""
         origin = json.loads(sent.origin or "{}")
-        outcome = _outcome(sent, state, answer)
+        result = _result(sent, state, answer)
         if "k" in origin:
-            if self._journal.records.set_value(origin["n"], origin["k"], compact(outcome)):
+            if self._journal.records.set_value(origin["n"], origin["k"], compact(result.as_json())):
                 # Unlike a peer's answer, an end of our own making does not come again if a crash forgets it.
                 comes_again = state in (OutgoingState.DONE, OutgoingState.FAILED)
-                self._leases.tell(origin["n"], origin["k"], outcome, after_commit=not comes_again)
+                self._leases.answer_ask(origin["n"], origin["k"], result, after_commit=not comes_again)
         elif sent.type == Type.CALL or state is not OutgoingState.DONE:
-            self._run_again(sent, origin, outcome)
+            self._run_again(sent, origin, result)
 
     def on_run_finished(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
         """Keep all that a run of an instance, or a mount, leaves behind; nothing if it cannot be kept.
@@ -206,7 +147,7 @@ class Runs:
             self._queue.release_waiting(row.instance or "", flow)
 
     def _keep(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
-        result = _RunResult.model_validate(content)
+        result = read_run_result(content)
         self._check(row, result)
         self._keep_mounted(row, flow, result.mounted)
         if row.endpoint == topics.INSTANCES:
@@ -215,7 +156,7 @@ class Runs:
         instance = row.instance or ""
         root = row.row_id if is_request(row) else row.root_request
         for sent in result.out:
-            if not isinstance(sent, _Reply):
+            if not isinstance(sent, Reply):
                 self._send(row, flow, root, sent)
         before = self._journal.instances.get(instance)
         if not flow.parallel:
@@ -248,14 +189,14 @@ class Runs:
         self._instances.keep(row, flow, mounted)
         self._faults.reach("instances.kept")
 
-    def _check(self, row: IncomingRow, result: _RunResult) -> None:
+    def _check(self, row: IncomingRow, result: RunResult) -> None:
         """See that all that a run sends can be sent.
 
         Raises:
             CallError: something cannot.
         """
         for sent in result.out:
-            if isinstance(sent, _Send):
+            if isinstance(sent, FlowRequest):
                 self._outbox.check(sent.user, sent.endpoint, sent.data)
                 self._check_order(row, sent, result.mounted)
 
@@ -270,29 +211,31 @@ class Runs:
         else:
             self._settlement.finish(row, mount_reply(flow, row.instance))
 
-    def _step(self, row: IncomingRow, step: _Step) -> RecordRow:
-        return RecordRow(row.row_id, step.call_index, "step", step.fingerprint, None, compact({"value": step.value}))
+    def _step(self, row: IncomingRow, call_index: int, step: Step) -> RecordRow:
+        value = compact(StepValue(step.value).as_json())
+        return RecordRow(row.row_id, call_index, "step", step.fingerprint, None, value)
 
-    def _call(self, row: IncomingRow, call: _Call) -> RecordRow:
-        message_id = derived_id("call", self._user, row.peer, row.id, call.call_index)
+    def _call(self, row: IncomingRow, call_index: int, call: Call) -> RecordRow:
+        """Send a call, unless an earlier attempt has sent it, and return the record of it."""
         mounts = call.endpoint == topics.INSTANCES and row.instance is not None
         kind = MOUNT if mounts and self._journal.instances.get(row.instance or "") is None else "call"
+        message_id = derived_id("call", self._user, row.peer, row.id, call_index)
+        sent_id: str | None = message_id
+        result: AskResult | None = None
         sent = self._journal.outgoing.find(message_id)
-        if sent is not None:  # a dead letter runs again
-            value = (
-                None if sent.state in OPEN_OUTGOING else compact(_outcome(sent, OutgoingState(sent.state), sent.answer))
-            )
-            return RecordRow(row.row_id, call.call_index, kind, call.fingerprint, message_id, value)
-        try:
-            self._check_order(row, call, None)
-            self._accept(Type.CALL, row, call, origin={"n": row.row_id, "k": call.call_index}, message_id=message_id)
-        except CallError as error:
-            return RecordRow(
-                row.row_id, call.call_index, kind, call.fingerprint, None, compact({"error": error.as_told()})
-            )
-        return RecordRow(row.row_id, call.call_index, kind, call.fingerprint, message_id, None)
+        if sent is None:
+            try:
+                self._check_order(row, call, None)
+                origin = {"n": row.row_id, "k": call_index}
+                self._accept(Type.CALL, row, call, origin=origin, message_id=message_id)
+            except CallError as error:
+                sent_id, result = None, CallFailed(error.as_told())
+        elif sent.state not in OPEN_OUTGOING:  # a dead letter runs again
+            result = _result(sent, OutgoingState(sent.state), sent.answer)
+        value = None if result is None else compact(result.as_json())
+        return RecordRow(row.row_id, call_index, kind, call.fingerprint, sent_id, value)
 
-    def _check_order(self, row: IncomingRow, sent: _Send, mounted: Mounted | None) -> None:
+    def _check_order(self, row: IncomingRow, sent: FlowRequest, mounted: Mounted | None) -> None:
         """See that a run, which speaks in its owner's name, orders of daemons no more than its flow is for.
 
         Raises:
@@ -307,8 +250,8 @@ class Runs:
         if sent.data.get("op") != "reset" or whom not in [(part.user, part.instance) for part in parts]:
             raise NotAllowed("A flow gets instances, and resets its own subflows; no more.", "Let its owner do it.")
 
-    def _send(self, row: IncomingRow, flow: Served, root: int | None, sent: _Post | _CallBack) -> None:
-        if isinstance(sent, _Post):
+    def _send(self, row: IncomingRow, flow: Served, root: int | None, sent: Post | CallBack) -> None:
+        if isinstance(sent, Post):
             self._accept(Type.POST, row, sent, origin=None)
             return
         origin = {
@@ -321,7 +264,13 @@ class Runs:
         self._accept(Type.CALL, row, sent, origin=origin)
 
     def _accept(
-        self, kind: Type, row: IncomingRow, sent: _Send, *, origin: dict[str, Any] | None, message_id: str | None = None
+        self,
+        kind: Type,
+        row: IncomingRow,
+        sent: FlowRequest,
+        *,
+        origin: dict[str, Any] | None,
+        message_id: str | None = None,
     ) -> None:
         self._outbox.accept(
             kind,
@@ -361,18 +310,18 @@ class Runs:
         )
         return root.expires if waits and root is not None else now + POST_LIFETIME_MS
 
-    def _answer(self, row: IncomingRow, out: list[_Post | _CallBack | _Reply]) -> set[int]:
+    def _answer(self, row: IncomingRow, out: list[Sent]) -> set[int]:
         """Answer requests of an instance, of this run or earlier ones; the first answer counts."""
         answered: set[int] = set()
         for reply in out:
-            request = self._answerable(row, reply.request) if isinstance(reply, _Reply) else None
-            if isinstance(reply, _Reply) and request is not None and request.row_id not in answered:
+            request = self._answerable(row, reply.request) if isinstance(reply, Reply) else None
+            if isinstance(reply, Reply) and request is not None and request.row_id not in answered:
                 answered.add(request.row_id)
                 self._effects.settle(request.row_id)  # also for an error: the flow chose that answer
                 if reply.error is None:
                     self._settlement.finish(request, reply.data)
                 else:
-                    self._settlement.fail(request, from_peer(reply.error.model_dump()))
+                    self._settlement.fail(request, from_peer(reply.error.as_json()))
         return answered
 
     def _answerable(self, row: IncomingRow, request_id: str) -> IncomingRow | None:
@@ -386,26 +335,26 @@ class Runs:
         kept = [request for request in calls if request.state == IncomingState.AWAITING_REPLY]
         return next(iter(own + kept), None)
 
-    def _run_again(self, sent: OutgoingRow, origin: dict[str, Any], outcome: dict[str, Any]) -> None:
-        """An answer came for an instance: it is a message for its next run."""
+    def _run_again(self, sent: OutgoingRow, origin: dict[str, Any], result: CallReply | CallFailed) -> None:
+        """Run an instance on the answer to a call that an earlier run of it made."""
         flow = self._catalog.get(origin["endpoint"])
         if flow is None or self._journal.instances.get(origin["instance"]) is None:
-            return  # the instance was deleted, and its open requests have failed
-        body = {
-            "data": outcome.get("data", {}),
-            "error": outcome.get("error"),
-            "subflow": origin["subflow"],
-            "packaged": origin["packaged"],
-            "source": sent.endpoint,
-        }
+            return  # it was deleted, and whoever waited for it was told so
+        message = InstanceMessage(
+            data=result.data if isinstance(result, CallReply) else {},
+            source=sent.endpoint,
+            error=result.error if isinstance(result, CallFailed) else None,
+            subflow=origin["subflow"],
+            packaged=origin["packaged"],
+        )
         now = self._clock.now()
         row = self._journal.incoming.add_answer(
             derived_id("answer", sent.id),
             peer=sent.peer,
-            kind=Type.REPLY if outcome.get("error") is None else Type.ERROR,
+            kind=Type.REPLY if isinstance(result, CallReply) else Type.ERROR,
             endpoint=flow.endpoint,
             conversation=sent.conversation,
-            body=dumps(body),
+            body=dumps(message.as_json()),
             now=now,
             expires=now + MAX_LIFETIME_MS,
             instance=origin["instance"],
@@ -415,8 +364,8 @@ class Runs:
             self._queue.add_run(row, flow)
 
 
-def _outcome(sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> dict[str, Any]:
+def _result(sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> CallReply | CallFailed:
     content = json.loads(answer) if answer else {}
     if state is OutgoingState.DONE:
-        return {"id": sent.id, "from": sent.peer, "data": content}
-    return {"id": sent.id, "from": sent.peer, "error": content or Cancelled("It was withdrawn.").as_told()}
+        return CallReply(sent.id, sent.peer, content)
+    return CallFailed(content or Cancelled("It was withdrawn.").as_told(), sent.id, sent.peer)

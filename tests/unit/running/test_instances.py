@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from simulation.timeline import Timeline, TimelineClock
 
 from p2pflows.contacts import Contacts
-from p2pflows.errors import NotAllowed, P2pflowsError
+from p2pflows.errors import NotAllowed
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message, Notice, Type, derived_id
+from p2pflows.protocol.worker_frames import Outcome, Success
 from p2pflowsd import owners_log
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
@@ -793,13 +794,13 @@ def test_a_worker_that_answers_for_a_load_elsewhere(desk: Desk, hand: Hand) -> N
     """What a flow of point b is, only a worker of point b says."""
     flow = desk.node.catalog.get("own")
     assert flow is not None
-    told: list[dict[str, Any] | P2pflowsError] = []
-    desk.ask(lambda: desk.node.dispatch.load(flow, told.append))
+    outcomes: list[Outcome] = []
+    desk.ask(lambda: desk.node.dispatch.load(flow, outcomes.append))
     ((task, _),) = hand.takes()
     Hand(desk, "a", "rogue").ends(task, {"description": "forged"})
-    assert told == []
+    assert outcomes == []
     hand.ends(task, {"description": "true"})
-    assert told == [{"description": "true"}]
+    assert outcomes == [Success({"description": "true"})]
 
 
 def test_a_frame_with_the_key_of_another_point(desk: Desk, alice: Neighbour, hand: Hand) -> None:

@@ -102,7 +102,7 @@ class Mounted:
 
 
 @dataclass(frozen=True, slots=True)
-class RunEffects:
+class RunResult:
     """What a run leaves behind.
 
     Attributes:
@@ -126,9 +126,9 @@ class RunEffects:
 
 
 @cache
-def _effects_adapter() -> TypeAdapter[RunEffects]:
-    """The validator of effects, built when it is first needed: workers only write effects."""
-    return TypeAdapter(RunEffects)
+def _result_adapter() -> TypeAdapter[RunResult]:
+    """The validator of results, built when it is first needed: workers only write them."""
+    return TypeAdapter(RunResult)
 
 
 @cache
@@ -136,13 +136,13 @@ def _subflow_adapter() -> TypeAdapter[Subflow]:
     return TypeAdapter(Subflow)
 
 
-def read_effects(content: dict[str, Any]) -> RunEffects:
-    """The effects in the data of a task's result; unknown fields are ignored.
+def read_run_result(content: dict[str, Any]) -> RunResult:
+    """What a run leaves behind, as the data of its task's result; unknown fields are ignored.
 
     Raises:
         ValueError: it has another form.
     """
-    return _effects_adapter().validate_python(content)
+    return _result_adapter().validate_python(content)
 
 
 def read_subflow(content: dict[str, Any]) -> Subflow:
