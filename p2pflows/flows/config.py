@@ -1,7 +1,8 @@
-"""Configs of flow classes: their defaults, how one is laid over another, and what they say about subflows.
+"""Configs of flow classes: defaults, overrides, and what they say about subflows.
 
-A class has its defaults in `<ClassName>.yaml` beside its module, or in a dict that its body calls `default_config` (or
-`__default_flow_config`), or has none of its own. They are laid over those of its first base class, and so on up.
+A class may have its defaults in `<ClassName>.yaml` beside its module, or in a dict in its body called `default_config`
+(or `__default_flow_config`). They override the defaults of its first base class, which override those of its base, and
+so on.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from p2pflows.flows.overrides import TARGET
 from p2pflows.protocol import topics
 
 BASE_DEFAULTS: dict[str, Any] = {"private_keys": [], "unsent_keys": []}
-"""What every flow's config starts from."""
+"""The defaults that every flow class inherits."""
 OPEN = "???"
-"""A value that is to be filled in by whoever gets an instance."""
+"""A value that an override has to fill in before an instance is created."""
 LOCAL = "local"
-"""The user whose daemon runs the flow."""
+"""Stands for the user whose daemon runs the flow."""
 SUBFLOWS = "subflows_config"
 
 _MAX_DEPTH = 64
@@ -39,45 +40,45 @@ _ABOUT_SERVING = frozenset(
         *("singleton", "dispatch_point", "parallel_dispatch"),
     }
 )
-"""Keys of a subflow's config that say which flow it is, and so do not reach that flow's own config."""
+"""Keys that say which flow a subflow is and how to serve it; they are not passed on to that flow's own config."""
 _LABELS = frozenset({"name", "description", "input_interface", "output_interface"})
-"""Keys of a subflow's config that tell a reader about it."""
+"""Keys that describe a subflow to a reader."""
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one config over another; both stay as they are, and nothing of them is shared with the result.
+    """Return a config with another one overriding it. Both stay unchanged, and the result shares nothing with them.
 
-    A mapping goes into a mapping key by key. All else, a list and None included, replaces what was there.
+    Mappings are merged key by key. Any other value, a list and None included, replaces the old one.
     """
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = merge(below, value)
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[key] = merge(old, value)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
 
 
 def default_config(flow_class: type[Any]) -> dict[str, Any]:
-    """The defaults of a class, laid over those of its first base, and so on up.
+    """Return the defaults of a class, including those of its bases.
 
     Raises:
-        UsageError: a config file is no mapping with text keys and JSON values, or refers to what it does not hold.
+        UsageError: a config file is not a mapping with text keys and JSON values, or refers to a key it does not hold.
     """
     merged = copy.deepcopy(BASE_DEFAULTS)
-    for each in reversed(_line(flow_class)):
+    for each in reversed(_first_bases(flow_class)):
         merged = merge(merged, _own_config(each))
     return merged
 
 
 def effective_config(flow_class: type[Any], overrides: Mapping[str, Any], *, complete: bool = True) -> dict[str, Any]:
-    """The defaults of a class with overrides laid over them.
+    """Return the defaults of a class, with overrides.
 
     Args:
         flow_class: the class.
-        overrides: what is laid over its defaults.
-        complete: refuse a required key that is still to be filled in; without it, `???` is let through.
+        overrides: keys that override its defaults.
+        complete: whether to refuse a required key whose value is still `???`.
 
     Raises:
         UsageError: a config file is wrong, or a required key is missing.
@@ -88,28 +89,32 @@ def effective_config(flow_class: type[Any], overrides: Mapping[str, Any], *, com
 
 
 def required_keys(flow_class: type[Any]) -> list[str]:
-    """The keys that a class's config must have: those that it and all its bases name in REQUIRED_KEYS_CONFIG."""
+    """Return the keys that a class's config must have: the REQUIRED_KEYS_CONFIG of the class and all its bases."""
     named = [key for each in reversed(flow_class.__mro__) for key in vars(each).get("REQUIRED_KEYS_CONFIG", ())]
     return list(dict.fromkeys(named))
 
 
 def check_required(flow_class: type[Any], config: Mapping[str, Any], *, complete: bool = True) -> None:
-    """Let a config pass that has all the keys that its class requires.
+    """Check that a config has all the keys that its class requires.
+
+    Args:
+        flow_class: the class.
+        config: its config.
+        complete: whether to refuse a key whose value is still `???`.
 
     Raises:
-        UsageError: one is missing or still to be filled in; the error names it.
+        UsageError: a key is missing or still to be filled in; the error names it.
     """
     for key in required_keys(flow_class):
         if key not in config or (complete and config[key] == OPEN):
             raise UsageError(
                 f"The config of {flow_class.__name__} needs the key {key!r}.",
-                f"Write it into {flow_class.__name__}.yaml beside the class, or into its default_config, "
-                "or give it as an override.",
+                f"Write it into {flow_class.__name__}.yaml beside the class, into its default_config, or override it.",
             )
 
 
 def input_schema(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says of the input, as a JSON schema for people: messages are not checked against it."""
+    """Return what a config says of the input, as a JSON schema. It informs people; no message is checked against it."""
     for name in ("input_interface", "input_interface_non_initialized"):
         match config.get(name):
             case str(only):
@@ -131,19 +136,19 @@ def _field(value: object) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class SubflowSpec:
-    """What a composite's config says about one of its subflows.
+    """One subflow in a composite's config.
 
     Args:
         key: its key in the composite.
-        user: whose flow it is: a user id, `local`, or `???` if that is still open.
+        user: the user who serves the flow: a user id, `local`, or `???` if that is still to be filled in.
         endpoint: the name under which that user serves it.
-        instance: an instance that it is bound to already.
-        overrides: what is laid over the defaults of its class.
+        instance: the id of the instance to use; None for a new one.
+        overrides: keys that override the defaults of its class.
         class_name: the class to serve there, for recursive serving.
-        dispatch_point: where to serve it; None for the default one.
-        singleton: whether to serve it as one instance for all.
-        parallel_dispatch: whether to serve it without state, many runs at once.
-        config: what its proxy tells about it.
+        dispatch_point: the dispatch point to serve it on; None for the default one.
+        singleton: whether to serve it as one instance for all callers.
+        parallel_dispatch: whether to serve it without state, with many runs at once.
+        config: the config of its proxy.
     """
 
     key: str
@@ -164,18 +169,18 @@ def subflow_specs(
     me: str = "",
     complete: bool = True,
 ) -> dict[str, SubflowSpec]:
-    """What a config says about each subflow, by key.
+    """Return the subflows in a config, by key.
 
-    A subflow of this user gets its whole config as overrides, its name and description included, as they are what it
-    calls itself. Of a flow of somebody else these are told to the composite only: they are not ours to change.
+    The entry of a subflow of this user overrides the whole config of that flow, its name and description included. The
+    name, description and interfaces of another user's flow are not ours to change: only its proxy has them.
 
     Args:
         config: the merged config of a composite; without `subflows_config` it has no subflows.
         me: this user's id, which means the same as `local`.
-        complete: refuse what is still to be filled in; without it, `???` is let through.
+        complete: whether to refuse a value that is still `???`.
 
     Raises:
-        UsageError: something is missing, open or malformed; the error names its key.
+        UsageError: a value is missing, still to be filled in, or malformed; the error names its key.
     """
     subflows = config.get(SUBFLOWS) or {}
     if not isinstance(subflows, Mapping):
@@ -191,22 +196,22 @@ def subflow_specs(
 def _spec(key: str, entry: _Entry, me: str, complete: bool) -> SubflowSpec:
     user = entry.text("user_id", LOCAL)
     if user == OPEN and complete:
-        raise entry.open("user_id")
+        raise entry.to_fill_in("user_id")
     if user not in (OPEN, LOCAL):
         user = _user(user, entry)
     if user == me:
         user = LOCAL
     endpoint = entry.text("flow_endpoint", OPEN if user == OPEN else "")
     if not endpoint:
-        raise UsageError(f"{entry.path} has no flow_endpoint.", "Write under which endpoint it is served.")
+        raise UsageError(f"{entry.path} has no flow_endpoint.", "Write the endpoint under which the flow is served.")
     if endpoint != OPEN:
         topics.check_name(endpoint, "an endpoint")
     elif complete or user == LOCAL:
-        raise entry.open("flow_endpoint")
+        raise entry.to_fill_in("flow_endpoint")
     instance = entry.text("flow_id", "")
     if instance and not _INSTANCE.fullmatch(instance):
         raise UsageError(
-            f"{entry.path}.flow_id is no instance id: {instance!r}.", "Leave it out to get a new instance."
+            f"{entry.path}.flow_id is not an instance id: {instance!r}.", "Leave it out to get a new instance."
         )
     dropped = _ABOUT_SERVING if user == LOCAL else _ABOUT_SERVING | _LABELS
     point = entry.text("dispatch_point", "")
@@ -230,17 +235,17 @@ def _spec(key: str, entry: _Entry, me: str, complete: bool) -> SubflowSpec:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One subflow's part of a config, and where it stands."""
+    """One subflow's part of a config, and its path in the config."""
 
     path: str
     content: Mapping[str, Any]
 
-    def text(self, name: str, otherwise: str) -> str:
+    def text(self, name: str, default: str) -> str:
         value = self.content.get(name)
         if value is None:
-            return otherwise
+            return default
         if not isinstance(value, str):
-            raise UsageError(f"{self.path}.{name} must be a text, not {value!r}.", "Put it in quotes.")
+            raise UsageError(f"{self.path}.{name} must be text, not {value!r}.", "Put it in quotes.")
         return value.strip()
 
     def flag(self, name: str) -> bool:
@@ -249,7 +254,7 @@ class _Entry:
             raise UsageError(f"{self.path}.{name} must be true or false, not {value!r}.", "Write true or false.")
         return value
 
-    def open(self, name: str) -> UsageError:
+    def to_fill_in(self, name: str) -> UsageError:
         return UsageError(f"{self.path}.{name} is still to be filled in.", f"Override {self.path}.{name}.")
 
 
@@ -257,16 +262,16 @@ def _user(text: str, entry: _Entry) -> str:
     user = text.lower()
     if topics.is_user_id(user):
         return user
-    raise UsageError(f"{entry.path}.user_id is not a user id: {text!r}.", "A user id is 64 hex digits, or 'local'.")
+    raise UsageError(f"{entry.path}.user_id is not a user id: {text!r}.", "Write 64 hex digits, or 'local'.")
 
 
-def _line(flow_class: type[Any]) -> list[type[Any]]:
-    """The class and its first bases up to, and without, object; mixins have no say in a config."""
-    line = []
+def _first_bases(flow_class: type[Any]) -> list[type[Any]]:
+    """Return the class, its first base, and so on, without object. Mixins do not contribute to a config."""
+    classes = []
     while flow_class is not object:
-        line.append(flow_class)
+        classes.append(flow_class)
         flow_class = flow_class.__bases__[0]
-    return line
+    return classes
 
 
 def _own_config(flow_class: type[Any]) -> dict[str, Any]:
@@ -275,26 +280,26 @@ def _own_config(flow_class: type[Any]) -> dict[str, Any]:
         own, where = _read(path), str(path)
     else:
         name = flow_class.__name__
-        private = f"_{name.lstrip('_')}__default_flow_config"  # what Python makes of a name with two underscores
+        private = f"_{name.lstrip('_')}__default_flow_config"  # Python mangles names with two underscores
         written = vars(flow_class)
         own, where = written.get("default_config", written.get(private, {})), f"{name}.default_config"
     _check_plain(own, where, "")
     if not isinstance(own, dict):
-        raise UsageError(f"{where} is no mapping.", "Write keys and values.")
+        raise UsageError(f"{where} is not a mapping.", "Write keys and values.")
     package = flow_class.__module__.rpartition(".")[0]
-    config: dict[str, Any] = _with_whole_targets(own, package)
+    config: dict[str, Any] = _with_absolute_targets(own, package)
     return config
 
 
 def _yaml_path(flow_class: type[Any]) -> Path | None:
-    """Where a class's config file would be; None for a class of a notebook or a prompt, which has no folder."""
+    """Return the path of a class's config file; None for a class of a notebook or prompt, which has no folder."""
     module = sys.modules.get(flow_class.__module__)
     file = getattr(module, "__file__", None)
     return Path(file).with_name(f"{flow_class.__name__}.yaml") if file else None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose dates stay text, as in JSON, and whose keys may not be written twice."""
+    """Reads YAML with dates as text, as in JSON, and refuses duplicate keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's own attribute
         letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -310,7 +315,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _read(path: Path) -> Any:
-    hint = f"Mend {path}."
+    hint = f"Correct {path}."
     try:
         with path.open(encoding="utf-8") as file:
             content = yaml.load(file, _Loader)  # noqa: S506 - a SafeLoader
@@ -322,25 +327,25 @@ def _read(path: Path) -> Any:
 
 
 def _check_plain(value: Any, where: str, path: str, level: int = 0) -> None:
-    """Refuse what is not JSON, naming its place."""
+    """Refuse a value that is not JSON; the error names its path."""
     here = path or "the top"
     if level > _MAX_DEPTH:
-        raise UsageError(f"{where} is nested deeper than {_MAX_DEPTH} levels, or holds itself.", "Flatten it.")
+        raise UsageError(f"{where} is nested deeper than {_MAX_DEPTH} levels, or contains itself.", "Flatten it.")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise UsageError(f"{where} has the key {key!r} at {here}, which is no text.", "Put it in quotes.")
+                raise UsageError(f"{where} has the key {key!r} at {here}, which is not text.", "Put it in quotes.")
             _check_plain(inner, where, f"{path}.{key}" if path else key, level + 1)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             _check_plain(inner, where, f"{path}.{number}", level + 1)
     elif not isinstance(value, (str, int, float, type(None))):
-        raise UsageError(f"{where} has a {type(value).__name__} at {here}.", "Use texts, numbers, lists and mappings.")
+        raise UsageError(f"{where} has a {type(value).__name__} at {here}.", "Use text, numbers, lists and mappings.")
 
 
 @dataclass(frozen=True, slots=True)
 class _References:
-    """A config whose `${dotted.key}` stand for other values of the same file; nothing else is understood."""
+    """A config in which `${dotted.key}` stands for another value of the same file; there is no other syntax."""
 
     root: Any
     path: Path
@@ -367,8 +372,8 @@ class _References:
         value = self._value(name[1], above) if name else None
         if not isinstance(value, (str, int, float)):
             raise UsageError(
-                f"{self.path} has {found[0]!r}, which does not stand for a text or number of the file.",
-                f"Write the value itself, or {_ESCAPED} for the letters.",
+                f"{self.path} has {found[0]!r}, which does not refer to a text or number of the file.",
+                f"Write the value itself, or {_ESCAPED} for the characters.",
             )
         return str(value)
 
@@ -386,14 +391,14 @@ class _References:
 _ESCAPED_OR_REFERENCE = re.compile(r"\\\$\{|\$\{[^}]*\}?")
 
 
-def _with_whole_targets(value: Any, package: str) -> Any:
-    """A copy in which each `_target_` that starts with "." begins with the package; nothing is imported."""
+def _with_absolute_targets(value: Any, package: str) -> Any:
+    """Return a copy in which each `_target_` that starts with "." is absolute; nothing is imported."""
     if isinstance(value, dict):
-        whole = {key: _with_whole_targets(inner, package) for key, inner in value.items()}
+        whole = {key: _with_absolute_targets(inner, package) for key, inner in value.items()}
         target = whole.get(TARGET)
         if isinstance(target, str) and target.startswith("."):
             whole[TARGET] = f"{package}{target}" if package else target[1:]
         return whole
     if isinstance(value, list):
-        return [_with_whole_targets(inner, package) for inner in value]
+        return [_with_absolute_targets(inner, package) for inner in value]
     return value

@@ -1,4 +1,4 @@
-"""What a flow author writes: a function; its schema and its checked invocation come from its type hints."""
+"""Functions as flows: the schemas, and the checks of an invocation, come from the type hints."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from p2pflows.errors import BadInput, FlowFailed, UsageError
 
 _MARK = "__p2pflows_flow__"
 _WHOLE_NAMES = ("data", "message")
+"""A single dict parameter of such a name receives the whole data."""
 _MAX_SHOWN_PROBLEMS = 3
 _NO_MODEL = (
     PydanticSchemaGenerationError,
@@ -38,7 +39,7 @@ _NO_MODEL = (
     TypeError,
     NameError,
 )
-"""What pydantic raises for a type hint that it cannot turn into a check or a schema."""
+"""What pydantic raises for a type hint from which it cannot build a check or a schema."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -51,7 +52,12 @@ def flow(*, description: str | None = None) -> Callable[[Function], Function]: .
 def flow(
     function: Function | None = None, /, *, description: str | None = None
 ) -> Function | Callable[[Function], Function]:
-    """Mark a function as a flow, bare or with a description in place of its docstring; it stays callable as it is."""
+    """Mark a function as a flow. The function itself stays unchanged.
+
+    Args:
+        function: the function; with `@flow(description=...)`, Python passes it afterwards.
+        description: what others read about the flow; the first paragraph of its docstring by default.
+    """
 
     def mark(marked: Function) -> Function:
         vars(marked)[_MARK] = description
@@ -62,7 +68,16 @@ def flow(
 
 @dataclass(frozen=True, slots=True)
 class FlowFunction:
-    """A function that can be invoked with the JSON data of a message."""
+    """A function that can be invoked with the JSON data of a message.
+
+    Attributes:
+        function: the function.
+        input_schema: the JSON schema of the data.
+        output_schema: the JSON schema of the answer's data; None when the type hints do not say it.
+        description: what others read about it.
+        is_async: whether invoking it returns an awaitable.
+        read: checks the data and returns the arguments.
+    """
 
     function: Callable[..., Any]
     input_schema: dict[str, Any]
@@ -76,17 +91,19 @@ class FlowFunction:
         """Build the checks and schemas of a function, once.
 
         Raises:
-            UsageError: it is not a function, or a type hint of it cannot be given as JSON.
+            UsageError: it is not a function, or JSON cannot express one of its type hints.
         """
         name = getattr(function, "__name__", type(function).__name__)
         if inspect.isclass(function) or not callable(function):
-            raise UsageError(f"{name!r} is not a function.", "Serve a function.")
+            raise UsageError(f"{name!r} is not a function.", "Serve a function, or an object that can be called.")
         try:
             signature = inspect.signature(function, eval_str=True)
         except (NameError, SyntaxError) as error:
-            raise UsageError(f"A type hint of {name!r} has no meaning: {error}.", "Mend the type hint.") from error
+            raise UsageError(
+                f"A type hint of {name!r} cannot be resolved: {error}.", "Correct the type hint."
+            ) from error
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{name!r} does not tell its parameters.", "Wrap it in a function.") from error
+            raise UsageError(f"{name!r} does not show its parameters.", "Wrap it in a function.") from error
         module = getattr(function, "__module__", None) or __name__
         schema, read = _input(name, module, list(signature.parameters.values()))
         inner = function.func if isinstance(function, functools.partial) else function
@@ -100,60 +117,65 @@ class FlowFunction:
         )
 
     def invoke(self, data: bytes) -> Any:
-        """Check the data against the type hints, then call; gives what the function gives.
+        """Check the data against the type hints, call the function, and return its result.
+
+        Args:
+            data: the JSON data of a message.
 
         Raises:
-            BadInput: the data does not fit.
+            BadInput: the data does not fit the type hints.
         """
         try:
             args, kwargs = self.read(data)
         except ValidationError as error:
-            raise BadInput(_in_plain_words(error, self.input_schema)) from None
+            raise BadInput(_explain(error, self.input_schema)) from None
         return self.function(*args, **kwargs)
 
 
 def to_data(value: Any) -> dict[str, Any]:
-    """What a flow returned, as a reply's data: a dict or a model as it is, all else as `{"result": value}`.
+    """Return a flow's result as an answer's data: a dict or model as it is, any other value as `{"result": value}`.
 
     Raises:
-        FlowFailed: the value cannot be written as JSON.
+        FlowFailed: JSON cannot hold the value.
     """
     whole = isinstance(value, (dict, BaseModel)) and not isinstance(value, RootModel)
     try:
         plain = to_jsonable_python(value)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise FlowFailed(f"It returned a {type(value).__name__} that JSON cannot hold: {reason}.") from error
+        raise FlowFailed(
+            f"It returned a value of type {type(value).__name__} that JSON cannot hold: {reason}."
+        ) from error
     return plain if whole and isinstance(plain, dict) else {"result": plain}
 
 
 def to_json(data: dict[str, Any]) -> bytes:
-    """Data as JSON bytes.
+    """Return data as JSON.
 
     Raises:
-        FlowFailed: it holds NaN, an infinity or half a surrogate pair.
+        FlowFailed: it holds NaN, infinity or a lone surrogate.
     """
     try:
         return json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
         raise FlowFailed("It returned text that is not valid Unicode, which JSON cannot hold.") from error
     except (ValueError, RecursionError) as error:
-        raise FlowFailed("It returned NaN or an infinity, which JSON cannot hold.") from error
+        raise FlowFailed("It returned NaN or infinity, which JSON cannot hold.") from error
 
 
 class _Plain(GenerateJsonSchema):
-    """JSON schemas without generated titles; a default that JSON cannot hold is left out."""
+    """Generates JSON schemas without titles, and without defaults that JSON cannot hold."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - pydantic's own attribute
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the answer is the same for all
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - no field has a title
         return False
 
 
 def _input(
     name: str, module: str, parameters: list[inspect.Parameter]
 ) -> tuple[dict[str, Any], Callable[[bytes], Arguments]]:
-    """The schema of the input object, and how to read JSON bytes into arguments."""
+    """Return the schema of the data, and the function that reads data into arguments."""
     only = parameters[0] if len(parameters) == 1 else None
     if only is not None and only.kind not in (only.VAR_POSITIONAL, only.VAR_KEYWORD):
         keyword = only.name if only.kind is only.KEYWORD_ONLY else None
@@ -171,7 +193,7 @@ def _input(
         if parameter.kind is parameter.VAR_KEYWORD:
             extra = hint
             continue
-        # Fields are numbered and known by alias, so that a parameter may be called `schema`, `json` or `_x`.
+        # Fields have numbers, and parameters are aliases, so that a parameter may be called `schema`, `json` or `_x`.
         field = f"p{number}"
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[field] = (hint, Field(default, alias=parameter.name))
@@ -182,7 +204,7 @@ def _input(
     config = ConfigDict(extra="forbid" if extra is None else "allow", allow_inf_nan=False)
     try:
         model = create_model(name, __config__=config, __module__=module, **fields)
-        model.model_rebuild()  # says which name is unknown; without it the first use says only that one is
+        model.model_rebuild()  # its error names the unknown name; the error of a first use would not
         checks = None if extra in (None, Any) else TypeAdapter(dict[str, extra])
     except _NO_MODEL as error:
         raise _unusable(name, error) from error
@@ -214,12 +236,12 @@ def _read_fields(
     data: bytes,
 ) -> Arguments:
     value = model.model_validate_json(data, strict=True)
-    given = value.__dict__
-    kwargs = {name: given[field] for name, field in keywords}
+    fields = value.__dict__
+    kwargs = {name: fields[field] for name, field in keywords}
     extra = value.model_extra
     if extra:
         kwargs.update(checks.validate_json(json.dumps(extra), strict=True) if checks else extra)
-    return [given[field] for field in positional], kwargs
+    return [fields[field] for field in positional], kwargs
 
 
 def _schema(name: str, kind: Any) -> dict[str, Any]:
@@ -232,13 +254,13 @@ def _schema(name: str, kind: Any) -> dict[str, Any]:
 def _unusable(name: str, error: Exception) -> UsageError:
     reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
     return UsageError(
-        f"The type hints of {name!r} cannot be given as JSON: {reason}.",
+        f"The type hints of {name!r} cannot be expressed in JSON: {reason}.",
         "Use plain types or pydantic models.",
     )
 
 
 def _output_schema(hint: Any) -> dict[str, Any] | None:
-    """The schema of the reply's data, or None when the hint does not tell."""
+    """Return the schema of an answer's data; None when the hint does not determine it."""
     if hint is inspect.Signature.empty or hint is Any:
         return None
     members = get_args(hint) if get_origin(hint) in (typing.Union, UnionType) else ()
@@ -260,7 +282,7 @@ def _is_model(hint: Any) -> bool:
 
 
 def _is_whole(hint: Any) -> bool:
-    """Whether a value of this type is a reply's data as it stands."""
+    """Return whether a value of this type is an answer's data as it is, without `result`."""
     origin = get_origin(hint) or hint
     return _is_model(hint) or (inspect.isclass(origin) and issubclass(origin, Mapping))
 
@@ -278,14 +300,14 @@ def _first_paragraph(function: Any) -> str:
     return " ".join(paragraph.split())
 
 
-def _in_plain_words(error: ValidationError, schema: dict[str, Any]) -> str:
+def _explain(error: ValidationError, schema: dict[str, Any]) -> str:
     problems = error.errors(include_url=False, include_context=False)
-    told = [
+    sentences = [
         _problem(problem["type"], problem["loc"], problem["msg"], schema) for problem in problems[:_MAX_SHOWN_PROBLEMS]
     ]
     if len(problems) > _MAX_SHOWN_PROBLEMS:
-        told.append(f"and {len(problems) - _MAX_SHOWN_PROBLEMS} more problems")
-    return "; ".join(told) + "."
+        sentences.append(f"and {len(problems) - _MAX_SHOWN_PROBLEMS} more problems")
+    return "; ".join(sentences) + "."
 
 
 def _problem(kind: str, where: tuple[int | str, ...], text: str, schema: dict[str, Any]) -> str:
@@ -297,7 +319,7 @@ def _problem(kind: str, where: tuple[int | str, ...], text: str, schema: dict[st
             return f"{field} is missing"
         case "extra_forbidden":
             known = ", ".join(schema.get("properties", {})) if len(where) == 1 else ""
-            return f"{field} is not a field it takes" + (f" (it takes {known})" if known else "")
+            return f"{field} is not a field of the input" + (f" (its fields are {known})" if known else "")
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"{field} must be a JSON object"
         case _ if text.startswith("Input "):

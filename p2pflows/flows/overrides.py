@@ -1,9 +1,9 @@
-"""What a caller may change of a flow's config: data that the flow's own config names, and never what picks code.
+"""Which keys of a flow's config a caller may override: data that the config lists, never the choice of code.
 
-A caller who is not the owner may change the dotted keys that the config lists under `overridable`, or, without such a
-list, what the default config already holds. `FORBIDDEN`, `PREFIXES` and `SUFFIXES` name what such a caller never
-changes, at any depth, whatever the list says. The owner may change everything but `_target_`: the class of a flow is
-what was served.
+A caller who is not the owner may override the dotted keys that the config lists under `overridable`; without such a
+list, the keys that the default config has. Such a caller never overrides keys that `FORBIDDEN`, `PREFIXES` or
+`SUFFIXES` name, at any depth, even if they are listed. The owner may override every key but `_target_`: the class of a
+flow is the one that is served.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from p2pflows.errors import BadInput, NotAllowed, TooLarge, UsageError
 TARGET = "_target_"
 DECLARED = "overridable"
 MAX_OVERRIDE_DEPTH = 32
-"""How deep overrides may be nested."""
+"""How deeply overrides may be nested."""
 MAX_OVERRIDE_BYTES = 100_000
-"""The bytes that overrides may take as JSON."""
+"""Most bytes of overrides, as JSON."""
 
 FORBIDDEN = frozenset(
     {
@@ -33,7 +33,7 @@ FORBIDDEN = frozenset(
         *("dispatch_point", "singleton", "parallel_dispatch", "overridable", "private_keys", "unsent_keys"),
     }
 )
-"""Names that pick code, places, people or secrets, that can hang a worker, or that decide who may do what."""
+"""Keys that choose code, paths, people or secrets, that can block a worker, or that grant rights."""
 PREFIXES = ("_", "api_", "template")
 SUFFIXES = (
     *("_class", "_class_name", "_target", "_module", "_command", "_script", "_code", "_backend"),
@@ -47,7 +47,7 @@ _Path = tuple[str, ...]
 
 
 def is_forbidden(key: str) -> bool:
-    """Whether a caller who is not the owner may never set this key; each part of a dotted key counts."""
+    """Return whether only the owner may set this key; each part of a dotted key counts."""
     parts = key.casefold().replace("-", "_").split(".")
     return any(
         part.strip() in FORBIDDEN or part.strip().startswith(PREFIXES) or part.strip().endswith(SUFFIXES)
@@ -58,32 +58,32 @@ def is_forbidden(key: str) -> bool:
 def check_overrides(
     defaults: Mapping[str, Any], overrides: Mapping[str, Any], *, declared: list[str] | None, trusted: bool
 ) -> None:
-    """Let overrides pass, or raise.
+    """Check that a caller may override these keys.
 
     Args:
         defaults: the default config of the class.
-        overrides: what the caller wants to lay over it.
+        overrides: the caller's overrides.
         declared: the dotted keys that the class lists as overridable; None when it has no such list.
         trusted: whether the caller is the owner.
 
     Raises:
-        NotAllowed: a key is not the caller's to change; the error names it.
-        TooLarge: they take more than OVERRIDE_LIMIT bytes.
-        BadInput: they are no JSON object, or nested deeper than OVERRIDE_LEVELS.
+        NotAllowed: the caller may not override a key; the error names it.
+        TooLarge: the overrides have more than MAX_OVERRIDE_BYTES.
+        BadInput: the overrides are not a JSON object, or nested deeper than MAX_OVERRIDE_DEPTH.
     """
     _check_form(overrides)
     if overrides.get(TARGET, defaults.get(TARGET)) != defaults.get(TARGET):
-        raise NotAllowed(f"{TARGET!r} cannot be overridden.", "The class of a flow is the one that was served.")
+        raise NotAllowed(f"{TARGET!r} cannot be overridden.", "The class of a flow is the one that is served.")
     if not trusted:
         allowed = None if declared is None else [tuple(key.split(".")) for key in declared]
         _check_keys(defaults, overrides, allowed, ())
 
 
 def declared_keys(config: Mapping[str, Any]) -> list[str] | None:
-    """The keys that a config lists as overridable; None when it has no such list.
+    """Return the keys that a config lists as overridable; None when it has no such list.
 
     Raises:
-        UsageError: it is no list of texts.
+        UsageError: the value is not a list of texts.
     """
     declared = config.get(DECLARED)
     if declared is None:
@@ -95,12 +95,12 @@ def declared_keys(config: Mapping[str, Any]) -> list[str] | None:
 
 def _check_form(overrides: Mapping[str, Any]) -> None:
     if not isinstance(overrides, Mapping):
-        raise BadInput("Config overrides must be an object.", "Give a dict with text keys.")
+        raise BadInput("Config overrides must be an object.", "Pass a dict with text keys.")
     _check_levels(overrides, 1, "")
     try:
         size = len(json.dumps(overrides, allow_nan=False, ensure_ascii=False).encode())
     except (TypeError, ValueError) as error:
-        raise BadInput(f"The config overrides are not JSON: {error}.", "Give JSON values only.") from error
+        raise BadInput(f"The config overrides are not JSON: {error}.", "Pass JSON values only.") from error
     if size > MAX_OVERRIDE_BYTES:
         raise TooLarge(
             f"The config overrides take {size} bytes, over the limit of {MAX_OVERRIDE_BYTES}.",
@@ -127,15 +127,15 @@ def _check_keys(
     for key, value in overrides.items():
         here, default = (*path, key), defaults.get(key)
         if is_forbidden(key):
-            raise _refusal(here, "Only its owner sets it.")
+            raise _refusal(here, "Only the owner of the flow sets it.")
         if isinstance(value, Mapping) and isinstance(default, Mapping):
             _check_keys(default, value, allowed, here)
-        elif value and isinstance(value, Mapping) and key not in defaults and _leads_to_one(here, allowed):
+        elif value and isinstance(value, Mapping) and key not in defaults and _is_above_an_allowed_key(here, allowed):
             _check_keys({}, value, allowed, here)
         elif allowed is None and key not in defaults:
-            raise _refusal(here, f"It may override: {_told(defaults)}.")
+            raise _refusal(here, f"You may override: {_allowed_keys(defaults)}.")
         elif allowed is not None and not any(here[: len(declared)] == declared for declared in allowed):
-            raise _refusal(here, f"It may override: {_told(map('.'.join, allowed))}.")
+            raise _refusal(here, f"You may override: {_allowed_keys(map('.'.join, allowed))}.")
         elif allowed is None and isinstance(default, Mapping):
             raise _refusal(here, "It is an object with keys of its own; override those.")
         else:
@@ -143,42 +143,42 @@ def _check_keys(
             _check_inside(value, here)
 
 
-def _leads_to_one(here: _Path, allowed: list[_Path] | None) -> bool:
-    """Whether an allowed key lies below this one."""
+def _is_above_an_allowed_key(here: _Path, allowed: list[_Path] | None) -> bool:
+    """Return whether an allowed key lies below this one."""
     return any(len(here) < len(declared) and declared[: len(here)] == here for declared in allowed or ())
 
 
 def _check_inside(value: Any, path: _Path) -> None:
-    """Refuse to bring, or to replace, a value that holds a forbidden key."""
+    """Refuse a value that holds a forbidden key, new or old."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if is_forbidden(str(key)):
-                raise _refusal((*path, str(key)), "Only its owner sets it.")
+                raise _refusal((*path, str(key)), "Only the owner of the flow sets it.")
             _check_inside(inner, (*path, str(key)))
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _check_inside(inner, path)
 
 
-def _told(keys: Iterable[str]) -> str:
+def _allowed_keys(keys: Iterable[str]) -> str:
     return ", ".join(sorted(key for key in keys if not is_forbidden(key))) or "nothing"
 
 
 def _refusal(path: _Path, hint: str) -> NotAllowed:
-    return NotAllowed(f"The config key {'.'.join(path)!r} is not yours to override.", hint)
+    return NotAllowed(f"The config key {'.'.join(path)!r} cannot be overridden by you.", hint)
 
 
 def check_keyless(config: object) -> None:
-    """Let a config pass that holds no keys of model servers: they belong to a worker, and would be kept and sent here.
+    """Check that a config holds no key of a model server. Configs are stored and sent; only workers hold keys.
 
     Raises:
-        UsageError: something else than `???` stands under `api_infos`.
+        UsageError: `api_infos` has a value other than `???`.
     """
     if isinstance(config, Mapping):
         for name, value in config.items():
             if name == _KEYS and value not in (None, "???", []):
                 raise UsageError(
-                    "A config is no place for keys: it is kept and sent.",
+                    "A config must not hold keys of model servers: it is stored and sent.",
                     "Give them to a worker: run_dispatch_worker_thread(cl, api_infos=[...]) or worker --api-key-env.",
                 )
             check_keyless(value)

@@ -1,4 +1,4 @@
-"""Transformations of a message's data, as an interface applies them (docs/INTERFACES.md)."""
+"""The transformations of a message's data that an interface applies (docs/INTERFACES.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every transformation is: something that takes a dict of data and gives one."""
+"""The base of all transformations: each takes a dict of data and returns one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 Transformation = Callable[..., dict[str, Any]]
-"""Called with `data_dict=` and whatever the interface was called with besides; gives the new data."""
+"""Called with `data_dict=` and the keywords that the interface was called with; returns the new data."""
 
 
 class DataTransformation(ABC):
     """The base of transformations that have settings.
 
     Args:
-        output_key: the key that the result goes to, for those that make one.
+        output_key: the key for the result, if the transformation produces one.
     """
 
     def __init__(self, output_key: Hashable | None = None) -> None:
@@ -22,9 +22,9 @@ class DataTransformation(ABC):
 
     @abstractmethod
     def __call__(self, data_dict: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Transform the data; the dict may be changed in place, so that an interface hands over a copy.
+        """Transform the data.
 
         Args:
-            data_dict: the data.
-            kwargs: what the interface was called with besides: `goal`, `src_flow`, `dst_flow`.
+            data_dict: the data; an interface passes a copy, so it may be changed in place.
+            kwargs: what else the interface was called with: `goal`, `src_flow`, `dst_flow`.
         """

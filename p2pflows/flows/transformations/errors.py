@@ -1,4 +1,4 @@
-"""What a transformation says about data that it cannot work on."""
+"""The errors of transformations."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ class MissingKey(UsageError, KeyError):
 
 
 class WrongValue(UsageError, ValueError):
-    """A key holds something that a transformation cannot use."""
+    """A key has a value that a transformation cannot use."""

@@ -1,4 +1,4 @@
-"""Transformations between JSON text and what it stands for."""
+"""Transformations from JSON text to values, and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Json2Obj(DataTransformation):
 
     Args:
         input_key: the key of the text.
-        output_key: the key that its value goes to; the input key when left out.
+        output_key: the key for its value; the input key by default.
     """
 
     def __init__(self, input_key: Hashable, output_key: Hashable | None = None) -> None:
@@ -26,17 +26,19 @@ class Json2Obj(DataTransformation):
         super().__init__(output_key=_output(output_key, self.input_key))
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """The data with the output key.
+        """Return the data with the output key set.
 
         Raises:
             MissingKey: the data lacks the input key.
-            WrongValue: it holds no JSON text.
+            WrongValue: its value is not JSON text.
         """
         text = text_of(data_dict, self.input_key)
         try:
             value = strict_json.loads(text)
         except ValueError as error:
-            raise WrongValue(f"{self.input_key!r} holds no JSON: {error}.", "Ask for JSON alone.") from error
+            raise WrongValue(
+                f"The value of {self.input_key!r} is not JSON: {error}.", "Ask for JSON without other text."
+            ) from error
         tree.place(data_dict, self.output_key, value)
         return data_dict
 
@@ -46,7 +48,7 @@ class Obj2Json(DataTransformation):
 
     Args:
         input_key: the key of the value.
-        output_key: the key that the text goes to; the input key when left out.
+        output_key: the key for the text; the input key by default.
     """
 
     def __init__(self, input_key: Hashable, output_key: Hashable | None = None) -> None:
@@ -54,7 +56,7 @@ class Obj2Json(DataTransformation):
         super().__init__(output_key=_output(output_key, self.input_key))
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """The data with the output key.
+        """Return the data with the output key set.
 
         Raises:
             MissingKey: the data lacks the input key.
@@ -65,8 +67,8 @@ class Obj2Json(DataTransformation):
             text = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise WrongValue(
-                f"{self.input_key!r} cannot be written as JSON: {error}.",
-                "Keep to texts, numbers, true, false, None, lists and dicts.",
+                f"The value of {self.input_key!r} cannot be written as JSON: {error}.",
+                "Use text, numbers, True, False, None, lists and dicts only.",
             ) from error
         tree.place(data_dict, self.output_key, text)
         return data_dict

@@ -13,11 +13,11 @@ from p2pflows.flows.transformations.errors import MissingKey, WrongValue
 
 
 class _Moving(DataTransformation):
-    """Gives values names that a mapping says; names that the data lacks are passed over.
+    """Sets values under new names, as a mapping says; names that the data lacks are skipped.
 
-    Each entry takes its value from the data as it came in, so that `{a: b, b: a}` swaps. Where the data lacks the
-    name, it takes what an entry before it made: `{a: b, b: c}` brings a lone `a` to `c`. In a circle of names each
-    value moves once, even a lone one.
+    Each entry takes its value from the data before any change, so `{a: b, b: a}` swaps two values. When the data lacks
+    the name, the entry takes the value that an earlier entry has set: with `{a: b, b: c}`, a lone `a` becomes `c`. In a
+    circle of names, each value moves once.
     """
 
     def __init__(self, old_key2new_key: Mapping[Any, Any], nested_keys: bool, what: str) -> None:
@@ -28,10 +28,10 @@ class _Moving(DataTransformation):
         self._circular = _in_circles(self._moves)
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """The data with the new names.
+        """Return the data with the new names.
 
         Raises:
-            WrongValue: a new name leads through something that is not a dict.
+            WrongValue: a new name leads through a value that is not a dict.
         """
         held: dict[Hashable, Any] = {}
         self._hold(data_dict, self._moves, held)
@@ -43,7 +43,7 @@ class _Moving(DataTransformation):
         return data_dict
 
     def _hold(self, data: tree.Tree, names: Iterable[Hashable], held: dict[Hashable, Any]) -> None:
-        """Lay the values of these names by, as far as they are there."""
+        """Collect the values of these names, as far as the data has them."""
         for name in names:
             path = tree.find(data, name, nested=self.nested_keys)
             if path is not None:
@@ -51,15 +51,15 @@ class _Moving(DataTransformation):
 
     @abstractmethod
     def _lift(self, data: tree.Tree, path: tree.Path) -> Any:
-        """The value at the end of a path."""
+        """Return the value at a path."""
 
 
 class KeyRename(_Moving):
-    """Gives values new names. The dicts that they were in stay, even empty.
+    """Renames keys. A dict that loses its last key stays, empty.
 
     Args:
         old_key2new_key: old names to new ones.
-        nested_keys: whether dots in names lead into dicts.
+        nested_keys: whether names with dots are paths into nested dicts.
     """
 
     def __init__(self, old_key2new_key: Mapping[Any, Any], nested_keys: bool = True) -> None:
@@ -70,11 +70,11 @@ class KeyRename(_Moving):
 
 
 class KeyCopy(_Moving):
-    """Gives deep copies of values further names.
+    """Sets deep copies of values under further names.
 
     Args:
         old_key2new_key: names to further names.
-        nested_keys: whether dots in names lead into dicts.
+        nested_keys: whether names with dots are paths into nested dicts.
     """
 
     def __init__(self, old_key2new_key: Mapping[Any, Any], nested_keys: bool = True) -> None:
@@ -85,11 +85,11 @@ class KeyCopy(_Moving):
 
 
 class KeySet(DataTransformation):
-    """Sets keys to fixed values, one after another; each time to a deep copy.
+    """Sets keys to fixed values, in order, each time to a deep copy.
 
     Args:
         key2value: names to values.
-        nested_keys: whether dots in names lead into dicts.
+        nested_keys: whether names with dots are paths into nested dicts.
     """
 
     def __init__(self, key2value: Mapping[Any, Any], nested_keys: bool = True) -> None:
@@ -98,10 +98,10 @@ class KeySet(DataTransformation):
         self.nested_keys = settings.flag(nested_keys, "nested_keys")
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """The data with the values set.
+        """Return the data with the values set.
 
         Raises:
-            WrongValue: a name leads through something that is not a dict.
+            WrongValue: a name leads through a value that is not a dict.
         """
         for name, value in self.key2value.items():
             tree.place(data_dict, name, copy.deepcopy(value), nested=self.nested_keys)
@@ -109,11 +109,11 @@ class KeySet(DataTransformation):
 
 
 class KeySelect(DataTransformation):
-    """Keeps what has one of the names, where it was, and drops all else.
+    """Keeps the values with these names, at their paths, and drops everything else.
 
     Args:
         keys_to_select: the names.
-        nested_keys: whether dots in names lead into dicts.
+        nested_keys: whether names with dots are paths into nested dicts.
     """
 
     def __init__(self, keys_to_select: Iterable[Any], nested_keys: bool = True) -> None:
@@ -122,7 +122,7 @@ class KeySelect(DataTransformation):
         self.nested_keys = settings.flag(nested_keys, "nested_keys")
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """A dict of its own with what is kept.
+        """Return a new dict with the selected values.
 
         Raises:
             MissingKey: the data lacks one of the names.
@@ -135,11 +135,11 @@ class KeySelect(DataTransformation):
 
 
 class KeyDelete(DataTransformation):
-    """Drops what has one of the names, with all below it; names that the data lacks are passed over.
+    """Drops the values with these names; names that the data lacks are skipped.
 
     Args:
         keys_to_delete: the names.
-        nested_keys: whether dots in names lead into dicts.
+        nested_keys: whether names with dots are paths into nested dicts.
     """
 
     def __init__(self, keys_to_delete: Iterable[Any], nested_keys: bool = True) -> None:
@@ -148,7 +148,7 @@ class KeyDelete(DataTransformation):
         self.nested_keys = settings.flag(nested_keys, "nested_keys")
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """The data without them; a dict that is emptied by it stays as `{}`."""
+        """Return the data without them; a dict that loses its last key stays as `{}`."""
         for name in self.keys_to_delete:
             path = tree.find(data_dict, name, nested=self.nested_keys)
             if path is not None:
@@ -157,17 +157,17 @@ class KeyDelete(DataTransformation):
 
 
 class KeyMatchInput(DataTransformation):
-    """Keeps the keys that the destination flow names as its input, and drops all else."""
+    """Keeps the keys that the destination flow names as its input, and drops everything else."""
 
     def __init__(self) -> None:
         super().__init__()
 
     def __call__(self, data_dict: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """A dict of its own with the keys in `dst_flow.get_interface_description()["input"]`.
+        """Return a new dict with the keys in `dst_flow.get_interface_description()["input"]`.
 
         Raises:
             MissingKey: the interface was called without `dst_flow`, or the data lacks one of the keys.
-            WrongValue: the flow does not tell its input.
+            WrongValue: the flow does not describe its input.
         """
         if kwargs.get("dst_flow") is None:
             raise MissingKey(
@@ -178,8 +178,8 @@ class KeyMatchInput(DataTransformation):
         wanted = described.get("input") if isinstance(described, Mapping) else None
         if wanted is None:
             raise WrongValue(
-                "KeyMatchInput got a dst_flow that does not tell its input.",
-                "Give it a flow whose config has an input_interface.",
+                "The dst_flow of KeyMatchInput does not describe its input.",
+                "Pass a flow whose config has an input_interface.",
             )
         if isinstance(wanted, (str, Mapping)):
             wanted = [wanted] if isinstance(wanted, str) else list(wanted)
@@ -187,7 +187,7 @@ class KeyMatchInput(DataTransformation):
 
 
 def _in_circles(moves: Mapping[Hashable, Hashable]) -> set[Hashable]:
-    """The names from which following the moves leads back to them."""
+    """Return the names from which the moves lead back to the same name."""
     found = set()
     for start in moves:
         seen, at = set[Hashable](), start

@@ -1,4 +1,4 @@
-"""A look into a chat while it runs: its messages so far, in the log."""
+"""PrintPreviousMessages: logs a conversation with a model while it is going on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _log = logging.getLogger(__name__)
 
 
 class PrintPreviousMessages(DataTransformation):
-    """Logs the messages of the source flow's chat at level info; the data stays as it is.
+    """Logs the conversation in the source flow's state at level INFO; the data stays unchanged.
 
     Args:
-        last_message_only: whether only the last one is logged.
+        last_message_only: whether to log the last message only.
     """
 
     def __init__(self, last_message_only: bool = False) -> None:
@@ -24,17 +24,17 @@ class PrintPreviousMessages(DataTransformation):
         self.last_message_only = settings.flag(last_message_only, "last_message_only")
 
     def __call__(self, data_dict: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """The data, untouched.
+        """Return the data unchanged.
 
         Raises:
-            MissingKey: the interface was called without `src_flow`, or that flow keeps no chat in its state.
+            MissingKey: the interface was called without `src_flow`, or the state of that flow holds no conversation.
         """
         flow = kwargs.get("src_flow")
         state = getattr(flow, "flow_state", None)
         if not isinstance(state, dict) or "previous_messages" not in state:
             raise MissingKey(
-                "PrintPreviousMessages has no chat to look into.",
-                "Call the interface with src_flow=, a chat flow; one that runs elsewhere keeps its chat there.",
+                "PrintPreviousMessages finds no conversation.",
+                "Call the interface with src_flow=, a flow of your own process that talks with a model.",
             )
         name = (getattr(flow, "flow_config", None) or {}).get("name", type(flow).__name__)
         for message in state["previous_messages"][-1 if self.last_message_only else 0 :]:

@@ -1,6 +1,6 @@
-"""Which classes a config may name under `_target_`: those in this list, and what the program itself registers.
+"""The classes that a config may name under `_target_`: those in this list, and those that the program registers.
 
-A config may come from another user, so that a name in it is looked up here and nothing is ever imported for it.
+A config may come from another user, so a name in it is looked up here, and nothing is imported for it.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _allowed: dict[str, type[DataTransformation]] = {
 
 
 def register(allowed: Class) -> Class:
-    """Let configs name a class of your own; also as a decorator. Gives the class.
+    """Let configs name a class of your own, and return the class, so that this can be a decorator.
 
     Raises:
-        UsageError: it is no `DataTransformation`, or another class has that name.
+        UsageError: the class is not a `DataTransformation`, or another class has its name.
     """
     if not (inspect.isclass(allowed) and issubclass(allowed, DataTransformation)):
-        raise UsageError(f"{allowed!r} is no class of transformations.", "Derive it from DataTransformation.")
+        raise UsageError(f"{allowed!r} is not a class of transformations.", "Derive it from DataTransformation.")
     other = _allowed.get(allowed.__name__, allowed)
-    # A module that is loaded again brings its classes anew, under the names they had.
+    # A module that is loaded again defines its classes again, under the same names.
     if (other.__module__, other.__qualname__) != (allowed.__module__, allowed.__qualname__):
         raise UsageError(
             f"{allowed.__name__!r} already names {other.__module__}.{other.__qualname__}.",
@@ -61,19 +61,19 @@ def register(allowed: Class) -> Class:
 
 
 def resolve(target: object) -> type[DataTransformation]:
-    """The class that a `_target_` names by its last part, whatever stands before it.
+    """Return the class that the last part of a `_target_` names; the parts before it are ignored.
 
     Raises:
-        UsageError: it is not allowed.
+        UsageError: the class is not allowed.
     """
     found = _allowed.get(settings.text(target, TARGET).rpartition(".")[2])
     if found is None:
-        raise UsageError(f"No transformation is named {target!r}.", f"There are: {', '.join(sorted(_allowed))}.")
+        raise UsageError(f"No transformation is named {target!r}.", f"Use one of: {', '.join(sorted(_allowed))}.")
     return found
 
 
 def make(config: Mapping[str, Any]) -> DataTransformation:
-    """The transformation that a config describes: its `_target_`, and the settings of that class.
+    """Create the transformation that a config describes: its `_target_`, and the settings of that class.
 
     Raises:
         UsageError: the class is not allowed, or the settings do not fit it.

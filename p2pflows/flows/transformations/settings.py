@@ -1,4 +1,7 @@
-"""The checks of what a transformation is configured with, so that a mistake shows before any message does."""
+"""Checks of a transformation's settings, so that a mistake is found before the first message.
+
+In each function, `what` names the setting for the error, and the checked value is returned.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from p2pflows.errors import UsageError
 
 
 def name(value: object, what: str) -> Hashable:
-    """The name of a key.
+    """Check the name of a key.
 
     Raises:
-        UsageError: it is None, or something that cannot be a key.
+        UsageError: it is None, or cannot be hashed.
     """
     try:
         hash(value)
@@ -24,19 +27,19 @@ def name(value: object, what: str) -> Hashable:
 
 
 def names(value: object, what: str) -> list[Hashable]:
-    """A list of names of keys.
+    """Check a list of names of keys.
 
     Raises:
-        UsageError: it is no list, or an entry is no name.
+        UsageError: it is not a list, or an entry is not a name.
     """
     return [name(entry, f"An entry of {what}") for entry in entries(value, what)]
 
 
 def renames(value: object, what: str) -> dict[Hashable, Hashable]:
-    """A mapping of old names to new ones.
+    """Check a mapping of old names to new ones.
 
     Raises:
-        UsageError: it is no mapping, or an entry is no name.
+        UsageError: it is not a mapping, or an entry is not a name.
     """
     return {
         name(old, f"An old name in {what}"): name(new, f"The new name for {old!r} in {what}")
@@ -45,44 +48,44 @@ def renames(value: object, what: str) -> dict[Hashable, Hashable]:
 
 
 def mapping(value: object, what: str) -> dict[Hashable, Any]:
-    """A mapping with names of keys.
+    """Check a mapping from names of keys to any values.
 
     Raises:
-        UsageError: it is no mapping, or one of its keys is None.
+        UsageError: it is not a mapping, or one of its keys is None.
     """
     if not isinstance(value, Mapping):
-        raise UsageError(f"{what} is a {type(value).__name__}, not a mapping.", "Write it as: {key: value}")
+        raise UsageError(f"{what} must be a mapping, not {type(value).__name__}.", "Write it as: {key: value}")
     return {name(key, f"A key of {what}"): kept for key, kept in value.items()}
 
 
 def entries(value: object, what: str) -> list[Any]:
-    """A list.
+    """Check a list, and return it as one.
 
     Raises:
-        UsageError: it is something else; a text is no list of letters.
+        UsageError: it is not iterable; a text does not count as a list of characters.
     """
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise UsageError(f"{what} is a {type(value).__name__}, not a list.", "Write it as a list: [one, another]")
+        raise UsageError(f"{what} must be a list, not {type(value).__name__}.", "Write it as a list: [one, another]")
     return list(value)
 
 
 def text(value: object, what: str) -> str:
-    """A text.
+    """Check a text.
 
     Raises:
         UsageError: it is something else.
     """
     if not isinstance(value, str):
-        raise UsageError(f"{what} is a {type(value).__name__}, not a text.", "Put it in quotes.")
+        raise UsageError(f"{what} must be text, not {type(value).__name__}.", "Put it in quotes.")
     return value
 
 
 def flag(value: object, what: str) -> bool:
-    """A yes or no.
+    """Check true or false.
 
     Raises:
         UsageError: it is something else.
     """
     if not isinstance(value, bool):
-        raise UsageError(f"{what} is a {type(value).__name__}, not true or false.", "Write true or false.")
+        raise UsageError(f"{what} must be true or false, not {type(value).__name__}.", "Write true or false.")
     return value

@@ -1,4 +1,4 @@
-"""Transformations that look into a text: for a word that ends the talk, for a regular expression."""
+"""Transformations that search a text: for the words that end an interaction, or with a regular expression."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class EndOfInteraction(DataTransformation):
-    """Says whether a text holds the words that end an interaction, in capitals or not.
+    """Sets a key to whether a text holds the words that end an interaction, in upper or lower case.
 
     Args:
         output_key: the key that is set to true or false.
@@ -31,27 +31,27 @@ class EndOfInteraction(DataTransformation):
         self.input_key = settings.name(input_key, "input_key")
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """The data with the output key.
+        """Return the data with the output key set.
 
         Raises:
             MissingKey: the data lacks the input key.
-            WrongValue: it holds no text.
+            WrongValue: its value is not a text.
         """
-        said = text_of(data_dict, self.input_key).casefold()
-        tree.place(data_dict, self.output_key, self.end_of_interaction_string.casefold() in said)
+        text = text_of(data_dict, self.input_key).casefold()
+        tree.place(data_dict, self.output_key, self.end_of_interaction_string.casefold() in text)
         return data_dict
 
 
 class RegexFirstOccurrenceExtractor(DataTransformation):
-    """Takes the first match of a regular expression out of a text, or None when there is none.
+    """Sets a key to the first match of a regular expression in a text, or to None when nothing matches.
 
     Args:
         regex: the regular expression.
-        output_key: the key that the match goes to.
+        output_key: the key for the match.
         assert_unique: whether a second match is an error.
-        strip: whether white space around the match is cut off.
+        strip: whether white space around the match is removed.
         input_key: the key of the text.
-        regex_fallback: one or several, tried in turn when the ones before gave nothing.
+        regex_fallback: one or several further expressions, tried in order while nothing has matched.
         match_group: the number or name of the group to take; 0 is the whole match.
     """
 
@@ -79,20 +79,20 @@ class RegexFirstOccurrenceExtractor(DataTransformation):
         ]
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """The data with the output key.
+        """Return the data with the output key set.
 
         Raises:
             MissingKey: the data lacks the input key.
-            WrongValue: it holds no text, or there is a second match that there must not be.
+            WrongValue: its value is not a text, or matches twice with `assert_unique`.
         """
-        said = text_of(data_dict, self.input_key)
-        found = next((match for pattern in self.patterns if (match := self._first(pattern, said)) is not None), None)
+        text = text_of(data_dict, self.input_key)
+        found = next((match for pattern in self.patterns if (match := self._first(pattern, text)) is not None), None)
         tree.place(data_dict, self.output_key, found)
         return data_dict
 
-    def _first(self, pattern: re.Pattern[str], said: str) -> str | None:
-        """What the group holds in the first match; None when there is no match, or the group has no part in it."""
-        matches = list(itertools.islice(pattern.finditer(said), 2))
+    def _first(self, pattern: re.Pattern[str], text: str) -> str | None:
+        """Return the group's text in the first match; None when nothing matches, or the group is unused."""
+        matches = list(itertools.islice(pattern.finditer(text), 2))
         if not matches:
             return None
         if self.assert_unique and len(matches) > 1:
@@ -107,31 +107,33 @@ class RegexFirstOccurrenceExtractor(DataTransformation):
 
 
 def text_of(data: tree.Tree, name: Hashable) -> str:
-    """The text of that name.
+    """Return the text under a name.
 
     Raises:
-        MissingKey: the data lacks it.
-        WrongValue: it is no text.
+        MissingKey: the data lacks the name.
+        WrongValue: its value is not a text.
     """
     value = tree.get(data, tree.need(data, name))
     if not isinstance(value, str):
-        raise WrongValue(f"{name!r} holds a {type(value).__name__}, not a text.", "Name a key that holds a text.")
+        raise WrongValue(
+            f"The value of {name!r} must be text, not {type(value).__name__}.", "Name a key that holds a text."
+        )
     return value
 
 
 def _compiled(regex: str, what: str, group: int | str) -> re.Pattern[str]:
-    """A regular expression that has the group.
+    """Compile a regular expression, and check that it has the group.
 
     Raises:
-        UsageError: it is none, or has no such group.
+        UsageError: it is not a regular expression, or has no such group.
     """
     try:
         pattern = re.compile(settings.text(regex, what))
     except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"{what} {regex!r} is not a regular expression: {error}.", "Mend it.") from error
+        raise UsageError(f"{what} {regex!r} is not a regular expression: {error}.", "Correct it.") from error
     known = pattern.groupindex if isinstance(group, str) else range(pattern.groups + 1)
     if isinstance(group, (bool, float)) or group not in known:
         raise UsageError(
-            f"{what} {regex!r} has no group {group!r}.", "Put the group in parentheses, or take the match_group 0."
+            f"{what} {regex!r} has no group {group!r}.", "Put the group in parentheses, or set match_group to 0."
         )
     return pattern

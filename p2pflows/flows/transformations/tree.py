@@ -1,8 +1,8 @@
 """Names of values in nested dicts: `a.b` is the key `b` in the dict under `a`.
 
-At each level the longest beginning of a name that is there as a key is taken, so that a key `a.b` with a dot of its own
-comes before the `b` of `a`. Names that are no text are keys as they are. Lists, like all that is not a dict, have
-no inside.
+At each level, the longest beginning of the name that is a key is used, so a key `a.b` with a dot of its own precedes
+the `b` in `a`. A name that is not a text is a key as it is. Only dicts are searched: lists and other values have no
+keys.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _MAX_SHOWN_KEYS = 10
 
 
 def find(tree: Tree, name: Hashable, *, nested: bool = True) -> Path | None:
-    """The keys that lead to what has that name; None when nothing has.
+    """Return the path of keys to the value with this name; None when there is none.
 
     Args:
         tree: the data.
         name: the name of a value.
-        nested: whether dots in the name lead into dicts.
+        nested: whether a name with dots is a path into nested dicts.
     """
     path: list[Hashable] = []
     while name not in tree:
@@ -39,10 +39,10 @@ def find(tree: Tree, name: Hashable, *, nested: bool = True) -> Path | None:
 
 
 def need(tree: Tree, name: Hashable, *, nested: bool = True) -> Path:
-    """The keys that lead to what has that name.
+    """Return the path of keys to the value with this name.
 
     Raises:
-        MissingKey: nothing has.
+        MissingKey: there is none.
     """
     path = find(tree, name, nested=nested)
     if path is None:
@@ -54,34 +54,34 @@ def need(tree: Tree, name: Hashable, *, nested: bool = True) -> Path:
 
 
 def get(tree: Tree, path: Path) -> Any:
-    """The value at the end of a path that is there."""
+    """Return the value at an existing path."""
     return functools.reduce(operator.getitem, path, tree)
 
 
 def take(tree: Tree, path: Path) -> Any:
-    """The value at the end of a path that is there, no longer in the tree; the dict that held it stays, even empty."""
+    """Remove and return the value at an existing path; the dict that held it stays, even if it is empty."""
     return get(tree, path[:-1]).pop(path[-1])
 
 
 def put(tree: Tree, path: Path, value: Any) -> None:
-    """Put a value at the end of a path, making the dicts on the way."""
+    """Set the value at a path, and create the dicts on the way."""
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value
 
 
 def place(tree: Tree, name: Hashable, value: Any, *, nested: bool = True) -> None:
-    """Give a value a name: in place of what has it, else as a new key, in new dicts where there are none.
+    """Set the value with a name: replace the one that has the name, or add a key, and dicts on the way to it.
 
     Raises:
-        WrongValue: the name leads through something that is not a dict.
+        WrongValue: the path of the name leads through a value that is not a dict.
     """
     rest = name
     while rest not in tree and (cut := _cut(tree, rest, nested=nested)) is not None:
         head, rest = cut
         if not isinstance(tree[head], dict):
             raise WrongValue(
-                f"{name!r} cannot be set: {head!r} holds a {type(tree[head]).__name__}, not a dict.",
+                f"{name!r} cannot be set: the value of {head!r} must be a dict, not {type(tree[head]).__name__}.",
                 f"Choose another name, or first rename or delete {head!r}.",
             )
         tree = tree[head]
@@ -89,8 +89,8 @@ def place(tree: Tree, name: Hashable, value: Any, *, nested: bool = True) -> Non
 
 
 def _cut(tree: Tree, name: Hashable, *, nested: bool) -> tuple[str, str] | None:
-    """A name as its longest beginning that is a key of the tree, and the rest; None when no beginning is."""
+    """Split a name after its longest beginning that is a key of the tree; None when no beginning is a key."""
     if not nested or not isinstance(name, str):
         return None
-    dots = [at for at, letter in enumerate(name) if letter == "."]
+    dots = [at for at, character in enumerate(name) if character == "."]
     return next(((name[:at], name[at + 1 :]) for at in reversed(dots) if name[:at] in tree), None)

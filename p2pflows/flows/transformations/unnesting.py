@@ -1,4 +1,4 @@
-"""A transformation that takes a dict apart into the one around it."""
+"""UnNesting: merges a nested dict into the dict around it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from p2pflows.flows.transformations.errors import WrongValue
 
 
 class UnNesting(DataTransformation):
-    """Puts the keys of a dict in its own place, over those that are there.
+    """Replaces a nested dict by its keys, which overwrite keys of the dict around it.
 
     Args:
         input_key: the key of the dict.
@@ -22,17 +22,18 @@ class UnNesting(DataTransformation):
         self.input_key = settings.name(input_key, "input_key")
 
     def __call__(self, data_dict: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """The data without the dict, and with what was in it.
+        """Return the data with the keys of the dict in place of the dict.
 
         Raises:
             MissingKey: the data lacks the key.
-            WrongValue: it holds no dict.
+            WrongValue: its value is not a dict.
         """
         path = tree.need(data_dict, self.input_key)
         inner = tree.get(data_dict, path)
         if not isinstance(inner, dict):
             raise WrongValue(
-                f"{self.input_key!r} holds a {type(inner).__name__}, not a dict.", "Name a key that holds a dict."
+                f"The value of {self.input_key!r} must be a dict, not {type(inner).__name__}.",
+                "Name a key that holds a dict.",
             )
         tree.take(data_dict, path)
         tree.get(data_dict, path[:-1]).update(inner)

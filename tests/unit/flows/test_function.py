@@ -211,7 +211,7 @@ def test_schema_hint_that_json_cannot_give() -> None:
         raise NotImplementedError(then)
 
     for wrong in (function, callback):
-        with pytest.raises(UsageError, match="cannot be given as JSON"):
+        with pytest.raises(UsageError, match="cannot be expressed in JSON"):
             FlowFunction.from_callable(wrong)
 
 
@@ -227,7 +227,7 @@ def test_input_fits() -> None:
         ({}, "'text' is missing."),
         ({"text": 5}, "'text' should be a valid string."),
         ({"text": "x", "to": None}, "'to' should be a valid string."),
-        ({"text": "x", "at": 1}, "'at' is not a field it takes (it takes text, to)."),
+        ({"text": "x", "at": 1}, "'at' is not a field of the input (its fields are text, to)."),
         ({"to": 1}, "'text' is missing; 'to' should be a valid string."),
         ([1], "The data must be a JSON object."),
         ("text", "The data must be a JSON object."),
@@ -412,9 +412,9 @@ def test_result_dataclass() -> None:
 
 def test_result_not_serialisable() -> None:
     """A value that is no data fails the flow, and says of which type it was."""
-    with pytest.raises(FlowFailed, match="returned a object that JSON cannot hold"):
+    with pytest.raises(FlowFailed, match="returned a value of type object that JSON cannot hold"):
         to_data(object())
-    with pytest.raises(FlowFailed, match="returned a dict that JSON cannot hold"):
+    with pytest.raises(FlowFailed, match="returned a value of type dict that JSON cannot hold"):
         to_data({"a": object()})
 
 
@@ -429,7 +429,7 @@ def test_result_circular() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, [1.0, math.nan]])
 def test_result_not_finite(value: Any) -> None:
     """NaN and the infinities fail the flow, for JSON has no words for them."""
-    with pytest.raises(FlowFailed, match="NaN or an infinity"):
+    with pytest.raises(FlowFailed, match="NaN or infinity"):
         to_json(to_data(value))
 
 

@@ -121,12 +121,12 @@ def test_empty_settings_are_none() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"keys_to_rename": ["a"]}, "keys_to_rename is a list, not a mapping"),
-        ({"keys_to_copy": "a"}, "keys_to_copy is a str, not a mapping"),
-        ({"keys_to_set": 5}, "keys_to_set is a int, not a mapping"),
-        ({"keys_to_select": "answer"}, "keys_to_select is a str, not a list"),
+        ({"keys_to_rename": ["a"]}, "keys_to_rename must be a mapping, not list"),
+        ({"keys_to_copy": "a"}, "keys_to_copy must be a mapping, not str"),
+        ({"keys_to_set": 5}, "keys_to_set must be a mapping, not int"),
+        ({"keys_to_select": "answer"}, "keys_to_select must be a list, not str"),
         ({"keys_to_delete": ["a", None]}, "An entry of keys_to_delete is not the name of a key"),
-        ({"additional_transformations": {"_target_": "KeyMatchInput"}}, "additional_transformations is a dict"),
+        ({"additional_transformations": {"_target_": "KeyMatchInput"}}, "additional_transformations must be a list"),
         ({"additional_transformations": [{"_target_": "os.system", "command": "true"}]}, "No transformation is named"),
         ({"additional_transformations": [{}]}, "has no _target_"),
         ({"additional_transformations": ["KeyMatchInput"]}, "'KeyMatchInput' is not a transformation"),

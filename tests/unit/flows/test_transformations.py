@@ -157,7 +157,7 @@ def test_values_that_are_set_are_each_message_s_own() -> None:
 @pytest.mark.parametrize("value", ["text", 5, None, [1], True])
 def test_nothing_is_set_through_what_is_not_a_dict(value: Any) -> None:
     """The error names the key that is in the way, and not what it holds."""
-    with pytest.raises(WrongValue, match=r"'a.b' cannot be set: 'a' holds a \w+, not a dict"):
+    with pytest.raises(WrongValue, match=r"'a.b' cannot be set: the value of 'a' must be a dict, not \w+"):
         KeySet({"a.b": 1})({"a": value})
 
 
@@ -251,7 +251,7 @@ def test_match_input_needs_a_destination_that_tells_its_input() -> None:
     with pytest.raises(MissingKey, match="'b'"):
         KeyMatchInput()({"a": 1}, dst_flow=Destination(["a", "b"]))
     for silent in (object(), Destination(None)):
-        with pytest.raises(WrongValue, match="does not tell its input"):
+        with pytest.raises(WrongValue, match="does not describe its input"):
             KeyMatchInput()({"a": 1}, dst_flow=silent)
 
 
@@ -271,7 +271,7 @@ def test_a_text_is_needed(transformation: DataTransformation) -> None:
     """Data without the key, or with something else under it, is refused by name."""
     with pytest.raises(MissingKey, match="no key 'i'"):
         transformation({"j": "text"})
-    with pytest.raises(WrongValue, match="'i' holds a NoneType, not a text"):
+    with pytest.raises(WrongValue, match="The value of 'i' must be text, not NoneType"):
         transformation({"i": None})
 
 
@@ -321,14 +321,14 @@ def test_json() -> None:
 @pytest.mark.parametrize("text", ["", "yes", "{'a': 1}", "NaN", '{"a": 1} and more', "[" * 10_000])
 def test_what_is_no_json(text: str) -> None:
     """Text that is no JSON is refused."""
-    with pytest.raises(WrongValue, match="'text' holds no JSON"):
+    with pytest.raises(WrongValue, match="The value of 'text' is not JSON"):
         Json2Obj("text")({"text": text})
 
 
 @pytest.mark.parametrize("value", [{1, 2}, math.nan, b"bytes", {(1, 2): 3}, object()])
 def test_what_json_cannot_hold(value: Any) -> None:
     """A value that JSON cannot hold is refused, as is one that is not there."""
-    with pytest.raises(WrongValue, match="'v' cannot be written as JSON"):
+    with pytest.raises(WrongValue, match="The value of 'v' cannot be written as JSON"):
         Obj2Json("v")({"v": [value]})
     with pytest.raises(MissingKey):
         Obj2Json("v")({})
@@ -352,7 +352,7 @@ def test_only_a_dict_can_be_unnested() -> None:
     """A missing key and anything but a dict are refused."""
     with pytest.raises(MissingKey):
         UnNesting("a")({"b": {}})
-    with pytest.raises(WrongValue, match="'a' holds a list, not a dict"):
+    with pytest.raises(WrongValue, match="The value of 'a' must be a dict, not list"):
         UnNesting("a")({"a": [1]})
 
 
@@ -381,39 +381,39 @@ def test_previous_messages_are_logged(
 @pytest.mark.parametrize("keywords", [{}, {"src_flow": None}, {"src_flow": object()}])
 def test_previous_messages_need_a_chat(keywords: dict[str, Any]) -> None:
     """Without a flow that keeps a chat it is a KeyError."""
-    with pytest.raises(KeyError, match="no chat"):
+    with pytest.raises(KeyError, match="finds no conversation"):
         PrintPreviousMessages()({"a": 1}, **keywords)
 
 
 @pytest.mark.parametrize(
     ("build", "told"),
     [
-        (lambda: KeyRename(["a"]), "keys_to_rename is a list, not a mapping"),  # type: ignore[arg-type]
+        (lambda: KeyRename(["a"]), "keys_to_rename must be a mapping, not list"),  # type: ignore[arg-type]
         (lambda: KeyRename({"a": None}), "The new name for 'a' in keys_to_rename is not the name of a key"),
         (lambda: KeyRename({"a": ["b"]}), "The new name for 'a'"),
-        (lambda: KeyRename({"a": "b"}, nested_keys="no"), "nested_keys is a str, not true or false"),  # type: ignore[arg-type]
-        (lambda: KeyCopy("ab"), "keys_to_copy is a str"),  # type: ignore[arg-type]
+        (lambda: KeyRename({"a": "b"}, nested_keys="no"), "nested_keys must be true or false, not str"),  # type: ignore[arg-type]
+        (lambda: KeyCopy("ab"), "keys_to_copy must be a mapping, not str"),  # type: ignore[arg-type]
         (lambda: KeySet({None: 1}), "A key of keys_to_set is not the name of a key"),
-        (lambda: KeySelect("answer"), "keys_to_select is a str, not a list"),
+        (lambda: KeySelect("answer"), "keys_to_select must be a list, not str"),
         (lambda: KeySelect([["a"]]), "An entry of keys_to_select is not the name of a key"),
-        (lambda: KeyDelete({"a": 1}), "keys_to_delete is a dict, not a list"),
-        (lambda: KeyDelete(5), "keys_to_delete is a int, not a list"),  # type: ignore[arg-type]
-        (lambda: EndOfInteraction("end", None, "text"), "end_of_interaction_string is a NoneType"),  # type: ignore[arg-type]
+        (lambda: KeyDelete({"a": 1}), "keys_to_delete must be a list, not dict"),
+        (lambda: KeyDelete(5), "keys_to_delete must be a list, not int"),  # type: ignore[arg-type]
+        (lambda: EndOfInteraction("end", None, "text"), "end_of_interaction_string must be text, not NoneType"),  # type: ignore[arg-type]
         (lambda: EndOfInteraction(None, "END", "text"), "output_key is not the name of a key"),
         (lambda: extractor("(unclosed"), "regex '\\(unclosed' is not a regular expression"),
         (lambda: extractor("x", regex_fallback=["ok", "*"]), "regex_fallback '\\*' is not a regular expression"),
-        (lambda: extractor("x", regex_fallback=5), "regex_fallback is a int"),
+        (lambda: extractor("x", regex_fallback=5), "regex_fallback must be a list, not int"),
         (lambda: extractor("x{99999999999999999999}"), "is not a regular expression"),
         (lambda: extractor("(x)", match_group=2), "has no group 2"),
         (lambda: extractor("(x)", match_group=-1), "has no group -1"),
         (lambda: extractor("(x)", match_group=1.0), "has no group 1.0"),
         (lambda: extractor("(x)", match_group="x"), "has no group 'x'"),
         (lambda: extractor("(x)", match_group=1, regex_fallback="y"), "regex_fallback 'y' has no group 1"),
-        (lambda: extractor("x", strip=1), "strip is a int"),
+        (lambda: extractor("x", strip=1), "strip must be true or false, not int"),
         (lambda: Json2Obj(["a"]), "input_key is not the name of a key"),  # type: ignore[arg-type]
         (lambda: Obj2Json("a", ["b"]), "output_key is not the name of a key"),  # type: ignore[arg-type]
         (lambda: UnNesting(None), "input_key is not the name of a key"),
-        (lambda: PrintPreviousMessages("yes"), "last_message_only is a str"),  # type: ignore[arg-type]
+        (lambda: PrintPreviousMessages("yes"), "last_message_only must be true or false, not str"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_settings_are_told_at_once(build: Callable[[], object], told: str) -> None:
@@ -456,14 +456,14 @@ def test_every_transformation_can_be_named() -> None:
         ({"_target_": "DataTransformation"}, "No transformation is named"),
         ({"_target_": "KeyDelete.__init__"}, "No transformation is named"),
         ({"_target_": ""}, "No transformation is named ''"),
-        ({"_target_": 5}, "_target_ is a int, not a text"),
+        ({"_target_": 5}, "_target_ must be text, not int"),
         ({"keys_to_delete": ["a"]}, "has no _target_"),
         ({"_target_": "KeyDelete"}, "KeyDelete: missing a required argument: 'keys_to_delete'"),
         ({"_target_": "KeyDelete", "keys": ["a"]}, "KeyDelete: "),
         ({"_target_": "KeyMatchInput", "keys": ["a"]}, "KeyMatchInput: got an unexpected keyword argument 'keys'"),
-        ({"_target_": "KeyDelete", "keys_to_delete": "a"}, "keys_to_delete is a str, not a list"),
-        ({"_target_": "KeyDelete", 5: "a"}, "A setting's name is a int"),
-        ("KeyDelete", "A transformation is a str, not a mapping"),
+        ({"_target_": "KeyDelete", "keys_to_delete": "a"}, "keys_to_delete must be a list, not str"),
+        ({"_target_": "KeyDelete", 5: "a"}, "A setting's name must be text, not int"),
+        ("KeyDelete", "A transformation must be a mapping, not str"),
     ],
 )
 def test_a_config_that_does_not_fit(config: Any, told: str) -> None:
@@ -507,5 +507,5 @@ def test_register() -> None:
     with pytest.raises(UsageError, match="'KeyDelete' already names p2pflows"):
         register(build("KeyDelete"))
     for wrong in (build("Plain", object), 5):
-        with pytest.raises(UsageError, match="no class of transformations"):
+        with pytest.raises(UsageError, match="not a class of transformations"):
             register(wrong)  # type: ignore[type-var]
