@@ -1,1 +1,1 @@
-"""Flows that ask a language model: keys that stay in the worker, templates, the model's server, and the chat flow."""
+"""Flows that ask a language model: the worker's keys, prompt templates, the client of a model server, and the flow."""

@@ -1,7 +1,7 @@
-"""What a worker knows of a model server: a key, whose address it goes to, and nothing that prints it.
+"""ApiInfo: a key, and the model server that it may be sent to.
 
-A key lives in the memory of the worker that uses it. It is not in a config, a state, a log or an error, so it cannot
-be copied to disk or to another user by accident; only `ApiInfo.api_key` and the request that carries it hold it.
+A key stays in the memory of the worker that uses it. It is in no config, state, log or error, so it is not copied to
+disk or to another user by accident. Only `ApiInfo.api_key` and the request that carries it hold it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ OPENAI_BASE = "https://api.openai.com/v1"
 TO_BE_FILLED = "???"
 REDACTED = "[redacted]"
 NO_KEY = "none"
-"""What stands for a key where a server wants none; no secret, so it is not taken out of what the server says."""
+"""Stands for a key at a server that needs none. It is no secret, so it is not removed from a server's words."""
 
 _PORTS = {"http": 80, "https": 443}
 
 
 class ApiInfo:
-    """A key for one model server. It cannot be changed, pickled or written as JSON, and prints without its key.
+    """A key for one model server. It is immutable, cannot be pickled or written as JSON, and `repr` hides the key.
 
     Args:
         backend_used: `openai`, `azure`, or any name for another server that speaks the OpenAI protocol.
-        api_key: the key; for a server that wants none, `none`.
-        api_base: the server's URL, the only one that the key is ever sent to. It may be left out for `openai`.
-        api_version: the version that Azure asks for.
-        model: the model that this key is for; it is used whatever a flow's config says.
+        api_key: the key; for a server that needs none, `none`.
+        api_base: the server's URL; the key is never sent to another one. It is optional for `openai`.
+        api_version: the version of the API, for `azure`.
+        model: the model that this key is for; it overrides a flow's config.
 
     Raises:
-        UsageError: something is missing or malformed.
+        UsageError: an argument is missing or malformed.
     """
 
     __slots__ = ("_api_key", "api_base", "api_version", "backend_used", "model")
@@ -54,21 +54,24 @@ class ApiInfo:
         model: str | None = None,
     ) -> None:
         if not backend_used or not isinstance(backend_used, str):
-            raise UsageError("An ApiInfo names no backend.", "Give backend_used, for example 'openai'.")
+            raise UsageError("An ApiInfo names no backend.", "Set backend_used, for example to 'openai'.")
         if not api_key or not isinstance(api_key, str):
             raise UsageError(
                 f"The ApiInfo for {backend_used!r} has no key.",
-                "Give api_key; if it comes from the environment, check that the variable is set.",
+                "Set api_key; if it comes from the environment, check that the variable is set.",
             )
         if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise UsageError(
-                f"The key in the ApiInfo for {backend_used!r} cannot be one: it holds blanks or control characters.",
+                f"The api_key of the ApiInfo for {backend_used!r} holds blanks, control or non-ASCII characters.",
                 "Copy it again.",
             )
         if api_base is None and backend_used != OPENAI:
-            raise UsageError(f"The ApiInfo for {backend_used!r} has no api_base.", "Give the URL of its server.")
+            raise UsageError(f"The ApiInfo for {backend_used!r} has no api_base.", "Set it to the URL of the server.")
         if api_version is None and backend_used == AZURE:
-            raise UsageError("The ApiInfo for 'azure' has no api_version.", "Give the version that its endpoint asks.")
+            raise UsageError(
+                "The ApiInfo for 'azure' has no api_version.",
+                "Set it to the version that your Azure endpoint supports.",
+            )
         if api_base is not None:
             normal_base(api_base)
         values = {
@@ -83,7 +86,7 @@ class ApiInfo:
 
     @property
     def api_key(self) -> str:
-        """The key itself: for a request's header and nothing else."""
+        """The key; use it for the header of a request only."""
         return self._api_key
 
     @property
@@ -122,60 +125,60 @@ class ApiInfo:
         raise TypeError("An ApiInfo holds a key, which stays in its process: it cannot be pickled.")
 
     def __getstate__(self) -> NoReturn:
-        raise TypeError("An ApiInfo holds a key, which stays in its process: it has no state to give.")
+        raise TypeError("An ApiInfo holds a key, which stays in its process: its state cannot be read.")
 
 
 def normal_base(url: str) -> str:
-    """A server's URL in its one form, so that two can be compared.
+    """Return a server's URL in its normal form, so that two can be compared.
 
     Raises:
-        UsageError: it is no http or https URL, or it holds a password.
+        UsageError: it is not an http or https URL, or holds a password.
     """
-    hint = "Write it like https://host/v1, without a name, password or query."
+    hint = "Write it like https://host/v1, without a user name, password or query."
     if not isinstance(url, str):
-        raise UsageError("The base URL of a model server is no text.", hint)
+        raise UsageError("The base URL of a model server is not text.", hint)
     try:
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError:
         raise UsageError("The base URL of a model server is malformed.", hint) from None
     if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
-        raise UsageError("The base URL of a model server is not one.", hint)
+        raise UsageError("The base URL of a model server is not an http or https URL.", hint)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port or _PORTS[parts.scheme]}{parts.path.rstrip('/')}"
 
 
 def quick_load_api_keys(cfg: Any, api_infos: Iterable[ApiInfo], key: str = "api_infos") -> Any:
-    """A config with keys filled in, in memory only: every `"???"` that stands under `key`, at any depth.
+    """Fill keys into a copy of a config, in memory only: they replace every `"???"` under `key`, at any depth.
 
     Args:
-        cfg: a config; it is left as it is.
-        api_infos: what to put there.
-        key: the name that the values to fill stand under.
+        cfg: a config; it stays unchanged.
+        api_infos: the keys.
+        key: the config key whose values are filled in.
 
     Returns:
-        A new structure.
+        The copy.
 
     Raises:
-        UsageError: there is no ApiInfo to fill in, or something else is given as one.
+        UsageError: there is no ApiInfo, or a value is not an ApiInfo.
     """
     return _filled(cfg, check_api_infos(api_infos), key)
 
 
 def check_api_infos(api_infos: Iterable[ApiInfo]) -> list[ApiInfo]:
-    """The same as a list.
+    """Return the ApiInfos as a list.
 
     Raises:
-        UsageError: it is empty, or holds something else.
+        UsageError: there is none, or a value is not an ApiInfo.
     """
     infos = list(api_infos)
     if not infos:
-        raise UsageError("There is no ApiInfo.", "Give at least one.")
-    # What was given instead may be a bare key, so the sentence does not repeat it.
+        raise UsageError("There is no ApiInfo.", "Pass at least one.")
+    # The wrong value may be a key, so the error does not show it.
     strangers = {type(info).__name__ for info in infos if not isinstance(info, ApiInfo)}
     if strangers:
         raise UsageError(
-            f"An ApiInfo is wanted, not: {', '.join(sorted(strangers))}.", "Wrap each key in ApiInfo(...)."
+            f"Each key must be an ApiInfo, not: {', '.join(sorted(strangers))}.", "Wrap each key in ApiInfo(...)."
         )
     return infos
 

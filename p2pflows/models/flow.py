@@ -1,4 +1,4 @@
-"""ChatAtomicFlow: a conversation with a language model, kept in the flow's state."""
+"""ChatAtomicFlow: a conversation with a language model, stored in the flow's state."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from p2pflows.flows.flow import AtomicFlow
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.state import MAX_STATE_BYTES
 from p2pflows.models import images
+from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import TO_BE_FILLED, ApiInfo, normal_base
-from p2pflows.models.backend import Backend, Delta
+from p2pflows.models.backend import Backend
 from p2pflows.models.history import window
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 from p2pflows.models.templates import Template
@@ -25,12 +26,13 @@ _NOT_SETTINGS = {"api_infos", "api_base", "wait_time_per_key", "timeout"}
 class ChatAtomicFlow(AtomicFlow):
     """Asks a language model, and answers `{"api_output": text}`, or a list of texts when the config's `n` is over 1.
 
-    The first message of an instance starts the conversation: the system message, then the pairs of `query` and
-    `response` under `demonstrations`, then the first prompt. Later messages fill in the human template. Pictures under
-    `images` go along. The state holds the whole conversation; `previous_messages` only cuts what the model is sent.
+    The first message of an instance starts the conversation with the system message, then the pairs of `query` and
+    `response` under `demonstrations`, then the first prompt. Later messages use the human template. Pictures under
+    `images` are part of the prompt. The state holds the whole conversation; `previous_messages` selects the part of it
+    that the model receives.
 
     Raises:
-        UsageError: the config has a template or server that cannot be used, or names this flow like one of its roles.
+        UsageError: the config has a template or server that cannot be used, or a role has the name of this flow.
     """
 
     REQUIRED_KEYS_CONFIG: ClassVar[list[str]] = ["backend"]
@@ -39,7 +41,9 @@ class ChatAtomicFlow(AtomicFlow):
         super().__init__(**kwargs)
         config = self.flow_config
         if self.name in self._roles():
-            raise UsageError(f"A chat flow cannot be named {self.name!r}, like one of its roles.", "Rename it.")
+            raise UsageError(
+                f"A chat flow cannot be named {self.name!r}, like one of its roles.", "Change name in its config."
+            )
         self._system = Template.from_config(config.get("system_message_prompt_template"))
         self._human = Template.from_config(config.get("human_message_prompt_template"))
         first = config.get("init_human_message_prompt_template")
@@ -54,32 +58,32 @@ class ChatAtomicFlow(AtomicFlow):
         self.flow_state[_HISTORY] = []
 
     def set_api_infos(self, api_infos: Iterable[ApiInfo] | Keyring) -> None:
-        """Take the worker's keys, in memory only; those that the config was given in memory come first.
+        """Use the worker's keys, unless the config was filled with keys in memory; they are never stored.
 
         Args:
-            api_infos: the keys; one Keyring given to every flow of a worker lets its keys take turns over all of them.
+            api_infos: the keys; with one Keyring for all flows of a worker, its keys take turns over all of them.
 
         Raises:
-            UsageError: there is none, or something else is given as one.
+            UsageError: there is no key, or a value is not an ApiInfo.
         """
         if self._keyring is None:
             self._keyring = api_infos if isinstance(api_infos, Keyring) else Keyring(api_infos)
 
     def get_interface_description(self) -> dict[str, Any]:
-        """What the config says of the input, before and after the first message, and of the output."""
+        """Return what the config says of the input, before or after the first message, and of the output."""
         when = "initialized" if self.flow_state.get(_HISTORY) else "non_initialized"
         interface = super().get_interface_description()
-        given = self.flow_config.get(f"input_interface_{when}")
-        if given is not None:
-            interface["input"] = [given] if isinstance(given, str) else given
+        configured = self.flow_config.get(f"input_interface_{when}")
+        if configured is not None:
+            interface["input"] = [configured] if isinstance(configured, str) else configured
         return interface
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Put the message to the model, and answer with what it says.
+        """Ask the model, and answer with its text.
 
         Raises:
             BadInput: the data lacks an input variable, or a picture or demonstration has an unknown form.
-            FlowFailed: the worker has no key, the model gave no answer, or the conversation is too long to be kept.
+            FlowFailed: the worker has no key, the model gave no answer, or the conversation is too long to be stored.
         """
         system, user, assistant = self._roles()
         data = input_message.data
@@ -90,21 +94,21 @@ class ChatAtomicFlow(AtomicFlow):
             for query, response in _demonstrations(data.get("demonstrations")):
                 history += [{"role": user, "content": query}, {"role": assistant, "content": response}]
         history.append({"role": user, "content": images.content(template.render(data), data.get("images"))})
-        _check_room(history)
+        _check_size(history)
         sent = self._window(history)
         answers: list[str] = self.step(lambda: self._ask(sent))
         self.flow_state[_HISTORY] = history + [{"role": assistant, "content": answer} for answer in answers]
         return {"api_output": answers[0] if len(answers) == 1 else answers}
 
     def _window(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What of the conversation is sent: the window that the config sets, and always the newest message."""
+        """Return the part of the conversation to send: the window in the config, and always the newest message."""
         size = self.flow_config.get("previous_messages") or {}
         *_, newest = history
         earlier = window(history, size.get("first_k"), size.get("last_k"))
         return earlier if earlier and earlier[-1] is newest else [*earlier, newest]
 
     def _ask(self, messages: list[dict[str, Any]]) -> list[str]:
-        """Ask the model; this is what a run that starts over does not do again."""
+        """Ask the model. It is a step of the run, so a run that starts over does not ask again."""
         if self._keyring is None:
             raise FlowFailed(f"The flow {self.name!r} has no key for its model.", GIVE_THE_WORKER_A_KEY)
         config = _backend_config(self.flow_config)
@@ -113,20 +117,20 @@ class ChatAtomicFlow(AtomicFlow):
             self._keyring,
             api_base=config.get("api_base"),
             attempts=_number(self.flow_config, "n_api_retries", 6),
-            longest_wait=_number(self.flow_config, "wait_time_between_retries", 20),
+            max_wait=_number(self.flow_config, "wait_time_between_retries", 20),
             wait_time_per_key=_number(config, "wait_time_per_key", 0),
             timeout=_number(config, "timeout", 600),
         ) as backend:
-            return backend.complete(messages, settings, self._tell)
+            return backend.complete(messages, settings, self._report)
 
-    def _tell(self, delta: Delta) -> None:
-        """Pass a piece of an answer on to whoever waits; `answer` and `restart` are there when they tell something."""
-        told: dict[str, Any] = {"delta": delta.text}
+    def _report(self, delta: Delta) -> None:
+        """Report a piece of an answer to the caller, with `answer` if n is over 1, and with `restart` if it is true."""
+        report: dict[str, Any] = {"delta": delta.text}
         if _backend_config(self.flow_config).get("n", 1) != 1:
-            told["answer"] = delta.answer
+            report["answer"] = delta.answer
         if delta.restart:
-            told["restart"] = True
-        self.progress(told)
+            report["restart"] = True
+        self.progress(report)
 
     def _roles(self) -> tuple[str, str, str]:
         names = (str(self.flow_config.get(f"{role}_name") or role) for role in ("system", "user", "assistant"))
@@ -140,7 +144,7 @@ ChatFlow = ChatAtomicFlow
 def _backend_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     backend = config.get("backend")
     if not isinstance(backend, Mapping):
-        raise UsageError("The config's 'backend' is no mapping.", "Write: backend: {model_name: ...}")
+        raise UsageError("The config's 'backend' is not a mapping.", "Write: backend: {model_name: ...}")
     return {name: value for name, value in backend.items() if not name.startswith("_")}
 
 
@@ -153,46 +157,48 @@ def _check_base(api_base: Any) -> None:
 
 
 def _keyring_in(api_infos: Any) -> Keyring | None:
-    """The keys that `quick_load_api_keys` put into a config in memory; None when the worker is to give them."""
+    """Return the keys that `quick_load_api_keys` filled into a config; None when the worker has to supply them."""
     if api_infos in (None, TO_BE_FILLED):
         return None
     if isinstance(api_infos, list) and all(isinstance(info, ApiInfo) for info in api_infos):
         return Keyring(api_infos)
-    # A config is stored; what stands here may be a key, so the sentence does not repeat it.
-    raise UsageError("backend.api_infos holds something written, but a config is no place for keys.", _LEAVE_OPEN)
+    # The wrong value may be a key, so the error does not show it.
+    raise UsageError(
+        "backend.api_infos has a value, but a config must not hold keys: it is stored and sent.", _LEAVE_OPEN
+    )
 
 
 _LEAVE_OPEN = f'Leave it as "{TO_BE_FILLED}". {GIVE_THE_WORKER_A_KEY}'
 
 
-def _number(config: Mapping[str, Any], name: str, otherwise: int) -> Any:
+def _number(config: Mapping[str, Any], name: str, default: int) -> Any:
     value = config.get(name)
     if value is None:
-        return otherwise
+        return default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UsageError(f"The config's {name!r} is no number.", "Write a number.")
+        raise UsageError(f"The config's {name!r} is not a number.", "Write a number.")
     return value
 
 
-def _check_room(history: list[dict[str, Any]]) -> None:
-    """Refuse to pay for an answer that the state could not keep."""
+def _check_size(history: list[dict[str, Any]]) -> None:
+    """Refuse to ask for an answer for which the state has no space left: the answer would cost money and be lost."""
     size = len(json.dumps(history, ensure_ascii=False).encode(errors="replace"))
     if size > MAX_STATE_BYTES - _ANSWER_RESERVE_BYTES:
         raise FlowFailed(
-            f"The conversation has {size} bytes, too many to be kept.",
-            "Reset the instance or get a new one; send pictures by URL, or smaller.",
+            f"The conversation has {size} bytes, too many to be stored.",
+            "Reset the instance or get a new one; send pictures by URL, or smaller ones.",
         )
 
 
-def _demonstrations(given: Any) -> list[tuple[str, str]]:
-    """The pairs of an example question and its answer."""
-    if given is None:
+def _demonstrations(value: Any) -> list[tuple[str, str]]:
+    """Return the demonstrations as pairs of query and response."""
+    if value is None:
         return []
     pairs = []
-    for pair in given if isinstance(given, list) else [given]:
+    for pair in value if isinstance(value, list) else [value]:
         match pair:
             case {"query": str(query), "response": str(response)}:
                 pairs.append((query, response))
             case _:
-                raise BadInput("A demonstration has an unknown form.", 'Give [{"query": ..., "response": ...}].')
+                raise BadInput("A demonstration has an unknown form.", 'Write [{"query": ..., "response": ...}].')
     return pairs

@@ -1,4 +1,4 @@
-"""Pictures in a message to the model: from the forms that data may have, to the parts of the OpenAI protocol."""
+"""Pictures in a message to the model, in the forms of the OpenAI protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from p2pflows.errors import BadInput
 
-_STARTS = {
+_SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "png",
     b"\xff\xd8\xff": "jpeg",
     b"GIF87a": "gif",
@@ -16,15 +16,15 @@ _STARTS = {
     b"RIFF": "webp",
 }
 _SCHEMES = ("https://", "http://", "data:image/")
-_HINT = 'Give {"url": "https://..."} or {"base64": "..."}, with a PNG, JPEG, GIF or WebP picture.'
+_HINT = 'Pass {"url": "https://..."} or {"base64": "..."}, with a PNG, JPEG, GIF or WebP picture.'
 
 
 def content(text: str, images: Any) -> str | list[dict[str, Any]]:
-    """What a message says: its text, or with pictures the text and picture parts.
+    """Return the content of a message: its text, or with pictures, the parts for the text and each picture.
 
     Args:
         text: the text.
-        images: a list of pictures, each as bytes, a URL, `{"url": ...}` or `{"base64": ...}`; or None.
+        images: a list of pictures, each as bytes, a URL, `{"url": ...}` or `{"base64": ...}`; None for no pictures.
 
     Raises:
         BadInput: a picture has none of these forms.
@@ -38,7 +38,7 @@ def content(text: str, images: Any) -> str | list[dict[str, Any]]:
 
 
 def _url(image: Any) -> str:
-    """The picture as a URL; a file's path is not one, for it would be read on the worker's disk."""
+    """Return a picture as a URL. A file path is refused: the file would be read from the worker's disk."""
     match image:
         case bytes():
             return _data_url(image)
@@ -53,7 +53,7 @@ def _url(image: Any) -> str:
 
 
 def _data_url(picture: bytes) -> str:
-    kind = next((kind for start, kind in _STARTS.items() if picture.startswith(start)), None)
+    kind = next((kind for signature, kind in _SIGNATURES.items() if picture.startswith(signature)), None)
     if kind is None:
-        raise BadInput("A picture is of an unknown kind.", _HINT)
+        raise BadInput("A picture has an unknown file type.", _HINT)
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

@@ -1,4 +1,4 @@
-"""A worker's keys: which one is next, when it may be used, and to which server each may go."""
+"""A worker's keys: which one is next, when it may be used, and which server it may be sent to."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ GIVE_THE_WORKER_A_KEY = "Give the worker the key: p2pflows worker --api-key-env 
 
 
 class Keyring:
-    """Keys that take turns; for use from many threads. A worker keeps one for as long as it runs.
+    """Keys that take turns. It is thread-safe; a worker has one for as long as it runs.
 
     Args:
         api_infos: the keys.
-        clock: seconds that only grow.
+        clock: returns monotonic seconds.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no key.
     """
 
     def __init__(self, api_infos: Iterable[ApiInfo], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,20 +38,22 @@ class Keyring:
         return list(self._infos)
 
     def for_base(self, api_base: str | None) -> list[ApiInfo]:
-        """The keys that may go to this server.
+        """Return the keys that may be sent to this server.
 
-        A config may come from a caller, so it only chooses among the servers that the worker has keys for; it never
-        sends a key to another one. A key without an `api_base` is for OpenAI's own server, not for any.
+        A config may come from a caller. It can only choose among the servers that the worker has keys for, so no key
+        is sent anywhere else. A key without an `api_base` is for OpenAI's own server, not for every server.
 
         Args:
-            api_base: the server that a config names; None leaves the choice to the worker.
+            api_base: the server that a config names; None for all servers that the worker has keys for.
 
         Raises:
             FlowFailed: no key is for that server.
         """
         if api_base is None:
             return self.api_infos
-        hint = "Start the worker with that server's URL beside its key, or take backend.api_base out of the config."
+        hint = (
+            "Start the worker with the URL of that server beside its key, or remove backend.api_base from the config."
+        )
         try:
             wanted = normal_base(api_base)
         except UsageError as error:
@@ -61,20 +63,20 @@ class Keyring:
             raise FlowFailed(f"No key of this worker is for the model server {wanted}.", hint)
         return infos
 
-    def take(self, among: Iterable[ApiInfo], spacing: float) -> tuple[ApiInfo, float]:
-        """Reserve the key that has rested longest.
+    def reserve(self, among: Iterable[ApiInfo], min_interval_s: float) -> tuple[ApiInfo, float]:
+        """Reserve the key that has been unused for longest.
 
         Args:
             among: some of the keys.
-            spacing: seconds between two uses of one key.
+            min_interval_s: least seconds between two uses of one key.
 
         Returns:
-            The key, and how many seconds to wait before it is used.
+            The key, and how many seconds to wait before using it.
         """
-        wanted = set(among)
+        candidates = set(among)
         with self._lock:
             now = self._clock()
-            index = min((i for i, info in enumerate(self._infos) if info in wanted), key=self._used.__getitem__)
-            at = max(now, self._used[index] + spacing)
+            index = min((i for i, info in enumerate(self._infos) if info in candidates), key=self._used.__getitem__)
+            at = max(now, self._used[index] + min_interval_s)
             self._used[index] = at
             return self._infos[index], at - now

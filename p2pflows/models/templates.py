@@ -1,7 +1,7 @@
-"""Prompts with places to fill in: Jinja templates that can read their variables and do nothing else.
+"""Prompt templates: Jinja templates that can read their variables and do nothing else.
 
-A template may come from a config that a caller wrote into, so four things hold it: only a part of the language is
-taken, a variable gives its items and never its attributes, loops spend from a budget, and the text has a longest size.
+A caller may have overridden a template in a config, so four limits apply: only a part of the language is allowed, a
+variable shows its items and never its attributes, loops spend from a budget, and the text has a maximum size.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from p2pflows.errors import BadInput, FlowFailed, UsageError
 MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_OUTPUT_CHARS = 4 * 1024 * 1024
 MAX_LOOP_STEPS = 2_000_000
-"""Nodes that the loops of one rendering may run through, and what its filters do in the same measure."""
+"""The budget of one rendering: how many nodes its loops may evaluate; filters are charged in the same unit."""
 
 _MAX_LOOP_ITEMS = 100_000
-_LETTERS = 64
-"""How many of a text a filter works through at the price of a node."""
+_CHARS_PER_STEP = 64
+"""How many characters a filter may process for one step of the budget."""
 _BUDGET, _SPEND = "_p2pflows_budget", "_p2pflows_spend"
-_DATA_ONLY = "It may use variables, if, for, comparisons, range(), + and - and the usual text filters."
+_ALLOWED = "It may use variables, if, for, comparisons, range(), + and - and the usual text filters."
 
 _NODES = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Scope),
@@ -36,14 +36,14 @@ _NODES = (
     *(nodes.And, nodes.Or, nodes.Not, nodes.Compare, nodes.Operand, nodes.Add, nodes.Sub, nodes.Neg),
     nodes.Call,
 )
-"""What multiplies a value or keeps one (`*`, `**`, `%`, `~`, set, macros, calls) is not among them."""
+"""Nodes that multiply or store values (`*`, `**`, `%`, `~`, set, macros, calls) are not allowed."""
 
 _FILTERS = (
     *("capitalize", "count", "d", "default", "first", "int", "items", "length", "lower", "reverse"),
     *("sort", "string", "title", "trim", "unique", "upper"),
 )
 _ENVIRONMENT_FILTERS = ("first", "sort", "unique")
-"""Those that Jinja hands its environment."""
+"""Filters that Jinja calls with its environment."""
 _TESTS = (
     *("boolean", "defined", "divisibleby", "eq", "even", "false", "ge", "gt", "in", "iterable", "le", "lt", "mapping"),
     *("ne", "none", "number", "odd", "sequence", "string", "true", "undefined", "==", "!=", "<", "<=", ">", ">="),
@@ -51,15 +51,15 @@ _TESTS = (
 
 
 class Template:
-    """A prompt with places to fill in.
+    """A prompt template.
 
     Args:
         template: the text.
-        input_variables: the variables that the data must have; others are not given to the template.
-        partial_variables: values that are always the same.
+        input_variables: the variables that the data must have; the template sees no others of the data.
+        partial_variables: variables with fixed values.
 
     Raises:
-        UsageError: it cannot be read, or wants more of Jinja than a prompt may have.
+        UsageError: the template cannot be read, or uses more of Jinja than is allowed.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Template:
 
     @classmethod
     def from_config(cls, config: Any) -> Template:
-        """Build a template from its place in a config: `{"template", "input_variables", "partial_variables"}`.
+        """Create a template from its config: `{"template", "input_variables", "partial_variables"}`.
 
-        Other keys, such as the predecessor's `_target_`, mean nothing here.
+        Other keys are ignored, such as the predecessor's `_target_`.
 
         Raises:
             UsageError: the config has another form, or the template cannot be used.
@@ -94,11 +94,11 @@ class Template:
         )
 
     def render(self, data: Mapping[str, Any]) -> str:
-        """Fill the places in; what is not defined is left empty.
+        """Return the prompt; an undefined variable is empty text.
 
         Raises:
             BadInput: the data lacks an input variable.
-            FlowFailed: the template fails on this data, or would take too long or get too big.
+            FlowFailed: the template fails on this data, runs too long, or its text becomes too large.
         """
         missing = [name for name in self.input_variables if name not in data]
         if missing:
@@ -111,19 +111,19 @@ class Template:
             return _bounded(self._compiled.generate({**values, _BUDGET: [MAX_LOOP_STEPS]}))
         except (TemplateError, OverflowError) as error:
             problem = str(error)
-        except Exception as error:  # noqa: BLE001 - what a template does with a caller's data may raise anything
+        except Exception as error:  # noqa: BLE001 - a template on a caller's data may raise anything
             problem = f"{type(error).__name__}: {error}"
-        raise FlowFailed(f"A prompt template failed: {problem}".rstrip(".") + ".", "Mend the template, or the data.")
+        raise FlowFailed(f"A prompt template failed: {problem}".rstrip(".") + ".", "Correct the template, or the data.")
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja without attributes: `a.b` means the item `b` of `a`, save for what a loop tells of itself."""
+    """Jinja without attributes: `a.b` is the item `b` of `a`. Only `loop` has attributes."""
 
     intercepted_binops = frozenset({"+"})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, (str, list, tuple)) and len(left) + len(right) > MAX_OUTPUT_CHARS:
-            raise OverflowError(_too_big())
+            raise OverflowError(_too_large())
         return super().call_binop(context, operator, left, right)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -138,28 +138,28 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             return self.undefined(obj=obj, name=argument if isinstance(argument, str) else None)
 
 
-def _charge(context: Context, work: int) -> None:
-    """Spend from the budget of the rendering at hand."""
+def _charge(context: Context, steps: int) -> None:
+    """Spend steps from the budget of this rendering."""
     budget = context[_BUDGET]
-    budget[0] -= work
+    budget[0] -= steps
     if budget[0] < 0:
         raise OverflowError("it runs too long")
 
 
 def _guarded(name: str) -> Callable[..., Any]:
-    """Jinja's filter of that name, which spends for what it works on, and whose text cannot grow without end.
+    """Return Jinja's filter of that name, charged for its input and with a limit for its result.
 
-    Since it asks for the context, Jinja does not try it out when it compiles a template.
+    As it takes the context, Jinja does not run it while compiling a template.
     """
     function = DEFAULT_FILTERS[name]
 
     @pass_context
     def guarded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
-        _charge(context, 1 + (len(value) // _LETTERS if isinstance(value, Sized) else 0))
+        _charge(context, 1 + (len(value) // _CHARS_PER_STEP if isinstance(value, Sized) else 0))
         given = (context.environment, value) if name in _ENVIRONMENT_FILTERS else (value,)
         result = function(*given, *args, **kwargs)
         if isinstance(result, str) and len(result) > MAX_OUTPUT_CHARS:
-            raise OverflowError(_too_big())
+            raise OverflowError(_too_large())
         return result
 
     return guarded
@@ -167,35 +167,35 @@ def _guarded(name: str) -> Callable[..., Any]:
 
 @pass_context
 def _join(context: Context, values: Any, between: Any = "", attribute: str | None = None) -> str:
-    """Jinja's `join`, measured before it is made."""
+    """Join texts as Jinja's `join` does, and check the size before."""
     texts, size, glue = [], 0, str(between)
     for value in values:
         _charge(context, 1)
         texts.append(str(value[attribute] if attribute else value))
         size += len(texts[-1]) + len(glue)
         if size > MAX_OUTPUT_CHARS:
-            raise OverflowError(_too_big())
+            raise OverflowError(_too_large())
     return glue.join(texts)
 
 
 @pass_context
 def _to_json(context: Context, value: Any) -> str:
-    """The value as JSON, measured while it is made, and with letters as they are."""
+    """Return the value as JSON, without escapes for other scripts, and check the size on the way."""
     text = _bounded(json.JSONEncoder(ensure_ascii=False).iterencode(value))
-    _charge(context, 1 + len(text) // _LETTERS)
+    _charge(context, 1 + len(text) // _CHARS_PER_STEP)
     return text
 
 
 def _range(*bounds: int) -> range:
     numbers = range(*bounds)
     if len(numbers) > _MAX_LOOP_ITEMS:
-        raise OverflowError(f"range() gives more than {_MAX_LOOP_ITEMS} numbers")
+        raise OverflowError(f"range() has more than {_MAX_LOOP_ITEMS} numbers")
     return numbers
 
 
 @pass_context
 def _spend(context: Context, values: Any, weight: int) -> Iterator[Any]:
-    """The values of a loop, while the rendering's budget lasts."""
+    """Yield the values of a loop, as long as the budget lasts."""
     for value in () if isinstance(values, Undefined) else values:
         _charge(context, weight)
         yield value
@@ -229,11 +229,11 @@ def _compile(source: str) -> Compiled:
         problem = "it is nested too deeply"
     except ValueError:
         problem = "a number in it is too long"
-    raise UsageError(f"A prompt template cannot be used: {problem}".rstrip(".") + ".", _DATA_ONLY)
+    raise UsageError(f"A prompt template cannot be used: {problem}".rstrip(".") + ".", _ALLOWED)
 
 
 def _check(tree: nodes.Template) -> None:
-    """Refuse what a prompt does not need."""
+    """Refuse what a prompt must not use."""
     for node in tree.find_all(nodes.Node):
         allowed = isinstance(node, _NODES)
         match node:
@@ -246,16 +246,16 @@ def _check(tree: nodes.Template) -> None:
             case nodes.Filter():
                 allowed = node.name in {*_FILTERS, "join", "tojson"}
             case nodes.List() | nodes.Tuple() | nodes.Dict():
-                # With variables inside, a long list of one big text would be made at a small price.
+                # With variables inside, a short template could create a long list of one large text.
                 allowed = all(name.ctx == "store" for name in node.find_all(nodes.Name))
         if not allowed:
             what = getattr(node, "name", None)
             label = f"{type(node).__name__.lower()} {what!r}" if isinstance(what, str) else type(node).__name__.lower()
-            raise TemplateError(f"{label} in line {node.lineno} is more than a prompt may do")
+            raise TemplateError(f"{label} in line {node.lineno} is not allowed in a prompt")
 
 
 def _meter(loop: nodes.For) -> None:
-    """Make a loop spend, for each turn, as much as it has nodes."""
+    """Charge each iteration of a loop for the nodes in it."""
     weight = 1 + sum(1 for _ in loop.find_all(nodes.Node))
     loop.iter = nodes.Filter(loop.iter, _SPEND, [nodes.Const(weight)], [], None, None, lineno=loop.lineno)
     loop.set_environment(_SANDBOX)
@@ -266,10 +266,10 @@ def _bounded(parts: Iterator[str]) -> str:
     for part in parts:
         size += len(part)
         if size > MAX_OUTPUT_CHARS:
-            raise OverflowError(_too_big())
+            raise OverflowError(_too_large())
         texts.append(part)
     return "".join(texts)
 
 
-def _too_big() -> str:
+def _too_large() -> str:
     return f"its text has over {MAX_OUTPUT_CHARS} characters"

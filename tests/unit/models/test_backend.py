@@ -12,8 +12,9 @@ import pytest
 from support.model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script
 
 from p2pflows.errors import FlowFailed, UsageError
+from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import NO_KEY, ApiInfo
-from p2pflows.models.backend import Backend, Delta
+from p2pflows.models.backend import Backend
 from p2pflows.models.keyring import Keyring
 
 KEY, OTHER_KEY = "sk-secret-0123456789", "sk-other-9876543210"
@@ -250,7 +251,7 @@ def test_passing_trouble(server: ModelServer, clock: Clock, trouble: Script, str
 
 def test_rests_have_an_end(server: ModelServer, clock: Clock) -> None:
     """There are as many attempts as the config says, no rest after the last, and none longer than it says."""
-    error = failure(server, clock, SETTINGS, *[Fails(500, "Overloaded")] * 6, attempts=6, longest_wait=5)
+    error = failure(server, clock, SETTINGS, *[Fails(500, "Overloaded")] * 6, attempts=6, max_wait=5)
     assert clock.slept == [1, 2, 4, 5, 5]
     assert len(server.requests) == 6
     assert error.message == "The model gave no answer after 6 attempts: Overloaded (500)."
@@ -461,7 +462,7 @@ def test_wrong_settings(server: ModelServer, clock: Clock, settings: dict[str, A
     assert server.requests == []
 
 
-@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"longest_wait": -1}])
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"max_wait": -1}])
 def test_wrong_numbers(server: ModelServer, clock: Clock, wrong: dict[str, Any]) -> None:
     """Numbers that make no sense are refused."""
     with pytest.raises(UsageError, match="at least"):

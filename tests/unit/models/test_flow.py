@@ -290,7 +290,7 @@ def test_images(server: ModelServer) -> None:
 def test_too_long_a_conversation(server: ModelServer) -> None:
     """A conversation that the state could not keep is told before the model is paid for it."""
     chat = Chat(server)
-    with pytest.raises(FlowFailed, match="too many to be kept") as failed:
+    with pytest.raises(FlowFailed, match="too many to be stored") as failed:
         chat.say(query="x" * 240_000)
     assert "Reset" in failed.value.hint
     assert server.requests == []
@@ -317,7 +317,7 @@ def test_key_in_memory(server: ModelServer) -> None:
 @pytest.mark.parametrize("written", [KEY, [KEY], {"api_key": KEY}, [{"backend_used": "openai", "api_key": KEY}]])
 def test_key_in_a_config(server: ModelServer, written: Any) -> None:
     """A key written into a config is refused, and not repeated."""
-    with pytest.raises(UsageError, match="no place for keys") as refusal:
+    with pytest.raises(UsageError, match="must not hold keys") as refusal:
         Chat(server, backend={"api_infos": written}).say(query="1")
     assert KEY not in refusal.value.message + refusal.value.hint
 
@@ -386,10 +386,10 @@ def test_what_callers_can_override() -> None:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ({"backend": None}, "no mapping"),
-        ({"human_message_prompt_template": {"template": "{% macro x() %}{% endmacro %}"}}, "more than a prompt"),
+        ({"backend": None}, "not a mapping"),
+        ({"human_message_prompt_template": {"template": "{% macro x() %}{% endmacro %}"}}, "not allowed in a prompt"),
         ({"system_message_prompt_template": None}, "unknown form"),
-        ({"n_api_retries": "many"}, "'n_api_retries' is no number"),
+        ({"n_api_retries": "many"}, "'n_api_retries' is not a number"),
         ({"backend": {"colour": "red"}}, "unknown keys: colour"),
         ({"previous_messages": {"first_k": "all"}}, "first_k"),
     ],
