@@ -1,4 +1,4 @@
-"""Humans in flows: one who is asked by a template, one who talks with an assistant, two who talk (docs/HUMANS.md).
+"""Flows with humans: one human answers a question, one talks with an assistant, or two talk (docs/HUMANS.md).
 
 A human is the endpoint `User` that every daemon serves; these classes have it as a subflow.
 """

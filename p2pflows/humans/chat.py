@@ -1,4 +1,4 @@
-"""ChatHumanFlow: a human and an assistant in turns."""
+"""ChatHumanFlow: a human and an assistant take turns."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _ASSISTANT, _USER = "Assistant", "User"
 
 
 class ChatHumanFlow(Interaction):
-    """Takes a query to the assistant, its answer to the human, their answer to the assistant, and so on.
+    """Passes a query to the assistant, the assistant's answer to the human, the human's to the assistant, and so on.
 
-    A kick-off is `{"query": text}`, or `{"api_output": text}`; whatever else it holds goes to the assistant, too. It
-    is answered when the human writes the end words, when `max_rounds` are over, or when somebody gives no answer:
+    A kick-off is `{"query": text}` or `{"api_output": text}`; its other keys are sent to the assistant, too. It is
+    answered when the human writes the end words, after `max_rounds` rounds, or when one of the two gives no answer:
 
         {"end_of_interaction": whether the human ended it, "reason": "end_word", "max_rounds", "too_long" or the kind
          of an error, "explanation": a sentence, "user_inputs": [...], "assistant_outputs": [...], "rounds": number}
 
-    An error of the assistant's, or one that shows that the human cannot be asked at all, stands under "error".
+    When the assistant fails, or the human cannot be asked at all, the answer is an error instead.
     """
 
     humans: ClassVar[frozenset[str]] = frozenset({_USER})
@@ -29,25 +29,25 @@ class ChatHumanFlow(Interaction):
         self.input_interface = KeyInterface(keys_to_rename={"human_input": "query"})
 
     def fresh(self) -> dict[str, Any]:
-        """What both have said."""
+        """Return an empty record of what both say."""
         return {**super().fresh(), "user_inputs": [], "assistant_outputs": []}
 
     def begin(self, data: dict[str, Any]) -> None:
-        """Put the query to the assistant."""
+        """Ask the assistant the query."""
         if "query" not in data:
             data = KeyInterface(keys_to_rename={"api_output": "query"})(data)
         self.ask(_ASSISTANT, data)
 
     def go_on(self, subflow: str, data: dict[str, Any]) -> None:
-        """Hand what one said to the other.
+        """Pass what one of the two said to the other.
 
         Raises:
-            FlowFailed: it is no text.
+            FlowFailed: the answer holds no text.
         """
         is_human = subflow == _USER
         said = need_text(data, "human_input" if is_human else "api_output", subflow)
         if self.is_too_long(said):
-            self.finish("too_long", "The chat has become too long to be kept.")
+            self.finish("too_long", "The chat has become too long to be stored.")
             return
         self.flow_state["user_inputs" if is_human else "assistant_outputs"].append(said)
         if not is_human:
@@ -62,6 +62,6 @@ class ChatHumanFlow(Interaction):
             self.ask(_ASSISTANT, self.input_interface(data))
 
     def ended(self, reason: str, explanation: str, silent: str | None) -> dict[str, Any]:
-        """What both have said."""
+        """Return what both have said."""
         del reason, explanation, silent
         return {name: self.flow_state[name] for name in ("user_inputs", "assistant_outputs")}

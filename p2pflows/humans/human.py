@@ -1,4 +1,4 @@
-"""HumanFlow: a human as a flow, asked in the words of a template."""
+"""HumanFlow: asks a human, in the words of a template."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _USER = "User"
 
 
 class HumanFlow(CompositeFlow):
-    """Asks the human behind its subflow `User`, and answers with what they say: `{"human_input": text}`.
+    """Asks the human behind its subflow `User`, and answers with what the human says: `{"human_input": text}`.
 
-    The question is what the config's `query_message_prompt_template` makes of the input; without one the input goes
-    as it is, its `query` as the text. A declined or late question ends in the human's error. One instance asks one
-    question after the other; serve it with `parallel_dispatch=True` to ask them side by side.
+    The config's `query_message_prompt_template` renders the question from the input. Without a template, the input is
+    the question, with its `query` as the text. When the human declines or is late, the answer is that error. One
+    instance asks one question at a time; serve it with `parallel_dispatch=True` to ask several at once.
 
-    It never reads the terminal of its worker, which belongs to somebody else or to nobody: the human answers in their
-    inbox, from any terminal, with `p2pflows answer` or `p2pflows chat --answer`, and after any restart.
+    The flow never reads the terminal of its worker. The human answers in their inbox, from any terminal, with
+    `p2pflows answer` or `p2pflows chat --answer`, also after a restart.
 
     Raises:
-        UsageError: the config has a template that cannot be used, or a timeout that is none.
+        UsageError: the config has a template that cannot be used, or a timeout that is not a positive number.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -35,10 +35,10 @@ class HumanFlow(CompositeFlow):
         self._timeout = settings.timeout(self.flow_config)
 
     async def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Ask, and wait without holding a worker.
+        """Ask, and wait without holding a worker slot.
 
         Raises:
-            CallError: the input lacks what the template needs, or the human gave no answer.
+            CallError: the input lacks a variable of the template, or the human gave no answer.
         """
         question = self.package_input_message(self._question(input_message.data))
         return await self.subflows[_USER].get_reply_future(question, timeout=self._timeout)

@@ -1,4 +1,4 @@
-"""What a config says about humans: how long they have, how many rounds they take, which words end it."""
+"""The settings of flows with humans: time to answer, number of rounds, words that end an interaction."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ END_WORDS = "end_of_interaction_string"
 
 
 def rounds(config: Mapping[str, Any]) -> int | None:
-    """After how many rounds an interaction ends; None if it goes on.
+    """Return after how many rounds an interaction ends; None for no limit.
 
     Raises:
-        UsageError: it is no whole number from 1 on.
+        UsageError: it is not a whole number, at least 1.
     """
     value = config.get(MAX_ROUNDS)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
-    raise UsageError(f"The config's {MAX_ROUNDS!r} is {value!r}.", "Write a whole number from 1 on, or null.")
+    raise UsageError(f"The config's {MAX_ROUNDS!r} is {value!r}.", "Write a whole number, at least 1, or null.")
 
 
 def timeout(config: Mapping[str, Any]) -> float | None:
-    """How many seconds a human has for one answer; None for as long as whoever asked waits.
+    """Return how many seconds a human has for one answer; None for as long as the caller waits.
 
     Raises:
-        UsageError: it is no number above 0.
+        UsageError: it is not a number above 0.
     """
     value = config.get(HUMAN_TIMEOUT)
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
         return value
-    raise UsageError(f"The config's {HUMAN_TIMEOUT!r} is {value!r}.", "Write a number of seconds, or null.")
+    raise UsageError(f"The config's {HUMAN_TIMEOUT!r} is {value!r}.", "Write a number of seconds above 0, or null.")
 
 
 def end_words(config: Mapping[str, Any]) -> str:
-    """The words by which a human ends an interaction.
+    """Return the words with which a human ends an interaction.
 
     Raises:
-        UsageError: there are none.
+        UsageError: it is not a text, or blank.
     """
     value = config.get(END_WORDS)
     if isinstance(value, str) and value.strip():
