@@ -1,1 +1,1 @@
-"""The control API: what a user, a script or the command line asks of the daemon."""
+"""The control API: the methods that the command line and other programs of the user call."""

@@ -68,39 +68,14 @@ async def serve(daemon: Daemon, params: ServeParameters) -> Any:
     Returns:
         what is [served](#served-flows), once a worker has loaded it
     """
-    node = daemon.node
-    if params.kind != "class" and (params.config or params.singleton):
-        raise UsageError("Only a class has a config, and may be a singleton.", "Leave it out.")
-    check_keyless(params.config)
-    is_human = params.kind == "human"
-    flow = Served(
-        endpoint=topics.check_endpoint(params.endpoint),
-        kind=params.kind,
-        target=params.target,
-        cwd=params.cwd,
-        dispatch_point=""
-        if is_human
-        else topics.check_name(params.dispatch_point or DEFAULT_POINT, "a dispatch point"),
-        parallel=params.parallel,
-        singleton=params.singleton,
-        config=params.config,
-        allow=check_allow(params.allow or CONTACTS, daemon.contacts(), node.user),
-        revision=1 if is_human else node.catalog.next_revision(node.clock.now()),
-    )
-    if is_human:
-        found: dict[str, Any] = {"description": "A human answers.", "input_schema": HUMAN_SCHEMA}
-    elif params.kind == "class" and params.input_schema is not None:  # the client has loaded it
-        found = {"description": params.description, "input_schema": params.input_schema}
-    else:
-        loaded = await _load(daemon, flow)
-        found = {"description": str(loaded.get("description") or ""), "input_schema": loaded.get("schema")}
-    served = flow.model_copy(update=found)
+    flow = _checked_flow(daemon, params)
+    served = flow.model_copy(update=await _description(daemon, flow, params))
     await daemon.run(lambda: _publish(daemon, served))
     return served.as_json()
 
 
 async def unserve(daemon: Daemon, params: EndpointParameters) -> Any:
-    """Serve nothing under an endpoint any more; instances that are there go on.
+    """Serve nothing under an endpoint any more; existing instances go on.
 
     Returns:
         nothing
@@ -161,6 +136,44 @@ async def _describe_theirs(daemon: Daemon, user: str, endpoint: str) -> tuple[di
     except (UnknownUser, NotAllowed):
         online = daemon.node.presence.online(user)
     return {"served": None, "allowed": None}, online
+
+
+def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
+    """Return the flow to serve, without its description and schema.
+
+    Raises:
+        UsageError: parameters do not fit together, or one cannot be used.
+    """
+    if params.kind != "class" and (params.config or params.singleton):
+        raise UsageError("Only a class has a config, and may be a singleton.", "Leave it out.")
+    check_keyless(params.config)
+    if params.kind == "human":
+        point, revision = "", 1
+    else:
+        point = topics.check_name(params.dispatch_point or DEFAULT_POINT, "a dispatch point")
+        revision = daemon.node.catalog.next_revision(daemon.node.clock.now())
+    return Served(
+        endpoint=topics.check_endpoint(params.endpoint),
+        kind=params.kind,
+        target=params.target,
+        cwd=params.cwd,
+        dispatch_point=point,
+        parallel=params.parallel,
+        singleton=params.singleton,
+        config=params.config,
+        allow=check_allow(params.allow or CONTACTS, daemon.contacts(), daemon.node.user),
+        revision=revision,
+    )
+
+
+async def _description(daemon: Daemon, flow: Served, params: ServeParameters) -> dict[str, Any]:
+    """Return the description and the schema of a flow; a worker loads it unless they are known."""
+    if flow.kind == "human":
+        return {"description": "A human answers.", "input_schema": HUMAN_SCHEMA}
+    if flow.kind == "class" and params.input_schema is not None:  # the client has loaded it
+        return {"description": params.description, "input_schema": params.input_schema}
+    loaded = await _load(daemon, flow)
+    return {"description": str(loaded.get("description") or ""), "input_schema": loaded.get("schema")}
 
 
 async def _load(daemon: Daemon, flow: Served) -> dict[str, Any]:
