@@ -12,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
 import pytest
 from support.command_tree import commands
 from support.console_examples import Story, read
+from test_rooms import FLOORS
 
 import p2pflows
 from p2pflows import errors
@@ -37,6 +39,8 @@ STORIES = ["README.md", "docs/TUTORIAL.md", "docs/CONTROL.md", "docs/MODULES.md"
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])
 COMMANDS = dict(commands(cli))
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+FENCE = re.MULTILINE | re.DOTALL
 
 
 def _section(title: str) -> str:
@@ -288,3 +292,51 @@ def test_the_command_line_starts_fast_enough_to_say_help() -> None:
         [sys.executable, "-m", "p2pflows", "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert [name for name in COMMANDS if " " not in name and f"  {name} " not in told] == []
+
+
+def _defined(sources: list[Path]) -> set[str]:
+    """The functions, classes and methods that the code defines, such as `resolve`, `Node` and `Node.close`."""
+    found = set()
+    for path in sources:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            match node:
+                case ast.ClassDef(name=name, body=body):
+                    found |= {name, *(f"{name}.{each.name}" for each in body if isinstance(each, DEFINITIONS))}
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    found |= {name, f"{path.stem}.{name}"}
+                case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                    found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/ARCHITECTURE.md"])
+def test_code_that_a_page_for_contributors_names_exists(name: str) -> None:
+    """Every file, class and function that these pages name is in the code."""
+    words = re.findall(
+        r"`([^`\s]+)`", re.sub(r"^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"), flags=FENCE)
+    )
+    folders = (ROOT, ROOT / "p2pflows", ROOT / "daemon" / "p2pflowsd")
+    known = _defined([*SOURCES, *(ROOT / "tests").rglob("*.py")])
+    for word in words:
+        file, _, function = word.partition("::")
+        if re.fullmatch(r"[\w./-]+(\.py|\.md|\.json|\.toml|/)", file):
+            assert any((folder / file).exists() for folder in folders), word
+        elif re.fullmatch(r"_?[A-Z]\w*(\.\w+)?|\w+\.\w+", file) and not file.endswith((".sock", ".lock", ".yaml")):
+            function = file
+        assert not function or function in known, word
+
+
+def test_the_architecture_has_the_floors_in_order() -> None:
+    """The table of floors names folders and modules in the order of tests/test_rooms.py, and every folder."""
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = page.partition("## Who may import whom")[2].partition("\n\nThe core")[0]
+    levels = []
+    for cells in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        names = [name.removesuffix("/").removesuffix(".py") for name in re.findall(r"`([^`]+)`", cells)]
+        modules = [{f"p2pflows.{name}", f"p2pflowsd.{name}"} for name in names]
+        found = [level for module in modules for level, floor in enumerate(FLOORS) if module & floor]
+        assert len(found) == len(names), cells
+        levels.append((min(found), max(found)))
+    assert all(above[1] < below[0] for above, below in pairwise(levels)), levels
+    folders = {folder.name for top in ("p2pflows", "daemon/p2pflowsd") for folder in (ROOT / top).glob("[a-z]*/")}
+    assert {name for name in folders if f"`{name}/`" not in table} == set()
