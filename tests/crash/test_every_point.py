@@ -86,11 +86,11 @@ def answer(world: World) -> None:
 def promises_broken(world: World) -> list[str]:
     """What is wrong at the end of a little life in which one daemon died once."""
     wrong = [*world.settle(), *check(world.facts)]
-    endpoints = {fact.id: fact.about["endpoint"] for fact in world.facts if fact.kind == "accept"}
-    ends = {fact.id: fact.about["state"] for fact in world.facts if fact.kind == "sent"}
+    endpoints = {fact.id: fact.about["endpoint"] for fact in world.facts if fact.kind == "accepted"}
+    ends = {fact.id: fact.about["state"] for fact in world.facts if fact.kind == "outgoing_moved"}
     for fact in world.facts:
         wanted = ("failed",) if endpoints.get(fact.id) == flows.RUIN else ("done", "cancelled")
-        if fact.kind == "told" and ends[fact.id] not in wanted:
+        if fact.kind == "confirmed" and ends[fact.id] not in wanted:
             wrong.append(f"{fact.id} was accepted, and ended as {ends[fact.id]}")
     return wrong
 
@@ -189,7 +189,7 @@ class Teller:
             for method, endpoint in (("submit", ECHO), ("send", ECHO), ("submit", RELAY)):
                 address = f"{to.person.name}/{endpoint}"
                 told = self.person.ask(method, address=address, data={"number": number}, timeout=600)
-                self.told.append(Fact(0, self.person.user_id, "told", told["id"]))
+                self.told.append(Fact(0, self.person.user_id, "confirmed", told["id"]))
 
     def is_settled(self) -> bool:
         """Whether all that was sent and all that has come has its end."""
@@ -241,6 +241,6 @@ def test_real_crash(tellers: tuple[Teller, Teller]) -> None:
     wait_until(lambda: ann.is_settled() and bob.is_settled(), TIMEOUT_S)
     facts = ann.history() + bob.history()
     assert check(facts) == []
-    ends = Counter(fact.about["state"] for fact in facts if fact.kind == "sent")
+    ends = Counter(fact.about["state"] for fact in facts if fact.kind == "outgoing_moved")
     assert ends["expired"] + ends["failed"] == 0
     assert ends["done"] >= len(ann.told + bob.told) > len(MOMENTS)

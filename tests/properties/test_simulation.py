@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from simulation.broker import Weather
+from simulation.broker import PacketFaults
 from simulation.checker import check
 from simulation.machine import POINTS
 from simulation.world import CLASSES, ECHO, HUMAN, MAX_SECONDS, SPREAD, World
@@ -162,9 +162,9 @@ class Faults(RuleBasedStateMachine):
         self._world.run(seconds)
 
     @rule(drop=CHANCE, repeat=CHANCE, delay=CHANCE, reorder=CHANCE)
-    def change_weather(self, drop: float, repeat: float, delay: float, reorder: float) -> None:
+    def change_packet_faults(self, drop: float, repeat: float, delay: float, reorder: float) -> None:
         """The network loses, repeats, delays and shuffles from now on, or does not."""
-        self._world.broker.weather = Weather(drop, repeat, delay, reorder)
+        self._world.broker.packet_faults = PacketFaults(drop, repeat, delay, reorder)
 
     @rule(who=WHO, seconds=CUTS)
     def cut(self, who: int, seconds: float) -> None:

@@ -1,8 +1,8 @@
-"""What happened, one fact per line, for the checker.
+"""The history of a simulation: a list of facts, for the checker.
 
-A fact about a journal is written by triggers inside the very transaction that makes it true: whatever a crash leaves
-committed is in the history, and nothing else is. The triggers live in the journal's file, so a real daemon writes its
-history in the same way. Clients, workers and the simulated world add what they see to the same list.
+Triggers in the journal write a fact about it in the transaction that makes the fact true. So the history has exactly
+the facts that were committed, even after a crash. The triggers are stored in the journal's file, so a real daemon
+writes its history in the same way. Clients, workers and the simulated world add the facts that they observe.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ _OF_RUN = "(SELECT {} FROM incoming WHERE incoming.n = {}.n)"
 
 
 def _record(row: str) -> dict[str, str]:
-    """A record goes by the id of the request that runs."""
-    told = {column: f"{row}.{column}" for column in ("k", "mark", "message")}
-    return told | {
+    """Return what to say about a row of `records`; its id is that of the request that runs."""
+    return {column: f"{row}.{column}" for column in ("k", "mark", "message")} | {
         "what": f"{row}.kind",
         "id": _OF_RUN.format("id", row),
         "peer": _OF_RUN.format("peer", row),
@@ -35,45 +34,50 @@ def _record(row: str) -> dict[str, str]:
 
 
 _TRIGGERS: dict[str, tuple[str, dict[str, str]]] = {
-    "accept": (
+    "accepted": (
         "INSERT ON outgoing",
         _new("type peer endpoint epoch seq cause expires")
         | {"data": _IN_BODY.format("data"), "instance": _IN_BODY.format("instance"), "origin": "json(NEW.origin)"},
     ),
-    "sent": ("UPDATE OF state ON outgoing", {**_MOVED, "answer": "json(CAST(NEW.answer AS TEXT))"}),
-    "drop": ("DELETE ON outgoing", {"state": "OLD.state"}),
-    "receive": (
+    "outgoing_moved": ("UPDATE OF state ON outgoing", {**_MOVED, "answer": "json(CAST(NEW.answer AS TEXT))"}),
+    "outgoing_removed": ("DELETE ON outgoing", {"state": "OLD.state"}),
+    "received": (
         "INSERT ON incoming",
         _new("type peer endpoint epoch seq state instance") | {"cause": _IN_BODY.format("cause")},
     ),
-    "move": ("UPDATE OF state ON incoming", {**_MOVED, **_new("type peer endpoint error instance")}),
-    "prune": ("DELETE ON incoming", {"peer": "OLD.peer", "state": "OLD.state"}),
-    "ask": ("INSERT ON prompts", _new("type peer endpoint text")),
-    "close": ("UPDATE OF state ON prompts", {**_MOVED, **_new("peer answer")}),
-    "mounted": (
+    "incoming_moved": ("UPDATE OF state ON incoming", {**_MOVED, **_new("type peer endpoint error instance")}),
+    "incoming_removed": ("DELETE ON incoming", {"peer": "OLD.peer", "state": "OLD.state"}),
+    "prompt_added": ("INSERT ON prompts", _new("type peer endpoint text")),
+    "prompt_moved": ("UPDATE OF state ON prompts", {**_MOVED, **_new("peer answer")}),
+    "instance_added": (
         "INSERT ON instances",
         _new("endpoint client own") | {"subflows": "json(NEW.subflows)"},
     ),
-    "left": ("UPDATE OF state ON instances", {"state": "json(NEW.state)"}),
-    "unmounted": ("DELETE ON instances", {}),
-    "recorded": ("INSERT ON records", _record("NEW")),
-    "concluded": ("UPDATE OF value ON records", _record("NEW") | {"was": "OLD.value"}),
-    "forgotten": ("DELETE ON records", _record("OLD")),
+    "state_saved": ("UPDATE OF state ON instances", {"state": "json(NEW.state)"}),
+    "instance_removed": ("DELETE ON instances", {}),
+    "record_added": ("INSERT ON records", _record("NEW")),
+    "record_completed": ("UPDATE OF value ON records", _record("NEW") | {"was": "OLD.value"}),
+    "record_removed": ("DELETE ON records", _record("OLD")),
 }
-"""What each kind of fact says about the row whose change makes it true; `id` is the row's own unless it is said."""
+"""For each kind of fact: the change of a row that causes it, and what it says about the row, as SQL expressions.
+
+The id of a fact is the id of the row, unless there is an expression for it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of history.
+    """Something that happened.
 
     Attributes:
-        t: wall time in milliseconds where it happened.
+        t: wall time of the machine on which it happened, in milliseconds since the Unix epoch.
         node: user id of the daemon that it is about.
-        kind: those of `_TRIGGERS` come from journals; told, heard and answered from clients, run, got and stepped from
-            workers, restore from the world.
-        id: of the message or instance; of a run, it is that of the request that runs.
-        about: what else there is to say, by kind.
+        kind: a key of `_TRIGGERS`, if a journal wrote it. Clients write `confirmed` when the daemon has accepted a
+            message, `reported` when it has reported the end of one, and `answered` for each answer of a human. Workers
+            write `run_started`, `call_result` and `step_result`. The world writes `restored` when it puts back an old
+            copy of a journal.
+        id: the id of the message or instance; for a run, the id of the request that runs.
+        about: everything else, depending on the kind.
     """
 
     t: int
@@ -83,14 +87,14 @@ class Fact:
     about: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The fact as a line of a history file."""
+        """Return the fact as a line of a history file."""
         return json.dumps(
             {"t": self.t, "node": self.node, "kind": self.kind, "id": self.id, **self.about}, ensure_ascii=False
         )
 
 
 def install(journal: Path) -> None:
-    """Make a journal file write its history; a second time changes nothing."""
+    """Add the triggers to a journal file; does nothing if they are there."""
     db = sqlite3.connect(journal)
     db.execute(
         "CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY, t INTEGER, kind TEXT, id TEXT, about TEXT) STRICT"
@@ -100,14 +104,14 @@ def install(journal: Path) -> None:
         row = "OLD" if event.startswith("DELETE") else "NEW"
         of = about.get("id", f"{row}.id")
         pairs = ", ".join(f"'{name}', {value}" for name, value in about.items() if name != "id")
-        insert = f"INSERT INTO history (t, kind, id, about) VALUES ({now}, '{kind}', {of}, json_object({pairs}))"  # noqa: S608 - all ours
+        insert = f"INSERT INTO history (t, kind, id, about) VALUES ({now}, '{kind}', {of}, json_object({pairs}))"  # noqa: S608 - no foreign text
         db.execute(f"CREATE TRIGGER IF NOT EXISTS history_{kind} AFTER {event} BEGIN {insert}; END")
     db.commit()
     db.close()
 
 
 def read(db: sqlite3.Connection, node: str, after: int = 0) -> tuple[list[Fact], int]:
-    """The facts in a journal from a number on, and the number of the last one."""
+    """Return the facts in a journal after a number, and the number of the last one."""
     facts = []
     for n, t, kind, message_id, about in db.execute(
         "SELECT n, t, kind, id, about FROM history WHERE n > ? ORDER BY n", (after,)

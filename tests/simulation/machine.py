@@ -195,7 +195,7 @@ class Machine:
         for path in self._path.parent.glob(f"{self._path.name}*"):
             path.unlink()
         shutil.copy(copy, self._path)
-        self._facts.append(Fact(self.clock.now(), self.user, "restore", ""))
+        self._facts.append(Fact(self.clock.now(), self.user, "restored", ""))
         self._reader = sqlite3.connect(self._path)
         self._read_to = self._reader.execute("SELECT coalesce(max(n), 0) FROM history").fetchone()[0]
         self.start()
@@ -238,7 +238,7 @@ class Machine:
             def tell(result: Any) -> None:
                 asked.tell(result)
                 if not isinstance(result, P2pflowsError):
-                    self._facts.append(Fact(self.clock.now(), self.user, "told", result))
+                    self._facts.append(Fact(self.clock.now(), self.user, "confirmed", result))
 
             self._requests.append(Request(accept, tell))
             self._pump_soon()
@@ -387,7 +387,7 @@ class Machine:
         journal.close()
         self.collect()
         if self.link is not None:
-            self.link.die()
+            self.link.kill()
         self.node = self.link = self._pump_at = None
         self._deliveries, self._requests = [], []
         at_death, self.at_death = self.at_death, _nothing
@@ -395,7 +395,7 @@ class Machine:
 
     def _heard(self, message_id: str, state: str, answer: bytes | None) -> None:
         about = {"state": str(state), "answer": json.loads(answer) if answer is not None else None}
-        self._facts.append(Fact(self.clock.now(), self.user, "heard", message_id, about))
+        self._facts.append(Fact(self.clock.now(), self.user, "reported", message_id, about))
 
     def _arrived(self, packet: Packet) -> None:
         self._deliveries.append(packet)

@@ -111,9 +111,9 @@ class ScriptedRun:
             case Call():
                 return self._last
             case Step():
-                return self._learned("stepped", self._last)
+                return self._learned("step_result", self._last)
             case Wait(k):
-                return self._learned("got", k)
+                return self._learned("call_result", k)
         return None
 
     def deliver(self, k: int, result: AskResult) -> None:
@@ -124,7 +124,7 @@ class ScriptedRun:
             if not self._is_step:
                 self._host.unpark(self._task)
             try:
-                learned = self._learned("stepped" if self._is_step else "got", k)
+                learned = self._learned("step_result" if self._is_step else "call_result", k)
             except P2pflowsError as wrong:
                 self._end(ErrorInfo(wrong.kind, wrong.message), b"null")
             else:
@@ -183,12 +183,12 @@ class ScriptedRun:
 
     def _learned(self, kind: str, k: int) -> Any:
         value = self._told[k].as_json()
-        if kind == "stepped" and "value" in value:
+        if kind == "step_result" and "value" in value:
             self._host.saw(self._task, kind, k, value["value"])
             return value["value"]
         told = {name: value[name] for name in ("id", "from", "data", "error") if name in value}
-        self._host.saw(self._task, "got", k, told)
-        if kind == "stepped":
+        self._host.saw(self._task, "call_result", k, told)
+        if kind == "step_result":
             raise FlowFailed(str(value))
         return told
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from simulation.broker import Weather
+from simulation.broker import PacketFaults
 from simulation.checker import check
 from simulation.machine import Machine
 from simulation.world import CLASSES, ECHO, HUMAN, MAX_SECONDS, SPREAD, World
@@ -21,14 +21,14 @@ from simulation.world import CLASSES, ECHO, HUMAN, MAX_SECONDS, SPREAD, World
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type, derived_id
 
-WEATHERS = (
-    Weather(),
-    Weather(delay=0.2),
-    Weather(repeat=0.3),
-    Weather(reorder=0.2),
-    Weather(drop=0.1),
-    Weather(drop=0.3),
-    Weather(drop=0.1, repeat=0.1, delay=0.1, reorder=0.1),
+PACKET_FAULTS = (
+    PacketFaults(),
+    PacketFaults(delay=0.2),
+    PacketFaults(repeat=0.3),
+    PacketFaults(reorder=0.2),
+    PacketFaults(drop=0.1),
+    PacketFaults(drop=0.3),
+    PacketFaults(drop=0.1, repeat=0.1, delay=0.1, reorder=0.1),
 )
 
 
@@ -42,7 +42,7 @@ class Life:
         self._count = 0
         self._things: dict[Callable[[], None], int] = {
             self.call: 12, self.post: 8, self.ask: 6, self.answer: 14, self.decline: 1, self.cancel: 3, self.pause: 14,
-            self.change_weather: 2, self.cut: 3, self.cut_worker: 2, self.forget: 1, self.kill_at_point: 6,
+            self.change_packet_faults: 2, self.cut: 3, self.cut_worker: 2, self.forget: 1, self.kill_at_point: 6,
             self.start: 6, self.kill_worker: 3, self.stop_worker: 1, self.hire: 4, self.talk: 14, self.mount: 4,
             self.use: 10, self.unmount: 1, self.retry: 2, self.forget_conversation: 1, self.plague: 1,
             self.fill_disk: 3,
@@ -162,9 +162,9 @@ class Life:
         """Some time passes."""
         self._world.run(self._random.choice((0.003, 0.01, 0.05, 0.5, 3.0)))
 
-    def change_weather(self) -> None:
+    def change_packet_faults(self) -> None:
         """The network gets better or worse."""
-        self._world.broker.weather = self._random.choice(WEATHERS)
+        self._world.broker.packet_faults = self._random.choice(PACKET_FAULTS)
 
     def cut(self) -> None:
         """A daemon's link breaks."""

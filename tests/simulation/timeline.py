@@ -1,4 +1,4 @@
-"""Virtual time: what happens, happens in the order of its time, and waiting costs nothing."""
+"""Virtual time: steps run in the order of their time, and waiting takes no real time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import heapq
 import itertools
 from collections.abc import Callable
 
-BEGIN_MS = 1_800_000_000_000
-"""The wall clock's time when a simulation begins."""
+START_MS = 1_800_000_000_000
+"""The wall time at the start of a simulation, in milliseconds since the Unix epoch."""
 
 
 class Timeline:
-    """A queue of steps, each with its time; nothing else moves the time."""
+    """A queue of steps, each with its time. Time moves only when `run` or `sleep` is called."""
 
     def __init__(self) -> None:
         self.elapsed = 0.0
@@ -19,15 +19,15 @@ class Timeline:
         self._numbers = itertools.count()
 
     def at(self, moment: float, step: Callable[[], None]) -> None:
-        """Do something at a moment, after everything else that was asked for that moment."""
+        """Run a step at a moment, after all steps that were added before for the same moment."""
         heapq.heappush(self._steps, (max(moment, self.elapsed), next(self._numbers), step))
 
     def after(self, seconds: float, step: Callable[[], None]) -> None:
-        """Do something in so many seconds."""
+        """Run a step in some seconds."""
         self.at(self.elapsed + seconds, step)
 
     def run(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Let some seconds pass, and run the steps that are due in them."""
         end = self.elapsed + seconds
         while self._steps and self._steps[0][0] <= end:
             moment, _, step = heapq.heappop(self._steps)
@@ -36,7 +36,7 @@ class Timeline:
         self.elapsed = end
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass in which nobody does anything, as when all machines sleep; what was due is late."""
+        """Let time pass without running steps, as if all machines were suspended; the steps are then late."""
         self.elapsed += seconds
 
 
@@ -45,7 +45,7 @@ class TimelineClock:
 
     Args:
         timeline: the time that all machines share.
-        skew_ms: how far this machine's wall clock is ahead.
+        skew_ms: how many milliseconds the wall clock of this machine is ahead.
     """
 
     def __init__(self, timeline: Timeline, skew_ms: int = 0) -> None:
@@ -53,9 +53,9 @@ class TimelineClock:
         self.skew_ms = skew_ms
 
     def now(self) -> int:
-        """Wall time in milliseconds since the Unix epoch."""
-        return BEGIN_MS + int(self._timeline.elapsed * 1000) + self.skew_ms
+        """Return the wall time in milliseconds since the Unix epoch."""
+        return START_MS + int(self._timeline.elapsed * 1000) + self.skew_ms
 
     def elapsed(self) -> float:
-        """Seconds since the simulation began."""
+        """Return the seconds since the simulation began."""
         return self._timeline.elapsed

@@ -78,7 +78,7 @@ class Worker:
         """End the process, as by kill -9."""
         if self.running:
             self.running = False
-            self.link.die()
+            self.link.kill()
 
     def stop(self) -> None:
         """Take no more tasks; say goodbye once what runs is done and acknowledged."""
@@ -149,7 +149,7 @@ class Worker:
         if self.running and self._lanes.draining and self._lanes.is_idle:
             self._send(bye=True)
             self.running = False
-            self._timeline.after(BEAT, self.link.die)
+            self._timeline.after(BEAT, self.link.kill)
 
     def _arrived(self, packet: Packet) -> None:
         self.link.ack(packet)
@@ -191,7 +191,7 @@ class Worker:
             "parallel": spec.lane == spec.id,
         }
         if spec.op == "run":
-            self._facts.append(Fact(self.machine.clock.now(), self.machine.user, "run", spec.message, about))
+            self._facts.append(Fact(self.machine.clock.now(), self.machine.user, "run_started", spec.message, about))
         if isinstance(spec.target, ClassTarget):
             self._runs[spec.id] = run = ScriptedRun(task, Turn(spec, self._random).script(), self)
             run.go_on()

@@ -12,7 +12,7 @@ from random import Random
 from typing import Self
 
 from simulation import flows
-from simulation.broker import SimulatedBroker, Weather
+from simulation.broker import PacketFaults, SimulatedBroker
 from simulation.history import Fact
 from simulation.machine import Machine
 from simulation.timeline import Timeline
@@ -101,7 +101,7 @@ class World:
 
     def settle(self) -> list[str]:
         """End all faults, let time pass until every deadline is over; gives what did not settle as it must."""
-        self.broker.weather = Weather()
+        self.broker.packet_faults = PacketFaults()
         for machine in self.machines:
             machine.faults.disarm()
             machine.cut(0.0)
@@ -117,7 +117,7 @@ class World:
                 break
             self.run(ROUND)
         self.run(PROGRESS)
-        restored = any(fact.kind == "restore" for fact in self.facts)
+        restored = any(fact.kind == "restored" for fact in self.facts)
         if not restored:  # a journal that was put back has forgotten what it owes
             stuck += [f"unanswered: {what}" for machine in self.machines for what in machine.unanswered()]
         self._sleep(2 * POST_LIFETIME_MS / 1000 if restored else MAX_SECONDS)

@@ -76,18 +76,18 @@ def test_strangers_in_order(world: World) -> None:
     """What a stranger wrote goes on in the order of writing once the stranger is allowed, however it arrived."""
     _, bob, cyd = world.machines
     bob.contacts.remove("cyd")
-    world.broker.weather.reorder = 0.9
+    world.broker.packet_faults.reorder = 0.9
     for number in range(8):
         cyd.send(Type.CALL, bob, ECHO, {"number": number}, 60)
         world.run(0.01)
     world.run(8)
-    world.broker.weather.reorder = 0.0
+    world.broker.packet_faults.reorder = 0.0
     world.run(8)
     bob.ask(lambda node: node.admission.allow(cyd.user, "cyd"))
     assert world.settle() == []
     assert check(world.facts) == []
-    released = [fact.id for fact in world.facts if fact.kind == "move" and fact.about["was"] == "held"]
-    assert released == [fact.id for fact in world.facts if fact.kind == "told" and fact.node == cyd.user][:8]
+    released = [fact.id for fact in world.facts if fact.kind == "incoming_moved" and fact.about["was"] == "held"]
+    assert released == [fact.id for fact in world.facts if fact.kind == "confirmed" and fact.node == cyd.user][:8]
 
 
 def test_a_stranger_with_many_gaps(world: World) -> None:
@@ -103,7 +103,7 @@ def test_a_stranger_with_many_gaps(world: World) -> None:
 def test_proofs_of_repetitions(world: World) -> None:
     """A bundle that comes again leaves nothing behind."""
     ann, bob, _ = world.machines
-    world.broker.weather.repeat = 1.0
+    world.broker.packet_faults.repeat = 1.0
     for _ in range(5):
         ann.send(Type.POST, bob, ECHO, {}, 60)
         world.run(1)
@@ -114,9 +114,9 @@ def test_a_gap_after_a_long_night(world: World) -> None:
     """A stream that has waited long for a lost message asks for it soon once the broker is back."""
     ann, bob, _ = world.machines
     lost = ann.send(Type.POST, bob, ECHO, {"number": 1}, 5)
-    world.broker.weather.drop = 1.0
+    world.broker.packet_faults.drop = 1.0
     world.run(0.1)
-    world.broker.weather.drop = 0.0
+    world.broker.packet_faults.drop = 0.0
     ann.send(Type.POST, bob, ECHO, {"number": 2}, 7200)
     world.run(0.1)
     ann.kill()
@@ -164,7 +164,7 @@ def test_an_old_last_will(world: World) -> None:
     world.broker.route(will.topic, will.payload, retain=False)
     world.run(9)
     assert ann.state_of(asked.result) == "done"
-    assert [fact.id for fact in world.facts if fact.kind == "run"] == [asked.result]
+    assert [fact.id for fact in world.facts if fact.kind == "run_started"] == [asked.result]
 
 
 def test_a_worker_says_goodbye(world: World) -> None:
@@ -178,7 +178,7 @@ def test_a_worker_says_goodbye(world: World) -> None:
     world.hire(bob)
     world.run(6)
     assert [ann.state_of(one.result) for one in asked] == ["done"] * 4
-    assert len([fact for fact in world.facts if fact.kind == "run"]) == 4
+    assert len([fact for fact in world.facts if fact.kind == "run_started"]) == 4
 
 
 def state_of(machine: Machine) -> list[Any]:
@@ -196,7 +196,7 @@ def test_late_answers_of_a_failed_request(world: World) -> None:
     world.run(10)
     assert ann.state_of(asked.result) == "expired"
     assert state_of(bob) == [None]
-    assert [fact.id for fact in world.facts if fact.kind == "run" and fact.about["endpoint"] == flows.PAIR] == [
+    assert [fact.id for fact in world.facts if fact.kind == "run_started" and fact.about["endpoint"] == flows.PAIR] == [
         asked.result
     ]
     assert [*world.settle(), *check(world.facts)] == []
@@ -207,7 +207,9 @@ def test_a_run_for_a_failed_request(world: World) -> None:
     ann, bob, _ = world.machines
     asked = ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"says": {"ponders": 5}}}, 2)
     world.run(1)
-    assert len([fact for fact in world.facts if fact.kind == "run" and fact.about["endpoint"] == flows.PAIR]) == 2
+    assert (
+        len([fact for fact in world.facts if fact.kind == "run_started" and fact.about["endpoint"] == flows.PAIR]) == 2
+    )
     world.run(10)
     assert ann.state_of(asked.result) == "expired"
     assert state_of(bob) == [None]
@@ -308,7 +310,7 @@ def test_who_began_goes_on_first(world: World, order: tuple[str, str]) -> None:
     world.hire(bob)
     cyd.start()
     world.run(20)
-    runs = [fact.id for fact in world.facts if fact.kind == "run" and fact.about["endpoint"] == flows.HUB]
+    runs = [fact.id for fact in world.facts if fact.kind == "run_started" and fact.about["endpoint"] == flows.HUB]
     assert runs[:2] == [asked[0][1].result] * 2
     assert [person.state_of(one.result) for person, one in asked] == ["done"] * 2
     assert [*world.settle(), *check(world.facts)] == []
@@ -342,16 +344,16 @@ def test_deleted_in_order(world: World) -> None:
     ann.send(Type.CALL, bob, topics.INSTANCES, {"op": "mount", "endpoint": flows.COUNTER}, 60)
     world.run(1)
     ((_, instance),) = ann.mounted(bob)
-    world.broker.weather.reorder = 0.9
+    world.broker.packet_faults.reorder = 0.9
     for _ in range(8):
         ann.send(Type.CALL, bob, flows.COUNTER, {"seconds": 60}, 600, instance=instance)
         world.run(0.01)
-    world.broker.weather.reorder = 0.0
+    world.broker.packet_faults.reorder = 0.0
     world.run(10)
     bob.ask(lambda node: node.changes.delete(instance, recursive=True))
     assert [*world.settle(), *check(world.facts)] == []
-    failed = [fact.id for fact in world.facts if fact.kind == "move" and fact.about["state"] == "failed"]
-    assert failed == [fact.id for fact in world.facts if fact.kind == "told" and fact.node == ann.user][1:9]
+    failed = [fact.id for fact in world.facts if fact.kind == "incoming_moved" and fact.about["state"] == "failed"]
+    assert failed == [fact.id for fact in world.facts if fact.kind == "confirmed" and fact.node == ann.user][1:9]
 
 
 def test_a_lost_withdrawal(world: World) -> None:
@@ -428,10 +430,10 @@ def test_a_nearly_full_disk_loses_nothing(world: World, kind: Type, endpoint: st
     assert check(world.facts) == []
     accepted = [each.result for each in asked if isinstance(each.result, str)]
     assert 3 < len(accepted) < len(asked)
-    received = {fact.id for fact in world.facts if fact.kind == "receive" and fact.node == bob.user}
+    received = {fact.id for fact in world.facts if fact.kind == "received" and fact.node == bob.user}
     assert set(accepted) <= received
-    kept = {fact.id for fact in world.facts if fact.kind == "accept" and fact.node == ann.user}
-    assert {fact.id for fact in world.facts if fact.kind == "receive" and fact.about["peer"] == ann.user} <= kept
+    kept = {fact.id for fact in world.facts if fact.kind == "accepted" and fact.node == ann.user}
+    assert {fact.id for fact in world.facts if fact.kind == "received" and fact.about["peer"] == ann.user} <= kept
 
 
 def test_a_dead_node_does_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
