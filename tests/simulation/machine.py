@@ -28,6 +28,8 @@ from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.node import Node, Request
 from p2pflowsd.running.catalog import Served
 
+MAX_PAGES = 2**30 - 1
+"""The largest number of pages that SQLite allows in a file."""
 SKEW_MS = 2_000
 """How far a machine's wall clock is off at most."""
 POINTS = (
@@ -166,11 +168,16 @@ class Machine:
             self._end(self.node.journal)
 
     def fill_disk(self, pages: int) -> None:
-        """Leave room for so many more pages in the journal, until it is opened again; SQLite itself enforces it."""
+        """Leave space for only so many more pages in the journal, until it is opened again; SQLite enforces it."""
         if self.node is not None:
             database = self.node.journal._db
             (used,) = database.execute("PRAGMA page_count").fetchone()
             database.execute(f"PRAGMA max_page_count = {used + pages}")
+
+    def free_disk(self) -> None:
+        """Remove the limit of `fill_disk`."""
+        if self.node is not None:
+            self.node.journal._db.execute(f"PRAGMA max_page_count = {MAX_PAGES}")
 
     def cut(self, seconds: float) -> None:
         """Break the link to the broker for some time."""

@@ -104,6 +104,7 @@ class World:
         self.broker.packet_faults = PacketFaults()
         for machine in self.machines:
             machine.faults.disarm()
+            machine.free_disk()
             machine.cut(0.0)
             machine.start()
             if self.workers[machine.name].draining:
