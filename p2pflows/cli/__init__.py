@@ -1,11 +1,12 @@
-"""The command `p2pflows`: the group of all commands, and the one edge where errors become sentences.
+"""The command `p2pflows`: its subcommands, and the only place where errors are printed and become exit codes.
 
-Command modules are imported when their command is used. They import click and the standard library; what is
-heavy they import inside the command.
+To start fast, a command's module is imported only when the command is used. It imports click and the standard
+library; heavier libraries are imported inside the command.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from p2pflows import __version__
-from p2pflows.cli.output import Interrupted, block, compact, say, style
+from p2pflows.cli.output import Interrupted, escape_lines, say, style, to_json
 from p2pflows.errors import P2pflowsError, UsageError
 
 DEBUG = "P2PFLOWS_DEBUG"
@@ -33,7 +34,7 @@ _SECTIONS = {
         "allow": "requests:allow",
         "deny": "requests:deny",
     },
-    "Invoking": {
+    "Calls and messages": {
         "call": "messages:call",
         "send": "messages:send",
         "wait": "messages:wait",
@@ -42,7 +43,7 @@ _SECTIONS = {
         "outbox": "outbox:outbox",
         "log": "log:log",
     },
-    "Being asked": {
+    "Questions to you": {
         "inbox": "human:inbox",
         "answer": "human:answer",
         "decline": "human:decline",
@@ -66,7 +67,7 @@ _SECTIONS = {
 
 
 class _Commands(click.Group):
-    """Commands in sections, each imported when it is wanted."""
+    """Commands in sections, each imported when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -93,8 +94,8 @@ class _Commands(click.Group):
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            ctx.fail(f"There is no command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+            similar = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            ctx.fail(f"There is no command {args[0]!r}." + (f" Did you mean {similar[0]!r}?" if similar else ""))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -115,18 +116,19 @@ class _Commands(click.Group):
     epilog="""\b
 Examples:
   p2pflows up                                         run your daemon
-  p2pflows contacts add bob USER_ID                   give a neighbour a name
-  p2pflows call bob/User '{"api_output": "Hello?"}'   ask, wait for the answer
-  p2pflows inbox                                      see what others ask you
+  p2pflows contacts add bob USER_ID                   name another user
+  p2pflows call bob/User '{"api_output": "Hello?"}'   ask him, and wait
+  p2pflows inbox                                      list questions to you
 
 \b
-An address is CONTACT/ENDPOINT, such as bob/User. Data goes to stdout, talk to
-stderr; with --json both are JSON. P2PFLOWS_HOME moves your home, ~/.p2pflows.
+An address is CONTACT/ENDPOINT, such as bob/User; your own is me/ENDPOINT.
+Data goes to stdout, everything else to stderr; with --json both are JSON.
+Your files are in ~/.p2pflows, or in the folder that P2PFLOWS_HOME names.
 Exit codes: 0 done, 1 failed, 2 wrong use, 3 unreachable, 4 not allowed,
 5 deadline passed, 130 interrupted.
 
 \b
-Completion of commands and contacts (put it into your shell's start file):
+To complete commands and contacts, add a line to your shell's start file:
   bash   eval "$(_P2PFLOWS_COMPLETE=bash_source p2pflows)"
   zsh    eval "$(_P2PFLOWS_COMPLETE=zsh_source p2pflows)"
   fish   _P2PFLOWS_COMPLETE=fish_source p2pflows | source""",
@@ -134,13 +136,13 @@ Completion of commands and contacts (put it into your shell's start file):
 @click.version_option(__version__, prog_name="p2pflows")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Invoke your neighbours' flows, and their humans, by user id; let them invoke yours."""
+    """Call what other users serve, by their user id: flows, and the users in person. Let them call what you serve."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: the only place where errors become words and exit codes."""
+    """Run one command, print its error if it fails, and exit with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
@@ -172,20 +174,24 @@ def _run(words: list[str]) -> int:
 
 
 def _fail_system(error: OSError, as_json: bool) -> int:
-    has_output = _flushes()
-    if isinstance(error, BrokenPipeError) or not has_output:
-        # What Python flushes at exit must not fail once more.
+    """Report an error of the operating system, about stdout or about a file."""
+    can_write = _can_write_output()
+    if isinstance(error, BrokenPipeError) or not can_write:
+        # Python flushes stdout again at exit, which must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
-        return 1  # the reader has seen enough
-    hint = "Look at its name, its rights and the room on its disk, and try again."
-    if not has_output:
-        hint = "The output cannot be written: send it elsewhere, or make room there."
-    where = "" if error.filename is None else f" {error.filename}"
-    return _fail(P2pflowsError(f"The system refused{where}: {error.strerror or error}.", hint), as_json)
+        return 1  # the program that reads our output has ended
+    reason = error.strerror or error
+    if not can_write or (error.errno == errno.ENOSPC and error.filename is None):
+        failure = P2pflowsError(f"Cannot write the output: {reason}.", "Send it elsewhere, or free some disk space.")
+    elif error.filename is not None:
+        failure = P2pflowsError(f"Cannot use {error.filename}: {reason}.", "Check its permissions and disk space.")
+    else:
+        failure = P2pflowsError(f"The operating system reports an error: {reason}.", "Try again.")
+    return _fail(failure, as_json)
 
 
-def _flushes() -> bool:
+def _can_write_output() -> bool:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -195,24 +201,24 @@ def _flushes() -> bool:
 
 
 class _Bug(P2pflowsError):
-    """p2pflows did something that nobody foresaw."""
+    """A bug in p2pflows: an exception that no command expects."""
 
     kind = "bug"
 
     def __init__(self, error: Exception) -> None:
         super().__init__(
-            f"Something unforeseen happened ({type(error).__name__}: {error}); this is a bug in p2pflows.",
-            f"To see more, run it again with {DEBUG}=1; please report what it shows.",
+            f"Unexpected {type(error).__name__}: {error}. This is a bug in p2pflows.",
+            f"To see more, run the command again with {DEBUG}=1. Please report what it prints.",
         )
 
 
 def _fail(error: P2pflowsError, as_json: bool) -> int:
     if as_json:
-        say(compact(error.as_json()))
+        say(to_json(error.as_json()))
     else:
         if isinstance(error, Interrupted) and sys.stderr is not None and sys.stderr.isatty():
-            say("")  # the terminal has just shown ^C
-        say(f"{style('Error', fg='red', bold=True)} [{error.kind}]: {block(error.message)}")
+            say("")  # ends the line on which the terminal shows ^C
+        say(f"{style('Error', fg='red', bold=True)} [{error.kind}]: {escape_lines(error.message)}")
         if error.hint:
-            say(block(error.hint))
+            say(escape_lines(error.hint))
     return error.exit_code

@@ -1,4 +1,4 @@
-"""What commands are given: addresses, names, lengths of time, and JSON data."""
+"""Arguments and options that commands share: addresses, lengths of time, settings, and JSON data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -16,48 +16,45 @@ from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.home import home
 from p2pflows.protocol import topics
 
-
-def _or_above(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
-    del param
-    return value or (ctx.parent is not None and bool(ctx.parent.params.get("as_json")))
-
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, callback=_or_above, help="Print JSON, errors on stderr included."
-)
-"""Of a command, or of the group above it."""
+_MAX_DAYS = 30
+_COMPLETION_TIMEOUT_S = 2
+_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_NAME_RULE = "1 to 64 letters, digits, '_' or '-'"
+_SETTINGS_HINT = "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes."
+_DATA_HINT = "Give one JSON object in single quotes, '-' to read it from stdin, or key=value pairs."
+_JSON_TYPES = {
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help: what to type."""
+    """Return the end of a command's help: what to type."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-_MAX_DAYS = 30
-_COMPLETION_TIMEOUT_S = 2
-_UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_HOW_SETTINGS = "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes."
-_HOW_DATA = "Give one JSON object in single quotes, '-' to read it from stdin, or key=value pairs."
-
-
 class Contact(click.ParamType[str]):
-    """A petname or user id; completes the petnames."""
+    """A petname or user id; completes petnames."""
 
     name = "contact"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The petnames that begin so."""
+        """Complete a petname."""
         del ctx, param
-        return [CompletionItem(name) for name in _petnames() if name.startswith(incomplete)]
+        return _completions(_petnames(), incomplete)
 
 
 class Stranger(click.ParamType[str]):
-    """A user id, or the start of one; completes those who wait to be let in."""
+    """A petname or user id; completes the user ids of strangers who wait for a decision."""
 
     name = "user"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The user ids that begin so."""
+        """Complete a user id."""
         del ctx, param
         from p2pflows.client import Client
 
@@ -66,62 +63,72 @@ class Stranger(click.ParamType[str]):
                 waiting = me.request("requests")["requests"]
         except P2pflowsError:
             return []
-        return [CompletionItem(one["user"]) for one in waiting if one["user"].startswith(incomplete)]
+        return _completions((request["user"] for request in waiting), incomplete)
 
 
 class Address(click.ParamType[str]):
-    """`<contact or user id>/<endpoint>`; completes the petnames, and the endpoint that every human has."""
+    """`<petname or user id>/<endpoint>`; completes petnames, and the endpoint of each user in person."""
 
     name = "address"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The address, once it has the form of one."""
+        """Check the form of an address."""
         owner, slash, endpoint = value.partition("/")
         if not slash:
-            self.fail(f"{value!r} is no address: give CONTACT/ENDPOINT, such as bob/User or me/{value}.", param, ctx)
+            self.fail(f"{value!r} is not an address: give CONTACT/ENDPOINT, such as me/{value}.", param, ctx)
         if not topics.is_name(endpoint):
-            self.fail(f"{endpoint!r} cannot name an endpoint (1 to 64 letters, digits, '_' or '-').", param, ctx)
+            self.fail(f"{endpoint!r} cannot name an endpoint ({_NAME_RULE}).", param, ctx)
         if owner and not topics.is_name(owner):
             self.fail(f"{owner!r} is neither a petname nor a user id.", param, ctx)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The addresses that begin so."""
+        """Complete an address."""
         del ctx, param
-        # Two candidates for each name, so that the shell stops behind the slash and adds no space.
-        known = (f"{name}/{endpoint}" for name in [*_petnames(), "me"] for endpoint in ("", "User"))
-        return [CompletionItem(address) for address in known if address.startswith(incomplete)]
+        # Two candidates for each name, so that the shell stops after the slash and adds no space.
+        addresses = (f"{name}/{endpoint}" for name in [*_petnames(), "me"] for endpoint in ("", "User"))
+        return _completions(addresses, incomplete)
 
 
 class Duration(click.ParamType[float]):
-    """A length of time in seconds, written as 90, 2s, 5m, 1h or 7d."""
+    """A length of time, written as 90, 2s, 5m, 1h or 7d; converted to seconds."""
 
     name = "duration"
 
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds, more than none and at most thirty days."""
+        """Return the seconds: more than 0, and at most 30 days."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|[smhd]?)", str(value).strip())
-        seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
         if not 0 < seconds <= _MAX_DAYS * 86_400:
-            self.fail(f"{value!r} is no length of time: give 2s, 5m, 1h or 7d, up to {_MAX_DAYS} days.", param, ctx)
+            self.fail(f"{value!r} is not a length of time: give 2s, 5m, 1h or 7d, up to {_MAX_DAYS} days.", param, ctx)
         return seconds
 
 
-class Point(click.ParamType[str]):
-    """A dispatch point."""
+class DispatchPoint(click.ParamType[str]):
+    """The name of a dispatch point."""
 
     name = "point"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The point, once it has the form of one."""
+        """Check the form of a name."""
         if not topics.is_name(value):
-            self.fail(f"{value!r} cannot name a dispatch point (1 to 64 letters, digits, '_' or '-').", param, ctx)
+            self.fail(f"{value!r} cannot name a dispatch point ({_NAME_RULE}).", param, ctx)
         return value
 
 
-def timeout_option(help: str) -> Callable[[Any], Any]:  # noqa: A002 - click's own word
-    """The option `--timeout`, with what it means for this command."""
-    return click.option("--timeout", type=Duration(), metavar="TIME", help=f"{help} Such as 2s, 5m, 1h or 7d.")
+def _inherit_from_group(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    del param
+    return value or (ctx.parent is not None and bool(ctx.parent.params.get("as_json")))
+
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_inherit_from_group,
+    help="Print JSON, also to stderr.",
+)
+"""`--json`, inherited from the parent group."""
 
 
 settings_option = click.option(
@@ -129,20 +136,25 @@ settings_option = click.option(
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Set a key of its config, or several with one JSON object; dots nest, and a value is JSON, or else text.",
+    help="Set a key of its config; dots in KEY nest, VALUE is JSON or else text. Or set several with a JSON object.",
 )
 
 
-def no_stdin() -> bool:
-    """Whether nothing is piped in: stdin is a terminal, or closed."""
-    return sys.stdin is None or sys.stdin.isatty()
+def timeout_option(help: str) -> Callable[[Any], Any]:  # noqa: A002 - click's own word
+    """Return the option `--timeout`, with its meaning for one command."""
+    return click.option("--timeout", type=Duration(), metavar="TIME", help=f"{help} For example 2s, 5m, 1h or 7d.")
+
+
+def stdin_is_piped() -> bool:
+    """Whether stdin is open and not a terminal."""
+    return sys.stdin is not None and not sys.stdin.isatty()
 
 
 def read_stdin() -> str:
-    """All of stdin as text.
+    """Read all of stdin as text.
 
     Raises:
-        UsageError: it is not UTF-8, or closed.
+        UsageError: stdin is closed, or not UTF-8.
     """
     if sys.stdin is None:
         raise UsageError("There is no stdin to read.", "Pipe something in.")
@@ -150,10 +162,10 @@ def read_stdin() -> str:
 
 
 def decode(content: bytes) -> str:
-    """Bytes from outside as text; a byte order mark is dropped.
+    """Decode UTF-8 input, dropping a byte order mark.
 
     Raises:
-        UsageError: they are not UTF-8.
+        UsageError: the input is not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")
@@ -164,12 +176,12 @@ def decode(content: bytes) -> str:
 
 
 def read_data(words: Sequence[str]) -> dict[str, Any]:
-    """The data that the words after an address stand for; stdin when there are none, or `-`.
+    """Read the data of a message from the words after its address, or from stdin if there are none or just `-`.
 
     Raises:
-        UsageError: they are no JSON object and no key=value pairs.
+        UsageError: the words or stdin hold neither a JSON object nor key=value pairs.
     """
-    if list(words) == ["-"] or (not words and not no_stdin()):
+    if list(words) == ["-"] or (not words and stdin_is_piped()):
         return parse_object(read_stdin())
     if not words:
         return {}
@@ -179,47 +191,47 @@ def read_data(words: Sequence[str]) -> dict[str, Any]:
 
 
 def read_settings(words: Sequence[str]) -> dict[str, Any]:
-    """The config that the words after `--set` stand for: KEY=VALUE pairs, where dots nest, and JSON objects.
+    """Build a config from the values of `--set`: KEY=VALUE pairs, in which dots nest, and JSON objects.
 
     Raises:
-        UsageError: one is neither, or two set the same.
+        UsageError: a value is neither, or two set the same key.
     """
     config: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         parts = key.split(".")
         if word.lstrip().startswith("{"):
-            _lay(config, parse_object(word, _HOW_SETTINGS))
+            _merge(config, parse_object(word, _SETTINGS_HINT))
         elif equals and all(parts):
             value = parse_value(text)
             for part in reversed(parts):
                 value = {part: value}
-            _lay(config, value)
+            _merge(config, value)
         else:
-            raise UsageError(f"{word!r} is no KEY=VALUE pair.", _HOW_SETTINGS)
+            raise UsageError(f"{word!r} is not a KEY=VALUE pair.", _SETTINGS_HINT)
     return config
 
 
-def _lay(config: dict[str, Any], more: dict[str, Any], above: str = "") -> None:
-    """Put more into a config, in place."""
+def _merge(config: dict[str, Any], more: dict[str, Any], prefix: str = "") -> None:
+    """Merge more settings into a config, in place."""
     for key, value in more.items():
         if key not in config:
             config[key] = value
         elif isinstance(config[key], dict) and isinstance(value, dict):
-            _lay(config[key], value, f"{above}{key}.")
+            _merge(config[key], value, f"{prefix}{key}.")
         else:
-            raise UsageError(f"{above + key!r} has a value already.", "Set the one or the other.")
+            raise UsageError(f"{prefix + key!r} is set twice.", "Keep one of the two settings.")
 
 
-def parse_object(text: str, how: str = _HOW_DATA) -> dict[str, Any]:
-    """The JSON object in a text; empty text is the empty object.
+def parse_object(text: str, hint: str = _DATA_HINT) -> dict[str, Any]:
+    """Parse a JSON object; an empty text is an empty object.
 
     Args:
-        text: the text.
-        how: what to give instead, if it is not JSON.
+        text: the JSON.
+        hint: the hint of an error: what to give instead.
 
     Raises:
-        UsageError: it is not JSON, naming where, or no object.
+        UsageError: the text is not JSON, with the position of the mistake, or not an object.
     """
     if not text.strip():
         return {}
@@ -228,30 +240,20 @@ def parse_object(text: str, how: str = _HOW_DATA) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UsageError(
             f"The data is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
-            f"{_spot(error)}\n{how}",
+            f"{_excerpt(error)}\n{hint}",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"The data is not JSON: {error}.", how) from error
+        raise UsageError(f"The data is not JSON: {error}.", hint) from error
     if not isinstance(value, dict):
         raise UsageError(
-            f"The data is {_KINDS[type(value)]}, and flows take objects.",
-            'Name it, for example: {"value": ...}',
+            f"The data is {_JSON_TYPES[type(value)]}, but must be an object.",
+            'Put it into one, for example: {"value": ...}',
         )
     return value
 
 
-_KINDS = {
-    list: "a list",
-    str: "a text",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
-
-
 def is_pair(word: str) -> bool:
-    """Whether a word is taken for key=value, not for JSON."""
+    """Whether a word reads as key=value, and not as JSON."""
     return re.match(r"[^\s{\[\"=][^={\[\"]*=", word) is not None
 
 
@@ -260,7 +262,7 @@ def _read_pairs(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, _, text = word.partition("=")
         if not is_pair(word):
-            raise UsageError(f"{word!r} is no key=value pair.", _HOW_DATA)
+            raise UsageError(f"{word!r} is not a key=value pair.", _DATA_HINT)
         if key in data:
             raise UsageError(f"The key {key!r} is given twice.", 'For a list, write: key=\'["one", "two"]\'')
         data[key] = parse_value(text)
@@ -268,7 +270,7 @@ def _read_pairs(words: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """The value after a `key=`: JSON, or else text."""
+    """Parse the value of a pair: JSON, or else text."""
     try:
         return _parse(text)
     except (ValueError, RecursionError):
@@ -276,26 +278,30 @@ def parse_value(text: str) -> Any:
 
 
 def _parse(text: str) -> Any:
-    return json.loads(text, parse_constant=_not_json, parse_float=_finite)
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_number)
 
 
-def _not_json(word: str) -> float:
-    raise ValueError(f"{word} is no JSON number")
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def _finite_number(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"the number {text} is too large")
     return number
 
 
-def _spot(error: json.JSONDecodeError) -> str:
-    """The part of the text around an error, and a caret below the place."""
+def _excerpt(error: json.JSONDecodeError) -> str:
+    """Return the text around the mistake, and a caret below its position."""
     line = error.doc.split("\n")[error.lineno - 1]
     start = max(error.colno - 31, 0)
     shown = "".join(character if character.isprintable() else "·" for character in line[start : start + 60])
     return f"  {shown}\n  {' ' * (error.colno - 1 - start)}^"
+
+
+def _completions(candidates: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(candidate) for candidate in candidates if candidate.startswith(incomplete)]
 
 
 def _petnames() -> list[str]:

@@ -10,17 +10,19 @@ from typing import Any
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import Address, decode, examples, json_option, no_stdin, timeout_option
-from p2pflows.cli.conversations import find, show_all, show_last
-from p2pflows.cli.flows import fields
+from p2pflows.cli.arguments import Address, decode, examples, json_option, stdin_is_piped, timeout_option
+from p2pflows.cli.conversations import find_conversation, print_conversations, print_last
+from p2pflows.cli.flows import input_fields
 from p2pflows.cli.messages import wait_for
-from p2pflows.cli.output import Interrupted, compact, complain, document, is_terminal
-from p2pflows.cli.speech import speech
+from p2pflows.cli.output import Interrupted, print_json, say_error, stdout_is_terminal, to_json
+from p2pflows.cli.speech import print_speech
 from p2pflows.errors import DaemonNotRunning, P2pflowsError, UsageError
 
 _QUIT = "/quit"
-_TEXTS = ("human_input", "api_output", "text", "result")
-_KEYS = {"human": "api_output", "class": "query"}
+_REPLY_KEYS = ("human_input", "api_output", "text", "result")
+"""Where a reply may have its text; the first key present counts."""
+_INPUT_KEYS = {"human": "api_output", "class": "query"}
+"""Under which key a flow of a kind takes a line of text."""
 
 
 @click.command(
@@ -34,15 +36,15 @@ _KEYS = {"human": "api_output", "class": "query"}
     )
 )
 @click.argument("address", type=Address(), required=False)
-@click.option("--list", "listed", is_flag=True, help="List earlier conversations, and what waits for you.")
+@click.option("--list", "listed", is_flag=True, help="List earlier conversations, and how many questions are open.")
 @click.option(
     "--resume",
     metavar="[ID]",
     is_flag=False,
     flag_value="",
-    help="Go on with an earlier conversation, by default the latest with ADDRESS.",
+    help="Continue an earlier conversation with ADDRESS, by default the latest.",
 )
-@click.option("--answer", "answers", is_flag=True, help="Answer what others ask you, as it comes.")
+@click.option("--answer", "answers", is_flag=True, help="Answer the questions that others ask you, as they arrive.")
 @timeout_option("How long to wait for each answer (by default 10m).")
 @json_option
 def chat(
@@ -50,46 +52,47 @@ def chat(
 ) -> None:
     """Talk with a human or a flow, line by line.
 
-    It is one conversation; /quit or Ctrl-D ends it. When lines are piped in and none is answered, the exit
-    code is that of the last error. With --answer it is you who is asked: what you type
-    answers the question shown last, /skip leaves it open, and /decline REASON refuses it. With --list and
-    --json, conversations are printed as one list.
+    All lines are one conversation; /quit or Ctrl-D ends it. If lines are piped in and none of them is answered,
+    the exit code is that of the last error.
+
+    With --answer, others ask and you answer: a line that you type answers the question shown last, /skip leaves
+    the question open, and /decline REASON refuses to answer it.
     """
     if [address is not None, listed, answers].count(True) != 1 or (resume is not None and address is None):
         raise UsageError(
-            "A chat is with one ADDRESS, or --list, or --answer.", "With --resume, the ADDRESS comes before it."
+            "A chat needs one of ADDRESS, --list and --answer.", "With --resume, put the ADDRESS before it."
         )
     if as_json and not listed:
-        raise UsageError("Only --list prints JSON.", "For programs: p2pflows call ADDRESS --conversation ID")
+        raise UsageError("Only --list prints JSON.", "A program can use: p2pflows call ADDRESS --conversation ID")
     if answers:
-        from p2pflows.cli.answering import answer_all
+        from p2pflows.cli.answering import answer_questions
 
-        answer_all()
+        answer_questions()
         return
     with p2pflows.connect() as me:
         if listed:
             found = me.request("conversations")["conversations"]
-            document(found) if as_json else show_all(found)
+            print_json(found) if as_json else print_conversations(found)
             return
-        failure = _talk(me, str(address), resume, timeout)
-    if failure is not None and not no_stdin():
+        failure = _converse(me, str(address), resume, timeout)
+    if failure is not None and stdin_is_piped():
         click.get_current_context().exit(failure.exit_code)
 
 
-def _talk(me: p2pflows.Client, address: str, resume: str | None, timeout: float | None) -> P2pflowsError | None:
-    """Talk until the input ends; gives the last error if nothing was answered."""
+def _converse(me: p2pflows.Client, address: str, resume: str | None, timeout: float | None) -> P2pflowsError | None:
+    """Send lines and print answers until the input ends; return the last error if nothing was answered."""
     answered, failure = False, None
     name = address.partition("/")[0] or "me"
     flow = me.request("describe", address=address)
-    key, conversation = _key(flow), None
+    key, conversation = _input_key(flow), None
     if resume is not None:
-        earlier = find(me, flow, address, resume)
+        earlier = find_conversation(me, flow, address, resume)
         conversation = earlier["conversation"]
-        show_last(earlier, name)
+        print_last(earlier, name)
         if earlier.get("waiting"):
-            failure = _hear(me, earlier["waiting"], name)
+            failure = _print_reply(me, earlier["waiting"], name)
             answered = failure is None
-    for line in _lines():
+    for line in _read_lines():
         given = {
             "address": address,
             "data": {key: line},
@@ -101,62 +104,62 @@ def _talk(me: p2pflows.Client, address: str, resume: str | None, timeout: float 
         except DaemonNotRunning:
             raise
         except P2pflowsError as error:
-            complain(error)
+            say_error(error)
             failure = error
         else:
-            conversation = conversation or message_id  # a conversation has the id of its first message
-            failure = _hear(me, message_id, name)
+            conversation = conversation or message_id  # the id of a conversation is that of its first message
+            failure = _print_reply(me, message_id, name)
             answered = answered or failure is None
     return None if answered else failure
 
 
-def _hear(me: p2pflows.Client, message_id: str, name: str) -> P2pflowsError | None:
-    """Wait for an answer, and show it; an error does not end the talk, and is given back."""
+def _print_reply(me: p2pflows.Client, message_id: str, name: str) -> P2pflowsError | None:
+    """Wait for an answer and print it; print and return an error, which does not end the conversation."""
     try:
         reply = wait_for(me, message_id)
     except (DaemonNotRunning, Interrupted):
         raise
     except P2pflowsError as error:
-        complain(error)
+        say_error(error)
         return error
-    speech(name, _text(reply))
+    print_speech(name, _reply_text(reply))
     return None
 
 
-def _lines() -> Iterator[str]:
-    """What is typed or piped in, without empty lines, until /quit or the end."""
-    for line in _typed() if no_stdin() else (decode(line) for line in sys.stdin.buffer):
+def _read_lines() -> Iterator[str]:
+    """Yield the lines that are typed or piped in, without empty ones, until /quit or the end of the input."""
+    for line in (decode(piped) for piped in sys.stdin.buffer) if stdin_is_piped() else _type_lines():
         if line.strip() == _QUIT:
             return
         if line.strip():
             yield line.rstrip("\r\n")
 
 
-def _typed() -> Iterator[str]:
-    """What a person types, with the line editing they are used to."""
+def _type_lines() -> Iterator[str]:
+    """Yield the lines that a person types, with line editing where readline is installed."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - input() finds it by itself
+        import readline  # noqa: F401 - input() uses it once imported
     while sys.stdin is not None:
         try:
-            line = input("you: " if is_terminal() else "")
+            line = input("you: " if stdout_is_terminal() else "")
         except EOFError:
             click.echo()
             return
         yield line
 
 
-def _key(flow: dict[str, Any]) -> str:
-    """Under which name an endpoint takes a line of text."""
+def _input_key(flow: dict[str, Any]) -> str:
+    """Return the key under which a flow takes a line: that of its kind, or its one required text, or `text`."""
     kind = str(flow.get("kind"))
-    if kind in _KEYS:
-        return _KEYS[kind]
-    texts = [name for name, kind, needed, _ in fields(flow) if kind == "string" and needed == "yes"]
+    if kind in _INPUT_KEYS:
+        return _INPUT_KEYS[kind]
+    texts = [name for name, kind, needed, _ in input_fields(flow) if kind == "string" and needed == "yes"]
     return texts[0] if len(texts) == 1 else "text"
 
 
-def _text(data: dict[str, Any]) -> str:
-    """What a reply says: its text if it has one, else all of it."""
-    for key in _TEXTS:
+def _reply_text(data: dict[str, Any]) -> str:
+    """Return the text of a reply if it has one, else all its data as JSON."""
+    for key in _REPLY_KEYS:
         if key in data:
-            return data[key] if isinstance(data[key], str) else compact(data[key])
-    return compact(data)
+            return data[key] if isinstance(data[key], str) else to_json(data[key])
+    return to_json(data)

@@ -1,11 +1,11 @@
-"""Commands for whom you know: `contacts add`, `list` and `remove`; they need no daemon."""
+"""Commands for contacts: `contacts add`, `list` and `remove`; they need no daemon."""
 
 from __future__ import annotations
 
 import click
 
 from p2pflows.cli.arguments import Contact, examples, json_option
-from p2pflows.cli.output import document, done, plain, say, table
+from p2pflows.cli.output import escape, print_json, print_result, print_table, say
 from p2pflows.home import home
 
 
@@ -16,14 +16,14 @@ from p2pflows.home import home
 @json_option
 @click.pass_context
 def contacts(ctx: click.Context, as_json: bool) -> None:
-    """Name your neighbours; a petname stands wherever a user id may."""
+    """Give other users petnames, which stand for their user ids."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_all, as_json=as_json)
 
 
 @contacts.command(
     epilog=examples(
-        "p2pflows contacts add bob 3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+        "p2pflows contacts add bob USER_ID",
         'p2pflows contacts add bob "$(P2PFLOWS_HOME=~/bob p2pflows id)"',
     )
 )
@@ -31,12 +31,15 @@ def contacts(ctx: click.Context, as_json: bool) -> None:
 @click.argument("user_id")
 @json_option
 def add(name: str, user_id: str, as_json: bool) -> None:
-    """Give a user id a petname; from then on they reach what you serve to contacts."""
+    """Add a contact.
+
+    NAME is a petname of your choice for the user. From now on they may call what you serve to contacts.
+    """
     from p2pflows.contacts import Contacts, normal_user_id
 
     Contacts(home().contacts).add(name, user_id)
     user = normal_user_id(user_id)
-    done({"name": name, "user": user}, f"{name} is {user}. Try: p2pflows ls {name}", as_json)
+    print_result({"name": name, "user": user}, f"{name} is {user}. Try: p2pflows ls {name}", as_json)
 
 
 @contacts.command(name="list", epilog=examples("p2pflows contacts list", "p2pflows contacts list --json"))
@@ -47,21 +50,21 @@ def list_all(as_json: bool) -> None:
 
     book = Contacts(home().contacts).book()
     if as_json:
-        document([{"name": name, "user": user} for name, user in sorted(book.by_name.items())])
+        print_json([{"name": name, "user": user} for name, user in sorted(book.by_name.items())])
     elif book.by_name:
-        table(["NAME", "USER ID"], sorted(book.by_name.items()))
+        print_table(["NAME", "USER ID"], sorted(book.by_name.items()))
     else:
         say("You have no contacts. Add one with: p2pflows contacts add NAME USER_ID")
     if book.blocked and not as_json:
-        say(f"Denied, until you allow them: {', '.join(plain(user) for user in sorted(book.blocked))}")
+        say(f"You denied: {', '.join(escape(user) for user in sorted(book.blocked))}")
 
 
 @contacts.command(epilog=examples("p2pflows contacts remove bob"))
 @click.argument("name", type=Contact())
 @json_option
 def remove(name: str, as_json: bool) -> None:
-    """Forget a contact."""
+    """Remove a contact."""
     from p2pflows.contacts import Contacts
 
     user = Contacts(home().contacts).remove(name)
-    done({"name": name, "user": user}, f"{plain(name)} ({user}) is no contact any more.", as_json)
+    print_result({"name": name, "user": user}, f"{escape(name)} ({user}) is no longer a contact.", as_json)

@@ -1,4 +1,4 @@
-"""Earlier conversations: shown as a table, and found by their id or by whom they are with."""
+"""Earlier conversations: print them, and find one by its id or address."""
 
 from __future__ import annotations
 
@@ -6,39 +6,50 @@ from typing import Any
 
 import p2pflows
 from p2pflows import short_ids
-from p2pflows.cli.output import ago, say, short, table, who
-from p2pflows.cli.speech import labelled, speech
+from p2pflows.cli.output import ago, display_name, print_table, say, short_id
+from p2pflows.cli.speech import print_speech, with_label
 from p2pflows.errors import UsageError
 
 
-def show_all(conversations: list[dict[str, Any]]) -> None:
-    """Print them as a table, newest first as they come."""
+def print_conversations(conversations: list[dict[str, Any]]) -> None:
+    """Print conversations as a table, in the order given."""
     if not conversations:
-        say("There are no conversations of the last day.")
+        say("There were no conversations in the last day.")
         return
-    table(
+    print_table(
         ["ID", "WITH", "AT", "WHEN", "OPEN", "LAST"],
-        [
-            [
-                short(each["conversation"]),
-                labelled(who(each["name"], each["user"]), each["label"]),
-                f"{who(each['name'], each['user']) if each['way'] == 'asking' else 'me'}/{each['endpoint']}",
-                ago(each["at"]),
-                each["open"],
-                f"{'you: ' if each['by'] == 'me' else ''}{each['text']}",
-            ]
-            for each in conversations
-        ],
+        [_row(conversation) for conversation in conversations],
     )
-    answer = "; answer with: p2pflows chat --answer" if any(each["open"] for each in conversations) else ""
-    say(f"Go on with: p2pflows chat ADDRESS --resume ID{answer}")
+    say("Continue one with: p2pflows chat ADDRESS --resume ID")
+    if any(conversation["open"] for conversation in conversations):
+        say("Answer open questions with: p2pflows chat --answer")
 
 
-def find(me: p2pflows.Client, flow: dict[str, Any], address: str, part: str) -> dict[str, Any]:
-    """The conversation with an address that has an id like this, or the latest one.
+def _row(conversation: dict[str, Any]) -> list[object]:
+    other = display_name(conversation["name"], conversation["user"])
+    owner = other if conversation["way"] == "asking" else "me"
+    speaker = "you: " if conversation["by"] == "me" else ""
+    return [
+        short_id(conversation["conversation"]),
+        with_label(other, conversation["label"]),
+        f"{owner}/{conversation['endpoint']}",
+        ago(conversation["at"]),
+        conversation["open"],
+        f"{speaker}{conversation['text']}",
+    ]
+
+
+def find_conversation(me: p2pflows.Client, flow: dict[str, Any], address: str, part: str) -> dict[str, Any]:
+    """Find a conversation with an address.
+
+    Args:
+        me: the client of the daemon.
+        flow: what the daemon knows of the address.
+        address: the address as the user gave it, for errors.
+        part: the beginning, the end or the whole of the conversation's id; empty for the latest conversation.
 
     Raises:
-        UsageError: there is none, or there are several.
+        UsageError: no conversation matches, or several do.
     """
     part = short_ids.normalize(part)
     known: list[dict[str, Any]] = [
@@ -52,24 +63,24 @@ def find(me: p2pflows.Client, flow: dict[str, Any], address: str, part: str) -> 
         _check_id(part)
         found = [each for each in known if short_ids.matches(part, each["conversation"])]
     if not found and len(part) == short_ids.LENGTH:
-        return {"conversation": part}  # it is older than what is remembered, but the other side may know it
+        return {"conversation": part}  # the daemon has forgotten it, but the other side may still know it
     if len(found) != 1:
-        many = "Several earlier conversations" if found else "No earlier conversation"
-        like = f" and an id like {part!r}" if part else ""
-        raise UsageError(f"{many} with {address}{like}.", "See: p2pflows chat --list")
+        matching = f" whose id begins or ends with {part!r}" if part else ""
+        number = "are several conversations" if found else "is no earlier conversation"
+        raise UsageError(f"There {number} with {address}{matching}.", "See: p2pflows chat --list")
     return found[0]
 
 
-def show_last(conversation: dict[str, Any], name: str) -> None:
-    """Say where the talk was left."""
-    say(f"Going on with {short(conversation['conversation'])}.")
+def print_last(conversation: dict[str, Any], name: str) -> None:
+    """Say which conversation continues, and print its last message."""
+    say(f"Continuing {short_id(conversation['conversation'])}.")
     if conversation.get("text") and conversation["by"] is not None:
-        speech(name if conversation["by"] == "them" else "you", conversation["text"])
+        print_speech(name if conversation["by"] == "them" else "you", conversation["text"])
 
 
 def _check_id(part: str) -> None:
     if not short_ids.is_id_part(part):
         raise UsageError(
-            f"{part!r} is no conversation: give {short_ids.MIN_CHARS} to {short_ids.LENGTH} hex digits of its id.",
-            "See: p2pflows chat --list. An ADDRESS comes before --resume.",
+            f"{part!r} is not an id: give its first or last {short_ids.MIN_CHARS} to {short_ids.LENGTH} hex digits.",
+            "See: p2pflows chat --list. Put the ADDRESS before --resume.",
         )

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from p2pflows.cli.arguments import examples, json_option
-from p2pflows.cli.identity import find_or_make
-from p2pflows.cli.output import ago, document, facts, plain, say, style, table
+from p2pflows.cli.identity import load_or_create
+from p2pflows.cli.output import ago, escape, print_facts, print_json, print_table, say, style
 from p2pflows.home import home
 
 
@@ -19,24 +19,24 @@ from p2pflows.home import home
         "p2pflows up", "p2pflows up --broker mqtts://broker.example.org", "P2PFLOWS_HOME=~/alice p2pflows up"
     )
 )
-@click.option("--broker", metavar="URL", help="The MQTT broker: embedded, mqtt://host or mqtts://host.")
+@click.option("--broker", metavar="URL", help="The MQTT broker: embedded, mqtt://HOST or mqtts://HOST.")
 def up(broker: str | None) -> None:
     """Run your daemon here, until Ctrl-C.
 
-    It makes your identity on first use, and goes on where it was when run again. By default the daemons of
-    this machine share a broker that they run themselves; name another one with --broker or, better when the
-    URL holds a password, in config.yaml.
+    The first run makes your identity; each later run resumes where the last one stopped. By default, one of your
+    daemons on this machine runs a broker for all of them. Select another broker with --broker, or in config.yaml
+    if its URL holds a password.
     """
     if broker:
         from p2pflows.links import broker_url
 
         broker_url.parse(broker)
         os.environ["P2PFLOWS_BROKER"] = broker
-    identity, made = find_or_make(home())
+    identity, made = load_or_create(home())
     if made:
         say(f"Made your identity {identity.user_id} in {home().path}.")
-    # -P: files in the current folder must not stand in for modules of the daemon.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd"])  # noqa: S606 - the daemon replaces this process
+    # -P: a file in the current folder must not be imported in place of a module.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd"])  # noqa: S606 - the daemon replaces this process, so signals reach it
 
 
 @click.command(
@@ -48,39 +48,39 @@ def up(broker: str | None) -> None:
 )
 @json_option
 def status(as_json: bool) -> None:
-    """Show how your daemon is.
+    """Show the state of your daemon.
 
-    The exit code is 0 when it runs and 3 when not.
+    The exit code is 0 if it runs, and 3 if not.
     """
     from p2pflows.client import Client
 
     with Client(timeout=10) as me:
         now = me.request("status")
     if as_json:
-        document(now)
+        print_json(now)
         return
     running = ago(now["since"]).removesuffix(" ago")
-    click.echo(f"Running for {running} (process {now['pid']}, version {plain(now['version'])}).\n")
-    facts(
+    click.echo(f"Running for {running} (process {now['pid']}, version {escape(now['version'])}).\n")
+    print_facts(
         [
-            ("user id", plain(now["user_id"])),
-            ("home", plain(now["home"])),
-            ("problem", style(plain(now["problem"]), fg="red") if now.get("problem") else ""),
+            ("user id", escape(now["user_id"])),
+            ("home", escape(now["home"])),
+            ("problem", style(escape(now["problem"]), fg="red") if now.get("problem") else ""),
             ("broker", _broker(now["broker"])),
             (
                 "out",
                 f"{now['accepted']:,} accepted, {now['delivered']:,} delivered, {now['pending']:,} pending",
             ),
             ("in", f"{now['received']:,} received, {now['dead']:,} dead letters"),
-            ("refused", _reasons(now["refused"])),
-            ("inbox", _count(now["prompts_open"], "open prompt", "p2pflows inbox")),
+            ("refused", _counts_by_reason(now["refused"])),
+            ("inbox", _count(now["prompts_open"], "open question", "p2pflows inbox")),
             ("requests", _count(now["requests"], "stranger", "p2pflows requests")),
             ("serving", _count(now["served"], "endpoint", "p2pflows ls")),
         ]
     )
     if now["workers"]:
         click.echo()
-        table(
+        print_table(
             ["WORKERS", "SLOTS", "FREE", "QUEUED", "DISPATCH POINT"],
             [[w["workers"], w["slots"], w["free"], w["queued"], w["dispatch_point"]] for w in now["workers"]],
         )
@@ -88,13 +88,14 @@ def status(as_json: bool) -> None:
 
 def _broker(broker: dict[str, Any]) -> str:
     state = style("connected", fg="green") if broker["connected"] else style("not connected", fg="red")
-    trip = broker.get("round_trip_ms")
-    name = f", {plain(broker['name'])}" if broker.get("name") not in (None, "", broker["url"]) else ""
-    return f"{plain(broker['url'])}{name}, {state}" + (f", round trip {trip:.1f} ms" if trip is not None else "")
+    round_trip_ms = broker.get("round_trip_ms")
+    name = f", {escape(broker['name'])}" if broker.get("name") not in (None, "", broker["url"]) else ""
+    took = "" if round_trip_ms is None else f", round trip {round_trip_ms:.1f} ms"
+    return f"{escape(broker['url'])}{name}, {state}{took}"
 
 
-def _reasons(refused: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {plain(reason)}" for reason, count in sorted(refused.items()) if count) or "none"
+def _counts_by_reason(refused: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {escape(reason)}" for reason, count in sorted(refused.items()) if count) or "none"
 
 
 def _count(number: int, noun: str, command: str) -> str:

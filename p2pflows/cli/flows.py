@@ -1,4 +1,4 @@
-"""Commands for what people serve: `serve`, `unserve`, `ls` and `describe`."""
+"""Commands for flows and endpoints: `serve`, `unserve`, `ls` and `describe`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import p2pflows
 from p2pflows.cli.arguments import (
     Address,
     Contact,
-    Point,
+    DispatchPoint,
     examples,
     is_pair,
     json_option,
     read_settings,
     settings_option,
 )
-from p2pflows.cli.output import document, done, facts, plain, say, table
+from p2pflows.cli.output import escape, print_facts, print_json, print_result, print_table, say
 from p2pflows.errors import UsageError
 
 CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
@@ -30,23 +30,34 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
         "p2pflows serve translate flows.py:translate",
         "p2pflows serve sum --exec './sum.sh' --allow bob,carol",
         "p2pflows serve User --human --allow anyone",
-        "p2pflows serve Planner --class my_flows.Planner --set subflows_config.User.user_id=local",
-        "p2pflows serve Assistant --chat --model gpt-4o-mini --dispatch-point assistant",
+        "p2pflows serve Planner --class my_flows.Planner --set max_rounds=3",
+        "p2pflows serve Assistant --chat --model NAME --dispatch-point assistant",
     )
 )
 @click.argument("name")
 @click.argument("target", required=False)
 @click.option("--exec", "command", metavar="CMD", help="Serve a shell command: JSON on stdin, JSON or text on stdout.")
-@click.option("--human", is_flag=True, help="Serve yourself: what comes waits in your inbox.")
-@click.option("--class", "flow_class", metavar="CLASS", help="Serve a class of flows: FILE.py:CLASS or MODULE.CLASS.")
+@click.option("--human", is_flag=True, help="Serve yourself: messages wait in your inbox for your answers.")
+@click.option("--class", "flow_class", metavar="CLASS", help="Serve a flow class: FILE.py:CLASS or MODULE.CLASS.")
 @click.option("--chat", is_flag=True, help="Serve a conversation with a language model.")
-@click.option("--model", metavar="NAME", help="With --chat: which model.")
-@click.option("--api-base", metavar="URL", help="With --chat: the model's server, if it is not OpenAI's.")
+@click.option("--model", metavar="NAME", help="With --chat: the model.")
+@click.option("--api-base", metavar="URL", help="With --chat: the model's server.  [default: OpenAI's]")
 @settings_option
-@click.option("--singleton", is_flag=True, help="Let all callers share one instance of the class.")
-@click.option("--dispatch-point", type=Point(), default="default", show_default=True, help="The workers that run it.")
-@click.option("--allow", default="contacts", show_default=True, help="Who may call: me, contacts, anyone or NAME,...")
-@click.option("--parallel", is_flag=True, help="Run calls side by side, not one after the other.")
+@click.option("--singleton", is_flag=True, help="Let all callers share one instance.")
+@click.option(
+    "--dispatch-point",
+    type=DispatchPoint(),
+    default="default",
+    show_default=True,
+    help="The dispatch point whose workers run it.",
+)
+@click.option(
+    "--allow",
+    default="contacts",
+    show_default=True,
+    help="Who may call it: me, contacts, anyone or NAME,...",
+)
+@click.option("--parallel", is_flag=True, help="Run calls at the same time, not one after another.")
 @json_option
 def serve(
     *,
@@ -67,19 +78,19 @@ def serve(
 ) -> None:
     """Serve a flow under the endpoint NAME, until you unserve it.
 
-    TARGET is a Python function: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. A worker loads it at once, and
-    what does not load is refused. Serve it again after a change.
+    TARGET is a Python function: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. A worker loads it now, and reports
+    an error if it cannot. After a change of the code, serve it again.
 
-    A class of flows has instances, each with a state: one for each conversation, or for who mounts one. What
-    --set gives is laid over its config.
+    A flow class has instances, each with its own state: one for each conversation, and one for each mount. --set
+    changes the config of its instances.
     """
-    kind, what = _what(
+    kind, what = _kind_and_target(
         name, {"TARGET": target, "--exec CMD": command, "--human": human, "--class CLASS": flow_class, "--chat": chat}
     )
     if (model or api_base) and not chat:
         raise UsageError("--model and --api-base belong to --chat.", "Add --chat, or leave them out.")
     if (settings or singleton) and kind != "class":
-        raise UsageError("Only a class of flows has a config and instances.", "Leave out --set and --singleton.")
+        raise UsageError("Only a flow class has a config and instances.", "Leave out --set and --singleton.")
     config = read_settings(settings)
     if chat:
         _chat_config(config, model, api_base)
@@ -95,13 +106,13 @@ def serve(
             parallel=parallel,
             singleton=singleton or None,
             config=config or None,
-            # The class is ours and needs no look; its worker may come later, with the key.
+            # Given here, so that no worker need load the class: the worker with the key may start later.
             description="A conversation with a language model." if chat else None,
             schema={"type": "object", "properties": {"query": {}}, "required": ["query"]} if chat else None,
         )
-    done(
+    print_result(
         served,
-        f"Serving {name} for {_for_whom(served['allow'])}. Try: {_example(f'me/{name}', served)}",
+        f"Serving {name} for {_allowed(served['allow'])}. Try: {_example_call(f'me/{name}', served)}",
         as_json,
     )
 
@@ -110,29 +121,29 @@ def serve(
 @click.argument("name")
 @json_option
 def unserve(name: str, as_json: bool) -> None:
-    """Serve a flow no more."""
+    """Stop serving a flow."""
     with p2pflows.connect() as me:
         result = me.request("unserve", endpoint=name)
-    done(result, f"{plain(name)} is not served any more.", as_json)
+    print_result(result, f"{escape(name)} is no longer served.", as_json)
 
 
 @click.command(epilog=examples("p2pflows ls", "p2pflows ls bob", "p2pflows ls bob --json | jq -r '.[].endpoint'"))
 @click.argument("contact", required=False, type=Contact())
 @json_option
 def ls(contact: str | None, as_json: bool) -> None:
-    """List what you serve, or what a CONTACT serves to you."""
+    """List what you serve, or what a CONTACT lets you call."""
     with p2pflows.connect() as me:
         flows = me.request("ls", user=contact)["flows"]
     if as_json:
-        document(flows)
+        print_json(flows)
     elif not flows:
         say(f"{contact} serves nothing to you." if contact else "You serve nothing yet. See: p2pflows serve --help")
     elif contact:
-        table(["ENDPOINT", "KIND", "DESCRIPTION"], [[f["endpoint"], f["kind"], f["description"]] for f in flows])
+        print_table(["ENDPOINT", "KIND", "DESCRIPTION"], [[f["endpoint"], f["kind"], f["description"]] for f in flows])
     else:
-        table(
+        print_table(
             ["ENDPOINT", "KIND", "DISPATCH POINT", "ALLOWED", "DESCRIPTION"],
-            [[f["endpoint"], f["kind"], f["dispatch_point"], _for_whom(f["allow"]), f["description"]] for f in flows],
+            [[f["endpoint"], f["kind"], f["dispatch_point"], _allowed(f["allow"]), f["description"]] for f in flows],
         )
 
 
@@ -142,36 +153,36 @@ def ls(contact: str | None, as_json: bool) -> None:
 @click.argument("address", type=Address())
 @json_option
 def describe(address: str, as_json: bool) -> None:
-    """Show what a flow takes, and whether you may call it."""
+    """Show the input of a flow, and whether you may call it."""
     with p2pflows.connect() as me:
         flow = me.request("describe", address=address)
     if as_json:
-        document(flow)
+        print_json(flow)
         return
-    facts(
+    print_facts(
         [
-            ("address", plain(flow["address"])),
-            ("user id", plain(flow["user"])),
+            ("address", escape(flow["address"])),
+            ("user id", escape(flow["user"])),
             ("online", {True: "yes", False: "no", None: "not known"}[flow["online"]]),
-            ("served", _yes(flow["served"])),
-            ("you may call", _yes(flow["allowed"])),
-            ("kind", plain(flow.get("kind") or "")),
-            ("dispatch point", plain(flow.get("dispatch_point") or "")),
-            ("description", plain(flow.get("description") or "")),
+            ("served", _yes_or_no(flow["served"])),
+            ("you may call", _yes_or_no(flow["allowed"])),
+            ("kind", escape(flow.get("kind") or "")),
+            ("dispatch point", escape(flow.get("dispatch_point") or "")),
+            ("description", escape(flow.get("description") or "")),
         ]
     )
-    taken = fields(flow)
-    if taken:
+    rows = input_fields(flow)
+    if rows:
         click.echo()
-        table(["FIELD", "TYPE", "NEEDED", "MEANING"], taken)
+        print_table(["FIELD", "TYPE", "NEEDED", "MEANING"], rows)
     if flow["served"] and flow["allowed"]:
-        say(f"\nCall it: {_example(address, flow)}")
+        say(f"\nCall it: {_example_call(address, flow)}")
 
 
-def fields(flow: dict[str, Any]) -> list[list[str]]:
-    """The fields of a flow's input: name, type, whether it is needed ("yes"), and meaning.
+def input_fields(flow: dict[str, Any]) -> list[list[str]]:
+    """Return the fields of a flow's input, each as its name, its type, `yes` or `no` (needed), and its meaning.
 
-    The schema comes from a neighbour and may be anything.
+    The schema comes from another user and may be anything.
     """
     schema = flow.get("schema")
     properties = schema.get("properties") if isinstance(schema, dict) else None
@@ -187,11 +198,15 @@ def fields(flow: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _what(name: str, given: dict[str, str | bool | None]) -> tuple[str, str | None]:
-    """The kind and target of a flow, from the one way in which it is given.
+def _kind_and_target(name: str, given: dict[str, str | bool | None]) -> tuple[str, str | None]:
+    """Return the kind and the target of what is served.
+
+    Args:
+        name: the endpoint, for examples in errors.
+        given: the ways to name a target, with the values given; exactly one must have a value.
 
     Raises:
-        UsageError: not exactly one is given, or it has a wrong form.
+        UsageError: none or several have a value, or the value has the wrong form.
     """
     ways = [way for way, value in given.items() if value not in (None, False)]
     if len(ways) != 1:
@@ -218,7 +233,7 @@ def _what(name: str, given: dict[str, str | bool | None]) -> tuple[str, str | No
 def _chat_config(config: dict[str, Any], model: str | None, api_base: str | None) -> None:
     backend = config.setdefault("backend", {})
     if not isinstance(backend, dict):
-        raise UsageError("'backend' is a group of settings.", "Set one of them, for example: --set backend.n=2")
+        raise UsageError("'backend' is a group of settings.", "Set one setting of it, for example: --set backend.n=2")
     if model is not None:
         backend.setdefault("model_name", model)
     if api_base is not None:
@@ -229,7 +244,7 @@ _FORMS = {
     "function": ("FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION", ""),
     "class": ("FILE.py:CLASS or MODULE.CLASS", "--class "),
 }
-"""How what is served is written, and the option in front of it."""
+"""How to write a function or a class, and the option before it."""
 
 
 def _python_target(name: str, target: str, what: str) -> str:
@@ -237,24 +252,24 @@ def _python_target(name: str, target: str, what: str) -> str:
     parts = attribute.split(".") + ([] if where.endswith(".py") else where.split("."))
     if not where or not all(part.isidentifier() for part in parts):
         form, option = _FORMS[what]
-        right = f"{target.removesuffix(':')}:{name}" if not where and target else f"flows.py:{name}"
+        corrected = f"{target.removesuffix(':')}:{name}" if not where and target else f"flows.py:{name}"
         raise UsageError(
             f"{target!r} does not name a {what}.",
-            f"Give {form}, for example: p2pflows serve {name} {option}{right}",
+            f"Give {form}, for example: p2pflows serve {name} {option}{corrected}",
         )
     if not where.endswith(".py"):
         return target
     path = Path(where).expanduser().absolute()
     if not path.is_file():
-        raise UsageError(f"There is no file {path}.", f"You are in {Path.cwd()}.")
+        raise UsageError(f"There is no file {path}.", f"Check the path; the current folder is {Path.cwd()}.")
     return f"{path}:{attribute}"
 
 
-def _for_whom(allow: Any) -> str:
-    return plain(allow if isinstance(allow, str) else ", ".join(map(str, allow or [])))
+def _allowed(allow: Any) -> str:
+    return escape(allow if isinstance(allow, str) else ", ".join(map(str, allow or [])))
 
 
-def _yes(value: bool | None) -> str:
+def _yes_or_no(value: bool | None) -> str:
     return "not known" if value is None else "yes" if value else "no"
 
 
@@ -270,13 +285,13 @@ def _meaning(field: dict[str, Any]) -> str:
     return "; ".join(text for text in (str(field.get("description") or ""), default) if text)
 
 
-def _example(address: str, flow: dict[str, Any]) -> str:
+def _example_call(address: str, flow: dict[str, Any]) -> str:
     if flow.get("kind") == "human":
         return f"p2pflows call {address} text='Are you there?'"
-    needed = [name for name, _, is_needed, _ in fields(flow) if is_needed == "yes" and _can_be_typed(name)]
+    needed = [name for name, _, is_needed, _ in input_fields(flow) if is_needed == "yes" and _can_be_typed(name)]
     return " ".join([f"p2pflows call {address}", *(shlex.quote(f"{name}={name.upper()}") for name in needed)])
 
 
 def _can_be_typed(name: str) -> bool:
-    """Whether a key=value pair can hold this name, which is a neighbour's."""
-    return is_pair(f"{name}=") and "=" not in name and not name.startswith("-") and plain(name) == name
+    """Whether a key=value pair can hold this name, which another user chose."""
+    return is_pair(f"{name}=") and "=" not in name and not name.startswith("-") and escape(name) == name

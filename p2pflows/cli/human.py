@@ -1,4 +1,4 @@
-"""Commands for the human: `inbox`, `answer` and `decline`."""
+"""Commands for questions to you: `inbox`, `answer` and `decline`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import examples, json_option, read_stdin
-from p2pflows.cli.output import ago, document, done, fold, left, plain, say, short, style, table, who
-from p2pflows.cli.speech import labelled
+from p2pflows.cli.output import (
+    ago,
+    display_name,
+    escape,
+    print_json,
+    print_result,
+    print_table,
+    say,
+    short_id,
+    style,
+    time_left,
+    wrap,
+)
+from p2pflows.cli.speech import with_label
 
 
 @click.command(epilog=examples("p2pflows inbox", "p2pflows inbox --json | jq -r '.[0].id'", "p2pflows inbox --watch"))
-@click.option("--all", "everything", is_flag=True, help="Show past prompts too.")
-@click.option("--watch", is_flag=True, help="Stay, and show each prompt as it comes or changes.")
+@click.option("--all", "everything", is_flag=True, help="Also list past questions.")
+@click.option("--watch", is_flag=True, help="Keep running, and show each question when it arrives or changes.")
 @json_option
 def inbox(everything: bool, watch: bool, as_json: bool) -> None:
-    """List what others ask you.
+    """List the questions that others ask you.
 
-    With --json it is one list; with --watch and --json it is one object a line.
+    --json prints one list; with --watch, it prints one object per line.
     """
     if watch:
         import asyncio
@@ -30,27 +42,27 @@ def inbox(everything: bool, watch: bool, as_json: bool) -> None:
     with p2pflows.connect() as me:
         prompts = me.inbox(all=everything)
     if as_json:
-        document(prompts)
+        print_json(prompts)
         return
     if not prompts:
-        say("Nobody asks you anything.")
+        say("There are no open questions.")
         return
-    table(
+    print_table(
         ["ID", "FROM", "ENDPOINT", "ASKED", "LEFT", "TEXT"],
         [
             [
-                short(p["id"]),
-                labelled(who(p["name"], p["from"]), p.get("label", "")),
-                p["endpoint"],
-                ago(p["received"]),
-                _state(p),
-                p["text"],
+                short_id(prompt["id"]),
+                _asker(prompt),
+                prompt["endpoint"],
+                ago(prompt["received"]),
+                _state(prompt),
+                prompt["text"],
             ]
-            for p in prompts
+            for prompt in prompts
         ],
     )
-    states = {_state(prompt) for prompt in prompts}
-    say("Answer with: p2pflows answer ID TEXT" + (", or clear a note: p2pflows decline ID" if "note" in states else ""))
+    has_note = any(_state(prompt) == "note" for prompt in prompts)
+    say("Answer with: p2pflows answer ID TEXT" + (", or clear a note: p2pflows decline ID" if has_note else ""))
 
 
 @click.command(
@@ -60,53 +72,56 @@ def inbox(everything: bool, watch: bool, as_json: bool) -> None:
 @click.argument("text", nargs=-1, required=True)
 @json_option
 def answer(prompt_id: str, text: tuple[str, ...], as_json: bool) -> None:
-    """Answer a prompt.
+    """Answer a question.
 
-    ID is its id or the end of it, as the inbox shows it; TEXT may be '-' for stdin.
+    ID is the id that the inbox shows. TEXT '-' reads the answer from stdin.
     """
     words = read_stdin().removesuffix("\n") if text == ("-",) else " ".join(text)
     with p2pflows.connect() as me:
         result = me.request("answer", id=prompt_id, text=words)
-    done(result, f"Answered {short(result['id'])}.", as_json)
+    print_result(result, f"Answered {short_id(result['id'])}.", as_json)
 
 
 @click.command(epilog=examples("p2pflows decline 4f1c22d9", "p2pflows decline 4f1c22d9 --reason 'Ask me tomorrow.'"))
 @click.argument("prompt_id", metavar="ID")
-@click.option("--reason", help="What to tell them.")
+@click.option("--reason", help="The reason, for the user who asks.")
 @json_option
 def decline(prompt_id: str, reason: str | None, as_json: bool) -> None:
-    """Decline a prompt.
+    """Decline a question, or clear a note.
 
-    ID is its id or the end of it. Who asked gets the error 'declined'.
+    ID is the id that the inbox shows. The user who asks gets the error 'declined'.
     """
     with p2pflows.connect() as me:
         result = me.request("decline", id=prompt_id, reason=reason)
-    done(result, f"Declined {short(result['id'])}.", as_json)
+    print_result(result, f"Declined {short_id(result['id'])}.", as_json)
 
 
 async def _watch(as_json: bool) -> None:
     async with p2pflows.connect_async() as me:
         if not as_json:
-            say("Watching; Ctrl-C ends it. Answer from another terminal with: p2pflows answer ID TEXT")
+            say("Waiting for questions, until Ctrl-C. Answer in another terminal with: p2pflows answer ID TEXT")
         async for prompt in me.watch():
             if as_json:
-                document(prompt)
+                print_json(prompt)
             else:
                 _show(prompt)
 
 
 def _show(prompt: dict[str, Any]) -> None:
-    asker = labelled(who(prompt["name"], prompt["from"]), prompt.get("label", ""))
-    title = f"{short(prompt['id'])}  {asker} to {plain(prompt['endpoint'])}"
+    title = f"{short_id(prompt['id'])}  {_asker(prompt)} to {escape(prompt['endpoint'])}"
     if prompt["status"] != "open":
-        click.echo(f"{title}: {plain(prompt['status'])}")
+        click.echo(f"{title}: {escape(prompt['status'])}")
         return
-    click.echo(f"{style(title, bold=True)}, {left(prompt['expires'])} left")
-    for line in fold(prompt["text"], shutil.get_terminal_size().columns - 2):
+    click.echo(f"{style(title, bold=True)}, {time_left(prompt['expires'])} left")
+    for line in wrap(prompt["text"], shutil.get_terminal_size().columns - 2):
         click.echo(f"  {line}")
+
+
+def _asker(prompt: dict[str, Any]) -> str:
+    return with_label(display_name(prompt["name"], prompt["from"]), prompt.get("label", ""))
 
 
 def _state(prompt: dict[str, Any]) -> str:
     if prompt["status"] != "open":
         return str(prompt["status"])
-    return left(prompt["expires"]) if prompt.get("wants_answer", True) else "note"
+    return time_left(prompt["expires"]) if prompt.get("wants_answer", True) else "note"

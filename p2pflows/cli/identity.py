@@ -1,4 +1,4 @@
-"""Commands for who you are: `init` and `id`."""
+"""Commands for your identity: `init` and `id`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pflows.cli.arguments import examples, json_option
-from p2pflows.cli.output import document, say
+from p2pflows.cli.output import print_json, say
 from p2pflows.errors import UsageError
 from p2pflows.home import Home, home
 
@@ -20,39 +20,43 @@ if TYPE_CHECKING:
 def init(as_json: bool) -> None:
     """Make your identity, and print your user id.
 
-    The key is made once and never replaced; run again, it is found. Keep a copy of it: who has it is you.
+    If you already have an identity, it stays as it is. Keep a copy of the key file, and keep it secret. Anyone who
+    has this key can act as you.
     """
-    identity, made = find_or_make(home())
+    identity, made = load_or_create(home())
     if as_json:
-        document({"user_id": identity.user_id, "home": str(home().path), "made": made})
+        print_json({"user_id": identity.user_id, "home": str(home().path), "made": made})
         return
-    say(f"Made your identity: {home().key}" if made else f"You have an identity already: {home().key}")
+    say(f"Made your identity: {home().key}" if made else f"You already have an identity: {home().key}")
     click.echo(identity.user_id)
     if made:
         say("Start your daemon with: p2pflows up")
 
 
 @click.command(name="id", epilog=examples("p2pflows id", "p2pflows id --qr"))
-@click.option("--qr", is_flag=True, help="Show it as a QR code too.")
+@click.option("--qr", is_flag=True, help="Also draw it as a QR code.")
 @json_option
 def show_id(qr: bool, as_json: bool) -> None:
-    """Print your user id, for others to add as a contact."""
+    """Print your user id, which others need to add you as a contact."""
     from p2pflows.protocol.identity import load
 
     user = load(home().key).user_id
     if as_json:
-        document({"user_id": user, "home": str(home().path)})
+        print_json({"user_id": user, "home": str(home().path)})
         return
     if qr:
-        _show_code(user)
+        _draw_qr_code(user)
     click.echo(user)
 
 
-def find_or_make(where: Home) -> tuple[Identity, bool]:
-    """The identity of a home, and whether it had to be made.
+def load_or_create(where: Home) -> tuple[Identity, bool]:
+    """Load the identity of a home, or make one.
+
+    Returns:
+        The identity, and whether it was made now.
 
     Raises:
-        UsageError: there is one that cannot be used, or none can be made.
+        UsageError: the key file cannot be used, or none can be written.
     """
     from p2pflows.protocol.identity import create, load
 
@@ -60,21 +64,21 @@ def find_or_make(where: Home) -> tuple[Identity, bool]:
         try:
             return create(where.key), True
         except FileExistsError:
-            pass  # another process was faster
+            pass  # another process made it first
         except OSError as error:
             raise UsageError(
-                f"No key can be written to {where.path}: {error.strerror}.",
-                "Set P2PFLOWS_HOME to a folder of yours.",
+                f"Cannot write a key file to {where.path}: {error.strerror}.",
+                "Set P2PFLOWS_HOME to a folder that you can write.",
             ) from error
     return load(where.key), False
 
 
-def _show_code(user: str) -> None:
+def _draw_qr_code(user: str) -> None:
     import io
 
     import segno
 
     drawn = io.StringIO()
-    # Upper case is a smaller code, and `contacts add` takes either.
+    # Upper case makes a smaller code, and `contacts add` accepts either case.
     segno.make(user.upper(), micro=False).terminal(drawn, border=2, compact=True)
     click.echo(drawn.getvalue())

@@ -8,7 +8,7 @@ import p2pflows
 from p2pflows.cli.arguments import (
     Address,
     Contact,
-    Point,
+    DispatchPoint,
     examples,
     json_option,
     parse_object,
@@ -16,10 +16,10 @@ from p2pflows.cli.arguments import (
     settings_option,
     timeout_option,
 )
-from p2pflows.cli.output import ago, document, done, plain, say, table, who
+from p2pflows.cli.output import ago, display_name, escape, print_json, print_result, print_table, say
 
 _owner_option = click.option(
-    "--of", "owner", type=Contact(), metavar="CONTACT", help="Whose flow it is.  [default: yours]"
+    "--of", "owner", type=Contact(), metavar="CONTACT", help="The user who serves the flow.  [default: you]"
 )
 
 
@@ -27,15 +27,17 @@ _owner_option = click.option(
     epilog=examples(
         "p2pflows mount bob/Assistant",
         "p2pflows mount bob/Assistant --set previous_messages.last_k=4",
-        'id=$(p2pflows mount me/Human2Human --set \'{"subflows_config": {"User2": {"user_id": "\'$BOB\'"}}}\')',
+        'id=$(p2pflows mount bob/Assistant --set \'{"greeting": "Good day"}\')',
         'p2pflows call bob/Assistant --instance "$id" query=Hello',
     )
 )
 @click.argument("address", type=Address())
 @settings_option
-@click.option("--state", metavar="JSON", help="The state that it begins with.")
-@click.option("--dispatch-point", type=Point(), metavar="POINT", help="Which of your workers run it.")
-@timeout_option("How long it may take (by default 1m).")
+@click.option("--state", metavar="JSON", help="The initial state.")
+@click.option(
+    "--dispatch-point", type=DispatchPoint(), metavar="POINT", help="The workers that run it, if it is yours."
+)
+@timeout_option("How long to wait (by default 1m).")
 @json_option
 def mount(
     *,
@@ -48,8 +50,8 @@ def mount(
 ) -> None:
     """Get an instance of a flow for yourself, and print its id.
 
-    An instance has a config and a state of its own, and so have its subflows. Humans, functions and shell
-    commands need none. What may be set of a neighbour's flow, its owner says.
+    An instance has its own config, state and subflows. Humans, functions and shell commands have no instances.
+    The owner of a flow decides which keys other users may --set.
     """
     with p2pflows.connect() as me:
         mounted = me.request(
@@ -61,9 +63,9 @@ def mount(
             timeout=timeout,
         )
     if as_json:
-        document(mounted)
+        print_json(mounted)
     elif mounted["instance"] is None:
-        say(f"{plain(address)} has no instances. Call it as it is: p2pflows call {plain(address)}")
+        say(f"{escape(address)} has no instances. Call it directly: p2pflows call {escape(address)}")
     else:
         click.echo(mounted["instance"])
 
@@ -73,13 +75,13 @@ def mount(
 @_owner_option
 @json_option
 def unmount(instance: str, owner: str | None, as_json: bool) -> None:
-    """Delete an instance and its subflows' own.
+    """Delete an instance, and the instances of its subflows.
 
-    What waits for it fails.
+    Calls that wait for it fail.
     """
     with p2pflows.connect() as me:
         result = me.request("delete_instance", instance=instance, user=owner)
-    done(result, f"{plain(instance)} is deleted.", as_json)
+    print_result(result, f"{escape(instance)} is deleted.", as_json)
 
 
 @click.command(
@@ -87,34 +89,34 @@ def unmount(instance: str, owner: str | None, as_json: bool) -> None:
 )
 @click.argument("instance")
 @_owner_option
-@click.option("--recursive", is_flag=True, help="Its subflows, too.")
+@click.option("--recursive", is_flag=True, help="Also reset the instances of its subflows.")
 @json_option
 def reset(instance: str, owner: str | None, recursive: bool, as_json: bool) -> None:
-    """Let an instance forget its state."""
+    """Reset an instance to its initial state."""
     with p2pflows.connect() as me:
         result = me.request("reset_instance", instance=instance, user=owner, recursive=recursive)
-    done(result, f"{plain(instance)} begins anew.", as_json)
+    print_result(result, f"{escape(instance)} is reset to its initial state.", as_json)
 
 
 @click.command(epilog=examples("p2pflows instances", "p2pflows instances bob", "p2pflows instances --json | jq length"))
 @click.argument("contact", required=False, type=Contact())
 @json_option
 def instances(contact: str | None, as_json: bool) -> None:
-    """List instances of your flows, or a CONTACT's for you."""
+    """List the instances of your flows, or yours at a CONTACT."""
     with p2pflows.connect() as me:
         found = me.request("instances", user=contact)["instances"]
     if as_json:
-        document(found)
+        print_json(found)
     elif not found:
-        say(f"{contact} has no instances for you." if contact else "There are none. See: p2pflows mount --help")
+        say(f"{contact} has no instances for you." if contact else "There are no instances. See: p2pflows mount --help")
     else:
-        table(
+        print_table(
             ["INSTANCE", "ENDPOINT", "FOR", "OPEN", "USED", "SUBFLOWS"],
             [
                 [
                     each["instance"],
                     each["endpoint"],
-                    "me" if contact else who(each.get("name"), each["client"]),
+                    "me" if contact else display_name(each.get("name"), each["client"]),
                     each["open"],
                     ago(each["used"]),
                     ", ".join(each["subflows"]),

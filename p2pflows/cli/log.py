@@ -1,4 +1,4 @@
-"""The command `log`: who was refused what, and what failed."""
+"""The command `log`: refusals and failures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import examples, json_option
-from p2pflows.cli.output import ago, document, plain, say, table, who
+from p2pflows.cli.output import ago, display_name, escape, print_json, print_table, say
 
 _POLL_INTERVAL_S = 1.0
 
@@ -17,18 +17,18 @@ _POLL_INTERVAL_S = 1.0
 @click.command(
     epilog=examples("p2pflows log", "p2pflows log --limit 1000 --json | jq -r .detail", "p2pflows log --follow")
 )
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many of the newest.")
-@click.option("--follow", is_flag=True, help="Go on as more comes, until Ctrl-C.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="The number of entries.")
+@click.option("--follow", is_flag=True, help="Show new entries as they are added, until Ctrl-C.")
 @json_option
 def log(limit: int, follow: bool, as_json: bool) -> None:
-    """Show who was refused what, and what failed, the newest last.
+    """Show what your daemon refused, and what failed.
 
-    With --json one object a line. What repeats itself is written once a minute.
+    The newest entry is the last. An event that repeats has one entry per minute. --json prints one object per line.
     """
     with p2pflows.connect() as me:
         entries = me.request("log", limit=limit)["entries"]
         if not entries and not follow and not as_json:
-            say("Nothing was refused, and nothing has failed.")
+            say("Nothing was refused, and nothing failed.")
         _show(entries, as_json)
         while follow:
             time.sleep(_POLL_INTERVAL_S)
@@ -40,13 +40,16 @@ def log(limit: int, follow: bool, as_json: bool) -> None:
 def _show(entries: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         for entry in entries:
-            document(entry)
+            print_json(entry)
     elif entries:
-        table(
+        print_table(
             ["WHEN", "WHAT", "WHO", "ENDPOINT", "WHY"],
-            [[ago(each["at"]), each["what"], _whom(each), plain(each["endpoint"]), each["detail"]] for each in entries],
+            [
+                [ago(each["at"]), each["what"], _peer(each), escape(each["endpoint"]), each["detail"]]
+                for each in entries
+            ],
         )
 
 
-def _whom(entry: dict[str, Any]) -> str:
-    return who(entry["name"], entry["peer"]) if entry["peer"] else ""
+def _peer(entry: dict[str, Any]) -> str:
+    return display_name(entry["name"], entry["peer"]) if entry["peer"] else ""

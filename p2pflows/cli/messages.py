@@ -8,12 +8,12 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import Address, examples, json_option, read_data, timeout_option
-from p2pflows.cli.output import Interrupted, block, compact, document, done, short
+from p2pflows.cli.output import Interrupted, escape_lines, print_json, print_result, short_id, to_json
 from p2pflows.errors import DaemonNotRunning, UsageError
 
-_lines_option = click.option("--lines", is_flag=True, help="One message for each line of JSON on stdin.")
-_instance_option = click.option("--instance", metavar="ID", help="One mounted instance of the flow.")
-_conversation_option = click.option("--conversation", metavar="ID", help="Go on with a conversation.")
+_lines_option = click.option("--lines", is_flag=True, help="Send one message for each line of JSON on stdin.")
+_instance_option = click.option("--instance", metavar="ID", help="Use this mounted instance of the flow.")
+_conversation_option = click.option("--conversation", metavar="ID", help="Continue this conversation.")
 
 
 @click.command(
@@ -30,7 +30,7 @@ _conversation_option = click.option("--conversation", metavar="ID", help="Go on 
 @timeout_option("How long to wait for the answer (by default 10m).")
 @_conversation_option
 @_instance_option
-@click.option("--stream", is_flag=True, help="Print what the flow tells before its answer, on stderr.")
+@click.option("--stream", is_flag=True, help="Print what the flow sends before its answer, to stderr.")
 @_lines_option
 @json_option
 def call(
@@ -44,32 +44,32 @@ def call(
     lines: bool,
     as_json: bool,
 ) -> None:
-    """Invoke a flow or a human, and print the answer as JSON.
+    """Call a flow or a human, and print the answer as JSON.
 
-    What is printed is the data of the answer, one JSON document on one line.
+    DATA is one JSON object, or '-' to read it from stdin, or key=value pairs (a value is JSON, or else text).
+    Without DATA, it is read from stdin if something is piped in.
 
-    DATA is one JSON object, or '-' for stdin, or key=value pairs (a value is JSON, or else text). Without
-    DATA, stdin is read if something is piped in. With --lines, many calls are under way at once and their
-    answers come in the order of the input; a line that fails has an object with its "error" in its place.
+    --lines makes many calls at the same time, one for each line of stdin, and prints the answers in the order of
+    the lines. For a call that fails, it prints an object with the "error".
     """
-    del as_json  # the answer is JSON either way; how errors look is decided where they are printed
-    given = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
+    del as_json  # the answer is JSON anyway, and `main` looks for --json itself when it prints an error
+    params = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
     if lines:
         if stream:
             raise UsageError(
-                "--stream shows one call as it goes on, and --lines makes many at once.",
-                "Leave out the one or the other.",
+                "--stream shows the progress of one call, but --lines makes many calls.",
+                "Leave out one of the two.",
             )
-        _run_lines("call", given, data, as_json=True)
+        _run_lines("call", params, data, as_json=True)
         return
     content = read_data(data)
     if stream:
         import asyncio
 
-        document(asyncio.run(_stream(given, content)))
+        print_json(asyncio.run(_stream(params, content)))
         return
     with p2pflows.connect() as me:
-        document(wait_for(me, me.request("submit", **given, data=content)["id"]))
+        print_json(wait_for(me, me.request("submit", **params, data=content)["id"]))
 
 
 @click.command(
@@ -81,7 +81,7 @@ def call(
 )
 @click.argument("address", type=Address())
 @click.argument("data", nargs=-1)
-@timeout_option("How long it may take to be delivered and done (by default 7d).")
+@timeout_option("How long the message is valid (by default 7d).")
 @_conversation_option
 @_instance_option
 @_lines_option
@@ -96,21 +96,23 @@ def send(
     lines: bool,
     as_json: bool,
 ) -> None:
-    """Send a message that wants no answer, and print its id.
+    """Send a message that needs no answer, and print its id.
 
-    DATA and --lines are as for call; with --lines one id is printed for each line, in order (with --json an
-    object with the "id"). Once it has an
-    id, the message survives restarts, and is delivered when its recipient comes online.
+    Once the id is printed, your daemon keeps the message, also after a restart, until the recipient is online and
+    has it.
+
+    Give DATA as for call. --lines prints one id for each line of stdin, in order; with --json, it prints an object
+    with the "id".
     """
-    given = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
+    params = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
     if lines:
-        _run_lines("send", given, data, as_json=as_json)
+        _run_lines("send", params, data, as_json=as_json)
         return
     content = read_data(data)
     with p2pflows.connect() as me:
-        sent = me.request("send", **given, data=content)
+        sent = me.request("send", **params, data=content)
     if as_json:
-        document(sent)
+        print_json(sent)
     else:
         click.echo(sent["id"])
 
@@ -122,66 +124,66 @@ def send(
     )
 )
 @click.argument("message_id", metavar="ID")
-@timeout_option("How long to wait (by default until the message's own deadline).")
+@timeout_option("How long to wait (by default until the message's deadline).")
 @json_option
 def wait(message_id: str, timeout: float | None, as_json: bool) -> None:
-    """Wait for the answer to a call, or the delivery of a post."""
+    """Wait for the answer to a call, or the delivery of a message."""
     del as_json  # as in call
     with p2pflows.connect() as me:
-        document(wait_for(me, message_id, timeout))
+        print_json(wait_for(me, message_id, timeout))
 
 
 @click.command(epilog=examples("p2pflows cancel 0197f6a0c3de7b0e9a5d0f0e4f1c22d9"))
 @click.argument("message_id", metavar="ID")
 @json_option
 def cancel(message_id: str, as_json: bool) -> None:
-    """Withdraw a message; its call ends as cancelled."""
+    """Cancel a message; a call ends with the error 'cancelled'."""
     with p2pflows.connect() as me:
         result = me.request("cancel", id=message_id)
-    done(result, f"Cancelled {short(message_id)}.", as_json)
+    print_result(result, f"Cancelled {short_id(message_id)}.", as_json)
 
 
 def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None) -> dict[str, Any]:
-    """What comes of a message; who stops waiting, or loses the daemon, is told how to go on.
+    """Wait for the result of a message; if the wait ends early, the error says how to continue it.
 
     Raises:
-        P2pflowsError: it failed, or the wait was cut short.
+        P2pflowsError: the message failed, or the wait ended early.
     """
-    how = f"p2pflows wait {message_id}"
+    command = f"p2pflows wait {message_id}"
     try:
         return me.wait(message_id, timeout=timeout)
     except KeyboardInterrupt:
-        raise Interrupted("You stopped waiting, but the message goes on.", f"Wait for it again with: {how}") from None
+        raise Interrupted("You stopped waiting; the message continues.", f"Wait for it again with: {command}") from None
     except DaemonNotRunning as error:
         raise DaemonNotRunning(
-            error.message, f"The message is kept. Start the daemon (p2pflows up), then: {how}"
+            error.message, f"The message is kept. Start the daemon with: p2pflows up. Then wait again: {command}"
         ) from error
 
 
-async def _stream(given: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a call, once what comes before it was printed: text as it is, anything else a line of JSON."""
-    ended_line = True
+async def _stream(params: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Make a call and print its progress to stderr: a text as it is, anything else as a line of JSON."""
+    line_is_complete = True
 
-    def tell(data: dict[str, Any]) -> None:
-        nonlocal ended_line
+    def print_progress(data: dict[str, Any]) -> None:
+        nonlocal line_is_complete
         text = data.get("delta")
         if isinstance(text, str):
-            click.echo(block(text), err=True, nl=False)
-            ended_line = text.endswith("\n")
+            click.echo(escape_lines(text), err=True, nl=False)
+            line_is_complete = text.endswith("\n")
         else:
-            click.echo(compact(data), err=True)
+            click.echo(to_json(data), err=True)
 
     async with p2pflows.connect_async() as me:
         try:
-            return await me.call(data=content, on_progress=tell, **given)
+            return await me.call(data=content, on_progress=print_progress, **params)
         finally:
-            if not ended_line:
+            if not line_is_complete:
                 click.echo(err=True)
 
 
-def _run_lines(method: str, given: dict[str, Any], data: tuple[str, ...], *, as_json: bool) -> None:
+def _run_lines(method: str, params: dict[str, Any], data: tuple[str, ...], *, as_json: bool) -> None:
     if data:
-        raise UsageError("With --lines the data comes from stdin.", "Leave out the data, or leave out --lines.")
+        raise UsageError("--lines reads the data from stdin.", "Leave out DATA, or leave out --lines.")
     from p2pflows.cli.lines import run
 
-    run(method, given, as_json=as_json)
+    run(method, params, as_json=as_json)

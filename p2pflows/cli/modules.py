@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pflows.cli.arguments import examples, json_option
-from p2pflows.cli.output import document, plain, say, table
+from p2pflows.cli.output import escape, print_json, print_table, say
 from p2pflows.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ root_option = click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=Path(),
-    help="The project; by default the current folder.",
+    help="The project's folder.  [default: the current folder]",
 )
 
 
@@ -36,7 +36,7 @@ root_option = click.option(
 )
 @click.pass_context
 def modules(ctx: click.Context) -> None:
-    """Fetch flows that others publish, and pin them in flow.lock."""
+    """Fetch flow modules of others, and pin them in flow.lock."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_all)
 
@@ -44,31 +44,31 @@ def modules(ctx: click.Context) -> None:
 @modules.command(
     epilog=examples(
         "p2pflows modules sync aiflows/ChatFlowModule --trust",
-        "p2pflows modules sync https://host/alice/Translator.git --revision v2 --trust",
+        "p2pflows modules sync https://HOST/alice/Chat.git --revision v2 --trust",
         "p2pflows modules sync alice/Translator --revision ./translator",
         "p2pflows modules sync --file dependencies.yaml --offline",
     )
 )
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-@click.option("--revision", metavar="R", help="A branch, tag or commit; a path such as ./folder links that folder.")
+@click.option("--revision", metavar="R", help="A branch, tag or commit; or a path: ./folder links a folder.")
 @click.option(
     "--file",
     "listed",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A YAML list of sources: entries with url, and perhaps revision and overwrite.",
+    help="A YAML list of sources, each with url and optionally revision and overwrite.",
 )
-@click.option("--overwrite", is_flag=True, help="Fetch anew what is there, even what you changed by hand.")
+@click.option("--overwrite", is_flag=True, help="Fetch modules again and replace them, even if you changed them.")
 @click.option(
     "--trust",
     is_flag=True,
-    help="Trust what is new here, and what it needs, for good: its code may run with all your rights.",
+    help="Trust new sources, and what they need, permanently: their code may run with all your rights.",
 )
-@click.option("--offline", is_flag=True, help="Reach out to nobody.")
+@click.option("--offline", is_flag=True, help="Do not use the network.")
 @root_option
 @click.option(
     "--endpoint",
     metavar="URL",
-    help="Which hub; by default HF_ENDPOINT, else the usual one. Only those get your token.",
+    help="The hub.  [default: HF_ENDPOINT, or else huggingface.co; only these two get your token]",
 )
 @json_option
 def sync(
@@ -83,58 +83,58 @@ def sync(
     endpoint: str | None,
     as_json: bool,
 ) -> None:
-    """Bring modules, and what they need, below flow_modules/.
+    """Fetch modules, and what they need, into flow_modules/.
 
     A SOURCE is author/Name on the hub, git+https://HOST/author/Name, https://HOST/author/Name.git, or
-    file:///FOLDER/author/Name. Without any, the project's dependencies.yaml is synced, and all else that its
-    flow.lock has. Nothing of what is fetched is run.
+    file:///FOLDER/author/Name. Without a SOURCE, fetch what the project's dependencies.yaml and flow.lock list.
+    This runs no code of the modules.
     """
-    from p2pflows.modules.sync import Way, synchronise
+    from p2pflows.modules.sync import SyncOptions, sync_sources
 
-    way = Way(
+    options = SyncOptions(
         offline=offline,
-        trusted=trust or None,
+        trust=trust or None,
         endpoint=endpoint,
         may_ask=not as_json,
         overwrite_all=overwrite,
-        tell=lambda line: None if as_json else say(plain(line)),
+        report=lambda line: None if as_json else say(escape(line)),
     )
     root = root.absolute()
-    asked = _wanted(sources, revision, listed, root)
-    synced = synchronise(asked, root, way, rest=not sources and not listed)
+    requested = _requested(sources, revision, listed, root)
+    synced = sync_sources(requested, root, options, with_locked=not sources and not listed)
     if as_json:
-        document([_as_json(module) for module in synced])
+        print_json([_as_json(module) for module in synced])
         return
     for module in synced:
-        say(plain(f"{module.module} is {_HOW[module.how.value]}: import {module.locked.source.package}"))
+        say(escape(f"{_OUTCOMES[module.outcome.value]} {module.module}: import {module.locked.source.package}"))
     for module in synced:
         if module.needs:
-            say(plain(module.needs))
+            say(escape(module.needs))
 
 
-_HOW = {"kept": "here already", "placed": "here", "replaced": "here anew", "linked": "linked"}
+_OUTCOMES = {"kept": "Unchanged", "placed": "Added", "replaced": "Replaced", "linked": "Linked"}
 
 
-def _wanted(sources: tuple[str, ...], revision: str | None, listed: Path | None, root: Path) -> list[Wanted]:
-    """What the words ask for, or the file, or else the project's own file."""
+def _requested(sources: tuple[str, ...], revision: str | None, listed: Path | None, root: Path) -> list[Wanted]:
+    """Return what the command line requests, or the file that it names, or else the project's dependencies.yaml."""
     from p2pflows.modules import declared, lock
-    from p2pflows.modules.source import wanted
+    from p2pflows.modules.source import read_entry
 
     if sources and listed:
-        raise UsageError("There are sources and a file.", "Give one or the other.")
+        raise UsageError("--file and SOURCE exclude each other.", "Leave out one of the two.")
     if revision is not None and len(sources) != 1:
-        raise UsageError("A revision belongs to one source.", "Give each its own: p2pflows modules sync SOURCE ...")
+        raise UsageError("--revision needs exactly one SOURCE.", "Sync each source on its own.")
     if sources:
-        return [wanted({"url": url, "revision": revision}, Path.cwd()) for url in sources]
-    own = root / declared.FILE
-    if listed is None and own.is_file():
-        listed = own
+        return [read_entry({"url": url, "revision": revision}, Path.cwd()) for url in sources]
+    default = root / declared.FILE
+    if listed is None and default.is_file():
+        listed = default
     if listed is None and not lock.read(root):
         raise UsageError(
             "There is nothing to sync here.",
-            "Name a source: p2pflows modules sync author/Name; or write dependencies.yaml.",
+            "Name a source: p2pflows modules sync author/Name; or write a file dependencies.yaml.",
         )
-    return [wanted(entry, listed.absolute().parent) for entry in declared.read(listed)] if listed else []
+    return [read_entry(entry, listed.absolute().parent) for entry in declared.read(listed)] if listed else []
 
 
 def _as_json(module: Synced) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _as_json(module: Synced) -> dict[str, Any]:
         "url": source.url,
         "revision": source.revision,
         "commit": module.locked.commit,
-        "how": module.how.value,
+        "how": module.outcome.value,
         "requirements": str(needs) if needs else None,
     }
 
@@ -155,18 +155,18 @@ def _as_json(module: Synced) -> dict[str, Any]:
 @root_option
 @json_option
 def list_all(root: Path, as_json: bool) -> None:
-    """List the modules that flow.lock has."""
+    """List the modules in flow.lock, and whether they are intact."""
     from p2pflows.modules import list_modules
 
     found = list_modules(root)
     if as_json:
-        document([{**asdict(module), "folder": str(module.folder)} for module in found])
+        print_json([{**asdict(module), "folder": str(module.folder)} for module in found])
     elif found:
         rows = [
             (module.module, module.revision, (module.commit or "")[:_SHORT_COMMIT], module.state, module.url)
             for module in found
         ]
-        table(["MODULE", "REVISION", "COMMIT", "STATE", "URL"], rows)
+        print_table(["MODULE", "REVISION", "COMMIT", "STATE", "URL"], rows)
     else:
         say("There are no modules here. Fetch one with: p2pflows modules sync author/Name")
 
@@ -176,17 +176,20 @@ def list_all(root: Path, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, root: Path, as_json: bool) -> None:
-    """Compare every file with flow.lock; exit code 1 when something differs."""
+    """Compare every file with flow.lock.
+
+    The exit code is 1 if something differs.
+    """
     from p2pflows.modules import list_modules
     from p2pflows.modules import verify as check
 
     problems = check(root)
     if as_json:
-        document([asdict(item) for item in problems])
+        print_json([asdict(item) for item in problems])
     elif problems:
-        table(["MODULE", "WHAT", "FILE"], [(item.module, item.what, item.path) for item in problems])
+        print_table(["MODULE", "WHAT", "FILE"], [(item.module, item.what, item.path) for item in problems])
     else:
         count = len(list_modules(root))
-        say(f"{count} module{'' if count == 1 else 's'} checked: all as flow.lock says.")
+        say(f"Checked {count} module{'' if count == 1 else 's'}: all files are as in flow.lock.")
     if problems:
         ctx.exit(1)

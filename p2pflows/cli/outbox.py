@@ -1,4 +1,4 @@
-"""Commands for what is under way or failed: `outbox` and `outbox retry`."""
+"""Commands for undelivered and failed messages: `outbox` and `outbox retry`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import examples, json_option
-from p2pflows.cli.output import ago, document, done, left, say, short, table, who
+from p2pflows.cli.output import ago, display_name, print_json, print_result, print_table, say, short_id, time_left
 
 
 @click.group(
@@ -18,49 +18,49 @@ from p2pflows.cli.output import ago, document, done, left, say, short, table, wh
 @json_option
 @click.pass_context
 def outbox(ctx: click.Context, as_json: bool) -> None:
-    """List messages under way, failed ones, and dead letters.
+    """List undelivered messages, failed messages, and dead letters.
 
-    Under way is what is not delivered yet; dead letters are messages to you that no worker survived.
+    Dead letters are messages to you whose workers died at every attempt to run them.
     """
     if ctx.invoked_subcommand is not None:
         return
     with p2pflows.connect() as me:
         messages = me.request("outbox")
     if as_json:
-        document(messages)
+        print_json(messages)
         return
     for kind, head, cells in _TABLES:
         if messages.get(kind):
-            table(head, [cells(message) for message in messages[kind]])
+            print_table(head, [cells(message) for message in messages[kind]])
     if messages.get("failed") or messages.get("dead"):
-        say("Try one again with: p2pflows outbox retry ID")
+        say("Retry one with: p2pflows outbox retry ID")
     elif not messages["pending"]:
-        say("All is delivered, and there are no dead letters.")
+        say("All messages are delivered, and there are no dead letters.")
 
 
 @outbox.command(epilog=examples("p2pflows outbox retry 4f1c22d9"))
 @click.argument("message_id", metavar="ID")
 @json_option
 def retry(message_id: str, as_json: bool) -> None:
-    """Try a failed message or a dead letter again."""
+    """Retry a failed message or a dead letter."""
     with p2pflows.connect() as me:
         result = me.request("retry", id=message_id)
-    done(result, f"{short(result['id'])} is tried again.", as_json)
+    print_result(result, f"Retrying {short_id(result['id'])}.", as_json)
 
 
 def _pending(m: dict[str, Any]) -> list[object]:
-    to = who(m["name"], m["to"])
-    times = [ago(m["created"]), left(m["expires"])]
-    return [short(m["id"]), to, m["endpoint"], m["type"], *times, m["attempts"], m["state"]]
+    to = display_name(m["name"], m["to"])
+    times = [ago(m["created"]), time_left(m["expires"])]
+    return [short_id(m["id"]), to, m["endpoint"], m["type"], *times, m["attempts"], m["state"]]
 
 
 def _failed(m: dict[str, Any]) -> list[object]:
-    return [short(m["id"]), who(m["name"], m["to"]), m["endpoint"], ago(m["created"]), _reason(m["error"])]
+    return [short_id(m["id"]), display_name(m["name"], m["to"]), m["endpoint"], ago(m["created"]), _reason(m["error"])]
 
 
 def _dead(m: dict[str, Any]) -> list[object]:
-    sender = who(m["name"], m["from"])
-    return [short(m["id"]), sender, m["endpoint"], ago(m["received"]), m["attempts"], _reason(m["error"])]
+    sender = display_name(m["name"], m["from"])
+    return [short_id(m["id"]), sender, m["endpoint"], ago(m["received"]), m["attempts"], _reason(m["error"])]
 
 
 def _reason(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""Commands for more workers: `worker` and `worker-token`."""
+"""Commands for additional workers: `worker` and `worker-token`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import Point, examples, json_option, read_stdin
-from p2pflows.cli.output import document, say
+from p2pflows.cli.arguments import DispatchPoint, examples, json_option, read_stdin
+from p2pflows.cli.output import print_json, say
 from p2pflows.errors import UsageError
 from p2pflows.home import home
 
-_TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secret
+_TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 
 
 @click.command(
@@ -27,20 +27,30 @@ _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, no secr
         "p2pflows worker --token - < token.txt",
     )
 )
-@click.option("--dispatch-point", type=Point(), help="Which flows it runs.  [default: the token's, or 'default']")
-@click.option("--concurrency", type=click.IntRange(1, 256), default=4, show_default=True, help="How many at once.")
+@click.option(
+    "--dispatch-point",
+    type=DispatchPoint(),
+    help="The dispatch point whose tasks it runs.  [default: the token's, or 'default']",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=4,
+    show_default=True,
+    help="How many tasks it runs at once.",
+)
 @click.option(
     "--token",
     envvar=_TOKEN,
     show_envvar=True,
-    help="From p2pflows worker-token; '-' reads it from stdin, unseen by others.",
+    help="A token from `p2pflows worker-token`; '-' reads it from stdin, where no other user can see it.",
 )
 @click.option(
     "--api-key-env",
     metavar="NAME",
-    help="The environment variable with the key of a model server; it stays in this worker.",
+    help="The environment variable that holds the key of a model server. The key stays in this worker.",
 )
-@click.option("--api-base", metavar="URL", help="The only server that the key is sent to.  [default: OpenAI's]")
+@click.option("--api-base", metavar="URL", help="The only server that gets the key.  [default: OpenAI's]")
 def worker(
     *,
     dispatch_point: str | None,
@@ -51,19 +61,19 @@ def worker(
 ) -> None:
     """Run a worker here, until Ctrl-C.
 
-    It finishes what it has begun. It works for the daemon of this home or, with a token, for a daemon on
-    another machine, without its user's key.
+    It works for the daemon of this home or, with a token, for a daemon on another machine. It never gets the key
+    of the daemon's user. On Ctrl-C, it first finishes the tasks that it runs.
     """
     key_arguments = _key_arguments(api_key_env, api_base)
-    given = token is not None
+    is_token_given = token is not None
     token = _token(token, dispatch_point)
-    # The token goes through a pipe, which nobody else can read; flows must not find it in their environment.
+    # The token is passed through a pipe, which no other process can read; flows must not find it in the environment.
     os.environ.pop(_TOKEN, None)
     reader, writer = os.pipe()
     os.write(writer, f"{token}\n".encode())
     os.close(writer)
     os.dup2(reader, 0)
-    # -P: files in the current folder must not stand in for modules of the worker.
+    # -P: a file in the current folder must not be imported in place of a module.
     command = [
         sys.executable,
         "-P",
@@ -72,7 +82,7 @@ def worker(
         "--no-parent",
         "--concurrency",
         str(concurrency),
-        *([] if given else ["--socket", str(home().worker_socket)]),
+        *([] if is_token_given else ["--socket", str(home().worker_socket)]),
         *key_arguments,
     ]
     os.execv(sys.executable, command)  # noqa: S606 - the worker replaces this process, so signals reach it
@@ -82,26 +92,26 @@ def worker(
     name="worker-token",
     epilog=examples("p2pflows worker-token gpu", "p2pflows worker-token gpu | ssh big p2pflows worker --token -"),
 )
-@click.argument("dispatch_point", type=Point(), metavar="POINT")
+@click.argument("dispatch_point", type=DispatchPoint(), metavar="POINT")
 @json_option
 def worker_token(dispatch_point: str, as_json: bool) -> None:
     """Print a token for a worker on any machine.
 
-    Who has it can run, and see, what is sent to that dispatch point: it is a secret.
+    Keep it secret: anyone who has it can see and run all tasks of the dispatch point POINT.
     """
     with p2pflows.connect() as me:
         result = me.request("worker_token", dispatch_point=dispatch_point)
     if as_json:
-        document(result)
+        print_json(result)
     else:
         click.echo(result["token"])
 
 
 def _token(token: str | None, dispatch_point: str | None) -> str:
-    """The token given, or one from the daemon of this home.
+    """Return the token that was given, or else get one from the daemon of this home.
 
     Raises:
-        UsageError: it is no token, or one of another dispatch point.
+        UsageError: it is not a token, or is for another dispatch point.
     """
     from p2pflows.protocol.channel import read_token
 
@@ -114,26 +124,26 @@ def _token(token: str | None, dispatch_point: str | None) -> str:
     if dispatch_point not in (None, enrolment.point):
         raise UsageError(
             f"The token is for the dispatch point {enrolment.point!r}, not {dispatch_point!r}.",
-            f"Leave out --dispatch-point, or get another: p2pflows worker-token {dispatch_point}",
+            f"Leave out --dispatch-point, or get another token: p2pflows worker-token {dispatch_point}",
         )
     say(f"Working for {enrolment.user} at the dispatch point {enrolment.point!r}; Ctrl-C stops it.")
     return token.strip()
 
 
 def _key_arguments(api_key_env: str | None, api_base: str | None) -> list[str]:
-    """How the worker is told where its key is; the key itself stands on no command line.
+    """Return the worker's arguments that say where its key is, without the key itself.
 
     Raises:
-        UsageError: there is no key there. What was given may be the key itself, so an unfit word is not repeated.
+        UsageError: there is no key there. The error does not quote an invalid name, which may be the key itself.
     """
     if api_key_env is None and api_base is None:
         return []
     if api_key_env is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", api_key_env):
         raise UsageError(
             "--api-key-env takes the NAME of a variable, not the key.",
-            "Set a variable to the key, and name it: --api-key-env OPENAI_API_KEY",
+            "Set a variable to the key, then give its name: --api-key-env OPENAI_API_KEY",
         )
     if api_key_env is not None and not os.environ.get(api_key_env):
         raise UsageError(f"The environment variable {api_key_env} is not set.", "Set it to the key.")
-    place = {"api_key_env": api_key_env, "api_base": api_base}
-    return ["--api-info", json.dumps({name: value for name, value in place.items() if value is not None})]
+    api_info = {"api_key_env": api_key_env, "api_base": api_base}
+    return ["--api-info", json.dumps({name: value for name, value in api_info.items() if value is not None})]

@@ -1,8 +1,8 @@
-"""Flow modules: packages of flows that others publish, placed under `flow_modules/` and pinned in `flow.lock`.
+"""Flow modules: packages of flows that others publish, fetched into `flow_modules/` and pinned in `flow.lock`.
 
-`source` says where a module comes from, `fetch` gets it, `tree` knows its files by their hashes, `lock` pins them,
-`trust` remembers whose code may run, `declared` reads what a module needs, `sync` brings it all together, and
-`inventory` tells what is in place.
+`sync` fetches modules, with the help of the others: `source` parses where a module comes from, `declared` reads its
+dependencies, `trust` lists the sources whose code may run, `fetch` downloads files, `tree` hashes and compares them,
+and `lock` pins them. `inventory` lists and verifies the modules of a project.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a module says that it needs, read without running any of it."""
+"""The dependencies that a module declares, read without running its code."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ Entry = Mapping[str, Any] | str
 
 
 def dependencies(folder: Path) -> list[Entry]:
-    """The entries of a module's `dependencies.yaml`, or else the list that its `__init__.py` syncs when imported.
+    """Return the entries of a module's `dependencies.yaml`, or else of the list that its `__init__.py` syncs.
 
     Raises:
-        UsageError: dependencies.yaml has another form.
+        UsageError: dependencies.yaml has a wrong form.
     """
     path = folder / FILE
-    return read(path) if path.is_file() else _in_code(folder / "__init__.py")
+    return read(path) if path.is_file() else _entries_in_code(folder / "__init__.py")
 
 
 def read(path: Path) -> list[Entry]:
-    """The entries of a file: a list, alone or under `dependencies`.
+    """Read the entries of a YAML file: a list, or a mapping with a list under `dependencies`.
 
     Raises:
-        UsageError: it cannot be read, or has another form.
+        UsageError: the file cannot be read, or has a wrong form.
     """
     content = yaml_file.read(path, str(path), "Check the file.")
     entries = content.get("dependencies") if isinstance(content, dict) else content
     if not isinstance(entries, list | None) or not all(isinstance(entry, str | dict) for entry in entries or []):
-        raise UsageError(f"{path} is no list of dependencies.", "Begin each with: - url: author/Name")
+        raise UsageError(f"{path} is not a list of dependencies.", "Write each as: - url: author/Name")
     return list(entries or [])
 
 
 def requirements(folder: Path) -> Path | None:
-    """The module's list of packages to install, if it has any."""
+    """Return the path of the module's `pip_requirements.txt`, or None if it lists no packages."""
     path = folder / REQUIREMENTS
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -50,8 +50,8 @@ def requirements(folder: Path) -> Path | None:
     return path if any(line.strip() and not line.lstrip().startswith("#") for line in lines) else None
 
 
-def _in_code(path: Path) -> list[Entry]:
-    """The literal list that is handed to `sync_dependencies`; what is computed shows only when the code runs."""
+def _entries_in_code(path: Path) -> list[Entry]:
+    """Return the literal lists that code passes to `sync_dependencies`; a computed list is known only at run time."""
     try:
         body = ast.parse(path.read_bytes()).body
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -63,15 +63,15 @@ def _in_code(path: Path) -> list[Entry]:
         match value:
             case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)) if called == _SYNC:
                 named = [keyword.value for keyword in value.keywords if keyword.arg == _LIST]
-                for handed in [*value.args, *named][:1]:
-                    found += _literal(names.get(handed.id, handed) if isinstance(handed, ast.Name) else handed)
+                for passed in [*value.args, *named][:1]:
+                    found += _literal_entries(names.get(passed.id, passed) if isinstance(passed, ast.Name) else passed)
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)) if value:
                 names[name] = value
     return found
 
 
-def _literal(expression: ast.expr) -> list[Entry]:
+def _literal_entries(expression: ast.expr) -> list[Entry]:
     try:
         value = ast.literal_eval(expression)
     except (ValueError, TypeError, RecursionError, MemoryError):

@@ -1,4 +1,4 @@
-"""What modules a project has, and whether they are what `flow.lock` says."""
+"""List the modules of a project, and compare them with `flow.lock`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from p2pflows.modules.source import PACKAGE, package
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is not as it was locked; `path` is empty when it is the module as a whole."""
+    """One difference from the lock; `path` is empty if it concerns the module as a whole."""
 
     module: str
     path: str
@@ -38,7 +38,10 @@ class Module:
 
 
 def list_modules(root: str | os.PathLike[str] | None = None) -> list[Module]:
-    """The modules that a project's `flow.lock` has.
+    """List the modules in a project's `flow.lock`.
+
+    Args:
+        root: the project's folder; by default the current folder.
 
     Raises:
         UsageError: the lock is damaged.
@@ -48,10 +51,16 @@ def list_modules(root: str | os.PathLike[str] | None = None) -> list[Module]:
 
 
 def verify(root: str | os.PathLike[str] | None = None) -> list[Problem]:
-    """Compare every file of every module with the lock; nothing to tell is an empty list.
+    """Compare every file of every module with the lock.
 
-    Files that were changed, are missing or are extra are problems, and so is all that could be imported and that the
-    lock does not know. What is in a linked folder is its owner's business.
+    A file that is changed, missing or extra is a problem. So is anything beside the modules that could be imported
+    but is not in the lock. The content of a linked folder is not checked.
+
+    Args:
+        root: the project's folder; by default the current folder.
+
+    Returns:
+        The problems; an empty list if there are none.
 
     Raises:
         UsageError: the lock is damaged.
@@ -59,7 +68,7 @@ def verify(root: str | os.PathLike[str] | None = None) -> list[Problem]:
     project = Path(root or ".").absolute()
     modules = lock.read(project)
     problems = [problem for name, locked in sorted(modules.items()) for problem in _problems(project, name, locked)]
-    return problems + [Problem(name, "", "not in flow.lock") for name in _placed(project) if name not in modules]
+    return problems + [Problem(name, "", "not in flow.lock") for name in _importable(project) if name not in modules]
 
 
 def _module(project: Path, name: str, locked: Locked) -> Module:
@@ -75,16 +84,16 @@ def _problems(project: Path, name: str, locked: Locked) -> list[Problem]:
     if not place.is_dir():
         return [Problem(name, "", tree.MISSING)]
     if locked.is_link:
-        same = place.is_symlink() and place.resolve() == locked.source.folder.resolve()
-        return [] if same else [Problem(name, "", f"no link to {locked.source.folder}")]
+        is_intact = place.is_symlink() and place.resolve() == locked.source.folder.resolve()
+        return [] if is_intact else [Problem(name, "", f"not a link to {locked.source.folder}")]
     if place.is_symlink():
-        return [Problem(name, "", "a link to another place")]
+        return [Problem(name, "", "replaced by a link")]
     found = tree.differences(tree.hashes(place), locked.files)
     return [Problem(name, path, what) for path, what in found.items()]
 
 
-def _placed(project: Path) -> list[str]:
-    """All that could be imported as a module, or runs when one is: folders, links to them, and files of code."""
+def _importable(project: Path) -> list[str]:
+    """Return everything that could be imported as a module, or with one: folders, links, and files of code."""
     top = project / PACKAGE
     found = [path for path in top.glob("*") if not path.is_dir()] + list(top.glob("*/*"))
     return sorted(path.relative_to(top).as_posix() for path in found if _is_importable(path))

@@ -1,7 +1,6 @@
-"""`flow.lock`: which modules a project has, at which commit, and the hash of each of their files.
+"""`flow.lock`: the modules of a project, their commits, and the hash of each of their files.
 
-The file is JSON, made to be kept beside the code it belongs to. It is replaced as a whole, and only under the lock
-that `locked` takes.
+The file is JSON and belongs into version control. It is always replaced as a whole, by a holder of `exclusive`.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from p2pflows.modules.source import PACKAGE, Source, SourceKind, is_module, pars
 NAME = "flow.lock"
 _VERSION = 1
 _MODE = 0o644
-_READ_ONLY = {errno.EACCES, errno.EROFS, errno.EPERM}
+_READ_ONLY_ERRORS = {errno.EACCES, errno.EROFS, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """One module as it was placed; a linked folder has neither commit nor hashes."""
+    """The entry of one module: its source, commit and hashes; a linked folder has neither commit nor hashes."""
 
     source: Source
     commit: str | None = None
@@ -35,11 +34,11 @@ class Locked:
 
     @property
     def is_link(self) -> bool:
-        """Whether the module is somebody's own folder, which may change at any time."""
+        """Whether the module is a linked folder, which its owner may change at any time."""
         return self.source.kind is SourceKind.LINK
 
     def pins(self, source: Source) -> bool:
-        """Whether this is what a source asks for, by its revision or by the commit itself."""
+        """Whether the entry is what a source asks for: the same revision, or the locked commit by its id."""
         mine = self.source
         return mine == source or (
             (mine.kind, mine.url) == (source.kind, source.url) and self.commit == source.revision is not None
@@ -50,40 +49,40 @@ Modules = dict[str, Locked]
 
 
 def read(root: Path) -> Modules:
-    """What is locked in a project, by module; nothing if there is no lock file.
+    """Read the lock file of a project: entries by module, none if there is no file.
 
     Raises:
-        UsageError: the file is damaged.
+        UsageError: the file cannot be read, or is damaged.
     """
     path = root / NAME
-    hint = "Take it from your version control, or move it away and sync again."
+    hint = "Restore it from your version control, or move it away and sync again."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
-            raise UsageError(f"{path} has the version {content['version']!r}.", "Bring p2pflows up to date.")
-        return {module: _entry(module, fields) for module, fields in content["modules"].items()}
+            raise UsageError(f"{path} has the unknown version {content['version']!r}.", "Update p2pflows.")
+        return {module: _from_json(module, fields) for module, fields in content["modules"].items()}
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", hint) from error
+        raise UsageError(f"Cannot read {path}: {error.strerror}.", hint) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}).", hint) from error
 
 
 def write(root: Path, modules: Modules) -> None:
-    """Replace the lock file, unless it would be the same."""
+    """Replace the lock file, unless it would stay the same."""
     path = root / NAME
-    content = {"version": _VERSION, "modules": {name: _fields(modules[name]) for name in sorted(modules)}}
+    content = {"version": _VERSION, "modules": {name: _to_json(modules[name]) for name in sorted(modules)}}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         files.replace(path, text, _MODE)
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the project for oneself; others wait, in other processes and in this one.
+def exclusive(root: Path) -> Iterator[None]:
+    """Hold the lock of a project; other holders wait, in this process and in others.
 
-    A project that cannot be written needs no lock: nobody changes it, and whoever tries is told by the system.
+    A read-only project needs no lock: nobody can change it, and an attempt fails with an error of the system.
     """
     folder = root / PACKAGE
     with contextlib.ExitStack() as held:
@@ -93,12 +92,12 @@ def locked(root: Path) -> Iterator[None]:
                 (folder / ".gitignore").write_text("*\n", encoding="utf-8")
             held.enter_context(files.exclusive_lock(folder / ".lock"))
         except OSError as error:
-            if error.errno not in _READ_ONLY:
+            if error.errno not in _READ_ONLY_ERRORS:
                 raise
         yield
 
 
-def _fields(locked: Locked) -> dict[str, Any]:
+def _to_json(locked: Locked) -> dict[str, Any]:
     source = locked.source
     fields: dict[str, Any] = {"url": source.url, "revision": source.revision}
     if locked.is_link:
@@ -107,28 +106,28 @@ def _fields(locked: Locked) -> dict[str, Any]:
     return {**fields, "commit": locked.commit, "sha256": tree.total(hashes), "files": hashes}
 
 
-def _entry(module: str, fields: dict[str, Any]) -> Locked:
+def _from_json(module: str, fields: dict[str, Any]) -> Locked:
     url, revision = str(fields["url"]), str(fields["revision"])
     if not is_module(module):
-        raise ValueError(f"{module!r} is no module")
+        raise ValueError(f"{module!r} is not a module name")
     if fields.get("linked"):
         return Locked(Source(SourceKind.LINK, module, url, revision))
     source = _source(module, url, revision)
     hashes = {str(path): str(value) for path, value in fields["files"].items()}
     commit = fields["commit"]
     if source.module != module or source.kind is SourceKind.LINK or not isinstance(commit, str | None):
-        raise ValueError(f"the entry of {module} does not fit")
+        raise ValueError(f"the entry of {module} has a wrong url, revision or commit")
     if tree.total(hashes) != fields["sha256"]:
-        raise ValueError(f"the hashes of {module} do not add up")
+        raise ValueError(f"the files of {module} do not match their total")
     return Locked(source, commit, hashes)
 
 
 def _source(module: str, url: str, revision: str) -> Source:
-    """The source of an entry; a folder that was copied need not be there any more."""
+    """Return the source of an entry; a folder that was copied need not exist any more."""
     try:
         if url.startswith("file:"):
             split(url)
             return Source(SourceKind.COPY, module, url, "")
         return parse(url, revision or None, Path.cwd())
-    except UsageError as error:  # its hint is for who types a url
+    except UsageError as error:  # its hint is for a url that the user types
         raise ValueError(error.message) from error

@@ -1,9 +1,9 @@
-"""Bringing modules into a project: fetch, check against `flow.lock`, place whole, and never run any of it.
+"""Sync modules into a project: fetch them, check them against `flow.lock`, and add each as a whole; run none.
 
-- What the lock has and the project holds unchanged stays as it is, and nobody is asked over the network.
-- What the lock has and the project lacks is fetched at the locked commit, and must have the locked hashes.
-- What somebody changed by hand, and what is locked otherwise than asked, is replaced only with `overwrite`.
-- What a module needs itself is brought before the module; for those the lock decides, and only a person changes it.
+- A locked module that is in the project unchanged stays as it is, without any use of the network.
+- A locked module that is missing is fetched at the locked commit, and must have the locked hashes.
+- A module that was changed by hand, or is locked to another source, is replaced only with `overwrite`.
+- The dependencies of a module are synced before it. A locked dependency stays locked; only the user changes that.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from p2pflows.modules.fetch import NoRevision, fetch
 from p2pflows.modules.lock import Locked
 from p2pflows.modules.source import PACKAGE, Source, SourceKind, Wanted
 
-_STAGING = ".staging-"
-_DISCARD = "Use --overwrite (in Python: overwrite=True) to replace it."
-_KEEP = "Replace it with --overwrite, or keep it as a folder of your own and sync that by its path."
+_STAGING_PREFIX = ".staging-"
+_OVERWRITE_HINT = "To replace it, use --overwrite (in Python: overwrite=True)."
+_KEEP_HINT = "Replace it with --overwrite, or keep it: copy it to a folder of your own, and sync that by its path."
 
 _log = logging.getLogger(__name__)
 
 
-class How(Enum):
-    """What a sync did with a module."""
+class Outcome(Enum):
+    """What a sync did to a module."""
 
     KEPT = "kept"
     PLACED = "placed"
@@ -51,31 +51,39 @@ class Synced:
     module: str
     folder: Path
     locked: Locked
-    how: How
+    outcome: Outcome
 
     @property
     def requirements(self) -> Path | None:
-        """The list of packages that it needs, which nobody installs unasked."""
+        """The path of its list of required packages, which sync does not install; None if it needs none."""
         return declared.requirements(self.folder)
 
     @property
     def needs(self) -> str:
-        """What to install, as a sentence; empty if the module needs nothing."""
-        listed = self.requirements
-        return f"{self.module} needs packages: pip install -r {shlex.quote(str(listed))}" if listed else ""
+        """How to install the packages that it needs, as a sentence; empty if it needs none."""
+        path = self.requirements
+        return f"{self.module} needs packages: pip install -r {shlex.quote(str(path))}" if path else ""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How a sync may go about its work."""
+class SyncOptions:
+    """What a sync may do.
+
+    Attributes:
+        offline: use no network.
+        trust: True trusts new sources, False refuses them, None asks about them.
+        endpoint: the hub; None for HF_ENDPOINT, or else the usual one.
+        may_ask: whether to ask the user, if stdin is a terminal.
+        overwrite_all: fetch and replace every module.
+        report: called with each line of progress.
+    """
 
     offline: bool = False
-    trusted: bool | None = None
+    trust: bool | None = None
     endpoint: str | None = None
     may_ask: bool = True
     overwrite_all: bool = False
-    tell: Callable[[str], None] = field(default=_log.info)
-    """Takes one line of progress."""
+    report: Callable[[str], None] = field(default=_log.info)
 
 
 def sync_dependencies(
@@ -88,209 +96,225 @@ def sync_dependencies(
     endpoint: str | None = None,
     interactive: bool | None = None,
 ) -> list[str]:
-    """Bring modules under `flow_modules/` and make them importable as `flow_modules.<author>.<Name>`.
+    """Fetch modules into `flow_modules/`, and make them importable as `flow_modules.<author>.<Name>`.
 
     Args:
-        dependencies: entries `{"url": ..., "revision": ..., "overwrite": ...}`; only the url is needed. It is
-            author/Name on the hub, git+https://..., https://...git, git+file://... or file:///folder. A revision is a
-            branch, tag or commit, or a path such as ./folder, which is linked.
-        all_overwrite: fetch everything anew, whatever was locked or changed by hand.
-        root: the project; by default the current folder, and for a module's own call the project it is in.
-        offline: reach out to nobody.
-        trust: True trusts each new source for good, of what the modules need, too; False means that nobody is asked
-            about one.
-        endpoint: which hub; by default HF_ENDPOINT, else the usual one. Only those two are given your hub token.
-        interactive: False never asks. Nobody is asked where stdin is no terminal, and by a module's own call.
+        dependencies: entries `{"url": ..., "revision": ..., "overwrite": ...}`, or just urls. A url is author/Name on
+            the hub, git+https://..., https://...git, git+file://... or file:///folder. A revision is a branch, tag
+            or commit; or a path such as ./folder, to link that folder.
+        all_overwrite: fetch and replace every module, even if it is locked or was changed by hand.
+        root: the project's folder; by default the current folder. For a call in the code of a flow module, the
+            default is the project of that module.
+        offline: use no network.
+        trust: True trusts each new source permanently, including those of dependencies; False refuses new sources;
+            None asks about them.
+        endpoint: the hub; by default HF_ENDPOINT, or else the usual one. Only these two get your hub token.
+        interactive: False never asks. A call in the code of a flow module never asks either, nor does any call if
+            stdin is not a terminal.
 
     Returns:
-        The folders of all modules that the project has now, the asked ones first.
+        The folders of all modules in the project, the requested ones first.
 
     Raises:
-        UsageError: an entry makes no sense, a new source is not trusted, or something would be lost.
+        UsageError: an entry has a wrong form, a new source is not trusted, or a change by hand would be lost.
         FetchFailed: a source cannot be reached.
-        ContentDiffers: what came is not what was promised.
+        ContentDiffers: the files are not those that were locked or announced.
     """
     caller = _calling_module()
     project = Path(root or (caller[0] if caller else ".")).absolute()
-    way = Way(
+    options = SyncOptions(
         offline=offline,
-        trusted=trust,
+        trust=trust,
         endpoint=endpoint,
         may_ask=interactive is not False and caller is None,
         overwrite_all=all_overwrite,
     )
     if caller is None:
-        asked = [source.wanted(entry, Path.cwd()) for entry in dependencies]
-        synced = synchronise(asked, project, way)
+        requested = [source.read_entry(entry, Path.cwd()) for entry in dependencies]
+        synced = sync_sources(requested, project, options)
     else:
-        synced = synchronise_needs(dependencies, caller[1], project, way)
+        synced = sync_needs_of(caller[1], dependencies, project, options)
     for module in synced:
-        if module.how is not How.KEPT and module.needs:
+        if module.outcome is not Outcome.KEPT and module.needs:
             _log.warning("%s", module.needs)
-    asked_first = [str(module.folder) for module in synced]
+    requested_first = [str(module.folder) for module in synced]
     others = [str(project / PACKAGE / name) for name in lock.read(project) if (project / PACKAGE / name).is_dir()]
-    return list(dict.fromkeys([*asked_first, *others]))
+    return list(dict.fromkeys([*requested_first, *others]))
 
 
-def synchronise(asked: Sequence[Wanted], root: Path, way: Way, *, rest: bool = False) -> list[Synced]:
-    """Bring what is asked, and all that it needs; gives what was asked first, then the others.
+def sync_sources(
+    requested: Sequence[Wanted], root: Path, options: SyncOptions, *, with_locked: bool = False
+) -> list[Synced]:
+    """Sync the requested modules and their dependencies.
 
-    With `rest`, all else that the lock has is brought, too.
+    Args:
+        requested: the requested modules.
+        root: the project's folder.
+        options: what the sync may do.
+        with_locked: also sync all other modules in the lock.
 
-    Raises:
-        UsageError, FetchFailed, ContentDiffers: as `sync_dependencies` does.
-    """
-    with _held(root, way) as project:
-        project.bring_asked(asked)
-        if rest:
-            project.bring_rest()
-    return project.told([entry.source.module for entry in asked])
-
-
-def synchronise_needs(needs: Sequence[declared.Entry], module: str, root: Path, way: Way) -> list[Synced]:
-    """Bring what a module of the project asks for in its code.
+    Returns:
+        The requested modules, then the others.
 
     Raises:
-        UsageError, FetchFailed, ContentDiffers: as `sync_dependencies` does.
+        UsageError, FetchFailed, ContentDiffers: as for `sync_dependencies`.
     """
-    with _held(root, way) as project:
-        first = project.bring_needed(needs, module)
-    return project.told(first)
+    with _locked_project(root, options) as project:
+        project.sync_requested(requested)
+        if with_locked:
+            project.sync_locked()
+    return project.results([entry.source.module for entry in requested])
+
+
+def sync_needs_of(
+    module: str, dependencies: Sequence[declared.Entry], root: Path, options: SyncOptions
+) -> list[Synced]:
+    """Sync the dependencies that the code of a module in the project requests.
+
+    Raises:
+        UsageError, FetchFailed, ContentDiffers: as for `sync_dependencies`.
+    """
+    with _locked_project(root, options) as project:
+        names = project.sync_needs_of(module, dependencies)
+    return project.results(names)
 
 
 @contextlib.contextmanager
-def _held(root: Path, way: Way) -> Iterator[_Project]:
-    """A project for oneself; what was brought can be imported afterwards."""
+def _locked_project(root: Path, options: SyncOptions) -> Iterator[_Project]:
+    """Hold the lock of a project, and make its modules importable afterwards."""
     if not root.is_dir():
         raise UsageError(f"There is no folder {root}.", "Check the path.")
-    with lock.locked(root):
-        yield _Project(root, way)
+    with lock.exclusive(root):
+        yield _Project(root, options)
     _make_importable(root)
 
 
 class _Project:
-    """One project while it is locked."""
+    """A project whose lock is held: its state, and the results of the sync so far."""
 
-    def __init__(self, root: Path, way: Way) -> None:
+    def __init__(self, root: Path, options: SyncOptions) -> None:
         self._root = root
         self._folder = root / PACKAGE
-        self._way = way
-        self._endpoint = (way.endpoint or os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
+        self._options = options
+        self._endpoint = (options.endpoint or os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
         self._modules = lock.read(root)
         self._trusted = trust.TrustList()
-        self._asked: set[str] = set()
-        self._begun: set[str] = set()
-        self._done: dict[str, Synced] = {}
-        for left in self._folder.glob(f"{_STAGING}*"):  # of a sync that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        self._requested: set[str] = set()
+        self._started: set[str] = set()
+        self._results: dict[str, Synced] = {}
+        for folder in self._folder.glob(f"{_STAGING_PREFIX}*"):  # left by a sync that was killed
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def told(self, first: Sequence[str]) -> list[Synced]:
-        """What was done with each module, these first."""
-        return [self._done[name] for name in dict.fromkeys([*first, *self._done]) if name in self._done]
+    def results(self, first: Sequence[str]) -> list[Synced]:
+        """Return the results of all modules, beginning with those named."""
+        return [self._results[name] for name in dict.fromkeys([*first, *self._results]) if name in self._results]
 
-    def bring_asked(self, entries: Sequence[Wanted]) -> None:
+    def sync_requested(self, entries: Sequence[Wanted]) -> None:
+        """Sync the modules that the user requests, and their dependencies."""
         by_module: dict[str, Source] = {}
         for entry in entries:
             other = by_module.setdefault(entry.source.module, entry.source)
             if other != entry.source:
-                raise UsageError(f"{entry.source.module} is asked for twice: {other}, and {entry.source}.", "Take one.")
-        self._asked = set(by_module)
+                raise UsageError(
+                    f"{entry.source.module} is requested twice: {other}, and {entry.source}.", "Request one of them."
+                )
+        self._requested = set(by_module)
         for entry in entries:
-            if entry.source.module not in self._begun:
-                self._begun.add(entry.source.module)
-                self._bring(entry.source, overwrite=entry.overwrite or self._way.overwrite_all)
+            if entry.source.module not in self._started:
+                self._started.add(entry.source.module)
+                self._sync(entry.source, overwrite=entry.overwrite or self._options.overwrite_all)
 
-    def bring_rest(self) -> None:
-        """Bring what the lock has and nobody asked for."""
+    def sync_locked(self) -> None:
+        """Sync the modules in the lock that are not synced yet."""
         for name, known in sorted(self._modules.items()):
-            if name not in self._begun:
-                self._begun.add(name)
-                self._bring(known.source, overwrite=self._way.overwrite_all)
+            if name not in self._started:
+                self._started.add(name)
+                self._sync(known.source, overwrite=self._options.overwrite_all)
 
-    def bring_needed(self, entries: Sequence[declared.Entry], module: str) -> list[str]:
-        """Bring what a module of this project asks for in its code."""
+    def sync_needs_of(self, module: str, entries: Sequence[declared.Entry]) -> list[str]:
+        """Sync the dependencies that the code of a module in this project requests; return their modules."""
         known = self._modules.get(module)
-        self._begun.add(module)
-        return self._bring_all(entries, module, known.source if known else None, self._folder / module)
+        self._started.add(module)
+        return self._sync_dependencies(entries, module, known.source if known else None, self._folder / module)
 
-    def _bring_all(self, entries: Sequence[declared.Entry], module: str, by: Source | None, folder: Path) -> list[str]:
-        """Bring what a module needs; which of it must be overwritten is not for the module to say."""
+    def _sync_dependencies(
+        self, entries: Sequence[declared.Entry], module: str, by: Source | None, folder: Path
+    ) -> list[str]:
+        """Sync the dependencies of a module; its entries cannot set `overwrite`."""
         names = []
         base = by.folder if by and by.is_own_folder else folder
         for entry in entries:
-            wanted = source.wanted(entry, base).source
+            wanted = source.read_entry(entry, base).source
             if wanted.is_local and not (by and by.is_own_folder):
                 raise UsageError(
-                    f"{module} asks for {wanted}, a folder of this machine.", "Only your own folders may do that."
+                    f"{module} requests {wanted}, which is on this machine.",
+                    "Only a module in a folder of your own may do that.",
                 )
             names.append(wanted.module)
-            if wanted.module in self._begun or wanted.module in self._asked:
+            if wanted.module in self._started or wanted.module in self._requested:
                 continue
-            self._begun.add(wanted.module)
+            self._started.add(wanted.module)
             known = self._modules.get(wanted.module)
             if known and not known.pins(wanted):
-                self._way.tell(f"{module} asks for {wanted}; {known.source} is kept, because flow.lock has it.")
-            self._bring(known.source if known else wanted, overwrite=self._way.overwrite_all)
+                self._options.report(f"{module} requests {wanted}; flow.lock keeps {known.source}.")
+            self._sync(known.source if known else wanted, overwrite=self._options.overwrite_all)
         return names
 
-    def _bring(self, wanted: Source, *, overwrite: bool) -> None:
+    def _sync(self, wanted: Source, *, overwrite: bool) -> None:
         place = self._folder / wanted.module
         known = self._modules.get(wanted.module)
-        there = os.path.lexists(place)
+        exists = os.path.lexists(place)
         if wanted.kind is SourceKind.LINK and not wanted.folder.is_dir():
             raise UsageError(
-                f"{wanted.module} is linked to {wanted.folder}, and that folder is not on this machine.",
-                f"Link one that is: p2pflows modules sync {shlex.quote(wanted.url)} --revision FOLDER --overwrite",
+                f"{wanted.module} is linked to {wanted.folder}, but there is no such folder on this machine.",
+                f"Link another: p2pflows modules sync {shlex.quote(wanted.url)} --revision FOLDER --overwrite",
             )
-        if there and not overwrite:
-            self._check_may_stay(wanted, known, place)
-            self._bring_needs_of(place, wanted)
-            self._note(wanted.module, place, How.KEPT)
+        if exists and not overwrite:
+            self._check_intact(wanted, known, place)
+            self._sync_needs_in(place, wanted)
+            self._record(wanted.module, place, Outcome.KEPT)
         elif wanted.kind is SourceKind.LINK:
-            self._bring_needs_of(wanted.folder, wanted)
+            self._sync_needs_in(wanted.folder, wanted)
             with self._staging() as staging:
                 (staging / "new").symlink_to(wanted.folder, target_is_directory=True)
                 self._place(staging, place, Locked(wanted))
-            self._way.tell(f"{wanted.module} is linked to {wanted.folder}.")
-            self._note(wanted.module, place, How.LINKED)
+            self._options.report(f"{wanted.module} is linked to {wanted.folder}.")
+            self._record(wanted.module, place, Outcome.LINKED)
         else:
             pinned = None if overwrite else known
             if pinned and not pinned.pins(wanted):
-                raise self._locked_otherwise(wanted, pinned)
+                raise _locked_to_another(wanted, pinned)
             with self._staging() as staging:
                 fetched = self._fetch(wanted, pinned, staging / "new")
-                self._bring_needs_of(staging / "new", wanted)
+                self._sync_needs_in(staging / "new", wanted)
                 self._place(staging, place, fetched)
-            self._note(wanted.module, place, How.REPLACED if there else How.PLACED)
+            self._record(wanted.module, place, Outcome.REPLACED if exists else Outcome.PLACED)
 
-    def _check_may_stay(self, wanted: Source, known: Locked | None, place: Path) -> None:
-        """What is in place is what was asked for, and nobody has changed it."""
+    def _check_intact(self, wanted: Source, known: Locked | None, place: Path) -> None:
+        """Check that the module in the project is the requested one, and unchanged."""
         name = f"{PACKAGE}/{wanted.module}"
         if known is None:
-            raise UsageError(f"{name} is there, but flow.lock does not know it.", _DISCARD)
+            raise UsageError(f"{name} exists, but is not in flow.lock.", _OVERWRITE_HINT)
         if not known.pins(wanted):
-            raise self._locked_otherwise(wanted, known)
+            raise _locked_to_another(wanted, known)
         if known.is_link:
             if not place.is_symlink() or place.resolve() != wanted.folder:
-                raise UsageError(f"{name} is no link to {wanted.folder} any more.", _DISCARD)
+                raise UsageError(f"{name} is no longer a link to {wanted.folder}.", _OVERWRITE_HINT)
             return
         changed = {".": tree.CHANGED} if place.is_symlink() else tree.differences(tree.hashes(place), known.files)
         if changed:
-            raise UsageError(f"{name} was changed by hand: {tree.told(changed)}.", _KEEP)
+            raise UsageError(f"{name} was changed by hand: {tree.describe(changed)}.", _KEEP_HINT)
 
-    def _locked_otherwise(self, wanted: Source, known: Locked) -> UsageError:
-        return UsageError(f"{wanted.module} is locked to {known.source}, and {wanted} was asked for.", _DISCARD)
-
-    def _bring_needs_of(self, folder: Path, of: Source) -> None:
-        self._bring_all(declared.dependencies(folder), of.module, of, folder)
+    def _sync_needs_in(self, folder: Path, of: Source) -> None:
+        self._sync_dependencies(declared.dependencies(folder), of.module, of, folder)
 
     def _fetch(self, wanted: Source, pinned: Locked | None, folder: Path) -> Locked:
-        """Fetch into a new folder, once the source is trusted; what was pinned must be what comes."""
-        if self._way.offline and not wanted.is_local:
-            raise UsageError(f"{wanted.module} is not here, and fetching it is not allowed.", "Try without --offline.")
+        """Fetch a trusted source into a new folder; if it is pinned, check that the files are the locked ones."""
+        if self._options.offline and not wanted.is_local:
+            raise UsageError(f"{wanted.module} must be fetched, but this sync is offline.", "Sync without --offline.")
         is_new = self._is_newly_trusted(wanted)
         revision = (pinned.commit if pinned else None) or wanted.revision
-        self._way.tell(f"Fetching {wanted.url}{f' at {revision}' if revision else ''}")
+        self._options.report(f"Fetching {wanted.url}{f' at {revision}' if revision else ''}")
         folder.mkdir()
         try:
             commit = fetch(wanted, revision, folder, self._endpoint, locked=pinned is not None)
@@ -298,45 +322,50 @@ class _Project:
             if revision == wanted.revision:
                 raise
             raise UsageError(
-                f"The commit that flow.lock has for {wanted.module} is no longer in {wanted.url}: {revision}.",
-                f"--overwrite takes what {wanted.revision} is now.",
+                f"{wanted.url} no longer has the commit {revision}, to which flow.lock pins {wanted.module}.",
+                f"To use the present {wanted.revision} instead, add --overwrite.",
             ) from error
         fetched = Locked(wanted, commit, tree.hashes(folder))
         changed = tree.differences(fetched.files, pinned.files) if pinned else {}
         if pinned and (changed or fetched.commit != pinned.commit):
             raise tree.ContentDiffers(
-                f"What came for {wanted.module} is not what flow.lock has: {tree.told(changed) or fetched.commit}.",
-                "Nothing was placed. Ask its author why; --overwrite takes what there is now.",
+                f"The files of {wanted.module} are not those in flow.lock: {tree.describe(changed) or fetched.commit}.",
+                "Nothing was added. Ask its author why. To accept the new files, add --overwrite.",
             )
         if is_new:
             self._trust(wanted)
         return pinned or fetched
 
     def _is_newly_trusted(self, wanted: Source) -> bool:
-        """Whether it is trusted just now; what is not trusted at all is an error."""
-        identity, way = wanted.identity(self._endpoint), self._way
+        """Return whether the user trusts a source now, and did not before.
+
+        Raises:
+            Untrusted: the user does not trust it.
+        """
+        identity, options = wanted.identity(self._endpoint), self._options
         if wanted.is_own_folder or identity in self._trusted.sources():
             return False
-        if not way.trusted and not (way.trusted is None and way.may_ask and trust.can_ask() and trust.ask(identity)):
+        may_ask = options.trust is None and options.may_ask
+        if not options.trust and not (may_ask and trust.can_ask() and trust.ask(identity)):
             raise trust.Untrusted(identity)
         return True
 
     def _trust(self, wanted: Source) -> None:
         identity = wanted.identity(self._endpoint)
         self._trusted.add(identity)
-        self._way.tell(f"Trusted from now on: {identity}")
+        self._options.report(f"Trusted from now on: {identity}")
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
-        """A folder beside the modules, so that moving from it is one step."""
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=_STAGING) as staging:
+        """Make a temporary folder on the file system of the modules, so that a move from it is atomic."""
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=_STAGING_PREFIX) as staging:
             yield Path(staging)
 
     def _place(self, staging: Path, place: Path, locked: Locked) -> None:
-        """Move what is ready to its place; whatever cuts this short, the lock and the place do not disagree.
+        """Move a fetched module into the project; the lock and the module agree even if this is interrupted.
 
-        The old one leaves first, the lock is written next, and the new one comes last: in between the place is empty,
-        and an empty place is filled again with what the lock has.
+        The old module is moved away first, then the lock is written, and the new module is moved in last. Meanwhile
+        the module is missing, and the next sync fetches a missing module as the lock has it.
         """
         place.parent.mkdir(exist_ok=True)
         old = staging / "old"
@@ -348,23 +377,27 @@ class _Project:
             lock.write(self._root, self._modules)
             (staging / "new").rename(place)
         except BaseException:
-            if not os.path.lexists(place):  # else it was cut short before the first step, or after the last
+            if not os.path.lexists(place):  # else the interruption came before the first step, or after the last
                 self._modules = before
                 if os.path.lexists(old):
                     old.rename(place)
                 lock.write(self._root, before)
             raise
         if locked.source.package in sys.modules:
-            _log.warning("%s is imported already; start again to use what is new.", locked.source.package)
+            _log.warning("%s is already imported; restart Python to use the new version.", locked.source.package)
 
-    def _note(self, module: str, place: Path, how: How) -> None:
-        self._done[module] = Synced(module, place, self._modules[module], how)
+    def _record(self, module: str, place: Path, outcome: Outcome) -> None:
+        self._results[module] = Synced(module, place, self._modules[module], outcome)
+
+
+def _locked_to_another(wanted: Source, known: Locked) -> UsageError:
+    return UsageError(f"{wanted.module} is locked to {known.source}, but {wanted} is requested.", _OVERWRITE_HINT)
 
 
 def _calling_module() -> tuple[Path, str] | None:
-    """The project and the module of the code that called, if it is a flow module's own."""
-    frame = sys._getframe(1)  # noqa: SLF001 - there is no other way to know who calls
-    while frame.f_back is not None and _of_this_package(frame.f_globals.get("__name__", "")):
+    """Return the project and the module of the calling code, if that is the code of a flow module."""
+    frame = sys._getframe(1)  # noqa: SLF001 - there is no other way to find the caller
+    while frame.f_back is not None and _is_in_p2pflows(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     parts = str(frame.f_globals.get("__name__", "")).split(".")
     file = frame.f_globals.get("__file__")
@@ -374,7 +407,7 @@ def _calling_module() -> tuple[Path, str] | None:
     return Path(file).absolute().parents[depth], f"{parts[1]}/{parts[2]}"
 
 
-def _of_this_package(name: str) -> bool:
+def _is_in_p2pflows(name: str) -> bool:
     return name.partition(".")[0] == __name__.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""Whose code may run here: the sources that the user has trusted, kept as a list in the home folder."""
+"""The sources whose code the user allows to run, as a list in the home folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "trusted_sources.yaml"
 
 
 class Untrusted(UsageError):
-    """A source is new, and nobody has said that its code may run."""
+    """The user does not trust a source yet."""
 
     kind = "untrusted"
     exit_code = 4
@@ -28,21 +28,21 @@ class Untrusted(UsageError):
 
 
 class TrustList:
-    """The list of one home."""
+    """The list of trusted sources of one home."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or home().path / NAME
 
     def sources(self) -> list[str]:
-        """Every source that is trusted.
+        """Return all trusted sources.
 
         Raises:
-            UsageError: the file is no such list.
+            UsageError: the file cannot be read, or is not such a list.
         """
-        content = yaml_file.read(self._path, "The trusted sources", self._hint) or {}
+        content = yaml_file.read(self._path, "The list of trusted sources", self._hint) or {}
         listed = content.get("sources") or [] if isinstance(content, dict) else None
         if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-            raise UsageError("The trusted sources cannot be read: they have an unknown form.", self._hint)
+            raise UsageError("The list of trusted sources has an unknown form.", self._hint)
         return listed
 
     def add(self, identity: str) -> None:
@@ -54,18 +54,18 @@ class TrustList:
 
     @property
     def _hint(self) -> str:
-        return f"Mend {self._path}, or move it away."
+        return f"Correct {self._path}, or move it away."
 
 
 def can_ask() -> bool:
-    """Whether a person sits at stdin, and this is not one of a program's side threads."""
-    with contextlib.suppress(ValueError, AttributeError):  # closed, or taken away
+    """Whether stdin is a terminal, and this is the main thread."""
+    with contextlib.suppress(ValueError, AttributeError):  # stdin is closed, or None
         return sys.stdin.isatty() and threading.current_thread() is threading.main_thread()
     return False
 
 
 def ask(identity: str) -> bool:
-    """Ask the person at the terminal; only a plain yes is one."""
-    sys.stderr.write(f"{identity} is new here. Its code would run with all your rights. Trust it? [y/N] ")
+    """Ask the person at the terminal; anything but `y` or `yes` means no."""
+    sys.stderr.write(f"{identity} is not trusted yet. Its code would run with all your rights. Trust it? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

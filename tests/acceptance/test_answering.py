@@ -47,7 +47,7 @@ def test_a_person_at_a_terminal_is_told_when_nobody_asks(daemon: ScriptedDaemon)
     with _typing(daemon, terminal=True) as typing:
         typing.reads("Waiting for questions")
         typing.types("hello?\n")
-        typing.reads("so that went nowhere.")
+        typing.reads("that line was not sent.")
         daemon.tell("prompt", prompt(FIRST, "Tea?"))
         typing.reads("you (1h left): ")
         typing.types("yes\n")

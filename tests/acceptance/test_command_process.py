@@ -55,7 +55,7 @@ def test_a_bug_is_one_line_and_not_a_traceback(daemon: ScriptedDaemon) -> None:
     daemon.script["inbox"] = {"nonsense": 1}
     ended = run(daemon.home, "inbox")
     assert ended.code == 1
-    assert ended.err.startswith("Error [bug]: Something unforeseen happened (KeyError: 'prompts')")
+    assert ended.err.startswith("Error [bug]: Unexpected KeyError: 'prompts'. This is a bug in p2pflows.")
     assert "P2PFLOWS_DEBUG=1" in ended.err
     assert "Traceback" not in ended.err
     assert "Traceback" in run(daemon.home, "inbox", P2PFLOWS_DEBUG="1").err
@@ -73,7 +73,7 @@ def test_ctrl_c_while_waiting_says_how_to_go_on(daemon: ScriptedDaemon) -> None:
     out, err = running.communicate(timeout=10)
     assert (running.returncode, out) == (130, "")
     assert err == (
-        "Error [interrupted]: You stopped waiting, but the message goes on.\n"
+        "Error [interrupted]: You stopped waiting; the message continues.\n"
         "Wait for it again with: p2pflows wait 0123abcd\n"
     )
 
@@ -101,7 +101,7 @@ def test_a_full_disk_is_told(daemon: ScriptedDaemon) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(arguments, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("Error [error]: The system refused: No space left")
+    assert ended.stderr.startswith("Error [error]: Cannot write the output: No space left")
 
 
 def test_a_closed_stdout_is_no_bug(tmp_path: Path) -> None:

@@ -351,7 +351,7 @@ def test_a_contact_who_is_denied_by_petname_is_told_to_be_one(alice: Person) -> 
     """Neither `deny` nor `allow` takes a petname for a malformed user id."""
     assert alice.cli("deny", "bob", "--json").error["message"] == "'bob' is a contact."
     allowed = alice.cli("allow", "bob")
-    assert (allowed.code, allowed.err) == (0, "bob is a contact already; waiting messages let in: 0.\n")
+    assert (allowed.code, allowed.err) == (0, "bob is a contact already; waiting messages accepted: 0.\n")
 
 
 def test_people_read_the_same_errors_in_words(alice: Person) -> None:

@@ -59,7 +59,7 @@ def test_ctrl_c_says_how_far_it_came(daemon: ScriptedDaemon) -> None:
     _, err = running.communicate(timeout=10)
     assert running.returncode == 130
     assert err.decode() == (
-        "Error [interrupted]: You stopped after 2 lines; 3 more were sent and go on without you.\n"
+        "Error [interrupted]: You stopped after 2 lines; 3 more were sent and continue without you.\n"
         "Lines from 6 on were not sent: tail -n +6\n"
     )
 
@@ -97,7 +97,7 @@ def test_progress_is_shown_on_a_terminal_only(daemon: ScriptedDaemon, tmp_path: 
     os.close(theirs)
     shown = os.read(ours, 65_536).decode()
     os.close(ours)
-    assert "\r0 done, 10 under way, 0 a second" in shown
+    assert "\r0 done, 10 in flight, 0 per second" in shown
     assert shown.endswith("\r\x1b[K")
     assert (tmp_path / "out").read_text().count("\n") == 10
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pflows.cli.arguments import Address, Duration, parse_object, read_data
-from p2pflows.cli.output import compact
+from p2pflows.cli.output import to_json
 from p2pflows.errors import UsageError
 
 
@@ -36,7 +36,7 @@ def test_a_duration_has_a_number_and_a_unit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "0", "-1", "soon", "5 m", "1w", "31d", "1e9", "nan", "inf", "2s3s"])
 def test_no_other_duration_is_taken(text: str) -> None:
     """What is no length of time, or none that a message may live, is refused."""
-    with pytest.raises(click.UsageError, match="no length of time"):
+    with pytest.raises(click.UsageError, match="not a length of time"):
         Duration().convert(text, None, None)
 
 
@@ -78,7 +78,7 @@ def test_data_is_json_or_pairs(words: list[str], data: object) -> None:
     [
         (["{bad}"], "line 1, column 2"),
         (["hello"], "not JSON"),
-        (["a=1", "hello"], "'hello' is no key=value pair"),
+        (["a=1", "hello"], "'hello' is not a key=value pair"),
         (["a=1", "a=2"], "given twice"),
         (["[1]"], "a list"),
         (["5"], "a number"),
@@ -135,7 +135,7 @@ _VALUES = st.text() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(a
 @given(st.dictionaries(st.text(), _VALUES))
 def test_data_survives_printing(data: dict[str, object]) -> None:
     """What `call` prints, another `call` reads back the same."""
-    assert parse_object(compact(data)) == data
+    assert parse_object(to_json(data)) == data
 
 
 @given(st.text())

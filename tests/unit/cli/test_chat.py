@@ -36,7 +36,7 @@ def test_conversations_are_listed(daemon: ScriptedDaemon) -> None:
     assert "p2pflows chat --answer" in ended.err
     assert run_here(daemon.home, "chat", "--list", "--json").json[0] == asked
     daemon.script["conversations"] = {"conversations": []}
-    assert run_here(daemon.home, "chat", "--list").err == "There are no conversations of the last day.\n"
+    assert run_here(daemon.home, "chat", "--list").err == "There were no conversations in the last day.\n"
     assert run_here(daemon.home, "chat", "--list", "--json").out == "[]\n"
 
 
@@ -64,7 +64,7 @@ def test_the_latest_conversation_goes_on(daemon: ScriptedDaemon) -> None:
         _conversation(FIRST),
     )
     ended = run_here(daemon.home, "chat", "bob/User", "--resume", stdin="hello\n")
-    assert (ended.code, ended.err) == (0, "Going on with 4f1c0000.\n")
+    assert (ended.code, ended.err) == (0, "Continuing 4f1c0000.\n")
     assert ended.out == "bob: See you\n     soon\nbob: answer to 2222\n"
     assert _submitted(daemon) == [SECOND]
 
@@ -85,7 +85,7 @@ def test_an_answer_that_is_still_due_is_waited_for_first(daemon: ScriptedDaemon)
     assert ended.out == "you: Well?\nbob: answer to 0000\nbob: answer to 2222\n"
     daemon.script["wait"] = Declined("No.")
     ended = run_here(daemon.home, "chat", "bob/User", "--resume", stdin="")
-    assert (ended.code, ended.err) == (1, "Going on with 4f1c22d9.\nError [declined]: No.\n")
+    assert (ended.code, ended.err) == (1, "Continuing 4f1c22d9.\nError [declined]: No.\n")
 
 
 def test_a_piped_chat_in_which_every_message_failed_is_no_success(daemon: ScriptedDaemon) -> None:
@@ -105,14 +105,14 @@ def test_a_piped_chat_in_which_every_message_failed_is_no_success(daemon: Script
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["bob/User", "--resume"], "No earlier conversation with bob/User."),
-        (["bob/User", "--resume", "abcdef"], "and an id like 'abcdef'"),
-        (["bob/User", "--resume", "abc"], "is no conversation"),
-        (["--resume", "bob/User"], "the ADDRESS comes before it"),
-        (["--resume"], "the ADDRESS comes before it"),
-        ([], "A chat is with one ADDRESS"),
-        (["bob/User", "--list"], "A chat is with one ADDRESS"),
-        (["--answer", "--list"], "A chat is with one ADDRESS"),
+        (["bob/User", "--resume"], "There is no earlier conversation with bob/User."),
+        (["bob/User", "--resume", "abcdef"], "whose id begins or ends with 'abcdef'"),
+        (["bob/User", "--resume", "abc"], "is not an id"),
+        (["--resume", "bob/User"], "put the ADDRESS before it"),
+        (["--resume"], "put the ADDRESS before it"),
+        ([], "A chat needs one of ADDRESS"),
+        (["bob/User", "--list"], "A chat needs one of ADDRESS"),
+        (["--answer", "--list"], "A chat needs one of ADDRESS"),
         (["--answer", "--json"], "Only --list prints JSON"),
         (["bob/User", "--json"], "Only --list prints JSON"),
     ],
@@ -128,7 +128,7 @@ def test_what_cannot_be_chatted_is_told(daemon: ScriptedDaemon, words: list[str]
 def test_several_conversations_like_that_are_told(daemon: ScriptedDaemon) -> None:
     """An id that could be two is no choice."""
     _can_chat(daemon, _conversation("abcd" + "0" * 28), _conversation("abcd" + "1" * 28))
-    assert "Several earlier conversations" in run_here(daemon.home, "chat", "bob/User", "--resume", "abcd").err
+    assert "There are several conversations" in run_here(daemon.home, "chat", "bob/User", "--resume", "abcd").err
 
 
 def test_a_class_is_asked_a_query(daemon: ScriptedDaemon) -> None:

@@ -27,7 +27,7 @@ def test_init_makes_one_identity(tmp_path: Path) -> None:
     assert first.out == second.out
     assert len(first.out) == 65
     assert first.err.startswith("Made your identity")
-    assert second.err.startswith("You have an identity already")
+    assert second.err.startswith("You already have an identity")
     assert (tmp_path / "a/identity.key").stat().st_mode & 0o777 == 0o600
     assert run_here(tmp_path / "a", "init", "--json").json == {
         "user_id": first.out.strip(), "home": str(tmp_path / "a"), "made": False
@@ -144,7 +144,7 @@ def test_inbox_shows_what_is_asked(daemon: ScriptedDaemon) -> None:
     assert daemon.asked == [("inbox", {"all": True})]
     assert run_here(daemon.home, "inbox", "--json").json[0] == shown
     daemon.script["inbox"] = {"prompts": []}
-    assert run_here(daemon.home, "inbox").err == "Nobody asks you anything.\n"
+    assert run_here(daemon.home, "inbox").err == "There are no open questions.\n"
     assert run_here(daemon.home, "inbox", "--json").out == "[]\n"
 
 
@@ -315,7 +315,7 @@ def test_two_settings_of_one_key_are_refused_and_none_is_lost(daemon: ScriptedDa
         for words in (["serve", "x", "--class", "m.C"], ["mount", "bob/x"]):
             ended = run_here(daemon.home, *words, "--set", first, "--set", second)
             assert ended.code == 2, (first, second)
-            assert "has a value already.\nSet the one or the other." in ended.err
+            assert "is set twice.\nKeep one of the two settings." in ended.err
     assert daemon.asked == []
 
 
@@ -356,7 +356,7 @@ def test_ls_lists_mine_and_theirs(daemon: ScriptedDaemon) -> None:
     ]
     assert run_here(daemon.home, "ls", "bob").out.splitlines()[0] == "ENDPOINT   KIND    DESCRIPTION"
     assert run_here(daemon.home, "ls", "bob", "--json").json == [_served()]
-    assert run_here(daemon.home, "unserve", "translate").err == "translate is not served any more.\n"
+    assert run_here(daemon.home, "unserve", "translate").err == "translate is no longer served.\n"
     assert [params for _, params in daemon.asked] == [
         {},
         {"user": "bob"},
@@ -462,7 +462,7 @@ def test_status_is_shown(daemon: ScriptedDaemon) -> None:
         "out       12,345 accepted, 12 delivered, 1 pending",
         "in        3 received, 0 dead letters",
         "refused   1 expired, 2 forged",
-        "inbox     2 open prompts (see: p2pflows inbox)",
+        "inbox     2 open questions (see: p2pflows inbox)",
         "requests  1 stranger (see: p2pflows requests)",
         "serving   0 endpoints",
         "",
@@ -493,7 +493,7 @@ def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
     assert run_here(daemon.home, "requests", "--json").json == waiting
     assert (
         run_here(daemon.home, "allow", BOB, "--name", "bob").err
-        == "bob is a contact now; waiting messages let in: 3.\n"
+        == "bob is a contact now; waiting messages accepted: 3.\n"
     )
     assert run_here(daemon.home, "deny", BOB, "--json").json == {"user": BOB, "dropped": 3}
     assert daemon.asked[2:] == [("allow", {"user": BOB, "name": "bob"}), ("deny", {"user": BOB})]
@@ -503,7 +503,7 @@ def test_a_petname_is_allowed_or_denied_as_the_contact_that_it_is(daemon: Script
     """The daemon is asked with the user id, so that what it says is of a contact, not of a malformed id."""
     run_here(daemon.home, "contacts", "add", "bob", BOB)
     daemon.script["allow"] = lambda params: {"user": BOB, "name": params.get("name", "bob"), "released": 0}
-    assert run_here(daemon.home, "allow", "bob").err == "bob is a contact already; waiting messages let in: 0.\n"
+    assert run_here(daemon.home, "allow", "bob").err == "bob is a contact already; waiting messages accepted: 0.\n"
     assert "bert is a contact now" in run_here(daemon.home, "allow", BOB, "--name", "bert").err
     daemon.script["deny"] = UsageError("'bob' is a contact.", "First run: p2pflows contacts remove bob")
     assert run_here(daemon.home, "deny", "bob").err.startswith("Error [usage]: 'bob' is a contact.")
@@ -539,10 +539,10 @@ def test_outbox_shows_what_is_stuck(daemon: ScriptedDaemon) -> None:
         "4f1c22d9  bob   x         5s ago      5  died",
     ]
     assert run_here(daemon.home, "outbox", "--json").json == outbox
-    assert run_here(daemon.home, "outbox", "retry", "4f1c22d9").err == "4f1c22d9 is tried again.\n"
+    assert run_here(daemon.home, "outbox", "retry", "4f1c22d9").err == "Retrying 4f1c22d9.\n"
     assert daemon.asked[-1] == ("retry", {"id": "4f1c22d9"})
     daemon.script["outbox"] = {"pending": [], "dead": []}
-    assert "All is delivered" in run_here(daemon.home, "outbox").err
+    assert "All messages are delivered" in run_here(daemon.home, "outbox").err
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])

@@ -43,10 +43,11 @@ def test_help_lists_every_command_on_one_line(tmp_path: Path) -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    """Each command says what it does, explains each option, and shows how it is used."""
+    """At 80 columns, each command says what it does, explains each option, and shows how it is used."""
     for path, found in _commands(cli):
-        context = click.Context(found, info_name=" ".join(("p2pflows", *path)))
+        context = click.Context(found, info_name=" ".join(("p2pflows", *path)), terminal_width=80)
         text = found.get_help(context)
+        assert all(len(line) <= 80 for line in text.splitlines()), path
         assert found.help, path
         assert f"p2pflows {' '.join(path)}" in text.partition("Examples:")[2], path
         for parameter in found.params:
@@ -65,7 +66,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         (["xyzzy"], "There is no command 'xyzzy'."),
         (["call"], "Missing argument 'ADDRESS'"),
         (["call", "bob"], "CONTACT/ENDPOINT"),
-        (["call", "bob/User", "--timeout", "soon"], "no length of time"),
+        (["call", "bob/User", "--timeout", "soon"], "not a length of time"),
         (["call", "bob/User", "{bad"], "line 1, column 2"),
         (["call", "bob/User", "--no-such-option"], "No such option"),
         (["send", "bob/User", "[1]"], "a list"),
@@ -137,10 +138,10 @@ def test_a_file_that_cannot_be_used_is_told_by_its_name(tmp_path: Path, monkeypa
     ended = run_here(tmp_path, "contacts", "add", "bob", "b0" * 32)
     told, hint, _ = ended.err.split("\n")
     assert ended.code == 1
-    assert told == f"Error [error]: The system refused {tmp_path}/contacts.lock: Is a directory."
+    assert told == f"Error [error]: Cannot use {tmp_path}/contacts.lock: Is a directory."
     assert hint
     monkeypatch.setattr(cli, "main", _raises(OSError("odd")))
-    assert run_here(tmp_path, "id").err.startswith("Error [error]: The system refused: odd.\n")
+    assert run_here(tmp_path, "id").err.startswith("Error [error]: The operating system reports an error: odd.\n")
     assert redirected == []
 
 

@@ -74,7 +74,7 @@ def test_a_stream_of_many_calls_is_refused_and_not_ignored(daemon: ScriptedDaemo
     """What many calls tell would be one muddle, so --stream with --lines is told to be none."""
     ended = run_here(daemon.home, "call", "bob/x", "--lines", "--stream", stdin="{}\n")
     assert (ended.code, ended.out, daemon.asked) == (2, "", [])
-    assert "--stream shows one call" in ended.err
+    assert "--stream shows the progress of one call" in ended.err
 
 
 def test_no_lines_are_no_error(daemon: ScriptedDaemon) -> None:
@@ -91,7 +91,7 @@ def test_a_failed_line_has_its_error_in_its_place(daemon: ScriptedDaemon) -> Non
     error = {"error": {"code": "flow_failed", "message": "ValueError: no.", "hint": "Look."}}
     assert ended.lines == [{"n": 0}, error, {"n": 2}, error]
     assert ended.code == 1
-    assert ended.err == "Error [flow_failed]: 2 of 4 lines failed; each has its error in its place.\n"
+    assert ended.err == "Error [flow_failed]: 2 of 4 lines failed; the output has their errors.\n"
 
 
 def test_failures_of_several_kinds_are_exit_1(daemon: ScriptedDaemon) -> None:
@@ -138,7 +138,7 @@ def test_a_daemon_that_dies_in_the_middle_is_counted(daemon: ScriptedDaemon, met
     assert [json.loads(line)["error"]["code"] for line in shown[100:]] == ["daemon_not_running"] * 256
     good = "100 lines are answered" if method == "call" else "100 lines were accepted (their ids are printed)"
     error, hint = ended.err.splitlines()
-    assert error.endswith(f"The daemon went away: {good}, 0 failed, and of lines 101 to 356, 256 may be or not.")
+    assert error.endswith(f"The daemon went away: {good}, 0 failed, and of lines 101 to 356, 256 have unknown results.")
     assert hint == "Start it with: p2pflows up. Lines from 357 on were not sent: tail -n +357"
 
 

@@ -16,13 +16,13 @@ EVIL = "\x1b[2J\x07\x9b31m\u202egnp.exe\r\x00"
 
 def test_compact_json_is_exact() -> None:
     """The reply's data is one line without spaces, with text as it is."""
-    assert output.compact({"human_input": "Grüße, 你好 👋\n"}) == '{"human_input":"Grüße, 你好 👋\\n"}'
+    assert output.to_json({"human_input": "Grüße, 你好 👋\n"}) == '{"human_input":"Grüße, 你好 👋\\n"}'
 
 
 @given(st.text())
 def test_compact_json_steers_no_terminal(text: str) -> None:
     """Whatever the text, the line holds no control character, can be encoded, and reads back the same."""
-    line = output.compact(text)
+    line = output.to_json(text)
     line.encode()
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2028\u2066" for c in line)
     assert json.loads(line) == text
@@ -31,14 +31,14 @@ def test_compact_json_steers_no_terminal(text: str) -> None:
 @given(st.text())
 def test_plain_text_steers_no_terminal(text: str) -> None:
     """Somebody's text becomes one printable line."""
-    shown = output.plain(text + EVIL)
+    shown = output.escape(text + EVIL)
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2028\u2066" for c in shown)
     shown.encode()
 
 
 def test_block_keeps_lines_only() -> None:
     """Line breaks of a reply stay, its control characters are made visible."""
-    assert output.block("one\n\ttwo\x1b[0m") == "one\n    two\\x1b[0m"
+    assert output.escape_lines("one\n\ttwo\x1b[0m") == "one\n    two\\x1b[0m"
 
 
 @pytest.mark.parametrize(
@@ -47,29 +47,29 @@ def test_block_keeps_lines_only() -> None:
 )
 def test_a_span_has_one_unit(seconds: float, shown: str) -> None:
     """Times are rough, and short enough for a column."""
-    assert output.span(seconds) == shown
+    assert output.in_one_unit(seconds) == shown
 
 
 def test_moments_are_shown_from_here() -> None:
     """A moment is told by how far it is off."""
     now = datetime.now(UTC)
     assert output.ago((now - timedelta(minutes=3, seconds=5)).isoformat()) == "3m ago"
-    assert output.left((now + timedelta(hours=2, seconds=5)).isoformat().replace("+00:00", "Z")) == "2h"
-    assert output.left((now - timedelta(seconds=1)).isoformat()) == "over"
+    assert output.time_left((now + timedelta(hours=2, seconds=5)).isoformat().replace("+00:00", "Z")) == "2h"
+    assert output.time_left((now - timedelta(seconds=1)).isoformat()) == "over"
 
 
 def test_columns_line_up(capsys: pytest.CaptureFixture[str]) -> None:
     """Wide characters and numbers leave every column where it is; a pipe gets whole rows, without padding."""
-    output.table(["NAME", "N", "TEXT"], [["bob", 5, "one\ntwo"], ["日本", 12345, None], ["e\u0301", 1, "x"]])
+    output.print_table(["NAME", "N", "TEXT"], [["bob", 5, "one\ntwo"], ["日本", 12345, None], ["e\u0301", 1, "x"]])
     rows = capsys.readouterr().out.splitlines()
     assert rows == ["NAME      N  TEXT", "bob       5  one\\ntwo", "日本  12345", "e\u0301         1  x"]
 
 
 def test_a_terminal_folds_the_last_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal long text goes on below itself, no line is wider than the screen, and long titles are cut."""
-    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setattr(output, "stdout_is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
-    output.table(["NAME", "TEXT"], [["n n" * 22, "word " * 40], ["bob", "你好" * 40]])
+    output.print_table(["NAME", "TEXT"], [["n n" * 22, "word " * 40], ["bob", "你好" * 40]])
     rows = capsys.readouterr().out.splitlines()
     assert all(output.width(row) <= 60 for row in rows)
     assert rows[1].startswith(("n n" * 22)[:23] + "…  word word")
@@ -81,22 +81,22 @@ def test_a_terminal_shows_whole_the_ids_and_names_that_have_to_be_typed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cell without blanks, such as the id of an instance, is not cut, be the screen as narrow as it is."""
-    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setattr(output, "stdout_is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
-    output.table(["INSTANCE", "ENDPOINT", "FOR"], [["0123" * 8, "e" * 64, "me"]])
+    output.print_table(["INSTANCE", "ENDPOINT", "FOR"], [["0123" * 8, "e" * 64, "me"]])
     assert capsys.readouterr().out.splitlines()[1] == f"{'0123' * 8}  {'e' * 64}  me"
 
 
 def test_a_long_word_stays_whole_and_a_long_text_does_not() -> None:
     """A URL can be copied from a folded cell; a flood of text is cut with a word about it."""
     url = "https://example.org/" + "a" * 100
-    assert output.fold(f"see {url} now\n\n {url}", 40) == ["see", url, "now", "", "", url]
-    flood = output.fold("line\n" * 10_000, 40)
+    assert output.wrap(f"see {url} now\n\n {url}", 40) == ["see", url, "now", "", "", url]
+    flood = output.wrap("line\n" * 10_000, 40)
     assert len(flood) <= 20
     assert "--json" in flood[-1]
 
 
 def test_a_stranger_without_name_is_an_id() -> None:
     """Who has no petname is shown by the start of their id."""
-    assert output.who(None, "ab" * 32) == "abababab…"
-    assert output.who("bob", "ab" * 32) == "bob"
+    assert output.display_name(None, "ab" * 32) == "abababab…"
+    assert output.display_name("bob", "ab" * 32) == "bob"

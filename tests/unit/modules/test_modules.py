@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.modules import declared, list_modules, lock, source, tree, trust, verify
 from p2pflows.modules.lock import Locked
-from p2pflows.modules.source import Source, SourceKind, is_module, parse, wanted
+from p2pflows.modules.source import Source, SourceKind, is_module, parse, read_entry
 
 HERE = Path("/")
 COMMIT = "c0" * 20
@@ -152,14 +152,14 @@ def test_a_folder_to_copy_may_have_spaces(tmp_path: Path) -> None:
 def test_an_entry_of_another_form_is_refused(entry: dict[str, object]) -> None:
     """What is not understood is not ignored."""
     with pytest.raises(UsageError):
-        wanted(entry, HERE)
+        read_entry(entry, HERE)
 
 
 def test_an_entry_may_be_a_url_alone() -> None:
     """The revision is the branch main, for git the usual one of the repository."""
-    assert wanted("team/Chat", HERE).source.revision == "main"
-    assert wanted("git+https://host.example/team/Chat", HERE).source.revision == "HEAD"
-    assert wanted({"url": "team/Chat", "overwrite": True}, HERE).overwrite
+    assert read_entry("team/Chat", HERE).source.revision == "main"
+    assert read_entry("git+https://host.example/team/Chat", HERE).source.revision == "HEAD"
+    assert read_entry({"url": "team/Chat", "overwrite": True}, HERE).overwrite
 
 
 # Hashes.
@@ -196,7 +196,7 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path, target: str) -> None:
     (folder / "deep").mkdir(parents=True)
     (folder / "link").symlink_to(target)
     with pytest.raises(tree.ContentDiffers, match="leads out"):
-        tree.purge(folder)
+        tree.remove_forbidden(folder)
 
 
 @pytest.mark.parametrize("target", ["link", "other"])
@@ -205,7 +205,7 @@ def test_a_link_that_leads_in_a_circle_is_refused(tmp_path: Path, target: str) -
     (tmp_path / "link").symlink_to(target)
     (tmp_path / "other").symlink_to("link")
     with pytest.raises(tree.ContentDiffers, match="leads in a circle"):
-        tree.purge(tmp_path)
+        tree.remove_forbidden(tmp_path)
 
 
 @pytest.mark.parametrize("target", [None, b"\xff.py"])
@@ -215,14 +215,14 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path, target: bytes | None)
         Path(os.fsdecode(bytes(tmp_path) + b"/\xff.py")).write_text("")
     else:
         (tmp_path / "link").symlink_to(os.fsdecode(target))
-    with pytest.raises(tree.ContentDiffers, match="no UTF-8"):
-        tree.purge(tmp_path)
+    with pytest.raises(tree.ContentDiffers, match="is not UTF-8"):
+        tree.remove_forbidden(tmp_path)
 
 
 def test_a_link_whose_target_is_too_long_is_no_crash(tmp_path: Path) -> None:
     """It leads nowhere, and harms nobody."""
     (tmp_path / "link").symlink_to("a" * 1000)
-    tree.purge(tmp_path)
+    tree.remove_forbidden(tmp_path)
     assert set(tree.hashes(tmp_path)) == {"link"}
 
 
@@ -237,7 +237,7 @@ def test_a_pipe_or_socket_in_a_folder_is_not_copied(
         warnings.simplefilter("ignore", ResourceWarning)
         make("special")
         gc.collect()
-    with pytest.raises(tree.ContentDiffers, match="special is no file, so it cannot be copied"):
+    with pytest.raises(tree.ContentDiffers, match="special is not a regular file, so it cannot be copied"):
         tree.copy(tmp_path / "from", tmp_path / "to")
 
 
@@ -249,7 +249,7 @@ def test_bytecode_does_not_come_along(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "__pycache__").symlink_to("../deep")
     (tmp_path / "deep" / "file").write_text("")
-    tree.purge(tmp_path)
+    tree.remove_forbidden(tmp_path)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {"deep", "deep/file", "other"}
 
 
@@ -346,7 +346,7 @@ def test_a_lock_that_is_a_folder_or_nested_without_end_is_an_error(tmp_path: Pat
         lock.read(tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(UsageError, match=r"flow\.lock cannot be read"):
+    with pytest.raises(UsageError, match=r"Cannot read .*flow\.lock: "):
         lock.read(tmp_path)
 
 
@@ -364,10 +364,10 @@ def test_a_project_has_one_owner_at_a_time(tmp_path: Path) -> None:
     order: list[str] = []
 
     def other() -> None:
-        with lock.locked(tmp_path):
+        with lock.exclusive(tmp_path):
             order.append("other")
 
-    with lock.locked(tmp_path):
+    with lock.exclusive(tmp_path):
         thread = threading.Thread(target=other)
         thread.start()
         order.append("mine")
@@ -458,7 +458,7 @@ def test_verify_sees_where_links_lead(tmp_path: Path) -> None:
     place = tmp_path / "flow_modules" / "team" / "Chat"
     place.rename(tmp_path / "moved")
     place.symlink_to(tmp_path / "moved")
-    assert [problem.what for problem in verify(tmp_path)] == ["a link to another place", f"no link to {mine}"]
+    assert [problem.what for problem in verify(tmp_path)] == ["replaced by a link", f"not a link to {mine}"]
 
 
 def test_a_project_without_modules_has_nothing_to_tell(tmp_path: Path) -> None:
