@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -26,6 +27,7 @@ from p2pflows import errors
 from p2pflows.cli import cli
 from p2pflows.flows import state
 from p2pflows.protocol import asks, framing, message, strict_json
+from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
 from p2pflowsd.api.methods import METHODS
 from p2pflowsd.receiving import intake
 from p2pflowsd.running import dispatch, instances
@@ -215,6 +217,23 @@ def test_the_fields_of_messages_and_notices_are_explained() -> None:
         names = {field.alias or name for name, field in model.model_fields.items()}
         rows = set(re.findall(r"^\| `(\w+)` \|", _section(title), re.MULTILINE))
         assert rows - {kind.value for kind in message.Type} == names
+
+
+def test_the_fields_of_frames_are_explained_and_frozen() -> None:
+    """The protocol has a row for each field of a frame and of a task, and the vectors show each at least once."""
+    tables = re.findall(r"^\| Field \|.*?\n\n", _section("Dispatch"), re.MULTILINE | re.DOTALL)
+    explained = [
+        set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", each, re.MULTILINE)))) for each in tables
+    ]
+    cases = json.loads((ROOT / "tests" / "vectors" / "channel.json").read_text(encoding="utf-8"))["cases"]
+    headers = [case["header"] for case in cases]
+    tasks = [task for header in headers for task in header.get("tasks", [])]
+    from_worker = [header for header in headers if "slots" in header]
+    to_worker = [header for header in headers if "slots" not in header]
+    assert explained == [set().union(*frozen) for frozen in (from_worker, to_worker, tasks)]
+    worker = WorkerFrame(worker=WorkerInfo("w", 1), boot=0, number=0, seen=0)
+    assert set(worker.to_wire()[0]) <= explained[0]
+    assert set(DaemonFrame(worker="w", boot=0, number=0).to_wire()[0]) == explained[1]
 
 
 def test_every_method_of_the_control_socket_is_explained() -> None:

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 
 from p2pflows.contacts import Contacts
 from p2pflows.errors import UsageError
-from p2pflows.protocol import channel, framing
+from p2pflows.protocol import channel, framing, topics
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Refused
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
 from p2pflows.protocol.message import Message, Notice, new_id
+from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.node import Node
@@ -28,6 +29,7 @@ from p2pflowsd.running.leases import point_key
 from p2pflowsd.sending import presence
 
 VECTORS = Path(__file__).parents[2] / "vectors"
+SCRIPT = runpy.run_path(str(VECTORS.parents[1] / "scripts" / "vector.py"))
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -137,11 +139,10 @@ def test_every_field_is_in_a_vector() -> None:
 
 @_cases("bundle")
 def test_the_script_that_adds_vectors_seals_as_frozen(case: dict[str, Any]) -> None:
-    """scripts/vector.py makes the frozen cases again from their names, bodies, nonces and keys."""
-    make = runpy.run_path(str(VECTORS.parents[1] / "scripts" / "vector.py"))["case"]
+    """scripts/vector.py makes the frozen bundles again from their names, bodies, nonces and keys."""
     seeds = (bytes.fromhex(case["sender_seed"]), bytes.fromhex(_load("bundle")["seeds"][case["recipient"]]))
     nonce = bytes.fromhex(case["nonce"])
-    assert make(case["name"], BundleKind(case["kind"]), case["bodies"], nonce, seeds=seeds) == case
+    assert SCRIPT["bundle"](case["name"], BundleKind(case["kind"]), case["bodies"], nonce, seeds=seeds) == case
 
 
 @_cases("refused")
@@ -244,6 +245,31 @@ def test_a_frame_is_sealed_as_frozen_but_for_its_nonce(case: dict[str, Any]) -> 
     frame = Channel(key).seal(case["topic"], case["header"], [blob.encode() for blob in case["blobs"]])
     plain = SecretBox(key).decrypt(frame)
     assert SecretBox(key).encrypt(plain, bytes.fromhex(case["nonce"])).hex() == case["frame"]
+
+
+def _present(written: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
+    """What was written, without empty fields that the frozen header, or its tasks, do not have."""
+    present = {name: value for name, value in written.items() if value or name in frozen}
+    if "tasks" in frozen:
+        present["tasks"] = [_present(*pair) for pair in zip(written["tasks"], frozen["tasks"], strict=True)]
+    return present
+
+
+@_cases("channel")
+def test_a_frame_is_read_and_written_as_frozen(case: dict[str, Any]) -> None:
+    """The fields of the frozen headers survive reading and writing; fields that a header lacks are written empty."""
+    blobs = [blob.encode() for blob in case["blobs"]]
+    kind = WorkerFrame if isinstance(topics.parse(case["topic"]), topics.ResultsTopic) else DaemonFrame
+    header, written = kind.read(case["header"], blobs).to_wire()
+    assert _present(header, case["header"]) == case["header"]
+    assert written == blobs
+
+
+@_cases("channel")
+def test_the_script_that_adds_vectors_seals_frames_as_frozen(case: dict[str, Any]) -> None:
+    """scripts/vector.py makes the frozen frames again from their names, headers, blobs, nonces and keys."""
+    key, nonce = bytes.fromhex(case["key"]), bytes.fromhex(case["nonce"])
+    assert SCRIPT["frame"](case["name"], case["topic"], case["header"], case["blobs"], nonce, key=key) == case
 
 
 @_cases("channel", "bad_frame")
