@@ -32,7 +32,7 @@ from p2pflowsd.node import Node, Request
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 from p2pflowsd.processes.worker_processes import WorkerProcess
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
-from p2pflowsd.running.leases import point_key
+from p2pflowsd.running.points import point_key
 from p2pflowsd.worker_socket import WorkerSocket
 
 DISK_RETRY_S = 2.0
@@ -333,7 +333,7 @@ class App:
         return Enrolment(await self._broker_for_workers(), self._me.user_id, point, point_key(self._me, point)).token()
 
     def _worker_ended(self, point: str, pid: int) -> None:
-        self._submit(lambda: self._node.dispatch.process_ended(point, pid), lambda _result: None)
+        self._submit(lambda: self._node.dispatch.on_process_ended(point, pid), lambda _result: None)
 
     async def _announce(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Tell the user how things stand once the broker answers, or when it takes long."""

@@ -35,10 +35,13 @@ from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
 from p2pflowsd.running.instances import Instances
 from p2pflowsd.running.leases import Leases
+from p2pflowsd.running.loads import Loads
+from p2pflowsd.running.points import Points
 from p2pflowsd.running.runs import Runs
 from p2pflowsd.running.serving import Serving
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task_queue import TaskQueue
+from p2pflowsd.running.task_specs import TaskSpecs
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
@@ -120,7 +123,8 @@ class Node:
 
         catalog = self.catalog = Catalog(journal)
         instances = self.instances = Instances(user=user, journal=journal, clock=clock)
-        leases = self.leases = Leases(identity=identity, journal=journal, clock=clock)
+        points = self.points = Points(identity)
+        leases = self._leases = Leases(points=points, journal=journal, clock=clock)
         effects = Effects(journal=journal, clock=clock, outbox=outbox, leases=leases)
         settlement = self._settlement = Settlement(
             journal=journal, clock=clock, outbox=outbox, notices=notices, effects=effects, log=log
@@ -154,19 +158,20 @@ class Node:
             settlement=settlement,
         )
         outbox.on_call_settled = runs.on_call_settled
+        loads = self.loads = Loads(user=user, boot=self.boot, points=points, clock=clock)
         self.dispatch = Dispatch(
-            identity=identity,
+            user=user,
+            boot=self.boot,
             journal=journal,
             link=link,
             clock=clock,
             faults=faults,
-            boot=self.boot,
-            name_of=name_of,
+            points=points,
             leases=leases,
+            loads=loads,
+            specs=TaskSpecs(effects=effects, instances=instances, name_of=name_of),
             runs=runs,
-            effects=effects,
             settlement=settlement,
-            instances=instances,
             notices=notices,
         )
 
@@ -201,6 +206,7 @@ class Node:
             followed=followed,
             instances=instances,
             changes=changes,
+            points=points,
             leases=leases,
             queue=queue,
             effects=effects,
@@ -322,7 +328,7 @@ class Node:
         due = (
             self.next_wake() <= elapsed
             or self.outbox.has_unsent
-            or self.leases.has_recorded
+            or self._leases.needs_commit
             or len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
         )
         if requests or ticks or due or self.callbacks.need_commit:
@@ -353,7 +359,7 @@ class Node:
     def _commit_and_publish(self, requests: Sequence[Request], *, ticks: bool) -> None:
         self.journal.commit(count_now=ticks)
         self._commit_by = None
-        self.dispatch.committed(flush=ticks)
+        self.dispatch.on_commit(acknowledge=ticks)
         for peer, notice in self.notices.take():
             self.outbox.notify(peer, notice)
         self.outbox.flush()

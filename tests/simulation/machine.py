@@ -313,7 +313,7 @@ class Machine:
 
     def dispatch_status(self) -> dict[str, Any]:
         """How the dispatch point stands: workers, slots, and what is queued."""
-        points = self.node.leases.status() if self.node is not None else []
+        points = self.node.points.status() if self.node is not None else []
         return points[0] if points else {"workers": 0, "slots": 0, "free": 0, "queued": 0}
 
     def work(self) -> float:

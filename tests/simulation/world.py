@@ -93,7 +93,7 @@ class World:
         worker = self.workers[machine.name]
         worker.kill()
         if noticed:
-            machine.ask(lambda node: node.dispatch.process_ended(POINT, worker.pid))
+            machine.ask(lambda node: node.dispatch.on_process_ended(POINT, worker.pid))
 
     def run(self, seconds: float) -> None:
         """Let time pass."""

@@ -185,11 +185,11 @@ async def _load(daemon: Daemon, flow: Served) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     until = loop.time() + WORKER_TIMEOUT_S
     while (  # noqa: ASYNC110 - a worker may announce itself in any batch
-        not daemon.node.leases.has_workers(flow.dispatch_point) and loop.time() < until
+        not daemon.node.points.has_workers(flow.dispatch_point) and loop.time() < until
     ):
         await asyncio.sleep(WORKER_POLL_INTERVAL_S)
     loaded: asyncio.Future[Outcome] = loop.create_future()
-    await daemon.run(lambda: daemon.node.dispatch.load(flow, settle(loaded)))
+    await daemon.run(lambda: daemon.node.loads.start(flow, settle(loaded)))
     match await loaded:
         case Success(description):
             return description

@@ -11,7 +11,7 @@ from p2pflows.protocol.channel import Enrolment
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import Count, NoParameters, Parameters, Text
-from p2pflowsd.running.leases import point_key
+from p2pflowsd.running.points import point_key
 
 
 class LogParameters(Parameters):

@@ -32,7 +32,7 @@ def counts(node: Node) -> dict[str, Any]:
         "prompts_open": len(journal.prompts.open()),
         "requests": len({row.peer for row in journal.incoming.in_state(IncomingState.HELD)}),
         "served": len(node.catalog),
-        "workers": node.leases.status(),
+        "workers": node.points.status(),
     }
 
 

@@ -22,6 +22,7 @@ from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
 from p2pflowsd.running.instances import Change, Instances, Mount, check_stateless, mount_reply, read_change, read_mount
 from p2pflowsd.running.leases import Leases
+from p2pflowsd.running.points import Points
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.sending.notices import Notices
@@ -43,6 +44,7 @@ class Admission:
         followed: Followed,
         instances: Instances,
         changes: InstanceChanges,
+        points: Points,
         leases: Leases,
         queue: TaskQueue,
         effects: Effects,
@@ -58,6 +60,7 @@ class Admission:
         self._followed = followed
         self._instances = instances
         self._changes = changes
+        self._points = points
         self._leases = leases
         self._queue = queue
         self._effects = effects
@@ -174,8 +177,7 @@ class Admission:
             raise NotAllowed("Only its owner says where a flow runs.", "Ask for it without a dispatch point.")
         else:
             self._changes.ensure_quota(row, flow)
-            point = mount.dispatch_point or flow.dispatch_point
-            self._queue.add_first_run(instance, row, flow.model_copy(update={"dispatch_point": point}))
+            self._queue.add_first_run(instance, row, flow, mount.dispatch_point)
 
     def release_held(self, user: str) -> int:
         """Admit the held requests of a sender, and return how many there were."""
@@ -242,4 +244,4 @@ class Admission:
         return {"served": served, "allowed": endpoint in may, "workers": self._has_workers(may.get(endpoint)), **shown}
 
     def _has_workers(self, flow: Served | None) -> bool:
-        return flow is not None and (flow.kind == "human" or self._leases.has_workers(flow.dispatch_point))
+        return flow is not None and (flow.kind == "human" or self._points.has_workers(flow.dispatch_point))

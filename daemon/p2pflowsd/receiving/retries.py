@@ -54,11 +54,12 @@ class Retries:
         if unsent:
             return self._messages.resend(unsent[0])
         request = dead[0]
-        flow = self._queue.flow_of(request)
-        if flow is None or flow.kind == "human":
+        task = self._queue.task_of(request)
+        if task is None:
             raise BadInput(f"You do not serve {request.endpoint!r} any more.", "Serve it again, then retry.")
         expires = self._clock.now() + ERROR_LIFETIME_MS
         self._journal.incoming.requeue_dead(request.row_id, expires)
         self._deadlines.expect(expires)
-        self._leases.add(request._replace(state=IncomingState.READY, attempts=0, expires=expires), flow)
+        row = request._replace(state=IncomingState.READY, attempts=0, expires=expires)
+        self._leases.add(task._replace(row=row))
         return request.id

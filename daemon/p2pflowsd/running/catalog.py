@@ -40,8 +40,6 @@ class Served(BaseModel):
     """What its owner sets for every instance."""
     closed: bool = False
     """Whether only the instances that are there go on, and no new ones are made."""
-    first: bool = Field(default=False, exclude=True)
-    """Whether the instance of a request is still to be mounted: that happens once, so even a parallel flow waits."""
     description: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
     revision: int = 1

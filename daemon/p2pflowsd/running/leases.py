@@ -1,285 +1,224 @@
-"""Leases: which request waits at which dispatch point, which worker runs it, and what that worker is due.
+"""Leases: which task waits, and which worker holds it.
 
 Leases live in memory. After a restart of the daemon, tasks that waited before it are held back for a moment, so that
-workers which outlived it can report what they hold (docs/PROTOCOL.md, Dispatch).
+workers which outlived it can report what they hold (docs/PROTOCOL.md, section 15).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from p2pflows.protocol.asks import AskAnswer, AskStatus
-from p2pflows.protocol.channel import Channel
-from p2pflows.protocol.identity import Identity
-from p2pflows.protocol.worker_frames import TaskSpec
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
-from p2pflowsd.journal.rows import IncomingRow
-from p2pflowsd.running.catalog import Served
-from p2pflowsd.running.scheduler import MAX_WINDOW, Scheduler
+from p2pflowsd.running.points import Point, Points, Worker
+from p2pflowsd.running.task import Task, row_id_of
 
 GRACE_PERIOD_S = 2.0
-"""For a worker to come back after its link broke, or after a restart of the daemon."""
+"""How long a worker may take to come back after its link broke, or after a restart of the daemon."""
 LOST_FRAME_TIMEOUT_S = 6.0
-"""After which a lease that its worker does not report never reached it."""
-_MAX_DIGITS = 19
+"""After which a task that its worker does not report never reached it."""
 
 
 @dataclass(slots=True)
 class Lease:
-    """A task that a worker has, and the number of the frame that brought it."""
+    """Which worker holds a task, the number of the frame that brought it, and since when in elapsed seconds."""
 
     worker: str
     frame: int
-    at: float
-
-
-@dataclass(slots=True)
-class Worker:
-    """A worker of one point: what it last reported, and what its next frame carries."""
-
-    heard: float
-    counter: int = 0
-    greeted: bool = False
-    leaves: float | None = None
-    host: str = ""
-    pid: int = 0
-    finished: list[str] = field(default_factory=list)
-    acknowledged: list[str] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
-    parked: Collection[str] = ()
-    """Tasks that wait for others and hold no slot: the death of their worker does not count against them."""
-    unknown: dict[str, float] = field(default_factory=dict)
-    """Tasks that it holds though nothing waits for them, and since when: the frame that cancelled them may be lost."""
-    recorded: list[AskAnswer] = field(default_factory=list)
-    answers: list[AskAnswer] = field(default_factory=list)
-    tasks: list[TaskSpec] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Point:
-    """A dispatch point: its key, its queue and its workers."""
-
-    name: str
-    channel: Channel
-    scheduler: Scheduler = field(default_factory=Scheduler)
-    workers: dict[str, Worker] = field(default_factory=dict)
-
-
-def point_key(identity: Identity, point: str) -> bytes:
-    """The symmetric key that a user's daemon shares with the workers of one dispatch point."""
-    return identity.derive(f"dispatch point {point}")
+    since: float
 
 
 class Leases:
-    """The tasks of all dispatch points of one daemon."""
+    """The tasks of one daemon, by the row ids of their requests."""
 
-    def __init__(self, *, identity: Identity, journal: Journal, clock: Clock) -> None:
-        self._identity = identity
+    def __init__(self, *, points: Points, journal: Journal, clock: Clock) -> None:
+        self._points = points
         self._journal = journal
         self._clock = clock
-        self.points: dict[str, Point] = {}
-        self.rows: dict[int, tuple[IncomingRow, Served]] = {}
-        self.leases: dict[int, Lease] = {}
-        self._fresh: dict[int, dict[str, Any]] = {}
-        self._told_waiting: set[int] = set()
-        self._has_recorded = False
-        self._frozen_until = 0.0
+        self._tasks: dict[int, Task] = {}
+        self._leases: dict[int, Lease] = {}
+        self._data: dict[int, dict[str, Any]] = {}
+        self._reported_waiting: set[int] = set()
+        self._needs_commit = False
+        self._held_back_until = 0.0
 
-    def add(self, row: IncomingRow, flow: Served, data: dict[str, Any] | None = None) -> bool:
-        """Queue a request for a worker.
+    def __getitem__(self, row_id: int) -> Task:
+        return self._tasks[row_id]
+
+    def add(self, task: Task, data: dict[str, Any] | None = None) -> bool:
+        """Queue a task.
 
         Args:
-            row: the request.
-            flow: what runs it.
-            data: its data, if at hand; if no worker takes it at once, it is read again from the journal.
+            task: the task.
+            data: the data of its request, if at hand; if no worker takes it at once, it is read from the journal again.
 
         Returns:
-            False if its dispatch point has no worker now.
+            Whether its dispatch point has a worker.
         """
-        point = self.point(flow.dispatch_point)
-        self.rows[row.row_id] = (row, flow)
+        row_id = task.row.row_id
+        scheduler = self._points.get(task.point).scheduler
+        self._tasks[row_id] = task
         if data is not None:
-            self._fresh[row.row_id] = data
-        # The next run of an instance needs the state that this one leaves, so one is under way at a time.
-        point.scheduler.add(row.row_id, lane_of(row, flow), MAX_WINDOW if row.instance is None else 1)
-        if point.scheduler.slots == 0:
-            self._told_waiting.add(row.row_id)
+            self._data[row_id] = data
+        scheduler.add(row_id, task.lane, task.window)
+        if scheduler.slots == 0:
+            self._reported_waiting.add(row_id)
             return False
         return True
 
-    def restore(self, rows: Iterable[tuple[IncomingRow, Served]]) -> None:
-        """Queue what waited before a restart, and hold it back until workers had time to report what they hold."""
-        for row, flow in rows:
-            self.add(row, flow)
-            self._frozen_until = self._clock.elapsed() + GRACE_PERIOD_S
+    def restore(self, tasks: Iterable[Task]) -> None:
+        """Queue tasks that waited before a restart, and hold them back until workers had time to report theirs."""
+        for task in tasks:
+            self.add(task)
+            self._held_back_until = self._clock.elapsed() + GRACE_PERIOD_S
 
     def drop(self, row_id: int) -> None:
-        """Cancel a queued or leased task that needs no result any more."""
-        if row_id not in self.rows:
+        """Cancel a task that needs no result any more, if there is one for a request."""
+        task, lease = self._tasks.get(row_id), self._leases.get(row_id)
+        if task is None:
             return
-        lease = self.leases.get(row_id)
-        row, flow = self.rows[row_id]
         self.forget(row_id)
-        worker = self.point(flow.dispatch_point).workers.get(lease.worker) if lease is not None else None
+        worker = self._points.get(task.point).workers.get(lease.worker) if lease is not None else None
         if worker is not None:
-            worker.cancelled.append(task_id(row))
+            worker.outbox.cancelled.append(task.id)
 
     def forget(self, row_id: int) -> None:
-        """Take a task out of its queue without a word to its worker."""
-        self.leases.pop(row_id, None)
-        _, flow = self.rows.pop(row_id)
-        self._told_waiting.discard(row_id)
-        self.point(flow.dispatch_point).scheduler.done(row_id)
+        """Remove a task without cancelling it at its worker."""
+        self._leases.pop(row_id, None)
+        task = self._tasks.pop(row_id)
+        self._reported_waiting.discard(row_id)
+        self._points.get(task.point).scheduler.done(row_id)
 
     def endpoint_of(self, row_id: int) -> str | None:
-        """The endpoint whose flow runs a queued or leased request."""
-        return self.rows[row_id][1].endpoint if row_id in self.rows else None
+        """The endpoint whose flow runs a request; None if it is no task."""
+        return self._tasks[row_id].flow.endpoint if row_id in self._tasks else None
 
     def is_waiting(self, row_id: int) -> bool:
         """Whether a request is queued at a point that had no worker when it came."""
-        return row_id in self._told_waiting
-
-    def has_workers(self, point: str) -> bool:
-        """Whether any worker serves a dispatch point."""
-        return point in self.points and self.points[point].scheduler.slots > 0
-
-    def status(self) -> list[dict[str, Any]]:
-        """Workers, slots and queue of each point."""
-        return [
-            {
-                "dispatch_point": name,
-                "workers": point.scheduler.workers,
-                "slots": point.scheduler.slots,
-                "free": point.scheduler.free,
-                "queued": point.scheduler.queued,
-            }
-            for name, point in sorted(self.points.items())
-            if point.scheduler.workers or point.scheduler.queued
-        ]
+        return row_id in self._reported_waiting
 
     def answer_ask(self, row_id: int, call_index: int, status: AskStatus, *, after_commit: bool) -> None:
         """Answer an ask of the worker that runs a task.
 
         Args:
-            row_id: the task.
+            row_id: the row of its request.
             call_index: the index of the ask in its run.
             status: its result, or where it stands.
             after_commit: hold the answer back until this batch is committed.
         """
-        lease = self.leases.get(row_id)
+        lease = self._leases.get(row_id)
         if lease is None:
             return  # the next worker to run it gets the records with the task
-        row, flow = self.rows[row_id]
-        worker = self.point(flow.dispatch_point).workers[lease.worker]
-        answer = AskAnswer(task_id(row), call_index, status)
+        task = self._tasks[row_id]
+        outbox = self._points.get(task.point).workers[lease.worker].outbox
+        answer = AskAnswer(task.id, call_index, status)
         if after_commit:
-            worker.recorded.append(answer)
-            self._has_recorded = True
+            outbox.recorded.append(answer)
+            self._needs_commit = True
         else:
-            worker.answers.append(answer)
+            outbox.answers.append(answer)
 
     @property
-    def has_recorded(self) -> bool:
-        """Whether a task waits for the commit to go on."""
-        return self._has_recorded
+    def needs_commit(self) -> bool:
+        """Whether a running task waits for the commit."""
+        return self._needs_commit
 
-    def committed(self) -> None:
+    def release_committed(self) -> None:
         """Let frames carry what waited for the commit."""
-        self._has_recorded = False
-        for point in self.points.values():
+        self._needs_commit = False
+        for point in self._points:
             for worker in point.workers.values():
-                worker.acknowledged += worker.finished
-                worker.answers += worker.recorded
-                worker.finished, worker.recorded = [], []
+                worker.outbox.release_committed()
 
     @property
-    def frozen(self) -> bool:
-        """Whether tasks are held back after a restart."""
-        return self._clock.elapsed() < self._frozen_until
+    def are_held_back(self) -> bool:
+        """Whether no task may be leased yet, after a restart."""
+        return self._clock.elapsed() < self._held_back_until
 
-    def take_fresh(self) -> dict[int, dict[str, Any]]:
-        """The data of requests that were added in this batch, by row."""
-        fresh, self._fresh = self._fresh, {}
-        return fresh
-
-    def point(self, name: str) -> Point:
-        """A dispatch point, made if it is new."""
-        point = self.points.get(name)
-        if point is None:
-            point = self.points[name] = Point(name, self.channel(name))
-        return point
-
-    def channel(self, point_name: str) -> Channel:
-        """The sealed channel of a point, which need not exist: whoever lacks its key leaves nothing behind."""
-        known = self.points.get(point_name)
-        return known.channel if known is not None else Channel(point_key(self._identity, point_name))
+    def take_data(self) -> dict[int, dict[str, Any]]:
+        """Take the data of the requests that were added since the last call, by row id."""
+        data, self._data = self._data, {}
+        return data
 
     def lease(self, row_id: int, worker: str, frame: int) -> bool:
-        """Lease a task to a worker; return whether its sender was told that it waits for one."""
-        self.leases[row_id] = Lease(worker, frame, self._clock.elapsed())
-        told = row_id in self._told_waiting
-        self._told_waiting.discard(row_id)
-        return told
+        """Lease a task to a worker.
 
-    def find(self, task: str) -> tuple[IncomingRow, Served] | None:
-        """The queued or leased request that a task id names."""
-        known = self.rows.get(row_id_of(task))
-        return known if known is not None and task_id(known[0]) == task else None
+        Returns:
+            Whether its sender was told that it waits.
+        """
+        self._leases[row_id] = Lease(worker, frame, self._clock.elapsed())
+        was_reported = row_id in self._reported_waiting
+        self._reported_waiting.discard(row_id)
+        return was_reported
 
-    def leased(self, point: Point, worker: str, task: str) -> IncomingRow | None:
-        """The request that a worker runs as a task; None if it does not run it, or no longer."""
-        known = self.find(task)
-        return known[0] if known is not None and self.holds(point, worker, known[0].row_id) else None
+    def set_frame(self, task_ids: Iterable[str], frame: int) -> None:
+        """Note the number of the frame that brings leased tasks to their worker."""
+        for task_id in task_ids:
+            lease = self._leases.get(row_id_of(task_id))
+            if lease is not None:
+                lease.frame = frame
+
+    def find(self, task_id: str) -> Task | None:
+        """The task with an id, queued or leased."""
+        task = self._tasks.get(row_id_of(task_id))
+        return task if task is not None and task.id == task_id else None
+
+    def find_leased(self, point: Point, worker: str, task_id: str) -> Task | None:
+        """The task with an id that a worker holds; None if it does not hold it, or no longer."""
+        task = self.find(task_id)
+        return task if task is not None and self.holds(point, worker, task.row.row_id) else None
 
     def holds(self, point: Point, worker: str, row_id: int) -> bool:
-        """Whether a request is leased to a worker of this point; those of other points may have the same name."""
-        lease = self.leases.get(row_id)
+        """Whether a task is leased to a worker of this point; workers of other points may have the same name."""
+        lease = self._leases.get(row_id)
         return lease is not None and lease.worker == worker and row_id in point.scheduler
 
-    def requeue(self, point: Point, tasks: list[int], *, unsent: bool = False) -> None:
+    def requeue(self, point: Point, row_ids: Collection[int], *, unsent: bool = False) -> None:
         """Queue leased tasks again that did not reach their worker.
 
         Args:
             point: their dispatch point.
-            tasks: which.
-            unsent: they were not even sent; nothing was lost.
+            row_ids: the rows of their requests.
+            unsent: they were not sent, so nothing was lost.
         """
-        for row_id in point.scheduler.requeue(tasks, unsent=unsent):
-            del self.leases[row_id]
+        for row_id in point.scheduler.requeue(row_ids, unsent=unsent):
+            del self._leases[row_id]
 
-    def reconcile(self, point: Point, name: str, seen: int, held: Collection[str], loads: Iterable[str]) -> None:
+    def reconcile(self, point: Point, name: str, seen: int, held: Collection[str], loads: Collection[str]) -> None:
         """Compare what is leased to a worker with what it reports to hold.
 
         Args:
             point: its dispatch point.
             name: the worker.
-            seen: the number of the last frame that it has.
-            held: the tasks that it holds.
-            loads: tasks that load a flow, and so have no request.
+            seen: the number of the last frame that it has taken in.
+            held: ids of the tasks that it holds.
+            loads: ids of the tasks that load a flow, and so have no request.
         """
-        elapsed = self._clock.elapsed()
-        waiting = [row_id for row_id in map(self._waiting_row_id, held) if row_id in point.scheduler]
-        for row_id in point.scheduler.adopt(name, waiting):
-            self.leases[row_id] = Lease(name, 0, elapsed)
+        now = self._clock.elapsed()
+        scheduler = point.scheduler
+        queued = [row_id for row_id in map(self._queued_row_id, held) if row_id in scheduler]
+        for row_id in scheduler.adopt(name, queued):
+            self._leases[row_id] = Lease(name, 0, now)
         lost = []
-        for row_id, lease in self.leases.items():
+        for row_id, lease in self._leases.items():
             if not self.holds(point, name, row_id):
                 continue
-            if task_id(self.rows[row_id][0]) in held:
-                point.scheduler.confirm(row_id)
-            elif lease.frame <= seen or elapsed - lease.at > LOST_FRAME_TIMEOUT_S:
+            if self._tasks[row_id].id in held:
+                scheduler.confirm(row_id)
+            elif lease.frame <= seen or now - lease.since > LOST_FRAME_TIMEOUT_S:
                 lost.append(row_id)
         self.requeue(point, lost)
         worker = point.workers[name]
-        if not worker.greeted:
-            mine = {task_id(self.rows[row_id][0]) for row_id in self.leases if self.holds(point, name, row_id)}
-            worker.cancelled += [task for task in held if task not in mine and task not in worker.finished]
-        worker.cancelled += self._still_held(worker, held, set(loads))
+        outbox = worker.outbox
+        if not worker.is_greeted:
+            own = {self._tasks[row_id].id for row_id in self._leases if self.holds(point, name, row_id)}
+            outbox.cancelled += [task for task in held if task not in own and task not in outbox.finished]
+        outbox.cancelled += self._overdue_strays(worker, held, loads)
 
-    def remove_worker(self, point: Point, name: str, *, graceful: bool) -> list[IncomingRow]:
+    def remove_worker(self, point: Point, name: str, *, graceful: bool) -> list[Task]:
         """Forget a worker that is gone; its tasks wait again.
 
         Args:
@@ -288,49 +227,31 @@ class Leases:
             graceful: it said goodbye, so its tasks are not counted as attempts.
 
         Returns:
-            The requests that it may have been running, with one attempt more.
+            The tasks that it may have been running, with one more attempt.
         """
         parked = point.workers.pop(name).parked
-        for row_id in [row_id for row_id in self.leases if self.holds(point, name, row_id)]:
-            del self.leases[row_id]
+        for row_id in [row_id for row_id in self._leases if self.holds(point, name, row_id)]:
+            del self._leases[row_id]
         attempted = []
-        for row_id in point.scheduler.worker_lost(name):
-            row, flow = self.rows[row_id]
-            if graceful or task_id(row) in parked:
+        for row_id in point.scheduler.remove_worker(name):
+            task = self._tasks[row_id]
+            if graceful or task.id in parked:
                 continue
-            row = row._replace(attempts=self._journal.incoming.count_attempt(row_id))
-            self.rows[row_id] = (row, flow)
-            attempted.append(row)
+            row = task.row._replace(attempts=self._journal.incoming.count_attempt(row_id))
+            task = self._tasks[row_id] = task._replace(row=row)
+            attempted.append(task)
         return attempted
 
-    def _still_held(self, worker: Worker, held: Collection[str], loads: set[str]) -> list[str]:
-        """Tasks that a worker goes on holding although nothing waits for them: they are cancelled once more."""
-        elapsed = self._clock.elapsed()
-        unknown = [task for task in held if task not in loads and self.find(task) is None]
-        worker.unknown = {task: worker.unknown.get(task, elapsed) for task in unknown}
-        late = [task for task, since in worker.unknown.items() if elapsed - since > GRACE_PERIOD_S]
-        worker.unknown |= dict.fromkeys(late, elapsed)
-        return [task for task in late if task not in worker.finished]
+    def _overdue_strays(self, worker: Worker, held: Collection[str], loads: Collection[str]) -> list[str]:
+        """Tasks that a worker still holds some time after nothing waits for them: they are cancelled once more."""
+        now = self._clock.elapsed()
+        strays = [task_id for task_id in held if task_id not in loads and self.find(task_id) is None]
+        worker.strays = {task_id: worker.strays.get(task_id, now) for task_id in strays}
+        overdue = [task_id for task_id, since in worker.strays.items() if now - since > GRACE_PERIOD_S]
+        worker.strays |= dict.fromkeys(overdue, now)
+        return [task_id for task_id in overdue if task_id not in worker.outbox.finished]
 
-    def _waiting_row_id(self, task: str) -> int:
-        """The row of a task that no worker has, else -1."""
-        known = self.find(task)
-        return known[0].row_id if known is not None and known[0].row_id not in self.leases else -1
-
-
-def lane_of(row: IncomingRow, flow: Served) -> str:
-    """What runs in order: the runs of one instance, or one sender's requests to a flow without instances."""
-    if flow.parallel and not flow.first:
-        return task_id(row)
-    return f"{flow.endpoint}/{row.instance or row.peer}"
-
-
-def task_id(row: IncomingRow) -> str:
-    """The id under which workers know a request."""
-    return f"{row.row_id}-{row.id}"
-
-
-def row_id_of(task: str) -> int:
-    """The row that a task id names, else -1."""
-    head = task.partition("-")[0]
-    return int(head) if head.isascii() and head.isdigit() and len(head) <= _MAX_DIGITS else -1
+    def _queued_row_id(self, task_id: str) -> int:
+        """The row of a task that no worker holds, else -1."""
+        task = self.find(task_id)
+        return task.row.row_id if task is not None and task.row.row_id not in self._leases else -1

@@ -43,6 +43,7 @@ from p2pflowsd.running.instance_changes import InstanceChanges
 from p2pflowsd.running.instances import Instances, is_request, mount_reply, read_change
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.running.task import Task
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.sending.outbox import Outbox
 
@@ -129,21 +130,21 @@ class Runs:
         elif sent.type == Type.CALL or state is not OutgoingState.DONE:
             self._run_again(sent, origin, result)
 
-    def on_run_finished(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
+    def on_run_finished(self, task: Task, content: dict[str, Any]) -> None:
         """Keep all that a run of an instance, or a mount, leaves behind; nothing if it cannot be kept.
 
         Args:
-            row: the request that was run.
-            flow: the flow that ran.
-            content: the result, as it stands in the worker's frame.
+            task: the task that has ended well.
+            content: the data of its result.
         """
+        row, flow = task.row, task.flow
         try:
             self._keep(row, flow, content)
         except CallError as error:
             self._settlement.fail(row, error)
         except ValueError:
             self._settlement.fail(row, FlowFailed(f"The worker of {flow.endpoint!r} sent a result of a wrong form."))
-        if flow.parallel and flow.first:
+        if flow.parallel and task.is_first_run:
             self._queue.release_waiting(row.instance or "", flow)
 
     def _keep(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:

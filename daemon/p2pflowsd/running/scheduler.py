@@ -1,10 +1,10 @@
-"""Which task goes to which worker next: pure bookkeeping for one dispatch point, without I/O or time.
+"""Decides which task goes to which worker next: bookkeeping for one dispatch point, without I/O or time.
 
 A *lane* holds tasks that must take effect in order, one at a time: those of one sender to one endpoint. A lane with
-work occupies one slot of one worker, and several of its tasks may be under way to that worker (a window), which costs
-nothing, as they run in order there anyway. What is leased is always the beginning of its lane, and a lane gets more
-only once its worker holds what it got before, so a worker that misses a frame never runs what comes behind it. A
-lane keeps its slot while nobody else waits for one; otherwise it empties and queues again.
+work occupies one slot of one worker. Several of its tasks may be leased to that worker at once (a window), which runs
+them in order. What is leased is always the beginning of its lane, and a lane gets more only once its worker holds what
+it got before, so a worker that misses a frame never runs what comes behind it. A lane keeps its slot while no other
+lane waits for one; otherwise it empties and queues again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_WINDOW = 128
 
 
 class Assignment(NamedTuple):
-    """A task for a worker."""
+    """A task that is leased to a worker."""
 
     worker: str
     task: int
@@ -33,7 +33,7 @@ class _Lane:
     leased: dict[int, None] = field(default_factory=dict)
     worker: str | None = None
     unconfirmed: bool = False
-    """Whether the worker has yet to show that it holds what it got last."""
+    """Whether its worker has not yet reported that it holds the last leased task."""
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class _Worker:
 
 
 class Scheduler:
-    """Lanes and workers of one dispatch point."""
+    """The lanes and workers of one dispatch point."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, _Lane] = {}
@@ -62,82 +62,93 @@ class Scheduler:
 
     @property
     def workers(self) -> int:
-        """How many workers there are."""
+        """The number of workers."""
         return len(self._workers)
 
     @property
     def slots(self) -> int:
-        """How many lanes can run at once."""
+        """The number of lanes that can run at once."""
         return sum(worker.slots for worker in self._workers.values() if not worker.draining)
 
     @property
     def free(self) -> int:
-        """How many more lanes could run now."""
+        """The number of further lanes that could run now."""
         return sum(worker.free for worker in self._workers.values())
 
     @property
     def queued(self) -> int:
-        """How many tasks wait or run."""
+        """The number of tasks that wait or run."""
         return len(self._lane_of)
 
     def add(self, task: int, lane: str, window: int = MAX_WINDOW) -> None:
-        """Queue a task at the end of a lane, of which so many tasks may be under way at once."""
+        """Queue a task at the end of a lane.
+
+        Args:
+            task: the task.
+            lane: the lane, which is created if it is new.
+            window: how many tasks of a new lane may be leased at once.
+        """
         if task in self._lane_of:
             return
         self._lane_of[task] = lane
         found = self._lanes.setdefault(lane, _Lane(lane, window))
         found.waiting.append(task)
-        self._wants(found)
+        self._queue_lane(found)
 
     def announce(self, worker: str, slots: int, *, draining: bool = False) -> None:
-        """A worker is there, with this many slots."""
+        """Add a worker, or update its slots; a draining worker gets no more tasks."""
         known = self._workers.setdefault(worker, _Worker(slots))
         known.slots = slots
         known.draining = draining
 
     def adopt(self, worker: str, tasks: Collection[int]) -> list[int]:
-        """A worker that outlived a restart of the daemon holds tasks; gives those that are its own now."""
+        """Lease tasks to a worker that holds them already, because it outlived a restart of the daemon.
+
+        Returns:
+            Those that are leased to it now: the beginnings of lanes that no other worker has.
+        """
         adopted = []
         for name in dict.fromkeys(self._lane_of[task] for task in tasks):
             lane = self._lanes[name]
-            mine = list(takewhile(lambda task: task in tasks, lane.waiting)) if lane.worker in (None, worker) else []
-            if mine:
-                for _ in mine:
+            is_free = lane.worker in (None, worker)
+            first = list(takewhile(lambda task: task in tasks, lane.waiting)) if is_free else []
+            if first:
+                for _ in first:
                     lane.leased[lane.waiting.popleft()] = None
                 lane.worker = worker
                 self._workers[worker].lanes.add(lane.name)
                 self._idle.pop(lane.name, None)
-                self._wants(lane)
-                adopted += mine
+                self._queue_lane(lane)
+                adopted += first
         return adopted
 
     def confirm(self, task: int) -> None:
-        """A worker has shown that it holds a leased task, and so all that its lane got before."""
+        """Note that a worker holds a leased task, and so all that its lane got before."""
         lane = self._lanes[self._lane_of[task]]
         if task == next(reversed(lane.leased)):
             lane.unconfirmed = False
 
     def is_head(self, task: int) -> bool:
-        """Whether nothing of its lane has to have its end before a task."""
+        """Whether a task is the first of its lane, so that it may end now."""
         lane = self._lanes[self._lane_of[task]]
         return task == next(iter(lane.leased or lane.waiting))
 
     def assign(self) -> list[Assignment]:
         """Lease what can be leased now."""
-        given: list[Assignment] = []
+        assignments: list[Assignment] = []
         while self._idle and (worker := self._least_loaded()) is not None:
             lane = self._lanes[next(iter(self._idle))]
             del self._idle[lane.name]
             lane.worker = worker
             self._workers[worker].lanes.add(lane.name)
-            self._fill_window(lane, given)
+            self._fill_window(lane, assignments)
         if not self._idle:
             for name in list(self._wants_more):
-                self._fill_window(self._lanes[name], given)
-        return given
+                self._fill_window(self._lanes[name], assignments)
+        return assignments
 
     def done(self, task: int) -> None:
-        """A task has its end; its lane goes on with the next."""
+        """Remove a task that has ended; its lane goes on with the next."""
         name = self._lane_of.pop(task, None)
         if name is None:
             return
@@ -150,34 +161,41 @@ class Scheduler:
             self._release(lane)
 
     def requeue(self, tasks: Collection[int], *, unsent: bool = False) -> list[int]:
-        """Leased tasks did not reach their worker: they and all behind them wait again; gives all of these.
+        """Let leased tasks that did not reach their worker wait again, with all behind them in their lanes.
 
         Args:
-            tasks: which.
-            unsent: nothing was lost, they just do not fit beside those before them, which are only now to leave.
+            tasks: the tasks.
+            unsent: they were not sent, as they do not fit beside those before them, which leave only now.
+
+        Returns:
+            All tasks that wait again.
         """
-        gone: list[int] = []
+        requeued: list[int] = []
         for name in dict.fromkeys(self._lane_of[task] for task in tasks):
             lane = self._lanes[name]
             leased = list(lane.leased)
             kept = list(takewhile(lambda task: task not in tasks, leased))
             lane.leased = dict.fromkeys(kept)
             lane.waiting.extendleft(reversed(leased[len(kept) :]))
-            gone += leased[len(kept) :]
+            requeued += leased[len(kept) :]
             if kept:
                 lane.unconfirmed = lane.unconfirmed and unsent
-                self._wants(lane)
+                self._queue_lane(lane)
             else:
                 self._release(lane)
-        return gone
+        return requeued
 
-    def worker_lost(self, worker: str) -> list[int]:
-        """A worker is gone: its tasks wait again; gives the first of each lane, which may have been running."""
-        gone = self._workers.pop(worker, None)
-        if gone is None:
+    def remove_worker(self, worker: str) -> list[int]:
+        """Remove a worker that is gone; its tasks wait again.
+
+        Returns:
+            The first task of each of its lanes, which may have been running.
+        """
+        removed = self._workers.pop(worker, None)
+        if removed is None:
             return []
         first = []
-        for name in sorted(gone.lanes):
+        for name in sorted(removed.lanes):
             lane = self._lanes[name]
             leased = list(lane.leased)
             first += leased[:1]
@@ -190,21 +208,23 @@ class Scheduler:
         return first
 
     def _least_loaded(self) -> str | None:
+        """The worker with the most free slots; None if there are none."""
         best = max(self._workers, key=lambda name: self._workers[name].free, default=None)
         return best if best is not None and self._workers[best].free > 0 else None
 
-    def _fill_window(self, lane: _Lane, given: list[Assignment]) -> None:
-        assert lane.worker is not None  # noqa: S101 - only lanes with a slot are fed
+    def _fill_window(self, lane: _Lane, assignments: list[Assignment]) -> None:
+        """Lease tasks of a lane that has a slot, as many as its window allows."""
+        assert lane.worker is not None  # noqa: S101 - callers pass lanes with a slot
         if not self._workers[lane.worker].draining and not lane.unconfirmed:
             while lane.waiting and len(lane.leased) < lane.window:
                 task = lane.waiting.popleft()
                 lane.leased[task] = None
                 lane.unconfirmed = True
-                given.append(Assignment(lane.worker, task))
-        self._wants(lane)
+                assignments.append(Assignment(lane.worker, task))
+        self._queue_lane(lane)
 
-    def _wants(self, lane: _Lane) -> None:
-        """Note where a lane with waiting tasks has to queue for them."""
+    def _queue_lane(self, lane: _Lane) -> None:
+        """Queue a lane for a slot, or for more tasks at its worker, if tasks of it wait."""
         if lane.worker is None:
             if lane.waiting:
                 self._idle.setdefault(lane.name)
@@ -214,7 +234,7 @@ class Scheduler:
             self._wants_more.pop(lane.name, None)
 
     def _release(self, lane: _Lane) -> None:
-        """An emptied lane gives its slot back; with more to do it queues at the end."""
+        """Free the slot of a lane without leased tasks; if tasks of it wait, it queues at the end."""
         if lane.worker is not None:
             self._workers[lane.worker].lanes.discard(lane.name)
             lane.worker = None

@@ -12,6 +12,7 @@ from p2pflowsd.running.catalog import Catalog, Served
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instances import is_request, read_mount
 from p2pflowsd.running.leases import Leases
+from p2pflowsd.running.task import Task
 from p2pflowsd.sending.notices import Notices
 
 
@@ -28,22 +29,26 @@ class TaskQueue:
         self._effects = effects
         self._notices = notices
 
-    def add(self, row: IncomingRow, flow: Served, data: dict[str, Any] | None = None) -> None:
-        """Queue a request; its sender hears of it if no worker is there."""
-        if not self._leases.add(row, flow, data) and is_request(row):
-            self._notices.received(row.peer, row.id, waiting=True)
+    def add(self, row: IncomingRow, flow: Served, data: dict[str, Any]) -> None:
+        """Queue a request for a flow without instances."""
+        self._add(Task(row, flow, flow.dispatch_point), data)
 
-    def add_run(self, row: IncomingRow, flow: Served) -> None:
-        """Queue a run of an instance, at the dispatch point that the instance was mounted for."""
+    def add_run(self, row: IncomingRow, flow: Served, point: str | None = None) -> None:
+        """Queue a run of an instance.
+
+        Args:
+            row: the request.
+            flow: its flow.
+            point: the dispatch point that a mount asks for. An instance that is there stays at its own.
+        """
         found = self._journal.instances.get(row.instance or "")
-        if found is not None and found.point is not None:
-            flow = flow.model_copy(update={"dispatch_point": found.point})
-        self.add(row, flow.model_copy(update={"first": found is None}))
+        own_point = None if found is None else found.point
+        self._add(Task(row, flow, own_point or point or flow.dispatch_point, is_first_run=found is None))
 
-    def add_first_run(self, instance: str, row: IncomingRow, flow: Served) -> None:
+    def add_first_run(self, instance: str, row: IncomingRow, flow: Served, point: str | None = None) -> None:
         """Queue a request for an instance that it names for the first time."""
         self._journal.incoming.set_instance(row.row_id, instance)
-        self.add_run(row._replace(instance=instance), flow)
+        self.add_run(row._replace(instance=instance), flow, point)
 
     def release_waiting(self, instance: str, flow: Served) -> None:
         """Let requests that waited for the mount of a parallel flow run side by side, if it is mounted now."""
@@ -52,8 +57,8 @@ class TaskQueue:
                 self._leases.drop(row.row_id)
                 self.add_run(row, flow)
 
-    def flow_of(self, row: IncomingRow) -> Served | None:
-        """The flow that runs a request which is recorded already; None if it is served no more."""
+    def task_of(self, row: IncomingRow) -> Task | None:
+        """The task for a request that is recorded already; None if no worker runs it, or its flow is not served."""
         instance = None if row.instance is None else self._journal.instances.get(row.instance)
         point = None if instance is None else instance.point
         if row.endpoint == topics.INSTANCES:
@@ -65,10 +70,10 @@ class TaskQueue:
                 flow = None if instance is None else self._catalog.get(instance.endpoint)
         else:
             flow = self._catalog.get(row.endpoint)
-        if flow is None:
+        if flow is None or flow.kind == "human":
             return None
-        first = row.instance is not None and instance is None
-        return flow.model_copy(update={"dispatch_point": point or flow.dispatch_point, "first": first})
+        is_first_run = row.instance is not None and instance is None
+        return Task(row, flow, point or flow.dispatch_point, is_first_run=is_first_run)
 
     def restore(self) -> list[IncomingRow]:
         """Queue what the journal holds after a restart.
@@ -82,10 +87,15 @@ class TaskQueue:
         ready, orphans = [], []
         rows = self._journal.incoming.in_state(IncomingState.READY)
         for row in sorted(rows, key=lambda row: (not self._effects.has_begun(row.row_id), row.epoch, row.seq)):
-            flow = self.flow_of(row)
-            if flow is not None and flow.kind != "human":
-                ready.append((row, flow))
-            else:
+            task = self.task_of(row)
+            if task is None:
                 orphans.append(row)
+            else:
+                ready.append(task)
         self._leases.restore(ready)
         return orphans
+
+    def _add(self, task: Task, data: dict[str, Any] | None = None) -> None:
+        """Queue a task; its sender hears of it if no worker is there."""
+        if not self._leases.add(task, data) and is_request(task.row):
+            self._notices.received(task.row.peer, task.row.id, waiting=True)

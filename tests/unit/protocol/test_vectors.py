@@ -25,7 +25,7 @@ from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.node import Node
-from p2pflowsd.running.leases import point_key
+from p2pflowsd.running.points import point_key
 from p2pflowsd.sending import presence
 
 VECTORS = Path(__file__).parents[2] / "vectors"

@@ -30,7 +30,8 @@ from p2pflowsd.node import Node, Request
 from p2pflowsd.running import instances
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.instances import requested_endpoint
-from p2pflowsd.running.leases import LOST_FRAME_TIMEOUT_S, point_key
+from p2pflowsd.running.leases import LOST_FRAME_TIMEOUT_S
+from p2pflowsd.running.points import point_key
 
 HOUR_MS = 3_600_000
 SECRET = {"for": "alice alone"}
@@ -795,7 +796,7 @@ def test_a_worker_that_answers_for_a_load_elsewhere(desk: Desk, hand: Hand) -> N
     flow = desk.node.catalog.get("own")
     assert flow is not None
     outcomes: list[Outcome] = []
-    desk.ask(lambda: desk.node.dispatch.load(flow, outcomes.append))
+    desk.ask(lambda: desk.node.loads.start(flow, outcomes.append))
     ((task, _),) = hand.takes()
     Hand(desk, "a", "rogue").ends(task, {"description": "forged"})
     assert outcomes == []

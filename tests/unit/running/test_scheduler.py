@@ -69,8 +69,8 @@ def test_a_lost_worker() -> None:
         scheduler.add(task, lane)
     scheduler.assign()
     scheduler.announce("w2", 2)
-    assert scheduler.worker_lost("w1") == [0, 2]
-    assert scheduler.worker_lost("w1") == []
+    assert scheduler.remove_worker("w1") == [0, 2]
+    assert scheduler.remove_worker("w1") == []
     assert scheduler.assign() == [Assignment("w2", task) for task in range(4)]
 
 
@@ -206,7 +206,7 @@ class Scheduling(RuleBasedStateMachine):
         firsts = {
             lane.leased and next(iter(lane.leased)) for lane in self.scheduler._lanes.values() if lane.worker == worker
         }
-        assert set(self.scheduler.worker_lost(worker)) == firsts
+        assert set(self.scheduler.remove_worker(worker)) == firsts
         self.slots.pop(worker, None)
 
     @rule(worker=WORKERS, lane=LANES, which=st.sets(st.integers(0, 5)))

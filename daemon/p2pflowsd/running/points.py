@@ -1,0 +1,93 @@
+"""Dispatch points: the queue, the key and the workers of each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2pflows.protocol.channel import Channel
+from p2pflows.protocol.identity import Identity
+from p2pflowsd.running.scheduler import Scheduler
+from p2pflowsd.running.worker_outbox import WorkerOutbox
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker of one point, by what it last reported.
+
+    Attributes:
+        last_heard: when its last frame came, in the clock's elapsed seconds.
+        last_number: the number of that frame.
+        is_greeted: whether it has reported what it holds since this daemon started.
+        lost_at: when it counts as lost unless it sends a frame, after its link broke.
+        parked: tasks that wait for others and hold no slot: the death of their worker does not count against them.
+        strays: tasks that it holds though nothing waits for them, and since when: the frame that cancelled them may be
+            lost.
+    """
+
+    last_heard: float
+    last_number: int = 0
+    is_greeted: bool = False
+    lost_at: float | None = None
+    host: str = ""
+    pid: int = 0
+    parked: Collection[str] = ()
+    strays: dict[str, float] = field(default_factory=dict)
+    outbox: WorkerOutbox = field(default_factory=WorkerOutbox)
+
+
+@dataclass(slots=True)
+class Point:
+    """A dispatch point."""
+
+    name: str
+    channel: Channel
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    workers: dict[str, Worker] = field(default_factory=dict)
+
+
+class Points:
+    """The dispatch points of one daemon."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._points: dict[str, Point] = {}
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self._points.values())
+
+    def get(self, name: str) -> Point:
+        """The point with a name, created if it is new."""
+        point = self._points.get(name)
+        if point is None:
+            point = self._points[name] = Point(name, self.channel(name))
+        return point
+
+    def channel(self, name: str) -> Channel:
+        """The sealed channel of a point. It need not exist: a sender without its key creates no point."""
+        known = self._points.get(name)
+        return known.channel if known is not None else Channel(point_key(self._identity, name))
+
+    def has_workers(self, name: str) -> bool:
+        """Whether any worker serves a point."""
+        return name in self._points and self._points[name].scheduler.slots > 0
+
+    def status(self) -> list[dict[str, Any]]:
+        """Workers, slots and queue of each point that has any."""
+        return [
+            {
+                "dispatch_point": name,
+                "workers": point.scheduler.workers,
+                "slots": point.scheduler.slots,
+                "free": point.scheduler.free,
+                "queued": point.scheduler.queued,
+            }
+            for name, point in sorted(self._points.items())
+            if point.scheduler.workers or point.scheduler.queued
+        ]
+
+
+def point_key(identity: Identity, name: str) -> bytes:
+    """The symmetric key that a user's daemon shares with the workers of one dispatch point."""
+    return identity.derive(f"dispatch point {name}")

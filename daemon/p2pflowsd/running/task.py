@@ -1,0 +1,50 @@
+"""Tasks: requests that wait for a worker or run, each with its flow and its dispatch point."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from p2pflowsd.journal.rows import IncomingRow
+from p2pflowsd.running.catalog import Served
+from p2pflowsd.running.scheduler import MAX_WINDOW
+
+_MAX_DIGITS = 19
+
+
+class Task(NamedTuple):
+    """A request for a worker.
+
+    Attributes:
+        row: the request.
+        flow: the flow that runs it.
+        point: the dispatch point whose workers may run it.
+        is_first_run: whether the run mounts its instance. That happens once, so even a parallel flow waits for it.
+    """
+
+    row: IncomingRow
+    flow: Served
+    point: str
+    is_first_run: bool = False
+
+    @property
+    def id(self) -> str:
+        """The id under which workers know the task."""
+        return f"{self.row.row_id}-{self.row.id}"
+
+    @property
+    def lane(self) -> str:
+        """The lane whose tasks run in order: those of one instance, or of one sender to a flow without instances."""
+        if self.flow.parallel and not self.is_first_run:
+            return self.id
+        return f"{self.flow.endpoint}/{self.row.instance or self.row.peer}"
+
+    @property
+    def window(self) -> int:
+        """How many tasks of the lane may be under way at once; the next run of an instance needs this one's state."""
+        return MAX_WINDOW if self.row.instance is None else 1
+
+
+def row_id_of(task_id: str) -> int:
+    """The row that the id of a task names, else -1."""
+    head = task_id.partition("-")[0]
+    return int(head) if head.isascii() and head.isdigit() and len(head) <= _MAX_DIGITS else -1

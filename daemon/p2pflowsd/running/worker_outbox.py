@@ -1,0 +1,98 @@
+"""What the next frames to a worker carry, and how it is packed into frames (docs/PROTOCOL.md, section 15)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from p2pflows.protocol.asks import AskAnswer
+from p2pflows.protocol.worker_frames import DaemonFrame, TaskSpec, json_size
+
+MAX_FRAME_BYTES = 400_000
+_MAX_PENDING_ACKNOWLEDGEMENTS = 64
+"""With so many, acknowledgements do not wait for a frame with something else."""
+
+
+@dataclass(slots=True)
+class WorkerOutbox:
+    """What a worker is due.
+
+    Attributes:
+        tasks: leased tasks, in the order in which each lane runs them.
+        cancelled: ids of tasks that are not wanted any more.
+        finished: ids of tasks whose results the next commit keeps.
+        acknowledged: ids of tasks whose results are committed.
+        recorded: answers to asks that the next commit keeps.
+        answers: answers to asks that may leave.
+    """
+
+    tasks: list[TaskSpec] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)
+    recorded: list[AskAnswer] = field(default_factory=list)
+    answers: list[AskAnswer] = field(default_factory=list)
+
+    def release_committed(self) -> None:
+        """Let frames carry what waited for the commit."""
+        self.acknowledged += self.finished
+        self.answers += self.recorded
+        self.finished, self.recorded = [], []
+
+    def is_due(self, *, acknowledge: bool) -> bool:
+        """Whether a frame has to leave now.
+
+        Args:
+            acknowledge: send acknowledgements even if there is nothing else to send.
+        """
+        return bool(
+            self.tasks
+            or self.answers
+            or self.cancelled
+            or len(self.acknowledged) >= _MAX_PENDING_ACKNOWLEDGEMENTS
+            or (acknowledge and self.acknowledged)
+        )
+
+    @property
+    def needs_another_frame(self) -> bool:
+        """Whether the last frame left something behind."""
+        return bool(self.tasks or self.answers)
+
+    def next_frame(self, worker: str, boot: int, number: int) -> tuple[DaemonFrame, list[TaskSpec]]:
+        """Take what fits into one frame, and at least one task or answer.
+
+        Tasks of one lane travel in one frame: a worker that misses it must not run those behind. So tasks that belong
+        to the frame's last lane and do not fit are taken out as well.
+
+        Returns:
+            The frame, and the tasks that have to be leased again.
+        """
+        count, size = 0, 0
+        while count < len(self.tasks) and (count == 0 or size + self.tasks[count].size() < MAX_FRAME_BYTES):
+            size += self.tasks[count].size()
+            count += 1
+        answers = self._take_answers(MAX_FRAME_BYTES - size, min_count=0 if count else 1)
+        tasks, rest = self.tasks[:count], self.tasks[count:]
+        unsent = list(takewhile(lambda task: task.lane == tasks[-1].lane, rest)) if tasks else []
+        self.tasks = rest[len(unsent) :]
+        frame = DaemonFrame(
+            worker=worker,
+            boot=boot,
+            number=number,
+            tasks=tasks,
+            done=self.acknowledged,
+            cancel=self.cancelled,
+            answers=answers,
+        )
+        self.acknowledged, self.cancelled = [], []
+        return frame, unsent
+
+    def _take_answers(self, max_bytes: int, min_count: int) -> list[AskAnswer]:
+        count = size = 0
+        while count < len(self.answers):
+            size += json_size(self.answers[count].as_json())
+            if count >= min_count and size > max_bytes:
+                break
+            count += 1
+        taken, self.answers = self.answers[:count], self.answers[count:]
+        return taken
