@@ -156,6 +156,8 @@ def test_the_code_names_pages_and_sections_that_exist() -> None:
         for page, title in re.findall(r"((?:docs|broker-config)/[\w-]+\.md)(?:,\s(\w+))?\)", text):
             assert (ROOT / page).exists(), (path, page)
             assert not title or _section(title), (path, title)
+        for number in re.findall(r"docs/PROTOCOL\.md,\ssection\s(\d+)", text):
+            assert f"\n## {number}. " in PROTOCOL, (path, number)
         for page in re.findall(r"(?:docs|broker-config)/[\w-]+\.md", text):
             assert (ROOT / page).exists(), (path, page)
 
