@@ -22,7 +22,7 @@ from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.journal import Journal, JournalError
-from p2pflowsd.journal.rows import PromptRow
+from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
@@ -42,6 +42,7 @@ from p2pflowsd.running.serving import Serving
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.running.task_specs import TaskSpecs
+from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
@@ -126,11 +127,12 @@ class Node:
         points = self.points = Points(identity)
         leases = self._leases = Leases(points=points, journal=journal, clock=clock)
         effects = Effects(journal=journal, clock=clock, outbox=outbox, leases=leases)
+        turns = Turns(journal)
         settlement = self._settlement = Settlement(
-            journal=journal, clock=clock, outbox=outbox, notices=notices, effects=effects, log=log
+            journal=journal, clock=clock, outbox=outbox, notices=notices, effects=effects, turns=turns, log=log
         )
         queue = self._queue = TaskQueue(
-            user=user, journal=journal, catalog=catalog, leases=leases, effects=effects, notices=notices
+            user=user, journal=journal, catalog=catalog, leases=leases, effects=effects, notices=notices, turns=turns
         )
         changes = self.changes = InstanceChanges(
             journal=journal,
@@ -140,6 +142,7 @@ class Node:
             leases=leases,
             effects=effects,
             settlement=settlement,
+            turns=turns,
             instances=instances,
         )
         self.serving = Serving(journal=journal, catalog=catalog, leases=leases, settlement=settlement, changes=changes)
@@ -156,6 +159,7 @@ class Node:
             queue=queue,
             effects=effects,
             settlement=settlement,
+            turns=turns,
         )
         outbox.on_call_settled = runs.on_call_settled
         loads = self.loads = Loads(user=user, boot=self.boot, points=points, clock=clock)
@@ -193,6 +197,7 @@ class Node:
             leases=leases,
             effects=effects,
             settlement=settlement,
+            turns=turns,
             inbox=inbox,
             name_of=name_of,
         )
@@ -211,6 +216,7 @@ class Node:
             queue=queue,
             effects=effects,
             settlement=settlement,
+            turns=turns,
             inbox=inbox,
         )
         self.intake = Intake(
@@ -321,6 +327,7 @@ class Node:
             if ticks:
                 self._tick()
             self._deadlines.expire()
+            self._fail_unserved(self._queue.add_next_turns())
             self.dispatch.prepare()
             self.dispatch.flush()
             self._link.flush()
@@ -388,5 +395,8 @@ class Node:
     def _restore(self) -> None:
         """Go on with what the journal says was under way."""
         with self.journal.transaction():
-            for row in self._queue.restore():
-                self._settlement.fail(row, NotServed(f"They do not serve {row.endpoint!r} any more."))
+            self._fail_unserved(self._queue.restore())
+
+    def _fail_unserved(self, rows: Sequence[IncomingRow]) -> None:
+        for row in rows:
+            self._settlement.fail(row, NotServed(f"They do not serve {row.endpoint!r} any more."))

@@ -15,8 +15,10 @@ from p2pflows.errors import FlowFailed
 from p2pflows.protocol import topics
 from p2pflows.protocol.worker_frames import TaskSpec
 
-COUNTER, TALLY, PAIR, HUB, GUIDE, TOWER, RUIN = "counter", "tally", "pair", "hub", "guide", "tower", "ruin"
-SINGLETONS = (TALLY, HUB)
+COUNTER, TALLY, PAIR, HUB, GUIDE = "counter", "tally", "pair", "hub", "guide"
+TOWER, RUIN, CLERK, MUTE = "tower", "ruin", "clerk", "mute"
+SINGLETONS = (TALLY, HUB, CLERK)
+INTERLEAVED = (HUB,)
 HUMAN = "User"
 
 
@@ -77,10 +79,12 @@ def subflows(me: str, neighbour: str) -> dict[str, dict[str, list[str]]]:
     return {
         COUNTER: {},
         TALLY: {},
+        MUTE: {},
         PAIR: {"near": [me, COUNTER], "far": [neighbour, COUNTER], "human": [neighbour, HUMAN]},
         HUB: {"near": [me, COUNTER], "far": [neighbour, COUNTER]},
         GUIDE: {"far": [neighbour, COUNTER], "human": [neighbour, HUMAN], "tally": [neighbour, TALLY]},
         TOWER: {"pair": [neighbour, PAIR], "near": [me, COUNTER]},
+        CLERK: {"near": [me, COUNTER], "human": [neighbour, HUMAN]},
         RUIN: {"near": [me, COUNTER], "pair": [neighbour, PAIR], "gone": [neighbour, "nowhere"]},
     }
 
@@ -189,6 +193,22 @@ def _pair(turn: Turn) -> Script:
     return {}
 
 
+def _clerk(turn: Turn) -> Script:
+    """Ask a counter or a human, and answer the only request in mind: wrong as soon as two requests meet."""
+    if turn.order["type"] in ("call", "post"):
+        yield Pause(float(turn.data.get("seconds", 0.02 * turn.random.random())))
+        _fail_if_told(turn)
+        turn.state["open"] = {"echo": turn.data, "wants": turn.order["type"] == "call", "request": turn.message}
+        key = "human" if turn.data.get("human") else "near"
+        turn.call_back(key, "", {"text": f"{turn.message}: shall we?", **turn.data.get("asks", {})})
+        return {}
+    yield Pause(0.02 * turn.random.random())
+    mind = turn.state.pop("open")
+    if mind["wants"]:
+        turn.reply({"echo": mind["echo"]}, mind["request"], turn.about["error"])
+    return {}
+
+
 def _guide(turn: Turn) -> Script:
     """Ask a counter, then a human, then do something once, then tell a counter that everybody shares."""
     yield Pause(0.02 * turn.random.random())
@@ -224,6 +244,13 @@ def _tower(turn: Turn) -> Script:
     return {}
 
 
+def _mute(turn: Turn) -> Script:
+    """Answer nothing, and forget the request."""
+    yield Pause(0.02 * turn.random.random())
+    turn.state["seen"] = []
+    return {}
+
+
 def _ruin(turn: Turn) -> Script:
     """Never run, as one of its subflows cannot be had."""
     raise FlowFailed(f"{turn.message} ran without its subflow.")
@@ -238,6 +265,8 @@ _CLASSES: dict[str, Callable[[Turn], Script]] = {
     GUIDE: _guide,
     TOWER: _tower,
     RUIN: _ruin,
+    CLERK: _clerk,
+    MUTE: _mute,
 }
 
 

@@ -45,7 +45,11 @@ _TRIGGERS: dict[str, tuple[str, dict[str, str]]] = {
         "INSERT ON incoming",
         _new("type peer endpoint epoch seq state instance") | {"cause": _IN_BODY.format("cause")},
     ),
-    "incoming_moved": ("UPDATE OF state ON incoming", {**_MOVED, **_new("type peer endpoint error instance")}),
+    "incoming_moved": (
+        "UPDATE OF state ON incoming",
+        {**_MOVED, **_new("type peer endpoint error instance")}
+        | {"root": "(SELECT id FROM incoming AS root WHERE root.n = NEW.root)"},
+    ),
     "incoming_removed": ("DELETE ON incoming", {"peer": "OLD.peer", "state": "OLD.state"}),
     "prompt_added": ("INSERT ON prompts", _new("type peer endpoint text")),
     "prompt_moved": ("UPDATE OF state ON prompts", {**_MOVED, **_new("peer answer")}),

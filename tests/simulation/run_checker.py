@@ -11,6 +11,7 @@ R6  A tree of instances is mounted and released as a whole, across all daemons. 
     because the dead letter may run again.
 R7  An answer runs the instance that made the call, and not a later instance with the same id.
 R8  The records of a run are removed when its request ends.
+R9  An instance that takes turns does not run for another request while a call that it has run for waits for its answer.
 
 I3 in `simulation.checker` is the order of messages from one sender. The checks leave out what a daemon does whose
 journal was replaced by an old copy.
@@ -24,6 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulation.flows import INTERLEAVED
 from simulation.history import Fact
 
 from p2pflows.protocol import topics
@@ -56,6 +58,8 @@ class _Instance:
     seen: list[str] = field(default_factory=list)
     effects: list[str] = field(default_factory=list)
     failed: str = ""
+    working_on: tuple[str, str] | None = None
+    """Sender and id of the call that it has run for, and that is not answered yet."""
     awaited: set[str] = field(default_factory=set)
 
     def effects_before(self, message_id: str) -> list[str]:
@@ -142,6 +146,16 @@ class _Runs:
         has_run = was == IncomingState.READY and new in (IncomingState.AWAITING_REPLY, IncomingState.DONE)
         if has_run and about["endpoint"] != topics.INSTANCES:
             instance.effects.append(fact.id)
+            self._check_turn(fact, instance)
+
+    def _check_turn(self, fact: Fact, instance: _Instance) -> None:
+        mine = fact.about["root"] or fact.id
+        other = instance.working_on
+        open_call = other is not None and self.requests[fact.node, *other].state == IncomingState.AWAITING_REPLY
+        if open_call and other is not None and other[1] != mine and instance.about["endpoint"] not in INTERLEAVED:
+            self.violations.append(f"R9: a run for {_short(mine)} meets {_short(other[1])}, which is not answered yet")
+        if fact.about["state"] == IncomingState.AWAITING_REPLY:
+            instance.working_on = (fact.about["peer"], fact.id)
 
     def _prompt_added(self, fact: Fact) -> None:
         if _QUESTION.match(fact.about["text"]):

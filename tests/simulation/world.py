@@ -27,6 +27,7 @@ NAMES = ("ann", "bob", "cyd")
 ECHO, SPREAD, HUMAN = "echo", "spread", flows.HUMAN
 CLASSES = {
     flows.COUNTER: 2, flows.TALLY: 1, flows.PAIR: 6, flows.HUB: 2, flows.GUIDE: 6, flows.TOWER: 4, flows.RUIN: 1,
+    flows.CLERK: 6,
 }  # fmt: skip
 """What else everybody serves, and how often it is used, as weights."""
 PROGRESS = 30.0
@@ -174,7 +175,7 @@ def _served(me: str, neighbour: str) -> list[Served]:
     classes = [
         Served(
             endpoint=name, kind="class", target=f"flows.py:{name}", dispatch_point=POINT,
-            singleton=name in flows.SINGLETONS, config={"subflows": parts},
+            singleton=name in flows.SINGLETONS, interleaved=name in flows.INTERLEAVED, config={"subflows": parts},
         )
         for name, parts in flows.subflows(me, neighbour).items()
     ]  # fmt: skip

@@ -181,9 +181,9 @@ def test_a_worker_says_goodbye(world: World) -> None:
     assert len([fact for fact in world.facts if fact.kind == "run_started"]) == 4
 
 
-def state_of(machine: Machine) -> list[Any]:
+def state_of(machine: Machine, endpoint: str = flows.PAIR) -> list[Any]:
     """The messages that each of a machine's composites has counted; None for one whose state is as at its begin."""
-    found = machine._reader.execute("SELECT state FROM instances WHERE endpoint = ? ORDER BY created", (flows.PAIR,))
+    found = machine._reader.execute("SELECT state FROM instances WHERE endpoint = ? ORDER BY created", (endpoint,))
     return [None if state is None else json.loads(state)["seen"] for (state,) in found]
 
 
@@ -220,12 +220,12 @@ def test_a_run_beside_a_failed_request(world: World) -> None:
     """A run that has begun from a state goes on with it, although the request that made it fails meanwhile."""
     ann, bob, _ = world.machines
     conversation = "c" * 32
-    first = ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"seconds": 8}}, 2, conversation=conversation)
+    first = ann.send(Type.CALL, bob, flows.HUB, {"asks": {"seconds": 8}}, 2, conversation=conversation)
     world.run(1)
-    then = ann.send(Type.CALL, bob, flows.PAIR, {"seconds": 3}, 60, conversation=conversation)
+    then = ann.send(Type.CALL, bob, flows.HUB, {"seconds": 3}, 60, conversation=conversation)
     world.run(12)
     assert (ann.state_of(first.result), ann.state_of(then.result)) == ("expired", "done")
-    (seen,) = state_of(bob)
+    (seen,) = state_of(bob, flows.HUB)
     assert seen[:2] == [first.result, then.result]
     assert [*world.settle(), *check(world.facts)] == []
 
@@ -460,3 +460,75 @@ def test_a_dead_node_does_nothing_more(world: World, monkeypatch: pytest.MonkeyP
 def _store_much(node: Node) -> None:
     for _ in range(50):
         node.messages.send(Type.POST, node.user, ECHO, {"text": "x" * 9_000}, life_ms=60_000)
+
+
+def test_two_callers_of_one_singleton_get_their_own_answers(world: World) -> None:
+    """A singleton that keeps one request in mind answers each caller what that caller asked."""
+    ann, bob, cyd = world.machines
+    calls = [
+        (one, {"number": number, "asks": {"seconds": 0.3}}, one.send)
+        for number, one in enumerate([ann, cyd, ann, bob, cyd, cyd, ann])
+    ]
+    asked = [(one, data, send(Type.CALL, bob, flows.CLERK, data, 60)) for one, data, send in calls]
+    world.run(15)
+    for one, data, told in asked:
+        assert one.state_of(told.result) == "done"
+        answer = one._reader.execute("SELECT answer FROM outgoing WHERE id = ?", (told.result,)).fetchone()[0]
+        assert json.loads(answer) == {"echo": data}
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+@pytest.mark.parametrize("end", ["deadline", "withdrawal", "deletion", "restart"])
+def test_the_next_request_has_its_turn_however_the_one_before_ends(world: World, end: str) -> None:
+    """A request that never gets its answer leaves the instance in step for the next one."""
+    ann, bob, cyd = world.machines
+    first = ann.send(Type.CALL, bob, flows.CLERK, {"human": True}, 8 if end == "deadline" else 500)
+    world.run(1)
+    then = cyd.send(Type.CALL, bob, flows.CLERK, {"number": 1}, 60)
+    world.run(2)
+    assert cyd.state_of(then.result) == "stored"
+    match end:
+        case "withdrawal":
+            ann.ask(lambda node: node.messages.cancel(first.result))
+        case "deletion":
+            ((instance,),) = bob._reader.execute("SELECT id FROM instances WHERE endpoint = ?", (flows.CLERK,))
+            bob.ask(lambda node: node.changes.delete(instance, recursive=True))
+        case "restart":
+            bob.kill()
+            bob.start()
+            world.run(4)
+            assert cyd.state_of(then.result) == "stored"
+            ((question, _),) = cyd.open_prompts()
+            cyd.answer(question, "yes")
+    world.run(9)
+    assert cyd.state_of(then.result) == ("failed" if end == "deletion" else "done")
+    last = cyd.send(Type.CALL, bob, flows.CLERK, {"number": 2}, 60)
+    world.run(3)
+    assert cyd.state_of(last.result) == "done"
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_a_post_keeps_its_turn_until_what_it_asked_has_ended(world: World) -> None:
+    """A call waits behind a post whose question to a human is open."""
+    ann, bob, cyd = world.machines
+    ann.send(Type.POST, bob, flows.CLERK, {"human": True}, 60)
+    world.run(1)
+    then = cyd.send(Type.CALL, bob, flows.CLERK, {"number": 1}, 60)
+    world.run(2)
+    assert cyd.state_of(then.result) == "stored"
+    ((question, _),) = cyd.open_prompts()
+    cyd.answer(question, "yes")
+    world.run(2)
+    assert cyd.state_of(then.result) == "done"
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_a_call_that_nothing_can_answer_fails_at_once(world: World) -> None:
+    """A run that ends without an answer, an open call or the request in its state fails its call."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, flows.MUTE, {}, 500)
+    world.run(1)
+    assert ann.state_of(asked.result) == "failed"
+    answer = ann._reader.execute("SELECT answer FROM outgoing WHERE id = ?", (asked.result,)).fetchone()[0]
+    assert json.loads(answer)["message"] == "'mute' ended without an answer."
+    assert world.settle() == []

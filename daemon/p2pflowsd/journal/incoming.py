@@ -30,6 +30,10 @@ _IN_STATE = {
 _ALL_IN_STATE = {state: f"{clause} ORDER BY n" for state, clause in _IN_STATE.items()}
 _BLOCKED = f"{_IN_STATE[IncomingState.BLOCKED]} AND peer = ? AND endpoint = ? ORDER BY epoch, seq"
 _HELD_BY = f"{_IN_STATE[IncomingState.HELD]} AND peer = ? ORDER BY epoch, seq, n"
+_HAS_ANSWERS = (
+    "SELECT EXISTS (SELECT 1 FROM incoming INDEXED BY incoming_answers"
+    " WHERE root = ? AND root IS NOT NULL AND state = 'ready')"
+)
 _HELD_PEERS = f"SELECT DISTINCT peer FROM incoming {_IN_STATE[IncomingState.HELD]}"
 _COUNT_UNDECIDED = tuple(
     f"SELECT count(*) FROM incoming {_IN_STATE[state]} AND peer = coalesce(?, peer)"
@@ -181,6 +185,10 @@ class IncomingTable(Table[IncomingRow]):
             instance,
             message_id,
         )
+
+    def has_answers_for(self, row_id: int) -> bool:
+        """Return whether an answer to a call that was made for a request is still to be run."""
+        return bool(self._value(_HAS_ANSWERS, row_id))
 
     def held_peers(self) -> set[str]:
         """Return the unknown senders whose requests wait for a decision."""

@@ -137,6 +137,17 @@ class OutgoingTable(Table[OutgoingRow]):
         """Return the open calls that runs made on behalf of one request, and whose answers run an instance again."""
         return self._many(f"{_OPEN_OF_RUNS} AND json_extract(origin, '$.root') = ? ORDER BY n", row_id)
 
+    def has_open_of_root(self, row_id: int) -> bool:
+        """Return whether a call that a run made on behalf of a request is open, and its answer runs an instance."""
+        query = f"SELECT EXISTS (SELECT 1 FROM outgoing {_OPEN_OF_RUNS} AND json_extract(origin, '$.root') = ?)"
+        return bool(self._value(query, row_id))
+
+    def open_roots(self) -> set[tuple[str, int]]:
+        """Return each instance whose runs have open calls, with the requests on whose behalf it made them."""
+        columns = "json_extract(origin, '$.instance'), json_extract(origin, '$.root')"
+        found = self._db.execute(f"SELECT DISTINCT {columns} FROM outgoing {_OPEN_OF_RUNS}")
+        return {(instance, root) for instance, root in found if instance is not None and root is not None}
+
     def of_instance(self, instance: str) -> list[OutgoingRow]:
         """Return the open calls whose answers run an instance again."""
         return self._many(f"{_OPEN_OF_RUNS} AND json_extract(origin, '$.instance') = ? ORDER BY n", instance)

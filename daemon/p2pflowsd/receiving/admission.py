@@ -25,6 +25,7 @@ from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.points import Points
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task_queue import TaskQueue
+from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.presence import Followed
 
@@ -49,6 +50,7 @@ class Admission:
         queue: TaskQueue,
         effects: Effects,
         settlement: Settlement,
+        turns: Turns,
         inbox: Inbox,
     ) -> None:
         self._user = user
@@ -65,6 +67,7 @@ class Admission:
         self._queue = queue
         self._effects = effects
         self._settlement = settlement
+        self._turns = turns
         self._inbox = inbox
 
     def admit(self, row: IncomingRow, message: Message) -> None:
@@ -227,6 +230,7 @@ class Admission:
             return
         self._leases.drop(row.row_id)
         self._effects.undo(row.row_id)
+        self._turns.touch(row.instance)
         self._inbox.withdraw(row.row_id, PromptState.CANCELLED)
 
     def _shown_to(self, peer: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from p2pflowsd.link import Link
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.presence import Presence
 
@@ -35,6 +36,7 @@ class Deadlines:
         leases: Leases,
         effects: Effects,
         settlement: Settlement,
+        turns: Turns,
         inbox: Inbox,
         name_of: Callable[[str], str | None],
     ) -> None:
@@ -47,6 +49,7 @@ class Deadlines:
         self._leases = leases
         self._effects = effects
         self._settlement = settlement
+        self._turns = turns
         self._inbox = inbox
         self._name_of = name_of
         self._next_request: int | None = journal.incoming.next_expiry()
@@ -75,6 +78,7 @@ class Deadlines:
         self._inbox.withdraw(row.row_id, PromptState.EXPIRED)
         self._journal.incoming.move(row.row_id, IncomingState.EXPIRED)
         self._effects.undo(row.row_id)
+        self._turns.touch(row.instance)
         if row.type == Type.POST and row.state == IncomingState.READY:
             self._settlement.tell_error(
                 row,

@@ -61,5 +61,5 @@ class Retries:
         self._journal.incoming.requeue_dead(request.row_id, expires)
         self._deadlines.expect(expires)
         row = request._replace(state=IncomingState.READY, attempts=0, expires=expires)
-        self._leases.add(task._replace(row=row))
+        self._queue.add_in_turn(task._replace(row=row))
         return request.id

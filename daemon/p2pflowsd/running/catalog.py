@@ -36,6 +36,8 @@ class Served(BaseModel):
     parallel: bool = False
     singleton: bool = False
     """Whether all callers share one instance."""
+    interleaved: bool = False
+    """Whether an instance may work on several requests at once, as its class keeps them apart."""
     config: dict[str, Any] = {}
     """What its owner sets for every instance."""
     closed: bool = False

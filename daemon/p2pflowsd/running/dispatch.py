@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from p2pflows.errors import TooLarge, WorkerLost
 from p2pflows.protocol import topics
-from p2pflows.protocol.asks import Recorded, Unrecorded
+from p2pflows.protocol.asks import Recorded
 from p2pflows.protocol.envelope import Refused
 from p2pflows.protocol.worker_frames import Failure, Success, TaskResult, WorkerFrame
 from p2pflowsd.clock import Clock
@@ -113,7 +113,7 @@ class Dispatch:
             task = self._leases.find_leased(point, name, ask.task)
             if task is not None:  # else it was cancelled, and the frame that says so is under way
                 status = self._runs.record(task.row, ask)
-                self._leases.answer_ask(task.row.row_id, ask.call_index, status, after_commit=True)
+                self._leases.answer_ask(task.row.row_id, ask.call_index, status)
         for task_id, call_index in frame.waits:
             task = self._leases.find_leased(point, name, task_id)
             if task is not None:
@@ -154,7 +154,7 @@ class Dispatch:
         """Send the result of an ask again, in case the frame that carried it was lost."""
         status = self._runs.status_of(row, call_index)
         if not isinstance(status, Recorded):
-            self._leases.answer_ask(row.row_id, call_index, status, after_commit=isinstance(status, Unrecorded))
+            self._leases.answer_ask(row.row_id, call_index, status)
 
     # Workers that are gone.
 

@@ -14,6 +14,7 @@ from p2pflowsd.running.effects import POST_LIFETIME_MS, Effects
 from p2pflowsd.running.instances import Instances
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.outbox import Outbox
 
 MAX_FORGOTTEN = 100
@@ -33,6 +34,7 @@ class InstanceChanges:
         leases: Leases,
         effects: Effects,
         settlement: Settlement,
+        turns: Turns,
         instances: Instances,
     ) -> None:
         self._journal = journal
@@ -42,6 +44,7 @@ class InstanceChanges:
         self._leases = leases
         self._effects = effects
         self._settlement = settlement
+        self._turns = turns
         self._instances = instances
 
     def delete(self, instance: str, *, recursive: bool) -> None:
@@ -57,6 +60,7 @@ class InstanceChanges:
             self._leases.drop(request.row_id)
         if row is None:
             return
+        self._turns.touch(instance)
         self._journal.instances.remove(instance)  # first, so that nothing runs it any more
         gone = FlowFailed(f"The instance of {row.endpoint!r} was deleted.", "Get another with: p2pflows mount ADDRESS")
         for request in waiting:

@@ -100,26 +100,23 @@ class Leases:
         """Whether a request is queued at a point that had no worker when it came."""
         return row_id in self._reported_waiting
 
-    def answer_ask(self, row_id: int, call_index: int, status: AskStatus, *, after_commit: bool) -> None:
-        """Answer an ask of the worker that runs a task.
+    def answer_ask(self, row_id: int, call_index: int, status: AskStatus) -> None:
+        """Answer an ask of the worker that runs a task, once this batch is committed.
+
+        A run must not learn what a crash could undo: it would go on from what the next run cannot know.
 
         Args:
             row_id: the row of its request.
             call_index: the index of the ask in its run.
             status: its result, or where it stands.
-            after_commit: hold the answer back until this batch is committed.
         """
         lease = self._leases.get(row_id)
         if lease is None:
             return  # the next worker to run it gets the records with the task
         task = self._tasks[row_id]
         outbox = self._points.get(task.point).workers[lease.worker].outbox
-        answer = AskAnswer(task.id, call_index, status)
-        if after_commit:
-            outbox.recorded.append(answer)
-            self._needs_commit = True
-        else:
-            outbox.answers.append(answer)
+        outbox.recorded.append(AskAnswer(task.id, call_index, status))
+        self._needs_commit = True
 
     @property
     def needs_commit(self) -> bool:

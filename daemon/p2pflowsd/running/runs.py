@@ -45,6 +45,7 @@ from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task import Task
 from p2pflowsd.running.task_queue import TaskQueue
+from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.outbox import Outbox
 
 
@@ -66,6 +67,7 @@ class Runs:
         queue: TaskQueue,
         effects: Effects,
         settlement: Settlement,
+        turns: Turns,
     ) -> None:
         self._user = user
         self._journal = journal
@@ -79,6 +81,7 @@ class Runs:
         self._queue = queue
         self._effects = effects
         self._settlement = settlement
+        self._turns = turns
 
     def record(self, row: IncomingRow, ask: Ask) -> AskStatus:
         """Record a call or step of a running task, or withdraw a call.
@@ -121,12 +124,11 @@ class Runs:
     def on_call_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
         """Pass the end of a message that a run sent on to the run, or run its flow again."""
         origin = json.loads(sent.origin or "{}")
+        self._turns.touch(origin.get("instance"))
         result = _result(sent, state, answer)
         if "k" in origin:
             if self._journal.records.set_value(origin["n"], origin["k"], compact(result.as_json())):
-                # Unlike a peer's answer, an end of our own making does not come again if a crash forgets it.
-                comes_again = state in (OutgoingState.DONE, OutgoingState.FAILED)
-                self._leases.answer_ask(origin["n"], origin["k"], result, after_commit=not comes_again)
+                self._leases.answer_ask(origin["n"], origin["k"], result)
         elif sent.type == Type.CALL or state is not OutgoingState.DONE:
             self._run_again(sent, origin, result)
 
@@ -144,6 +146,7 @@ class Runs:
             self._settlement.fail(row, error)
         except ValueError:
             self._settlement.fail(row, FlowFailed(f"The worker of {flow.endpoint!r} sent a result of a wrong form."))
+        self._turns.touch(row.instance)
         if flow.parallel and task.is_first_run:
             self._queue.release_waiting(row.instance or "", flow)
 
@@ -160,10 +163,9 @@ class Runs:
             if not isinstance(sent, Reply):
                 self._send(row, flow, root, sent)
         before = self._journal.instances.get(instance)
+        state = None if result.state is None or flow.parallel else compact(result.state)
         if not flow.parallel:
-            self._journal.instances.save(
-                instance, None if result.state is None else compact(result.state), self._clock.now()
-            )
+            self._journal.instances.save(instance, state, self._clock.now())
         answered = self._answer(row, result.out)
         self._faults.reach("runs.ended")
         self._effects.settle(row.row_id)
@@ -174,6 +176,27 @@ class Runs:
             self._journal.incoming.move(row.row_id, IncomingState.AWAITING_REPLY)
             if not shared and before is not None and not flow.parallel:
                 self._effects.keep_state(row.row_id, instance, before.state)
+        if root is not None:
+            self._fail_if_unanswerable(root, state or "")
+
+    def _fail_if_unanswerable(self, root: int, state: str) -> None:
+        """Fail a call that no later run can answer.
+
+        That is so when no call made for it is open, no answer to such a call is still to be run, and the instance's
+        state does not hold the request, which a flow needs to answer it later.
+        """
+        request = self._journal.incoming.get(root)
+        if request is None or request.state != IncomingState.AWAITING_REPLY or request.id in state:
+            return
+        if self._journal.outgoing.has_open_of_root(root) or self._journal.incoming.has_answers_for(root):
+            return
+        self._settlement.fail(
+            request,
+            FlowFailed(
+                f"{request.endpoint!r} ended without an answer.",
+                "Its author should send a reply, or keep the message in flow_state to answer it later.",
+            ),
+        )
 
     def _keep_mounted(self, row: IncomingRow, flow: Served, mounted: Mounted | None) -> None:
         """Keep the instance that a run has mounted; subflows that an abandoned attempt mounted are released.
@@ -202,7 +225,7 @@ class Runs:
                 self._check_order(row, sent, result.mounted)
 
     def _changed(self, row: IncomingRow, flow: Served) -> None:
-        """A request for an instance, or to reset one, has had its result."""
+        """Carry out a request for an instance, or to reset one, when its turn comes."""
         self._effects.settle(row.row_id)
         data = self._journal.incoming.data(row.row_id)
         found = self._journal.instances.get(row.instance or "")

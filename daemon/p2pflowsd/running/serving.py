@@ -37,7 +37,8 @@ class Serving:
             return
         self._catalog.remove(endpoint)
         for row in self._journal.incoming.in_state(IncomingState.READY):
-            if self._leases.endpoint_of(row.row_id) == endpoint:
+            awaits_turn = row.endpoint == endpoint and row.instance is not None
+            if awaits_turn or self._leases.endpoint_of(row.row_id) == endpoint:
                 self._leases.drop(row.row_id)
                 self._settlement.fail(row, NotServed(f"They do not serve {endpoint!r} any more."))
 

@@ -14,6 +14,7 @@ from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instances import is_request, requested_endpoint
+from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 
@@ -26,17 +27,27 @@ class Settlement:
     """Ends requests."""
 
     def __init__(
-        self, *, journal: Journal, clock: Clock, outbox: Outbox, notices: Notices, effects: Effects, log: OwnersLog
+        self,
+        *,
+        journal: Journal,
+        clock: Clock,
+        outbox: Outbox,
+        notices: Notices,
+        effects: Effects,
+        turns: Turns,
+        log: OwnersLog,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._outbox = outbox
         self._notices = notices
         self._effects = effects
+        self._turns = turns
         self._log = log
 
     def finish(self, row: IncomingRow, data: dict[str, Any]) -> None:
         """End a request with its result; a call is answered."""
+        self._turns.touch(row.instance)
         if row.type == Type.CALL:
             try:
                 self._reply(row, Type.REPLY, data, row.expires)
@@ -66,6 +77,7 @@ class Settlement:
         self._reply(row, Type.ERROR, error.as_told(MAX_ERROR_CHARS), expires)
 
     def _fail(self, row: IncomingRow, state: IncomingState, error: P2pflowsError) -> None:
+        self._turns.touch(row.instance)
         endpoint = requested_endpoint(self._journal, row)
         if not self._journal.incoming.move(row.row_id, state, error.kind):
             return

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.running.catalog import Served
+from p2pflowsd.running.instances import is_request
 from p2pflowsd.running.scheduler import MAX_WINDOW
 
 _MAX_DIGITS = 19
@@ -37,6 +38,13 @@ class Task(NamedTuple):
         if self.flow.parallel and not self.is_first_run:
             return self.id
         return f"{self.flow.endpoint}/{self.row.instance or self.row.peer}"
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the task waits until its instance has done with the request before it."""
+        return (
+            self.row.instance is not None and is_request(self.row) and not (self.flow.parallel or self.flow.interleaved)
+        )
 
     @property
     def window(self) -> int:

@@ -13,6 +13,7 @@ from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instances import is_request, read_mount
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.task import Task
+from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.notices import Notices
 
 
@@ -20,7 +21,15 @@ class TaskQueue:
     """Queues requests for workers."""
 
     def __init__(
-        self, *, user: str, journal: Journal, catalog: Catalog, leases: Leases, effects: Effects, notices: Notices
+        self,
+        *,
+        user: str,
+        journal: Journal,
+        catalog: Catalog,
+        leases: Leases,
+        effects: Effects,
+        notices: Notices,
+        turns: Turns,
     ) -> None:
         self._user = user
         self._journal = journal
@@ -28,13 +37,14 @@ class TaskQueue:
         self._leases = leases
         self._effects = effects
         self._notices = notices
+        self._turns = turns
 
     def add(self, row: IncomingRow, flow: Served, data: dict[str, Any]) -> None:
         """Queue a request for a flow without instances."""
         self._add(Task(row, flow, flow.dispatch_point), data)
 
     def add_run(self, row: IncomingRow, flow: Served, point: str | None = None) -> None:
-        """Queue a run of an instance.
+        """Queue a run of an instance, in its turn.
 
         Args:
             row: the request.
@@ -43,12 +53,29 @@ class TaskQueue:
         """
         found = self._journal.instances.get(row.instance or "")
         own_point = None if found is None else found.point
-        self._add(Task(row, flow, own_point or point or flow.dispatch_point, is_first_run=found is None))
+        task = Task(row, flow, own_point or point or flow.dispatch_point, is_first_run=found is None)
+        self.add_in_turn(task)
 
     def add_first_run(self, instance: str, row: IncomingRow, flow: Served, point: str | None = None) -> None:
         """Queue a request for an instance that it names for the first time."""
         self._journal.incoming.set_instance(row.row_id, instance)
         self.add_run(row._replace(instance=instance), flow, point)
+
+    def add_in_turn(self, task: Task) -> None:
+        """Queue a task, unless its instance works on another request; then it waits for its turn."""
+        if not task.takes_turns or self._turns.enter(task.row):
+            self._add(task)
+
+    def add_next_turns(self) -> list[IncomingRow]:
+        """Queue the requests whose turn has come; return those whose flow is not served any more."""
+        orphans = []
+        for row in self._turns.next_rows():
+            task = self.task_of(row)
+            if task is None:
+                orphans.append(row)
+            else:
+                self._add(task)
+        return orphans
 
     def release_waiting(self, instance: str, flow: Served) -> None:
         """Let requests that waited for the mount of a parallel flow run side by side, if it is mounted now."""
@@ -90,7 +117,7 @@ class TaskQueue:
             task = self.task_of(row)
             if task is None:
                 orphans.append(row)
-            else:
+            elif not task.takes_turns or self._turns.enter(row):
                 ready.append(task)
         self._leases.restore(ready)
         return orphans

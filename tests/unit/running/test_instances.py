@@ -252,7 +252,7 @@ class Hand:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     """Bob's daemon: a singleton and a flow with instances at point b, a function at point a, and his human."""
     desk = Desk(tmp_path)
-    desk.serves("shared", singleton=True)
+    desk.serves("shared", singleton=True, interleaved=True)
     desk.serves("own")
     desk.serves("function", "a", kind="python")
     desk.serves("User", "", kind="human")
@@ -569,7 +569,7 @@ def test_two_senders_with_one_id(desk: Desk, alice: Neighbour, mallory: Neighbou
     call = alice.sends("shared", {})
     assert mallory.hears_error(mallory.sends("shared", {}, id=call)) == "bad_input"
     ((task, order),) = hand.takes()
-    hand.ends(task, {"out": [], "mounted": {"config": {}, "subflows": {}}})
+    hand.ends(task, {"out": [], "mounted": {"config": {}, "subflows": {}}, "state": {"to be answered": call}})
     shared = derived_id("singleton", desk.user, "shared")
     twice = mallory.sends("shared", {}, instance=shared)
     ((task, order),) = hand.takes()
