@@ -79,6 +79,7 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
         "config": settings,
         "description": str(effective.get("description") or ""),
         "schema": input_schema(effective),
+        "interleaved": flow_class.interleaves,
     }
     served = _served(cl).get(flow_endpoint)
     if served is not None and all(served.get(name) == value for name, value in wanted.items()):

@@ -46,6 +46,8 @@ class Flow:
     """The pydantic classes whose objects are read back from the stored state as such, and not as dicts."""
     handles_errors: ClassVar[bool] = False
     """Whether `run` receives a subflow's error, as `input_message.error`; otherwise the error ends the run."""
+    interleaves: ClassVar[bool] = False
+    """Whether an instance may start on a request while another one is open. The class must then keep them apart."""
 
     flow_config: dict[str, Any]
     flow_state: dict[str, Any]

@@ -45,6 +45,8 @@ class Interaction(CompositeFlow):
         settings.HUMAN_TIMEOUT: None,
     }
     handles_errors: ClassVar[bool] = True
+    interleaves: ClassVar[bool] = True
+    """A second kick-off does not wait for humans who talk for days: `run` refuses it at once."""
     humans: ClassVar[frozenset[str]] = frozenset()
     """The keys of the subflows that are humans."""
 

@@ -158,7 +158,8 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     if isinstance(loaded, FlowClass):
         config = effective_config(loaded.flow_class, loaded.config, complete=False)
         description = str(config.get("description") or "")
-        return {"schema": input_schema(config), "output": None, "description": description, "async": False}
+        facts = {"schema": input_schema(config), "output": None, "description": description, "async": False}
+        return {**facts, "interleaved": loaded.flow_class.interleaves}
     return {
         "schema": loaded.input_schema,
         "output": loaded.output_schema,

@@ -369,7 +369,7 @@ def test_state_and_messages_go_together(alice: Asking, bob: Owner) -> None:
     assert proxy.call({"text": "kept 1"}, WAIT) == {"count": 1, "keys": ["count"]}
     for data, error, word in (
         ({"raise": "It broke."}, FlowFailed, r"ValueError: It broke\."),
-        ({"keep": "lock"}, FlowFailed, r"handle\.inner is a lock"),
+        ({"keep": "lock"}, FlowFailed, r"handle\.inner is of type lock"),
         ({"keep": "much"}, FlowFailed, "'heap'"),
         ({"send": "much"}, TooLarge, "limit"),
     ):

@@ -37,6 +37,7 @@ class ServeParameters(Parameters):
     allow: Text = CONTACTS
     parallel: Flag = False
     singleton: Flag = False
+    interleaved: Flag = False
     config: JsonObject = Field(default_factory=dict)
     description: Text = ""
     input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
@@ -167,13 +168,21 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
 
 
 async def _description(daemon: Daemon, flow: Served, params: ServeParameters) -> dict[str, Any]:
-    """Return the description and the schema of a flow; a worker loads it unless they are known."""
+    """Return what a flow says of itself; a worker loads the flow unless the client has."""
     if flow.kind == "human":
         return {"description": "A human answers.", "input_schema": HUMAN_SCHEMA}
     if flow.kind == "class" and params.input_schema is not None:  # the client has loaded it
-        return {"description": params.description, "input_schema": params.input_schema}
+        return {
+            "description": params.description,
+            "input_schema": params.input_schema,
+            "interleaved": params.interleaved,
+        }
     loaded = await _load(daemon, flow)
-    return {"description": str(loaded.get("description") or ""), "input_schema": loaded.get("schema")}
+    return {
+        "description": str(loaded.get("description") or ""),
+        "input_schema": loaded.get("schema"),
+        "interleaved": loaded.get("interleaved") is True,
+    }
 
 
 async def _load(daemon: Daemon, flow: Served) -> dict[str, Any]:

@@ -70,10 +70,14 @@ class Turns:
         return rows
 
     def _is_open(self, row_id: int) -> bool:
-        """Whether a request has not ended, or a call made for it is open, or an answer to such a call is to be run."""
+        """Whether a request waits for a run, or for a call that was made for it.
+
+        A request that its flow keeps without asking anything can only be answered by the run of a later request, so
+        that one may follow.
+        """
         row = self._journal.incoming.get(row_id)
         if row is None:
             return False
-        if row.state in (IncomingState.READY, IncomingState.AWAITING_REPLY):
+        if row.state == IncomingState.READY:
             return True
         return self._journal.outgoing.has_open_of_root(row_id) or self._journal.incoming.has_answers_for(row_id)
