@@ -1,4 +1,4 @@
-"""p2pflows: serve flows to your neighbours and invoke theirs, their humans included, by user id.
+"""p2pflows: call what other users serve, flows and the users in person, by user id; and serve flows to them.
 
     from p2pflows import connect, flow
 
@@ -9,7 +9,7 @@
     with connect() as me:
         print(me.call("bob/User", {"api_output": "Neighbor, are you there?"}))
 
-Nothing is imported before it is asked for, so that commands start fast.
+Each name is imported when it is first used, so that commands start fast.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ __all__ = [
     "start_local",
 ]
 
-_ELSEWHERE = {
+_MODULES = {
     "ApiInfo": "p2pflows.models.api_info",
     "AsyncClient": "p2pflows.client",
     "AtomicFlow": "p2pflows.flows.flow",
@@ -114,7 +114,7 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_ELSEWHERE.get(name, "p2pflows.errors")), name)
+    value = getattr(importlib.import_module(_MODULES.get(name, "p2pflows.errors")), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""Settings: `config.yaml` in the home folder, then the environment (`P2PFLOWS_BROKER`); frozen once read."""
+"""The settings: `config.yaml` in the home folder, and `P2PFLOWS_BROKER`, which has precedence."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ DEFAULT_POINT = "default"
 
 
 class KeyConfig(BaseModel):
-    """Where a worker finds the key of a model server: never the key itself."""
+    """Where a worker finds the key of a model server; never the key itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend_used: str = "openai"
     api_key_env: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
-    """The environment variable that holds it; without one, the server at `api_base` wants no key."""
+    """The environment variable that holds the key; None if the server at `api_base` needs no key."""
     api_base: str | None = None
     api_version: str | None = None
     model: str | None = None
 
 
 class WorkerConfig(BaseModel):
-    """A worker process that `up` starts."""
+    """A worker process that `p2pflows up` starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +46,7 @@ class WorkerConfig(BaseModel):
 
 
 class Settings(BaseModel):
-    """What `config.yaml` may hold."""
+    """The content of `config.yaml`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,12 +64,12 @@ class Settings(BaseModel):
 
 
 def load(where: Home) -> Settings:
-    """Read the settings of a home; without a file, the defaults.
+    """Read the settings of a home; the defaults if there is no file.
 
     Raises:
-        UsageError: the file cannot be read, is not YAML, or holds something unknown.
+        UsageError: the file cannot be read, or holds a wrong or unknown setting.
     """
-    hint = f"Mend {where.config}, or move it away to use the defaults."
+    hint = f"Correct {where.config}, or move it away to use the defaults."
     content = yaml_file.read(where.config, "The settings", hint)
     if content is None:
         content = {}
@@ -81,7 +81,7 @@ def load(where: Home) -> Settings:
         settings = Settings.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where_in = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"The setting {where_in!r} is wrong: {first['msg']}.", hint) from error
+        setting = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"The setting {setting!r} is wrong: {first['msg']}.", hint) from error
     broker_url.parse(settings.broker)
     return settings

@@ -1,7 +1,7 @@
-"""Whom I know: a YAML address book of petnames and user ids, and the user ids I have blocked.
+"""The address book: a YAML file with the petnames of contacts, and the user ids that are blocked.
 
-The CLI and the daemon both write it, each under a lock and by atomic replacement; the daemon sees a change at its
-next look.
+The CLI and the daemon both write the file, under a lock and by atomic replacement. The daemon reads it again when it
+has changed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from p2pflows.protocol import topics
 
 ME = "me"
 _Stamp = tuple[int, int, int] | None
+"""What changes whenever the file does; None if there is no file."""
 _RESERVED = {ME, "contacts", "anyone"}
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """The content of the file at one moment."""
+    """The content of the file: user ids by petname, petnames by user id, and blocked user ids."""
 
     by_name: dict[str, str] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()
@@ -33,25 +34,29 @@ class Book:
 
 
 class Contacts:
-    """The address book of one home."""
+    """The address book of one home.
+
+    Attributes:
+        problem: why the last `reload_if_changed` could not read the file; None if it could.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read_at: _Stamp = None
-        self._looked_at: _Stamp = None
+        self._read_stamp: _Stamp = None
+        self._checked_stamp: _Stamp = None
         self._book = Book()
         self.problem: UsageError | None = None
 
     @property
     def known(self) -> Book:
-        """What was read last; costs nothing."""
+        """The content as last read, without a look at the file."""
         return self._book
 
     def reload_if_changed(self) -> None:
-        """Read the file again if it has changed; what cannot be read leaves all as it was, and a `problem`."""
+        """Read the file again if it has changed; if it cannot be read, keep the last content and set `problem`."""
         stamp = _stamp(self._path)
-        if stamp != self._looked_at:
-            self._looked_at = stamp
+        if stamp != self._checked_stamp:
+            self._checked_stamp = stamp
             try:
                 self.book()
                 self.problem = None
@@ -59,27 +64,27 @@ class Contacts:
                 self.problem = error
 
     def book(self) -> Book:
-        """The current content; the file is read again only when it has changed.
+        """Return the current content; read the file only if it has changed.
 
         Raises:
-            UsageError: the file is not a contacts file.
+            UsageError: the file cannot be read, or is not an address book.
         """
         stamp = _stamp(self._path)
-        if stamp != self._read_at:
+        if stamp != self._read_stamp:
             self._book = Book() if stamp is None else _read(self._path)
-            self._read_at = stamp
+            self._read_stamp = stamp
         return self._book
 
     def add(self, name: str, user: str) -> None:
         """Give a user id a petname, and unblock it.
 
         Raises:
-            UsageError: the name or id is malformed, or the name stands for somebody else.
+            UsageError: the name or the id has a wrong form, or the name stands for another user.
         """
         topics.check_name(name, "a contact")
         user = normal_user_id(user)
         if name in _RESERVED or topics.is_user_id(name):
-            raise UsageError(f"{name!r} cannot name a contact.", "Choose a name of your own.")
+            raise UsageError(f"{name!r} cannot name a contact.", "Choose another name.")
         with self._locked():
             book = self.book()
             if book.by_name.get(name, user) != user:
@@ -91,7 +96,10 @@ class Contacts:
             self._write({**names, name: user}, book.blocked - {user})
 
     def remove(self, name: str) -> str:
-        """Forget a petname; gives the user id it stood for.
+        """Remove a contact, given by petname or user id.
+
+        Returns:
+            The user id.
 
         Raises:
             UnknownUser: no contact has that name.
@@ -105,7 +113,7 @@ class Contacts:
             return book.by_name[name]
 
     def block(self, user: str) -> None:
-        """Refuse a user id from now on."""
+        """Block a user id."""
         with self._locked():
             book = self.book()
             self._write(book.by_name, book.blocked | {user})
@@ -118,25 +126,30 @@ class Contacts:
         if blocked:
             content["blocked"] = sorted(blocked)
         yaml_file.write(self._path, content)
-        self._read_at = None
+        self._read_stamp = None
 
 
 def normal_user_id(text: str) -> str:
-    """A user id in its one form, lower-case hex.
+    """Return a user id in its normal form, lower-case hex.
 
     Raises:
-        UsageError: the text is no user id.
+        UsageError: the text is not a user id.
     """
     user = text.strip().lower()
     if not topics.is_user_id(user):
         raise UsageError(
-            f"{text!r} is not a user id.", "A user id is 64 hex digits; its owner sees it with: p2pflows id"
+            f"{text!r} is not a user id.", "A user id is 64 hex digits; its owner can print it with: p2pflows id"
         )
     return user
 
 
 def resolve(who: str, book: Book, me: str) -> str:
-    """The user id that a petname, a user id or `me` stands for.
+    """Return the user id that a petname, a user id or `me` stands for.
+
+    Args:
+        who: the petname, the user id in either case, or `me` or an empty text for oneself.
+        book: the address book.
+        me: the user id for `me`.
 
     Raises:
         UnknownUser: no contact has that name.
@@ -151,7 +164,6 @@ def resolve(who: str, book: Book, me: str) -> str:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """What changes when the file does; None if there is none."""
     try:
         info = path.stat()
     except OSError:
@@ -160,7 +172,7 @@ def _stamp(path: Path) -> _Stamp:
 
 
 def naming(contacts: Contacts, me: str) -> Callable[[str], str | None]:
-    """The function that returns the name by which a user knows a user id: "me", a petname, or None."""
+    """Return a function from a user id to its display name: `me`, a petname, or None."""
 
     def name_of(user: str) -> str | None:
         return "me" if user == me else contacts.known.by_user.get(user)
@@ -169,7 +181,7 @@ def naming(contacts: Contacts, me: str) -> Callable[[str], str | None]:
 
 
 def _read(path: Path) -> Book:
-    hint = f"Mend {path}, or move it away to start an empty address book."
+    hint = f"Correct {path}, or move it away to start with an empty address book."
     content = yaml_file.read(path, "The contacts", hint) or {}
     names = content.get("contacts") or {} if isinstance(content, dict) else None
     blocked = content.get("blocked") or [] if isinstance(content, dict) else None
@@ -178,8 +190,8 @@ def _read(path: Path) -> Book:
     for name, user in names.items():
         if not (isinstance(name, str) and isinstance(user, str) and topics.is_name(name) and topics.is_user_id(user)):
             raise UsageError(f"The contacts file has a wrong entry: {name!r}.", hint)
-    refused = [str(user).lower() for user in blocked]  # whom YAML may take for a number
-    for user in refused:
+    blocked_ids = [str(user).lower() for user in blocked]  # YAML reads an id of decimal digits as a number
+    for user in blocked_ids:
         if not topics.is_user_id(user):
-            raise UsageError(f"The contacts file blocks {user!r}, which is no user id.", hint)
-    return Book(dict(names), frozenset(refused))
+            raise UsageError(f"The contacts file blocks {user!r}, which is not a user id.", hint)
+    return Book(dict(names), frozenset(blocked_ids))

@@ -1,24 +1,24 @@
-"""What can go wrong, as one small tree.
+"""The errors of p2pflows.
 
 P2pflowsError
-├── UsageError          you gave something we cannot use           exit 2
-├── DaemonNotRunning    no daemon listens on this home's socket    exit 3
-├── JournalFailed       the daemon's disk is full or failing       exit 1
-└── CallError           a message did not get the answer it wanted, one class per kind
-    ├── UnknownUser     nobody with that user id or name           exit 3
-    ├── Unreachable     their daemon did not take the message      exit 3
-    ├── NotServed       they do not serve that endpoint            exit 1
-    ├── NotAllowed      they do not let you call it                exit 4
-    ├── BadInput        the data does not fit                      exit 2
+├── UsageError          an argument, file or setting is wrong      exit 2
+├── DaemonNotRunning    no daemon listens on the home's socket     exit 3
+├── JournalFailed       the daemon cannot write its journal        exit 1
+└── CallError           a call or message failed; a class per kind
+    ├── UnknownUser     no such user id or contact                 exit 3
+    ├── Unreachable     the other daemon did not get the message   exit 3
+    ├── NotServed       the other user does not serve the endpoint exit 1
+    ├── NotAllowed      the other user does not allow the call     exit 4
+    ├── BadInput        the endpoint does not accept the data      exit 2
     ├── TooLarge        the data is over the size limit            exit 2
     ├── FlowFailed      the flow raised, or its command failed     exit 1
-    ├── WorkerLost      its worker died at every attempt           exit 1
-    ├── NoWorker        no worker serves its dispatch point        exit 3
-    ├── Declined        the human said no                          exit 1
-    ├── Cancelled       somebody withdrew it                       exit 1
-    └── DeadlinePassed  no answer in time                          exit 5
+    ├── WorkerLost      the worker died at every attempt           exit 1
+    ├── NoWorker        no worker runs for the dispatch point      exit 3
+    ├── Declined        the human declined                         exit 1
+    ├── Cancelled       the call was cancelled                     exit 1
+    └── DeadlinePassed  no answer arrived in time                  exit 5
 
-Kinds travel on the wire as their `kind` text; `docs/PROTOCOL.md` lists them.
+On the wire, an error is named by its `kind`; docs/PROTOCOL.md lists all kinds.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ from typing import ClassVar
 
 
 class P2pflowsError(Exception):
-    """Something went wrong.
+    """The base class of all errors of p2pflows.
 
     Args:
-        message: one sentence for a person.
-        hint: what to do next, one sentence, may be empty.
+        message: what failed, as one sentence.
+        hint: what the user can do next, as one sentence; may be empty.
+
+    Attributes:
+        kind: the name of the error in JSON and on the wire.
+        exit_code: the exit code of a command that fails with this error.
     """
 
     kind: ClassVar[str] = "error"
@@ -43,71 +47,71 @@ class P2pflowsError(Exception):
         self.hint = str(hint)
 
     def as_json(self) -> dict[str, str]:
-        """The error as the one JSON object that `--json` prints."""
+        """Return the object that `--json` prints and that the control API returns."""
         return {"code": self.kind, "message": self.message, "hint": self.hint}
 
-    def as_told(self, longest: int | None = None) -> dict[str, str]:
-        """The error as peers and workers are told it (docs/PROTOCOL.md).
+    def as_wire(self, max_chars: int | None = None) -> dict[str, str]:
+        """Return the object that goes to other daemons and to workers (docs/PROTOCOL.md).
 
         Args:
-            longest: most characters of the message, and of the hint; None for all.
+            max_chars: the limit for the message, and for the hint; None for no limit.
         """
-        return {"kind": self.kind, "message": self.message[:longest], "hint": self.hint[:longest]}
+        return {"kind": self.kind, "message": self.message[:max_chars], "hint": self.hint[:max_chars]}
 
 
 class UsageError(P2pflowsError):
-    """You gave something we cannot use: an argument, a file, a setting."""
+    """An argument, a file or a setting is wrong."""
 
     kind = "usage"
     exit_code = 2
 
 
 class DaemonNotRunning(P2pflowsError):
-    """No daemon listens on this home's socket."""
+    """No daemon listens on the home's socket."""
 
     kind = "daemon_not_running"
     exit_code = 3
 
 
 class JournalFailed(P2pflowsError):
-    """The daemon's disk does not take what has to be kept."""
+    """The daemon cannot write its journal, because its disk is full or failing."""
 
     kind = "disk"
 
 
 class CallError(P2pflowsError):
-    """A message did not get the answer it wanted."""
+    """A call or message failed."""
 
 
 class UnknownUser(CallError):
-    """Nobody with that user id, or no contact with that name."""
+    """There is no user with that id, or no contact with that name."""
 
     kind = "unknown_user"
     exit_code = 3
 
 
 class Unreachable(CallError):
-    """Their daemon did not take the message before the deadline."""
+    """The recipient's daemon did not receive the message before the deadline."""
 
     kind = "unreachable"
     exit_code = 3
 
 
 class NotServed(CallError):
-    """They do not serve that endpoint."""
+    """The recipient does not serve the endpoint."""
 
     kind = "not_served"
 
 
 class NotAllowed(CallError):
-    """They do not let you call that endpoint."""
+    """The recipient does not allow you to call the endpoint."""
 
     kind = "not_allowed"
     exit_code = 4
 
 
 class BadInput(CallError):
-    """The data does not fit what the endpoint takes."""
+    """The endpoint does not accept the data."""
 
     kind = "bad_input"
     exit_code = 2
@@ -121,38 +125,38 @@ class TooLarge(CallError):
 
 
 class FlowFailed(CallError):
-    """The flow raised, or its command ended with a non-zero exit code."""
+    """The flow raised an exception, or its command ended with a non-zero exit code."""
 
     kind = "flow_failed"
 
 
 class WorkerLost(CallError):
-    """The worker died at every attempt to run it."""
+    """The worker died at every attempt to run the flow."""
 
     kind = "worker_lost"
 
 
 class NoWorker(CallError):
-    """No worker serves the endpoint's dispatch point."""
+    """No worker runs for the endpoint's dispatch point."""
 
     kind = "no_worker"
     exit_code = 3
 
 
 class Declined(CallError):
-    """The human declined."""
+    """The human declined to answer."""
 
     kind = "declined"
 
 
 class Cancelled(CallError):
-    """The message was withdrawn before it was answered."""
+    """The call or message was cancelled."""
 
     kind = "cancelled"
 
 
 class DeadlinePassed(CallError):
-    """No answer came before the deadline."""
+    """No answer arrived before the deadline."""
 
     kind = "deadline"
     exit_code = 5
@@ -181,20 +185,20 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
 
 
 def from_kind(kind: str, message: str, hint: str = "") -> P2pflowsError:
-    """Rebuild an error from its kind; one this version does not know is a plain CallError."""
+    """Return an error of a kind; of an unknown kind, a plain CallError."""
     return BY_KIND.get(kind, CallError)(message, hint)
 
 
-def ran_differently() -> FlowFailed:
-    """The error of a run that began again and did not ask for what it had asked before."""
+def replay_diverged() -> FlowFailed:
+    """Return the error of a run that restarted and did not repeat the calls that it had made before."""
     return FlowFailed(
-        "It ran differently than before its worker died, so it cannot go on.",
-        "Let its runs depend on nothing but their message and state; wrap the rest in self.step().",
+        "The run did not repeat the calls that it made before its worker died, so it cannot continue.",
+        "Let the run depend on nothing but its message and state; put everything else into self.step().",
     )
 
 
 def from_peer(content: object) -> CallError:
-    """The error in another user's answer; only kinds that an answer may have, all else is a plain CallError."""
+    """Return the error in another user's answer; a kind that no answer may have becomes a plain CallError."""
     fields = content if isinstance(content, dict) else {}
     kind, message, hint = (str(fields.get(name, "")) for name in ("kind", "message", "hint"))
     known = BY_KIND.get(kind, CallError)

@@ -1,8 +1,10 @@
-"""FlowVerse: the flow modules that others publish.
+"""Flow modules that others publish (docs/MODULES.md).
 
-from p2pflows import flow_verse
+For example:
 
-flow_verse.sync_dependencies([{"url": "aiflows/ChatFlowModule", "revision": "main"}], trust=True)
+    from p2pflows import flow_verse
+
+    flow_verse.sync_dependencies([{"url": "aiflows/ChatFlowModule", "revision": "main"}], trust=True)
 """
 
 from __future__ import annotations

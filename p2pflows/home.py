@@ -1,7 +1,6 @@
-"""The home folder: one person's files, and where each of them is.
+"""The home folder, which holds all files of one user: `~/.p2pflows`, or the folder that `P2PFLOWS_HOME` names.
 
-`P2PFLOWS_HOME` moves the whole home (default `~/.p2pflows`). Nothing heavy is imported here: every command
-needs this.
+Every command imports this module, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """One person's folder, and the files in it."""
+    """The paths in a home folder; the files need not exist."""
 
     path: Path
 
     @property
     def key(self) -> Path:
-        """The secret Ed25519 seed."""
+        """The secret key."""
         return self.path / "identity.key"
 
     @property
@@ -34,7 +33,7 @@ class Home:
 
     @property
     def journal(self) -> Path:
-        """The SQLite file."""
+        """The journal, a SQLite file."""
         return self.path / "journal.sqlite3"
 
     @property
@@ -44,17 +43,17 @@ class Home:
 
     @property
     def worker_socket(self) -> Path:
-        """Where the daemon takes the frames of workers on this machine."""
+        """The daemon's socket for workers on this machine."""
         return self.path / "worker.sock"
 
     @property
     def lock(self) -> Path:
-        """Locked while a daemon runs on this home."""
+        """The lock file that a running daemon holds."""
         return self.path / "daemon.lock"
 
 
 def home() -> Home:
-    """The home folder that the environment names; it need not exist."""
-    named = os.environ.get("P2PFLOWS_HOME")
-    path = Path(named).expanduser() if named else Path.home() / ".p2pflows"
+    """Return the home folder that the environment selects; it need not exist."""
+    configured = os.environ.get("P2PFLOWS_HOME")
+    path = Path(configured).expanduser() if configured else Path.home() / ".p2pflows"
     return Home(path.absolute())

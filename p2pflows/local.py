@@ -1,7 +1,9 @@
-"""Ready users for tests and notebooks: daemons with fresh homes on an embedded broker of their own.
+"""Local users for tests and notebooks: daemons with new homes in a temporary folder, and a broker of their own.
 
-with start_local(2) as (alice, bob):
-    print(alice.call("bob/User", {"text": "Hello?"}))
+For example:
+
+    with start_local(2) as (alice, bob):
+        print(alice.call("bob/User", {"text": "Hello?"}))
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class LocalUser(Client):
     """The client of one local user, who has a daemon and a home of their own.
 
     Args:
-        name: the petname under which the others know this user.
+        name: the petname that the other local users have for this user.
         home: the home folder.
     """
 
@@ -46,7 +48,7 @@ class LocalUser(Client):
 
 
 class LocalUsers(Sequence[LocalUser]):
-    """Some local users, until `close`, the end of a `with` block, or the end of this program, unless that is killed."""
+    """The clients of local users, whose daemons run until `close`, the end of the `with` block, or of the program."""
 
     def __init__(self, num_users: int, workers: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="p2pflows-"))
@@ -76,7 +78,7 @@ class LocalUsers(Sequence[LocalUser]):
         self.close()
 
     def restart(self, user: LocalUser) -> None:
-        """Kill a user's daemon without a goodbye, and start it again; gives back when it is connected.
+        """Kill a user's daemon, start it again, and wait until it is connected.
 
         Raises:
             UsageError: the daemon does not start.
@@ -88,7 +90,7 @@ class LocalUsers(Sequence[LocalUser]):
         _wait_for(user, self._processes[number])
 
     def close(self) -> None:
-        """End the daemons and remove their homes."""
+        """Stop the daemons and remove their homes."""
         atexit.unregister(self.close)
         for user in self._users:
             user.close()
@@ -125,17 +127,20 @@ class LocalUsers(Sequence[LocalUser]):
 
 
 def start_local(num_users: int = 1, *, workers: int = 0) -> LocalUsers:
-    """Start daemons for some users who know each other as alice, bob, carol, ...; gives their clients.
+    """Start the daemons of local users, who are contacts of each other and named alice, bob, carol, ...
 
     Args:
-        num_users: how many, at most eight.
-        workers: worker processes of each user; with none, start workers as threads.
+        num_users: the number of users, 1 to 8.
+        workers: the number of worker processes of each user; with 0, run workers as threads of this program.
+
+    Returns:
+        The clients of the users.
 
     Raises:
-        UsageError: too many or too few, or a daemon does not start.
+        UsageError: the number is wrong, or a daemon does not start.
     """
     if not 1 <= num_users <= len(NAMES):
-        raise UsageError(f"There are 1 to {len(NAMES)} local users.", "Start fewer.")
+        raise UsageError(f"Cannot start {num_users} local users.", f"Start 1 to {len(NAMES)}.")
     return LocalUsers(num_users, workers)
 
 
@@ -161,8 +166,8 @@ def _wait_for(user: LocalUser, process: subprocess.Popen[bytes]) -> None:
             if user.request("status")["broker"]["connected"]:
                 return
         if process.poll() is not None or time.monotonic() > deadline:
-            told = (user.home / "daemon.log").read_text(errors="replace").strip().splitlines()
-            raise UsageError(f"The daemon of {user.name} did not start: {told[-1] if told else 'no word'}")
+            lines = (user.home / "daemon.log").read_text(errors="replace").strip().splitlines()
+            raise UsageError(f"The daemon of {user.name} did not start: {lines[-1] if lines else 'its log is empty'}")
         time.sleep(0.05)
 
 

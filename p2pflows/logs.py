@@ -1,4 +1,4 @@
-"""Log lines on stderr, one form for daemon and workers: `time=... level=... source=... msg="..."` (logfmt)."""
+"""Logging of the daemon and of workers: logfmt lines on stderr, `time=... level=... source=... msg="..."`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import sys
 import time
 
-_TALKATIVE = ("httpx", "httpx2", "openai", "huggingface_hub")
-"""Libraries that log each request at info."""
+_VERBOSE_LIBRARIES = ("httpx", "httpx2", "openai", "huggingface_hub")
+"""They log each request at level info."""
 
 
 class _Logfmt(logging.Formatter):
@@ -20,10 +20,10 @@ class _Logfmt(logging.Formatter):
 
 
 def to_stderr(level: str) -> None:
-    """Send what is logged to stderr, from this level on."""
+    """Log to stderr, from a level on; verbose libraries log warnings only, unless the level is debug."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Logfmt())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     if level.upper() != "DEBUG":
-        for name in _TALKATIVE:
+        for name in _VERBOSE_LIBRARIES:
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,10 +1,11 @@
-"""Serving flows and getting instances of them, by the names that the predecessor's tutorials use.
+"""Serve flows and mount instances of them, with the function names of the predecessor's tutorials.
 
     serving.serve_flow(cl, flow_class_name="my_flows.Assistant", flow_endpoint="Assistant")
     assistant = serving.get_flow_instance(cl, flow_endpoint="Assistant")
     assistant.get_reply_future(assistant.package_input_message({"query": "Hello?"})).get_data()
 
-`cl` is the client of the local daemon, from `p2pflows.connect()`. What is served stays served until it is unserved.
+`cl` is the client of the local daemon, from `p2pflows.connect()`. A flow is served until it is unserved, also after a
+restart of the daemon.
 """
 
 from __future__ import annotations
@@ -45,24 +46,27 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
     allow: str = CONTACTS,
     config: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Serve a class of flows under an endpoint; gives False if just this was served already.
+    """Serve a flow class under an endpoint.
 
-    The class is imported here, once, so that what cannot be loaded is refused at once. Serving another class, or the
-    same with other settings, replaces what was served: instances that exist keep their config, and run the new code.
-    After a change of the code alone, unserve it first.
+    This imports the class, so that an error in it is raised here. Serving another class or other settings replaces
+    what the endpoint serves: existing instances keep their config, and run the new code. If only the code of the class
+    has changed, unserve it first.
 
     Args:
         cl: the client of the local daemon.
         flow_class_name: `package.module.Class`, or `file.py:Class`.
-        flow_endpoint: under which name.
-        dispatch_point: which workers run it.
-        parallel_dispatch: run all messages side by side, each from the initial state, which is never changed.
-        singleton: all callers share one instance.
-        allow: who may call it: me, contacts, anyone, or names of contacts.
-        config: what is laid over the class's defaults for every instance.
+        flow_endpoint: the name of the endpoint.
+        dispatch_point: the dispatch point whose workers run it.
+        parallel_dispatch: run all messages at the same time, each from the initial state, which then never changes.
+        singleton: whether all callers share one instance.
+        allow: who may call it: `me`, `contacts`, `anyone`, or petnames separated by commas.
+        config: settings merged over the class's config, for all instances.
+
+    Returns:
+        False if the endpoint served exactly this already.
 
     Raises:
-        UsageError: the class cannot be imported, is no flow, or its config is incomplete.
+        UsageError: the class cannot be imported or is not a flow, or its config is incomplete.
     """
     flow_class, target = _load(flow_class_name)
     settings = dict(config or {})
@@ -98,12 +102,16 @@ def recursive_serve_flow(  # noqa: PLR0917 - the predecessor's order
     *,
     allow: str = CONTACTS,
 ) -> bool:
-    """Serve a class and, first, its own subflows, as their part of the config says; gives False if all were served.
+    """Serve a flow class after those of its subflows that this user must serve, with the settings of its config.
 
-    A subflow of this user whose endpoint is served already is left as it is. Nothing is served if a part is wrong.
+    Subflows whose endpoints are served already stay as they are. If there is any error, nothing is served. The
+    arguments are those of `serve_flow`.
+
+    Returns:
+        False if everything was served already.
 
     Raises:
-        UsageError: a class cannot be loaded, a subflow names none, or they lead in a circle.
+        UsageError: a class cannot be loaded, a subflow names no class, or the subflows form a cycle.
     """
     found: dict[str, dict[str, Any]] = {}
     about = {"dispatch_point": dispatch_point, "parallel_dispatch": parallel_dispatch, "singleton": singleton}
@@ -113,12 +121,12 @@ def recursive_serve_flow(  # noqa: PLR0917 - the predecessor's order
 
 
 def is_flow_served(cl: Client, flow_endpoint: str) -> bool:
-    """Whether anything is served under an endpoint."""
+    """Whether an endpoint is served."""
     return flow_endpoint in _served(cl)
 
 
 def unserve_flow(cl: Client, flow_endpoint: str) -> bool:
-    """Make no new instances; those that exist go on. Gives False if nothing was served."""
+    """Stop serving an endpoint; existing instances continue. Return False if it was not served."""
     try:
         cl.request("unserve", endpoint=flow_endpoint)
     except NotServed:
@@ -127,7 +135,7 @@ def unserve_flow(cl: Client, flow_endpoint: str) -> bool:
 
 
 def delete_flow_endpoint(cl: Client, flow_endpoint: str) -> bool:
-    """Unserve, and delete all instances with their subflows'. Gives False if there was nothing."""
+    """Stop serving an endpoint, and delete its instances with their subflows. Return False if there was nothing."""
     try:
         cl.request("delete_endpoint", endpoint=flow_endpoint)
     except NotServed:
@@ -136,23 +144,23 @@ def delete_flow_endpoint(cl: Client, flow_endpoint: str) -> bool:
 
 
 def delete_all_flow_endpoints(cl: Client) -> int:
-    """Delete every endpoint of a class with its instances; humans, functions and commands stay. Gives how many."""
+    """Delete every endpoint of a flow class with its instances, but no others. Return the number of endpoints."""
     classes = {flow["endpoint"] for flow in _served(cl).values() if flow["kind"] == "class"}
     left = {instance["endpoint"] for instance in cl.request("instances")["instances"]}
     return sum(delete_flow_endpoint(cl, endpoint) for endpoint in sorted(classes | left))
 
 
 def delete_flow_instance(cl: Client, flow_id: str, user_id: str = LOCAL, *, recursive: bool = False) -> None:
-    """Delete one instance, of this user or of another; with `recursive`, those that were made for it, too.
+    """Delete an instance at this user or another; with `recursive`, also the instances of its subflows.
 
     Raises:
-        NotAllowed: there is none, or it is not ours.
+        NotAllowed: there is no such instance, or it belongs to another user.
     """
     cl.request("delete_instance", instance=flow_id, user=_user(cl, user_id), recursive=recursive)
 
 
 def recursive_delete_flow_instance(cl: Client, flow_id: str, user_id: str = LOCAL) -> None:
-    """Delete an instance and those of its subflows, wherever they are."""
+    """Delete an instance and the instances of its subflows, at all users."""
     delete_flow_instance(cl, flow_id, user_id, recursive=True)
 
 
@@ -166,22 +174,23 @@ def get_flow_instance(  # noqa: PLR0917 - the predecessor's order
     *,
     timeout: float | None = None,
 ) -> FlowProxy:
-    """A new instance of a flow, or the one of a singleton; gives the proxy that stands for it.
-
-    Humans, functions and shell commands have no instances: their proxy stands for the endpoint.
+    """Mount an instance of a flow: a new one, or that of a singleton.
 
     Args:
         cl: the client of the local daemon.
-        flow_endpoint: under which name it is served.
-        user_id: by whom: `local`, a user id, or the name of a contact.
-        config_overrides: what is laid over the config of the class, at any depth; its owner says what others may set.
-        initial_state: the state to begin with.
-        dispatch_point_override: which workers run it; only its owner may say.
+        flow_endpoint: the name of the endpoint.
+        user_id: the user who serves it: `local`, a user id, or a petname.
+        config_overrides: settings merged over the config; of another user's flow, only keys that its owner permits.
+        initial_state: the initial state of the instance.
+        dispatch_point_override: the dispatch point whose workers run it; only for a flow of this user.
         timeout: seconds; a minute by default.
 
+    Returns:
+        A proxy for the instance; for humans, functions and shell commands, which have no instances, for the endpoint.
+
     Raises:
-        CallError: there is none to be had, and why: `not_served`, `not_allowed`, `unreachable`, `deadline`, ...
-        UsageError: the user id is none, or the overrides or the state are no JSON.
+        CallError: the instance could not be mounted; the kind says why: `not_served`, `unreachable`, ...
+        UsageError: the user id has a wrong form, or the overrides or the state are not JSON.
     """
     user, flow_endpoint = _user(cl, user_id), topics.check_name(flow_endpoint, "an endpoint")
     check_keyless(config_overrides)
@@ -195,28 +204,28 @@ def get_flow_instance(  # noqa: PLR0917 - the predecessor's order
         timeout=timeout,
     )
     target = Target(mounted["user"], flow_endpoint, mounted["instance"])
-    about = {"name": f"Proxy_{flow_endpoint}", "description": f"Stands for {flow_endpoint}."}
-    return FlowProxy(f"Proxy_{flow_endpoint}", target, config=about, run=ClientRun(cl))
+    config = {"name": f"Proxy_{flow_endpoint}", "description": f"Stands for {flow_endpoint}."}
+    return FlowProxy(f"Proxy_{flow_endpoint}", target, config=config, run=ClientRun(cl))
 
 
 def get_served_flows(cl: Client) -> list[dict[str, Any]]:
-    """What this user serves."""
+    """Return the flows that this user serves."""
     return list(_served(cl).values())
 
 
 def get_flow_instances(cl: Client, user_id: str = LOCAL, flow_endpoint: str | None = None) -> list[dict[str, Any]]:
-    """The instances of this user's flows, or those that another user has for us."""
+    """Return the instances of this user's flows; or this user's instances at another user."""
     return list(cl.request("instances", user=_user(cl, user_id), endpoint=flow_endpoint)["instances"])
 
 
 def print_served_flows(cl: Client) -> None:
-    """Print what this user serves, a line each."""
+    """Print the flows that this user serves, one per line."""
     for flow in get_served_flows(cl):
         sys.stdout.write(f"{flow['endpoint']}  {flow['kind']}  {flow['dispatch_point']}  {flow['description']}\n")
 
 
 def print_flow_instances(cl: Client, user_id: str = LOCAL) -> None:
-    """Print instances, a line each; never their config or state, which may hold what is private."""
+    """Print instances, one per line, without their config and state, which may be private."""
     for instance in get_flow_instances(cl, user_id):
         sys.stdout.write(f"{instance['endpoint']}  {instance['instance']}  {instance['used']}\n")
 
@@ -230,10 +239,10 @@ def _collect(
     found: dict[str, dict[str, Any]],
     above: tuple[str, ...] = (),
 ) -> None:
-    """Find what has to be served, subflows before those that need them."""
+    """Collect into `found` the endpoints to serve and their settings, subflows before the flows that need them."""
     if endpoint in above:
         raise UsageError(
-            f"The subflows lead in a circle: {' -> '.join([*above[above.index(endpoint) :], endpoint])}.",
+            f"The subflows form a cycle: {' -> '.join([*above[above.index(endpoint) :], endpoint])}.",
             "Let one of them use another endpoint.",
         )
     flow_class, _ = _load(class_name)
@@ -244,7 +253,7 @@ def _collect(
         if spec.class_name is None:
             raise UsageError(
                 f"The subflow {spec.key!r} of {class_name} names no class to serve.",
-                f"Give it a flow_class_name, or first serve {spec.endpoint}.",
+                f"Give it a flow_class_name, or serve {spec.endpoint} first.",
             )
         inner = {
             "dispatch_point": spec.dispatch_point or DEFAULT_POINT,
@@ -256,15 +265,15 @@ def _collect(
 
 
 def _load(class_name: str) -> tuple[type[Flow], str]:
-    """The class, and how workers find it."""
-    place, colon, attribute = class_name.rpartition(":" if ":" in class_name else ".")
-    if not place or not attribute:
-        raise UsageError(f"{class_name!r} names no class.", "Write package.module.Class or file.py:Class.")
-    if colon == ":" and place.endswith(".py"):
-        place = str(Path(place).absolute())
-    target = f"{place}:{attribute}"
+    """Return a flow class, and the target by which workers load it."""
+    module, separator, attribute = class_name.rpartition(":" if ":" in class_name else ".")
+    if not module or not attribute:
+        raise UsageError(f"{class_name!r} does not name a class.", "Write package.module.Class or file.py:Class.")
+    if separator == ":" and module.endswith(".py"):
+        module = str(Path(module).absolute())
+    target = f"{module}:{attribute}"
     loaded = _LOADER.examine(ClassTarget(target, str(Path.cwd()), config={}))
-    assert isinstance(loaded, FlowClass)  # noqa: S101 - a target of kind class is one, or is refused
+    assert isinstance(loaded, FlowClass)  # noqa: S101 - the loader refuses anything else for this target
     return loaded.flow_class, target
 
 
@@ -274,5 +283,5 @@ def _served(cl: Client) -> dict[str, dict[str, Any]]:
 
 def _user(cl: Client, user_id: str) -> str:
     if user_id == OPEN or not isinstance(user_id, str):
-        raise UsageError("The user id is still to be filled in.", "Ask the owner for it: p2pflows id")
+        raise UsageError("The user id is not filled in.", "Its owner can print it with: p2pflows id")
     return cl.user_id if user_id in (LOCAL, "me") else user_id

@@ -87,7 +87,7 @@ class FlowMessage:
     def to_dict(self) -> dict[str, Any]:
         """Return every field as plain data, copied; `from_dict` reads it, the error included."""
         plain = {each.name: copy.deepcopy(getattr(self, each.name)) for each in fields(self) if each.name != "error"}
-        plain["error"] = self.error and self.error.as_told()
+        plain["error"] = self.error and self.error.as_wire()
         return plain
 
     @classmethod

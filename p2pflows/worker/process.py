@@ -290,7 +290,7 @@ class Worker:
         error = TooLarge(
             f"The broker takes no more than {max_bytes:,} bytes at a time.", "Send a reference to the data."
         )
-        self._runner.deliver(SettledAsk(ask.task, ask.call_index, CallFailed(error.as_told())))
+        self._runner.deliver(SettledAsk(ask.task, ask.call_index, CallFailed(error.as_wire())))
         return False
 
     def _publish(

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict
 
-from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, ran_differently
+from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, replay_diverged
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import CallResult, Target, too_late
 from p2pflows.protocol import strict_json
@@ -206,7 +206,7 @@ class TaskRun:
             raise FlowFailed(f"One run made more than {MAX_RECORDS:,} calls and steps.")
         record = self._task.spec.records.get(call_index)
         if record is not None and record.fingerprint != fingerprint:
-            raise ran_differently()
+            raise replay_diverged()
         return call_index, record
 
     def _wait_for(self, call_index: int, content: Call | Step) -> Future[AskResult]:

@@ -216,7 +216,7 @@ def test_a_run_that_goes_another_way(alice: Asking, bob: Owner) -> None:
     question = f"fickle-{runs(file)[0]}"
     alice.asked(question)
     kill_worker(file)
-    with pytest.raises(FlowFailed, match="ran differently"):
+    with pytest.raises(FlowFailed, match="did not repeat the calls"):
         future.get_data()
     alice.sees(question, "cancelled")
     assert alice.prompts(f"fickle-{runs(file)[1]}") == []

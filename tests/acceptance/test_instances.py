@@ -130,7 +130,7 @@ def test_serving_the_same_twice_changes_nothing(bob: LocalUser, names: Callable[
         ("no_such_module.Counter", "no_such_module"),
         ("flow_classes.note", "no class of flows"),
         ("flow_classes.Incomplete", "'name'"),
-        ("Counter", "names no class"),
+        ("Counter", "does not name a class"),
     ],
 )
 def test_what_cannot_be_mounted_is_not_served(bob: LocalUser, class_name: str, word: str) -> None:

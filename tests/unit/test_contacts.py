@@ -186,7 +186,7 @@ def test_a_name_among_the_blocked_is_not_passed_over(path: Path) -> None:
     """A list that would block nobody is an error that names the entry."""
     path.parent.mkdir()
     path.write_text("blocked: [mallory]\n")
-    with pytest.raises(UsageError, match="blocks 'mallory', which is no user id"):
+    with pytest.raises(UsageError, match="blocks 'mallory', which is not a user id"):
         Contacts(path).book()
 
 

@@ -35,9 +35,9 @@ def test_the_error_about_damaged_yaml_is_one_sentence_that_quotes_nothing(
     path = tmp_path / "file.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError) as refused:
-        yaml_file.read(path, "The file", "Mend it.")
+        yaml_file.read(path, "The file", "Correct it.")
     assert refused.value.message.startswith(f"The file cannot be read: {why}")
-    assert refused.value.hint == "Mend it."
+    assert refused.value.hint == "Correct it."
     assert "secret" not in refused.value.message
 
 

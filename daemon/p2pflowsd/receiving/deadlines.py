@@ -64,7 +64,7 @@ class Deadlines:
         now = self._clock.now()
         if self._outbox.next_expiry is not None and self._outbox.next_expiry <= now:
             for sent in self._journal.outgoing.expired(now):
-                error = strict_json.dumps(self._why_expired(sent).as_told())
+                error = strict_json.dumps(self._why_expired(sent).as_wire())
                 self._outbox.end(sent, OutgoingState.EXPIRED, error)
             self._outbox.next_expiry = self._journal.outgoing.next_expiry()
         if self._next_request is not None and self._next_request <= now:

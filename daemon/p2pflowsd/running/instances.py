@@ -313,7 +313,7 @@ def requested_endpoint(journal: Journal, row: IncomingRow) -> str:
 
 def _circle(endpoints: Sequence[str]) -> BadInput:
     steps = [name for name, _ in itertools.groupby(endpoints)]
-    return BadInput(f"The subflows lead in a circle: {' -> '.join(steps)}.", "Let one of them use another endpoint.")
+    return BadInput(f"The subflows form a cycle: {' -> '.join(steps)}.", "Let one of them use another endpoint.")
 
 
 def _mount_in(data: dict[str, Any]) -> Mount:

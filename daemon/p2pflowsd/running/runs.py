@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from p2pflows.errors import BadInput, CallError, Cancelled, FlowFailed, NotAllowed, from_peer, ran_differently
+from p2pflows.errors import BadInput, CallError, Cancelled, FlowFailed, NotAllowed, from_peer, replay_diverged
 from p2pflows.protocol import topics
 from p2pflows.protocol.asks import (
     Ask,
@@ -95,7 +95,7 @@ class Runs:
         """
         match ask.content:
             case Malformed():
-                return CallFailed(BadInput("The worker cannot send that.", "Bring it up to date.").as_told())
+                return CallFailed(BadInput("The worker cannot send that.", "Bring it up to date.").as_wire())
             case CancelCall(call=call_index):
                 self._effects.withdraw(self._journal.records.get(row.row_id, call_index))
                 return StepValue()
@@ -111,7 +111,7 @@ class Runs:
                     self._effects.record(known)
                     self._faults.reach("runs.recorded")
                 if known.fingerprint != content.fingerprint:
-                    return CallFailed(ran_differently().as_told())
+                    return CallFailed(replay_diverged().as_wire())
                 return Recorded() if known.value is None else read_result(json.loads(known.value))
 
     def status_of(self, row: IncomingRow, call_index: int) -> AskStatus:
@@ -253,7 +253,7 @@ class Runs:
                 origin = {"n": row.row_id, "k": call_index}
                 self._accept(Type.CALL, row, call, origin=origin, message_id=message_id)
             except CallError as error:
-                sent_id, result = None, CallFailed(error.as_told())
+                sent_id, result = None, CallFailed(error.as_wire())
         elif sent.state not in OPEN_OUTGOING:  # a dead letter runs again
             result = _result(sent, OutgoingState(sent.state), sent.answer)
         value = None if result is None else compact(result.as_json())
@@ -392,4 +392,4 @@ def _result(sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> Ca
     content = json.loads(answer) if answer else {}
     if state is OutgoingState.DONE:
         return CallReply(sent.id, sent.peer, content)
-    return CallFailed(content or Cancelled("It was withdrawn.").as_told(), sent.id, sent.peer)
+    return CallFailed(content or Cancelled("It was withdrawn.").as_wire(), sent.id, sent.peer)

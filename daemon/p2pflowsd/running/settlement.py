@@ -74,7 +74,7 @@ class Settlement:
         """Send an error to the sender of a request."""
         # Errors of posts have no client waiting at a deadline, so they travel long enough to arrive.
         expires = row.expires if row.type == Type.CALL else self._clock.now() + ERROR_LIFETIME_MS
-        self._reply(row, Type.ERROR, error.as_told(MAX_ERROR_CHARS), expires)
+        self._reply(row, Type.ERROR, error.as_wire(MAX_ERROR_CHARS), expires)
 
     def _fail(self, row: IncomingRow, state: IncomingState, error: P2pflowsError) -> None:
         self._turns.touch(row.instance)

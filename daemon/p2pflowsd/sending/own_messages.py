@@ -77,7 +77,7 @@ class OwnMessages:
             BadInput: it has ended already, or no single message has an id like that.
         """
         row = self._find(part)
-        error = strict_json.dumps(Cancelled("You withdrew it.").as_told())
+        error = strict_json.dumps(Cancelled("You withdrew it.").as_wire())
         if not self._outbox.end(row, OutgoingState.CANCELLED, error):
             raise BadInput(f"Message {row.id[-8:]} is already {row.state}.", "There is nothing left to cancel.")
         expires = max(row.expires, self._clock.now() + _MIN_RESEND_LIFETIME_MS)
