@@ -1,4 +1,4 @@
-"""`chat --answer` as a process, with somebody who reads questions and types answers."""
+"""`chat --answer` as a process: somebody reads questions and types answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from support.scripted_daemon import ScriptedDaemon, ScriptedInbox, command, prom
 FIRST, SECOND, THIRD = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9", "1197f6a0c3de7b0e9a5d0f0e4f1c0000", "2" * 32
 
 
-def test_questions_are_answered_as_they_come(daemon: ScriptedDaemon) -> None:
-    """Each line answers the question shown; the next one of the same talk comes before others that waited longer."""
+def test_questions_are_answered_as_they_arrive(daemon: ScriptedDaemon) -> None:
+    """Each line answers the question shown; the next question of the same conversation precedes older ones."""
     inbox = ScriptedInbox(daemon, prompt(FIRST, "One\nor two?", label="User1"), prompt(SECOND, "Other?", name=None))
     with _typing(daemon) as typing:
         typing.reads("bob (User1): One\n             or two?\n")
@@ -29,8 +29,8 @@ def test_questions_are_answered_as_they_come(daemon: ScriptedDaemon) -> None:
     assert inbox.taken == [("answer", FIRST, "two"), ("answer", THIRD, "  three "), ("answer", SECOND, "no")]
 
 
-def test_a_question_that_ends_meanwhile_is_told(daemon: ScriptedDaemon) -> None:
-    """What somebody answered elsewhere, or withdrew, takes no line; the next question does."""
+def test_a_question_may_end_while_it_is_shown(daemon: ScriptedDaemon) -> None:
+    """If a shown question is answered elsewhere or withdrawn, the next line answers the next question."""
     inbox = ScriptedInbox(daemon, prompt(FIRST, "Tea?"), prompt(SECOND, "Milk?"))
     with _typing(daemon) as typing:
         typing.reads("bob: Tea?\n")
@@ -41,8 +41,8 @@ def test_a_question_that_ends_meanwhile_is_told(daemon: ScriptedDaemon) -> None:
     assert inbox.taken == [("answer", SECOND, "yes")]
 
 
-def test_a_person_at_a_terminal_is_told_when_nobody_asks(daemon: ScriptedDaemon) -> None:
-    """What is typed with no question open goes nowhere and says so; Ctrl-D ends it."""
+def test_a_line_without_an_open_question_is_not_sent(daemon: ScriptedDaemon) -> None:
+    """A message says that the line was not sent; Ctrl-D ends the command."""
     inbox = ScriptedInbox(daemon)
     with _typing(daemon, terminal=True) as typing:
         typing.reads("Waiting for questions")
@@ -57,7 +57,7 @@ def test_a_person_at_a_terminal_is_told_when_nobody_asks(daemon: ScriptedDaemon)
 
 
 def test_ctrl_c_and_a_lost_daemon_end_it(daemon: ScriptedDaemon) -> None:
-    """Neither waits for a line that may never be typed."""
+    """Neither waits for another line of input."""
     ScriptedInbox(daemon, prompt(FIRST, "Tea?"))
     with _typing(daemon) as typing:
         typing.reads("bob: Tea?\n")
@@ -71,7 +71,7 @@ def test_ctrl_c_and_a_lost_daemon_end_it(daemon: ScriptedDaemon) -> None:
 
 
 class _Typing:
-    """`chat --answer` as a process, with somebody who reads and types."""
+    """A process of `chat --answer`, with somebody who reads and types."""
 
     def __init__(self, daemon: ScriptedDaemon, terminal: bool) -> None:
         arguments, environment = command(daemon.home, "chat", "--answer")
@@ -97,7 +97,7 @@ class _Typing:
         self._seen = self._seen.partition(text)[2]
 
     def types(self, text: str) -> None:
-        """Type, as keys do."""
+        """Type a text."""
         if self._terminal is not None:
             os.write(self._terminal, text.encode())
         else:
@@ -106,13 +106,13 @@ class _Typing:
             self.process.stdin.flush()
 
     def ends(self) -> int:
-        """Type no more; gives the exit code."""
+        """End the input, and return the exit code."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         return self.process.wait()
 
     def close(self) -> None:
-        """Clean up."""
+        """Kill the process, and close all streams."""
         self._guard.cancel()
         self.process.kill()
         self.process.wait()

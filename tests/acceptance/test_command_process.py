@@ -1,4 +1,4 @@
-"""The command as a process: start-up time, interrupts, terminals, pipes and locales, and what it turns into."""
+"""The command as a process: start-up time, interrupts, terminals, pipes, locales, and the programs that it becomes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAVY = "pydantic aiohttp nacl yaml asyncio http.client p2pflows.client"
 
 
 def test_help_answers_at_once(tmp_path: Path) -> None:
-    """`p2pflows --help` takes less than 0.25 s, or thrice what Python and click alone take where that is longer."""
+    """`p2pflows --help` takes less than 0.25 s, or thrice the time of Python and click alone if that is more."""
     arguments, environment = command(tmp_path, "--help")
     taken, alone = 1.0, 1.0
     for _ in range(5):
@@ -33,7 +33,7 @@ def test_help_answers_at_once(tmp_path: Path) -> None:
 
 
 def _seconds(arguments: list[str], environment: dict[str, str]) -> float:
-    """How long a command takes."""
+    """Return how long a command takes."""
     start = time.perf_counter()
     subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
@@ -51,7 +51,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_a_bug_is_one_line_and_not_a_traceback(daemon: ScriptedDaemon) -> None:
-    """Something unforeseen is owned up to, with how to see more; and then more is to be seen."""
+    """An unexpected exception is reported as a bug, with how to get the traceback."""
     daemon.script["inbox"] = {"nonsense": 1}
     ended = run(daemon.home, "inbox")
     assert ended.code == 1
@@ -61,8 +61,8 @@ def test_a_bug_is_one_line_and_not_a_traceback(daemon: ScriptedDaemon) -> None:
     assert "Traceback" in run(daemon.home, "inbox", P2PFLOWS_DEBUG="1").err
 
 
-def test_ctrl_c_while_waiting_says_how_to_go_on(daemon: ScriptedDaemon) -> None:
-    """An interrupted call goes on; its id is told, and the exit code is 130."""
+def test_ctrl_c_while_waiting_says_how_to_continue(daemon: ScriptedDaemon) -> None:
+    """An interrupted call continues; the hint has its id, and the exit code is 130."""
     daemon.script["submit"] = {"id": "0123abcd"}
     daemon.script["wait"] = lambda _: __import__("asyncio").sleep(60)
     arguments, environment = command(daemon.home, "call", "bob/User", "text=hi")
@@ -78,7 +78,7 @@ def test_ctrl_c_while_waiting_says_how_to_go_on(daemon: ScriptedDaemon) -> None:
     )
 
 
-def test_a_reader_that_stops_is_no_error(daemon: ScriptedDaemon) -> None:
+def test_a_reader_that_stops_is_not_an_error(daemon: ScriptedDaemon) -> None:
     """`p2pflows ... | head -1` is quiet."""
     daemon.script["ls"] = {
         "flows": [{"endpoint": f"e{n}", "kind": "exec", "description": "x" * 99} for n in range(5000)]
@@ -94,8 +94,8 @@ def test_a_reader_that_stops_is_no_error(daemon: ScriptedDaemon) -> None:
     running.wait(10)
 
 
-def test_a_full_disk_is_told(daemon: ScriptedDaemon) -> None:
-    """Output that cannot be written is an error, and not silently lost."""
+def test_a_full_disk_is_an_error(daemon: ScriptedDaemon) -> None:
+    """Output that cannot be written is an error, not silently lost."""
     daemon.script.update(submit={"id": "1"}, wait={"id": "1", "data": {}})
     arguments, environment = command(daemon.home, "call", "bob/x", "{}")
     with Path("/dev/full").open("wb") as full:
@@ -104,8 +104,8 @@ def test_a_full_disk_is_told(daemon: ScriptedDaemon) -> None:
     assert ended.stderr.startswith("Error [error]: Cannot write the output: No space left")
 
 
-def test_a_closed_stdout_is_no_bug(tmp_path: Path) -> None:
-    """With stdout closed there is nothing to print to, and nothing to report."""
+def test_a_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
+    """With stdout closed, the command prints nothing and succeeds."""
     run_here(tmp_path, "contacts", "add", "bob", "b0" * 32)
     arguments, environment = command(tmp_path, "contacts", "list")
     closed = ["sh", "-c", 'exec "$@" >&-', "sh", *arguments]
@@ -114,7 +114,7 @@ def test_a_closed_stdout_is_no_bug(tmp_path: Path) -> None:
 
 
 def _in_terminal(home: Path, *words: str, **more: str) -> tuple[int, str]:
-    """Run a command with a terminal for stdin, stdout and stderr; gives exit code and all that was shown."""
+    """Run a command in a terminal, and return its exit code and all its output."""
     arguments, environment = command(home, *words, **more)
     ours, theirs = pty.openpty()
     running = subprocess.Popen(arguments, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
@@ -132,15 +132,15 @@ def _in_terminal(home: Path, *words: str, **more: str) -> tuple[int, str]:
     return running.wait(10), shown.decode().replace("\r\n", "\n")
 
 
-def test_a_terminal_without_data_sends_none(daemon: ScriptedDaemon) -> None:
-    """On a terminal `call` does not wait for stdin, and prints the same document."""
+def test_a_terminal_is_not_read_for_data(daemon: ScriptedDaemon) -> None:
+    """On a terminal, `call` does not wait for stdin, and prints the same JSON."""
     daemon.script.update(submit={"id": "1"}, wait={"id": "1", "data": {"text": "x\x9b31m"}})
     assert _in_terminal(daemon.home, "call", "bob/x") == (0, '{"text":"x\\u009b31m"}\n')
     assert daemon.asked[0] == ("submit", {"address": "bob/x", "data": {}})
 
 
 def test_colour_is_for_terminals(daemon: ScriptedDaemon) -> None:
-    """A terminal sees colour unless NO_COLOR is set; a pipe never does."""
+    """A terminal gets colour unless NO_COLOR is set; a pipe never does."""
     daemon.script["ls"] = errors.NotAllowed("No.")
     assert "\x1b[" in _in_terminal(daemon.home, "ls", "bob")[1]
     assert "\x1b[" not in _in_terminal(daemon.home, "ls", "bob", NO_COLOR="1")[1]
@@ -148,7 +148,7 @@ def test_colour_is_for_terminals(daemon: ScriptedDaemon) -> None:
 
 
 def test_output_is_utf_8_in_every_locale(daemon: ScriptedDaemon) -> None:
-    """JSON is UTF-8 whatever the locale says, and no text breaks a table."""
+    """JSON is UTF-8 in every locale, and no text breaks a table."""
     daemon.script.update(submit={"id": "1"}, wait={"id": "1", "data": {"text": "你好"}})
     daemon.script["ls"] = {"flows": [{"endpoint": "e", "kind": "exec", "description": "你好"}]}
     for encoding in ("ascii", "latin-1"):
@@ -157,7 +157,7 @@ def test_output_is_utf_8_in_every_locale(daemon: ScriptedDaemon) -> None:
 
 
 def test_inbox_watches(daemon: ScriptedDaemon) -> None:
-    """`--watch` shows each prompt as it comes and changes, for programs one object a line."""
+    """`--watch` shows each question when it arrives and changes; with --json, one object per line."""
     text = "Are you there?\n\x1b]0;owned\x07"
 
     async def watch(_: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def test_inbox_watches(daemon: ScriptedDaemon) -> None:
 
 
 def _executed(home: Path, *words: str, stdin: str = "", **more: str) -> Any:
-    """Run a command that becomes another program, and give what that program would have got."""
+    """Run a command that becomes another program, and return what that program would get."""
     code = (
         "import json, os, sys\n"
         "def execv(program, words):\n"
@@ -205,7 +205,7 @@ def _executed(home: Path, *words: str, stdin: str = "", **more: str) -> Any:
 
 
 def test_up_becomes_the_daemon(tmp_path: Path) -> None:
-    """`up` makes an identity on first use, checks the broker, and hands over to the daemon."""
+    """`up` makes an identity on first use, checks the broker, and becomes the daemon."""
     got = _executed(tmp_path, "up", "--broker", "mqtt://broker.example.org")
     assert got["words"] == ["-P", "-m", "p2pflowsd"]
     assert got["environment"]["P2PFLOWS_BROKER"] == "mqtt://broker.example.org"
@@ -217,8 +217,8 @@ def test_up_becomes_the_daemon(tmp_path: Path) -> None:
     assert "chmod 600" in run_here(tmp_path, "up").err
 
 
-def test_a_worker_gets_its_token_unseen(daemon: ScriptedDaemon) -> None:
-    """The token, from the daemon, an option, a variable or stdin, reaches the worker by a pipe alone."""
+def test_a_worker_gets_its_token_through_a_pipe(daemon: ScriptedDaemon) -> None:
+    """The token, from the daemon, an option, a variable or stdin, reaches the worker only through a pipe."""
     token = Enrolment("mqtt://127.0.0.1:1", BOB, "gpu", b"k" * 32).token()
     daemon.script["worker_token"] = {"token": token}
     assert run_here(daemon.home, "worker-token", "gpu").out == f"{token}\n"

@@ -1,4 +1,4 @@
-"""`call --lines` and `send --lines` as processes: while input is still awaited, interrupted, and with much of it."""
+"""`call --lines` and `send --lines` as processes: with input that is still open, interrupted, and with much input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _numbers(count: int) -> str:
 
 
 def test_a_dead_daemon_ends_it_even_while_input_is_awaited(daemon: ScriptedDaemon) -> None:
-    """Somebody who types lines, or a pipe that stays open, is told at once."""
+    """The command ends although its input is still open."""
     daemon.script["call"] = lambda _: daemon.die()
     running = _start(daemon, "call", "bob/x", "--lines")
     assert running.stdin is not None
@@ -31,7 +31,7 @@ def test_a_dead_daemon_ends_it_even_while_input_is_awaited(daemon: ScriptedDaemo
     running.communicate()
 
 
-def test_lines_are_answered_as_they_come(daemon: ScriptedDaemon) -> None:
+def test_lines_are_answered_as_they_arrive(daemon: ScriptedDaemon) -> None:
     """A program may write a line, read its answer, and write the next."""
     daemon.script["call"] = lambda params: {"data": params["data"]}
     running = _start(daemon, "call", "bob/x", "--lines")
@@ -45,8 +45,8 @@ def test_lines_are_answered_as_they_come(daemon: ScriptedDaemon) -> None:
     assert running.returncode == 0
 
 
-def test_ctrl_c_says_how_far_it_came(daemon: ScriptedDaemon) -> None:
-    """Interrupted, it tells what was done, what is under way, and where to go on."""
+def test_ctrl_c_reports_progress(daemon: ScriptedDaemon) -> None:
+    """The error has the counts of finished and sent lines, and the line at which to continue."""
     daemon.script["call"] = lambda params: {"data": {}} if params["data"]["n"] < 2 else asyncio.sleep(60)
     running = _start(daemon, "call", "bob/x", "--lines")
     assert running.stdin is not None
@@ -64,8 +64,8 @@ def test_ctrl_c_says_how_far_it_came(daemon: ScriptedDaemon) -> None:
     )
 
 
-def test_a_reader_that_stops_is_no_error(daemon: ScriptedDaemon) -> None:
-    """`call --lines | head -1` ends quietly, whatever is still under way."""
+def test_a_reader_that_stops_is_not_an_error(daemon: ScriptedDaemon) -> None:
+    """`call --lines | head -1` ends quietly, even with calls in flight."""
     daemon.script["call"] = lambda params: {"data": params["data"]}
     running = _start(daemon, "call", "bob/x", "--lines")
     assert running.stdin is not None
@@ -83,7 +83,7 @@ def test_a_reader_that_stops_is_no_error(daemon: ScriptedDaemon) -> None:
 
 
 def test_progress_is_shown_on_a_terminal_only(daemon: ScriptedDaemon, tmp_path: Path) -> None:
-    """A person sees how it goes while stdout goes elsewhere; the line is wiped at the end."""
+    """Progress is shown on stderr if stdout is not the terminal; its line is wiped at the end."""
 
     async def call(params: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0.5)
@@ -104,7 +104,7 @@ def test_progress_is_shown_on_a_terminal_only(daemon: ScriptedDaemon, tmp_path: 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_input(daemon: ScriptedDaemon, tmp_path: Path) -> None:
-    """20 MB in 10,000 lines need hardly more memory than the first few."""
+    """20 MB in 10,000 lines need hardly more memory than the first few lines."""
     daemon.script["send"] = {"id": "x"}
     line = json.dumps({"text": "x" * 2000}).encode() + b"\n"
     peaks: list[int] = []

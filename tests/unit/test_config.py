@@ -1,4 +1,4 @@
-"""Settings: the defaults, the file, the environment, and a plain error for each mistake."""
+"""Settings: the defaults, the file, the environment, and an error for each mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from p2pflows.home import Home, home
 
 @pytest.fixture
 def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """An empty home, with nothing set in the environment."""
+    """An empty home, without settings in the environment."""
     monkeypatch.delenv("P2PFLOWS_BROKER", raising=False)
     return Home(tmp_path)
 
@@ -25,7 +25,7 @@ def _load(where: Home, text: str) -> Settings:
 
 
 def test_without_a_file_the_defaults_hold(where: Home) -> None:
-    """A new home runs on the embedded broker, with one worker of four slots and the human at User."""
+    """A new home uses the embedded broker, one worker with four slots, and the endpoint User for the human."""
     assert config.load(where) == Settings(
         broker="embedded",
         human_endpoint="User",
@@ -36,12 +36,12 @@ def test_without_a_file_the_defaults_hold(where: Home) -> None:
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
 def test_an_empty_file_changes_nothing(where: Home, text: str) -> None:
-    """A file without settings is the same as none."""
+    """A file without settings is the same as no file."""
     assert _load(where, text) == Settings()
 
 
-def test_the_file_sets_what_it_names(where: Home) -> None:
-    """Each setting can be given, and what is not given keeps its default."""
+def test_the_file_overrides_defaults(where: Home) -> None:
+    """Each setting in the file replaces its default; the others stay."""
     settings = _load(
         where,
         "broker: mqtts://alice:secret@broker.example.org\n"
@@ -55,12 +55,12 @@ def test_the_file_sets_what_it_names(where: Home) -> None:
 
 
 def test_a_daemon_may_start_no_workers(where: Home) -> None:
-    """An empty list of workers means none."""
+    """An empty list means no workers."""
     assert _load(where, "workers: []").workers == []
 
 
-def test_the_environment_goes_before_the_file(where: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P2PFLOWS_BROKER replaces the file's broker, and an empty one does not."""
+def test_the_environment_has_precedence(where: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P2PFLOWS_BROKER replaces the broker of the file, unless it is empty."""
     where.config.write_text("broker: mqtt://one\n")
     monkeypatch.setenv("P2PFLOWS_BROKER", "embedded:20000")
     assert config.load(where).broker == "embedded:20000"
@@ -90,7 +90,7 @@ def test_the_environment_goes_before_the_file(where: Home, monkeypatch: pytest.M
     ],
 )
 def test_a_mistake_in_the_file_is_named(where: Home, text: str, sentence: str) -> None:
-    """What is wrong is said in one sentence that names the setting, with a hint what to do."""
+    """The error names the setting in one sentence, and has a hint."""
     with pytest.raises(UsageError) as error:
         _load(where, text)
     assert sentence in error.value.message
@@ -98,7 +98,7 @@ def test_a_mistake_in_the_file_is_named(where: Home, text: str, sentence: str) -
 
 
 def test_a_mistake_does_not_show_the_password(where: Home) -> None:
-    """An error about the settings does not repeat a secret that stands in them."""
+    """An error about a setting does not quote a secret in it."""
     with pytest.raises(UsageError) as error:
         _load(where, "broker: mqtt://alice:secret@broker/path")
     assert "secret" not in f"{error.value} {error.value.hint}"
@@ -116,21 +116,21 @@ def test_a_mistake_does_not_show_the_password(where: Home) -> None:
     ],
 )
 def test_a_mistake_in_yaml_does_not_show_the_password(where: Home, line: str) -> None:
-    """Of a file that is no YAML only the problem and the number of the line are told, and not the line."""
+    """The error about malformed YAML has the line number, but does not quote the line."""
     with pytest.raises(UsageError, match="in line 3") as error:
         _load(where, f"log_level: info\n{line}")
     assert "secret" not in f"{error.value} {error.value.hint}"
 
 
 def test_a_file_that_is_not_text_is_refused(where: Home) -> None:
-    """Bytes that are no UTF-8 give a plain error."""
+    """A file that is not UTF-8 is refused."""
     where.config.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="cannot be read"):
         config.load(where)
 
 
 def test_the_home_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P2PFLOWS_HOME moves every file of a person; without it they are in ~/.p2pflows."""
+    """P2PFLOWS_HOME moves all files of a user; the default is ~/.p2pflows."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("P2PFLOWS_HOME", "alice")
     moved = home()

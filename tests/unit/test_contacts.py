@@ -1,4 +1,4 @@
-"""The address book: what may stand in it, and that nothing in it is lost."""
+"""The address book: its rules, and that no change is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALICE, BOB = "a1" * 32, "b2" * 32
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the address book of a new home would be."""
+    """The path of the address book in a new home."""
     return tmp_path / "home" / "contacts.yaml"
 
 
@@ -28,12 +28,12 @@ def contacts(path: Path) -> Contacts:
 
 
 def test_without_a_file_nobody_is_known(contacts: Contacts) -> None:
-    """A new home has an empty address book, and reading it makes no file."""
+    """A new home has an empty address book; reading it does not create the file."""
     assert contacts.book() == Book()
 
 
-def test_who_was_added_is_found_by_name_and_by_user_id(contacts: Contacts, path: Path) -> None:
-    """A contact is kept in the file, for this process and for others."""
+def test_a_contact_is_found_by_name_and_by_user_id(contacts: Contacts, path: Path) -> None:
+    """A contact is stored in the file, where other processes find it."""
     contacts.add("alice", ALICE)
     contacts.add("bob", BOB.upper())
     for book in (contacts.book(), Contacts(path).book()):
@@ -42,14 +42,14 @@ def test_who_was_added_is_found_by_name_and_by_user_id(contacts: Contacts, path:
 
 
 def test_adding_twice_changes_nothing(contacts: Contacts) -> None:
-    """The same name for the same user is no conflict."""
+    """Adding the same name for the same user again is not a conflict."""
     contacts.add("alice", ALICE)
     contacts.add("alice", ALICE)
     assert contacts.book().by_name == {"alice": ALICE}
 
 
 def test_a_name_is_not_taken_from_its_user(contacts: Contacts) -> None:
-    """A petname is never silently given to somebody else."""
+    """A petname of one user cannot be given to another."""
     contacts.add("alice", ALICE)
     with pytest.raises(UsageError, match="already stands for"):
         contacts.add("alice", BOB)
@@ -57,7 +57,7 @@ def test_a_name_is_not_taken_from_its_user(contacts: Contacts) -> None:
 
 
 def test_a_user_has_one_name(contacts: Contacts) -> None:
-    """A new petname takes the place of the old one."""
+    """A new petname replaces the old one."""
     contacts.add("alice", ALICE)
     contacts.add("alicia", ALICE)
     assert contacts.book().by_name == {"alicia": ALICE}
@@ -65,27 +65,27 @@ def test_a_user_has_one_name(contacts: Contacts) -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "a" * 65, "me", "contacts", "anyone", ALICE, "a\n"])
 def test_a_name_that_means_something_else_is_refused(contacts: Contacts, name: str) -> None:
-    """Petnames cannot be mistaken for an address, a rule, oneself or a user id."""
+    """A petname cannot be confused with an address, a rule, `me` or a user id."""
     with pytest.raises(UsageError, match="cannot name a contact"):
         contacts.add(name, BOB)
 
 
 @pytest.mark.parametrize("user", ["", "bob", "a1" * 31, "a1" * 33, "g1" * 32, "0x" + "a1" * 31])
-def test_a_user_id_that_is_none_is_refused(contacts: Contacts, user: str) -> None:
-    """What is not 64 hex digits is not taken for a user id."""
+def test_a_malformed_user_id_is_refused(contacts: Contacts, user: str) -> None:
+    """A user id is 64 hex digits."""
     with pytest.raises(UsageError, match="is not a user id"):
         contacts.add("bob", user)
 
 
 def test_a_user_id_may_be_pasted_in_capitals_and_with_space(contacts: Contacts) -> None:
-    """However it was copied, it is kept in its one form."""
+    """Any such form is stored in the normal form."""
     contacts.add("alice", f" {ALICE.upper()}\n")
     assert contacts.book().by_name == {"alice": ALICE}
     assert normal_user_id(ALICE.upper()) == ALICE
 
 
-def test_who_was_removed_is_gone(contacts: Contacts) -> None:
-    """Removing, by name or by user id, leaves the others alone."""
+def test_a_removed_contact_is_gone(contacts: Contacts) -> None:
+    """Removing a contact, by name or by user id, does not affect the others."""
     contacts.add("alice", ALICE)
     contacts.add("bob", BOB)
     assert contacts.remove("alice") == ALICE
@@ -94,14 +94,14 @@ def test_who_was_removed_is_gone(contacts: Contacts) -> None:
     assert contacts.book().by_name == {}
 
 
-def test_removing_nobody_is_an_error(contacts: Contacts) -> None:
-    """A name that stands for nobody cannot be removed."""
+def test_removing_an_unknown_contact_is_an_error(contacts: Contacts) -> None:
+    """An unknown name cannot be removed."""
     with pytest.raises(UnknownUser, match="No contact is named"):
         contacts.remove("carol")
 
 
-def test_who_is_blocked_stays_so_until_added(contacts: Contacts, path: Path) -> None:
-    """Blocking is kept beside the contacts; adding the user as a contact ends it."""
+def test_a_blocked_user_stays_blocked_until_added(contacts: Contacts, path: Path) -> None:
+    """Blocked users are stored beside the contacts; adding one as a contact unblocks it."""
     contacts.add("alice", ALICE)
     contacts.block(BOB)
     assert Contacts(path).book().blocked == {BOB}
@@ -110,7 +110,7 @@ def test_who_is_blocked_stays_so_until_added(contacts: Contacts, path: Path) -> 
 
 
 def test_a_change_by_another_process_is_seen(contacts: Contacts, path: Path) -> None:
-    """The daemon sees what the command line has written, without being told."""
+    """The daemon sees a change that the command line has made."""
     contacts.add("alice", ALICE)
     Contacts(path).add("bob", BOB)
     assert contacts.book().by_name == {"alice": ALICE, "bob": BOB}
@@ -119,7 +119,7 @@ def test_a_change_by_another_process_is_seen(contacts: Contacts, path: Path) -> 
 
 
 def test_nothing_is_lost_when_many_write_at_once(path: Path) -> None:
-    """Each writer sees what the others wrote before it."""
+    """Each writer keeps the changes of the others."""
     users = {f"user{n}": f"{n:02x}" * 32 for n in range(20)}
     threads = [threading.Thread(target=Contacts(path).add, args=item) for item in users.items()]
     for thread in threads:
@@ -130,15 +130,15 @@ def test_nothing_is_lost_when_many_write_at_once(path: Path) -> None:
 
 
 def test_the_file_is_private_and_leaves_no_drafts(contacts: Contacts, path: Path) -> None:
-    """Whom I know is nobody else's business."""
+    """Only its owner can read the address book."""
     contacts.add("alice", ALICE)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert {file.name for file in path.parent.iterdir()} == {"contacts.yaml", "contacts.lock"}
 
 
 @pytest.mark.parametrize("name", ["no", "on", "1234", "1e5", "null", "-"])
-def test_names_that_yaml_takes_for_something_else_survive(contacts: Contacts, path: Path, name: str) -> None:
-    """A petname is text, whatever YAML may think of it."""
+def test_names_that_look_like_other_yaml_values_survive(contacts: Contacts, path: Path, name: str) -> None:
+    """A petname stays a text, even if YAML would read it as another type."""
     contacts.add(name, "1" * 64)
     assert Contacts(path).book().by_name == {name: "1" * 64}
 
@@ -163,8 +163,8 @@ def test_names_that_yaml_takes_for_something_else_survive(contacts: Contacts, pa
         b"\xff\xfe",
     ],
 )
-def test_a_file_that_is_no_address_book_is_refused_and_kept(path: Path, content: str | bytes) -> None:
-    """A mistake made by hand gives a plain error that names the file, and is never overwritten."""
+def test_a_malformed_file_is_refused_and_kept(path: Path, content: str | bytes) -> None:
+    """The error names the file, which is never overwritten."""
     path.parent.mkdir()
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError) as error:
@@ -176,14 +176,14 @@ def test_a_file_that_is_no_address_book_is_refused_and_kept(path: Path, content:
 
 
 def test_a_user_id_that_was_blocked_in_capitals_is_blocked(path: Path) -> None:
-    """Whoever blocks somebody by hand, as they have copied the id, has blocked them; digits alone are an id, too."""
+    """A blocked user id that was edited by hand may have capitals, or be all digits, which YAML reads as a number."""
     path.parent.mkdir()
     path.write_text(f"blocked: [{BOB.upper()}, {'1' * 64}]\n")
     assert Contacts(path).book().blocked == {BOB, "1" * 64}
 
 
-def test_a_name_among_the_blocked_is_not_passed_over(path: Path) -> None:
-    """A list that would block nobody is an error that names the entry."""
+def test_a_name_among_the_blocked_is_an_error(path: Path) -> None:
+    """An entry that would block nobody is an error that names it."""
     path.parent.mkdir()
     path.write_text("blocked: [mallory]\n")
     with pytest.raises(UsageError, match="blocks 'mallory', which is not a user id"):
@@ -192,7 +192,7 @@ def test_a_name_among_the_blocked_is_not_passed_over(path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "contacts:", "contacts: {}\nblocked: []", "# nobody yet"])
 def test_an_empty_file_is_an_empty_book(path: Path, content: str) -> None:
-    """What holds nobody is no mistake."""
+    """A file without contacts is valid."""
     path.parent.mkdir()
     path.write_text(content)
     assert Contacts(path).book() == Book()
@@ -210,12 +210,12 @@ def test_the_file_can_be_read_by_people(contacts: Contacts, path: Path) -> None:
     ("who", "user"), [("", "me-id"), ("me", "me-id"), ("alice", ALICE), (BOB, BOB), (BOB.upper(), BOB)]
 )
 def test_an_address_is_a_name_a_user_id_or_me(who: str, user: str) -> None:
-    """Wherever a user is wanted, a petname, a user id and `me` do."""
+    """A petname, a user id and `me` are all accepted for a user."""
     assert resolve(who, Book({"alice": ALICE}), "me-id") == user
 
 
 def test_an_unknown_name_says_how_to_add_it() -> None:
-    """A name that stands for nobody is an error of the kind unknown_user."""
+    """An unknown name is an error of the kind unknown_user."""
     with pytest.raises(UnknownUser) as error:
         resolve("carol", Book({"alice": ALICE}), "me-id")
     assert error.value.hint == "Add them: p2pflows contacts add carol USER_ID"

@@ -1,4 +1,4 @@
-"""What commands are given: addresses, lengths of time, and data."""
+"""Arguments of commands: addresses, lengths of time, and data."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from p2pflows.errors import UsageError
     ],
 )
 def test_a_duration_has_a_number_and_a_unit(text: str, seconds: float) -> None:
-    """Every documented way to write a length of time gives its seconds."""
+    """Every documented way to write a length of time is converted to its seconds."""
     assert Duration().convert(text, None, None) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "soon", "5 m", "1w", "31d", "1e9", "nan", "inf", "2s3s"])
-def test_no_other_duration_is_taken(text: str) -> None:
-    """What is no length of time, or none that a message may live, is refused."""
+def test_no_other_duration_is_accepted(text: str) -> None:
+    """Anything else is refused, and so are times that are too long for a message."""
     with pytest.raises(click.UsageError, match="not a length of time"):
         Duration().convert(text, None, None)
 
 
 @pytest.mark.parametrize("text", ["bob/User", "me/sum", "/sum", f"{'ab' * 32}/x", f"{'AB' * 32}/x"])
 def test_an_address_has_an_owner_and_an_endpoint(text: str) -> None:
-    """Petnames, user ids, `me` and nothing at all own endpoints."""
+    """The owner of an endpoint is a petname, a user id, `me`, or nothing for oneself."""
     assert Address().convert(text, None, None) == text
 
 
 @pytest.mark.parametrize("text", ["bob", "bob/", "bob/a/b", "b ob/User", "bob/Us\x1ber", ""])
-def test_no_other_address_is_taken(text: str) -> None:
-    """What has not the form of an address is refused before the daemon is asked."""
+def test_no_other_address_is_accepted(text: str) -> None:
+    """An address with a wrong form is refused before the daemon is asked."""
     with pytest.raises(click.UsageError):
         Address().convert(text, None, None)
 
@@ -69,7 +69,7 @@ def test_no_other_address_is_taken(text: str) -> None:
     ],
 )
 def test_data_is_json_or_pairs(words: list[str], data: object) -> None:
-    """One JSON object and key=value pairs mean what they say; a value that is no JSON is text."""
+    """Data is one JSON object, or key=value pairs; a value that is not JSON is text."""
     assert read_data(words) == data
 
 
@@ -92,13 +92,13 @@ def test_data_is_json_or_pairs(words: list[str], data: object) -> None:
     ],
 )
 def test_other_data_is_refused_with_its_reason(words: list[str], message: str) -> None:
-    """What flows cannot take is refused at once, and plainly."""
+    """Data that is not an object is refused, with the reason."""
     with pytest.raises(UsageError, match=message):
         read_data(words)
 
 
-def test_the_offending_spot_is_shown() -> None:
-    """The caret stands below the place where the JSON breaks, also far into a long line."""
+def test_the_position_of_a_mistake_is_shown() -> None:
+    """The caret is below the position where the JSON is wrong, even far into a long line."""
     text = '{"a": "' + "x" * 500 + '" "b": 1}'
     with pytest.raises(UsageError) as caught:
         parse_object(text)
@@ -108,21 +108,21 @@ def test_the_offending_spot_is_shown() -> None:
 
 
 @pytest.mark.parametrize(("content", "data"), [(b"", {}), (b" \n", {}), (b'\xef\xbb\xbf{"a":1}\n', {"a": 1})])
-def test_stdin_is_read_when_nothing_is_given(content: bytes, data: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without words what is piped in is the data; nothing piped in is the empty object."""
+def test_stdin_is_read_without_arguments(content: bytes, data: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without arguments, piped input is the data; empty input is an empty object."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert read_data([]) == data
 
 
 def test_a_dash_is_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`-` reads stdin, and bytes that are no text are refused."""
+    """`-` reads stdin; input that is not UTF-8 is refused."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"a":"\xff"}')))
     with pytest.raises(UsageError, match="byte 7"):
         read_data(["-"])
 
 
-def test_closed_stdin_is_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without stdin sends the empty object, and is told when it asks for stdin."""
+def test_closed_stdin_is_empty_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without stdin sends an empty object, and gets an error if it asks for stdin."""
     monkeypatch.setattr(sys, "stdin", None)
     assert read_data([]) == {}
     with pytest.raises(UsageError, match="no stdin"):
@@ -134,13 +134,13 @@ _VALUES = st.text() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(a
 
 @given(st.dictionaries(st.text(), _VALUES))
 def test_data_survives_printing(data: dict[str, object]) -> None:
-    """What `call` prints, another `call` reads back the same."""
+    """Data that `call` prints can be read back by another `call` without a change."""
     assert parse_object(to_json(data)) == data
 
 
 @given(st.text())
 def test_no_text_breaks_the_parser(text: str) -> None:
-    """Any text is an object or a usage error."""
+    """Any text is either parsed as an object or refused with a usage error."""
     try:
         assert isinstance(parse_object(text), dict)
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""The ways to chat: earlier conversations are listed and gone on with, and a human answers question after question."""
+"""The command `chat`: earlier conversations, new ones, and answers to questions, all without a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _conversation(number: str = FIRST, **more: Any) -> dict[str, Any]:
 
 
 def test_conversations_are_listed(daemon: ScriptedDaemon) -> None:
-    """People see with whom, under which label, when, what waits and what was said last; programs get it as it is."""
+    """The table for people has the other side, label, age, open questions and last text; JSON has everything."""
     asked = _conversation(SECOND, way="asked", label="User1\x1b", open=2, by="me", text="Fine,\nthanks")
     daemon.script["conversations"] = {"conversations": [asked, _conversation(name=None)]}
     ended = run_here(daemon.home, "chat", "--list")
@@ -53,8 +53,8 @@ def _submitted(daemon: ScriptedDaemon) -> list[str | None]:
     return [params.get("conversation") for method, params in daemon.asked if method == "submit"]
 
 
-def test_the_latest_conversation_goes_on(daemon: ScriptedDaemon) -> None:
-    """`--resume` alone takes the newest one with that address, shows what was said last, and stays in it."""
+def test_the_latest_conversation_continues(daemon: ScriptedDaemon) -> None:
+    """`--resume` alone continues the latest conversation with the address, and prints its last text."""
     _can_chat(
         daemon,
         _conversation("3" * 32, endpoint="other"),
@@ -69,8 +69,8 @@ def test_the_latest_conversation_goes_on(daemon: ScriptedDaemon) -> None:
     assert _submitted(daemon) == [SECOND]
 
 
-def test_a_conversation_goes_on_by_its_id(daemon: ScriptedDaemon) -> None:
-    """A part of an id is enough, as long as it is the part of one; a whole id may be older than what is remembered."""
+def test_a_conversation_continues_by_its_id(daemon: ScriptedDaemon) -> None:
+    """A unique part of an id is enough; a whole id may belong to a conversation that the daemon has forgotten."""
     _can_chat(daemon, _conversation(SECOND), _conversation(FIRST, by="me", text="Hey bob"))
     ended = run_here(daemon.home, "chat", "bob/User", "--resume", "4F1C22D9", stdin="hello\n")
     assert ended.out == "you: Hey bob\nbob: answer to 2222\n"
@@ -78,8 +78,8 @@ def test_a_conversation_goes_on_by_its_id(daemon: ScriptedDaemon) -> None:
     assert _submitted(daemon) == [FIRST, THIRD]
 
 
-def test_an_answer_that_is_still_due_is_waited_for_first(daemon: ScriptedDaemon) -> None:
-    """Who left while bob was thinking hears his answer on coming back, an error too, before saying more."""
+def test_a_pending_answer_is_awaited_first(daemon: ScriptedDaemon) -> None:
+    """`--resume` first waits for an answer that is still due, and prints it, or its error."""
     _can_chat(daemon, _conversation(waiting=SECOND, by="me", text="Well?"))
     ended = run_here(daemon.home, "chat", "bob/User", "--resume", stdin="hello\n")
     assert ended.out == "you: Well?\nbob: answer to 0000\nbob: answer to 2222\n"
@@ -88,8 +88,8 @@ def test_an_answer_that_is_still_due_is_waited_for_first(daemon: ScriptedDaemon)
     assert (ended.code, ended.err) == (1, "Continuing 4f1c22d9.\nError [declined]: No.\n")
 
 
-def test_a_piped_chat_in_which_every_message_failed_is_no_success(daemon: ScriptedDaemon) -> None:
-    """Its exit code is that of the last error; one answer makes it a success."""
+def test_a_piped_chat_fails_if_every_message_failed(daemon: ScriptedDaemon) -> None:
+    """The exit code is that of the last error; one answer makes it 0."""
     _can_chat(daemon)
     errors = iter([NotAllowed("No."), Declined("No.")])
     daemon.script["wait"] = lambda _: next(errors)
@@ -117,22 +117,22 @@ def test_a_piped_chat_in_which_every_message_failed_is_no_success(daemon: Script
         (["bob/User", "--json"], "Only --list prints JSON"),
     ],
 )
-def test_what_cannot_be_chatted_is_told(daemon: ScriptedDaemon, words: list[str], told: str) -> None:
-    """A conversation that is not there, or a mix of modes, is refused with what to do instead."""
+def test_wrong_use_of_chat_is_an_error(daemon: ScriptedDaemon, words: list[str], told: str) -> None:
+    """An unknown conversation or a mix of modes is refused, with what to do instead."""
     _can_chat(daemon)
     ended = run_here(daemon.home, "chat", *words)
     assert ended.code == 2
     assert told in ended.err
 
 
-def test_several_conversations_like_that_are_told(daemon: ScriptedDaemon) -> None:
-    """An id that could be two is no choice."""
+def test_an_ambiguous_id_is_an_error(daemon: ScriptedDaemon) -> None:
+    """A part of an id that fits several conversations is refused."""
     _can_chat(daemon, _conversation("abcd" + "0" * 28), _conversation("abcd" + "1" * 28))
     assert "There are several conversations" in run_here(daemon.home, "chat", "bob/User", "--resume", "abcd").err
 
 
 def test_a_class_is_asked_a_query(daemon: ScriptedDaemon) -> None:
-    """What is typed goes to a class of flows as its query, and its output is what it says."""
+    """A line is sent to a flow class as `query`, and `api_output` is printed as its text."""
     _can_chat(daemon)
     daemon.script["describe"] = {"kind": "class", "schema": {"type": "object"}}
     daemon.script["wait"] = {"id": THIRD, "data": {"api_output": "Hello."}}
@@ -140,11 +140,11 @@ def test_a_class_is_asked_a_query(daemon: ScriptedDaemon) -> None:
     assert daemon.asked[1][1]["data"] == {"query": "hi"}
 
 
-# Being asked.
+# Answers to questions.
 
 
 def test_piped_lines_answer_in_order(daemon: ScriptedDaemon) -> None:
-    """/skip leaves a question open, /decline says no, and what is left when the input ends is told."""
+    """/skip leaves a question open, /decline declines it, and the open questions are counted at the end."""
     inbox = ScriptedInbox(daemon, *(prompt(number, "?") for number in (FIRST, SECOND, THIRD)), prompt("3" * 32, "?"))
     ended = run_here(daemon.home, "chat", "--answer", stdin="/skip\n/decline not now\n/decline\n")
     assert ended.code == 0
@@ -155,15 +155,15 @@ def test_piped_lines_answer_in_order(daemon: ScriptedDaemon) -> None:
 
 
 def test_notes_are_shown_and_cleared(daemon: ScriptedDaemon) -> None:
-    """A message that wants no answer takes none, and is not shown again."""
+    """A note takes no line of input, and is not shown again."""
     inbox = ScriptedInbox(daemon, prompt(FIRST, "This is the end.", wants_answer=False), prompt(SECOND, "Tea?"))
     ended = run_here(daemon.home, "chat", "--answer", stdin="yes\n")
     assert ended.out == "bob: This is the end.\nbob: Tea?\n"
     assert inbox.taken == [("decline", FIRST, None), ("answer", SECOND, "yes")]
 
 
-def test_an_answer_that_is_refused_can_be_given_again(daemon: ScriptedDaemon) -> None:
-    """An error is told, and the question is still the one that the next line answers."""
+def test_a_refused_answer_can_be_repeated(daemon: ScriptedDaemon) -> None:
+    """The error is printed, and the next line answers the same question."""
     inbox = ScriptedInbox(daemon, prompt(FIRST, "Tea?"))
     take = daemon.script["answer"]
     daemon.script["answer"] = lambda params: CallError("Too long.") if params["text"] == "long" else take(params)
@@ -173,12 +173,12 @@ def test_an_answer_that_is_refused_can_be_given_again(daemon: ScriptedDaemon) ->
 
 
 def test_an_inbox_shows_labels(daemon: ScriptedDaemon) -> None:
-    """Under which name a flow knows the human stands behind who asks."""
+    """The label under which a flow knows the human is shown behind the asking user."""
     daemon.script["inbox"] = {"prompts": [prompt(FIRST, "Tea?", label="Proxy_User")]}
     assert "4f1c22d9  bob (Proxy_User)  User" in run_here(daemon.home, "inbox").out
 
 
-def test_a_daemon_that_cannot_list_is_told(daemon: ScriptedDaemon) -> None:
-    """An error of the daemon's is an error of the command."""
+def test_an_error_of_the_daemon_ends_the_command(daemon: ScriptedDaemon) -> None:
+    """An error of the daemon becomes an error of the command."""
     daemon.script["conversations"] = UsageError("There is no method 'conversations'.")
     assert run_here(daemon.home, "chat", "--list").code == 2

@@ -1,4 +1,4 @@
-"""Every command: what it asks the daemon, and what it prints for people and for programs."""
+"""Every command: its requests to the daemon, and its output for people and for programs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
 EVIL = "\x1b]0;owned\x07"
 
 
-# Who you are, and whom you know.
+# Identity and contacts.
 
 
 def test_init_makes_one_identity(tmp_path: Path) -> None:
-    """The first `init` makes a private key, the second finds it; both print the same user id."""
+    """The first `init` makes a private key, and the second loads it; both print the same user id."""
     first, second = run_here(tmp_path / "a", "init"), run_here(tmp_path / "a", "init")
     assert (first.code, second.code) == (0, 0)
     assert first.out == second.out
@@ -35,7 +35,7 @@ def test_init_makes_one_identity(tmp_path: Path) -> None:
 
 
 def test_init_refuses_a_home_it_cannot_use(tmp_path: Path) -> None:
-    """A file where the home should be is a plain error."""
+    """If a file is in the place of the home folder, the error says so."""
     (tmp_path / "file").write_text("")
     ended = run_here(tmp_path / "file", "init")
     assert ended.code == 2
@@ -43,7 +43,7 @@ def test_init_refuses_a_home_it_cannot_use(tmp_path: Path) -> None:
 
 
 def test_id_prints_the_user_id(tmp_path: Path) -> None:
-    """`id` prints the user id alone, as JSON, or under a QR code; without one it says how to make one."""
+    """`id` prints the user id: alone, as JSON, or below a QR code. Without an identity, it says how to make one."""
     none = run_here(tmp_path, "id")
     assert none.code == 2
     assert "p2pflows init" in none.err
@@ -56,7 +56,7 @@ def test_id_prints_the_user_id(tmp_path: Path) -> None:
 
 
 def test_contacts_need_no_daemon(tmp_path: Path) -> None:
-    """Contacts are added, listed and removed in the file."""
+    """Contacts are added, listed and removed without a daemon."""
     assert run_here(tmp_path, "contacts").err.startswith("You have no contacts.")
     assert run_here(tmp_path, "contacts", "add", "bob", BOB.upper()).code == 0
     assert run_here(tmp_path, "contacts", "list").out == f"NAME  USER ID\nbob   {BOB}\n"
@@ -67,8 +67,8 @@ def test_contacts_need_no_daemon(tmp_path: Path) -> None:
     assert run_here(tmp_path, "contacts", "remove", "bob").code == 3
 
 
-def test_contacts_take_json_before_and_behind_list(tmp_path: Path) -> None:
-    """As with `outbox`, --json belongs to the group and to its commands, and holds for what is below."""
+def test_contacts_accepts_json_before_and_after_list(tmp_path: Path) -> None:
+    """As for `outbox`, a command inherits --json from its group."""
     run_here(tmp_path, "contacts", "add", "bob", BOB)
     for words in (["--json"], ["list", "--json"], ["--json", "list"]):
         assert run_here(tmp_path, "contacts", *words).json == [{"name": "bob", "user": BOB}], words
@@ -78,7 +78,7 @@ def test_contacts_take_json_before_and_behind_list(tmp_path: Path) -> None:
 
 
 def test_call_prints_the_data_and_nothing_else(daemon: ScriptedDaemon) -> None:
-    """The reply's data is one exact line on stdout."""
+    """The data of the reply is one line on stdout."""
     daemon.script.update(
         submit={"id": ID}, wait={"id": ID, "data": {"human_input": "Hey there neighbor!!"}, "from": BOB}
     )
@@ -93,7 +93,7 @@ def test_call_prints_the_data_and_nothing_else(daemon: ScriptedDaemon) -> None:
 
 
 def test_call_reads_stdin(daemon: ScriptedDaemon) -> None:
-    """A pipe is the data, given as `-` or not at all."""
+    """Piped input is the data, with `-` or without any argument."""
     daemon.script.update(submit={"id": ID}, wait={"id": ID, "data": {}})
     for words in ([], ["-"]):
         assert run_here(daemon.home, "call", "bob/sum", *words, stdin='{"n":\n[1, 2]}').out == "{}\n"
@@ -101,14 +101,14 @@ def test_call_reads_stdin(daemon: ScriptedDaemon) -> None:
 
 
 def test_a_declined_call_is_exit_1(daemon: ScriptedDaemon) -> None:
-    """The error of the answer, not of the sending, ends the command."""
+    """The command ends with the error of the answer."""
     daemon.script.update(submit={"id": ID}, wait=Declined("bob declined: not now."))
     ended = run_here(daemon.home, "call", "bob/User", "text=hi")
     assert (ended.code, ended.out, ended.err) == (1, "", "Error [declined]: bob declined: not now.\n")
 
 
 def test_a_call_outlives_the_daemon(daemon: ScriptedDaemon) -> None:
-    """When the daemon dies while a call waits, the way to go on is told."""
+    """If the daemon dies while a call waits, the error says how to continue."""
     daemon.script.update(submit={"id": ID}, wait=lambda _: daemon.die())
     ended = run_here(daemon.home, "call", "bob/User", "text=hi")
     assert ended.code == 3
@@ -116,7 +116,7 @@ def test_a_call_outlives_the_daemon(daemon: ScriptedDaemon) -> None:
 
 
 def test_send_prints_the_id(daemon: ScriptedDaemon) -> None:
-    """An accepted message has an id, which `wait` and `cancel` take."""
+    """`send` prints the id of the message, which `wait` and `cancel` accept."""
     daemon.script.update(send={"id": ID}, wait={"id": ID, "state": "delivered"}, cancel={})
     assert run_here(daemon.home, "send", "bob/log", "n=1", "--timeout", "7d").out == f"{ID}\n"
     assert run_here(daemon.home, "send", "bob/log", "n=1", "--json").json == {"id": ID}
@@ -126,11 +126,11 @@ def test_send_prints_the_id(daemon: ScriptedDaemon) -> None:
     assert daemon.asked[2:] == [("wait", {"id": ID, "timeout": 5.0}), ("cancel", {"id": ID})]
 
 
-# The human.
+# Questions.
 
 
-def test_inbox_shows_what_is_asked(daemon: ScriptedDaemon) -> None:
-    """People see a row for each prompt, with nothing raw in it; programs get the list as it is."""
+def test_inbox_shows_questions(daemon: ScriptedDaemon) -> None:
+    """The table has one row per question, with control characters escaped; JSON has the unchanged list."""
     shown = prompt(ID, f"Are you there?\n{EVIL}", received=moment(-185))
     past = prompt(ID, "x", name=None, status="expired", received=moment(-185))
     daemon.script["inbox"] = {"prompts": [shown, past]}
@@ -149,7 +149,7 @@ def test_inbox_shows_what_is_asked(daemon: ScriptedDaemon) -> None:
 
 
 def test_answer_and_decline(daemon: ScriptedDaemon) -> None:
-    """An answer is one text, several words or stdin; a refusal may have a reason."""
+    """An answer is one argument, several, or stdin; `decline` may have a reason."""
     daemon.script.update(answer={"id": ID}, decline={"id": ID})
     assert run_here(daemon.home, "answer", "4f1c22d9", "Hey there neighbor!!").err == "Answered 4f1c22d9.\n"
     run_here(daemon.home, "answer", "4f1c22d9", "of", "course")
@@ -181,7 +181,7 @@ def _chat(daemon: ScriptedDaemon, stdin: str, *words: str) -> Ran:
 
 
 def test_chat_is_one_conversation(daemon: ScriptedDaemon) -> None:
-    """Each line is asked in one conversation; errors do not end it, /quit does; a pipe sees no prompt."""
+    """All lines belong to one conversation; an error does not end it, but /quit does; piped input gets no prompt."""
     daemon.script["describe"] = {"kind": "human", "schema": None}
     ended = _chat(daemon, "hello\n\nfail\nbye\n/quit\nnever\n", "--timeout", "5")
     assert ended.code == 0
@@ -207,15 +207,15 @@ def test_chat_is_one_conversation(daemon: ScriptedDaemon) -> None:
         (None, "text"),
     ],
 )
-def test_chat_finds_where_text_goes(daemon: ScriptedDaemon, schema: Any, key: str) -> None:
-    """With a flow that is no human, a line is its one required text, or else `text`."""
+def test_chat_finds_the_key_for_a_text(daemon: ScriptedDaemon, schema: Any, key: str) -> None:
+    """For a flow that is not a human, the key is that of its one required text, or else `text`."""
     daemon.script["describe"] = {"kind": "python", "schema": schema}
     assert _chat(daemon, "hello").code == 0
     assert next(params["data"] for method, params in daemon.asked if method == "submit") == {key: "hello"}
 
 
 def test_chat_with_nobody_ends_at_once(daemon: ScriptedDaemon) -> None:
-    """An endpoint that is not there is told before anything is typed."""
+    """An endpoint that is not served is an error before any input."""
     daemon.script["describe"] = NotServed("bob does not serve that.")
     assert _chat(daemon, "hello").code == 1
 
@@ -240,7 +240,7 @@ def _served(**more: Any) -> dict[str, Any]:
 
 
 def test_serve_sends_the_target(daemon: ScriptedDaemon, tmp_path: Path) -> None:
-    """A file is made absolute, a module and a command are not; what to try next is told."""
+    """The path of a file is made absolute, a module and a command stay as they are; the output suggests a call."""
     daemon.script["serve"] = _served()
     (tmp_path / "flows.py").write_text("def translate(text: str) -> str: ...\n")
     ended = run_here(daemon.home, "serve", "translate", "flows.py:translate", cwd=tmp_path)
@@ -281,8 +281,8 @@ def test_serve_sends_the_target(daemon: ScriptedDaemon, tmp_path: Path) -> None:
         (["--exec", "ls", "--human"], "exactly one"),
     ],
 )
-def test_serve_refuses_what_cannot_be_a_target(words: list[str], message: str, tmp_path: Path) -> None:
-    """A target without a function, or without its file, is refused here, with the right form."""
+def test_serve_refuses_a_malformed_target(words: list[str], message: str, tmp_path: Path) -> None:
+    """A target without a function, or whose file is missing, is refused, with an example of the right form."""
     (tmp_path / "flows.py").write_text("")
     ended = run_here(tmp_path, "serve", "x", *words, cwd=tmp_path)
     assert ended.code == 2
@@ -291,7 +291,7 @@ def test_serve_refuses_what_cannot_be_a_target(words: list[str], message: str, t
 
 @pytest.mark.parametrize("words", [["fl.py"], ["fl.py:"], [":Counter"], ["Counter"], ["fl.py:a b"]])
 def test_a_class_that_cannot_be_served_is_not_called_a_function(words: list[str], tmp_path: Path) -> None:
-    """The error speaks of a class, also for a file alone, and its example is one with --class."""
+    """The error speaks of a class, even for a file alone, and its example has --class."""
     (tmp_path / "fl.py").write_text("")
     ended = run_here(tmp_path, "serve", "x", "--class", *words, cwd=tmp_path)
     assert ended.code == 2
@@ -299,8 +299,8 @@ def test_a_class_that_cannot_be_served_is_not_called_a_function(words: list[str]
     assert "FILE.py:CLASS or MODULE.CLASS, for example: p2pflows serve x --class " in ended.err
 
 
-def test_a_chat_is_served_with_the_option_that_its_worker_has(daemon: ScriptedDaemon) -> None:
-    """The model's server is --api-base here as it is there."""
+def test_a_chat_is_served_with_the_option_of_its_worker(daemon: ScriptedDaemon) -> None:
+    """`serve` and `worker` have the same option --api-base for the model's server."""
     daemon.script["serve"] = _served(kind="class")
     ended = run_here(daemon.home, "serve", "A", "--chat", "--model", "m", "--api-base", "http://h/v1", "--set", "n=2")
     assert ended.code == 0, ended
@@ -309,8 +309,8 @@ def test_a_chat_is_served_with_the_option_that_its_worker_has(daemon: ScriptedDa
     assert "--api-base belong to --chat" in run_here(daemon.home, "serve", "A", "--api-base", "x", "--human").err
 
 
-def test_two_settings_of_one_key_are_refused_and_none_is_lost(daemon: ScriptedDaemon) -> None:
-    """Neither order of `a.b=1` and `a=2` silently keeps the later one."""
+def test_two_settings_of_one_key_are_refused(daemon: ScriptedDaemon) -> None:
+    """`a.b=1` and `a=2` are refused in either order; neither silently replaces the other."""
     for first, second in (("a.b=1", "a=2"), ("a=2", "a.b=1"), ("a=1", "a=1"), ('{"a": {"b": 1}}', "a.b=2")):
         for words in (["serve", "x", "--class", "m.C"], ["mount", "bob/x"]):
             ended = run_here(daemon.home, *words, "--set", first, "--set", second)
@@ -319,8 +319,8 @@ def test_two_settings_of_one_key_are_refused_and_none_is_lost(daemon: ScriptedDa
     assert daemon.asked == []
 
 
-def test_mount_takes_settings_as_serve_does(daemon: ScriptedDaemon) -> None:
-    """KEY=VALUE, JSON objects, or both; what is neither is told what may be given, and no more."""
+def test_mount_accepts_settings_as_serve_does(daemon: ScriptedDaemon) -> None:
+    """Settings are KEY=VALUE, JSON objects, or both; for anything else, the error shows these forms."""
     daemon.script["mount"] = {"instance": ID}
     overrides = ['{"a": {"b": 1}, "n": {}}', "a.c=[2]", "a.d=x=y", "n.o=null"]
     words = [word for override in overrides for word in ("--set", override)]
@@ -338,17 +338,17 @@ def test_mount_takes_settings_as_serve_does(daemon: ScriptedDaemon) -> None:
 
 
 @pytest.mark.parametrize("words", [["mount", "bob/x"], ["serve", "x", "--human"], ["worker"]])
-def test_what_cannot_name_a_dispatch_point_is_refused_before_the_daemon_is_asked(
+def test_a_malformed_dispatch_point_is_refused_before_the_daemon_is_asked(
     words: list[str], daemon: ScriptedDaemon
 ) -> None:
-    """The form of a name is known here."""
+    """The command checks the form of the name."""
     ended = run_here(daemon.home, *words, "--dispatch-point", "a b")
     assert (ended.code, daemon.asked) == (2, [])
     assert "'a b' cannot name a dispatch point" in ended.err
 
 
 def test_ls_lists_mine_and_theirs(daemon: ScriptedDaemon) -> None:
-    """My flows are shown with who may call them, a contact's with what they are."""
+    """Own flows are listed with who may call them; flows of a contact with their descriptions."""
     daemon.script.update(ls={"flows": [_served()]}, unserve={})
     assert run_here(daemon.home, "ls").out.splitlines() == [
         "ENDPOINT   KIND    DISPATCH POINT  ALLOWED   DESCRIPTION",
@@ -368,7 +368,7 @@ def test_ls_lists_mine_and_theirs(daemon: ScriptedDaemon) -> None:
 
 
 def test_describe_shows_how_to_call(daemon: ScriptedDaemon) -> None:
-    """The fields of the input, whether it may be called, and an example are shown."""
+    """`describe` shows the fields of the input, whether you may call the flow, and an example."""
     flow = {
         **_served(),
         "address": "bob/translate",
@@ -397,8 +397,8 @@ def test_describe_shows_how_to_call(daemon: ScriptedDaemon) -> None:
     assert run_here(daemon.home, "describe", "bob/translate", "--json").json == flow
 
 
-def test_the_command_that_describe_prints_runs_nothing_of_a_neighbours(daemon: ScriptedDaemon) -> None:
-    """Each word is quoted for a shell; a name that no pair can hold is left out."""
+def test_the_example_of_describe_is_safe_in_a_shell(daemon: ScriptedDaemon) -> None:
+    """Each word from the other user is quoted; a name that no key=value pair can hold is left out."""
     names = ["$(reboot)", "a b", "it's", ";x", "a=b", "-x", "{x", "", "a\x1bb", "text"]
     schema = {"properties": {name: {"type": "string"} for name in names}, "required": names}
     facts = {"address": "bob/x", "user": BOB, "online": None, "served": True, "allowed": True}
@@ -420,7 +420,7 @@ def test_the_command_that_describe_prints_runs_nothing_of_a_neighbours(daemon: S
     ],
 )
 def test_describe_survives_any_schema(daemon: ScriptedDaemon, schema: Any) -> None:
-    """A neighbour's schema may be anything, and is shown without harm; so is a flow nobody knows."""
+    """Any schema of another user is shown safely, and so is an unknown flow."""
     facts = {
         "address": "bob/x",
         "user": BOB,
@@ -441,7 +441,7 @@ def test_describe_survives_any_schema(daemon: ScriptedDaemon, schema: Any) -> No
 
 
 def test_status_is_shown(daemon: ScriptedDaemon) -> None:
-    """A running daemon is shown to people in a few lines, to programs as it is, with exit 0."""
+    """A running daemon is described in a few lines, or as JSON."""
     broker = {"url": "mqtt://127.0.0.1:18883", "name": "mosquitto 2.0.11"}
     status = {
         "user_id": BOB, "pid": 7, "since": moment(-7300), "version": "0.1.0", "home": "/home/bob/.p2pflows",
@@ -473,7 +473,7 @@ def test_status_is_shown(daemon: ScriptedDaemon) -> None:
 
 
 def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
-    """Requests show the whole user id, because a short one could be imitated."""
+    """`requests` shows whole user ids, because somebody could imitate a short one."""
     waiting = [
         {
             "user": BOB,
@@ -499,8 +499,8 @@ def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
     assert daemon.asked[2:] == [("allow", {"user": BOB, "name": "bob"}), ("deny", {"user": BOB})]
 
 
-def test_a_petname_is_allowed_or_denied_as_the_contact_that_it_is(daemon: ScriptedDaemon) -> None:
-    """The daemon is asked with the user id, so that what it says is of a contact, not of a malformed id."""
+def test_allow_and_deny_accept_a_petname(daemon: ScriptedDaemon) -> None:
+    """The request has the user id, so that the daemon speaks of a contact, not of a malformed id."""
     run_here(daemon.home, "contacts", "add", "bob", BOB)
     daemon.script["allow"] = lambda params: {"user": BOB, "name": params.get("name", "bob"), "released": 0}
     assert run_here(daemon.home, "allow", "bob").err == "bob is a contact already; waiting messages accepted: 0.\n"
@@ -510,8 +510,8 @@ def test_a_petname_is_allowed_or_denied_as_the_contact_that_it_is(daemon: Script
     assert [params["user"] for _, params in daemon.asked] == [BOB] * 3
 
 
-def test_outbox_shows_what_is_stuck(daemon: ScriptedDaemon) -> None:
-    """Messages under way, failed ones and dead letters have a table each; one can be tried again."""
+def test_outbox_shows_undelivered_and_failed_messages(daemon: ScriptedDaemon) -> None:
+    """Undelivered messages, failed messages and dead letters have a table each; one can be retried."""
     sent = {"id": ID, "to": BOB, "name": None, "endpoint": "log", "type": "post", "created": moment(-65),
             "expires": moment(7205)}  # fmt: skip
     outbox = {
@@ -546,8 +546,8 @@ def test_outbox_shows_what_is_stuck(daemon: ScriptedDaemon) -> None:
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
-def test_a_key_in_place_of_its_variables_name_is_not_repeated(daemon: ScriptedDaemon, as_json: list[str]) -> None:
-    """Who writes $NAME for NAME is told so without the key, and before a token is made."""
+def test_a_key_in_place_of_the_name_of_its_variable_is_not_printed(daemon: ScriptedDaemon, as_json: list[str]) -> None:
+    """If the user gives $NAME instead of NAME, the error does not quote it, and no token is requested."""
     for key in ("sk-secret-0123456789", "0123secret", "secret key"):
         ended = run_here(daemon.home, "worker", "--api-key-env", key, *as_json)
         assert ended.code == 2

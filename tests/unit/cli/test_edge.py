@@ -1,4 +1,4 @@
-"""The edge of the CLI: help, start-up time, errors, exit codes, interrupts and terminals."""
+"""What all commands share: help, errors, exit codes and completion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def test_help_lists_every_command_on_one_line(tmp_path: Path) -> None:
-    """At 80 columns each command has its one line, and how to switch completion on is told."""
+    """At 80 columns, each command has one line; the help also says how to switch on completion."""
     shown = run_here(tmp_path, "--help", COLUMNS="80")
     assert shown.code == 0
     assert shown.out == run_here(tmp_path).out
@@ -54,7 +54,7 @@ def test_every_command_has_help_with_an_example() -> None:
             assert not isinstance(parameter, click.Option) or parameter.help, (path, parameter.name)
 
 
-def test_the_version_is_told(tmp_path: Path) -> None:
+def test_the_version_is_printed(tmp_path: Path) -> None:
     """`--version` prints name and version."""
     assert run_here(tmp_path, "--version").out.startswith("p2pflows, version 0.")
 
@@ -75,7 +75,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use_is_one_plain_error(words: list[str], message: str, tmp_path: Path) -> None:
-    """What cannot be used ends with exit 2, a sentence and a next step, in words and in JSON."""
+    """Wrong use ends with exit code 2, one sentence and a hint; with --json, as JSON."""
     ended = run_here(tmp_path, *words)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("Error [usage]: ")
@@ -88,7 +88,7 @@ def test_wrong_use_is_one_plain_error(words: list[str], message: str, tmp_path: 
 
 @pytest.mark.parametrize("error", [*errors.BY_KIND.values(), errors.CallError])
 def test_every_error_kind_has_its_exit_code(error: type[errors.P2pflowsError], daemon: ScriptedDaemon) -> None:
-    """An error of the daemon is shown with kind, message and hint, and its own exit code."""
+    """An error of the daemon is printed with its kind, message and hint, and sets its own exit code."""
     daemon.script["submit"] = error("It went \x1b[31mwrong.", "Do this.\nThen that.")
     ended = run_here(daemon.home, "call", "bob/x", "{}")
     assert (ended.code, ended.out) == (error.exit_code, "")
@@ -104,7 +104,7 @@ def test_every_error_kind_has_its_exit_code(error: type[errors.P2pflowsError], d
 
 
 def test_the_readme_names_every_kind_that_a_command_may_end_with() -> None:
-    """Kinds of modules and of bugs too, each with its exit code: `kind` (3), or in a row of the table."""
+    """The README has every kind with its exit code, including those of modules and bugs."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "p2pflows").rglob("*.py"))
     kinds = re.findall(r'^    kind = "(\w+)"\n(?:    exit_code = (\d+))?', sources, re.MULTILINE)
@@ -115,7 +115,7 @@ def test_the_readme_names_every_kind_that_a_command_may_end_with() -> None:
 
 
 def test_no_daemon_is_exit_3(tmp_path: Path) -> None:
-    """Without a daemon every command that needs one says how to start it."""
+    """Without a daemon, every command that needs one says how to start it."""
     for words in (
         ["status"],
         ["call", "bob/x"],
@@ -130,8 +130,8 @@ def test_no_daemon_is_exit_3(tmp_path: Path) -> None:
     assert run_here(tmp_path, "status", "--json").error["code"] == "daemon_not_running"
 
 
-def test_a_file_that_cannot_be_used_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the system refuses is no fault of stdout: the file is named, stdout stays as it is, and there is a hint."""
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the operating system about a file names the file, has a hint, and leaves stdout as it is."""
     (tmp_path / "contacts.lock").mkdir()
     redirected: list[Any] = []
     monkeypatch.setattr(os, "dup2", lambda *handles: redirected.append(handles))
@@ -153,14 +153,14 @@ def _raises(error: Exception) -> Any:
 
 
 def _completions(home: Path, *words: str) -> list[str]:
-    """What the shell offers for the last word."""
+    """Return what the shell offers for the last word."""
     line = " ".join(("p2pflows", *words))
     ended = run_here(home, _P2PFLOWS_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(len(words)))
     return [line.partition(",")[2] for line in ended.out.split()]
 
 
 def test_strangers_are_completed_and_not_contacts(daemon: ScriptedDaemon) -> None:
-    """The shell gets the user ids that wait for `allow` and `deny`; without a daemon it gets none."""
+    """For `allow` and `deny`, the shell gets the user ids of strangers who wait; without a daemon, none."""
     run_here(daemon.home, "contacts", "add", "bob", "b0" * 32)
     daemon.script["requests"] = {"requests": [{"user": "b1" * 32}, {"user": "c1" * 32}]}
     assert _completions(daemon.home, "allow", "b") == _completions(daemon.home, "deny", "b") == ["b1" * 32]
@@ -169,7 +169,7 @@ def test_strangers_are_completed_and_not_contacts(daemon: ScriptedDaemon) -> Non
 
 
 def test_contacts_are_completed(tmp_path: Path) -> None:
-    """The shell gets petnames for an address, and the commands."""
+    """The shell gets petnames for an address, and the names of commands."""
     for name in ("bob", "bert", "carol"):
         assert run_here(tmp_path, "contacts", "add", name, name.encode().hex().rjust(64, "0")).code == 0
     assert _completions(tmp_path, "call", "b") == ["bert/", "bert/User", "bob/", "bob/User"]
@@ -180,7 +180,7 @@ def test_contacts_are_completed(tmp_path: Path) -> None:
 
 
 def test_json_after_two_dashes_is_data(daemon: ScriptedDaemon) -> None:
-    """`--json` is an option only where options may stand."""
+    """`--json` after `--` is not an option."""
     daemon.script["answer"] = errors.UsageError("No.")
     ended = run_here(daemon.home, "answer", "1234", "--", "--json")
     assert ended.err.startswith("Error [usage]: No.")

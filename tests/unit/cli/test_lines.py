@@ -1,4 +1,4 @@
-"""`call --lines` and `send --lines`: JSON Lines through one command."""
+"""`call --lines` and `send --lines`: many messages with one command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _numbers(count: int) -> str:
 
 
 def test_answers_come_in_the_order_of_the_input(daemon: ScriptedDaemon) -> None:
-    """2,000 calls whose replies come out of order are all printed, in order, never more than 256 at once."""
+    """2,000 calls whose replies arrive out of order are printed in order, with at most 256 in flight."""
     under_way = most = 0
     chance = random.Random(7)  # noqa: S311 - an order to test with, no secret
 
@@ -40,7 +40,7 @@ def test_answers_come_in_the_order_of_the_input(daemon: ScriptedDaemon) -> None:
 
 
 def test_one_slow_line_does_not_stop_the_others(daemon: ScriptedDaemon) -> None:
-    """Lines behind a slow one are still worked on, and printed after it."""
+    """Lines after a slow one are sent meanwhile, and printed after it."""
     last = asyncio.Event()
 
     async def call(params: dict[str, Any]) -> dict[str, Any]:
@@ -55,36 +55,36 @@ def test_one_slow_line_does_not_stop_the_others(daemon: ScriptedDaemon) -> None:
     assert ended.lines == [{"n": n} for n in range(2000)]
 
 
-def test_send_prints_one_id_a_line(daemon: ScriptedDaemon) -> None:
-    """Every accepted line has its id, in order; blank lines are none, and the last may lack its end."""
+def test_send_prints_one_id_per_line(daemon: ScriptedDaemon) -> None:
+    """Every accepted line has its id, in order; blank lines are ignored, and the last line may lack its end."""
     daemon.script["send"] = lambda params: {"id": f"id{params['data']['n']}"}
     ended = run_here(daemon.home, "send", "bob/x", "--lines", stdin='\n{"n":1}\n \n\r\n{"n":2}\r\n{"n":3}')
     assert (ended.code, ended.out, ended.err) == (0, "id1\nid2\nid3\n", "")
 
 
 def test_send_with_json_prints_json_lines_and_no_bare_ids(daemon: ScriptedDaemon) -> None:
-    """With --json each line of the output is a document, an id as well as an error."""
+    """With --json, each line of the output is a JSON object, with an id or an error."""
     daemon.script["send"] = lambda params: {"id": "1"} if params["data"] else NotAllowed("No.")
     ended = run_here(daemon.home, "send", "bob/x", "--lines", "--json", stdin='{"n":1}\n{}\n')
     error = {"error": {"code": "not_allowed", "message": "No.", "hint": ""}}
     assert (ended.code, ended.lines) == (4, [{"id": "1"}, error])
 
 
-def test_a_stream_of_many_calls_is_refused_and_not_ignored(daemon: ScriptedDaemon) -> None:
-    """What many calls tell would be one muddle, so --stream with --lines is told to be none."""
+def test_stream_with_lines_is_refused(daemon: ScriptedDaemon) -> None:
+    """The progress of many calls would be mixed up, so --stream is refused together with --lines."""
     ended = run_here(daemon.home, "call", "bob/x", "--lines", "--stream", stdin="{}\n")
     assert (ended.code, ended.out, daemon.asked) == (2, "", [])
     assert "--stream shows the progress of one call" in ended.err
 
 
-def test_no_lines_are_no_error(daemon: ScriptedDaemon) -> None:
-    """Empty input makes empty output."""
+def test_empty_input_is_not_an_error(daemon: ScriptedDaemon) -> None:
+    """Empty input produces empty output."""
     ended = run_here(daemon.home, "call", "bob/x", "--lines")
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
 def test_a_failed_line_has_its_error_in_its_place(daemon: ScriptedDaemon) -> None:
-    """Errors stand where their answers would; one kind of failure gives its own exit code."""
+    """Errors are printed in place of answers; if all have one kind, the exit code is that of the kind."""
     failures = {1: FlowFailed("ValueError: no.", "Look."), 3: FlowFailed("ValueError: no.", "Look.")}
     daemon.script["call"] = lambda params: failures.get(params["data"]["n"], {"data": params["data"]})
     ended = run_here(daemon.home, "call", "bob/x", "--lines", stdin=_numbers(4))
@@ -95,7 +95,7 @@ def test_a_failed_line_has_its_error_in_its_place(daemon: ScriptedDaemon) -> Non
 
 
 def test_failures_of_several_kinds_are_exit_1(daemon: ScriptedDaemon) -> None:
-    """When lines fail with several exit codes, none of them is right for all."""
+    """If lines fail with several exit codes, the command ends with exit code 1."""
     daemon.script["call"] = NotAllowed("No.")
     ended = run_here(daemon.home, "call", "bob/x", "--lines", "--json", stdin="{}\n{}\n")
     assert (ended.code, ended.error["code"]) == (4, "not_allowed")
@@ -103,8 +103,8 @@ def test_failures_of_several_kinds_are_exit_1(daemon: ScriptedDaemon) -> None:
     assert (ended.code, ended.error["code"]) == (1, "error")
 
 
-def test_a_line_that_is_no_object_fails_alone(daemon: ScriptedDaemon) -> None:
-    """Malformed lines are named by their number in the input, and the rest goes on."""
+def test_a_line_that_is_not_an_object_fails_alone(daemon: ScriptedDaemon) -> None:
+    """The error of a malformed line has its line number, and the other lines are sent."""
     daemon.script["call"] = lambda params: {"data": params["data"]}
     lines = ['{"n": 1}', "", "{bad}", "[1]", '"' + "x" * 1_100_000 + '"', '{"n": 2}']
     ended = run_here(daemon.home, "call", "bob/x", "--lines", stdin="\n".join(lines) + "\n")
@@ -119,8 +119,8 @@ def test_a_line_that_is_no_object_fails_alone(daemon: ScriptedDaemon) -> None:
 
 
 @pytest.mark.parametrize("method", ["call", "send"])
-def test_a_daemon_that_dies_in_the_middle_is_counted(daemon: ScriptedDaemon, method: str) -> None:
-    """What is done is printed, what is not known is marked in its place, and how to go on is told."""
+def test_a_lost_daemon_is_reported_with_counts(daemon: ScriptedDaemon, method: str) -> None:
+    """Finished lines are printed, unknown ones are marked, and the error says where to continue."""
 
     async def answer(params: dict[str, Any]) -> dict[str, Any]:
         if params["data"]["n"] == 100:
@@ -143,6 +143,6 @@ def test_a_daemon_that_dies_in_the_middle_is_counted(daemon: ScriptedDaemon, met
 
 
 def test_data_beside_lines_is_refused(daemon: ScriptedDaemon) -> None:
-    """The data comes from one place."""
+    """DATA is refused together with --lines, because the data comes from stdin."""
     assert run_here(daemon.home, "send", "bob/x", "a=1", "--lines").code == 2
     assert daemon.asked == []

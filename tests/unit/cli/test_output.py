@@ -1,4 +1,4 @@
-"""What commands print."""
+"""What commands print: JSON, escaped text, times and tables."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from p2pflows.cli import output
 EVIL = "\x1b[2J\x07\x9b31m\u202egnp.exe\r\x00"
 
 
-def test_compact_json_is_exact() -> None:
-    """The reply's data is one line without spaces, with text as it is."""
+def test_json_is_one_compact_line() -> None:
+    """JSON is one line without spaces, with non-ASCII text as it is."""
     assert output.to_json({"human_input": "Grüße, 你好 👋\n"}) == '{"human_input":"Grüße, 你好 👋\\n"}'
 
 
 @given(st.text())
-def test_compact_json_steers_no_terminal(text: str) -> None:
-    """Whatever the text, the line holds no control character, can be encoded, and reads back the same."""
+def test_json_cannot_control_a_terminal(text: str) -> None:
+    """For any text, the line has no control characters, can be encoded, and reads back the same."""
     line = output.to_json(text)
     line.encode()
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2028\u2066" for c in line)
@@ -29,15 +29,15 @@ def test_compact_json_steers_no_terminal(text: str) -> None:
 
 
 @given(st.text())
-def test_plain_text_steers_no_terminal(text: str) -> None:
-    """Somebody's text becomes one printable line."""
+def test_escaped_text_cannot_control_a_terminal(text: str) -> None:
+    """Foreign text becomes one printable line."""
     shown = output.escape(text + EVIL)
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2028\u2066" for c in shown)
     shown.encode()
 
 
-def test_block_keeps_lines_only() -> None:
-    """Line breaks of a reply stay, its control characters are made visible."""
+def test_escape_lines_keeps_line_breaks_only() -> None:
+    """Line breaks stay, and other control characters are escaped."""
     assert output.escape_lines("one\n\ttwo\x1b[0m") == "one\n    two\\x1b[0m"
 
 
@@ -45,28 +45,28 @@ def test_block_keeps_lines_only() -> None:
     ("seconds", "shown"),
     [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (7200, "2h"), (90_000, "1d"), (-5, "0s")],
 )
-def test_a_span_has_one_unit(seconds: float, shown: str) -> None:
-    """Times are rough, and short enough for a column."""
+def test_a_length_of_time_has_one_unit(seconds: float, shown: str) -> None:
+    """Times are rounded down to one unit, and short enough for a column."""
     assert output.in_one_unit(seconds) == shown
 
 
-def test_moments_are_shown_from_here() -> None:
-    """A moment is told by how far it is off."""
+def test_moments_are_relative_to_now() -> None:
+    """A moment is printed as its distance from now."""
     now = datetime.now(UTC)
     assert output.ago((now - timedelta(minutes=3, seconds=5)).isoformat()) == "3m ago"
     assert output.time_left((now + timedelta(hours=2, seconds=5)).isoformat().replace("+00:00", "Z")) == "2h"
     assert output.time_left((now - timedelta(seconds=1)).isoformat()) == "over"
 
 
-def test_columns_line_up(capsys: pytest.CaptureFixture[str]) -> None:
-    """Wide characters and numbers leave every column where it is; a pipe gets whole rows, without padding."""
+def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wide characters and numbers do not shift a column; a pipe gets whole rows without padding."""
     output.print_table(["NAME", "N", "TEXT"], [["bob", 5, "one\ntwo"], ["日本", 12345, None], ["e\u0301", 1, "x"]])
     rows = capsys.readouterr().out.splitlines()
     assert rows == ["NAME      N  TEXT", "bob       5  one\\ntwo", "日本  12345", "e\u0301         1  x"]
 
 
-def test_a_terminal_folds_the_last_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal long text goes on below itself, no line is wider than the screen, and long titles are cut."""
+def test_a_terminal_wraps_the_last_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, long text wraps within its column, no line is wider than the screen, and long phrases are cut."""
     monkeypatch.setattr(output, "stdout_is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     output.print_table(["NAME", "TEXT"], [["n n" * 22, "word " * 40], ["bob", "你好" * 40]])
@@ -77,10 +77,10 @@ def test_a_terminal_folds_the_last_column(capsys: pytest.CaptureFixture[str], mo
     assert "".join(rows).replace(" ", "").count("你好") == 40
 
 
-def test_a_terminal_shows_whole_the_ids_and_names_that_have_to_be_typed(
+def test_a_terminal_shows_ids_and_names_whole(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cell without blanks, such as the id of an instance, is not cut, be the screen as narrow as it is."""
+    """A cell without spaces, such as the id of an instance, is not cut, even on a narrow screen."""
     monkeypatch.setattr(output, "stdout_is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     output.print_table(["INSTANCE", "ENDPOINT", "FOR"], [["0123" * 8, "e" * 64, "me"]])
@@ -88,7 +88,7 @@ def test_a_terminal_shows_whole_the_ids_and_names_that_have_to_be_typed(
 
 
 def test_a_long_word_stays_whole_and_a_long_text_does_not() -> None:
-    """A URL can be copied from a folded cell; a flood of text is cut with a word about it."""
+    """A URL can be copied from a wrapped cell; a very long text is cut, with a note."""
     url = "https://example.org/" + "a" * 100
     assert output.wrap(f"see {url} now\n\n {url}", 40) == ["see", url, "now", "", "", url]
     flood = output.wrap("line\n" * 10_000, 40)
@@ -96,7 +96,7 @@ def test_a_long_word_stays_whole_and_a_long_text_does_not() -> None:
     assert "--json" in flood[-1]
 
 
-def test_a_stranger_without_name_is_an_id() -> None:
-    """Who has no petname is shown by the start of their id."""
+def test_a_user_without_petname_is_shown_by_id() -> None:
+    """A user without a petname is shown by the start of the user id."""
     assert output.display_name(None, "ab" * 32) == "abababab…"
     assert output.display_name("bob", "ab" * 32) == "bob"

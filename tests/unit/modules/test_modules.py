@@ -1,4 +1,4 @@
-"""Flow modules: their names, the lock, the hashes, and whose code may run."""
+"""Flow modules: their sources, hashes, lock and dependencies, and the trust in their code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMIT = "c0" * 20
 
 
 def _locked(root: Path, module: str, files: dict[str, str]) -> Locked:
-    """A module that is in place and locked, as if it had come from the hub."""
+    """Add and lock a module, as if it had been fetched from the hub."""
     place = root / "flow_modules" / module
     for name, text in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def _locked(root: Path, module: str, files: dict[str, str]) -> Locked:
     ],
 )
 def test_a_url_names_what_is_imported(url: str, module: str, package: str) -> None:
-    """The last two parts of a url are the author and the name; hyphens and leading digits become importable."""
+    """The last two parts of a url are the author and the name, changed so that they can be imported."""
     found = parse(url, None, HERE)
     assert (found.module, found.package) == (module, package)
 
@@ -95,7 +95,7 @@ def test_a_url_names_what_is_imported(url: str, module: str, package: str) -> No
     ],
 )
 def test_what_cannot_be_imported_is_refused(url: str) -> None:
-    """A url that gives no two Python names, or that hides something, is an error with a hint, and never a path."""
+    """A url that does not end with two Python names, or that holds a secret, is refused, with a hint."""
     with pytest.raises(UsageError) as refused:
         parse(url, None, HERE)
     assert refused.value.hint
@@ -103,7 +103,7 @@ def test_what_cannot_be_imported_is_refused(url: str) -> None:
 
 @given(st.text(max_size=40))
 def test_no_url_leads_out_of_the_modules(url: str) -> None:
-    """Whatever is asked for, what is taken has a place two folders below `flow_modules`."""
+    """Every accepted url leads to a path two folders below `flow_modules`."""
     try:
         found = parse(url, None, Path("/nowhere"))
     except P2pflowsError:
@@ -112,8 +112,8 @@ def test_no_url_leads_out_of_the_modules(url: str) -> None:
     assert re.fullmatch(r"\w+/\w+", found.module)
 
 
-def test_a_path_is_written_as_one(tmp_path: Path) -> None:
-    """A revision is a folder only if it looks like a path; one that is merely named like the branch is not it."""
+def test_a_revision_is_a_path_only_if_written_as_one(tmp_path: Path) -> None:
+    """A revision is a folder only if it is written as a path; a folder with the name of a branch is not used."""
     for folder in ("main", "feature/chat", "here"):
         (tmp_path / folder).mkdir(parents=True)
     for revision in ("main", "feature/chat", "v1.0-rc/2"):
@@ -126,7 +126,7 @@ def test_a_path_is_written_as_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_to_copy_may_have_spaces(tmp_path: Path) -> None:
-    """A file url may be written with spaces or with their escapes."""
+    """A file url may hold spaces or their escapes."""
     folder = tmp_path / "my files" / "team" / "Chat"
     folder.mkdir(parents=True)
     first, second = parse(f"file://{folder}", None, HERE), parse(folder.as_uri(), None, HERE)
@@ -149,14 +149,14 @@ def test_a_folder_to_copy_may_have_spaces(tmp_path: Path) -> None:
         5,
     ],
 )
-def test_an_entry_of_another_form_is_refused(entry: dict[str, object]) -> None:
-    """What is not understood is not ignored."""
+def test_a_malformed_entry_is_refused(entry: dict[str, object]) -> None:
+    """An unknown field or a wrong type is refused, not ignored."""
     with pytest.raises(UsageError):
         read_entry(entry, HERE)
 
 
 def test_an_entry_may_be_a_url_alone() -> None:
-    """The revision is the branch main, for git the usual one of the repository."""
+    """The default revision is the branch main, or for git the default branch of the repository."""
     assert read_entry("team/Chat", HERE).source.revision == "main"
     assert read_entry("git+https://host.example/team/Chat", HERE).source.revision == "HEAD"
     assert read_entry({"url": "team/Chat", "overwrite": True}, HERE).overwrite
@@ -166,7 +166,7 @@ def test_an_entry_may_be_a_url_alone() -> None:
 
 
 def test_hashes_cover_names_content_and_links_but_no_bytecode(tmp_path: Path) -> None:
-    """Every file counts, whatever it is called; what Python makes when it imports does not."""
+    """Every file is hashed, whatever its name, except the bytecode that Python writes on import."""
     before = tmp_path / "before"
     (before / "deep").mkdir(parents=True)
     (before / "deep" / "ü b.txt").write_text("x")
@@ -185,13 +185,13 @@ def test_hashes_cover_names_content_and_links_but_no_bytecode(tmp_path: Path) ->
     st.dictionaries(st.text(max_size=4), st.text(max_size=4)),
 )
 def test_differences_are_empty_only_for_the_same(one: dict[str, str], other: dict[str, str]) -> None:
-    """Nothing that differs goes unseen, and the hash of all tells the same."""
+    """Hashes that differ in any way have differences, and another total."""
     assert (tree.differences(one, other) == {}) == (one == other) == (tree.total(one) == tree.total(other))
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../outside", "deep/../../outside"])
 def test_a_link_that_leads_out_is_refused(tmp_path: Path, target: str) -> None:
-    """What is fetched cannot reach what is beside it."""
+    """A fetched module cannot reach files outside its folder."""
     folder = tmp_path / "module"
     (folder / "deep").mkdir(parents=True)
     (folder / "link").symlink_to(target)
@@ -201,7 +201,7 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path, target: str) -> None:
 
 @pytest.mark.parametrize("target", ["link", "other"])
 def test_a_link_that_leads_in_a_circle_is_refused(tmp_path: Path, target: str) -> None:
-    """A link to itself, or to one that leads back, is no crash."""
+    """A link to itself, or to a link that leads back, is an error."""
     (tmp_path / "link").symlink_to(target)
     (tmp_path / "other").symlink_to("link")
     with pytest.raises(tree.ContentDiffers, match="leads in a circle"):
@@ -209,8 +209,8 @@ def test_a_link_that_leads_in_a_circle_is_refused(tmp_path: Path, target: str) -
 
 
 @pytest.mark.parametrize("target", [None, b"\xff.py"])
-def test_a_name_that_is_no_text_is_refused(tmp_path: Path, target: bytes | None) -> None:
-    """What flow.lock could not hold, of a file or of where a link leads, is told before anything is placed."""
+def test_a_name_that_is_not_text_is_refused(tmp_path: Path, target: bytes | None) -> None:
+    """A file name or a link target that flow.lock cannot hold is refused before anything is added."""
     if target is None:
         Path(os.fsdecode(bytes(tmp_path) + b"/\xff.py")).write_text("")
     else:
@@ -219,8 +219,8 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path, target: bytes | None)
         tree.remove_forbidden(tmp_path)
 
 
-def test_a_link_whose_target_is_too_long_is_no_crash(tmp_path: Path) -> None:
-    """It leads nowhere, and harms nobody."""
+def test_a_link_with_an_overlong_target_is_accepted(tmp_path: Path) -> None:
+    """Such a link leads nowhere, so it is harmless."""
     (tmp_path / "link").symlink_to("a" * 1000)
     tree.remove_forbidden(tmp_path)
     assert set(tree.hashes(tmp_path)) == {"link"}
@@ -230,7 +230,7 @@ def test_a_link_whose_target_is_too_long_is_no_crash(tmp_path: Path) -> None:
 def test_a_pipe_or_socket_in_a_folder_is_not_copied(
     tmp_path: Path, make: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is named; nothing waits for somebody to write into it."""
+    """The error names it, and the copy does not block on reading it."""
     (tmp_path / "from").mkdir()
     monkeypatch.chdir(tmp_path / "from")
     with warnings.catch_warnings():
@@ -241,8 +241,8 @@ def test_a_pipe_or_socket_in_a_folder_is_not_copied(
         tree.copy(tmp_path / "from", tmp_path / "to")
 
 
-def test_bytecode_does_not_come_along(tmp_path: Path) -> None:
-    """Compiled code that nobody can read, and that no hash covers, is taken away; so is git's folder."""
+def test_bytecode_is_removed(tmp_path: Path) -> None:
+    """Bytecode, which nobody can review and no hash covers, is removed; so is git's folder."""
     for folder in ("__pycache__", "deep/__pycache__", "deep/__pycache__/__pycache__", ".git"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "file").write_text("")
@@ -256,8 +256,8 @@ def test_bytecode_does_not_come_along(tmp_path: Path) -> None:
 # The lock.
 
 
-def test_what_is_locked_is_read_again(tmp_path: Path) -> None:
-    """Every kind of source comes back from the file as it went in."""
+def test_a_lock_reads_back_as_written(tmp_path: Path) -> None:
+    """Every kind of source is read from the file as it was written."""
     folder = tmp_path / "some files" / "team" / "Copied"
     folder.mkdir(parents=True)
     modules = {
@@ -272,7 +272,7 @@ def test_what_is_locked_is_read_again(tmp_path: Path) -> None:
 
 
 def test_the_lock_is_written_only_when_it_changes(tmp_path: Path) -> None:
-    """A sync that changes nothing leaves the file alone, for version control and for read-only folders."""
+    """A sync without changes does not touch the file, which may be read-only."""
     modules = {"team/Chat": Locked(parse("team/Chat", None, HERE), COMMIT, {})}
     lock.write(tmp_path, modules)
     before = (tmp_path / lock.NAME).stat().st_ino
@@ -317,8 +317,8 @@ DAMAGES = [_garbage, _newer, _outside, _another_module, _another_hash, _no_url, 
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_lock_is_not_believed(tmp_path: Path, damage: Callable[[str], str]) -> None:
-    """A lock file that was cut, or that somebody changed, is an error, and leads nowhere."""
+def test_a_damaged_lock_is_refused(tmp_path: Path, damage: Callable[[str], str]) -> None:
+    """A lock file that is cut short or was edited is an error."""
     lock.write(tmp_path, {"team/Chat": Locked(parse("team/Chat", None, HERE), COMMIT, {"a": "1" * 64})})
     path = tmp_path / lock.NAME
     damaged = damage(path.read_text())
@@ -331,15 +331,15 @@ def test_a_damaged_lock_is_not_believed(tmp_path: Path, damage: Callable[[str], 
 
 
 @pytest.mark.parametrize("content", ["[]", "5", "{}", '{"version": 1}', '{"version": 1, "modules": {"a/B": 5}}'])
-def test_a_lock_of_another_form_is_an_error(tmp_path: Path, content: str) -> None:
-    """Whatever JSON it is, it does not crash."""
+def test_a_malformed_lock_is_an_error(tmp_path: Path, content: str) -> None:
+    """Any other JSON is an error."""
     (tmp_path / lock.NAME).write_text(content)
     with pytest.raises(UsageError, match="damaged"):
         lock.read(tmp_path)
 
 
-def test_a_lock_that_is_a_folder_or_nested_without_end_is_an_error(tmp_path: Path) -> None:
-    """What is no lock at all is told with its name."""
+def test_a_lock_that_is_a_folder_or_too_deeply_nested_is_an_error(tmp_path: Path) -> None:
+    """The error names the file."""
     path = tmp_path / lock.NAME
     path.write_text("[" * 100_000)
     with pytest.raises(UsageError, match=r"flow\.lock is damaged"):
@@ -350,8 +350,8 @@ def test_a_lock_that_is_a_folder_or_nested_without_end_is_an_error(tmp_path: Pat
         lock.read(tmp_path)
 
 
-def test_a_commit_that_is_locked_may_be_asked_for_by_itself() -> None:
-    """A branch that was locked at a commit satisfies who asks for that commit, and nobody else."""
+def test_a_locked_commit_may_be_requested_by_its_id() -> None:
+    """A branch that is locked at a commit satisfies a request for that commit, and no other request."""
     locked = Locked(parse("team/Chat", "main", HERE), COMMIT, {})
     assert locked.pins(parse("team/Chat", "main", HERE))
     assert locked.pins(parse("team/Chat", COMMIT, HERE))
@@ -359,8 +359,8 @@ def test_a_commit_that_is_locked_may_be_asked_for_by_itself() -> None:
     assert not locked.pins(parse("git+https://host.example/team/Chat", COMMIT, HERE))
 
 
-def test_a_project_has_one_owner_at_a_time(tmp_path: Path) -> None:
-    """Who wants the lock while another has it gets it only afterwards."""
+def test_a_project_has_one_lock_holder_at_a_time(tmp_path: Path) -> None:
+    """A second holder of the lock waits until the first has released it."""
     order: list[str] = []
 
     def other() -> None:
@@ -376,11 +376,11 @@ def test_a_project_has_one_owner_at_a_time(tmp_path: Path) -> None:
     assert (tmp_path / "flow_modules" / ".gitignore").read_text() == "*\n"
 
 
-# What is in place.
+# Inventory.
 
 
-def test_verify_finds_what_was_changed_removed_and_added(tmp_path: Path) -> None:
-    """Every file counts, and so do modules that are gone or that nobody locked."""
+def test_verify_finds_changed_missing_and_extra_files(tmp_path: Path) -> None:
+    """It also finds missing modules, and modules that are not in the lock."""
     _locked(tmp_path, "team/Chat", {"a.py": "1", "b.py": "2", "c d/e.py": "3"})
     _locked(tmp_path, "team/Gone", {"a.py": "1"})
     _locked(tmp_path, "team/Good", {"a.py": "1"})
@@ -419,7 +419,7 @@ def test_verify_finds_what_was_changed_removed_and_added(tmp_path: Path) -> None
     ],
 )
 def test_verify_finds_code_that_was_put_beside_the_modules(tmp_path: Path, name: str) -> None:
-    """Whatever could be imported below `flow_modules`, or runs when a module is, must be in the lock."""
+    """Whatever could be imported below `flow_modules`, or with a module, must be in the lock."""
     _locked(tmp_path, "team/Chat", {"a.py": "1"})
     place = tmp_path / "flow_modules"
     for harmless in (
@@ -441,8 +441,8 @@ def test_verify_finds_code_that_was_put_beside_the_modules(tmp_path: Path, name:
     assert [str(problem) for problem in verify(tmp_path)] == [f"{name}: not in flow.lock"]
 
 
-def test_verify_sees_where_links_lead(tmp_path: Path) -> None:
-    """A linked folder may change, but the link must lead to it; a copied module must be no link."""
+def test_verify_checks_links(tmp_path: Path) -> None:
+    """A linked folder may change, but the link must lead to it; a fetched module must not be a link."""
     _locked(tmp_path, "team/Chat", {"a.py": "1"})
     mine, other = tmp_path / "mine", tmp_path / "other"
     for folder in (mine, other):
@@ -461,8 +461,8 @@ def test_verify_sees_where_links_lead(tmp_path: Path) -> None:
     assert [problem.what for problem in verify(tmp_path)] == ["replaced by a link", f"not a link to {mine}"]
 
 
-def test_a_project_without_modules_has_nothing_to_tell(tmp_path: Path) -> None:
-    """No lock is no problem."""
+def test_a_project_without_modules_has_no_problems(tmp_path: Path) -> None:
+    """A missing lock is not a problem."""
     assert list_modules(tmp_path) == []
     assert verify(tmp_path) == []
 
@@ -471,7 +471,7 @@ def test_a_project_without_modules_has_nothing_to_tell(tmp_path: Path) -> None:
 
 
 def test_trust_is_kept_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was trusted stays trusted, in a file that only its owner reads."""
+    """Trusted sources are stored in a file that only its owner can read."""
     monkeypatch.setenv("P2PFLOWS_HOME", str(tmp_path / "home"))
     assert trust.TrustList().sources() == []
     for identity in ("team/Chat", "team/Another", "team/Chat"):
@@ -485,7 +485,7 @@ def test_trust_is_kept_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ["- team/Chat", "sources: 5", "sources: [5]", "sources: [2024-13-01]", "sources: " + "{a: " * 5000, "{", "\xff"],
 )
 def test_a_damaged_trust_list_trusts_nobody(tmp_path: Path, content: str) -> None:
-    """A list that cannot be read is an error, and is not written over."""
+    """A list that cannot be read is an error, and is not overwritten."""
     path = tmp_path / trust.NAME
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError, match="trusted sources"):
@@ -493,22 +493,22 @@ def test_a_damaged_trust_list_trusts_nobody(tmp_path: Path, content: str) -> Non
     assert path.read_bytes() == content.encode("latin-1")
 
 
-def test_the_hint_for_what_is_untrusted_leads_to_no_other_revision() -> None:
-    """Whoever looked at the code of one revision is not told to type a command that takes another."""
+def test_the_hint_about_trust_keeps_the_revision() -> None:
+    """The hint repeats the same command, so that the user does not fetch another revision than the reviewed one."""
     assert "modules sync" not in trust.Untrusted("team/Chat").hint
     assert "same command again with --trust" in trust.Untrusted("team/Chat").hint
 
 
 def test_another_hub_is_another_source() -> None:
-    """Trust in a name on one hub is no trust in the same name on another; a git url is the same everywhere."""
+    """Trust in a name on one hub does not extend to another hub; a git url is the same everywhere."""
     chat, git = parse("team/Chat", None, HERE), parse("git+https://host.example/team/Chat", None, HERE)
     assert chat.identity(None) == "team/Chat"
     assert chat.identity("http://mirror.example") == "http://mirror.example/team/Chat"
     assert git.identity("http://mirror.example") == git.identity(None) == git.url
 
 
-def test_nobody_is_asked_where_no_terminal_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a terminal at stdin, or without stdin, there is nobody to ask; nor in a side thread."""
+def test_no_question_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal at stdin, without stdin, or in another thread, the user is not asked."""
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr("sys.stdin", nothing)
         assert not trust.can_ask()
@@ -526,11 +526,11 @@ def test_nobody_is_asked_where_no_terminal_is(monkeypatch: pytest.MonkeyPatch) -
         assert answers == [False]
 
 
-# What modules need.
+# Dependencies.
 
 
-def test_needs_are_read_from_the_file_first(tmp_path: Path) -> None:
-    """`dependencies.yaml` counts before the code; it is a list, alone or named."""
+def test_dependencies_are_read_from_the_file_first(tmp_path: Path) -> None:
+    """`dependencies.yaml` has precedence over the code; it is a list, alone or under `dependencies`."""
     (tmp_path / "__init__.py").write_text("sync_dependencies(['team/Code'])")
     assert declared.dependencies(tmp_path) == ["team/Code"]
     for text in ("- url: team/Chat\n", "dependencies:\n  - url: team/Chat\n"):
@@ -563,14 +563,14 @@ def test_needs_are_read_from_the_file_first(tmp_path: Path) -> None:
         ("\0", []),
     ],
 )  # fmt: skip
-def test_needs_in_code_are_read_without_running_it(tmp_path: Path, code: str, found: list[object]) -> None:
-    """A list that is written out is seen; what is computed is left to the run, and nonsense is no error."""
+def test_dependencies_in_code_are_read_without_running_it(tmp_path: Path, code: str, found: list[object]) -> None:
+    """A literal list is found; a computed list and malformed code are ignored."""
     (tmp_path / "__init__.py").write_text(code)
     assert declared.dependencies(tmp_path) == found
 
 
-def test_requirements_count_if_there_are_any(tmp_path: Path) -> None:
-    """A list of packages with nothing but remarks asks for nothing."""
+def test_requirements_without_packages_are_ignored(tmp_path: Path) -> None:
+    """A list that holds only comments requires nothing."""
     assert declared.requirements(tmp_path) is None
     path = tmp_path / declared.REQUIREMENTS
     path.write_text("# none\n\n")
@@ -579,8 +579,8 @@ def test_requirements_count_if_there_are_any(tmp_path: Path) -> None:
     assert declared.requirements(tmp_path) == path
 
 
-def test_the_lock_is_json_that_tells_all(tmp_path: Path) -> None:
-    """The file has, for each module, the url, the revision, the commit, the hash of all and of each file."""
+def test_the_lock_is_json(tmp_path: Path) -> None:
+    """For each module, the file has the url, the revision, the commit, the total hash, and the hash of each file."""
     entry = _locked(tmp_path, "team/Chat", {"a.py": "1"})
     fields = json.loads((tmp_path / lock.NAME).read_text())["modules"]["team/Chat"]
     assert fields == {
@@ -592,8 +592,8 @@ def test_the_lock_is_json_that_tells_all(tmp_path: Path) -> None:
     }
 
 
-def test_words_of_python_and_dunder_names_are_no_modules() -> None:
-    """What Python keeps for itself is no place for a module."""
+def test_reserved_names_are_not_modules() -> None:
+    """A word that Python reserves, or a dunder name, cannot be part of a module's path."""
     assert [name for name in ("a/B", "a/class", "a/__x__", "a", "a/b/c", "", "5a/B", None) if is_module(name)] == [
         "a/B"
     ]
