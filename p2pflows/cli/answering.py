@@ -84,7 +84,7 @@ class _Answerer:
             await self._use_line()
         waiting = len(self._open)
         if waiting:
-            say(f"Still open: {waiting}. See: p2pflows inbox")
+            say(f"Questions still open: {waiting}. See: p2pflows inbox")
 
     async def _show_next(self) -> None:
         """Show the next question unless one is shown; also show the notes before it, which need no answer."""

@@ -1,4 +1,4 @@
-"""A stand-in for the daemon's control socket: it answers what a test scripted, and notes what was asked."""
+"""A stand-in for the daemon: it answers requests as a test has scripted, and records them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from p2pflows.errors import P2pflowsError, UsageError
 
 
 class ScriptedDaemon:
-    """Speaks the control API, HTTP and JSON Lines, on a home's socket, in a thread of its own.
+    """Speaks the control API, over HTTP and JSON Lines, on a home's socket, in its own thread.
 
     Attributes:
-        script: by method, the result, the error, or a function, maybe async, of the parameters.
-        asked: every method and its parameters, in the order they came.
-        frames: how many lines came.
+        script: for each method, a result, an error, or a function of the parameters, async or not.
+        asked: the methods and parameters of all requests, in order of arrival.
+        frames: the number of lines received.
     """
 
     def __init__(self, home: Path) -> None:
@@ -54,19 +54,19 @@ class ScriptedDaemon:
         self._thread.join()
 
     def die(self) -> None:
-        """Cut every connection, in the daemon's own thread, as kill -9 would."""
+        """Cut all connections, as kill -9 would; only from the daemon's own thread."""
         (self.home / "daemon.sock").unlink(missing_ok=True)
         for connection in self._connections:
             connection.transport.abort()
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
-        """Send an event to everybody who speaks JSON Lines."""
+        """Send an event to every JSON Lines connection."""
         for connection in self._connections:
             if connection.http is None:
                 self._loop.call_soon_threadsafe(connection.write, {"event": event, "data": data})
 
     def progress(self, data: dict[str, Any]) -> None:
-        """Tell everybody who speaks JSON Lines how their first three requests get on."""
+        """Send progress of the first three requests of every JSON Lines connection."""
         for connection in self._connections:
             if connection.http is None:
                 connection.write([{"id": number, "progress": data} for number in (1, 2, 3)])
@@ -114,11 +114,11 @@ class ScriptedDaemon:
         return web.json_response(answer.get("result", answer), status=422 if "error" in answer else 200)
 
     def opened(self, connection: _Connection) -> None:
-        """Somebody has connected."""
+        """Record a new connection."""
         self._connections.add(connection)
 
     def asked_for(self, connection: _Connection, line: bytes) -> None:
-        """A line of requests came."""
+        """Handle a line of requests."""
         self.frames += 1
         for item in json.loads(line):
             task = self._loop.create_task(self._reply(connection, item))
@@ -131,7 +131,7 @@ class ScriptedDaemon:
 
 
 class _Connection(asyncio.Protocol):
-    """Speaks JSON Lines; a first byte that begins none is for HTTP."""
+    """Speaks JSON Lines, or HTTP if the first byte does not begin a JSON list."""
 
     def __init__(self, daemon: ScriptedDaemon, server: web.Server) -> None:
         self._daemon = daemon
@@ -182,12 +182,12 @@ class ScriptedInbox:
 
 
 def moment(seconds: float) -> str:
-    """The RFC 3339 time that many seconds from now."""
+    """Return the RFC 3339 time that many seconds from now."""
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
 def prompt(number: str, text: str, **more: Any) -> dict[str, Any]:
-    """An open prompt from bob, as the daemon describes it."""
+    """Return an open prompt from bob, as the daemon describes it."""
     return {
         "id": number, "from": "b0" * 32, "name": "bob", "endpoint": "User", "label": "", "text": text, "data": {},
         "received": moment(0), "expires": moment(3605), "status": "open", "wants_answer": True,
@@ -196,13 +196,13 @@ def prompt(number: str, text: str, **more: Any) -> dict[str, Any]:
 
 
 def command(home: Path, *words: str, **more: str) -> tuple[list[str], dict[str, str]]:
-    """The arguments and environment that run the CLI on a home."""
+    """Return the arguments and the environment with which the CLI runs on a home."""
     found = {"P2PFLOWS_HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return [sys.executable, "-m", "p2pflows", *words], {**os.environ, **found, **more}
 
 
 def run(home: Path, *words: str, stdin: str = "", **more: str) -> Ran:
-    """Run the CLI to its end as a real process, with something (by default nothing) piped in."""
+    """Run the CLI as a process until it ends, with stdin piped in (by default empty)."""
     arguments, environment = command(home, *words, **more)
     ended = subprocess.run(
         arguments, env=environment, input=stdin.encode(), capture_output=True, timeout=30, check=False
@@ -211,7 +211,7 @@ def run(home: Path, *words: str, stdin: str = "", **more: str) -> Ran:
 
 
 def run_here(home: Path, *words: str, stdin: str = "", cwd: Path | None = None, **more: str) -> Ran:
-    """Like `run`, but inside this process, which is quicker: from the edge `main` on, all is the same."""
+    """Run the CLI inside this process, which is faster; from `main` on, everything is the same as in `run`."""
     before = sys.stdin, sys.stdout, sys.stderr
     # A file for stdin, as some commands read from its file descriptor.
     with tempfile.TemporaryFile() as stdin_file, pytest.MonkeyPatch.context() as patch:
@@ -235,7 +235,7 @@ def run_here(home: Path, *words: str, stdin: str = "", cwd: Path | None = None, 
 
 
 class Ran:
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     def __init__(self, code: Any, out: str, err: str) -> None:
         self.code = code

@@ -149,7 +149,7 @@ def test_piped_lines_answer_in_order(daemon: ScriptedDaemon) -> None:
     ended = run_here(daemon.home, "chat", "--answer", stdin="/skip\n/decline not now\n/decline\n")
     assert ended.code == 0
     assert inbox.taken == [("decline", SECOND, "not now"), ("decline", THIRD, None)]
-    assert ended.err.endswith("Still open: 2. See: p2pflows inbox\n")
+    assert ended.err.endswith("Questions still open: 2. See: p2pflows inbox\n")
     assert run_here(daemon.home, "chat", "--answer", stdin="/quit\nnever\n").code == 0
     assert len(inbox.taken) == 2
 
