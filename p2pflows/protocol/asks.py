@@ -253,7 +253,7 @@ AskStatus = AskResult | Recorded | Unrecorded
 
 
 class AskAnswer(NamedTuple):
-    """What the daemon says to an ask.
+    """The daemon's answer to an ask.
 
     Attributes:
         task: the id of the task.
@@ -298,7 +298,7 @@ class Record(NamedTuple):
 
 
 def read_result(content: Any) -> AskResult:
-    """The result of an ask, as it is kept in a journal and told to a worker.
+    """The result of an ask, as a journal keeps it and a frame carries it.
 
     Raises:
         TypeError: it is no object.

@@ -99,7 +99,7 @@ class TaskSpec(NamedTuple):
         op: `run`; `mount`: make an instance; or `load`: see whether the target can be run, and describe it.
         lane: tasks of one lane run one at a time, in order.
         revision: a higher one means that the target must be loaded again.
-        sender: the user id of whoever asked.
+        sender: the user id that sent the request.
         sender_name: the petname of the sender; empty if there is none.
         conversation: the id of the request's conversation; empty for `load`.
         message: the id of the request; empty for `load`.

@@ -1,1 +1,1 @@
-"""A worker: a process without a user key that gets tasks from its daemon, over a socket or the broker; runs flows."""
+"""A worker: a process without the user's key that gets tasks from a daemon, by socket or broker, and runs flows."""

@@ -1,4 +1,4 @@
-"""`python -m p2pflows.worker`: reads its token from the first line of stdin, and ends when stdin does."""
+"""`python -m p2pflows.worker`: read a token from the first line of stdin, and serve until stdin ends."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 _MAX_SLOTS = 256
 _SWITCH_INTERVAL_S = 0.001
-"""How long a busy flow may keep the interpreter from the thread that speaks with the broker."""
+"""How long a busy flow may keep the interpreter from the thread that talks to the daemon."""
 
 
 def main() -> int:
-    """Run a worker until it is told to stop; gives the exit code."""
+    """Run a worker until a signal, or the end of stdin, stops it; return the exit code."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logs.to_stderr("info")
     sys.dont_write_bytecode = True  # bytecode of a module that is edited within the same second would hide the edit
@@ -45,7 +45,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # before there was anything to drain
     if not all_ended:
-        # A flow is still at it: the interpreter's own exit would tear it down half-way, or wait.
+        # A flow still runs: the interpreter's own exit would tear it down half-way, or wait for it.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
@@ -55,7 +55,7 @@ def main() -> int:
 async def _run(
     enrolment: Enrolment, slots: int, keys: list[ApiInfo], parent: io.FileIO | None, daemon: Path | None
 ) -> bool:
-    # Here, not above: a bad token is told before the heavy imports.
+    # Imported here, so that a bad token is reported before the heavy imports.
     from p2pflows.worker.process import Worker
 
     worker = Worker(enrolment, slots, keys, daemon=daemon)
@@ -63,7 +63,7 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
     if parent is not None:
-        # A thread, for not every kind of stdin can be polled.
+        # In a thread, as not every kind of stdin can be polled.
         threading.Thread(target=_watch, args=(parent, loop, worker.stop), name="parent", daemon=True).start()
     return await worker.run()
 
@@ -79,15 +79,15 @@ def _arguments() -> argparse.Namespace:
         help=f"how many tasks may run at once, 1 to {_MAX_SLOTS}",
     )
     parser.add_argument(
-        "--api-info", action="append", default=[], metavar="JSON", help="where a key is: backend_used, api_key_env, ..."
+        "--api-info", action="append", default=[], metavar="JSON", help="an API key: backend_used, api_key_env, ..."
     )
-    parser.add_argument("--socket", type=Path, help="where its daemon listens on this machine; else over the broker")
-    parser.add_argument("--no-parent", action="store_true", help="keep on when stdin ends after the token line")
+    parser.add_argument("--socket", type=Path, help="the socket of a daemon on this machine")
+    parser.add_argument("--no-parent", action="store_true", help="go on after stdin has ended")
     return parser.parse_args()
 
 
 def _keys(texts: list[str]) -> list[ApiInfo]:
-    """The keys for flows; they leave the environment, so that no shell command finds them there.
+    """Read the API keys for flows, and remove them from the environment, where shell commands would find them.
 
     Raises:
         UsageError: one is missing or malformed.
@@ -100,21 +100,21 @@ def _keys(texts: list[str]) -> list[ApiInfo]:
     keys, used = [], set()
     for text in texts:
         try:
-            place = KeyConfig.model_validate_json(text)
+            config = KeyConfig.model_validate_json(text)
         except ValueError:
             raise UsageError(
                 "An --api-info is not what this release writes.", "Start it with: p2pflows worker"
             ) from None
-        if place.api_key_env is None and place.api_base is None:
-            raise UsageError("A key has no place.", "Name its environment variable: --api-key-env NAME")
-        if place.api_key_env is not None:
-            used.add(place.api_key_env)
-        key = NO_KEY if place.api_key_env is None else os.environ.get(place.api_key_env, "")
-        if not key and not (place.api_key_env or "").isidentifier():
-            raise UsageError("An api_key_env is no name of an environment variable.", "Give the NAME, not the key.")
+        if config.api_key_env is None and config.api_base is None:
+            raise UsageError("A key has no source.", "Name its environment variable: --api-key-env NAME")
+        if config.api_key_env is not None:
+            used.add(config.api_key_env)
+        key = NO_KEY if config.api_key_env is None else os.environ.get(config.api_key_env, "")
+        if not key and not (config.api_key_env or "").isidentifier():
+            raise UsageError("An api_key_env is not the name of a variable.", "Give the NAME, not the key.")
         if not key:
-            raise UsageError(f"The environment variable {place.api_key_env} is not set.", "Set it to the key.")
-        more = place.model_dump(exclude={"api_key_env"})
+            raise UsageError(f"The environment variable {config.api_key_env} is not set.", "Set it to the key.")
+        more = config.model_dump(exclude={"api_key_env"})
         keys.append(ApiInfo(api_key=key, **more))
     for name in used:
         del os.environ[name]
@@ -122,7 +122,7 @@ def _keys(texts: list[str]) -> list[ApiInfo]:
 
 
 def _keep_flows_off_our_pipes() -> io.FileIO:
-    """Our stdin, which flows no longer have; what they print goes to stderr."""
+    """Return our stdin, and give flows an empty one; what they print goes to stderr."""
     stdin = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -68,7 +68,7 @@ class InstanceRun:
         existing = self._task.state
         if self._mounted is not None:
             existing = InstanceState(self._mounted.config, self._mounted.subflows, None)
-        assert existing is not None  # noqa: S101 - a task without a mount says what is there
+        assert existing is not None  # noqa: S101 - every task that runs an instance mounts or describes it
         self._flow = self._build(existing)
         self._before = b"" if existing.state is None else compact(existing.state).encode()
         return invoke(self._flow, self._message())

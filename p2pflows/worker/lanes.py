@@ -149,7 +149,7 @@ class Lanes:
         self._parked_changed = True
 
     def take_parked_changed(self) -> bool:
-        """Whether the parked tasks have changed since the last call, so that the daemon has to be told."""
+        """Whether the parked tasks have changed since the last call, so that a frame has to leave."""
         changed, self._parked_changed = self._parked_changed, False
         return changed
 
@@ -314,7 +314,7 @@ class Lanes:
         return [open_ask.ask for open_ask in asks]
 
     def _settle(self, answer: AskAnswer) -> SettledAsk | None:
-        """Note what the daemon says to an ask; None if the task still has to wait."""
+        """Take the answer to an ask; None if its task still has to wait."""
         task, call_index, status = answer
         open_ask = self._asks.get((task, call_index))
         if open_ask is None:

@@ -39,7 +39,7 @@ class Updates:
 def split_results(results: Sequence[TaskResult], max_bytes: int) -> Iterator[list[TaskResult]]:
     """Split results into lists that each fit into a frame.
 
-    A result that no frame can hold is replaced by an error that says so, since it would be sent again for ever.
+    A result that no frame can hold is replaced by a `too_large` error; else it would be sent again for ever.
     """
     portion: list[TaskResult] = []
     size = 0

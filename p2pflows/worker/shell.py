@@ -1,4 +1,4 @@
-"""Running a shell command: JSON on its stdin, its stdout as the reply, killed when its time is up."""
+"""Runs a shell command: JSON on its stdin, the reply on its stdout; it is killed at its deadline."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from typing import IO, Any
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
 from p2pflows.protocol.message import MAX_BODY_BYTES
 
-"""Most bytes of a reply."""
 _MAX_ERROR_TAIL_CHARS = 500
 _CHUNK_BYTES = 65_536
 _LEFT_BEHIND_TIMEOUT_S = 0.5
-"""How long to listen, once the command has ended, to a child that it left behind with its output."""
+"""How long to read, after the command has ended, what a child that it left behind writes."""
 _SYNTAX_CHECK_TIMEOUT_S = 5
 _SHELL_MARKS = frozenset("$`\\\"'(){}[]*?~!<>|&;=#")
-"""A first word that holds one of these is the shell's to understand, not ours."""
+"""Only the shell can interpret a first word that holds one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,10 @@ class Command:
     cwd: str
 
     def check(self) -> None:
-        """See whether it could run, without running it.
+        """Check that the command could run, without running it.
 
         Raises:
-            UsageError: the folder is missing, the shell cannot parse it, or its program is missing.
+            UsageError: the folder or the program is missing, or the shell cannot parse the command.
         """
         if not Path(self.cwd).is_dir():
             raise UsageError(f"The folder {self.cwd} does not exist.", "Serve the command from its folder.")
@@ -59,7 +58,7 @@ class Command:
 
 
 class ShellRun:
-    """One run of a command; `stop` may be called from any thread, at any time."""
+    """One run of a command."""
 
     def __init__(self, command: Command, env: Mapping[str, str]) -> None:
         self._command = command
@@ -69,15 +68,22 @@ class ShellRun:
         self._stopped = False
 
     def stop(self) -> None:
-        """Kill the command and the children that stayed in its process group."""
+        """Kill the command and the children in its process group; callable from any thread, at any time."""
         with self._lock:
             self._stopped = True
-            # poll reaps: unless it has just said None, the group's number may be somebody else's by now.
+            # poll reaps: unless it returns None, the number of the group may belong to other processes by now.
             if self._process is not None and self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def reply(self, data: bytes, seconds: float) -> dict[str, Any]:
-        """Run to the end, at most so many seconds; gives the reply's data.
+        """Run the command to its end.
+
+        Args:
+            data: what it reads from stdin.
+            seconds: the time until it is killed.
+
+        Returns:
+            The data of the reply.
 
         Raises:
             FlowFailed: it could not start, or its exit code is not 0.
@@ -102,7 +108,7 @@ class ShellRun:
         if self._stopped:
             raise Cancelled("The command was killed because it was cancelled.")
         if code:
-            raise FlowFailed(_told_by(code, errors))
+            raise FlowFailed(_describe_exit(code, errors))
         return parse(output)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -125,7 +131,11 @@ class ShellRun:
             return self._process
 
     def _exchange(self, process: subprocess.Popen[bytes], data: bytes, deadline: float) -> tuple[bytes, bytes]:
-        """Feed stdin and read stdout and stderr until all are closed; gives stdout and the end of stderr."""
+        """Write stdin, and read stdout and stderr until all are closed.
+
+        Returns:
+            What stdout was, and the end of stderr.
+        """
         stdin, stdout, stderr = _pipes(process)
         output, errors = bytearray(), b""
         unwritten = memoryview(data)
@@ -162,7 +172,7 @@ class ShellRun:
 
 
 def parse(output: bytes) -> dict[str, Any]:
-    """What a command wrote, as a reply's data: a JSON object, other JSON as `result`, all else as `text`."""
+    """The reply's data in the output of a command: a JSON object, other JSON as `result`, all else as `text`."""
     try:
         value = json.loads(output, parse_constant=_not_json)
         json.dumps(value, allow_nan=False)  # 1e999 parses, as an infinity
@@ -172,11 +182,11 @@ def parse(output: bytes) -> dict[str, Any]:
 
 
 def _not_json(constant: str) -> None:
-    raise ValueError(f"{constant} is Python's, not JSON's")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _write(stdin: IO[bytes], data: memoryview) -> memoryview:
-    """What is left to write; nothing when the command does not read on."""
+    """Write a chunk, and return what is left; nothing if the command has closed its stdin."""
     try:
         return data[os.write(stdin.fileno(), data[:_CHUNK_BYTES]) :]
     except BlockingIOError:
@@ -185,14 +195,14 @@ def _write(stdin: IO[bytes], data: memoryview) -> memoryview:
         return data[:0]
 
 
-def _told_by(code: int, errors: bytes) -> str:
+def _describe_exit(code: int, errors: bytes) -> str:
     end = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
     tail = errors.decode(errors="replace").strip()[-_MAX_ERROR_TAIL_CHARS:]
     return f"{end}: {tail}" if tail else end
 
 
 def _first_word(command: str) -> str:
-    """The word that names the program, or nothing when only the shell can tell."""
+    """The word that names the program; empty if only the shell can tell."""
     try:
         words = shlex.split(command, posix=False)
     except ValueError:
@@ -213,7 +223,7 @@ def _sh(arguments: list[str], cwd: str) -> subprocess.CompletedProcess[str]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"The shell cannot be asked about the command: {error}.", "Try again.") from error
+        raise UsageError(f"The shell could not check the command: {error}.", "Try again.") from error
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:

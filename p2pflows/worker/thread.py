@@ -1,4 +1,4 @@
-"""Workers as threads of this process, for notebooks: several side by side, each with keys of its own."""
+"""Workers as threads of this process, for notebooks: several side by side, each with its own API keys."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ class WorkerThread:
     """A worker that runs in a thread of this process until `stop`, or until the process ends.
 
     Args:
-        enrolment: where its daemon is, and the key of its dispatch point.
+        enrolment: the address of its daemon, and the key of its dispatch point.
         concurrency: how many tasks may run at once.
-        api_infos: keys for the flows that want some; they stay in this worker, and no other one sees them.
-
-        daemon: the socket of a daemon on this machine; without, all goes over the broker.
+        api_infos: API keys for its flows; they stay in this worker, and no other worker sees them.
+        daemon: the socket of a daemon on this machine; None connects through the broker.
 
     Raises:
         CallError: the broker, or the daemon, cannot be reached.
@@ -57,11 +56,11 @@ class WorkerThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the worker still runs."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Take no more tasks, and wait until what runs has ended."""
+        """Take no more tasks, and wait until running tasks have ended."""
         if self._worker is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._worker.stop)
             self._thread.join(_STOP_TIMEOUT_S)
@@ -76,7 +75,7 @@ class WorkerThread:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._run())
-        except Exception as error:  # noqa: BLE001 - told to whoever started it
+        except Exception as error:  # noqa: BLE001 - raised where the worker was started
             self._failed = error
         finally:
             self._connected.set()
@@ -100,16 +99,19 @@ def run_dispatch_worker_thread(
     api_infos: Sequence[ApiInfo] = (),
     concurrency: int = 4,
 ) -> WorkerThread:
-    """Start a worker in a thread of this process; gives what stops it.
+    """Start a worker in a thread of this process.
 
     Args:
         cl: the client of the local daemon.
-        dispatch_point: whose flows it runs.
-        api_infos: keys for the flows that want some; they stay in this worker.
+        dispatch_point: the dispatch point whose tasks it runs.
+        api_infos: API keys for its flows; they stay in this worker.
         concurrency: how many tasks may run at once.
 
+    Returns:
+        The thread, whose `stop` ends the worker.
+
     Raises:
-        UsageError: the dispatch point has no such name.
+        UsageError: the concurrency is less than 1, or the name of the dispatch point is malformed.
         CallError: the broker cannot be reached.
     """
     if concurrency < 1:
@@ -121,5 +123,5 @@ def run_dispatch_worker_thread(
 def run_dispatch_worker_threads(
     cl: Client, dispatch_point: str = DEFAULT_POINT, *, num_workers: int = 1, api_infos: Sequence[ApiInfo] = ()
 ) -> list[WorkerThread]:
-    """Start several workers, each in a thread of its own."""
+    """Start several workers, each in its own thread."""
     return [run_dispatch_worker_thread(cl, dispatch_point, api_infos=api_infos) for _ in range(num_workers)]

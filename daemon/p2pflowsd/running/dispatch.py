@@ -111,7 +111,7 @@ class Dispatch:
         worker.parked = frame.parked
         for ask in frame.asks:
             task = self._leases.find_leased(point, name, ask.task)
-            if task is not None:  # else it was cancelled, and the frame that says so is under way
+            if task is not None:  # else it was cancelled, and the worker gets to know by a frame under way
                 status = self._runs.record(task.row, ask)
                 self._leases.answer_ask(task.row.row_id, ask.call_index, status)
         for task_id, call_index in frame.waits:

@@ -144,7 +144,7 @@ class Leases:
         """Lease a task to a worker.
 
         Returns:
-            Whether its sender was told that it waits.
+            Whether its sender had a notice that it waits.
         """
         self._leases[row_id] = Lease(worker, frame, self._clock.elapsed())
         was_reported = row_id in self._reported_waiting

@@ -311,10 +311,10 @@ class Runs:
         self._journal.count("accepted")
 
     def _conversation(self, row: IncomingRow, instance: str | None) -> str:
-        """The conversation of a message that a run sends: that of its request.
+        """The conversation of a message that a run sends: that of its request, or one derived from it.
 
-        Its sender has chosen that id. Where no instance is named it picks one, so somebody else's is made our own
-        first: else they could have our flow speak in a conversation of ours.
+        The sender of the request chose the id of its conversation. A message without an instance reaches the instance
+        of its conversation, so with another user's id as it is, they could choose among the instances that are ours.
         """
         root = row if row.root_request is None else self._journal.incoming.get(row.root_request)
         if root is None or root.peer == self._user or instance is not None:
@@ -322,7 +322,7 @@ class Runs:
         return derived_id("conversation for", root.peer, root.conversation)
 
     def _deadline(self, row: IncomingRow, timeout: float | None) -> int:
-        """A call need not outlive the one for which it is made."""
+        """When a call expires: after its timeout, else together with the request that it is made for."""
         now = self._clock.now()
         if timeout is not None:
             return now + max(1, int(timeout * 1000))
@@ -349,9 +349,9 @@ class Runs:
         return answered
 
     def _answerable(self, row: IncomingRow, request_id: str) -> IncomingRow | None:
-        """The call with an id that a run may answer: its own, or one that an earlier run of its instance kept.
+        """The call with an id that a run may answer: its own, or one that an earlier run left open.
 
-        Ids are their senders' choice: another sender's call of the same id, or one that no run has seen, is not meant.
+        Senders choose the ids of their messages, so a call with the same id that no run has seen is not meant.
         """
         found = self._journal.incoming.open_of(row.instance or "", request_id)
         calls = [request for request in found if request.type == Type.CALL]
@@ -363,7 +363,7 @@ class Runs:
         """Run an instance on the answer to a call that an earlier run of it made."""
         flow = self._catalog.get(origin["endpoint"])
         if flow is None or self._journal.instances.get(origin["instance"]) is None:
-            return  # it was deleted, and whoever waited for it was told so
+            return  # it was deleted, which ended the requests that waited for it
         message = InstanceMessage(
             data=result.data if isinstance(result, CallReply) else {},
             source=sent.endpoint,
