@@ -116,7 +116,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUrl]:
-    """One mosquitto for all; each test is a user of its own."""
+    """One mosquitto for all tests; each test uses another user id."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         port = trial.getsockname()[1]
@@ -194,7 +194,7 @@ class Daemon:
         return worker
 
     async def hello(self, *arguments: str) -> str:
-        """Start a worker and wait for its first frame; gives its id."""
+        """Start a worker, wait for its first frame, and return its name."""
         self.start(*arguments)
         return str((await self.until()).header["worker"])
 
@@ -238,7 +238,7 @@ class Daemon:
         }, json.dumps({} if data is None else data).encode()
 
     def send(self, worker: str, *tasks: tuple[dict[str, Any], bytes], **changes: Any) -> list[str]:
-        """Publish a frame; gives the ids of its tasks."""
+        """Publish a frame, and return the ids of its tasks."""
         self.n += 1
         header = {
             "worker": worker,
@@ -255,7 +255,7 @@ class Daemon:
         return [entry["task"] for entry, _ in tasks]
 
     async def run(self, worker: str, target: str, data: Any = None, **changes: Any) -> dict[str, Any]:
-        """Have one task run and acknowledge its result; gives how it ended."""
+        """Run one task, acknowledge its result, and return how it ended."""
         (id_,) = self.send(worker, self.task(target, data, **changes))
         result = await self.result(id_)
         self.send(worker, done=[id_])
@@ -310,7 +310,7 @@ def is_gone(pid: str) -> bool:
 
 
 async def test_hello(daemon: Daemon) -> None:
-    """A worker says at once who it is and how much it can take, and that it knows no daemon yet."""
+    """A worker reports at once its name and its slots, and that it knows no daemon yet."""
     began = time.monotonic()
     worker = daemon.start("--concurrency", "3")
     header = (await daemon.until()).header
@@ -322,7 +322,7 @@ async def test_hello(daemon: Daemon) -> None:
 
 
 async def test_load(daemon: Daemon) -> None:
-    """A load tells what the endpoint takes and gives, or why it cannot be loaded."""
+    """A load describes the input and output of an endpoint, or says why it cannot be loaded."""
     worker = await daemon.hello()
     described = await daemon.run(worker, "add", op="load")
     assert described["description"] == "Add two numbers."
@@ -348,7 +348,7 @@ async def test_run(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("target", ["fail", "afail"])
 async def test_failures(daemon: Daemon, target: str) -> None:
-    """Whatever a flow does, the worker lives on and the daemon hears the kind of failure."""
+    """However a flow fails, the worker goes on, and the daemon gets the kind of the failure."""
     worker = await daemon.hello()
     raised = await daemon.run(worker, target, {"how": "raise"})
     assert raised == {"kind": "flow_failed", "message": "ValueError: no such thing", "type": "ValueError"}
@@ -373,7 +373,7 @@ async def test_exceptions_that_asyncio_uses_itself(daemon: Daemon) -> None:
 
 
 async def test_what_cannot_be_loaded_when_called(daemon: Daemon) -> None:
-    """A caller whose flow is gone hears that it failed, not of a usage error of theirs."""
+    """The caller of a flow that is gone gets `flow_failed`, not a usage error."""
     worker = await daemon.hello()
     error = await daemon.run(worker, "nothing")
     assert error["kind"] == "flow_failed"
@@ -381,7 +381,7 @@ async def test_what_cannot_be_loaded_when_called(daemon: Daemon) -> None:
 
 
 async def test_prints_go_to_stderr(daemon: Daemon) -> None:
-    """What a flow prints, by whatever way, is in the worker's stderr; its stdin is empty, its stdout silent."""
+    """All that a flow prints is in the worker's stderr; its stdin is empty, and nothing is on its stdout."""
     worker = await daemon.hello()
     assert await daemon.run(worker, "talk", {"text": "hello-there"}) == {"result": ""}
     daemon.workers[0].terminate()
@@ -438,7 +438,7 @@ async def test_blocking_flows_keep_the_heartbeats(daemon: Daemon) -> None:
 
 
 async def test_results_are_sent_until_done(daemon: Daemon) -> None:
-    """A result comes again after about two seconds, and no more once the daemon says that it has it."""
+    """A result comes again after about two seconds, and no more once the daemon has acknowledged it."""
     worker = await daemon.hello()
     (id_,) = daemon.send(worker, daemon.task("add", {"a": 1}))
     await daemon.result(id_)
@@ -562,7 +562,7 @@ async def test_many_big_results(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("how", ["stdin", "terminate", "interrupt", "frame"])
 async def test_drain(daemon: Daemon, how: str) -> None:
-    """Asked to end, a worker takes nothing new, ends what runs, has it acknowledged, says goodbye and exits 0."""
+    """A worker that is stopped takes no task, finishes what runs, waits for acknowledgement, says bye and exits 0."""
     name = await daemon.hello()
     (worker,) = daemon.workers
     runs, waits = daemon.send(
@@ -595,7 +595,7 @@ async def test_drain(daemon: Daemon, how: str) -> None:
 
 
 async def test_no_parent(daemon: Daemon) -> None:
-    """A worker that somebody started by hand does not mind that its stdin ends."""
+    """With `--no-parent`, a worker goes on when its stdin ends."""
     name = await daemon.hello("--no-parent")
     (worker,) = daemon.workers
     assert worker.stdin is not None
@@ -626,7 +626,7 @@ async def test_asked_to_end_twice(daemon: Daemon) -> None:
 
 
 async def test_killed(daemon: Daemon) -> None:
-    """The will of a worker that dies says goodbye for it, above all its frames."""
+    """The last will of a worker that is killed says bye, numbered above all its frames."""
     name = await daemon.hello()
     daemon.workers[0].kill()
     bye = await daemon.until(lambda frame: frame.header["bye"], seconds=3)
@@ -636,7 +636,7 @@ async def test_killed(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("token", ["", "nonsense", "p2pflows-worker-1.abcd"])
 async def test_bad_token(token: str, tmp_path: Path) -> None:
-    """A token that is none is told in one line, and the worker exits as for any wrong usage."""
+    """The error for a malformed token is one line, and the exit code is that of wrong usage."""
     ended = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "p2pflows.worker"],
@@ -668,7 +668,7 @@ async def test_no_broker_yet(free_port: int, tmp_path: Path) -> None:
 
 
 async def test_the_broker_restarts(free_port: int, tmp_path: Path) -> None:
-    """A task that ends while the broker is away is told after the reconnect, numbered above the will."""
+    """The result of a task that ends while the broker is away comes after the reconnect, numbered above the will."""
     (tmp_path / "flows.py").write_text(FLOWS)
     daemon = Daemon(BrokerUrl("127.0.0.1", free_port), tmp_path)
     broker = start_mosquitto(free_port, tmp_path)

@@ -1,4 +1,4 @@
-"""Lanes keep their order, one worker at a time; slots are never exceeded; nobody starves."""
+"""Lanes keep their order, one worker at a time; slots are never exceeded; no lane starves."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Scheduling(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, slots=st.integers(1, 2), draining=st.booleans())
     def announce(self, worker: str, slots: int, draining: bool) -> None:
-        """A worker says that it is there."""
+        """A worker announces itself."""
         self.scheduler.announce(worker, slots, draining=draining)
         self.slots[worker] = 0 if draining else slots
 
@@ -211,7 +211,7 @@ class Scheduling(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, lane=LANES, which=st.sets(st.integers(0, 5)))
     def adopt(self, worker: str, lane: str, which: set[int]) -> None:
-        """A worker says that it holds tasks that wait."""
+        """A worker reports that it holds tasks that wait."""
         waiting = self.order[lane][len(self._leased()[lane]) :]
         held = [task for place, task in enumerate(waiting) if place in which]
         if worker in self.slots:

@@ -62,7 +62,7 @@ def frame(n: int, *tasks: dict[str, Any], boot: int = 1, **changes: Any) -> Daem
 
 
 def started(book: Lanes) -> list[str]:
-    """Start all that may start; gives the ids."""
+    """Start all tasks that may start, and return their ids."""
     ids = []
     while (task := book.take()) is not None:
         ids.append(task.spec.id)
@@ -135,7 +135,7 @@ def test_repeated_frames_are_ignored() -> None:
 
 
 def test_a_is_new_boot_is_noticed() -> None:
-    """The first frame, and the first after the daemon's restart, say that it wants to know all."""
+    """The first frame, and the first after a restart of the daemon, call for a hello."""
     book = lanes()
     assert [
         received.is_new_boot
@@ -180,7 +180,7 @@ def test_results_until_acknowledged() -> None:
 
 
 def test_a_hello_has_the_fresh_results() -> None:
-    """What a hello has told is not told again at once."""
+    """The results of a hello are not sent again at once."""
     book = lanes()
     book.receive(frame(1, entry("a")))
     started(book)
@@ -272,7 +272,7 @@ def test_backlog() -> None:
 
 
 def test_header() -> None:
-    """A header says who speaks, what was seen and is held, and how tasks ended."""
+    """A header names the worker, what it has seen and holds, and how tasks ended."""
     book = lanes()
     book.receive(frame(4, entry("a"), boot=3))
     failed = TaskResult("x", ErrorInfo("flow_failed", "no"), b"null")
@@ -316,7 +316,7 @@ def test_portions() -> None:
 
 
 def test_a_result_over_the_limit() -> None:
-    """A result that no frame can hold becomes the error that says so, or it would be sent for ever."""
+    """A result that no frame can hold becomes a `too_large` error, or it would be sent for ever."""
     ((result,),) = split_results([TaskResult("a", None, b"x" * 5000)], 2000)
     assert result.task == "a"
     assert result.error is not None
@@ -357,7 +357,7 @@ class Conversation:
         self._publish([id_ for id_ in self.lane_of if id_ not in self.committed | self.withdrawn])
 
     def acknowledge(self, _pick: int) -> None:
-        """It says which results it has committed."""
+        """It acknowledges the results that it has committed."""
         self._publish([], done=sorted(self.committed))
 
     def cancel(self, pick: int) -> None:
@@ -368,7 +368,7 @@ class Conversation:
             self._publish([], cancel=[id_])
 
     def restart(self, _pick: int) -> None:
-        """It starts anew; what it has published may still arrive."""
+        """It restarts; frames that it has published may still arrive."""
         self.boot += 1
         self.n = 0
 
@@ -430,7 +430,7 @@ class Conversation:
             self.committed.update(told)
 
     def check(self) -> None:
-        """Lanes and slots are kept, and all that waits, runs or is not acknowledged is said to be held."""
+        """Lanes and slots are respected, and what waits, runs or is not acknowledged is reported as held."""
         busy = [task.spec.lane for task in self.book.running]
         assert len(busy) == len(set(busy)) <= SLOTS
         waiting = {id_ for ids_ in self.expected.values() for id_ in ids_}
@@ -453,7 +453,7 @@ MOVES = [
 @settings(max_examples=100, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 7)), min_size=20, max_size=120))
 def test_any_conversation(moves: list[tuple[Callable[[Conversation, int], None], int]]) -> None:
-    """Whatever repeats or is lost: lanes keep their order, a task runs once, no result is forgotten."""
+    """However frames repeat or are lost, lanes keep their order, a task runs once, and no result is forgotten."""
     conversation = Conversation()
     for move, pick in moves:
         move(conversation, pick)

@@ -1,4 +1,4 @@
-"""From targets to what can be run, with real files."""
+"""Targets are loaded from real files, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_function_in_a_file(loader: Loader, tmp_path: Path) -> None:
 
 
 def test_what_a_decorated_flow_says(loader: Loader, tmp_path: Path) -> None:
-    """A decorated flow whose annotations are texts loads, and is described as the daemon will tell it."""
+    """A decorated flow whose annotations are strings loads, and is described as the daemon will publish it."""
     (tmp_path / "flows.py").write_text(
         "from __future__ import annotations\nfrom p2pflows import flow\n"
         "@flow(description='Adds.')\nasync def add(a: int, b: int = 1) -> int: return a + b"
@@ -133,7 +133,7 @@ def test_a_function_in_a_package(loader: Loader, tmp_path: Path) -> None:
 
 
 def test_two_endpoints_of_a_package_share_it(loader: Loader, tmp_path: Path) -> None:
-    """A second endpoint does not load anew the module that the first one runs in."""
+    """A second endpoint does not reload the module that the first one runs in."""
     (tmp_path / "probe_shared.py").write_text("import itertools\nn = itertools.count()\ndef f(): return next(n)")
     target = python("probe_shared:f", tmp_path)
     first, second = loader.load("one", 1, target), loader.load("two", 1, target)
@@ -156,7 +156,7 @@ def test_a_command(loader: Loader, tmp_path: Path) -> None:
 
 
 def test_what_is_missing(loader: Loader, tmp_path: Path) -> None:
-    """A missing file, module or name is told as such, and what the file has instead."""
+    """The error for a missing file, module or name says what is missing, and what the file has instead."""
     (tmp_path / "flows.py").write_text("from json import loads\ndef translate(): ...\ndef _hidden(): ...")
     assert refusal(loader, python(f"{tmp_path}/no.py:f", tmp_path)) == f"There is no file {tmp_path}/no.py."
     assert refusal(loader, python(f"{tmp_path}/flows.py:f", tmp_path)) == (
@@ -188,7 +188,7 @@ def test_what_is_no_function(loader: Loader, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_does_not_import(loader: Loader, tmp_path: Path, text: str, reason: str) -> None:
-    """Whatever a file raises is told with its line, and the worker lives on."""
+    """The error for a file that raises names the line, and the worker goes on."""
     (tmp_path / "flows.py").write_text(text)
     said = refusal(loader, python(f"{tmp_path}/flows.py:f", tmp_path))
     assert said.startswith(f"{tmp_path}/flows.py cannot be imported: {reason}")
