@@ -7,7 +7,8 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
-from support.people import MOSQUITTO, Neighbourhood, Person
+from support.network import MOSQUITTO, Network
+from support.people import Person
 
 from p2pflows.errors import UsageError
 
@@ -31,11 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def pair() -> Iterator[tuple[Person, Person]]:
     """Alice and bob on an embedded broker, shared by many tests, as it takes seconds to start them."""
-    street = Neighbourhood(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
     try:
-        yield street.pair()
+        yield network.pair()
     finally:
-        street.close()
+        network.close()
 
 
 @pytest.fixture
@@ -49,11 +50,11 @@ def bob(pair: tuple[Person, Person]) -> Iterator[Person]:
     """Who serves and answers; a test leaves nothing in his inbox."""
     bob = pair[1].ready()
     yield bob
-    bob.end_others()
+    bob.end_background_processes()
     if bob.is_running:
         for prompt in bob.prompts():
             with contextlib.suppress(UsageError):  # it has expired by now
-                bob.ask("decline", id=prompt["id"])
+                bob.request("decline", id=prompt["id"])
 
 
 @pytest.fixture(params=["mosquitto", "iotcore"])
@@ -65,29 +66,29 @@ def program(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def street() -> Iterator[Neighbourhood]:
+def network() -> Iterator[Network]:
     """An empty neighbourhood of its own for one test."""
-    street = Neighbourhood(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
     try:
-        yield street
+        yield network
     finally:
-        street.close()
+        network.close()
 
 
 @pytest.fixture
-def street_pair(street: Neighbourhood) -> tuple[Person, Person]:
+def pair_without_workers(network: Network) -> tuple[Person, Person]:
     """Alice and bob for one test alone, without workers."""
-    return street.pair(workers=False)
+    return network.pair(workers=False)
 
 
 @pytest.fixture
-def any_street(program: str) -> Iterator[Neighbourhood]:
+def network_on_each_broker(program: str) -> Iterator[Network]:
     """An empty neighbourhood, on each embedded broker."""
-    street = Neighbourhood(program)
+    network = Network(program)
     try:
-        yield street
+        yield network
     finally:
-        street.close()
+        network.close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -100,9 +101,9 @@ def pytest_runtest_makereport(
         people = {
             person.name: person
             for value in item.funcargs.values()
-            for person in (value.people if isinstance(value, Neighbourhood) else [value])
+            for person in (value.people if isinstance(value, Network) else [value])
             if isinstance(person, Person)
         }
         for name, person in people.items():
-            report.sections.append((f"daemon of {name}", person.told()[-6000:]))
+            report.sections.append((f"daemon of {name}", person.log_text()[-6000:]))
     return report

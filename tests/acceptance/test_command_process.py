@@ -152,7 +152,7 @@ def test_output_is_utf_8_in_every_locale(daemon: ScriptedDaemon) -> None:
     daemon.script.update(submit={"id": "1"}, wait={"id": "1", "data": {"text": "你好"}})
     daemon.script["ls"] = {"flows": [{"endpoint": "e", "kind": "exec", "description": "你好"}]}
     for encoding in ("ascii", "latin-1"):
-        assert run(daemon.home, "call", "bob/x", "{}", PYTHONIOENCODING=encoding).json == {"text": "你好"}
+        assert run(daemon.home, "call", "bob/x", "{}", PYTHONIOENCODING=encoding).document == {"text": "你好"}
         assert run(daemon.home, "ls", "bob", PYTHONIOENCODING=encoding).code == 0
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import flow_classes
 import pytest
 from flow_classes import notes
-from support.people import MOSQUITTO, Neighbourhood, Person, end, wait_until
+from support.network import MOSQUITTO, Network
+from support.people import Person
+from support.processes import kill_process, wait_until
 
 import p2pflows
 from p2pflows import FlowProxy, serving
@@ -82,7 +84,7 @@ class Asking:
         """Answer the only prompt with this text."""
         prompt = self.asked(question)
         assert prompt["status"] == "open"
-        self.person.ask("answer", id=prompt["id"], text=text)
+        self.person.request("answer", id=prompt["id"], text=text)
 
     def sees(self, question: str, status: str) -> None:
         """Wait until the only prompt with this text has a status."""
@@ -92,8 +94,8 @@ class Asking:
 @pytest.fixture(scope="module")
 def neighbours() -> Iterator[tuple[Asking, Owner, Owner]]:
     """Alice, who asks and answers; bob, who serves at several dispatch points; and carol, whose daemon is killed."""
-    street = Neighbourhood(program="mosquitto" if MOSQUITTO else "iotcore")
-    people = alice, bob, carol = [street.person(name) for name in ("alice", "bob", "carol")]
+    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    people = alice, bob, carol = [network.person(name) for name in ("alice", "bob", "carol")]
     alice.without_workers()
     workers = [{"dispatch_point": point, "concurrency": slots} for point, slots in POINTS.items()]
     (bob.home / "config.yaml").write_text(json.dumps({"workers": workers}))
@@ -113,7 +115,7 @@ def neighbours() -> Iterator[tuple[Asking, Owner, Owner]]:
         for client in (asking.client, *(owner.client for owner in owners)):
             client.close()
     finally:
-        street.close()
+        network.close()
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def ask(proxy: FlowProxy, data: Mapping[str, Any], timeout: float | None = WAIT)
 def kill_worker(file: Path) -> None:
     """Kill -9 the worker of the latest run, and wait until another one runs it."""
     before = runs(file)
-    end(before[-1])
+    kill_process(before[-1])
     wait_until(lambda: len(runs(file)) > len(before), WAIT)
     assert runs(file)[-1] not in before
 
@@ -246,10 +248,10 @@ def test_a_daemon_is_killed_while_humans_think(alice: Asking, carol: Owner, vict
     for text in texts:
         alice.asked(text)
     workers = carol.person.workers()
-    carol.person.kill9()
+    carol.person.kill_daemon()
     if victims == "both":
         for pid in workers:
-            end(pid)
+            kill_process(pid)
     alice.answer(texts[0], "meanwhile")
     carol.person.start()
     wait_until(lambda: len(runs(served["Asker"][1])) == len(runs(served["AsyncAsker"][1])) == 2, WAIT)
@@ -268,12 +270,12 @@ def test_a_daemon_is_killed_while_humans_think(alice: Asking, carol: Owner, vict
 
 def test_a_worker_outlives_its_daemon(alice: Asking, carol: Owner) -> None:
     """A run whose worker stays alive goes on where it is when the daemon comes back: it runs once."""
-    carol.person.run_worker("--dispatch-point", "apart")
+    carol.person.start_worker("--dispatch-point", "apart")
     has_worker(carol, "apart")
     endpoint, file = carol.serve("Asker", "apart")
     future = ask(alice.get(carol, endpoint), {"question": "apart?"})
     alice.asked("apart?")
-    carol.person.kill9()
+    carol.person.kill_daemon()
     alice.answer("apart?", "yes")
     carol.person.start()
     assert future.get_data()["answer"] == "yes"
@@ -282,12 +284,12 @@ def test_a_worker_outlives_its_daemon(alice: Asking, carol: Owner) -> None:
 
 def has_worker(owner: Owner, point: str) -> None:
     """Wait until a dispatch point has one."""
-    owner.person.until(lambda now: any(shown["dispatch_point"] == point for shown in now["workers"]), WAIT)
+    owner.person.wait_for_status(lambda now: any(shown["dispatch_point"] == point for shown in now["workers"]), WAIT)
 
 
 def test_a_worker_that_is_told_to_end_leaves_its_parked_runs(alice: Asking, bob: Owner) -> None:
     """It does not wait for a human: it ends at once, and another worker goes on where it stood."""
-    first = bob.person.run_worker("--dispatch-point", "leave", "--concurrency", "1")
+    first = bob.person.start_worker("--dispatch-point", "leave", "--concurrency", "1")
     has_worker(bob, "leave")
     endpoint, file = bob.serve("Asker", "leave")
     future = ask(alice.get(bob, endpoint), {"question": "leave?"})
@@ -296,7 +298,7 @@ def test_a_worker_that_is_told_to_end_leaves_its_parked_runs(alice: Asking, bob:
     first.send_signal(signal.SIGTERM)
     assert first.wait(WAIT) == 0
     assert time.monotonic() - began < 8
-    second = bob.person.run_worker("--dispatch-point", "leave", "--concurrency", "1")
+    second = bob.person.start_worker("--dispatch-point", "leave", "--concurrency", "1")
     alice.answer("leave?", "go on")
     assert (future.get_data()["answer"], runs(file)) == ("go on", [first.pid, second.pid])
     assert [line for line in notes(file) if not line.startswith("run:")] == ["before:leave?", "after:leave?"]
@@ -398,10 +400,10 @@ def test_nobody_answers_for_another(alice: Asking, bob: Owner) -> None:
     forger, _ = bob.serve("Forger", "steady")
     proxy = alice.get(bob, keeper)
     address, instance = f"bob/{keeper}", proxy.flow_config["flow_id"]
-    sent = alice.person.ask("submit", address=address, instance=instance, data={"question": "Who?"}, timeout=WAIT)
+    sent = alice.person.request("submit", address=address, instance=instance, data={"question": "Who?"}, timeout=WAIT)
     assert alice.get(bob, forger).call({"request": sent["id"]}, WAIT) == {"done": True}
     assert proxy.call({"answer": ["its own"]}, WAIT) == {"kept": {"question": "Who?"}}
-    assert alice.person.ask("wait", id=sent["id"], timeout=WAIT)["data"] == {"answer": "its own"}
+    assert alice.person.request("wait", id=sent["id"], timeout=WAIT)["data"] == {"answer": "its own"}
 
 
 def test_messages_of_one_sender_keep_their_order(alice: Asking, bob: Owner) -> None:

@@ -9,7 +9,10 @@ import time
 
 import pytest
 from nacl.signing import SigningKey
-from support.people import Neighbourhood, Person, Ran, free_port
+from support.commands import CommandResult
+from support.network import Network
+from support.people import Person
+from support.processes import free_port
 
 from p2pflows.errors import UnknownUser
 from p2pflows.protocol import identity
@@ -68,12 +71,14 @@ def oddly_named() -> None:
 def served(pair: tuple[Person, Person]) -> None:
     """Bob serves flows that fail in every way."""
     bob = pair[1].ready()
-    file = bob.writes("failing.py", FLOWS)
+    file = bob.write_file("failing.py", FLOWS)
     names = ("double", "raises", "declines", "leaves", "dies", "is_killed", "sleeps", "odd", "large", "oddly_named")
     for name in names:
-        bob.ask("serve", endpoint=name, kind="python", target=f"{file}:{name}", cwd=str(bob.folder))
-    bob.ask("serve", endpoint="mine", kind="python", target=f"{file}:double", cwd=str(bob.folder), allow="me")
-    bob.ask("serve", endpoint="fails", kind="exec", target="echo to stdout; echo it went wrong >&2; exit 3", cwd="/")
+        bob.request("serve", endpoint=name, kind="python", target=f"{file}:{name}", cwd=str(bob.folder))
+    bob.request("serve", endpoint="mine", kind="python", target=f"{file}:double", cwd=str(bob.folder), allow="me")
+    bob.request(
+        "serve", endpoint="fails", kind="exec", target="echo to stdout; echo it went wrong >&2; exit 3", cwd="/"
+    )
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def flows(bob: Person, served: None) -> Person:  # noqa: ARG001 - it has to have
     return bob
 
 
-def failed(ran: Ran, kind: str, code: int, *words: str) -> dict[str, str]:
+def failed(ran: CommandResult, kind: str, code: int, *words: str) -> dict[str, str]:
     """The error object, if the command failed in just this way."""
     assert ran.out == ""
     error: dict[str, str] = ran.error
@@ -113,29 +118,29 @@ def test_a_user_id_that_is_no_key(alice: Person, user: str) -> None:
     failed(alice.cli("call", f"{user}/User", "text=x", "--timeout", "2s", "--json"), "unknown_user", 3)
     for method, params in (("send", {"address": f"{user}/User"}), ("ls", {"user": user})):
         with pytest.raises(UnknownUser):
-            alice.ask(method, **params)
-    alice.until(lambda now: now["pending"] == 0)
+            alice.request(method, **params)
+    alice.wait_for_status(lambda now: now["pending"] == 0)
 
 
 def test_random_user_ids(alice: Person) -> None:
     """Whatever 64 digits somebody makes up, the daemon lives on and says that nobody has that id."""
     for _ in range(8):
         with pytest.raises(UnknownUser):
-            alice.ask("call", address=f"{secrets.token_hex(32)}/User", data={"text": "x"}, timeout=0.2)
+            alice.request("call", address=f"{secrets.token_hex(32)}/User", data={"text": "x"}, timeout=0.2)
 
 
-def test_an_offline_contact(alice: Person, street: Neighbourhood) -> None:
+def test_an_offline_contact(alice: Person, network: Network) -> None:
     """A contact whose daemon does not run is unreachable, at the deadline and not later."""
-    dave = street.person("dave")
-    alice.knows(dave)
+    dave = network.person("dave")
+    alice.add_contact(dave)
     ran = alice.cli("call", "dave/User", "text=x", "--timeout", "1s", "--json")
     failed(ran, "unreachable", 3, "dave")
     assert 1 <= ran.seconds < 2.5
 
 
-def test_a_contact_who_left(street: Neighbourhood) -> None:
+def test_a_contact_who_left(network: Network) -> None:
     """A contact who was online and is not any more is unreachable, stopped or killed; what waits arrives later."""
-    alice, bob = street.pair(workers=False)
+    alice, bob = network.pair(workers=False)
     bob.stop()
     ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
     failed(ran, "unreachable", 3, "bob", "offline")
@@ -143,7 +148,7 @@ def test_a_contact_who_left(street: Neighbourhood) -> None:
     (pending,) = alice.cli("outbox", "--json").ok().document["pending"]
     assert (pending["id"], pending["to"], pending["name"]) == (message, bob.user_id, "bob")
     bob.start()
-    assert [prompt["id"] for prompt in bob.prompted()] == [message]
+    assert [prompt["id"] for prompt in bob.wait_for_prompts()] == [message]
 
 
 def test_not_served(alice: Person, flows: Person) -> None:
@@ -156,7 +161,7 @@ def test_not_served(alice: Person, flows: Person) -> None:
 
 def test_not_allowed(alice: Person, flows: Person) -> None:
     """An endpoint that is not for this caller is told at once."""
-    assert flows.ask("call", address="me/mine", data={"n": 1})["data"] == {"result": 2}
+    assert flows.request("call", address="me/mine", data={"n": 1})["data"] == {"result": 2}
     ran = alice.cli("call", "bob/mine", "n=1", "--json")
     failed(ran, "not_allowed", 4, "mine")
     assert ran.seconds < 3
@@ -166,7 +171,7 @@ def test_a_flow_that_raises(alice: Person, flows: Person) -> None:
     """What a flow raises comes back as its type and text; the traceback stays with its owner."""
     ran = alice.cli("call", "bob/raises", "text=tea", "--json")
     failed(ran, "flow_failed", 1, "ValueError: I do not like 'tea'")
-    assert "Traceback" in flows.told()
+    assert "Traceback" in flows.log_text()
     failed(alice.cli("call", "bob/leaves", "{}", "--json"), "flow_failed", 1, "SystemExit: 3")
     failed(alice.cli("call", "bob/odd", "{}", "--json"), "flow_failed", 1, "object")
     failed(alice.cli("call", "bob/oddly_named", "{}", "--json"), "flow_failed", 1, "OSError: cannot open")
@@ -190,11 +195,11 @@ def test_a_worker_that_dies_at_every_attempt(alice: Person, flows: Person) -> No
     endpoint = "is_killed"
     ran = alice.cli("call", f"bob/{endpoint}", "{}", "--timeout", "40s", "--json")
     failed(ran, "worker_lost", 1, "3 attempts")
-    dead = flows.ask("outbox")["dead"]
+    dead = flows.request("outbox")["dead"]
     assert [(letter["endpoint"], letter["attempts"]) for letter in dead if letter["endpoint"] == endpoint] == [
         (endpoint, 3)
     ]
-    assert alice.ask("call", address="bob/double", data={"n": 4}, timeout=20)["data"] == {"result": 8}
+    assert alice.request("call", address="bob/double", data={"n": 4}, timeout=20)["data"] == {"result": 8}
 
 
 def test_a_worker_that_dies_at_every_attempt_before_a_deadline(alice: Person, flows: Person) -> None:
@@ -210,7 +215,7 @@ def test_bad_json(alice: Person, flows: Person, text: str) -> None:
     """Data that is no JSON object is refused before anything is sent, with the place of the error."""
     assert flows.name == "bob"
     accepted = alice.status()["accepted"]
-    failed(alice.cli("call", "bob/double", "-", "--json", given=text), "usage", 2)
+    failed(alice.cli("call", "bob/double", "-", "--json", stdin=text), "usage", 2)
     assert alice.status()["accepted"] == accepted
 
 
@@ -227,7 +232,7 @@ def test_data_that_no_message_can_carry(alice: Person, flows: Person) -> None:
         ran = alice.cli("call", "bob/double", '{"n":' + "[" * depth + "]" * depth + "}", "--json")
         assert ran.code == 2
         assert ran.error["code"] in ("bad_input", "usage")
-    assert alice.cli("call", "bob/double", "-", "--json", given='{"n":"\\ud800"}').code == 2
+    assert alice.cli("call", "bob/double", "-", "--json", stdin='{"n":"\\ud800"}').code == 2
     for data in ('{"text":"\\ud800"}', '{"n":' + "[" * 90_000 + "]" * 90_000 + "}"):
         with_curl = [
             "curl",
@@ -242,7 +247,7 @@ def test_data_that_no_message_can_carry(alice: Person, flows: Person) -> None:
             with_curl, input=f'{{"address":"bob/double","data":{data}}}', capture_output=True, text=True, check=True
         )
         assert set(json.loads(said.stdout)) == {"error"}, said.stdout
-    assert alice.ask("call", address="bob/double", data={"n": 1})["data"] == {"result": 2}
+    assert alice.request("call", address="bob/double", data={"n": 1})["data"] == {"result": 2}
 
 
 def test_too_large(alice: Person, flows: Person) -> None:
@@ -250,7 +255,7 @@ def test_too_large(alice: Person, flows: Person) -> None:
     assert flows.name == "bob"
     for size in (700_001, 3_000_000):
         data = json.dumps({"n": "x" * size})
-        failed(alice.cli("call", "bob/double", "-", "--json", given=data), "too_large", 2)
+        failed(alice.cli("call", "bob/double", "-", "--json", stdin=data), "too_large", 2)
     failed(alice.cli("call", "bob/large", "{}", "--json"), "too_large", 2)
 
 
@@ -260,18 +265,18 @@ def test_a_flow_slower_than_its_deadline(alice: Person, flows: Person) -> None:
     failed(ran, "deadline", 5)
     assert 1 <= ran.seconds < 2.5
     time.sleep(1)
-    flows.until(lambda now: all(point["queued"] == 0 for point in now["workers"]))
-    assert alice.ask("call", address="bob/sleeps", data={"seconds": 0.0})["data"] == {"result": 0.0}
+    flows.wait_for_status(lambda now: all(point["queued"] == 0 for point in now["workers"]))
+    assert alice.request("call", address="bob/sleeps", data={"seconds": 0.0})["data"] == {"result": 0.0}
 
 
 def test_no_worker(alice: Person, flows: Person) -> None:
     """A call to a dispatch point without workers says so at its deadline; serving needs a worker too."""
     target = ["gpu", "failing.py:double", "--dispatch-point", "gpu"]
     failed(flows.cli("serve", *target, "--json"), "no_worker", 3, "gpu")
-    worker = flows.run_worker("--dispatch-point", "gpu")
-    flows.until(lambda now: "gpu" in [point["dispatch_point"] for point in now["workers"]])
+    worker = flows.start_worker("--dispatch-point", "gpu")
+    flows.wait_for_status(lambda now: "gpu" in [point["dispatch_point"] for point in now["workers"]])
     flows.cli("serve", *target).ok()
-    assert alice.ask("call", address="bob/gpu", data={"n": 1}, timeout=10)["data"] == {"result": 2}
+    assert alice.request("call", address="bob/gpu", data={"n": 1}, timeout=10)["data"] == {"result": 2}
     worker.terminate()
     assert worker.wait(20) == 0
     ran = alice.cli("call", "bob/gpu", "n=1", "--timeout", "1s", "--json")
@@ -279,52 +284,52 @@ def test_no_worker(alice: Person, flows: Person) -> None:
     assert 1 <= ran.seconds < 2.5
 
 
-def test_no_daemon(street: Neighbourhood) -> None:
+def test_no_daemon(network: Network) -> None:
     """Without a daemon every command that needs one says so, and how to start it, at once."""
-    erin = street.person("erin")
+    erin = network.person("erin")
     for words in (
         ["call", "me/User", "text=x"],
         ["send", "me/User", "text=x"],
         ["status"],
         ["call", "me/User", "--lines"],
     ):
-        ran = erin.cli(*words, "--json", given='{"text":"x"}\n' if "--lines" in words else None)
+        ran = erin.cli(*words, "--json", stdin='{"text":"x"}\n' if "--lines" in words else None)
         assert "p2pflows up" in failed(ran, "daemon_not_running", 3)["hint"]
         assert ran.seconds < 3
     assert erin.cli("status").code == 3
 
 
-def test_a_daemon_that_goes_away(street: Neighbourhood) -> None:
+def test_a_daemon_that_goes_away(network: Network) -> None:
     """Who waits when their daemon is killed is told that the call is kept, and how to fetch the answer."""
-    alice, bob = street.pair(workers=False)
-    call = alice.begin("call", "bob/User", "text=x", "--json")
-    (prompt,) = bob.prompted()
-    alice.kill9()
+    alice, bob = network.pair(workers=False)
+    call = alice.start_command("call", "bob/User", "text=x", "--json")
+    (prompt,) = bob.wait_for_prompts()
+    alice.kill_daemon()
     ran = call.wait()
     error = failed(ran, "daemon_not_running", 3)
     assert prompt["id"] in error["hint"]
     alice.start(wait=False)
-    bob.ask("answer", id=prompt["id"], text="y")
+    bob.request("answer", id=prompt["id"], text="y")
     alice.ready()
     assert alice.cli("wait", prompt["id"]).ok().document == {"human_input": "y"}
 
 
 def test_no_broker() -> None:
     """With its broker out of reach a daemon runs, says so, accepts what is sent, and blames nobody else."""
-    street = Neighbourhood(program=None, broker=f"mqtt://team:secret-word@127.0.0.1:{free_port()}")
+    network = Network(program=None, broker=f"mqtt://team:secret-word@127.0.0.1:{free_port()}")
     try:
-        alice, bob = street.person("alice").without_workers(), street.person("bob")
-        alice.knows(bob)
+        alice, bob = network.person("alice").without_workers(), network.person("bob")
+        alice.add_contact(bob)
         alice.start(wait=False)
-        alice.until(lambda now: not now["broker"]["connected"])
+        alice.wait_for_status(lambda now: not now["broker"]["connected"])
         assert "not connected" in alice.cli("status").ok().out
         ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
         assert "your own daemon" in failed(ran, "unreachable", 3)["message"].lower()
         alice.cli("send", "bob/User", "text=x").ok()
-        assert "secret-word" not in alice.told() + alice.cli("status", "--json").ok().out
+        assert "secret-word" not in alice.log_text() + alice.cli("status", "--json").ok().out
         assert alice.stop() == 0
     finally:
-        street.close()
+        network.close()
 
 
 def test_wrong_use(alice: Person) -> None:
@@ -362,9 +367,9 @@ def test_people_read_the_same_errors_in_words(alice: Person) -> None:
     assert len(ran.err.splitlines()) == 2
 
 
-def test_a_damaged_key_is_told(street: Neighbourhood) -> None:
+def test_a_damaged_key_is_told(network: Network) -> None:
     """A missing, readable, cut or foreign key file is one plain error for the daemon and for `id`."""
-    erin = street.person("erin")
+    erin = network.person("erin")
     key = erin.home / "identity.key"
     key.chmod(0o644)
     assert "chmod 600" in failed(erin.cli("id", "--json"), "usage", 2)["hint"]
@@ -378,12 +383,12 @@ def test_a_damaged_key_is_told(street: Neighbourhood) -> None:
     failed(erin.cli("id", "--json"), "usage", 2)
     identity.create(key)
     erin.cli("id").ok()
-    assert "Traceback" not in erin.told()
+    assert "Traceback" not in erin.log_text()
 
 
-def test_a_damaged_home(street: Neighbourhood) -> None:
+def test_a_damaged_home(network: Network) -> None:
     """A file of the home that cannot be used is named, with what to do, and the daemon does not start without it."""
-    erin = street.person("erin").without_workers()
+    erin = network.person("erin").without_workers()
     for name, content, word in (
         ("config.yaml", b"brokr: embedded\n", "brokr"),
         ("contacts.yaml", b"contacts: {bob: 12}\n", "contacts"),
@@ -394,17 +399,17 @@ def test_a_damaged_home(street: Neighbourhood) -> None:
         erin.start(wait=False)
         assert erin.daemon is not None
         assert erin.daemon.wait(15) == 2
-        said = erin.told().splitlines()[-2]
+        said = erin.log_text().splitlines()[-2]
         assert said.startswith("Error [usage]")
         assert word in said
         assert file.read_bytes() == content
         file.unlink()
-    assert "Traceback" not in erin.told()
+    assert "Traceback" not in erin.log_text()
 
 
-def test_a_journal_with_a_hole(street: Neighbourhood) -> None:
+def test_a_journal_with_a_hole(network: Network) -> None:
     """A journal that lost a page, or belongs to another key, is told as what it is."""
-    erin = street.person("erin").without_workers().start()
+    erin = network.person("erin").without_workers().start()
     assert erin.stop() == 0
     journal = erin.home / "journal.sqlite3"
     whole = journal.read_bytes()
@@ -412,11 +417,11 @@ def test_a_journal_with_a_hole(street: Neighbourhood) -> None:
     erin.start(wait=False)
     assert erin.daemon is not None
     assert erin.daemon.wait(15) == 2
-    assert "malformed" in erin.told()
+    assert "malformed" in erin.log_text()
     journal.write_bytes(whole)
     (erin.home / "identity.key").unlink()
     identity.create(erin.home / "identity.key")
     erin.start(wait=False)
     assert erin.daemon.wait(15) == 2
-    assert f"belongs to user {erin.user_id}" in erin.told()
-    assert "bug" not in erin.told()
+    assert f"belongs to user {erin.user_id}" in erin.log_text()
+    assert "bug" not in erin.log_text()

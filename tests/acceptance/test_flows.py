@@ -6,7 +6,9 @@ import json
 import time
 
 import pytest
-from support.people import Neighbourhood, Person, wait_until
+from support.network import Network
+from support.people import Person
+from support.processes import wait_until
 
 from p2pflows.errors import BadInput, NotServed, UsageError
 
@@ -65,14 +67,14 @@ python3 -c 'import json, sys; print(json.dumps({"sum": sum(json.load(sys.stdin)[
 def served(pair: tuple[Person, Person]) -> None:
     """Bob serves one flow of each sort, as their owner types it."""
     bob = pair[1].ready()
-    bob.writes("flows.py", FLOWS)
-    bob.writes("sum.sh", SUM, executable=True)
+    bob.write_file("flows.py", FLOWS)
+    bob.write_file("sum.sh", SUM, executable=True)
     (bob.folder / "shop").mkdir()
-    bob.writes("shop/__init__.py", "")
-    bob.writes("shop/prices.py", "def price(item: str) -> float:\n    return len(item) / 4\n")
+    bob.write_file("shop/__init__.py", "")
+    bob.write_file("shop/prices.py", "def price(item: str) -> float:\n    return len(item) / 4\n")
     bob.cli("serve", "greet", "flows.py:greet").ok()
     for name in ("slowly", "order", "double", "nothing"):
-        bob.ask("serve", endpoint=name, kind="python", target=f"flows.py:{name}", cwd=str(bob.folder))
+        bob.request("serve", endpoint=name, kind="python", target=f"flows.py:{name}", cwd=str(bob.folder))
     bob.cli("serve", "sum", "--exec", "./sum.sh").ok()
     bob.cli("serve", "price", "shop.prices:price").ok()
 
@@ -88,7 +90,7 @@ def test_a_function(alice: Person, flows: Person) -> None:
     assert alice.cli("call", "bob/greet", '{"name":"Ann"}').ok().out == '{"result":"Hello Ann!"}\n'
     ran = alice.cli("call", "bob/greet", "name=Ann", "times=2").ok()
     assert ran.out == '{"result":"Hello Ann! Hello Ann!"}\n'
-    assert alice.cli("call", f"{flows.user_id}/greet", "-", given='{"name":"Bo"}').ok().document
+    assert alice.cli("call", f"{flows.user_id}/greet", "-", stdin='{"name":"Bo"}').ok().document
     assert alice.cli("call", "bob/nothing").ok().out == '{"result":null}\n'
 
 
@@ -104,9 +106,9 @@ def test_a_shell_command(alice: Person, flows: Person) -> None:
     """A command has JSON on its stdin and the caller in its environment; its JSON or text comes back."""
     assert alice.cli("call", "bob/sum", '{"numbers":[1,2,3.5]}').ok().out == '{"sum":6.5}\n'
     flows.cli("serve", "who", "--exec", 'echo "$P2PFLOWS_FROM_NAME $P2PFLOWS_FROM $P2PFLOWS_ENDPOINT"').ok()
-    assert alice.ask("call", address="bob/who")["data"] == {"text": f"alice {alice.user_id} who"}
+    assert alice.request("call", address="bob/who")["data"] == {"text": f"alice {alice.user_id} who"}
     flows.cli("serve", "five", "--exec", "echo 5").ok()
-    assert alice.ask("call", address="bob/five")["data"] == {"result": 5}
+    assert alice.request("call", address="bob/five")["data"] == {"result": 5}
 
 
 def test_a_function_in_a_package(alice: Person, flows: Person) -> None:
@@ -138,19 +140,19 @@ def test_data_that_does_not_fit(
     """Data of the wrong shape is bad input, which names the field, and the flow does not run."""
     assert flows.name == "bob"
     with pytest.raises(BadInput, match=rf"\b{word}\b"):
-        alice.ask("call", address=f"bob/{endpoint}", data=data)
+        alice.request("call", address=f"bob/{endpoint}", data=data)
 
 
 def test_serving_again_runs_the_new_code(alice: Person, flows: Person) -> None:
     """After an edit the old code runs until the flow is served again, and then the new code, at once."""
     for target, file in (("edited.py:version", "edited.py"), ("shop.edited:version", "shop/edited.py")):
-        flows.writes(file, "def version() -> int:\n    return 1\n")
+        flows.write_file(file, "def version() -> int:\n    return 1\n")
         flows.cli("serve", "version", target).ok()
-        assert alice.ask("call", address="bob/version")["data"] == {"result": 1}
-        flows.writes(file, "def version() -> int:\n    return 2\n")
-        assert alice.ask("call", address="bob/version")["data"] == {"result": 1}
+        assert alice.request("call", address="bob/version")["data"] == {"result": 1}
+        flows.write_file(file, "def version() -> int:\n    return 2\n")
+        assert alice.request("call", address="bob/version")["data"] == {"result": 1}
         flows.cli("serve", "version", target).ok()
-        assert alice.ask("call", address="bob/version")["data"] == {"result": 2}
+        assert alice.request("call", address="bob/version")["data"] == {"result": 2}
 
 
 @pytest.mark.parametrize(
@@ -168,13 +170,13 @@ def test_serving_again_runs_the_new_code(alice: Person, flows: Person) -> None:
 )
 def test_what_does_not_load_is_refused(flows: Person, target: str, reason: str) -> None:
     """`serve` says at once what is wrong with a target, and serves nothing."""
-    flows.writes("broken.py", "x = 1\ndef f(:\n")
-    flows.writes("raises.py", "1 / 0\ndef f(): ...\n")
-    flows.writes("leaves.py", "import sys\nsys.exit(3)\n")
+    flows.write_file("broken.py", "x = 1\ndef f(:\n")
+    flows.write_file("raises.py", "1 / 0\ndef f(): ...\n")
+    flows.write_file("leaves.py", "import sys\nsys.exit(3)\n")
     with pytest.raises(UsageError) as refused:
-        flows.ask("serve", endpoint="bad", kind="python", target=target, cwd=str(flows.folder))
+        flows.request("serve", endpoint="bad", kind="python", target=target, cwd=str(flows.folder))
     assert reason in refused.value.message
-    assert "bad" not in [flow["endpoint"] for flow in flows.ask("ls")["flows"]]
+    assert "bad" not in [flow["endpoint"] for flow in flows.request("ls")["flows"]]
 
 
 @pytest.mark.parametrize(
@@ -189,14 +191,14 @@ def test_what_does_not_load_is_refused(flows: Person, target: str, reason: str) 
 def test_a_command_that_cannot_run_is_refused(flows: Person, command: str, reason: str) -> None:
     """So is a shell command that cannot run."""
     with pytest.raises(UsageError) as refused:
-        flows.ask("serve", endpoint="bad", kind="exec", target=command, cwd=str(flows.folder))
+        flows.request("serve", endpoint="bad", kind="exec", target=command, cwd=str(flows.folder))
     assert reason in refused.value.message + refused.value.hint
-    assert "bad" not in [flow["endpoint"] for flow in flows.ask("ls")["flows"]]
+    assert "bad" not in [flow["endpoint"] for flow in flows.request("ls")["flows"]]
 
 
 def test_the_shell_says_why_it_does_not_serve(flows: Person) -> None:
     """On the command line a refused target is one plain error, with exit code 2."""
-    flows.writes("broken.py", "x = 1\ndef f(:\n")
+    flows.write_file("broken.py", "x = 1\ndef f(:\n")
     for words in (["missing.py:f"], ["broken.py:f"], ["--exec", "./missing.sh"], ["--exec", "x", "--human"]):
         ran = flows.cli("serve", "bad", *words, "--json")
         assert (ran.code, ran.out) == (2, "")
@@ -205,18 +207,18 @@ def test_the_shell_says_why_it_does_not_serve(flows: Person) -> None:
 
 def test_a_refused_target_leaves_the_old_one(alice: Person, flows: Person) -> None:
     """Serving something broken under a name in use changes nothing for callers."""
-    flows.writes("steady.py", "def steady() -> int:\n    return 1\n")
+    flows.write_file("steady.py", "def steady() -> int:\n    return 1\n")
     flows.cli("serve", "steady", "steady.py:steady").ok()
-    flows.writes("steady.py", "def steady( -> int:\n")
+    flows.write_file("steady.py", "def steady( -> int:\n")
     assert flows.cli("serve", "steady", "steady.py:steady").code == 2
-    assert alice.ask("call", address="bob/steady")["data"] == {"result": 1}
+    assert alice.request("call", address="bob/steady")["data"] == {"result": 1}
 
 
 def test_reserved_names_are_refused(flows: Person) -> None:
     """Names that the daemon uses itself, or that no topic can hold, cannot be served."""
     for name in ("_reply", "_flows", "a/b", "", "x" * 65, "ümlaut"):
         with pytest.raises(UsageError):
-            flows.ask("serve", endpoint=name, kind="exec", target="cat", cwd="/")
+            flows.request("serve", endpoint=name, kind="exec", target="cat", cwd="/")
 
 
 def test_a_neighbour_sees_what_is_served(alice: Person, flows: Person) -> None:
@@ -244,7 +246,7 @@ def test_a_neighbour_sees_what_is_served(alice: Person, flows: Person) -> None:
 def test_unserve(alice: Person, flows: Person) -> None:
     """What is unserved is not served to anybody, at once."""
     flows.cli("serve", "brief", "flows.py:double").ok()
-    assert alice.ask("call", address="bob/brief", data={"n": 1})["data"] == {"result": 2}
+    assert alice.request("call", address="bob/brief", data={"n": 1})["data"] == {"result": 2}
     flows.cli("unserve", "brief").ok()
     ran = alice.cli("call", "bob/brief", "n=1", "--json")
     assert ran.code == 1
@@ -257,26 +259,26 @@ def test_unserve(alice: Person, flows: Person) -> None:
 def test_a_name_that_is_used_again(alice: Person, flows: Person) -> None:
     """A flow that takes a name which another had before it is the one that runs, also when its file is the same."""
     for target, result in (("echo 1", 1), ("echo 2", 2)):
-        flows.ask("serve", endpoint="again", kind="exec", target=target, cwd="/")
-        assert alice.ask("call", address="bob/again")["data"] == {"result": result}
-        flows.ask("unserve", endpoint="again")
+        flows.request("serve", endpoint="again", kind="exec", target=target, cwd="/")
+        assert alice.request("call", address="bob/again")["data"] == {"result": result}
+        flows.request("unserve", endpoint="again")
     for result in (3, 4):
-        flows.writes("again.py", f"def f() -> int:\n    return {result}\n")
-        flows.ask("serve", endpoint="again", kind="python", target="again.py:f", cwd=str(flows.folder))
-        assert alice.ask("call", address="bob/again")["data"] == {"result": result}
-        flows.ask("unserve", endpoint="again")
+        flows.write_file("again.py", f"def f() -> int:\n    return {result}\n")
+        flows.request("serve", endpoint="again", kind="python", target="again.py:f", cwd=str(flows.folder))
+        assert alice.request("call", address="bob/again")["data"] == {"result": result}
+        flows.request("unserve", endpoint="again")
 
 
 def test_what_waits_for_a_flow_that_is_unserved(alice: Person, flows: Person) -> None:
     """What waits when a flow is unserved is not run any more, and its callers hear of it at once."""
-    flows.writes("step.sh", "#!/bin/sh\nsleep 0.5\ncat >> steps\n", executable=True)
-    flows.ask("serve", endpoint="step", kind="exec", target="./step.sh", cwd=str(flows.folder))
-    calls = [alice.ask("submit", address="bob/step", data={"n": n}, timeout=20)["id"] for n in range(4)]
+    flows.write_file("step.sh", "#!/bin/sh\nsleep 0.5\ncat >> steps\n", executable=True)
+    flows.request("serve", endpoint="step", kind="exec", target="./step.sh", cwd=str(flows.folder))
+    calls = [alice.request("submit", address="bob/step", data={"n": n}, timeout=20)["id"] for n in range(4)]
     wait_until((flows.folder / "steps").exists)
-    flows.ask("unserve", endpoint="step")
+    flows.request("unserve", endpoint="step")
     for call in calls[2:]:
         with pytest.raises(NotServed):
-            alice.ask("wait", id=call)
+            alice.request("wait", id=call)
     time.sleep(1)
     assert (flows.folder / "steps").read_text().count("\n") <= 2
 
@@ -296,29 +298,29 @@ def test_calls_of_one_sender_run_in_order(alice: Person, flows: Person) -> None:
         running -= 1
         return most
     """
-    flows.writes("count.py", "\n".join(line[4:] for line in source.splitlines()))
+    flows.write_file("count.py", "\n".join(line[4:] for line in source.splitlines()))
     lines = "".join(f'{{"n":{n}}}\n' for n in range(12))
     flows.cli("serve", "single", "count.py:count").ok()
-    assert [line["result"] for line in alice.cli("call", "bob/single", "--lines", given=lines).ok().lines] == [1] * 12
+    assert [line["result"] for line in alice.cli("call", "bob/single", "--lines", stdin=lines).ok().lines] == [1] * 12
     flows.cli("serve", "several", "count.py:count", "--parallel").ok()
-    most = max(line["result"] for line in alice.cli("call", "bob/several", "--lines", given=lines).ok().lines)
+    most = max(line["result"] for line in alice.cli("call", "bob/several", "--lines", stdin=lines).ok().lines)
     assert most > 1
 
 
 def test_a_slow_flow_holds_up_no_other(alice: Person, flows: Person) -> None:
     """While a slow flow runs, others answer."""
     assert flows.name == "bob"
-    slow = alice.ask("submit", address="bob/slowly", data={"seconds": 2.0})["id"]
+    slow = alice.request("submit", address="bob/slowly", data={"seconds": 2.0})["id"]
     began = time.monotonic()
-    assert alice.ask("call", address="bob/double", data={"n": 1})["data"] == {"result": 2}
+    assert alice.request("call", address="bob/double", data={"n": 1})["data"] == {"result": 2}
     assert time.monotonic() - began < 1
-    assert alice.ask("wait", id=slow)["data"] == {"slept": 2.0}
+    assert alice.request("wait", id=slow)["data"] == {"slept": 2.0}
 
 
 def lines_come_back(alice: Person, count: int) -> float:
     """Call with so many lines, and see that they come back complete and in order; gives the seconds."""
     given = "".join(f'{{"n":{n}}}\n' for n in range(count))
-    ran = alice.cli("call", "bob/double", "--lines", given=given, timeout=180).ok()
+    ran = alice.cli("call", "bob/double", "--lines", stdin=given, timeout=180).ok()
     assert ran.out == "".join(f'{{"result":{2 * n}}}\n' for n in range(count))
     assert ran.err == ""
     return ran.seconds
@@ -328,23 +330,23 @@ def test_ten_thousand_lines(alice: Person, flows: Person) -> None:
     """10,000 JSON lines through one command come back complete, in order, and not slowly."""
     assert flows.name == "bob"
     assert lines_come_back(alice, 10_000) < 120
-    alice.until(lambda now: now["pending"] == 0)
+    alice.wait_for_status(lambda now: now["pending"] == 0)
     assert alice.status()["accepted"] >= 10_000
 
 
 @pytest.mark.parametrize("program", ["iotcore"], indirect=True)
-def test_two_thousand_lines_on_the_other_broker(any_street: Neighbourhood) -> None:
+def test_two_thousand_lines_on_the_other_broker(network_on_each_broker: Network) -> None:
     """The same on the other embedded broker, with fewer lines."""
-    alice, bob = any_street.pair()
-    bob.writes("flows.py", FLOWS)
-    bob.serves("double", "flows.py:double")
+    alice, bob = network_on_each_broker.pair()
+    bob.write_file("flows.py", FLOWS)
+    bob.serve("double", "flows.py:double")
     lines_come_back(alice, 2_000)
 
 
 def test_lines_that_fail_keep_their_place(alice: Person, flows: Person) -> None:
     """Among many lines a wrong one has its error in its place, and the exit code says that not all went well."""
     assert flows.name == "bob"
-    ran = alice.cli("call", "bob/double", "--lines", "--json", given='{"n":1}\n{"n":"x"}\nnot json\n\n{"n":4}\n')
+    ran = alice.cli("call", "bob/double", "--lines", "--json", stdin='{"n":1}\n{"n":"x"}\nnot json\n\n{"n":4}\n')
     first, second, third, last = ran.lines
     assert (first, last) == ({"result": 2}, {"result": 8})
     assert second["error"]["code"] == "bad_input"
@@ -355,9 +357,9 @@ def test_lines_that_fail_keep_their_place(alice: Person, flows: Person) -> None:
 
 def test_send_lines_prints_ids_in_order(alice: Person, flows: Person) -> None:
     """`send --lines` prints one id for each line, and what was sent runs in that order."""
-    flows.writes("append.sh", "#!/bin/sh\ncat >> got.jsonl\n", executable=True)
+    flows.write_file("append.sh", "#!/bin/sh\ncat >> got.jsonl\n", executable=True)
     flows.cli("serve", "append", "--exec", "./append.sh").ok()
-    ran = alice.cli("send", "bob/append", "--lines", given="".join(f'{{"n":{n}}}\n' for n in range(50))).ok()
+    ran = alice.cli("send", "bob/append", "--lines", stdin="".join(f'{{"n":{n}}}\n' for n in range(50))).ok()
     ids = ran.out.split()
     assert len(set(ids)) == 50
     got = flows.folder / "got.jsonl"
@@ -367,14 +369,14 @@ def test_send_lines_prints_ids_in_order(alice: Person, flows: Person) -> None:
 
 def test_what_is_served_survives_a_restart(alice: Person, flows: Person) -> None:
     """After a restart, or a kill -9, of the daemon everything is served as before, without being served again."""
-    served = flows.ask("ls")["flows"]
+    served = flows.request("ls")["flows"]
     assert flows.stop() == 0
     flows.start()
-    assert flows.ask("ls")["flows"] == served
+    assert flows.request("ls")["flows"] == served
     assert alice.cli("call", "bob/greet", "name=Ann", "--timeout", "20s").ok().document
-    flows.kill9()
+    flows.kill_daemon()
     flows.start()
-    assert flows.ask("ls")["flows"] == served
+    assert flows.request("ls")["flows"] == served
     assert alice.cli("call", "bob/sum", '{"numbers":[1,1]}', "--timeout", "20s").ok().document == {"sum": 2}
 
 
@@ -382,7 +384,7 @@ def test_a_large_message(alice: Person, flows: Person) -> None:
     """Half a megabyte goes through whole, both ways."""
     flows.cli("serve", "back", "--exec", "cat").ok()
     for text in ("x" * 690_000, "ä" * 345_000, '"' * 345_000):
-        ran = alice.cli("call", "bob/back", "-", "--timeout", "20s", given=json.dumps({"text": text})).ok()
+        ran = alice.cli("call", "bob/back", "-", "--timeout", "20s", stdin=json.dumps({"text": text})).ok()
         assert ran.document == {"text": text}
     flows.cli("serve", "quotes", "--exec", "python3 -c 'print(chr(34) * 690_000)'").ok()
     ran = alice.cli("call", "bob/quotes", "--timeout", "20s", "--json")

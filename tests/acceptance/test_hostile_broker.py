@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 from support.broker_spy import Forger, Seen, Spy
-from support.people import MOSQUITTO, Neighbourhood, Person, end, wait_until
+from support.network import MOSQUITTO, Network
+from support.people import Person
+from support.processes import kill_process, wait_until
 
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Channel, read_token
@@ -24,26 +26,26 @@ CANARY = "canary-4d1f7a-sings"
 class Scene:
     """Alice and bob, the spy on their broker, and mallory, whom bob knows and who has no daemon."""
 
-    def __init__(self, street: Neighbourhood) -> None:
-        self.street = street
+    def __init__(self, network: Network) -> None:
+        self.network = network
         # Alice's daemon first, so that the broker is hers, and lives on when bob is killed.
-        self.alice = street.person("alice").without_workers().start()
-        self.bob = street.person("bob").without_workers().start()
+        self.alice = network.person("alice").without_workers().start()
+        self.bob = network.person("bob").without_workers().start()
         self.worker = self.hire()
-        self.alice.knows(self.bob)
-        self.bob.knows(self.alice)
-        self.mallory = Forger(identity.create(street.folder / "mallory" / "identity.key"))
+        self.alice.add_contact(self.bob)
+        self.bob.add_contact(self.alice)
+        self.mallory = Forger(identity.create(network.folder / "mallory" / "identity.key"))
         for person in (self.alice, self.bob):
-            person.ask("allow", user=self.mallory.user_id, name="mallory")
-        self.bob.writes("trace.sh", "#!/bin/sh\ncat >> traces\n", executable=True)
+            person.request("allow", user=self.mallory.user_id, name="mallory")
+        self.bob.write_file("trace.sh", "#!/bin/sh\ncat >> traces\n", executable=True)
         for endpoint in ("trace", "other"):
-            self.bob.serves(endpoint, "--exec", "./trace.sh")
-        self.spy = Spy(street.port, street.broker_folder)
+            self.bob.serve(endpoint, "--exec", "./trace.sh")
+        self.spy = Spy(network.port, network.broker_folder)
 
     def hire(self) -> subprocess.Popen[bytes]:
         """A worker of bob's on what may be another machine, so that its frames pass through the broker."""
-        worker = self.bob.run_worker("--token", self.bob.ask("worker_token", dispatch_point="default")["token"])
-        self.bob.until(lambda now: bool(now["workers"]))
+        worker = self.bob.start_worker("--token", self.bob.request("worker_token", dispatch_point="default")["token"])
+        self.bob.wait_for_status(lambda now: bool(now["workers"]))
         return worker
 
     @property
@@ -59,7 +61,7 @@ class Scene:
     def captured(self, **data: object) -> Seen:
         """The bundle of a post from alice to bob that took effect."""
         start, before = len(self.spy.seen), len(self.traces)
-        self.alice.ask("send", address="bob/trace", data=data)
+        self.alice.request("send", address="bob/trace", data=data)
         wait_until(lambda: len(self.traces) == before + 1)
         return self.spy.on(self.inbox("trace"), start)
 
@@ -85,7 +87,7 @@ class Scene:
 
     def lives(self) -> bool:
         """Whether an honest call still gets its answer."""
-        answer = self.alice.ask("call", address="bob/trace", data={"honest": True}, timeout=20)
+        answer = self.alice.request("call", address="bob/trace", data={"honest": True}, timeout=20)
         return bool(answer["data"] == {"text": ""})
 
 
@@ -94,31 +96,31 @@ def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     """The scene, on each embedded broker."""
     if request.param == "mosquitto" and not MOSQUITTO:
         pytest.skip("mosquitto is not installed")
-    street = Neighbourhood(request.param)
+    network = Network(request.param)
     try:
-        scene = Scene(street)
+        scene = Scene(network)
         with scene.spy:
             yield scene
             assert scene.lives()
     finally:
-        street.close()
+        network.close()
 
 
 def test_nothing_readable_passes(scene: Scene) -> None:
     """No byte that passes the broker, in any common form, holds what people say or any key."""
     alice, bob = scene.alice, scene.bob
-    call = alice.ask("submit", address="bob/User", data={"text": CANARY})["id"]
-    (prompt,) = bob.prompted()
-    bob.ask("answer", id=prompt["id"], text=f"answer {CANARY}")
-    assert alice.ask("wait", id=call)["data"] == {"human_input": f"answer {CANARY}"}
-    bob.serves("back", "--exec", f"cat; echo {CANARY} >&2")
-    assert alice.ask("call", address="bob/back", data={"deep": [CANARY]})["data"] == {"deep": [CANARY]}
-    bob.serves("fails", "--exec", f"echo {CANARY} >&2; exit 3")
+    call = alice.request("submit", address="bob/User", data={"text": CANARY})["id"]
+    (prompt,) = bob.wait_for_prompts()
+    bob.request("answer", id=prompt["id"], text=f"answer {CANARY}")
+    assert alice.request("wait", id=call)["data"] == {"human_input": f"answer {CANARY}"}
+    bob.serve("back", "--exec", f"cat; echo {CANARY} >&2")
+    assert alice.request("call", address="bob/back", data={"deep": [CANARY]})["data"] == {"deep": [CANARY]}
+    bob.serve("fails", "--exec", f"echo {CANARY} >&2; exit 3")
     assert alice.cli("call", "bob/fails", f"x={CANARY}").code == 1
     alice.cli("ls", "bob").ok()
     alice.cli("describe", "bob/back").ok()
     token = bob.cli("worker-token", "default").ok().out.strip()
-    password = (scene.street.broker_folder / "password").read_text().strip()
+    password = (scene.network.broker_folder / "password").read_text().strip()
     secret = [CANARY.encode(), read_token(token).key, password.encode()]
     for person in (alice, bob):
         seed = bytes.fromhex((person.home / "identity.key").read_text().split()[1])
@@ -132,7 +134,7 @@ def test_nothing_readable_passes(scene: Scene) -> None:
     for packet in scene.spy.seen:
         passed = (packet.topic.encode() + b" " + packet.payload).lower()
         assert not any(form in passed for form in forms), packet.topic
-    kept = b"".join(file.read_bytes() for file in scene.street.broker_folder.glob("*.db")).lower()
+    kept = b"".join(file.read_bytes() for file in scene.network.broker_folder.glob("*.db")).lower()
     assert CANARY.encode() not in kept
 
 
@@ -150,7 +152,7 @@ def test_a_replay(scene: Scene) -> None:
     """A bundle published again, at once or after a restart, has no second effect."""
     packet = scene.captured(replay=1)
     scene.refuses([(packet.topic, packet.payload)] * 3, "replayed")
-    scene.bob.kill9()
+    scene.bob.kill_daemon()
     scene.bob.start()
     scene.refuses([(packet.topic, packet.payload)] * 2, "replayed")
 
@@ -158,20 +160,20 @@ def test_a_replay(scene: Scene) -> None:
 def test_a_replayed_question_and_answer(scene: Scene) -> None:
     """A question replayed is not asked again, and an answer replayed answers nothing else."""
     start = len(scene.spy.seen)
-    call = scene.alice.ask("submit", address="bob/User", data={"text": "Once?"})["id"]
-    (prompt,) = scene.bob.prompted()
+    call = scene.alice.request("submit", address="bob/User", data={"text": "Once?"})["id"]
+    (prompt,) = scene.bob.wait_for_prompts()
     question = scene.spy.on(scene.inbox("User"), start)
     scene.refuses([(question.topic, question.payload)], "replayed")
     start = len(scene.spy.seen)
-    scene.bob.ask("answer", id=prompt["id"], text="Once.")
-    assert scene.alice.ask("wait", id=call)["data"] == {"human_input": "Once."}
+    scene.bob.request("answer", id=prompt["id"], text="Once.")
+    assert scene.alice.request("wait", id=call)["data"] == {"human_input": "Once."}
     answer = scene.spy.on(scene.inbox("_reply", scene.alice), start)
     scene.refuses([(question.topic, question.payload)], "replayed")
-    other = scene.alice.ask("submit", address="bob/User", data={"text": "Another?"})["id"]
-    (prompt,) = scene.bob.prompted()
+    other = scene.alice.request("submit", address="bob/User", data={"text": "Another?"})["id"]
+    (prompt,) = scene.bob.wait_for_prompts()
     scene.refuses([(answer.topic, answer.payload)] * 2, "replayed", by=scene.alice)
-    scene.bob.ask("answer", id=prompt["id"], text="Another.")
-    assert scene.alice.ask("wait", id=other)["data"] == {"human_input": "Another."}
+    scene.bob.request("answer", id=prompt["id"], text="Another.")
+    assert scene.alice.request("wait", id=other)["data"] == {"human_input": "Another."}
 
 
 def test_a_copy_to_another_topic(scene: Scene) -> None:
@@ -216,8 +218,8 @@ def test_somebody_elses_name(scene: Scene) -> None:
 
 def test_a_reply_from_the_wrong_person(scene: Scene) -> None:
     """Only who was asked can answer: mallory's answer to a question for bob is refused."""
-    call = scene.alice.ask("submit", address="bob/User", data={"text": "Bob?"})["id"]
-    (prompt,) = scene.bob.prompted()
+    call = scene.alice.request("submit", address="bob/User", data={"text": "Bob?"})["id"]
+    (prompt,) = scene.bob.wait_for_prompts()
     alice = scene.alice.user_id
     forged = scene.mallory.bundle(alice, "_reply", type="reply", cause=call, data={"human_input": "forged"})
     failed = scene.mallory.bundle(alice, "_reply", type="error", cause=call, data={"kind": "declined"})
@@ -225,15 +227,15 @@ def test_a_reply_from_the_wrong_person(scene: Scene) -> None:
     scene.refuses([(topic, forged), (topic, failed)], "replayed", by=scene.alice)
     stored = Notice(to=alice, received=[call], held=[call], waiting=[call]).to_bytes()
     scene.spy.publish(scene.inbox("_notice", scene.alice), scene.mallory.seal(alice, stored, kind=BundleKind.NOTICE))
-    scene.bob.ask("answer", id=prompt["id"], text="Bob.")
-    assert scene.alice.ask("wait", id=call)["data"] == {"human_input": "Bob."}
+    scene.bob.request("answer", id=prompt["id"], text="Bob.")
+    assert scene.alice.request("wait", id=call)["data"] == {"human_input": "Bob."}
 
 
 def test_a_retained_message(scene: Scene) -> None:
     """A retained inbox message has no effect, when it comes and whenever the daemon subscribes again."""
     bundle = scene.mallory.bundle(scene.bob.user_id, "other", seq=0)
     topic = scene.inbox("other")
-    if scene.street.program == "mosquitto":
+    if scene.network.program == "mosquitto":
         scene.refuses([(topic, bundle)], "retained", retain=True)
     else:
         # iotcore hides the mark from who is subscribed already; what is left is a replay.
@@ -241,7 +243,7 @@ def test_a_retained_message(scene: Scene) -> None:
         wait_until(lambda: {"text": "forged"} in scene.traces)
         scene.refuses([(topic, bundle)], "retained", "replayed", retain=True)
     traces = scene.traces
-    scene.bob.kill9()
+    scene.bob.kill_daemon()
     scene.bob.start()
     assert scene.lives()
     assert scene.traces == [*traces, {"honest": True}]
@@ -331,8 +333,8 @@ def test_frames_of_a_worker_that_is_gone(scene: Scene) -> None:
         packet for packet in scene.spy.seen[start:] if f"{bob}/results/" in packet.topic or "/dispatch/" in packet.topic
     ]
     traces = scene.traces
-    scene.bob.kill9()
-    end(scene.worker.pid)
+    scene.bob.kill_daemon()
+    kill_process(scene.worker.pid)
     scene.bob.start()
     scene.worker = scene.hire()
     for packet in passed * 2:
@@ -405,7 +407,7 @@ def test_a_hostile_contact_answers(scene: Scene, answer: dict[str, object]) -> N
     """`ls` and `describe` survive whatever a neighbour's daemon answers."""
     for words in (["ls", "mallory"], ["describe", "mallory/x"]):
         start = len(scene.spy.seen)
-        command = scene.alice.begin(*words)
+        command = scene.alice.start_command(*words)
         packet = scene.spy.on(topics.inbox(scene.mallory.user_id, "_flows"), start)
         call = json.loads(scene.mallory.envelope.open(packet.payload).bodies[0])["id"]
         reply = scene.mallory.bundle(scene.alice.user_id, "_reply", type="reply", cause=call, data=answer)
@@ -432,6 +434,6 @@ def test_a_flood_of_strangers(scene: Scene) -> None:
     began = time.monotonic()
     assert scene.lives()
     assert time.monotonic() - began < 5
-    now = scene.bob.until(lambda now: now["refused"].get("rate_limited", 0) > before)
+    now = scene.bob.wait_for_status(lambda now: now["refused"].get("rate_limited", 0) > before)
     assert now["requests"] <= 10
-    assert all(request["messages"] <= 20 for request in scene.bob.ask("requests")["requests"])
+    assert all(request["messages"] <= 20 for request in scene.bob.request("requests")["requests"])

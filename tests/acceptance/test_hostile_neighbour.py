@@ -15,7 +15,9 @@ from typing import Any
 import flow_classes
 import pytest
 from support.broker_spy import Forger, Spy
-from support.people import MOSQUITTO, Neighbourhood, Person, wait_until
+from support.network import MOSQUITTO, Network
+from support.people import Person
+from support.processes import wait_until
 
 from p2pflows.errors import CallError, DeadlinePassed, UsageError
 from p2pflows.protocol import identity, topics
@@ -96,37 +98,37 @@ class Mallory(Forger):
 class Yard:
     """Alice calls bob's flows; mallory, whom both know, has no daemon, and neither has the stranger eve."""
 
-    def __init__(self, street: Neighbourhood) -> None:
-        self.street = street
-        self.alice, self.bob = street.person("alice").without_workers(), street.person("bob")
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.alice, self.bob = network.person("alice").without_workers(), network.person("bob")
         for person in (self.alice, self.bob):
             person.start(wait=False)
-        self.alice.knows(self.bob)
-        self.bob.knows(self.alice)
+        self.alice.add_contact(self.bob)
+        self.bob.add_contact(self.alice)
         self.alice.ready()
         self.bob.ready()
-        self.spy = Spy(street.port, street.broker_folder)
+        self.spy = Spy(network.port, network.broker_folder)
         self.mallory = self._forger("mallory")
         self.eve = self._forger("eve")
         for person in (self.alice, self.bob):
-            person.ask("allow", user=self.mallory.user_id, name="mallory")
+            person.request("allow", user=self.mallory.user_id, name="mallory")
         for name in ("Counter", "Keeper", "Forger", "Careless"):
-            self.serves(name, f"flow_classes:{name}")
-        self.serves("Shared", "flow_classes:Keeper", singleton=True)
-        self.serves("Chat", "p2pflows.models.flow:ChatAtomicFlow")
+            self.serve(name, f"flow_classes:{name}")
+        self.serve("Shared", "flow_classes:Keeper", singleton=True)
+        self.serve("Chat", "p2pflows.models.flow:ChatAtomicFlow")
         far = {"flow_endpoint": "far", "user_id": self.mallory.user_id}
-        self.serves("Relay", "flow_classes:Relay", config={"subflows_config": {"far": far}})
+        self.serve("Relay", "flow_classes:Relay", config={"subflows_config": {"far": far}})
         near = {"flow_endpoint": "Counter"}
-        self.serves("Tree", "flow_classes:Relay", config={"subflows_config": {"near": near}})
+        self.serve("Tree", "flow_classes:Relay", config={"subflows_config": {"near": near}})
         self._before: dict[str, Any] = {}
 
     def _forger(self, name: str) -> Mallory:
-        return Mallory(identity.create(self.street.folder / name / "identity.key"), self.spy)
+        return Mallory(identity.create(self.network.folder / name / "identity.key"), self.spy)
 
-    def serves(self, endpoint: str, target: str, **settings: Any) -> None:
+    def serve(self, endpoint: str, target: str, **settings: Any) -> None:
         """Let bob serve a class."""
         folder = str(Path(flow_classes.__file__).parent)
-        self.bob.ask("serve", endpoint=endpoint, kind="class", target=target, cwd=folder, **settings)
+        self.bob.request("serve", endpoint=endpoint, kind="class", target=target, cwd=folder, **settings)
 
     def mounts(self, who: Mallory, endpoint: str, **order: Any) -> dict[str, Any]:
         """Let mallory ask bob for an instance; gives the answer."""
@@ -134,7 +136,7 @@ class Yard:
 
     def instances(self, who: str) -> list[dict[str, Any]]:
         """The instances that somebody has at bob's."""
-        found: list[dict[str, Any]] = self.bob.ask("instances")["instances"]
+        found: list[dict[str, Any]] = self.bob.request("instances")["instances"]
         return [each for each in found if each["client"] == who]
 
     def keeps(self, who: str, endpoint: str) -> bool:
@@ -143,26 +145,26 @@ class Yard:
 
     def log(self, after: int = 0) -> list[dict[str, Any]]:
         """Bob's log."""
-        entries: list[dict[str, Any]] = self.bob.ask("log", limit=1000, after=after)["entries"]
+        entries: list[dict[str, Any]] = self.bob.request("log", limit=1000, after=after)["entries"]
         return entries
 
     def lives(self) -> bool:
         """Whether an honest call is answered at once."""
         began = time.monotonic()
-        told = self.alice.ask("call", address="bob/Counter", data={}, timeout=20)["data"]
+        told = self.alice.request("call", address="bob/Counter", data={}, timeout=20)["data"]
         return bool(told["count"] == 1 and time.monotonic() - began < 10)
 
 
 @pytest.fixture(scope="module")
 def yard() -> Iterator[Yard]:
     """The scene, shared, as it takes seconds to set it up."""
-    street = Neighbourhood("mosquitto" if MOSQUITTO else "iotcore")
+    network = Network("mosquitto" if MOSQUITTO else "iotcore")
     try:
-        yard = Yard(street)
+        yard = Yard(network)
         with yard.spy:
             yield yard
     finally:
-        street.close()
+        network.close()
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +178,7 @@ def _honest_calls_go_on(yard: Yard) -> Iterator[None]:
     for each in yard.instances(yard.mallory.user_id):
         if each not in before:
             with contextlib.suppress(UsageError, CallError):
-                yard.bob.ask("delete_instance", instance=each["instance"])
+                yard.bob.request("delete_instance", instance=each["instance"])
 
 
 POWER: list[tuple[str, dict[str, Any]]] = [
@@ -233,7 +235,7 @@ def test_overrides_that_reach_for_power(yard: Yard) -> None:
 def test_a_state_with_traps(yard: Yard, tmp_path: Path) -> None:
     """A state to begin with is data: it answers nobody else's request, makes no class, and unpickles nothing."""
     trace = tmp_path / "ran"
-    call = yard.alice.ask("submit", address="bob/Keeper", data={"secret": "alice"}, timeout=60)["id"]
+    call = yard.alice.request("submit", address="bob/Keeper", data={"secret": "alice"}, timeout=60)["id"]
     wait_until(lambda: yard.keeps(yard.alice.user_id, "Keeper"))
 
     class Bomb:
@@ -265,14 +267,14 @@ def test_a_state_with_traps(yard: Yard, tmp_path: Path) -> None:
         assert yard.mounts(yard.mallory, "Keeper", initial_state={"kept": wrong})["kind"] == "flow_failed"
     assert yard.mounts(yard.mallory, "Careless", initial_state={"count": 7})["kind"] == "not_allowed"
     assert not trace.exists()
-    assert yard.alice.ask("outbox")["failed"] == []
-    yard.alice.ask("cancel", id=call)
+    assert yard.alice.request("outbox")["failed"] == []
+    yard.alice.request("cancel", id=call)
 
 
 def test_instances_of_others(yard: Yard) -> None:
     """Neither alice's instances nor those that bob made for a tree are mallory's, whoever told her their ids."""
-    mine = yard.alice.ask("mount", address="bob/Tree")["instance"]
-    assert yard.alice.ask("call", address="bob/Tree", instance=mine, data={"path": ["near"]})["data"]["count"] == 1
+    mine = yard.alice.request("mount", address="bob/Tree")["instance"]
+    assert yard.alice.request("call", address="bob/Tree", instance=mine, data={"path": ["near"]})["data"]["count"] == 1
     (below,) = [each["instance"] for each in yard.instances(yard.bob.user_id) if each["endpoint"] == "Counter"]
     guessed = derived_id("singleton", yard.bob.user_id, "Counter")
     for instance in (mine, below, guessed):
@@ -288,15 +290,15 @@ def test_instances_of_others(yard: Yard) -> None:
         assert [yard.mallory.hears(call)["kind"] for call in asked] == ["not_allowed"] * 4
     shown = yard.mallory.asks(yard.bob, topics.INSTANCES, {"op": "list"})["instances"]
     assert {each["client"] for each in shown} <= {yard.mallory.user_id}
-    assert yard.alice.ask("call", address="bob/Tree", instance=mine, data={"path": ["near"]})["data"]["count"] == 2
+    assert yard.alice.request("call", address="bob/Tree", instance=mine, data={"path": ["near"]})["data"]["count"] == 2
     assert ("not_allowed", "mallory") in {(entry["what"], entry["name"]) for entry in yard.log()}
-    yard.alice.ask("delete_instance", instance=mine, user="bob")
+    yard.alice.request("delete_instance", instance=mine, user="bob")
 
 
 def test_answers_for_others(yard: Yard) -> None:
     """What bob was asked, only bob answers; a flow told to answer alice's request answers its own caller alone."""
-    call = yard.alice.ask("submit", address="bob/User", data={"text": "Who are you?"}, timeout=60)["id"]
-    (prompt,) = yard.bob.prompted()
+    call = yard.alice.request("submit", address="bob/User", data={"text": "Who are you?"}, timeout=60)["id"]
+    (prompt,) = yard.bob.wait_for_prompts()
     replayed = yard.alice.refused("replayed")
     for kind, data in (("reply", {"human_input": "Mallory."}), ("error", {"kind": "declined", "message": "No."})):
         body = yard.mallory.message(yard.alice.user_id, topics.REPLY, type=kind, cause=call, data=data).to_bytes()
@@ -305,32 +307,32 @@ def test_answers_for_others(yard: Yard) -> None:
     yard.mallory.publishes(yard.alice, topics.NOTICE, told.to_bytes(), kind=BundleKind.NOTICE)
     assert yard.mallory.asks(yard.bob, "Forger", {"request": call}) == {"done": True}
     wait_until(lambda: yard.alice.refused("replayed") == replayed + 2)
-    yard.bob.ask("answer", id=prompt["id"], text="Bob.")
-    assert yard.alice.ask("wait", id=call)["data"] == {"human_input": "Bob."}
+    yard.bob.request("answer", id=prompt["id"], text="Bob.")
+    assert yard.alice.request("wait", id=call)["data"] == {"human_input": "Bob."}
 
 
 def test_the_id_of_anothers_request(yard: Yard) -> None:
     """In a flow that all share, mallory's request under the id of alice's gets neither her answer nor her place."""
-    call = yard.alice.ask("submit", address="bob/Shared", data={"question": "Why?"}, timeout=60)["id"]
+    call = yard.alice.request("submit", address="bob/Shared", data={"question": "Why?"}, timeout=60)["id"]
     wait_until(lambda: yard.keeps(yard.bob.user_id, "Shared"))
     assert yard.mallory.asks(yard.bob, "Shared", {"mine": True}, id=call)["kind"] == "bad_input"
     assert yard.mallory.asks(yard.bob, "Shared", {"answer": ["Because."]}) == {"kept": {"question": "Why?"}}
-    assert yard.alice.ask("wait", id=call)["data"] == {"answer": "Because."}
+    assert yard.alice.request("wait", id=call)["data"] == {"answer": "Because."}
     assert yard.mounts(yard.mallory, "Shared", initial_state={})["kind"] == "not_allowed"
 
 
 def test_withdrawing_what_others_asked_for(yard: Yard) -> None:
     """A cancel from mallory ends nothing of alice's: no mount, no question, no run."""
-    mount = yard.alice.ask("mount", address="bob/Counter")["instance"]
-    question = yard.alice.ask("submit", address="bob/User", data={"text": "Still there?"}, timeout=60)["id"]
-    (prompt,) = yard.bob.prompted()
+    mount = yard.alice.request("mount", address="bob/Counter")["instance"]
+    question = yard.alice.request("submit", address="bob/User", data={"text": "Still there?"}, timeout=60)["id"]
+    (prompt,) = yard.bob.wait_for_prompts()
     for cause in (question, mount, derived_id("mount", yard.alice.user_id, question)):
         for endpoint in ("User", "Counter", topics.INSTANCES):
             yard.mallory.sends(yard.bob, endpoint, {}, type="cancel", cause=cause)
     assert yard.mallory.asks(yard.bob, "Counter", {})["count"] == 1
-    assert yard.alice.ask("call", address="bob/Counter", instance=mount, timeout=20)["data"]["count"] == 1
-    yard.bob.ask("answer", id=prompt["id"], text="Still here.")
-    assert yard.alice.ask("wait", id=question)["data"] == {"human_input": "Still here."}
+    assert yard.alice.request("call", address="bob/Counter", instance=mount, timeout=20)["data"]["count"] == 1
+    yard.bob.request("answer", id=prompt["id"], text="Still here.")
+    assert yard.alice.request("wait", id=question)["data"] == {"human_input": "Still here."}
 
 
 def test_a_flood_of_mounts_and_calls(yard: Yard) -> None:
@@ -343,19 +345,19 @@ def test_a_flood_of_mounts_and_calls(yard: Yard) -> None:
     assert yard.lives()
     assert all("instance" in yard.mallory.hears(body.id) for body in bodies)
     assert all(yard.mallory.hears(call.id)["count"] == 1 for call in calls)
-    yard.bob.ask("delete_endpoint", endpoint="Counter")
-    yard.serves("Counter", "flow_classes:Counter")
+    yard.bob.request("delete_endpoint", endpoint="Counter")
+    yard.serve("Counter", "flow_classes:Counter")
 
 
 def test_a_template_in_a_message(yard: Yard) -> None:
     """What mallory writes is shown as she wrote it: it fills a place in a prompt, and is never a template itself."""
     template = {"template": "She asks: {{ query }}", "input_variables": ["query"]}
-    yard.serves("Ask", "p2pflows.humans.human:HumanFlow", config={"query_message_prompt_template": template})
+    yard.serve("Ask", "p2pflows.humans.human:HumanFlow", config={"query_message_prompt_template": template})
     said = "{{ 7 * 7 }} {{ self.__init__.__globals__ }} {% for x in range(10**9) %}{% endfor %}"
     call = yard.mallory.sends(yard.bob, "Ask", {"query": said})
-    (prompt,) = yard.bob.prompted()
+    (prompt,) = yard.bob.wait_for_prompts()
     assert prompt["text"] == f"She asks: {said}"
-    yard.bob.ask("answer", id=prompt["id"], text="No.")
+    yard.bob.request("answer", id=prompt["id"], text="No.")
     assert yard.mallory.hears(call) == {"human_input": "No."}
     overrides = {"query_message_prompt_template": {"template": "{{ query }}"}}
     assert yard.mounts(yard.mallory, "Ask", config_overrides=overrides)["kind"] == "not_allowed"
@@ -369,7 +371,7 @@ def test_orders_for_a_terminal(yard: Yard) -> None:
         yard.mallory.sends(yard.bob, endpoint, data, source=ESC, instance="0" * 32)
     yard.mallory.asks(yard.bob, "User", {"text": " "}, source=ESC)
     yard.mounts(yard.mallory, "Counter", config_overrides={f"step{ESC}": 1})
-    shown = [yard.bob.begin(*words) for words in (["log"], ["log", "--json"], ["instances"], ["requests"])]
+    shown = [yard.bob.start_command(*words) for words in (["log"], ["log", "--json"], ["instances"], ["requests"])]
     texts = [command.wait().ok() for command in shown]
     assert "mallory" in texts[0].out
     assert "\\x1b" in texts[0].out
@@ -394,9 +396,11 @@ def test_forged_answers_to_commands(yard: Yard) -> None:
     """`mount`, `instances` and `ls` take whatever mallory's daemon answers, and show none of it raw."""
     for grants in GRANTS:
         about = "instances" if "instances" in grants else "mount"
-        commands = {topics.INSTANCES: yard.alice.begin(about, "mallory" if about == "instances" else "mallory/far")}
+        commands = {
+            topics.INSTANCES: yard.alice.start_command(about, "mallory" if about == "instances" else "mallory/far")
+        }
         if "flows" in grants:
-            commands[topics.FLOWS] = yard.alice.begin("ls", "mallory")
+            commands[topics.FLOWS] = yard.alice.start_command("ls", "mallory")
         for endpoint in commands:
             yard.mallory.answers(yard.mallory.is_asked(endpoint), grants)
         for command in commands.values():
@@ -408,28 +412,28 @@ def test_forged_answers_to_commands(yard: Yard) -> None:
 @pytest.mark.parametrize("grant", [{}, *GRANTS[1:4], {"instance": "0" * 32}], ids=range(5))
 def test_a_subflow_that_is_granted_in_no_form(yard: Yard, grant: dict[str, Any]) -> None:
     """A composite of bob's whose neighbour grants nonsense is not mounted, and its caller hears why."""
-    call = yard.alice.ask("submit", address="bob/Relay", data={"path": ["far"]}, timeout=60)["id"]
+    call = yard.alice.request("submit", address="bob/Relay", data={"path": ["far"]}, timeout=60)["id"]
     yard.mallory.answers(yard.mallory.is_asked(topics.INSTANCES), grant)
     if grant.get("instance") not in ("0" * 32, None):
         with pytest.raises(CallError, match="the daemon of its owner sent an answer of a wrong form"):
-            yard.alice.ask("wait", id=call)
+            yard.alice.request("wait", id=call)
         return
     asked = yard.mallory.is_asked("far")
     assert asked.instance == grant.get("instance")
     yard.mallory.answers(asked, {"fine": True})
-    assert yard.alice.ask("wait", id=call)["data"] == {"fine": True, "levels": 1}
+    assert yard.alice.request("wait", id=call)["data"] == {"fine": True, "levels": 1}
 
 
 def test_a_subflow_that_lies(yard: Yard) -> None:
     """Whatever a neighbour's flow answers, once, twice, never or in no form, the composite's caller hears an end."""
-    mount = yard.alice.begin("mount", "bob/Relay")
+    mount = yard.alice.start_command("mount", "bob/Relay")
     yard.mallory.answers(yard.mallory.is_asked(topics.INSTANCES), {"instance": "7" * 32})
     instance = mount.wait().ok().out.strip()
     deep = json.loads("[" * 140 + "]" * 140)
 
     def asks() -> tuple[str, Message]:
         order = {"path": ["far"]}
-        call = yard.alice.ask("submit", address="bob/Relay", instance=instance, data=order, timeout=60)["id"]
+        call = yard.alice.request("submit", address="bob/Relay", instance=instance, data=order, timeout=60)["id"]
         return call, yard.mallory.is_asked("far")
 
     lies: list[dict[str, Any]] = [
@@ -444,12 +448,12 @@ def test_a_subflow_that_lies(yard: Yard) -> None:
         call, asked = asks()
         yard.mallory.answers(asked, data)
         yard.mallory.answers(asked, {"second": True})
-        assert yard.alice.ask("wait", id=call)["data"] == {**data, "levels": data.get("levels", 0) + 1}
+        assert yard.alice.request("wait", id=call)["data"] == {**data, "levels": data.get("levels", 0) + 1}
     for kind in ("usage", "daemon_not_running", "disk", "not_allowed", "made_up", ESC, 7, None):
         call, asked = asks()
         yard.mallory.answers(asked, {"kind": kind, "message": f"You have no key. {ESC}", "hint": ["x"] * 9}, "error")
         with pytest.raises(CallError) as failed:
-            yard.alice.ask("wait", id=call)
+            yard.alice.request("wait", id=call)
         assert failed.value.kind in ("flow_failed", "not_allowed")
     call, asked = asks()
     malformed = yard.bob.refused("malformed")
@@ -459,15 +463,15 @@ def test_a_subflow_that_lies(yard: Yard) -> None:
         yard.mallory.publishes(yard.bob, topics.REPLY, body)
     wait_until(lambda: yard.bob.refused("malformed") == malformed + 5)
     yard.mallory.publishes(yard.bob, topics.REPLY, honest.to_bytes())
-    assert yard.alice.ask("wait", id=call)["data"] == {"x": 0, "levels": 1}
+    assert yard.alice.request("wait", id=call)["data"] == {"x": 0, "levels": 1}
     with pytest.raises(DeadlinePassed):
-        yard.alice.ask("call", address="bob/Relay", instance=instance, data={"path": ["far"]}, timeout=0.5)
+        yard.alice.request("call", address="bob/Relay", instance=instance, data={"path": ["far"]}, timeout=0.5)
     yard.mallory.is_asked("far")
 
 
 def test_progress_that_nobody_asked_for(yard: Yard) -> None:
     """Floods of progress, for one's own call and for others', are dropped where they are too much, and stop nothing."""
-    call = yard.alice.begin("call", "mallory/far", "--stream", "--json")
+    call = yard.alice.start_command("call", "mallory/far", "--stream", "--json")
     asked = yard.mallory.is_asked("far")
     alice = yard.alice.user_id
     floods: list[list[tuple[str, dict[str, Any]]]] = [
@@ -493,33 +497,33 @@ def test_a_stranger_wants_an_instance(yard: Yard) -> None:
     """It waits in `requests` under the endpoint that is wanted; once allowed, it is granted; denied, it never is."""
     order = {"op": "mount", "endpoint": "Counter", "config_overrides": {"step": 5}}
     call = yard.eve.sends(yard.bob, topics.INSTANCES, order)
-    yard.bob.until(lambda now: now["requests"] == 1)
-    (request,) = yard.bob.ask("requests")["requests"]
+    yard.bob.wait_for_status(lambda now: now["requests"] == 1)
+    (request,) = yard.bob.request("requests")["requests"]
     assert (request["user"], request["endpoints"]) == (yard.eve.user_id, ["Counter"])
     assert yard.eve.asks(yard.bob, topics.INSTANCES, {"op": "list"}) == {"instances": []}
     wrong = {"op": "delete", "instance": "0" * 32}
     assert yard.eve.asks(yard.bob, topics.INSTANCES, wrong)["kind"] == "not_allowed"
     assert yard.instances(yard.eve.user_id) == []
-    yard.bob.ask("allow", user=yard.eve.user_id, name="eve")
+    yard.bob.request("allow", user=yard.eve.user_id, name="eve")
     instance = yard.eve.hears(call)["instance"]
     assert yard.eve.asks(yard.bob, "Counter", {}, instance=instance)["count"] == 5
     yard.bob.cli("contacts", "remove", "eve").ok()
     yard.eve.sends(yard.bob, "Counter", {}, instance=instance)
-    yard.bob.until(lambda now: now["requests"] == 1)
-    yard.bob.ask("deny", user=yard.eve.user_id)
+    yard.bob.wait_for_status(lambda now: now["requests"] == 1)
+    yard.bob.request("deny", user=yard.eve.user_id)
 
 
 def test_a_worker_with_the_key_of_another_point(yard: Yard) -> None:
     """Who holds the key of one dispatch point sends whatever frames; the other points' tasks are out of reach."""
     bob = yard.bob.user_id
-    call = yard.alice.ask("submit", address="bob/Keeper", data={"question": "Why?"}, timeout=60)["id"]
+    call = yard.alice.request("submit", address="bob/Keeper", data={"question": "Why?"}, timeout=60)["id"]
     wait_until(lambda: yard.keeps(yard.alice.user_id, "Keeper"))
     topic = topics.results(bob, "attic")
     channel = Channel(point_key(yard.bob.me, "attic"))
     yard.spy.publish(topic, channel.seal(topic, _frame("w-rogue", 0, 1)))
     answer = yard.spy.first(lambda packet: packet.topic == topics.dispatch(bob, "attic", "w-rogue"))
     boot = channel.open(answer.topic, answer.payload)[0]["boot"]
-    name = re.findall(r"as (w-\w+)\.", yard.bob.told())[-1]
+    name = re.findall(r"as (w-\w+)\.", yard.bob.log_text())[-1]
     tasks = [f"{n}-{call}" for n in range(300)]
     turn = json.dumps({"out": [{"op": "reply", "request": call, "data": {"forged": True}}], "state": {}}).encode()
     ask = {"k": 0, "op": "call", "mark": "m", "user": yard.mallory.user_id, "endpoint": "stolen", "data": {}}
@@ -540,8 +544,8 @@ def test_a_worker_with_the_key_of_another_point(yard: Yard) -> None:
     yard.spy.publish(topic, channel.seal(topic, {**_frame("w-last", boot, 1), **results}, [turn] * len(tasks)))
     yard.spy.publish(topics.results(bob, "default"), channel.seal(topic, _frame(name, boot, 10**9)))
     assert yard.lives()
-    assert yard.alice.ask("call", address="bob/Keeper", data={"answer": ["x"]}, conversation=call, timeout=20)
-    assert yard.alice.ask("wait", id=call)["data"] == {"answer": "x"}
+    assert yard.alice.request("call", address="bob/Keeper", data={"answer": ["x"]}, conversation=call, timeout=20)
+    assert yard.alice.request("wait", id=call)["data"] == {"answer": "x"}
     assert not any(packet.topic.endswith("/in/stolen") for packet in yard.spy.seen)
     assert yard.bob.refused("bad_frame") > 0
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support.people import wait_until
+from support.processes import wait_until
 from support.scripted_daemon import command, run
 
 from p2pflows import (
@@ -389,7 +389,7 @@ def test_a_chat_is_resumed(alice: LocalUser, bob: LocalUser) -> None:
     assert {prompt["conversation"] for prompt in bob.inbox(all=True) if prompt["text"] in ("Good.", "Still fine?")} == {
         first["conversation"]
     }
-    listed = run(bob.home, "chat", "--list", "--json").json
+    listed = run(bob.home, "chat", "--list", "--json").document
     assert listed[0]["text"] == "Bye"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import flow_classes
 import pytest
 from flow_classes import notes
-from support.people import wait_until
+from support.processes import wait_until
 
 from p2pflows import FlowMessage, FlowProxy, run_dispatch_worker_thread, serving, start_local
 from p2pflows.errors import (

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 from support import hub_server
+from support.commands import CommandResult
 from support.hub_server import Hub
-from support.scripted_daemon import Ran, command, run, run_here
+from support.scripted_daemon import command, run, run_here
 
 from p2pflows import flow_verse
 from p2pflows.errors import UsageError
@@ -745,7 +746,7 @@ def test_a_file_name_that_is_no_text_does_not_cost_the_old_module(repository: Re
 # The commands.
 
 
-def _sync(root: Path, *words: str, **more: str) -> Ran:
+def _sync(root: Path, *words: str, **more: str) -> CommandResult:
     return run_here(root.parent / "home", "modules", "sync", *words, cwd=root, **more)
 
 
@@ -766,9 +767,9 @@ def test_the_commands_sync_list_and_verify(hub: Hub, root: Path) -> None:
         "revision": "main",
         "commit": commit,
     }
-    assert again.json == [{**facts, "how": "kept", "requirements": None}]
+    assert again.document == [{**facts, "how": "kept", "requirements": None}]
     listed = run_here(home, "modules", "list", "--json", cwd=root)
-    assert listed.json == [{**facts, "state": "ok"}]
+    assert listed.document == [{**facts, "state": "ok"}]
     assert (commit or "")[:12] in run_here(home, "modules", cwd=root).out
     good = run_here(home, "modules", "verify", cwd=root)
     assert (good.code, good.out, good.err) == (0, "", "Checked 1 module: all files are as in flow.lock.\n")
@@ -777,7 +778,7 @@ def test_the_commands_sync_list_and_verify(hub: Hub, root: Path) -> None:
     assert bad.code == 1
     assert "Chat.py" in bad.out
     told = run_here(home, "modules", "verify", "--json", cwd=root)
-    assert (told.code, told.json) == (1, [{"module": "team/Chat", "path": "Chat.py", "what": "changed"}])
+    assert (told.code, told.document) == (1, [{"module": "team/Chat", "path": "Chat.py", "what": "changed"}])
     kept = _sync(root, "team/Chat")
     assert kept.code == 2
     assert "Chat.py (changed)" in kept.err
@@ -801,7 +802,7 @@ def test_the_command_takes_lists_and_revisions(hub: Hub, root: Path, tmp_path: P
     assert _sync(root).code == 0
     assert _placed(root) == {"team/Mine", "team/Other"}
     hub.publish("team/Chat", {"__init__.py": ""}, "v1")
-    assert _sync(root, "team/Chat", "--revision", "v1", "--trust", "--json").json[0]["revision"] == "v1"
+    assert _sync(root, "team/Chat", "--revision", "v1", "--trust", "--json").document[0]["revision"] == "v1"
 
 
 @pytest.mark.parametrize("dangling", [False, True])
@@ -829,7 +830,7 @@ def test_the_projects_list_does_not_hide_the_rest_of_its_lock(hub: Hub, root: Pa
     shutil.rmtree(root / "flow_modules")
     _write(root, {"dependencies.yaml": "- team/Other\n"})
     synced = _sync(root, "--trust", "--json")
-    assert [module["module"] for module in synced.json] == ["team/Other", "team/Chat"]
+    assert [module["module"] for module in synced.document] == ["team/Other", "team/Chat"]
     assert _placed(root) == {"team/Chat", "team/Other"}
     shutil.rmtree(root / "flow_modules")
     assert _sync(root, "--file", str(_write(tmp_path / "x", {"list": "- team/Other\n"}) / "list")).code == 0

@@ -14,7 +14,7 @@ from typing import Any
 import flow_classes
 import pytest
 from support.model_server import ModelServer
-from support.people import wait_until
+from support.processes import wait_until
 
 from p2pflows import ApiInfo, run_dispatch_worker_thread, serving, start_local
 from p2pflows.errors import BadInput, FlowFailed, UsageError

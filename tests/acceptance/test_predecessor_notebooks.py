@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from support.model_server import ModelServer
-from support.people import wait_until
+from support.processes import wait_until
 
 import p2pflows.models.flow
 from p2pflows import ApiInfo, FlowMessage, run_dispatch_worker_thread, serving, start_local

@@ -17,8 +17,8 @@ from p2pflows.errors import BadInput, DaemonNotRunning, DeadlinePassed, Declined
 @pytest.fixture
 def flows(bob: Person) -> Person:
     """Bob, who serves a flow."""
-    bob.writes("api.py", "def double(n: int) -> int:\n    return 2 * n\n")
-    bob.serves("double", "api.py:double")
+    bob.write_file("api.py", "def double(n: int) -> int:\n    return 2 * n\n")
+    bob.serve("double", "api.py:double")
     return bob
 
 
@@ -41,7 +41,7 @@ def test_the_synchronous_form(alice: Person, flows: Person) -> None:
         answers: list[dict[str, object]] = []
         asking = threading.Thread(target=lambda: answers.append(me.call("bob/User", {"text": "Question?"}, timeout=20)))
         asking.start()
-        (prompt,) = flows.prompted()
+        (prompt,) = flows.wait_for_prompts()
         assert neighbour.answer(prompt["id"][-8:], "Answer.") == prompt["id"]
         asking.join(20)
         assert answers == [{"human_input": "Answer."}]
@@ -103,16 +103,16 @@ async def test_the_asynchronous_form(alice: Person, flows: Person) -> None:
         await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_a_daemon_that_goes_away(street_pair: tuple[Person, Person]) -> None:
+async def test_a_daemon_that_goes_away(pair_without_workers: tuple[Person, Person]) -> None:
     """All that waits fails with one kind of error when the daemon is killed, and the calls go on without it."""
-    alice, bob = street_pair
+    alice, bob = pair_without_workers
     async with p2pflows.connect_async(alice.home) as me:
         waiting = [asyncio.create_task(me.call("bob/User", {"text": f"{n}"}, timeout=60)) for n in range(5)]
-        prompts = await asyncio.to_thread(bob.prompted, 5)
-        alice.kill9()
+        prompts = await asyncio.to_thread(bob.wait_for_prompts, 5)
+        alice.kill_daemon()
         gone = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(error) for error in gone] == [DaemonNotRunning] * 5
     alice.start()
-    bob.ask("answer", id=prompts[0]["id"], text="y")
+    bob.request("answer", id=prompts[0]["id"], text="y")
     with p2pflows.connect(alice.home) as me_again:
         assert me_again.wait(prompts[0]["id"], timeout=10) == {"human_input": "y"}

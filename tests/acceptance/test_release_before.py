@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import flow_classes
 import pytest
 from support.model_server import ModelServer
-from support.people import MOSQUITTO, Neighbourhood, Person
+from support.network import MOSQUITTO, Network
+from support.people import Person
 
 from p2pflows.errors import BadInput, NotAllowed
 
@@ -63,23 +64,23 @@ def code_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def street() -> Iterator[Neighbourhood]:
+def network() -> Iterator[Network]:
     """One broker for all tests of this module."""
-    street = Neighbourhood(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
     try:
-        yield street
+        yield network
     finally:
-        street.close()
+        network.close()
 
 
 @pytest.fixture(scope="module")
-def alice_and_bob(street: Neighbourhood, code_before: Path) -> tuple[Person, Person]:
+def alice_and_bob(network: Network, code_before: Path) -> tuple[Person, Person]:
     """Alice with the release before and bob with this one; they know each other and serve the same flows."""
-    alice, bob = street.person("alice"), street.person("bob")
+    alice, bob = network.person("alice"), network.person("bob")
     run_code_of(alice, code_before)
     for person, other in ((alice, bob), (bob, alice)):
         person.start(wait=False)
-        person.knows(other)
+        person.add_contact(other)
     for person in (alice, bob):
         person.ready()
         serve_flows(person)
@@ -105,7 +106,7 @@ def run_code_at_hand(person: Person) -> None:
 
 def serve_flows(person: Person) -> None:
     """Serve a function and a class."""
-    person.writes("flows.py", FLOWS)
+    person.write_file("flows.py", FLOWS)
     shutil.copy(flow_classes.__file__, person.folder)
     serve(person, "double", "python", "flows.py:double")
     serve(person, "Counter", "class", "flow_classes:Counter")
@@ -113,7 +114,7 @@ def serve_flows(person: Person) -> None:
 
 def serve(person: Person, endpoint: str, kind: str, target: str, **settings: Any) -> None:
     """Serve a flow from a person's folder."""
-    person.ask("serve", endpoint=endpoint, kind=kind, target=target, cwd=str(person.folder), **settings)
+    person.request("serve", endpoint=endpoint, kind=kind, target=target, cwd=str(person.folder), **settings)
 
 
 def python_of(person: Person, code: str) -> subprocess.CompletedProcess[str]:
@@ -143,33 +144,33 @@ def test_a_call(pair: Pair) -> None:
 def test_an_error(pair: Pair) -> None:
     """A call with bad input ends with the error of the one who was called."""
     with pytest.raises(BadInput, match="'n' should be a valid integer"):
-        pair.caller.ask("call", address=f"{pair.owner.name}/double", data={"n": "many"})
+        pair.caller.request("call", address=f"{pair.owner.name}/double", data={"n": "many"})
 
 
 def test_a_human_answers(pair: Pair) -> None:
     """A human is asked, and the answer comes back."""
-    call = pair.caller.ask("submit", address=f"{pair.owner.name}/User", data={"api_output": "Well?"})["id"]
-    (prompt,) = pair.owner.prompted()
-    pair.owner.ask("answer", id=prompt["id"], text="Very well.")
-    assert pair.caller.ask("wait", id=call)["data"] == {"human_input": "Very well."}
+    call = pair.caller.request("submit", address=f"{pair.owner.name}/User", data={"api_output": "Well?"})["id"]
+    (prompt,) = pair.owner.wait_for_prompts()
+    pair.owner.request("answer", id=prompt["id"], text="Very well.")
+    assert pair.caller.request("wait", id=call)["data"] == {"human_input": "Very well."}
 
 
 def test_an_instance(pair: Pair) -> None:
     """A class of flows is mounted with an override, keeps its state from call to call, and is deleted."""
     address = f"{pair.owner.name}/Counter"
-    instance = pair.caller.ask("mount", address=address, config_overrides={"step": 3})["instance"]
+    instance = pair.caller.request("mount", address=address, config_overrides={"step": 3})["instance"]
     for count in (3, 6):
-        assert pair.caller.ask("call", address=address, instance=instance)["data"]["count"] == count
-    pair.caller.ask("delete_instance", instance=instance, user=pair.owner.user_id)
+        assert pair.caller.request("call", address=address, instance=instance)["data"]["count"] == count
+    pair.caller.request("delete_instance", instance=instance, user=pair.owner.user_id)
     with pytest.raises(NotAllowed, match="no instance"):
-        pair.caller.ask("call", address=address, instance=instance)
+        pair.caller.request("call", address=address, instance=instance)
 
 
 def test_a_subflow_of_the_other(pair: Pair) -> None:
     """A composite mounts its subflow at the other user, and waits for its answer inside a run."""
     subflow = {"user_id": pair.owner.user_id, "flow_endpoint": "Counter"}
     serve(pair.caller, "Relay", "class", "flow_classes:Relay", config={"subflows_config": {"far": subflow}})
-    answer = pair.caller.ask("call", address="me/Relay", data={"path": ["far"]})["data"]
+    answer = pair.caller.request("call", address="me/Relay", data={"path": ["far"]})["data"]
     assert (answer["count"], answer["levels"], answer["user"]) == (1, 1, pair.owner.user_id)
 
 
@@ -179,23 +180,23 @@ def test_a_worker_with_a_token(pair: Pair, tmp_path: Path) -> None:
         **pair.caller.environment,
         "HOME": str(tmp_path),
         "P2PFLOWS_HOME": str(tmp_path / "home"),
-        "P2PFLOWS_WORKER_TOKEN": pair.owner.ask("worker_token", dispatch_point="far")["token"],
+        "P2PFLOWS_WORKER_TOKEN": pair.owner.request("worker_token", dispatch_point="far")["token"],
     }
-    worker = pair.owner.run_worker(environment=environment)
-    pair.owner.until(lambda now: any(point["dispatch_point"] == "far" for point in now["workers"]))
+    worker = pair.owner.start_worker(environment=environment)
+    pair.owner.wait_for_status(lambda now: any(point["dispatch_point"] == "far" for point in now["workers"]))
     serve(pair.owner, "process", "python", "flows.py:process", dispatch_point="far")
-    assert pair.caller.ask("call", address=f"{pair.owner.name}/process")["data"] == {"result": worker.pid}
+    assert pair.caller.request("call", address=f"{pair.owner.name}/process")["data"] == {"result": worker.pid}
     worker.terminate()
     assert worker.wait(15) == 0
 
 
-def test_a_journal(street: Neighbourhood, alice_and_bob: tuple[Person, Person], code_before: Path) -> None:
+def test_a_journal(network: Network, alice_and_bob: tuple[Person, Person], code_before: Path) -> None:
     """This release goes on with what the one before has written: flows, states, questions, and what waits to leave."""
     _, bob = alice_and_bob
-    carol, dave = street.person("carol"), street.person("dave").without_workers()
+    carol, dave = network.person("carol"), network.person("dave").without_workers()
     for other in (bob, dave):
-        carol.knows(other)
-        other.knows(carol)
+        carol.add_contact(other)
+        other.add_contact(carol)
     run_code_of(carol, code_before)
     with ModelServer() as model:
         keys = [{"api_key_env": "MODEL_KEY", "api_base": model.url}]
@@ -205,12 +206,12 @@ def test_a_journal(street: Neighbourhood, alice_and_bob: tuple[Person, Person], 
         serve_flows(carol)
         carol.cli("serve", "Assistant", "--chat", "--model", "m", "--api-base", model.url).ok()
         talk = {"address": "me/Assistant", "conversation": "a" * 32}
-        assert carol.ask("call", **talk, data={"query": "One"})["data"] == {"api_output": "You said: One"}
-        counter = carol.ask("mount", address="me/Counter")["instance"]
-        assert carol.ask("call", address="me/Counter", instance=counter)["data"]["count"] == 1
-        question = bob.ask("submit", address="carol/User", data={"api_output": "Still there?"})["id"]
-        (prompt,) = carol.prompted()
-        note = carol.ask("send", address="dave/User", data={"text": "For later"})["id"]
+        assert carol.request("call", **talk, data={"query": "One"})["data"] == {"api_output": "You said: One"}
+        counter = carol.request("mount", address="me/Counter")["instance"]
+        assert carol.request("call", address="me/Counter", instance=counter)["data"]["count"] == 1
+        question = bob.request("submit", address="carol/User", data={"api_output": "Still there?"})["id"]
+        (prompt,) = carol.wait_for_prompts()
+        note = carol.request("send", address="dave/User", data={"text": "For later"})["id"]
         assert carol.stop() == 0
 
         run_code_at_hand(carol)
@@ -218,13 +219,13 @@ def test_a_journal(street: Neighbourhood, alice_and_bob: tuple[Person, Person], 
             person.start(wait=False)
         carol.ready()
         assert f"No module named '{ONLY_BEFORE}'" in python_of(carol, f"import {ONLY_BEFORE}").stderr
-        (assistant,) = [flow for flow in carol.ask("ls")["flows"] if flow["endpoint"] == "Assistant"]
+        (assistant,) = [flow for flow in carol.request("ls")["flows"] if flow["endpoint"] == "Assistant"]
         assert assistant["target"] == "p2pflows.chat.flow:ChatAtomicFlow"
-        assert carol.ask("call", **talk, data={"query": "Two"})["data"] == {"api_output": "You said: Two"}
+        assert carol.request("call", **talk, data={"query": "Two"})["data"] == {"api_output": "You said: Two"}
         messages = [message["content"] for message in model.requests[-1].body["messages"]]
         assert messages[-3:] == ["One", "You said: One", "Two"]
-        assert carol.ask("call", address="me/Counter", instance=counter)["data"]["count"] == 2
-        carol.ask("answer", id=prompt["id"], text="I am.")
-        assert bob.ask("wait", id=question)["data"] == {"human_input": "I am."}
-        assert carol.ask("wait", id=note)["state"] == "delivered"
+        assert carol.request("call", address="me/Counter", instance=counter)["data"]["count"] == 2
+        carol.request("answer", id=prompt["id"], text="I am.")
+        assert bob.request("wait", id=question)["data"] == {"human_input": "I am."}
+        assert carol.request("wait", id=note)["state"] == "delivered"
         assert [prompt["text"] for prompt in dave.ready().prompts()] == ["For later"]

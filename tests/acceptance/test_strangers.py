@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.people import Neighbourhood, Person, wait_until
+from support.network import Network
+from support.people import Person
+from support.processes import wait_until
 
 
 @pytest.fixture(scope="module")
-def block() -> Iterator[Neighbourhood]:
+def block() -> Iterator[Network]:
     """A neighbourhood shared by these tests, as each brings its own strangers."""
-    block = Neighbourhood()
+    block = Network()
     try:
         yield block
     finally:
@@ -19,22 +21,22 @@ def block() -> Iterator[Neighbourhood]:
 
 
 @pytest.fixture(scope="module")
-def bob(block: Neighbourhood) -> Person:
+def bob(block: Network) -> Person:
     """Bob, who knows nobody, and serves a flow that leaves a trace."""
     bob = block.person("bob").start()
-    bob.writes("trace.sh", "#!/bin/sh\ncat >> traces\n", executable=True)
-    bob.serves("trace", "--exec", "./trace.sh")
-    bob.serves("open", "--exec", "cat", "--allow", "anyone")
+    bob.write_file("trace.sh", "#!/bin/sh\ncat >> traces\n", executable=True)
+    bob.serve("trace", "--exec", "./trace.sh")
+    bob.serve("open", "--exec", "cat", "--allow", "anyone")
     return bob
 
 
 @pytest.fixture
-def carol(block: Neighbourhood, bob: Person) -> Iterator[Person]:
+def carol(block: Network, bob: Person) -> Iterator[Person]:
     """Somebody new in each test; she knows bob, and bob does not know her."""
     number = len(block.people)
     carol = block.person(f"carol{number}").without_workers()
     carol.start()
-    carol.knows(bob)
+    carol.add_contact(bob)
     yield carol
     carol.stop()
 
@@ -50,7 +52,7 @@ def waiting(bob: Person, carol: Person, messages: int = 1) -> dict[str, object]:
     found: list[dict[str, object]] = []
 
     def is_there() -> bool:
-        found[:] = [request for request in bob.ask("requests")["requests"] if request["user"] == carol.user_id]
+        found[:] = [request for request in bob.request("requests")["requests"] if request["user"] == carol.user_id]
         return bool(found) and found[0]["messages"] == messages
 
     wait_until(is_there)
@@ -59,8 +61,8 @@ def waiting(bob: Person, carol: Person, messages: int = 1) -> dict[str, object]:
 
 def test_a_strangers_call_waits(bob: Person, carol: Person) -> None:
     """A stranger's call neither runs nor shows; it is in `requests`, and she is told why at her deadline."""
-    call = carol.begin("call", "bob/trace", "from=carol", "--timeout", "2s", "--json")
-    ask = carol.begin("call", "bob/User", "text=psst", "--timeout", "2s", "--json")
+    call = carol.start_command("call", "bob/trace", "from=carol", "--timeout", "2s", "--json")
+    ask = carol.start_command("call", "bob/User", "text=psst", "--timeout", "2s", "--json")
     waiting(bob, carol, 2)
     (request,) = bob.cli("requests", "--json").ok().document
     assert (request["user"], sorted(request["endpoints"]), request["messages"]) == (carol.user_id, ["User", "trace"], 2)
@@ -72,35 +74,35 @@ def test_a_strangers_call_waits(bob: Person, carol: Person) -> None:
         assert ran.seconds < 3.5
     assert bob.cli("inbox", "--json", "--all").ok().document == []
     assert traces(bob) == ""
-    bob.until(lambda now: now["requests"] == 0)
+    bob.wait_for_status(lambda now: now["requests"] == 0)
     assert bob.cli("requests", "--json").ok().document == []
 
 
 def test_allow_lets_in_what_waits(bob: Person, carol: Person) -> None:
     """Who is allowed becomes a contact, and what she has sent runs and shows, once."""
-    call = carol.begin("call", "bob/trace", "n=1", "--timeout", "30s")
+    call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s")
     waiting(bob, carol)
     carol.cli("send", "bob/trace", "n=2").ok()
-    ask = carol.begin("call", "bob/User", "text=Hello from next door", "--timeout", "30s")
+    ask = carol.start_command("call", "bob/User", "text=Hello from next door", "--timeout", "30s")
     waiting(bob, carol, 3)
     name = carol.name
     allowed = bob.cli("allow", carol.user_id[:12], "--name", name, "--json").ok().document
     assert allowed == {"user": carol.user_id, "name": name, "released": 3}
     assert call.wait().ok().document == {"text": ""}
-    (prompt,) = bob.prompted()
+    (prompt,) = bob.wait_for_prompts()
     assert (prompt["name"], prompt["text"]) == (name, "Hello from next door")
     bob.cli("answer", prompt["id"], "Hello!").ok()
     assert ask.wait().ok().document == {"human_input": "Hello!"}
     wait_until(lambda: traces(bob).count("\n") == 2)
     assert traces(bob) == '{"n":1}\n{"n":2}\n'
-    assert carol.ask("call", address="bob/trace", data={"n": 3}, timeout=10)["data"] == {"text": ""}
+    assert carol.request("call", address="bob/trace", data={"n": 3}, timeout=10)["data"] == {"text": ""}
     (bob.folder / "traces").unlink()
     bob.cli("contacts", "remove", name).ok()
 
 
 def test_adding_a_contact_lets_in_what_waits(bob: Person, carol: Person) -> None:
     """`contacts add` is as good as `allow` for what waits already."""
-    call = carol.begin("call", "bob/trace", "n=1", "--timeout", "30s")
+    call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s")
     waiting(bob, carol)
     bob.cli("contacts", "add", carol.name, carol.user_id).ok()
     assert call.wait().ok().document == {"text": ""}
@@ -110,22 +112,24 @@ def test_adding_a_contact_lets_in_what_waits(bob: Person, carol: Person) -> None
 
 def test_deny(bob: Person, carol: Person) -> None:
     """Who is denied hears so at once, and whatever she sends later comes to nothing and is counted, until allowed."""
-    call = carol.begin("call", "bob/trace", "n=1", "--timeout", "30s", "--json")
+    call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s", "--json")
     waiting(bob, carol)
     assert bob.cli("deny", carol.user_id, "--json").ok().document == {"user": carol.user_id, "dropped": 1}
     ran = call.wait()
     assert (ran.code, ran.error["code"]) == (4, "not_allowed")
     blocked = bob.refused("blocked")
-    later = [carol.begin("call", f"bob/{name}", "n=2", "--timeout", "1s", "--json") for name in ("trace", "open")]
+    later = [
+        carol.start_command("call", f"bob/{name}", "n=2", "--timeout", "1s", "--json") for name in ("trace", "open")
+    ]
     for command in later:
         ran = command.wait()
         assert (ran.code, ran.error["code"]) == (3, "unreachable")
         assert ran.seconds < 2.5
     assert bob.refused("blocked") > blocked
-    assert bob.ask("requests")["requests"] == []
+    assert bob.request("requests")["requests"] == []
     assert traces(bob) == ""
     bob.cli("allow", carol.user_id, "--name", carol.name).ok()
-    assert carol.ask("call", address="bob/trace", data={"n": 3}, timeout=20)["data"] == {"text": ""}
+    assert carol.request("call", address="bob/trace", data={"n": 3}, timeout=20)["data"] == {"text": ""}
     (bob.folder / "traces").unlink()
     bob.cli("contacts", "remove", carol.name).ok()
 
@@ -133,7 +137,7 @@ def test_deny(bob: Person, carol: Person) -> None:
 def test_what_a_stranger_may_hold_is_bounded(bob: Person, carol: Person) -> None:
     """A stranger's messages are held up to a limit; the rest is refused and counted, and what is held runs in order."""
     given = "".join(f'{{"n":{n}}}\n' for n in range(60))
-    carol.cli("send", "bob/trace", "--lines", given=given).ok()
+    carol.cli("send", "bob/trace", "--lines", stdin=given).ok()
     wait_until(lambda: bob.refused("requests_full") > 0)
     waiting(bob, carol, 20)
     full = bob.refused("requests_full")
@@ -152,13 +156,14 @@ def test_a_stranger_may_call_what_is_for_anyone(bob: Person, carol: Person) -> N
     hidden = carol.cli("describe", "bob/trace", "--json").ok().document
     missing = carol.cli("describe", "bob/missing", "--json").ok().document
     assert (hidden["served"], hidden["allowed"]) == (missing["served"], missing["allowed"]) == (False, False)
-    assert bob.ask("requests")["requests"] == []
+    assert bob.request("requests")["requests"] == []
 
 
 def test_a_stranger_learns_nothing_of_what_is_served(bob: Person, carol: Person) -> None:
     """To a stranger an endpoint that is served and one that is not look the same."""
     began = [
-        carol.begin("call", f"bob/{endpoint}", "{}", "--timeout", "1s", "--json") for endpoint in ("trace", "missing")
+        carol.start_command("call", f"bob/{endpoint}", "{}", "--timeout", "1s", "--json")
+        for endpoint in ("trace", "missing")
     ]
     served, missing = (command.wait() for command in began)
     assert served.code == missing.code == 4
@@ -169,7 +174,7 @@ def test_a_stranger_learns_nothing_of_what_is_served(bob: Person, carol: Person)
 def test_removing_a_contact_takes_effect_at_once(bob: Person, carol: Person) -> None:
     """Who is no contact any more reaches nothing from that moment on, and nor does what she had under way."""
     bob.cli("contacts", "add", carol.name, carol.user_id).ok()
-    assert carol.ask("call", address="bob/trace", data={"n": 1}, timeout=10)["data"] == {"text": ""}
+    assert carol.request("call", address="bob/trace", data={"n": 1}, timeout=10)["data"] == {"text": ""}
     before = traces(bob)
     bob.cli("contacts", "remove", carol.name).ok()
     ran = carol.cli("call", "bob/trace", "n=2", "--timeout", "1s", "--json")
@@ -178,14 +183,14 @@ def test_removing_a_contact_takes_effect_at_once(bob: Person, carol: Person) -> 
     (bob.folder / "traces").unlink()
 
 
-def test_allow_names(bob: Person, carol: Person, block: Neighbourhood) -> None:
+def test_allow_names(bob: Person, carol: Person, block: Network) -> None:
     """A flow served to one contact by name is for that contact alone."""
     dora = block.person(f"dora{len(block.people)}").without_workers().start()
     for person in (carol, dora):
-        bob.knows(person)
-    dora.knows(bob)
-    bob.serves("special", "--exec", "cat", "--allow", carol.name)
-    assert carol.ask("call", address="bob/special", data={"n": 1}, timeout=10)["data"] == {"n": 1}
+        bob.add_contact(person)
+    dora.add_contact(bob)
+    bob.serve("special", "--exec", "cat", "--allow", carol.name)
+    assert carol.request("call", address="bob/special", data={"n": 1}, timeout=10)["data"] == {"n": 1}
     ran = dora.cli("call", "bob/special", "n=1", "--json")
     assert (ran.code, ran.error["code"]) == (4, "not_allowed")
     assert bob.cli("serve", "special", "--exec", "cat", "--allow", "nobody-i-know").code in (2, 3)
@@ -197,12 +202,12 @@ def test_allow_names(bob: Person, carol: Person, block: Neighbourhood) -> None:
 
 def test_requests_survive_a_restart(bob: Person, carol: Person) -> None:
     """What waits for a decision is kept over a kill -9."""
-    message = carol.ask("submit", address="bob/trace", data={"n": 1}, timeout=60)["id"]
+    message = carol.request("submit", address="bob/trace", data={"n": 1}, timeout=60)["id"]
     waiting(bob, carol)
-    bob.kill9()
+    bob.kill_daemon()
     bob.start()
     waiting(bob, carol)
     bob.cli("allow", carol.user_id, "--name", carol.name).ok()
-    assert carol.ask("wait", id=message, timeout=20)["data"] == {"text": ""}
+    assert carol.request("wait", id=message, timeout=20)["data"] == {"text": ""}
     (bob.folder / "traces").unlink()
     bob.cli("contacts", "remove", carol.name).ok()

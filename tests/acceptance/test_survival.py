@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.people import Neighbourhood, Person, end, wait_until, words_of
+from support.network import Network
+from support.people import Person
+from support.processes import command_line_of, kill_process, wait_until
 
 from p2pflows.errors import CallError, DaemonNotRunning
 
@@ -90,13 +92,13 @@ class Chaos:
     """Kills whoever is named, and starts them again, at moments that a seed decides.
 
     Args:
-        street: where it happens.
+        network: where it happens.
         rounds: how often each victim is killed, at least.
     """
 
-    def __init__(self, street: Neighbourhood, seed: int, rounds: int) -> None:
-        self.street = street
-        self.alice, self.bob = street.people
+    def __init__(self, network: Network, seed: int, rounds: int) -> None:
+        self.network = network
+        self.alice, self.bob = network.people
         self.random = random.Random(seed)  # noqa: S311 - decides when, guards nothing
         self.plan = [victim for victim in VICTIMS for _ in range(rounds)]
         self.random.shuffle(self.plan)
@@ -115,18 +117,18 @@ class Chaos:
     def _kill(self, victim: str) -> None:
         match victim:
             case "broker":
-                pid = self.street.broker_pid
+                pid = self.network.broker_pid
                 if pid is None:
-                    wait_until(lambda: self.street.broker_pid is not None, 30)
-                    pid = self.street.broker_pid
+                    wait_until(lambda: self.network.broker_pid is not None, 30)
+                    pid = self.network.broker_pid
                 assert pid is not None
-                end(pid)
+                kill_process(pid)
             case "worker":
                 wait_until(lambda: bool(self.bob.workers()), 30)
-                end(self.bob.workers()[0])
+                kill_process(self.bob.workers()[0])
             case _:
                 person = self.alice if victim == "alice" else self.bob
-                person.kill9()
+                person.kill_daemon()
                 time.sleep(self.random.uniform(0, 0.5))
                 person.start(wait=False)
         self.killed.append(victim)
@@ -135,30 +137,30 @@ class Chaos:
         for _ in range(3):
             n = len(self.calls)
             with contextlib.suppress(DaemonNotRunning):
-                self.calls[self.alice.ask("submit", address="bob/double", data={"n": n}, timeout=45)["id"]] = n
+                self.calls[self.alice.request("submit", address="bob/double", data={"n": n}, timeout=45)["id"]] = n
 
     def check_calls(self) -> int:
         """See that every call that was accepted ended, rightly or with an error of a kind; gives how many rightly."""
         right = 0
         for message, n in self.calls.items():
             try:
-                assert self.alice.ask("wait", id=message, timeout=50)["data"] == {"result": 2 * n}
+                assert self.alice.request("wait", id=message, timeout=50)["data"] == {"result": 2 * n}
                 right += 1
             except CallError as error:
                 assert error.kind in ("deadline", "unreachable", "worker_lost", "no_worker"), error  # noqa: PT017
         return right
 
 
-def see_survival(street: Neighbourhood, address: str, *, count: int, seed: int, rounds: int) -> tuple[Feeder, Chaos]:
+def see_survival(network: Network, address: str, *, count: int, seed: int, rounds: int) -> tuple[Feeder, Chaos]:
     """Send while everybody is killed; gives what was accepted, once it has all been delivered."""
-    alice, bob = street.pair()
-    bob.writes("flows.py", "def double(n: int) -> int:\n    return 2 * n\n")
-    bob.writes("record.sh", RECORD, executable=True)
-    bob.serves("double", "flows.py:double")
-    bob.serves("record", "--exec", "./record.sh")
+    alice, bob = network.pair()
+    bob.write_file("flows.py", "def double(n: int) -> int:\n    return 2 * n\n")
+    bob.write_file("record.sh", RECORD, executable=True)
+    bob.serve("double", "flows.py:double")
+    bob.serve("record", "--exec", "./record.sh")
     print(f"seed {seed}")  # noqa: T201 - shown if the test fails
     feeder = Feeder(alice, address, count, pace=8 / count)
-    chaos = Chaos(street, seed, rounds)
+    chaos = Chaos(network, seed, rounds)
     feeder.start()
     try:
         chaos.run()
@@ -168,16 +170,16 @@ def see_survival(street: Neighbourhood, address: str, *, count: int, seed: int, 
     assert not feeder.is_alive()
     assert len(feeder.accepted) >= count
     assert set(chaos.killed) == set(VICTIMS)
-    alice.until(lambda now: now["pending"] == 0, SETTLE)
+    alice.wait_for_status(lambda now: now["pending"] == 0, SETTLE)
     assert chaos.check_calls() >= len(chaos.calls) * 0.9
     return feeder, chaos
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
-def test_every_message_to_a_human_is_asked_once(street: Neighbourhood, seed: int) -> None:
+def test_every_message_to_a_human_is_asked_once(network: Network, seed: int) -> None:
     """Of 2,000 messages sent while everything is killed, each accepted one is shown to bob once, in alice's order."""
-    feeder, _ = see_survival(street, "bob/User", count=2_000, seed=seed, rounds=2)
-    prompts = street.people[1].cli("inbox", "--json").ok().document
+    feeder, _ = see_survival(network, "bob/User", count=2_000, seed=seed, rounds=2)
+    prompts = network.people[1].cli("inbox", "--json").ok().document
     ids = [prompt["id"] for prompt in prompts]
     assert len(ids) == len(set(ids))
     assert set(feeder.accepted) <= set(ids)
@@ -192,12 +194,12 @@ def test_every_message_to_a_human_is_asked_once(street: Neighbourhood, seed: int
     [pytest.param("mosquitto", 2, marks=pytest.mark.slow), ("iotcore", 3)],
     indirect=["program"],
 )
-def test_every_message_takes_effect_once(any_street: Neighbourhood, seed: int) -> None:
+def test_every_message_takes_effect_once(network_on_each_broker: Network, seed: int) -> None:
     """Of messages sent to a flow while everything is killed, each accepted one takes effect once, in alice's order."""
-    street = any_street
-    feeder, chaos = see_survival(street, "bob/record", count=400, seed=seed, rounds=2)
-    bob = street.people[1]
-    bob.until(lambda now: all(point["queued"] == 0 for point in now["workers"]), SETTLE)
+    network = network_on_each_broker
+    feeder, chaos = see_survival(network, "bob/record", count=400, seed=seed, rounds=2)
+    bob = network.people[1]
+    bob.wait_for_status(lambda now: all(point["queued"] == 0 for point in now["workers"]), SETTLE)
     runs = [line.partition(" ")[::2] for line in (bob.folder / "effects").read_text().splitlines()]
     effects: dict[str, int] = {}
     for message, data in runs:
@@ -215,27 +217,27 @@ def test_every_message_takes_effect_once(any_street: Neighbourhood, seed: int) -
 @pytest.mark.parametrize(
     "program", ["mosquitto", pytest.param("iotcore", marks=pytest.mark.slow)], indirect=["program"]
 )
-def test_a_broker_whose_owner_is_killed(any_street: Neighbourhood) -> None:
+def test_a_broker_whose_owner_is_killed(network_on_each_broker: Network) -> None:
     """Two daemons share the embedded broker; when its owner is killed or stopped the other starts a new one."""
-    street = any_street
-    alice, bob = street.person("alice").without_workers().start(), street.person("bob").without_workers().start()
-    alice.knows(bob)
-    bob.knows(alice)
-    for owner, other, end_it in ((alice, bob, alice.kill9), (bob, alice, bob.stop)):
-        assert street.broker_pid in owner.children()
-        call = other.ask("submit", address=f"{owner.name}/User", data={"text": "Still there?"})["id"]
-        (prompt,) = owner.prompted()
+    network = network_on_each_broker
+    alice, bob = network.person("alice").without_workers().start(), network.person("bob").without_workers().start()
+    alice.add_contact(bob)
+    bob.add_contact(alice)
+    for owner, other, end_it in ((alice, bob, alice.kill_daemon), (bob, alice, bob.stop)):
+        assert network.broker_pid in owner.children()
+        call = other.request("submit", address=f"{owner.name}/User", data={"text": "Still there?"})["id"]
+        (prompt,) = owner.wait_for_prompts()
         end_it()
-        wait_until(lambda other=other: street.broker_pid in other.children())  # type: ignore[misc]
-        other.until(lambda now: now["broker"]["connected"])
+        wait_until(lambda other=other: network.broker_pid in other.children())  # type: ignore[misc]
+        other.wait_for_status(lambda now: now["broker"]["connected"])
         owner.start()
-        owner.ask("answer", id=prompt["id"], text="Yes.")
-        assert other.ask("wait", id=call, timeout=15)["data"] == {"human_input": "Yes."}
+        owner.request("answer", id=prompt["id"], text="Yes.")
+        assert other.request("wait", id=call, timeout=15)["data"] == {"human_input": "Yes."}
 
 
-def test_one_daemon_for_a_home(street: Neighbourhood) -> None:
+def test_one_daemon_for_a_home(network: Network) -> None:
     """A second daemon on a home is refused, with the process of the first, which goes on."""
-    alice = street.person("alice").without_workers().start()
+    alice = network.person("alice").without_workers().start()
     assert alice.daemon is not None
     ran = alice.cli("up")
     assert ran.code == 2
@@ -244,11 +246,11 @@ def test_one_daemon_for_a_home(street: Neighbourhood) -> None:
     assert alice.status()["pid"] == alice.daemon.pid
 
 
-def test_ctrl_c_and_on_again(street: Neighbourhood) -> None:
+def test_ctrl_c_and_on_again(network: Network) -> None:
     """`p2pflows up` says what to do next; Ctrl-C ends it and all it has started; run again, it goes on where it was."""
-    home = Person("alice", street.folder / "a", street.broker, street.environment)
+    home = Person("alice", network.folder / "a", network.broker, network.environment)
     (home.home / "identity.key").unlink()
-    street.people.append(home)
+    network.people.append(home)
     said = home.folder / "said"
     for first in (True, False):
         with said.open("wb") as output:
@@ -266,18 +268,18 @@ def test_ctrl_c_and_on_again(street: Neighbourhood) -> None:
         user = home.cli("id").ok().out.strip()
         told = said.read_text()
         assert user in told
-        assert f"embedded:{street.port}" in told
+        assert f"embedded:{network.port}" in told
         assert str(home.home / "daemon.sock") in told
         assert ("Made your identity" in told) is first
         if first:
             message = home.cli("send", "me/User", "text=kept").ok().out.strip()
-        assert [prompt["id"] for prompt in home.prompted()] == [message]
+        assert [prompt["id"] for prompt in home.wait_for_prompts()] == [message]
         children = home.children()
         assert len(children) == 2
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(15) == 0
         home.daemon = None
-        assert not [pid for pid in children if words_of(pid)]
+        assert not [pid for pid in children if command_line_of(pid)]
         assert not (home.home / "daemon.sock").exists()
         assert "Traceback" not in said.read_text()
         assert home.cli("status").code == 3
@@ -304,15 +306,18 @@ def fill(ballast: Path) -> None:
             file.write(b"x" * 4096)
 
 
-def test_a_full_disk(street: Neighbourhood, small_disk: Path) -> None:
+def test_a_full_disk(network: Network, small_disk: Path) -> None:
     """With a full disk a send is a clear error, nothing is lost or half done, and it goes on by itself with room."""
-    alice, bob = street.person("alice", small_disk / "alice").without_workers(), street.person("bob").without_workers()
+    alice, bob = (
+        network.person("alice", small_disk / "alice").without_workers(),
+        network.person("bob").without_workers(),
+    )
     for person in (alice, bob):
         person.start()
-    alice.knows(bob)
-    bob.knows(alice)
+    alice.add_contact(bob)
+    bob.add_contact(alice)
     first = alice.cli("send", "bob/User", "text=before").ok().out.strip()
-    bob.prompted()
+    bob.wait_for_prompts()
     ballast = small_disk / "ballast"
     fill(ballast)
     refused = 0
@@ -330,7 +335,7 @@ def test_a_full_disk(street: Neighbourhood, small_disk: Path) -> None:
     assert shown.code == 0, shown
     assert alice.daemon is not None
     assert alice.daemon.poll() is None
-    bob.ask("send", address="alice/User", data={"text": "meanwhile"})
+    bob.request("send", address="alice/User", data={"text": "meanwhile"})
     time.sleep(1)
     ballast.unlink()
     again = []
@@ -341,8 +346,8 @@ def test_a_full_disk(street: Neighbourhood, small_disk: Path) -> None:
         return ran.code == 0
 
     wait_until(goes_on, 20)
-    assert alice.prompted(1, 20)[0]["text"] == "meanwhile"
-    alice.until(lambda now: now["pending"] == 0, 20)
+    assert alice.wait_for_prompts(1, 20)[0]["text"] == "meanwhile"
+    alice.wait_for_status(lambda now: now["pending"] == 0, 20)
     texts = [prompt["text"] for prompt in bob.prompts()]
     assert texts[0] == "before"
     assert texts[-1] == "after"
@@ -353,21 +358,21 @@ def test_a_full_disk(street: Neighbourhood, small_disk: Path) -> None:
     alice.start(wait=False)
     assert alice.daemon is not None
     assert alice.daemon.wait(15) == 1
-    assert "Error [disk]" in alice.told()
+    assert "Error [disk]" in alice.log_text()
     ballast.unlink()
     alice.start()
-    assert "Traceback" not in alice.told()
+    assert "Traceback" not in alice.log_text()
 
 
-def test_a_machine_that_slept(street: Neighbourhood) -> None:
+def test_a_machine_that_slept(network: Network) -> None:
     """A call whose deadline passed while everything slept ends then, its prompt is closed, and all goes on."""
-    alice, bob = street.pair()
-    bob.serves("back", "--exec", "cat")
-    asked = alice.begin("call", "bob/User", "text=Awake?", "--timeout", "2s", "--json")
-    (prompt,) = bob.prompted()
-    lasting = alice.ask("submit", address="bob/User", data={"text": "Later?"}, timeout=60)["id"]
-    bob.prompted(2)
-    alice.until(lambda now: now["pending"] == 0)
+    alice, bob = network.pair()
+    bob.serve("back", "--exec", "cat")
+    asked = alice.start_command("call", "bob/User", "text=Awake?", "--timeout", "2s", "--json")
+    (prompt,) = bob.wait_for_prompts()
+    lasting = alice.request("submit", address="bob/User", data={"text": "Later?"}, timeout=60)["id"]
+    bob.wait_for_prompts(2)
+    alice.wait_for_status(lambda now: now["pending"] == 0)
     for person in (alice, bob):
         person.pause()
     time.sleep(2.5)
@@ -377,73 +382,73 @@ def test_a_machine_that_slept(street: Neighbourhood) -> None:
     ran = asked.wait()
     assert time.monotonic() - woken < 2
     assert (ran.code, ran.error["code"]) == (5, "deadline")
-    bob.until(lambda now: now["prompts_open"] == 1, 3)
+    bob.wait_for_status(lambda now: now["prompts_open"] == 1, 3)
     assert bob.cli("answer", prompt["id"], "Too late").code == 2
-    bob.ask("answer", id=lasting, text="Now.")
-    assert alice.ask("wait", id=lasting)["data"] == {"human_input": "Now."}
-    assert alice.ask("call", address="bob/back", data={"n": 1}, timeout=10)["data"] == {"n": 1}
+    bob.request("answer", id=lasting, text="Now.")
+    assert alice.request("wait", id=lasting)["data"] == {"human_input": "Now."}
+    assert alice.request("call", address="bob/back", data={"n": 1}, timeout=10)["data"] == {"n": 1}
 
 
-def test_a_neighbour_that_slept(street: Neighbourhood) -> None:
+def test_a_neighbour_that_slept(network: Network) -> None:
     """What is sent while a neighbour's daemon hangs is delivered once it goes on; the sender is told the truth."""
-    alice, bob = street.pair(workers=False)
-    alice.ask("send", address="bob/User", data={"text": "first"})
-    bob.prompted()
+    alice, bob = network.pair(workers=False)
+    alice.request("send", address="bob/User", data={"text": "first"})
+    bob.wait_for_prompts()
     bob.pause()
     ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
     assert (ran.code, ran.error["code"]) == (3, "unreachable")
     second = alice.cli("send", "bob/User", "text=second").ok().out.strip()
     bob.resume()
-    prompts = bob.prompted(2)
+    prompts = bob.wait_for_prompts(2)
     assert [prompt["id"] for prompt in prompts[1:]] == [second]
-    assert alice.ask("wait", id=second, timeout=10)["state"] == "delivered"
+    assert alice.request("wait", id=second, timeout=10)["state"] == "delivered"
 
 
-def test_a_restored_backup(street: Neighbourhood) -> None:
+def test_a_restored_backup(network: Network) -> None:
     """Who puts back an old copy of their home neither repeats nor loses what they send from then on."""
-    alice, bob = street.pair(workers=False)
+    alice, bob = network.pair(workers=False)
     for n in range(3):
-        alice.ask("send", address="bob/User", data={"text": f"old {n}"})
-    bob.prompted(3)
-    alice.until(lambda now: now["pending"] == 0)
+        alice.request("send", address="bob/User", data={"text": f"old {n}"})
+    bob.wait_for_prompts(3)
+    alice.wait_for_status(lambda now: now["pending"] == 0)
     alice.stop()
     backup = {file.name: file.read_bytes() for file in alice.home.glob("journal.sqlite3*")}
     alice.start()
     for n in range(3):
-        alice.ask("send", address="bob/User", data={"text": f"lost {n}"})
-    bob.prompted(6)
-    alice.until(lambda now: now["pending"] == 0)
-    alice.kill9()
+        alice.request("send", address="bob/User", data={"text": f"lost {n}"})
+    bob.wait_for_prompts(6)
+    alice.wait_for_status(lambda now: now["pending"] == 0)
+    alice.kill_daemon()
     for file in alice.home.glob("journal.sqlite3*"):
         file.unlink()
     for name, content in backup.items():
         (alice.home / name).write_bytes(content)
     alice.start()
     for n in range(3):
-        alice.ask("send", address="bob/User", data={"text": f"new {n}"})
-    bob.prompted(9)
-    alice.until(lambda now: now["pending"] == 0)
+        alice.request("send", address="bob/User", data={"text": f"new {n}"})
+    bob.wait_for_prompts(9)
+    alice.wait_for_status(lambda now: now["pending"] == 0)
     texts = [prompt["text"] for prompt in bob.prompts()]
     assert texts == [f"{age} {n}" for age in ("old", "lost", "new") for n in range(3)]
 
 
-def test_a_lost_journal(street: Neighbourhood) -> None:
+def test_a_lost_journal(network: Network) -> None:
     """Who loses their journal, but not their key, goes on with an empty one, on either side."""
-    alice, bob = street.pair(workers=False)
+    alice, bob = network.pair(workers=False)
 
     def lose(person: Person) -> None:
-        person.kill9()
+        person.kill_daemon()
         for file in person.home.glob("journal.sqlite3*"):
             file.unlink()
         person.start()
 
-    alice.ask("send", address="bob/User", data={"text": "one"})
-    bob.prompted(1)
+    alice.request("send", address="bob/User", data={"text": "one"})
+    bob.wait_for_prompts(1)
     lose(alice)
-    alice.ask("send", address="bob/User", data={"text": "two"})
-    assert [prompt["text"] for prompt in bob.prompted(2)] == ["one", "two"]
-    alice.until(lambda now: now["pending"] == 0)
+    alice.request("send", address="bob/User", data={"text": "two"})
+    assert [prompt["text"] for prompt in bob.wait_for_prompts(2)] == ["one", "two"]
+    alice.wait_for_status(lambda now: now["pending"] == 0)
     lose(bob)
-    alice.ask("send", address="bob/User", data={"text": "three"})
-    assert [prompt["text"] for prompt in bob.prompted(1)] == ["three"]
-    alice.until(lambda now: now["pending"] == 0)
+    alice.request("send", address="bob/User", data={"text": "three"})
+    assert [prompt["text"] for prompt in bob.wait_for_prompts(1)] == ["three"]
+    alice.wait_for_status(lambda now: now["pending"] == 0)

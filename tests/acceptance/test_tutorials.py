@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.model_server import ModelServer
 from support.notebooks import running
-from support.people import wait_until
+from support.processes import wait_until
 
 from p2pflows import start_local
 from p2pflows.local import LocalUser, LocalUsers

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from support.people import MOSQUITTO, Command, Neighbourhood, Person, free_port, wait_until
+from support.commands import Command
+from support.network import MOSQUITTO, Network
+from support.people import Person
+from support.processes import free_port, wait_until
 
 QUESTION = '{"api_output":"Neighbor, are you there?"}'
 ANSWER = '{"human_input":"Hey there neighbor!!"}\n'
@@ -22,8 +25,8 @@ MOSQUITTO_PASSWD = shutil.which("mosquitto_passwd")
 def asked(alice: Person, bob: Person, address: str = "bob/User", *words: str) -> tuple[Command, str]:
     """A call that waits, and the id of its prompt at bob."""
     before = {prompt["id"] for prompt in bob.prompts()}
-    call = alice.begin("call", address, QUESTION, *words)
-    prompts = bob.prompted(len(before) + 1)
+    call = alice.start_command("call", address, QUESTION, *words)
+    prompts = bob.wait_for_prompts(len(before) + 1)
     return call, next(prompt["id"] for prompt in prompts if prompt["id"] not in before)
 
 
@@ -52,15 +55,18 @@ def team_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.wait()
 
 
-def test_the_first_scenario_as_a_new_user_types_it(any_street: Neighbourhood) -> None:
+def test_the_first_scenario_as_a_new_user_types_it(network_on_each_broker: Network) -> None:
     """Two people who added each other ask and answer; the caller's stdout is exactly the answer."""
-    alice, bob = any_street.person("alice").start(wait=False), any_street.person("bob").start(wait=False)
+    alice, bob = (
+        network_on_each_broker.person("alice").start(wait=False),
+        network_on_each_broker.person("bob").start(wait=False),
+    )
     alice.cli("contacts", "add", "bob", bob.cli("id").ok().out.strip()).ok()
     bob.cli("contacts", "add", "alice", alice.cli("id").ok().out.strip()).ok()
     bob.ready()
     alice.ready()
-    call = alice.begin("call", "bob/User", QUESTION)
-    bob.prompted()
+    call = alice.start_command("call", "bob/User", QUESTION)
+    bob.wait_for_prompts()
     (prompt,) = bob.cli("inbox", "--json").ok().document
     assert prompt["text"] == "Neighbor, are you there?"
     assert prompt["data"] == {"api_output": "Neighbor, are you there?"}
@@ -76,19 +82,19 @@ def test_the_first_scenario_as_a_new_user_types_it(any_street: Neighbourhood) ->
 
 def test_a_team_broker_with_a_password(team_broker: str) -> None:
     """A plain external mosquitto with a password does as well as the embedded one, and the password is not shown."""
-    street = Neighbourhood(program=None, broker=team_broker)
+    network = Network(program=None, broker=team_broker)
     try:
-        alice, bob = street.pair(workers=False)
+        alice, bob = network.pair(workers=False)
         call, prompt = asked(alice, bob)
         assert is_answered(call, bob, prompt)
         status = alice.cli("status", "--json").ok()
         assert status.document["broker"]["connected"] is True
-        shown = status.out + alice.cli("status").ok().out + alice.told() + bob.told()
+        shown = status.out + alice.cli("status").ok().out + alice.log_text() + bob.log_text()
         assert "p@ss" not in shown
         assert "p%40ss" not in shown
-        assert not street.broker_folder.exists()
+        assert not network.broker_folder.exists()
     finally:
-        street.close()
+        network.close()
 
 
 def test_a_call_needs_only_the_end_of_an_id(alice: Person, bob: Person) -> None:
@@ -101,9 +107,9 @@ def test_a_call_needs_only_the_end_of_an_id(alice: Person, bob: Person) -> None:
 def test_a_prompt_has_its_text_under_one_of_three_names(alice: Person, bob: Person) -> None:
     """Any request to a human with such a text is a prompt, and its other data is kept."""
     for key in ("api_output", "prompt"):
-        alice.ask("send", address="bob/User", data={key: key, "n": 3})
-    call = alice.begin("call", "bob/User", "text=Snö? 😀", "n=3")
-    prompts = bob.prompted(3)
+        alice.request("send", address="bob/User", data={key: key, "n": 3})
+    call = alice.start_command("call", "bob/User", "text=Snö? 😀", "n=3")
+    prompts = bob.wait_for_prompts(3)
     assert [prompt["text"] for prompt in prompts[:2]] == ["api_output", "prompt"]
     assert prompts[2]["data"] == {"text": "Snö? 😀", "n": 3}
     bob.cli("answer", prompts[2]["id"], "Já 😀").ok()
@@ -135,7 +141,7 @@ def test_unanswered(alice: Person, bob: Person) -> None:
     assert (ran.code, ran.out) == (5, "")
     assert 2 <= ran.seconds <= 3.5
     assert "deadline" in ran.err
-    bob.until(lambda now: now["prompts_open"] == 0, 3)
+    bob.wait_for_status(lambda now: now["prompts_open"] == 0, 3)
     late = bob.cli("answer", prompt, "Sorry, I was out.", "--json")
     assert late.code == 2
     assert "expired" in late.error["message"]
@@ -154,7 +160,7 @@ def test_a_second_answer_is_refused(alice: Person, bob: Person) -> None:
 def test_two_answers_at_once(alice: Person, bob: Person) -> None:
     """Of several answers given at the same moment one counts, and that is the one the caller gets."""
     call, prompt = asked(alice, bob)
-    answers = [bob.begin("answer", prompt, f"answer {number}") for number in range(4)]
+    answers = [bob.start_command("answer", prompt, f"answer {number}") for number in range(4)]
     codes = [answer.wait().code for answer in answers]
     assert sorted(codes) == [0, 2, 2, 2]
     assert call.wait().ok().document == {"human_input": f"answer {codes.index(0)}"}
@@ -180,10 +186,10 @@ def test_id_is_what_others_add(alice: Person, bob: Person) -> None:
 
 def test_wait_takes_up_a_call_again(alice: Person, bob: Person) -> None:
     """Who stops waiting can fetch the answer later, by the call's id."""
-    message = alice.ask("submit", address="bob/User", data=json.loads(QUESTION))["id"]
+    message = alice.request("submit", address="bob/User", data=json.loads(QUESTION))["id"]
     short = alice.cli("wait", message, "--timeout", "1s")
     assert short.code == 5
-    (prompt,) = bob.prompted()
+    (prompt,) = bob.wait_for_prompts()
     bob.cli("answer", prompt["id"], "Hey there neighbor!!").ok()
     assert alice.cli("wait", message).ok().out == ANSWER
     assert alice.cli("wait", message).ok().out == ANSWER
@@ -196,7 +202,7 @@ def test_a_cancelled_call(alice: Person, bob: Person) -> None:
     ran = call.wait()
     assert ran.code == 1
     assert ran.error["code"] == "cancelled"
-    bob.until(lambda now: now["prompts_open"] == 0, 3)
+    bob.wait_for_status(lambda now: now["prompts_open"] == 0, 3)
     states = {past["id"]: past["status"] for past in bob.prompts(everything=True)}
     assert states[prompt] == "cancelled"
 
@@ -204,7 +210,7 @@ def test_a_cancelled_call(alice: Person, bob: Person) -> None:
 def test_a_note_wants_no_answer(alice: Person, bob: Person) -> None:
     """A post to a human is shown once, and its sender is not kept waiting."""
     message = alice.cli("send", "bob/User", "text=Back at six").ok().out.strip()
-    (prompt,) = bob.prompted()
+    (prompt,) = bob.wait_for_prompts()
     assert (prompt["id"], prompt["text"]) == (message, "Back at six")
     assert alice.cli("wait", message).ok().document["state"] == "delivered"
     assert bob.cli("answer", message, "Fine", "--json").code == 2
@@ -215,7 +221,7 @@ def test_a_note_wants_no_answer(alice: Person, bob: Person) -> None:
 def test_control_characters_reach_no_terminal(alice: Person, bob: Person) -> None:
     """What a neighbour writes cannot steer the terminal that shows it, in text or in JSON."""
     alice.cli("send", "bob/User", '{"text":"\\u001b]0;owned\\u0007 \\u009b31m \\u202egnp.exe"}').ok()
-    (prompt,) = bob.prompted()
+    (prompt,) = bob.wait_for_prompts()
     shown = bob.cli("inbox").ok().out + bob.cli("inbox", "--json").ok().out
     assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)
     bob.cli("decline", prompt["id"]).ok()
@@ -225,7 +231,7 @@ def test_the_inbox_can_be_watched(alice: Person, bob: Person) -> None:
     """`inbox --watch --json` is a line for each prompt that comes or changes, until Ctrl-C."""
     seen = bob.folder / "watched"
     with seen.open("wb") as output:
-        watching = bob.run("inbox", "--watch", "--json", output=output)
+        watching = bob.start_command_into("inbox", "--watch", "--json", output=output)
     call, first = asked(alice, bob)
     wait_until(lambda: seen.read_text().count("\n") == 1)
     assert is_answered(call, bob, first)
@@ -246,50 +252,50 @@ def test_the_inbox_can_be_watched(alice: Person, bob: Person) -> None:
 
 def test_a_chat(alice: Person, bob: Person) -> None:
     """`chat` is a conversation: what is typed goes to the neighbour, and what they answer is shown."""
-    chat = alice.begin("chat", "bob/User", piped=True)
+    chat = alice.start_command("chat", "bob/User", piped=True)
     assert chat.process.stdin is not None
     chat.process.stdin.write("Hello?\n")
     chat.process.stdin.flush()
-    (first,) = bob.prompted()
-    bob.ask("answer", id=first["id"], text="Hi!")
+    (first,) = bob.wait_for_prompts()
+    bob.request("answer", id=first["id"], text="Hi!")
     chat.process.stdin.write("Tea?\n")
     chat.process.stdin.flush()
-    (second,) = bob.prompted()
+    (second,) = bob.wait_for_prompts()
     assert (first["text"], second["text"]) == ("Hello?", "Tea?")
     assert first["conversation"] == second["conversation"]
-    bob.ask("answer", id=second["id"], text="Gladly.")
+    bob.request("answer", id=second["id"], text="Gladly.")
     assert chat.wait().ok().out == "bob: Hi!\nbob: Gladly.\n"
 
 
-def test_an_answer_after_a_restart_of_the_daemons(street: Neighbourhood) -> None:
+def test_an_answer_after_a_restart_of_the_daemons(network: Network) -> None:
     """A prompt outlives its daemon, stopped or killed, is asked once, and its answer reaches a caller who came back."""
-    alice, bob = street.pair(workers=False)
-    message = alice.ask("submit", address="bob/User", data=json.loads(QUESTION))["id"]
-    bob.prompted()
+    alice, bob = network.pair(workers=False)
+    message = alice.request("submit", address="bob/User", data=json.loads(QUESTION))["id"]
+    bob.wait_for_prompts()
     assert bob.stop() == 0
     bob.start()
     assert [prompt["id"] for prompt in bob.prompts()] == [message]
-    bob.kill9()
+    bob.kill_daemon()
     bob.start()
-    alice.kill9()
+    alice.kill_daemon()
     bob.cli("answer", message[-8:], "Hey there neighbor!!").ok()
     alice.start()
     assert alice.cli("wait", message).ok().out == ANSWER
     assert [prompt["status"] for prompt in bob.prompts(everything=True)] == ["answered"]
 
 
-def test_a_daemon_killed_while_it_asks(street: Neighbourhood) -> None:
+def test_a_daemon_killed_while_it_asks(network: Network) -> None:
     """However often a daemon is killed around the moment of asking, the human is asked once."""
-    alice, bob = street.pair(workers=False)
+    alice, bob = network.pair(workers=False)
     messages = []
     for number in range(3):
-        messages.append(alice.ask("submit", address="bob/User", data={"text": f"question {number}"})["id"])
+        messages.append(alice.request("submit", address="bob/User", data={"text": f"question {number}"})["id"])
         time.sleep(0.01 * number)
-        bob.kill9()
+        bob.kill_daemon()
         bob.start(wait=False)
-        bob.prompted(number + 1)
+        bob.wait_for_prompts(number + 1)
     time.sleep(1)
     assert [prompt["id"] for prompt in bob.prompts(everything=True)] == messages
     for message in messages:
-        bob.ask("answer", id=message, text=f"answer to {message}")
-        assert alice.ask("wait", id=message)["data"] == {"human_input": f"answer to {message}"}
+        bob.request("answer", id=message, text=f"answer to {message}")
+        assert alice.request("wait", id=message)["data"] == {"human_input": f"answer to {message}"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.people import wait_until
+from support.processes import wait_until
 
 from p2pflows import run_dispatch_worker_thread, serving, start_local
 from p2pflows.errors import CallError, FlowFailed, TooLarge, UsageError

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.broker_spy import Spy
-from support.people import Neighbourhood, Person, wait_until
+from support.network import Network
+from support.people import Person
+from support.processes import wait_until
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
@@ -29,27 +31,27 @@ def pid() -> int:
 
 
 @pytest.fixture(scope="module")
-def street() -> Iterator[Neighbourhood]:
+def network() -> Iterator[Network]:
     """Bob alone on a broker of his own."""
-    street = Neighbourhood()
-    bob = street.person("bob").start()
-    bob.writes("flow.py", FLOW)
-    bob.serves("pid", "flow.py:pid")
+    network = Network()
+    bob = network.person("bob").start()
+    bob.write_file("flow.py", FLOW)
+    bob.serve("pid", "flow.py:pid")
     try:
-        yield street
+        yield network
     finally:
-        street.close()
+        network.close()
 
 
 @pytest.fixture
-def bob(street: Neighbourhood) -> Person:
+def bob(network: Network) -> Person:
     """Who serves."""
-    return street.people[0].ready()
+    return network.people[0].ready()
 
 
 def calls(bob: Person, endpoint: str = "pid") -> int:
     """The process that has run a flow of bob's."""
-    return int(bob.ask("call", address=f"me/{endpoint}", data={})["data"]["result"])
+    return int(bob.request("call", address=f"me/{endpoint}", data={})["data"]["result"])
 
 
 def connect(bob: Person) -> socket.socket:
@@ -73,12 +75,12 @@ def introduction(bob: Person, name: str = "w-stranger", *, user: str | None = No
     return Records.wrap(pack([topics.dispatch(user or bob.user_id, "default", name).encode(), will]))
 
 
-def test_frames_of_a_worker_here_do_not_pass_through_the_broker(street: Neighbourhood, bob: Person) -> None:
+def test_frames_of_a_worker_here_do_not_pass_through_the_broker(network: Network, bob: Person) -> None:
     """With a token, on what may be another machine, they do."""
-    with Spy(street.port, street.broker_folder) as spy:
+    with Spy(network.port, network.broker_folder) as spy:
         assert calls(bob) in bob.workers()
         assert not [seen.topic for seen in spy.seen if "/dispatch/" in seen.topic or "/results/" in seen.topic]
-        bob.run_worker("--token", bob.ask("worker_token", dispatch_point="away")["token"])
+        bob.start_worker("--token", bob.request("worker_token", dispatch_point="away")["token"])
         spy.first(lambda seen: "/results/away" in seen.topic)
 
 
@@ -87,23 +89,23 @@ def test_the_socket_is_its_users_alone(bob: Person) -> None:
     assert stat.S_IMODE((bob.home / "worker.sock").stat().st_mode) == 0o600
 
 
-def test_a_worker_outlives_its_daemon_and_its_broker(bob: Person, street: Neighbourhood) -> None:
+def test_a_worker_outlives_its_daemon_and_its_broker(bob: Person, network: Network) -> None:
     """It connects again, and goes on with what is served at its point."""
-    worker = bob.run_worker("--dispatch-point", "own")
+    worker = bob.start_worker("--dispatch-point", "own")
     wait_until(lambda: any(point["dispatch_point"] == "own" for point in bob.status()["workers"]))
-    bob.serves("own", "flow.py:pid", "--dispatch-point", "own")
+    bob.serve("own", "flow.py:pid", "--dispatch-point", "own")
     before = calls(bob, "own")
-    bob.kill9()
+    bob.kill_daemon()
     bob.start()
     assert calls(bob, "own") == before
-    street.kill_broker()
+    network.kill_broker()
     assert calls(bob, "own") == before
     assert worker.poll() is None
 
 
 def test_a_worker_that_dies_is_noticed_at_once(bob: Person) -> None:
     """Long before its heartbeats are missed: the connection ends with it."""
-    worker = bob.run_worker("--dispatch-point", "brief")
+    worker = bob.start_worker("--dispatch-point", "brief")
     wait_until(lambda: any(point["dispatch_point"] == "brief" for point in bob.status()["workers"]))
     began = time.monotonic()
     worker.kill()
@@ -168,14 +170,14 @@ def test_a_frame_in_pieces_is_one_frame(bob: Person) -> None:
 
 def test_a_large_answer_comes_whole(bob: Person) -> None:
     """One that is larger than a socket takes at a time."""
-    bob.writes("large.py", "def large(n: int) -> str:\n    return 'x' * n\n")
-    bob.serves("large", "large.py:large")
-    assert bob.ask("call", address="me/large", data={"n": 600_000})["data"]["result"] == "x" * 600_000
+    bob.write_file("large.py", "def large(n: int) -> str:\n    return 'x' * n\n")
+    bob.serve("large", "large.py:large")
+    assert bob.request("call", address="me/large", data={"n": 600_000})["data"]["result"] == "x" * 600_000
 
 
 def test_a_worker_tells_when_no_daemon_is_there(bob: Person) -> None:
     """It goes on trying, and says so once."""
-    token = bob.ask("worker_token", dispatch_point="default")["token"]
+    token = bob.request("worker_token", dispatch_point="default")["token"]
     command = [sys.executable, "-P", "-m", "p2pflows.worker", "--socket", str(bob.folder / "nothing.sock")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **bob.environment}, text=True

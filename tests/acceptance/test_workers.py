@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.people import Neighbourhood, Person, end, wait_until
+from support.network import Network
+from support.people import Person
+from support.processes import kill_process, wait_until
 
 FLOWS = '''
 import os
@@ -52,7 +54,7 @@ def fragile() -> str:
 @pytest.fixture
 def point(bob: Person, request: pytest.FixtureRequest) -> str:
     """A dispatch point of its own for each test, for which bob's daemon starts no workers."""
-    bob.writes("gpu.py", FLOWS)
+    bob.write_file("gpu.py", FLOWS)
     return f"gpu{abs(hash(request.node.name)) % 10_000}"
 
 
@@ -78,7 +80,7 @@ def elsewhere(bob: Person, token: str, folder: Path, *words: str, given: bool = 
     environment = {**kept, "HOME": str(folder), "P2PFLOWS_HOME": str(folder / "home")}
     if not given:
         environment["P2PFLOWS_WORKER_TOKEN"] = token
-        return bob.run_worker(*words, environment=environment)
+        return bob.start_worker(*words, environment=environment)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "p2pflows", "worker", "--token", "-", *words],
         env=environment,
@@ -89,18 +91,18 @@ def elsewhere(bob: Person, token: str, folder: Path, *words: str, given: bool = 
     assert process.stdin is not None
     process.stdin.write(token.encode() + b"\n")
     process.stdin.close()
-    bob.ends_later(process)
+    bob.end_at_close(process)
     return process
 
 
 def test_a_worker_of_another_point(alice: Person, bob: Person, point: str) -> None:
     """`p2pflows worker` serves its dispatch point with as many slots as it is told, and ends on Ctrl-C."""
-    worker = bob.run_worker("--dispatch-point", point, "--concurrency", "2")
+    worker = bob.start_worker("--dispatch-point", point, "--concurrency", "2")
     has_workers(bob, point, 1)
     assert workers_of(bob, point) == {"dispatch_point": point, "workers": 1, "slots": 2, "free": 2, "queued": 0}
-    bob.serves("pid", "gpu.py:pid", "--dispatch-point", point)
-    assert alice.ask("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
-    assert bob.ask("describe", address="me/pid")["dispatch_point"] == point
+    bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
+    assert alice.request("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
+    assert bob.request("describe", address="me/pid")["dispatch_point"] == point
     worker.send_signal(signal.SIGINT)
     assert worker.wait(15) == 0
     has_workers(bob, point, 0)
@@ -111,8 +113,8 @@ def test_a_worker_on_another_machine(alice: Person, bob: Person, point: str, tmp
     token = bob.cli("worker-token", point).ok().out.strip()
     worker = elsewhere(bob, token, tmp_path)
     has_workers(bob, point, 1)
-    bob.serves("pid", "gpu.py:pid", "--dispatch-point", point)
-    assert alice.ask("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
+    bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
+    assert alice.request("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
     environment = Path(f"/proc/{worker.pid}/environ").read_bytes() + Path(f"/proc/{worker.pid}/cmdline").read_bytes()
     assert token.encode() not in environment.replace(b"P2PFLOWS_WORKER_TOKEN=" + token.encode(), b"")
     assert not (tmp_path / "home" / "identity.key").exists()
@@ -136,65 +138,65 @@ def test_a_token_on_stdin(bob: Person, point: str, tmp_path: Path) -> None:
 
 def test_posts_wait_for_a_worker(alice: Person, bob: Person, point: str) -> None:
     """Posts to a dispatch point without workers wait, and run in their order once one comes."""
-    first = bob.run_worker("--dispatch-point", point)
+    first = bob.start_worker("--dispatch-point", point)
     has_workers(bob, point, 1)
-    bob.serves("note", "gpu.py:note", "--dispatch-point", point)
+    bob.serve("note", "gpu.py:note", "--dispatch-point", point)
     first.kill()
     first.wait()
     has_workers(bob, point, 0)
-    ids = [alice.ask("send", address="bob/note", data={"n": n})["id"] for n in range(5)]
+    ids = [alice.request("send", address="bob/note", data={"n": n})["id"] for n in range(5)]
     wait_until(lambda: workers_of(bob, point)["queued"] == 5)
-    assert alice.ask("wait", id=ids[-1], timeout=10)["state"] == "delivered"
-    bob.kill9()
+    assert alice.request("wait", id=ids[-1], timeout=10)["state"] == "delivered"
+    bob.kill_daemon()
     bob.start()
     assert not (bob.folder / "notes").exists()
-    bob.run_worker("--dispatch-point", point)
+    bob.start_worker("--dispatch-point", point)
     wait_until(lambda: workers_of(bob, point)["queued"] == 0 and workers_of(bob, point)["workers"] == 1, 20)
     assert (bob.folder / "notes").read_text().split() == list("01234")
 
 
 def test_a_worker_killed_in_the_middle(alice: Person, bob: Person, point: str) -> None:
     """When a worker is killed in the middle of a task, another does it, and the caller gets the answer."""
-    workers = [bob.run_worker("--dispatch-point", point, "--concurrency", "1") for _ in range(2)]
+    workers = [bob.start_worker("--dispatch-point", point, "--concurrency", "1") for _ in range(2)]
     has_workers(bob, point, 2)
-    bob.serves("slow", "gpu.py:slow", "--dispatch-point", point)
-    call = alice.ask("submit", address="bob/slow", data={"seconds": 1.0}, timeout=40)["id"]
+    bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
+    call = alice.request("submit", address="bob/slow", data={"seconds": 1.0}, timeout=40)["id"]
     wait_until(lambda: len(runs(bob)) == 1)
     (victim,) = runs(bob)
     assert victim in [worker.pid for worker in workers]
-    end(victim)
+    kill_process(victim)
     (bob.folder / f"runs-{victim}").unlink()
     other = next(worker.pid for worker in workers if worker.pid != victim)
-    assert alice.ask("wait", id=call)["data"] == {"result": other}
+    assert alice.request("wait", id=call)["data"] == {"result": other}
     assert workers_of(bob, point)["workers"] == 1
 
 
 def test_a_worker_that_is_told_to_end(alice: Person, bob: Person, point: str) -> None:
     """A worker that is told to end finishes what it has begun; what it had not begun runs elsewhere."""
-    first = bob.run_worker("--dispatch-point", point, "--concurrency", "1")
+    first = bob.start_worker("--dispatch-point", point, "--concurrency", "1")
     has_workers(bob, point, 1)
-    bob.serves("slow", "gpu.py:slow", "--dispatch-point", point)
-    calls = [alice.ask("submit", address="bob/slow", data={"seconds": 1.0}, timeout=40)["id"] for _ in range(2)]
+    bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
+    calls = [alice.request("submit", address="bob/slow", data={"seconds": 1.0}, timeout=40)["id"] for _ in range(2)]
     wait_until(lambda: len(runs(bob)) == 1)
     first.terminate()
-    second = bob.run_worker("--dispatch-point", point, "--concurrency", "1")
-    assert alice.ask("wait", id=calls[0])["data"] == {"result": first.pid}
+    second = bob.start_worker("--dispatch-point", point, "--concurrency", "1")
+    assert alice.request("wait", id=calls[0])["data"] == {"result": first.pid}
     assert first.wait(15) == 0
-    assert alice.ask("wait", id=calls[1])["data"] == {"result": second.pid}
+    assert alice.request("wait", id=calls[1])["data"] == {"result": second.pid}
 
 
 @pytest.mark.slow
 def test_a_worker_that_hangs(alice: Person, bob: Person, point: str) -> None:
     """A worker that is stopped in its tracks counts as dead after a while, and another does its work."""
-    first = bob.run_worker("--dispatch-point", point)
+    first = bob.start_worker("--dispatch-point", point)
     has_workers(bob, point, 1)
-    bob.serves("pid", "gpu.py:pid", "--dispatch-point", point)
+    bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
     first.send_signal(signal.SIGSTOP)
     try:
-        call = alice.ask("submit", address="bob/pid", timeout=60)["id"]
+        call = alice.request("submit", address="bob/pid", timeout=60)["id"]
         wait_until(lambda: workers_of(bob, point)["queued"] == 1)
-        second = bob.run_worker("--dispatch-point", point)
-        assert alice.ask("wait", id=call)["data"] == {"result": second.pid}
+        second = bob.start_worker("--dispatch-point", point)
+        assert alice.request("wait", id=call)["data"] == {"result": second.pid}
     finally:
         first.send_signal(signal.SIGCONT)
     has_workers(bob, point, 2)
@@ -202,25 +204,25 @@ def test_a_worker_that_hangs(alice: Person, bob: Person, point: str) -> None:
 
 def test_a_worker_outlives_its_daemon(alice: Person, bob: Person, point: str) -> None:
     """A task that runs while its daemon is killed and started again is not run twice; its result counts."""
-    worker = bob.run_worker("--dispatch-point", point)
+    worker = bob.start_worker("--dispatch-point", point)
     has_workers(bob, point, 1)
-    bob.serves("slow", "gpu.py:slow", "--dispatch-point", point)
-    call = alice.ask("submit", address="bob/slow", data={"seconds": 3.0}, timeout=40)["id"]
+    bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
+    call = alice.request("submit", address="bob/slow", data={"seconds": 3.0}, timeout=40)["id"]
     wait_until(lambda: len(runs(bob)) == 1)
-    bob.kill9()
+    bob.kill_daemon()
     bob.start()
-    bob.run_worker("--dispatch-point", point)
-    assert alice.ask("wait", id=call)["data"] == {"result": worker.pid}
+    bob.start_worker("--dispatch-point", point)
+    assert alice.request("wait", id=call)["data"] == {"result": worker.pid}
 
 
 def test_dead_letters(alice: Person, bob: Person) -> None:
     """A post whose worker dies at each of three attempts is a dead letter; `outbox retry` runs it again."""
-    bob.writes("gpu.py", FLOWS)
-    bob.serves("fragile", "gpu.py:fragile")
+    bob.write_file("gpu.py", FLOWS)
+    bob.serve("fragile", "gpu.py:fragile")
     sent = alice.cli("send", "bob/fragile", "{}").ok().out.strip()
 
     def letters() -> list[dict[str, Any]]:
-        return [letter for letter in bob.ask("outbox")["dead"] if letter["id"] == sent]
+        return [letter for letter in bob.request("outbox")["dead"] if letter["id"] == sent]
 
     wait_until(lambda: bool(letters()), 30)
     assert bob.status()["dead"] >= 1
@@ -230,10 +232,10 @@ def test_dead_letters(alice: Person, bob: Person) -> None:
     assert (letter["from"], letter["name"]) == (alice.user_id, "alice")
     assert (letter["endpoint"], letter["attempts"]) == ("fragile", 3)
     assert sent[-8:] in bob.cli("outbox").ok().out
-    bob.kill9()
+    bob.kill_daemon()
     bob.start()
     assert len(letters()) == 1
-    bob.writes("mended", "")
+    bob.write_file("mended", "")
     bob.cli("outbox", "retry", sent[-8:]).ok()
     wait_until(lambda: (bob.folder / "attempts").read_text() == "xxxx")
     wait_until(lambda: not letters())
@@ -242,19 +244,19 @@ def test_dead_letters(alice: Person, bob: Person) -> None:
 
 def test_a_failed_post_can_be_sent_again(alice: Person, bob: Person) -> None:
     """A post that failed shows in its sender's outbox with the reason, and can be sent again."""
-    bob.serves("fails", "--exec", "test -e mended2")
+    bob.serve("fails", "--exec", "test -e mended2")
     sent = alice.cli("send", "bob/fails", "{}").ok().out.strip()
-    wait_until(lambda: bool(alice.ask("outbox")["failed"]))
+    wait_until(lambda: bool(alice.request("outbox")["failed"]))
     failed = {message["id"]: message for message in alice.cli("outbox", "--json").ok().document["failed"]}
     assert failed[sent]["error"]["kind"] == "flow_failed"
-    bob.writes("mended2", "")
+    bob.write_file("mended2", "")
     again = alice.cli("outbox", "retry", sent[-8:], "--json").ok().document["id"]
-    assert alice.ask("wait", id=again, timeout=10)["state"] == "delivered"
+    assert alice.request("wait", id=again, timeout=10)["state"] == "delivered"
 
 
-def test_workers_of_the_config(street: Neighbourhood) -> None:
+def test_workers_of_the_config(network: Network) -> None:
     """`up` starts the workers that `config.yaml` names, keeps them running, and ends them."""
-    bob = street.person("bob")
+    bob = network.person("bob")
     workers = [{"dispatch_point": "a", "concurrency": 1}, {"dispatch_point": "b", "concurrency": 3}]
     (bob.home / "config.yaml").write_text(json.dumps({"workers": workers}))
     bob.start()
@@ -263,7 +265,7 @@ def test_workers_of_the_config(street: Neighbourhood) -> None:
     assert (workers_of(bob, "a")["slots"], workers_of(bob, "b")["slots"]) == (1, 3)
     before = bob.workers()
     assert len(before) == 2
-    end(before[0])
+    kill_process(before[0])
     wait_until(lambda: len(bob.workers()) == 2 and bob.workers() != before, 10)
     has_workers(bob, "a", 1)
     has_workers(bob, "b", 1)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import random
-import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
 import pytest
+from support import processes
+from support.network import MOSQUITTO
 
 from p2pflowsd.processes.broker_programs import Program
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 
-MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nobody listens on, below those that Linux gives to outgoing connections."""
-    while True:
-        port = random.randrange(20_000, 32_000)  # noqa: S311 - no secret
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
+    """A TCP port on which nobody listens."""
+    return processes.free_port()
 
 
 @pytest.fixture(params=["mosquitto", "iotcore"])

@@ -18,7 +18,9 @@ from simulation.checker import check
 from simulation.history import Fact
 from simulation.machine import POINTS, Machine
 from simulation.world import ECHO, HUMAN, World
-from support.people import MOSQUITTO, Neighbourhood, Person, wait_until
+from support.network import MOSQUITTO, Network
+from support.people import Person
+from support.processes import wait_until
 
 import p2pflowsd
 from p2pflows.contacts import Contacts
@@ -173,7 +175,7 @@ class Teller:
         self.person = person
         self.told: list[Fact] = []
         self._path = person.home / "journal.sqlite3"
-        flow = person.writes("flows.py", FLOWS)
+        flow = person.write_file("flows.py", FLOWS)
         place: dict[str, Any] = {"cwd": str(flow.parent), "dispatch_point": "default"}
         journal = Journal(self._path, person.user_id, NoFaults())
         with journal.transaction():
@@ -188,7 +190,7 @@ class Teller:
         with contextlib.suppress(DaemonNotRunning):
             for method, endpoint in (("submit", ECHO), ("send", ECHO), ("submit", RELAY)):
                 address = f"{to.person.name}/{endpoint}"
-                told = self.person.ask(method, address=address, data={"number": number}, timeout=600)
+                told = self.person.request(method, address=address, data={"number": number}, timeout=600)
                 self.told.append(Fact(0, self.person.user_id, "confirmed", told["id"]))
 
     def is_settled(self) -> bool:
@@ -208,16 +210,16 @@ class Teller:
 @pytest.fixture
 def tellers() -> Iterator[tuple[Teller, Teller]]:
     """Ann and bob, who know each other; the broker belongs to ann's daemon, which lives."""
-    neighbourhood = Neighbourhood("mosquitto" if MOSQUITTO else "iotcore")
+    network = Network("mosquitto" if MOSQUITTO else "iotcore")
     try:
-        people = [neighbourhood.person(name) for name in ("ann", "bob")]
+        people = [network.person(name) for name in ("ann", "bob")]
         ann, bob = (Teller(person) for person in people)
         for one, other in (people, people[::-1]):
             Contacts(one.home / "contacts.yaml").add(other.name, other.user_id)
             one.start()
         yield ann, bob
     finally:
-        neighbourhood.close()
+        network.close()
 
 
 def test_real_crash(tellers: tuple[Teller, Teller]) -> None:

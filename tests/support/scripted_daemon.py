@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +20,7 @@ from aiohttp import web
 
 from p2pflows.cli import main
 from p2pflows.errors import P2pflowsError, UsageError
+from support.commands import CommandResult
 
 
 class ScriptedDaemon:
@@ -201,16 +201,16 @@ def command(home: Path, *words: str, **more: str) -> tuple[list[str], dict[str, 
     return [sys.executable, "-m", "p2pflows", *words], {**os.environ, **found, **more}
 
 
-def run(home: Path, *words: str, stdin: str = "", **more: str) -> Ran:
+def run(home: Path, *words: str, stdin: str = "", **more: str) -> CommandResult:
     """Run the CLI as a process until it ends, with stdin piped in (by default empty)."""
     arguments, environment = command(home, *words, **more)
     ended = subprocess.run(
         arguments, env=environment, input=stdin.encode(), capture_output=True, timeout=30, check=False
     )
-    return Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+    return CommandResult(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
-def run_here(home: Path, *words: str, stdin: str = "", cwd: Path | None = None, **more: str) -> Ran:
+def run_here(home: Path, *words: str, stdin: str = "", cwd: Path | None = None, **more: str) -> CommandResult:
     """Run the CLI inside this process, which is faster; from `main` on, everything is the same as in `run`."""
     before = sys.stdin, sys.stdout, sys.stderr
     # A file for stdin, as some commands read from its file descriptor.
@@ -227,35 +227,8 @@ def run_here(home: Path, *words: str, stdin: str = "", cwd: Path | None = None, 
                 main(words)
         finally:
             sys.stdin, sys.stdout, sys.stderr = before
-    shown = []
     for stream in streams[1:]:
         stream.seek(0)
-        shown.append(stream.read())
-    return Ran(ended.value.code, *shown)
-
-
-class Ran:
-    """The exit code and the output of a command."""
-
-    def __init__(self, code: Any, out: str, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.err = err
-
-    def __repr__(self) -> str:
-        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-    @property
-    def json(self) -> Any:
-        """Stdout as one JSON document."""
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> Sequence[Any]:
-        """Stdout as JSON Lines."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    @property
-    def error(self) -> dict[str, str]:
-        """Stderr as one JSON object."""
-        return dict(json.loads(self.err))
+    _, out, err = streams
+    assert isinstance(ended.value.code, int)
+    return CommandResult(ended.value.code, out.read(), err.read())

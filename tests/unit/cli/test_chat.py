@@ -34,7 +34,7 @@ def test_conversations_are_listed(daemon: ScriptedDaemon) -> None:
         "4f1c22d9  b0b0b0b0…        b0b0b0b0…/User  3m ago     0  Hey!",
     ]
     assert "p2pflows chat --answer" in ended.err
-    assert run_here(daemon.home, "chat", "--list", "--json").json[0] == asked
+    assert run_here(daemon.home, "chat", "--list", "--json").document[0] == asked
     daemon.script["conversations"] = {"conversations": []}
     assert run_here(daemon.home, "chat", "--list").err == "There were no conversations in the last day.\n"
     assert run_here(daemon.home, "chat", "--list", "--json").out == "[]\n"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_daemon import Ran, ScriptedDaemon, moment, prompt, run_here
+from support.commands import CommandResult
+from support.scripted_daemon import ScriptedDaemon, moment, prompt, run_here
 
 from p2pflows.errors import Declined, NotServed, UsageError
 
@@ -29,7 +30,7 @@ def test_init_makes_one_identity(tmp_path: Path) -> None:
     assert first.err.startswith("Made your identity")
     assert second.err.startswith("You already have an identity")
     assert (tmp_path / "a/identity.key").stat().st_mode & 0o777 == 0o600
-    assert run_here(tmp_path / "a", "init", "--json").json == {
+    assert run_here(tmp_path / "a", "init", "--json").document == {
         "user_id": first.out.strip(), "home": str(tmp_path / "a"), "made": False
     }  # fmt: skip
 
@@ -49,7 +50,7 @@ def test_id_prints_the_user_id(tmp_path: Path) -> None:
     assert "p2pflows init" in none.err
     user = run_here(tmp_path, "init").out
     assert run_here(tmp_path, "id").out == user
-    assert run_here(tmp_path, "id", "--json").json == {"user_id": user.strip(), "home": str(tmp_path)}
+    assert run_here(tmp_path, "id", "--json").document == {"user_id": user.strip(), "home": str(tmp_path)}
     drawn = run_here(tmp_path, "id", "--qr").out
     assert drawn.endswith(user)
     assert drawn.count("█") > 100
@@ -60,10 +61,10 @@ def test_contacts_need_no_daemon(tmp_path: Path) -> None:
     assert run_here(tmp_path, "contacts").err.startswith("You have no contacts.")
     assert run_here(tmp_path, "contacts", "add", "bob", BOB.upper()).code == 0
     assert run_here(tmp_path, "contacts", "list").out == f"NAME  USER ID\nbob   {BOB}\n"
-    assert run_here(tmp_path, "contacts", "list", "--json").json == [{"name": "bob", "user": BOB}]
+    assert run_here(tmp_path, "contacts", "list", "--json").document == [{"name": "bob", "user": BOB}]
     assert run_here(tmp_path, "contacts", "add", "bob", "00" * 32).code == 2
     assert run_here(tmp_path, "contacts", "add", "eve", "123", "--json").error["code"] == "usage"
-    assert run_here(tmp_path, "contacts", "remove", "bob", "--json").json == {"name": "bob", "user": BOB}
+    assert run_here(tmp_path, "contacts", "remove", "bob", "--json").document == {"name": "bob", "user": BOB}
     assert run_here(tmp_path, "contacts", "remove", "bob").code == 3
 
 
@@ -71,7 +72,7 @@ def test_contacts_accepts_json_before_and_after_list(tmp_path: Path) -> None:
     """As for `outbox`, a command inherits --json from its group."""
     run_here(tmp_path, "contacts", "add", "bob", BOB)
     for words in (["--json"], ["list", "--json"], ["--json", "list"]):
-        assert run_here(tmp_path, "contacts", *words).json == [{"name": "bob", "user": BOB}], words
+        assert run_here(tmp_path, "contacts", *words).document == [{"name": "bob", "user": BOB}], words
 
 
 # Messages.
@@ -119,8 +120,8 @@ def test_send_prints_the_id(daemon: ScriptedDaemon) -> None:
     """`send` prints the id of the message, which `wait` and `cancel` accept."""
     daemon.script.update(send={"id": ID}, wait={"id": ID, "state": "delivered"}, cancel={})
     assert run_here(daemon.home, "send", "bob/log", "n=1", "--timeout", "7d").out == f"{ID}\n"
-    assert run_here(daemon.home, "send", "bob/log", "n=1", "--json").json == {"id": ID}
-    assert run_here(daemon.home, "wait", ID, "--timeout", "5").json == {"id": ID, "state": "delivered"}
+    assert run_here(daemon.home, "send", "bob/log", "n=1", "--json").document == {"id": ID}
+    assert run_here(daemon.home, "wait", ID, "--timeout", "5").document == {"id": ID, "state": "delivered"}
     assert run_here(daemon.home, "cancel", ID).err == "Cancelled 4f1c22d9.\n"
     assert daemon.asked[0] == ("send", {"address": "bob/log", "data": {"n": 1}, "timeout": 604_800.0})
     assert daemon.asked[2:] == [("wait", {"id": ID, "timeout": 5.0}), ("cancel", {"id": ID})]
@@ -142,7 +143,7 @@ def test_inbox_shows_questions(daemon: ScriptedDaemon) -> None:
         "4f1c22d9  b0b0b0b0…  User      3m ago  expired  x",
     ]
     assert daemon.asked == [("inbox", {"all": True})]
-    assert run_here(daemon.home, "inbox", "--json").json[0] == shown
+    assert run_here(daemon.home, "inbox", "--json").document[0] == shown
     daemon.script["inbox"] = {"prompts": []}
     assert run_here(daemon.home, "inbox").err == "There are no open questions.\n"
     assert run_here(daemon.home, "inbox", "--json").out == "[]\n"
@@ -154,7 +155,7 @@ def test_answer_and_decline(daemon: ScriptedDaemon) -> None:
     assert run_here(daemon.home, "answer", "4f1c22d9", "Hey there neighbor!!").err == "Answered 4f1c22d9.\n"
     run_here(daemon.home, "answer", "4f1c22d9", "of", "course")
     run_here(daemon.home, "answer", "4f1c22d9", "-", stdin="two\nlines\n")
-    assert run_here(daemon.home, "decline", "4f1c22d9", "--reason", "no", "--json").json == {"id": ID}
+    assert run_here(daemon.home, "decline", "4f1c22d9", "--reason", "no", "--json").document == {"id": ID}
     assert daemon.asked == [
         ("answer", {"id": "4f1c22d9", "text": "Hey there neighbor!!"}),
         ("answer", {"id": "4f1c22d9", "text": "of course"}),
@@ -163,7 +164,7 @@ def test_answer_and_decline(daemon: ScriptedDaemon) -> None:
     ]
 
 
-def _chat(daemon: ScriptedDaemon, stdin: str, *words: str) -> Ran:
+def _chat(daemon: ScriptedDaemon, stdin: str, *words: str) -> CommandResult:
     ids = iter(range(100))
     asked: dict[str, Any] = {}
 
@@ -257,7 +258,7 @@ def test_serve_sends_the_target(daemon: ScriptedDaemon, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     run_here(daemon.home, "serve", "sum", "--exec", "./sum.sh", "--dispatch-point", "gpu", cwd=tmp_path)
-    assert run_here(daemon.home, "serve", "User", "--human", "--json", cwd=tmp_path).json == _served()
+    assert run_here(daemon.home, "serve", "User", "--human", "--json", cwd=tmp_path).document == _served()
     common = {"cwd": str(tmp_path), "dispatch_point": "default", "allow": "contacts", "parallel": False}
     assert [params for _, params in daemon.asked] == [
         {**common, "endpoint": "translate", "kind": "python", "target": f"{tmp_path}/flows.py:translate"},
@@ -355,7 +356,7 @@ def test_ls_lists_mine_and_theirs(daemon: ScriptedDaemon) -> None:
         "translate  python  default         contacts  Translate.",
     ]
     assert run_here(daemon.home, "ls", "bob").out.splitlines()[0] == "ENDPOINT   KIND    DESCRIPTION"
-    assert run_here(daemon.home, "ls", "bob", "--json").json == [_served()]
+    assert run_here(daemon.home, "ls", "bob", "--json").document == [_served()]
     assert run_here(daemon.home, "unserve", "translate").err == "translate is no longer served.\n"
     assert [params for _, params in daemon.asked] == [
         {},
@@ -394,7 +395,7 @@ def test_describe_shows_how_to_call(daemon: ScriptedDaemon) -> None:
         "to     string  no      default 'fr'",
     ]
     assert ended.err == "\nCall it: p2pflows call bob/translate text=TEXT\n"
-    assert run_here(daemon.home, "describe", "bob/translate", "--json").json == flow
+    assert run_here(daemon.home, "describe", "bob/translate", "--json").document == flow
 
 
 def test_the_example_of_describe_is_safe_in_a_shell(daemon: ScriptedDaemon) -> None:
@@ -469,7 +470,7 @@ def test_status_is_shown(daemon: ScriptedDaemon) -> None:
         "WORKERS  SLOTS  FREE  QUEUED  DISPATCH POINT",
         "      1      4     3       0  default",
     ]
-    assert run_here(daemon.home, "status", "--json").json == status
+    assert run_here(daemon.home, "status", "--json").document == status
 
 
 def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
@@ -490,12 +491,12 @@ def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
     )
     ended = run_here(daemon.home, "requests")
     assert ended.out == f"{BOB}\n  3 messages to User, sum; first 10m ago, last 1m ago\n"
-    assert run_here(daemon.home, "requests", "--json").json == waiting
+    assert run_here(daemon.home, "requests", "--json").document == waiting
     assert (
         run_here(daemon.home, "allow", BOB, "--name", "bob").err
         == "bob is a contact now; waiting messages accepted: 3.\n"
     )
-    assert run_here(daemon.home, "deny", BOB, "--json").json == {"user": BOB, "dropped": 3}
+    assert run_here(daemon.home, "deny", BOB, "--json").document == {"user": BOB, "dropped": 3}
     assert daemon.asked[2:] == [("allow", {"user": BOB, "name": "bob"}), ("deny", {"user": BOB})]
 
 
@@ -538,7 +539,7 @@ def test_outbox_shows_undelivered_and_failed_messages(daemon: ScriptedDaemon) ->
         "DEAD      FROM  ENDPOINT  CAME    TRIES  ERROR",
         "4f1c22d9  bob   x         5s ago      5  died",
     ]
-    assert run_here(daemon.home, "outbox", "--json").json == outbox
+    assert run_here(daemon.home, "outbox", "--json").document == outbox
     assert run_here(daemon.home, "outbox", "retry", "4f1c22d9").err == "Retrying 4f1c22d9.\n"
     assert daemon.asked[-1] == ("retry", {"id": "4f1c22d9"})
     daemon.script["outbox"] = {"pending": [], "dead": []}
