@@ -1,4 +1,4 @@
-"""Neighbourhoods for the acceptance tests: shared by a module where nothing is killed, fresh where something is."""
+"""Networks for the acceptance tests: one for a session where nothing is killed, one for a test where something is."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SLOW = "P2PFLOWS_SLOW_TESTS"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell of our mark."""
+    """Register the mark `slow`."""
     config.addinivalue_line("markers", f"slow: takes long; run with {SLOW}=1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what takes long, unless it is asked for."""
+    """Skip the tests that take long, unless the environment asks for them."""
     if not os.environ.get(SLOW):
         for item in items:
             if item.get_closest_marker("slow"):
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def pair() -> Iterator[tuple[Person, Person]]:
-    """Alice and bob on an embedded broker, shared by many tests, as it takes seconds to start them."""
+    """Alice and bob on an embedded broker; many tests share them, because their daemons take seconds to start."""
     network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
     try:
         yield network.pair()
@@ -41,13 +41,13 @@ def pair() -> Iterator[tuple[Person, Person]]:
 
 @pytest.fixture
 def alice(pair: tuple[Person, Person]) -> Person:
-    """Who asks."""
+    """The user who calls."""
     return pair[0].ready()
 
 
 @pytest.fixture
 def bob(pair: tuple[Person, Person]) -> Iterator[Person]:
-    """Who serves and answers; a test leaves nothing in his inbox."""
+    """The user who serves and answers; after each test his inbox is empty."""
     bob = pair[1].ready()
     yield bob
     bob.end_background_processes()
@@ -59,7 +59,7 @@ def bob(pair: tuple[Person, Person]) -> Iterator[Person]:
 
 @pytest.fixture(params=["mosquitto", "iotcore"])
 def program(request: pytest.FixtureRequest) -> str:
-    """Each embedded broker."""
+    """The name of each embedded broker."""
     if request.param == "mosquitto" and not MOSQUITTO:
         pytest.skip("mosquitto is not installed")
     return str(request.param)
@@ -67,7 +67,7 @@ def program(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """An empty neighbourhood of its own for one test."""
+    """An empty network for one test."""
     network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
     try:
         yield network
@@ -77,13 +77,13 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def pair_without_workers(network: Network) -> tuple[Person, Person]:
-    """Alice and bob for one test alone, without workers."""
+    """Alice and bob for one test, without workers."""
     return network.pair(workers=False)
 
 
 @pytest.fixture
 def network_on_each_broker(program: str) -> Iterator[Network]:
-    """An empty neighbourhood, on each embedded broker."""
+    """An empty network for one test, on each embedded broker."""
     network = Network(program)
     try:
         yield network
@@ -95,7 +95,7 @@ def network_on_each_broker(program: str) -> Iterator[Network]:
 def pytest_runtest_makereport(
     item: pytest.Function, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show beside a failure what the daemons have told."""
+    """Add the output of the daemons to the report of a failed test."""
     report = yield
     if report.failed and call.when == "call":
         people = {

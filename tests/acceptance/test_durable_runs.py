@@ -1,4 +1,4 @@
-"""Runs that outlive their worker and their daemon: what they asked is asked once, and what they did is done once."""
+"""Runs that outlive their worker and their daemon: each call is sent once, and each step is taken once."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ POINTS = {"steady": 4, "narrow": 1, "kill": 4, "often": 1, "deadly": 1}
 
 
 class Owner:
-    """A person whose flows tests serve.
+    """A user who serves flow classes.
 
     Args:
-        person: who.
-        human: the user id of who is asked by flows that ask a human.
+        person: the user.
+        human: the user id of the human whom some of the flows ask.
     """
 
     def __init__(self, person: Person, human: str) -> None:
@@ -43,7 +43,7 @@ class Owner:
         self._count = 0
 
     def serve(self, class_name: str, point: str = "default", **settings: Any) -> tuple[str, Path]:
-        """Serve a flow class; gives a new endpoint, and the file for what it notes."""
+        """Serve a flow class; returns a new endpoint, and the file for the notes of its runs."""
         self._count += 1
         endpoint = f"{class_name}{self._count}"
         file = self.person.folder / endpoint
@@ -55,8 +55,8 @@ class Owner:
         return endpoint, file
 
 
-class Asking:
-    """Alice: she calls flows, and is the human whom some of them ask.
+class Caller:
+    """Alice, who calls flows, and who is the human whom some of them ask.
 
     Args:
         person: alice.
@@ -67,32 +67,32 @@ class Asking:
         self.client: Client = p2pflows.connect(person.home)
 
     def get(self, owner: Owner, endpoint: str) -> FlowProxy:
-        """An instance."""
+        """Mount an instance of a flow."""
         return serving.get_flow_instance(self.client, endpoint, owner.person.user_id, timeout=WAIT)
 
     def prompts(self, question: str) -> list[dict[str, Any]]:
-        """All prompts, past ones too, with this text."""
+        """All prompts with this text, past ones too."""
         return [prompt for prompt in self.person.prompts(everything=True) if prompt["text"] == question]
 
-    def asked(self, question: str) -> dict[str, Any]:
-        """The only prompt with this text, once it is there."""
+    def wait_for_prompt(self, question: str) -> dict[str, Any]:
+        """Wait for the only prompt with this text."""
         wait_until(lambda: bool(self.prompts(question)), WAIT)
         (prompt,) = self.prompts(question)
         return prompt
 
     def answer(self, question: str, text: str) -> None:
         """Answer the only prompt with this text."""
-        prompt = self.asked(question)
+        prompt = self.wait_for_prompt(question)
         assert prompt["status"] == "open"
         self.person.request("answer", id=prompt["id"], text=text)
 
-    def sees(self, question: str, status: str) -> None:
+    def wait_for_prompt_status(self, question: str, status: str) -> None:
         """Wait until the only prompt with this text has a status."""
         wait_until(lambda: [prompt["status"] for prompt in self.prompts(question)] == [status], WAIT)
 
 
 @pytest.fixture(scope="module")
-def neighbours() -> Iterator[tuple[Asking, Owner, Owner]]:
+def users() -> Iterator[tuple[Caller, Owner, Owner]]:
     """Alice, who asks and answers; bob, who serves at several dispatch points; and carol, whose daemon is killed."""
     network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
     people = alice, bob, carol = [network.person(name) for name in ("alice", "bob", "carol")]
@@ -108,7 +108,7 @@ def neighbours() -> Iterator[tuple[Asking, Owner, Owner]]:
     try:
         for person in people:
             person.ready()
-        asking = Asking(alice)
+        asking = Caller(alice)
         owners = [Owner(person, alice.user_id) for person in (bob, carol)]
         with contextlib.chdir(Path(flow_classes.__file__).parent):
             yield asking, owners[0], owners[1]
@@ -119,54 +119,54 @@ def neighbours() -> Iterator[tuple[Asking, Owner, Owner]]:
 
 
 @pytest.fixture
-def alice(neighbours: tuple[Asking, Owner, Owner]) -> Asking:
-    """Who asks and answers."""
-    return neighbours[0]
+def alice(users: tuple[Caller, Owner, Owner]) -> Caller:
+    """The user who calls and answers."""
+    return users[0]
 
 
 @pytest.fixture
-def bob(neighbours: tuple[Asking, Owner, Owner]) -> Owner:
-    """Who serves; only his workers are killed."""
-    return neighbours[1]
+def bob(users: tuple[Caller, Owner, Owner]) -> Owner:
+    """A user who serves, and whose workers are killed."""
+    return users[1]
 
 
 @pytest.fixture
-def carol(neighbours: tuple[Asking, Owner, Owner]) -> Owner:
-    """Who serves; her daemon is killed."""
-    neighbours[2].person.ready()
-    return neighbours[2]
+def carol(users: tuple[Caller, Owner, Owner]) -> Owner:
+    """A user who serves, and whose daemon is killed."""
+    users[2].person.ready()
+    return users[2]
 
 
-def runs(file: Path) -> list[int]:
+def processes_of(file: Path) -> list[int]:
     """The processes in which a flow has run, one for each attempt."""
     return [int(line.removeprefix("run:")) for line in notes(file) if line.startswith("run:")]
 
 
-def ask(proxy: FlowProxy, data: Mapping[str, Any], timeout: float | None = WAIT) -> p2pflows.FlowFuture:
-    """Send a call."""
+def start_call(proxy: FlowProxy, data: Mapping[str, Any], timeout: float | None = WAIT) -> p2pflows.FlowFuture:
+    """Call an instance without waiting for the answer."""
     return proxy.get_reply_future(proxy.package_input_message(data), timeout)
 
 
 def kill_worker(file: Path) -> None:
-    """Kill -9 the worker of the latest run, and wait until another one runs it."""
-    before = runs(file)
+    """Kill -9 the worker of the latest run, and wait until another worker runs it."""
+    before = processes_of(file)
     kill_process(before[-1])
-    wait_until(lambda: len(runs(file)) > len(before), WAIT)
-    assert runs(file)[-1] not in before
+    wait_until(lambda: len(processes_of(file)) > len(before), WAIT)
+    assert processes_of(file)[-1] not in before
 
 
 # Killed.
 
 
-def test_a_worker_is_killed_while_a_human_thinks(alice: Asking, bob: Owner) -> None:
-    """The human is asked once, each recorded step is taken once, and the answer is the right one."""
+def test_a_worker_is_killed_while_a_human_thinks(alice: Caller, bob: Owner) -> None:
+    """The human is asked once, each recorded step is taken once, and the caller gets the right answer."""
     endpoint, file = bob.serve("Asker", "kill")
     proxy = alice.get(bob, endpoint)
-    future = ask(proxy, {"question": "worker?"})
-    alice.asked("worker?")
+    future = start_call(proxy, {"question": "worker?"})
+    alice.wait_for_prompt("worker?")
     kill_worker(file)
     alice.answer("worker?", "yes")
-    first, second = runs(file)
+    first, second = processes_of(file)
     assert future.get_data() == {
         "answer": "yes",
         "steps": ["before:worker?", "after:worker?"],
@@ -174,61 +174,61 @@ def test_a_worker_is_killed_while_a_human_thinks(alice: Asking, bob: Owner) -> N
         "pid": second,
     }
     assert notes(file) == [f"run:{first}", "before:worker?", f"run:{second}", "after:worker?"]
-    again = ask(proxy, {"question": "again?"})
+    again = start_call(proxy, {"question": "again?"})
     alice.answer("again?", "no")
     assert again.get_data()["asked"] == ["worker?", "again?"]
     assert len(alice.prompts("worker?")) == 1
 
 
-def test_a_parked_run_outlives_any_number_of_workers(alice: Asking, bob: Owner) -> None:
-    """That its worker died while it waited is not held against a run: more deaths than attempts do not end it."""
+def test_a_waiting_run_outlives_any_number_of_workers(alice: Caller, bob: Owner) -> None:
+    """The death of a worker while a run waits is no attempt: a run outlives more deaths than it has attempts."""
     endpoint, file = bob.serve("Asker", "often")
-    future = ask(alice.get(bob, endpoint), {"question": "often?"})
+    future = start_call(alice.get(bob, endpoint), {"question": "often?"})
     for _ in range(4):
         wait_until(lambda: is_parked(bob, "often"), WAIT)
         kill_worker(file)
     alice.answer("often?", "still here")
     assert future.get_data()["answer"] == "still here"
     assert [line for line in notes(file) if not line.startswith("run:")] == ["before:often?", "after:often?"]
-    assert len(runs(file)) == 5
+    assert len(processes_of(file)) == 5
 
 
 def is_parked(owner: Owner, point: str) -> bool:
-    """Whether a task waits at a dispatch point while its worker has a slot for another."""
+    """Whether a task waits at a dispatch point while its worker has a slot for another task."""
     (shown,) = [shown for shown in owner.person.status()["workers"] if shown["dispatch_point"] == point]
     return bool(shown["queued"] == 1 and shown["free"] >= 1)
 
 
-def test_a_run_that_kills_its_workers(alice: Asking, bob: Owner) -> None:
-    """A run that takes its worker along three times ends in an error; its step was taken once, its instance goes on."""
+def test_a_run_that_kills_its_workers(alice: Caller, bob: Owner) -> None:
+    """A run that kills its worker three times fails; its step is taken once, and its instance takes more messages."""
     endpoint, file = bob.serve("Deadly", "deadly")
     proxy = alice.get(bob, endpoint)
     with pytest.raises(WorkerLost):
         proxy.call({}, WAIT)
-    assert len(runs(file)) in (3, 4)
+    assert len(processes_of(file)) in (3, 4)
     assert notes(file).count("step") == 1
     assert proxy.call({"spare": True}, WAIT) == {"count": 1}
 
 
-def test_a_run_that_goes_another_way(alice: Asking, bob: Owner) -> None:
-    """A run that asks something else when it begins again is told so, and its question vanishes."""
+def test_a_run_that_asks_another_question(alice: Caller, bob: Owner) -> None:
+    """A run that asks another question when it runs again fails, and its first question is withdrawn."""
     endpoint, file = bob.serve("Fickle", "kill")
-    future = ask(alice.get(bob, endpoint), {})
-    wait_until(lambda: bool(runs(file)), WAIT)
-    question = f"fickle-{runs(file)[0]}"
-    alice.asked(question)
+    future = start_call(alice.get(bob, endpoint), {})
+    wait_until(lambda: bool(processes_of(file)), WAIT)
+    question = f"fickle-{processes_of(file)[0]}"
+    alice.wait_for_prompt(question)
     kill_worker(file)
     with pytest.raises(FlowFailed, match="did not repeat the calls"):
         future.get_data()
-    alice.sees(question, "cancelled")
-    assert alice.prompts(f"fickle-{runs(file)[1]}") == []
+    alice.wait_for_prompt_status(question, "cancelled")
+    assert alice.prompts(f"fickle-{processes_of(file)[1]}") == []
 
 
-def test_large_steps_are_taken_once(alice: Asking, bob: Owner) -> None:
-    """Recorded results that do not all fit beside a task are there all the same when it runs again."""
+def test_large_steps_are_taken_once(alice: Caller, bob: Owner) -> None:
+    """A run that starts again finds all its recorded results, although they do not fit into one frame with the task."""
     endpoint, file = bob.serve("Bulky", "kill")
-    future = ask(alice.get(bob, endpoint), {"question": "bulky?"})
-    alice.asked("bulky?")
+    future = start_call(alice.get(bob, endpoint), {"question": "bulky?"})
+    alice.wait_for_prompt("bulky?")
     kill_worker(file)
     alice.answer("bulky?", "yes")
     assert future.get_data() == {"answer": "yes", "steps": [[str(n), 150_000] for n in range(4)]}
@@ -236,17 +236,17 @@ def test_large_steps_are_taken_once(alice: Asking, bob: Owner) -> None:
 
 
 @pytest.mark.parametrize("victims", ["daemon", "both"])
-def test_a_daemon_is_killed_while_humans_think(alice: Asking, carol: Owner, victims: str) -> None:
-    """Runs that wait, and messages that are kept for a later run, outlive the daemon; answers find their way."""
+def test_a_daemon_is_killed_while_humans_think(alice: Caller, carol: Owner, victims: str) -> None:
+    """Runs that wait, and messages kept for a later run, outlive the daemon; each answer reaches its question."""
     questions = {class_name: f"{class_name}-{victims}?" for class_name in ("Asker", "LaterAsker", "AsyncAsker")}
     served = {class_name: carol.serve(class_name) for class_name in questions}
     futures = {
-        class_name: ask(alice.get(carol, served[class_name][0]), {"question": question})
+        class_name: start_call(alice.get(carol, served[class_name][0]), {"question": question})
         for class_name, question in questions.items()
     }
     texts = [questions["Asker"], questions["LaterAsker"], *(f"{questions['AsyncAsker']}-{n}" for n in (1, 2))]
     for text in texts:
-        alice.asked(text)
+        alice.wait_for_prompt(text)
     workers = carol.person.workers()
     carol.person.kill_daemon()
     if victims == "both":
@@ -254,7 +254,7 @@ def test_a_daemon_is_killed_while_humans_think(alice: Asking, carol: Owner, vict
             kill_process(pid)
     alice.answer(texts[0], "meanwhile")
     carol.person.start()
-    wait_until(lambda: len(runs(served["Asker"][1])) == len(runs(served["AsyncAsker"][1])) == 2, WAIT)
+    wait_until(lambda: len(processes_of(served["Asker"][1])) == len(processes_of(served["AsyncAsker"][1])) == 2, WAIT)
     for text in texts[1:]:
         alice.answer(text, f"to {text}")
     told = {class_name: future.get_data() for class_name, future in futures.items()}
@@ -268,93 +268,95 @@ def test_a_daemon_is_killed_while_humans_think(alice: Asking, carol: Owner, vict
     ]
 
 
-def test_a_worker_outlives_its_daemon(alice: Asking, carol: Owner) -> None:
-    """A run whose worker stays alive goes on where it is when the daemon comes back: it runs once."""
+def test_a_worker_outlives_its_daemon(alice: Caller, carol: Owner) -> None:
+    """A run whose worker lives continues when the daemon is back; it does not run a second time."""
     carol.person.start_worker("--dispatch-point", "apart")
-    has_worker(carol, "apart")
+    wait_for_worker(carol, "apart")
     endpoint, file = carol.serve("Asker", "apart")
-    future = ask(alice.get(carol, endpoint), {"question": "apart?"})
-    alice.asked("apart?")
+    future = start_call(alice.get(carol, endpoint), {"question": "apart?"})
+    alice.wait_for_prompt("apart?")
     carol.person.kill_daemon()
     alice.answer("apart?", "yes")
     carol.person.start()
     assert future.get_data()["answer"] == "yes"
-    assert len(runs(file)) == 1
+    assert len(processes_of(file)) == 1
 
 
-def has_worker(owner: Owner, point: str) -> None:
-    """Wait until a dispatch point has one."""
+def wait_for_worker(owner: Owner, point: str) -> None:
+    """Wait until a dispatch point has a worker."""
     owner.person.wait_for_status(lambda now: any(shown["dispatch_point"] == point for shown in now["workers"]), WAIT)
 
 
-def test_a_worker_that_is_told_to_end_leaves_its_parked_runs(alice: Asking, bob: Owner) -> None:
-    """It does not wait for a human: it ends at once, and another worker goes on where it stood."""
+def test_a_worker_that_must_end_leaves_its_waiting_runs(alice: Caller, bob: Owner) -> None:
+    """A worker that must end does not wait for a human; another worker continues its run."""
     first = bob.person.start_worker("--dispatch-point", "leave", "--concurrency", "1")
-    has_worker(bob, "leave")
+    wait_for_worker(bob, "leave")
     endpoint, file = bob.serve("Asker", "leave")
-    future = ask(alice.get(bob, endpoint), {"question": "leave?"})
-    alice.asked("leave?")
+    future = start_call(alice.get(bob, endpoint), {"question": "leave?"})
+    alice.wait_for_prompt("leave?")
     began = time.monotonic()
     first.send_signal(signal.SIGTERM)
     assert first.wait(WAIT) == 0
     assert time.monotonic() - began < 8
     second = bob.person.start_worker("--dispatch-point", "leave", "--concurrency", "1")
     alice.answer("leave?", "go on")
-    assert (future.get_data()["answer"], runs(file)) == ("go on", [first.pid, second.pid])
+    assert (future.get_data()["answer"], processes_of(file)) == ("go on", [first.pid, second.pid])
     assert [line for line in notes(file) if not line.startswith("run:")] == ["before:leave?", "after:leave?"]
 
 
 # Waiting.
 
 
-def test_nested_calls_need_one_slot(alice: Asking, bob: Owner) -> None:
-    """Composites that wait for composites, four deep and several at once, do not starve on one slot (D37)."""
+def test_nested_calls_need_one_slot(alice: Caller, bob: Owner) -> None:
+    """Composites that wait for composites, four levels deep and several at once, need only one slot (D37)."""
     below, _ = bob.serve("Counter", "narrow")
     for _ in range(4):
         config = {"subflows_config": {"next": {"flow_endpoint": below}}}
         below, _ = bob.serve("Relay", "narrow", config=config)
     proxies = [alice.get(bob, below) for _ in range(3)]
-    futures = [ask(proxy, {"path": ["next"] * 4}) for proxy in (*proxies, *proxies)]
+    futures = [start_call(proxy, {"path": ["next"] * 4}) for proxy in (*proxies, *proxies)]
     told = [future.get_data() for future in futures]
     assert [each["count"] for each in told] == [1, 1, 1, 2, 2, 2]
     assert {each["levels"] for each in told} == {4}
 
 
-def test_a_future_that_is_given_up(alice: Asking, bob: Owner) -> None:
-    """Waiting for a while leaves a call alive; cancelling it withdraws the question (D35)."""
+def test_a_future_that_is_given_up(alice: Caller, bob: Owner) -> None:
+    """A timeout of a future leaves the call alive; cancelling it withdraws the question (D35)."""
     endpoint, _ = bob.serve("Impatient", "steady")
     told = alice.get(bob, endpoint).call({"question": "impatient?"}, WAIT)
     assert told == {"early": None, "late": "deadline", "withdrawn": True, "final": "cancelled", "again": False}
-    alice.sees("impatient?", "cancelled")
+    alice.wait_for_prompt_status("impatient?", "cancelled")
 
 
 @pytest.mark.parametrize("class_name", ["Asker", "LaterAsker", "AsyncAsker"])
 @pytest.mark.parametrize("end_of_it", ["cancel", "deadline"])
-def test_nobody_is_asked_for_nobody(alice: Asking, bob: Owner, class_name: str, end_of_it: str) -> None:
-    """When whoever asked a composite has left, or their deadline has passed, what it asked vanishes too (D46)."""
+def test_questions_of_a_cancelled_call_are_withdrawn(
+    alice: Caller, bob: Owner, class_name: str, end_of_it: str
+) -> None:
+    """When the caller of a composite cancels, or their deadline passes, its own questions are withdrawn (D46)."""
     endpoint, _ = bob.serve(class_name, "steady")
     question = f"{class_name}-{end_of_it}?"
     shown = f"{question}-1" if class_name == "AsyncAsker" else question
     proxy = alice.get(bob, endpoint)
-    future = ask(proxy, {"question": question}, timeout=WAIT if end_of_it == "cancel" else 1.0)
-    alice.asked(shown)
+    future = start_call(proxy, {"question": question}, timeout=WAIT if end_of_it == "cancel" else 1.0)
+    alice.wait_for_prompt(shown)
     if end_of_it == "cancel":
         assert future.cancel()
         with pytest.raises(Cancelled):
             future.get_data()
-        alice.sees(shown, "cancelled")
+        alice.wait_for_prompt_status(shown, "cancelled")
     else:
         with pytest.raises(DeadlinePassed):
             future.get_data()
-        alice.sees(shown, "expired")
+        alice.wait_for_prompt_status(shown, "expired")
 
 
-def test_an_instance_goes_on_after_a_withdrawn_run(alice: Asking, bob: Owner) -> None:
-    """What a withdrawn run did to its state is not kept, and the next message runs."""
+def test_an_instance_goes_on_after_a_withdrawn_run(alice: Caller, bob: Owner) -> None:
+    """The state changes of a withdrawn run are dropped, and the next message runs."""
     endpoint, _ = bob.serve("Asker", "steady")
     proxy = alice.get(bob, endpoint)
-    futures = [ask(proxy, {"question": f"turn {n}?"}) for n in (1, 2)]
-    alice.asked("turn 1?")
+    futures = [start_call(proxy, {"question": f"turn {n}?"}) for n in (1, 2)]
+    alice.wait_for_prompt("turn 1?")
     futures[0].cancel()
     alice.answer("turn 2?", "yes")
     assert futures[1].get_data()["asked"] == ["turn 2?"]
@@ -363,8 +365,8 @@ def test_an_instance_goes_on_after_a_withdrawn_run(alice: Asking, bob: Owner) ->
 # What a run leaves behind.
 
 
-def test_state_and_messages_go_together(alice: Asking, bob: Owner) -> None:
-    """When a run fails, for whatever reason, neither its state nor anything that it sent is left (D38, D39, D45)."""
+def test_state_and_messages_go_together(alice: Caller, bob: Owner) -> None:
+    """When a run fails, for whatever reason, both its state changes and its messages are dropped (D38, D39, D45)."""
     config = {"subflows_config": {"Human": {"flow_endpoint": "User", "user_id": alice.person.user_id}}}
     endpoint, _ = bob.serve("Careless", "steady", config=config)
     proxy = alice.get(bob, endpoint)
@@ -378,24 +380,24 @@ def test_state_and_messages_go_together(alice: Asking, bob: Owner) -> None:
         with pytest.raises(error, match=word):
             proxy.call({"text": "dropped", **data}, WAIT)
     assert proxy.call({"text": "kept 2"}, WAIT) == {"count": 2, "keys": ["count"]}
-    alice.asked("kept 2")
+    alice.wait_for_prompt("kept 2")
     assert len(alice.prompts("kept 1")) == 1
     assert alice.prompts("dropped") == []
 
 
-def test_a_kept_message_is_answered_once(alice: Asking, bob: Owner) -> None:
-    """The first answer to a message counts, whichever run gives it; later ones do nothing (D32)."""
+def test_a_kept_message_is_answered_once(alice: Caller, bob: Owner) -> None:
+    """The first answer to a message counts, whichever run sends it; later answers have no effect (D32)."""
     endpoint, _ = bob.serve("Keeper", "steady")
     proxy = alice.get(bob, endpoint)
-    future = ask(proxy, {"question": "Why?"})
+    future = start_call(proxy, {"question": "Why?"})
     for answers in (["first", "second"], ["third"]):
         assert proxy.call({"answer": answers}, WAIT) == {"kept": {"question": "Why?"}}
     assert future.get_data() == {"answer": "first"}
     assert future.get_data() == {"answer": "first"}
 
 
-def test_nobody_answers_for_another(alice: Asking, bob: Owner) -> None:
-    """A flow that learns the id of a request which another instance has been given cannot answer it (D31)."""
+def test_nobody_answers_for_another(alice: Caller, bob: Owner) -> None:
+    """A flow that knows the id of another instance's request cannot answer that request (D31)."""
     keeper, _ = bob.serve("Keeper", "steady")
     forger, _ = bob.serve("Forger", "steady")
     proxy = alice.get(bob, keeper)
@@ -406,8 +408,8 @@ def test_nobody_answers_for_another(alice: Asking, bob: Owner) -> None:
     assert alice.person.request("wait", id=sent["id"], timeout=WAIT)["data"] == {"answer": "its own"}
 
 
-def test_messages_of_one_sender_keep_their_order(alice: Asking, bob: Owner) -> None:
-    """Posts to one instance run one by one as they were sent, each on the state that the one before it left."""
+def test_messages_of_one_sender_keep_their_order(alice: Caller, bob: Owner) -> None:
+    """Posts to one instance run one by one in the order sent, each on the state that the previous one left."""
     endpoint, file = bob.serve("Noter", "steady")
     proxy = alice.get(bob, endpoint)
     for n in range(30):
@@ -416,15 +418,15 @@ def test_messages_of_one_sender_keep_their_order(alice: Asking, bob: Owner) -> N
     assert notes(file) == [f"{n}:{n + 1}" for n in range(30)]
 
 
-def test_a_step_that_cannot_be_recorded(alice: Asking, bob: Owner) -> None:
-    """It is a fault of the flow, and told as one."""
+def test_a_step_that_cannot_be_recorded(alice: Caller, bob: Owner) -> None:
+    """A step whose result cannot be recorded fails the flow."""
     endpoint, _ = bob.serve("BadStep", "steady")
     with pytest.raises(FlowFailed, match="JSON"):
         alice.get(bob, endpoint).call({}, WAIT)
 
 
-async def test_progress_comes_before_the_answer(alice: Asking, bob: Owner) -> None:
-    """What a flow tells while it runs reaches whoever waits, in its order and before the answer."""
+async def test_progress_comes_before_the_answer(alice: Caller, bob: Owner) -> None:
+    """The progress of a flow reaches the caller in order, and before the answer."""
     endpoint, _ = bob.serve("Talker", "steady")
     words = [f"word-{n}" for n in range(20)]
     heard: list[dict[str, Any]] = []

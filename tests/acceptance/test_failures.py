@@ -1,4 +1,4 @@
-"""Whatever goes wrong with a call has a kind and exit code of its own, comes in time, and shows no traceback."""
+"""Every failure of a call has its own kind and exit code, comes in time, and shows no traceback."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def served(pair: tuple[Person, Person]) -> None:
 
 @pytest.fixture
 def flows(bob: Person, served: None) -> Person:  # noqa: ARG001 - it has to have been done
-    """Bob, who serves."""
+    """Bob, who serves the failing flows."""
     return bob
 
 
-def failed(ran: CommandResult, kind: str, code: int, *words: str) -> dict[str, str]:
-    """The error object, if the command failed in just this way."""
+def check_failure(ran: CommandResult, kind: str, code: int, *words: str) -> dict[str, str]:
+    """Check that a command has failed with this kind and exit code; returns the error object."""
     assert ran.out == ""
     error: dict[str, str] = ran.error
     assert (error["code"], ran.code) == (kind, code), error
@@ -99,23 +99,23 @@ def failed(ran: CommandResult, kind: str, code: int, *words: str) -> dict[str, s
 
 
 def test_an_unknown_petname(alice: Person) -> None:
-    """A petname that nobody has is told at once, with how to add one."""
-    error = failed(alice.cli("call", "nobody/User", "text=x", "--json"), "unknown_user", 3, "nobody")
+    """A call to an unknown petname fails at once, and the hint says how to add a contact."""
+    error = check_failure(alice.cli("call", "nobody/User", "text=x", "--json"), "unknown_user", 3, "nobody")
     assert "contacts add" in error["hint"]
 
 
 def test_an_unknown_user_id(alice: Person) -> None:
-    """A user id that was never seen on the broker is told at the deadline."""
+    """A call to a user id that the broker has never seen fails at the deadline."""
     stranger = SigningKey.generate().verify_key.encode().hex()
     ran = alice.cli("call", f"{stranger}/User", "text=x", "--timeout", "1s", "--json")
-    failed(ran, "unknown_user", 3, stranger)
+    check_failure(ran, "unknown_user", 3, stranger)
     assert ran.seconds < 2.5
 
 
 @pytest.mark.parametrize("user", ["00" * 32, "ff" * 32, "02" + "00" * 31, "01" + "00" * 31])
 def test_a_user_id_that_is_no_key(alice: Person, user: str) -> None:
-    """Of 64 random hex digits half are no key: that is told at once, and breaks nothing, now or later."""
-    failed(alice.cli("call", f"{user}/User", "text=x", "--timeout", "2s", "--json"), "unknown_user", 3)
+    """A user id that is no Ed25519 key, as half of all random ones, is refused at once, and does no harm later."""
+    check_failure(alice.cli("call", f"{user}/User", "text=x", "--timeout", "2s", "--json"), "unknown_user", 3)
     for method, params in (("send", {"address": f"{user}/User"}), ("ls", {"user": user})):
         with pytest.raises(UnknownUser):
             alice.request(method, **params)
@@ -123,27 +123,27 @@ def test_a_user_id_that_is_no_key(alice: Person, user: str) -> None:
 
 
 def test_random_user_ids(alice: Person) -> None:
-    """Whatever 64 digits somebody makes up, the daemon lives on and says that nobody has that id."""
+    """The daemon answers a call to any random user id with `unknown_user`, and lives on."""
     for _ in range(8):
         with pytest.raises(UnknownUser):
             alice.request("call", address=f"{secrets.token_hex(32)}/User", data={"text": "x"}, timeout=0.2)
 
 
 def test_an_offline_contact(alice: Person, network: Network) -> None:
-    """A contact whose daemon does not run is unreachable, at the deadline and not later."""
+    """A call to a contact whose daemon does not run fails as unreachable, at its deadline and not later."""
     dave = network.person("dave")
     alice.add_contact(dave)
     ran = alice.cli("call", "dave/User", "text=x", "--timeout", "1s", "--json")
-    failed(ran, "unreachable", 3, "dave")
+    check_failure(ran, "unreachable", 3, "dave")
     assert 1 <= ran.seconds < 2.5
 
 
 def test_a_contact_who_left(network: Network) -> None:
-    """A contact who was online and is not any more is unreachable, stopped or killed; what waits arrives later."""
+    """A contact whose daemon was stopped or killed is unreachable; a message to them arrives once they are back."""
     alice, bob = network.pair(workers=False)
     bob.stop()
     ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
-    failed(ran, "unreachable", 3, "bob", "offline")
+    check_failure(ran, "unreachable", 3, "bob", "offline")
     message = alice.cli("send", "bob/User", "text=later").ok().out.strip()
     (pending,) = alice.cli("outbox", "--json").ok().document["pending"]
     assert (pending["id"], pending["to"], pending["name"]) == (message, bob.user_id, "bob")
@@ -152,49 +152,51 @@ def test_a_contact_who_left(network: Network) -> None:
 
 
 def test_not_served(alice: Person, flows: Person) -> None:
-    """An endpoint that is not served is told at once."""
+    """A call to an endpoint that is not served fails at once."""
     assert flows.name == "bob"
     ran = alice.cli("call", "bob/missing", "{}", "--json")
-    failed(ran, "not_served", 1, "missing")
+    check_failure(ran, "not_served", 1, "missing")
     assert ran.seconds < 3
 
 
 def test_not_allowed(alice: Person, flows: Person) -> None:
-    """An endpoint that is not for this caller is told at once."""
+    """A call to an endpoint that is not open to this caller fails at once."""
     assert flows.request("call", address="me/mine", data={"n": 1})["data"] == {"result": 2}
     ran = alice.cli("call", "bob/mine", "n=1", "--json")
-    failed(ran, "not_allowed", 4, "mine")
+    check_failure(ran, "not_allowed", 4, "mine")
     assert ran.seconds < 3
 
 
 def test_a_flow_that_raises(alice: Person, flows: Person) -> None:
-    """What a flow raises comes back as its type and text; the traceback stays with its owner."""
+    """The caller gets the type and text of an exception; its traceback stays in the owner's log."""
     ran = alice.cli("call", "bob/raises", "text=tea", "--json")
-    failed(ran, "flow_failed", 1, "ValueError: I do not like 'tea'")
+    check_failure(ran, "flow_failed", 1, "ValueError: I do not like 'tea'")
     assert "Traceback" in flows.log_text()
-    failed(alice.cli("call", "bob/leaves", "{}", "--json"), "flow_failed", 1, "SystemExit: 3")
-    failed(alice.cli("call", "bob/odd", "{}", "--json"), "flow_failed", 1, "object")
-    failed(alice.cli("call", "bob/oddly_named", "{}", "--json"), "flow_failed", 1, "OSError: cannot open")
+    check_failure(alice.cli("call", "bob/leaves", "{}", "--json"), "flow_failed", 1, "SystemExit: 3")
+    check_failure(alice.cli("call", "bob/odd", "{}", "--json"), "flow_failed", 1, "object")
+    check_failure(alice.cli("call", "bob/oddly_named", "{}", "--json"), "flow_failed", 1, "OSError: cannot open")
 
 
 def test_a_flow_that_declines(alice: Person, flows: Person) -> None:
-    """A flow may say no, as a human may."""
+    """A flow can decline a call, as a human can."""
     assert flows.name == "bob"
-    failed(alice.cli("call", "bob/declines", "{}", "--json"), "declined", 1, "Ask again on Monday.")
+    check_failure(alice.cli("call", "bob/declines", "{}", "--json"), "declined", 1, "Ask again on Monday.")
 
 
 def test_a_command_that_fails(alice: Person, flows: Person) -> None:
-    """A command's exit code and the end of its stderr come back."""
+    """The caller gets the exit code of a command and the end of its stderr."""
     assert flows.name == "bob"
-    error = failed(alice.cli("call", "bob/fails", "{}", "--json"), "flow_failed", 1, "exit code 3", "it went wrong")
+    error = check_failure(
+        alice.cli("call", "bob/fails", "{}", "--json"), "flow_failed", 1, "exit code 3", "it went wrong"
+    )
     assert "to stdout" not in error["message"]
 
 
 def test_a_worker_that_dies_at_every_attempt(alice: Person, flows: Person) -> None:
-    """A flow that takes its worker with it is given up after some attempts; other flows go on."""
+    """A flow that kills its worker fails after a few attempts; other flows go on."""
     endpoint = "is_killed"
     ran = alice.cli("call", f"bob/{endpoint}", "{}", "--timeout", "40s", "--json")
-    failed(ran, "worker_lost", 1, "3 attempts")
+    check_failure(ran, "worker_lost", 1, "3 attempts")
     dead = flows.request("outbox")["dead"]
     assert [(letter["endpoint"], letter["attempts"]) for letter in dead if letter["endpoint"] == endpoint] == [
         (endpoint, 3)
@@ -203,7 +205,7 @@ def test_a_worker_that_dies_at_every_attempt(alice: Person, flows: Person) -> No
 
 
 def test_a_worker_that_dies_at_every_attempt_before_a_deadline(alice: Person, flows: Person) -> None:
-    """If the deadline comes before the last attempt, the caller is told then."""
+    """If the deadline comes before the last attempt, the call fails at the deadline."""
     assert flows.name == "bob"
     ran = alice.cli("call", "bob/dies", "{}", "--timeout", "1s", "--json")
     assert ran.error["code"] in ("deadline", "worker_lost")
@@ -212,21 +214,21 @@ def test_a_worker_that_dies_at_every_attempt_before_a_deadline(alice: Person, fl
 
 @pytest.mark.parametrize("text", ['{"n":', "[1]", "nonsense", '{"n":NaN}'])
 def test_bad_json(alice: Person, flows: Person, text: str) -> None:
-    """Data that is no JSON object is refused before anything is sent, with the place of the error."""
+    """Data that is no JSON object is refused before anything is sent, and the error names the position."""
     assert flows.name == "bob"
     accepted = alice.status()["accepted"]
-    failed(alice.cli("call", "bob/double", "-", "--json", stdin=text), "usage", 2)
+    check_failure(alice.cli("call", "bob/double", "-", "--json", stdin=text), "usage", 2)
     assert alice.status()["accepted"] == accepted
 
 
 def test_a_wrong_type(alice: Person, flows: Person) -> None:
-    """Data that does not fit the flow's types is bad input."""
+    """Data that does not fit the flow's types fails as `bad_input`."""
     assert flows.name == "bob"
-    failed(alice.cli("call", "bob/double", "n=two", "--json"), "bad_input", 2, "n")
+    check_failure(alice.cli("call", "bob/double", "n=two", "--json"), "bad_input", 2, "n")
 
 
 def test_data_that_no_message_can_carry(alice: Person, flows: Person) -> None:
-    """Data nested too deeply, or with half a character, is refused at once, and the daemon lives on."""
+    """Data that is nested too deeply, or holds half a character, is refused at once, and the daemon lives on."""
     assert flows.name == "bob"
     for depth in (150, 300, 900):
         ran = alice.cli("call", "bob/double", '{"n":' + "[" * depth + "]" * depth + "}", "--json")
@@ -251,18 +253,18 @@ def test_data_that_no_message_can_carry(alice: Person, flows: Person) -> None:
 
 
 def test_too_large(alice: Person, flows: Person) -> None:
-    """A message over the limit is refused before it is sent, and a reply over it comes back as that error."""
+    """A message over the limit is refused before it is sent; a reply over the limit fails the call with that error."""
     assert flows.name == "bob"
     for size in (700_001, 3_000_000):
         data = json.dumps({"n": "x" * size})
-        failed(alice.cli("call", "bob/double", "-", "--json", stdin=data), "too_large", 2)
-    failed(alice.cli("call", "bob/large", "{}", "--json"), "too_large", 2)
+        check_failure(alice.cli("call", "bob/double", "-", "--json", stdin=data), "too_large", 2)
+    check_failure(alice.cli("call", "bob/large", "{}", "--json"), "too_large", 2)
 
 
 def test_a_flow_slower_than_its_deadline(alice: Person, flows: Person) -> None:
-    """A flow that is not done in time is the caller's deadline, to the second; its result changes nothing later."""
+    """A call whose flow is too slow fails at its deadline, to the second; the late result changes nothing."""
     ran = alice.cli("call", "bob/sleeps", "seconds=2", "--timeout", "1s", "--json")
-    failed(ran, "deadline", 5)
+    check_failure(ran, "deadline", 5)
     assert 1 <= ran.seconds < 2.5
     time.sleep(1)
     flows.wait_for_status(lambda now: all(point["queued"] == 0 for point in now["workers"]))
@@ -270,9 +272,9 @@ def test_a_flow_slower_than_its_deadline(alice: Person, flows: Person) -> None:
 
 
 def test_no_worker(alice: Person, flows: Person) -> None:
-    """A call to a dispatch point without workers says so at its deadline; serving needs a worker too."""
+    """A call to a dispatch point without workers fails at its deadline; serving there fails, too."""
     target = ["gpu", "failing.py:double", "--dispatch-point", "gpu"]
-    failed(flows.cli("serve", *target, "--json"), "no_worker", 3, "gpu")
+    check_failure(flows.cli("serve", *target, "--json"), "no_worker", 3, "gpu")
     worker = flows.start_worker("--dispatch-point", "gpu")
     flows.wait_for_status(lambda now: "gpu" in [point["dispatch_point"] for point in now["workers"]])
     flows.cli("serve", *target).ok()
@@ -280,12 +282,12 @@ def test_no_worker(alice: Person, flows: Person) -> None:
     worker.terminate()
     assert worker.wait(20) == 0
     ran = alice.cli("call", "bob/gpu", "n=1", "--timeout", "1s", "--json")
-    failed(ran, "no_worker", 3, "gpu")
+    check_failure(ran, "no_worker", 3, "gpu")
     assert 1 <= ran.seconds < 2.5
 
 
 def test_no_daemon(network: Network) -> None:
-    """Without a daemon every command that needs one says so, and how to start it, at once."""
+    """Without a daemon every command that needs one fails at once, and the hint says how to start it."""
     erin = network.person("erin")
     for words in (
         ["call", "me/User", "text=x"],
@@ -294,19 +296,19 @@ def test_no_daemon(network: Network) -> None:
         ["call", "me/User", "--lines"],
     ):
         ran = erin.cli(*words, "--json", stdin='{"text":"x"}\n' if "--lines" in words else None)
-        assert "p2pflows up" in failed(ran, "daemon_not_running", 3)["hint"]
+        assert "p2pflows up" in check_failure(ran, "daemon_not_running", 3)["hint"]
         assert ran.seconds < 3
     assert erin.cli("status").code == 3
 
 
 def test_a_daemon_that_goes_away(network: Network) -> None:
-    """Who waits when their daemon is killed is told that the call is kept, and how to fetch the answer."""
+    """When the daemon is killed, a waiting command says that the call is kept, and how to fetch the answer."""
     alice, bob = network.pair(workers=False)
     call = alice.start_command("call", "bob/User", "text=x", "--json")
     (prompt,) = bob.wait_for_prompts()
     alice.kill_daemon()
     ran = call.wait()
-    error = failed(ran, "daemon_not_running", 3)
+    error = check_failure(ran, "daemon_not_running", 3)
     assert prompt["id"] in error["hint"]
     alice.start(wait=False)
     bob.request("answer", id=prompt["id"], text="y")
@@ -315,7 +317,7 @@ def test_a_daemon_that_goes_away(network: Network) -> None:
 
 
 def test_no_broker() -> None:
-    """With its broker out of reach a daemon runs, says so, accepts what is sent, and blames nobody else."""
+    """A daemon whose broker is out of reach runs, reports it, accepts messages, and blames nobody else."""
     network = Network(program=None, broker=f"mqtt://team:secret-word@127.0.0.1:{free_port()}")
     try:
         alice, bob = network.person("alice").without_workers(), network.person("bob")
@@ -324,7 +326,7 @@ def test_no_broker() -> None:
         alice.wait_for_status(lambda now: not now["broker"]["connected"])
         assert "not connected" in alice.cli("status").ok().out
         ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
-        assert "your own daemon" in failed(ran, "unreachable", 3)["message"].lower()
+        assert "your own daemon" in check_failure(ran, "unreachable", 3)["message"].lower()
         alice.cli("send", "bob/User", "text=x").ok()
         assert "secret-word" not in alice.log_text() + alice.cli("status", "--json").ok().out
         assert alice.stop() == 0
@@ -333,7 +335,7 @@ def test_no_broker() -> None:
 
 
 def test_wrong_use(alice: Person) -> None:
-    """A command given wrongly is a usage error with a next step, never anything else."""
+    """A command with wrong arguments fails as `usage` with a hint, and with nothing else."""
     for words in (
         ["call"],
         ["call", "bob"],
@@ -352,42 +354,42 @@ def test_wrong_use(alice: Person) -> None:
         assert ran.error["hint"], (words, ran.error)
 
 
-def test_a_contact_who_is_denied_by_petname_is_told_to_be_one(alice: Person) -> None:
-    """Neither `deny` nor `allow` takes a petname for a malformed user id."""
+def test_a_contact_is_denied_by_petname(alice: Person) -> None:
+    """`deny` and `allow` recognise the petname of a contact, and do not call it a malformed user id."""
     assert alice.cli("deny", "bob", "--json").error["message"] == "'bob' is a contact."
     allowed = alice.cli("allow", "bob")
     assert (allowed.code, allowed.err) == (0, "bob is a contact already; waiting messages accepted: 0.\n")
 
 
 def test_people_read_the_same_errors_in_words(alice: Person) -> None:
-    """Without --json an error is its kind, a sentence and the next step, on stderr alone."""
+    """Without --json an error is its kind, a sentence and a hint, on stderr alone."""
     ran = alice.cli("call", "nobody/User", "text=x")
     assert (ran.code, ran.out) == (3, "")
     assert ran.err.startswith("Error [unknown_user]: ")
     assert len(ran.err.splitlines()) == 2
 
 
-def test_a_damaged_key_is_told(network: Network) -> None:
-    """A missing, readable, cut or foreign key file is one plain error for the daemon and for `id`."""
+def test_a_damaged_key(network: Network) -> None:
+    """A key file that is missing, readable by others, cut or foreign is one plain error of the daemon and of `id`."""
     erin = network.person("erin")
     key = erin.home / "identity.key"
     key.chmod(0o644)
-    assert "chmod 600" in failed(erin.cli("id", "--json"), "usage", 2)["hint"]
+    assert "chmod 600" in check_failure(erin.cli("id", "--json"), "usage", 2)["hint"]
     erin.start(wait=False)
     assert erin.daemon is not None
     assert erin.daemon.wait(10) == 2
     key.chmod(0o600)
     key.write_text(key.read_text()[:40])
-    failed(erin.cli("id", "--json"), "usage", 2)
+    check_failure(erin.cli("id", "--json"), "usage", 2)
     key.unlink()
-    failed(erin.cli("id", "--json"), "usage", 2)
+    check_failure(erin.cli("id", "--json"), "usage", 2)
     identity.create(key)
     erin.cli("id").ok()
     assert "Traceback" not in erin.log_text()
 
 
 def test_a_damaged_home(network: Network) -> None:
-    """A file of the home that cannot be used is named, with what to do, and the daemon does not start without it."""
+    """The daemon names a file of the home that it cannot use, says what to do, and does not start."""
     erin = network.person("erin").without_workers()
     for name, content, word in (
         ("config.yaml", b"brokr: embedded\n", "brokr"),
@@ -408,7 +410,7 @@ def test_a_damaged_home(network: Network) -> None:
 
 
 def test_a_journal_with_a_hole(network: Network) -> None:
-    """A journal that lost a page, or belongs to another key, is told as what it is."""
+    """The daemon names a journal that has lost a page, and one that belongs to another key."""
     erin = network.person("erin").without_workers().start()
     assert erin.stop() == 0
     journal = erin.home / "journal.sqlite3"

@@ -1,4 +1,4 @@
-"""Functions, async functions, modules and shell commands: served by one person, called by another."""
+"""Functions, async functions, modules and shell commands that one user serves and another user calls."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ python3 -c 'import json, sys; print(json.dumps({"sum": sum(json.load(sys.stdin)[
 
 @pytest.fixture(scope="module")
 def served(pair: tuple[Person, Person]) -> None:
-    """Bob serves one flow of each sort, as their owner types it."""
+    """Bob serves one flow of each kind, with the commands that a user would type."""
     bob = pair[1].ready()
     bob.write_file("flows.py", FLOWS)
     bob.write_file("sum.sh", SUM, executable=True)
@@ -81,12 +81,12 @@ def served(pair: tuple[Person, Person]) -> None:
 
 @pytest.fixture
 def flows(bob: Person, served: None) -> Person:  # noqa: ARG001 - it has to have been done
-    """Bob, who serves."""
+    """Bob, who serves the flows."""
     return bob
 
 
 def test_a_function(alice: Person, flows: Person) -> None:
-    """A function's value comes back as one JSON document, with defaults filled in, given as JSON or as pairs."""
+    """The value of a function comes back as one JSON document; defaults are filled in, from JSON or from pairs."""
     assert alice.cli("call", "bob/greet", '{"name":"Ann"}').ok().out == '{"result":"Hello Ann!"}\n'
     ran = alice.cli("call", "bob/greet", "name=Ann", "times=2").ok()
     assert ran.out == '{"result":"Hello Ann! Hello Ann!"}\n'
@@ -95,7 +95,7 @@ def test_a_function(alice: Person, flows: Person) -> None:
 
 
 def test_an_async_function_and_models(alice: Person, flows: Person) -> None:
-    """An async function's dict is the data, and a pydantic model is what it dumps to."""
+    """The dict of an async function is the data of the answer, and so is the dump of a pydantic model."""
     assert flows.name == "bob"
     assert alice.cli("call", "bob/slowly", "seconds=0.01").ok().document == {"slept": 0.01}
     ran = alice.cli("call", "bob/order", "what=tea", "count=1").ok()
@@ -103,7 +103,7 @@ def test_an_async_function_and_models(alice: Person, flows: Person) -> None:
 
 
 def test_a_shell_command(alice: Person, flows: Person) -> None:
-    """A command has JSON on its stdin and the caller in its environment; its JSON or text comes back."""
+    """A command gets JSON on its stdin and the caller in its environment; its JSON or text is the answer."""
     assert alice.cli("call", "bob/sum", '{"numbers":[1,2,3.5]}').ok().out == '{"sum":6.5}\n'
     flows.cli("serve", "who", "--exec", 'echo "$P2PFLOWS_FROM_NAME $P2PFLOWS_FROM $P2PFLOWS_ENDPOINT"').ok()
     assert alice.request("call", address="bob/who")["data"] == {"text": f"alice {alice.user_id} who"}
@@ -112,13 +112,13 @@ def test_a_shell_command(alice: Person, flows: Person) -> None:
 
 
 def test_a_function_in_a_package(alice: Person, flows: Person) -> None:
-    """`package.module:attr` is found from the folder it was served in."""
+    """`package.module:attr` is found from the folder in which it was served."""
     assert flows.name == "bob"
     assert alice.cli("call", "bob/price", "item=soap").ok().document == {"result": 1.0}
 
 
-def test_one_calls_oneself(flows: Person) -> None:
-    """A person may call what they serve themselves, as `me`."""
+def test_a_user_calls_their_own_flow(flows: Person) -> None:
+    """A user can call their own flows, as `me`."""
     assert flows.cli("call", "me/double", "n=21").ok().document == {"result": 42}
 
 
@@ -137,14 +137,14 @@ def test_one_calls_oneself(flows: Person) -> None:
 def test_data_that_does_not_fit(
     alice: Person, flows: Person, endpoint: str, data: dict[str, object], word: str
 ) -> None:
-    """Data of the wrong shape is bad input, which names the field, and the flow does not run."""
+    """Data of the wrong shape fails as `bad_input` with the name of the field, and the flow does not run."""
     assert flows.name == "bob"
     with pytest.raises(BadInput, match=rf"\b{word}\b"):
         alice.request("call", address=f"bob/{endpoint}", data=data)
 
 
 def test_serving_again_runs_the_new_code(alice: Person, flows: Person) -> None:
-    """After an edit the old code runs until the flow is served again, and then the new code, at once."""
+    """After an edit the old code runs until the flow is served again; from then on the new code runs."""
     for target, file in (("edited.py:version", "edited.py"), ("shop.edited:version", "shop/edited.py")):
         flows.write_file(file, "def version() -> int:\n    return 1\n")
         flows.cli("serve", "version", target).ok()
@@ -169,7 +169,7 @@ def test_serving_again_runs_the_new_code(alice: Person, flows: Person) -> None:
     ],
 )
 def test_what_does_not_load_is_refused(flows: Person, target: str, reason: str) -> None:
-    """`serve` says at once what is wrong with a target, and serves nothing."""
+    """`serve` names what is wrong with a target, and serves nothing."""
     flows.write_file("broken.py", "x = 1\ndef f(:\n")
     flows.write_file("raises.py", "1 / 0\ndef f(): ...\n")
     flows.write_file("leaves.py", "import sys\nsys.exit(3)\n")
@@ -189,7 +189,7 @@ def test_what_does_not_load_is_refused(flows: Person, target: str, reason: str) 
     ],
 )
 def test_a_command_that_cannot_run_is_refused(flows: Person, command: str, reason: str) -> None:
-    """So is a shell command that cannot run."""
+    """`serve` refuses a shell command that cannot run."""
     with pytest.raises(UsageError) as refused:
         flows.request("serve", endpoint="bad", kind="exec", target=command, cwd=str(flows.folder))
     assert reason in refused.value.message + refused.value.hint
@@ -206,7 +206,7 @@ def test_the_shell_says_why_it_does_not_serve(flows: Person) -> None:
 
 
 def test_a_refused_target_leaves_the_old_one(alice: Person, flows: Person) -> None:
-    """Serving something broken under a name in use changes nothing for callers."""
+    """Serving a broken target under a name in use changes nothing for callers."""
     flows.write_file("steady.py", "def steady() -> int:\n    return 1\n")
     flows.cli("serve", "steady", "steady.py:steady").ok()
     flows.write_file("steady.py", "def steady( -> int:\n")
@@ -215,14 +215,14 @@ def test_a_refused_target_leaves_the_old_one(alice: Person, flows: Person) -> No
 
 
 def test_reserved_names_are_refused(flows: Person) -> None:
-    """Names that the daemon uses itself, or that no topic can hold, cannot be served."""
+    """A name that the daemon uses itself, or that no topic can hold, cannot be served."""
     for name in ("_reply", "_flows", "a/b", "", "x" * 65, "ümlaut"):
         with pytest.raises(UsageError):
             flows.request("serve", endpoint=name, kind="exec", target="cat", cwd="/")
 
 
 def test_a_neighbour_sees_what_is_served(alice: Person, flows: Person) -> None:
-    """`ls CONTACT` and `describe ADDRESS` tell what a neighbour serves, its schema, and whether I may call it."""
+    """`ls CONTACT` and `describe ADDRESS` show what a neighbour serves, its schema, and whether I may call it."""
     flows.cli("serve", "secret", "flows.py:double", "--allow", "me").ok()
     listed = {flow["endpoint"]: flow for flow in alice.cli("ls", "bob", "--json").ok().document}
     assert {"User", "greet", "sum", "price"} <= set(listed)
@@ -244,7 +244,7 @@ def test_a_neighbour_sees_what_is_served(alice: Person, flows: Person) -> None:
 
 
 def test_unserve(alice: Person, flows: Person) -> None:
-    """What is unserved is not served to anybody, at once."""
+    """After `unserve` a flow is served to nobody, at once."""
     flows.cli("serve", "brief", "flows.py:double").ok()
     assert alice.request("call", address="bob/brief", data={"n": 1})["data"] == {"result": 2}
     flows.cli("unserve", "brief").ok()
@@ -257,7 +257,7 @@ def test_unserve(alice: Person, flows: Person) -> None:
 
 
 def test_a_name_that_is_used_again(alice: Person, flows: Person) -> None:
-    """A flow that takes a name which another had before it is the one that runs, also when its file is the same."""
+    """A flow under a name that another flow had before is the one that runs, even if its file is the same."""
     for target, result in (("echo 1", 1), ("echo 2", 2)):
         flows.request("serve", endpoint="again", kind="exec", target=target, cwd="/")
         assert alice.request("call", address="bob/again")["data"] == {"result": result}
@@ -270,7 +270,7 @@ def test_a_name_that_is_used_again(alice: Person, flows: Person) -> None:
 
 
 def test_what_waits_for_a_flow_that_is_unserved(alice: Person, flows: Person) -> None:
-    """What waits when a flow is unserved is not run any more, and its callers hear of it at once."""
+    """Calls that wait for a flow when it is unserved do not run, and fail at once."""
     flows.write_file("step.sh", "#!/bin/sh\nsleep 0.5\ncat >> steps\n", executable=True)
     flows.request("serve", endpoint="step", kind="exec", target="./step.sh", cwd=str(flows.folder))
     calls = [alice.request("submit", address="bob/step", data={"n": n}, timeout=20)["id"] for n in range(4)]
@@ -284,7 +284,7 @@ def test_what_waits_for_a_flow_that_is_unserved(alice: Person, flows: Person) ->
 
 
 def test_calls_of_one_sender_run_in_order(alice: Person, flows: Person) -> None:
-    """One sender's calls to one flow run one after the other, and those of a parallel flow side by side."""
+    """The calls of one sender to one flow run one after the other; those to a parallel flow run side by side."""
     source = """
     import threading, time
     from pathlib import Path
@@ -308,7 +308,7 @@ def test_calls_of_one_sender_run_in_order(alice: Person, flows: Person) -> None:
 
 
 def test_a_slow_flow_holds_up_no_other(alice: Person, flows: Person) -> None:
-    """While a slow flow runs, others answer."""
+    """While a slow flow runs, other flows answer."""
     assert flows.name == "bob"
     slow = alice.request("submit", address="bob/slowly", data={"seconds": 2.0})["id"]
     began = time.monotonic()
@@ -317,8 +317,8 @@ def test_a_slow_flow_holds_up_no_other(alice: Person, flows: Person) -> None:
     assert alice.request("wait", id=slow)["data"] == {"slept": 2.0}
 
 
-def lines_come_back(alice: Person, count: int) -> float:
-    """Call with so many lines, and see that they come back complete and in order; gives the seconds."""
+def call_with_lines(alice: Person, count: int) -> float:
+    """Call with so many lines, and check that the answers are complete and in order; returns the seconds."""
     given = "".join(f'{{"n":{n}}}\n' for n in range(count))
     ran = alice.cli("call", "bob/double", "--lines", stdin=given, timeout=180).ok()
     assert ran.out == "".join(f'{{"result":{2 * n}}}\n' for n in range(count))
@@ -327,24 +327,24 @@ def lines_come_back(alice: Person, count: int) -> float:
 
 
 def test_ten_thousand_lines(alice: Person, flows: Person) -> None:
-    """10,000 JSON lines through one command come back complete, in order, and not slowly."""
+    """10,000 JSON lines through one command come back complete, in order, and quickly."""
     assert flows.name == "bob"
-    assert lines_come_back(alice, 10_000) < 120
+    assert call_with_lines(alice, 10_000) < 120
     alice.wait_for_status(lambda now: now["pending"] == 0)
     assert alice.status()["accepted"] >= 10_000
 
 
 @pytest.mark.parametrize("program", ["iotcore"], indirect=True)
 def test_two_thousand_lines_on_the_other_broker(network_on_each_broker: Network) -> None:
-    """The same on the other embedded broker, with fewer lines."""
+    """2,000 JSON lines come back complete and in order on each embedded broker."""
     alice, bob = network_on_each_broker.pair()
     bob.write_file("flows.py", FLOWS)
     bob.serve("double", "flows.py:double")
-    lines_come_back(alice, 2_000)
+    call_with_lines(alice, 2_000)
 
 
 def test_lines_that_fail_keep_their_place(alice: Person, flows: Person) -> None:
-    """Among many lines a wrong one has its error in its place, and the exit code says that not all went well."""
+    """The error of a wrong line stands in the place of its answer, and the exit code reports that a line has failed."""
     assert flows.name == "bob"
     ran = alice.cli("call", "bob/double", "--lines", "--json", stdin='{"n":1}\n{"n":"x"}\nnot json\n\n{"n":4}\n')
     first, second, third, last = ran.lines
@@ -356,7 +356,7 @@ def test_lines_that_fail_keep_their_place(alice: Person, flows: Person) -> None:
 
 
 def test_send_lines_prints_ids_in_order(alice: Person, flows: Person) -> None:
-    """`send --lines` prints one id for each line, and what was sent runs in that order."""
+    """`send --lines` prints one id for each line, and the messages take effect in that order."""
     flows.write_file("append.sh", "#!/bin/sh\ncat >> got.jsonl\n", executable=True)
     flows.cli("serve", "append", "--exec", "./append.sh").ok()
     ran = alice.cli("send", "bob/append", "--lines", stdin="".join(f'{{"n":{n}}}\n' for n in range(50))).ok()
@@ -368,7 +368,7 @@ def test_send_lines_prints_ids_in_order(alice: Person, flows: Person) -> None:
 
 
 def test_what_is_served_survives_a_restart(alice: Person, flows: Person) -> None:
-    """After a restart, or a kill -9, of the daemon everything is served as before, without being served again."""
+    """After a restart or a kill -9 of the daemon everything is still served."""
     served = flows.request("ls")["flows"]
     assert flows.stop() == 0
     flows.start()

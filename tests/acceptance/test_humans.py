@@ -1,4 +1,4 @@
-"""Humans in flows, between real daemons: who is asked what, in turns, until one of them ends it."""
+"""Humans in flows, between real daemons: each is asked in turn, until somebody ends the conversation."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ subflows_config:
 
 @pytest.fixture(scope="module")
 def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUsers]:
-    """Alice and bob; alice serves everything, and bob is a human alone."""
+    """Alice, who serves all flows, and bob, who is only a human."""
     folder = tmp_path_factory.mktemp("flows")
     (folder / "echo_of_humans.py").write_text(ASSISTANT)
     (folder / "HumanToHumanFlowModule").mkdir()
@@ -121,7 +121,7 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUsers]:
 
 @pytest.fixture
 def alice(users: LocalUsers) -> Iterator[LocalUser]:
-    """Who serves and asks, with a worker."""
+    """The user who serves and calls, with a worker."""
     with run_dispatch_worker_thread(users[0]):
         yield users[0]
         for prompt in users[0].inbox():
@@ -136,27 +136,27 @@ def bob(users: LocalUsers) -> Iterator[LocalUser]:
         users[1].decline(prompt["id"])
 
 
-def asked(user: LocalUser, text: str) -> dict[str, Any]:
-    """The open prompt with this text, once it is there."""
+def wait_for_prompt(user: LocalUser, text: str) -> dict[str, Any]:
+    """Wait for the open prompt with this text."""
     wait_until(lambda: any(prompt["text"] == text for prompt in user.inbox()), WAIT)
     (prompt,) = [prompt for prompt in user.inbox() if prompt["text"] == text]
     return prompt
 
 
-def is_asked(user: LocalUser, conversation: str) -> bool:
-    """Whether anything of a conversation waits for a human."""
+def has_open_prompt(user: LocalUser, conversation: str) -> bool:
+    """Whether a prompt of a conversation is open."""
     return any(prompt["conversation"] == conversation for prompt in user.inbox())
 
 
-def says(user: LocalUser, answer: str, *, to: str) -> dict[str, Any]:
-    """Answer the prompt with this text; gives the prompt."""
-    prompt = asked(user, to)
-    user.answer(prompt["id"], answer)
+def answer(user: LocalUser, text: str, *, to: str) -> dict[str, Any]:
+    """Answer the prompt with this text; returns the prompt."""
+    prompt = wait_for_prompt(user, to)
+    user.answer(prompt["id"], text)
     return prompt
 
 
 def kick_off(proxy: FlowProxy, **data: Any) -> FlowFuture:
-    """Begin an interaction."""
+    """Start an interaction."""
     return proxy.get_reply_future(proxy.package_input_message(data))
 
 
@@ -166,17 +166,17 @@ def chat(user: LocalUser, **config: Any) -> FlowProxy:
 
 
 def pair(alice: LocalUser, bob: LocalUser, endpoint: str = "HumanToHuman", **config: Any) -> FlowProxy:
-    """An instance of a talk between alice and bob, whose id is filled in as the tutorial does it."""
+    """An instance of a conversation between alice and bob, with bob's id set as in the tutorial."""
     overrides = {"subflows_config": {"User2": {"user_id": bob.user_id}}, **config}
     return serving.get_flow_instance(cl=alice, flow_endpoint=endpoint, config_overrides=overrides)
 
 
 def test_a_human_chats_with_an_assistant(alice: LocalUser) -> None:
-    """Question and answer alternate until the end word, the assistant keeps its state, and the kick-off is answered."""
+    """Questions and answers alternate until the end word, the assistant keeps its state, and the first call ends."""
     ended = kick_off(chat(alice), id=0, query="I want to ask you a few questions")
-    prompt = says(alice, "What is a flow?", to="1. I want to ask you a few questions!")
+    prompt = answer(alice, "What is a flow?", to="1. I want to ask you a few questions!")
     assert (prompt["label"], prompt["name"], prompt["wants_answer"]) == ("User", "me", True)
-    says(alice, "Thanks <end>", to="2. What is a flow?!")
+    answer(alice, "Thanks <end>", to="2. What is a flow?!")
     assert ended.get_data(WAIT) == {
         "end_of_interaction": True,
         "reason": "end_word",
@@ -188,88 +188,88 @@ def test_a_human_chats_with_an_assistant(alice: LocalUser) -> None:
 
 
 def test_a_chat_kicked_off_as_in_the_tutorial(alice: LocalUser) -> None:
-    """With send_message nobody waits for the end, and the human is asked all the same."""
+    """After `send_message`, with nobody who waits for the end, the human is asked all the same."""
     proxy = chat(alice)
     proxy.send_message(proxy.package_input_message({"id": 0, "query": "Nobody waits"}))
-    says(alice, "<END>", to="1. Nobody waits!")
+    answer(alice, "<END>", to="1. Nobody waits!")
     ended = kick_off(proxy, query="Now somebody does")
-    says(alice, "<END>", to="2. Now somebody does!")
+    answer(alice, "<END>", to="2. Now somebody does!")
     assert ended.get_data(WAIT)["rounds"] == 1
 
 
 def test_a_neighbours_human_is_the_user_of_a_chat(alice: LocalUser, bob: LocalUser) -> None:
-    """The human may be anybody's, by an override."""
+    """An override can make any user the human of a chat."""
     ended = kick_off(chat(alice, subflows_config={"User": {"user_id": bob.user_id}}), query="Bob?")
-    prompt = says(bob, "<END>", to="1. Bob?!")
+    prompt = answer(bob, "<END>", to="1. Bob?!")
     assert (prompt["name"], prompt["label"]) == ("alice", "User")
     assert ended.get_data(WAIT)["end_of_interaction"] is True
 
 
 def test_rounds_are_counted(alice: LocalUser) -> None:
-    """After max_rounds the chat is over, and nobody is asked again."""
+    """After `max_rounds` the chat ends, and nobody is asked again."""
     ended = kick_off(chat(alice, max_rounds=2), query="Twice")
-    says(alice, "once", to="1. Twice!")
-    conversation = says(alice, "twice", to="2. once!")["conversation"]
+    answer(alice, "once", to="1. Twice!")
+    conversation = answer(alice, "twice", to="2. once!")["conversation"]
     told = ended.get_data(WAIT)
     assert (told["end_of_interaction"], told["reason"], told["rounds"]) == (False, "max_rounds", 2)
-    assert not is_asked(alice, conversation)
+    assert not has_open_prompt(alice, conversation)
 
 
 def test_a_human_declines_or_is_late(alice: LocalUser) -> None:
-    """Both end the chat with a reason, and then the instance takes another kick-off."""
+    """A human who declines or is late ends the chat with a reason; then the instance takes another first call."""
     proxy = chat(alice, human_timeout=0.5)
     late = kick_off(proxy, query="Quick")
     assert late.get_data(WAIT)["reason"] == "deadline"
     proxy = chat(alice)
     declined = kick_off(proxy, query="Well")
-    alice.decline(asked(alice, "1. Well!")["id"], "Not now.")
+    alice.decline(wait_for_prompt(alice, "1. Well!")["id"], "Not now.")
     told = declined.get_data(WAIT)
     assert (told["end_of_interaction"], told["reason"]) == (True, "declined")
     assert "Not now." in told["explanation"]
     again = kick_off(proxy, query="And now")
-    says(alice, "<END>", to="2. And now!")
+    answer(alice, "<END>", to="2. And now!")
     assert again.get_data(WAIT)["reason"] == "end_word"
 
 
 def test_an_assistant_that_fails_ends_the_chat(alice: LocalUser) -> None:
-    """Its error comes back with its kind, and the instance is free again."""
+    """The error of an assistant ends the chat with its kind; then the instance takes another first call."""
     proxy = chat(alice)
     with pytest.raises(FlowFailed, match="out of words"):
         kick_off(proxy, query="fail").get_data(WAIT)
     ended = kick_off(proxy, query="Go on")
-    says(alice, "fail", to="1. Go on!")
+    answer(alice, "fail", to="1. Go on!")
     with pytest.raises(FlowFailed, match="out of words"):
         ended.get_data(WAIT)
 
 
 def test_a_second_kick_off_is_refused(alice: LocalUser) -> None:
-    """It gets a clear error, and the first goes on."""
+    """A second first call gets a clear error, and the first chat goes on."""
     proxy = chat(alice)
     first = kick_off(proxy, query="First")
-    asked(alice, "1. First!")
+    wait_for_prompt(alice, "1. First!")
     with pytest.raises(FlowFailed, match="in an interaction already"):
         kick_off(proxy, query="Second").get_data(WAIT)
-    says(alice, "<END>", to="1. First!")
+    answer(alice, "<END>", to="1. First!")
     assert first.get_data(WAIT)["rounds"] == 1
 
 
 def test_a_caller_sets_the_end_word_and_never_the_humans(alice: LocalUser, bob: LocalUser) -> None:
-    """Who is not the owner may not choose who is asked."""
+    """A caller who is not the owner may set the end word, but not who is asked."""
     get = partial(serving.get_flow_instance, bob, "InteractiveChat", alice.user_id)
     with pytest.raises(NotAllowed, match="subflows_config"):
         get({"subflows_config": {"User": {"user_id": "local"}}})
     proxy = get({"end_of_interaction_string": "bye"})
     ended = kick_off(proxy, query="Hi alice")
-    says(alice, "Bye bob", to="1. Hi alice!")
+    answer(alice, "Bye bob", to="1. Hi alice!")
     assert ended.get_data(WAIT)["user_inputs"] == ["Bye bob"]
 
 
-def test_two_humans_talk_and_one_ends_it(alice: LocalUser, bob: LocalUser) -> None:
-    """Each is asked what the other said; the last words reach the other as a note, the caller gets the transcript."""
+def test_two_humans_talk_until_one_ends_it(alice: LocalUser, bob: LocalUser) -> None:
+    """Each human is asked what the other said; the last words arrive as a note, and the caller gets the transcript."""
     ended = kick_off(pair(alice, bob), id=0, api_output="Let's start chatting.")
-    assert says(alice, "Hi bob", to="Let's start chatting.")["label"] == "User1"
-    assert says(bob, "Hi alice", to="Hi bob")["label"] == "User2"
-    says(alice, "See you <END>", to="Hi alice")
+    assert answer(alice, "Hi bob", to="Let's start chatting.")["label"] == "User1"
+    assert answer(bob, "Hi alice", to="Hi bob")["label"] == "User2"
+    answer(alice, "See you <END>", to="Hi alice")
     told = ended.get_data(WAIT)
     assert told["reason"] == "end_word"
     assert [(line["user"], line["text"]) for line in told["transcript"]] == [
@@ -277,36 +277,36 @@ def test_two_humans_talk_and_one_ends_it(alice: LocalUser, bob: LocalUser) -> No
         ("User2", "Hi alice"),
         ("User1", "See you <END>"),
     ]
-    note = asked(bob, "See you <END>\n\n(This is the end. User1 ended the talk.)")
+    note = wait_for_prompt(bob, "See you <END>\n\n(This is the end. User1 ended the talk.)")
     assert (note["wants_answer"], note["data"]["end_of_interaction"]) == (False, True)
-    assert not is_asked(alice, note["conversation"])
+    assert not has_open_prompt(alice, note["conversation"])
 
 
 def test_two_humans_and_one_declines(alice: LocalUser, bob: LocalUser) -> None:
-    """The other one is told, and the caller gets the reason."""
+    """When one human declines, the other gets a note, and the caller gets the reason."""
     ended = kick_off(pair(alice, bob, max_rounds=5), api_output="Shall we?")
-    says(alice, "I would", to="Shall we?")
-    bob.decline(asked(bob, "I would")["id"], "I am out.")
+    answer(alice, "I would", to="Shall we?")
+    bob.decline(wait_for_prompt(bob, "I would")["id"], "I am out.")
     told = ended.get_data(WAIT)
     assert (told["end_of_interaction"], told["reason"], told["rounds"]) == (True, "declined", 0)
-    note = asked(alice, f"(This is the end. {told['explanation']})")
+    note = wait_for_prompt(alice, f"(This is the end. {told['explanation']})")
     assert note["wants_answer"] is False
-    assert not is_asked(bob, note["conversation"])
+    assert not has_open_prompt(bob, note["conversation"])
 
 
 def test_the_tutorials_composite_works_unchanged(alice: LocalUser, bob: LocalUser) -> None:
-    """The HumanToHuman of the tutorial, kicked off as there, hands on what each says, for as long as they like."""
+    """The tutorial's HumanToHuman passes on what each human says, for as long as they like."""
     human2human_chat = pair(alice, bob, "Human2Human")
     input_message = human2human_chat.package_input_message({"id": 0, "api_output": "Let's start."})
     human2human_chat.send_message(input_message)
-    says(alice, "one", to="Let's start.")
-    says(bob, "two", to="one")
-    says(alice, "three <END>", to="two")
-    assert asked(bob, "three <END>")["label"] == "User2"
+    answer(alice, "one", to="Let's start.")
+    answer(bob, "two", to="one")
+    answer(alice, "three <END>", to="two")
+    assert wait_for_prompt(bob, "three <END>")["label"] == "User2"
 
 
 def test_a_human_is_asked_by_a_template(alice: LocalUser) -> None:
-    """HumanFlow words the question, several at once, and gives what the human says or that they declined."""
+    """HumanFlow words its questions, even several at once, and returns what the human says or that they declined."""
     template = {"template": "Plan for {{goal}}, please.", "input_variables": ["goal"]}
     serving.serve_flow(
         alice,
@@ -329,15 +329,15 @@ def test_a_human_is_asked_by_a_template(alice: LocalUser) -> None:
 
 
 def test_a_talk_goes_on_with_another_worker(users: LocalUsers, bob: LocalUser) -> None:
-    """Answers that come while no worker runs are taken by the next one; nobody is asked twice."""
+    """The next worker takes answers that come while no worker runs; nobody is asked twice."""
     alice = users[0]
     with run_dispatch_worker_thread(alice):
         ended = kick_off(pair(alice, bob), api_output="Restart?")
-        asked(alice, "Restart?")
-    says(alice, "I stay", to="Restart?")
+        wait_for_prompt(alice, "Restart?")
+    answer(alice, "I stay", to="Restart?")
     with run_dispatch_worker_thread(alice):
-        conversation = asked(bob, "I stay")["conversation"]
-    says(bob, "Me too <END>", to="I stay")
+        conversation = wait_for_prompt(bob, "I stay")["conversation"]
+    answer(bob, "Me too <END>", to="I stay")
     with run_dispatch_worker_thread(alice):
         told = ended.get_data(WAIT)
     assert [line["text"] for line in told["transcript"]] == ["I stay", "Me too <END>"]
@@ -349,16 +349,16 @@ def test_a_talk_goes_on_with_another_worker(users: LocalUsers, bob: LocalUser) -
 
 
 def test_conversations_are_remembered(alice: LocalUser, bob: LocalUser) -> None:
-    """Who asked whom, under which label, what was said last, and what waits; calls between daemons are none."""
+    """The list of conversations shows who asked whom, the label, the last text and what waits, but no inner calls."""
     ended = kick_off(pair(alice, bob), api_output="Remember?")
-    says(alice, "I do", to="Remember?")
-    open_one = conversation_of(bob, asked(bob, "I do")["conversation"])
+    answer(alice, "I do", to="Remember?")
+    open_one = conversation_of(bob, wait_for_prompt(bob, "I do")["conversation"])
     assert open_one["open"] == 1
     assert (open_one["way"], open_one["name"], open_one["label"]) == ("asked", "alice", "User2")
     assert (open_one["text"], open_one["by"]) == ("I do", "them")
-    says(bob, "Forget it <END>", to="I do")
+    answer(bob, "Forget it <END>", to="I do")
     ended.get_data(WAIT)
-    asked(alice, "Forget it <END>\n\n(This is the end. User2 ended the talk.)")
+    wait_for_prompt(alice, "Forget it <END>\n\n(This is the end. User2 ended the talk.)")
     answered = conversation_of(bob, open_one["conversation"])
     assert (answered["open"], answered["text"], answered["by"]) == (0, "Forget it <END>", "me")
     known = alice.request("conversations")["conversations"]
@@ -369,21 +369,21 @@ def test_conversations_are_remembered(alice: LocalUser, bob: LocalUser) -> None:
 
 
 def conversation_of(user: LocalUser, conversation: str) -> dict[str, Any]:
-    """The one with this id."""
+    """The listed conversation with this id."""
     (found,) = [each for each in user.request("conversations")["conversations"] if each["conversation"] == conversation]
     return dict(found)
 
 
 def test_a_chat_is_resumed(alice: LocalUser, bob: LocalUser) -> None:
-    """A later `chat --resume` is the same conversation for the neighbour, and hears first what came meanwhile."""
-    with in_background(lambda: says(bob, "Fine", to="How are you?")):
+    """`chat --resume` continues a conversation for the neighbour, and first shows what came meanwhile."""
+    with in_background(lambda: answer(bob, "Fine", to="How are you?")):
         assert run(alice.home, "chat", "bob/User", stdin="How are you?\n").out == "bob: Fine\n"
     (first,) = [prompt for prompt in bob.inbox(all=True) if prompt["text"] == "How are you?"]
     meanwhile = {"address": "bob/User", "data": {"text": "Still fine?"}, "conversation": first["conversation"]}
     alice.request("submit", **meanwhile)
-    says(bob, "Still fine", to="Still fine?")
+    answer(bob, "Still fine", to="Still fine?")
     wait_until(lambda: conversation_of(alice, first["conversation"])["text"] == "Still fine", WAIT)
-    with in_background(lambda: says(bob, "Bye", to="Good.")):
+    with in_background(lambda: answer(bob, "Bye", to="Good.")):
         resumed = run(alice.home, "chat", "bob/User", "--resume", stdin="Good.\n")
     assert resumed.out == "bob: Still fine\nbob: Bye\n"
     assert {prompt["conversation"] for prompt in bob.inbox(all=True) if prompt["text"] in ("Good.", "Still fine?")} == {
@@ -395,7 +395,7 @@ def test_a_chat_is_resumed(alice: LocalUser, bob: LocalUser) -> None:
 
 @contextlib.contextmanager
 def in_background(act: Callable[[], object]) -> Iterator[None]:
-    """Somebody does something while the block runs."""
+    """Run a function in a thread while the block runs."""
     thread = threading.Thread(target=act)
     thread.start()
     try:
@@ -405,7 +405,7 @@ def in_background(act: Callable[[], object]) -> Iterator[None]:
 
 
 def test_a_human_answers_a_whole_talk_in_one_terminal(alice: LocalUser, bob: LocalUser) -> None:
-    """`chat --answer` shows each question with who asks, answers it with the next line, and ends with the input."""
+    """`chat --answer` shows each question and who asks, takes a line as its answer, and ends with its input."""
     arguments, environment = command(bob.home, "chat", "--answer")
     ended = kick_off(pair(alice, bob, max_rounds=2), api_output="In one terminal?")
     with subprocess.Popen(
@@ -414,8 +414,8 @@ def test_a_human_answers_a_whole_talk_in_one_terminal(alice: LocalUser, bob: Loc
         assert answering.stdin is not None
         answering.stdin.write(b"Bob says one\nBob says two\n")
         answering.stdin.close()
-        says(alice, "Alice says one", to="In one terminal?")
-        says(alice, "Alice says two", to="Bob says one")
+        answer(alice, "Alice says one", to="In one terminal?")
+        answer(alice, "Alice says two", to="Bob says one")
         assert ended.get_data(WAIT)["rounds"] == 2
         assert answering.wait(WAIT) == 0
         assert answering.stdout is not None

@@ -1,4 +1,4 @@
-"""Serving classes and getting instances of them: whose they are, what may be changed of them, and how they end."""
+"""Served classes and their instances: who may use them, what may be changed of them, and how they end."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ def users() -> Iterator[LocalUsers]:
 
 @pytest.fixture
 def alice(users: LocalUsers) -> LocalUser:
-    """Who mostly asks."""
+    """The user who mostly calls."""
     return users[0]
 
 
 @pytest.fixture
 def bob(users: LocalUsers) -> LocalUser:
-    """Who mostly serves."""
+    """The user who mostly serves."""
     return users[1]
 
 
 @pytest.fixture
 def carol(users: LocalUsers) -> LocalUser:
-    """Another neighbour."""
+    """Another user."""
     return users[2]
 
 
 @pytest.fixture
 def names(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """Endpoint names that no other test uses."""
+    """A function that makes endpoint names which no other test uses."""
     return lambda name: f"{name}{abs(hash(request.node.name)) % 1_000_000}"
 
 
@@ -76,7 +76,7 @@ def serve(user: LocalUser, class_name: str, endpoint: str, **settings: Any) -> N
 
 
 def get(user: LocalUser, endpoint: str, owner: LocalUser | None = None, **settings: Any) -> FlowProxy:
-    """An instance of somebody's flow, one's own by default."""
+    """Mount an instance of a user's flow, by default of one's own."""
     settings = {"timeout": WAIT, **settings}
     return serving.get_flow_instance(user, endpoint, user_id=(owner or user).user_id, **settings)
 
@@ -87,7 +87,7 @@ def relay(**subflows: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mounted(user: LocalUser, *endpoints: str) -> list[str]:
-    """The endpoints among these of all instances that a user has."""
+    """The endpoints of all instances of a user's flows; given names, only those."""
     return sorted(
         each["endpoint"] for each in serving.get_flow_instances(user) if not endpoints or each["endpoint"] in endpoints
     )
@@ -109,7 +109,7 @@ def instance_of(proxy: FlowProxy) -> str:
 
 
 def test_serving_the_same_twice_changes_nothing(bob: LocalUser, names: Callable[[str], str]) -> None:
-    """The second time gives False and leaves the revision; other settings replace what was served."""
+    """Serving the same again returns False and keeps the revision; other settings replace what was served."""
     here = names("Counter")
     serve(bob, "Counter", here)
     before = served(bob, here)
@@ -134,14 +134,14 @@ def test_serving_the_same_twice_changes_nothing(bob: LocalUser, names: Callable[
     ],
 )
 def test_what_cannot_be_mounted_is_not_served(bob: LocalUser, class_name: str, word: str) -> None:
-    """A class that is not there, or whose config is incomplete, is refused at once, and why (D8)."""
+    """A class that is missing, or whose config is incomplete, is refused at once with the reason (D8)."""
     with pytest.raises(UsageError, match=word):
         serving.serve_flow(bob, class_name, "Refused")
     assert not serving.is_flow_served(bob, "Refused")
 
 
 def test_serving_a_tree(alice: LocalUser, bob: LocalUser) -> None:
-    """Subflows are served before what needs them, as their config says; what is served already is left alone."""
+    """Subflows are served before the flows that need them, as the config says; a served endpoint stays as it is."""
     serve(bob, "Counter", "TreeLeaf", config={"step": 3})
     assert serving.recursive_serve_flow(bob, "flow_classes.Tree", "Tree")
     leaf, branch, tree = (served(bob, name) for name in ("TreeLeaf", "TreeBranch", "Tree"))
@@ -157,7 +157,7 @@ def test_serving_a_tree(alice: LocalUser, bob: LocalUser) -> None:
 
 
 def test_a_circle_of_classes_is_named(bob: LocalUser) -> None:
-    """Serving classes that hold each other tells the circle, and serves none of them (D9)."""
+    """Serving classes that hold each other fails with the cycle named, and serves none of them (D9)."""
     with pytest.raises(UsageError, match="Head -> Tail -> Head"):
         serving.recursive_serve_flow(bob, "flow_classes.Head", "Head")
     assert not serving.is_flow_served(bob, "Head")
@@ -184,7 +184,7 @@ def test_the_tutorials_composites(
 
 
 def test_what_a_proxy_tells(alice: LocalUser, bob: LocalUser) -> None:
-    """A proxy names whom it stands for, and no more; the instance belongs to who asked for it."""
+    """A proxy names the user and the flow that it stands for; its instance belongs to the user who mounted it."""
     proxy = get(alice, "Counter", bob)
     assert proxy.name == "Proxy_Counter"
     assert set(proxy.flow_config) == {"name", "description", "user_id", "flow_id", "flow_endpoint"}
@@ -197,7 +197,7 @@ def test_what_a_proxy_tells(alice: LocalUser, bob: LocalUser) -> None:
 
 
 def test_the_ways_to_write_a_user(alice: LocalUser, bob: LocalUser) -> None:
-    """One's own id is the same as `local`, upper case does no harm, and a contact's name will do (D23)."""
+    """One's own id means `local`, a user id may be in upper case, and the name of a contact stands for its id (D23)."""
     for user_id in ("local", alice.user_id, alice.user_id.upper(), "me"):
         proxy = serving.get_flow_instance(alice, "Counter", user_id=user_id, timeout=WAIT)
         assert proxy.call({}, WAIT)["user"] == alice.user_id
@@ -207,7 +207,7 @@ def test_the_ways_to_write_a_user(alice: LocalUser, bob: LocalUser) -> None:
 
 
 def test_a_subflow_of_a_user_in_upper_case(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """The same holds inside configs, and one's own id means local there too (D7, D23)."""
+    """In a config, too, a user id may be in upper case, and one's own id means local (D7, D23)."""
     here = names("Relay")
     serve(
         alice,
@@ -238,13 +238,13 @@ def test_a_subflow_of_a_user_in_upper_case(alice: LocalUser, bob: LocalUser, nam
 def test_who_cannot_be_had_at_once(
     alice: LocalUser, user_id: str, endpoint: str, error: type[Exception], word: str
 ) -> None:
-    """What is wrong with a user or an endpoint is told before any deadline."""
+    """A wrong user or endpoint fails before any deadline, with the reason."""
     with pytest.raises(error, match=word):
         serving.get_flow_instance(alice, endpoint, user_id=user_id, timeout=60)
 
 
 def test_users_who_do_not_answer(users: LocalUsers, tmp_path: Path) -> None:
-    """A user whom nobody has seen, and one who is offline, are told apart when the deadline passes (D15)."""
+    """At the deadline, a user whom nobody has seen and a user who is offline are different errors (D15)."""
     alice, dave = users[0], users[3]
     stranger = identity.create(tmp_path / "key").user_id
     with pytest.raises(UnknownUser, match=stranger):
@@ -260,7 +260,7 @@ def test_users_who_do_not_answer(users: LocalUsers, tmp_path: Path) -> None:
 def test_what_is_not_for_everybody(
     alice: LocalUser, bob: LocalUser, carol: LocalUser, names: Callable[[str], str]
 ) -> None:
-    """Whom the allow rule leaves out gets no instance, and does not learn more than that."""
+    """A user whom the allow rule excludes gets no instance, and learns nothing more."""
     here = names("Private")
     serve(bob, "Counter", here, allow="carol")
     assert get(carol, here, bob).call({}, WAIT)["count"] == 1
@@ -271,7 +271,7 @@ def test_what_is_not_for_everybody(
 
 
 def test_a_human_or_a_function_needs_no_instance(bob: LocalUser, alice: LocalUser) -> None:
-    """Their proxy stands for the endpoint; config or state for them is refused."""
+    """The proxy of a human or a function stands for the endpoint; a config or state for it is refused."""
     proxy = get(alice, "User", bob)
     assert proxy.flow_config["flow_id"] is None
     with pytest.raises(BadInput, match="neither config nor state"):
@@ -284,7 +284,7 @@ def test_a_human_or_a_function_needs_no_instance(bob: LocalUser, alice: LocalUse
 
 
 def test_overrides_reach_the_depth(alice: LocalUser, names: Callable[[str], str]) -> None:
-    """What stands under `subflows_config` of an override reaches the instances of the subflows, at any depth."""
+    """An override under `subflows_config` reaches the instances of the subflows, at any depth."""
     top, middle = names("Top"), names("Middle")
     serve(alice, "Relay", middle, config=relay(B={"flow_endpoint": "Counter", "name": "Bee", "step": 2}))
     serve(alice, "Relay", top, config=relay(A={"flow_endpoint": middle}, C={"flow_endpoint": middle}))
@@ -298,7 +298,7 @@ def test_overrides_reach_the_depth(alice: LocalUser, names: Callable[[str], str]
 
 
 def test_a_neighbour_changes_what_is_overridable(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """A neighbour may set the keys that the class names, and never what picks code or people (D19, D20)."""
+    """A neighbour may set the keys that the class names, and never a key that selects code or people (D19, D20)."""
     assert get(alice, "Counter", bob, config_overrides={"step": 4}).call({}, WAIT)["count"] == 4
     here = names("Relay")
     serve(bob, "Relay", here, config=relay(leaf={"flow_endpoint": "Counter"}))
@@ -321,7 +321,7 @@ def test_a_neighbour_changes_what_is_overridable(alice: LocalUser, bob: LocalUse
 def test_a_composite_lends_nobody_its_owners_rights(
     alice: LocalUser, bob: LocalUser, names: Callable[[str], str]
 ) -> None:
-    """What a neighbour may not set of a flow cannot be set through a composite of its owner, whatever that lists."""
+    """A key that a neighbour may not set of a flow cannot be set through a composite of its owner either."""
     here = names("Relay")
     open_config = {**relay(leaf={"flow_endpoint": "Counter"}), "overridable": ["subflows_config.leaf.owner_note"]}
     serve(bob, "Relay", here, config=open_config)
@@ -332,7 +332,7 @@ def test_a_composite_lends_nobody_its_owners_rights(
 
 
 def test_a_subflow_is_led_to_a_neighbour(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """An open user id is filled in when an instance is asked for, and that neighbour's daemon sees who calls."""
+    """A mount can set an open user id of a subflow; that neighbour's daemon sees who calls."""
     here = names("Relay")
     serve(alice, "Relay", here, config=relay(far={"flow_endpoint": "Counter", "user_id": "???", "step": 7}))
     with pytest.raises(BadInput, match=r"far\.user_id"):
@@ -343,7 +343,7 @@ def test_a_subflow_is_led_to_a_neighbour(alice: LocalUser, bob: LocalUser, names
 
 
 def test_a_subflow_that_is_there_already(alice: LocalUser, names: Callable[[str], str]) -> None:
-    """A subflow with a flow_id is that very instance; it is not deleted with the composite."""
+    """A subflow with a `flow_id` is that instance; deleting the composite does not delete it."""
     here = names("Relay")
     counter = get(alice, "Counter")
     assert counter.call({}, WAIT)["count"] == 1
@@ -356,7 +356,7 @@ def test_a_subflow_that_is_there_already(alice: LocalUser, names: Callable[[str]
 
 
 def test_an_instance_keeps_its_config(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """Serving anew changes the config of new instances only (D22)."""
+    """Serving again changes the config of new instances only (D22)."""
     here = names("Counter")
     serve(bob, "Counter", here, config={"step": 2})
     old = get(alice, here, bob)
@@ -371,7 +371,7 @@ def test_an_instance_keeps_its_config(alice: LocalUser, bob: LocalUser, names: C
 
 
 def test_an_initial_state(alice: LocalUser, bob: LocalUser) -> None:
-    """An instance begins with the state it is given, messages included; the rest is the constructor's."""
+    """An instance starts with the state that it is given, messages included; the constructor fills the rest."""
     begun = get(bob, "Counter", initial_state={"count": 41})
     assert begun.call({}, WAIT)["count"] == 42
     serving.serve_flow(bob, "flow_classes.Keeper", "Keeper")
@@ -384,7 +384,7 @@ def test_an_initial_state(alice: LocalUser, bob: LocalUser) -> None:
 
 
 def test_an_initial_state_is_not_for_everybody(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """A neighbour gives one only where the class says so, and subflows never get that of their composite."""
+    """A neighbour may give an initial state only where the class allows it; subflows never get their composite's."""
     here = names("Relay")
     serve(bob, "Relay", here, config=relay(leaf={"flow_endpoint": "Counter"}))
     with pytest.raises(NotAllowed, match="state"):
@@ -395,7 +395,7 @@ def test_an_initial_state_is_not_for_everybody(alice: LocalUser, bob: LocalUser,
 def test_who_calls_without_an_instance(
     alice: LocalUser, bob: LocalUser, carol: LocalUser, names: Callable[[str], str]
 ) -> None:
-    """Each caller has an instance for each conversation, and none of anybody else's."""
+    """Each caller has one instance for each conversation, and none of another caller."""
     here = names("Counter")
     serve(bob, "Counter", here)
     first, second = (new_id(1, bytes(10)), new_id(2, bytes(10)))
@@ -411,7 +411,7 @@ def test_who_calls_without_an_instance(
 
 
 def test_a_singleton_is_one(alice: LocalUser, bob: LocalUser, carol: LocalUser, names: Callable[[str], str]) -> None:
-    """First calls and first mounts of several users at once end at one instance, with one of each subflow (D16)."""
+    """Simultaneous first calls and mounts of several users reach one instance, with one of each subflow (D16)."""
     here, leaf = names("Relay"), names("Leaf")
     serve(bob, "Counter", leaf)
     serve(bob, "Relay", here, singleton=True, config=relay(a={"flow_endpoint": leaf}, b={"flow_endpoint": leaf}))
@@ -434,7 +434,7 @@ def test_a_singleton_is_one(alice: LocalUser, bob: LocalUser, carol: LocalUser, 
 
 
 def test_two_subflows_on_one_singleton(bob: LocalUser, names: Callable[[str], str]) -> None:
-    """Subflows of a singleton endpoint share its instance, and it outlives the composite."""
+    """Subflows of a singleton endpoint share its instance, which outlives the composite."""
     here, leaf = names("Relay"), names("Leaf")
     serve(bob, "Counter", leaf, singleton=True)
     serve(bob, "Relay", here, config=relay(a={"flow_endpoint": leaf}, b={"flow_endpoint": leaf}))
@@ -445,7 +445,7 @@ def test_two_subflows_on_one_singleton(bob: LocalUser, names: Callable[[str], st
 
 
 def test_a_parallel_flow(alice: LocalUser, bob: LocalUser, names: Callable[[str], str], tmp_path: Path) -> None:
-    """Its messages run side by side, each from the initial state, which is never changed."""
+    """The messages of a parallel flow run side by side, each on the initial state, which never changes."""
     here, file = names("Meeting"), str(tmp_path / "notes")
     serve(bob, "Meeting", here, parallel_dispatch=True)
     proxy = get(bob, here, initial_state={"count": 10})
@@ -460,7 +460,7 @@ def test_a_parallel_flow(alice: LocalUser, bob: LocalUser, names: Callable[[str]
 
 
 def test_a_parallel_composite_is_mounted_once(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """First messages that come together mount one instance, with one of each subflow."""
+    """Simultaneous first messages of a parallel composite mount one instance, with one of each subflow."""
     here, leaf = names("Relay"), names("Leaf")
     serve(bob, "Counter", leaf)
     serve(bob, "Relay", here, parallel_dispatch=True, config=relay(leaf={"flow_endpoint": leaf}))
@@ -472,7 +472,7 @@ def test_a_parallel_composite_is_mounted_once(alice: LocalUser, bob: LocalUser, 
 
 
 def test_many_answers_find_their_questions(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """A composite that asks several at once knows which subflow answered what, and may handle their errors (D30)."""
+    """A composite that asks several subflows at once knows which one answered, and may handle their errors (D30)."""
     here = names("Survey")
     reverse = {"flow_endpoint": "ReverseNumber"}
     serve(
@@ -495,7 +495,7 @@ def test_many_answers_find_their_questions(alice: LocalUser, bob: LocalUser, nam
 
 
 def test_an_error_of_a_subflow_passes_up(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """Without a hand for it, a subflow's error goes to who waits for the composite, in both styles (D38)."""
+    """In both styles, an unhandled error of a subflow reaches the caller of the composite (D38)."""
     below = relay(broken={"flow_endpoint": names("Broken")})
     serve(alice, "Careless", names("Broken"))
     serve(alice, "Strict", names("Strict"), config=below)
@@ -510,7 +510,7 @@ def test_an_error_of_a_subflow_passes_up(alice: LocalUser, bob: LocalUser, names
 
 
 def test_any_name_of_a_dispatch_point(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """Messages flow on whatever the dispatch point is called (D41), and without a worker the caller is told."""
+    """Messages run at a dispatch point of any name (D41); without a worker the call fails."""
     here = names("Counter")
     serve(bob, "Counter", here, dispatch_point="gpu")
     with pytest.raises(NoWorker, match="worker"):
@@ -521,7 +521,7 @@ def test_any_name_of_a_dispatch_point(alice: LocalUser, bob: LocalUser, names: C
 
 
 def test_the_dispatch_point_of_one_instance(alice: LocalUser, bob: LocalUser) -> None:
-    """Its owner says where an instance runs; it is mounted there, and all its messages go there."""
+    """An owner can choose where an instance runs; it is mounted there, and gets all its messages there."""
     with run_dispatch_worker_thread(bob, dispatch_point="attic"):
         proxy = get(bob, "Counter", dispatch_point_override="attic")
         assert [proxy.call({}, WAIT)["count"] for _ in range(3)] == [1, 2, 3]
@@ -538,7 +538,7 @@ def test_the_dispatch_point_of_one_instance(alice: LocalUser, bob: LocalUser) ->
 
 
 def test_a_circle_of_two_users(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """Flows of two users that hold each other are refused with the circle named, and nothing of it stays (D9)."""
+    """Flows of two users that hold each other are refused with the cycle named, and leave nothing behind (D9)."""
     ping, pong = names("Ping"), names("Pong")
     serve(alice, "Relay", ping, config=relay(next={"flow_endpoint": pong, "user_id": bob.user_id}))
     serve(bob, "Relay", pong, config=relay(next={"flow_endpoint": ping, "user_id": alice.user_id}))
@@ -548,7 +548,7 @@ def test_a_circle_of_two_users(alice: LocalUser, bob: LocalUser, names: Callable
 
 
 def test_a_tree_that_fails_is_taken_back(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """When the third subflow cannot be had, those that were made before go, on both sides and at every depth (D18)."""
+    """When the third subflow cannot be mounted, the others are released, on both sides and at every depth (D18)."""
     one, two, deep, top = (names(name) for name in ("One", "Two", "Deep", "Top"))
     serve(bob, "Counter", one)
     serve(alice, "Counter", two)
@@ -573,7 +573,7 @@ def test_a_tree_that_fails_is_taken_back(alice: LocalUser, bob: LocalUser, names
 def test_a_tree_that_takes_too_long_is_taken_back(
     alice: LocalUser, bob: LocalUser, names: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """The same when somebody in it does not answer before the deadline."""
+    """When a subflow does not answer before the deadline, the others are released, too."""
     one, two, top = (names(name) for name in ("One", "Two", "Top"))
     stranger = identity.create(tmp_path / "key").user_id
     serve(bob, "Counter", one)
@@ -590,7 +590,7 @@ def test_a_tree_that_takes_too_long_is_taken_back(
 
 
 def test_a_constructor_that_fails(bob: LocalUser, names: Callable[[str], str]) -> None:
-    """A class that cannot be made with its config is told when the instance is asked for, and leaves none (D38)."""
+    """A class whose constructor fails is refused when an instance is mounted, and leaves none (D38)."""
     here = names("Open")
     serve(bob, "Open", here)
     with pytest.raises(FlowFailed, match="that is a wrong name"):
@@ -604,7 +604,7 @@ def test_a_constructor_that_fails(bob: LocalUser, names: Callable[[str], str]) -
 def test_what_is_unserved_goes_on_for_those_who_have_it(
     alice: LocalUser, bob: LocalUser, names: Callable[[str], str]
 ) -> None:
-    """Unserving ends new instances only; serving again finds the old ones as they were."""
+    """Unserving stops new instances only; serving again finds the old ones unchanged."""
     here = names("Counter")
     serve(bob, "Counter", here)
     proxy = get(alice, here, bob)
@@ -625,7 +625,7 @@ def test_what_is_unserved_goes_on_for_those_who_have_it(
 
 
 def test_deleting_an_endpoint(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """It takes its instances along, and what was made for them at neighbours; no trace of it stays (D12)."""
+    """Deleting an endpoint deletes its instances, and those mounted for them at neighbours; nothing stays (D12)."""
     here, leaf = names("Relay"), names("Leaf")
     serve(alice, "Counter", leaf)
     serve(bob, "Relay", here, config=relay(leaf={"flow_endpoint": leaf, "user_id": alice.user_id}))
@@ -642,7 +642,7 @@ def test_deleting_an_endpoint(alice: LocalUser, bob: LocalUser, names: Callable[
 
 @pytest.mark.parametrize("recursive", [True, False])
 def test_deleting_an_instance(alice: LocalUser, bob: LocalUser, names: Callable[[str], str], recursive: bool) -> None:
-    """Its client deletes it from afar; its subflows go with it only when that is asked for."""
+    """A client can delete its instance from afar; the subflows go with it only if asked for."""
     here, leaf = names("Relay"), names("Leaf")
     serve(alice, "Counter", leaf)
     serve(bob, "Relay", here, config=relay(leaf={"flow_endpoint": leaf, "user_id": alice.user_id}))
@@ -660,7 +660,7 @@ def test_deleting_an_instance(alice: LocalUser, bob: LocalUser, names: Callable[
 def test_what_waits_for_a_deleted_instance(
     alice: LocalUser, bob: LocalUser, names: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """The message that runs, those behind it and those kept for later all end in an error (D47)."""
+    """When an instance is deleted, the running message, the waiting ones and the kept ones all fail (D47)."""
     meeting, keeper, file = names("Meeting"), names("Keeper"), tmp_path / "notes"
     serve(bob, "Meeting", meeting)
     serve(bob, "Keeper", keeper)
@@ -683,7 +683,7 @@ def test_what_waits_for_a_deleted_instance(
 
 
 def test_a_reset_reaches_the_depth(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """A proxy's reset starts the state anew where it is kept, and with `recursive` at all depths, wherever (D48)."""
+    """A proxy's reset resets the state where it is kept; a recursive one does so at all depths and all users (D48)."""
     leaf, middle, top = (names(name) for name in ("Leaf", "Middle", "Top"))
     serve(alice, "Counter", leaf)
     serve(bob, "Starter", middle, config=relay(leaf={"flow_endpoint": leaf, "user_id": alice.user_id}))
@@ -704,7 +704,7 @@ def test_a_reset_reaches_the_depth(alice: LocalUser, bob: LocalUser, names: Call
 
 
 def test_a_reset_begins_with_the_initial_state(bob: LocalUser) -> None:
-    """An instance that was given a state to begin with has that again."""
+    """After a reset, an instance has the initial state that it was given."""
     proxy = get(bob, "Counter", initial_state={"count": 10})
     assert [proxy.call({}, WAIT)["count"] for _ in range(2)] == [11, 12]
     proxy.reset(full_reset=True, recursive=False)
@@ -712,7 +712,7 @@ def test_a_reset_begins_with_the_initial_state(bob: LocalUser) -> None:
 
 
 def test_a_reset_waits_its_turn(bob: LocalUser, names: Callable[[str], str], tmp_path: Path) -> None:
-    """A message that runs when the reset comes was sent before it: what that leaves is forgotten, too."""
+    """A reset takes effect after the message that was sent before it and still runs."""
     here, file = names("Meeting"), tmp_path / "notes"
     serve(bob, "Meeting", here)
     proxy = get(bob, here)
@@ -727,7 +727,7 @@ def test_a_reset_waits_its_turn(bob: LocalUser, names: Callable[[str], str], tmp
 
 
 def test_a_failed_request_leaves_the_state_as_it_was(bob: LocalUser, names: Callable[[str], str]) -> None:
-    """A composite that was waiting for a subflow which failed is not out of step: the next message is a fresh one."""
+    """After a subflow fails, the waiting composite has its earlier state, and takes the next message as a new one."""
     serve(bob, "ReverseTwice", names("Twice"))
     proxy = get(bob, names("Twice"))
     assert proxy.call({"number": 12}, WAIT) == {"output_number": 22}
@@ -738,7 +738,7 @@ def test_a_failed_request_leaves_the_state_as_it_was(bob: LocalUser, names: Call
 
 
 def test_a_config_takes_no_keys(bob: LocalUser) -> None:
-    """A key in overrides is refused before it is kept or sent anywhere, and is not repeated (P8)."""
+    """An API key in overrides is refused before it is stored or sent, and the error does not repeat it (P8)."""
     for place in ([{"api_key": "sk-secret"}], "sk-secret"):
         with pytest.raises(UsageError) as refused:
             get(bob, "Counter", config_overrides={"backend": {"api_infos": place}})
@@ -751,7 +751,7 @@ def test_a_config_takes_no_keys(bob: LocalUser) -> None:
 
 
 def test_instances_of_others(alice: LocalUser, bob: LocalUser, carol: LocalUser) -> None:
-    """Who knows the id of somebody else's instance cannot use, delete, reset or see it (D21)."""
+    """The id of another user's instance is not enough to use, delete, reset or see it (D21)."""
     proxy = get(alice, "Counter", bob)
     assert proxy.call({}, WAIT)["count"] == 1
     stolen = instance_of(proxy)
@@ -773,7 +773,7 @@ def test_instances_of_others(alice: LocalUser, bob: LocalUser, carol: LocalUser)
 
 
 def test_nobody_takes_a_singleton_away(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
-    """All may use a singleton; only its owner deletes or resets it."""
+    """Everybody may use a singleton; only its owner may delete or reset it."""
     here = names("Counter")
     serve(bob, "Counter", here, singleton=True)
     proxy = get(alice, here, bob)
@@ -787,7 +787,7 @@ def test_nobody_takes_a_singleton_away(alice: LocalUser, bob: LocalUser, names: 
 def test_listings_show_no_secrets(
     alice: LocalUser, bob: LocalUser, capsys: pytest.CaptureFixture[str], names: Callable[[str], str]
 ) -> None:
-    """Neither owner nor client sees config or state in a list of instances, nor a neighbour where code is (D62)."""
+    """A list of instances shows no config and no state, and shows a neighbour no path of code (D62)."""
     here = names("Counter")
     serve(bob, "Counter", here, config={"api_key": "sk-very-secret"})
     get(bob, here, initial_state={"note": "state-secret"})

@@ -1,4 +1,4 @@
-"""Flow modules from a hub, from git and from folders: fetched once, pinned, and never run unasked."""
+"""Flow modules from a hub, from git and from folders: fetched once, pinned, and never run without trust."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEEDS_OTHER = "from p2pflows import flow_verse\nflow_verse.sync_dependencies([{'
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A home and a current folder of the test's own; nothing that it imports is left for the next."""
+    """Give each test a home and a current folder of its own, and undo its imports."""
     monkeypatch.setenv("P2PFLOWS_HOME", str(tmp_path / "home"))
     for name in ("HF_ENDPOINT", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -53,7 +53,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with the module team/Chat, which is the one that is used."""
+    """A hub with the module team/Chat, which the environment selects."""
     with Hub(tmp_path / "hub") as hub:
         hub.publish("team/Chat", CHAT)
         hub.publish("team/Other", {"__init__.py": "OTHER = 1\n"})
@@ -63,7 +63,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in a folder with a space, which is the current one."""
+    """A project in a folder with a space, which is the current folder."""
     root = tmp_path / "my project"
     root.mkdir()
     monkeypatch.chdir(root)
@@ -80,11 +80,11 @@ class Repository:
 
     @property
     def url(self) -> str:
-        """Its url, as a module's source."""
+        """The URL of the repository, as the source of a module."""
         return f"git+file://{self.folder}"
 
     def commit(self, files: Mapping[str, str], tag: str | None = None) -> str:
-        """Keep these files; gives the commit."""
+        """Commit these files; returns the commit id."""
         for name, text in files.items():
             (self.folder / name).write_text(text)
         self.git("add", "--all")
@@ -94,7 +94,7 @@ class Repository:
         return self.git("rev-parse", "HEAD").strip()
 
     def git(self, *words: str) -> str:
-        """Run git in it."""
+        """Run git in the repository."""
         return subprocess.run(
             ["git", *words], cwd=self.folder, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
         ).stdout
@@ -102,7 +102,7 @@ class Repository:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """A git repository below a folder with a space, whose branch is not called main."""
+    """A git repository below a folder with a space; its branch is not called main."""
     return Repository(tmp_path / "git repositories" / "team" / "Tool")
 
 
@@ -118,7 +118,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> Path:
 
 
 def _placed(root: Path) -> set[str]:
-    """The modules that are there, and whatever else a sync has left."""
+    """The modules of the project, and whatever else a sync has left there."""
     folder = root / "flow_modules"
     found = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
     return found | {path.name for path in folder.glob(".staging-*")}
@@ -128,7 +128,7 @@ def _placed(root: Path) -> set[str]:
 
 
 def test_a_module_comes_from_the_hub_and_is_imported(hub: Hub, root: Path) -> None:
-    """As in the tutorial: one call brings the module, and its code is imported by its name."""
+    """As in the tutorial, one call fetches the module, and its code is imported by its name."""
     dependencies = [{"url": "team/Chat", "revision": "main"}]
     assert flow_verse.sync_dependencies(dependencies, trust=True) == [str(_folder(root, "team/Chat"))]
     chat = importlib.import_module("flow_modules.team.Chat")
@@ -141,7 +141,7 @@ def test_a_module_comes_from_the_hub_and_is_imported(hub: Hub, root: Path) -> No
 
 
 def test_the_second_sync_asks_nobody(hub: Hub, root: Path) -> None:
-    """What is locked and in place needs no hub: with the server gone, all is as before."""
+    """A second sync of a locked module needs no hub."""
     first = flow_verse.sync_dependencies(["team/Chat", "team/Other"], trust=True)
     asked = len(hub.requests)
     before = (root / lock.NAME).read_bytes()
@@ -155,7 +155,7 @@ def test_the_second_sync_asks_nobody(hub: Hub, root: Path) -> None:
 
 
 def test_all_modules_are_told_the_asked_ones_first(hub: Hub, root: Path) -> None:
-    """The folders of all that the project has come back, in the order that was asked, then the others."""
+    """A sync returns the folders of all modules: first those asked for, in their order, then the others."""
     assert hub.url
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     both = [str(_folder(root, name)) for name in ("team/Other", "team/Chat")]
@@ -163,7 +163,7 @@ def test_all_modules_are_told_the_asked_ones_first(hub: Hub, root: Path) -> None
 
 
 def test_importing_takes_one_place_on_the_path(hub: Hub, root: Path) -> None:
-    """However often it is synced, the project is on Python's path once."""
+    """However often a project is synced, it is on Python's path once."""
     assert hub.url
     for _ in range(3):
         flow_verse.sync_dependencies(["team/Chat"], trust=True)
@@ -171,7 +171,7 @@ def test_importing_takes_one_place_on_the_path(hub: Hub, root: Path) -> None:
 
 
 def test_a_lost_folder_comes_back_as_it_was_locked(hub: Hub, root: Path) -> None:
-    """Whoever gets the project with its lock gets the same commit, though the branch has gone on."""
+    """A lock restores a lost folder at the same commit, although the branch has moved."""
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     shutil.rmtree(root / "flow_modules")
     hub.publish("team/Chat", {"__init__.py": "newer = 1\n"})
@@ -183,7 +183,7 @@ def test_a_lost_folder_comes_back_as_it_was_locked(hub: Hub, root: Path) -> None
 
 
 def test_what_is_not_what_was_locked_is_not_placed(hub: Hub, root: Path) -> None:
-    """A hub that gives other files for the locked commit is found out, even if it tells hashes that fit."""
+    """Other files for the locked commit are refused, even if the hub reports hashes that fit them."""
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     before = (root / lock.NAME).read_bytes()
     shutil.rmtree(root / "flow_modules")
@@ -197,7 +197,7 @@ def test_what_is_not_what_was_locked_is_not_placed(hub: Hub, root: Path) -> None
 
 @pytest.mark.parametrize("name", ["Chat.py", "weights.bin"])
 def test_a_file_that_was_changed_on_its_way_is_found_out(hub: Hub, root: Path, name: str) -> None:
-    """Each file must have the hash that the hub told, small or large; else nothing is placed."""
+    """A file, small or large, without the hash that the hub reported is refused, and nothing is placed."""
     content = CHAT[name]
     size = len(content)
     hub.tampered[name] = b"#" * size
@@ -209,7 +209,7 @@ def test_a_file_that_was_changed_on_its_way_is_found_out(hub: Hub, root: Path, n
 
 @pytest.mark.parametrize("name", ["../evil.py", "deep/../../evil.py", "/evil.py", ".cache/evil.py"])
 def test_a_hub_cannot_write_elsewhere(hub: Hub, root: Path, name: str) -> None:
-    """Names that lead out of the module's folder are refused before anything is fetched."""
+    """A file name that leads out of the module's folder is refused before anything is fetched."""
     hub.invented = [name]
     with pytest.raises(ContentDiffers):
         flow_verse.sync_dependencies(["team/Chat"], trust=True)
@@ -218,7 +218,7 @@ def test_a_hub_cannot_write_elsewhere(hub: Hub, root: Path, name: str) -> None:
 
 
 def test_what_the_hub_does_not_have_is_told(hub: Hub, root: Path) -> None:
-    """A wrong name, a wrong revision and a hub that is away are three sentences, each with a hint."""
+    """A wrong name, a wrong revision and a missing hub are three errors, each with a hint."""
     with pytest.raises(UsageError, match="no module team/Nothing"):
         flow_verse.sync_dependencies(["team/Nothing"], trust=True)
     (root / "v9").mkdir()
@@ -237,7 +237,7 @@ def test_what_the_hub_does_not_have_is_told(hub: Hub, root: Path) -> None:
 
 
 def test_what_was_changed_by_hand_is_kept(hub: Hub, root: Path) -> None:
-    """A sync that would have to lose somebody's work names the files and stops; with overwrite it goes on."""
+    """A sync that would lose local changes names the files and fails; with overwrite it goes on."""
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     asked = len(hub.requests)
     mine = _write(_folder(root, "team/Chat"), {"Chat.py": "mine = 1\n", "new.py": ""})
@@ -255,7 +255,7 @@ def test_what_was_changed_by_hand_is_kept(hub: Hub, root: Path) -> None:
 
 
 def test_another_revision_replaces_only_when_told(hub: Hub, root: Path) -> None:
-    """The lock keeps a project where it is; overwrite takes it on, and the old files are gone."""
+    """A locked project keeps its revision; overwrite moves it to the new one, and the old files are gone."""
     newer = hub.publish("team/Chat", {"__init__.py": "newer = 1\n"}, "feature/v2.0-rc")
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     other = {"url": "team/Chat", "revision": "feature/v2.0-rc"}
@@ -269,7 +269,7 @@ def test_another_revision_replaces_only_when_told(hub: Hub, root: Path) -> None:
 
 
 def test_a_folder_that_nobody_locked_is_not_replaced(hub: Hub, root: Path) -> None:
-    """What somebody put there stays, unless told otherwise."""
+    """A folder that no sync has made is not replaced without overwrite."""
     mine = _write(_folder(root, "team/Chat"), {"mine.py": ""})
     with pytest.raises(UsageError, match=r"is not in flow\.lock"):
         flow_verse.sync_dependencies(["team/Chat"], trust=True)
@@ -278,7 +278,7 @@ def test_a_folder_that_nobody_locked_is_not_replaced(hub: Hub, root: Path) -> No
 
 
 def test_two_revisions_of_one_module_are_one_too_many(hub: Hub, root: Path) -> None:
-    """A list that contradicts itself is refused before anything happens."""
+    """A list with two revisions of one module is refused before anything happens."""
     with pytest.raises(UsageError, match="is requested twice"):
         flow_verse.sync_dependencies(["team/Chat", {"url": "team/Chat", "revision": "v1"}], trust=True)
     assert hub.requests == []
@@ -289,7 +289,7 @@ def test_two_revisions_of_one_module_are_one_too_many(hub: Hub, root: Path) -> N
 
 
 def test_a_module_comes_from_git(repository: Repository, root: Path) -> None:
-    """Without a revision it is the repository's own branch; a tag and a commit do as well, and offline too."""
+    """Without a revision the repository's own branch is taken; a tag or a commit works as well, and offline, too."""
     first = repository.commit({"__init__.py": "VERSION = 1\n"}, "v1")
     second = repository.commit({"__init__.py": "VERSION = 2\n"})
     for revision, commit in ((None, second), ("v1", first), ("trunk", second), (first, first)):
@@ -306,7 +306,7 @@ def test_a_module_comes_from_git(repository: Repository, root: Path) -> None:
 
 
 def test_a_revision_that_git_does_not_have_is_told(repository: Repository, root: Path) -> None:
-    """Neither a branch, a tag nor a commit; and nothing is taken for an option."""
+    """A name that is no branch, tag or commit is an error, and is never passed to git as an option."""
     repository.commit({"__init__.py": ""})
     for revision in ("main", "v9", "0" * 40):
         with pytest.raises(UsageError, match="has no revision"):
@@ -317,7 +317,7 @@ def test_a_revision_that_git_does_not_have_is_told(repository: Repository, root:
 
 
 def test_a_branch_or_tag_that_is_named_like_a_commit_is_not_taken_for_it(repository: Repository, root: Path) -> None:
-    """Whoever pins a full commit id gets that commit, or nothing."""
+    """A full commit id stands for that commit alone, even if a branch or tag has the same name."""
     good = repository.commit({"__init__.py": "good = 1\n"})
     repository.commit({"__init__.py": "evil = 1\n"})
     for name in (good, good.upper(), "0" * 40, "0" * 64):
@@ -333,7 +333,7 @@ def test_a_branch_or_tag_that_is_named_like_a_commit_is_not_taken_for_it(reposit
 
 
 def test_a_locked_commit_outlives_a_force_push(repository: Repository, root: Path) -> None:
-    """A commit that no branch holds any more is fetched by its id; once it is gone, the way out is told."""
+    """A commit that no branch holds is fetched by its id; once it is gone, the error says what to do."""
     first = repository.commit({"__init__.py": "1\n"})
     flow_verse.sync_dependencies([repository.url], trust=True)
     repository.git("update-ref", "-d", "HEAD")
@@ -358,7 +358,7 @@ def test_a_locked_commit_outlives_a_force_push(repository: Repository, root: Pat
 def test_the_users_own_way_to_call_ssh_is_taken(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None
 ) -> None:
-    """Whoever has set how git calls ssh has their reasons; else ssh is called so that it asks nobody."""
+    """The user's own setting of how git calls ssh is kept; otherwise ssh is called so that it never prompts."""
     for name in ("mine", "ssh"):
         _write(tmp_path / "bin", {name: f'#!/bin/sh\necho {name} "$@" >> "{tmp_path}/called"\nexit 1\n'})
         (tmp_path / "bin" / name).chmod(0o755)
@@ -379,7 +379,7 @@ def test_the_users_own_way_to_call_ssh_is_taken(
 
 
 def test_a_git_repository_cannot_reach_out_of_its_folder(repository: Repository, root: Path) -> None:
-    """A link in a repository that leads elsewhere is refused."""
+    """A repository with a link that leads outside is refused."""
     (repository.folder / "link").symlink_to("/etc")
     repository.commit({"__init__.py": ""})
     with pytest.raises(ContentDiffers, match="leads out"):
@@ -388,7 +388,7 @@ def test_a_git_repository_cannot_reach_out_of_its_folder(repository: Repository,
 
 
 def test_a_folder_of_ones_own_is_linked(root: Path, tmp_path: Path) -> None:
-    """A revision that is a path is that folder, live; it needs no trust, and what is in it is left alone."""
+    """A revision that is a path links that folder, live; it needs no trust, and its content is left alone."""
     mine = _write(tmp_path / "my code", {"__init__.py": "VALUE = 1\n"})
     entry = {"url": "team/Chat", "revision": "../my code"}
     flow_verse.sync_dependencies([entry])
@@ -400,7 +400,7 @@ def test_a_folder_of_ones_own_is_linked(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_link_gives_way_to_the_published_module_and_back(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """With overwrite; the linked folder itself is never touched."""
+    """With overwrite a link is replaced by a published module and back; the linked folder itself never changes."""
     assert hub.url
     mine = _write(tmp_path / "mine", {"__init__.py": "mine = 1\n"})
     flow_verse.sync_dependencies([{"url": "team/Chat", "revision": str(mine)}])
@@ -415,7 +415,7 @@ def test_a_link_gives_way_to_the_published_module_and_back(hub: Hub, root: Path,
 
 
 def test_a_folder_is_copied_by_its_url(root: Path, tmp_path: Path) -> None:
-    """A file url takes the folder as it is now, and pins it like any other source."""
+    """A file URL copies the folder as it is now, and pins it like any other source."""
     mine = _write(tmp_path / "my files" / "team" / "Chat", {"__init__.py": "1\n", ".git/config": "", "a b/c.txt": ""})
     flow_verse.sync_dependencies([f"file://{mine}"])
     _write(mine, {"__init__.py": "2\n"})
@@ -430,7 +430,7 @@ def test_a_folder_is_copied_by_its_url(root: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_module_needs_comes_with_it(hub: Hub, root: Path) -> None:
-    """`dependencies.yaml` is followed to its end, also in a circle, and each module is fetched once."""
+    """All that `dependencies.yaml` names, at any depth and even in a cycle, is fetched once."""
     hub.publish("a/One", {"__init__.py": "", "dependencies.yaml": "- url: b/Two\n- url: team/Other\n"})
     hub.publish("b/Two", {"__init__.py": "", "dependencies.yaml": "- url: c/Three\n  revision: v1\n"})
     hub.publish("c/Three", {"__init__.py": "", "dependencies.yaml": "- url: a/One\n"}, "v1")
@@ -446,7 +446,7 @@ def test_what_a_module_needs_comes_with_it(hub: Hub, root: Path) -> None:
 def test_a_module_may_sync_when_it_is_imported(
     hub: Hub, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What its code asks for comes into the same project, wherever the program runs, and is trusted by its own name."""
+    """Modules that imported code asks for go into the same project, from any folder, and need their own trust."""
     code = "from p2pflows import flow_verse\nname = 'team/Other'\n"
     code += "places = flow_verse.sync_dependencies([{'url': name}])\nfrom flow_modules.team.Other import OTHER\n"
     hub.publish("team/Chat", {"__init__.py": code})
@@ -464,7 +464,7 @@ def test_a_module_may_sync_when_it_is_imported(
 
 
 def test_a_list_in_the_code_is_fetched_before_the_code_runs(hub: Hub, root: Path) -> None:
-    """A module that syncs a written-out list when it is imported finds it there, without any hub."""
+    """A module that syncs a literal list when it is imported finds it in place, without any hub."""
     hub.publish("team/Chat", {"__init__.py": NEEDS_OTHER + "from flow_modules.team.Other import OTHER\n"})
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     assert _placed(root) == {"team/Chat", "team/Other"}
@@ -473,7 +473,7 @@ def test_a_list_in_the_code_is_fetched_before_the_code_runs(hub: Hub, root: Path
 
 
 def test_for_what_modules_need_the_lock_decides(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """A person's choice of a module, even a folder of theirs, is kept when another module asks for another one."""
+    """The user's choice of a module, even a folder of theirs, wins over what another module asks for."""
     mine = _write(tmp_path / "mine", {"__init__.py": "OTHER = 'mine'\n"})
     hub.publish("a/One", {"__init__.py": "", "dependencies.yaml": "- url: team/Other\n  overwrite: true\n"})
     flow_verse.sync_dependencies(["a/One", {"url": "team/Other", "revision": str(mine)}], trust=True)
@@ -482,7 +482,7 @@ def test_for_what_modules_need_the_lock_decides(hub: Hub, root: Path, tmp_path: 
 
 
 def test_a_strangers_module_names_no_folder_of_this_machine(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """Only one's own folders may need others; what comes from elsewhere may not look around here."""
+    """Only one's own folders may depend on local folders; modules from elsewhere may not."""
     secret = _write(tmp_path / "team" / "Secret", {"__init__.py": ""})
     for needs in (f"- url: file://{secret}", f"- {{url: team/Secret, revision: {secret}}}", f"- git+file://{secret}"):
         hub.publish("a/One", {"__init__.py": "", "dependencies.yaml": needs})
@@ -495,7 +495,7 @@ def test_a_strangers_module_names_no_folder_of_this_machine(hub: Hub, root: Path
 
 
 def test_packages_are_told_of_and_not_installed(hub: Hub, root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A module's `pip_requirements.txt` becomes a line that says what to type."""
+    """A module's `pip_requirements.txt` causes one line that says what to type; nothing is installed."""
     hub.publish("team/Chat", {"__init__.py": "", "pip_requirements.txt": "no-such-package-of-anybody\n"})
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     path = _folder(root, "team/Chat") / "pip_requirements.txt"
@@ -509,7 +509,7 @@ def test_packages_are_told_of_and_not_installed(hub: Hub, root: Path, caplog: py
 
 @pytest.fixture
 def tokens(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
-    """The token that each request to a hub brought, with the hub's port; the user has one for their hub."""
+    """The token of each request to a hub, by the hub's port; the user has a token for their own hub."""
     seen: list[tuple[int, str | None]] = []
     answer = hub_server._Handler._answer
 
@@ -525,7 +525,7 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
 def test_the_token_of_the_users_hub_goes_to_no_other_hub(
     hub: Hub, root: Path, tmp_path: Path, tokens: list[tuple[int, str | None]]
 ) -> None:
-    """The hub of the environment gets the token, however it is named; one that is named otherwise gets none."""
+    """The hub of the environment gets the token, however it is named; another hub gets none."""
     with Hub(tmp_path / "other hub") as other:
         other.publish("team/Chat", CHAT)
         flow_verse.sync_dependencies(["team/Chat"], trust=True, endpoint=other.url)
@@ -540,7 +540,7 @@ def test_the_token_of_the_users_hub_goes_to_no_other_hub(
 
 
 def test_a_typo_does_not_stand_among_the_trusted_for_good(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """What could not be fetched, or is not what was locked, is not trusted; what came is, with what it needs."""
+    """Trust is stored only for a source that was fetched and fits the lock, and for what it needs."""
     hub.publish("team/Chat", {"__init__.py": "", "dependencies.yaml": "- team/Other\n"})
     for wrong in ("team/Chta", {"url": "team/Chat", "revision": "v9"}):
         with pytest.raises(UsageError, match=r"has no (module|revision)"):
@@ -564,7 +564,7 @@ def test_a_typo_does_not_stand_among_the_trusted_for_good(hub: Hub, root: Path, 
 
 
 def test_an_untrusted_source_is_not_even_fetched(hub: Hub, root: Path) -> None:
-    """Without a yes nothing is asked for, nothing is placed and nothing is locked; the yes is remembered."""
+    """Without trust nothing is requested, placed or locked; trust is remembered."""
     for trust in (None, False):
         with pytest.raises(Untrusted) as refused:
             flow_verse.sync_dependencies(["team/Chat"], trust=trust)
@@ -580,7 +580,7 @@ def test_an_untrusted_source_is_not_even_fetched(hub: Hub, root: Path) -> None:
 
 
 def test_trust_in_a_module_is_no_trust_in_what_it_needs(hub: Hub, root: Path) -> None:
-    """A trusted module that begins to need a new source is not placed before that is trusted, too."""
+    """A trusted module with a new dependency is not placed before that dependency is trusted, too."""
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     hub.publish("team/Chat", {"__init__.py": "", "dependencies.yaml": "- url: team/Other\n"})
     with pytest.raises(Untrusted, match="team/Other"):
@@ -591,7 +591,7 @@ def test_trust_in_a_module_is_no_trust_in_what_it_needs(hub: Hub, root: Path) ->
 
 
 def test_a_git_repository_of_this_machine_wants_trust(repository: Repository, root: Path) -> None:
-    """A clone may be anybody's code."""
+    """A local git repository needs trust, because a clone may hold anybody's code."""
     repository.commit({"__init__.py": ""})
     with pytest.raises(Untrusted):
         flow_verse.sync_dependencies([repository.url])
@@ -599,7 +599,7 @@ def test_a_git_repository_of_this_machine_wants_trust(repository: Repository, ro
 
 
 def test_another_hub_wants_its_own_trust(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """The same name on another hub is somebody else's code."""
+    """Trust in a name on one hub is no trust in the same name on another hub."""
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     with Hub(tmp_path / "other hub") as other:
         other.publish("team/Chat", CHAT)
@@ -611,7 +611,7 @@ def test_another_hub_wants_its_own_trust(hub: Hub, root: Path, tmp_path: Path) -
 
 
 def _at_a_terminal(home: Path, words: Sequence[str], answer: bytes) -> tuple[int, str]:
-    """Run the CLI with a terminal as its stdin and stderr; gives the exit code and what the terminal showed."""
+    """Run the CLI with a terminal as its stdin and stderr; returns the exit code and what the terminal showed."""
     arguments, environment = command(home, *words)
     main, side = pty.openpty()
     program = subprocess.Popen(arguments, env=environment, stdin=side, stdout=subprocess.DEVNULL, stderr=side)
@@ -627,7 +627,7 @@ def _at_a_terminal(home: Path, words: Sequence[str], answer: bytes) -> tuple[int
 
 
 def test_a_person_at_a_terminal_is_asked(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """There a question takes the place of the error; only yes is yes, and it is remembered."""
+    """At a terminal a question replaces the error; only `yes` is yes, and it is remembered."""
     words = ["modules", "sync", "team/Chat", "--root", str(root)]
     for answer in (b"\n", b"n\n", b"maybe\n"):
         code, shown = _at_a_terminal(tmp_path / "home", words, answer)
@@ -646,7 +646,7 @@ def test_a_person_at_a_terminal_is_asked(hub: Hub, root: Path, tmp_path: Path) -
 
 
 def test_two_processes_at_once_do_the_work_once(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """Whoever comes second waits and finds all in place; nothing is half there."""
+    """Of two simultaneous syncs, the second waits and finds everything in place."""
     hub.publish("team/Chat", {**CHAT, "dependencies.yaml": "- url: team/Other\n"})
     arguments, environment = command(tmp_path / "home", "modules", "sync", "team/Chat", "--trust", "--root", str(root))
     programs = [
@@ -661,7 +661,7 @@ def test_two_processes_at_once_do_the_work_once(hub: Hub, root: Path, tmp_path: 
 
 
 def test_a_sync_that_is_killed_leaves_nothing_half_done(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """Killed while files are on their way, it has placed nothing; the next sync clears up and goes on."""
+    """A sync that is killed while it fetches has placed nothing; the next sync cleans up and completes."""
     arrived, go_on = threading.Event(), threading.Event()
 
     class Slow(dict[str, bytes]):
@@ -686,7 +686,7 @@ def test_a_sync_that_is_killed_leaves_nothing_half_done(hub: Hub, root: Path, tm
 
 
 def test_a_disk_that_fails_leaves_the_old_module(hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the lock cannot be written, the module that was there is there again."""
+    """If the lock cannot be written, the old module is restored."""
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     hub.publish("team/Chat", {"__init__.py": "newer = 1\n"})
     write, failed = lock.write, list[bool]()
@@ -711,7 +711,7 @@ def test_a_disk_that_fails_leaves_the_old_module(hub: Hub, root: Path, monkeypat
 def test_whatever_cuts_an_overwrite_short_leaves_the_old_module(
     hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, after: bool
 ) -> None:
-    """Ctrl-C, or an error that nobody foresaw, while the lock is written, before or after: the old one is back."""
+    """Ctrl-C or an unexpected error, before or after the lock is written, restores the old module."""
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
     before = (root / lock.NAME).read_bytes()
     hub.publish("team/Chat", {"__init__.py": "newer = 1\n"})
@@ -733,7 +733,7 @@ def test_whatever_cuts_an_overwrite_short_leaves_the_old_module(
 
 
 def test_a_file_name_that_is_no_text_does_not_cost_the_old_module(repository: Repository, root: Path) -> None:
-    """What flow.lock could not hold is refused before anything is moved."""
+    """A file name that flow.lock cannot hold is refused before anything is moved."""
     repository.commit({"__init__.py": ""})
     flow_verse.sync_dependencies([repository.url], trust=True)
     repository.commit({os.fsdecode(b"\xff.py"): ""})
@@ -751,7 +751,7 @@ def _sync(root: Path, *words: str, **more: str) -> CommandResult:
 
 
 def test_the_commands_sync_list_and_verify(hub: Hub, root: Path) -> None:
-    """What was synced is listed, in words and in JSON; what was changed is found, with exit code 1."""
+    """`list` shows synced modules in words and in JSON; `verify` finds a changed one, with exit code 1."""
     synced = _sync(root, "team/Chat", "--trust", "--endpoint", hub.url)
     assert (synced.code, synced.out) == (0, "")
     assert "Fetching team/Chat" in synced.err
@@ -787,7 +787,7 @@ def test_the_commands_sync_list_and_verify(hub: Hub, root: Path) -> None:
 
 
 def test_the_command_takes_lists_and_revisions(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """A file, the project's own file, or the lock alone tell what to sync; paths in a file begin beside it."""
+    """A file, the project's own file, or only the lock can say what to sync; paths in a file start beside it."""
     nothing = _sync(root)
     assert nothing.code == 2
     assert "nothing to sync" in nothing.err
@@ -807,7 +807,7 @@ def test_the_command_takes_lists_and_revisions(hub: Hub, root: Path, tmp_path: P
 
 @pytest.mark.parametrize("dangling", [False, True])
 def test_a_linked_folder_that_is_not_on_this_machine_is_told(root: Path, tmp_path: Path, dangling: bool) -> None:
-    """Whoever gets a lock with somebody else's link gets no link to nowhere, and no word that it is here."""
+    """A lock with a link to a folder that is missing here creates no link, and the output says so."""
     mine = _write(tmp_path / "mine", {"__init__.py": ""})
     flow_verse.sync_dependencies([{"url": "team/Mine", "revision": str(mine)}])
     shutil.rmtree(mine)
@@ -825,7 +825,7 @@ def test_a_linked_folder_that_is_not_on_this_machine_is_told(root: Path, tmp_pat
 
 
 def test_the_projects_list_does_not_hide_the_rest_of_its_lock(hub: Hub, root: Path, tmp_path: Path) -> None:
-    """With `dependencies.yaml`, a sync without a source brings what stands there, and all else that was locked."""
+    """With `dependencies.yaml`, a sync without a source brings what the file names and all else that is locked."""
     assert _sync(root, "team/Chat", "--trust").code == 0
     shutil.rmtree(root / "flow_modules")
     _write(root, {"dependencies.yaml": "- team/Other\n"})
@@ -852,7 +852,7 @@ def test_the_projects_list_does_not_hide_the_rest_of_its_lock(hub: Hub, root: Pa
     ],
 )
 def test_the_command_fails_with_a_kind_and_a_hint(hub: Hub, root: Path, words: list[str], code: int, kind: str) -> None:
-    """Programs see by code and kind what is wrong, and never a question."""
+    """Each failure has a code and a kind for programs, and never prompts."""
     ended = _sync(root, *words, "--json")
     assert (ended.code, ended.error["code"]) == (code, kind)
     assert ended.error["hint"]
@@ -862,7 +862,7 @@ def test_the_command_fails_with_a_kind_and_a_hint(hub: Hub, root: Path, words: l
 
 
 def test_the_command_line_needs_no_hub_library_to_list(root: Path, tmp_path: Path) -> None:
-    """The hub's library is slow to import, so only fetching from a hub does."""
+    """`modules list` does not import the hub's library, which is slow to import."""
     mine = _write(tmp_path / "mine", {"__init__.py": ""})
     code = (
         "import sys; from p2pflows import flow_verse;"

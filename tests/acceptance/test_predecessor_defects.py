@@ -1,4 +1,4 @@
-"""Defects of the predecessor that nothing else tests here, with real daemons (docs/predecessor.md)."""
+"""Defects of the predecessor that no other test covers, with real daemons (docs/predecessor.md)."""
 
 from __future__ import annotations
 
@@ -59,25 +59,25 @@ def users() -> Iterator[LocalUsers]:
 
 @pytest.fixture
 def alice(users: LocalUsers) -> LocalUser:
-    """Who serves."""
+    """The user who serves."""
     return users[0]
 
 
 @pytest.fixture
 def bob(users: LocalUsers) -> LocalUser:
-    """Who asks."""
+    """The user who calls."""
     return users[1]
 
 
 @pytest.fixture
 def carol(users: LocalUsers) -> LocalUser:
-    """Another neighbour."""
+    """Another user."""
     return users[2]
 
 
 @pytest.fixture
 def here(request: pytest.FixtureRequest) -> str:
-    """An endpoint that no other test uses."""
+    """An endpoint name that no other test uses."""
     return f"E{abs(hash(request.node.name)) % 1_000_000}"
 
 
@@ -87,7 +87,7 @@ def serve(user: LocalUser, class_name: str, endpoint: str, **settings: Any) -> N
 
 
 def shown(user: LocalUser, endpoint: str) -> Mapping[str, Any]:
-    """What a user sees of what they serve."""
+    """What a user sees of their own served flow."""
     return next(flow for flow in serving.get_served_flows(user) if flow["endpoint"] == endpoint)
 
 
@@ -98,7 +98,7 @@ def relay(endpoint: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["a:b", "a/b", "a+b", "a#", "a" * 65])
 def test_names_that_would_steer_are_refused(alice: LocalUser, here: str, name: str) -> None:
-    """Neither an endpoint nor a dispatch point may hold what separates or matches anything (D10)."""
+    """The name of an endpoint or a dispatch point holds no separator and no wildcard (D10)."""
     with pytest.raises(UsageError, match="endpoint"):
         serving.serve_flow(alice, "flow_classes.Counter", name)
     with pytest.raises(UsageError, match="dispatch point"):
@@ -107,7 +107,7 @@ def test_names_that_would_steer_are_refused(alice: LocalUser, here: str, name: s
 
 
 def test_serving_anew_takes_live_instances_along(alice: LocalUser, bob: LocalUser, here: str) -> None:
-    """Another class and dispatch point count for the next message of an instance that is there, and are shown (D11)."""
+    """Another class and dispatch point take effect at the next message of a live instance, and are shown (D11)."""
     serve(alice, "Counter", here)
     proxy = serving.get_flow_instance(bob, here, alice.user_id, timeout=WAIT)
     before = proxy.call({}, WAIT)
@@ -124,7 +124,7 @@ def test_serving_anew_takes_live_instances_along(alice: LocalUser, bob: LocalUse
 
 
 def test_serving_anew_as_a_singleton(alice: LocalUser, bob: LocalUser, carol: LocalUser, here: str) -> None:
-    """Who has an instance keeps it; from then on everybody else shares another one (D11)."""
+    """A user who has an instance keeps it; from then on everybody else shares another one (D11)."""
     serve(alice, "Counter", here)
     own = serving.get_flow_instance(bob, here, alice.user_id, timeout=WAIT)
     assert own.call({}, WAIT)["count"] == 1
@@ -134,7 +134,7 @@ def test_serving_anew_as_a_singleton(alice: LocalUser, bob: LocalUser, carol: Lo
 
 
 def test_a_singleton_that_is_made_again(alice: LocalUser, bob: LocalUser, carol: LocalUser, here: str) -> None:
-    """When the only instance is gone, the next one is again the owner's and for all, whoever asks first (D17)."""
+    """When the only instance is gone, the next one again belongs to the owner and is shared by all callers (D17)."""
     serve(alice, "Counter", here, singleton=True)
     first = serving.get_flow_instance(bob, here, alice.user_id, timeout=WAIT)
     assert first.call({}, WAIT)["count"] == 1
@@ -149,7 +149,7 @@ def test_a_singleton_that_is_made_again(alice: LocalUser, bob: LocalUser, carol:
 
 
 def test_a_circle_through_a_singleton_that_is_there(alice: LocalUser, here: str) -> None:
-    """A flow that was served anew cannot hold what holds it (D9)."""
+    """A flow that is served again cannot hold the flow that holds it (D9)."""
     upper, lower = f"{here}upper", f"{here}lower"
     serve(alice, "Counter", lower, singleton=True)
     serve(alice, "Relay", upper, singleton=True, config=relay(lower))
@@ -161,7 +161,7 @@ def test_a_circle_through_a_singleton_that_is_there(alice: LocalUser, here: str)
 
 
 def test_a_class_of_a_notebook(tmp_path: Path) -> None:
-    """A class that stands in no file is served and run by a worker of its own program; what it lacks is told (D27)."""
+    """A worker in the same program runs a class that no file holds; an incomplete class is refused (D27)."""
     notebook = tmp_path / "notebook.py"
     notebook.write_text(NOTEBOOK, encoding="utf-8")
     ran = subprocess.run([sys.executable, notebook], capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -174,7 +174,7 @@ def test_a_class_of_a_notebook(tmp_path: Path) -> None:
 def test_where_an_answer_goes_is_not_the_senders_choice(
     alice: LocalUser, bob: LocalUser, carol: LocalUser, here: str
 ) -> None:
-    """Reply data of the sender's own is not obeyed: the answer comes back to bob, and moves nobody's flow (D31)."""
+    """Reply data of the sender is ignored: the answer comes back to bob, and runs nobody's flow (D31)."""
     serve(alice, "Counter", here)
     victim = serving.get_flow_instance(carol, here, alice.user_id, timeout=WAIT)
     proxy = serving.get_flow_instance(bob, here, alice.user_id, timeout=WAIT)
@@ -189,7 +189,7 @@ def test_where_an_answer_goes_is_not_the_senders_choice(
 
 
 def test_a_reset_that_is_not_full_forgets_nothing(alice: LocalUser, here: str) -> None:
-    """Neither the flow nor what is below it, by its proxy or from within (D48)."""
+    """A reset that is not full keeps the state, by the proxy or from within, here and in subflows (D48)."""
     upper = f"{here}upper"
     serve(alice, "Counter", here)
     serve(alice, "Starter", upper, config=relay(here))
@@ -204,7 +204,7 @@ def test_a_reset_that_is_not_full_forgets_nothing(alice: LocalUser, here: str) -
 
 
 def test_keys_stay_with_their_worker(alice: LocalUser, here: str) -> None:
-    """Two workers of one process have keys of their own, and one without keys has none (D43)."""
+    """Two workers of one process have keys of their own, and a worker without keys has none (D43)."""
     points = ["first", "second", "third"]
     for point in points:
         assert serving.serve_flow(alice, "p2pflows.ChatFlow", f"{here}{point}", point)
@@ -221,7 +221,7 @@ def test_keys_stay_with_their_worker(alice: LocalUser, here: str) -> None:
 
 
 def test_what_a_flow_raised_stands_in_its_owners_log(alice: LocalUser, bob: LocalUser, here: str) -> None:
-    """With endpoint, message id and traceback on the daemon's stderr, and as an entry that programs can read (D51)."""
+    """The daemon's stderr has endpoint, message id and traceback of an exception, and `log` has its entry (D51)."""
     serve(alice, "Careless", here)
     sent = bob.request("submit", address=f"alice/{here}", data={"text": "", "raise": "kaboom"})
     with pytest.raises(FlowFailed, match="kaboom"):
@@ -237,7 +237,7 @@ def test_what_a_flow_raised_stands_in_its_owners_log(alice: LocalUser, bob: Loca
 
 
 def test_any_question_can_be_answered(alice: LocalUser, bob: LocalUser) -> None:
-    """Not only the latest: each answer goes to its own question, in whatever order they are given (D59)."""
+    """Each answer reaches its own question, in whatever order they are given (D59)."""
     asked = [bob.request("submit", address="alice/User", data={"api_output": f"{n}?"}) for n in range(3)]
     wait_until(lambda: len(alice.inbox()) == 3, WAIT)
     prompts = {prompt["text"]: prompt for prompt in alice.inbox()}
@@ -247,7 +247,7 @@ def test_any_question_can_be_answered(alice: LocalUser, bob: LocalUser) -> None:
 
 
 def test_a_human_under_another_name() -> None:
-    """The endpoint of the settings is the one that is served and asked (D59)."""
+    """The human is served and asked at the endpoint of the settings (D59)."""
     with start_local(2) as users:
         alice, bob = users
         with (alice.home / "config.yaml").open("a", encoding="utf-8") as settings:

@@ -417,7 +417,7 @@ def model() -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="module")
 def cls(tmp_path_factory: pytest.TempPathFactory, model: ModelServer) -> Iterator[LocalUsers]:
-    """Two users; the first has a single worker that runs one task at a time, with the key for the model."""
+    """Two users; the first has one worker with one slot and the key for the model."""
     folder, path = tmp_path_factory.mktemp("notebook"), list(sys.path)
     for name, content in FILES.items():
         file = folder / name
@@ -438,13 +438,13 @@ def cls(tmp_path_factory: pytest.TempPathFactory, model: ModelServer) -> Iterato
 
 @pytest.fixture
 def cl(cls: LocalUsers) -> LocalUser:
-    """The first of them."""
+    """The first user."""
     return cls[0]
 
 
 @pytest.fixture
 def reverse_number(cl: LocalUser) -> None:
-    """The atomic flow is served."""
+    """Serve the atomic flow."""
     serving.serve_flow(
         cl=cl,
         flow_class_name="ReverseNumberFlowModule.ReverseNumberAtomicFlow.ReverseNumberAtomicFlow",
@@ -455,7 +455,7 @@ def reverse_number(cl: LocalUser) -> None:
 
 @pytest.fixture
 def chat_atomic_flow(cl: LocalUser) -> dict[str, Any]:
-    """The chat flow is served; gives its default config as the tutorial reads it, from the YAML file."""
+    """Serve the chat flow; returns its default config, read from the YAML file as in the tutorial."""
     serving.serve_flow(cl=cl, flow_class_name="p2pflows.models.flow.ChatAtomicFlow", flow_endpoint="ChatAtomicFlow")
     file = Path(p2pflows.models.flow.__file__).with_name("ChatAtomicFlow.yaml")
     config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -466,13 +466,13 @@ def chat_atomic_flow(cl: LocalUser) -> dict[str, Any]:
 
 @pytest.fixture
 def names(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """Endpoint names that no other test uses."""
+    """A function that makes endpoint names which no other test uses."""
     return lambda name: f"{name}_{request.node.name.removeprefix('test_')[:40]}"
 
 
 @pytest.mark.usefixtures("reverse_number")
 def test_an_atomic_flow(cl: LocalUser) -> None:
-    """A message made by the proxy or by the class itself is answered, as data and as a message, again and again."""
+    """A message that the proxy or the class has made is answered, as data and as a message, again and again."""
     proxy = serving.get_flow_instance(cl=cl, flow_endpoint="reverse_number", user_id="local")
     input_data = {"id": 0, "number": 12345}
     for input_message in (proxy.package_input_message(input_data), FlowMessage(data=input_data)):
@@ -486,7 +486,7 @@ def test_an_atomic_flow(cl: LocalUser) -> None:
 
 @pytest.mark.usefixtures("reverse_number")
 def test_a_blocking_composite(cl: LocalUser) -> None:
-    """It is got with its own default config as the overrides, and one worker is enough for it."""
+    """A composite that waits works with its own default config as the overrides, and needs one slot only."""
     serving.serve_flow(
         cl=cl,
         flow_class_name="ReverseNumberFlowModule.ReverseNumberSequentialFlowBlocking"
@@ -504,7 +504,7 @@ def test_a_blocking_composite(cl: LocalUser) -> None:
 
 
 def test_a_composite_that_does_not_block(cl: LocalUser) -> None:
-    """Served with its subflows by one call; a state machine answers the message that it kept, time after time."""
+    """One call serves it with its subflows; its state machine answers the message that it kept, time after time."""
     class_name = "ReverseNumberFlowModule.ReverseNumberSequentialFlow.ReverseNumberSequentialFlow"
     assert serving.recursive_serve_flow(cl=cl, flow_class_name=class_name, flow_endpoint="ReverseNumberSequentialFlow")
     assert serving.is_flow_served(cl, "reverse_number_of_the_tree")
@@ -515,7 +515,7 @@ def test_a_composite_that_does_not_block(cl: LocalUser) -> None:
 
 
 def test_a_flow_in_a_package_that_names_it(cl: LocalUser, names: Callable[[str], str]) -> None:
-    """A class is found by the package that has it in its __init__, when a module in it has the same name, too."""
+    """A class is found by the package that names it in `__init__`, even beside a module of the same name."""
     here = names("reverse_number")
     serving.serve_flow(
         cl=cl, flow_class_name="ReverseNumberFlowModule.ReverseNumberAtomicFlow", flow_endpoint=here, singleton=True
@@ -525,7 +525,7 @@ def test_a_flow_in_a_package_that_names_it(cl: LocalUser, names: Callable[[str],
 
 
 def test_a_composite_with_subflows_of_another_user(cls: LocalUsers, names: Callable[[str], str]) -> None:
-    """Whose they are is an override; the second user needs none of their code, and shares their singleton."""
+    """An override sets the user of the subflows; that user needs none of the code, and shares a singleton."""
     here = names("reverse_number")
     serving.serve_flow(
         cl=cls[0],
@@ -550,7 +550,7 @@ def test_a_composite_with_subflows_of_another_user(cls: LocalUsers, names: Calla
 
 
 def test_singletons_and_instances_of_each_caller(cls: LocalUsers, names: Callable[[str], str]) -> None:
-    """A singleton counts for all; otherwise each instance counts for itself, whoever asks."""
+    """A singleton counts for all callers; any other instance counts for itself."""
     class_name = "CounterFlowModule.CounterAtomicFlow.CounterAtomicFlow"
     for here, singleton, counts in ((names("own"), False, [1, 1, 1]), (names("shared"), True, [1, 2, 3])):
         serving.serve_flow(cl=cls[0], flow_class_name=class_name, flow_endpoint=here, singleton=singleton)
@@ -564,7 +564,7 @@ def test_singletons_and_instances_of_each_caller(cls: LocalUsers, names: Callabl
 
 
 def test_two_subflows_on_one_singleton_are_one(cl: LocalUser) -> None:
-    """Two keys with one singleton endpoint stand for the same instance; without it, for two."""
+    """Two keys with one singleton endpoint stand for one instance, and with an ordinary endpoint for two."""
     composite = "CounterFlowModule.TwoCountersFlow.TwoCountersFlow"
     counter = "CounterFlowModule.CounterAtomicFlow.CounterAtomicFlow"
     serving.serve_flow(cl=cl, flow_class_name=composite, flow_endpoint="two_counters")
@@ -577,7 +577,7 @@ def test_two_subflows_on_one_singleton_are_one(cl: LocalUser) -> None:
 
 
 def test_overrides_of_a_subflow(cl: LocalUser) -> None:
-    """Overrides below `subflows_config` reach the subflow's own instance; what is not overridden stays."""
+    """Overrides below `subflows_config` reach the subflow's own instance; other keys keep their values."""
     counter = "CounterFlowModule.CounterAtomicFlow.CounterAtomicFlow"
     serving.serve_flow(cl=cl, flow_class_name=counter, flow_endpoint="counter")
     serving.serve_flow(
@@ -597,7 +597,7 @@ def test_overrides_of_a_subflow(cl: LocalUser) -> None:
 
 
 def test_initial_state(cl: LocalUser, names: Callable[[str], str]) -> None:
-    """An instance may begin with a state."""
+    """An instance can start with a state."""
     here = names("counter")
     serving.serve_flow(
         cl=cl, flow_class_name="CounterFlowModule.CounterAtomicFlow.CounterAtomicFlow", flow_endpoint=here
@@ -607,7 +607,7 @@ def test_initial_state(cl: LocalUser, names: Callable[[str], str]) -> None:
 
 
 def test_parallel_futures(cls: LocalUsers, names: Callable[[str], str], tmp_path: Path) -> None:
-    """With parallel dispatch, answers are collected as they come; those that are not there yet are None."""
+    """With parallel calls, answers are collected as they come; a future without an answer yet returns None."""
     here = names("slow")
     serving.serve_flow(
         cl=cls[1],
@@ -639,7 +639,7 @@ def test_parallel_futures(cls: LocalUsers, names: Callable[[str], str], tmp_path
 
 
 def test_a_chat_with_history(cl: LocalUser, model: ModelServer, chat_atomic_flow: dict[str, Any]) -> None:
-    """The whole default config, with some changes, is a fine override; the second question comes with the first."""
+    """The whole default config, with some changes, works as an override; the second question carries the first."""
     chatbot_overrides = copy.deepcopy(chat_atomic_flow)
     chatbot_overrides["system_message_prompt_template"]["template"] = "Answer in the following language: French."
     chatbot_overrides["backend"]["model_name"] = {"openai": "gpt-4"}
@@ -667,7 +667,7 @@ def test_a_chat_with_history(cl: LocalUser, model: ModelServer, chat_atomic_flow
 
 
 def test_keys_in_the_overrides_are_refused(cl: LocalUser, chat_atomic_flow: dict[str, Any]) -> None:
-    """Whoever puts keys into a config, as the predecessor has it, is told so, and the keys go nowhere."""
+    """API keys in a config, as in the predecessor, are refused and go nowhere."""
     other = "sk-in-the-overrides-0123456789"
     overrides = quick_load_api_keys(chat_atomic_flow, [ApiInfo(backend_used="openai", api_key=other)])
     with pytest.raises(P2pflowsError) as refused:
@@ -680,7 +680,7 @@ def test_keys_in_the_overrides_are_refused(cl: LocalUser, chat_atomic_flow: dict
 
 @pytest.mark.usefixtures("chat_atomic_flow")
 def test_a_chat_behind_a_guard(cl: LocalUser, model: ModelServer) -> None:
-    """A state machine with the interfaces on its state; the chat's own instance has the subflow's config laid over."""
+    """A state machine uses interfaces on its state; the chat's instance has the subflow's config laid over its own."""
     serving.serve_flow(
         cl=cl,
         flow_class_name="PromptInjectionFlowModule.PromptInjectionDetectorFlow.PromptInjectionDetectorFlow",
@@ -711,7 +711,7 @@ def test_a_chat_behind_a_guard(cl: LocalUser, model: ModelServer) -> None:
 
 
 def test_interface_descriptions(cls: LocalUsers) -> None:
-    """A flow made by hand tells what goes in and out, a chat flow what it takes first and later."""
+    """A flow made by hand names its inputs and outputs; a chat flow names its first and later inputs."""
     del cls  # the modules are importable
     from ReverseNumberFlowModule.ReverseNumberAtomicFlow import (  # type: ignore[import-not-found]
         ReverseNumberAtomicFlow,
@@ -729,7 +729,7 @@ def test_interface_descriptions(cls: LocalUsers) -> None:
 
 
 def test_ends(cl: LocalUser, names: Callable[[str], str]) -> None:
-    """What is unserved gives no new instances, what is deleted answers no more, and all say so."""
+    """An unserved flow gets no new instances, a deleted one answers nothing, and each error says so."""
     leaf, top = names("leaf"), names("top")
     serving.serve_flow(
         cl=cl, flow_class_name="CounterFlowModule.CounterAtomicFlow.CounterAtomicFlow", flow_endpoint=leaf
@@ -750,7 +750,7 @@ def test_ends(cl: LocalUser, names: Callable[[str], str]) -> None:
 
 
 def test_two_humans(cls: LocalUsers) -> None:
-    """The tutorial's class as it stands there, with the partner's id as an override."""
+    """The tutorial's class works unchanged, with the partner's id as an override."""
     serving.serve_flow(
         cl=cls[0],
         flow_class_name="HumanToHumanFlowModule.HumanToHuman.HumanToHuman",

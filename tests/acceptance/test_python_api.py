@@ -1,4 +1,4 @@
-"""`p2pflows.connect()` and `connect_async()`: what a program does instead of the shell."""
+"""`p2pflows.connect()` and `connect_async()`: the API for programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def test_the_synchronous_form(alice: Person, flows: Person) -> None:
-    """A program calls, sends, waits, reads its inbox and answers, with plain calls."""
+    """A program calls, sends, waits, reads its inbox and answers, with ordinary calls."""
     with p2pflows.connect(alice.home) as me, p2pflows.connect(flows.home) as neighbour:
         assert me.call("bob/double", {"n": 21}) == {"result": 42}
         message = me.send("bob/User", {"text": "A note"})
@@ -49,7 +49,7 @@ def test_the_synchronous_form(alice: Person, flows: Person) -> None:
 
 
 def test_errors_are_classes(alice: Person, flows: Person) -> None:
-    """Each kind of failure is an exception of its own, with a message and a hint."""
+    """Each kind of failure is an exception class, with a message and a hint."""
     with p2pflows.connect(alice.home) as me:
         with pytest.raises(BadInput, match="n"):
             me.call("bob/double", {"n": "x"})
@@ -69,7 +69,7 @@ def test_errors_are_classes(alice: Person, flows: Person) -> None:
 
 
 async def test_the_asynchronous_form(alice: Person, flows: Person) -> None:
-    """The same with await, and many calls at once over one connection."""
+    """The asynchronous API does the same, with many calls at once over one connection."""
     async with p2pflows.connect_async(alice.home) as me, p2pflows.connect_async(flows.home) as neighbour:
         answers = await asyncio.gather(*(me.call("bob/double", {"n": n}) for n in range(500)))
         assert answers == [{"result": 2 * n} for n in range(500)]
@@ -104,7 +104,7 @@ async def test_the_asynchronous_form(alice: Person, flows: Person) -> None:
 
 
 async def test_a_daemon_that_goes_away(pair_without_workers: tuple[Person, Person]) -> None:
-    """All that waits fails with one kind of error when the daemon is killed, and the calls go on without it."""
+    """When the daemon is killed, all waiting calls fail with one kind of error, and continue without the program."""
     alice, bob = pair_without_workers
     async with p2pflows.connect_async(alice.home) as me:
         waiting = [asyncio.create_task(me.call("bob/User", {"text": f"{n}"}, timeout=60)) for n in range(5)]

@@ -1,4 +1,4 @@
-"""Running tasks: what only a fault of our own can show."""
+"""Running tasks: a fault of the worker itself ends its process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ time.sleep(10)
 
 @pytest.mark.parametrize("function", ["plain", "coroutine"])
 def test_a_fault_of_ours_ends_the_process(function: str, tmp_path: Path) -> None:
-    """A fault in the bookkeeping ends the worker with its traceback, instead of a lane that stands still."""
+    """A fault in the bookkeeping ends the worker with its traceback, and does not leave a stuck lane."""
     (tmp_path / "flows.py").write_text("def plain(): ...\nasync def coroutine(): ...")
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM % function],

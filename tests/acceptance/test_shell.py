@@ -16,12 +16,12 @@ from p2pflows.worker.shell import Command, ShellRun
 
 
 def reply(command: str, cwd: Path, data: bytes = b"{}", *, seconds: float = 10, **env: str) -> dict[str, Any]:
-    """What one run of a command answers."""
+    """The answer of one run of a command."""
     return ShellRun(Command(command, str(cwd)), env).reply(data, seconds)
 
 
 def script(path: Path, text: str) -> Path:
-    """An executable shell script."""
+    """Write an executable shell script."""
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
@@ -41,31 +41,31 @@ def is_gone(pid: int) -> bool:
 
 
 def test_data_comes_on_stdin(tmp_path: Path) -> None:
-    """The command reads the data as one line, and its JSON output is the reply."""
+    """A command reads the data as one line, and its JSON output is the reply."""
     assert reply("read line; echo $line", tmp_path, b'{"a":"b c"}') == {"a": "b c"}
 
 
 def test_text_and_nothing(tmp_path: Path) -> None:
-    """Text is a reply too, and so is silence."""
+    """Text is a reply, and so is no output."""
     assert reply("echo hello", tmp_path) == {"text": "hello"}
     assert reply("true", tmp_path) == {"text": ""}
 
 
 def test_folder_and_environment(tmp_path: Path) -> None:
-    """The command runs in its folder, with what it should know of the message beside our own environment."""
+    """A command runs in its folder; the environment is ours, with variables about the message."""
     output = reply('pwd; echo "$P2PFLOWS_FROM"; test -n "$PATH"', tmp_path, P2PFLOWS_FROM="bob")
     assert output == {"text": f"{tmp_path.resolve()}\nbob"}
 
 
 def test_exit_code(tmp_path: Path) -> None:
-    """A non-zero exit fails the flow and quotes the end of stderr."""
+    """A non-zero exit code fails the flow, and the error quotes the end of stderr."""
     with pytest.raises(FlowFailed) as caught:
         reply("echo ignored; echo no such file >&2; exit 3", tmp_path)
     assert caught.value.message == "exit code 3: no such file"
 
 
 def test_silent_exit_code(tmp_path: Path) -> None:
-    """A non-zero exit without a word is told by its number, a signal by its name."""
+    """Without stderr the error has the exit code, or the name of the signal."""
     with pytest.raises(FlowFailed, match=r"^exit code 1$"):
         reply("false", tmp_path)
     with pytest.raises(FlowFailed, match=r"^ended by SIGSEGV$"):
@@ -73,7 +73,7 @@ def test_silent_exit_code(tmp_path: Path) -> None:
 
 
 def test_long_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Of a long stderr the end is quoted; all of it goes to the worker's own stderr."""
+    """The error quotes the end of a long stderr; the whole of it goes to the worker's own stderr."""
     with pytest.raises(FlowFailed) as caught:
         reply("seq 100000 >&2; echo the end >&2; exit 1", tmp_path)
     assert caught.value.message.endswith("99999\n100000\nthe end")
@@ -82,7 +82,7 @@ def test_long_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_killed_at_its_deadline_with_its_group(tmp_path: Path) -> None:
-    """A command that is too slow is killed in time, and the children it started with it."""
+    """A command that is too slow is killed at its deadline, and so are its children."""
     began = time.monotonic()
     with pytest.raises(DeadlinePassed):
         reply("sleep 60 & echo $! > child; wait", tmp_path, seconds=0.3)
@@ -91,13 +91,13 @@ def test_killed_at_its_deadline_with_its_group(tmp_path: Path) -> None:
 
 
 def test_killed_at_its_deadline_though_it_has_closed_its_output(tmp_path: Path) -> None:
-    """A command that closed its output and goes on is killed at its deadline too."""
+    """A command that has closed its output is killed at its deadline, too."""
     with pytest.raises(DeadlinePassed):
         reply("exec >&- 2>&-; sleep 60", tmp_path, seconds=0.3)
 
 
 def test_stopped(tmp_path: Path) -> None:
-    """A command that is stopped from another thread ends at once, with its children."""
+    """A command that another thread stops ends at once, with its children."""
     run = ShellRun(Command("sleep 60 & echo $! > child; wait", str(tmp_path)), {})
     threading.Timer(0.2, run.stop).start()
     began = time.monotonic()
@@ -108,7 +108,7 @@ def test_stopped(tmp_path: Path) -> None:
 
 
 def test_stopped_before_and_after(tmp_path: Path) -> None:
-    """A command stopped before its start does not start; stopping one that has ended does nothing."""
+    """A command stopped before its start does not start; stopping an ended one has no effect."""
     early = ShellRun(Command("touch started", str(tmp_path)), {})
     early.stop()
     with pytest.raises(Cancelled):
@@ -120,7 +120,7 @@ def test_stopped_before_and_after(tmp_path: Path) -> None:
 
 
 def test_huge_output(tmp_path: Path) -> None:
-    """Output without end is cut off and refused; as much as a reply may hold passes."""
+    """Endless output is cut off and refused; the largest possible reply passes."""
     began = time.monotonic()
     with pytest.raises(TooLarge):
         reply("cat /dev/zero", tmp_path)
@@ -129,7 +129,7 @@ def test_huge_output(tmp_path: Path) -> None:
 
 
 def test_huge_input(tmp_path: Path) -> None:
-    """Data larger than a pipe holds is written while the command writes."""
+    """Data larger than the buffer of a pipe is written while the command writes."""
     data = json.dumps({"text": "x" * 600_000}).encode()
     assert reply("cat", tmp_path, data) == json.loads(data)
 
@@ -147,14 +147,14 @@ def test_input_that_nobody_reads(tmp_path: Path) -> None:
 
 
 def test_child_left_behind(tmp_path: Path) -> None:
-    """A child that keeps the output open does not keep the reply."""
+    """A child that keeps the output open does not delay the reply."""
     began = time.monotonic()
     assert reply("sleep 5 & echo done", tmp_path) == {"text": "done"}
     assert time.monotonic() - began < 2
 
 
 def test_folder_is_gone(tmp_path: Path) -> None:
-    """A folder that was removed fails the flow in words."""
+    """A command in a missing folder fails the flow with a clear error."""
     with pytest.raises(FlowFailed, match="could not start: No such file or directory"):
         reply("true", tmp_path / "gone")
 
@@ -174,7 +174,7 @@ def test_folder_is_gone(tmp_path: Path) -> None:
     ],
 )
 def test_check_passes(tmp_path: Path, command: str) -> None:
-    """What could run is let through, and what only the shell understands is left to it."""
+    """The check accepts a command that could run, and leaves to the shell what only the shell understands."""
     script(tmp_path / "ok.sh", "echo ok")
     Command(command, str(tmp_path)).check()
 
@@ -191,7 +191,7 @@ def test_check_passes(tmp_path: Path, command: str) -> None:
     ],
 )
 def test_check_refuses(tmp_path: Path, command: str, reason: str) -> None:
-    """What cannot run is refused when it is served, with the reason."""
+    """The check refuses a command that cannot run, with the reason."""
     (tmp_path / "plain.sh").write_text("echo hi")
     with pytest.raises(UsageError) as caught:
         Command(command, str(tmp_path)).check()
@@ -199,13 +199,13 @@ def test_check_refuses(tmp_path: Path, command: str, reason: str) -> None:
 
 
 def test_check_runs_nothing(tmp_path: Path) -> None:
-    """A check leaves no trace of the command."""
+    """The check does not run the command."""
     script(tmp_path / "touch.sh", "touch trace")
     Command("./touch.sh", str(tmp_path)).check()
     assert not (tmp_path / "trace").exists()
 
 
 def test_check_of_a_missing_folder(tmp_path: Path) -> None:
-    """A command whose folder is missing is refused."""
+    """The check refuses a command whose folder is missing."""
     with pytest.raises(UsageError, match="does not exist"):
         Command("true", str(tmp_path / "gone")).check()

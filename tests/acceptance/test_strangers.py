@@ -1,4 +1,4 @@
-"""People whom nobody has added: what they send waits, unseen and unrun, until its recipient decides."""
+"""Strangers: their messages wait, unseen and unrun, until the recipient decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.processes import wait_until
 
 @pytest.fixture(scope="module")
 def block() -> Iterator[Network]:
-    """A neighbourhood shared by these tests, as each brings its own strangers."""
+    """A network for these tests, because each test adds a stranger."""
     block = Network()
     try:
         yield block
@@ -22,7 +22,7 @@ def block() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def bob(block: Network) -> Person:
-    """Bob, who knows nobody, and serves a flow that leaves a trace."""
+    """Bob, who has no contacts, and serves a flow that leaves a trace."""
     bob = block.person("bob").start()
     bob.write_file("trace.sh", "#!/bin/sh\ncat >> traces\n", executable=True)
     bob.serve("trace", "--exec", "./trace.sh")
@@ -32,7 +32,7 @@ def bob(block: Network) -> Person:
 
 @pytest.fixture
 def carol(block: Network, bob: Person) -> Iterator[Person]:
-    """Somebody new in each test; she knows bob, and bob does not know her."""
+    """A new user in each test; she has bob as a contact, and he does not know her."""
     number = len(block.people)
     carol = block.person(f"carol{number}").without_workers()
     carol.start()
@@ -42,13 +42,13 @@ def carol(block: Network, bob: Person) -> Iterator[Person]:
 
 
 def traces(bob: Person) -> str:
-    """What the flow has left."""
+    """The traces that the flow has left."""
     file = bob.folder / "traces"
     return file.read_text() if file.exists() else ""
 
 
 def waiting(bob: Person, carol: Person, messages: int = 1) -> dict[str, object]:
-    """Bob's request of carol, once so many messages of hers wait."""
+    """Wait until bob's request of carol holds so many messages; returns the request."""
     found: list[dict[str, object]] = []
 
     def is_there() -> bool:
@@ -60,7 +60,7 @@ def waiting(bob: Person, carol: Person, messages: int = 1) -> dict[str, object]:
 
 
 def test_a_strangers_call_waits(bob: Person, carol: Person) -> None:
-    """A stranger's call neither runs nor shows; it is in `requests`, and she is told why at her deadline."""
+    """A stranger's call neither runs nor shows; `requests` lists it, and at its deadline she gets the reason."""
     call = carol.start_command("call", "bob/trace", "from=carol", "--timeout", "2s", "--json")
     ask = carol.start_command("call", "bob/User", "text=psst", "--timeout", "2s", "--json")
     waiting(bob, carol, 2)
@@ -79,7 +79,7 @@ def test_a_strangers_call_waits(bob: Person, carol: Person) -> None:
 
 
 def test_allow_lets_in_what_waits(bob: Person, carol: Person) -> None:
-    """Who is allowed becomes a contact, and what she has sent runs and shows, once."""
+    """A stranger who is allowed becomes a contact, and the messages that waited run and show once."""
     call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s")
     waiting(bob, carol)
     carol.cli("send", "bob/trace", "n=2").ok()
@@ -101,7 +101,7 @@ def test_allow_lets_in_what_waits(bob: Person, carol: Person) -> None:
 
 
 def test_adding_a_contact_lets_in_what_waits(bob: Person, carol: Person) -> None:
-    """`contacts add` is as good as `allow` for what waits already."""
+    """`contacts add` lets in what waits, as `allow` does."""
     call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s")
     waiting(bob, carol)
     bob.cli("contacts", "add", carol.name, carol.user_id).ok()
@@ -111,7 +111,7 @@ def test_adding_a_contact_lets_in_what_waits(bob: Person, carol: Person) -> None
 
 
 def test_deny(bob: Person, carol: Person) -> None:
-    """Who is denied hears so at once, and whatever she sends later comes to nothing and is counted, until allowed."""
+    """A denied stranger gets an error at once; her later messages are refused and counted, until she is allowed."""
     call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s", "--json")
     waiting(bob, carol)
     assert bob.cli("deny", carol.user_id, "--json").ok().document == {"user": carol.user_id, "dropped": 1}
@@ -135,7 +135,7 @@ def test_deny(bob: Person, carol: Person) -> None:
 
 
 def test_what_a_stranger_may_hold_is_bounded(bob: Person, carol: Person) -> None:
-    """A stranger's messages are held up to a limit; the rest is refused and counted, and what is held runs in order."""
+    """A stranger's messages wait up to a limit; further ones are refused and counted, and the others run in order."""
     given = "".join(f'{{"n":{n}}}\n' for n in range(60))
     carol.cli("send", "bob/trace", "--lines", stdin=given).ok()
     wait_until(lambda: bob.refused("requests_full") > 0)
@@ -150,7 +150,7 @@ def test_what_a_stranger_may_hold_is_bounded(bob: Person, carol: Person) -> None
 
 
 def test_a_stranger_may_call_what_is_for_anyone(bob: Person, carol: Person) -> None:
-    """An endpoint served to anyone is run for a stranger at once, and she sees that one alone."""
+    """An endpoint served to anyone runs for a stranger at once, and it is all that she sees."""
     assert carol.cli("call", "bob/open", "n=1", "--timeout", "10s").ok().document == {"n": 1}
     assert [flow["endpoint"] for flow in carol.cli("ls", "bob", "--json").ok().document] == ["open"]
     hidden = carol.cli("describe", "bob/trace", "--json").ok().document
@@ -160,7 +160,7 @@ def test_a_stranger_may_call_what_is_for_anyone(bob: Person, carol: Person) -> N
 
 
 def test_a_stranger_learns_nothing_of_what_is_served(bob: Person, carol: Person) -> None:
-    """To a stranger an endpoint that is served and one that is not look the same."""
+    """A stranger cannot distinguish a served endpoint from one that does not exist."""
     began = [
         carol.start_command("call", f"bob/{endpoint}", "{}", "--timeout", "1s", "--json")
         for endpoint in ("trace", "missing")
@@ -172,7 +172,7 @@ def test_a_stranger_learns_nothing_of_what_is_served(bob: Person, carol: Person)
 
 
 def test_removing_a_contact_takes_effect_at_once(bob: Person, carol: Person) -> None:
-    """Who is no contact any more reaches nothing from that moment on, and nor does what she had under way."""
+    """A removed contact reaches nothing from that moment on, nor do their messages under way."""
     bob.cli("contacts", "add", carol.name, carol.user_id).ok()
     assert carol.request("call", address="bob/trace", data={"n": 1}, timeout=10)["data"] == {"text": ""}
     before = traces(bob)
@@ -184,7 +184,7 @@ def test_removing_a_contact_takes_effect_at_once(bob: Person, carol: Person) -> 
 
 
 def test_allow_names(bob: Person, carol: Person, block: Network) -> None:
-    """A flow served to one contact by name is for that contact alone."""
+    """A flow served to one contact by name is open to that contact alone."""
     dora = block.person(f"dora{len(block.people)}").without_workers().start()
     for person in (carol, dora):
         bob.add_contact(person)
@@ -201,7 +201,7 @@ def test_allow_names(bob: Person, carol: Person, block: Network) -> None:
 
 
 def test_requests_survive_a_restart(bob: Person, carol: Person) -> None:
-    """What waits for a decision is kept over a kill -9."""
+    """Messages that wait for a decision survive a kill -9."""
     message = carol.request("submit", address="bob/trace", data={"n": 1}, timeout=60)["id"]
     waiting(bob, carol)
     bob.kill_daemon()

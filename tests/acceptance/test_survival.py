@@ -1,4 +1,4 @@
-"""Kill -9 of everything, a full disk, a sleeping machine: what was accepted takes effect once, and in order."""
+"""After kill -9 of everything, a full disk or a sleep, each accepted message takes effect once, and in order."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ printf '%s %s\\n' "$P2PFLOWS_MESSAGE_ID" "$line" >> effects
 
 
 class Feeder(threading.Thread):
-    """Sends numbered lines through `send --lines`, again and again, until so many were accepted.
+    """Sends numbered lines through `send --lines`, again and again, until so many are accepted.
 
-    A line whose fate nobody knows, as the daemon was killed, is not sent again: the next has a new number.
+    A line whose command died with the daemon is not sent again: the next line has a new number.
 
     Attributes:
         accepted: message id to number, in the order of acceptance.
         sent: how many numbers were used.
-        problems: what a command said that it should not say.
+        problems: output of a command that should not occur.
     """
 
     def __init__(self, alice: Person, address: str, count: int, pace: float) -> None:
@@ -52,7 +52,7 @@ class Feeder(threading.Thread):
         self._pace = pace
 
     def run(self) -> None:
-        """Feed until enough is accepted."""
+        """Feed until enough lines are accepted."""
         while len(self.accepted) < self._count and not self.problems:
             self._run_once(self._count - len(self.accepted))
             time.sleep(0.1)
@@ -89,10 +89,10 @@ class Feeder(threading.Thread):
 
 
 class Chaos:
-    """Kills whoever is named, and starts them again, at moments that a seed decides.
+    """Kills its victims, and starts them again, at moments that a seed decides.
 
     Args:
-        network: where it happens.
+        network: the victims and their broker.
         rounds: how often each victim is killed, at least.
     """
 
@@ -106,7 +106,7 @@ class Chaos:
         self.calls: dict[str, int] = {}
 
     def run(self) -> None:
-        """Carry out the plan, with a few calls under way at each kill."""
+        """Kill all victims as planned, with a few calls under way at each kill."""
         for victim in self.plan:
             time.sleep(self.random.uniform(0.1, 0.8))
             self._call()
@@ -140,7 +140,7 @@ class Chaos:
                 self.calls[self.alice.request("submit", address="bob/double", data={"n": n}, timeout=45)["id"]] = n
 
     def check_calls(self) -> int:
-        """See that every call that was accepted ended, rightly or with an error of a kind; gives how many rightly."""
+        """Check that every accepted call has an answer or an error of a known kind; returns how many have an answer."""
         right = 0
         for message, n in self.calls.items():
             try:
@@ -152,7 +152,7 @@ class Chaos:
 
 
 def see_survival(network: Network, address: str, *, count: int, seed: int, rounds: int) -> tuple[Feeder, Chaos]:
-    """Send while everybody is killed; gives what was accepted, once it has all been delivered."""
+    """Send while everything is killed; returns what was accepted, once all of it is delivered."""
     alice, bob = network.pair()
     bob.write_file("flows.py", "def double(n: int) -> int:\n    return 2 * n\n")
     bob.write_file("record.sh", RECORD, executable=True)
@@ -177,7 +177,7 @@ def see_survival(network: Network, address: str, *, count: int, seed: int, round
 
 @pytest.mark.parametrize("seed", [1, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
 def test_every_message_to_a_human_is_asked_once(network: Network, seed: int) -> None:
-    """Of 2,000 messages sent while everything is killed, each accepted one is shown to bob once, in alice's order."""
+    """Of 2,000 messages sent during the kills, each accepted one is shown to bob once, in alice's order."""
     feeder, _ = see_survival(network, "bob/User", count=2_000, seed=seed, rounds=2)
     prompts = network.people[1].cli("inbox", "--json").ok().document
     ids = [prompt["id"] for prompt in prompts]
@@ -195,7 +195,7 @@ def test_every_message_to_a_human_is_asked_once(network: Network, seed: int) -> 
     indirect=["program"],
 )
 def test_every_message_takes_effect_once(network_on_each_broker: Network, seed: int) -> None:
-    """Of messages sent to a flow while everything is killed, each accepted one takes effect once, in alice's order."""
+    """Of the messages sent to a flow during the kills, each accepted one takes effect once, in alice's order."""
     network = network_on_each_broker
     feeder, chaos = see_survival(network, "bob/record", count=400, seed=seed, rounds=2)
     bob = network.people[1]
@@ -218,7 +218,7 @@ def test_every_message_takes_effect_once(network_on_each_broker: Network, seed: 
     "program", ["mosquitto", pytest.param("iotcore", marks=pytest.mark.slow)], indirect=["program"]
 )
 def test_a_broker_whose_owner_is_killed(network_on_each_broker: Network) -> None:
-    """Two daemons share the embedded broker; when its owner is killed or stopped the other starts a new one."""
+    """When the daemon that owns the shared broker is killed or stopped, the other daemon starts a new broker."""
     network = network_on_each_broker
     alice, bob = network.person("alice").without_workers().start(), network.person("bob").without_workers().start()
     alice.add_contact(bob)
@@ -236,7 +236,7 @@ def test_a_broker_whose_owner_is_killed(network_on_each_broker: Network) -> None
 
 
 def test_one_daemon_for_a_home(network: Network) -> None:
-    """A second daemon on a home is refused, with the process of the first, which goes on."""
+    """A second daemon on a home is refused with the process id of the first, which runs on."""
     alice = network.person("alice").without_workers().start()
     assert alice.daemon is not None
     ran = alice.cli("up")
@@ -247,7 +247,7 @@ def test_one_daemon_for_a_home(network: Network) -> None:
 
 
 def test_ctrl_c_and_on_again(network: Network) -> None:
-    """`p2pflows up` says what to do next; Ctrl-C ends it and all it has started; run again, it goes on where it was."""
+    """`p2pflows up` prints the next steps; Ctrl-C ends it and its processes; the next `up` continues."""
     home = Person("alice", network.folder / "a", network.broker, network.environment)
     (home.home / "identity.key").unlink()
     network.people.append(home)
@@ -300,14 +300,14 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def fill(ballast: Path) -> None:
-    """Leave no room on a disk."""
+    """Fill a disk with a file."""
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4096)
 
 
 def test_a_full_disk(network: Network, small_disk: Path) -> None:
-    """With a full disk a send is a clear error, nothing is lost or half done, and it goes on by itself with room."""
+    """On a full disk a send fails with a clear error, nothing is lost, and the daemon continues once there is room."""
     alice, bob = (
         network.person("alice", small_disk / "alice").without_workers(),
         network.person("bob").without_workers(),
@@ -365,7 +365,7 @@ def test_a_full_disk(network: Network, small_disk: Path) -> None:
 
 
 def test_a_machine_that_slept(network: Network) -> None:
-    """A call whose deadline passed while everything slept ends then, its prompt is closed, and all goes on."""
+    """A call whose deadline passed while its machine slept ends on waking, its prompt closes, and all continues."""
     alice, bob = network.pair()
     bob.serve("back", "--exec", "cat")
     asked = alice.start_command("call", "bob/User", "text=Awake?", "--timeout", "2s", "--json")
@@ -390,7 +390,7 @@ def test_a_machine_that_slept(network: Network) -> None:
 
 
 def test_a_neighbour_that_slept(network: Network) -> None:
-    """What is sent while a neighbour's daemon hangs is delivered once it goes on; the sender is told the truth."""
+    """Messages to a daemon that hangs arrive once it continues; until then the sender sees them as pending."""
     alice, bob = network.pair(workers=False)
     alice.request("send", address="bob/User", data={"text": "first"})
     bob.wait_for_prompts()
@@ -405,7 +405,7 @@ def test_a_neighbour_that_slept(network: Network) -> None:
 
 
 def test_a_restored_backup(network: Network) -> None:
-    """Who puts back an old copy of their home neither repeats nor loses what they send from then on."""
+    """After an old copy of a home is restored, its user neither repeats nor loses further messages."""
     alice, bob = network.pair(workers=False)
     for n in range(3):
         alice.request("send", address="bob/User", data={"text": f"old {n}"})
@@ -433,7 +433,7 @@ def test_a_restored_backup(network: Network) -> None:
 
 
 def test_a_lost_journal(network: Network) -> None:
-    """Who loses their journal, but not their key, goes on with an empty one, on either side."""
+    """A user who loses the journal, but not the key, continues with an empty one, as sender and as recipient."""
     alice, bob = network.pair(workers=False)
 
     def lose(person: Person) -> None:

@@ -1,4 +1,4 @@
-"""The tutorials are true: their cells run in a real kernel, with real daemons, a real model client and people."""
+"""The tutorials are correct: their cells run in a real kernel, with real daemons, a real model client and people."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ WAIT = 20.0
 
 
 class Human:
-    """Somebody at their inbox.
+    """A human who answers prompts.
 
     Args:
-        client: the client of their daemon.
+        client: the client of the human's daemon.
     """
 
     def __init__(self, client: LocalUser) -> None:
         self.client = client
 
     def is_asked(self) -> dict[str, Any]:
-        """The one question that waits for them, once it is there."""
+        """Wait for the only open question; returns its prompt."""
         wait_until(lambda: bool(self.client.inbox()), WAIT)
         (prompt,) = self.client.inbox()
         return prompt
 
     def says(self, text: str) -> str:
-        """Answer the next question; gives what was asked."""
+        """Answer the next question; returns its text."""
         prompt = self.is_asked()
         self.client.answer(prompt["id"], text)
         return str(prompt["text"])
 
     def past(self, label: str) -> list[tuple[str, str]]:
-        """What they were asked under a name, and what they said."""
+        """The answered questions under a label, each with its answer."""
         prompts = [prompt for prompt in self.client.inbox(all=True) if prompt["label"] == label]
         return [(prompt["text"], prompt["answer"]) for prompt in prompts if prompt["status"] == "answered"]
 
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels keep their files in a folder of the test's own."""
+    """Keep the files of kernels in a folder of the test."""
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
 
 
 @pytest.fixture
 def users() -> Iterator[LocalUsers]:
-    """Alice, whose notebook it is, and bob, her neighbour; with a worker process each, as `p2pflows up` has it."""
+    """Alice, the author of the notebook, and her neighbour bob, each with a worker process, as `p2pflows up` has it."""
     with start_local(2, workers=1) as users:
         yield users
 
@@ -72,7 +72,7 @@ def model() -> Iterator[ModelServer]:
 
 
 def test_humans_and_flows(users: LocalUsers, model: ModelServer, tmp_path: Path) -> None:
-    """Somebody asks herself, her neighbour and a model, and then talks with him while their daemons are killed."""
+    """The first tutorial runs: a user asks herself, her neighbour and a model, while daemons are killed."""
     alice, bob = Human(users[0]), Human(users[1])
     environment = {
         "P2PFLOWS_HOME": str(users[0].home),
@@ -148,14 +148,14 @@ def test_humans_and_flows(users: LocalUsers, model: ModelServer, tmp_path: Path)
 
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_links_lead_somewhere(path: Path) -> None:
-    """A link in a tutorial is a page that is there."""
+    """Every link in a tutorial names an existing page."""
     links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_reverse_number(tmp_path: Path) -> None:
-    """Flows are written, served and composed; errors come back, and work that is cut short is done once."""
+    """The second tutorial runs: flows are served and composed, errors come back, and interrupted work is done once."""
     with running(TUTORIALS / "reverse_number.ipynb", tmp_path, {}) as notebook:
         assert notebook.run_to("several-futures") == "[{'reversed': 21}, {'reversed': 543}, {'reversed': 9876}]"
         assert notebook.run_to("blocking") == "{'output_number': 1234}"

@@ -1,4 +1,4 @@
-"""Two people with only the shell: one asks, the other answers, declines, or does not."""
+"""Two people with only the shell: one asks, and the other answers, declines, or does nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOSQUITTO_PASSWD = shutil.which("mosquitto_passwd")
 
 
 def asked(alice: Person, bob: Person, address: str = "bob/User", *words: str) -> tuple[Command, str]:
-    """A call that waits, and the id of its prompt at bob."""
+    """Start a call to bob, and wait for its prompt; returns the call and the prompt's id."""
     before = {prompt["id"] for prompt in bob.prompts()}
     call = alice.start_command("call", address, QUESTION, *words)
     prompts = bob.wait_for_prompts(len(before) + 1)
@@ -31,7 +31,7 @@ def asked(alice: Person, bob: Person, address: str = "bob/User", *words: str) ->
 
 
 def is_answered(call: Command, bob: Person, prompt: str) -> bool:
-    """Answer a prompt, and see that the answer is all that the caller gets to see."""
+    """Answer a prompt, and check that the caller's stdout is exactly the answer."""
     bob.cli("answer", prompt, "Hey there neighbor!!").ok()
     ran = call.wait()
     return (ran.code, ran.out, ran.err) == (0, ANSWER, "")
@@ -39,7 +39,7 @@ def is_answered(call: Command, bob: Person, prompt: str) -> bool:
 
 @pytest.fixture
 def team_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a plain mosquitto with one user, as an operator would run it."""
+    """The URL of an ordinary mosquitto with one user, as an operator runs it."""
     if MOSQUITTO is None or MOSQUITTO_PASSWD is None:
         pytest.skip("mosquitto is not installed")
     folder, port = tmp_path_factory.mktemp("broker"), free_port()
@@ -81,7 +81,7 @@ def test_the_first_scenario_as_a_new_user_types_it(network_on_each_broker: Netwo
 
 
 def test_a_team_broker_with_a_password(team_broker: str) -> None:
-    """A plain external mosquitto with a password does as well as the embedded one, and the password is not shown."""
+    """An external mosquitto with a password works like the embedded broker, and no output shows the password."""
     network = Network(program=None, broker=team_broker)
     try:
         alice, bob = network.pair(workers=False)
@@ -98,14 +98,14 @@ def test_a_team_broker_with_a_password(team_broker: str) -> None:
 
 
 def test_a_call_needs_only_the_end_of_an_id(alice: Person, bob: Person) -> None:
-    """The inbox for people shows the end of an id, and that is enough to answer."""
+    """The inbox shows the end of an id, and that is enough to answer."""
     call, prompt = asked(alice, bob)
     assert prompt[-8:] in bob.cli("inbox").ok().out
     assert is_answered(call, bob, prompt[-8:])
 
 
 def test_a_prompt_has_its_text_under_one_of_three_names(alice: Person, bob: Person) -> None:
-    """Any request to a human with such a text is a prompt, and its other data is kept."""
+    """A request to a human with a text under one of three keys is a prompt, and its other data is kept."""
     for key in ("api_output", "prompt"):
         alice.request("send", address="bob/User", data={key: key, "n": 3})
     call = alice.start_command("call", "bob/User", "text=Snö? 😀", "n=3")
@@ -117,7 +117,7 @@ def test_a_prompt_has_its_text_under_one_of_three_names(alice: Person, bob: Pers
 
 
 def test_a_request_without_a_text_is_bad_input(alice: Person, bob: Person) -> None:
-    """A human cannot be asked nothing: the caller hears so at once, and nobody is bothered."""
+    """A request to a human without a text fails at once, and makes no prompt."""
     ran = alice.cli("call", "bob/User", "{}", "--json")
     assert ran.code == 2
     assert ran.error["code"] == "bad_input"
@@ -125,7 +125,7 @@ def test_a_request_without_a_text_is_bad_input(alice: Person, bob: Person) -> No
 
 
 def test_declined(alice: Person, bob: Person) -> None:
-    """A human's no is an error of its own kind, with their reason."""
+    """A declined call fails with its own kind of error and the human's reason."""
     call, prompt = asked(alice, bob, "bob/User", "--json")
     bob.cli("decline", prompt, "--reason", "Not before tea.").ok()
     ran = call.wait()
@@ -135,7 +135,7 @@ def test_declined(alice: Person, bob: Person) -> None:
 
 
 def test_unanswered(alice: Person, bob: Person) -> None:
-    """Nobody answers: the caller hears of it at the deadline, and the prompt is closed on both sides."""
+    """A call that nobody answers fails at its deadline, and its prompt closes on both sides."""
     call, prompt = asked(alice, bob, "bob/User", "--timeout", "2s")
     ran = call.wait()
     assert (ran.code, ran.out) == (5, "")
@@ -148,7 +148,7 @@ def test_unanswered(alice: Person, bob: Person) -> None:
 
 
 def test_a_second_answer_is_refused(alice: Person, bob: Person) -> None:
-    """The first answer counts; whoever answers or declines again is told so."""
+    """The first answer counts; a second answer or decline is refused."""
     call, prompt = asked(alice, bob)
     assert is_answered(call, bob, prompt)
     for words in (["answer", prompt, "Or rather not."], ["decline", prompt]):
@@ -158,7 +158,7 @@ def test_a_second_answer_is_refused(alice: Person, bob: Person) -> None:
 
 
 def test_two_answers_at_once(alice: Person, bob: Person) -> None:
-    """Of several answers given at the same moment one counts, and that is the one the caller gets."""
+    """Of several simultaneous answers one counts, and the caller gets that one."""
     call, prompt = asked(alice, bob)
     answers = [bob.start_command("answer", prompt, f"answer {number}") for number in range(4)]
     codes = [answer.wait().code for answer in answers]
@@ -167,7 +167,7 @@ def test_two_answers_at_once(alice: Person, bob: Person) -> None:
 
 
 def test_user_ids_and_me_are_addresses_too(alice: Person, bob: Person) -> None:
-    """A user id stands wherever a petname does, and `me` is oneself."""
+    """A user id can stand for a petname, and `me` for oneself."""
     call, prompt = asked(alice, bob, f"{bob.user_id}/User")
     assert is_answered(call, bob, prompt)
     for address in ("me/User", f"{bob.user_id.upper()}/User"):
@@ -178,14 +178,14 @@ def test_user_ids_and_me_are_addresses_too(alice: Person, bob: Person) -> None:
 
 
 def test_id_is_what_others_add(alice: Person, bob: Person) -> None:
-    """`id` prints the user id alone, and `contacts list` what was made of it."""
+    """`id` prints only the user id, and `contacts list` shows it for the contact."""
     assert bob.cli("id").ok().out == bob.user_id + "\n"
     assert bob.cli("id", "--json").ok().document["user_id"] == bob.user_id
     assert {"name": "bob", "user": bob.user_id} in alice.cli("contacts", "list", "--json").ok().document
 
 
 def test_wait_takes_up_a_call_again(alice: Person, bob: Person) -> None:
-    """Who stops waiting can fetch the answer later, by the call's id."""
+    """After a caller stops waiting, `wait` fetches the answer by the call's id."""
     message = alice.request("submit", address="bob/User", data=json.loads(QUESTION))["id"]
     short = alice.cli("wait", message, "--timeout", "1s")
     assert short.code == 5
@@ -196,7 +196,7 @@ def test_wait_takes_up_a_call_again(alice: Person, bob: Person) -> None:
 
 
 def test_a_cancelled_call(alice: Person, bob: Person) -> None:
-    """A call that its sender withdraws ends as cancelled, and its prompt goes away."""
+    """A call that its sender cancels ends as cancelled, and its prompt closes."""
     call, prompt = asked(alice, bob, "bob/User", "--json")
     alice.cli("cancel", prompt).ok()
     ran = call.wait()
@@ -208,7 +208,7 @@ def test_a_cancelled_call(alice: Person, bob: Person) -> None:
 
 
 def test_a_note_wants_no_answer(alice: Person, bob: Person) -> None:
-    """A post to a human is shown once, and its sender is not kept waiting."""
+    """A post to a human is shown once, and its sender does not wait."""
     message = alice.cli("send", "bob/User", "text=Back at six").ok().out.strip()
     (prompt,) = bob.wait_for_prompts()
     assert (prompt["id"], prompt["text"]) == (message, "Back at six")
@@ -219,7 +219,7 @@ def test_a_note_wants_no_answer(alice: Person, bob: Person) -> None:
 
 
 def test_control_characters_reach_no_terminal(alice: Person, bob: Person) -> None:
-    """What a neighbour writes cannot steer the terminal that shows it, in text or in JSON."""
+    """Control characters from a neighbour reach no terminal, neither in text nor in JSON."""
     alice.cli("send", "bob/User", '{"text":"\\u001b]0;owned\\u0007 \\u009b31m \\u202egnp.exe"}').ok()
     (prompt,) = bob.wait_for_prompts()
     shown = bob.cli("inbox").ok().out + bob.cli("inbox", "--json").ok().out
@@ -228,7 +228,7 @@ def test_control_characters_reach_no_terminal(alice: Person, bob: Person) -> Non
 
 
 def test_the_inbox_can_be_watched(alice: Person, bob: Person) -> None:
-    """`inbox --watch --json` is a line for each prompt that comes or changes, until Ctrl-C."""
+    """`inbox --watch --json` prints a line for each new or changed prompt, until Ctrl-C."""
     seen = bob.folder / "watched"
     with seen.open("wb") as output:
         watching = bob.start_command_into("inbox", "--watch", "--json", output=output)
@@ -251,7 +251,7 @@ def test_the_inbox_can_be_watched(alice: Person, bob: Person) -> None:
 
 
 def test_a_chat(alice: Person, bob: Person) -> None:
-    """`chat` is a conversation: what is typed goes to the neighbour, and what they answer is shown."""
+    """`chat` sends each line to the neighbour, and prints each answer."""
     chat = alice.start_command("chat", "bob/User", piped=True)
     assert chat.process.stdin is not None
     chat.process.stdin.write("Hello?\n")
@@ -268,7 +268,7 @@ def test_a_chat(alice: Person, bob: Person) -> None:
 
 
 def test_an_answer_after_a_restart_of_the_daemons(network: Network) -> None:
-    """A prompt outlives its daemon, stopped or killed, is asked once, and its answer reaches a caller who came back."""
+    """A prompt survives the end of its daemon, is asked once, and its answer reaches a caller who came back."""
     alice, bob = network.pair(workers=False)
     message = alice.request("submit", address="bob/User", data=json.loads(QUESTION))["id"]
     bob.wait_for_prompts()

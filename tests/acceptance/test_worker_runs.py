@@ -1,4 +1,4 @@
-"""What classes do in a worker that has one slot only: wait in every way, raise anything, and end with it."""
+"""Flow classes in a worker with one slot: they wait in every way, raise anything, and end with their worker."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Raises(AtomicFlow):
 
 @pytest.fixture(scope="module")
 def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUsers]:
-    """Alice, with a worker that runs one thing at a time."""
+    """Alice, with a worker that has one slot."""
     folder = tmp_path_factory.mktemp("flows")
     (folder / "classes.py").write_text(FLOWS)
     with contextlib.chdir(folder), start_local(1) as users:
@@ -158,12 +158,12 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUsers]:
 
 @pytest.fixture
 def alice(users: LocalUsers) -> LocalUser:
-    """Who serves and asks."""
+    """The user who serves and calls."""
     return users[0]
 
 
 def asks(alice: LocalUser, endpoint: str, **data: Any) -> Any:
-    """What a flow of alice's answers within a few seconds."""
+    """The answer of one of alice's flows, within a few seconds."""
     return serving.get_flow_instance(alice, endpoint, timeout=WAIT).call(data, timeout=WAIT)
 
 
@@ -174,12 +174,12 @@ def descriptors() -> int:
 
 @pytest.mark.parametrize("way", ["SideBySide", "InThreads"])
 def test_answers_waited_for_side_by_side(alice: LocalUser, way: str) -> None:
-    """The only slot stays free until the last of them has come: the subflows need it."""
+    """While a run waits for several answers, in any way, its only slot is free for the subflows."""
     assert asks(alice, way) == {"all": [{"echo": {"of": key}} for key in "abc"]}
 
 
 def test_an_async_flow_that_blocks_is_told_how_to_wait(alice: LocalUser) -> None:
-    """It would stop all async flows of its worker, and so wait for ever."""
+    """An async flow that blocks on an answer, and so would block all async flows of its worker, fails with a hint."""
     with pytest.raises(FlowFailed) as caught:
         asks(alice, "Blocks")
     assert "stops all async flows" in caught.value.message
@@ -187,19 +187,19 @@ def test_an_async_flow_that_blocks_is_told_how_to_wait(alice: LocalUser) -> None
 
 
 def test_an_async_class_finds_its_run(alice: LocalUser) -> None:
-    """`current` gives the run, also behind an await."""
+    """`current` returns the run, even after an await."""
     assert asks(alice, "Current") == {"user": alice.user_id}
 
 
 def test_the_order_of_a_state_is_kept(alice: LocalUser) -> None:
-    """A dict that has the same in another order is another state."""
+    """A state whose keys change their order is stored as a new state."""
     latest = serving.get_flow_instance(alice, "Latest")
     assert latest.call({"use": "a"}) == {"order": ["b", "a"]}
     assert latest.call({"use": ""}) == {"order": ["b", "a"]}
 
 
 def test_an_answer_is_sent_on(alice: LocalUser, tmp_path: Path) -> None:
-    """What came for one subflow goes to another, although it is an answer itself."""
+    """A flow can pass an answer of one subflow on to another subflow."""
     file = tmp_path / "noted"
     assert asks(alice, "Forwards", file=str(file)) == {"asked": True}
     wait_until(lambda: file.exists() and file.read_text() == "noted")
@@ -207,14 +207,14 @@ def test_an_answer_is_sent_on(alice: LocalUser, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("what", "told"), [("other", "no text"), ("wordless", "Wordless")])
 def test_an_error_of_any_form_is_told(alice: LocalUser, what: str, told: str) -> None:
-    """And the process that runs the flow goes on."""
+    """An exception of any form becomes an error of the call, and the process of the flow lives on."""
     with pytest.raises(CallError, match=told):
         asks(alice, "Raises", what=what)
     assert asks(alice, "Echo", n=1) == {"echo": {"n": 1}}
 
 
 def test_workers_that_have_ended_leave_nothing(alice: LocalUser) -> None:
-    """No threads, and no descriptors."""
+    """A worker that has ended leaves no threads and no descriptors."""
 
     def left() -> tuple[int, int]:
         return threading.active_count(), descriptors()
@@ -227,7 +227,7 @@ def test_workers_that_have_ended_leave_nothing(alice: LocalUser) -> None:
 
 
 def test_calls_of_a_notebook_leave_nothing(alice: LocalUser) -> None:
-    """Each is waited for in a thread of its own, which closes its connection."""
+    """The thread that waits for a call of a notebook closes its connection."""
     echo = serving.get_flow_instance(alice, "Echo")
     assert echo.call({"n": 0}) == {"echo": {"n": 0}}
     before = descriptors()
@@ -237,14 +237,14 @@ def test_calls_of_a_notebook_leave_nothing(alice: LocalUser) -> None:
 
 
 def test_no_time_at_all_is_refused(alice: LocalUser) -> None:
-    """A timeout of 0 is not taken for none."""
+    """A timeout of 0 is refused, and does not mean no timeout."""
     echo = serving.get_flow_instance(alice, "Echo")
     with pytest.raises((UsageError, CallError)):
         echo.get_reply_future(echo.package_input_message({}), timeout=0)
 
 
 def test_a_daemon_restarted_twice_while_a_notebook_waits(users: LocalUsers) -> None:
-    """Each time it has as long as the first time to come back."""
+    """After each restart the daemon has the full time again to come back."""
     alice = users[0]
     future = serving.get_flow_instance(alice, "User").get_reply_future(
         serving.get_flow_instance(alice, "User").package_input_message({"text": "Still there?"})
@@ -259,7 +259,7 @@ def test_a_daemon_restarted_twice_while_a_notebook_waits(users: LocalUsers) -> N
 
 
 def test_a_call_too_large_for_the_broker(alice: LocalUser, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flow is told at once; it does not wait until its deadline."""
+    """A call that is too large for the broker fails in the flow at once, and not at its deadline."""
     monkeypatch.setattr(SocketLink, "max_packet", 60_000)
     with run_dispatch_worker_thread(alice, "narrow"):
         serving.serve_flow(alice, "classes.py:SendsMuch", "SendsMuch", dispatch_point="narrow")
@@ -268,7 +268,7 @@ def test_a_call_too_large_for_the_broker(alice: LocalUser, monkeypatch: pytest.M
 
 
 def test_files_of_one_name(alice: LocalUser, tmp_path: Path) -> None:
-    """What is served comes from the file that was named, be there others called so, or modules of Python."""
+    """Each flow comes from the file that was named, whatever other files and modules have the same name."""
     for folder, name in (("one", "calendar"), ("two", "calendar")):
         (tmp_path / folder).mkdir()
         code = FLOWS.replace('"description": "d"', f'"description": "From {folder}."')

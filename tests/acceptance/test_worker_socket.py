@@ -1,4 +1,4 @@
-"""Workers on the daemon's own machine: their frames go over its socket, and not through the broker."""
+"""Workers on the daemon's own machine send their frames over its socket, and not through the broker."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def bob(network: Network) -> Person:
-    """Who serves."""
+    """The user who serves."""
     return network.people[0].ready()
 
 
 def calls(bob: Person, endpoint: str = "pid") -> int:
-    """The process that has run a flow of bob's."""
+    """Call a flow of bob; returns the process that ran it."""
     return int(bob.request("call", address=f"me/{endpoint}", data={})["data"]["result"])
 
 
 def connect(bob: Person) -> socket.socket:
-    """A connection to the socket for workers."""
+    """Connect to the socket for workers."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(10)
     connection.connect(str(bob.home / "worker.sock"))
@@ -63,7 +63,7 @@ def connect(bob: Person) -> socket.socket:
 
 
 def is_hung_up_on(connection: socket.socket) -> bool:
-    """Whether the daemon ends a connection, and says nothing first."""
+    """Whether the daemon closes a connection without a word."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
@@ -71,12 +71,12 @@ def is_hung_up_on(connection: socket.socket) -> bool:
 
 
 def introduction(bob: Person, name: str = "w-stranger", *, user: str | None = None, will: bytes = b"?") -> bytes:
-    """What a worker sends first."""
+    """The first line that a worker sends."""
     return Records.wrap(pack([topics.dispatch(user or bob.user_id, "default", name).encode(), will]))
 
 
 def test_frames_of_a_worker_here_do_not_pass_through_the_broker(network: Network, bob: Person) -> None:
-    """With a token, on what may be another machine, they do."""
+    """Only frames of a worker with a token pass through the broker, as from another machine."""
     with Spy(network.port, network.broker_folder) as spy:
         assert calls(bob) in bob.workers()
         assert not [seen.topic for seen in spy.seen if "/dispatch/" in seen.topic or "/results/" in seen.topic]
@@ -85,12 +85,12 @@ def test_frames_of_a_worker_here_do_not_pass_through_the_broker(network: Network
 
 
 def test_the_socket_is_its_users_alone(bob: Person) -> None:
-    """Nobody else can connect."""
+    """Only its own user can connect to the socket."""
     assert stat.S_IMODE((bob.home / "worker.sock").stat().st_mode) == 0o600
 
 
 def test_a_worker_outlives_its_daemon_and_its_broker(bob: Person, network: Network) -> None:
-    """It connects again, and goes on with what is served at its point."""
+    """A worker reconnects after its daemon or the broker was killed, and serves its point again."""
     worker = bob.start_worker("--dispatch-point", "own")
     wait_until(lambda: any(point["dispatch_point"] == "own" for point in bob.status()["workers"]))
     bob.serve("own", "flow.py:pid", "--dispatch-point", "own")
@@ -104,7 +104,7 @@ def test_a_worker_outlives_its_daemon_and_its_broker(bob: Person, network: Netwo
 
 
 def test_a_worker_that_dies_is_noticed_at_once(bob: Person) -> None:
-    """Long before its heartbeats are missed: the connection ends with it."""
+    """The daemon notices a dead worker by its connection, long before heartbeats are missed."""
     worker = bob.start_worker("--dispatch-point", "brief")
     wait_until(lambda: any(point["dispatch_point"] == "brief" for point in bob.status()["workers"]))
     began = time.monotonic()
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_is_noticed_at_once(bob: Person) -> None:
     ],
 )
 def test_what_is_no_worker_is_hung_up_on(bob: Person, attack: Callable[[Person], bytes]) -> None:
-    """And nobody else notices."""
+    """The daemon closes a connection that speaks no frames, and other workers notice nothing."""
     with connect(bob) as connection:
         connection.sendall(attack(bob))
         assert is_hung_up_on(connection)
@@ -136,7 +136,7 @@ def test_what_is_no_worker_is_hung_up_on(bob: Person, attack: Callable[[Person],
 
 
 def test_nobody_takes_the_topic_of_a_worker_that_is_connected(bob: Person) -> None:
-    """The first one keeps it."""
+    """A second worker with the topic of a connected one is refused."""
     with connect(bob) as first, connect(bob) as second:
         first.sendall(introduction(bob, "w-taken"))
         first.sendall(Records.wrap(b"a frame"))
@@ -149,7 +149,7 @@ def test_nobody_takes_the_topic_of_a_worker_that_is_connected(bob: Person) -> No
 
 
 def test_frames_without_the_key_of_the_point_are_refused(bob: Person) -> None:
-    """Also those sealed for another point, and a last will."""
+    """Frames without the key of the point are refused, even those sealed for another point, and a last will."""
     with connect(bob) as connection:
         before = bob.refused("bad_frame")
         topic = topics.results(bob.user_id, "default")
@@ -160,7 +160,7 @@ def test_frames_without_the_key_of_the_point_are_refused(bob: Person) -> None:
 
 
 def test_a_frame_in_pieces_is_one_frame(bob: Person) -> None:
-    """However the bytes come."""
+    """A frame that arrives in pieces is read as one frame."""
     with connect(bob) as connection:
         before = bob.refused("bad_frame")
         for byte in introduction(bob, "w-slow") + Records.wrap(b"x" * 40):
@@ -169,14 +169,14 @@ def test_a_frame_in_pieces_is_one_frame(bob: Person) -> None:
 
 
 def test_a_large_answer_comes_whole(bob: Person) -> None:
-    """One that is larger than a socket takes at a time."""
+    """An answer that is larger than the buffer of a socket arrives whole."""
     bob.write_file("large.py", "def large(n: int) -> str:\n    return 'x' * n\n")
     bob.serve("large", "large.py:large")
     assert bob.request("call", address="me/large", data={"n": 600_000})["data"]["result"] == "x" * 600_000
 
 
 def test_a_worker_tells_when_no_daemon_is_there(bob: Person) -> None:
-    """It goes on trying, and says so once."""
+    """A worker without a daemon says so once, and keeps trying."""
     token = bob.request("worker_token", dispatch_point="default")["token"]
     command = [sys.executable, "-P", "-m", "p2pflows.worker", "--socket", str(bob.folder / "nothing.sock")]
     with subprocess.Popen(

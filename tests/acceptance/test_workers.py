@@ -53,13 +53,13 @@ def fragile() -> str:
 
 @pytest.fixture
 def point(bob: Person, request: pytest.FixtureRequest) -> str:
-    """A dispatch point of its own for each test, for which bob's daemon starts no workers."""
+    """A dispatch point for one test, for which bob's daemon starts no workers."""
     bob.write_file("gpu.py", FLOWS)
     return f"gpu{abs(hash(request.node.name)) % 10_000}"
 
 
 def workers_of(bob: Person, point: str) -> dict[str, int]:
-    """What `status` says of a dispatch point."""
+    """The entry of a dispatch point in `status`."""
     shown = [shown for shown in bob.status()["workers"] if shown["dispatch_point"] == point]
     return shown[0] if shown else {"workers": 0, "slots": 0, "free": 0, "queued": 0}
 
@@ -75,7 +75,7 @@ def runs(bob: Person) -> list[int]:
 
 
 def elsewhere(bob: Person, token: str, folder: Path, *words: str, given: bool = False) -> subprocess.Popen[bytes]:
-    """A worker on what could be another machine: an empty home, and nothing of bob's but a token."""
+    """Start a worker as on another machine: with an empty home, and nothing of bob's but a token."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     environment = {**kept, "HOME": str(folder), "P2PFLOWS_HOME": str(folder / "home")}
     if not given:
@@ -96,7 +96,7 @@ def elsewhere(bob: Person, token: str, folder: Path, *words: str, given: bool = 
 
 
 def test_a_worker_of_another_point(alice: Person, bob: Person, point: str) -> None:
-    """`p2pflows worker` serves its dispatch point with as many slots as it is told, and ends on Ctrl-C."""
+    """`p2pflows worker` serves its dispatch point with the slots that it is given, and ends on Ctrl-C."""
     worker = bob.start_worker("--dispatch-point", point, "--concurrency", "2")
     has_workers(bob, point, 1)
     assert workers_of(bob, point) == {"dispatch_point": point, "workers": 1, "slots": 2, "free": 2, "queued": 0}
@@ -109,7 +109,7 @@ def test_a_worker_of_another_point(alice: Person, bob: Person, point: str) -> No
 
 
 def test_a_worker_on_another_machine(alice: Person, bob: Person, point: str, tmp_path: Path) -> None:
-    """With a pasted token a worker runs from an empty home, without bob's key, and leaves nothing there."""
+    """With a token a worker runs from an empty home, without bob's key, and leaves nothing there."""
     token = bob.cli("worker-token", point).ok().out.strip()
     worker = elsewhere(bob, token, tmp_path)
     has_workers(bob, point, 1)
@@ -123,7 +123,7 @@ def test_a_worker_on_another_machine(alice: Person, bob: Person, point: str, tmp
 
 
 def test_a_token_on_stdin(bob: Person, point: str, tmp_path: Path) -> None:
-    """A token can be piped in, so that no process list shows it; a wrong or cut one is refused."""
+    """A token can come on stdin, so that no process list shows it; a wrong or cut one is refused."""
     token = bob.cli("worker-token", point, "--json").ok().document["token"]
     elsewhere(bob, token, tmp_path, given=True)
     has_workers(bob, point, 1)
@@ -137,7 +137,7 @@ def test_a_token_on_stdin(bob: Person, point: str, tmp_path: Path) -> None:
 
 
 def test_posts_wait_for_a_worker(alice: Person, bob: Person, point: str) -> None:
-    """Posts to a dispatch point without workers wait, and run in their order once one comes."""
+    """Posts to a dispatch point without workers wait, and run in their order once a worker comes."""
     first = bob.start_worker("--dispatch-point", point)
     has_workers(bob, point, 1)
     bob.serve("note", "gpu.py:note", "--dispatch-point", point)
@@ -156,7 +156,7 @@ def test_posts_wait_for_a_worker(alice: Person, bob: Person, point: str) -> None
 
 
 def test_a_worker_killed_in_the_middle(alice: Person, bob: Person, point: str) -> None:
-    """When a worker is killed in the middle of a task, another does it, and the caller gets the answer."""
+    """When a worker is killed during a task, another worker runs the task, and the caller gets the answer."""
     workers = [bob.start_worker("--dispatch-point", point, "--concurrency", "1") for _ in range(2)]
     has_workers(bob, point, 2)
     bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
@@ -172,7 +172,7 @@ def test_a_worker_killed_in_the_middle(alice: Person, bob: Person, point: str) -
 
 
 def test_a_worker_that_is_told_to_end(alice: Person, bob: Person, point: str) -> None:
-    """A worker that is told to end finishes what it has begun; what it had not begun runs elsewhere."""
+    """A worker that must end finishes the task that it runs; another worker runs the task that it had not begun."""
     first = bob.start_worker("--dispatch-point", point, "--concurrency", "1")
     has_workers(bob, point, 1)
     bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
@@ -187,7 +187,7 @@ def test_a_worker_that_is_told_to_end(alice: Person, bob: Person, point: str) ->
 
 @pytest.mark.slow
 def test_a_worker_that_hangs(alice: Person, bob: Person, point: str) -> None:
-    """A worker that is stopped in its tracks counts as dead after a while, and another does its work."""
+    """A worker that is stopped counts as dead after a while, and another worker runs its tasks."""
     first = bob.start_worker("--dispatch-point", point)
     has_workers(bob, point, 1)
     bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
@@ -203,7 +203,7 @@ def test_a_worker_that_hangs(alice: Person, bob: Person, point: str) -> None:
 
 
 def test_a_worker_outlives_its_daemon(alice: Person, bob: Person, point: str) -> None:
-    """A task that runs while its daemon is killed and started again is not run twice; its result counts."""
+    """A task that runs while its daemon is killed and restarted runs once, and its result counts."""
     worker = bob.start_worker("--dispatch-point", point)
     has_workers(bob, point, 1)
     bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
@@ -243,7 +243,7 @@ def test_dead_letters(alice: Person, bob: Person) -> None:
 
 
 def test_a_failed_post_can_be_sent_again(alice: Person, bob: Person) -> None:
-    """A post that failed shows in its sender's outbox with the reason, and can be sent again."""
+    """A failed post shows in its sender's outbox with the reason, and can be sent again."""
     bob.serve("fails", "--exec", "test -e mended2")
     sent = alice.cli("send", "bob/fails", "{}").ok().out.strip()
     wait_until(lambda: bool(alice.request("outbox")["failed"]))
@@ -255,7 +255,7 @@ def test_a_failed_post_can_be_sent_again(alice: Person, bob: Person) -> None:
 
 
 def test_workers_of_the_config(network: Network) -> None:
-    """`up` starts the workers that `config.yaml` names, keeps them running, and ends them."""
+    """`up` starts the workers that `config.yaml` names, restarts them, and ends them."""
     bob = network.person("bob")
     workers = [{"dispatch_point": "a", "concurrency": 1}, {"dispatch_point": "b", "concurrency": 3}]
     (bob.home / "config.yaml").write_text(json.dumps({"workers": workers}))
