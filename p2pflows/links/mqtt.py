@@ -194,7 +194,7 @@ class MqttLink:
             was_up, self._up = self._up, False
         if connection.fault is not None:
             raise connection.fault
-        # The broker would deliver a message that paho cannot parse for ever: give up the session that holds it.
+        # The broker would redeliver a message that paho cannot parse for ever: drop the session that holds it.
         self._drop_session = connection.malformed and self._persistent
         if was_up:
             self._on_down(connection.reason)

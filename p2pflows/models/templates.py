@@ -6,6 +6,7 @@ variable shows its items and never its attributes, loops spend from a budget, an
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -168,7 +169,13 @@ def _guarded(name: str) -> Callable[..., Any]:
 @pass_context
 def _join(context: Context, values: Any, between: Any = "", attribute: str | None = None) -> str:
     """Join texts as Jinja's `join` does, and check the size before."""
-    texts, size, glue = [], 0, str(between)
+    glue = str(between)
+    if isinstance(values, str) and not attribute:
+        _charge(context, len(values))
+        if len(values) * (1 + len(glue)) > MAX_OUTPUT_CHARS:
+            raise OverflowError(_too_large())
+        return glue.join(values)
+    texts, size = [], 0
     for value in values:
         _charge(context, 1)
         texts.append(str(value[attribute] if attribute else value))
@@ -213,7 +220,9 @@ def _sandbox() -> _Sandbox:
 _SANDBOX = _sandbox()
 
 
+@functools.lru_cache(maxsize=64)
 def _compile(source: str) -> Compiled:
+    # Cached, as a flow object and its templates are created again for each message.
     if len(source) > MAX_TEMPLATE_CHARS:
         raise UsageError(f"A prompt template has over {MAX_TEMPLATE_CHARS} characters.", "Send long text as data.")
     try:

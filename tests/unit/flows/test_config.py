@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import itertools
 import sys
@@ -45,9 +46,10 @@ NEVER = st.sampled_from(
     ["_target_", "backend", "api_infos", "system_template", "Path", "user_id", "base-url", "a.class"]
 )
 NOTHING: st.SearchStrategy[dict[str, Any]] = st.builds(dict)
-LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+LEAVES = st.sampled_from([None, True, False, 0, -3, 10**20, 0.5, "", "x", "yes"])
 
 
+@functools.cache
 def trees(keys: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
     """Configs with these keys at every depth."""
     below = st.recursive(
@@ -60,11 +62,10 @@ def trees(keys: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
 
 def shaped(level: int = 3) -> st.SearchStrategy[dict[str, Any]]:
     """Configs in which a key is always a mapping or never one, as in configs of one class."""
-    leaf = st.dictionaries(st.sampled_from(["a", "b"]), LEAVES | st.lists(LEAVES, max_size=2))
-    if not level:
-        return leaf
-    below = st.dictionaries(st.sampled_from(["x", "y"]), shaped(level - 1), max_size=2)
-    return st.builds(lambda one, other: {**one, **other}, leaf, below)
+    keys: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(("a", "b"), LEAVES | st.lists(LEAVES, max_size=2))
+    if level:
+        keys |= dict.fromkeys(("x", "y"), shaped(level - 1))
+    return st.fixed_dictionaries({}, optional=keys)
 
 
 @st.composite

@@ -10,6 +10,7 @@ import pytest
 from support.scripted_run import ALICE, BOB, ScriptedRun
 
 from p2pflows.errors import Cancelled, DeadlinePassed, Declined, FlowFailed, UsageError
+from p2pflows.flows import proxy as proxies
 from p2pflows.flows.future import FlowFuture
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.proxy import FlowProxy
@@ -189,8 +190,9 @@ def test_a_run_that_starts_over_finds_its_calls() -> None:
     assert second.get_data() == {"human_input": "2"}
 
 
-def test_call_is_all_in_one() -> None:
-    """`proxy.call` packages, sends and waits; its seconds bound the call itself too."""
+def test_call_is_all_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`proxy.call` packages, sends and waits; its timeout limits the call itself, too."""
+    monkeypatch.setattr(proxies, "_END_TIMEOUT_S", 0.05)
     run = ScriptedRun()
     proxy = FlowProxy("Bob", Target(BOB, "User"), run=run)
     with pytest.raises(DeadlinePassed):

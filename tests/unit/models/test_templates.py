@@ -36,6 +36,7 @@ def render(template: str, **data: Any) -> str:
         ("{% for x in missing %}x{% else %}none{% endfor %}", {}, "none"),
         ("{% for i in range(3) %}{{i}}{% endfor %}", {}, "012"),
         ("{{ xs|join(', ') }} {{ x|upper|trim }} {{ y|default('z') }}", {"xs": [1, 2], "x": " a "}, "1, 2 A z"),
+        ("{{ x|join('-') }}{{ ''|join('-') }} {{ x|join }}", {"x": "abc"}, "a-b-c abc"),
         ("{{ d|tojson }}", {"d": {"a": "é<"}}, '{"a": "é<"}'),
         ("{{ 'in' if x in ['a', 'b'] }}", {"x": "a"}, "in"),
         ("{{ a is defined }} {{ b is defined }}", {"a": 1}, "True False"),
