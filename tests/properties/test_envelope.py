@@ -1,4 +1,4 @@
-"""What holds for all bundles, frames and fields, whatever is in them."""
+"""What holds for all bundles, frames and fields, with any content."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MESSAGES = st.fixed_dictionaries(
 def test_what_is_sealed_opens(
     sender: bytes, recipient: bytes, kind: BundleKind, bodies: list[bytes], nonce: bytes
 ) -> None:
-    """Any bodies, between any two users, come out as they went in."""
+    """Any bodies between any two users are opened as they were sealed."""
     alice, bob = Identity(sender), Identity(recipient)
     opened = Envelope(bob).open(Envelope(alice).seal(kind, bob.user_id, bodies, nonce))
     assert (opened.sender, opened.kind, opened.bodies) == (alice.user_id, kind, bodies)
@@ -61,7 +61,7 @@ def test_what_is_sealed_opens(
 @given(BODIES, st.integers(0), st.integers(0, 7))
 @settings(max_examples=300)
 def test_any_flipped_bit_is_refused(bodies: list[bytes], place: int, bit: int) -> None:
-    """No bit of a bundle can be changed without its being refused, whichever it is."""
+    """A bundle with any one bit changed is refused."""
     bundle = bytearray(Envelope(ALICE).seal(BundleKind.MESSAGES, BOB.user_id, bodies, bytes(NONCE_BYTES)))
     bundle[place % len(bundle)] ^= 1 << bit
     with pytest.raises(Refused):
@@ -71,7 +71,7 @@ def test_any_flipped_bit_is_refused(bodies: list[bytes], place: int, bit: int) -
 @given(st.binary(max_size=400))
 @settings(max_examples=200)
 def test_noise_is_refused_and_nothing_else_goes_wrong(noise: bytes) -> None:
-    """Bytes from anybody are refused by name, with or without a right version and kind before them."""
+    """Any bytes are refused with a reason, with or without a right version and kind."""
     for bundle in (noise, b"\1\1" + noise, b"\1\1" + ALICE.public + noise):
         with pytest.raises(Refused):
             Envelope(BOB).open(bundle)
@@ -79,13 +79,13 @@ def test_noise_is_refused_and_nothing_else_goes_wrong(noise: bytes) -> None:
 
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_framing_gives_back_what_it_joined(parts: list[bytes]) -> None:
-    """Any list of byte strings survives framing, empty ones and the empty list included."""
+    """Any list of byte strings can be framed and read, also an empty list and empty strings."""
     assert framing.unpack(framing.pack(parts)) == parts
 
 
 @given(st.binary(max_size=60))
 def test_framing_has_one_form(frame: bytes) -> None:
-    """Bytes either are exactly what `pack` makes of some parts, or are refused."""
+    """Any bytes are either exactly what `pack` writes for some parts, or refused."""
     try:
         parts = framing.unpack(frame)
     except framing.FramingError:
@@ -96,7 +96,7 @@ def test_framing_has_one_form(frame: bytes) -> None:
 @given(st.dictionaries(TEXTS, JSON, max_size=4), st.lists(st.binary(max_size=50), max_size=4))
 @settings(max_examples=60)
 def test_a_frame_opens_on_its_topic_only(header: dict[str, object], blobs: list[bytes]) -> None:
-    """Header and blobs come back on the topic they were sealed for, and on no other."""
+    """Header and blobs are read on the topic they were sealed for, and on no other."""
     channel = Channel(bytes(32))
     frame = channel.seal("here", header, blobs)
     assert channel.open("here", frame) == (header, blobs)
@@ -107,7 +107,7 @@ def test_a_frame_opens_on_its_topic_only(header: dict[str, object], blobs: list[
 @given(MESSAGES)
 @settings(max_examples=100)
 def test_a_message_survives_the_wire(fields: dict[str, object]) -> None:
-    """Any message that can be made reads back as itself."""
+    """Any message is read back as itself."""
     message = Message.model_validate(fields)
     assert Message.model_validate_json(message.to_bytes()) == message
 
@@ -120,14 +120,14 @@ def test_a_message_survives_the_wire(fields: dict[str, object]) -> None:
 def test_a_notice_survives_the_wire(
     ids: list[str], places: list[tuple[str, int, int]], rewound: list[tuple[str, int, str]]
 ) -> None:
-    """Any notice that can be made reads back as itself."""
+    """Any notice is read back as itself."""
     notice = Notice(to=BOB.user_id, received=ids, held=ids, waiting=ids, gaps=places, skips=places, rewound=rewound)
     assert Notice.model_validate_json(notice.to_bytes()) == notice
 
 
 @given(st.integers(0, 2**48 - 2), st.binary(min_size=10, max_size=10), st.binary(min_size=10, max_size=10))
 def test_ids_sort_by_time(time: int, one: bytes, other: bytes) -> None:
-    """An id made a millisecond later is larger, and every id is 32 hex digits of a version 7 UUID."""
+    """An id of a later millisecond is larger, and every id is a UUID of version 7 in 32 hex digits."""
     earlier, later = new_id(time, one), new_id(time + 1, other)
     assert earlier < later
     assert len(earlier) == 32
@@ -136,7 +136,7 @@ def test_ids_sort_by_time(time: int, one: bytes, other: bytes) -> None:
 
 @given(st.text(max_size=80))
 def test_no_topic_but_ours_is_understood(topic: str) -> None:
-    """Reading a topic never fails, and what is understood is written back as the same topic."""
+    """Reading any topic never fails, and a topic that is understood is built again as the same text."""
     for text in (topic, f"p2pflows/1/{ALICE.user_id}/in/{topic}", f"p2pflows/1/{ALICE.user_id}/{topic}"):
         match topics.parse(text):
             case topics.InboxTopic(user, endpoint):

@@ -1,4 +1,4 @@
-"""Records and lines of a stream, whatever pieces it comes in."""
+"""Records and lines of a stream, for any split of the stream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _pieces(stream: bytes, cuts: list[int]) -> Iterator[bytes]:
 
 @given(contents=CONTENTS, cuts=CUTS)
 def test_what_was_sent_comes_whole_and_in_order(contents: list[bytes], cuts: list[int]) -> None:
-    """Wherever the stream is cut."""
+    """Records are complete and in order, wherever the stream is split."""
     records = Records(max_bytes=40)
     stream = b"".join(map(records.wrap, contents))
     assert [whole for piece in _pieces(stream, cuts) for whole in records.feed(piece)] == contents
@@ -32,23 +32,23 @@ def test_what_was_sent_comes_whole_and_in_order(contents: list[bytes], cuts: lis
 
 @given(contents=TEXTS, cuts=CUTS)
 def test_lines_come_whole_and_in_order(contents: list[bytes], cuts: list[int]) -> None:
-    """Wherever the stream is cut, empty lines too."""
+    """Lines are complete and in order, wherever the stream is split, and with empty lines."""
     lines = Lines(max_bytes=40)
     stream = b"".join(map(lines.wrap, contents))
     assert [whole for piece in _pieces(stream, cuts) for whole in lines.feed(piece)] == contents
 
 
 @given(before=CONTENTS, over=st.integers(1, 2**32 - 41))
-def test_a_record_longer_than_any_may_be_is_refused_by_its_length(before: list[bytes], over: int) -> None:
-    """Before any of it has come."""
+def test_a_record_over_the_limit_is_refused_by_its_length(before: list[bytes], over: int) -> None:
+    """A record that is too long is refused before its content arrives."""
     stream = b"".join(map(Records.wrap, before)) + (40 + over).to_bytes(4, "big")
     with pytest.raises(FramingError):
         Records(max_bytes=40).feed(stream)
 
 
 @given(before=TEXTS, cuts=CUTS, ended=st.booleans())
-def test_a_line_longer_than_any_may_be_is_refused(before: list[bytes], cuts: list[int], ended: bool) -> None:
-    """Also one that has no end yet."""
+def test_a_line_over_the_limit_is_refused(before: list[bytes], cuts: list[int], ended: bool) -> None:
+    """A line that is too long is refused, even before its end arrives."""
     lines = Lines(max_bytes=40)
     stream = b"".join(map(lines.wrap, before)) + b"x" * 41 + (b"\n" if ended else b"")
     with pytest.raises(FramingError):

@@ -1,4 +1,4 @@
-"""What holds for every tree of data and every name: the transformations agree with a plain table of paths."""
+"""What holds for any data and any name: the transformations agree with a plain table of paths."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ EMPTY = object()
 
 
 def table_of(data: dict[str, Any], at: Path = ()) -> Table:
-    """A tree as a table with a row for every leaf and every empty dict."""
+    """Return a tree as a table with a row for every leaf and every empty dict."""
     rows: Table = {}
     for key, value in data.items():
         path = (*at, key)
@@ -71,19 +71,19 @@ def table_of(data: dict[str, Any], at: Path = ()) -> Table:
 
 
 def below(table: Table, path: Path) -> Table:
-    """The rows at a path and below it."""
+    """Return the rows at a path and below it."""
     return {row: value for row, value in table.items() if row[: len(path)] == path}
 
 
 def without(table: Table, path: Path) -> Table:
-    """The table after a deletion: a dict that loses its last row is empty, but is still there."""
+    """Return the table after a deletion: a dict that loses its last row stays, empty."""
     gone = below(table, path)
     rest = {row: value for row, value in table.items() if row not in gone}
     return {**rest, path[:-1]: EMPTY} if gone and len(path) > 1 and not below(rest, path[:-1]) else rest
 
 
 def with_rows(table: Table, path: Path, rows: Table) -> Table | None:
-    """The table after rows were put at a path; None when something that is not a dict is in the way."""
+    """Return the table after adding rows at a path; None when a value that is not a dict is in the way."""
     above = [path[:length] for length in range(1, len(path))]
     if any(table.get(row, EMPTY) is not EMPTY for row in above):
         return None
@@ -92,29 +92,29 @@ def with_rows(table: Table, path: Path, rows: Table) -> Table | None:
 
 
 def moved(rows: Table, old: Path, new: Path) -> Table:
-    """The same rows under another path."""
+    """Return the same rows at another path."""
     return {(*new, *row[len(old) :]): value for row, value in rows.items()}
 
 
 def value_at(data: dict[str, Any], name: str) -> Any:
-    """The value that a dotted name leads to, in a tree that has no dots in its keys."""
+    """Return the value at a dotted name, in a tree without dots in its keys."""
     return functools.reduce(operator.getitem, name.split("."), data)
 
 
 def is_in(table: Table, name: str) -> bool:
-    """Whether anything has that name."""
+    """Return whether a value has that name."""
     return bool(below(table, tuple(name.split("."))))
 
 
 def dicts_in(data: dict[str, Any], at: Path = ()) -> list[Path]:
-    """The paths of a tree, the tree itself included, at which there are dicts."""
+    """Return the paths of all dicts in a tree, the tree included."""
     inner = [path for key, value in data.items() if isinstance(value, dict) for path in dicts_in(value, (*at, key))]
     return [at, *inner]
 
 
 @given(TREES, NAMES, VALUES)
 def test_setting_puts_rows_where_the_name_says(data: dict[str, Any], name: str, value: Any) -> None:
-    """Setting replaces what had the name, and leaves all else; it never goes through what is not a dict."""
+    """Setting replaces the value with that name and changes nothing else; its path leads through dicts only."""
     path = tuple(name.split("."))
     expected = with_rows(table_of(data), path, moved(table_of({"v": value}), ("v",), path))
     if expected is None:
@@ -126,7 +126,7 @@ def test_setting_puts_rows_where_the_name_says(data: dict[str, Any], name: str, 
 
 @given(TREES, st.lists(NAMES, max_size=3))
 def test_deleting_takes_rows_away(data: dict[str, Any], names: list[str]) -> None:
-    """Deleting takes what has a name, with all below it, and nothing else; not even the emptied dict above."""
+    """Deleting removes a value with everything below it, and nothing else; a dict above it stays, even if empty."""
     expected = table_of(data)
     for name in names:
         expected = without(expected, tuple(name.split(".")))
@@ -135,7 +135,7 @@ def test_deleting_takes_rows_away(data: dict[str, Any], names: list[str]) -> Non
 
 @given(TREES, st.lists(NAMES, max_size=3))
 def test_selecting_keeps_the_rows_of_its_names(data: dict[str, Any], names: list[str]) -> None:
-    """What is selected stays where it was; a name that nothing has is an error."""
+    """Selected values stay at their paths; a missing name is an error."""
     table = table_of(data)
     if not all(is_in(table, name) for name in names):
         with pytest.raises(MissingKey):
@@ -152,7 +152,7 @@ def test_selecting_keeps_the_rows_of_its_names(data: dict[str, Any], names: list
 def test_a_rename_moves_rows_and_a_copy_repeats_them(
     kind: type[KeyRename | KeyCopy], data: dict[str, Any], old: str, new: str
 ) -> None:
-    """The rows under the old name are under the new one; the old ones stay for a copy and go for a rename."""
+    """The new name has the rows of the old one, which stay for a copy and go for a rename."""
     source, target, table = tuple(old.split(".")), tuple(new.split(".")), table_of(data)
     rows = below(table, source)
     if old == new or not rows:
@@ -169,7 +169,7 @@ def test_a_rename_moves_rows_and_a_copy_repeats_them(
 
 @given(TREES, st.permutations(APART), st.integers(0, 3))
 def test_renames_that_do_not_meet_are_as_one_after_another(data: dict[str, Any], names: list[str], count: int) -> None:
-    """Several renames at once give what the single ones give in turn, when none touches another's names."""
+    """Several renames at once equal single ones in order, when they share no names."""
     pairs = list(zip(names[:count], names[count : 2 * count], strict=True))
     expected = copy.deepcopy(data)
     try:
@@ -182,7 +182,7 @@ def test_renames_that_do_not_meet_are_as_one_after_another(data: dict[str, Any],
 
 @given(st.permutations(APART), st.lists(VALUES, min_size=len(APART), max_size=len(APART)))
 def test_a_swap_exchanges_two_values_and_a_second_one_brings_them_back(names: list[str], values: list[Any]) -> None:
-    """`{a: b, b: a}` loses nothing, whatever the two are and wherever they stand."""
+    """`{a: b, b: a}` swaps any two values, and loses nothing."""
     data = KeySet(dict(zip(names, values, strict=True)))({})
     swap = KeyInterface(keys_to_rename={names[0]: names[1], names[1]: names[0]})
     swapped = swap(data)
@@ -192,22 +192,22 @@ def test_a_swap_exchanges_two_values_and_a_second_one_brings_them_back(names: li
 
 @given(st.permutations("abcd"), st.sets(st.sampled_from("abcd")))
 def test_any_exchange_of_names_loses_nothing(names: list[str], there: set[str]) -> None:
-    """Renames among the same names, in any order, move each value to its own new place, even if some are missing."""
+    """Renames among the same names, in any order, move each value to its new path, even if some are missing."""
     mapping = dict(zip("abcd", names, strict=True))
     assert KeyRename(mapping)({key: key for key in sorted(there)}) == {mapping[key]: key for key in there}
 
 
 @given(TREES, VALUES, st.data())
-def test_deleting_what_was_newly_set_gives_back(data: dict[str, Any], value: Any, draw: st.DataObject) -> None:
-    """A new key in a dict that was there can be set and deleted without a trace."""
+def test_deleting_a_new_key_restores_the_data(data: dict[str, Any], value: Any, draw: st.DataObject) -> None:
+    """Setting a new key in an existing dict and deleting it changes nothing."""
     name = ".".join((*draw.draw(st.sampled_from(dicts_in(data))), "new"))
     assert KeyInterface(keys_to_set={name: value}, keys_to_select=[name])(data) != {}
     assert KeyInterface(keys_to_set={name: value}, keys_to_delete=[name])(data) == data
 
 
 @given(TREES, NAMES, VALUES)
-def test_selecting_what_was_set_gives_it_alone(data: dict[str, Any], name: str, value: Any) -> None:
-    """What is set has the name it was set under."""
+def test_selecting_a_set_value_returns_it_alone(data: dict[str, Any], name: str, value: Any) -> None:
+    """A value is found under the name under which it was set."""
     path = tuple(name.split("."))
     try:
         found = KeyInterface(keys_to_set={name: value}, keys_to_select=[name])(data)
@@ -218,7 +218,7 @@ def test_selecting_what_was_set_gives_it_alone(data: dict[str, Any], name: str, 
 
 @given(ODD_TREES, ODD_NAMES, ODD_VALUES)
 def test_in_any_tree_what_is_placed_is_found(data: dict[Any, Any], name: Any, value: Any) -> None:
-    """Keys with dots, empty keys and keys that are no text included, a value is found under its name."""
+    """A value is found under its name, also with dots in keys, empty keys and keys that are not text."""
     try:
         tree.place(data, name, value)
     except WrongValue:
@@ -228,13 +228,13 @@ def test_in_any_tree_what_is_placed_is_found(data: dict[Any, Any], name: Any, va
 
 @given(ODD_TREES)
 def test_a_key_with_dots_comes_before_the_path(data: dict[Any, Any]) -> None:
-    """A name that is a key of the tree stands for that key, whatever it could mean besides."""
+    """A name that is a key of the tree refers to that key, even if it is also a path."""
     assert all(tree.find(data, key) == (key,) for key in data)
 
 
 @given(ODD_TREES, SETTINGS)
 def test_an_interface_never_changes_its_input_nor_its_settings(data: dict[Any, Any], arguments: dict[str, Any]) -> None:
-    """Whatever the tree and the names, the input stays, errors are ours, and a second call gives the same."""
+    """For any tree and names, the input stays, errors are ours, and a second call has the same result."""
     interface = KeyInterface(**arguments)
     before = copy.deepcopy((data, arguments))
     try:
@@ -250,7 +250,7 @@ def test_an_interface_never_changes_its_input_nor_its_settings(data: dict[Any, A
 
 
 @given(VALUES)
-def test_json_text_gives_back_what_it_was_made_from(value: Any) -> None:
-    """Written as JSON and read again, a value is what it was."""
+def test_json_text_is_read_back_as_its_value(value: Any) -> None:
+    """A value that is written as JSON and read again is the same value."""
     interface = KeyInterface(additional_transformations=[Obj2Json("v", "text"), Json2Obj("text", "again")])
     assert interface({"v": value})["again"] == value

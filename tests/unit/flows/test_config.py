@@ -1,4 +1,4 @@
-"""Configs: where defaults come from, how one is laid over another, what a caller may change, what subflows are."""
+"""Configs of flow classes: defaults, merging, overrides by callers, and subflows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ LEAVES = st.sampled_from([None, True, False, 0, -3, 10**20, 0.5, "", "x", "yes"]
 
 @functools.cache
 def trees(keys: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
-    """Configs with these keys at every depth."""
+    """Return configs with these keys at every depth."""
     below = st.recursive(
         LEAVES,
         lambda inner: st.lists(inner, max_size=2) | st.dictionaries(keys, inner, max_size=3),
@@ -61,7 +61,7 @@ def trees(keys: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def shaped(level: int = 3) -> st.SearchStrategy[dict[str, Any]]:
-    """Configs in which a key is always a mapping or never one, as in configs of one class."""
+    """Return configs in which a key always has a mapping or never one, like configs of one class."""
     keys: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(("a", "b"), LEAVES | st.lists(LEAVES, max_size=2))
     if level:
         keys |= dict.fromkeys(("x", "y"), shaped(level - 1))
@@ -70,7 +70,7 @@ def shaped(level: int = 3) -> st.SearchStrategy[dict[str, Any]]:
 
 @st.composite
 def changes(draw: st.DrawFn, of: dict[str, Any], keys: st.SearchStrategy[str]) -> dict[str, Any]:
-    """Overrides of some of a config's own keys, at its own depths, and now and then of others."""
+    """Draw overrides of some keys of a config, at their depths, and sometimes of other keys."""
     over: dict[str, Any] = {}
     for key in draw(st.lists(st.sampled_from(sorted(of)), min_size=1, unique=True)) if of else []:
         deeper = isinstance(of[key], dict) and draw(st.booleans())
@@ -80,7 +80,7 @@ def changes(draw: st.DrawFn, of: dict[str, Any], keys: st.SearchStrategy[str]) -
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Write a module and YAML files beside it, import it, and give one of its classes."""
+    """Write a module and YAML files beside it, import it, and return one of its classes."""
 
     def import_class(source: str, class_name: str = "Child", **files: str) -> type[Any]:
         name = f"flow_config_sample_{next(NUMBERS)}"
@@ -101,7 +101,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 def refused(defaults: dict[str, Any], overrides: Any, declared: list[str] | None = None) -> str:
-    """The sentence with which a stranger's overrides are refused."""
+    """Return the error text for a stranger's overrides."""
     with pytest.raises(NotAllowed) as caught:
         check_overrides(defaults, overrides, declared=declared, trusted=False)
     return caught.value.message
@@ -122,20 +122,20 @@ def refused(defaults: dict[str, Any], overrides: Any, declared: list[str] | None
     ],
 )
 def test_what_merging_does(base: dict[str, Any], over: dict[str, Any], merged: dict[str, Any]) -> None:
-    """A mapping goes into a mapping; a list, None, and all that differs in kind replaces."""
+    """Mappings are merged; a list, None, or a value of another kind replaces the old value."""
     assert merge(base, over) == merged
 
 
 @given(base=trees(PLAIN), over=trees(PLAIN))
 def test_merging_leaves_its_inputs_alone(base: dict[str, Any], over: dict[str, Any]) -> None:
-    """Neither input changes, not even when the result is changed later."""
+    """Merging changes neither input, and a later change of the result does not either."""
     kept = copy.deepcopy((base, over))
     wreck(merge(base, over))
     assert (base, over) == kept
 
 
 def wreck(value: Any) -> None:
-    """Change everything in a value."""
+    """Empty every mapping and list in a value."""
     for inner in list(value.values() if isinstance(value, dict) else value if isinstance(value, list) else []):
         wreck(inner)
     if isinstance(value, (dict, list)):
@@ -144,14 +144,14 @@ def wreck(value: Any) -> None:
 
 @given(config=trees(PLAIN), over=trees(PLAIN))
 def test_merging_nothing_and_the_same_changes_nothing(config: dict[str, Any], over: dict[str, Any]) -> None:
-    """An empty config is neutral on both sides, and what is laid over twice is as if once."""
+    """An empty config changes nothing on either side, and merging the same overrides twice is merging them once."""
     assert merge(config, {}) == merge({}, config) == config
     assert merge(merge(config, over), over) == merge(config, over)
 
 
 @given(one=shaped(), two=shaped(), three=shaped())
 def test_merging_may_be_grouped_in_any_way(one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]) -> None:
-    """As long as a key keeps its kind, laying three configs over each other does not depend on where one begins."""
+    """Merging is associative as long as each key keeps its kind of value."""
     assert merge(merge(one, two), three) == merge(one, merge(two, three))
 
 
@@ -159,7 +159,7 @@ def test_merging_may_be_grouped_in_any_way(one: dict[str, Any], two: dict[str, A
 
 
 def test_the_file_beside_the_class_holds_its_defaults(load: Load) -> None:
-    """`<ClassName>.yaml` is laid over the file of the first base, and `???` stays to be filled in."""
+    """`<ClassName>.yaml` overrides the file of the first base class, and `???` stays."""
     child = load(
         """
         class Base(AtomicFlow): ...
@@ -181,7 +181,7 @@ def test_the_file_beside_the_class_holds_its_defaults(load: Load) -> None:
 
 
 def test_a_class_without_a_file_may_have_a_dict(load: Load) -> None:
-    """A class body may hold its defaults as `default_config` or as `__default_flow_config`; a file wins over both."""
+    """A class may define `default_config` or `__default_flow_config`; its file takes precedence over both."""
     source = """
         class Base(AtomicFlow):
             default_config = {"name": "base", "description": "d"}
@@ -197,7 +197,7 @@ def test_a_class_without_a_file_may_have_a_dict(load: Load) -> None:
 
 
 def test_a_class_of_a_notebook_needs_no_file() -> None:
-    """A class whose module has no file has the defaults of its dict (D27)."""
+    """A class whose module has no file uses the defaults of its dict (D27)."""
     own = {"name": "n", "description": "d"}
     child = type("Child", (AtomicFlow,), {"__module__": "no_such_notebook", "default_config": own})
     config = default_config(child)
@@ -217,7 +217,7 @@ def test_dates_and_question_marks_in_a_file_are_text(load: Load) -> None:
 
 
 def test_references_within_a_file(load: Load) -> None:
-    """`${dotted.key}` stands for a value of the same file, whole or within a text."""
+    """`${dotted.key}` refers to a value of the same file, alone or within a text."""
     child = load(
         "class Child(AtomicFlow): ...",
         Child=r"""
@@ -262,7 +262,7 @@ def test_a_file_that_cannot_be_used_is_told(load: Load, content: str, said: str)
 
 
 def test_a_target_is_completed_and_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `_target_` that starts with a dot begins with the parent package, at any depth; it stays a text (D20)."""
+    """A `_target_` that starts with a dot is made absolute, at any depth, and stays a text (D20)."""
     package = tmp_path / "flow_config_package"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -277,7 +277,7 @@ def test_a_target_is_completed_and_never_imported(tmp_path: Path, monkeypatch: p
 
 
 def test_required_keys_add_up_over_the_hierarchy() -> None:
-    """A composite needs a name and a description beside its subflows (D24)."""
+    """A composite requires a name and a description besides its subflows (D24)."""
 
     class Strict(CompositeFlow):
         REQUIRED_KEYS_CONFIG = ["rounds", "name"]  # noqa: RUF012 - as authors write it
@@ -294,7 +294,7 @@ def test_required_keys_add_up_over_the_hierarchy() -> None:
 
 
 def test_the_effective_config_is_complete() -> None:
-    """Overrides are laid over the defaults, and what is missing then is told."""
+    """Overrides replace defaults; a required key that is still missing is an error."""
 
     class Child(AtomicFlow):
         default_config = {"name": "n", "options": {"a": 1}}  # noqa: RUF012 - as authors write it
@@ -326,7 +326,7 @@ DEFAULTS = {
     ],
 )
 def test_a_stranger_may_change_plain_data_of_the_class(overrides: dict[str, Any]) -> None:
-    """Without a list of its own, a class lets everybody change the plain keys of its defaults."""
+    """Without an `overridable` list, every caller may override plain keys of the defaults."""
     check_overrides(DEFAULTS, overrides, declared=None, trusted=False)
 
 
@@ -348,7 +348,7 @@ def test_a_stranger_may_change_plain_data_of_the_class(overrides: dict[str, Any]
     ],
 )
 def test_a_stranger_may_change_nothing_else(overrides: dict[str, Any], key: str) -> None:
-    """What is unknown, what picks code or people, and what holds such a thing is refused by name (D19, D20)."""
+    """Unknown keys, and keys that choose code or people, are refused by name, at any depth (D19, D20)."""
     defaults = {**DEFAULTS, "private_keys": ["x"]}
     sentence = refused(defaults, overrides)
     assert f"'{key}'" in sentence
@@ -377,7 +377,7 @@ def test_a_stranger_may_change_nothing_else(overrides: dict[str, Any], key: str)
     ],
 )
 def test_a_class_may_list_what_may_be_changed(declared: list[str], overrides: dict[str, Any], passes: bool) -> None:
-    """`overridable` names dotted keys; a key lets through what lies below it, and never a forbidden name."""
+    """`overridable` lists dotted keys: each allows the keys below it, but no forbidden one."""
     if passes:
         check_overrides(DEFAULTS, overrides, declared=declared, trusted=False)
     else:
@@ -385,7 +385,7 @@ def test_a_class_may_list_what_may_be_changed(declared: list[str], overrides: di
 
 
 def test_the_owner_may_change_all_but_the_class() -> None:
-    """The owner fills in users, backends and templates; the class is the one that was served (D20)."""
+    """The owner may override users, backends and templates, but not the class that is served (D20)."""
     owner = {"backend": {"_target_": "y"}, "new": 1, "subflows_config": {"User": {"user_id": BOB}}}
     check_overrides(DEFAULTS, owner, declared=[], trusted=True)
     with pytest.raises(NotAllowed, match="_target_"):
@@ -394,7 +394,7 @@ def test_the_owner_may_change_all_but_the_class() -> None:
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_overrides_are_bounded(trusted: bool) -> None:
-    """Too deep, too long, or not JSON at all is refused, whoever sends it."""
+    """Overrides that are too deep, too large or not JSON are refused, from every caller."""
     deep: Any = 1
     for _ in range(MAX_OVERRIDE_DEPTH):
         deep = {"a": deep}
@@ -415,20 +415,20 @@ def test_overrides_are_bounded(trusted: bool) -> None:
      "x.backend.y", " path "],
 )  # fmt: skip
 def test_forbidden_names(key: str) -> None:
-    """Each name of the rule is forbidden in any spelling, and as part of a dotted key."""
+    """Each forbidden name is refused in any spelling, and as part of a dotted key."""
     assert is_forbidden(key)
 
 
 @pytest.mark.parametrize("key", ["name", "temperature", "gpt-3.5-turbo", "n_api_retries", "max_rounds", "profile"])
 def test_names_that_are_not_forbidden(key: str) -> None:
-    """Plain words stay usable."""
+    """Ordinary names are allowed."""
     assert not is_forbidden(key)
 
 
 @settings(max_examples=100)
 @given(data=st.data(), defaults=st.dictionaries(PLAIN, LEAVES | trees(PLAIN | NEVER), min_size=1))
 def test_no_stranger_changes_a_forbidden_key(data: st.DataObject, defaults: dict[str, Any]) -> None:
-    """Whatever the class lists: what passes leaves all that stands under a forbidden name as it was (D20)."""
+    """Whatever the class lists, overrides that pass change no value under a forbidden key (D20)."""
     lists = st.lists(st.builds(".".join, st.lists(PLAIN | NEVER, min_size=1, max_size=3)), max_size=5)
     declared = data.draw(st.none() | st.just(list(defaults)) | lists)
     overrides = data.draw(changes(defaults, data.draw(st.sampled_from([PLAIN, PLAIN | NEVER]))))
@@ -441,7 +441,7 @@ def test_no_stranger_changes_a_forbidden_key(data: st.DataObject, defaults: dict
 
 
 def forbidden_in(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """Each forbidden key of a config, by its place, with its value."""
+    """Return the path and the value of each forbidden key in a config."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     found = []
     for key, inner in items:
@@ -453,7 +453,7 @@ def forbidden_in(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def test_the_list_of_a_class_must_be_one() -> None:
-    """`overridable` is a list of texts, or not there."""
+    """`overridable` is a list of texts, or missing."""
     assert declared_keys({}) is None
     assert declared_keys({"overridable": ["a.b"]}) == ["a.b"]
     for wrong in ("a", [1], {"a": 1}):
@@ -465,19 +465,19 @@ def test_the_list_of_a_class_must_be_one() -> None:
 
 
 def specs_of(entry: Any, **options: Any) -> Any:
-    """What a composite's config says about its only subflow."""
+    """Return the spec of the only subflow in a composite's config."""
     return subflow_specs({"subflows_config": {"User2": entry}}, **options)["User2"]
 
 
-def test_a_subflow_is_local_unless_told() -> None:
-    """A subflow without a user is this user's own, for serving and for getting instances alike (D7)."""
+def test_a_subflow_is_local_by_default() -> None:
+    """A subflow without a user is this user's own, both for serving and for getting instances (D7)."""
     spec = specs_of({"flow_endpoint": "User"})
     assert (spec.user, spec.endpoint, spec.instance, spec.overrides) == ("local", "User", None, {})
     assert subflow_specs({}) == subflow_specs({"subflows_config": None}) == {}
 
 
 def test_the_rest_of_a_subflow_is_overrides_of_its_own_config() -> None:
-    """What says which flow it is stays here; all else reaches its own config, nested subflows included."""
+    """Keys about serving stay here; all others override the subflow's own config, nested subflows included."""
     spec = specs_of(
         {
             "_target_": "x.Y.instantiate", "name": "User2", "description": "d", "flow_endpoint": "Chat",
@@ -493,7 +493,7 @@ def test_the_rest_of_a_subflow_is_overrides_of_its_own_config() -> None:
 
 
 def test_what_we_call_a_neighbours_flow_is_not_laid_over_its_config() -> None:
-    """Name, description and interface of somebody else's flow are notes of ours, and no overrides of theirs."""
+    """Name, description and interface of another user's flow describe it here, and override nothing there."""
     entry = {"name": "x", "description": "d", "input_interface": ["q"], "flow_endpoint": "User", "k": 1}
     assert specs_of({**entry, "user_id": BOB}).overrides == {"k": 1}
     assert specs_of({**entry, "user_id": BOB.upper()}).user == BOB
@@ -502,7 +502,7 @@ def test_what_we_call_a_neighbours_flow_is_not_laid_over_its_config() -> None:
 
 
 def test_an_instance_may_be_bound_beforehand() -> None:
-    """A subflow may name an instance that exists."""
+    """A subflow may name an existing instance."""
     assert specs_of({"flow_endpoint": "A", "flow_id": "1" * 32}).instance == "1" * 32
 
 
@@ -521,7 +521,7 @@ def test_an_instance_may_be_bound_beforehand() -> None:
     ],
 )
 def test_a_subflow_that_cannot_be_got_is_named(entry: Any, said: str) -> None:
-    """The error names the key to override or to mend, before anything leaves (D8, D10, D23)."""
+    """The error names the key to correct, before anything is sent (D8, D10, D23)."""
     with pytest.raises(UsageError, match=said):
         specs_of(entry)
     with pytest.raises(UsageError, match="mapping"):
@@ -529,7 +529,7 @@ def test_a_subflow_that_cannot_be_got_is_named(entry: Any, said: str) -> None:
 
 
 def test_for_serving_an_open_user_is_let_through() -> None:
-    """A class whose second user is filled in later can be served; only a local endpoint must be known."""
+    """A class can be served while the user of a subflow is open; only a local endpoint must be known."""
     spec = specs_of({"flow_endpoint": "User", "user_id": "???"}, complete=False)
     assert (spec.user, spec.endpoint) == ("???", "User")
     assert specs_of({"user_id": "???"}, complete=False).endpoint == "???"

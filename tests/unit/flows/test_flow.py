@@ -1,4 +1,4 @@
-"""Flow classes: how one is made, what it sends, what it keeps, and the whole of a composite between two people."""
+"""Flow classes: construction, sending, state, and a whole composite between two people."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAIR = {
 
 
 class HumanToHuman(CompositeFlow):
-    """The tutorial's composite: two humans, in turns."""
+    """The tutorial's composite: two humans take turns."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -61,7 +61,7 @@ class HumanToHuman(CompositeFlow):
 
 
 class Echo(AtomicFlow):
-    """Answers with what it is given."""
+    """Answers with the data it receives."""
 
     default_config: ClassVar[dict[str, Any]] = ABOUT
 
@@ -71,7 +71,7 @@ class Echo(AtomicFlow):
 
 
 class Pair(CompositeFlow):
-    """Has two subflows, and does what a test puts into it."""
+    """Has two subflows; tests replace its run."""
 
     def run(self, input_message: FlowMessage) -> Any:
         """Ask the second user."""
@@ -79,14 +79,14 @@ class Pair(CompositeFlow):
 
 
 def made(flow_class: type[_F], run: ScriptedRun | None = None, state: bytes | None = None, **config: Any) -> _F:
-    """A flow as a worker makes it, with two subflows if it is a composite."""
+    """Create a flow as a worker does, with two subflows if it is a composite."""
     composite = issubclass(flow_class, CompositeFlow)
     whole = {**(PAIR if composite else ABOUT), **config}
     return build(flow_class, whole, subflows=USERS if composite else {}, run=run or ScriptedRun(), state=state)
 
 
 def running(flow: Flow) -> ScriptedRun:
-    """The run that carries a flow's messages."""
+    """Return the run that sends a flow's messages."""
     assert isinstance(flow._run, ScriptedRun)
     return flow._run
 
@@ -95,7 +95,7 @@ def running(flow: Flow) -> ScriptedRun:
 
 
 def test_the_tutorials_composite_lets_two_people_talk() -> None:
-    """HumanToHuman as it was written: each answer goes to the other person, through state that is stored between."""
+    """HumanToHuman, as in the tutorial, passes each answer to the other person; its state is stored in between."""
     message = incoming({"api_output": "Let's start chatting."}, request=None)
     state = None
     heard = []
@@ -120,7 +120,7 @@ def test_a_partial_state_leaves_the_rest_of_the_constructors_state() -> None:
 
 
 def test_config_and_subflows_are_there_when_the_state_is_set_up() -> None:
-    """`set_up_flow_state` and the constructor may look at both (D25)."""
+    """`set_up_flow_state` and the constructor can use both (D25)."""
 
     class Counting(Pair):
         def set_up_flow_state(self) -> None:
@@ -131,7 +131,7 @@ def test_config_and_subflows_are_there_when_the_state_is_set_up() -> None:
 
 
 def test_a_constructor_gets_the_keys_of_the_config() -> None:
-    """A constructor may name keys; the config is whole all the same, and what it does to its copy stays there."""
+    """A constructor may take keys of the config; the config stays complete, and changes of the copy do not reach it."""
 
     class Warm(Echo):
         def __init__(self, temperature: float, options: dict[str, Any], **kwargs: Any) -> None:
@@ -145,7 +145,7 @@ def test_a_constructor_gets_the_keys_of_the_config() -> None:
 
 
 def test_a_constructor_may_ask_for_the_config_itself() -> None:
-    """The other customary form, with one `flow_config`, works too."""
+    """A constructor with one parameter `flow_config`, the other common form, works too."""
 
     class Whole(Echo):
         def __init__(self, flow_config: dict[str, Any], **kwargs: Any) -> None:
@@ -157,13 +157,13 @@ def test_a_constructor_may_ask_for_the_config_itself() -> None:
 
 
 def test_the_config_of_an_instance_is_fixed() -> None:
-    """What a worker makes has the config of its instance, not today's defaults of the class (D22)."""
+    """A worker uses the stored config of the instance, not the present defaults of the class (D22)."""
     flow = build(Echo, {"name": "old", "description": "d"}, subflows={}, run=None, state=None)
     assert flow.flow_config == {"name": "old", "description": "d"}
 
 
 def test_flows_made_by_hand() -> None:
-    """The factories and the plain constructor lay what they are given over the defaults."""
+    """The factories and the plain constructor override the defaults with their arguments."""
     by_keys = Echo.instantiate_from_default_config(name="other", options={"a": 1})
     assert (by_keys.name, by_keys.flow_config["description"]) == ("other", "A sample.")
     assert Echo.instantiate_with_overrides({"a": {"b": 1}}).flow_config["a"] == {"b": 1}
@@ -176,7 +176,7 @@ def test_flows_made_by_hand() -> None:
 
 
 def test_no_two_flows_share_their_config() -> None:
-    """Neither the defaults of the class nor the caller's dict is written to (D13)."""
+    """Flows change neither the defaults of the class nor the caller's dict (D13)."""
     config = {**ABOUT, "options": {"a": 1}}
     first = Echo.instantiate_from_config(config)
     first.flow_config["options"]["a"] = 2
@@ -186,7 +186,7 @@ def test_no_two_flows_share_their_config() -> None:
 
 
 def test_a_missing_key_is_named() -> None:
-    """A composite without a name is told at once (D24)."""
+    """A composite without a name is an error at once (D24)."""
     with pytest.raises(UsageError, match="'name'"):
         build(Pair, {"description": "d", "subflows_config": {}}, subflows={}, run=None, state=None)
     with pytest.raises(UsageError, match="'subflows_config'"):
@@ -194,13 +194,13 @@ def test_a_missing_key_is_named() -> None:
 
 
 def test_a_subflow_that_stands_for_nobody_is_named() -> None:
-    """A worker never makes a composite with a hole in it."""
+    """A worker never creates a composite with a subflow that has no target."""
     with pytest.raises(UsageError, match="'User2'"):
         build(Pair, PAIR, subflows={"User1": USERS["User1"]}, run=ScriptedRun(), state=None)
 
 
 def test_what_is_no_flow_class_is_refused() -> None:
-    """Only a class of a flow can be made (D20)."""
+    """Only flow classes can be built (D20)."""
     wrongs: list[Any] = [dict, print, ScriptedRun]
     for wrong in wrongs:
         with pytest.raises(UsageError, match="not a flow class"):
@@ -208,7 +208,7 @@ def test_what_is_no_flow_class_is_refused() -> None:
 
 
 def test_a_constructor_that_raises_is_told() -> None:
-    """What goes wrong while a flow is made has the class's name and the error's type and text (D38)."""
+    """The error of a failed constructor has the class's name and the error's type and text (D38)."""
 
     class Broken(Echo):
         def __init__(self, **kwargs: Any) -> None:
@@ -223,7 +223,7 @@ def test_a_constructor_that_raises_is_told() -> None:
 
 
 def test_a_returned_dict_or_message_is_the_answer() -> None:
-    """What `run` returns answers the message that it was given."""
+    """What `run` returns answers its input message."""
 
     class Messenger(Echo):
         def run(self, input_message: FlowMessage) -> Any:
@@ -235,7 +235,7 @@ def test_a_returned_dict_or_message_is_the_answer() -> None:
 
 
 def test_what_is_returned_to_nobody_is_not_sent(caplog: pytest.LogCaptureFixture) -> None:
-    """The answer to a post is dropped, with a line in the log."""
+    """An answer to a post is dropped and logged."""
     flow = made(Echo)
     with caplog.at_level(logging.DEBUG, "p2pflows.flows"):
         invoke(flow, incoming({"a": 1}, request=None))
@@ -244,14 +244,14 @@ def test_what_is_returned_to_nobody_is_not_sent(caplog: pytest.LogCaptureFixture
 
 
 def test_a_run_that_returns_nothing_answers_nothing() -> None:
-    """None is no answer: it may be sent by a later run."""
+    """None sends no answer; a later run may send one."""
     flow = made(HumanToHuman)
     invoke(flow, incoming({"api_output": "x"}))
     assert running(flow).replies == []
 
 
 def test_a_run_that_returns_something_else_is_told() -> None:
-    """A text is no answer, and its caller is told so instead of waiting."""
+    """A run that returns a text fails, so the caller receives an error instead of waiting."""
 
     class Talker(Echo):
         def run(self, input_message: FlowMessage) -> Any:
@@ -262,7 +262,7 @@ def test_a_run_that_returns_something_else_is_told() -> None:
 
 
 async def test_an_async_run() -> None:
-    """An async run is awaited, may await others, and answers in the same way."""
+    """An async run is awaited, may await other calls, and answers in the same way."""
 
     class Asker(CompositeFlow):
         async def run(self, input_message: FlowMessage) -> Any:
@@ -283,7 +283,7 @@ async def test_an_async_run() -> None:
 
 
 def test_answering_later_from_the_state() -> None:
-    """The request is kept, a subflow is asked, and the answer goes out in another run."""
+    """A run stores its request and asks a subflow; a later run answers the request."""
 
     class Later(CompositeFlow):
         def run(self, input_message: FlowMessage) -> None:
@@ -303,7 +303,7 @@ def test_answering_later_from_the_state() -> None:
 
 
 def test_a_run_that_changes_its_input_still_answers_the_right_request() -> None:
-    """Whom to answer is fixed when the message comes in."""
+    """The request to answer is fixed when the message arrives."""
 
     class Messy(Echo):
         def run(self, input_message: FlowMessage) -> Any:
@@ -317,7 +317,7 @@ def test_a_run_that_changes_its_input_still_answers_the_right_request() -> None:
 
 
 def test_a_subflows_error_passes_up_or_enters_the_run() -> None:
-    """An error answer ends the run with that error, unless the class says that it handles errors (D38)."""
+    """A subflow's error ends the run with that error, unless the class handles errors (D38)."""
 
     class Handling(Pair):
         handles_errors = True
@@ -335,13 +335,13 @@ def test_a_subflows_error_passes_up_or_enters_the_run() -> None:
 
 
 def test_a_flow_without_a_run_says_so() -> None:
-    """AtomicFlow itself stands for what runs elsewhere, such as a human."""
+    """AtomicFlow itself represents flows that run elsewhere, such as a human."""
     with pytest.raises(UsageError, match="no run method"):
         invoke(made(AtomicFlow), incoming({}))
 
 
 def test_a_flow_that_no_worker_runs_cannot_send() -> None:
-    """Made by hand, a flow packages messages, and says what to do when it is to send one."""
+    """A flow that no worker runs packages messages; sending is an error with a next step."""
     flow = HumanToHuman.instantiate_from_config(PAIR)
     message = flow.package_input_message({"a": 1})
     attempts: list[Callable[[], Any]] = [
@@ -359,7 +359,7 @@ def test_a_flow_that_no_worker_runs_cannot_send() -> None:
 
 
 def test_steps_and_progress_reach_the_run() -> None:
-    """A step is computed once, also when the run starts over; progress is told in order."""
+    """A step is computed once, also when the run starts over; progress is reported in order."""
     made_up = []
 
     class Working(Echo):
@@ -381,7 +381,7 @@ def test_steps_and_progress_reach_the_run() -> None:
 
 
 def test_a_step_is_not_async() -> None:
-    """A coroutine function would record a coroutine."""
+    """An async function is refused: its result would be a coroutine."""
 
     async def compute() -> None: ...
 
@@ -393,7 +393,7 @@ def test_a_step_is_not_async() -> None:
 
 
 def test_packaging_copies() -> None:
-    """A packaged message shares nothing with the data it was made of, nor with the next one (D33)."""
+    """A packaged message shares nothing with its data or with the next message (D33)."""
     data = {"a": [1]}
     flow = made(Echo)
     first, second = flow.package_input_message(data), flow.package_input_message(data)
@@ -407,7 +407,7 @@ def test_packaging_copies() -> None:
 
 
 def test_an_answer_is_packaged_from_its_request() -> None:
-    """It goes to whoever asked, names what it answers, and has data of its own."""
+    """An answer goes to the sender of its request, names the request, and has data of its own."""
     flow, request = made(Echo), dataclasses.replace(incoming({}, request="wire"), conversation="talk")
     answer = flow.package_output_message(request, FlowMessage(data={"a": 1}, private_keys=["a"]))
     assert (answer.data, answer.dst_flow, answer.request) == ({"a": 1}, "caller", "wire")
@@ -418,7 +418,7 @@ def test_an_answer_is_packaged_from_its_request() -> None:
 
 
 def test_a_flow_itself_sends_answers_only() -> None:
-    """Other messages go through a subflow."""
+    """Other messages are sent through a subflow."""
     flow = made(Echo)
     with pytest.raises(UsageError, match="answers only"):
         flow.send_message(flow.package_input_message({}))
@@ -427,7 +427,7 @@ def test_a_flow_itself_sends_answers_only() -> None:
 
 
 def test_an_answer_may_be_sent_through_a_subflow_too() -> None:
-    """An answer goes to the request that it answers, by whatever it is sent."""
+    """An answer goes to its request, whichever object sends it."""
     flow = made(Pair)
     flow.subflows["User1"].send_message(flow.package_output_message(incoming({}, request="wire"), {"a": 1}))
     assert running(flow).replies == [("wire", {"a": 1})]
@@ -435,7 +435,7 @@ def test_an_answer_may_be_sent_through_a_subflow_too() -> None:
 
 
 def test_the_answer_comes_back_to_the_executing_flow_whoever_packaged_the_message() -> None:
-    """A message made by hand, by a subflow, or by another flow is sent as the executing flow's own (D29)."""
+    """A message is sent by the flow that runs, whichever object packaged it (D29)."""
     flow = made(Pair)
     stranger = build(Echo, ABOUT, subflows={}, run=ScriptedRun(CAROL, "2" * 32), state=None)
     for message in (
@@ -457,7 +457,7 @@ def test_the_answer_comes_back_to_the_executing_flow_whoever_packaged_the_messag
 
 
 def test_a_post_wants_no_answer() -> None:
-    """`send_message` on a subflow posts a copy as plain data, without what must stay here."""
+    """`send_message` of a subflow posts a copy as JSON data, without `unsent_keys`."""
     flow = made(Pair, unsent_keys=["secret"])
     message = flow.package_input_message({"a": (1, 2), "secret": 1})
     flow.subflows["User2"].send_message(message)
@@ -467,13 +467,13 @@ def test_a_post_wants_no_answer() -> None:
 
 
 def test_a_proxy_refuses_what_is_no_message() -> None:
-    """Data is packaged before it is sent."""
+    """Data must be packaged before it is sent."""
     with pytest.raises(UsageError, match="is not a message"):
         made(Pair).subflows["User1"].get_reply({"a": 1})  # type: ignore[arg-type]
 
 
 def test_a_proxy_tells_whom_it_stands_for() -> None:
-    """Its name is the key of the subflow; its config keeps the name that the composite's config has."""
+    """A proxy's name is the key of the subflow; its config keeps the name in the composite's config."""
     config = {"name": "The other", "description": "d", "flow_endpoint": "User", "user_id": BOB}
     flow = build(Pair, {**PAIR, "subflows_config": {"User2": config}}, subflows=USERS, run=ScriptedRun(), state=None)
     proxy = flow._get_subflow("User2")
@@ -485,7 +485,7 @@ def test_a_proxy_tells_whom_it_stands_for() -> None:
 
 
 def test_a_proxy_without_a_target_says_so() -> None:
-    """Somebody has to get an instance first."""
+    """A proxy sends nothing until it has a target."""
     with pytest.raises(UsageError, match="has no target yet"):
         FlowProxy("Bob", None, run=ScriptedRun()).send_message(FlowMessage())
 
@@ -495,13 +495,13 @@ def test_a_proxy_without_a_target_says_so() -> None:
     [("bob", "User", None), (BOB.upper(), "User", None), (BOB, "a/b", None), (BOB, "+", None), (BOB, "User", "x")],
 )
 def test_a_malformed_target_is_refused(user: str, endpoint: str, instance: str | None) -> None:
-    """Ids and endpoints are checked before anything leaves (D10, D23)."""
+    """Ids and endpoints are checked before anything is sent (D10, D23)."""
     with pytest.raises(UsageError):
         Target(user, endpoint, instance)
 
 
 def test_private_values_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Input, calls and answers appear in the log at DEBUG, without the values of private keys (D28)."""
+    """Inputs, calls and answers are logged at DEBUG, without the values of private keys (D28)."""
 
     class Both(Pair):
         def run(self, input_message: FlowMessage) -> Any:
@@ -519,7 +519,7 @@ def test_private_values_are_not_logged(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_updating_the_state() -> None:
-    """Values are copied; None and equal values leave what is there."""
+    """Values are copied; None and equal values change nothing."""
     flow = made(Echo)
     values = {"a": [1], "b": None}
     flow._state_update_dict(values)
@@ -531,7 +531,7 @@ def test_updating_the_state() -> None:
 
 
 def test_reading_the_state() -> None:
-    """Keys may be dotted; an absent one is told; None reads all; what is read is a copy."""
+    """Keys may be dotted; a missing one is an error; None reads all keys; values are copies."""
     flow = made(Echo)
     flow.flow_state = {"a": {"b": [1]}, "x.y": 2}
     assert flow._fetch_state_attributes_by_keys(["a.b", "x.y"]) == {"a.b": [1], "x.y": 2}
@@ -551,7 +551,7 @@ def test_a_state_that_cannot_be_stored_is_told() -> None:
 
 
 def test_models_that_a_class_names_come_back() -> None:
-    """`state_models` lists what may be made again from the state."""
+    """`state_models` lists the classes that are read back from the state."""
 
     class Order(BaseModel):
         item: str
@@ -567,7 +567,7 @@ def test_models_that_a_class_names_come_back() -> None:
 
 
 def test_reset_brings_back_what_the_constructor_left() -> None:
-    """A full reset forgets the stored state; one that is not full forgets nothing."""
+    """A full reset drops the stored state; any other reset drops nothing."""
     flow = made(HumanToHuman, state=b'{"last_state":"User1","more":1}')
     flow.reset(full_reset=False, recursive=False)
     assert flow.flow_state == {"last_state": "User1", "more": 1}
@@ -580,7 +580,7 @@ def test_reset_brings_back_what_the_constructor_left() -> None:
 
 
 def test_reset_reaches_subflows() -> None:
-    """A recursive reset asks the daemons that have the real subflows, wherever they run; a human has none (D48)."""
+    """A recursive reset is sent to the daemons that run the subflows; a human has no state (D48)."""
     targets = {"User1": Target(ALICE, "User"), "User2": Target(BOB, "Bot", "b" * 32)}
     run = ScriptedRun()
     flow = build(Pair, PAIR, subflows=targets, run=run, state=None)
@@ -594,7 +594,7 @@ def test_reset_reaches_subflows() -> None:
 
 
 def test_the_interface_is_a_description_only() -> None:
-    """It may be a text, a list or a mapping (D26), and it changes no message."""
+    """An interface may be a text, a list or a mapping (D26), and changes no message."""
     flow = made(Echo, input_interface="query", output_interface={"human_input": "what they said"})
     assert flow.get_interface_description() == {"input": ["query"], "output": {"human_input": "what they said"}}
     assert made(Echo).get_interface_description() == {"input": [], "output": []}
@@ -603,7 +603,7 @@ def test_the_interface_is_a_description_only() -> None:
 
 
 def test_a_flow_tells_what_it_is() -> None:
-    """Its text has name, class, kind, description, keys and subflows; no other value of its config."""
+    """The text of a flow has its name, class, kind, description, keys and subflows, and nothing else of its config."""
     text = str(made(Pair, input_interface=["query"], api_infos="hush"))
     assert text.splitlines() == [
         "Name: sample", "Class: Pair", "Type: CompositeFlow", "Description: A sample.", "Input: query",
@@ -613,14 +613,14 @@ def test_a_flow_tells_what_it_is() -> None:
 
 
 def test_a_flow_can_be_called() -> None:
-    """Calling a flow with a message is what a worker does."""
+    """Calling a flow with a message does what a worker does."""
     flow = made(Echo)
     flow(incoming({"a": 1}, request="wire"))
     assert running(flow).replies == [("wire", {"a": 1})]
 
 
 def test_the_current_run() -> None:
-    """Inside a run a plain function finds it; outside it is told what to do."""
+    """A plain function finds the run it is part of; outside a run, the error says what to do."""
     run = ScriptedRun()
     with port.set_current(run):
         assert port.current() is run

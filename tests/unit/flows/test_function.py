@@ -1,4 +1,4 @@
-"""Functions as flows: their schema, the check of their input, their result as data."""
+"""Functions as flows: their schema, the check of their input, and their result as data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Colour(enum.Enum):
 
 
 class Connection:
-    """Something that no JSON can stand for."""
+    """A type that JSON cannot express."""
 
 
 class Total(TypedDict):
@@ -54,25 +54,25 @@ def greet(text: str, to: str = "fr") -> str:
 
 
 def invoke(function: Callable[..., Any], data: Any) -> Any:
-    """Invoke a function with data as the worker does."""
+    """Invoke a function with data, as a worker does."""
     return FlowFunction.from_callable(function).invoke(json.dumps(data).encode())
 
 
 def refusal(function: Callable[..., Any], data: Any) -> str:
-    """The sentence with which a function's input is refused."""
+    """Return the error text for a function's input."""
     with pytest.raises(BadInput) as caught:
         invoke(function, data)
     return caught.value.message
 
 
 def test_decorator_bare() -> None:
-    """A marked function is the function itself, and still callable."""
+    """A marked function is the same function, and can be called."""
     assert flow(greet) is greet
     assert greet("hi") == "hi fr"
 
 
 def test_decorator_with_a_description() -> None:
-    """A description given to the decorator wins over the docstring."""
+    """The decorator's description takes precedence over the docstring."""
 
     @flow(description="Says hello.")
     def function() -> None:
@@ -82,12 +82,12 @@ def test_decorator_with_a_description() -> None:
 
 
 def test_decorator_public_face() -> None:
-    """`from p2pflows import flow` is the decorator, also after the module of that name was imported."""
+    """`from p2pflows import flow` is the decorator, even after the module of that name was imported."""
     assert p2pflows.flow is flow
 
 
 def test_schema_input() -> None:
-    """The input schema has types, defaults, what is required, and forbids the rest."""
+    """The input schema has types, defaults and required fields, and forbids other fields."""
     assert FlowFunction.from_callable(greet).input_schema == {
         "type": "object",
         "properties": {"text": {"type": "string"}, "to": {"type": "string", "default": "fr"}},
@@ -97,7 +97,7 @@ def test_schema_input() -> None:
 
 
 def test_schema_output() -> None:
-    """A plain value's schema stands under `result`, as the reply has it."""
+    """The schema of a plain value is under `result`, like the value in the answer."""
     assert FlowFunction.from_callable(greet).output_schema == {
         "type": "object",
         "properties": {"result": {"type": "string"}},
@@ -106,7 +106,7 @@ def test_schema_output() -> None:
 
 
 def test_schema_output_object() -> None:
-    """A model and a typed dict are the reply's data themselves."""
+    """A model or a typed dict is the answer's data itself."""
 
     def model() -> Order:
         raise NotImplementedError
@@ -123,7 +123,7 @@ def test_schema_output_object() -> None:
 
 
 def test_schema_output_unknown() -> None:
-    """A return type that is not told, or not the same form each time, has no schema."""
+    """A missing return type, or one with several forms, has no schema."""
 
     def untold() -> Any:
         raise NotImplementedError
@@ -136,7 +136,7 @@ def test_schema_output_unknown() -> None:
 
 
 def test_schema_nested_definitions() -> None:
-    """The definitions of a wrapped value stand where its references look for them."""
+    """The definitions of a wrapped value are where its references point to."""
 
     def orders() -> list[Order]:
         raise NotImplementedError
@@ -152,7 +152,7 @@ def test_schema_description() -> None:
 
 
 def test_schema_default_that_json_cannot_hold() -> None:
-    """A default that JSON cannot hold stays the default and is not in the schema."""
+    """A default that JSON cannot hold is used, and left out of the schema."""
     nothing = object()
 
     def function(value: Any = nothing) -> bool:
@@ -163,7 +163,7 @@ def test_schema_default_that_json_cannot_hold() -> None:
 
 
 def test_schema_async() -> None:
-    """An async function, an object with an async call and a partial of one are known as async."""
+    """An async function, an object with an async `__call__`, and a partial of one count as async."""
 
     async def function(text: str) -> str:
         await asyncio.sleep(0)
@@ -182,13 +182,13 @@ def test_schema_async() -> None:
 
 @pytest.mark.parametrize("thing", [Order, 3, "text"])
 def test_schema_not_a_function(thing: object) -> None:
-    """What is not a function is refused in a sentence."""
+    """An object that cannot be called is refused with a sentence."""
     with pytest.raises(UsageError, match="is not a function"):
         FlowFunction.from_callable(thing)
 
 
 def test_schema_hint_without_a_meaning() -> None:
-    """A type hint that names nothing is refused by its name."""
+    """A type hint with an unknown name is refused by that name."""
 
     def function(value: Nothing) -> None:  # type: ignore[name-defined]  # noqa: F821
         raise NotImplementedError(value)
@@ -202,7 +202,7 @@ def test_schema_hint_without_a_meaning() -> None:
 
 
 def test_schema_hint_that_json_cannot_give() -> None:
-    """A parameter that JSON can never fill is refused when it is served, not at each call."""
+    """A parameter that JSON can never fill is refused when the function is served, not at each call."""
 
     def function(db: Connection) -> None:
         raise NotImplementedError(db)
@@ -216,7 +216,7 @@ def test_schema_hint_that_json_cannot_give() -> None:
 
 
 def test_input_fits() -> None:
-    """Data that fits is given to the parameters, with defaults for what is left out."""
+    """Data fills the parameters, with defaults for missing fields."""
     assert invoke(greet, {"text": "hi"}) == "hi fr"
     assert invoke(greet, {"text": "hi", "to": "de"}) == "hi de"
 
@@ -235,19 +235,19 @@ def test_input_fits() -> None:
     ],
 )
 def test_input_does_not_fit(data: Any, sentence: str) -> None:
-    """A refusal names the field and what is wrong with it in plain words."""
+    """The error names the field and says in plain words what is wrong with it."""
     assert refusal(greet, data) == sentence
 
 
 def test_input_not_json() -> None:
-    """Bytes that are no JSON are refused as such."""
+    """Bytes that are not JSON are refused."""
     with pytest.raises(BadInput, match="not valid JSON"):
         FlowFunction.from_callable(greet).invoke(b"{")
 
 
 @pytest.mark.parametrize("wrong", ["5", True, 5.5, None])
 def test_input_strict(wrong: Any) -> None:
-    """Nothing is guessed: a text, a bool or a fraction is no int."""
+    """Nothing is converted: a text, a bool or a fraction is not an int."""
 
     def double(number: int) -> int:
         return 2 * number
@@ -257,7 +257,7 @@ def test_input_strict(wrong: Any) -> None:
 
 
 def test_input_rich_types() -> None:
-    """What JSON writes as text or list arrives as the date, enum, tuple or model that the hints ask for."""
+    """JSON texts and lists become the dates, enums, tuples and models of the type hints."""
 
     def rich(day: date, colour: Colour, pair: tuple[int, str], orders: list[Order], mode: Literal["a", "b"]) -> Any:
         return day, colour, pair, orders, mode
@@ -275,7 +275,7 @@ def test_input_rich_types() -> None:
 
 
 def test_input_many_problems() -> None:
-    """A long list of problems is cut."""
+    """A long list of problems is shortened."""
 
     def many(a: int, b: int, c: int, d: int, e: int) -> None:
         raise NotImplementedError(a, b, c, d, e)
@@ -284,7 +284,7 @@ def test_input_many_problems() -> None:
 
 
 def test_input_one_model() -> None:
-    """A function of one model gets the whole object as that model."""
+    """A function with one model parameter receives the whole data as that model."""
 
     def take(order: Order) -> Order:
         return order
@@ -297,7 +297,7 @@ def test_input_one_model() -> None:
 @pytest.mark.parametrize("hint", [dict, dict[str, Any]])
 @pytest.mark.parametrize("name", ["data", "message"])
 def test_input_whole_dict(hint: Any, name: str) -> None:
-    """A function of one dict called data or message gets the whole object."""
+    """A function with one dict parameter called data or message receives the whole data."""
     space: dict[str, Any] = {}
     exec(f"def take({name}): return {name}", space)  # noqa: S102 - a parameter's name is what is tested
     space["take"].__annotations__ = {name: hint}
@@ -306,7 +306,7 @@ def test_input_whole_dict(hint: Any, name: str) -> None:
 
 
 def test_input_a_dict_among_others() -> None:
-    """A dict parameter beside others, or under another name, is a field like any."""
+    """A dict parameter among others, or with another name, is an ordinary field."""
 
     def two(data: dict[str, int], times: int) -> Any:
         return data, times
@@ -319,7 +319,7 @@ def test_input_a_dict_among_others() -> None:
 
 
 def test_input_extra_fields() -> None:
-    """A function with **kwargs takes fields that it does not name, checked if the kwargs have a type."""
+    """A function with **kwargs takes unknown fields, and checks them if kwargs has a type."""
 
     def free(a: int, **rest: Any) -> Any:
         return a, rest
@@ -333,7 +333,7 @@ def test_input_extra_fields() -> None:
 
 
 def test_input_every_kind_of_parameter() -> None:
-    """Positional-only and keyword-only parameters are fields by their names."""
+    """Positional-only and keyword-only parameters are fields under their names."""
 
     def function(first: int, /, second: int, *args: int, third: int) -> Any:
         return first, second, args, third
@@ -342,7 +342,7 @@ def test_input_every_kind_of_parameter() -> None:
 
 
 def test_input_names_that_pydantic_uses() -> None:
-    """Parameters may be called what pydantic calls its own methods, or start with an underscore."""
+    """Parameters may have names of pydantic's own methods, or start with an underscore."""
 
     def function(schema: str, json: int, model_config: bool, _hidden: int = 0) -> Any:
         return schema, json, model_config, _hidden
@@ -361,7 +361,7 @@ def test_input_no_hints() -> None:
 
 
 def test_input_not_finite() -> None:
-    """NaN is not JSON, whatever a parser says."""
+    """NaN is refused, as it is not JSON."""
 
     def function(value: float) -> float:
         return value
@@ -371,7 +371,7 @@ def test_input_not_finite() -> None:
 
 
 def test_input_mutable_default() -> None:
-    """A default that a call changes is fresh for the next one."""
+    """A default that a call changes is new for the next call."""
 
     def function(items: list[int] = []) -> list[int]:  # noqa: B006 - the trap is what is tested
         items.append(1)
@@ -396,12 +396,12 @@ def test_input_mutable_default() -> None:
     ],
 )
 def test_result_mapping(value: Any, data: dict[str, Any]) -> None:
-    """A dict or a model is the data; every other value stands under `result`."""
+    """A dict or model is the data; any other value is under `result`."""
     assert to_data(value) == data
 
 
 def test_result_dataclass() -> None:
-    """A dataclass is a value like any other."""
+    """A dataclass is a value under `result`."""
 
     @dataclass
     class Point:
@@ -411,7 +411,7 @@ def test_result_dataclass() -> None:
 
 
 def test_result_not_serialisable() -> None:
-    """A value that is no data fails the flow, and says of which type it was."""
+    """A value that JSON cannot hold fails the flow, and the error names its type."""
     with pytest.raises(FlowFailed, match="returned a value of type object that JSON cannot hold"):
         to_data(object())
     with pytest.raises(FlowFailed, match="returned a value of type dict that JSON cannot hold"):
@@ -419,7 +419,7 @@ def test_result_not_serialisable() -> None:
 
 
 def test_result_circular() -> None:
-    """A value that holds itself fails the flow."""
+    """A value that contains itself fails the flow."""
     value: list[Any] = []
     value.append(value)
     with pytest.raises(FlowFailed, match="JSON cannot hold"):
@@ -428,24 +428,24 @@ def test_result_circular() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, [1.0, math.nan]])
 def test_result_not_finite(value: Any) -> None:
-    """NaN and the infinities fail the flow, for JSON has no words for them."""
+    """NaN and infinity fail the flow, as JSON cannot hold them."""
     with pytest.raises(FlowFailed, match="NaN or infinity"):
         to_json(to_data(value))
 
 
 def test_result_broken_text() -> None:
-    """Half a surrogate pair fails the flow instead of the worker."""
+    """A lone surrogate fails the flow, and not the worker."""
     with pytest.raises(FlowFailed, match="JSON cannot hold"):
         to_json(to_data("\ud800"))
 
 
 def test_result_bytes() -> None:
-    """The reply is compact UTF-8."""
+    """The answer is compact UTF-8 JSON."""
     assert to_json({"text": "é", "n": [1, 2]}) == '{"text":"é","n":[1,2]}'.encode()
 
 
 def test_keywords_of_any_name_are_not_one_whole_argument() -> None:
-    """`**data: dict` takes fields that are dicts, whatever it is called."""
+    """`**data: dict` takes fields that are dicts, even with that name."""
 
     def keep(**data: dict[str, int]) -> list[str]:
         return sorted(data)
@@ -454,7 +454,7 @@ def test_keywords_of_any_name_are_not_one_whole_argument() -> None:
 
 
 def test_keywords_of_a_type_that_json_has_not_are_refused() -> None:
-    """With a word for the author, as for any other hint."""
+    """The author receives the same error as for any other type hint."""
 
     class Odd:
         pass

@@ -1,4 +1,4 @@
-"""The answer of a call: waiting, looking, awaiting, errors, and the interface that changes what comes out."""
+"""The answer to a call: waiting, polling, awaiting, errors, and the output interface."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from p2pflows.flows.run import Target
 
 
 def asked(run: ScriptedRun, question: str = "Are you there?") -> FlowFuture:
-    """The future of a question to Bob."""
+    """Return the future of a question to Bob."""
     proxy = FlowProxy("Bob", Target(BOB, "User"), run=run)
     return proxy.get_reply_future(proxy.package_input_message({"api_output": question}))
 
 
 def shout(data: dict[str, Any]) -> dict[str, Any]:
-    """An output interface that changes the data it is given."""
+    """An output interface that changes its data in place."""
     data["human_input"] = data["human_input"].upper()
     return data
 
 
 def test_nothing_has_come_yet() -> None:
-    """Looking for an answer that has not come gives None, and raises nothing (D34)."""
+    """Polling an open call returns None and raises nothing (D34)."""
     future = asked(ScriptedRun())
     assert future.try_get_data() is None
     assert future.try_get_message() is None
@@ -38,7 +38,7 @@ def test_nothing_has_come_yet() -> None:
 
 
 def test_an_answer_can_be_read_many_times() -> None:
-    """Every way of reading gives the answer, each time afresh."""
+    """Every way of reading returns the answer, each time a new copy."""
     run = ScriptedRun()
     future = asked(run)
     run.answer(0, {"human_input": "Yes"})
@@ -63,7 +63,7 @@ def test_an_answer_as_a_message_says_who_answered_what() -> None:
 
 
 def test_waiting_ends_when_the_answer_comes() -> None:
-    """A thread that waits gets the answer that another thread brings."""
+    """A waiting thread receives the answer that another thread brings."""
     run = ScriptedRun()
     future = asked(run)
     got: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def test_waiting_ends_when_the_answer_comes() -> None:
 
 
 def test_a_wait_that_is_too_short_leaves_the_call_alive() -> None:
-    """DeadlinePassed of a wait is not the end of the call (D35)."""
+    """A wait that times out does not end the call (D35)."""
     run = ScriptedRun()
     future = asked(run)
     for wait in (future.get_data, future.get_message, future.exception):
@@ -86,7 +86,7 @@ def test_a_wait_that_is_too_short_leaves_the_call_alive() -> None:
 
 
 def test_an_error_answer_raises_its_kind() -> None:
-    """What the other side says went wrong is raised, typed, with its words and a new object each time (D35)."""
+    """An error answer is raised as its class, with the other side's words, and as a new object each time (D35)."""
     run = ScriptedRun()
     future = asked(run)
     run.fail(0, FlowFailed("ValueError: no", "Look at the input."))
@@ -102,7 +102,7 @@ def test_an_error_answer_raises_its_kind() -> None:
 
 
 def test_a_deadline_of_the_call_is_its_exception() -> None:
-    """A call whose own deadline passed is over: `exception` gives that, and does not raise it."""
+    """`exception` returns the error of a call whose own deadline passed, and does not raise it."""
     run = ScriptedRun()
     future = asked(run)
     run.fail(0, DeadlinePassed("No answer."))
@@ -110,7 +110,7 @@ def test_a_deadline_of_the_call_is_its_exception() -> None:
 
 
 def test_withdrawing() -> None:
-    """A call can be withdrawn while it is unanswered; reading it then raises Cancelled (D35)."""
+    """An open call can be withdrawn; reading it then raises Cancelled (D35)."""
     run = ScriptedRun()
     future, answered = asked(run), asked(run)
     run.answer(1, {})
@@ -123,7 +123,7 @@ def test_withdrawing() -> None:
 
 
 def test_the_output_interface_applies_to_every_way_of_reading() -> None:
-    """What looks applies the interface as what waits does, once each, to a fresh copy (D34)."""
+    """Polling applies the interface as waiting does, once each, to a new copy (D34)."""
     run = ScriptedRun()
     future = asked(run)
     future.set_output_interface(shout)
@@ -139,7 +139,7 @@ def test_the_output_interface_applies_to_every_way_of_reading() -> None:
 
 
 def test_an_output_interface_may_give_a_message_and_nothing_else() -> None:
-    """Dicts and messages are data; anything else is a mistake that is told."""
+    """An interface may return a dict or a message; any other result is an error."""
     run = ScriptedRun()
     future = asked(run)
     run.answer(0, {"human_input": "yes"})
@@ -151,7 +151,7 @@ def test_an_output_interface_may_give_a_message_and_nothing_else() -> None:
 
 
 async def test_awaiting() -> None:
-    """An async flow awaits the future, before or after the answer came, and many at once (D35)."""
+    """An async flow can await the future before or after the answer arrives, and many at once (D35)."""
     run = ScriptedRun()
     first, second = asked(run), asked(run)
     second.set_output_interface(shout)
@@ -169,7 +169,7 @@ async def test_awaiting() -> None:
 
 
 async def test_awaiting_an_error() -> None:
-    """An error answer is raised at the await."""
+    """Awaiting raises an error answer."""
     run = ScriptedRun()
     future = asked(run)
     run.fail(0, Declined("No."))
@@ -178,7 +178,7 @@ async def test_awaiting_an_error() -> None:
 
 
 def test_a_run_that_starts_over_finds_its_calls() -> None:
-    """The n-th call of a run is the same call when the run starts over, and so is its answer (D40)."""
+    """The n-th call of a run that starts over is the same call, with the same answer (D40)."""
     run = ScriptedRun()
     asked(run, "first")
     asked(run, "second")

@@ -1,4 +1,4 @@
-"""An interface: the order of its steps, dicts and messages, and what it refuses; and the page about it."""
+"""KeyInterface: the order of its steps, dicts and messages, errors; and the page about it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PAGE = Path(__file__).parents[3] / "docs" / "INTERFACES.md"
 
 
 class Destination:
-    """A flow, as far as it tells what it takes."""
+    """A flow that describes its input."""
 
     def get_interface_description(self) -> dict[str, list[str]]:
-        """What a flow says of its input."""
+        """Return the description of the input."""
         return {"input": ["question"]}
 
 
 def test_without_arguments_nothing_changes() -> None:
-    """The result is equal, and still another dict all the way down."""
+    """The result is equal, and a deep copy."""
     data: dict[str, Any] = {"a": {"b": [1]}, "e": {}}
     given = KeyInterface()(data)
     assert given == data
@@ -36,7 +36,7 @@ def test_without_arguments_nothing_changes() -> None:
 
 
 def test_the_steps_have_an_order() -> None:
-    """Rename, copy, set, the additional ones as listed, select, delete: each finds what those before made."""
+    """Rename, copy, set, the additional ones as listed, select, delete: each sees the result of the one before."""
     seen = []
 
     def watch(data_dict: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def test_the_steps_have_an_order() -> None:
 
 
 def test_a_message_keeps_all_but_its_data() -> None:
-    """The same message comes back with new data; whoever still holds the old data finds it unchanged."""
+    """The same message is returned with new data; the old data stays unchanged."""
     data = {"human_input": "Tea?"}
     message = FlowMessage(data=data, src_flow="User1", reply_data={"mode": "reply", "message": "0" * 32})
     fields = {**message.to_dict(), "data": {"api_output": "Tea?"}}
@@ -75,13 +75,13 @@ def test_what_fails_leaves_a_message_as_it_was() -> None:
 
 @pytest.mark.parametrize("data", [None, "text", ["a"], FlowMessage(data="text")])  # type: ignore[arg-type]
 def test_only_dicts_and_messages_are_taken(data: Any) -> None:
-    """Anything else is refused by the name of its type."""
+    """Any other value is refused, and the error names its type."""
     with pytest.raises(UsageError, match=type(data).__name__):
         KeyInterface()(data)
 
 
 def test_what_it_is_called_with_reaches_the_transformations() -> None:
-    """`goal`, `src_flow`, `dst_flow` and any other keyword are handed on; none is made up."""
+    """`goal`, `src_flow`, `dst_flow` and any other keyword are passed on; none is added."""
     told: list[dict[str, Any]] = []
 
     def listen(data_dict: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -97,13 +97,13 @@ def test_what_it_is_called_with_reaches_the_transformations() -> None:
 
 
 def test_transformations_may_be_objects_too() -> None:
-    """What is made in Python stands beside what is made from a config."""
+    """Objects and configs of transformations can be mixed."""
     ends = EndOfInteraction("end", "<END>", "human_input")
     assert KeyInterface(additional_transformations=(ends,))({"human_input": "<end>"})["end"] is True
 
 
-def test_a_function_that_gives_nothing_is_named() -> None:
-    """Forgetting to return the data is told where it happened."""
+def test_a_function_that_returns_nothing_is_named() -> None:
+    """The error of a function that does not return the data names the function."""
 
     def forgetful(data_dict: dict[str, Any]) -> None:
         data_dict["seen"] = True
@@ -113,7 +113,7 @@ def test_a_function_that_gives_nothing_is_named() -> None:
 
 
 def test_empty_settings_are_none() -> None:
-    """A key of a YAML file without a value is as one left out; selecting nothing in particular keeps all."""
+    """A YAML key without a value counts as missing; selecting nothing keeps everything."""
     assert KeyInterface(None, None, None, None, None, None)({"a": 1}) == {"a": 1}
     assert KeyInterface({}, {}, {}, [], [], [])({"a": 1}) == {"a": 1}
 
@@ -134,14 +134,14 @@ def test_empty_settings_are_none() -> None:
         ({"additional_transformations": [None]}, "None is not a transformation"),
     ],
 )
-def test_wrong_settings_are_told_when_it_is_made(arguments: dict[str, Any], told: str) -> None:
-    """No message has to come before a mistake shows."""
+def test_wrong_settings_are_refused_by_the_constructor(arguments: dict[str, Any], told: str) -> None:
+    """A wrong setting is an error of the constructor, before the first message."""
     with pytest.raises(UsageError, match=told):
         KeyInterface(**arguments)
 
 
 def test_the_page_s_examples_are_true() -> None:
-    """Every Python example of docs/INTERFACES.md gives what the page shows."""
+    """Every Python example in docs/INTERFACES.md has the result that the page shows."""
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {"__name__": "page"}, PAGE.name, str(PAGE), 0)
     assert len(examples.examples) > len(blocks)
@@ -149,6 +149,6 @@ def test_the_page_s_examples_are_true() -> None:
 
 
 def test_the_page_names_every_argument() -> None:
-    """The table of arguments has them in the order in which they apply."""
+    """The page's table lists the arguments in the order in which they apply."""
     rows = re.findall(r"^\| `(\w+_\w+)` \| [`a]", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert rows == list(interfaces.KeyInterface.__init__.__annotations__)[:-1]

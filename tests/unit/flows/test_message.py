@@ -1,4 +1,4 @@
-"""Messages between flows: what each holds, what travels, what a log may show."""
+"""Messages between flows: their fields, what is sent, and what a log may show."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Order(BaseModel):
 
 
 def texts_under(value: Any, name: str) -> list[Any]:
-    """Every value that stands under a name, at any depth."""
+    """Return every value under a key, at any depth."""
     if isinstance(value, dict):
         own = [value[name]] if name in value else []
         return own + [found for inner in value.values() for found in texts_under(inner, name)]
@@ -38,7 +38,7 @@ def texts_under(value: Any, name: str) -> list[Any]:
 
 
 def test_a_message_needs_nothing_but_data() -> None:
-    """`FlowMessage(data=...)` has an id of its own, a time in UTC, and answers nothing."""
+    """`FlowMessage(data=...)` has an id of its own and a time in UTC, and answers nothing."""
     message = FlowMessage(data={"a": 1})
     assert len(message.message_id) == 32
     assert message.created_at.endswith("Z")
@@ -49,7 +49,7 @@ def test_a_message_needs_nothing_but_data() -> None:
 
 
 def test_no_two_messages_share_anything() -> None:
-    """What is written into one message's fields is in no other message (D33)."""
+    """A change in one message's fields changes no other message (D33)."""
     first, second = FlowMessage(), FlowMessage()
     first.reply_data["mode"] = "reply"
     first.data["a"] = 1
@@ -58,8 +58,8 @@ def test_no_two_messages_share_anything() -> None:
     assert second.reply_data == {"mode": "no_reply"}
 
 
-def test_a_request_is_told_by_its_wire_id() -> None:
-    """Only a message whose sender waits has a request."""
+def test_a_request_is_known_by_its_wire_id() -> None:
+    """Only a message whose sender awaits an answer has a request."""
     assert FlowMessage(reply_data={"mode": "reply", "message": "x"}).request == "x"
     assert FlowMessage(reply_data={"mode": "no_reply", "message": "x"}).request is None
     assert FlowMessage(reply_data={"mode": "reply"}).request is None
@@ -67,7 +67,7 @@ def test_a_request_is_told_by_its_wire_id() -> None:
 
 @given(data=st.dictionaries(NAMES, VALUES), is_reply=st.booleans(), who=st.none() | st.just("b" * 64))
 def test_dict_and_back_loses_nothing(data: dict[str, Any], is_reply: bool, who: str | None) -> None:
-    """`from_dict` gives what `to_dict` was given, also as JSON."""
+    """`from_dict` reads what `to_dict` wrote, also after JSON."""
     message = FlowMessage(
         data=data, is_reply=is_reply, user_id=who, reply_data={"mode": "reply", "message": "x"}, subflow="User1",
         private_keys=["secret"], unsent_keys=["password"], conversation="c", src_flow_id="1" * 32,
@@ -77,7 +77,7 @@ def test_dict_and_back_loses_nothing(data: dict[str, Any], is_reply: bool, who: 
 
 @pytest.mark.parametrize("error", [Declined("No."), UnknownUser("Who?", "Ask."), CallError(""), FlowFailed("x", "")])
 def test_an_error_survives_too(error: CallError) -> None:
-    """A message that carries a subflow's error keeps its kind, its sentence and its hint."""
+    """A message with a subflow's error keeps the kind, sentence and hint of the error."""
     again = FlowMessage.from_dict(FlowMessage(error=error).to_dict()).error
     assert type(again) is type(error)
     assert again is not None
@@ -85,7 +85,7 @@ def test_an_error_survives_too(error: CallError) -> None:
 
 
 def test_an_error_that_is_no_call_error_becomes_one() -> None:
-    """A stored kind that no answer has is a plain CallError."""
+    """A stored kind that no answer has is read as a plain CallError."""
     again = FlowMessage.from_dict({"error": {"kind": "usage", "message": "x", "hint": ""}}).error
     assert type(again) is CallError
 
@@ -107,13 +107,13 @@ def test_unknown_fields_are_ignored() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("data", [1]), ("is_reply", "yes"), ("message_id", 5), ("error", "x")])
 def test_a_field_of_a_wrong_type_is_refused(name: str, value: Any) -> None:
-    """What is no message is told by its field."""
+    """The error names the field."""
     with pytest.raises(UsageError, match=name):
         FlowMessage.from_dict({name: value})
 
 
 def test_unsent_keys_do_not_travel_and_private_keys_do() -> None:
-    """To keep something out of the logs is one thing, to keep it here another (D28)."""
+    """Hiding a value from logs and not sending it are separate settings (D28)."""
     message = FlowMessage(
         data={"a": 1, "b": {"c": 2, "d": 3}, "e": 4, "d": 5}, private_keys=["a"], unsent_keys=["b.d", "e"]
     )
@@ -122,7 +122,7 @@ def test_unsent_keys_do_not_travel_and_private_keys_do() -> None:
 
 
 def test_what_travels_is_json() -> None:
-    """Tuples become lists, keys become text, models and dates become what JSON has for them."""
+    """Tuples become lists, keys become text, and models and dates become their JSON forms."""
     moment = datetime(2024, 1, 2, tzinfo=timezone(timedelta(hours=1)))
     message = FlowMessage(data={"a": (1, 2), "b": {1: "x"}, "c": Order(item="tea"), "d": moment})
     assert message.sendable() == {
@@ -131,27 +131,27 @@ def test_what_travels_is_json() -> None:
 
 
 def test_what_json_cannot_hold_is_refused_by_its_key() -> None:
-    """A value that cannot travel fails in the sender, who is told which."""
+    """A value that JSON cannot hold is an error at the sender, which names the key."""
     with pytest.raises(FlowFailed, match="'handle'"):
         FlowMessage(data={"a": 1, "handle": object()}).sendable()
 
 
 @given(data=st.dictionaries(NAMES, VALUES))
 def test_a_log_hides_a_private_key_at_every_depth(data: dict[str, Any]) -> None:
-    """Whatever is nested in whatever, the value of a private key is never shown."""
+    """A log never shows the value of a private key, however deep it is nested."""
     shown = FlowMessage(data=data, private_keys=["secret"]).redacted(["password"])["data"]
     assert set(map(str, texts_under(shown, "secret") + texts_under(shown, "password"))) <= {HIDDEN}
     assert redact(data, ()) == data
 
 
 def test_a_log_hides_a_dotted_key_and_what_it_cannot_know() -> None:
-    """A path hides one value; an object is shown by its type alone, as its text might tell anything."""
+    """A path hides one value; an object is shown by its type only, as its text may show a secret."""
     shown = redact({"a": {"b": 1, "c": 2}, "d": b"key", "e": [{"a": 3}]}, {"a.b"})
     assert shown == {"a": {"b": HIDDEN, "c": 2}, "d": "<bytes>", "e": [{"a": 3}]}
 
 
 def test_messages_are_logged_at_debug_only(caplog: pytest.LogCaptureFixture) -> None:
-    """At INFO nothing of a message is written; at DEBUG its data is, but for private values."""
+    """At INFO nothing of a message is logged; at DEBUG its data without private values."""
     message = FlowMessage(data={"a": "tea", "secret": "hush"}, private_keys=["secret"])
     with caplog.at_level(logging.INFO, "p2pflows.flows"):
         log("In", message)

@@ -1,4 +1,4 @@
-"""States as JSON: what comes back, what is refused and how, and that a stored state is only data."""
+"""States as JSON: what is read back, what is refused and how, and that a stored state is only data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STATES = st.dictionaries(
 
 
 class Order(BaseModel):
-    """An order, whose fields are written under another name."""
+    """A model with a field that is written under another name."""
 
     item: str = Field(alias="what")
     due: date
@@ -54,7 +54,7 @@ class Colour(enum.Enum):
 
 
 def refusal(state: Any) -> str:
-    """The sentence with which a state is refused."""
+    """Return the error text for a state."""
     with pytest.raises(FlowFailed) as caught:
         dumps(state)
     assert caught.value.hint
@@ -63,7 +63,7 @@ def refusal(state: Any) -> str:
 
 @given(state=STATES)
 def test_a_state_comes_back_as_it_was(state: dict[str, Any]) -> None:
-    """Whatever may be kept is kept exactly, also dicts that look like our tags."""
+    """Every value that can be stored is read back exactly, also dicts that look like our tags."""
     written = dumps(state)
     assert loads(written) == state
     assert dumps(loads(written)) == written
@@ -76,7 +76,7 @@ def test_a_state_is_json(state: dict[str, Any]) -> None:
 
 
 def test_a_message_keeps_how_to_answer_it() -> None:
-    """The request that a composite answers in a later run survives storage, with its reply data and its error."""
+    """A stored request keeps its reply data and its error, so a later run can answer it."""
     message = FlowMessage(data={"raw": b"\x00"}, reply_data={"mode": "reply", "message": "x"}, error=Declined("No."))
     again = loads(dumps({"initial_message": message}))["initial_message"]
     assert again == message
@@ -85,13 +85,13 @@ def test_a_message_keeps_how_to_answer_it() -> None:
 
 
 def test_tuples_and_named_dicts_become_plain() -> None:
-    """A tuple comes back as a list, a defaultdict as a dict, as on the wire."""
+    """A tuple is read back as a list, and a defaultdict as a dict, as on the wire."""
     counts = collections.defaultdict(int, a=1)
     assert loads(dumps({"a": (1, (2,)), "b": counts})) == {"a": [1, [2]], "b": {"a": 1}}
 
 
 def test_a_model_comes_back_as_its_class_only_if_the_flow_names_it() -> None:
-    """The class is never imported by its stored name."""
+    """A class is never imported by its stored name."""
     order = Order(what="tea", due=date(2024, 1, 2))
     written = dumps({"order": order})
     assert loads(written, [Order]) == {"order": order}
@@ -99,7 +99,7 @@ def test_a_model_comes_back_as_its_class_only_if_the_flow_names_it() -> None:
 
 
 def test_a_model_that_changed_is_told() -> None:
-    """A stored model that its class no longer takes fails, with the class's name."""
+    """A stored model that no longer fits its class is an error that names the class."""
     written = dumps({"order": Order(what="tea", due=date(2024, 1, 2))}).replace(b"2024-01-02", b"someday")
     with pytest.raises(FlowFailed, match="Order"):
         loads(written, [Order])
@@ -122,19 +122,19 @@ def test_a_model_that_changed_is_told() -> None:
     ],
 )
 def test_what_cannot_be_kept_is_named(state: Any, said: str) -> None:
-    """A state that cannot be stored fails loudly, and names where the value stands (D39)."""
+    """A state that cannot be stored is an error that names the path of the value (D39)."""
     assert said in refusal(state)
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:
-    """A cycle ends in an error, not in a crash."""
+    """A cycle is an error, not a crash."""
     state: dict[str, Any] = {"a": {}}
     state["a"]["b"] = state
     assert "contains itself" in refusal(state)
 
 
 def test_the_deepest_state_can_be_read_again() -> None:
-    """Whatever is nested as deep as allowed comes back, in every way of nesting."""
+    """The deepest state that is allowed is read back, whatever its values are nested in."""
     plain: Any = 1
     tagged: Any = 1
     messages: Any = 1
@@ -147,7 +147,7 @@ def test_the_deepest_state_can_be_read_again() -> None:
 
 
 def test_a_state_over_the_limit_names_its_largest_key() -> None:
-    """The size is bounded, and the error says what takes the room."""
+    """The size is limited, and the error names the largest key."""
     sentence = refusal({"small": 1, "history": "x" * MAX_STATE_BYTES})
     assert "'history'" in sentence
     assert str(MAX_STATE_BYTES) in sentence
@@ -172,6 +172,6 @@ def test_a_state_over_the_limit_names_its_largest_key() -> None:
     ],
 )
 def test_bytes_that_are_no_state_are_refused(written: bytes) -> None:
-    """A pickle, a foreign tag or broken JSON is an error, and nothing in it is looked up or called (D49)."""
+    """A pickle, a foreign tag or broken JSON is an error, and nothing in it is imported or called (D49)."""
     with pytest.raises(FlowFailed):
         loads(written)

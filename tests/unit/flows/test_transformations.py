@@ -1,4 +1,4 @@
-"""Each transformation alone: what it makes of data, and which settings and data it refuses."""
+"""Each transformation: its result, and the settings and data that it refuses."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from p2pflows.flows.transformations import (
 
 
 class Destination:
-    """A flow, as far as it tells what it takes."""
+    """A flow that describes its input."""
 
     def __init__(self, wanted: object) -> None:
         self.wanted = wanted
 
     def get_interface_description(self) -> dict[str, object]:
-        """What a flow says of its input and output."""
+        """Return the description of input and output."""
         return {"input": self.wanted, "output": ["answer"]}
 
 
 class Chat:
-    """A flow, as far as it keeps a chat."""
+    """A flow with a conversation in its state."""
 
     def __init__(self, *contents: str) -> None:
         self.flow_config = {"name": "Assistant"}
@@ -55,7 +55,7 @@ class Chat:
 
 
 def extractor(regex: str, **settings: Any) -> RegexFirstOccurrenceExtractor:
-    """An extractor from `text` to `found`, not strict unless told so."""
+    """Return an extractor from `text` to `found`, not strict by default."""
     chosen = {"output_key": "found", "assert_unique": False, "strip": False, "input_key": "text", **settings}
     return RegexFirstOccurrenceExtractor(regex, **chosen)
 
@@ -80,7 +80,7 @@ def extractor(regex: str, **settings: Any) -> RegexFirstOccurrenceExtractor:
     ],
 )
 def test_rename(renames: dict[Any, Any], data: dict[Any, Any], expected: dict[Any, Any]) -> None:
-    """A value gets its new name with all that is in it; the dict that it was in stays."""
+    """A value moves to its new name with everything in it; the dict that held it stays."""
     assert KeyRename(renames)(data) == expected
 
 
@@ -101,7 +101,7 @@ def test_rename(renames: dict[Any, Any], data: dict[Any, Any], expected: dict[An
     ],
 )
 def test_several_renames(renames: dict[str, str], data: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Values are those of the data as it came in; what is not there may come from a rename before."""
+    """Each rename takes the value from the original data, or else from an earlier rename."""
     assert KeyRename(renames)(data) == expected
 
 
@@ -117,12 +117,12 @@ def test_several_renames(renames: dict[str, str], data: dict[str, Any], expected
     ],
 )
 def test_copy(copies: dict[str, str], data: dict[str, Any], expected: dict[str, Any]) -> None:
-    """A copied dict is a dict, found as a renamed one is."""
+    """A dict can be copied, and is found as for a rename."""
     assert KeyCopy(copies)(data) == expected
 
 
 def test_a_copy_is_deep() -> None:
-    """What is done to the copy is not done to what it was made from."""
+    """Changes of the copy do not reach the original."""
     data = KeyCopy({"a": "b"})({"a": {"list": [1]}})
     data["b"]["list"].append(2)
     assert data["a"] == {"list": [1]}
@@ -141,12 +141,12 @@ def test_a_copy_is_deep() -> None:
     ],
 )
 def test_set(values: dict[Any, Any], data: dict[Any, Any], expected: dict[Any, Any]) -> None:
-    """A value is put in place of what has the name, or where the name says."""
+    """A value replaces the one with that name, or is added at the path of the name."""
     assert KeySet(values)(data) == expected
 
 
 def test_values_that_are_set_are_each_message_s_own() -> None:
-    """Neither one message nor the config can change what the next message gets."""
+    """Changes of a message or of the config do not reach the next message."""
     config: dict[str, Any] = {"list": []}
     setting = KeySet(config)
     setting({})["list"].append("mine")
@@ -156,7 +156,7 @@ def test_values_that_are_set_are_each_message_s_own() -> None:
 
 @pytest.mark.parametrize("value", ["text", 5, None, [1], True])
 def test_nothing_is_set_through_what_is_not_a_dict(value: Any) -> None:
-    """The error names the key that is in the way, and not what it holds."""
+    """The error names the key in the way, and does not show its value."""
     with pytest.raises(WrongValue, match=r"'a.b' cannot be set: the value of 'a' must be a dict, not \w+"):
         KeySet({"a.b": 1})({"a": value})
 
@@ -174,14 +174,14 @@ def test_nothing_is_set_through_what_is_not_a_dict(value: Any) -> None:
     ],
 )
 def test_select(names: list[Any], expected: dict[Any, Any]) -> None:
-    """What is named stays where it is."""
+    """Selected values stay at their paths."""
     data: dict[Any, Any] = {"a": {"x": 1, "y": {}}, "b.c": 2, 3: "three"}
     assert KeySelect(names)(data) == expected
 
 
 @pytest.mark.parametrize("name", ["b", "a.b", "a.x.y", "a.0", 1, "l.0", ""])
 def test_selecting_what_is_not_there_is_an_error(name: Any) -> None:
-    """It is a KeyError and one of ours, and says what there is instead."""
+    """The error is a KeyError and a UsageError, and lists the keys that exist."""
     with pytest.raises(KeyError) as caught:
         KeySelect([name])({"a": {"x": "yes"}, "l": [0]})
     assert isinstance(caught.value, MissingKey)
@@ -191,7 +191,7 @@ def test_selecting_what_is_not_there_is_an_error(name: Any) -> None:
 
 
 def test_a_missing_key_is_explained_briefly() -> None:
-    """Of many keys only some are named, and where there are none, that is said."""
+    """The error lists a few of many keys, and says when there are none."""
     with pytest.raises(MissingKey) as caught:
         KeySelect(["x"])({str(number): 0 for number in range(100)})
     assert caught.value.hint.endswith(" 16, 17 and more.")
@@ -210,7 +210,7 @@ def test_a_missing_key_is_explained_briefly() -> None:
     ],
 )
 def test_delete(names: list[str], expected: dict[str, Any]) -> None:
-    """What is named goes with all below it; empty dicts stay."""
+    """A value is removed with everything below it; empty dicts stay."""
     assert KeyDelete(names)({"a": {"x": 1}, "b.c": 2, "e": {}}) == expected
 
 
@@ -225,7 +225,7 @@ def test_delete(names: list[str], expected: dict[str, Any]) -> None:
     ],
 )
 def test_dots_can_be_meant_as_dots(transformation: DataTransformation, expected: dict[str, Any]) -> None:
-    """With `nested_keys: false` a name is a key, and leads into nothing."""
+    """With `nested_keys: false`, a name is one key and no path."""
     assert transformation({"a.b": 1, "a": {"b": 2}}) == expected
 
 
@@ -239,13 +239,13 @@ def test_dots_can_be_meant_as_dots(transformation: DataTransformation, expected:
     ],
 )
 def test_match_input(wanted: object, expected: dict[str, Any]) -> None:
-    """The destination's input is a list, one name, or a mapping; all else is dropped."""
+    """The destination's input is a list, one name, or a mapping; all other keys are dropped."""
     data = {"question": "Tea?", "mood": "thirsty", "user": {"name": "Ann", "age": 7}}
     assert KeyMatchInput()(data, dst_flow=Destination(wanted), goal="tea") == expected
 
 
-def test_match_input_needs_a_destination_that_tells_its_input() -> None:
-    """Without one it is a KeyError; with one that does not tell, or wants more, an error too."""
+def test_match_input_needs_a_destination_that_describes_its_input() -> None:
+    """A missing destination is a KeyError; one that describes no input, or needs a missing key, is an error, too."""
     with pytest.raises(KeyError, match="destination"):
         KeyMatchInput()({"a": 1})
     with pytest.raises(MissingKey, match="'b'"):
@@ -259,7 +259,7 @@ def test_match_input_needs_a_destination_that_tells_its_input() -> None:
     ("text", "ends"), [("well, <end> then", True), ("<END>", True), ("the end", False), ("", False)]
 )
 def test_end_of_interaction(text: str, ends: bool) -> None:
-    """The words count wherever they stand, in capitals or not; the text stays."""
+    """The words count anywhere and in any case; the text stays."""
     data = EndOfInteraction("end", "<END>", "human_input")({"human_input": text})
     assert data == {"human_input": text, "end": ends}
 
@@ -268,7 +268,7 @@ def test_end_of_interaction(text: str, ends: bool) -> None:
     "transformation", [EndOfInteraction("o", "END", "i"), extractor("x", input_key="i"), Json2Obj("i")]
 )
 def test_a_text_is_needed(transformation: DataTransformation) -> None:
-    """Data without the key, or with something else under it, is refused by name."""
+    """Data without the key, or with a value that is not a text, is refused by name."""
     with pytest.raises(MissingKey, match="no key 'i'"):
         transformation({"j": "text"})
     with pytest.raises(WrongValue, match="The value of 'i' must be text, not NoneType"):
@@ -296,7 +296,7 @@ def test_a_text_is_needed(transformation: DataTransformation) -> None:
     ],
 )
 def test_the_first_match(transformation: RegexFirstOccurrenceExtractor, found: str | None) -> None:
-    """The first match of the first expression that matches is taken; None when none does."""
+    """The first match of the first expression that matches is used; None when none matches."""
     assert transformation({"text": "a b 12 c 345 d"}) == {"text": "a b 12 c 345 d", "found": found}
 
 
@@ -304,14 +304,14 @@ def test_the_first_match(transformation: RegexFirstOccurrenceExtractor, found: s
     "transformation", [extractor(r"\d", assert_unique=True), extractor("x", assert_unique=True, regex_fallback=r"\d")]
 )
 def test_a_match_that_must_be_unique(transformation: RegexFirstOccurrenceExtractor) -> None:
-    """A second match of the expression that matched is an error, whatever groups there are."""
+    """A second match of the expression that matched is an error, with any groups."""
     assert transformation({"text": "a 1"})["found"] == "1"
     with pytest.raises(WrongValue, match="more than once"):
         transformation({"text": "a 1 2"})
 
 
 def test_json() -> None:
-    """Text and value take turns, in place or under another key."""
+    """JSON text becomes a value and back, in place or under another key."""
     assert Json2Obj("text", "value.read")({"text": '{"a": [1, null]}'})["value"] == {"read": {"a": [1, None]}}
     assert Json2Obj("text")({"text": "[true]"}) == {"text": [True]}
     assert Obj2Json("a.b", "text")({"a": {"b": {"c": 1.5}}})["text"] == '{"c": 1.5}'
@@ -320,14 +320,14 @@ def test_json() -> None:
 
 @pytest.mark.parametrize("text", ["", "yes", "{'a': 1}", "NaN", '{"a": 1} and more', "[" * 10_000])
 def test_what_is_no_json(text: str) -> None:
-    """Text that is no JSON is refused."""
+    """Text that is not JSON is refused."""
     with pytest.raises(WrongValue, match="The value of 'text' is not JSON"):
         Json2Obj("text")({"text": text})
 
 
 @pytest.mark.parametrize("value", [{1, 2}, math.nan, b"bytes", {(1, 2): 3}, object()])
 def test_what_json_cannot_hold(value: Any) -> None:
-    """A value that JSON cannot hold is refused, as is one that is not there."""
+    """A value that JSON cannot hold is refused, and so is a missing one."""
     with pytest.raises(WrongValue, match="The value of 'v' cannot be written as JSON"):
         Obj2Json("v")({"v": [value]})
     with pytest.raises(MissingKey):
@@ -344,12 +344,12 @@ def test_what_json_cannot_hold(value: Any) -> None:
     ],
 )
 def test_unnesting(name: str, data: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The keys of a dict take its place, and win over those that are there."""
+    """The keys of a dict replace it, and overwrite existing keys."""
     assert UnNesting(name)(data) == expected
 
 
 def test_only_a_dict_can_be_unnested() -> None:
-    """A missing key and anything but a dict are refused."""
+    """A missing key, and a value that is not a dict, are refused."""
     with pytest.raises(MissingKey):
         UnNesting("a")({"b": {}})
     with pytest.raises(WrongValue, match="The value of 'a' must be a dict, not list"):
@@ -371,7 +371,7 @@ def test_previous_messages_are_logged(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The chat is logged at level info and never printed, and the data stays."""
+    """The conversation is logged at INFO and not printed, and the data stays."""
     caplog.set_level(logging.INFO)
     assert PrintPreviousMessages(**settings)({"a": 1}, src_flow=Chat(*contents)) == {"a": 1}
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("INFO", line) for line in lines]
@@ -380,7 +380,7 @@ def test_previous_messages_are_logged(
 
 @pytest.mark.parametrize("keywords", [{}, {"src_flow": None}, {"src_flow": object()}])
 def test_previous_messages_need_a_chat(keywords: dict[str, Any]) -> None:
-    """Without a flow that keeps a chat it is a KeyError."""
+    """A flow without a conversation is a KeyError."""
     with pytest.raises(KeyError, match="finds no conversation"):
         PrintPreviousMessages()({"a": 1}, **keywords)
 
@@ -416,8 +416,8 @@ def test_previous_messages_need_a_chat(keywords: dict[str, Any]) -> None:
         (lambda: PrintPreviousMessages("yes"), "last_message_only must be true or false, not str"),  # type: ignore[arg-type]
     ],
 )
-def test_wrong_settings_are_told_at_once(build: Callable[[], object], told: str) -> None:
-    """A mistake in a setting is a UsageError that names it, and says what to write."""
+def test_wrong_settings_are_refused_at_once(build: Callable[[], object], told: str) -> None:
+    """A wrong setting is a UsageError that names it and says what to write."""
     with pytest.raises(UsageError, match=told) as caught:
         build()
     assert caught.value.hint.endswith((".", "]", "}", "text"))
@@ -433,14 +433,14 @@ def test_wrong_settings_are_told_at_once(build: Callable[[], object], told: str)
     ],
 )
 def test_a_class_is_named_by_the_last_part(target: str) -> None:
-    """The short name, and any dotted text that ends with it, stand for the class."""
+    """The short name, and any dotted text that ends with it, name the class."""
     made = make({"_target_": target, "keys_to_delete": ["a"]})
     assert isinstance(made, KeyDelete)
     assert made({"a": 1, "b": 2}) == {"b": 2}
 
 
 def test_every_transformation_can_be_named() -> None:
-    """Each class that the package offers can stand in a config."""
+    """A config can name each class of the package."""
     offered = [getattr(transformations, name) for name in transformations.__all__]
     classes = [one for one in offered if isinstance(one, type) and issubclass(one, DataTransformation)]
     named = [one for one in classes if one is not DataTransformation]
@@ -467,13 +467,13 @@ def test_every_transformation_can_be_named() -> None:
     ],
 )
 def test_a_config_that_does_not_fit(config: Any, told: str) -> None:
-    """What is not on the list is never looked for elsewhere; settings are checked by name."""
+    """Classes that are not registered are not searched for, and settings are checked by name."""
     with pytest.raises(UsageError, match=told):
         make(config)
 
 
 def test_nothing_is_imported_for_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `_target_` cannot make the program load a module, even one that has a class of that name."""
+    """A `_target_` loads no module, even if one has a class of that name."""
     (tmp_path / "trap.py").write_text("class KeyDelete:\n    pass\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     assert resolve("trap.KeyDelete") is KeyDelete
@@ -483,7 +483,7 @@ def test_nothing_is_imported_for_a_target(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_config_may_change_afterwards() -> None:
-    """A transformation keeps its own copy of what it was made from."""
+    """A transformation has its own copy of its config."""
     config: dict[str, Any] = {"_target_": "KeySet", "key2value": {"a": [1]}}
     made = make(config)
     config["key2value"]["a"].append(2)
@@ -492,7 +492,7 @@ def test_a_config_may_change_afterwards() -> None:
 
 
 def test_register() -> None:
-    """A class of the program's own can be named, loaded anew, and never takes another's name."""
+    """A class of the program can be registered and loaded again, and never replaces another class."""
 
     def build(name: str, base: type = DataTransformation) -> type:
         def call(self: Any, data_dict: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: ARG001 - a method

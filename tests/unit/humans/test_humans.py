@@ -1,4 +1,4 @@
-"""Humans in flows: whose turn it is, what ends a talk, what the kick-off is answered, and what changes nothing."""
+"""Flows with humans: turns, ends, what the kick-off is answered, and messages that change nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TALKING = {"subflows_config": {"User2": {"user_id": BOB}}}
 
 
 class Talk:
-    """One instance over many messages: each runs a new object, and between them only the stored state is left.
+    """One instance over many messages: each message runs a new object, and only the stored state remains between them.
 
     Attributes:
         asked: the questions of the last run that ended well.
@@ -45,7 +45,7 @@ class Talk:
         self.errors: list[tuple[str, CallError]] = []
 
     def takes(self, message: FlowMessage) -> None:
-        """Run on a message; an error leaves everything as it was."""
+        """Run on a message; an error leaves everything unchanged."""
         run = ScriptedRun()
         flow = build(self._class, self._config, subflows=self._targets, run=run, state=self.state)
         invoke(flow, message)
@@ -56,32 +56,32 @@ class Talk:
         self.errors += run.errors
 
     def hears(self, subflow: str, **data: Any) -> None:
-        """The one who was asked answers."""
+        """Let the one who was asked answer."""
         (sent,) = self.asked
         assert sent.subflow == subflow
         self.takes(answer_to(sent, data))
 
     def fails(self, error: CallError) -> None:
-        """The one who was asked gives no answer."""
+        """Let the one who was asked give no answer."""
         (sent,) = self.asked
         self.takes(answer_to(sent, {}, error))
 
     @property
     def question(self) -> tuple[str, dict[str, Any]]:
-        """Who is asked what."""
+        """Return who is asked what."""
         (sent,) = self.asked
         return sent.subflow, sent.message.data
 
     @property
     def end(self) -> dict[str, Any]:
-        """What the kick-off was answered."""
+        """Return what the kick-off was answered."""
         ((request, data),) = self.replies
         assert request == "request"
         return data
 
     @property
     def error(self) -> CallError:
-        """Why the kick-off got no answer."""
+        """Return the error that the kick-off was answered."""
         ((request, error),) = self.errors
         assert request == "request"
         return error
@@ -91,7 +91,7 @@ class Talk:
 
 
 def test_a_chat_goes_back_and_forth_until_the_end_word() -> None:
-    """The query goes to the assistant, its answer to the human, theirs to the assistant; the kick-off is answered."""
+    """Query, answer and human input are passed on in turns until the end words; then the kick-off is answered."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"id": 0, "query": "I want to ask you a few questions"}))
     assert talk.question == ("Assistant", {"id": 0, "query": "I want to ask you a few questions"})
@@ -113,7 +113,7 @@ def test_a_chat_goes_back_and_forth_until_the_end_word() -> None:
 
 
 def test_a_chat_may_be_kicked_off_by_an_output_and_again_after_its_end() -> None:
-    """`api_output` is a query as well; the second interaction knows nothing of the first."""
+    """`api_output` counts as the query; a second interaction starts without anything of the first."""
     talk = Talk(ChatHumanFlow, end_of_interaction_string="bye")
     for number in range(2):
         talk.takes(incoming({"api_output": "Hello"}, request=f"request {number}"))
@@ -127,7 +127,7 @@ def test_a_chat_may_be_kicked_off_by_an_output_and_again_after_its_end() -> None
 
 
 def test_several_answers_of_an_assistant_are_put_as_one_question() -> None:
-    """A model that gives more than one answer lets the human read all."""
+    """The human reads all answers of a model that sends several."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"query": "?"}))
     talk.hears("Assistant", api_output=["One.", "Two."])
@@ -135,7 +135,7 @@ def test_several_answers_of_an_assistant_are_put_as_one_question() -> None:
 
 
 def test_a_chat_that_nobody_waits_for_goes_on_all_the_same() -> None:
-    """Kicked off by a post, as in the tutorial, it runs to its end and answers nobody."""
+    """A chat that a post has kicked off, as in the tutorial, runs to its end and sends no answer."""
     talk = Talk(ChatHumanFlow, max_rounds=1)
     talk.takes(incoming({"query": "?"}, request=None))
     talk.hears("Assistant", api_output="!")
@@ -146,7 +146,7 @@ def test_a_chat_that_nobody_waits_for_goes_on_all_the_same() -> None:
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_a_chat_ends_after_its_rounds(rounds: int) -> None:
-    """The last word is the human's, and it is no end of theirs."""
+    """The human has the last word, and the answer does not say that the human ended the chat."""
     talk = Talk(ChatHumanFlow, max_rounds=rounds)
     talk.takes(incoming({"query": "?"}))
     for _ in range(rounds):
@@ -158,7 +158,7 @@ def test_a_chat_ends_after_its_rounds(rounds: int) -> None:
 
 @pytest.mark.parametrize("kind", ["declined", "deadline", "unreachable", "cancelled"])
 def test_a_human_who_gives_no_answer_ends_the_chat(kind: str) -> None:
-    """Who declines or is too late has ended it, and the reason says so."""
+    """A human who declines or is late ends the chat, and the reason says so."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"query": "?"}))
     talk.hears("Assistant", api_output="!")
@@ -172,8 +172,8 @@ def test_a_human_who_gives_no_answer_ends_the_chat(kind: str) -> None:
     talk.takes(incoming({"query": "again"}))
 
 
-def test_an_error_of_the_assistant_reaches_whoever_kicked_off() -> None:
-    """They hear of it with its kind and hint, and the instance takes another kick-off."""
+def test_an_error_of_the_assistant_answers_the_kick_off() -> None:
+    """The kick-off is answered with the kind and hint of the error, and the instance takes another kick-off."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"query": "?"}))
     talk.fails(FlowFailed("It has no key.", "Give it one."))
@@ -183,7 +183,7 @@ def test_an_error_of_the_assistant_reaches_whoever_kicked_off() -> None:
 
 
 def test_a_human_who_cannot_be_asked_is_an_error() -> None:
-    """That nobody serves `User` there is a mistake in the set-up, and no decision of a human's."""
+    """A `User` that is not served is a mistake in the set-up, and not a human's decision."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"query": "?"}))
     talk.hears("Assistant", api_output="!")
@@ -193,7 +193,7 @@ def test_a_human_who_cannot_be_asked_is_an_error() -> None:
 
 @pytest.mark.parametrize("data", [{}, {"api_output": None}, {"api_output": []}, {"api_output": ["a", 1]}, {"x": "y"}])
 def test_an_answer_without_a_text_is_an_error(data: dict[str, Any]) -> None:
-    """What is no text is not put before a human."""
+    """A human is never asked a value that is not a text."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"query": "?"}))
     talk.hears("Assistant", **data)
@@ -202,7 +202,7 @@ def test_an_answer_without_a_text_is_an_error(data: dict[str, Any]) -> None:
 
 
 def test_a_chat_too_long_to_be_kept_ends() -> None:
-    """Before the state gets too big to be stored, the talk ends with all that was kept of it."""
+    """Before the state is too large to be stored, the chat ends with everything said so far."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"query": "x" * 600_000}))
     long = "ä" * (MAX_HISTORY_BYTES // 5)
@@ -218,7 +218,7 @@ def test_a_chat_too_long_to_be_kept_ends() -> None:
 
 
 def test_a_second_kick_off_is_refused_while_one_is_under_way() -> None:
-    """It gets an error, and the interaction goes on as if nothing had happened."""
+    """The second kick-off is an error, and the interaction continues unchanged."""
     talk = Talk(ChatHumanFlow)
     talk.takes(incoming({"query": "?"}))
     with pytest.raises(FlowFailed, match="in an interaction already"):
@@ -231,7 +231,7 @@ def test_a_second_kick_off_is_refused_while_one_is_under_way() -> None:
 
 
 def test_an_answer_to_another_question_is_an_error() -> None:
-    """An answer of an earlier question, of another subflow, or one after a reset, flips no turn."""
+    """An answer to an earlier question, of another subflow, or after a reset, changes no turn."""
     talk = Talk(HumanToHuman)
     talk.takes(incoming({"api_output": "Talk!"}))
     (first,) = talk.asked
@@ -249,7 +249,7 @@ def test_an_answer_to_another_question_is_an_error() -> None:
 
 @given(st.data())
 def test_a_talk_holds_what_was_said_in_turns_whatever_else_arrives(data: st.DataObject) -> None:
-    """Strays, repeats and second kick-offs between the turns change neither who is asked nor what was said."""
+    """Stray answers, repeats and second kick-offs change neither whose turn it is nor the transcript."""
     talk = Talk(HumanToHuman)
     talk.takes(incoming({"api_output": "Talk!"}))
     old: list[Sent] = []
@@ -274,7 +274,7 @@ def test_a_talk_holds_what_was_said_in_turns_whatever_else_arrives(data: st.Data
 
 
 def test_two_humans_talk_until_one_ends_it() -> None:
-    """Each is asked what the other said; the last words reach the other with a note that wants no answer."""
+    """Each is asked what the other said; the other receives the last words with a note that needs no answer."""
     talk = Talk(HumanToHuman)
     talk.takes(incoming({"id": 0, "api_output": "Let's start chatting."}))
     assert talk.question == ("User1", {"api_output": "Let's start chatting."})
@@ -301,12 +301,12 @@ def test_two_humans_talk_until_one_ends_it() -> None:
 
 
 def told(talk: Talk) -> list[str]:
-    """Who got a last message."""
+    """Return who received a last message."""
     return sorted(sent.message.src_flow for sent in talk.posts)
 
 
-def test_a_talk_ends_after_its_rounds_and_both_are_told() -> None:
-    """Neither has chosen the end, so both hear of it; the one who did not speak last hears the last words too."""
+def test_a_talk_ends_after_its_rounds_with_a_last_message_to_both() -> None:
+    """Both receive a last message, as neither ended the talk; the last words go to the one who did not say them."""
     talk = Talk(HumanToHuman, max_rounds=1)
     talk.takes(incoming({"query": "Talk!"}))
     talk.hears("User1", human_input="One.")
@@ -327,7 +327,7 @@ def test_a_talk_ends_after_its_rounds_and_both_are_told() -> None:
     ],
 )
 def test_a_talk_ends_when_one_gives_no_answer(error: CallError, turns: int, hear_of_it: list[str]) -> None:
-    """Those who took part hear of it, save the one who declined; who was never asked hears nothing."""
+    """All who took part receive a last message, except one who declined."""
     talk = Talk(HumanToHuman)
     talk.takes(incoming({"api_output": "Talk!"}))
     for turn in range(turns):
@@ -339,7 +339,7 @@ def test_a_talk_ends_when_one_gives_no_answer(error: CallError, turns: int, hear
 
 
 def test_a_talk_begins_with_a_text() -> None:
-    """A kick-off without one is refused, and the next one is taken."""
+    """A kick-off without a text is refused, and the next one is accepted."""
     talk = Talk(HumanToHuman)
     for data in ({}, {"api_output": " "}, {"api_output": 3}):
         with pytest.raises(BadInput):
@@ -360,13 +360,13 @@ def test_a_talk_begins_with_a_text() -> None:
     ],
 )
 def test_settings_that_mean_nothing_are_refused(config: dict[str, Any]) -> None:
-    """An instance with such a config is never made; the error names the key."""
+    """An instance with such a config is never created; the error names the key."""
     with pytest.raises(UsageError, match=next(iter(config))):
         Talk(ChatHumanFlow, **config).takes(incoming({"query": "?"}))
 
 
 def test_only_humans_have_a_human_timeout() -> None:
-    """The config's seconds are those of a human's answer."""
+    """The config's timeout applies to a human's answer only."""
     talk = Talk(ChatHumanFlow, human_timeout=30)
     talk.takes(incoming({"query": "?"}))
     assert talk.asked[0].timeout is None
@@ -375,7 +375,7 @@ def test_only_humans_have_a_human_timeout() -> None:
 
 
 def test_the_tutorials_name_is_the_same_class() -> None:
-    """`ChatHumanFlowModule` is what the tutorial calls it."""
+    """`ChatHumanFlowModule` is the tutorial's name for the class."""
     assert humans.ChatHumanFlowModule is ChatHumanFlow
 
 
@@ -383,7 +383,7 @@ def test_the_tutorials_name_is_the_same_class() -> None:
 
 
 def asked_by(run: ScriptedRun, data: dict[str, Any], **config: Any) -> Any:
-    """What is under way when a HumanFlow has been given some data."""
+    """Run a HumanFlow on some data, and return what is to be awaited."""
     flow: Flow = build(
         HumanFlow, effective_config(HumanFlow, config), subflows={"User": CHAT["User"]}, run=run, state=None
     )
@@ -399,7 +399,7 @@ def asked_by(run: ScriptedRun, data: dict[str, Any], **config: Any) -> Any:
     ],
 )
 async def test_a_human_is_asked_and_answers(data: dict[str, Any], question: dict[str, Any]) -> None:
-    """Without a template the input is the question, and what the human says is the answer."""
+    """Without a template the input is the question, and the human's text is the answer."""
     run = ScriptedRun()
     going_on = asyncio.ensure_future(asked_by(run, data))
     await asyncio.sleep(0)
@@ -410,7 +410,7 @@ async def test_a_human_is_asked_and_answers(data: dict[str, Any], question: dict
 
 
 async def test_a_template_words_the_question() -> None:
-    """It is filled in with the input; what it needs and does not get is an error before anybody is asked."""
+    """The template renders the input; a missing variable is an error before anybody is asked."""
     template = {
         "template": "Plan for: {{goal}}{{mood}}",
         "input_variables": ["goal"],
@@ -435,6 +435,6 @@ async def test_a_template_words_the_question() -> None:
     [{"query_message_prompt_template": "text"}, {"query_message_prompt_template": {"template": "{{ 7 ** 7 }}"}}],
 )
 def test_a_template_that_cannot_be_used_is_refused(config: dict[str, Any]) -> None:
-    """It is told when the instance is made."""
+    """The error comes when the instance is created."""
     with pytest.raises(UsageError):
         asked_by(ScriptedRun(), {}, **config)

@@ -1,4 +1,4 @@
-"""ApiInfo: a key that nothing prints, copies to disk or sends elsewhere; and configs that are filled with it."""
+"""ApiInfo: a key that is not printed, stored or sent elsewhere; and configs that are filled with it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ configs = st.recursive(
 
 @pytest.mark.parametrize("show", [repr, str, pprint.pformat, "{}".format, "{!r}".format, lambda info: f"{[info]}"])
 def test_key_is_not_shown(show: Any) -> None:
-    """However an ApiInfo or a Keyring is written as text, the key is not in it."""
+    """No text form of an ApiInfo or a Keyring shows the key."""
     for thing in (INFO, Keyring([INFO]), {"api_infos": [INFO]}):
         assert KEY not in show(thing)
     assert show(INFO).count("[redacted]") == 1
 
 
 def test_key_is_not_written() -> None:
-    """No way of writing an object as data writes an ApiInfo."""
+    """Neither JSON, pickle, pydantic, dataclasses nor our states write an ApiInfo, and their errors show no key."""
     writers: list[Any] = [
         json.dumps,
         pickle.dumps,
@@ -58,7 +58,7 @@ def test_key_is_not_written() -> None:
 
 
 def test_key_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A log line that is given an ApiInfo has no key."""
+    """A log line with an ApiInfo does not show the key."""
     with caplog.at_level(logging.DEBUG):
         logging.getLogger("test").warning("%s %r %s", INFO, INFO, {"api_infos": [INFO]})
     assert "ApiInfo" in caplog.text
@@ -66,12 +66,12 @@ def test_key_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_key_is_there_for_a_request() -> None:
-    """What needs the key reads it."""
+    """`api_key` and `base` are what a request needs."""
     assert INFO.api_key == KEY
 
 
 def test_frozen() -> None:
-    """Nothing of an ApiInfo can be changed."""
+    """No attribute of an ApiInfo can be changed."""
     for name in ("api_key", "_api_key", "api_base", "other"):
         with pytest.raises(AttributeError) as failure:
             setattr(INFO, name, "https://elsewhere.example")
@@ -81,13 +81,13 @@ def test_frozen() -> None:
 
 
 def test_copies_are_the_same() -> None:
-    """A copy is the object itself, so that configs with it can be copied."""
+    """A copy is the same object, so configs that hold one can be copied."""
     assert copy.copy(INFO) is INFO
     assert copy.deepcopy({"api_infos": [INFO]})["api_infos"][0] is INFO
 
 
 def test_equality() -> None:
-    """Two with the same content are equal, and serve as one key of a dict."""
+    """Two with equal content are equal, and are one key of a dict."""
     assert ApiInfo(backend_used="openai", api_key=KEY) == INFO
     assert len({INFO, ApiInfo(backend_used="openai", api_key=KEY), ApiInfo(api_key="other")}) == 2
     assert INFO != KEY
@@ -111,7 +111,7 @@ def test_equality() -> None:
     ],
 )
 def test_incomplete(given: dict[str, Any], sentence: str) -> None:
-    """What is missing or malformed is refused where it is written, without the key in the sentence."""
+    """A missing or malformed argument is refused, and the error does not show the key."""
     with pytest.raises(UsageError, match=sentence) as refusal:
         ApiInfo(**given)
     assert refusal.value.hint
@@ -133,18 +133,18 @@ def test_base() -> None:
     ],
 )
 def test_same_base(one: str, other: str) -> None:
-    """Two ways to write one server are equal."""
+    """Two spellings of one server's URL are equal."""
     assert normal_base(one) == normal_base(other)
 
 
 @pytest.mark.parametrize("other", ["http://a.example/v1", "https://a.example/v2", "https://a.example.evil.example/v1"])
 def test_other_base(other: str) -> None:
-    """Another scheme, path or host is another server."""
+    """A URL with another scheme, path or host is another server."""
     assert normal_base("https://a.example/v1") != normal_base(other)
 
 
 def test_fill_in() -> None:
-    """Exactly "???" under the key is replaced, at every depth; the given config stays as it was."""
+    """Exactly the values "???" under the key are replaced, at every depth; the config stays unchanged."""
     config = {
         "backend": {"api_infos": "???", "model": "???"},
         "subflows_config": {"A": [{"api_infos": "???"}, {"api_infos": "?"}], "B": ({"api_infos": "???"},)},
@@ -161,7 +161,7 @@ def test_fill_in() -> None:
 
 
 def test_fill_in_another_key() -> None:
-    """The key can have another name."""
+    """The config key can have another name."""
     assert quick_load_api_keys([{"keys": "???", "api_infos": "???"}], [INFO], key="keys") == [
         {"keys": [INFO], "api_infos": "???"}
     ]
@@ -169,7 +169,7 @@ def test_fill_in_another_key() -> None:
 
 @given(configs)
 def test_fill_in_any(config: Any) -> None:
-    """After it no place is open, all else is equal, and nothing is shared with the config."""
+    """The result has no open value, is equal otherwise, and shares nothing with the config."""
     filled = quick_load_api_keys(config, [INFO])
     emptied = json.loads(json.dumps(_emptied(filled)))
     assert emptied == config
@@ -180,7 +180,7 @@ def test_fill_in_any(config: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [[], [None], [KEY], [{"api_key": KEY}], KEY])
 def test_fill_in_something_else(wrong: Any) -> None:
-    """What is no ApiInfo is refused, and not repeated."""
+    """A value that is not an ApiInfo is refused, and the error does not show it."""
     with pytest.raises(UsageError) as refusal:
         quick_load_api_keys({"api_infos": "???"}, wrong)
     assert KEY not in str(refusal.value)

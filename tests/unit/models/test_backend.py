@@ -1,4 +1,4 @@
-"""The backend against a real server on this machine, through the real `openai` library; its sleeps are recorded."""
+"""The backend against a local server, through the real `openai` library; its sleeps are recorded."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ STREAM = {"model_name": "m", "stream": True}
 
 
 class Clock:
-    """A clock that only sleeping moves."""
+    """A clock that advances only when somebody sleeps."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.slept: list[float] = []
 
     def sleep(self, seconds: float) -> None:
-        """Let the time go by at once."""
+        """Advance the clock at once."""
         self.slept.append(seconds)
         self.now += seconds
 
     def __call__(self) -> float:
-        """The time."""
+        """Return the time."""
         return self.now
 
 
@@ -49,29 +49,29 @@ def server() -> Iterator[ModelServer]:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock of one's own."""
+    """A new clock."""
     return Clock()
 
 
 def key(server: ModelServer, text: str = KEY, **more: Any) -> ApiInfo:
-    """A key for the server."""
+    """Return a key for the server."""
     return ApiInfo(backend_used="openai", api_key=text, api_base=server.url, **more)
 
 
 def backend(infos: ApiInfo | list[ApiInfo] | Keyring, clock: Clock, **more: Any) -> Backend:
-    """A backend that never really sleeps and throws no dice."""
+    """Return a backend that never really sleeps, and whose chance is always 1."""
     infos = [infos] if isinstance(infos, ApiInfo) else infos
     return Backend(infos, sleep=clock.sleep, clock=clock, wall=clock, chance=lambda: 1.0, **more)
 
 
 def complete(server: ModelServer, clock: Clock, settings: dict[str, Any], **more: Any) -> list[str]:
-    """The answers to ASK."""
+    """Return the answers to ASK."""
     with backend(key(server), clock, **more) as asked:
         return asked.complete(ASK, settings)
 
 
 def failure(server: ModelServer, clock: Clock, settings: dict[str, Any], *script: Script, **more: Any) -> FlowFailed:
-    """The error that a script leads to; it never shows a key, however it is printed."""
+    """Return the error that a script leads to, and check that no form of it shows a key."""
     server.script(*script)
     with pytest.raises(FlowFailed) as failed:
         complete(server, clock, settings, **more)
@@ -82,7 +82,7 @@ def failure(server: ModelServer, clock: Clock, settings: dict[str, Any], *script
 
 
 def test_answer(server: ModelServer, clock: Clock) -> None:
-    """The question goes out as it is with the key, and the answer comes back."""
+    """The request has the question, the settings and the key, and the answer is returned."""
     assert complete(server, clock, {**SETTINGS, "temperature": 0.5, "max_tokens": None}) == ["You said: Hello"]
     [asked] = server.requests
     assert asked.path == "/v1/chat/completions"
@@ -93,21 +93,21 @@ def test_answer(server: ModelServer, clock: Clock) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_several_answers(server: ModelServer, clock: Clock, stream: bool) -> None:
-    """With n over 1 each answer comes back whole, streamed or not."""
+    """With n over 1, each answer is complete, streamed or not."""
     server.script(Says(("one two three", "four", "five six")))
     assert complete(server, clock, {**SETTINGS, "n": 3, "stream": stream}) == ["one two three", "four", "five six"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_server_that_gives_fewer(server: ModelServer, clock: Clock, stream: bool) -> None:
-    """A server that does not know n is asked until there are enough."""
+    """A server that ignores n is asked until there are enough answers."""
     server.script(Says(("a",), at_most=1), Says(("b",), at_most=1), Says(("c",), at_most=1))
     assert complete(server, clock, {**SETTINGS, "n": 3, "stream": stream}) == ["a", "b", "c"]
     assert [asked.body["n"] for asked in server.requests] == [3, 2, 1]
 
 
 def test_streaming(server: ModelServer, clock: Clock) -> None:
-    """Each piece is told as it comes, with the answer it belongs to."""
+    """Each piece is reported as it arrives, with the index of its answer."""
     server.script(Says(("one two", "é")))
     told: list[Delta] = []
     with backend(key(server), clock) as asked:
@@ -117,7 +117,7 @@ def test_streaming(server: ModelServer, clock: Clock) -> None:
 
 @pytest.mark.parametrize("broken", [Says(("one two three",), breaks_after=2), Says(("one two",), unfinished=True)])
 def test_a_stream_that_breaks_off(server: ModelServer, clock: Clock, broken: Says) -> None:
-    """Half an answer is none: the question is asked again, and who listens is told that it starts anew."""
+    """After a broken stream the question is asked again, and the listener receives a piece with `restart`."""
     server.script(broken, "whole answer")
     told: list[Delta] = []
     with backend(key(server), clock) as asked:
@@ -126,12 +126,12 @@ def test_a_stream_that_breaks_off(server: ModelServer, clock: Clock, broken: Say
 
 
 def chunk(**choice: Any) -> dict[str, Any]:
-    """A piece of a stream with one choice."""
+    """Return a chunk of a stream with one choice."""
     return {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
 
 
 def message(**said: Any) -> dict[str, Any]:
-    """A choice of an answer that is not streamed."""
+    """Return a choice of an answer that is not streamed."""
     return {"message": {"role": "assistant", **said}, "finish_reason": "stop"}
 
 
@@ -169,7 +169,7 @@ BAD_CHUNKS = [
 def test_a_bad_answer_with_status_200_is_asked_for_again(
     server: ModelServer, clock: Clock, bad: Any, stream: bool
 ) -> None:
-    """What is no answer, whatever its form, is treated like one that broke off, and is no traceback."""
+    """Any document that is not an answer counts as a broken answer, and raises nothing else."""
     server.script(Answers(bad), "At last")
     assert complete(server, clock, {**SETTINGS, "stream": stream}) == ["At last"]
     assert clock.slept == [1]
@@ -177,16 +177,16 @@ def test_a_bad_answer_with_status_200_is_asked_for_again(
 
 @pytest.mark.parametrize("bad", BAD_CHUNKS, ids=str)
 def test_a_bad_chunk_of_a_stream_is_asked_for_again(server: ModelServer, clock: Clock, bad: Any) -> None:
-    """A chunk that is none breaks the answer off."""
+    """An unreadable chunk counts as a broken answer."""
     server.script(Answers(chunks=(chunk(index=0, delta={"content": "Half"}), bad, END)), "At last")
     assert complete(server, clock, STREAM) == ["At last"]
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, STREAM])
-def test_an_error_with_status_200_is_told_in_the_words_of_the_server(
+def test_an_error_with_status_200_has_the_words_of_the_server(
     server: ModelServer, clock: Clock, settings: dict[str, Any]
 ) -> None:
-    """What the body says went wrong is said, without a key and without any part of one that was refused."""
+    """The error has the body's words, without a key or a part of a refused key."""
     error = failure(server, clock, settings, Answers({"error": {"message": f"No room for {KEY}."}}), attempts=1)
     assert error.message == "The model gave no answer: No room for [redacted]."
     refused = Answers({"error": {"code": 401, "message": f"Incorrect API key: {KEY[:5]}***{KEY[-4:]}"}})
@@ -195,7 +195,7 @@ def test_an_error_with_status_200_is_told_in_the_words_of_the_server(
 
 
 def test_an_annotation_in_a_stream_does_not_spoil_the_answer(server: ModelServer, clock: Clock) -> None:
-    """A choice without a delta, as some providers add, is passed over; it may end the answer."""
+    """A choice without a delta, as some providers send, is skipped; it may end the answer."""
     notes = [chunk(index=0, delta=None), chunk(index=0, content_filter_offsets={}), chunk(note="ok"), {"choices": None}]
     text = chunk(index=0, delta={"content": "Whole"}, finish_reason=None)
     server.script(Answers(chunks=(*notes, text, *notes, chunk(index=0, finish_reason="stop"), *notes)))
@@ -204,14 +204,14 @@ def test_an_annotation_in_a_stream_does_not_spoil_the_answer(server: ModelServer
 
 
 def test_a_stream_that_is_called_json_is_a_stream(server: ModelServer, clock: Clock) -> None:
-    """A wrong name for what it sends makes no server useless."""
+    """A stream with the content type of JSON is read as a stream."""
     text = chunk(index=0, delta={"content": "Whole"}, finish_reason=None)
     server.script(Answers(chunks=(text, END), content_type="application/json"))
     assert complete(server, clock, STREAM) == ["Whole"]
 
 
 def test_the_word_none_is_not_taken_for_a_key_in_what_a_server_says(server: ModelServer, clock: Clock) -> None:
-    """What stands for the key of a server without keys is no secret, and a word that servers use."""
+    """`none` stands for no key, so it is not removed from a server's words."""
     server.script(Fails(400, "tool_choice must be none."))
     with backend(key(server, NO_KEY), clock) as asked, pytest.raises(FlowFailed, match=r"must be none \(400\)"):
         asked.complete(ASK, SETTINGS)
@@ -219,7 +219,7 @@ def test_the_word_none_is_not_taken_for_a_key_in_what_a_server_says(server: Mode
 
 
 def test_a_listener_that_raises_what_a_bad_chunk_raises(server: ModelServer, clock: Clock) -> None:
-    """A TypeError of the listener is the listener's, and asks nothing again."""
+    """A TypeError of the listener is raised, and nothing is asked again."""
 
     def raises(_: Delta) -> None:
         raise TypeError("mine")
@@ -230,7 +230,7 @@ def test_a_listener_that_raises_what_a_bad_chunk_raises(server: ModelServer, clo
 
 
 def test_a_listener_that_raises(server: ModelServer, clock: Clock) -> None:
-    """What the listener raises is not taken for a fault of the server."""
+    """An exception of the listener does not count as a fault of the server."""
 
     def raises(_: Delta) -> None:
         raise ValueError("mine")
@@ -243,14 +243,14 @@ def test_a_listener_that_raises(server: ModelServer, clock: Clock) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("trouble", [Fails(500), Fails(503), Fails(429), Fails(409), Fails(408), Drops()])
 def test_passing_trouble(server: ModelServer, clock: Clock, trouble: Script, stream: bool) -> None:
-    """What may pass is tried again, after a growing rest."""
+    """A failure that may pass is retried, after growing delays."""
     server.script(trouble, trouble, trouble, "At last")
     assert complete(server, clock, {**SETTINGS, "stream": stream}) == ["At last"]
     assert clock.slept == [1, 2, 4]
 
 
 def test_rests_have_an_end(server: ModelServer, clock: Clock) -> None:
-    """There are as many attempts as the config says, no rest after the last, and none longer than it says."""
+    """The config limits the attempts and the delays, and there is no delay after the last attempt."""
     error = failure(server, clock, SETTINGS, *[Fails(500, "Overloaded")] * 6, attempts=6, max_wait=5)
     assert clock.slept == [1, 2, 4, 5, 5]
     assert len(server.requests) == 6
@@ -259,7 +259,7 @@ def test_rests_have_an_end(server: ModelServer, clock: Clock) -> None:
 
 
 def test_rests_differ(server: ModelServer, clock: Clock) -> None:
-    """Chance makes a rest up to half as long, so that many who failed together do not come back together."""
+    """Chance shortens a delay by up to half, so that clients that failed together do not return together."""
     server.script(Fails(500), Fails(500), "At last")
     chances = iter([0.0, 0.5])
     with Backend([key(server)], sleep=clock.sleep, clock=clock, chance=lambda: next(chances)) as asked:
@@ -268,7 +268,7 @@ def test_rests_differ(server: ModelServer, clock: Clock) -> None:
 
 
 def test_retry_after(server: ModelServer, clock: Clock) -> None:
-    """The rest that a server asks for is kept, in seconds or as a moment; a wrong one is passed over."""
+    """The delay that a server asks for is kept, as seconds or as a date; an unreadable one is ignored."""
     moment = formatdate(clock.now + 30 + 1, usegmt=True)
     answers = [Fails(429, headers={"Retry-After": text}) for text in ("7", moment, "0.1", "soon")]
     server.script(*answers, "At last")
@@ -279,7 +279,7 @@ def test_retry_after(server: ModelServer, clock: Clock) -> None:
 
 
 def test_retry_after_too_long(server: ModelServer, clock: Clock) -> None:
-    """A server that asks for an hour gets no worker that waits for it."""
+    """No worker waits for a server that asks for an hour."""
     error = failure(server, clock, SETTINGS, Fails(429, "Slow down.", headers={"Retry-After": "3600"}))
     assert clock.slept == []
     assert error.message == "The model gave no answer: Slow down (429)."
@@ -299,7 +299,7 @@ def test_retry_after_too_long(server: ModelServer, clock: Clock) -> None:
     ],
 )
 def test_refusals(server: ModelServer, clock: Clock, refusal: Fails, sentence: str, stream: bool) -> None:
-    """What will not pass is asked once, and told in plain words without any part of a key."""
+    """A failure that will not pass is not retried, and is explained in plain words without a part of a key."""
     error = failure(server, clock, {**SETTINGS, "stream": stream}, refusal)
     assert error.message == f"The model gave no answer: {sentence}."
     assert error.hint
@@ -308,12 +308,12 @@ def test_refusals(server: ModelServer, clock: Clock, refusal: Fails, sentence: s
 
 
 def test_refused_key_hint(server: ModelServer, clock: Clock) -> None:
-    """Who has given a wrong key is told how to give another."""
+    """The hint of a refused key says how to give the worker another one."""
     assert "p2pflows worker --api-key-env NAME" in failure(server, clock, SETTINGS, Fails(401)).hint
 
 
 def test_no_server(clock: Clock) -> None:
-    """A server that is not there is named."""
+    """The error names a server that cannot be reached."""
     with ModelServer() as gone:
         info = key(gone)
     with backend(info, clock, attempts=2) as asked, pytest.raises(FlowFailed, match="after 2 attempts") as failed:
@@ -322,26 +322,26 @@ def test_no_server(clock: Clock) -> None:
 
 
 def test_silent_server(server: ModelServer, clock: Clock) -> None:
-    """A server that says nothing in time counts as failed."""
+    """A server that does not answer in time counts as failed."""
     error = failure(server, clock, SETTINGS, Hangs(), timeout=0.05, attempts=1)
     assert error.message == "The model gave no answer: Request timed out."
 
 
 def test_no_answers_in_the_answer(server: ModelServer, clock: Clock) -> None:
-    """An answer without a text is none."""
+    """An answer without text counts as failed."""
     error = failure(server, clock, SETTINGS, Says((), at_most=0), attempts=1)
     assert "holds no text" in error.message
 
 
 def test_no_redirect(server: ModelServer, clock: Clock) -> None:
-    """A key follows no redirect to another server."""
+    """A key is not sent along a redirect to another server."""
     with ModelServer() as elsewhere:
         failure(server, clock, SETTINGS, Fails(307, headers={"Location": f"{elsewhere.url}/chat/completions"}))
         assert elsewhere.requests == []
 
 
 def test_keys_take_turns(server: ModelServer, clock: Clock) -> None:
-    """The key that has rested longest is next, and no key is used again before its rest is over."""
+    """The key that was unused for longest is next, and no key is used again before its interval is over."""
     infos = [key(server, "k1"), key(server, "k2"), key(server, "k3")]
     with backend(infos, clock, wait_time_per_key=6) as asked:
         for _ in range(7):
@@ -352,7 +352,7 @@ def test_keys_take_turns(server: ModelServer, clock: Clock) -> None:
 
 
 def test_another_key_after_trouble(server: ModelServer, clock: Clock) -> None:
-    """The next attempt is another key's."""
+    """The next attempt uses another key."""
     server.script(Fails(429))
     with backend([key(server, "k1"), key(server, "k2")], clock) as asked:
         asked.complete(ASK, SETTINGS)
@@ -360,7 +360,7 @@ def test_another_key_after_trouble(server: ModelServer, clock: Clock) -> None:
 
 
 def test_keys_of_one_object_only(server: ModelServer, clock: Clock) -> None:
-    """Two backends know nothing of each other: nothing is kept for the process."""
+    """Two backends share no memory of which key was used."""
     for _ in range(2):
         with backend(key(server), clock, wait_time_per_key=60) as asked:
             asked.complete(ASK, SETTINGS)
@@ -368,7 +368,7 @@ def test_keys_of_one_object_only(server: ModelServer, clock: Clock) -> None:
 
 
 def test_keyring_over_backends(server: ModelServer, clock: Clock) -> None:
-    """A keyring given to many backends keeps the turns and rests over all of them."""
+    """A shared keyring remembers over many backends when each key was used."""
     keyring = Keyring([key(server, "k1"), key(server, "k2")], clock=clock)
     for _ in range(4):
         with backend(keyring, clock, wait_time_per_key=60) as asked:
@@ -390,7 +390,7 @@ def test_base_of_the_config(server: ModelServer, clock: Clock) -> None:
 
 @pytest.mark.parametrize("path", ["", "/v1", "/v2"])
 def test_base_of_the_config_sends_no_key_elsewhere(server: ModelServer, clock: Clock, path: str) -> None:
-    """No key goes to a server that it was not given for; a key without a server is OpenAI's and goes nowhere else."""
+    """No key is sent to a server that it is not for; a key without a server is for OpenAI's only."""
     with ModelServer() as elsewhere:
         for info in (key(server), ApiInfo(backend_used="openai", api_key=KEY)):
             with pytest.raises(FlowFailed, match="No key of this worker is for") as failed:
@@ -401,7 +401,7 @@ def test_base_of_the_config_sends_no_key_elsewhere(server: ModelServer, clock: C
 
 @pytest.mark.parametrize("base", ["file:///etc", "http://user@host", "text", "http://h:x", 5, []])
 def test_base_of_the_config_that_is_none(server: ModelServer, clock: Clock, base: Any) -> None:
-    """A config's server that is no URL fails the flow."""
+    """A config with a server that is not a URL fails the flow."""
     with pytest.raises(FlowFailed, match=r"backend\.api_base cannot be used"):
         backend(key(server), clock, api_base=base)
 
@@ -414,7 +414,7 @@ def test_openai_itself_may_be_named(clock: Clock) -> None:
 
 
 def test_environment_is_not_asked(server: ModelServer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys and servers in the environment change nothing."""
+    """Keys and servers in the environment are ignored."""
     with ModelServer() as elsewhere:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
         monkeypatch.setenv("OPENAI_BASE_URL", elsewhere.url)
@@ -424,7 +424,7 @@ def test_environment_is_not_asked(server: ModelServer, clock: Clock, monkeypatch
 
 
 def test_azure(server: ModelServer, clock: Clock) -> None:
-    """Azure's address, version and header are kept."""
+    """A request to Azure has its address, version and header."""
     info = ApiInfo(backend_used="azure", api_key=KEY, api_base=server.host, api_version="2024-06-01")
     with backend(info, clock) as asked:
         assert asked.complete(ASK, {"model_name": {"azure": "deployed", "openai": "m"}}) == ["You said: Hello"]
@@ -434,7 +434,7 @@ def test_azure(server: ModelServer, clock: Clock) -> None:
 
 
 def test_model_by_backend(server: ModelServer, clock: Clock) -> None:
-    """A key is only used for a model that is named for its backend; a key's own model goes first."""
+    """A key is used only for a model of its backend; its own model takes precedence."""
     other = ApiInfo(backend_used="other", api_key="k2", api_base=server.url)
     with backend([key(server, "k1"), other], clock) as asked:
         asked.complete(ASK, {"model_name": {"other": "o"}})
@@ -456,7 +456,7 @@ def test_model_by_backend(server: ModelServer, clock: Clock) -> None:
     ],
 )
 def test_wrong_settings(server: ModelServer, clock: Clock, settings: dict[str, Any], sentence: str) -> None:
-    """Settings that are none are refused before anything is sent."""
+    """Wrong settings are refused before anything is sent."""
     with pytest.raises(UsageError, match=sentence):
         complete(server, clock, settings)
     assert server.requests == []
@@ -464,19 +464,19 @@ def test_wrong_settings(server: ModelServer, clock: Clock, settings: dict[str, A
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"max_wait": -1}])
 def test_wrong_numbers(server: ModelServer, clock: Clock, wrong: dict[str, Any]) -> None:
-    """Numbers that make no sense are refused."""
+    """Numbers out of range are refused."""
     with pytest.raises(UsageError, match="at least"):
         backend(key(server), clock, **wrong)
 
 
 def test_half_characters(server: ModelServer, clock: Clock) -> None:
-    """Halves of characters are joined where both are there, and replaced where one is missing."""
+    """Surrogate pairs are joined, and lone surrogates replaced."""
     server.script("\ud83d\ude00 \ud83d!")
     assert complete(server, clock, STREAM) == ["\U0001f600 \ufffd!"]
 
 
 def test_key_is_in_no_log(server: ModelServer, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """At the most talkative level, of every library below, no line has the key."""
+    """No log line shows the key, even at the lowest level of every library."""
     with caplog.at_level(logging.DEBUG):
         server.script(Fails(500, f"Your key {KEY}"), Fails(429), "At last")
         complete(server, clock, STREAM)
@@ -487,6 +487,6 @@ def test_key_is_in_no_log(server: ModelServer, clock: Clock, caplog: pytest.LogC
 
 
 def test_real_clock_and_sleep(server: ModelServer) -> None:
-    """Left alone, the backend uses the real clock; with nothing to wait for it answers at once."""
+    """By default the backend uses the real clock, and answers at once when no key has to wait."""
     with Backend([key(server)]) as asked:
         assert asked.complete(ASK, SETTINGS) == ["You said: Hello"]

@@ -1,4 +1,4 @@
-"""ChatAtomicFlow as a worker runs it: its conversation, its window, its keys, and what a crash does not repeat."""
+"""ChatAtomicFlow as a worker runs it: its conversation, window and keys, and what a restart does not repeat."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = "sk-secret-0123456789"
 
 
 class Chat:
-    """An instance of a chat flow: each message runs on a flow object of its own, with the state of the last."""
+    """An instance of a chat flow: each message runs on a new flow object, with the state that the last one left."""
 
     def __init__(self, server: ModelServer, **overrides: Any) -> None:
         self.keyring: Keyring | None = Keyring([ApiInfo(api_key=KEY, api_base=server.url)])
@@ -35,7 +35,7 @@ class Chat:
         self.run = ScriptedRun()
 
     def say(self, memory: Memory | None = None, **data: Any) -> Any:
-        """Send data; gives what the flow answers."""
+        """Send data, and return the flow's answer."""
         self.run = ScriptedRun(memory=memory)
         flow = build(ChatAtomicFlow, self.config, subflows={}, run=self.run, state=self.state)
         if self.keyring is not None:
@@ -60,22 +60,22 @@ def server() -> Iterator[ModelServer]:
 
 
 def says(role: str, text: str) -> dict[str, str]:
-    """A message of the conversation."""
+    """Return a message of the conversation."""
     return {"role": role, "content": text}
 
 
 def sent(server: ModelServer) -> list[tuple[str, Any]]:
-    """What the last request said, as pairs of role and content."""
+    """Return the messages of the last request, as pairs of role and content."""
     return [(message["role"], message["content"]) for message in server.requests[-1].body["messages"]]
 
 
 def test_names() -> None:
-    """ChatFlow is the short name."""
+    """ChatFlow is the short name of the class."""
     assert ChatFlow is ChatAtomicFlow
 
 
 def test_default_config() -> None:
-    """The defaults are those of the file beside the class, with the keys left open."""
+    """The defaults are those of the file beside the class, with open keys."""
     config = default_config(ChatAtomicFlow)
     assert config["backend"]["api_infos"] == "???"
     assert config["backend"]["temperature"] == 0.3
@@ -84,7 +84,7 @@ def test_default_config() -> None:
 
 
 def test_conversation(server: ModelServer) -> None:
-    """The first message starts with the system message; every later one brings the whole conversation."""
+    """The first request starts with the system message; every later one has the whole conversation."""
     chat = Chat(
         server,
         system_message_prompt_template={"template": "Speak {{tongue}}.", "input_variables": ["tongue"]},
@@ -112,7 +112,7 @@ def test_conversation(server: ModelServer) -> None:
 
 @pytest.mark.parametrize("base", [5, [], "text", "http://user@host"])
 def test_a_base_that_is_no_url_is_refused_when_the_flow_is_built(base: Any) -> None:
-    """A server that the config cannot mean is a plain error before anything runs."""
+    """A wrong api_base is a UsageError before anything runs."""
     config = effective_config(ChatAtomicFlow, {"name": "tester", "backend": {"api_base": base}})
     with pytest.raises(UsageError, match=r"backend\.api_base cannot be used") as refused:
         build(ChatAtomicFlow, config, subflows={}, run=ScriptedRun(), state=None)
@@ -126,7 +126,7 @@ def test_empty_system_message(server: ModelServer) -> None:
 
 
 def test_no_template_for_the_first(server: ModelServer) -> None:
-    """Without a template for the first message, it fills in the human template."""
+    """Without a template for the first message, the human template is used."""
     chat = Chat(
         server, init_human_message_prompt_template=None, human_message_prompt_template={"template": ">{{query}}"}
     )
@@ -135,7 +135,7 @@ def test_no_template_for_the_first(server: ModelServer) -> None:
 
 
 def test_demonstrations(server: ModelServer) -> None:
-    """Demonstrations stand between the system message and the first prompt, once."""
+    """Demonstrations are between the system message and the first prompt, once."""
     chat = Chat(server)
     chat.say(query="3?", demonstrations=[{"query": "1?", "response": "I"}, {"query": "2?", "response": "II"}])
     expected = [("system", ""), ("user", "1?"), ("assistant", "I"), ("user", "2?"), ("assistant", "II"), ("user", "3?")]
@@ -152,7 +152,7 @@ def test_wrong_demonstrations(server: ModelServer, wrong: Any) -> None:
 
 
 def test_missing_variable(server: ModelServer) -> None:
-    """Data that lacks what the prompt needs is bad input, and nothing is sent or kept."""
+    """Data without a variable of the prompt is bad input, and nothing is sent or stored."""
     chat = Chat(server)
     with pytest.raises(BadInput, match="'query'"):
         chat.say(question="Hello")
@@ -172,7 +172,7 @@ def test_missing_variable(server: ModelServer) -> None:
     ],
 )
 def test_window(server: ModelServer, first_k: int | None, last_k: int | None, contents: list[str]) -> None:
-    """The window cuts what is sent, never the newest message, and never what is kept."""
+    """The window selects what is sent. It always includes the newest message, and does not change the state."""
     chat = Chat(server, previous_messages={"first_k": first_k, "last_k": last_k})
     for query in "123":
         chat.say(query=query)
@@ -181,14 +181,14 @@ def test_window(server: ModelServer, first_k: int | None, last_k: int | None, co
 
 
 def test_window_at_the_first_call(server: ModelServer) -> None:
-    """Where the two sides overlap nothing is sent twice."""
+    """Messages in both parts of the window are sent once."""
     Chat(server, previous_messages={"first_k": 1, "last_k": 2}).say(query="Hello")
     assert sent(server) == [("system", ""), ("user", "Hello")]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_several_answers(server: ModelServer, stream: bool) -> None:
-    """With n over 1 the reply is a list, and all are part of the conversation."""
+    """With n over 1 the answer is a list, and all texts are part of the conversation."""
     chat = Chat(server, backend={"n": 2, "stream": stream})
     server.script(Says(("one", "two")))
     assert chat.say(query="Hello") == ["one", "two"]
@@ -196,7 +196,7 @@ def test_several_answers(server: ModelServer, stream: bool) -> None:
 
 
 def test_progress(server: ModelServer) -> None:
-    """Who waits is told each piece as it comes."""
+    """The caller receives each piece as it arrives."""
     chat = Chat(server)
     server.script("one two three")
     assert chat.say(query="Hello") == "one two three"
@@ -204,7 +204,7 @@ def test_progress(server: ModelServer) -> None:
 
 
 def test_progress_of_several_answers(server: ModelServer) -> None:
-    """With n over 1 each piece says to which answer it belongs."""
+    """With n over 1 each piece has the index of its answer."""
     chat = Chat(server, backend={"n": 2})
     server.script(Says(("one", "two")))
     chat.say(query="Hello")
@@ -212,7 +212,7 @@ def test_progress_of_several_answers(server: ModelServer) -> None:
 
 
 def test_progress_after_a_break(server: ModelServer) -> None:
-    """A piece that starts an answer anew says so."""
+    """The first piece of a repeated answer has `restart`."""
     chat = Chat(server, wait_time_between_retries=0)
     server.script(Says(("one two",), breaks_after=1), "whole")
     assert chat.say(query="Hello") == "whole"
@@ -220,14 +220,14 @@ def test_progress_after_a_break(server: ModelServer) -> None:
 
 
 def test_no_progress_without_streaming(server: ModelServer) -> None:
-    """Without streaming nothing is told before the answer."""
+    """Without streaming there is no progress before the answer."""
     chat = Chat(server, backend={"stream": False})
     chat.say(query="Hello")
     assert chat.run.told == []
 
 
 def test_crash_bills_once(server: ModelServer) -> None:
-    """A run that starts over after the model answered does not ask it again, and needs no key for that."""
+    """A run that starts over after the model answered does not ask again, and needs no key."""
     chat, memory = Chat(server), Memory()
     server.script("once", "twice")
     assert chat.say(memory, query="Hello") == "once"
@@ -239,7 +239,7 @@ def test_crash_bills_once(server: ModelServer) -> None:
 
 
 def test_failure_keeps_the_conversation(server: ModelServer) -> None:
-    """A message that failed leaves the conversation as it was, and the next one works."""
+    """A failed message leaves the conversation unchanged, and the next one works."""
     chat = Chat(server)
     chat.say(query="1")
     before = chat.state
@@ -260,7 +260,7 @@ def test_retries_from_the_config(server: ModelServer) -> None:
 
 
 def test_roles(server: ModelServer) -> None:
-    """The roles can have other names."""
+    """The config can rename the roles."""
     chat = Chat(server, system_name="developer", user_name="human", assistant_name="model")
     chat.say(query="1")
     assert [message["role"] for message in chat.history] == ["developer", "human", "model"]
@@ -268,13 +268,13 @@ def test_roles(server: ModelServer) -> None:
 
 @pytest.mark.parametrize("name", ["system", "user", "assistant"])
 def test_named_like_a_role(server: ModelServer, name: str) -> None:
-    """A flow cannot be named like one of its roles."""
+    """A flow cannot have the name of one of its roles."""
     with pytest.raises(UsageError, match="cannot be named"):
         Chat(server, name=name).say(query="1")
 
 
 def test_images(server: ModelServer) -> None:
-    """Pictures go along with the text, and stay in the conversation."""
+    """Pictures are sent with the text, and stay in the conversation."""
     chat = Chat(server)
     assert chat.say(query="What is it?", images=["https://a.example/x.png"]) == "You said: What is it?"
     chat.say(query="And?")
@@ -288,7 +288,7 @@ def test_images(server: ModelServer) -> None:
 
 
 def test_too_long_a_conversation(server: ModelServer) -> None:
-    """A conversation that the state could not keep is told before the model is paid for it."""
+    """A conversation that is too long to be stored is an error before the model is asked and paid."""
     chat = Chat(server)
     with pytest.raises(FlowFailed, match="too many to be stored") as failed:
         chat.say(query="x" * 240_000)
@@ -297,7 +297,7 @@ def test_too_long_a_conversation(server: ModelServer) -> None:
 
 
 def test_no_key(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key from the worker nothing is asked, and a key in the environment is not taken."""
+    """Without a key from the worker nothing is asked; a key in the environment is ignored."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     chat = Chat(server)
     chat.keyring = None
@@ -307,7 +307,7 @@ def test_no_key(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_key_in_memory(server: ModelServer) -> None:
-    """A config that was filled in memory needs no worker's key."""
+    """A config that was filled in memory needs no key of the worker."""
     chat = Chat(server)
     chat.config = quick_load_api_keys(chat.config, [ApiInfo(api_key="sk-mine", api_base=server.url)])
     chat.say(query="1")
@@ -316,14 +316,14 @@ def test_key_in_memory(server: ModelServer) -> None:
 
 @pytest.mark.parametrize("written", [KEY, [KEY], {"api_key": KEY}, [{"backend_used": "openai", "api_key": KEY}]])
 def test_key_in_a_config(server: ModelServer, written: Any) -> None:
-    """A key written into a config is refused, and not repeated."""
+    """A key written into a config is refused, and the error does not show it."""
     with pytest.raises(UsageError, match="must not hold keys") as refusal:
         Chat(server, backend={"api_infos": written}).say(query="1")
     assert KEY not in refusal.value.message + refusal.value.hint
 
 
 def test_list_of_keys(server: ModelServer) -> None:
-    """A worker may hand over a plain list; something else is refused."""
+    """A worker may pass a plain list of keys; other values are refused."""
     run = ScriptedRun()
     flow = build(ChatAtomicFlow, Chat(server).config, subflows={}, run=run, state=None)
     wrong: Any = [KEY]
@@ -336,7 +336,7 @@ def test_list_of_keys(server: ModelServer) -> None:
 
 
 def test_keys_take_turns_over_messages(server: ModelServer) -> None:
-    """A worker's keyring keeps its turns, though each message has a flow object of its own."""
+    """A worker's keyring is shared by all messages, although each has its own flow object."""
     chat = Chat(server)
     chat.keyring = Keyring([ApiInfo(api_key=name, api_base=server.url) for name in ("k1", "k2")])
     for query in "123":
@@ -345,7 +345,7 @@ def test_keys_take_turns_over_messages(server: ModelServer) -> None:
 
 
 def test_config_sends_no_key_elsewhere(server: ModelServer) -> None:
-    """A config that names a server for which the worker has no key gets no key sent there."""
+    """No key is sent to a server in a config for which the worker has no key."""
     with ModelServer() as elsewhere:
         with pytest.raises(FlowFailed, match="No key of this worker is for"):
             Chat(server, backend={"api_base": elsewhere.url}).say(query="1")
@@ -354,7 +354,7 @@ def test_config_sends_no_key_elsewhere(server: ModelServer) -> None:
 
 
 def test_config_names_the_server_of_the_key(server: ModelServer) -> None:
-    """A config that names the server that the worker has a key for is served."""
+    """A config may name the server that the worker has a key for."""
     assert Chat(server, backend={"api_base": server.url}).say(query="1") == "You said: 1"
 
 
@@ -370,14 +370,14 @@ def test_config_names_the_server_of_the_key(server: ModelServer) -> None:
     ],
 )
 def test_what_callers_cannot_override(overrides: dict[str, Any]) -> None:
-    """A caller who is not the owner changes neither templates nor anything that costs or leads elsewhere."""
+    """Only the owner may override templates, and settings that cost money or name a server."""
     config = default_config(ChatAtomicFlow)
     with pytest.raises(NotAllowed):
         check_overrides(config, overrides, declared=declared_keys(config), trusted=False)
 
 
 def test_what_callers_can_override() -> None:
-    """A caller may shorten what of their conversation is sent."""
+    """A caller may shorten the part of the conversation that is sent."""
     config = default_config(ChatAtomicFlow)
     overrides = {"previous_messages": {"last_k": 4}}
     check_overrides(config, overrides, declared=declared_keys(config), trusted=False)
@@ -395,14 +395,14 @@ def test_what_callers_can_override() -> None:
     ],
 )
 def test_wrong_config(server: ModelServer, overrides: dict[str, Any], sentence: str) -> None:
-    """What a config has wrong is told by its name."""
+    """The error names what is wrong in a config."""
     with pytest.raises(UsageError, match=sentence):
         Chat(server, **overrides).say(query="1")
     assert server.requests == []
 
 
 def test_predecessor_config(server: ModelServer) -> None:
-    """A config as the predecessor's modules have it is read as it is."""
+    """A config of the predecessor's modules can be used unchanged."""
     prompt = {
         "_target_": "aiflows.prompt_template.JinjaPrompt",
         "template": "{{question}}",
@@ -425,7 +425,7 @@ def test_predecessor_config(server: ModelServer) -> None:
 
 
 def test_interface_description(server: ModelServer) -> None:
-    """Before the first message the interface is that of the first, after it that of the others."""
+    """Before the first message, the input is that of the first message; after it, that of the others."""
     chat = Chat(server, input_interface_non_initialized=["query", "tongue"], input_interface_initialized="query")
     flow = build(ChatAtomicFlow, chat.config, subflows={}, run=None, state=None)
     assert flow.get_interface_description() == {"input": ["query", "tongue"], "output": ["api_output"]}
@@ -444,7 +444,7 @@ def test_reset(server: ModelServer) -> None:
 
 
 def test_by_hand(server: ModelServer) -> None:
-    """Without a worker the flow says that it wants one."""
+    """Without a worker, the error says that the flow needs one."""
     flow = ChatAtomicFlow(name="mine")
     flow.set_api_infos([ApiInfo(api_key=KEY, api_base=server.url)])
     with pytest.raises(UsageError, match="worker"):
@@ -452,7 +452,7 @@ def test_by_hand(server: ModelServer) -> None:
 
 
 def test_key_is_nowhere(server: ModelServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the state, the config, the answer, what is told, the log nor the flow's own text has the key."""
+    """The key is not in the state, config, answer, progress, log, or in the flow's own text."""
     chat = Chat(server)
     with caplog.at_level(logging.DEBUG):
         answer = chat.say(query="1")
@@ -471,7 +471,7 @@ def test_key_is_nowhere(server: ModelServer, caplog: pytest.LogCaptureFixture) -
     st.lists(st.text(max_size=20), min_size=1, max_size=6), st.none() | st.integers(0, 8), st.none() | st.integers(0, 8)
 )
 def test_conversation_rules(queries: list[str], first_k: int | None, last_k: int | None) -> None:
-    """Whatever is said and cut, the state has all that was said in order, and the newest question is sent last."""
+    """The state has everything that was said in order, and the newest question is sent last, with any window."""
     config = effective_config(ChatAtomicFlow, {"previous_messages": {"first_k": first_k, "last_k": last_k}})
     state: bytes | None = None
     for query in queries:

@@ -31,18 +31,18 @@ counts = st.none() | st.integers(0, 40)
     ],
 )
 def test_window(first_k: int | None, last_k: int | None, expected: str) -> None:
-    """The first ones, the last ones, both, or all; overlaps count once."""
+    """The first messages, the last ones, both or all are returned; none is returned twice."""
     assert "".join(window("abcde", first_k, last_k)) == expected
 
 
 def test_window_at_the_first_call() -> None:
-    """A conversation shorter than both sides together is sent once, not twice."""
+    """A conversation shorter than both parts together is returned once."""
     assert window(["system", "user"], 1, 2) == ["system", "user"]
 
 
 @given(lengths, counts, counts)
 def test_window_rules(length: int, first_k: int | None, last_k: int | None) -> None:
-    """It gives a message exactly if it is among the first or the last, in order, and changes nothing."""
+    """A message is returned exactly if it is among the first or the last; the order and the input stay."""
     messages = [{"number": number} for number in range(length)]
     got = window(messages, first_k, last_k)
     numbers = [message["number"] for message in got]
@@ -55,7 +55,7 @@ def test_window_rules(length: int, first_k: int | None, last_k: int | None) -> N
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "2", True])
 def test_window_wrong_count(wrong: Any) -> None:
-    """A count that is none is refused by its name."""
+    """A wrong count is refused, and the error names it."""
     with pytest.raises(UsageError, match="first_k"):
         window([1], wrong, None)
     with pytest.raises(UsageError, match="last_k"):

@@ -1,4 +1,4 @@
-"""Templates of prompts: what they fill in, and all that they cannot be made to do."""
+"""Prompt templates: what they render, and what they cannot do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PNG = b"\x89PNG\r\n\x1a\n rest"
 
 
 def render(template: str, **data: Any) -> str:
-    """What a template makes of the data, all of it being input variables."""
+    """Render a template on data, with all of it as input variables."""
     return Template(template, list(data)).render(data)
 
 
@@ -45,19 +45,19 @@ def render(template: str, **data: Any) -> str:
     ],
 )
 def test_render(template: str, data: dict[str, Any], text: str) -> None:
-    """Variables, conditions, loops and filters work; what is undefined is empty; data is never a template."""
+    """Variables, conditions, loops and filters work; an undefined variable is empty; data is never a template."""
     assert render(template, **data) == text
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_render_any_data(text: str) -> None:
-    """Whatever text the data holds stands in the prompt as it is."""
+    """Any text in the data is in the prompt as it is."""
     assert render("[{{query}}]", query=text) == f"[{text}]"
 
 
 @given(st.text(st.sampled_from("{}%#-+*~|.,()[]'\"_ \n0" + string.ascii_lowercase), max_size=60))
 def test_any_template_works_or_is_refused(template: str) -> None:
-    """A template gives text or one of our errors, whatever it is."""
+    """Any template renders a text or raises one of our errors."""
     try:
         assert isinstance(render(template, query="q"), str)
     except (UsageError, FlowFailed) as error:
@@ -65,25 +65,25 @@ def test_any_template_works_or_is_refused(template: str) -> None:
 
 
 def test_missing_variables() -> None:
-    """An input variable that the data lacks is bad input, by its name."""
+    """The error of a missing input variable names it."""
     with pytest.raises(BadInput, match="'b', 'c'") as refusal:
         Template("{{a}}", ["a", "b", "c"]).render({"a": 1})
     assert "a, b, c" in refusal.value.hint
 
 
 def test_only_input_variables_are_given() -> None:
-    """What the data holds beside the input variables does not reach the template."""
+    """The template sees no data besides its input variables."""
     assert Template("{{a}}{{b}}", ["a"]).render({"a": 1, "b": 2}) == "1"
 
 
 def test_partial_variables() -> None:
-    """Partial variables are always there; the data goes before them."""
+    """Partial variables are always set; the data takes precedence."""
     template = Template("{{a}} {{b}}", ["a"], {"a": 0, "b": 2})
     assert template.render({"a": 1, "b": 3}) == "1 2"
 
 
 def test_from_config() -> None:
-    """The predecessor's form is read; keys that mean nothing here are passed over."""
+    """The predecessor's form can be read; unknown keys are ignored."""
     config = {
         "_target_": "aiflows.prompt_template.JinjaPrompt",
         "template": "{{a}} {{b}}",
@@ -147,7 +147,7 @@ def test_from_wrong_config(config: Any) -> None:
     ],
 )
 def test_no_way_out(template: str) -> None:
-    """No attribute, call, import or assignment is to be had: a template shows nothing of Python, or is refused."""
+    """No attribute, call, import or assignment works: a template shows nothing of Python, or is refused."""
     try:
         text = render(template, query="q")
     except (UsageError, FlowFailed):
@@ -187,27 +187,27 @@ def test_no_way_out(template: str) -> None:
     ],
 )
 def test_no_bomb(template: str) -> None:
-    """What would run for hours or fill the memory ends in one of our errors."""
+    """A template that would run for hours or fill the memory raises one of our errors."""
     with pytest.raises((UsageError, FlowFailed)):
         render(template, big="x" * (MAX_OUTPUT_CHARS // 10))
 
 
 def test_a_loop_of_some_length_is_no_bomb() -> None:
-    """Loops that a prompt may have are within the budget, each time it is rendered."""
+    """A loop of a usual length is within the budget, each time it is rendered."""
     template = Template("{% for i in range(20000) %}{{ i }} {% endfor %}")
     for _ in range(3):
         assert template.render({}).endswith("19999 ")
 
 
 def test_refusal_names_the_place() -> None:
-    """Who wrote too much is told what and where, and what there is instead."""
+    """The error says what is not allowed and in which line, and the hint what is allowed."""
     with pytest.raises(UsageError, match="macro 'm' in line 2") as refusal:
         Template("\n{% macro m() %}{% endmacro %}")
     assert "range()" in refusal.value.hint
 
 
 def test_failure_on_data() -> None:
-    """A template that does not fit the data fails the flow with the reason."""
+    """A template that fails on the data fails the flow with the reason."""
     with pytest.raises(FlowFailed, match="prompt template failed"):
         render("{{ query + 1 }}", query="a")
 
@@ -233,7 +233,7 @@ def test_images(image: Any, url: str) -> None:
 
 @pytest.mark.parametrize("images", [None, []])
 def test_no_images(images: Any) -> None:
-    """Without pictures the message is its text."""
+    """Without pictures, the content of the message is its text."""
     assert content("text", images) == "text"
 
 
@@ -250,6 +250,6 @@ def test_no_images(images: Any) -> None:
     ],
 )
 def test_wrong_images(images: Any) -> None:
-    """What is no picture is bad input; no file is ever read for a caller."""
+    """A value that is not a picture is bad input; no file is read for a caller."""
     with pytest.raises(BadInput):
         content("text", images)

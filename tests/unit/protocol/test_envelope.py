@@ -1,4 +1,4 @@
-"""The envelope as a list of attacks: what somebody on the wire may try, and what comes of it."""
+"""The envelope as a list of attacks: what an attacker on the wire may try, and how it ends."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def _header(sender: Identity, version: int = VERSION, kind: int = BundleKind.MES
 
 
 def test_what_alice_seals_for_bob_bob_opens_and_knows_to_be_hers() -> None:
-    """Without an attack, the bodies arrive whole, in order, and under the sender's name."""
+    """Without an attack, the bodies arrive complete, in order, and with the sender's id."""
     opened = _open(_letter(b"one", b"", b"three"))
     assert (opened.sender, opened.kind) == (ALICE.user_id, BundleKind.MESSAGES)
     assert opened.bodies == [b"one", b"", b"three"]
 
 
 def test_a_reader_of_the_wire_sees_no_body() -> None:
-    """Nothing of a body or of the recipient's id stands in the bytes that the broker sees."""
+    """The bytes that the broker sees hold no part of a body or of the recipient's id."""
     bundle = _letter()
     assert LETTER not in bundle
     assert BOB.public not in bundle
@@ -73,21 +73,21 @@ def test_a_stranger_cannot_open_what_is_for_bob() -> None:
 
 
 def test_a_stranger_cannot_write_in_the_name_of_alice() -> None:
-    """A bundle that Mallory seals and signs is not opened under Alice's name."""
+    """A bundle that Mallory seals and signs does not open as one of Alice."""
     header = _header(ALICE)
     plain = _signature(MALLORY, header, BOB, LETTER) + framing.pack([LETTER])
     assert _reason(_sealed(header, plain, MALLORY.box_with(BOB.public))) == "bad_seal"
 
 
 def test_bob_cannot_write_to_himself_in_the_name_of_alice() -> None:
-    """The box alone does not say who of the two wrote: the signature does, and Bob cannot make it."""
+    """The box does not show which of the two wrote it. The signature does, and Bob cannot make it."""
     header = _header(ALICE)
     plain = _signature(BOB, header, BOB, LETTER) + framing.pack([LETTER])
     assert _reason(_sealed(header, plain, BOB.box_with(ALICE.public))) == "bad_signature"
 
 
 def test_bob_cannot_pass_on_a_letter_as_if_alice_had_written_it_to_mallory() -> None:
-    """The signature covers the recipient, so signed bodies cannot be sealed anew for somebody else."""
+    """The signature covers the recipient, so signed bodies cannot be sealed again for another user."""
     opened = _open(_letter())
     header = _header(ALICE)
     plain = opened.proof[:SIGNATURE_BYTES] + framing.pack(opened.bodies)
@@ -104,26 +104,26 @@ def test_bob_cannot_pass_off_a_letter_of_alice_as_his_own() -> None:
 
 
 def test_a_letter_sent_back_to_its_sender_is_not_from_her() -> None:
-    """A bundle reflected as it is does not open."""
+    """A bundle that is sent back unchanged does not open."""
     assert _reason(_letter(), ALICE) == "bad_seal"
 
 
 def test_a_letter_sent_back_under_bobs_name_is_not_from_him() -> None:
-    """Both ways of a pair share one box key; the signature still tells who wrote."""
+    """Both directions of a pair share one box key; the signature still shows who wrote."""
     reflected = _header(BOB) + _letter()[HEADER_BYTES:]
     assert _reason(reflected, ALICE) == "bad_signature"
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 33, 34, 57, 58, 73, 74, 137, 138, -1])
 def test_a_changed_bit_spoils_the_letter(position: int) -> None:
-    """Each region, from the version to the last byte of the box, is covered."""
+    """Seal and signature cover each region, from the version to the last byte of the box."""
     bundle = bytearray(_letter(b"one", b"two"))
     bundle[position] ^= 0x40
     assert _reason(bytes(bundle)) in {"wrong_version", "malformed", "bad_seal", "bad_signature"}
 
 
 def test_messages_cannot_be_made_to_pass_for_a_notice() -> None:
-    """The kind is signed, so receipts cannot be made of messages nor messages of receipts."""
+    """The kind is signed, so messages cannot become receipts, nor receipts messages."""
     bundle = _letter()
     assert _reason(bundle[:1] + bytes([BundleKind.NOTICE]) + bundle[2:]) == "bad_signature"
 
@@ -136,19 +136,19 @@ def test_an_unknown_kind_is_malformed(kind: int) -> None:
 
 @pytest.mark.parametrize("version", [0, 2, 255])
 def test_another_version_is_refused_before_anything_else_is_looked_at(version: int) -> None:
-    """An older, weaker format cannot be forced upon us."""
+    """An attacker cannot make us use an older, weaker format."""
     assert _reason(bytes([version]) + bytes(300)) == "wrong_version"
 
 
 @pytest.mark.parametrize("length", [0, 1, HEADER_BYTES, HEADER_BYTES + NONCE_BYTES, 145])
 def test_a_stump_is_malformed(length: int) -> None:
-    """Bytes that cannot hold a signature and one body cost nothing to refuse."""
+    """Bytes too short for a signature and one body are malformed."""
     assert _reason(_letter()[:length]) == "malformed"
 
 
 @pytest.mark.parametrize("cut", [1, 10])
 def test_a_letter_cut_short_does_not_open(cut: int) -> None:
-    """The box is opened as a whole or not at all."""
+    """The box opens completely or not at all."""
     assert _reason(_letter(bytes(100))[:-cut]) == "bad_seal"
 
 
@@ -159,7 +159,7 @@ def test_a_letter_with_something_added_does_not_open() -> None:
 
 @pytest.mark.parametrize("key", [bytes(32), b"\1" + bytes(31), b"\xff" * 32])
 def test_a_sender_that_is_no_key_is_malformed(key: bytes) -> None:
-    """Points of small order and bytes that are no point are not taken for a sender."""
+    """Points of small order, and bytes that are no point, are not accepted as a sender."""
     bundle = _letter()
     assert _reason(bundle[:2] + key + bundle[HEADER_BYTES:]) == "malformed"
 
@@ -168,7 +168,7 @@ def test_a_sender_that_is_no_key_is_malformed(key: bytes) -> None:
     "bodies",
     [[b"two", b"one"], [b"one"], [b"one", b"two", b"three"], [b"onet", b"wo"], [b"onetwo"], [b"one", b"twO"]],
 )
-def test_bodies_cannot_be_swapped_dropped_added_or_cut_anew(bodies: list[bytes]) -> None:
+def test_bodies_cannot_be_swapped_dropped_added_or_cut_differently(bodies: list[bytes]) -> None:
     """The signature covers the hash of each body, in order."""
     header = _header(ALICE)
     plain = _signature(ALICE, header, BOB, b"one", b"two") + framing.pack(bodies)
@@ -184,14 +184,14 @@ def test_an_empty_bundle_is_malformed() -> None:
     "frame", [b"\0\0\0\0" + bytes(4), b"\xff" * 8, b"\0\0\0\1\0\0\0\5abcd", b"\0\0\0\1\0\0\0\2abcd"]
 )
 def test_lengths_that_lie_are_malformed(frame: bytes) -> None:
-    """A count or length that does not fit is found out without reading past the end."""
+    """A wrong count or length is detected without reading past the end."""
     header = _header(ALICE)
     plain = _signature(ALICE, header, BOB, LETTER) + frame
     assert _reason(_sealed(header, plain, ALICE.box_with(BOB.public))) == "malformed"
 
 
 def test_a_signature_for_something_else_does_not_pass_for_a_bundle() -> None:
-    """The domain tag keeps what is signed elsewhere, such as presence, from counting here."""
+    """The domain tag makes signatures of other things, such as presence, useless here."""
     header = _header(ALICE)
     signature = ALICE.sign(b"p2pflows retained 1\0" + header + BOB.public + sha256(LETTER).digest())
     plain = signature + framing.pack([LETTER])
@@ -199,35 +199,35 @@ def test_a_signature_for_something_else_does_not_pass_for_a_bundle() -> None:
 
 
 def test_a_replay_opens_again_and_is_left_to_the_journal() -> None:
-    """The envelope has no memory: the same bytes open twice, with the same ids in their bodies."""
+    """The envelope has no memory: the same bytes open twice, and the journal knows the ids in them."""
     envelope, bundle = Envelope(BOB), _letter()
     assert envelope.open(bundle) == envelope.open(bundle)
 
 
 def test_a_letter_to_a_user_id_that_is_no_key_is_never_made() -> None:
-    """Sealing for bytes that are no public key fails instead of making something that anyone could open."""
+    """Sealing for bytes that are not a public key fails, as anyone could open such a box."""
     for user in ("00" * 32, "01" + "00" * 31, "ff" * 32):
         with pytest.raises(ValueError, match="public key"):
             Envelope(ALICE).seal(BundleKind.MESSAGES, user, [LETTER], NONCE)
 
 
 def test_the_claimed_sender_costs_nothing_and_proves_nothing() -> None:
-    """For rate limits the header's sender can be read before opening; it may be a lie."""
+    """Rate limits can read the sender in the header before opening; it may be false."""
     bundle = _letter()
     assert claimed_sender(bundle) == ALICE.user_id
     assert claimed_sender(_header(MALLORY) + bundle[HEADER_BYTES:]) == MALLORY.user_id
 
 
 def test_bob_can_show_anyone_what_alice_wrote() -> None:
-    """The proof, with one body and both keys, convinces a third party of that body without the others."""
+    """The proof, with one body and both keys, convinces a third party without the other bodies."""
     opened = _open(_letter(b"one", b"two"))
     signature, hashes = opened.proof[:SIGNATURE_BYTES], opened.proof[SIGNATURE_BYTES:]
     assert sha256(b"two").digest() in {hashes[at : at + 32] for at in range(0, len(hashes), 32)}
     assert verify(ALICE.public, signature, DOMAIN + _header(ALICE) + BOB.public + hashes)
 
 
-def test_boxes_are_kept_for_as_many_peers_as_come_and_no_more() -> None:
-    """Bundles of very many senders do not fill the memory, and who was forgotten is still understood."""
+def test_the_number_of_cached_boxes_is_limited() -> None:
+    """The number of cached boxes is limited, and a sender whose box was dropped can still be opened."""
     envelope = Envelope(BOB)
     bundle = _letter()
     envelope.open(bundle)

@@ -1,4 +1,4 @@
-"""The key file: made private in one step, never replaced, and refused when somebody else may have touched it."""
+"""The key file: created private, never replaced, and refused when another user may have changed it."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everyt
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    """Where the key file of a new home would be."""
+    """Return the path of the key file in a new home."""
     return tmp_path / "home" / "identity.key"
 
 
 @pytest.fixture
 def open_umask() -> Iterator[None]:
-    """A umask that hides nothing from anybody."""
+    """Set a umask that allows every mode."""
     before = os.umask(0)
     yield
     os.umask(before)
 
 
 def test_a_key_that_was_made_is_found_again(key: Path) -> None:
-    """The user id stays the same from making the key to loading it."""
+    """The loaded key has the user id of the created one."""
     assert identity.create(key).user_id == identity.load(key).user_id
 
 
 def test_two_keys_are_two_users(tmp_path: Path) -> None:
-    """Every key that is made is a new one."""
+    """Every created key is a new one."""
     assert identity.create(tmp_path / "a").user_id != identity.create(tmp_path / "b").user_id
 
 
@@ -52,7 +52,7 @@ def test_the_key_file_is_private_whatever_the_umask(key: Path) -> None:
 
 @pytest.mark.usefixtures("open_umask")
 def test_the_key_is_never_readable_by_others_on_the_way(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file that ever holds the seed is opened with another mode than 0600, or made private only later."""
+    """Every file that ever holds the seed is opened with mode 0600."""
     modes: list[int] = []
     plain_open = os.open
 
@@ -72,13 +72,13 @@ def test_the_key_is_never_readable_by_others_on_the_way(key: Path, monkeypatch: 
 
 
 def test_making_a_key_leaves_nothing_else_behind(key: Path) -> None:
-    """The draft that the key was written to is gone."""
+    """The temporary file that the key was written to is gone."""
     identity.create(key)
     assert [path.name for path in key.parent.iterdir()] == ["identity.key"]
 
 
 def test_a_key_is_never_replaced(key: Path) -> None:
-    """Making a key where there is one fails, and leaves the old one as it was."""
+    """Creating a key where one exists fails, and leaves it unchanged."""
     identity.create(key)
     before = key.read_bytes()
     with pytest.raises(FileExistsError):
@@ -88,7 +88,7 @@ def test_a_key_is_never_replaced(key: Path) -> None:
 
 
 def test_of_many_who_make_a_key_at_once_one_wins(key: Path) -> None:
-    """However many processes start at once, there is one key, and it is whole."""
+    """However many threads create a key at once, there is one key, and it is complete."""
     made: list[str] = []
 
     def make() -> None:
@@ -106,7 +106,7 @@ def test_of_many_who_make_a_key_at_once_one_wins(key: Path) -> None:
 
 
 def test_a_dangling_link_is_not_followed_to_make_a_key(tmp_path: Path) -> None:
-    """A link that somebody laid out does not decide where the key is written."""
+    """A link does not decide where the key is written."""
     (tmp_path / "identity.key").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError):
         identity.create(tmp_path / "identity.key")
@@ -114,7 +114,7 @@ def test_a_dangling_link_is_not_followed_to_make_a_key(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_says_how_to_make_one(key: Path) -> None:
-    """Without a file the error names it and the command that makes it."""
+    """The error of a missing file names it, and the command that creates it."""
     with pytest.raises(UsageError, match="There is no identity") as error:
         identity.load(key)
     assert error.value.hint == "Make one with: p2pflows init"
@@ -135,7 +135,7 @@ def test_a_missing_key_says_how_to_make_one(key: Path) -> None:
     ],
 )
 def test_a_damaged_key_is_refused_and_kept(key: Path, content: bytes) -> None:
-    """A file that is no whole key gives a plain error, and is not touched."""
+    """A file that is not a complete key is a UsageError, and stays unchanged."""
     identity.create(key)
     key.write_bytes(content)
     with pytest.raises(UsageError, match="damaged, or is not a p2pflows key"):
@@ -145,7 +145,7 @@ def test_a_damaged_key_is_refused_and_kept(key: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o602, 0o644, 0o666, 0o777])
 def test_a_key_that_others_can_read_or_write_is_refused(key: Path, mode: int) -> None:
-    """Any right of the group or of others makes the key unusable until its owner has looked at it."""
+    """A key file with any right for the group or for others is refused."""
     identity.create(key)
     key.chmod(mode)
     with pytest.raises(UsageError, match="can be read by other users") as error:
@@ -155,7 +155,7 @@ def test_a_key_that_others_can_read_or_write_is_refused(key: Path, mode: int) ->
 
 @needs_root
 def test_a_key_of_another_user_is_refused(key: Path) -> None:
-    """A file that somebody else owns is not our key, whatever its mode."""
+    """A file that another user owns is refused, whatever its mode."""
     identity.create(key)
     os.chown(key, 12345, -1)
     with pytest.raises(UsageError, match="belongs to another user"):
@@ -164,7 +164,7 @@ def test_a_key_of_another_user_is_refused(key: Path) -> None:
 
 @not_as_root
 def test_a_key_that_cannot_be_read_is_refused(key: Path) -> None:
-    """A file that the system keeps from us gives a plain error."""
+    """A file without the right to read it is a UsageError."""
     identity.create(key)
     key.chmod(0)
     with pytest.raises(UsageError, match="cannot be read"):
@@ -172,7 +172,7 @@ def test_a_key_that_cannot_be_read_is_refused(key: Path) -> None:
 
 
 def test_a_link_in_place_of_the_key_is_refused(key: Path, tmp_path: Path) -> None:
-    """The key is the file itself: a link, even to a good key, is not followed."""
+    """A link is refused, even one to a good key."""
     identity.create(tmp_path / "other")
     key.parent.mkdir()
     key.symlink_to(tmp_path / "other")
@@ -181,14 +181,14 @@ def test_a_link_in_place_of_the_key_is_refused(key: Path, tmp_path: Path) -> Non
 
 
 def test_a_folder_in_place_of_the_key_is_refused(key: Path) -> None:
-    """What is no file gives a plain error."""
+    """A folder is a UsageError."""
     key.mkdir(parents=True)
     with pytest.raises(UsageError, match="cannot be read"):
         identity.load(key)
 
 
 def test_the_seed_is_not_shown() -> None:
-    """Printing an identity shows the user id and nothing secret."""
+    """Printing an identity shows the user id and no secret."""
     me = Identity(bytes(range(32)))
     assert me.user_id in repr(me)
     assert bytes(range(32)).hex() not in repr(me)
@@ -207,7 +207,7 @@ def test_a_signature_holds_for_its_key_and_message_alone() -> None:
 
 
 def test_derived_secrets_differ_by_purpose_and_user() -> None:
-    """A secret for one purpose tells nothing of that for another, and is the same each time."""
+    """A secret depends on the purpose and the user, and is the same each time."""
     me, other = Identity(b"a" * 32), Identity(b"b" * 32)
     secrets = {me.derive("one"), me.derive("two"), other.derive("one")}
     assert len(secrets) == 3

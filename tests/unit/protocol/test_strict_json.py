@@ -1,4 +1,4 @@
-"""JSON from outside: what no reader after us could take is refused where it comes in."""
+"""JSON from outside: values that a later reader could not take are refused where they arrive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOO_LARGE = ["1e999", "-1e999", "9" * 400 + ".0", "1" * 200 + "e200", "NaN", "In
 
 
 def message(data: str) -> bytes:
-    """The body of a call with this data."""
+    """Return the body of a call with this data."""
     user, some_id = "a" * 64, "0" * 32
     fields = {"id": some_id, "type": "call", "from": user, "to": user, "endpoint": "x", "conversation": some_id}
     return (
@@ -30,7 +30,7 @@ def message(data: str) -> bytes:
 
 @pytest.mark.parametrize("number", TOO_LARGE)
 def test_numbers_that_are_none(number: str) -> None:
-    """What would be written as Infinity or NaN again is refused, however it was spelt and wherever it stands."""
+    """A number that would be written as Infinity or NaN is refused, in any spelling and at any depth."""
     for text in (number, f'{{"a": {number}}}', f"[[1, {number}]]"):
         with pytest.raises(ValueError, match=r"."):
             strict_json.loads(text)
@@ -40,13 +40,13 @@ def test_numbers_that_are_none(number: str) -> None:
 
 @pytest.mark.parametrize("text", ['"NaN"', '["Infinity and beyond"]', '{"NaN": 1e308}', "9" * 400, "1e-999", "-0.0"])
 def test_numbers_that_are_some(text: str) -> None:
-    """Words, whole numbers of any length, and what is too small to tell from nought, pass."""
+    """Texts, whole numbers of any length, and numbers that round to zero are accepted."""
     assert strict_json.loads(text) == json.loads(text)
     assert Message.from_bytes(message(f'{{"a": {text}}}')).data == {"a": json.loads(text)}
 
 
 def test_a_message_leaves_room_around_it() -> None:
-    """A message at the limit can be put into other documents, many levels down; one level more is refused."""
+    """A message at the limit fits into other documents, many levels deep; one level more is refused."""
     deepest = strict_json.MAX_DEPTH - 2
     data = Message.from_bytes(message('{"a": ' + "[" * deepest + "]" * deepest + "}")).data
     strict_json.loads(json.dumps({"tasks": [{"records": [[1, "mark", {"data": data}]]}]}))
@@ -55,7 +55,7 @@ def test_a_message_leaves_room_around_it() -> None:
 
 
 def test_a_header_in_another_script() -> None:
-    """A frame takes about as many bytes as what it says, in any script; half a character does not spoil it."""
+    """A frame has about as many bytes as its text in any script; a lone surrogate does no harm."""
     channel = Channel(bytes(32))
     header = {"answers": [{"data": {"text": "語" * 230_000}}], "host": "\udc80"}
     frame = channel.seal("topic", header)
@@ -64,7 +64,7 @@ def test_a_header_in_another_script() -> None:
 
 
 def test_what_a_flow_wraps_too_deep() -> None:
-    """A flow that puts deep data into deeper data is told at once, as no frame could carry it."""
+    """Data that is nested too deeply is an error in the flow, as no frame could carry it."""
     data: list[Any] = []
     for _ in range(strict_json.MAX_DEPTH):
         data = [data]
@@ -74,7 +74,7 @@ def test_what_a_flow_wraps_too_deep() -> None:
 
 @given(st.from_regex(r"-?[0-9]{1,120}(\.[0-9]{0,120})?([eE][+-]?[0-9]{1,6})?", fullmatch=True))
 def test_every_number_that_is_none_is_found(number: str) -> None:
-    """Whatever JSON reads as infinite is refused, and nothing else is."""
+    """Exactly the numbers that JSON reads as infinite are refused."""
     try:
         finite = math.isfinite(json.loads(number, parse_int=float))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Topic names: built and read in one place, and never out of hostile parts."""
+"""Topic names: built and read in one place, and never from hostile parts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_a_name_of_letters_digits_and_two_marks_is_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_what_could_steer_a_topic_is_no_name(name: str) -> None:
-    """No separator, wildcard, space, control or foreign character gets into a topic."""
+    """A name holds no separator, wildcard, space, control or foreign character."""
     assert not topics.is_name(name)
     with pytest.raises(UsageError, match="cannot name a thing"):
         topics.check_name(name, "a thing")
 
 
 def test_names_that_begin_with_an_underscore_are_not_for_users() -> None:
-    """Nobody serves under the names of daemons."""
+    """Users cannot serve under the daemon's own endpoints."""
     assert topics.check_endpoint("User") == "User"
     for name in (topics.REPLY, topics.NOTICE, topics.FLOWS, "_mine"):
         with pytest.raises(UsageError, match="cannot name an endpoint"):
@@ -36,13 +36,13 @@ def test_names_that_begin_with_an_underscore_are_not_for_users() -> None:
 
 @pytest.mark.parametrize("text", ["a1" * 32, "0" * 64])
 def test_a_user_id_is_64_hex_digits(text: str) -> None:
-    """A user id has one form."""
+    """A user id is 64 lower-case hex digits."""
     assert topics.is_user_id(text)
 
 
 @pytest.mark.parametrize("text", ["", "a1" * 31, "a1" * 33, "A1" * 32, "g1" * 32, "a1" * 32 + "\n"])
 def test_what_is_not_64_lower_case_hex_digits_is_no_user_id(text: str) -> None:
-    """A user id has only one form, so that one user is one topic."""
+    """A user id has one form, so that a user has one topic."""
     assert not topics.is_user_id(text)
 
 
@@ -66,12 +66,12 @@ def test_topics_have_the_form_of_the_protocol() -> None:
     ],
 )
 def test_a_topic_that_was_built_is_read_back(topic: str, meaning: object) -> None:
-    """What a daemon reads is understood."""
+    """A daemon reads the topics that others build."""
     assert topics.parse(topic) == meaning
 
 
 def test_the_topic_of_a_worker() -> None:
-    """A worker on this machine names the topic that it reads."""
+    """A local worker names the topic that it reads."""
     assert topics.parse(topics.dispatch(USER, "gpu", "w-1")) == topics.DispatchTopic(USER, "gpu", "w-1")
 
 
@@ -94,5 +94,5 @@ def test_the_topic_of_a_worker() -> None:
     ],
 )
 def test_a_topic_that_no_daemon_reads_means_nothing(topic: str) -> None:
-    """Topics of other versions, forms and readers are not taken for ours."""
+    """Topics of other versions and forms are not ours."""
     assert topics.parse(topic) is None

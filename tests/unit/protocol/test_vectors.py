@@ -1,4 +1,4 @@
-"""The code against the frozen bytes in tests/vectors, both ways; a change of those changes the protocol."""
+"""The code against the frozen bytes in tests/vectors, in both directions; other bytes are another protocol."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_a_seed_gives_its_user_id_and_keys(case: dict[str, Any]) -> None:
 
 @_cases("uuid7")
 def test_a_message_id_is_a_uuid_of_version_7(case: dict[str, Any]) -> None:
-    """An id is made of 48 bits of time and 74 random bits, as RFC 9562 orders them."""
+    """An id has 48 bits of time and 74 random bits, in the order of RFC 9562."""
     assert new_id(case["unix_ms"], bytes.fromhex(case["random"])) == case["id"]
 
 
 @_cases("message")
 def test_a_message_is_written_as_frozen_and_read_back(case: dict[str, Any]) -> None:
-    """A body has the frozen bytes, fields at their defaults left out, and reads back as the same message."""
+    """A body has the frozen bytes, without default fields, and is read back as the same message."""
     message = Message.model_validate(case["message"])
     assert message.to_bytes() == case["body"].encode()
     assert Message.model_validate_json(case["body"]) == message
@@ -70,20 +70,20 @@ def test_a_message_is_written_as_frozen_and_read_back(case: dict[str, Any]) -> N
 
 @_cases("message", "reads")
 def test_other_texts_of_a_message_mean_the_same(case: dict[str, Any]) -> None:
-    """Order, white space, unknown fields and explicit defaults do not change what a body says."""
+    """Order, white space, unknown fields and explicit defaults do not change the message."""
     assert Message.model_validate_json(case["body"]) == Message.model_validate(case["message"])
 
 
 @_cases("message", "malformed")
 def test_a_malformed_body_is_no_message(case: dict[str, Any]) -> None:
-    """What breaks the form of a body is refused as a whole."""
+    """A malformed body is refused as a whole."""
     with pytest.raises(ValidationError):
         Message.model_validate_json(case["body"])
 
 
 @_cases("bundle")
 def test_sealing_gives_the_frozen_bundle(case: dict[str, Any]) -> None:
-    """With the same keys, nonce and bodies, sealing gives the same bytes."""
+    """The same keys, nonce and bodies are sealed to the same bytes."""
     envelope = Envelope(_identity(case["sender_seed"]))
     bodies = [body.encode() for body in case["bodies"]]
     bundle = envelope.seal(BundleKind(case["kind"]), case["recipient"], bodies, bytes.fromhex(case["nonce"]))
@@ -92,7 +92,7 @@ def test_sealing_gives_the_frozen_bundle(case: dict[str, Any]) -> None:
 
 @_cases("bundle")
 def test_opening_gives_what_was_sealed(case: dict[str, Any]) -> None:
-    """The recipient finds the sender, the kind, the bodies and a proof that anyone can check."""
+    """The recipient reads the sender, the kind, the bodies, and a proof that a third party can check."""
     seeds = _load("bundle")["seeds"]
     sender = _identity(case["sender_seed"])
     opened = Envelope(_identity(seeds[case["recipient"]])).open(bytes.fromhex(case["bundle"]))
@@ -115,19 +115,19 @@ def test_the_parts_of_a_bundle_stand_where_the_protocol_says(case: dict[str, Any
 
 
 def _notices() -> list[str]:
-    """The bodies of all notices in the vectors."""
+    """Return the bodies of all notices in the vectors."""
     cases = _load("bundle")["cases"]
     return [body for case in cases if case["kind"] == BundleKind.NOTICE for body in case["bodies"]]
 
 
 @pytest.mark.parametrize("body", _notices())
 def test_a_notice_is_read_and_written_as_frozen(body: str) -> None:
-    """Every line of a notice survives reading and writing, and its bytes are the frozen ones."""
+    """Each line of a notice is read and written, and the bytes are the frozen ones."""
     assert Notice.model_validate_json(body).to_bytes() == body.encode()
 
 
 def test_every_field_is_in_a_vector() -> None:
-    """Each field of a message and of a notice is frozen in at least one case (scripts/vector.py adds one)."""
+    """At least one frozen case has each field of a message and of a notice (scripts/vector.py adds one)."""
     bodies: dict[type[Message | Notice], list[str]] = {
         Message: [case["body"] for case in _load("message")["cases"]],
         Notice: _notices(),
@@ -139,7 +139,7 @@ def test_every_field_is_in_a_vector() -> None:
 
 @_cases("bundle")
 def test_the_script_that_adds_vectors_seals_as_frozen(case: dict[str, Any]) -> None:
-    """scripts/vector.py makes the frozen bundles again from their names, bodies, nonces and keys."""
+    """scripts/vector.py creates the frozen cases again from their names, bodies, nonces and keys."""
     seeds = (bytes.fromhex(case["sender_seed"]), bytes.fromhex(_load("bundle")["seeds"][case["recipient"]]))
     nonce = bytes.fromhex(case["nonce"])
     assert SCRIPT["bundle"](case["name"], BundleKind(case["kind"]), case["bodies"], nonce, seeds=seeds) == case
@@ -147,7 +147,7 @@ def test_the_script_that_adds_vectors_seals_as_frozen(case: dict[str, Any]) -> N
 
 @_cases("refused")
 def test_a_bundle_that_is_not_whole_is_refused_by_name(case: dict[str, Any]) -> None:
-    """Each way to damage, forge or misdirect a bundle is refused under its own reason."""
+    """Each way to damage, forge or misdirect a bundle is refused with its own reason."""
     with pytest.raises(Refused) as refused:
         Envelope(_identity(case["recipient_seed"])).open(bytes.fromhex(case["bundle"]))
     assert refused.value.reason == case["reason"]
@@ -161,7 +161,7 @@ class _Delivery:
 
 
 class _Stopped:
-    """A clock that stands still."""
+    """A clock that does not advance."""
 
     def now(self) -> int:
         return int(_load("delivery")["now"])
@@ -212,14 +212,14 @@ def bob(tmp_path: Path) -> Iterator[Node]:
 
 @_cases("delivery")
 def test_a_delivery_without_effect_is_counted_by_name(case: dict[str, Any], bob: Node) -> None:
-    """What is well sealed and still wrong is counted once under its reason, and nothing comes of it."""
+    """A delivery that is sealed correctly and wrong otherwise is counted once with its reason, and has no effect."""
     bob.process_batch([_Delivery(case["topic"], bytes.fromhex(case["payload"]), case["retain"])])
     assert bob.journal.counters == {f"refused.{case['reason']}": 1}
 
 
 @_cases("presence")
 def test_a_retained_fact_is_signed_as_frozen_and_believed(case: dict[str, Any]) -> None:
-    """Status and card have the frozen bytes, and who reads them learns the fact."""
+    """Status and card have the frozen bytes, and a reader learns the fact."""
     sealed = presence.seal(_identity(case["seed"]), case["topic"], case["fact"])
     assert sealed.hex() == case["payload"]
     assert presence.open_signed(case["user"], case["topic"], sealed) == case["fact"]
@@ -227,7 +227,7 @@ def test_a_retained_fact_is_signed_as_frozen_and_believed(case: dict[str, Any]) 
 
 @_cases("presence", "ignored")
 def test_a_retained_fact_that_its_user_did_not_sign_is_ignored(case: dict[str, Any]) -> None:
-    """What is not signed by that user for that topic tells nothing."""
+    """A fact without that user's signature for that topic has no effect."""
     assert presence.open_signed(case["user"], case["topic"], bytes.fromhex(case["payload"])) is None
 
 
@@ -240,7 +240,7 @@ def test_a_frame_opens_as_frozen(case: dict[str, Any]) -> None:
 
 @_cases("channel")
 def test_a_frame_is_sealed_as_frozen_but_for_its_nonce(case: dict[str, Any]) -> None:
-    """What we seal, opened and sealed again under the frozen nonce, is the frozen frame."""
+    """A frame of ours, opened and sealed again with the frozen nonce, is the frozen frame."""
     key = bytes.fromhex(case["key"])
     frame = Channel(key).seal(case["topic"], case["header"], [blob.encode() for blob in case["blobs"]])
     plain = SecretBox(key).decrypt(frame)
@@ -274,14 +274,14 @@ def test_the_script_that_adds_vectors_seals_frames_as_frozen(case: dict[str, Any
 
 @_cases("channel", "bad_frame")
 def test_a_frame_of_anybody_else_is_refused(case: dict[str, Any]) -> None:
-    """A frame of another key or topic, or a damaged one, is no frame."""
+    """A frame of another key or topic, or a damaged one, is refused."""
     with pytest.raises(BadFrame):
         Channel(bytes.fromhex(case["key"])).open(case["topic"], bytes.fromhex(case["frame"]))
 
 
 @_cases("token")
 def test_a_worker_token_is_written_and_read_as_frozen(case: dict[str, Any]) -> None:
-    """A token is the frozen text, and gives back the enrolment."""
+    """A token is the frozen text, and holds the enrolment."""
     fields = case["enrolment"]
     enrolment = Enrolment(fields["broker"], fields["user"], fields["point"], bytes.fromhex(fields["key"]))
     assert enrolment.token() == case["token"]
@@ -290,12 +290,12 @@ def test_a_worker_token_is_written_and_read_as_frozen(case: dict[str, Any]) -> N
 
 @_cases("token", "refused")
 def test_a_damaged_worker_token_is_refused(case: dict[str, Any]) -> None:
-    """A token that is not whole gives a plain error."""
+    """An incomplete token is a UsageError."""
     with pytest.raises(UsageError, match="not a complete worker token"):
         channel.read_token(case["token"])
 
 
 def test_every_file_of_vectors_is_used() -> None:
-    """No vectors lie about that nothing checks."""
+    """A test reads every file of vectors."""
     source = Path(__file__).read_text(encoding="utf-8")
     assert [path.stem for path in VECTORS.glob("*.json") if f'"{path.stem}"' not in source] == []
