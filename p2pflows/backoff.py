@@ -1,22 +1,22 @@
-"""How long to wait before trying again: delays that grow to a limit, with jitter so that peers do not march in step."""
+"""How long to wait before the next attempt: delays that grow to a limit, with jitter against simultaneous retries."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 _MAX_EXPONENT = 64
-"""Far beyond every limit that is in use; a float overflows at 2**1024."""
+"""Any larger exponent means `max_s`, and a float overflows at 2**1024."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The delays between attempts, without a clock and without chance: callers supply both.
+    """The delays between attempts. It has no clock and no randomness: callers count failures and supply chance.
 
     Attributes:
         initial_s: seconds after the first failure.
         max_s: seconds that no delay exceeds before its jitter.
         factor: how much longer each delay is than the one before.
-        jitter: the least and the most that a delay is multiplied by; (1, 1) leaves it as it is.
+        jitter: the least and the greatest factor that chance applies to a delay; (1, 1) for no jitter.
     """
 
     initial_s: float
@@ -29,7 +29,7 @@ class Backoff:
 
         Args:
             failures: how many attempts failed before the last one, from 0.
-            chance: where in the range of the jitter the delay lies, from 0 to 1.
+            chance: a random number from 0 to 1; 0 applies the least factor of the jitter, 1 the greatest.
         """
         least, most = self.jitter
         delay = min(self.initial_s * self.factor ** min(failures, _MAX_EXPONENT), self.max_s)
