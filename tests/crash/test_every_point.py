@@ -1,4 +1,4 @@
-"""A daemon may die at any named point of its code: nothing accepted is lost, and nothing takes effect twice."""
+"""A daemon may be killed at any crash point: no accepted message is lost, and none takes effect twice."""
 
 from __future__ import annotations
 
@@ -33,13 +33,16 @@ from p2pflowsd.running.catalog import Catalog, Served
 
 SEED = 4
 OCCURRENCES = 12 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 4
-"""How many passages of each point are tried at most, from the first to the last."""
+"""At how many passages of each point the daemon is killed at most, from the first to the last."""
 
 
-def little_life(world: World) -> Counter[str]:
-    """Ann sends bob one of everything, and whoever dies is started again; gives how often each point was passed.
+def one_of_everything(world: World) -> Counter[str]:
+    """Let Ann send Bob one message of every kind, and start every daemon again that is killed.
 
-    Composites of both run meanwhile, over both daemons, and one that can never be mounted.
+    Meanwhile composites run across both daemons, and somebody calls one that cannot be mounted.
+
+    Returns:
+        How often each daemon passed each crash point, by "name point".
     """
     ann, bob = world.machines
     before = {machine.name: machine.faults.passed.copy() for machine in world.machines}
@@ -58,7 +61,7 @@ def little_life(world: World) -> Counter[str]:
             for endpoint, instance in ann.mounted(bob)
         ],
         0.6: lambda: slow.append(ann.send(Type.CALL, bob, ECHO, {"number": 4, "seconds": 1.0}, 600)),
-        0.8: lambda: ann.ask(lambda node: node.messages.cancel(slow[0].result)) if slow and slow[0].told else None,
+        0.8: lambda: ann.ask(lambda node: node.messages.cancel(slow[0].result)) if slow and slow[0].done else None,
         0.9: lambda: bob.send(Type.CALL, ann, ECHO, {"number": 5}, 600),
         1.2: lambda: answer(world),
     }
@@ -78,37 +81,37 @@ def little_life(world: World) -> Counter[str]:
 
 
 def answer(world: World) -> None:
-    """All humans answer all that they are asked."""
+    """Let all humans answer all their prompts."""
     for machine in world.machines:
         for prompt, kind in machine.open_prompts():
             if kind == "call":
                 machine.answer(prompt, "yes")
 
 
-def promises_broken(world: World) -> list[str]:
-    """What is wrong at the end of a little life in which one daemon died once."""
-    wrong = [*world.settle(), *check(world.facts)]
+def violations(world: World) -> list[str]:
+    """Describe what is wrong after `one_of_everything`, in which one daemon was killed once."""
+    found = [*world.settle(), *check(world.facts)]
     endpoints = {fact.id: fact.about["endpoint"] for fact in world.facts if fact.kind == "accepted"}
     ends = {fact.id: fact.about["state"] for fact in world.facts if fact.kind == "outgoing_moved"}
     for fact in world.facts:
         wanted = ("failed",) if endpoints.get(fact.id) == flows.RUIN else ("done", "cancelled")
         if fact.kind == "confirmed" and ends[fact.id] not in wanted:
-            wrong.append(f"{fact.id} was accepted, and ended as {ends[fact.id]}")
-    return wrong
+            found.append(f"{fact.id} was accepted, and ended as {ends[fact.id]}")
+    return found
 
 
 @pytest.fixture(scope="module")
 def passages() -> Counter[str]:
-    """How often each point is passed in a life without faults."""
+    """How often each point is passed if no daemon is killed."""
     with World(SEED) as world:
         world.run(0.5)
-        counts = little_life(world)
-        assert promises_broken(world) == []
+        counts = one_of_everything(world)
+        assert violations(world) == []
     return counts
 
 
 def test_all_points_are_known(passages: Counter[str]) -> None:
-    """The points that tests crash at are those in the code, and one little life passes all of them."""
+    """The tests know all crash points in the code, and `one_of_everything` passes each of them."""
     source = "".join(path.read_text() for path in Path(next(iter(p2pflowsd.__path__))).rglob("*.py"))
     assert set(re.findall(r'reach\("([^"]+)"\)', source)) == set(POINTS)
     assert {name.split()[1] for name in passages} == set(POINTS)
@@ -117,7 +120,7 @@ def test_all_points_are_known(passages: Counter[str]) -> None:
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("who", ["ann", "bob"])
 def test_simulated_crash(who: str, point: str, passages: Counter[str]) -> None:
-    """Wherever a daemon dies, after its restart everything ends as it would have, once."""
+    """Wherever a daemon is killed, everything ends once after its restart, as it would have ended without that."""
     count = passages[f"{who} {point}"]
     assert count > 0
     for passage in sorted({1 + number * (count - 1) // (OCCURRENCES - 1) for number in range(OCCURRENCES)}):
@@ -125,14 +128,14 @@ def test_simulated_crash(who: str, point: str, passages: Counter[str]) -> None:
             world.run(0.5)
             machine: Machine = next(machine for machine in world.machines if machine.name == who)
             machine.faults.arm(point, passage)
-            little_life(world)
+            one_of_everything(world)
             assert machine.kills == 1, f"passage {passage} of {count} was not reached"
-            assert promises_broken(world) == [], f"passage {passage} of {count}"
+            assert violations(world) == [], f"passage {passage} of {count}"
 
 
 # The same with real processes, a real broker and real files.
 
-MOMENTS = dict.fromkeys(POINTS, 1) | {
+PASSAGES = dict.fromkeys(POINTS, 1) | {
     "node.received": 8,
     "journal.before_commit": 7,
     "journal.after_commit": 6,
@@ -141,9 +144,9 @@ MOMENTS = dict.fromkeys(POINTS, 1) | {
     "dispatch.after_publish": 3,
     "runs.recorded": 5,
     "runs.ended": 3,
-    "instances.kept": 3,
+    "instances.saved": 3,
 }
-"""At which passage a real daemon dies: beyond those of its start, among those of traffic."""
+"""At which passage a real daemon is killed: after those of its start, among those of the traffic."""
 RELAY = "relay"
 FLOWS = """
 import os
@@ -168,52 +171,52 @@ class Relay(CompositeFlow):
 TIMEOUT_S = 20.0
 
 
-class Teller:
-    """A real person whose journal keeps a history, and who remembers what their daemon said is accepted."""
+class RealPerson:
+    """A real person whose journal records a history, and who notes which messages their daemon has accepted."""
 
     def __init__(self, person: Person) -> None:
         self.person = person
-        self.told: list[Fact] = []
+        self.confirmed: list[Fact] = []
         self._path = person.home / "journal.sqlite3"
         flow = person.write_file("flows.py", FLOWS)
-        place: dict[str, Any] = {"cwd": str(flow.parent), "dispatch_point": "default"}
+        where: dict[str, Any] = {"cwd": str(flow.parent), "dispatch_point": "default"}
         journal = Journal(self._path, person.user_id, NoFaults())
         with journal.transaction():
             catalog = Catalog(journal)
-            catalog.put(Served(endpoint=ECHO, kind="python", target=f"{flow}:echo", **place))
-            catalog.put(Served(endpoint=RELAY, kind="class", target=f"{flow}:Relay", **place))
+            catalog.put(Served(endpoint=ECHO, kind="python", target=f"{flow}:echo", **where))
+            catalog.put(Served(endpoint=RELAY, kind="class", target=f"{flow}:Relay", **where))
         journal.close()
         history.install(self._path)
 
-    def send(self, to: Teller, number: int) -> None:
-        """Send calls and a post; while the daemon is dead or dying, nothing is promised."""
+    def send(self, to: RealPerson, number: int) -> None:
+        """Send calls and a post; messages that a dead daemon does not accept are not noted."""
         with contextlib.suppress(DaemonNotRunning):
             for method, endpoint in (("submit", ECHO), ("send", ECHO), ("submit", RELAY)):
                 address = f"{to.person.name}/{endpoint}"
-                told = self.person.request(method, address=address, data={"number": number}, timeout=600)
-                self.told.append(Fact(0, self.person.user_id, "confirmed", told["id"]))
+                accepted = self.person.request(method, address=address, data={"number": number}, timeout=600)
+                self.confirmed.append(Fact(0, self.person.user_id, "confirmed", accepted["id"]))
 
     def is_settled(self) -> bool:
-        """Whether all that was sent and all that has come has its end."""
+        """Return whether everything that was sent or received has ended."""
         with contextlib.closing(sqlite3.connect(self._path)) as db:
             sent = db.execute("SELECT count(*) FROM outgoing WHERE state IN ('pending', 'stored')").fetchone()
             come = db.execute("SELECT count(*) FROM incoming WHERE state IN ('blocked', 'ready', 'kept')").fetchone()
         return (sent, come) == ((0,), (0,))
 
     def history(self) -> list[Fact]:
-        """All that the journal has recorded, and all that was said."""
+        """Return the facts of the journal, and the accepted messages."""
         with contextlib.closing(sqlite3.connect(self._path)) as db:
             recorded, _ = history.read(db, self.person.user_id)
-        return [*self.told, *recorded]
+        return [*self.confirmed, *recorded]
 
 
 @pytest.fixture
-def tellers() -> Iterator[tuple[Teller, Teller]]:
-    """Ann and bob, who know each other; the broker belongs to ann's daemon, which lives."""
+def real_people() -> Iterator[tuple[RealPerson, RealPerson]]:
+    """Ann and Bob, who are contacts of each other; Ann's daemon runs the broker, and is not killed."""
     network = Network("mosquitto" if MOSQUITTO else "iotcore")
     try:
         people = [network.person(name) for name in ("ann", "bob")]
-        ann, bob = (Teller(person) for person in people)
+        ann, bob = (RealPerson(person) for person in people)
         for one, other in (people, people[::-1]):
             Contacts(one.home / "contacts.yaml").add(other.name, other.user_id)
             one.start()
@@ -222,22 +225,22 @@ def tellers() -> Iterator[tuple[Teller, Teller]]:
         network.close()
 
 
-def test_real_crash(tellers: tuple[Teller, Teller]) -> None:
-    """Real daemons that die at each point in turn, in the middle of traffic, lose nothing and do nothing twice."""
-    ann, bob = tellers
+def test_real_crash(real_people: tuple[RealPerson, RealPerson]) -> None:
+    """A real daemon that is killed at each point in turn, during traffic, loses nothing and does nothing twice."""
+    ann, bob = real_people
     number = 0
     bob.person.stop()
-    for point, passage in MOMENTS.items():
+    for point, passage in PASSAGES.items():
         bob.person.environment["P2PFLOWS_CRASH_AT"] = f"{point}:{passage}"
-        dying = bob.person.start(wait=False).daemon
-        assert dying is not None
+        doomed = bob.person.start(wait=False).daemon
+        assert doomed is not None
         deadline = time.monotonic() + TIMEOUT_S
-        while dying.poll() is None and time.monotonic() < deadline:
+        while doomed.poll() is None and time.monotonic() < deadline:
             number += 1
             ann.send(bob, number)
             bob.send(ann, number)
             time.sleep(0.05)
-        assert dying.poll() == 137, f"at {point}"
+        assert doomed.poll() == 137, f"at {point}"
     del bob.person.environment["P2PFLOWS_CRASH_AT"]
     bob.person.ready()
     wait_until(lambda: ann.is_settled() and bob.is_settled(), TIMEOUT_S)
@@ -245,4 +248,4 @@ def test_real_crash(tellers: tuple[Teller, Teller]) -> None:
     assert check(facts) == []
     ends = Counter(fact.about["state"] for fact in facts if fact.kind == "outgoing_moved")
     assert ends["expired"] + ends["failed"] == 0
-    assert ends["done"] >= len(ann.told + bob.told) > len(MOMENTS)
+    assert ends["done"] >= len(ann.confirmed + bob.confirmed) > len(PASSAGES)

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from simulation.soak import Life
+from simulation.soak import RandomActions
 from simulation.world import World
 
 from p2pflowsd.journal.migrations import migrate
@@ -34,9 +34,9 @@ def statements(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[str]:
 
     monkeypatch.setattr(sqlite3, "connect", traced)
     with World(7, people=2) as world:
-        life = Life(world, Random(7))  # noqa: S311 - a simulation, no secrets
+        actions = RandomActions(world, Random(7))  # noqa: S311 - a simulation, no secrets
         for _ in range(steps):
-            life.step()
+            actions.step()
         world.settle()
     return [text for text in found.values() if text.startswith(("SELECT", "UPDATE", "DELETE"))]
 

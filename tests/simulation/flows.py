@@ -1,6 +1,17 @@
-"""Classes for simulated workers: what flow authors write, as scripts that say what they want and go on with the answer.
+"""The classes that simulated workers run, as scripts: generators that yield actions and get the results.
 
-Every script keeps in its state which messages it has run on, so that the checker can tell what took effect.
+Every script stores in its state the messages that it has run on, so that the checker knows what took effect.
+
+The data of a message may tell a class what to do:
+    seconds: how long a counter or a pair takes; some milliseconds by default.
+    fails: the text of an error with which the run ends.
+    human: a pair or a clerk asks a human instead of a counter.
+    subflow_data: what a pair or a clerk sends to its subflows.
+    reply_data: what a counter adds to its reply.
+    answer_seconds: how long a pair takes for an answer of a subflow.
+    timeout: after how many seconds the first call of a guide expires.
+    cancel_after: after how many seconds a guide withdraws its question.
+    max_pause: how many seconds at most a composite pauses between its actions.
 """
 
 from __future__ import annotations
@@ -24,7 +35,7 @@ HUMAN = "User"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Send a call now; the script goes on with its number."""
+    """Send a call now; the result is its number in the run."""
 
     user: str
     endpoint: str
@@ -36,46 +47,46 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait for the end of a call, with its number."""
+    """Wait for the end of a call; the result is its answer or error."""
 
     call: int
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Withdraw a call, with its number."""
+class Cancel:
+    """Withdraw a call."""
 
     call: int
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Have something done once, and its result kept."""
+    """Compute something once, and store the result."""
 
     compute: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Take so many seconds."""
+    """Pause for some seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """Tell the caller something before the answer."""
+class SendProgress:
+    """Send progress to the caller."""
 
     data: dict[str, Any]
 
 
-Wish = Call | Wait | Withdraw | Step | Pause | Tell
-Script = Generator[Wish, Any, dict[str, Any]]
-"""What a run does; what it gives in the end is what the daemon gets."""
+Action = Call | Wait | Cancel | Step | Pause | SendProgress
+Script = Generator[Action, Any, dict[str, Any]]
+"""The actions of a run; it returns the content of the frame to the daemon."""
 
 
 def subflows(me: str, neighbour: str) -> dict[str, dict[str, list[str]]]:
-    """Of which flows each composite is made, as (user, endpoint) under a key."""
+    """Return the subflows of each class, as (user, endpoint) by key."""
     return {
         COUNTER: {},
         TALLY: {},
@@ -89,45 +100,44 @@ def subflows(me: str, neighbour: str) -> dict[str, dict[str, list[str]]]:
     }
 
 
-class Turn:
-    """What a script has to know and to fill in, for one task of a class."""
+class ScriptContext:
+    """The input of a script for one task, and the output that it collects."""
 
     def __init__(self, task: TaskSpec, random: Random) -> None:
-        self.order: dict[str, Any] = json.loads(task.data)
+        self.payload: dict[str, Any] = json.loads(task.data)
         self.random = random
         self.message = task.message
-        self.data: dict[str, Any] = self.order.get("data", {})
-        self.about: dict[str, Any] = self.order.get("about", {})
+        self.data: dict[str, Any] = self.payload.get("data", {})
+        self.about: dict[str, Any] = self.payload.get("about", {})
         self.subflows: dict[str, Any] = {}
         self.state: dict[str, Any] = {}
         self.out: list[dict[str, Any]] = []
         self._task = task
 
     def script(self) -> Script:
-        """All of it: mounted first if it is not there yet, then run."""
-        order, mounted = self.order, None
-        if order.get("mount") is not None:
-            mounted = yield from self._mount(order["mount"])
+        """Mount the instance if it does not exist, then run it."""
+        payload, mounted = self.payload, None
+        if payload.get("mount") is not None:
+            mounted = yield from self._mount(payload["mount"])
             self.subflows = mounted["subflows"]
         elif self._task.op == "run":
-            self.subflows, self.state = order["subflows"], order["state"] or {}
-        made = {} if mounted is None else {"mounted": mounted}
+            self.subflows, self.state = payload["subflows"], payload["state"] or {}
+        content = {} if mounted is None else {"mounted": mounted}
         if self._task.op == "mount":
-            return {"out": [], **made}
+            return {"out": [], **content}
         self.state = {"seen": [], "open": {}, **self.state}
         self.state["seen"].append(self.message)
         yield from _CLASSES[self._task.endpoint](self)
-        return {"out": self.out, "state": self.state, **made}
+        return {"out": self.out, "state": self.state, **content}
 
-    def _mount(self, mount: dict[str, Any]) -> Generator[Wish, Any, dict[str, Any]]:
-        asked = {}
+    def _mount(self, mount: dict[str, Any]) -> Generator[Action, Any, dict[str, Any]]:
+        calls = {}
         for key, (user, endpoint) in mount["config"]["subflows"].items():
             data = {"op": "mount", "endpoint": endpoint, "config_overrides": {}, "path": mount["path"]}
-            asked[key] = yield Call(user, topics.INSTANCES, None, data, key)
+            calls[key] = yield Call(user, topics.INSTANCES, None, data, key)
         parts = {}
-        for key, k in asked.items():
-            outcome = yield Wait(k)
-            granted = _data(outcome)
+        for key, call in calls.items():
+            granted = _data((yield Wait(call)))
             user, endpoint = mount["config"]["subflows"][key]
             parts[key] = {
                 "user": user,
@@ -138,126 +148,128 @@ class Turn:
         return {"config": mount["config"], "subflows": parts}
 
     def call(self, key: str, data: dict[str, Any], timeout: float | None = None) -> Call:
-        """A call to a subflow."""
+        """Return the action that calls a subflow."""
         part = self.subflows[key]
         return Call(part["user"], part["endpoint"], part["instance"], data, key, timeout)
 
     def call_back(self, key: str, packaged: str, data: dict[str, Any]) -> None:
-        """Call a subflow when this run ends well; its answer is a message for a later run."""
+        """Call a subflow when this run ends without an error; the answer starts another run."""
         part = self.subflows[key]
         self.out.append({"op": "call_back", "subflow": key, "packaged": packaged, "data": data, "source": key, **part})
 
     def reply(self, data: dict[str, Any], request: str | None = None, error: dict[str, Any] | None = None) -> None:
-        """Answer a request when this run ends well."""
+        """Answer a request when this run ends without an error."""
         self.out.append({"op": "reply", "request": request or self.message, "data": data, "error": error})
 
 
-def _counter(turn: Turn) -> Script:
-    """Say how many messages it has run on, and what it was asked."""
-    yield Pause(float(turn.data.get("seconds", 0.02 * turn.random.random())))
-    _fail_if_told(turn)
-    turn.reply(
+def _counter(context: ScriptContext) -> Script:
+    """Reply with the data, and with the number of messages that the instance has run on."""
+    yield Pause(float(context.data.get("seconds", 0.02 * context.random.random())))
+    _fail_if_requested(context)
+    context.reply(
         {
-            "echo": turn.data,
-            **turn.data.get("says", {}),
-            "count": len(turn.state["seen"]),
-            "run": turn.random.randrange(2**32),
+            "echo": context.data,
+            **context.data.get("reply_data", {}),
+            "count": len(context.state["seen"]),
+            "run": context.random.randrange(2**32),
         }
     )
     return {}
 
 
-def _pair(turn: Turn) -> Script:
-    """Ask two counters, or a counter and a human, without waiting, and answer what was kept once both have answered."""
-    waiting = turn.state["open"]
-    if turn.order["type"] in ("call", "post"):
-        yield Pause(float(turn.data.get("seconds", 0.02 * turn.random.random())))
-        _fail_if_told(turn)
-        waiting[turn.message] = {"echo": turn.data, "wants": turn.order["type"] == "call"}
-        keys = ["near", "human" if turn.data.get("human") and "human" in turn.subflows else "far"]
-        waiting[turn.message]["keys"] = keys
-        text = f"{turn.message}: shall we?"
+def _pair(context: ScriptContext) -> Script:
+    """Call two counters, or a counter and a human; a later run answers the request once both have answered."""
+    waiting = context.state["open"]
+    if context.payload["type"] in ("call", "post"):
+        yield Pause(float(context.data.get("seconds", 0.02 * context.random.random())))
+        _fail_if_requested(context)
+        waiting[context.message] = {"echo": context.data, "wants_reply": context.payload["type"] == "call"}
+        keys = ["near", "human" if context.data.get("human") and "human" in context.subflows else "far"]
+        waiting[context.message]["keys"] = keys
+        text = f"{context.message}: shall we?"
         for key in keys:
-            turn.call_back(key, f"{turn.message} {key}", {"text": text, **turn.data.get("asks", {})})
+            context.call_back(key, f"{context.message} {key}", {"text": text, **context.data.get("subflow_data", {})})
         return {}
-    yield Pause(float(turn.data.get("ponders", 0.02 * turn.random.random())))
-    request, key = turn.about["packaged"].split()
-    if request not in waiting:  # the checker knows whether that may be
+    yield Pause(float(context.data.get("answer_seconds", 0.02 * context.random.random())))
+    request, key = context.about["packaged"].split()
+    if request not in waiting:  # the checker finds out whether that is right
         return {}
-    waiting[request][key] = turn.about["error"] or turn.data
+    waiting[request][key] = context.about["error"] or context.data
     if set(waiting[request]["keys"]) <= set(waiting[request]):
-        told = waiting.pop(request)
-        wrong = next((told[key] for key in told.pop("keys") if "kind" in told[key]), None)
-        if told.pop("wants"):
-            turn.reply({} if wrong else told, request, wrong)
+        reply = waiting.pop(request)
+        error = next((reply[key] for key in reply.pop("keys") if "kind" in reply[key]), None)
+        if reply.pop("wants_reply"):
+            context.reply({} if error else reply, request, error)
     return {}
 
 
-def _clerk(turn: Turn) -> Script:
-    """Ask a counter or a human, and answer the only request in mind: wrong as soon as two requests meet."""
-    if turn.order["type"] in ("call", "post"):
-        yield Pause(float(turn.data.get("seconds", 0.02 * turn.random.random())))
-        _fail_if_told(turn)
-        turn.state["open"] = {"echo": turn.data, "wants": turn.order["type"] == "call", "request": turn.message}
-        key = "human" if turn.data.get("human") else "near"
-        turn.call_back(key, "", {"text": f"{turn.message}: shall we?", **turn.data.get("asks", {})})
+def _clerk(context: ScriptContext) -> Script:
+    """Call a counter or a human, and answer the only request in the state: wrong as soon as two requests meet."""
+    if context.payload["type"] in ("call", "post"):
+        yield Pause(float(context.data.get("seconds", 0.02 * context.random.random())))
+        _fail_if_requested(context)
+        wants_reply = context.payload["type"] == "call"
+        context.state["open"] = {"echo": context.data, "wants_reply": wants_reply, "request": context.message}
+        key = "human" if context.data.get("human") else "near"
+        text = f"{context.message}: shall we?"
+        context.call_back(key, "", {"text": text, **context.data.get("subflow_data", {})})
         return {}
-    yield Pause(0.02 * turn.random.random())
-    mind = turn.state.pop("open")
-    if mind["wants"]:
-        turn.reply({"echo": mind["echo"]}, mind["request"], turn.about["error"])
+    yield Pause(0.02 * context.random.random())
+    request = context.state.pop("open")
+    if request["wants_reply"]:
+        context.reply({"echo": request["echo"]}, request["request"], context.about["error"])
     return {}
 
 
-def _guide(turn: Turn) -> Script:
-    """Ask a counter, then a human, then do something once, then tell a counter that everybody shares."""
-    yield Pause(0.02 * turn.random.random())
-    first = yield Step(lambda: turn.random.randrange(2**32))
-    yield _dawdle(turn)
-    far = yield from _answer(turn.call("far", {"for": turn.message}, turn.data.get("patience")))
-    yield Tell({"far": far["count"]})
-    question = yield turn.call("human", {"text": f"{turn.message}: shall we?"})
-    if turn.data.get("withdraws"):
-        yield Pause(float(turn.data["withdraws"]))
-        yield Withdraw(question)
+def _guide(context: ScriptContext) -> Script:
+    """Call a counter, then a human, and then the tally that everybody shares, with steps in between."""
+    yield Pause(0.02 * context.random.random())
+    first = yield Step(lambda: context.random.randrange(2**32))
+    yield _random_pause(context)
+    far = yield from _answer(context.call("far", {"for": context.message}, context.data.get("timeout")))
+    yield SendProgress({"far": far["count"]})
+    question = yield context.call("human", {"text": f"{context.message}: shall we?"})
+    if context.data.get("cancel_after"):
+        yield Pause(float(context.data["cancel_after"]))
+        yield Cancel(question)
     human = yield Wait(question)
-    drawn = yield Step(lambda: [first, turn.random.randrange(2**32)])
-    yield _dawdle(turn)
-    _fail_if_told(turn)
-    tally = yield from _answer(turn.call("tally", {"for": turn.message, "drawn": drawn}))
+    drawn = yield Step(lambda: [first, context.random.randrange(2**32)])
+    yield _random_pause(context)
+    _fail_if_requested(context)
+    tally = yield from _answer(context.call("tally", {"for": context.message, "drawn": drawn}))
     again = yield Step(lambda: {"sum": sum(drawn) + tally["count"]})
-    yield _dawdle(turn)
-    turn.reply({"echo": turn.data, "far": far, "human": human.get("data"), "drawn": drawn, "again": again})
+    yield _random_pause(context)
+    context.reply({"echo": context.data, "far": far, "human": human.get("data"), "drawn": drawn, "again": again})
     return {}
 
 
-def _tower(turn: Turn) -> Script:
-    """Ask a composite at the neighbour and a counter of its own, both at once."""
-    first = yield turn.call("pair", {"for": turn.message})
-    second = yield turn.call("near", {"for": turn.message})
+def _tower(context: ScriptContext) -> Script:
+    """Call a pair at the neighbour and a counter of its own at the same time."""
+    first = yield context.call("pair", {"for": context.message})
+    second = yield context.call("near", {"for": context.message})
     near = _data((yield Wait(second)))
-    drawn = yield Step(lambda: turn.random.randrange(2**32))
-    yield _dawdle(turn)
+    drawn = yield Step(lambda: context.random.randrange(2**32))
+    yield _random_pause(context)
     pair = _data((yield Wait(first)))
-    _fail_if_told(turn)
-    turn.reply({"echo": turn.data, "near": near, "pair": pair, "drawn": drawn})
+    _fail_if_requested(context)
+    context.reply({"echo": context.data, "near": near, "pair": pair, "drawn": drawn})
     return {}
 
 
-def _mute(turn: Turn) -> Script:
+def _mute(context: ScriptContext) -> Script:
     """Answer nothing, and forget the request."""
-    yield Pause(0.02 * turn.random.random())
-    turn.state["seen"] = []
+    yield Pause(0.02 * context.random.random())
+    context.state["seen"] = []
     return {}
 
 
-def _ruin(turn: Turn) -> Script:
-    """Never run, as one of its subflows cannot be had."""
-    raise FlowFailed(f"{turn.message} ran without its subflow.")
+def _ruin(context: ScriptContext) -> Script:
+    """Never run, because one of its subflows does not exist."""
+    raise FlowFailed(f"{context.message} ran without its subflow.")
     yield Pause(0.0)
 
 
-_CLASSES: dict[str, Callable[[Turn], Script]] = {
+_CLASSES: dict[str, Callable[[ScriptContext], Script]] = {
     COUNTER: _counter,
     TALLY: _counter,
     PAIR: _pair,
@@ -270,24 +282,24 @@ _CLASSES: dict[str, Callable[[Turn], Script]] = {
 }
 
 
-def _answer(call: Call) -> Generator[Wish, Any, dict[str, Any]]:
-    """Send a call and wait for what it is answered."""
+def _answer(call: Call) -> Generator[Action, Any, dict[str, Any]]:
+    """Send a call, and wait for its answer."""
     outcome = yield Wait((yield call))
     return _data(outcome)
 
 
 def _data(outcome: dict[str, Any]) -> dict[str, Any]:
     if outcome.get("error"):
-        raise FlowFailed(f"A call of it ended as {outcome['error']['kind']}.")
+        raise FlowFailed(f"A call ended as {outcome['error']['kind']}.")
     data: dict[str, Any] = outcome["data"]
     return data
 
 
-def _dawdle(turn: Turn) -> Pause:
-    """Time in which whatever runs the flow may die."""
-    return Pause(float(turn.data.get("dawdles", 0.02)) * turn.random.random())
+def _random_pause(context: ScriptContext) -> Pause:
+    """Pause for a random time, in which the worker or the daemon may be killed."""
+    return Pause(float(context.data.get("max_pause", 0.02)) * context.random.random())
 
 
-def _fail_if_told(turn: Turn) -> None:
-    if "fails" in turn.data:
-        raise FlowFailed(str(turn.data["fails"]))
+def _fail_if_requested(context: ScriptContext) -> None:
+    if "fails" in context.data:
+        raise FlowFailed(str(context.data["fails"]))

@@ -1,4 +1,4 @@
-"""One person's daemon in the simulation: the real `Node` on a real journal, in a process that can die at any point."""
+"""The machine of one person: the real `Node` on a real journal, in a simulated process that can be killed anywhere."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from p2pflowsd.running.catalog import Served
 MAX_PAGES = 2**30 - 1
 """The largest number of pages that SQLite allows in a file."""
 SKEW_MS = 2_000
-"""How far a machine's wall clock is off at most."""
+"""The most milliseconds by which the wall clock of a machine is wrong."""
 POINTS = (
     "node.received", "journal.before_commit", "journal.after_commit", "node.published", "outbox.before_publish",
     "outbox.after_publish", "outbox.before_notice", "dispatch.before_publish", "dispatch.after_publish",
-    "runs.recorded", "runs.ended", "instances.kept",
+    "runs.recorded", "runs.ended", "instances.saved",
 )  # fmt: skip
-"""All crash points of a daemon; a test compares them with those that a life passes."""
-PUMP = 0.001
-"""Seconds in which what arrives is gathered into one turn."""
+"""All crash points of a daemon; a test checks that a simulation passes each of them."""
+MAX_BATCH_DELAY_S = 0.001
+"""The most seconds for which arrivals are collected into one batch."""
 
 
 class Killed(BaseException):
-    """The process ends here, as by kill -9; nothing in the daemon may catch it."""
+    """The process is killed here, as by kill -9; nothing in the daemon may catch this."""
 
 
 class KillAt:
-    """Counts every crash point as it is passed, and kills the process at one passage when armed."""
+    """Counts how often each crash point is passed, and kills the process at one passage when armed."""
 
     def __init__(self) -> None:
         self.passed: Counter[str] = Counter()
@@ -55,20 +55,20 @@ class KillAt:
         self._left = 0
 
     def arm(self, point: str, count: int) -> None:
-        """Kill at the count-th passage of a point from now on; any point if it is empty."""
+        """Kill the process at the count-th passage of a point from now on; an empty name stands for any point."""
         self._point, self._left = point, count
 
     def disarm(self) -> None:
-        """Let the process live."""
+        """Do not kill the process."""
         self._left = 0
 
     @property
     def armed(self) -> bool:
-        """Whether a kill is still to come."""
+        """Whether the process will be killed."""
         return self._left > 0
 
     def reach(self, point: str) -> None:
-        """The code is at this point now."""
+        """Count a passage, and kill the process if this is the one."""
         self.passed[point] += 1
         if self._left > 0 and self._point in ("", point):
             self._left -= 1
@@ -76,16 +76,21 @@ class KillAt:
                 raise Killed(point)
 
 
-class Asked:
-    """Something a client asked of the daemon: its result once it was told, forever None if the daemon died first."""
+class ClientRequest:
+    """A request of a client to its daemon.
+
+    Attributes:
+        done: whether the daemon has answered; it never does if it is killed first.
+        result: the answer, or the error.
+    """
 
     def __init__(self) -> None:
-        self.told = False
+        self.done = False
         self.result: Any = None
 
-    def tell(self, result: Any) -> None:
-        """The daemon answered."""
-        self.told = True
+    def finish(self, result: Any) -> None:
+        """Store the answer of the daemon."""
+        self.done = True
         self.result = result
 
 
@@ -93,9 +98,18 @@ class Machine:
     """A person with a daemon.
 
     Args:
-        folder: holds the home; on a memory disk if there is one.
-        name: petname of the person, for others and for logs.
-        facts: the history that clients add to as well.
+        timeline: the virtual time.
+        broker: the broker of all machines.
+        folder: where the folder of this person is created.
+        name: the name of the person, for the contacts of the others.
+        random: makes the key and all random bytes.
+        facts: the history, to which this machine adds facts.
+
+    Attributes:
+        faults: kills the process at a crash point.
+        on_death: called once when the process ends.
+        kills: how often the process has ended.
+        serves: what is served from the first start on.
     """
 
     def __init__(
@@ -116,10 +130,9 @@ class Machine:
         self.contacts = Contacts(folder / name / "contacts.yaml")
         self.node: Node | None = None
         self.link: SimulatedLink | None = None
-        self.at_death: Callable[[], None] = _nothing
+        self.on_death: Callable[[], None] = _nothing
         self.kills = 0
         self.serves: list[Served] = []
-        """Put into the catalog at the first start."""
         self._timeline = timeline
         self._broker = broker
         self._random = random
@@ -136,11 +149,11 @@ class Machine:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         return self.node is not None
 
     def start(self) -> None:
-        """Start the process on whatever its file holds."""
+        """Start the process on the journal as it is; does nothing if the process runs."""
         if self.node is not None:
             return
         journal = Journal(self._path, self.user, self.faults)
@@ -158,14 +171,14 @@ class Machine:
                     if self.node.catalog.get(flow.endpoint) is None:
                         self.node.catalog.put(flow)
         except Killed:
-            self._end(journal)
+            self._end_process(journal)
             return
         self._pump_soon()
 
     def kill(self) -> None:
-        """End the process between two turns."""
+        """End the process between two batches."""
         if self.node is not None:
-            self._end(self.node.journal)
+            self._end_process(self.node.journal)
 
     def fill_disk(self, pages: int) -> None:
         """Leave space for only so many more pages in the journal, until it is opened again; SQLite enforces it."""
@@ -185,7 +198,7 @@ class Machine:
             self.link.cut(seconds)
 
     def close(self) -> None:
-        """End the process, and look at its file no more."""
+        """End the process, and close its journal."""
         self.kill()
         self._reader.close()
 
@@ -196,7 +209,7 @@ class Machine:
         target.close()
 
     def restore(self, copy: Path) -> None:
-        """Put an old copy in place of the journal, and start on it."""
+        """Replace the journal by an old copy, and start the process on it."""
         self.kill()
         self._reader.close()
         for path in self._path.parent.glob(f"{self._path.name}*"):
@@ -207,16 +220,16 @@ class Machine:
         self._read_to = self._reader.execute("SELECT coalesce(max(n), 0) FROM history").fetchone()[0]
         self.start()
 
-    # What clients ask.
+    # Requests of clients.
 
-    def ask(self, run: Callable[[Node], Any]) -> Asked:
-        """Ask for something inside the next turn."""
-        asked = Asked()
+    def ask(self, run: Callable[[Node], Any]) -> ClientRequest:
+        """Run something inside the next batch."""
+        request = ClientRequest()
         if self.node is not None:
             node = self.node
-            self._requests.append(Request(lambda: run(node), asked.tell))
+            self._requests.append(Request(lambda: run(node), request.finish))
             self._pump_soon()
-        return asked
+        return request
 
     def send(
         self,
@@ -228,9 +241,9 @@ class Machine:
         *,
         instance: str | None = None,
         conversation: str | None = None,
-    ) -> Asked:
-        """Send a call or a post; the history keeps what the client is told of it."""
-        asked = Asked()
+    ) -> ClientRequest:
+        """Send a call or a post; what the daemon reports to the client is added to the history."""
+        request = ClientRequest()
         if self.node is not None:
             node = self.node
 
@@ -239,41 +252,41 @@ class Machine:
                     kind, to.user, endpoint, data, life_ms=int(seconds * 1000), instance=instance,
                     conversation=conversation,
                 )  # fmt: skip
-                node.waiters.expect(message_id, lambda state, answer: self._heard(message_id, state, answer))
+                node.waiters.expect(message_id, lambda state, answer: self._add_report(message_id, state, answer))
                 return message_id
 
-            def tell(result: Any) -> None:
-                asked.tell(result)
+            def finish(result: Any) -> None:
+                request.finish(result)
                 if not isinstance(result, P2pflowsError):
                     self._facts.append(Fact(self.clock.now(), self.user, "confirmed", result))
 
-            self._requests.append(Request(accept, tell))
+            self._requests.append(Request(accept, finish))
             self._pump_soon()
-        return asked
+        return request
 
-    def answer(self, prompt: str, text: str) -> Asked:
-        """Answer a prompt; the history keeps whether the human was told that the answer counts."""
-        asked = Asked()
+    def answer(self, prompt: str, text: str) -> ClientRequest:
+        """Answer a prompt; whether the daemon accepts the answer is added to the history."""
+        request = ClientRequest()
         if self.node is not None:
             node = self.node
 
-            def tell(result: Any) -> None:
-                asked.tell(result)
+            def finish(result: Any) -> None:
+                request.finish(result)
                 counts = not isinstance(result, P2pflowsError)
                 self._facts.append(
                     Fact(self.clock.now(), self.user, "answered", prompt, {"text": text, "counts": counts})
                 )
 
-            self._requests.append(Request(lambda: node.inbox.answer(prompt, text), tell))
+            self._requests.append(Request(lambda: node.inbox.answer(prompt, text), finish))
             self._pump_soon()
-        return asked
+        return request
 
     def open_prompts(self) -> list[tuple[str, str]]:
-        """Id and type of each prompt that waits for the human."""
+        """Return id and type of each prompt that waits for the human."""
         return list(self._reader.execute("SELECT id, type FROM prompts WHERE state = 'open' ORDER BY n"))
 
-    def live(self) -> list[str]:
-        """Ids of requests of this person, or of their flows, that have no end yet; not of what their daemon tells."""
+    def open_requests(self) -> list[str]:
+        """Return the ids of the open requests of this person and of their flows, without those of the daemon itself."""
         found = self._reader.execute(
             "SELECT id FROM outgoing WHERE state IN ('pending', 'stored') AND type IN ('call', 'post')"
             " AND NOT (type = 'post' AND endpoint = '_instances') ORDER BY n"
@@ -281,17 +294,17 @@ class Machine:
         return [row[0] for row in found]
 
     def mounted(self, to: Machine) -> list[tuple[str, str]]:
-        """Endpoint and id of each instance that this person has asked somebody for and got, as far as they know."""
+        """Return endpoint and id of each instance that somebody else has mounted for this person."""
         found = self._reader.execute(
             "SELECT CAST(answer AS TEXT) FROM outgoing WHERE endpoint = '_instances' AND type = 'call' AND peer = ?"
             " AND state = 'done' AND origin IS NULL ORDER BY n",
             (to.user,),
         )
-        told = [json.loads(answer) for (answer,) in found]
-        return [(each["endpoint"], each["instance"]) for each in told if "kind" in each]
+        replies = [json.loads(answer) for (answer,) in found]
+        return [(reply["endpoint"], reply["instance"]) for reply in replies if "kind" in reply]
 
     def conversations(self) -> list[str]:
-        """Ids of the instances that conversations with this person's flows have, and nobody has asked for."""
+        """Return the ids of the instances of this person that belong to conversations."""
         found = self._reader.execute(
             "SELECT id FROM instances WHERE own = 0 AND endpoint NOT IN (SELECT endpoint FROM served"
             " WHERE json_extract(record, '$.singleton')) ORDER BY created, id"
@@ -299,48 +312,48 @@ class Machine:
         return [row[0] for row in found]
 
     def dead_letters(self) -> list[str]:
-        """Ids of requests whose workers died at every attempt."""
+        """Return the ids of requests whose workers died at every attempt."""
         return [row[0] for row in self._reader.execute("SELECT id FROM incoming WHERE state = 'dead' ORDER BY n")]
 
     def state_of(self, message_id: str) -> str | None:
-        """How a message of this person stands."""
+        """Return the state of a message that this person sent."""
         row = self._reader.execute("SELECT state FROM outgoing WHERE id = ?", (message_id,)).fetchone()
         return row[0] if row else None
 
     def rows(self, table: str) -> int:
-        """How many rows a table of the journal has."""
+        """Return how many rows a table of the journal has."""
         return int(self._reader.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - a test's table
 
     def dispatch_status(self) -> dict[str, Any]:
-        """How the dispatch point stands: workers, slots, and what is queued."""
+        """Return the status of the dispatch point: workers, slots, and queued tasks."""
         points = self.node.points.status() if self.node is not None else []
         return points[0] if points else {"workers": 0, "slots": 0, "free": 0, "queued": 0}
 
-    def work(self) -> float:
-        """How many seconds all that waits for workers, or has yet to come here, takes at least."""
+    def min_work_s(self) -> float:
+        """Return how many seconds the requests that wait for workers, here or on their way, take at least."""
         total = "SELECT total(json_extract(CAST(body AS TEXT), '$.data.seconds'))"
         tables = ("incoming WHERE state IN ('blocked', 'ready')", "outgoing WHERE state = 'pending'")
         return float(sum(self._reader.execute(f"{total} FROM {table}").fetchone()[0] for table in tables))
 
     def unsettled(self) -> list[str]:
-        """What still waits for this daemon or for others, but not for a human, in words; runs may wait for humans."""
-        return self._left("state = 'pending'", "state IN ('blocked', 'ready') AND instance IS NULL")
+        """Describe what waits for this daemon or for others; without runs, which may wait for humans."""
+        return self._describe("state = 'pending'", "state IN ('blocked', 'ready') AND instance IS NULL")
 
     def unanswered(self) -> list[str]:
-        """What has no end although every human has answered, in words."""
-        return self._left(
+        """Describe what has not ended although every human has answered."""
+        return self._describe(
             "state IN ('pending', 'stored')",
             "state IN ('blocked', 'ready', 'kept') OR state = 'asked' AND type = 'call'",
         )
 
-    def _left(self, sent: str, come: str) -> list[str]:
+    def _describe(self, outgoing: str, incoming: str) -> list[str]:
         found = self._reader.execute(
-            f"SELECT type, id FROM outgoing WHERE {sent} UNION ALL SELECT state, id FROM incoming WHERE {come}"  # noqa: S608 - a test's words
+            f"SELECT type, id FROM outgoing WHERE {outgoing} UNION ALL SELECT state, id FROM incoming WHERE {incoming}"  # noqa: S608 - a test's conditions
         )
         return [f"{self.name} {what} {message_id}" for what, message_id in found]
 
-    def collect(self) -> None:
-        """Move what the journal has committed into the history, with the time of this machine."""
+    def collect_facts(self) -> None:
+        """Move the facts that the journal has committed into the history, with the time of this machine."""
         facts, self._read_to = history.read(self._reader, self.user, self._read_to)
         now = self.clock.now()
         self._facts += [Fact(now, fact.node, fact.kind, fact.id, fact.about) for fact in facts]
@@ -348,9 +361,9 @@ class Machine:
     # The process.
 
     def _pump_soon(self) -> None:
-        self._pump_within(PUMP * (0.2 + self._random.random()))
+        self._pump_after(MAX_BATCH_DELAY_S * (0.2 + self._random.random()))
 
-    def _pump_within(self, seconds: float) -> None:
+    def _pump_after(self, seconds: float) -> None:
         moment = self._timeline.elapsed + seconds
         if self._pump_at is None or moment < self._pump_at:
             self._pump_at = moment
@@ -365,13 +378,13 @@ class Machine:
         try:
             self.node.process_batch(deliveries, requests)
         except Killed:
-            self._end(self.node.journal)
+            self._end_process(self.node.journal)
             return
         except JournalError as error:
             self._disk_failed(error, requests)
             return
-        self.collect()
-        self._pump_within(max(0.0, self.node.next_wake() - self._timeline.elapsed))
+        self.collect_facts()
+        self._pump_after(max(0.0, self.node.next_wake() - self._timeline.elapsed))
 
     def _disk_failed(self, error: JournalError, requests: Sequence[Request]) -> None:
         """Refuse what clients asked, and reopen the journal later; until then the dead node stays within reach."""
@@ -379,28 +392,28 @@ class Machine:
         assert node is not None
         for request in requests:
             request.done(JournalFailed(str(error)))
-        self._pump_within(DISK_RETRY_S / 4)
+        self._pump_after(DISK_RETRY_S / 4)
         self._timeline.at(self._timeline.elapsed + DISK_RETRY_S, lambda: self._reopen(node))
 
     def _reopen(self, node: Node) -> None:
         if self.node is node:
-            self._end(node.journal)
+            self._end_process(node.journal)
             self.start()
 
-    def _end(self, journal: Journal) -> None:
-        """Leave the file as kill -9 leaves it: what was committed, and nothing else."""
+    def _end_process(self, journal: Journal) -> None:
+        """End the process as by kill -9: the file has only what was committed."""
         self.kills += 1
         self.faults.disarm()
         journal.close()
-        self.collect()
+        self.collect_facts()
         if self.link is not None:
             self.link.kill()
         self.node = self.link = self._pump_at = None
         self._deliveries, self._requests = [], []
-        at_death, self.at_death = self.at_death, _nothing
-        at_death()
+        on_death, self.on_death = self.on_death, _nothing
+        on_death()
 
-    def _heard(self, message_id: str, state: str, answer: bytes | None) -> None:
+    def _add_report(self, message_id: str, state: str, answer: bytes | None) -> None:
         about = {"state": str(state), "answer": json.loads(answer) if answer is not None else None}
         self._facts.append(Fact(self.clock.now(), self.user, "reported", message_id, about))
 
@@ -424,4 +437,4 @@ class Machine:
 
 
 def _nothing() -> None:
-    """What happens beside a death, mostly."""
+    """Do nothing."""

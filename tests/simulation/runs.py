@@ -1,6 +1,6 @@
-"""One run of a simulated worker's class: what its script wants becomes asks to the daemon, as `TaskRun` does it.
+"""Runs of classes in a simulated worker: they perform the actions of a script, as `TaskRun` does for real flows.
 
-Nothing blocks: a script that has to wait is left where it stands, and goes on when its answer has come.
+Nothing blocks: a script that has to wait is suspended, and resumed when the result is there.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from simulation.flows import Call, Pause, Script, Step, Tell, Wait, Wish, Withdraw
+from simulation.flows import Action, Call, Cancel, Pause, Script, SendProgress, Step, Wait
 
 from p2pflows.errors import Cancelled, FlowFailed, P2pflowsError
 from p2pflows.protocol import asks
@@ -19,28 +19,28 @@ from p2pflows.worker.lanes import HeldTask
 
 
 class Host(Protocol):
-    """What a run needs of its worker."""
+    """What a run needs from its worker."""
 
     def ask(self, ask: Ask) -> None:
-        """Have the daemon keep something."""
+        """Ask the daemon for something."""
 
     def park(self, task: HeldTask) -> None:
-        """The task waits for others."""
+        """Free the slot of a task that waits for a call."""
 
     def unpark(self, task: HeldTask) -> None:
-        """The task goes on."""
+        """Give a task a slot again."""
 
     def pause(self, run: ScriptedRun, seconds: float) -> None:
-        """Let the run go on in so many seconds."""
+        """Resume a run in some seconds."""
 
-    def tell(self, task: HeldTask, data: dict[str, Any]) -> None:
-        """Tell the caller something."""
+    def send_progress(self, task: HeldTask, data: dict[str, Any]) -> None:
+        """Send progress to the caller of a task."""
 
-    def saw(self, task: HeldTask, kind: str, k: int, what: Any) -> None:
-        """The run has learned what came of a call, or the result of a step."""
+    def add_result(self, task: HeldTask, kind: str, k: int, what: Any) -> None:
+        """Note the result that a run got of a call or step."""
 
-    def ended(self, task: HeldTask, result: TaskResult) -> None:
-        """The run has its end."""
+    def on_ended(self, task: HeldTask, result: TaskResult) -> None:
+        """Store the result of a run that has ended."""
 
 
 class ScriptedRun:
@@ -48,8 +48,8 @@ class ScriptedRun:
 
     Args:
         task: the task.
-        script: what it does.
-        host: the worker.
+        script: its actions.
+        host: the worker that runs it.
     """
 
     def __init__(self, task: HeldTask, script: Script, host: Host) -> None:
@@ -57,101 +57,104 @@ class ScriptedRun:
         self._script = script
         self._host = host
         self._count = 0
-        self._last = 0
-        """The number of the last call or step."""
-        self._told: dict[int, AskResult] = {}
+        self._last = 0  # the number of the last call or step
+        self._results: dict[int, AskResult] = {}
         self._waits_for: int | None = None
         self._is_step = False
         self._stopped = False
-        self._over = False
+        self._ended = False
 
-    def go_on(self, value: Any = None) -> None:
-        """Let the script do all that it can without waiting."""
+    def resume(self, value: Any = None) -> None:
+        """Perform the actions of the script until it has to wait.
+
+        Args:
+            value: what the action for which it waited returns.
+        """
         error: P2pflowsError | None = None
-        while not self._over:
+        while not self._ended:
             try:
-                wish = self._script.send(value) if error is None else self._script.throw(error)
+                action = self._script.send(value) if error is None else self._script.throw(error)
             except StopIteration as end:
                 self._end(None, json.dumps(end.value, ensure_ascii=False).encode())
                 return
-            except P2pflowsError as wrong:
-                self._end(ErrorInfo(wrong.kind, wrong.message), b"null")
+            except P2pflowsError as failure:
+                self._end(ErrorInfo(failure.kind, failure.message), b"null")
                 return
             value, error = None, None
             try:
-                if not self._grant(wish):
+                if not self._perform(action):
                     return
-                value = self._gives(wish)
-            except P2pflowsError as wrong:
-                error = wrong
+                value = self._value_of(action)
+            except P2pflowsError as failure:
+                error = failure
 
-    def _grant(self, wish: Wish) -> bool:
-        """Do what the script wants; False if it has to wait for that."""
-        match wish:
+    def _perform(self, action: Action) -> bool:
+        """Perform an action; return False if the script has to wait for its result."""
+        match action:
             case Pause(seconds):
                 self._host.pause(self, seconds)
                 return False
-            case Tell(data):
-                self._host.tell(self._task, data)
+            case SendProgress(data):
+                self._host.send_progress(self._task, data)
             case Call():
-                self._last = self._call(wish)
-            case Withdraw(k):
-                if k not in self._told:
+                self._last = self._call(action)
+            case Cancel(k):
+                if k not in self._results:
                     self._ask(CancelCall(call=k), -1 - k)
             case Step():
-                self._last = self._step(wish)
-                return self._is_told(self._last, is_step=True)
+                self._last = self._step(action)
+                return self._has_result(self._last, is_step=True)
             case Wait(k):
-                return self._is_told(k, is_step=False)
+                return self._has_result(k, is_step=False)
         return True
 
-    def _gives(self, wish: Wish) -> Any:
-        """What the script goes on with."""
-        match wish:
+    def _value_of(self, action: Action) -> Any:
+        """Return the result of an action that was performed."""
+        match action:
             case Call():
                 return self._last
             case Step():
-                return self._learned("step_result", self._last)
+                return self._take_result("step_result", self._last)
             case Wait(k):
-                return self._learned("call_result", k)
+                return self._take_result("call_result", k)
         return None
 
     def deliver(self, k: int, result: AskResult) -> None:
-        """What the run waits for has come."""
-        self._told.setdefault(k, result)
-        if self._waits_for == k and not self._over:
+        """Take the result of a call or step, and resume the script if it waits for this one."""
+        self._results.setdefault(k, result)
+        if self._waits_for == k and not self._ended:
             self._waits_for = None
             if not self._is_step:
                 self._host.unpark(self._task)
             try:
-                learned = self._learned("step_result" if self._is_step else "call_result", k)
-            except P2pflowsError as wrong:
-                self._end(ErrorInfo(wrong.kind, wrong.message), b"null")
+                value = self._take_result("step_result" if self._is_step else "call_result", k)
+            except P2pflowsError as failure:
+                self._end(ErrorInfo(failure.kind, failure.message), b"null")
             else:
-                self.go_on(learned)
+                self.resume(value)
 
     def stop(self) -> None:
-        """The run is withdrawn: if it waits, it ends; else it does so as soon as it wants something."""
+        """Withdraw the run: it ends now if it waits, and otherwise at its next action that needs the daemon."""
         self._stopped = True
-        if self._waits_for is not None and not self._over:
+        if self._waits_for is not None and not self._ended:
             self._end(ErrorInfo(Cancelled.kind, "The run was withdrawn while it waited."), b"null")
 
     def _call(self, call: Call) -> int:
         k, self._count = self._count, self._count + 1
-        mark = derived_id("call", call.user, call.endpoint, call.instance, json.dumps(call.data, sort_keys=True))
+        fingerprint = derived_id("call", call.user, call.endpoint, call.instance, json.dumps(call.data, sort_keys=True))
         record = self._task.spec.records.get(k)
-        if record is not None and record.fingerprint != mark:
+        if record is not None and record.fingerprint != fingerprint:
             raise FlowFailed("It ran differently than before its worker died.")
         if record is None or record.result is None:
             self._ask(
                 asks.Call(
                     user=call.user, endpoint=call.endpoint, instance=call.instance, data=call.data,
-                    source=call.subflow, timeout=call.timeout, fingerprint=mark,
+                    source=call.subflow, timeout=call.timeout, fingerprint=fingerprint,
                 ),
                 k,
             )  # fmt: skip
         else:
-            self._told[k] = record.result
+            self._results[k] = record.result
         return k
 
     def _step(self, step: Step) -> int:
@@ -162,7 +165,7 @@ class ScriptedRun:
         if record is None or record.result is None:
             self._ask(asks.Step(value=step.compute() if record is None else None, fingerprint="step"), k)
         else:
-            self._told[k] = record.result
+            self._results[k] = record.result
         return k
 
     def _ask(self, content: AskContent, k: int) -> None:
@@ -170,9 +173,9 @@ class ScriptedRun:
             raise Cancelled("The run was withdrawn.")
         self._host.ask(Ask(self._task.spec.id, k, content))
 
-    def _is_told(self, k: int, *, is_step: bool) -> bool:
-        """Whether the answer is there; else the run waits for it."""
-        if k in self._told:
+    def _has_result(self, k: int, *, is_step: bool) -> bool:
+        """Return whether a result is there; otherwise let the run wait for it."""
+        if k in self._results:
             return True
         if self._stopped:
             raise Cancelled("The run was withdrawn while it waited.")
@@ -181,18 +184,18 @@ class ScriptedRun:
             self._host.park(self._task)
         return False
 
-    def _learned(self, kind: str, k: int) -> Any:
-        value = self._told[k].as_json()
+    def _take_result(self, kind: str, k: int) -> Any:
+        value = self._results[k].as_json()
         if kind == "step_result" and "value" in value:
-            self._host.saw(self._task, kind, k, value["value"])
+            self._host.add_result(self._task, kind, k, value["value"])
             return value["value"]
-        told = {name: value[name] for name in ("id", "from", "data", "error") if name in value}
-        self._host.saw(self._task, "call_result", k, told)
+        result = {name: value[name] for name in ("id", "from", "data", "error") if name in value}
+        self._host.add_result(self._task, "call_result", k, result)
         if kind == "step_result":
             raise FlowFailed(str(value))
-        return told
+        return result
 
     def _end(self, error: ErrorInfo | None, data: bytes) -> None:
-        self._over = True
+        self._ended = True
         self._script.close()
-        self._host.ended(self._task, TaskResult(self._task.spec.id, error, data))
+        self._host.on_ended(self._task, TaskResult(self._task.spec.id, error, data))

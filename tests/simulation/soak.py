@@ -1,6 +1,6 @@
-"""A long random life of a small world; `scripts/simulate --seed N --steps M` runs it.
+"""A long simulation with random actions; `scripts/simulate --seed N --steps M` runs it.
 
-Everything that happens follows from the seed. On a violation the seed is printed, and history and journals are kept.
+The seed determines everything that happens. After a violation it is printed, and history and journals are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from simulation.broker import PacketFaults
 from simulation.checker import check
 from simulation.machine import Machine
-from simulation.world import CLASSES, ECHO, HUMAN, MAX_SECONDS, SPREAD, World
+from simulation.world import CLASSES, ECHO, HUMAN, MAX_LIFETIME_S, SPREAD, World
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type, derived_id
@@ -32,28 +32,28 @@ PACKET_FAULTS = (
 )
 
 
-class Life:
-    """Random actions upon a world; each method is one kind of thing that happens."""
+class RandomActions:
+    """Random actions in a world; each public method is one kind of action."""
 
     def __init__(self, world: World, random: Random, *, restores: bool = False) -> None:
         self._world = world
         self._random = random
         self._copies: list[tuple[Machine, Path]] = []
         self._count = 0
-        self._things: dict[Callable[[], None], int] = {
+        self._actions: dict[Callable[[], None], int] = {
             self.call: 12, self.post: 8, self.ask: 6, self.answer: 14, self.decline: 1, self.cancel: 3, self.pause: 14,
-            self.change_packet_faults: 2, self.cut: 3, self.cut_worker: 2, self.forget: 1, self.kill_at_point: 6,
-            self.start: 6, self.kill_worker: 3, self.stop_worker: 1, self.hire: 4, self.talk: 14, self.mount: 4,
-            self.use: 10, self.unmount: 1, self.retry: 2, self.forget_conversation: 1, self.plague: 1,
-            self.fill_disk: 3,
+            self.change_packet_faults: 2, self.cut: 3, self.cut_worker: 2, self.restart_broker: 1,
+            self.kill_at_point: 6, self.start: 6, self.kill_worker: 3, self.stop_worker: 1, self.start_worker: 4,
+            self.use_conversation: 14, self.mount: 4, self.use_instance: 10, self.unmount: 1, self.retry: 2,
+            self.forget_conversation: 1, self.kill_workers_repeatedly: 1, self.fill_disk: 3,
         }  # fmt: skip
         if restores:
-            self._things |= {self.back_up: 2, self.restore: 2}
+            self._actions |= {self.back_up: 2, self.restore: 2}
 
     def step(self) -> None:
-        """Let one thing happen."""
-        (thing,) = self._random.choices(list(self._things), list(self._things.values()))
-        thing()
+        """Perform a random action."""
+        (action,) = self._random.choices(list(self._actions), list(self._actions.values()))
+        action()
 
     def call(self) -> None:
         """Somebody calls somebody's flow, a few times at once."""
@@ -74,7 +74,7 @@ class Life:
             one.send(Type.POST, other, ECHO, self._data(), self._seconds())
 
     def ask(self) -> None:
-        """Somebody asks or tells a human something."""
+        """Somebody calls a human, or posts to them."""
         one, other = self._pair()
         self._count += 1
         one.send(
@@ -103,8 +103,8 @@ class Life:
             prompt, _ = self._random.choice(prompts)
             machine.ask(lambda node: node.inbox.decline(prompt, "no time"))
 
-    def talk(self) -> None:
-        """Somebody writes to a class that remembers their conversation, a few times at once."""
+    def use_conversation(self) -> None:
+        """Somebody writes to a class under one of three conversations, a few times at once."""
         one, other = self._pair()
         (endpoint,) = self._random.choices(list(CLASSES), list(CLASSES.values()))
         for _ in range(self._random.choice((1, 1, 2, 4))):
@@ -112,13 +112,13 @@ class Life:
             one.send(self._kind(), other, endpoint, self._task(), self._seconds(), conversation=conversation)
 
     def mount(self) -> None:
-        """Somebody asks for an instance of their own."""
+        """Somebody mounts an instance."""
         one, other = self._pair()
         (endpoint,) = self._random.choices(list(CLASSES), list(CLASSES.values()))
         one.send(Type.CALL, other, topics.INSTANCES, {"op": "mount", "endpoint": endpoint}, self._seconds())
 
-    def use(self) -> None:
-        """Somebody writes to an instance that they have, a few times at once."""
+    def use_instance(self) -> None:
+        """Somebody writes to an instance that they have mounted, a few times at once."""
         one, other = self._pair()
         mounted = one.mounted(other)
         if mounted:
@@ -127,15 +127,15 @@ class Life:
                 one.send(self._kind(), other, endpoint, self._task(), self._seconds(), instance=instance)
 
     def unmount(self) -> None:
-        """Somebody gives an instance back."""
+        """Somebody deletes an instance that they have mounted."""
         one, other = self._pair()
         mounted = one.mounted(other)
         if mounted:
             _, instance = self._random.choice(mounted)
-            one.send(Type.CALL, other, topics.INSTANCES, {"op": "delete", "instance": instance}, MAX_SECONDS)
+            one.send(Type.CALL, other, topics.INSTANCES, {"op": "delete", "instance": instance}, MAX_LIFETIME_S)
 
     def forget_conversation(self) -> None:
-        """Somebody deletes what their flow remembers of a conversation."""
+        """Somebody deletes the instance of a conversation with their flow."""
         machine = self._somebody()
         conversations = machine.conversations()
         if conversations:
@@ -143,7 +143,7 @@ class Life:
             machine.ask(lambda node: node.changes.delete(instance, recursive=True))
 
     def retry(self) -> None:
-        """Somebody runs a request again that has killed its workers."""
+        """Somebody retries a dead letter."""
         machine = self._somebody()
         dead = machine.dead_letters()
         if dead:
@@ -151,9 +151,9 @@ class Life:
             machine.ask(lambda node: node.retries.retry(message_id))
 
     def cancel(self) -> None:
-        """Somebody withdraws what has no answer yet."""
+        """Somebody withdraws an open request."""
         machine = self._somebody()
-        live = machine.live()
+        live = machine.open_requests()
         if live:
             message_id = self._random.choice(live)
             machine.ask(lambda node: node.messages.cancel(message_id))
@@ -163,60 +163,60 @@ class Life:
         self._world.run(self._random.choice((0.003, 0.01, 0.05, 0.5, 3.0)))
 
     def change_packet_faults(self) -> None:
-        """The network gets better or worse."""
+        """The network loses, repeats, delays or reorders more packets, or fewer."""
         self._world.broker.packet_faults = self._random.choice(PACKET_FAULTS)
 
     def cut(self) -> None:
-        """A daemon's link breaks."""
+        """The link of a daemon breaks."""
         self._somebody().cut(self._random.choice((0.05, 1.0, 8.0)))
 
     def cut_worker(self) -> None:
-        """A worker's link breaks."""
+        """The link of a worker breaks."""
         worker = self._world.workers[self._somebody().name]
         if worker.running:
             worker.link.cut(self._random.choice((0.05, 1.0, 8.0)))
 
-    def forget(self) -> None:
-        """The broker restarts and has lost everything."""
+    def restart_broker(self) -> None:
+        """The broker restarts, and has lost everything."""
         self._world.broker.forget()
 
     def kill_at_point(self) -> None:
-        """A daemon will die at one of its next crash points."""
+        """A daemon will be killed at one of its next crash points."""
         machine = self._somebody()
         if machine.running:
             machine.faults.arm("", self._random.randrange(1, 30))
             if self._random.random() < 0.3:
-                machine.at_death = self._world.broker.forget
+                machine.on_death = self._world.broker.forget
 
     def fill_disk(self) -> None:
-        """A daemon's disk has room for some more pages only: small commits pass, large ones fail."""
+        """The disk of a daemon has space for only a few more pages: small commits succeed, large ones fail."""
         self._somebody().fill_disk(self._random.choice((0, 1, 2, 5)))
 
     def start(self) -> None:
-        """A dead daemon is started again."""
+        """A daemon is started, unless it runs."""
         self._somebody().start()
 
     def kill_worker(self) -> None:
-        """A worker dies, whatever it does."""
-        self._world.dismiss(self._somebody(), noticed=self._random.random() < 0.5)
+        """A worker is killed, whatever it does."""
+        self._world.kill_worker(self._somebody(), noticed=self._random.random() < 0.5)
 
-    def plague(self) -> None:
-        """A machine's workers die again and again, so that what they run ends as a dead letter."""
+    def kill_workers_repeatedly(self) -> None:
+        """The workers of a machine are killed several times, so that what they run becomes a dead letter."""
         machine = self._somebody()
         for _ in range(3):
-            self._world.hire(machine)
+            self._world.start_worker(machine)
             self._world.run(self._random.choice((0.1, 1.0)))
-            self._world.dismiss(machine, noticed=True)
+            self._world.kill_worker(machine, noticed=True)
 
     def stop_worker(self) -> None:
-        """A worker is asked to end."""
+        """A worker is stopped after its tasks."""
         worker = self._world.workers[self._somebody().name]
         if worker.running:
             worker.stop()
 
-    def hire(self) -> None:
-        """A worker is started where there is none."""
-        self._world.hire(self._somebody(), self._random.choice((1, 2, 4)))
+    def start_worker(self) -> None:
+        """A worker is started where none runs."""
+        self._world.start_worker(self._somebody(), self._random.choice((1, 2, 4)))
 
     def back_up(self) -> None:
         """Somebody copies their journal."""
@@ -227,7 +227,7 @@ class Life:
             self._copies.append((machine, path))
 
     def restore(self) -> None:
-        """Somebody puts an old copy of their journal back."""
+        """Somebody replaces their journal by an old copy."""
         if self._copies:
             machine, path = self._random.choice(self._copies)
             machine.restore(path)
@@ -252,58 +252,73 @@ class Life:
         return self._random.choice((Type.CALL, Type.CALL, Type.CALL, Type.POST))
 
     def _task(self) -> dict[str, object]:
-        """Data for a class."""
-        extra: dict[str, Any] = {"patience": 1.5} if self._random.random() < 0.1 else {}
+        """Return the data of a message to a class; see `simulation.flows`."""
+        extra: dict[str, Any] = {"timeout": 1.5} if self._random.random() < 0.1 else {}
         if self._random.random() < 0.5:
-            extra["dawdles"] = self._random.choice((0.3, 2.0))
+            extra["max_pause"] = self._random.choice((0.3, 2.0))
         if self._random.random() < 0.15:
-            extra["withdraws"] = self._random.choice((0.01, 0.5, 3.0))
+            extra["cancel_after"] = self._random.choice((0.01, 0.5, 3.0))
         if self._random.random() < 0.2:
             extra["human"] = True
         if self._random.random() < 0.2:
-            extra["asks"] = {"seconds": self._random.choice((0.3, 3.0))}
+            extra["subflow_data"] = {"seconds": self._random.choice((0.3, 3.0))}
         if self._random.random() < 0.2:
-            extra.setdefault("asks", {})["says"] = {"ponders": self._random.choice((0.3, 3.0))}
+            extra.setdefault("subflow_data", {})["reply_data"] = {"answer_seconds": self._random.choice((0.3, 3.0))}
         return {**self._data(), **extra}
 
     def _seconds(self) -> float:
-        return self._random.choice((1.0, 20.0, MAX_SECONDS, MAX_SECONDS, MAX_SECONDS))
+        return self._random.choice((1.0, 20.0, MAX_LIFETIME_S, MAX_LIFETIME_S, MAX_LIFETIME_S))
 
 
-def live(seed: int, steps: int, *, people: int = 3, restores: bool = False) -> tuple[list[str], Path | None]:
-    """Live one life; gives what is wrong, and where its files are if something is."""
+def simulate(seed: int, steps: int, *, people: int = 3, restores: bool = False) -> tuple[list[str], Path | None]:
+    """Run one simulation.
+
+    Args:
+        seed: the seed of all random choices.
+        steps: how many random actions to perform.
+        people: how many people there are.
+        restores: whether journals are replaced by old copies, too.
+
+    Returns:
+        A sentence for each violation, and the folder with history and journals if there are any.
+    """
     world = World(seed, people)
     try:
-        life = Life(world, Random(seed + 1), restores=restores)  # noqa: S311 - a simulation, no secrets
+        actions = RandomActions(world, Random(seed + 1), restores=restores)  # noqa: S311 - a simulation, no secrets
         world.run(1.0)
         for _ in range(steps):
-            life.step()
-        wrong = [f"unsettled: {what}" for what in world.settle()] + check(world.facts)
+            actions.step()
+        violations = [f"not settled: {what}" for what in world.settle()] + check(world.facts)
     except BaseException:
-        sys.stderr.write(f"seed {seed} failed; files: {world.keep()}\n")
+        sys.stderr.write(f"seed {seed} failed; files: {world.save_history()}\n")
         raise
-    if wrong:
-        return wrong, world.keep()
+    if violations:
+        return violations, world.save_history()
     world.close()
     return [], None
 
 
 def main() -> int:
-    """Live lives from the command line; gives the exit code."""
-    parser = argparse.ArgumentParser(prog="scripts/simulate", description="Random lives of small worlds, checked.")
-    parser.add_argument("--seed", type=int, default=None, help="of the first life; without it, the clock's")
-    parser.add_argument("--lives", type=int, default=1, help="how many lives, each with the next seed")
-    parser.add_argument("--steps", type=int, default=300, help="things that happen in each")
+    """Run simulations from the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/simulate",
+        description="Simulate people, daemons, workers and a broker with random faults, and check the history.",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=None, help="seed of the first simulation; by default it is taken from the clock"
+    )
+    parser.add_argument("--runs", type=int, default=1, help="how many simulations to run, each with the next seed")
+    parser.add_argument("--steps", type=int, default=300, help="random actions in each")
     parser.add_argument("--people", type=int, default=3, choices=(1, 2, 3))
-    parser.add_argument("--restores", action="store_true", help="old copies of journals are put back too")
+    parser.add_argument("--restores", action="store_true", help="also replace journals by old copies")
     options = parser.parse_args()
     first = options.seed if options.seed is not None else time.time_ns() // 1_000_000
-    for seed in range(first, first + options.lives):
-        wrong, kept = live(seed, options.steps, people=options.people, restores=options.restores)
-        if wrong:
-            sys.stdout.write("\n".join([f"seed {seed}:", *wrong, f"history and journals: {kept}", ""]))
+    for seed in range(first, first + options.runs):
+        violations, files = simulate(seed, options.steps, people=options.people, restores=options.restores)
+        if violations:
+            sys.stdout.write("\n".join([f"seed {seed}:", *violations, f"history and journals: {files}", ""]))
             return 1
-    sys.stdout.write(f"{options.lives} lives from seed {first}, {options.steps} steps each: all invariants hold\n")
+    sys.stdout.write(f"{options.runs} simulations from seed {first}, {options.steps} actions each: no violation\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A worker in the simulation: the real bookkeeping and frames of `p2pflows.worker`, flows that echo, and classes."""
+"""A simulated worker: the real lanes and frames of `p2pflows.worker`, with flows that echo, and scripts for classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from simulation.broker import Packet, SimulatedBroker, SimulatedLink, Will
-from simulation.flows import Turn
+from simulation.flows import ScriptContext
 from simulation.history import Fact
 from simulation.machine import Machine
 from simulation.runs import ScriptedRun
@@ -23,16 +23,17 @@ from p2pflows.worker.lanes import HeldTask, Lanes
 from p2pflows.worker.packing import Updates
 from p2pflowsd.running.points import point_key
 
-BEAT = 1.0
-RESEND = 2.0
+HEARTBEAT_INTERVAL_S = 1.0
+RESEND_AFTER_S = 2.0
 POINT = "default"
 
 
 class Worker:
-    """One worker process of a machine's dispatch point.
+    """A worker process of the dispatch point of a machine.
 
-    A task's data says what it does: `seconds` it takes (some milliseconds otherwise), `fails` with a text, or else
-    it echoes its data, with a number that no other run has. Tasks of classes run the scripts of `simulation.flows`.
+    Tasks of classes run the scripts of `simulation.flows`. All other tasks echo their data, with a number that no other
+    run has. The data may have `seconds`, which the task then takes instead of some milliseconds, and `fails`, the text
+    of an error with which the task then ends.
     """
 
     def __init__(
@@ -61,17 +62,17 @@ class Worker:
             broker, self.name, persistent=False,
             subscriptions=lambda: [topics.dispatch(machine.user, POINT, self.name), self._presence],
             will=self._will,
-            on_arrival=self._arrived, on_up=self._hello,
+            on_arrival=self._arrived, on_up=self._announce,
         )  # fmt: skip
         self.last_will: Will | None = None
-        self._beats = 0
+        self._ticks = 0
         self._runs: dict[str, ScriptedRun] = {}
         self._progress: list[Progress] = []
-        timeline.after(BEAT, self._beat)
+        timeline.after(HEARTBEAT_INTERVAL_S, self._send_heartbeat)
 
     @property
     def draining(self) -> bool:
-        """Whether it takes no more tasks."""
+        """Whether it accepts no more tasks."""
         return self._lanes.draining
 
     def kill(self) -> None:
@@ -81,63 +82,63 @@ class Worker:
             self.link.kill()
 
     def stop(self) -> None:
-        """Take no more tasks; say goodbye once what runs is done and acknowledged."""
+        """Accept no more tasks, and end once all running tasks are finished and acknowledged."""
         self._lanes.drain()
         for task in self._lanes.abandoned:
             self._stop_run(task)
         self._send()
-        self._say_goodbye()
+        self._end_if_idle()
 
-    # What runs want (runs.Host).
+    # The interface runs.Host.
 
     def ask(self, ask: Ask) -> None:
-        """Have the daemon keep something."""
+        """Ask the daemon for something."""
         self._lanes.add_ask(ask)
 
     def park(self, task: HeldTask) -> None:
-        """A task waits for others."""
+        """Free the slot of a task that waits for a call."""
         self._lanes.park(task)
 
     def unpark(self, task: HeldTask) -> None:
-        """A task goes on."""
+        """Give a task a slot again."""
         self._lanes.unpark(task)
 
     def pause(self, run: ScriptedRun, seconds: float) -> None:
-        """Let a run go on in so many seconds."""
-        self._timeline.after(seconds, lambda: self._go_on(run))
+        """Resume a run in some seconds."""
+        self._timeline.after(seconds, lambda: self._resume(run))
 
-    def tell(self, task: HeldTask, data: dict[str, Any]) -> None:
-        """Tell a caller something."""
+    def send_progress(self, task: HeldTask, data: dict[str, Any]) -> None:
+        """Send progress to the caller of a task."""
         self._progress.append(Progress(task.spec.id, data))
 
-    def saw(self, task: HeldTask, kind: str, k: int, what: Any) -> None:
-        """A run has learned what came of a call, or the result of a step."""
+    def add_result(self, task: HeldTask, kind: str, k: int, what: Any) -> None:
+        """Add the result that a run got of a call or step to the history."""
         about = {"peer": task.spec.sender, "k": k, "what": what, "worker": self.name}
         self._facts.append(Fact(self.machine.clock.now(), self.machine.user, kind, task.spec.message, about))
 
-    def ended(self, task: HeldTask, result: TaskResult) -> None:
-        """A run has its end."""
+    def on_ended(self, task: HeldTask, result: TaskResult) -> None:
+        """Store the result of a run that has ended."""
         self._runs.pop(task.spec.id, None)
         self._lanes.finish(task, result)
 
-    def _go_on(self, run: ScriptedRun) -> None:
+    def _resume(self, run: ScriptedRun) -> None:
         if self.running:
-            run.go_on()
+            run.resume()
             self._start_tasks()
-            self._tell_all()
+            self._send_news()
 
     def _stop_run(self, task: HeldTask) -> None:
         run = self._runs.get(task.spec.id)
         if run is not None:
             run.stop()
 
-    def _tell_all(self) -> None:
-        """Send what is there to be told, as it happens."""
+    def _send_news(self) -> None:
+        """Send everything that is new since the last frame."""
         now = self._timeline.elapsed
         fresh, updates = self._lanes.fresh_results(now), Updates(self._lanes.fresh_asks(now))
         if self._lanes.take_parked_changed() or fresh or updates or self._progress:
             self._send(fresh, updates)
-        self._say_goodbye()
+        self._end_if_idle()
 
     def _will(self) -> Will:
         self.last_will = Will(
@@ -145,18 +146,18 @@ class Worker:
         )
         return self.last_will
 
-    def _say_goodbye(self) -> None:
+    def _end_if_idle(self) -> None:
         if self.running and self._lanes.draining and self._lanes.is_idle:
             self._send(bye=True)
             self.running = False
-            self._timeline.after(BEAT, self.link.kill)
+            self._timeline.after(HEARTBEAT_INTERVAL_S, self.link.kill)
 
     def _arrived(self, packet: Packet) -> None:
         self.link.ack(packet)
         if packet.topic == self._presence:
             if packet.payload != self._last_presence:
                 self._last_presence = packet.payload
-                self._hello()
+                self._announce()
             return
         try:
             frame = DaemonFrame.read(*self._channel.open(packet.topic, packet.payload))
@@ -173,8 +174,8 @@ class Worker:
                 run.deliver(settled.call_index, settled.result)
         self._start_tasks()
         if received.is_new_boot:
-            self._hello()
-        self._tell_all()
+            self._announce()
+        self._send_news()
 
     def _start_tasks(self) -> None:
         while self.running and (task := self._lanes.take()) is not None:
@@ -193,8 +194,8 @@ class Worker:
         if spec.op == "run":
             self._facts.append(Fact(self.machine.clock.now(), self.machine.user, "run_started", spec.message, about))
         if isinstance(spec.target, ClassTarget):
-            self._runs[spec.id] = run = ScriptedRun(task, Turn(spec, self._random).script(), self)
-            run.go_on()
+            self._runs[spec.id] = run = ScriptedRun(task, ScriptContext(spec, self._random).script(), self)
+            run.resume()
             return
         if "fails" in data:
             result = TaskResult(spec.id, ErrorInfo("flow_failed", str(data["fails"])), b"null")
@@ -209,20 +210,22 @@ class Worker:
             return
         self._lanes.finish(task, result)
         self._start_tasks()
-        self._tell_all()
+        self._send_news()
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         if not self.running:
             return
-        self._timeline.after(BEAT, self._beat)
-        self._beats += 1
-        beats = self._beats % 2 == 0
-        overdue = self._lanes.overdue_results(self._timeline.elapsed, RESEND)
-        updates = Updates(self._lanes.due_asks(self._timeline.elapsed, RESEND), self._lanes.waits if beats else [])
-        if overdue or updates.asks or beats:
+        self._timeline.after(HEARTBEAT_INTERVAL_S, self._send_heartbeat)
+        self._ticks += 1
+        is_heartbeat = self._ticks % 2 == 0
+        overdue = self._lanes.overdue_results(self._timeline.elapsed, RESEND_AFTER_S)
+        updates = Updates(
+            self._lanes.due_asks(self._timeline.elapsed, RESEND_AFTER_S), self._lanes.waits if is_heartbeat else []
+        )
+        if overdue or updates.asks or is_heartbeat:
             self._send(overdue, updates)
 
-    def _hello(self) -> None:
+    def _announce(self) -> None:
         if self.running:
             self._send(self._lanes.unacknowledged_results(self._timeline.elapsed))
 

@@ -1,6 +1,6 @@
-"""A small world: a broker, a few people with daemons and workers, and everything that can go wrong among them.
+"""A simulated world: a broker, and some people with daemons and workers.
 
-The same seed gives the same world, down to the last byte of every message id.
+A seed determines everything that happens, down to the last byte of every message id.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from p2pflows.protocol.message import Type
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
 from p2pflowsd.running.effects import POST_LIFETIME_MS
 
-MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a fresh private folder is made there
+MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a new private folder is created there
 NAMES = ("ann", "bob", "cyd")
 ECHO, SPREAD, HUMAN = "echo", "spread", flows.HUMAN
 CLASSES = {
     flows.COUNTER: 2, flows.TALLY: 1, flows.PAIR: 6, flows.HUB: 2, flows.GUIDE: 6, flows.TOWER: 4, flows.RUIN: 1,
     flows.CLERK: 6,
 }  # fmt: skip
-"""What else everybody serves, and how often it is used, as weights."""
-PROGRESS = 30.0
-"""Seconds after the last fault in which everything that needs no human must have settled, but for what flows take."""
-ROUND = 5.0
-"""Seconds in which humans, in the end, look for what they are asked next."""
-ROUNDS = 100
-MAX_SECONDS = 600.0
-"""No message that a person in a simulation sends lives longer, in seconds."""
+"""The classes that everybody serves, and how often each is used, as weights."""
+SETTLE_TIMEOUT_S = 30.0
+"""How long after the last fault everything may take that needs no human, besides the time that flows take."""
+ANSWER_INTERVAL_S = 5.0
+"""How often humans answer their prompts at the end."""
+MAX_ANSWER_ROUNDS = 100
+MAX_LIFETIME_S = 600.0
+"""The longest time before the deadline of a message that a person sends."""
 
 
 class World:
-    """People who know one another, each with a daemon, a human, echo flows in order and in parallel, and classes.
+    """People who are contacts of one another; each serves a human, a serial and a parallel echo flow, and classes.
 
     Args:
-        seed: decides everything that chance decides.
-        people: how many.
+        seed: the seed of all random choices.
+        people: how many people there are.
     """
 
     def __init__(self, seed: int, people: int = 2) -> None:
@@ -67,7 +67,7 @@ class World:
                 if other is not machine:
                     machine.contacts.add(other.name, other.user)
             machine.start()
-            self.hire(machine)
+            self.start_worker(machine)
 
     def __enter__(self) -> Self:
         return self
@@ -75,8 +75,8 @@ class World:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def hire(self, machine: Machine, slots: int = 2) -> Worker:
-        """Start a machine's worker anew, if none runs."""
+    def start_worker(self, machine: Machine, slots: int = 2) -> Worker:
+        """Start a worker for a machine, unless one runs; return the one that runs."""
         worker = self.workers.get(machine.name)
         if worker is None or not worker.running:
             worker = self.workers[machine.name] = Worker(
@@ -89,8 +89,14 @@ class World:
             )
         return worker
 
-    def dismiss(self, machine: Machine, *, noticed: bool) -> None:
-        """Kill a machine's worker; a supervisor on the same machine notices at once, a broker later."""
+    def kill_worker(self, machine: Machine, *, noticed: bool) -> None:
+        """Kill the worker of a machine.
+
+        Args:
+            machine: the machine.
+            noticed: whether its daemon learns it at once, as from the end of its own child process; otherwise it
+                learns it from the broker, later.
+        """
         worker = self.workers[machine.name]
         worker.kill()
         if noticed:
@@ -101,7 +107,7 @@ class World:
         self.timeline.run(seconds)
 
     def settle(self) -> list[str]:
-        """End all faults, let time pass until every deadline is over; gives what did not settle as it must."""
+        """End all faults, and let time pass until every deadline is over; describe what does not end as it must."""
         self.broker.packet_faults = PacketFaults()
         for machine in self.machines:
             machine.faults.disarm()
@@ -110,27 +116,27 @@ class World:
             machine.start()
             if self.workers[machine.name].draining:
                 self.workers[machine.name].kill()
-            self.hire(machine).link.cut(0.0)
+            self.start_worker(machine).link.cut(0.0)
         self.run(1.0)
-        self.run(PROGRESS + sum(machine.work() for machine in self.machines))
+        self.run(SETTLE_TIMEOUT_S + sum(machine.min_work_s() for machine in self.machines))
         stuck = [what for machine in self.machines for what in machine.unsettled()]
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ANSWER_ROUNDS):
             if not self._answer_all():
                 break
-            self.run(ROUND)
-        self.run(PROGRESS)
+            self.run(ANSWER_INTERVAL_S)
+        self.run(SETTLE_TIMEOUT_S)
         restored = any(fact.kind == "restored" for fact in self.facts)
-        if not restored:  # a journal that was put back has forgotten what it owes
+        if not restored:  # an old copy of a journal does not have all promises of its daemon
             stuck += [f"unanswered: {what}" for machine in self.machines for what in machine.unanswered()]
-        self._sleep(2 * POST_LIFETIME_MS / 1000 if restored else MAX_SECONDS)
+        self._sleep(2 * POST_LIFETIME_MS / 1000 if restored else MAX_LIFETIME_S)
         stuck += [f"at the very end: {what}" for machine in self.machines for what in machine.unsettled()]
         stuck += self.probe()
         for machine in self.machines:
-            machine.collect()
+            machine.collect_facts()
         return stuck
 
     def _answer_all(self) -> bool:
-        """Let every human answer what they are asked; whether anybody was asked or may be asked soon."""
+        """Let every human answer their prompts; return whether there were any, or may be some soon."""
         asked = [
             (machine, prompt) for machine in self.machines for prompt, kind in machine.open_prompts() if kind == "call"
         ]
@@ -139,33 +145,33 @@ class World:
         return bool(asked) or any(machine.unanswered() for machine in self.machines)
 
     def probe(self) -> list[str]:
-        """Let everybody call everybody once more; gives who got no answer, in words."""
-        asked = [
-            (one, other, one.send(Type.CALL, other, ECHO, {"probe": other.name}, PROGRESS))
+        """Let everybody call everybody once more; describe which calls got no answer."""
+        requests = [
+            (one, other, one.send(Type.CALL, other, ECHO, {"probe": other.name}, SETTLE_TIMEOUT_S))
             for one in self.machines
             for other in self.machines
         ]
-        self.run(PROGRESS - 1.0)
+        self.run(SETTLE_TIMEOUT_S - 1.0)
         return [
             f"{one.name} gets no answer from {other.name}"
-            for one, other, told in asked
-            if one.state_of(told.result) != "done"
+            for one, other, request in requests
+            if one.state_of(request.result) != "done"
         ]
 
     def _sleep(self, seconds: float) -> None:
-        """Let much time pass cheaply: everybody sleeps, and looks around now and then."""
+        """Let a long time pass with few steps: suspend all machines, and let them run for a second now and then."""
         for _ in range(10):
             self.timeline.sleep(seconds / 10)
             self.run(1.0)
 
     def close(self) -> None:
-        """End everything and remove the files."""
+        """End all processes, and remove the files."""
         for machine in self.machines:
             machine.close()
         shutil.rmtree(self.folder)
 
-    def keep(self) -> Path:
-        """Write the history beside the journals; gives the folder."""
+    def save_history(self) -> Path:
+        """Write the history beside the journals; return the folder."""
         path = self.folder / "history.jsonl"
         path.write_text("".join(fact.to_json() + "\n" for fact in self.facts), encoding="utf-8")
         return self.folder

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from simulation import flows
 from simulation.checker import check
-from simulation.machine import Asked, Machine
-from simulation.world import ECHO, HUMAN, MAX_SECONDS, World
+from simulation.machine import ClientRequest, Machine
+from simulation.world import ECHO, HUMAN, MAX_LIFETIME_S, World
 
 from p2pflows.errors import JournalFailed
 from p2pflows.protocol import topics
@@ -137,9 +137,9 @@ def test_a_retried_dead_letter_expires(world: World) -> None:
     ann, bob, _ = world.machines
     asked = ann.send(Type.POST, bob, ECHO, {"seconds": 60}, 600)
     for _ in range(3):
-        world.hire(bob)
+        world.start_worker(bob)
         world.run(3)
-        world.dismiss(bob, noticed=True)
+        world.kill_worker(bob, noticed=True)
         world.run(0.5)
     world.timeline.sleep(700)
     world.run(1)
@@ -175,7 +175,7 @@ def test_a_worker_says_goodbye(world: World) -> None:
     world.workers["bob"].stop()
     world.run(1.5)
     assert bob.dispatch_status()["workers"] == 0
-    world.hire(bob)
+    world.start_worker(bob)
     world.run(6)
     assert [ann.state_of(one.result) for one in asked] == ["done"] * 4
     assert len([fact for fact in world.facts if fact.kind == "run_started"]) == 4
@@ -190,7 +190,7 @@ def state_of(machine: Machine, endpoint: str = flows.PAIR) -> list[Any]:
 def test_late_answers_of_a_failed_request(world: World) -> None:
     """A request whose deadline passes leaves the state as it was; what answers it later runs nothing."""
     ann, bob, _ = world.machines
-    asked = ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"seconds": 5}}, 2)
+    asked = ann.send(Type.CALL, bob, flows.PAIR, {"subflow_data": {"seconds": 5}}, 2)
     world.run(1)
     assert state_of(bob) == [[asked.result]]
     world.run(10)
@@ -205,7 +205,7 @@ def test_late_answers_of_a_failed_request(world: World) -> None:
 def test_a_run_for_a_failed_request(world: World) -> None:
     """What a run goes on with for a request whose deadline passes meanwhile is not kept."""
     ann, bob, _ = world.machines
-    asked = ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"says": {"ponders": 5}}}, 2)
+    asked = ann.send(Type.CALL, bob, flows.PAIR, {"subflow_data": {"reply_data": {"answer_seconds": 5}}}, 2)
     world.run(1)
     assert (
         len([fact for fact in world.facts if fact.kind == "run_started" and fact.about["endpoint"] == flows.PAIR]) == 2
@@ -220,7 +220,7 @@ def test_a_run_beside_a_failed_request(world: World) -> None:
     """A run that has begun from a state goes on with it, although the request that made it fails meanwhile."""
     ann, bob, _ = world.machines
     conversation = "c" * 32
-    first = ann.send(Type.CALL, bob, flows.HUB, {"asks": {"seconds": 8}}, 2, conversation=conversation)
+    first = ann.send(Type.CALL, bob, flows.HUB, {"subflow_data": {"seconds": 8}}, 2, conversation=conversation)
     world.run(1)
     then = ann.send(Type.CALL, bob, flows.HUB, {"seconds": 3}, 60, conversation=conversation)
     world.run(12)
@@ -238,7 +238,7 @@ def test_a_reset_before_a_failure(world: World) -> None:
     ((_, instance),) = ann.mounted(bob)
     first = ann.send(Type.CALL, bob, flows.PAIR, {}, 60, instance=instance)
     world.run(1)
-    ann.send(Type.CALL, bob, flows.PAIR, {"asks": {"seconds": 8}}, 2, instance=instance)
+    ann.send(Type.CALL, bob, flows.PAIR, {"subflow_data": {"seconds": 8}}, 2, instance=instance)
     world.run(1)
     ann.send(Type.CALL, bob, topics.INSTANCES, {"op": "reset", "instance": instance}, 60)
     world.run(1)
@@ -302,12 +302,12 @@ def test_who_began_goes_on_first(world: World, order: tuple[str, str]) -> None:
     for name in order:
         asked.append((people[name], people[name].send(Type.CALL, bob, flows.HUB, {}, 600)))
         world.run(1)
-    world.dismiss(bob, noticed=True)
+    world.kill_worker(bob, noticed=True)
     world.run(0.1)
     bob.kill()
     world.run(3)
     bob.start()
-    world.hire(bob)
+    world.start_worker(bob)
     cyd.start()
     world.run(20)
     runs = [fact.id for fact in world.facts if fact.kind == "run_started" and fact.about["endpoint"] == flows.HUB]
@@ -322,12 +322,12 @@ def test_a_dead_letter_had_mounted(world: World) -> None:
     conversation = "c" * 32
     dead = ann.send(Type.CALL, bob, flows.PAIR, {"seconds": 60}, 600, conversation=conversation)
     for _ in range(3):
-        world.hire(bob)
+        world.start_worker(bob)
         world.run(3)
-        world.dismiss(bob, noticed=True)
+        world.kill_worker(bob, noticed=True)
         world.run(0.5)
     assert bob.dead_letters() == [dead.result]
-    world.hire(bob)
+    world.start_worker(bob)
     again = ann.send(Type.CALL, bob, flows.PAIR, {}, 600, conversation=conversation)
     world.run(3)
     assert ann.state_of(again.result) == "done"
@@ -372,13 +372,13 @@ def test_a_lost_withdrawal(world: World) -> None:
     assert ann.state_of(then.result) == "done"
 
 
-def _memory_of_large_messages(world: World, kind: Type, count: int) -> tuple[int, list[Asked]]:
+def _memory_of_large_messages(world: World, kind: Type, count: int) -> tuple[int, list[ClientRequest]]:
     """Let ann send bob large messages; return how many bytes stay in memory, and what was sent."""
     ann, bob, _ = world.machines
     sent = []
     tracemalloc.start()
     for _ in range(count):
-        sent.append(ann.send(kind, bob, ECHO, {"text": "x" * LARGE_BYTES}, MAX_SECONDS))
+        sent.append(ann.send(kind, bob, ECHO, {"text": "x" * LARGE_BYTES}, MAX_LIFETIME_S))
         world.run(0.01)
         world.facts.clear()  # they hold it all
     held, _ = tracemalloc.get_traced_memory()
@@ -404,7 +404,7 @@ def test_what_waits_for_a_worker_lies_in_the_journal(world: World) -> None:
     world.run(5)
     held, sent = _memory_of_large_messages(world, Type.CALL, count=60)
     assert held < len(sent) * LARGE_BYTES / 4
-    world.hire(bob)
+    world.start_worker(bob)
     world.run(60)
     assert {ann.state_of(each.result) for each in sent} == {"done"}
 
@@ -466,7 +466,7 @@ def test_two_callers_of_one_singleton_get_their_own_answers(world: World) -> Non
     """A singleton that keeps one request in mind answers each caller what that caller asked."""
     ann, bob, cyd = world.machines
     calls = [
-        (one, {"number": number, "asks": {"seconds": 0.3}}, one.send)
+        (one, {"number": number, "subflow_data": {"seconds": 0.3}}, one.send)
         for number, one in enumerate([ann, cyd, ann, bob, cyd, cyd, ann])
     ]
     asked = [(one, data, send(Type.CALL, bob, flows.CLERK, data, 60)) for one, data, send in calls]

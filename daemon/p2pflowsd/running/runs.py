@@ -211,7 +211,7 @@ class Runs:
             raise FlowFailed("Another request has made the instance meanwhile.", "Send it again.")
         self._changes.ensure_quota(row, flow)
         self._instances.keep(row, flow, mounted)
-        self._faults.reach("instances.kept")
+        self._faults.reach("instances.saved")
 
     def _check(self, row: IncomingRow, result: RunResult) -> None:
         """See that all that a run sends can be sent.

@@ -1,4 +1,4 @@
-"""The checker of histories finds every kind of violation, and nothing in a history that is right."""
+"""The checker finds every kind of violation, and none in a history without violations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from simulation.world import ECHO, HUMAN, World
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 
-Doctor = Callable[[list[Fact]], None]
+Falsification = Callable[[list[Fact]], None]
 
 
 @pytest.fixture(scope="module")
 def true_history() -> list[Fact]:
-    """What happened when ann called bob's flow three times, posted to it, and asked bob two questions."""
+    """The history after Ann called Bob's flow three times, posted to it, and asked Bob two questions."""
     with World(seed=7) as world:
         ann, bob = world.machines
         world.run(0.5)
@@ -36,36 +36,36 @@ def true_history() -> list[Fact]:
         return world.facts
 
 
-def number_of(facts: list[Fact], kind: str, *, nth: int = 0, **about: Any) -> int:
-    """Where the nth fact of a kind stands that says all of this."""
-    found = [place for place, fact in enumerate(facts) if fact.kind == kind and about.items() <= fact.about.items()]
+def index_of(facts: list[Fact], kind: str, *, nth: int = 0, **about: Any) -> int:
+    """Return the index of the nth fact of a kind with these entries."""
+    found = [index for index, fact in enumerate(facts) if fact.kind == kind and about.items() <= fact.about.items()]
     return found[nth]
 
 
-def change(facts: list[Fact], place: int, **about: Any) -> None:
-    """Let a fact say something else."""
-    facts[place] = replace(facts[place], about={**facts[place].about, **about})
+def change(facts: list[Fact], index: int, **about: Any) -> None:
+    """Change entries of a fact."""
+    facts[index] = replace(facts[index], about={**facts[index].about, **about})
 
 
 def swap(facts: list[Fact], one: int, other: int) -> None:
-    """Let two facts change places."""
+    """Swap two facts."""
     facts[one], facts[other] = facts[other], facts[one]
 
 
-def never_ended(facts: list[Fact]) -> None:
-    """The sender's journal does not know how a call ended."""
-    message_id = facts[number_of(facts, "confirmed")].id
+def call_never_ends(facts: list[Fact]) -> None:
+    """A call has no end in the journal of its sender."""
+    message_id = facts[index_of(facts, "confirmed")].id
     facts[:] = [fact for fact in facts if fact.id != message_id or fact.kind not in ("outgoing_moved", "reported")]
 
 
 def not_in_the_journal(facts: list[Fact]) -> None:
-    """The client was told of a message that the journal never had."""
-    facts.append(replace(facts[number_of(facts, "confirmed")], id="0" * 32))
+    """The daemon confirmed a message that its journal does not have."""
+    facts.append(replace(facts[index_of(facts, "confirmed")], id="0" * 32))
 
 
-def no_such_receipt(facts: list[Fact]) -> None:
-    """A post counts as delivered, and its recipient has never seen it."""
-    message_id = facts[number_of(facts, "accepted", type="post")].id
+def never_stored(facts: list[Fact]) -> None:
+    """A post is done at its sender, but its recipient has never stored it."""
+    message_id = facts[index_of(facts, "accepted", type="post")].id
     facts[:] = [
         fact
         for fact in facts
@@ -73,84 +73,84 @@ def no_such_receipt(facts: list[Fact]) -> None:
     ]
 
 
-def silent_at_recipient(facts: list[Fact]) -> None:
-    """A request was received and nothing became of it."""
-    message_id = facts[number_of(facts, "accepted", type="post")].id
+def request_never_ends(facts: list[Fact]) -> None:
+    """A request was received, but never ended."""
+    message_id = facts[index_of(facts, "accepted", type="post")].id
     facts[:] = [fact for fact in facts if fact.id != message_id or fact.kind != "incoming_moved"]
 
 
-def too_early(facts: list[Fact]) -> None:
+def expired_early(facts: list[Fact]) -> None:
     """A message expired before its deadline."""
-    place = number_of(facts, "outgoing_moved", state="done")
-    change(facts, place, state="expired")
+    index = index_of(facts, "outgoing_moved", state="done")
+    change(facts, index, state="expired")
 
 
-def received_twice(facts: list[Fact]) -> None:
-    """The same message was taken in twice."""
-    facts.append(facts[number_of(facts, "received")])
+def stored_twice(facts: list[Fact]) -> None:
+    """A message was stored twice by its recipient."""
+    facts.append(facts[index_of(facts, "received")])
 
 
 def done_twice(facts: list[Fact]) -> None:
-    """The same message took effect twice."""
-    facts.append(facts[number_of(facts, "incoming_moved", state="done")])
+    """A message took effect twice."""
+    facts.append(facts[index_of(facts, "incoming_moved", state="done")])
 
 
 def two_replies(facts: list[Fact]) -> None:
     """A call got two answers."""
-    facts.append(replace(facts[number_of(facts, "accepted", type="reply")], id="1" * 32))
+    facts.append(replace(facts[index_of(facts, "accepted", type="reply")], id="1" * 32))
 
 
-def from_nowhere(facts: list[Fact]) -> None:
-    """A message took effect that nobody has accepted."""
-    facts.append(replace(facts[number_of(facts, "received")], id="2" * 32))
-    facts.append(replace(facts[number_of(facts, "incoming_moved", state="done")], id="2" * 32))
+def never_accepted(facts: list[Fact]) -> None:
+    """A message took effect that no sender has accepted."""
+    facts.append(replace(facts[index_of(facts, "received")], id="2" * 32))
+    facts.append(replace(facts[index_of(facts, "incoming_moved", state="done")], id="2" * 32))
 
 
 def swapped_effects(facts: list[Fact]) -> None:
     """The second call took effect before the first."""
     swap(
         facts,
-        number_of(facts, "incoming_moved", state="done", was="ready"),
-        number_of(facts, "incoming_moved", state="done", was="ready", nth=1),
+        index_of(facts, "incoming_moved", state="done", was="ready"),
+        index_of(facts, "incoming_moved", state="done", was="ready", nth=1),
     )
 
 
 def swapped_runs(facts: list[Fact]) -> None:
     """The second call ran before the first."""
-    swap(facts, number_of(facts, "run_started"), number_of(facts, "run_started", nth=1))
+    swap(facts, index_of(facts, "run_started"), index_of(facts, "run_started", nth=1))
 
 
 def swapped_questions(facts: list[Fact]) -> None:
     """The second question was asked before the first."""
-    swap(facts, number_of(facts, "prompt_added"), number_of(facts, "prompt_added", nth=1))
+    swap(facts, index_of(facts, "prompt_added"), index_of(facts, "prompt_added", nth=1))
 
 
 def asked_twice(facts: list[Fact]) -> None:
-    """A question was put before the human twice."""
-    facts.append(facts[number_of(facts, "prompt_added")])
+    """The human was asked a question twice."""
+    facts.append(facts[index_of(facts, "prompt_added")])
 
 
 def answered_twice(facts: list[Fact]) -> None:
-    """The human was told twice that an answer counts."""
-    facts.append(facts[number_of(facts, "answered", counts=True)])
+    """The daemon accepted two answers of the human."""
+    facts.append(facts[index_of(facts, "answered", counts=True)])
 
 
 def later_answer_counts(facts: list[Fact]) -> None:
-    """The human was told that an answer counts, and another was kept."""
-    change(facts, number_of(facts, "answered", counts=True), text="later")
+    """The daemon accepted an answer of the human, but stored another."""
+    change(facts, index_of(facts, "answered", counts=True), text="later")
 
 
-def other_words(facts: list[Fact]) -> None:
-    """The caller got other words than the human's."""
-    message_id = facts[number_of(facts, "prompt_added")].id
-    change(facts, number_of(facts, "accepted", cause=message_id), data={"human_input": "perhaps"})
+def other_answer(facts: list[Fact]) -> None:
+    """The caller got another answer than that of the human."""
+    message_id = facts[index_of(facts, "prompt_added")].id
+    change(facts, index_of(facts, "accepted", cause=message_id), data={"human_input": "perhaps"})
 
 
 def wrong_reply(facts: list[Fact]) -> None:
     """Two calls got each other's reply."""
     one, other = (
-        number_of(facts, "outgoing_moved", state="done"),
-        number_of(facts, "outgoing_moved", state="done", nth=1),
+        index_of(facts, "outgoing_moved", state="done"),
+        index_of(facts, "outgoing_moved", state="done", nth=1),
     )
     answer = facts[one].about["answer"]
     change(facts, one, answer=facts[other].about["answer"])
@@ -158,39 +158,39 @@ def wrong_reply(facts: list[Fact]) -> None:
 
 
 def wrong_echo(facts: list[Fact]) -> None:
-    """A flow answered one call with what belongs to another, on both sides."""
-    message_id = facts[number_of(facts, "outgoing_moved", state="done")].id
+    """A call got the echo of another call, in the journals of both sides."""
+    message_id = facts[index_of(facts, "outgoing_moved", state="done")].id
     answer = {"echo": {"number": 99}}
-    change(facts, number_of(facts, "accepted", cause=message_id), data=answer)
-    for place, fact in enumerate(facts):
+    change(facts, index_of(facts, "accepted", cause=message_id), data=answer)
+    for index, fact in enumerate(facts):
         if fact.id == message_id and fact.kind in ("outgoing_moved", "reported") and fact.about["answer"]:
-            change(facts, place, answer=answer)
+            change(facts, index, answer=answer)
 
 
-def heard_otherwise(facts: list[Fact]) -> None:
-    """The caller heard another answer than its journal keeps."""
-    change(facts, number_of(facts, "reported", state="done"), answer={"echo": {"number": 99}})
+def wrong_report(facts: list[Fact]) -> None:
+    """The daemon reported another answer than its journal has."""
+    change(facts, index_of(facts, "reported", state="done"), answer={"echo": {"number": 99}})
 
 
-def changed_its_mind(facts: list[Fact]) -> None:
-    """A call that had been answered ended once more."""
-    place = number_of(facts, "outgoing_moved", state="done", was="pending")
-    facts.append(replace(facts[place], about={"was": "done", "state": "failed", "answer": {"kind": "flow_failed"}}))
+def ended_twice(facts: list[Fact]) -> None:
+    """A call that was answered ended again."""
+    index = index_of(facts, "outgoing_moved", state="done", was="pending")
+    facts.append(replace(facts[index], about={"was": "done", "state": "failed", "answer": {"kind": "flow_failed"}}))
 
 
 def illegal_move(facts: list[Fact]) -> None:
-    """A request made a move that the table does not have."""
-    change(facts, number_of(facts, "incoming_moved", state="done"), was="expired")
+    """A request made a move that is not in the table."""
+    change(facts, index_of(facts, "incoming_moved", state="done"), was="expired")
 
 
-def dropped_alive(facts: list[Fact]) -> None:
-    """A call was deleted before its end."""
-    facts.append(replace(facts[number_of(facts, "confirmed")], kind="outgoing_removed", about={"state": "pending"}))
+def removed_while_open(facts: list[Fact]) -> None:
+    """A call was removed before its end."""
+    facts.append(replace(facts[index_of(facts, "confirmed")], kind="outgoing_removed", about={"state": "pending"}))
 
 
 @pytest.fixture(scope="module")
 def true_runs() -> list[Fact]:
-    """What happened when ann used two composites of bob's, and his worker died in the middle."""
+    """The history after Ann used two composites of Bob's, and his worker was killed meanwhile."""
     with World(seed=8) as world:
         ann, bob = world.machines
         world.run(0.5)
@@ -200,220 +200,222 @@ def true_runs() -> list[Fact]:
         ((_, instance),) = ann.mounted(bob)
         for number in range(3):
             ann.send(Type.CALL, bob, flows.PAIR, {"number": number}, 60, instance=instance)
-        world.dismiss(bob, noticed=True)
-        world.hire(bob)
+        world.kill_worker(bob, noticed=True)
+        world.start_worker(bob)
         world.run(1)
         ann.answer(ann.open_prompts()[0][0], "yes")
         assert world.settle() == []
         return world.facts
 
 
-def of_runs(facts: list[Fact], kind: str, *, nth: int = 0, **about: Any) -> int:
-    """Where the nth fact of a kind stands that is about a run that was begun twice."""
-    twice = facts[number_of(facts, "prompt_added")].about["text"].partition(":")[0]
+def index_of_run(facts: list[Fact], kind: str, *, nth: int = 0, **about: Any) -> int:
+    """Return the index of the nth fact of a kind about the run that was started twice."""
+    run_twice = facts[index_of(facts, "prompt_added")].about["text"].partition(":")[0]
     found = [
-        place
-        for place, fact in enumerate(facts)
-        if (fact.kind, fact.id) == (kind, twice) and about.items() <= fact.about.items()
+        index
+        for index, fact in enumerate(facts)
+        if (fact.kind, fact.id) == (kind, run_twice) and about.items() <= fact.about.items()
     ]
     return found[nth]
 
 
-def run_not_counted(facts: list[Fact]) -> None:
-    """A run left a state that does not count it."""
-    place = number_of(facts, "state_saved", nth=2)
-    change(facts, place, state={**facts[place].about["state"], "seen": facts[place].about["state"]["seen"][:-1]})
+def run_not_in_state(facts: list[Fact]) -> None:
+    """The state after a run does not contain its message."""
+    index = index_of(facts, "state_saved", nth=2)
+    change(facts, index, state={**facts[index].about["state"], "seen": facts[index].about["state"]["seen"][:-1]})
 
 
-def run_counted_twice(facts: list[Fact]) -> None:
-    """A run that began twice is counted twice."""
-    place = max(place for place, fact in enumerate(facts) if fact.kind == "state_saved")
-    state = facts[place].about["state"]
-    facts.insert(place + 1, facts[place])
-    change(facts, place + 1, state={**state, "seen": [*state["seen"], state["seen"][-1]]})
+def run_twice_in_state(facts: list[Fact]) -> None:
+    """The state contains the message of a run twice."""
+    index = max(index for index, fact in enumerate(facts) if fact.kind == "state_saved")
+    state = facts[index].about["state"]
+    facts.insert(index + 1, facts[index])
+    change(facts, index + 1, state={**state, "seen": [*state["seen"], state["seen"][-1]]})
 
 
-def from_an_old_state(facts: list[Fact]) -> None:
-    """A run began from the state before the last one, whose effect is gone by that."""
-    place = max(
-        place for place, fact in enumerate(facts) if fact.kind == "state_saved" and len(fact.about["state"]["seen"]) > 2
+def run_from_old_state(facts: list[Fact]) -> None:
+    """A run started from an older state, so that the effect of the run before is lost."""
+    index = max(
+        index for index, fact in enumerate(facts) if fact.kind == "state_saved" and len(fact.about["state"]["seen"]) > 2
     )
-    seen = facts[place].about["state"]["seen"]
-    change(facts, place, state={**facts[place].about["state"], "seen": [*seen[:-2], seen[-1]]})
+    seen = facts[index].about["state"]["seen"]
+    change(facts, index, state={**facts[index].about["state"], "seen": [*seen[:-2], seen[-1]]})
 
 
 def called_twice(facts: list[Fact]) -> None:
-    """A run that began again made its call under another id."""
-    place = of_runs(facts, "record_added", what="call")
-    facts.insert(place + 1, facts[place])
-    change(facts, place + 1, message="3" * 32)
+    """A run that started again sent its call under another id."""
+    index = index_of_run(facts, "record_added", what="call")
+    facts.insert(index + 1, facts[index])
+    change(facts, index + 1, message="3" * 32)
 
 
 def one_message_for_two(facts: list[Fact]) -> None:
     """Two calls of a run are the same message."""
-    message = facts[of_runs(facts, "record_added", what="call", nth=0)].about["message"]
-    change(facts, of_runs(facts, "record_added", what="call", nth=1), message=message)
+    message = facts[index_of_run(facts, "record_added", what="call", nth=0)].about["message"]
+    change(facts, index_of_run(facts, "record_added", what="call", nth=1), message=message)
 
 
-def another_answer(facts: list[Fact]) -> None:
-    """The second attempt learned something else of a call."""
-    first = facts[of_runs(facts, "call_result")].about["k"]
-    change(facts, of_runs(facts, "call_result", k=first, nth=1), what={"data": {"count": 99}})
+def other_call_result(facts: list[Fact]) -> None:
+    """The second attempt got another result of a call."""
+    first = facts[index_of_run(facts, "call_result")].about["k"]
+    change(facts, index_of_run(facts, "call_result", k=first, nth=1), what={"data": {"count": 99}})
 
 
-def answered_anew(facts: list[Fact]) -> None:
+def second_call_result(facts: list[Fact]) -> None:
     """A call of a run got a second answer."""
-    facts.append(facts[of_runs(facts, "record_completed")])
+    facts.append(facts[index_of_run(facts, "record_completed")])
 
 
-def learned_from_nowhere(facts: list[Fact]) -> None:
-    """A run went on with an answer to nothing."""
-    change(facts, of_runs(facts, "call_result"), k=999)
+def result_without_call(facts: list[Fact]) -> None:
+    """A run got the result of a call that it did not make."""
+    change(facts, index_of_run(facts, "call_result"), k=999)
 
 
-def another_step(facts: list[Fact]) -> None:
-    """A step gave something else than what was kept."""
-    change(facts, of_runs(facts, "step_result"), what=-1)
+def other_step_result(facts: list[Fact]) -> None:
+    """A run got another result of a step than the journal has."""
+    change(facts, index_of_run(facts, "step_result"), what=-1)
 
 
-def step_kept_twice(facts: list[Fact]) -> None:
-    """A step was done again."""
-    place = of_runs(facts, "record_added", what="step")
-    facts.insert(place + 1, facts[place])
+def step_stored_twice(facts: list[Fact]) -> None:
+    """A step was stored twice."""
+    index = index_of_run(facts, "record_added", what="step")
+    facts.insert(index + 1, facts[index])
 
 
 def run_asked_twice(facts: list[Fact]) -> None:
-    """A run that began again asked its human under another id."""
-    facts.append(replace(facts[number_of(facts, "prompt_added")], id="4" * 32))
+    """A run that started again asked its question under another id."""
+    facts.append(replace(facts[index_of(facts, "prompt_added")], id="4" * 32))
 
 
-def kept_for_ever(facts: list[Fact]) -> None:
-    """A later run counted as the answer to what was left unanswered, and gave none."""
-    message_id = facts[number_of(facts, "incoming_moved", state="kept")].id
+def awaited_reply_without_answer(facts: list[Fact]) -> None:
+    """A request that awaited a later run is done, but got no answer."""
+    message_id = facts[index_of(facts, "incoming_moved", state="kept")].id
     facts[:] = [fact for fact in facts if fact.kind != "accepted" or fact.about["cause"] != message_id]
 
 
-def a_child_too_few(facts: list[Fact]) -> None:
-    """A subflow is not there."""
-    child = next(iter(facts[number_of(facts, "instance_added", endpoint=flows.PAIR)].about["subflows"].values()))[
+def missing_subflow(facts: list[Fact]) -> None:
+    """A subflow does not exist."""
+    child = next(iter(facts[index_of(facts, "instance_added", endpoint=flows.PAIR)].about["subflows"].values()))[
         "instance"
     ]
-    facts.append(Fact(0, facts[number_of_id(facts, "instance_added", child)].node, "instance_removed", child))
+    facts.append(Fact(0, facts[index_of_id(facts, "instance_added", child)].node, "instance_removed", child))
 
 
-def a_child_too_many(facts: list[Fact]) -> None:
-    """A subflow outlived the flow for which it was mounted."""
-    place = number_of(facts, "instance_added", endpoint=flows.GUIDE)
-    facts.append(Fact(0, facts[place].node, "instance_removed", facts[place].id))
+def leftover_subflow(facts: list[Fact]) -> None:
+    """A subflow exists after the flow for which it was mounted was released."""
+    index = index_of(facts, "instance_added", endpoint=flows.GUIDE)
+    facts.append(Fact(0, facts[index].node, "instance_removed", facts[index].id))
 
 
-def a_cancelled_mount(facts: list[Fact]) -> None:
-    """An instance is there although whoever asked for it was told that there is none."""
+def cancelled_mount(facts: list[Fact]) -> None:
+    """An instance exists although the request to mount it was cancelled."""
     mount = next(
         fact.id
         for fact in facts
         if fact.kind == "accepted" and fact.about["endpoint"] == topics.INSTANCES and fact.about["origin"] is None
     )
-    change(facts, number_of_id(facts, "outgoing_moved", mount, nth=-1), state="cancelled")
+    change(facts, index_of_id(facts, "outgoing_moved", mount, nth=-1), state="cancelled")
 
 
-def of_another_life(facts: list[Fact]) -> None:
-    """An answer ran an instance that had not asked."""
-    place = number_of(facts, "received", type="reply")
-    instance = facts[place].about["instance"]
-    mounted = facts[number_of_id(facts, "instance_added", instance)]
-    facts[place:place] = [Fact(0, mounted.node, "instance_removed", instance), mounted]
+def answer_to_another_instance(facts: list[Fact]) -> None:
+    """An answer ran an instance that did not make the call."""
+    index = index_of(facts, "received", type="reply")
+    instance = facts[index].about["instance"]
+    mounted = facts[index_of_id(facts, "instance_added", instance)]
+    facts[index:index] = [Fact(0, mounted.node, "instance_removed", instance), mounted]
 
 
-def still_recorded(facts: list[Fact]) -> None:
-    """What a run had recorded outlived it."""
-    del facts[of_runs(facts, "record_removed")]
+def leftover_record(facts: list[Fact]) -> None:
+    """The records of a run exist after its end."""
+    del facts[index_of_run(facts, "record_removed")]
 
 
-def number_of_id(facts: list[Fact], kind: str, message_id: str, *, nth: int = 0) -> int:
-    """Where the nth fact of a kind about a message or instance stands."""
-    return [place for place, fact in enumerate(facts) if (fact.kind, fact.id) == (kind, message_id)][nth]
+def index_of_id(facts: list[Fact], kind: str, message_id: str, *, nth: int = 0) -> int:
+    """Return the index of the nth fact of a kind about a message or instance."""
+    return [index for index, fact in enumerate(facts) if (fact.kind, fact.id) == (kind, message_id)][nth]
 
 
-RUN_DOCTORS: dict[Doctor, str] = {
-    run_not_counted: "R1",
-    run_counted_twice: "R1",
-    from_an_old_state: "R1",
+RUN_FALSIFICATIONS: dict[Falsification, str] = {
+    run_not_in_state: "R1",
+    run_twice_in_state: "R1",
+    run_from_old_state: "R1",
     called_twice: "R2",
     one_message_for_two: "R2",
-    another_answer: "R2",
-    answered_anew: "R2",
-    learned_from_nowhere: "R2",
-    another_step: "R3",
-    step_kept_twice: "R3",
+    other_call_result: "R2",
+    second_call_result: "R2",
+    result_without_call: "R2",
+    other_step_result: "R3",
+    step_stored_twice: "R3",
     run_asked_twice: "R4",
-    kept_for_ever: "R5",
-    a_child_too_few: "R6",
-    a_child_too_many: "R6",
-    a_cancelled_mount: "R6",
-    of_another_life: "R7",
-    still_recorded: "R8",
+    awaited_reply_without_answer: "R5",
+    missing_subflow: "R6",
+    leftover_subflow: "R6",
+    cancelled_mount: "R6",
+    answer_to_another_instance: "R7",
+    leftover_record: "R8",
 }
-DOCTORS: dict[Doctor, str] = {
-    never_ended: "I1",
+FALSIFICATIONS: dict[Falsification, str] = {
+    call_never_ends: "I1",
     not_in_the_journal: "I1",
-    no_such_receipt: "I1",
-    silent_at_recipient: "I1",
-    too_early: "I1",
-    received_twice: "I2",
+    never_stored: "I1",
+    request_never_ends: "I1",
+    expired_early: "I1",
+    stored_twice: "I2",
     done_twice: "I2",
     two_replies: "I2",
-    from_nowhere: "I2",
+    never_accepted: "I2",
     swapped_effects: "I3",
     swapped_runs: "I3",
     swapped_questions: "I3",
     asked_twice: "I4",
     answered_twice: "I4",
     later_answer_counts: "I4",
-    other_words: "I4",
+    other_answer: "I4",
     wrong_reply: "I5",
     wrong_echo: "I5",
-    heard_otherwise: "I5",
-    changed_its_mind: "illegal",
+    wrong_report: "I5",
+    ended_twice: "illegal",
     illegal_move: "illegal",
-    dropped_alive: "illegal",
+    removed_while_open: "illegal",
 }
 
 
-def test_a_true_history_is_right(true_history: list[Fact]) -> None:
-    """Nothing is found where nothing is wrong."""
+def test_a_true_history_passes(true_history: list[Fact]) -> None:
+    """A history without violations passes."""
     assert check(true_history) == []
 
 
-@pytest.mark.parametrize(("doctor", "invariant"), DOCTORS.items(), ids=lambda value: getattr(value, "__name__", None))
-def test_a_doctored_history_is_caught(doctor: Doctor, invariant: str, true_history: list[Fact]) -> None:
-    """Each violation is found, and called by its name."""
+@pytest.mark.parametrize(
+    ("falsify", "promise"), FALSIFICATIONS.items(), ids=lambda value: getattr(value, "__name__", None)
+)
+def test_a_falsified_history_is_caught(falsify: Falsification, promise: str, true_history: list[Fact]) -> None:
+    """Each kind of violation is found, with the number of the promise."""
     facts = list(true_history)
-    doctor(facts)
-    assert any(what.startswith(invariant) for what in check(facts)), check(facts)
+    falsify(facts)
+    assert any(violation.startswith(promise) for violation in check(facts)), check(facts)
 
 
-def test_true_runs_are_right(true_runs: list[Fact]) -> None:
-    """Nothing is found in runs that are as they must be, and one of them did begin twice."""
+def test_true_runs_pass(true_runs: list[Fact]) -> None:
+    """A history of runs without violations passes, although one run was started twice."""
     assert check(true_runs) == []
-    assert of_runs(true_runs, "run_started", nth=1) > of_runs(true_runs, "call_result")
+    assert index_of_run(true_runs, "run_started", nth=1) > index_of_run(true_runs, "call_result")
 
 
 @pytest.mark.parametrize(
-    ("doctor", "invariant"), RUN_DOCTORS.items(), ids=lambda value: getattr(value, "__name__", None)
+    ("falsify", "promise"), RUN_FALSIFICATIONS.items(), ids=lambda value: getattr(value, "__name__", None)
 )
-def test_doctored_runs_are_caught(doctor: Doctor, invariant: str, true_runs: list[Fact]) -> None:
-    """Each violation by instances and runs is found, and called by its name."""
+def test_falsified_runs_are_caught(falsify: Falsification, promise: str, true_runs: list[Fact]) -> None:
+    """Each kind of violation by instances and runs is found, with the number of the promise."""
     facts = list(true_runs)
-    doctor(facts)
-    assert any(what.startswith(invariant) for what in check(facts)), check(facts)
+    falsify(facts)
+    assert any(violation.startswith(promise) for violation in check(facts)), check(facts)
 
 
-def test_a_restored_journal_answers_only_for_others(true_history: list[Fact]) -> None:
-    """Who has put an old journal back may repeat themselves; who has not may not, even towards them."""
+def test_only_a_daemon_with_an_old_journal_may_repeat_effects(true_history: list[Fact]) -> None:
+    """A daemon with an old journal may repeat effects; the other daemon may not, even for its messages."""
     facts = list(true_history)
-    ann = facts[number_of(facts, "confirmed")].node
-    bob = facts[number_of(facts, "confirmed")].about.get("peer") or facts[number_of(facts, "received")].node
+    ann = facts[index_of(facts, "confirmed")].node
+    bob = facts[index_of(facts, "confirmed")].about.get("peer") or facts[index_of(facts, "received")].node
     done_twice(facts)
     assert check([Fact(0, bob, "restored", ""), *facts]) == []
     assert check([Fact(0, ann, "restored", ""), *facts]) != []
