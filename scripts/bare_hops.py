@@ -1,8 +1,8 @@
-"""The hops of a call with what is promised on each, and nothing else: what is left when a daemon costs nothing.
+"""The hops of a call, with the work that each promise needs and nothing else: the least that a call can cost.
 
 client -> alice: SQLite commit with fsync, sign, seal -> broker -> bob: open, verify, keep -> worker -> bob: commit with
 fsync, sign, seal -> broker -> alice: open, verify -> client. Four processes and the broker, blocking sockets, paho-mqtt
-driven by hand. No contacts, order, repetition, refusals, leases or deadlines, and nothing is checked but signatures.
+driven by hand. There are no contacts, streams, duplicates, refusals, leases or deadlines; only signatures are checked.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ _SEEDS = {"alice": b"a" * 32, "bob": b"b" * 32}
 
 
 def measure(url: str, folder: Path, size: int, count: int) -> list[float]:
-    """The seconds of each of some calls, one at a time.
+    """Measure calls, one at a time.
 
     Args:
-        url: the broker's.
-        folder: an empty one, for sockets and journals.
+        url: the URL of the broker.
+        folder: an empty folder, for sockets and journals.
         size: bytes of text in each call.
-        count: how many calls.
+        count: how many calls to make.
+
+    Returns:
+        The seconds that each call took.
     """
     content = json.dumps({"text": "x" * size}).encode()
     with ExitStack() as stack:
@@ -54,7 +57,7 @@ def measure(url: str, folder: Path, size: int, count: int) -> list[float]:
 
 
 class _Side:
-    """Alice, or bob: a journal, keys, a link to the broker, and one local connection."""
+    """Alice or Bob: a journal, keys, a link to the broker, and one local connection."""
 
     def __init__(self, name: str, peer: str, url: str, folder: Path) -> None:
         self._peer = peer
@@ -70,38 +73,38 @@ class _Side:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / f"{name}.sock"))
         self._listener.listen()
-        self.link = raw_paho.connected(url, manual_ack=True)
+        self.link = raw_paho.connect(url, manual_ack=True)
         granted: list[bool] = []
         self.link.on_subscribe = lambda *_: granted.append(True)
         self.link.subscribe(f"bench/bare/{name}", qos=1)
         while not granted:
             self.link.loop(0.1)
 
-    def keep(self, peer: str, body: bytes) -> None:
+    def store(self, peer: str, body: bytes) -> None:
         """Write a message into the open transaction."""
         if not self.db.in_transaction:
             self.db.execute("BEGIN")
         row = (os.urandom(16).hex(), peer, body, "pending")
         self.db.execute("INSERT INTO messages (id, peer, body, state) VALUES (?, ?, ?, ?)", row)
 
-    def say(self, kind: str, data: object) -> None:
-        """Keep a message, commit, and let it leave."""
+    def send(self, kind: str, data: object) -> None:
+        """Store a message, commit, and publish it."""
         fields = {"id": os.urandom(16).hex(), "type": kind, "to": self._peer, "expires": time.time_ns(), "data": data}
         body = json.dumps(fields).encode()
-        self.keep(self._peer, body)
+        self.store(self._peer, body)
         self.db.execute("COMMIT")
         sealed = self._box.encrypt(self._key.sign(hashlib.sha256(body).digest()).signature + body)
         self.link.publish(f"bench/bare/{self._peer}", bytes(sealed), qos=1)
 
-    def understood(self, sealed: bytes) -> bytes:
-        """The body of what came, if the peer has signed it."""
+    def open(self, sealed: bytes) -> bytes:
+        """Decrypt a message, check its signature, and return its body."""
         plain = self._box.decrypt(sealed)
         body = plain[_SIGNATURE:]
         self._theirs.verify(hashlib.sha256(body).digest(), plain[:_SIGNATURE])
         return body
 
     def serve(self, local: Callable[[socket.socket], None], remote: Callable[[socket.socket, bytes], None]) -> None:
-        """Take what comes, for ever; `local` from the connection, `remote` from the broker."""
+        """Handle messages until the process ends: `local` from the connection, `remote` from the broker."""
         print("ready", flush=True)
         connection, _ = self._listener.accept()
         broker = self.link.socket()
@@ -119,7 +122,7 @@ class _Side:
             for ready, _ in poll.poll():
                 if ready == broker.fileno():
                     self.link.loop_read()
-                    raw_paho.quick(self.link)
+                    raw_paho.set_quick_ack(self.link)
                 else:
                     local(connection)
             self.link.loop_write()
@@ -129,31 +132,31 @@ def _alice(url: str, folder: Path) -> None:
     side = _Side("alice", "bob", url, folder)
 
     def answered(client: socket.socket, sealed: bytes) -> None:
-        client.send(json.dumps(json.loads(side.understood(sealed))["data"]).encode())
+        client.send(json.dumps(json.loads(side.open(sealed))["data"]).encode())
 
-    side.serve(lambda client: side.say("call", json.loads(_received(client))), answered)
+    side.serve(lambda client: side.send("call", json.loads(_receive(client))), answered)
 
 
 def _bob(url: str, folder: Path) -> None:
     side = _Side("bob", "alice", url, folder)
 
     def asked(worker: socket.socket, sealed: bytes) -> None:
-        body = side.understood(sealed)
-        side.keep("alice", body)
+        body = side.open(sealed)
+        side.store("alice", body)
         worker.send(json.dumps(json.loads(body)["data"]).encode())
 
-    side.serve(lambda worker: side.say("reply", json.loads(_received(worker))), asked)
+    side.serve(lambda worker: side.send("reply", json.loads(_receive(worker))), asked)
 
 
 def _worker(_url: str, folder: Path) -> None:
     daemon = _connect(folder / "bob.sock")
     print("ready", flush=True)
     while True:
-        daemon.send(json.dumps(json.loads(_received(daemon))).encode())
+        daemon.send(json.dumps(json.loads(_receive(daemon))).encode())
 
 
-def _received(connection: socket.socket) -> bytes:
-    """What came on a local connection; ends the process with it."""
+def _receive(connection: socket.socket) -> bytes:
+    """Receive from a local connection; end the process when the connection ends."""
     return connection.recv(_BUFFER) or sys.exit(0)
 
 

@@ -1,8 +1,8 @@
-"""Echo calls through two daemons and one worker process, beside raw paho-mqtt QoS 1 on the same broker, in one run.
+"""Measure echo calls through two daemons and a worker process, and raw paho-mqtt at QoS 1 on the same broker.
 
-Everything is on: signed, sealed, journalled with fsync, dispatched to a worker process. Between the two stands what the
-same hops cost with these promises and nothing else (bare_hops.py). Read the ratios: absolute figures drift with the
-machine's other load.
+Calls are signed, sealed, journalled with fsync and dispatched to a worker process. A third measurement is the cost of
+the same hops with this work and nothing else (bare_hops.py). Compare the ratios: the absolute figures change with the
+load of the machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def echo(text: str) -> str:
 
 
 def main() -> None:
-    """Run and print the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under two minutes: one round of each")
     parser.add_argument("--broker", default=None, help="mosquitto or iotcore; default: as `up` chooses")
@@ -54,7 +54,7 @@ def main() -> None:
         os.environ["P2PFLOWS_BROKER"] = f"embedded:{port}"
         alice = stack.enter_context(_daemon(Path(folder) / "alice"))
         bob = stack.enter_context(_daemon(Path(folder) / "bob"))
-        url = _introduce(alice, bob, Path(folder))
+        url = _prepare(alice, bob, Path(folder))
         broker = _client(alice).request("status")["broker"]["name"]
         stack.enter_context(raw_paho.process(url, __file__, "--echo"))
         results: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("paho", "bare", "p2pflows")}
@@ -122,8 +122,8 @@ def _client(home: Home) -> p2pflows.Client:
     return p2pflows.connect(home.path)
 
 
-def _introduce(alice: Home, bob: Home, folder: Path) -> str:
-    """Make the two contacts of each other, serve the echo; gives the broker's URL."""
+def _prepare(alice: Home, bob: Home, folder: Path) -> str:
+    """Make the two contacts of each other, and serve the echo; return the URL of the broker."""
     from p2pflows.contacts import Contacts
     from p2pflows.protocol.channel import read_token
 
@@ -145,7 +145,7 @@ def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
         except p2pflows.DaemonNotRunning:
             pass
         time.sleep(0.05)
-    raise SystemExit("the daemons did not come up; nothing was measured")
+    raise SystemExit("The daemons did not start; nothing was measured.")
 
 
 def _measure_ours(alice: Home, size: int, single: int, many: int) -> tuple[list[float], float]:
@@ -176,10 +176,10 @@ async def _ours(alice: Home, size: int, single: int, many: int) -> tuple[list[fl
 
 
 def _echo(url: str) -> None:
-    client = raw_paho.connected(url)
+    client = raw_paho.connect(url)
 
     def message(_client: object, _data: object, message: Any) -> None:
-        raw_paho.quick(client)
+        raw_paho.set_quick_ack(client)
         client.publish("bench/back", message.payload, qos=1)
 
     client.on_message = message
@@ -189,11 +189,11 @@ def _echo(url: str) -> None:
 
 
 def _measure_paho(url: str, size: int, single: int, many: int) -> tuple[list[float], float]:
-    client = raw_paho.connected(url)
+    client = raw_paho.connect(url)
     slots = threading.Semaphore(0)
 
     def message(*_: object) -> None:
-        raw_paho.quick(client)
+        raw_paho.set_quick_ack(client)
         slots.release()
 
     client.on_message = message

@@ -1,4 +1,4 @@
-"""What the benches speak MQTT with: a plain paho client, and processes that are told the broker's URL."""
+"""Plain paho clients for the benchmarks, and processes that get the URL of the broker."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from p2pflows.links import broker_url
 IN_FLIGHT = 64
 
 
-def connected(url: str, *, manual_ack: bool = False) -> mqtt.Client:
-    """A client that has sent its CONNECT, with the socket options that BENCH figures of others assume."""
-    where = broker_url.parse(url)
-    assert isinstance(where, broker_url.BrokerUrl)
+def connect(url: str, *, manual_ack: bool = False) -> mqtt.Client:
+    """Connect a client, with the socket options that make paho fastest."""
+    address = broker_url.parse(url)
+    assert isinstance(address, broker_url.BrokerUrl)
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5, manual_ack=manual_ack)
-    client.username_pw_set(where.username, where.password)
+    client.username_pw_set(address.username, address.password)
     client.max_inflight_messages_set(IN_FLIGHT * 2)
 
     def opened(_client: object, _data: object, sock: socket.socket) -> None:
@@ -28,21 +28,21 @@ def connected(url: str, *, manual_ack: bool = False) -> mqtt.Client:
         sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_QUICKACK", socket.TCP_NODELAY), 1)
 
     client.on_socket_open = opened
-    client.connect(where.host, where.port)
+    client.connect(address.host, address.port)
     return client
 
 
-def quick(client: mqtt.Client) -> None:
-    """Ask for quick ACKs again, which Linux forgets."""
+def set_quick_ack(client: mqtt.Client) -> None:
+    """Ask for quick ACKs again, because Linux resets this option."""
     sock = client.socket()
     if sock is not None and hasattr(socket, "TCP_QUICKACK"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 @contextmanager
-def process(url: str, *words: str) -> Iterator[None]:
-    """A Python process that reads the broker's URL from stdin, and says something once it is ready."""
-    started = subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def process(url: str, *arguments: str) -> Iterator[None]:
+    """Run a Python process that reads the URL of the broker from stdin, and prints a line when it is ready."""
+    started = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert started.stdin is not None
     assert started.stdout is not None
     started.stdin.write(url + "\n")
