@@ -74,7 +74,7 @@ class Request:
 class Node:
     """The core of a daemon: builds its parts, and runs one batch after the other through them.
 
-    A node that has raised an exception is dead: its memory may hold receipts, places and messages that no commit has
+    A node that has raised an exception is dead: its memory may hold receipts, positions and messages that no commit has
     kept. It refuses every further call with a JournalError, and publishes nothing.
     """
 
@@ -281,8 +281,8 @@ class Node:
         with self._alive():
             self._link.publish(topics.status(self.user), self.presence.mine(online=True), retain=True)
             self.publish_card()
-            self.outbox.link_up()
-            self.notices.link_up()
+            self.outbox.resend_all()
+            self.notices.request_all_missing()
 
     def subscriptions(self) -> list[str]:
         """All topics that this user's daemon reads."""
@@ -355,7 +355,7 @@ class Node:
                     self.dispatch.receive(point, delivery.payload)
                 case topics.PresenceTopic(user, "status"):
                     if user != self.user and self.presence.learn(user, delivery.payload):
-                        self.outbox.peer_up(user)
+                        self.outbox.resend_to(user)
                 case _:
                     raise Refused("wrong_topic")  # noqa: TRY301 - one place counts refusals
         except Refused as refused:
@@ -368,7 +368,7 @@ class Node:
         self._commit_by = None
         self.dispatch.on_commit(acknowledge=ticks)
         for peer, notice in self.notices.take():
-            self.outbox.notify(peer, notice)
+            self.outbox.send_notice(peer, notice)
         self.outbox.flush()
         unacknowledged, self._unacknowledged = self._unacknowledged, []
         for delivery in unacknowledged:
@@ -382,7 +382,7 @@ class Node:
     def _tick(self) -> None:
         elapsed = self.clock.elapsed()
         self._next_tick = elapsed + TICK_S
-        self.outbox.tick()
+        self.outbox.resend_due()
         self.dispatch.tick()
         self.admission.release_contacts()
         if elapsed >= self._next_prune:

@@ -27,6 +27,11 @@ class Position(NamedTuple):
     epoch: int
     seq: int
 
+    @property
+    def next(self) -> Position:
+        """The position one message later."""
+        return Position(self.epoch, self.seq + 1)
+
 
 _Key = tuple[Direction, str, str]
 

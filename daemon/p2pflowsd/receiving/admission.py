@@ -115,7 +115,7 @@ class Admission:
                 return True
             case gate.Verdict.HOLD:
                 self._journal.incoming.move(row.row_id, IncomingState.HELD)
-                self._notices.received(row.peer, row.id, held=True)
+                self._notices.confirm(row.peer, row.id, held=True)
             case gate.Verdict.NOT_ALLOWED:
                 self._settlement.fail(
                     row, NotAllowed(f"They do not let you call {endpoint!r}.", "Ask them to allow you.")
@@ -186,7 +186,7 @@ class Admission:
         """Admit the held requests of a sender, and return how many there were."""
         rows = self._journal.incoming.held_by(user)
         for row in rows:
-            self._notices.received(row.peer, row.id)
+            self._notices.confirm(row.peer, row.id)
             self._journal.incoming.move(row.row_id, IncomingState.READY)
             self.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
         return len(rows)

@@ -90,7 +90,7 @@ class Intake:
         self._log = log
         self._allowance = TokenBucket(clock)
         for row in journal.incoming.in_state(IncomingState.BLOCKED):
-            self._notices.blocked(row.peer, row.endpoint)
+            self._notices.request_missing(row.peer, row.endpoint)
 
     def receive(self, endpoint: str, delivery: Delivery) -> None:
         """Take in a bundle that was published for an endpoint.
@@ -139,17 +139,17 @@ class Intake:
             raise Refused("malformed") from error
         if notice.to != self._user:
             raise Refused("wrong_recipient")
-        self._outbox.stored(sender, notice.received)
-        self._outbox.stored(sender, notice.held, "held")
-        self._outbox.stored(sender, notice.waiting, "waiting")
+        self._outbox.confirm_stored(sender, notice.received)
+        self._outbox.confirm_stored(sender, notice.held, "held")
+        self._outbox.confirm_stored(sender, notice.waiting, "waiting")
         for endpoint, epoch, seq in notice.gaps:
-            skip = self._outbox.gap(sender, endpoint, epoch, seq)
+            skip = self._outbox.fill_gap(sender, endpoint, epoch, seq)
             if skip is not None:
-                self._notices.skip(sender, *skip)
+                self._notices.announce_skip(sender, *skip)
         for endpoint, epoch, seq in notice.skips:
             self._skip(sender, endpoint, Position(epoch, seq))
         for endpoint, epoch, message_id in notice.rewound:
-            self._outbox.rewound(sender, endpoint, epoch, message_id)
+            self._outbox.start_new_epoch(sender, endpoint, epoch, message_id)
         for message_id, data in notice.progress:
             self._waiters.on_progress(sender, message_id, data)
 
@@ -200,9 +200,11 @@ class Intake:
         return message
 
     def _answer(self, message: Message) -> None:
-        self._notices.received(message.sender, message.id)
+        self._notices.confirm(message.sender, message.id)
         state = OutgoingState.FAILED if message.type == Type.ERROR else OutgoingState.DONE
-        if not self._outbox.answered(message.sender, message.in_reply_to or "", state, strict_json.dumps(message.data)):
+        if not self._outbox.record_answer(
+            message.sender, message.in_reply_to or "", state, strict_json.dumps(message.data)
+        ):
             raise Refused("replayed")
 
     def _room_for(self, message: Message) -> bool:
@@ -213,60 +215,62 @@ class Intake:
 
     def _request(self, message: Message, body: bytes, bundle: int) -> None:
         peer, endpoint = message.sender, message.endpoint
-        here = Position(message.epoch, message.seq)
-        place = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
-        if place is None or place.epoch < message.epoch:
-            place = Position(message.epoch, 0)
-            self._release(peer, endpoint, place)
+        position = Position(message.epoch, message.seq)
+        expected = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
+        if expected is None or expected.epoch < message.epoch:
+            expected = Position(message.epoch, 0)
+            self._release(peer, endpoint, expected)
+        is_next = position == expected
         row = None
-        if here >= place:
-            state = IncomingState.READY if here == place else IncomingState.BLOCKED
+        if position >= expected:
+            state = IncomingState.READY if is_next else IncomingState.BLOCKED
             row = self._journal.incoming.add(message, body, bundle, self._clock.now(), state)
-        if here == place:
-            self._journal.streams.set(Direction.INCOMING, peer, endpoint, Position(place.epoch, place.seq + 1))
+        if is_next:
+            self._journal.streams.set(Direction.INCOMING, peer, endpoint, expected.next)
         if row is not None:
             self._journal.count("received")
-            self._notices.received(peer, message.id)
+            self._notices.confirm(peer, message.id)
             self._deadlines.expect(message.expires)
-            if here == place:
+            if is_next:
                 self._admission.admit(row, message)
             else:
-                self._notices.blocked(peer, endpoint)
-        if here == place and self._notices.is_blocked(peer, endpoint):
-            self._release(peer, endpoint, Position(place.epoch, place.seq + 1))
+                self._notices.request_missing(peer, endpoint)
+        if is_next and self._notices.is_requesting(peer, endpoint):
+            self._release(peer, endpoint, expected.next)
         if row is None:
             self._seen_or_lost(message)
 
     def _seen_or_lost(self, message: Message) -> None:
-        """A message that takes no new place: a repetition, or one whose sender's journal has gone back in time."""
+        """Refuse a message whose position is taken: by a copy of it, or by another, if the sender's journal is old."""
         row = self._journal.incoming.find(message.sender, message.id)
         if row is not None:
-            self._notices.received(
+            self._notices.confirm(
                 message.sender,
                 message.id,
                 held=row.state == IncomingState.HELD,
                 waiting=self._leases.is_waiting(row.row_id),
             )
             raise Refused("replayed")
-        self._notices.rewound(message.sender, message.endpoint, message.epoch, message.id)
+        self._notices.report_rewind(message.sender, message.endpoint, message.epoch, message.id)
         raise Refused("rewound")
 
     def _skip(self, peer: str, endpoint: str, to: Position) -> None:
-        """Nothing before a place will come any more."""
-        place = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
-        if place is not None and place.epoch == to.epoch and to.seq > place.seq:
+        """Move a stream on, because no message before a position will come any more."""
+        expected = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
+        if expected is not None and expected.epoch == to.epoch and to.seq > expected.seq:
             self._release(peer, endpoint, to)
 
-    def _release(self, peer: str, endpoint: str, place: Position) -> None:
-        """Take a stream to a place, and admit the blocked requests whose turn has come by that."""
-        still = 0
+    def _release(self, peer: str, endpoint: str, to: Position) -> None:
+        """Move a stream on to a position, and admit the blocked requests that come next by that."""
+        still_blocked = 0
         for row in self._journal.incoming.blocked(peer, endpoint):
-            if (row.epoch, row.seq) <= place:
-                place = max(place, Position(row.epoch, row.seq + 1))
+            position = Position(row.epoch, row.seq)
+            if position <= to:
+                to = max(to, position.next)
                 self._journal.incoming.move(row.row_id, IncomingState.READY)
                 self._admission.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
             else:
-                still += 1
-        self._journal.streams.set(Direction.INCOMING, peer, endpoint, place)
-        if not still:
-            self._notices.unblocked(peer, endpoint)
+                still_blocked += 1
+        self._journal.streams.set(Direction.INCOMING, peer, endpoint, to)
+        if not still_blocked:
+            self._notices.stop_requesting(peer, endpoint)

@@ -121,7 +121,7 @@ class Dispatch:
         for task_id, data in frame.progress:
             task = self._leases.find_leased(point, name, task_id)
             if task is not None and is_progress(data):
-                self._notices.progress(task.row.peer, task.row.id, data)
+                self._notices.send_progress(task.row.peer, task.row.id, data)
 
     def _take_result(self, point: Point, worker: str, result: TaskResult) -> bool:
         """Take in a result.
@@ -210,7 +210,7 @@ class Dispatch:
                     continue
                 point.workers[worker].outbox.tasks.append(spec)
                 if self._leases.lease(row_id, worker, self._frame_number + 1) and is_request(task.row):
-                    self._notices.received(task.row.peer, task.row.id)
+                    self._notices.confirm(task.row.peer, task.row.id)
 
     def _fitting(self, point: Point, assignments: list[Assignment], fresh: Collection[int]) -> list[Assignment]:
         """Those that fit into one frame of their lane; the others wait again, and their bodies are not read."""

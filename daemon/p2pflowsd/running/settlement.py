@@ -101,4 +101,4 @@ class Settlement:
         self._outbox.accept(
             kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, in_reply_to=row.id
         )
-        self._notices.answered(row.peer, row.id)
+        self._notices.drop_receipt(row.peer, row.id)

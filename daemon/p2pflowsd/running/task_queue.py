@@ -125,4 +125,4 @@ class TaskQueue:
     def _add(self, task: Task, data: dict[str, Any] | None = None) -> None:
         """Queue a task; its sender hears of it if no worker is there."""
         if not self._leases.add(task, data) and is_request(task.row):
-            self._notices.received(task.row.peer, task.row.id, waiting=True)
+            self._notices.confirm(task.row.peer, task.row.id, waiting=True)

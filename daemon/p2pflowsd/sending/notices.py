@@ -43,7 +43,7 @@ class Notices:
         self._drafts: dict[str, _Draft] = {}
         self._gaps: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def received(self, peer: str, message_id: str, *, held: bool = False, waiting: bool = False) -> None:
+    def confirm(self, peer: str, message_id: str, *, held: bool = False, waiting: bool = False) -> None:
         """Tell a peer that its message is stored.
 
         Args:
@@ -60,7 +60,7 @@ class Notices:
             else:
                 ids.pop(message_id, None)
 
-    def answered(self, peer: str, message_id: str) -> None:
+    def drop_receipt(self, peer: str, message_id: str) -> None:
         """Drop the receipt of a message, because its answer is sent instead."""
         draft = self._drafts.get(peer)
         if draft is not None:
@@ -69,36 +69,36 @@ class Notices:
             if any(request == message_id for request, _ in draft.progress):
                 draft.due = 0.0  # progress must be sent before the answer
 
-    def skip(self, peer: str, endpoint: str, epoch: int, seq: int) -> None:
+    def announce_skip(self, peer: str, endpoint: str, epoch: int, seq: int) -> None:
         """Tell a peer that no message before a position of our stream will come."""
         self._draft(peer).skips[endpoint] = (endpoint, epoch, seq)
 
-    def rewound(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
+    def report_rewind(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
         """Tell a peer that its message has the number of another one that we received before."""
         draft = self._draft(peer)
         if len(draft.rewound) < MAX_IDS:
             draft.rewound.append((endpoint, epoch, message_id))
 
-    def progress(self, peer: str, message_id: str, data: dict[str, Any]) -> None:
+    def send_progress(self, peer: str, message_id: str, data: dict[str, Any]) -> None:
         """Tell a peer how far its call has got."""
         draft = self._draft(peer)
         if len(draft.progress) < MAX_PROGRESS_LINES:
             draft.progress.append((message_id, data))
 
-    def blocked(self, peer: str, endpoint: str) -> None:
+    def request_missing(self, peer: str, endpoint: str) -> None:
         """Ask for the next message of an incoming stream, unless it arrives soon."""
         self._gaps.setdefault((peer, endpoint), (self._clock.elapsed() + GAP_BACKOFF.delay_s(0), 0))
 
-    def link_up(self) -> None:
+    def request_all_missing(self) -> None:
         """Ask soon for everything that is missing, because requests were lost while the broker was away."""
         self._gaps = dict.fromkeys(self._gaps, (self._clock.elapsed() + GAP_BACKOFF.delay_s(0), 0))
 
-    def unblocked(self, peer: str, endpoint: str) -> None:
+    def stop_requesting(self, peer: str, endpoint: str) -> None:
         """Stop asking for messages of an incoming stream, because it misses none any more."""
         self._gaps.pop((peer, endpoint), None)
 
-    def is_blocked(self, peer: str, endpoint: str) -> bool:
-        """Return whether an incoming stream misses a message."""
+    def is_requesting(self, peer: str, endpoint: str) -> bool:
+        """Return whether an incoming stream misses a message, which is asked for."""
         return (peer, endpoint) in self._gaps
 
     def next_due(self) -> float | None:

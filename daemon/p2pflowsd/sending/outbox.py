@@ -165,14 +165,14 @@ class Outbox:
         )
         if kind not in ANSWERS:
             self._followed.add(peer)
-            self._journal.streams.set(Direction.OUTGOING, peer, endpoint, position._replace(seq=position.seq + 1))
+            self._journal.streams.set(Direction.OUTGOING, peer, endpoint, position.next)
         row_id = self._journal.outgoing.add(message, body, origin)
         self._enqueue(OutboxEntry(row_id, message_id, kind, peer, endpoint, len(body)), body)
         if self.next_expiry is None or message.expires < self.next_expiry:
             self.next_expiry = message.expires
         return message
 
-    def stored(self, peer: str, ids: Iterable[str], note: str = "") -> None:
+    def confirm_stored(self, peer: str, ids: Iterable[str], note: str = "") -> None:
         """Settle the messages that their recipient has confirmed as stored.
 
         Args:
@@ -197,7 +197,7 @@ class Outbox:
         for message_id in (*others, *answers):
             self._waiters.on_settled(message_id, OutgoingState.DONE, None)
 
-    def answered(self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes) -> bool:
+    def record_answer(self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes) -> bool:
         """End a request with the answer that arrived; return False if the request is unknown or has ended."""
         row = self._journal.outgoing.find(in_reply_to)
         if row is None or row.peer != peer or row.type in ANSWERS:
@@ -220,7 +220,7 @@ class Outbox:
             self.on_call_settled(row, state, answer)
         return True
 
-    def gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
+    def fill_gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
         """Repair a stream of which the recipient has missed a message.
 
         The first message of the stream that is still pending is sent again.
@@ -239,7 +239,7 @@ class Outbox:
         if position is None or position.epoch != epoch:
             return (endpoint, epoch, END_OF_EPOCH)
         if position.seq <= seq:
-            self._begin_epoch(peer, endpoint, epoch)
+            self._renumber(peer, endpoint, epoch)
             return (endpoint, epoch, END_OF_EPOCH)
         pending = self._queue.stream(peer, endpoint)
         first = position.seq
@@ -249,7 +249,7 @@ class Outbox:
             self._queue.resend(pending[0])
         return (endpoint, epoch, first) if first > seq else None
 
-    def rewound(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
+    def start_new_epoch(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
         """Continue a stream in a new epoch, because our journal is older than what the recipient has received.
 
         Args:
@@ -262,9 +262,9 @@ class Outbox:
         entry = self._queue.get(message_id)
         if position is None or position.epoch != epoch or entry is None or entry.peer != peer:
             return
-        self._begin_epoch(peer, endpoint, epoch)
+        self._renumber(peer, endpoint, epoch)
 
-    def _begin_epoch(self, peer: str, endpoint: str, old_epoch: int) -> None:
+    def _renumber(self, peer: str, endpoint: str, old_epoch: int) -> None:
         epoch = max(self._clock.now(), old_epoch + 1)
         pending = self._queue.stream(peer, endpoint)
         for seq, entry in enumerate(pending):
@@ -275,17 +275,17 @@ class Outbox:
             self._queue.resend(entry)
         self._journal.streams.set(Direction.OUTGOING, peer, endpoint, Position(epoch, len(pending)))
 
-    def link_up(self) -> None:
+    def resend_all(self) -> None:
         """Send everything again that is not stored, because the broker may have forgotten it."""
         for entry in self._queue.sent():
             self._queue.resend(entry)
 
-    def peer_up(self, peer: str) -> None:
+    def resend_to(self, peer: str) -> None:
         """Send again what waits for the receipt of a recipient, because its daemon came back."""
         for entry in self._queue.sent_to(peer):
             self._queue.resend(entry)
 
-    def tick(self) -> None:
+    def resend_due(self) -> None:
         """Send again what has waited long enough for its receipt."""
         for entry in self._queue.due(self._clock.elapsed()):
             self._queue.resend(entry)
@@ -299,7 +299,7 @@ class Outbox:
                 if not self._publish(peer, bundle):
                     return
 
-    def notify(self, peer: str, notice: Notice) -> None:
+    def send_notice(self, peer: str, notice: Notice) -> None:
         """Send a notice if the link is up; a notice that is lost is not sent again."""
         if self._link.connected:
             bundle = self._envelope.seal(BundleKind.NOTICE, peer, [notice.to_bytes()], self._entropy(NONCE_BYTES))

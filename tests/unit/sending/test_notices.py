@@ -53,8 +53,8 @@ def test_nothing_is_due_at_first(notices: Notices) -> None:
 def test_receipts_travel_together(notices: Notices, timeline: Timeline) -> None:
     """Receipts of one moment are sent once, as one notice to each peer, when the moment is over."""
     for number in range(3):
-        notices.received(ANN, message_id(number))
-    notices.received(BOB, message_id(9))
+        notices.confirm(ANN, message_id(number))
+    notices.confirm(BOB, message_id(9))
     assert notices.take() == []
     assert notices.next_due() == pytest.approx(GATHER_S)
     timeline.run(GATHER_S)
@@ -68,7 +68,7 @@ def test_receipts_travel_together(notices: Notices, timeline: Timeline) -> None:
 def test_many_receipts_do_not_wait(notices: Notices) -> None:
     """A notice with the maximum number of receipts is sent at once."""
     for number in range(MAX_IDS):
-        notices.received(ANN, message_id(number))
+        notices.confirm(ANN, message_id(number))
     ((peer, notice),) = notices.take()
     assert (peer, len(notice.received)) == (ANN, MAX_IDS)
 
@@ -76,20 +76,20 @@ def test_many_receipts_do_not_wait(notices: Notices) -> None:
 def test_an_answer_replaces_the_receipt(notices: Notices, timeline: Timeline) -> None:
     """A request that is answered within the moment gets no receipt; a notice without content is not sent."""
     for number, how in enumerate(({}, {"held": True}, {"waiting": True})):
-        notices.received(ANN, message_id(number), **how)
-        notices.answered(ANN, message_id(number))
+        notices.confirm(ANN, message_id(number), **how)
+        notices.drop_receipt(ANN, message_id(number))
     timeline.run(GATHER_S)
     assert notices.take() == []
 
 
 def test_only_the_last_receipt_of_a_message_is_sent(notices: Notices, timeline: Timeline) -> None:
     """A message is in one list only: the one of its last receipt."""
-    notices.received(ANN, message_id(1), held=True)
-    notices.received(ANN, message_id(1), waiting=True)
-    notices.received(ANN, message_id(2))
-    notices.received(ANN, message_id(2), held=True)
-    notices.received(ANN, message_id(3), waiting=True)
-    notices.received(ANN, message_id(3))
+    notices.confirm(ANN, message_id(1), held=True)
+    notices.confirm(ANN, message_id(1), waiting=True)
+    notices.confirm(ANN, message_id(2))
+    notices.confirm(ANN, message_id(2), held=True)
+    notices.confirm(ANN, message_id(3), waiting=True)
+    notices.confirm(ANN, message_id(3))
     timeline.run(GATHER_S)
     assert notices.take() == [
         (ANN, Notice(to=ANN, received=[message_id(3)], held=[message_id(2)], waiting=[message_id(1)]))
@@ -98,7 +98,7 @@ def test_only_the_last_receipt_of_a_message_is_sent(notices: Notices, timeline: 
 
 def test_a_missing_message_is_asked_for_less_and_less_often(notices: Notices, timeline: Timeline) -> None:
     """A stream asks for its next message with growing delays, up to a limit, until it has the message."""
-    notices.blocked(ANN, "echo")
+    notices.request_missing(ANN, "echo")
     asked = []
     while timeline.elapsed < 3 * GAP_BACKOFF.max_s:
         due = notices.next_due()
@@ -110,36 +110,36 @@ def test_a_missing_message_is_asked_for_less_and_less_often(notices: Notices, ti
     assert pauses[0] == pytest.approx(GAP_BACKOFF.initial_s)
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(GAP_BACKOFF.max_s)
-    notices.unblocked(ANN, "echo")
+    notices.stop_requesting(ANN, "echo")
     assert notices.next_due() is None
-    assert not notices.is_blocked(ANN, "echo")
+    assert not notices.is_requesting(ANN, "echo")
 
 
 def test_a_missing_message_is_asked_for_soon_when_the_broker_is_back(notices: Notices, timeline: Timeline) -> None:
     """The delay that grew while the link was down is reset when the link is up."""
-    notices.blocked(ANN, "echo")
+    notices.request_missing(ANN, "echo")
     for _ in range(12):
         timeline.run(GAP_BACKOFF.max_s)
         notices.take()
-    notices.link_up()
+    notices.request_all_missing()
     assert notices.next_due() == pytest.approx(timeline.elapsed + GAP_BACKOFF.initial_s)
 
 
 def test_more_blocked_messages_do_not_shorten_the_delay(notices: Notices, timeline: Timeline) -> None:
     """A stream that is blocked already is not asked for sooner when further messages arrive."""
-    notices.blocked(ANN, "echo")
+    notices.request_missing(ANN, "echo")
     timeline.run(GAP_BACKOFF.initial_s)
     notices.take()
-    notices.blocked(ANN, "echo")
+    notices.request_missing(ANN, "echo")
     assert notices.next_due() == pytest.approx(GAP_BACKOFF.initial_s + 2 * GAP_BACKOFF.initial_s)
 
 
 def test_repairs_are_sent(notices: Notices, timeline: Timeline) -> None:
     """A notice has the last skip of each endpoint, and all rewound messages up to a limit."""
-    notices.skip(ANN, "echo", 7, 3)
-    notices.skip(ANN, "echo", 7, 5)
+    notices.announce_skip(ANN, "echo", 7, 3)
+    notices.announce_skip(ANN, "echo", 7, 5)
     for number in range(MAX_IDS + 5):
-        notices.rewound(ANN, "echo", 7, message_id(number))
+        notices.report_rewind(ANN, "echo", 7, message_id(number))
     timeline.run(GATHER_S)
     ((_, notice),) = notices.take()
     assert notice.skips == [("echo", 7, 5)]
