@@ -42,6 +42,7 @@ from p2pflowsd.running.effects import MOUNT, POST_LIFETIME_MS, Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
 from p2pflowsd.running.instances import Instances, is_request, mount_reply, read_change
 from p2pflowsd.running.leases import Leases
+from p2pflowsd.running.origin import AskOrigin, CallBackOrigin, Origin, read_origin
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task import Task
 from p2pflowsd.running.task_queue import TaskQueue
@@ -123,14 +124,16 @@ class Runs:
 
     def on_call_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
         """Pass the end of a message that a run sent on to the run, or run its flow again."""
-        origin = json.loads(sent.origin or "{}")
-        self._turns.touch(origin.get("instance"))
+        if sent.origin is None:
+            return  # a post
         result = _result(sent, state, answer)
-        if "k" in origin:
-            if self._journal.records.set_value(origin["n"], origin["k"], compact(result.as_json())):
-                self._leases.answer_ask(origin["n"], origin["k"], result)
-        elif sent.type == Type.CALL or state is not OutgoingState.DONE:
-            self._run_again(sent, origin, result)
+        match read_origin(sent.origin):
+            case AskOrigin(row_id, call_index):
+                if self._journal.records.set_value(row_id, call_index, compact(result.as_json())):
+                    self._leases.answer_ask(row_id, call_index, result)
+            case CallBackOrigin() as origin:
+                self._turns.touch(origin.instance)
+                self._run_again(sent, origin, result)
 
     def on_run_finished(self, task: Task, content: dict[str, Any]) -> None:
         """Keep all that a run of an instance, or a mount, leaves behind; nothing if it cannot be kept.
@@ -250,7 +253,7 @@ class Runs:
         if sent is None:
             try:
                 self._check_order(row, call, None)
-                origin = {"n": row.row_id, "k": call_index}
+                origin = AskOrigin(row.row_id, call_index)
                 self._accept(Type.CALL, row, call, origin=origin, message_id=message_id)
             except CallError as error:
                 sent_id, result = None, CallFailed(error.as_wire())
@@ -278,13 +281,7 @@ class Runs:
         if isinstance(sent, Post):
             self._accept(Type.POST, row, sent, origin=None)
             return
-        origin = {
-            "instance": row.instance,
-            "endpoint": flow.endpoint,
-            "root": root,
-            "subflow": sent.subflow,
-            "packaged": sent.packaged,
-        }
+        origin = CallBackOrigin(row.instance or "", flow.endpoint, root, sent.subflow, sent.packaged)
         self._accept(Type.CALL, row, sent, origin=origin)
 
     def _accept(
@@ -293,7 +290,7 @@ class Runs:
         row: IncomingRow,
         sent: FlowRequest,
         *,
-        origin: dict[str, Any] | None,
+        origin: Origin | None,
         message_id: str | None = None,
     ) -> None:
         self._outbox.accept(
@@ -306,7 +303,7 @@ class Runs:
             source=sent.source,
             message_id=message_id,
             instance=sent.instance,
-            origin=None if origin is None else compact(origin),
+            origin=None if origin is None else origin.to_json(),
         )
         self._journal.count("accepted")
 
@@ -359,17 +356,17 @@ class Runs:
         kept = [request for request in calls if request.state == IncomingState.AWAITING_REPLY]
         return next(iter(own + kept), None)
 
-    def _run_again(self, sent: OutgoingRow, origin: dict[str, Any], result: CallReply | CallFailed) -> None:
+    def _run_again(self, sent: OutgoingRow, origin: CallBackOrigin, result: CallReply | CallFailed) -> None:
         """Run an instance on the answer to a call that an earlier run of it made."""
-        flow = self._catalog.get(origin["endpoint"])
-        if flow is None or self._journal.instances.get(origin["instance"]) is None:
+        flow = self._catalog.get(origin.endpoint)
+        if flow is None or self._journal.instances.get(origin.instance) is None:
             return  # it was deleted, which ended the requests that waited for it
         message = InstanceMessage(
             data=result.data if isinstance(result, CallReply) else {},
             source=sent.endpoint,
             error=result.error if isinstance(result, CallFailed) else None,
-            subflow=origin["subflow"],
-            packaged=origin["packaged"],
+            subflow=origin.subflow,
+            packaged=origin.packaged,
         )
         now = self._clock.now()
         row = self._journal.incoming.add_answer(
@@ -381,8 +378,8 @@ class Runs:
             body=dumps(message.as_json()),
             now=now,
             expires=now + MAX_LIFETIME_MS,
-            instance=origin["instance"],
-            root_request=origin["root"],
+            instance=origin.instance,
+            root_request=origin.root_request,
         )
         if row is not None:
             self._queue.add_run(row, flow)

@@ -1,0 +1,65 @@
+"""The origin of a message that a run has sent: what has to hear of its end. It is stored with the message, as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from p2pflows.protocol.strict_json import compact
+
+
+class AskOrigin(NamedTuple):
+    """A call of a running task.
+
+    Attributes:
+        row_id: the row of the task's request.
+        call_index: the index of the call in its run.
+    """
+
+    row_id: int
+    call_index: int
+
+    def to_json(self) -> str:
+        """The text that is stored."""
+        return compact({"n": self.row_id, "k": self.call_index})
+
+
+class CallBackOrigin(NamedTuple):
+    """A call whose answer runs an instance again.
+
+    Attributes:
+        instance: the id of the instance.
+        endpoint: the endpoint of its flow.
+        root_request: the row of the request that the call was made for, if any.
+        subflow: the key of the subflow that was called.
+        packaged: the id under which the flow knows the call.
+    """
+
+    instance: str
+    endpoint: str
+    root_request: int | None
+    subflow: str
+    packaged: str
+
+    def to_json(self) -> str:
+        """The text that is stored; the journal has an index of `root`."""
+        return compact(
+            {
+                "instance": self.instance,
+                "endpoint": self.endpoint,
+                "root": self.root_request,
+                "subflow": self.subflow,
+                "packaged": self.packaged,
+            }
+        )
+
+
+Origin = AskOrigin | CallBackOrigin
+
+
+def read_origin(text: str) -> Origin:
+    """The origin in a stored text."""
+    content = json.loads(text)
+    if "k" in content:
+        return AskOrigin(content["n"], content["k"])
+    return CallBackOrigin(*(content[name] for name in ("instance", "endpoint", "root", "subflow", "packaged")))
