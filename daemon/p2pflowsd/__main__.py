@@ -49,7 +49,7 @@ def main() -> int:
 def _known_cause(error: BaseException) -> P2pflowsError | None:
     """Return the first error with a message for the user, also from inside an exception group."""
     if isinstance(error, JournalError):
-        return JournalFailed(f"The journal cannot be written: {error}.", "Free some disk space, then run: p2pflows up")
+        return JournalFailed(f"The journal cannot be written: {error}.", f"{error.advice} Then run: p2pflows up")
     if isinstance(error, BaseExceptionGroup):
         return next((known for inner in error.exceptions if (known := _known_cause(inner)) is not None), None)
     return error if isinstance(error, P2pflowsError) else None

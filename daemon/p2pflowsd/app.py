@@ -66,7 +66,7 @@ class App:
         self._version = version("p2pflows")
         self._setting = broker_url.parse(settings.broker)
         self._embedded = EmbeddedBroker(self._setting.port, log=log) if isinstance(self._setting, Embedded) else None
-        self._journal = self._open_journal()
+        self._journal = Journal(home.journal, self._me.user_id, self._faults)
         self._link = MqttLink(
             broker=self._broker,
             client_id=self._client_id(),
@@ -81,14 +81,15 @@ class App:
         self._workers = WorkerSocket(
             home.worker_socket, user=self._me.user_id, link=self._link, on_deliveries=self._arrived, log=log
         )
-        self._node = self._new_node()
+        self._node = self._new_node(self._journal)
         self._deliveries: list[Delivery] = []
         self._requests: list[Request] = []
         self._closed = False
         self._told: UsageError | None = None
         self._pump_due: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._disk_failed = asyncio.Event()
+        self._journal_failed = asyncio.Event()
+        self._journal_error: JournalError | None = None
         self._connected = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         daemon = Daemon(
@@ -163,8 +164,8 @@ class App:
             self._timer.cancel()
         deliveries, self._deliveries = self._deliveries, []
         requests, self._requests = self._requests, []
-        if self._disk_failed.is_set():  # the node is dead: deliveries come again, and clients get an error
-            self._refuse(requests, "it failed a moment ago")
+        if self._journal_error is not None:  # the node is dead: deliveries come again, and clients get an error
+            self._refuse(requests, self._journal_error)
             return
         try:
             self._node.process_batch(deliveries, requests)
@@ -184,30 +185,45 @@ class App:
         wait = max(0.0, self._node.next_wake() - self._clock.elapsed())
         self._timer = asyncio.get_running_loop().call_later(wait, self._schedule)
 
-    def _submit(self, step: Callable[[], Any], on_outcome: Callable[[Any], None]) -> None:
-        """Run a step inside the node's next batch; after the commit, call back with its result or P2pflowsError."""
-        if self._disk_failed.is_set():
-            on_outcome(_disk_error("it failed a moment ago"))
-            return
-        self._requests.append(Request(step, on_outcome))
-        self._schedule()
+    def _submit(self, step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
+        """Run a step inside the node's next batch; after the commit, call back with its result or P2pflowsError.
+
+        A step that only reads is run even while the journal cannot be written.
+        """
+        if self._journal_error is None:
+            self._requests.append(Request(step, on_outcome))
+            self._schedule()
+        elif reads_only:
+            on_outcome(self._read(step))
+        else:
+            on_outcome(_disk_error(self._journal_error))
+
+    def _read(self, step: Callable[[], Any]) -> Any:
+        try:
+            with self._journal.reading():
+                return step()
+        except P2pflowsError as error:
+            return error
+        except JournalError as error:
+            return _disk_error(error)
 
     def _on_journal_error(self, error: JournalError, requests: list[Request]) -> None:
         """Stop using a node whose journal failed; `_reopen_journal` goes on from what was committed."""
-        self._log.error("the journal cannot be written: %s; trying again every %g s", error, DISK_RETRY_S)
-        self._disk_failed.set()
+        self._log.error("the journal cannot be written: %s. %s Nothing new is accepted.", error, error.advice)
+        self._journal_error = error
+        self._journal_failed.set()
         self._connected.clear()
-        self._refuse(requests, str(error))
+        self._refuse(requests, error)
 
-    def _refuse(self, requests: Sequence[Request], reason: str) -> None:
+    def _refuse(self, requests: Sequence[Request], error: JournalError) -> None:
         for request in requests:
-            request.done(_disk_error(reason))
+            request.done(_disk_error(error))
 
     async def _keep_link(self) -> None:
         """Keep the broker link up; after a disk failure reopen the journal and reconnect."""
         while True:
             link = asyncio.create_task(self._link.run())
-            failed = asyncio.create_task(self._disk_failed.wait())
+            failed = asyncio.create_task(self._journal_failed.wait())
             try:
                 await asyncio.wait([link, failed], return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -215,27 +231,32 @@ class App:
                 link.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await link
-            while self._disk_failed.is_set():
+            while self._journal_failed.is_set():
                 await asyncio.sleep(DISK_RETRY_S)
                 self._reopen_journal()
 
     def _reopen_journal(self) -> None:
+        """Go on with a new node, if the journal can be written; until then the old one can still be read."""
         self._deliveries.clear()
+        journal: Journal | None = None
         try:
-            self._journal.close()
-            self._journal = self._open_journal()
-            self._node = self._new_node()
+            journal = Journal(self._home.journal, self._me.user_id, self._faults, must_exist=True)
+            node = self._new_node(journal)
         except (UsageError, JournalError) as error:
-            self._log.error("the journal still cannot be written: %s", error)
+            if journal is not None:
+                journal.close()
+            if str(error) != str(self._journal_error):
+                self._log.error("the journal still cannot be written: %s", error)
+                self._journal_error = error if isinstance(error, JournalError) else JournalError(str(error), error.hint)
             return
-        self._disk_failed.clear()
+        node.waiters.take_over(self._node.waiters)
+        self._journal.close()
+        self._journal, self._node, self._journal_error = journal, node, None
+        self._journal_failed.clear()
         self._log.info("the journal can be written again")
         self._schedule()
 
     # Building.
-
-    def _open_journal(self) -> Journal:
-        return Journal(self._home.journal, self._me.user_id, self._faults)
 
     def _client_id(self) -> str:
         """The MQTT client id: random, since an id suffices to take over a session; stored, to find ours again."""
@@ -246,27 +267,28 @@ class App:
                 self._journal.meta.set("client_id", known)
         return known
 
-    def _new_node(self) -> Node:
-        node = Node(
-            identity=self._me,
-            journal=self._journal,
-            contacts=self._contacts,
-            link=self._workers,
-            clock=self._clock,
-            entropy=system_entropy,
-            faults=self._faults,
-            on_prompt=lambda prompt: self._control.send_event("prompt", views.prompt(self._node, prompt)),
-        )
-        self._serve_human(node)
+    def _new_node(self, journal: Journal) -> Node:
+        with journal.reading():
+            node = Node(
+                identity=self._me,
+                journal=journal,
+                contacts=self._contacts,
+                link=self._workers,
+                clock=self._clock,
+                entropy=system_entropy,
+                faults=self._faults,
+                on_prompt=lambda prompt: self._control.send_event("prompt", views.prompt(self._node, prompt)),
+            )
+            self._serve_human(node)
         return node
 
     def _serve_human(self, node: Node) -> None:
         """Serve the human at the first start only, so that unserving it lasts."""
         endpoint = self._settings.human_endpoint
-        if self._journal.meta.get("human") == endpoint:
+        if node.journal.meta.get("human") == endpoint:
             return
-        with self._journal.transaction():
-            self._journal.meta.set("human", endpoint)
+        with node.journal.transaction():
+            node.journal.meta.set("human", endpoint)
             if node.catalog.get(endpoint) is None:
                 node.catalog.put(
                     Served(endpoint=endpoint, kind="human", description="A human answers.", schema=HUMAN_SCHEMA)
@@ -288,7 +310,7 @@ class App:
         self._schedule()
 
     def _up(self, session_present: bool) -> None:
-        if self._disk_failed.is_set():
+        if self._journal_failed.is_set():
             return
         self._log.info(
             "connected to the broker %s (session %s)", self._broker_name(), "kept" if session_present else "new"
@@ -315,6 +337,7 @@ class App:
             "since": views.rfc3339(self._since),
             "version": self._version,
             "home": str(self._home.path),
+            "problem": None if self._journal_error is None else _disk_error(self._journal_error).message,
             "broker": {
                 "url": str(self._setting),
                 "name": self._broker_name(),
@@ -347,8 +370,5 @@ def _key_names(workers: Sequence[WorkerConfig]) -> set[str]:
     return {key.api_key_env for worker in workers for key in worker.api_infos if key.api_key_env is not None}
 
 
-def _disk_error(reason: str) -> P2pflowsError:
-    return JournalFailed(
-        f"The journal cannot be written: {reason}.",
-        "Free some disk space; the daemon goes on by itself. Nothing was accepted.",
-    )
+def _disk_error(error: JournalError) -> P2pflowsError:
+    return JournalFailed(f"The journal cannot be written: {error}.", f"{error.advice} Nothing was accepted.")

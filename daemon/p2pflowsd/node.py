@@ -53,6 +53,10 @@ TICK_S = 0.5
 PRUNE_INTERVAL_S = 60.0
 COMMIT_DELAY_S = 0.02
 """How long a commit may be delayed to batch more deliveries when no client waits for it."""
+MAX_PAUSE_S = 3.0
+"""How late a tick may be before it counts as a pause of the whole process."""
+MAX_CLOCK_STEP_MS = 1_000
+"""How far the clock may be set back without a correction of deadlines."""
 MAX_UNACKNOWLEDGED = 50
 """Deliveries that may wait for a commit; brokers send only so many ahead of our PUBACK."""
 
@@ -103,7 +107,7 @@ class Node:
         envelope = Envelope(identity)
         callbacks = self.callbacks = Callbacks()
         name_of = self.name_of = naming(contacts, user)
-        log = OwnersLog(journal, clock, name_of)
+        log = self._log = OwnersLog(journal, clock, name_of)
 
         presence = self.presence = Presence(identity, self.boot)
         followed = self._followed = Followed(user, link, callbacks)
@@ -199,6 +203,7 @@ class Node:
             settlement=settlement,
             turns=turns,
             inbox=inbox,
+            waiters=waiters,
             name_of=name_of,
         )
         admission = self.admission = Admission(
@@ -242,6 +247,7 @@ class Node:
         self._unacknowledged: list[Delivery] = []
         self._commit_by: float | None = None
         self._next_tick = 0.0
+        self._clock_offset = clock.now() - clock.elapsed() * 1000
         self._next_prune = clock.elapsed() + PRUNE_INTERVAL_S
         self._restore()
 
@@ -381,7 +387,10 @@ class Node:
 
     def _tick(self) -> None:
         elapsed = self.clock.elapsed()
+        self._notice_pause(elapsed)
+        self._notice_clock_change(elapsed)
         self._next_tick = elapsed + TICK_S
+        self.journal.check_file()
         self.outbox.resend_due()
         self.dispatch.tick()
         self.admission.release_contacts()
@@ -391,6 +400,20 @@ class Node:
             self.journal.log.prune()
             self.changes.delete_idle()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
+
+    def _notice_pause(self, elapsed: float) -> None:
+        """Do not count against workers that this process stood still, as in a laptop that was asleep."""
+        pause = elapsed - self._next_tick
+        if self._next_tick and pause > MAX_PAUSE_S:
+            self._log.note("paused", "", "", f"This daemon stood still for {pause:.0f} s.")
+            self.dispatch.forgive_silence()
+
+    def _notice_clock_change(self, elapsed: float) -> None:
+        """Let clients wait no longer because the clock was set back."""
+        offset = self.clock.now() - elapsed * 1000
+        if offset < self._clock_offset - MAX_CLOCK_STEP_MS:
+            self._deadlines.clock_set_back(int(self._clock_offset - offset))
+        self._clock_offset = offset
 
     def _restore(self) -> None:
         """Go on with what the journal says was under way."""

@@ -331,6 +331,9 @@ def test_a_full_disk(network: Network, small_disk: Path) -> None:
             assert "free" in ran.error["hint"].lower()
             break
     assert refused
+    for reading in ("inbox", "outbox", "log", "requests"):
+        assert alice.cli(reading).code == 0
+    assert "cannot be written" in alice.cli("status", "--json").ok().document["problem"]
     shown = alice.cli("status", "--json")
     assert shown.code == 0, shown
     assert alice.daemon is not None

@@ -18,7 +18,9 @@ from p2pflows.errors import JournalFailed
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.message import Message, Type
-from p2pflowsd.journal import JournalError
+from p2pflowsd.faults import NoFaults
+from p2pflowsd.journal import Journal, JournalError
+from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.node import Node, Request
 from p2pflowsd.receiving.intake import MAX_HELD_PER_SENDER
 from p2pflowsd.sending.send_queue import MAX_CACHED_BYTES
@@ -532,3 +534,72 @@ def test_a_call_that_nothing_can_answer_fails_at_once(world: World) -> None:
     answer = ann._reader.execute("SELECT answer FROM outgoing WHERE id = ?", (asked.result,)).fetchone()[0]
     assert json.loads(answer)["message"] == "'mute' ended without an answer."
     assert world.settle() == []
+
+
+def test_a_call_ends_in_time_although_the_clock_is_set_back(world: World) -> None:
+    """A client waits for no longer than its timeout when the wall clock goes back by an hour meanwhile."""
+    ann, _, cyd = world.machines
+    asked = ann.send(Type.CALL, cyd, HUMAN, {"text": "still there?"}, 20)
+    world.run(2)
+    ann.clock.skew_ms -= 3_600_000
+    world.run(15)
+    assert ann.state_of(asked.result) == "stored"
+    world.run(5)
+    assert ann.state_of(asked.result) == "expired"
+
+
+def test_a_daemon_that_stood_still_does_not_blame_its_worker(world: World) -> None:
+    """A task outlives three pauses of its daemon, each longer than the timeout of a heartbeat."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, ECHO, {"seconds": 70}, 500)
+    world.run(1)
+    for _ in range(3):
+        world.timeline.sleep(17)
+        world.run(3)
+    world.run(30)
+    assert ann.state_of(asked.result) == "done"
+    assert len([fact for fact in world.facts if fact.kind == "run_started" and fact.id == asked.result]) == 1
+    assert "stood still for 1" in str(bob.node and bob.node.journal.log.newest(100, 0))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_journal_that_is_taken_away_is_noticed(world: World, replaced: bool) -> None:
+    """A daemon whose journal was removed, or replaced by another file, accepts nothing more."""
+    ann, bob, _ = world.machines
+    path = bob._path
+    path.rename(path.with_suffix(".moved"))
+    if replaced:
+        path.write_bytes(path.with_suffix(".moved").read_bytes())
+    world.run(1)
+    node = bob.node
+    assert node is None or node._is_dead
+    assert ann.send(Type.POST, bob, ECHO, {}, 60) is not None
+    if not replaced:
+        with pytest.raises(JournalError, match="removed or replaced"):
+            Journal(path, bob.user, NoFaults(), must_exist=True)
+    path.with_suffix(".moved").rename(path)
+
+
+def test_clients_that_wait_go_on_with_the_next_node(world: World) -> None:
+    """A client whose daemon had to reopen its journal hears the answer to its call."""
+    ann, _, cyd = world.machines
+    heard: list[object] = []
+    asked = ann.send(Type.CALL, cyd, HUMAN, {"text": "still there?"}, 60)
+    world.run(1)
+    old = ann.node
+    assert old is not None
+    old.waiters.wait(row_of(ann, asked.result), lambda state, _answer: heard.append(str(state)))
+    ann.kill()
+    ann.start()
+    assert ann.node is not None
+    ann.node.waiters.take_over(old.waiters)
+    cyd.answer(asked.result, "yes")
+    world.run(1)
+    assert heard == ["done"]
+
+
+def row_of(machine: Machine, message_id: str) -> OutgoingRow:
+    """A message of a machine."""
+    row = machine.node.journal.outgoing.find(message_id) if machine.node is not None else None
+    assert row is not None
+    return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from p2pflows.contacts import ME, Book, resolve
 from p2pflows.errors import P2pflowsError
@@ -18,6 +18,13 @@ P = TypeVar("P", bound=Parameters)
 T = TypeVar("T")
 OnOutcome = Callable[[Any], None]
 """Takes the result of a step or a method, or its P2pflowsError."""
+
+
+class Submit(Protocol):
+    """Runs a step inside the node's next batch."""
+
+    def __call__(self, step: Callable[[], Any], on_outcome: OnOutcome, *, reads_only: bool = False) -> None:
+        """Call back with the result or P2pflowsError of the step, after the commit."""
 
 
 class Daemon:
@@ -37,7 +44,7 @@ class Daemon:
         self,
         *,
         node: Callable[[], Node],
-        submit: Callable[[Callable[[], Any], OnOutcome], None],
+        submit: Submit,
         about: Callable[[], dict[str, Any]],
         broker_url: Callable[[], Awaitable[str]],
     ) -> None:
@@ -60,6 +67,16 @@ class Daemon:
         """
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.submit(step, settle(outcome))
+        return await outcome
+
+    async def read(self, step: Callable[[], T]) -> T:
+        """Run a step that changes nothing, and return its result; it works while the journal cannot be written.
+
+        Raises:
+            P2pflowsError: the step raised it, or the journal cannot be read.
+        """
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.submit(step, settle(outcome), reads_only=True)
         return await outcome
 
     def contacts(self) -> Book:

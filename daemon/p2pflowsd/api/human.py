@@ -42,7 +42,7 @@ async def inbox(daemon: Daemon, params: InboxParameters) -> Any:
     Returns:
         `prompts`: list of [prompts](#prompts)
     """
-    return {"prompts": await daemon.run(lambda: views.prompts(daemon.node, everything=params.all))}
+    return {"prompts": await daemon.read(lambda: views.prompts(daemon.node, everything=params.all))}
 
 
 async def conversations(daemon: Daemon, params: ConversationsParameters) -> Any:
@@ -51,7 +51,7 @@ async def conversations(daemon: Daemon, params: ConversationsParameters) -> Any:
     Returns:
         `conversations`: list of [conversations](#conversations)
     """
-    found = await daemon.run(lambda: newest(daemon.node.journal, params.limit))
+    found = await daemon.read(lambda: newest(daemon.node.journal, params.limit))
     return {"conversations": [views.conversation(daemon.node, each) for each in found]}
 
 

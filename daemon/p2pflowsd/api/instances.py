@@ -63,7 +63,7 @@ async def instances(daemon: Daemon, params: InstancesParameters) -> Any:
     """
     user = daemon.resolve_user(params.user)
     if user == daemon.node.user:
-        found = await daemon.run(lambda: views.own_instances(daemon.node, params.endpoint or None))
+        found = await daemon.read(lambda: views.own_instances(daemon.node, params.endpoint or None))
     else:
         reply = await peers.ask(daemon, user, {"op": "list"}, InstanceList, endpoint=topics.INSTANCES)
         of_endpoint = [each for each in reply["instances"] if params.endpoint in ("", each["endpoint"])]

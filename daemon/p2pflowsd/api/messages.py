@@ -218,7 +218,7 @@ async def outbox(daemon: Daemon, _params: NoParameters) -> Any:
         `pending`: list of `id`, `to`, `name`, `endpoint`, `type`, `created`, `expires`, `attempts`, `state`; `failed`:
         the same with `error`; `dead`: list of `id`, `from`, `name`, `endpoint`, `received`, `attempts`, `error`
     """
-    return await daemon.run(lambda: views.outbox(daemon.node))
+    return await daemon.read(lambda: views.outbox(daemon.node))
 
 
 async def retry(daemon: Daemon, params: MessageParameters) -> Any:

@@ -34,7 +34,7 @@ async def requests(daemon: Daemon, _params: NoParameters) -> Any:
     Returns:
         `requests`: list of `user`, `endpoints`, `messages`, `first`, `last`
     """
-    return {"requests": await daemon.run(lambda: views.requests(daemon.node))}
+    return {"requests": await daemon.read(lambda: views.requests(daemon.node))}
 
 
 async def allow(daemon: Daemon, params: AllowParameters) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from p2pflows.config import DEFAULT_POINT
@@ -42,12 +43,9 @@ async def status(daemon: Daemon, _params: NoParameters) -> Any:
     Returns:
         see [below](#status)
     """
-    try:
-        daemon.last_counts = await daemon.run(lambda: views.counts(daemon.node))
-        problem = None
-    except JournalFailed as error:
-        problem = error.message
-    return {**daemon.about(), "problem": problem, **daemon.last_counts}
+    with contextlib.suppress(JournalFailed):  # the problem is shown, with what was counted last
+        daemon.last_counts = await daemon.read(lambda: views.counts(daemon.node))
+    return {**daemon.about(), **daemon.last_counts}
 
 
 async def log(daemon: Daemon, params: LogParameters) -> Any:
@@ -56,7 +54,7 @@ async def log(daemon: Daemon, params: LogParameters) -> Any:
     Returns:
         `entries`: list of `n`, `at`, `what` (a kind of error, or `refused`), `peer`, `name`, `endpoint`, `detail`
     """
-    rows = await daemon.run(lambda: daemon.node.journal.log.newest(params.limit, params.after))
+    rows = await daemon.read(lambda: daemon.node.journal.log.newest(params.limit, params.after))
     return {"entries": [views.log_entry(daemon.node, row) for row in rows]}
 
 

@@ -7,6 +7,7 @@ https://sqlite.org/pragma.html#pragma_synchronous). There is one connection, and
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from p2pflows.errors import UsageError
 from p2pflowsd.faults import Faults
+from p2pflowsd.journal.errors import PASSING, JournalError, from_sqlite, primary_code, replaced
 from p2pflowsd.journal.incoming import IncomingTable
 from p2pflowsd.journal.instances import InstanceTable
 from p2pflowsd.journal.key_values import KeyValueTable
@@ -27,11 +29,9 @@ from p2pflowsd.journal.streams import StreamTable
 
 __all__ = ["Journal", "JournalError"]
 
+MAX_CHECKED_BYTES = 64_000_000
+"""Size of a file that is checked whole when it is opened, which takes about 0.1 s."""
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "cache_size = -16000")
-
-
-class JournalError(Exception):
-    """The disk or the file failed; nothing of the current transaction was kept."""
 
 
 class Journal:
@@ -41,6 +41,7 @@ class Journal:
         path: the file; it is created, readable by its owner alone, if it does not exist.
         user: the user id of the owner; the journal of another user is refused.
         faults: notified before and after every commit.
+        must_exist: do not make a new file; for a daemon that has used this file before.
 
     Attributes:
         meta: facts about this journal, such as its owner.
@@ -52,9 +53,11 @@ class Journal:
         JournalError: the disk is full or fails.
     """
 
-    def __init__(self, path: Path, user: str, faults: Faults) -> None:
+    def __init__(self, path: Path, user: str, faults: Faults, *, must_exist: bool = False) -> None:
         self._faults = faults
-        self._db = _open(path)
+        self._path = path
+        self._db = _open(path, must_exist=must_exist)
+        self._file = _identity(path)
         self.incoming = IncomingTable(self._db)
         self.outgoing = OutgoingTable(self._db)
         self.prompts = PromptTable(self._db)
@@ -93,10 +96,31 @@ class Journal:
             yield
         except sqlite3.Error as error:
             self._roll_back()
-            raise JournalError(str(error)) from error
+            raise from_sqlite(error) from error
         except BaseException:
             self._roll_back()
             raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read outside a transaction; this works on a full or read-only disk, too.
+
+        Raises:
+            JournalError: the disk or the file failed.
+        """
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise from_sqlite(error) from error
+
+    def check_file(self) -> None:
+        """Check that the path still leads to the open file: commits to a removed file are lost with the process.
+
+        Raises:
+            JournalError: it does not.
+        """
+        if _identity(self._path) != self._file:
+            raise replaced()
 
     def commit(self, *, count_now: bool = False) -> None:
         """Keep the open transaction. One in which nothing changed costs no fsync.
@@ -150,14 +174,29 @@ class Journal:
                 self._saved_counters[name] = value
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells one file from another at the same path; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _open(path: Path, *, must_exist: bool) -> sqlite3.Connection:
     """Connect to a journal file, and bring its schema up to date."""
+    if must_exist and not path.exists():
+        raise replaced()
     with _opening(path):
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         db = sqlite3.connect(path, isolation_level=None, cached_statements=256)
         for pragma in _PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
         migrate(db)
+        if path.stat().st_size <= MAX_CHECKED_BYTES:
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
         return db
 
 
@@ -167,13 +206,15 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EIO):
+            raise JournalError(os.strerror(error.errno)) from error
         raise UsageError(f"The journal cannot be opened: {error}.", f"Check who owns {path}.") from error
     except ValueError as error:
         raise UsageError(f"The journal cannot be used: {error}.", "Install the newer release of p2pflows.") from error
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            raise JournalError(str(error)) from error  # the file is good: the user must not move it away
+        if primary_code(error) in PASSING:
+            raise from_sqlite(error) from error
         raise UsageError(
-            f"The journal {path} cannot be used: {error}.",
-            f"Move {path} away to start an empty journal, or put back your copy of it.",
+            f"The journal {path} is damaged or no journal: {error}.",
+            f"Put back your copy of it. Move {path} away to start an empty journal.",
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 
 from p2pflows.errors import DeadlinePassed, NotAllowed, NoWorker, P2pflowsError, UnknownUser, Unreachable
@@ -11,7 +12,7 @@ from p2pflowsd.clock import Clock
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow
-from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
+from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState, PromptState
 from p2pflowsd.link import Link
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.leases import Leases
@@ -19,6 +20,7 @@ from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.presence import Presence
+from p2pflowsd.sending.waiters import Waiters
 
 
 class Deadlines:
@@ -38,6 +40,7 @@ class Deadlines:
         settlement: Settlement,
         turns: Turns,
         inbox: Inbox,
+        waiters: Waiters,
         name_of: Callable[[str], str | None],
     ) -> None:
         self._user = user
@@ -51,7 +54,10 @@ class Deadlines:
         self._settlement = settlement
         self._turns = turns
         self._inbox = inbox
+        self._waiters = waiters
         self._name_of = name_of
+        self._corrected: list[tuple[int, str]] = []
+        """A heap of deadlines of messages that clients waited for when the clock was set back, with their ids."""
         self._next_request: int | None = journal.incoming.next_expiry()
 
     def expect(self, expires: int) -> None:
@@ -59,18 +65,32 @@ class Deadlines:
         if self._next_request is None or expires < self._next_request:
             self._next_request = expires
 
+    def clock_set_back(self, ms: int) -> None:
+        """Let the messages that clients wait for end when they would have ended without the change of the clock."""
+        for message_id in self._waiters.message_ids():
+            row = self._journal.outgoing.find(message_id)
+            if row is not None:
+                heapq.heappush(self._corrected, (row.expires - ms, message_id))
+
     def expire(self) -> None:
         """End every message and request whose deadline has passed."""
         now = self._clock.now()
+        while self._corrected and self._corrected[0][0] <= now:
+            sent = self._journal.outgoing.find(heapq.heappop(self._corrected)[1])
+            if sent is not None and sent.state in OPEN_OUTGOING:
+                self._expire_sent(sent)
         if self._outbox.next_expiry is not None and self._outbox.next_expiry <= now:
             for sent in self._journal.outgoing.expired(now):
-                error = strict_json.dumps(self._why_expired(sent).as_wire())
-                self._outbox.end(sent, OutgoingState.EXPIRED, error)
+                self._expire_sent(sent)
             self._outbox.next_expiry = self._journal.outgoing.next_expiry()
         if self._next_request is not None and self._next_request <= now:
             for row in self._journal.incoming.expired(now):
                 self._expire_request(row)
             self._next_request = self._journal.incoming.next_expiry()
+
+    def _expire_sent(self, sent: OutgoingRow) -> None:
+        error = strict_json.dumps(self._why_expired(sent).as_wire())
+        self._outbox.end(sent, OutgoingState.EXPIRED, error)
 
     def _expire_request(self, row: IncomingRow) -> None:
         waited = self._leases.is_waiting(row.row_id)

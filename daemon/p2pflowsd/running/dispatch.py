@@ -33,6 +33,8 @@ from p2pflowsd.sending.waiters import is_progress
 MAX_ATTEMPTS = 3
 HEARTBEAT_TIMEOUT_S = 15.0
 """Seconds without a heartbeat (one every 2 s) after which a worker counts as lost."""
+RECOVERY_S = 5.0
+"""How long a worker has for a heartbeat after the daemon stood still."""
 PACKET_OVERHEAD_BYTES = 8_000
 """Bytes of a frame beside its tasks, rounded up."""
 
@@ -174,6 +176,15 @@ class Dispatch:
                 if is_silent or (worker.lost_at is not None and worker.lost_at <= now):
                     self._remove(point, name, graceful=False)
         self._loads.expire()
+
+    def forgive_silence(self) -> None:
+        """Give every worker time for one more heartbeat: this daemon stood still, so it could not hear them."""
+        now = self._clock.elapsed()
+        for point in self._points:
+            for worker in point.workers.values():
+                worker.last_heard = max(worker.last_heard, now - HEARTBEAT_TIMEOUT_S + RECOVERY_S)
+                if worker.lost_at is not None:
+                    worker.lost_at = max(worker.lost_at, now + GRACE_PERIOD_S)
 
     def _remove(self, point: Point, name: str, *, graceful: bool) -> None:
         """Requeue the tasks of a worker that is gone, and give up those whose attempts are used up."""

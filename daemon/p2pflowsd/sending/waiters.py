@@ -50,6 +50,19 @@ class Waiters:
             self._waiting.pop(message_id, None)
             self._listening.pop(message_id, None)
 
+    def message_ids(self) -> list[str]:
+        """The messages that clients wait for."""
+        return list(self._waiting)
+
+    def take_over(self, other: Waiters) -> None:
+        """Go on for the clients of a node that failed; a message that was not kept was refused to its client."""
+        for message_id, waiting in other._waiting.items():
+            row = self._journal.outgoing.find(message_id)
+            if row is not None:
+                for on_settled in waiting:
+                    self.wait(row, on_settled)
+        self._listening |= {name: heard for name, heard in other._listening.items() if name in self._waiting}
+
     def on_settled(self, message_id: str, state: OutgoingState, answer: bytes | None) -> None:
         """Pass the end of a message on to its clients."""
         # A peer sends its answer again if a crash forgets it; an end of our own making must be committed first.

@@ -24,7 +24,7 @@ TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "id", "instance", "kind",
     "name", "reason", "source", "target", "text", "user",
 }  # fmt: skip
-FLAGS = {"all", "parallel", "recursive", "singleton"}
+FLAGS = {"all", "parallel", "recursive", "singleton", "interleaved"}
 OBJECTS = {"config", "config_overrides", "data", "initial_state", "schema"}
 NUMBERS = {"after", "limit", "timeout"}
 CASES = sorted(

@@ -142,6 +142,42 @@ def test_an_error_of_sqlite_is_a_journal_error(journal: Journal) -> None:
 # Opening.
 
 
+def test_damage_is_told_apart_from_a_full_disk(journal: Journal, path: Path) -> None:
+    """A file whose pages were overwritten is refused as damaged, with what its owner can do."""
+    with journal.transaction():
+        for number in range(200):
+            receive(journal, number + 1)
+    journal.close()
+    with path.open("r+b") as file:
+        file.seek(8_192)
+        file.write(b"x" * 16_384)
+    with pytest.raises(UsageError, match="damaged") as refused:
+        Journal(path, ANN, NoFaults())
+    assert "Put back your copy" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("statement", "advice"), [("PRAGMA query_only = 1", "Make the file system writable"), ("", "Free some disk space")]
+)
+def test_the_advice_fits_the_failure(journal: Journal, statement: str, advice: str) -> None:
+    """A read-only file system and a full disk are different troubles."""
+    journal._db.execute(statement or "PRAGMA max_page_count = 1")
+    with pytest.raises(JournalError) as failed, journal.transaction():
+        journal.meta.set("key", "x" * 100_000)
+    assert failed.value.advice.startswith(advice)
+
+
+def test_a_disk_that_cannot_be_written_can_be_read(journal: Journal) -> None:
+    """Reading needs no transaction, and works after a commit has failed."""
+    with journal.transaction():
+        receive(journal, 1)
+    journal._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(JournalError), journal.transaction():
+        receive(journal, 2)
+    with journal.reading():
+        assert len(journal.incoming.in_state(IncomingState.READY)) == 1
+
+
 def test_it_is_opened_again(journal: Journal, path: Path) -> None:
     """Facts, positions and counters are there after a restart."""
     with journal.transaction():
