@@ -37,12 +37,12 @@ async def main():
     broker = EmbeddedBroker(port, directory=directory, program=program, log=logging.getLogger())
     await broker.ensure()
     watch = asyncio.create_task(broker.watch())
-    told = None
+    reported = None
     while True:
-        if told != broker.owned:
-            told = broker.owned
+        if reported != broker.owned:
+            reported = broker.owned
             pid = int((directory / "broker.pid").read_text())
-            print(json.dumps({"owned": told, "name": broker.name, "broker": pid}), flush=True)
+            print(json.dumps({"owned": reported, "name": broker.name, "broker": pid}), flush=True)
         await asyncio.sleep(0.05)
 
 asyncio.run(main())

@@ -85,18 +85,18 @@ Script = Generator[Action, Any, dict[str, Any]]
 """The actions of a run; it returns the content of the frame to the daemon."""
 
 
-def subflows(me: str, neighbour: str) -> dict[str, dict[str, list[str]]]:
+def subflows(me: str, peer: str) -> dict[str, dict[str, list[str]]]:
     """Return the subflows of each class, as (user, endpoint) by key."""
     return {
         COUNTER: {},
         TALLY: {},
         MUTE: {},
-        PAIR: {"near": [me, COUNTER], "far": [neighbour, COUNTER], "human": [neighbour, HUMAN]},
-        HUB: {"near": [me, COUNTER], "far": [neighbour, COUNTER]},
-        GUIDE: {"far": [neighbour, COUNTER], "human": [neighbour, HUMAN], "tally": [neighbour, TALLY]},
-        TOWER: {"pair": [neighbour, PAIR], "near": [me, COUNTER]},
-        CLERK: {"near": [me, COUNTER], "human": [neighbour, HUMAN]},
-        RUIN: {"near": [me, COUNTER], "pair": [neighbour, PAIR], "gone": [neighbour, "nowhere"]},
+        PAIR: {"near": [me, COUNTER], "far": [peer, COUNTER], "human": [peer, HUMAN]},
+        HUB: {"near": [me, COUNTER], "far": [peer, COUNTER]},
+        GUIDE: {"far": [peer, COUNTER], "human": [peer, HUMAN], "tally": [peer, TALLY]},
+        TOWER: {"pair": [peer, PAIR], "near": [me, COUNTER]},
+        CLERK: {"near": [me, COUNTER], "human": [peer, HUMAN]},
+        RUIN: {"near": [me, COUNTER], "pair": [peer, PAIR], "gone": [peer, "nowhere"]},
     }
 
 
@@ -244,7 +244,7 @@ def _guide(context: ScriptContext) -> Script:
 
 
 def _tower(context: ScriptContext) -> Script:
-    """Call a pair at the neighbour and a counter of its own at the same time."""
+    """Call a pair at the peer and a counter at the own daemon, at the same time."""
     first = yield context.call("pair", {"for": context.message})
     second = yield context.call("near", {"for": context.message})
     near = _data((yield Wait(second)))

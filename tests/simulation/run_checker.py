@@ -11,7 +11,8 @@ R6  A tree of instances is mounted and released as a whole, across all daemons. 
     because the dead letter may run again.
 R7  An answer runs the instance that made the call, and not a later instance with the same id.
 R8  The records of a run are removed when its request ends.
-R9  An instance that takes turns does not run for another request while a call that it has run for waits for its answer.
+R9  An instance works on one request at a time: while a request awaits a reply, no run starts for another one. Classes
+    that are served as interleaved are excepted.
 
 I3 in `simulation.checker` is the order of messages from one sender. The checks leave out what a daemon does whose
 journal was replaced by an old copy.
@@ -51,6 +52,7 @@ class _Instance:
         effects: the messages that took effect on it.
         failed: the last request that failed after its run had ended without an answer.
         awaited: the ids of the answers that may run it again.
+        working_on: sender and id of the last request that awaited a reply after its run.
     """
 
     node: str
@@ -59,7 +61,6 @@ class _Instance:
     effects: list[str] = field(default_factory=list)
     failed: str = ""
     working_on: tuple[str, str] | None = None
-    """Sender and id of the call that it has run for, and that is not answered yet."""
     awaited: set[str] = field(default_factory=set)
 
     def effects_before(self, message_id: str) -> list[str]:
@@ -146,14 +147,16 @@ class _Runs:
         has_run = was == IncomingState.READY and new in (IncomingState.AWAITING_REPLY, IncomingState.DONE)
         if has_run and about["endpoint"] != topics.INSTANCES:
             instance.effects.append(fact.id)
-            self._check_turn(fact, instance)
+            self._check_one_at_a_time(fact, instance)
 
-    def _check_turn(self, fact: Fact, instance: _Instance) -> None:
+    def _check_one_at_a_time(self, fact: Fact, instance: _Instance) -> None:
         mine = fact.about["root"] or fact.id
         other = instance.working_on
         open_call = other is not None and self.requests[fact.node, *other].state == IncomingState.AWAITING_REPLY
         if open_call and other is not None and other[1] != mine and instance.about["endpoint"] not in INTERLEAVED:
-            self.violations.append(f"R9: a run for {_short(mine)} meets {_short(other[1])}, which is not answered yet")
+            self.violations.append(
+                f"R9: the instance ran for {_short(mine)}, although {_short(other[1])} awaits a reply"
+            )
         if fact.about["state"] == IncomingState.AWAITING_REPLY:
             instance.working_on = (fact.about["peer"], fact.id)
 

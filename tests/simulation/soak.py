@@ -153,9 +153,9 @@ class RandomActions:
     def cancel(self) -> None:
         """Somebody withdraws an open request."""
         machine = self._somebody()
-        live = machine.open_requests()
-        if live:
-            message_id = self._random.choice(live)
+        requests = machine.open_requests()
+        if requests:
+            message_id = self._random.choice(requests)
             machine.ask(lambda node: node.messages.cancel(message_id))
 
     def pause(self) -> None:

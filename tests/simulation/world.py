@@ -61,8 +61,8 @@ class World:
             for name in NAMES[:people]
         ]  # fmt: skip
         self.workers: dict[str, Worker] = {}
-        for machine, neighbour in zip(self.machines, self.machines[1:] + self.machines[:1], strict=True):
-            machine.serves = _served(machine.user, neighbour.user)
+        for machine, peer in zip(self.machines, self.machines[1:] + self.machines[:1], strict=True):
+            machine.serves = _served(machine.user, peer.user)
             for other in self.machines:
                 if other is not machine:
                     machine.contacts.add(other.name, other.user)
@@ -177,13 +177,13 @@ class World:
         return self.folder
 
 
-def _served(me: str, neighbour: str) -> list[Served]:
+def _served(me: str, peer: str) -> list[Served]:
     classes = [
         Served(
             endpoint=name, kind="class", target=f"flows.py:{name}", dispatch_point=POINT,
             singleton=name in flows.SINGLETONS, interleaved=name in flows.INTERLEAVED, config={"subflows": parts},
         )
-        for name, parts in flows.subflows(me, neighbour).items()
+        for name, parts in flows.subflows(me, peer).items()
     ]  # fmt: skip
     return [
         Served(endpoint=ECHO, kind="python", target="flows.py:echo", dispatch_point=POINT),

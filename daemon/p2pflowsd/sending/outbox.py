@@ -312,15 +312,15 @@ class Outbox:
         Raises:
             CallError: any error that `accept` would raise.
         """
-        nobody = "0" * 32
+        any_id = "0" * 32
         self._compose(
             {
-                "id": nobody,
+                "id": any_id,
                 "type": Type.CALL,
                 "from": self._user,
                 "to": peer,
                 "endpoint": endpoint,
-                "conversation": nobody,
+                "conversation": any_id,
                 "created": 0,
                 "expires": 0,
                 "data": data,

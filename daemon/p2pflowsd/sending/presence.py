@@ -54,7 +54,7 @@ class Presence:
         self._known: dict[str, tuple[int, bool]] = {}
 
     def card(self, flows: list[dict[str, Any]]) -> bytes:
-        """My card: what anyone may call, or only the names if that is too long."""
+        """Return the payload of our card: the flows that anyone may call, or only their endpoints if it is too long."""
         about = {"boot": self._boot, "user": self._identity.user_id}
         topic = topics.card(self._identity.user_id)
         sealed = seal(self._identity, topic, {**about, "flows": flows})

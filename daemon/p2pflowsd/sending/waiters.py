@@ -19,7 +19,7 @@ OnProgress = Callable[[dict[str, Any]], None]
 
 
 class Waiters:
-    """Who waits for which message of ours."""
+    """The clients that wait for messages of ours, and what to call when one ends or progresses."""
 
     def __init__(self, journal: Journal, callbacks: Callbacks) -> None:
         self._journal = journal

@@ -325,6 +325,12 @@ def answer_to_another_instance(facts: list[Fact]) -> None:
     facts[index:index] = [Fact(0, mounted.node, "instance_removed", instance), mounted]
 
 
+def two_requests_at_once(facts: list[Fact]) -> None:
+    """An instance ran for a request while another one awaited a reply."""
+    first, second = (index_of(facts, "incoming_moved", endpoint=flows.PAIR, state="kept", nth=nth) for nth in (0, 1))
+    facts.insert(first + 1, facts.pop(second))
+
+
 def leftover_record(facts: list[Fact]) -> None:
     """The records of a run exist after its end."""
     del facts[index_of_run(facts, "record_removed")]
@@ -353,6 +359,7 @@ RUN_FALSIFICATIONS: dict[Falsification, str] = {
     cancelled_mount: "R6",
     answer_to_another_instance: "R7",
     leftover_record: "R8",
+    two_requests_at_once: "R9",
 }
 FALSIFICATIONS: dict[Falsification, str] = {
     call_never_ends: "I1",
