@@ -82,7 +82,7 @@ def serve(
     an error if it cannot. After a change of the code, serve it again.
 
     A flow class has instances, each with its own state: one for each conversation, and one for each mount. --set
-    changes the config of its instances.
+    changes the config of its instances. Other users may set only what the config lists under "overridable".
     """
     kind, what = _kind_and_target(
         name, {"TARGET": target, "--exec CMD": command, "--human": human, "--class CLASS": flow_class, "--chat": chat}
@@ -109,6 +109,7 @@ def serve(
             # Given here, so that no worker need load the class: the worker with the key may start later.
             description="A conversation with a language model." if chat else None,
             schema={"type": "object", "properties": {"query": {}}, "required": ["query"]} if chat else None,
+            overridable=_open_keys_of_chat(config) if chat else None,
         )
     print_result(
         served,
@@ -169,6 +170,7 @@ def describe(address: str, as_json: bool) -> None:
             ("kind", escape(flow.get("kind") or "")),
             ("dispatch point", escape(flow.get("dispatch_point") or "")),
             ("description", escape(flow.get("description") or "")),
+            *_overridable(flow),
         ]
     )
     rows = input_fields(flow)
@@ -238,6 +240,22 @@ def _chat_config(config: dict[str, Any], model: str | None, api_base: str | None
         backend.setdefault("model_name", model)
     if api_base is not None:
         backend.setdefault("api_base", api_base)
+
+
+def _open_keys_of_chat(config: dict[str, Any]) -> list[str]:
+    """Return the keys of a chat flow that other users may set."""
+    from p2pflows.flows.config import effective_config
+    from p2pflows.flows.overrides import open_keys
+    from p2pflows.models.flow import ChatAtomicFlow
+
+    return open_keys(effective_config(ChatAtomicFlow, config, complete=False))
+
+
+def _overridable(flow: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the line about the keys that users other than the owner may set when they mount the flow."""
+    if flow.get("kind") != "class" or not isinstance(flow.get("overridable"), list):
+        return []
+    return [("others may set", escape(", ".join(map(str, flow["overridable"]))) or "nothing")]
 
 
 _FORMS = {

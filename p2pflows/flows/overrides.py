@@ -1,15 +1,14 @@
 """Which keys of a flow's config a caller may override: data that the config lists, never the choice of code.
 
 A caller who is not the owner may override the dotted keys that the config lists under `overridable`; without such a
-list, the keys that the default config has. Such a caller never overrides keys that `FORBIDDEN`, `PREFIXES` or
-`SUFFIXES` name, at any depth, even if they are listed. The owner may override every key but `_target_`: the class of a
-flow is the one that is served.
+list, none. Such a caller never overrides keys that `FORBIDDEN`, `PREFIXES` or `SUFFIXES` name, at any depth, even if
+they are listed. The owner may override every key but `_target_`: the class of a flow is the one that is served.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from p2pflows.errors import BadInput, NotAllowed, TooLarge, UsageError
@@ -56,14 +55,14 @@ def is_forbidden(key: str) -> bool:
 
 
 def check_overrides(
-    defaults: Mapping[str, Any], overrides: Mapping[str, Any], *, declared: list[str] | None, trusted: bool
+    defaults: Mapping[str, Any], overrides: Mapping[str, Any], *, declared: list[str], trusted: bool
 ) -> None:
     """Check that a caller may override these keys.
 
     Args:
         defaults: the default config of the class.
         overrides: the caller's overrides.
-        declared: the dotted keys that the class lists as overridable; None when it has no such list.
+        declared: the dotted keys that the config lists as overridable.
         trusted: whether the caller is the owner.
 
     Raises:
@@ -75,22 +74,30 @@ def check_overrides(
     if overrides.get(TARGET, defaults.get(TARGET)) != defaults.get(TARGET):
         raise NotAllowed(f"{TARGET!r} cannot be overridden.", "The class of a flow is the one that is served.")
     if not trusted:
-        allowed = None if declared is None else [tuple(key.split(".")) for key in declared]
-        _check_keys(defaults, overrides, allowed, ())
+        _check_keys(defaults, overrides, [tuple(key.split(".")) for key in declared], ())
 
 
-def declared_keys(config: Mapping[str, Any]) -> list[str] | None:
-    """Return the keys that a config lists as overridable; None when it has no such list.
+def declared_keys(config: Mapping[str, Any]) -> list[str]:
+    """Return the keys that a config lists as overridable; without a list, none.
 
     Raises:
         UsageError: the value is not a list of texts.
     """
     declared = config.get(DECLARED)
     if declared is None:
-        return None
+        return []
     if not isinstance(declared, list) or not all(isinstance(key, str) for key in declared):
         raise UsageError(f"{DECLARED!r} must be a list of dotted keys.", "Write: overridable: [temperature]")
     return list(declared)
+
+
+def open_keys(config: Mapping[str, Any]) -> list[str]:
+    """Return the listed keys that callers may in fact override: those that no rule forbids.
+
+    Raises:
+        UsageError: the list has a wrong form.
+    """
+    return [key for key in declared_keys(config) if not is_forbidden(key)]
 
 
 def _check_form(overrides: Mapping[str, Any]) -> None:
@@ -121,9 +128,7 @@ def _check_levels(value: Any, level: int, path: str) -> None:
             _check_levels(inner, level + 1, path)
 
 
-def _check_keys(
-    defaults: Mapping[str, Any], overrides: Mapping[str, Any], allowed: list[_Path] | None, path: _Path
-) -> None:
+def _check_keys(defaults: Mapping[str, Any], overrides: Mapping[str, Any], allowed: list[_Path], path: _Path) -> None:
     for key, value in overrides.items():
         here, default = (*path, key), defaults.get(key)
         if is_forbidden(key):
@@ -132,20 +137,16 @@ def _check_keys(
             _check_keys(default, value, allowed, here)
         elif value and isinstance(value, Mapping) and key not in defaults and _is_above_an_allowed_key(here, allowed):
             _check_keys({}, value, allowed, here)
-        elif allowed is None and key not in defaults:
-            raise _refusal(here, f"You may override: {_allowed_keys(defaults)}.")
-        elif allowed is not None and not any(here[: len(declared)] == declared for declared in allowed):
-            raise _refusal(here, f"You may override: {_allowed_keys(map('.'.join, allowed))}.")
-        elif allowed is None and isinstance(default, Mapping):
-            raise _refusal(here, "It is an object with keys of its own; override those.")
+        elif not any(here[: len(declared)] == declared for declared in allowed):
+            raise _refusal(here, f"You may override: {_allowed_keys(allowed)}.")
         else:
             _check_inside(default, here)
             _check_inside(value, here)
 
 
-def _is_above_an_allowed_key(here: _Path, allowed: list[_Path] | None) -> bool:
+def _is_above_an_allowed_key(here: _Path, allowed: list[_Path]) -> bool:
     """Return whether an allowed key lies below this one."""
-    return any(len(here) < len(declared) and declared[: len(here)] == here for declared in allowed or ())
+    return any(len(here) < len(declared) and declared[: len(here)] == here for declared in allowed)
 
 
 def _check_inside(value: Any, path: _Path) -> None:
@@ -160,8 +161,8 @@ def _check_inside(value: Any, path: _Path) -> None:
             _check_inside(inner, path)
 
 
-def _allowed_keys(keys: Iterable[str]) -> str:
-    return ", ".join(sorted(key for key in keys if not is_forbidden(key))) or "nothing"
+def _allowed_keys(allowed: list[_Path]) -> str:
+    return ", ".join(sorted(key for key in map(".".join, allowed) if not is_forbidden(key))) or "nothing"
 
 
 def _refusal(path: _Path, hint: str) -> NotAllowed:

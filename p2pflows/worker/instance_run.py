@@ -151,7 +151,7 @@ class InstanceRun:
             defaults = configs.effective_config(self._class, plan.config, complete=False)
             declared = declared_keys(defaults)
             check_overrides(defaults, plan.overrides, declared=declared, trusted=plan.trusted)
-            if plan.state is not None and not plan.trusted and INITIAL_STATE not in (declared or []):
+            if plan.state is not None and not plan.trusted and INITIAL_STATE not in declared:
                 raise NotAllowed("Only its owner sets its initial state.", "Ask for it without one.")
         except UsageError as error:
             raise FlowFailed(error.message, error.hint) from error

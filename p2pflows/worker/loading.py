@@ -19,6 +19,7 @@ from p2pflows.errors import UsageError
 from p2pflows.flows.config import effective_config, input_schema
 from p2pflows.flows.flow import Flow
 from p2pflows.flows.function import FlowFunction
+from p2pflows.flows.overrides import open_keys
 from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskTarget, UnknownTarget
 from p2pflows.worker.shell import Command
 
@@ -90,7 +91,7 @@ class Loader:
                 found = self._find(name, cwd, again=again)
                 if not (isinstance(found, type) and issubclass(found, Flow)):
                     raise UsageError(f"{name} is no class of flows.", "Derive it from AtomicFlow or CompositeFlow.")
-                effective_config(found, config, complete=False)
+                open_keys(effective_config(found, config, complete=False))
                 return FlowClass(found, config)
             case UnknownTarget():
                 raise UsageError("This worker does not know that kind of target.", "Bring it up to date.")
@@ -159,7 +160,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         config = effective_config(loaded.flow_class, loaded.config, complete=False)
         description = str(config.get("description") or "")
         facts = {"schema": input_schema(config), "output": None, "description": description, "async": False}
-        return {**facts, "interleaved": loaded.flow_class.interleaves}
+        return {**facts, "interleaved": loaded.flow_class.interleaves, "overridable": open_keys(config)}
     return {
         "schema": loaded.input_schema,
         "output": loaded.output_schema,

@@ -318,6 +318,23 @@ def test_a_neighbour_changes_what_is_overridable(alice: LocalUser, bob: LocalUse
         get(bob, "Counter", config_overrides={"_target_": "os.system"})
 
 
+def test_a_neighbour_sees_what_they_may_set(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
+    """`describe` shows both sides what others may set; a class without a list lets them set nothing."""
+    for who, address in ((alice, "bob/Counter"), (bob, "me/Counter")):
+        assert who.request("describe", address=address)["overridable"] == ["step", "initial_state"]
+    here = names("Open")
+    serve(bob, "Open", here)
+    assert alice.request("describe", address=f"bob/{here}")["overridable"] == []
+    for overrides in ({"name": "other"}, {"description": "other"}, {"new": 1}):
+        with pytest.raises(NotAllowed, match="cannot be overridden by you") as caught:
+            get(alice, here, bob, config_overrides=overrides)
+        assert caught.value.hint == "You may override: nothing."
+    listed = names("Listed")
+    serve(bob, "Open", listed, config={"overridable": ["name", "private_keys"]})
+    assert alice.request("describe", address=f"bob/{listed}")["overridable"] == ["name"]
+    get(alice, listed, bob, config_overrides={"name": "other"})
+
+
 def test_a_composite_lends_nobody_its_owners_rights(
     alice: LocalUser, bob: LocalUser, names: Callable[[str], str]
 ) -> None:

@@ -614,6 +614,7 @@ def test_parallel_futures(cls: LocalUsers, names: Callable[[str], str], tmp_path
         flow_class_name="CounterFlowModule.CounterAtomicFlow.SlowAtomicFlow",
         flow_endpoint=here,
         parallel_dispatch=True,
+        config={"overridable": ["step"]},
     )
     proxy = serving.get_flow_instance(
         cl=cls[0], flow_endpoint=here, user_id=cls[1].get_user_id(), config_overrides={"step": 5}

@@ -41,6 +41,7 @@ class DescribeReply(Reply):
     description: str = ""
     dispatch_point: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    overridable: list[str] | None = None
 
 
 class MountReply(Reply):

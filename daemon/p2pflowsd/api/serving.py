@@ -41,6 +41,7 @@ class ServeParameters(Parameters):
     config: JsonObject = Field(default_factory=dict)
     description: Text = ""
     input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
+    overridable: Annotated[list[str], MustBe("a list of dotted keys")] = Field(default_factory=list)
 
 
 class EndpointParameters(Parameters):
@@ -111,7 +112,7 @@ async def describe(daemon: Daemon, params: DescribeParameters) -> Any:
 
     Returns:
         `address`, `user`, `endpoint`, `online`, `served`, `allowed` (true, false, or null when not known), and of the
-        flow `kind`, `description`, `dispatch_point`, `schema`
+        flow `kind`, `description`, `dispatch_point`, `schema`; of a class `overridable`, the keys that others may set
     """
     user, endpoint = daemon.resolve_address(params.address, daemon.contacts())
     if user == daemon.node.user:
@@ -176,12 +177,14 @@ async def _description(daemon: Daemon, flow: Served, params: ServeParameters) ->
             "description": params.description,
             "input_schema": params.input_schema,
             "interleaved": params.interleaved,
+            "overridable": params.overridable,
         }
     loaded = await _load(daemon, flow)
     return {
         "description": str(loaded.get("description") or ""),
         "input_schema": loaded.get("schema"),
         "interleaved": loaded.get("interleaved") is True,
+        "overridable": [key for key in loaded.get("overridable") or () if isinstance(key, str)],
     }
 
 

@@ -40,6 +40,8 @@ class Served(BaseModel):
     """Whether an instance may work on several requests at once, as its class keeps them apart."""
     config: dict[str, Any] = {}
     """What its owner sets for every instance."""
+    overridable: list[str] = []
+    """The keys of its config that other users may set, as its class said when it was served."""
     closed: bool = False
     """Whether only the instances that are there go on, and no new ones are made."""
     description: str = ""
@@ -53,7 +55,10 @@ class Served(BaseModel):
     def as_shown(self) -> dict[str, Any]:
         """What its callers see."""
         return self.model_dump(
-            mode="json", by_alias=True, include={"endpoint", "kind", "description", "dispatch_point", "input_schema"}
+            mode="json",
+            by_alias=True,
+            include={"endpoint", "kind", "description", "dispatch_point", "input_schema"}
+            | ({"overridable"} if self.kind == "class" else set()),
         )
 
 

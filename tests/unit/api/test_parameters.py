@@ -24,9 +24,10 @@ TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "id", "instance", "kind",
     "name", "reason", "source", "target", "text", "user",
 }  # fmt: skip
-FLAGS = {"all", "parallel", "recursive", "singleton", "interleaved"}
+FLAGS = {"all", "interleaved", "parallel", "recursive", "singleton"}
 OBJECTS = {"config", "config_overrides", "data", "initial_state", "schema"}
 NUMBERS = {"after", "limit", "timeout"}
+LISTS = {"overridable"}
 CASES = sorted(
     (method, field.alias or name)
     for method, entry in METHODS.items()
@@ -61,11 +62,12 @@ def test_an_unknown_parameter_is_named_with_the_known_ones(method: str) -> None:
 @pytest.mark.parametrize(("method", "name"), CASES)
 def test_a_wrong_value_is_named_with_what_it_must_be(method: str, name: str) -> None:
     """Nothing is silently another value: no text for a number, no number for a flag."""
-    wrong: list[Any] = [["a"]]
+    wrong: list[Any] = [[7]] if name in LISTS else [["a"]]
     wrong += [7, True, {"a": 1}] if name in TEXTS else []
     wrong += ["yes", "true", 1, 0] if name in FLAGS else []
     wrong += ["{}", 7] if name in OBJECTS else []
     wrong += ["7", True, -1, {"a": 1}] if name in NUMBERS else []
+    wrong += ["a", 7, {"a": 1}] if name in LISTS else []
     for value in wrong:
         error = refusal(method, **{name: value})
         assert type(error) is (BadInput if name == "data" else UsageError)
@@ -79,7 +81,7 @@ def test_every_parameter_says_what_it_must_be(method: str, name: str) -> None:
     fields = METHODS[method].parameters.model_fields.items()
     (field,) = [field for known, field in fields if (field.alias or known) == name]
     assert [item for item in field.metadata if isinstance(item, MustBe)]
-    assert name in TEXTS | FLAGS | OBJECTS | NUMBERS
+    assert name in TEXTS | FLAGS | OBJECTS | NUMBERS | LISTS
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -398,6 +398,24 @@ def test_describe_shows_how_to_call(daemon: ScriptedDaemon) -> None:
     assert run_here(daemon.home, "describe", "bob/translate", "--json").document == flow
 
 
+@pytest.mark.parametrize(
+    ("kind", "keys", "line"),
+    [
+        ("class", ["step", "a.b"], "others may set  step, a.b"),
+        ("class", [], "others may set  nothing"),
+        ("class", None, None),
+        ("python", [], None),
+        ("class", ["\x1b[2Jstep"], "others may set  \\x1b[2Jstep"),
+    ],
+)
+def test_describe_shows_what_others_may_set(daemon: ScriptedDaemon, kind: str, keys: Any, line: str | None) -> None:
+    """`describe` of a class shows the keys that users other than its owner may set."""
+    about = {"address": "bob/x", "user": BOB, "online": True, "served": True, "allowed": True}
+    daemon.script["describe"] = {**_served(), **about, "kind": kind, "overridable": keys}
+    shown = run_here(daemon.home, "describe", "bob/x").out.splitlines()
+    assert [each for each in shown if "others may set" in each] == ([] if line is None else [line])
+
+
 def test_the_example_of_describe_is_safe_in_a_shell(daemon: ScriptedDaemon) -> None:
     """Each word from the other user is quoted; a name that no key=value pair can hold is left out."""
     names = ["$(reboot)", "a b", "it's", ";x", "a=b", "-x", "{x", "", "a\x1bb", "text"]

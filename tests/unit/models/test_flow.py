@@ -367,6 +367,11 @@ def test_config_names_the_server_of_the_key(server: ModelServer) -> None:
         {"human_message_prompt_template": "x"},
         {"n_api_retries": 1000000},
         {"overridable": ["backend"]},
+        {"previous_messages": {"first_k": 0}},
+        {"previous_messages": {"last_k": 1}},
+        {"demonstrations": [{"query": "May I?", "response": "Anything."}]},
+        {"user_name": "system"},
+        {"system_name": "user"},
     ],
 )
 def test_what_callers_cannot_override(overrides: dict[str, Any]) -> None:
@@ -377,9 +382,9 @@ def test_what_callers_cannot_override(overrides: dict[str, Any]) -> None:
 
 
 def test_what_callers_can_override() -> None:
-    """A caller may shorten the part of the conversation that is sent."""
+    """A caller may name their instance, which the model does not read."""
     config = default_config(ChatAtomicFlow)
-    overrides = {"previous_messages": {"last_k": 4}}
+    overrides = {"name": "helper", "description": "Helps me."}
     check_overrides(config, overrides, declared=declared_keys(config), trusted=False)
 
 
