@@ -1,4 +1,4 @@
-"""The pages are true: their commands run, their links lead somewhere, and they name what the code has."""
+"""The pages are true: their commands run, their links exist, and they name what the code has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import pytest
 from support.command_tree import commands
-from support.console_examples import Story, read
+from support.console_examples import PageRunner, read
 from test_rooms import FLOORS
 
 import p2pflows
@@ -53,13 +53,13 @@ def _section(title: str) -> str:
 
 
 def _anchors(page: Path) -> set[str]:
-    """The places of a page that a link may name, as GitHub makes them from headings."""
+    """The anchors of a page, as GitHub makes them from headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def _refusals() -> set[str]:
-    """Every reason under which the code refuses something."""
+    """Every reason for which the code refuses something."""
     found = set()
     for path in SOURCES:
         source = path.read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def environment(folder: Path) -> Iterator[dict[str, str]]:
-    """What a new user's terminals find: the installed command, an empty home, a broker port of their own."""
+    """The environment of a new user's terminals: the installed command, an empty home, a broker port of their own."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         port = trial.getsockname()[1]
@@ -98,21 +98,21 @@ def environment(folder: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_page_does_what_it_shows(name: str, folder: Path, environment: dict[str, str]) -> None:
-    """Every console block, run in order in an empty folder with real daemons, prints what the page shows."""
+    """All console blocks of a page, run in order in an empty folder with real daemons, print what the page shows."""
     page = (ROOT / name).read_text(encoding="utf-8")
     for tool in ("curl", "socat"):
         if f"{tool} -" in page and not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
     steps = read(page)
     assert steps
-    with Story(folder, environment) as story:
+    with PageRunner(folder, environment) as runner:
         for step in steps:
-            story.act(step)
+            runner.run_step(step)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_help(name: str) -> None:
-    """Each command says in a sentence what it does, each option what it is for, and there is an example."""
+    """Each command has a sentence of help, help for each option, and an example."""
     command = COMMANDS[name]
     assert command.help
     assert command.get_short_help_str(100).endswith(".")
@@ -122,13 +122,13 @@ def test_a_command_has_help(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_a_line_in_the_readme(name: str) -> None:
-    """No command is known to its authors alone."""
+    """The README names each command."""
     assert f"`p2pflows {name}`" in (ROOT / "README.md").read_text(encoding="utf-8") or name == "contacts"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_what_there_is(page: Path) -> None:
-    """Every link to a file, and to a place in one, leads there."""
+    """Every link to a file names an existing file, and an existing anchor in it."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" in target:
             continue
@@ -141,7 +141,7 @@ def test_links_lead_to_what_there_is(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    """A page that names a file of the project names one that is there."""
+    """Every file of the project that a page names exists."""
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"`((?:p2pflows|daemon|scripts|tests|docs|broker-config)/[a-z_][\w./-]*)", text):
         assert (ROOT / name.rstrip(".")).exists(), name
@@ -150,7 +150,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 
 def test_the_code_names_pages_and_sections_that_exist() -> None:
-    """Where a docstring or an error points to a page, the page is there, and the section too."""
+    """Every page and section that a docstring or an error names exists."""
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
         for page, title in re.findall(r"((?:docs|broker-config)/[\w-]+\.md)(?:,\s(\w+))?\)", text):
@@ -163,12 +163,12 @@ def test_the_code_names_pages_and_sections_that_exist() -> None:
 
 
 def test_every_refusal_is_explained() -> None:
-    """The table of refusals has a row for each reason that the code has, and no other."""
+    """The table of refusals has a row for each reason of the code, and no other."""
     assert set(re.findall(r"^\| `(\w+)` \|", _section("Refusals"), re.MULTILINE)) == _refusals()
 
 
 def test_every_kind_of_error_is_explained() -> None:
-    """The table of kinds has a row for each kind, with its exit code, and the README gives the same codes."""
+    """The table of kinds has a row for each kind, with its exit code, and the README has the same codes."""
     rows = re.findall(r"^\| `(\w+)` \| (\d) \|", _section("Answers and errors"), re.MULTILINE)
     assert {kind: int(code) for kind, code in rows} == {kind: error.exit_code for kind, error in errors.BY_KIND.items()}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -207,7 +207,7 @@ def test_every_kind_of_error_is_explained() -> None:
     ],
 )
 def test_limits_are_those_of_the_code(row: str, value: int) -> None:
-    """The table of limits gives the numbers that the code uses."""
+    """The table of limits has the numbers of the code."""
     found = re.search(rf"^\| {row} \| ([\d,]+)", _section("Limits"), re.MULTILINE)
     assert found, row
     assert int(found[1].replace(",", "")) == value
@@ -246,26 +246,26 @@ def test_every_method_of_the_control_socket_is_explained() -> None:
 
 
 def test_the_table_of_methods_is_written_from_the_code() -> None:
-    """The table in CONTROL.md is what scripts/method_table makes of the parameter models and docstrings today."""
+    """The table in CONTROL.md is what scripts/method_table writes today."""
     text = (ROOT / "docs" / "CONTROL.md").read_text(encoding="utf-8")
     assert runpy.run_path(str(ROOT / "scripts" / "method_table.py"))["page"](text) == text
 
 
 def test_the_public_face_is_honest() -> None:
-    """`__all__` is sorted, holds what can be had, and every name in it has a docstring."""
+    """`__all__` is sorted, and every name in it exists and has a docstring."""
     assert p2pflows.__all__ == sorted(p2pflows.__all__)
     assert len(set(p2pflows.__all__)) == len(p2pflows.__all__)
     assert [name for name in p2pflows.__all__ if not getattr(p2pflows, name).__doc__] == []
 
 
 def test_the_life_of_a_message_is_drawn_from_the_tables() -> None:
-    """docs/lifecycle.md is what scripts/diagram makes of lifecycle.py today."""
+    """docs/lifecycle.md is what scripts/diagram draws of lifecycle.py today."""
     page = runpy.run_path(str(ROOT / "scripts" / "diagram.py"))["page"]()
     assert (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8") == page
 
 
 def _tests(file: Path) -> set[str]:
-    """The names of the tests that a file has."""
+    """The names of the tests in a file."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     return {
         node.name
@@ -275,7 +275,7 @@ def _tests(file: Path) -> set[str]:
 
 
 def test_every_defect_of_the_predecessor_has_its_row() -> None:
-    """D1 to D63 stand in the table once, in order, each with a test that exists, or with the word that none does."""
+    """D1 to D63 are in the table once, in order, each with an existing test or the word that none exists."""
     page = (ROOT / "docs" / "predecessor.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (D\d+) \| (.+) \|$", page, re.MULTILINE)
     assert [name for name, _ in rows] == [f"D{n}" for n in range(1, 64)]
@@ -302,7 +302,7 @@ def test_decisions_are_numbered_and_dated() -> None:
 
 
 def test_pages_say_nothing_of_the_machine_they_were_written_on() -> None:
-    """No page holds a path of somebody's machine."""
+    """No page names a path of its author's machine."""
     for page in PAGES:
         assert not re.search(r"/(?:root|work|home)/|localhost:\d", page.read_text(encoding="utf-8")), page
 

@@ -257,10 +257,10 @@ def test_a_daemon_is_killed_while_humans_think(alice: Caller, carol: Owner, vict
     wait_until(lambda: len(processes_of(served["Asker"][1])) == len(processes_of(served["AsyncAsker"][1])) == 2, WAIT)
     for text in texts[1:]:
         alice.answer(text, f"to {text}")
-    told = {class_name: future.get_data() for class_name, future in futures.items()}
-    assert told["Asker"]["answer"] == "meanwhile"
-    assert told["LaterAsker"] == {"answer": f"to {texts[1]}"}
-    assert told["AsyncAsker"] == {"answers": [f"to {texts[2]}", f"to {texts[3]}"]}
+    answer = {class_name: future.get_data() for class_name, future in futures.items()}
+    assert answer["Asker"]["answer"] == "meanwhile"
+    assert answer["LaterAsker"] == {"answer": f"to {texts[1]}"}
+    assert answer["AsyncAsker"] == {"answers": [f"to {texts[2]}", f"to {texts[3]}"]}
     assert [len(alice.prompts(text)) for text in texts] == [1, 1, 1, 1]
     assert [line for line in notes(served["Asker"][1]) if not line.startswith("run:")] == [
         f"before:{texts[0]}",
@@ -294,10 +294,10 @@ def test_a_worker_that_must_end_leaves_its_waiting_runs(alice: Caller, bob: Owne
     endpoint, file = bob.serve("Asker", "leave")
     future = start_call(alice.get(bob, endpoint), {"question": "leave?"})
     alice.wait_for_prompt("leave?")
-    began = time.monotonic()
+    started = time.monotonic()
     first.send_signal(signal.SIGTERM)
     assert first.wait(WAIT) == 0
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - started < 8
     second = bob.person.start_worker("--dispatch-point", "leave", "--concurrency", "1")
     alice.answer("leave?", "go on")
     assert (future.get_data()["answer"], processes_of(file)) == ("go on", [first.pid, second.pid])
@@ -315,16 +315,16 @@ def test_nested_calls_need_one_slot(alice: Caller, bob: Owner) -> None:
         below, _ = bob.serve("Relay", "narrow", config=config)
     proxies = [alice.get(bob, below) for _ in range(3)]
     futures = [start_call(proxy, {"path": ["next"] * 4}) for proxy in (*proxies, *proxies)]
-    told = [future.get_data() for future in futures]
-    assert [each["count"] for each in told] == [1, 1, 1, 2, 2, 2]
-    assert {each["levels"] for each in told} == {4}
+    answer = [future.get_data() for future in futures]
+    assert [each["count"] for each in answer] == [1, 1, 1, 2, 2, 2]
+    assert {each["levels"] for each in answer} == {4}
 
 
 def test_a_future_that_is_given_up(alice: Caller, bob: Owner) -> None:
     """A timeout of a future leaves the call alive; cancelling it withdraws the question (D35)."""
     endpoint, _ = bob.serve("Impatient", "steady")
-    told = alice.get(bob, endpoint).call({"question": "impatient?"}, WAIT)
-    assert told == {"early": None, "late": "deadline", "withdrawn": True, "final": "cancelled", "again": False}
+    answer = alice.get(bob, endpoint).call({"question": "impatient?"}, WAIT)
+    assert answer == {"early": None, "late": "deadline", "withdrawn": True, "final": "cancelled", "again": False}
     alice.wait_for_prompt_status("impatient?", "cancelled")
 
 

@@ -87,11 +87,11 @@ def flows(bob: Person, served: None) -> Person:  # noqa: ARG001 - it has to have
     return bob
 
 
-def check_failure(ran: CommandResult, kind: str, code: int, *words: str) -> dict[str, str]:
+def check_failure(result: CommandResult, kind: str, code: int, *words: str) -> dict[str, str]:
     """Check that a command has failed with this kind and exit code; returns the error object."""
-    assert ran.out == ""
-    error: dict[str, str] = ran.error
-    assert (error["code"], ran.code) == (kind, code), error
+    assert result.out == ""
+    error: dict[str, str] = result.error
+    assert (error["code"], result.code) == (kind, code), error
     assert error["message"]
     for word in words:
         assert word in error["message"], error
@@ -107,9 +107,9 @@ def test_an_unknown_petname(alice: Person) -> None:
 def test_an_unknown_user_id(alice: Person) -> None:
     """A call to a user id that the broker has never seen fails at the deadline."""
     stranger = SigningKey.generate().verify_key.encode().hex()
-    ran = alice.cli("call", f"{stranger}/User", "text=x", "--timeout", "1s", "--json")
-    check_failure(ran, "unknown_user", 3, stranger)
-    assert ran.seconds < 2.5
+    result = alice.cli("call", f"{stranger}/User", "text=x", "--timeout", "1s", "--json")
+    check_failure(result, "unknown_user", 3, stranger)
+    assert result.seconds < 2.5
 
 
 @pytest.mark.parametrize("user", ["00" * 32, "ff" * 32, "02" + "00" * 31, "01" + "00" * 31])
@@ -133,17 +133,17 @@ def test_an_offline_contact(alice: Person, network: Network) -> None:
     """A call to a contact whose daemon does not run fails as unreachable, at its deadline and not later."""
     dave = network.person("dave")
     alice.add_contact(dave)
-    ran = alice.cli("call", "dave/User", "text=x", "--timeout", "1s", "--json")
-    check_failure(ran, "unreachable", 3, "dave")
-    assert 1 <= ran.seconds < 2.5
+    result = alice.cli("call", "dave/User", "text=x", "--timeout", "1s", "--json")
+    check_failure(result, "unreachable", 3, "dave")
+    assert 1 <= result.seconds < 2.5
 
 
 def test_a_contact_who_left(network: Network) -> None:
     """A contact whose daemon was stopped or killed is unreachable; a message to them arrives once they are back."""
     alice, bob = network.pair(workers=False)
     bob.stop()
-    ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
-    check_failure(ran, "unreachable", 3, "bob", "offline")
+    result = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
+    check_failure(result, "unreachable", 3, "bob", "offline")
     message = alice.cli("send", "bob/User", "text=later").ok().out.strip()
     (pending,) = alice.cli("outbox", "--json").ok().document["pending"]
     assert (pending["id"], pending["to"], pending["name"]) == (message, bob.user_id, "bob")
@@ -154,23 +154,23 @@ def test_a_contact_who_left(network: Network) -> None:
 def test_not_served(alice: Person, flows: Person) -> None:
     """A call to an endpoint that is not served fails at once."""
     assert flows.name == "bob"
-    ran = alice.cli("call", "bob/missing", "{}", "--json")
-    check_failure(ran, "not_served", 1, "missing")
-    assert ran.seconds < 3
+    result = alice.cli("call", "bob/missing", "{}", "--json")
+    check_failure(result, "not_served", 1, "missing")
+    assert result.seconds < 3
 
 
 def test_not_allowed(alice: Person, flows: Person) -> None:
     """A call to an endpoint that is not open to this caller fails at once."""
     assert flows.request("call", address="me/mine", data={"n": 1})["data"] == {"result": 2}
-    ran = alice.cli("call", "bob/mine", "n=1", "--json")
-    check_failure(ran, "not_allowed", 4, "mine")
-    assert ran.seconds < 3
+    result = alice.cli("call", "bob/mine", "n=1", "--json")
+    check_failure(result, "not_allowed", 4, "mine")
+    assert result.seconds < 3
 
 
 def test_a_flow_that_raises(alice: Person, flows: Person) -> None:
     """The caller gets the type and text of an exception; its traceback stays in the owner's log."""
-    ran = alice.cli("call", "bob/raises", "text=tea", "--json")
-    check_failure(ran, "flow_failed", 1, "ValueError: I do not like 'tea'")
+    result = alice.cli("call", "bob/raises", "text=tea", "--json")
+    check_failure(result, "flow_failed", 1, "ValueError: I do not like 'tea'")
     assert "Traceback" in flows.log_text()
     check_failure(alice.cli("call", "bob/leaves", "{}", "--json"), "flow_failed", 1, "SystemExit: 3")
     check_failure(alice.cli("call", "bob/odd", "{}", "--json"), "flow_failed", 1, "object")
@@ -195,8 +195,8 @@ def test_a_command_that_fails(alice: Person, flows: Person) -> None:
 def test_a_worker_that_dies_at_every_attempt(alice: Person, flows: Person) -> None:
     """A flow that kills its worker fails after a few attempts; other flows go on."""
     endpoint = "is_killed"
-    ran = alice.cli("call", f"bob/{endpoint}", "{}", "--timeout", "40s", "--json")
-    check_failure(ran, "worker_lost", 1, "3 attempts")
+    result = alice.cli("call", f"bob/{endpoint}", "{}", "--timeout", "40s", "--json")
+    check_failure(result, "worker_lost", 1, "3 attempts")
     dead = flows.request("outbox")["dead"]
     assert [(letter["endpoint"], letter["attempts"]) for letter in dead if letter["endpoint"] == endpoint] == [
         (endpoint, 3)
@@ -207,9 +207,9 @@ def test_a_worker_that_dies_at_every_attempt(alice: Person, flows: Person) -> No
 def test_a_worker_that_dies_at_every_attempt_before_a_deadline(alice: Person, flows: Person) -> None:
     """If the deadline comes before the last attempt, the call fails at the deadline."""
     assert flows.name == "bob"
-    ran = alice.cli("call", "bob/dies", "{}", "--timeout", "1s", "--json")
-    assert ran.error["code"] in ("deadline", "worker_lost")
-    assert ran.seconds < 2.5
+    result = alice.cli("call", "bob/dies", "{}", "--timeout", "1s", "--json")
+    assert result.error["code"] in ("deadline", "worker_lost")
+    assert result.seconds < 2.5
 
 
 @pytest.mark.parametrize("text", ['{"n":', "[1]", "nonsense", '{"n":NaN}'])
@@ -231,9 +231,9 @@ def test_data_that_no_message_can_carry(alice: Person, flows: Person) -> None:
     """Data that is nested too deeply, or holds half a character, is refused at once, and the daemon lives on."""
     assert flows.name == "bob"
     for depth in (150, 300, 900):
-        ran = alice.cli("call", "bob/double", '{"n":' + "[" * depth + "]" * depth + "}", "--json")
-        assert ran.code == 2
-        assert ran.error["code"] in ("bad_input", "usage")
+        result = alice.cli("call", "bob/double", '{"n":' + "[" * depth + "]" * depth + "}", "--json")
+        assert result.code == 2
+        assert result.error["code"] in ("bad_input", "usage")
     assert alice.cli("call", "bob/double", "-", "--json", stdin='{"n":"\\ud800"}').code == 2
     for data in ('{"text":"\\ud800"}', '{"n":' + "[" * 90_000 + "]" * 90_000 + "}"):
         with_curl = [
@@ -245,10 +245,10 @@ def test_data_that_no_message_can_carry(alice: Person, flows: Person) -> None:
             "-d",
             "@-",
         ]
-        said = subprocess.run(
+        answer = subprocess.run(
             with_curl, input=f'{{"address":"bob/double","data":{data}}}', capture_output=True, text=True, check=True
         )
-        assert set(json.loads(said.stdout)) == {"error"}, said.stdout
+        assert set(json.loads(answer.stdout)) == {"error"}, answer.stdout
     assert alice.request("call", address="bob/double", data={"n": 1})["data"] == {"result": 2}
 
 
@@ -263,9 +263,9 @@ def test_too_large(alice: Person, flows: Person) -> None:
 
 def test_a_flow_slower_than_its_deadline(alice: Person, flows: Person) -> None:
     """A call whose flow is too slow fails at its deadline, to the second; the late result changes nothing."""
-    ran = alice.cli("call", "bob/sleeps", "seconds=2", "--timeout", "1s", "--json")
-    check_failure(ran, "deadline", 5)
-    assert 1 <= ran.seconds < 2.5
+    result = alice.cli("call", "bob/sleeps", "seconds=2", "--timeout", "1s", "--json")
+    check_failure(result, "deadline", 5)
+    assert 1 <= result.seconds < 2.5
     time.sleep(1)
     flows.wait_for_status(lambda now: all(point["queued"] == 0 for point in now["workers"]))
     assert alice.request("call", address="bob/sleeps", data={"seconds": 0.0})["data"] == {"result": 0.0}
@@ -281,9 +281,9 @@ def test_no_worker(alice: Person, flows: Person) -> None:
     assert alice.request("call", address="bob/gpu", data={"n": 1}, timeout=10)["data"] == {"result": 2}
     worker.terminate()
     assert worker.wait(20) == 0
-    ran = alice.cli("call", "bob/gpu", "n=1", "--timeout", "1s", "--json")
-    check_failure(ran, "no_worker", 3, "gpu")
-    assert 1 <= ran.seconds < 2.5
+    result = alice.cli("call", "bob/gpu", "n=1", "--timeout", "1s", "--json")
+    check_failure(result, "no_worker", 3, "gpu")
+    assert 1 <= result.seconds < 2.5
 
 
 def test_no_daemon(network: Network) -> None:
@@ -295,9 +295,9 @@ def test_no_daemon(network: Network) -> None:
         ["status"],
         ["call", "me/User", "--lines"],
     ):
-        ran = erin.cli(*words, "--json", stdin='{"text":"x"}\n' if "--lines" in words else None)
-        assert "p2pflows up" in check_failure(ran, "daemon_not_running", 3)["hint"]
-        assert ran.seconds < 3
+        result = erin.cli(*words, "--json", stdin='{"text":"x"}\n' if "--lines" in words else None)
+        assert "p2pflows up" in check_failure(result, "daemon_not_running", 3)["hint"]
+        assert result.seconds < 3
     assert erin.cli("status").code == 3
 
 
@@ -307,8 +307,8 @@ def test_a_daemon_that_goes_away(network: Network) -> None:
     call = alice.start_command("call", "bob/User", "text=x", "--json")
     (prompt,) = bob.wait_for_prompts()
     alice.kill_daemon()
-    ran = call.wait()
-    error = check_failure(ran, "daemon_not_running", 3)
+    result = call.wait()
+    error = check_failure(result, "daemon_not_running", 3)
     assert prompt["id"] in error["hint"]
     alice.start(wait=False)
     bob.request("answer", id=prompt["id"], text="y")
@@ -325,8 +325,8 @@ def test_no_broker() -> None:
         alice.start(wait=False)
         alice.wait_for_status(lambda now: not now["broker"]["connected"])
         assert "not connected" in alice.cli("status").ok().out
-        ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
-        assert "your own daemon" in check_failure(ran, "unreachable", 3)["message"].lower()
+        result = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
+        assert "your own daemon" in check_failure(result, "unreachable", 3)["message"].lower()
         alice.cli("send", "bob/User", "text=x").ok()
         assert "secret-word" not in alice.log_text() + alice.cli("status", "--json").ok().out
         assert alice.stop() == 0
@@ -348,10 +348,10 @@ def test_wrong_use(alice: Person) -> None:
         ["outbox", "retry", "abcd1234"],
         ["allow", "carol"],
     ):
-        ran = alice.cli(*words, "--json")
-        assert ran.code == 2, (words, ran)
-        assert set(ran.error) == {"code", "message", "hint"}, words
-        assert ran.error["hint"], (words, ran.error)
+        result = alice.cli(*words, "--json")
+        assert result.code == 2, (words, result)
+        assert set(result.error) == {"code", "message", "hint"}, words
+        assert result.error["hint"], (words, result.error)
 
 
 def test_a_contact_is_denied_by_petname(alice: Person) -> None:
@@ -363,10 +363,10 @@ def test_a_contact_is_denied_by_petname(alice: Person) -> None:
 
 def test_people_read_the_same_errors_in_words(alice: Person) -> None:
     """Without --json an error is its kind, a sentence and a hint, on stderr alone."""
-    ran = alice.cli("call", "nobody/User", "text=x")
-    assert (ran.code, ran.out) == (3, "")
-    assert ran.err.startswith("Error [unknown_user]: ")
-    assert len(ran.err.splitlines()) == 2
+    result = alice.cli("call", "nobody/User", "text=x")
+    assert (result.code, result.out) == (3, "")
+    assert result.err.startswith("Error [unknown_user]: ")
+    assert len(result.err.splitlines()) == 2
 
 
 def test_a_damaged_key(network: Network) -> None:
@@ -401,9 +401,9 @@ def test_a_damaged_home(network: Network) -> None:
         erin.start(wait=False)
         assert erin.daemon is not None
         assert erin.daemon.wait(15) == 2
-        said = erin.log_text().splitlines()[-2]
-        assert said.startswith("Error [usage]")
-        assert word in said
+        line = erin.log_text().splitlines()[-2]
+        assert line.startswith("Error [usage]")
+        assert word in line
         assert file.read_bytes() == content
         file.unlink()
     assert "Traceback" not in erin.log_text()

@@ -69,7 +69,7 @@ def served(pair: tuple[Person, Person]) -> None:
     bob = pair[1].ready()
     bob.write_file("flows.py", FLOWS)
     bob.write_file("sum.sh", SUM, executable=True)
-    (bob.folder / "shop").mkdir()
+    (bob.folder / "shop").mkdir(exist_ok=True)
     bob.write_file("shop/__init__.py", "")
     bob.write_file("shop/prices.py", "def price(item: str) -> float:\n    return len(item) / 4\n")
     bob.cli("serve", "greet", "flows.py:greet").ok()
@@ -88,8 +88,8 @@ def flows(bob: Person, served: None) -> Person:  # noqa: ARG001 - it has to have
 def test_a_function(alice: Person, flows: Person) -> None:
     """The value of a function comes back as one JSON document; defaults are filled in, from JSON or from pairs."""
     assert alice.cli("call", "bob/greet", '{"name":"Ann"}').ok().out == '{"result":"Hello Ann!"}\n'
-    ran = alice.cli("call", "bob/greet", "name=Ann", "times=2").ok()
-    assert ran.out == '{"result":"Hello Ann! Hello Ann!"}\n'
+    result = alice.cli("call", "bob/greet", "name=Ann", "times=2").ok()
+    assert result.out == '{"result":"Hello Ann! Hello Ann!"}\n'
     assert alice.cli("call", f"{flows.user_id}/greet", "-", stdin='{"name":"Bo"}').ok().document
     assert alice.cli("call", "bob/nothing").ok().out == '{"result":null}\n'
 
@@ -98,8 +98,8 @@ def test_an_async_function_and_models(alice: Person, flows: Person) -> None:
     """The dict of an async function is the data of the answer, and so is the dump of a pydantic model."""
     assert flows.name == "bob"
     assert alice.cli("call", "bob/slowly", "seconds=0.01").ok().document == {"slept": 0.01}
-    ran = alice.cli("call", "bob/order", "what=tea", "count=1").ok()
-    assert ran.document == {"what": "TEA", "count": 2}
+    result = alice.cli("call", "bob/order", "what=tea", "count=1").ok()
+    assert result.document == {"what": "TEA", "count": 2}
 
 
 def test_a_shell_command(alice: Person, flows: Person) -> None:
@@ -200,9 +200,9 @@ def test_the_shell_says_why_it_does_not_serve(flows: Person) -> None:
     """On the command line a refused target is one plain error, with exit code 2."""
     flows.write_file("broken.py", "x = 1\ndef f(:\n")
     for words in (["missing.py:f"], ["broken.py:f"], ["--exec", "./missing.sh"], ["--exec", "x", "--human"]):
-        ran = flows.cli("serve", "bad", *words, "--json")
-        assert (ran.code, ran.out) == (2, "")
-        assert ran.error["code"] == "usage"
+        result = flows.cli("serve", "bad", *words, "--json")
+        assert (result.code, result.out) == (2, "")
+        assert result.error["code"] == "usage"
 
 
 def test_a_refused_target_leaves_the_old_one(alice: Person, flows: Person) -> None:
@@ -248,9 +248,9 @@ def test_unserve(alice: Person, flows: Person) -> None:
     flows.cli("serve", "brief", "flows.py:double").ok()
     assert alice.request("call", address="bob/brief", data={"n": 1})["data"] == {"result": 2}
     flows.cli("unserve", "brief").ok()
-    ran = alice.cli("call", "bob/brief", "n=1", "--json")
-    assert ran.code == 1
-    assert ran.error["code"] == "not_served"
+    result = alice.cli("call", "bob/brief", "n=1", "--json")
+    assert result.code == 1
+    assert result.error["code"] == "not_served"
     again = flows.cli("unserve", "brief", "--json")
     assert again.code == 1
     assert again.error["code"] == "not_served"
@@ -311,19 +311,19 @@ def test_a_slow_flow_holds_up_no_other(alice: Person, flows: Person) -> None:
     """While a slow flow runs, other flows answer."""
     assert flows.name == "bob"
     slow = alice.request("submit", address="bob/slowly", data={"seconds": 2.0})["id"]
-    began = time.monotonic()
+    started = time.monotonic()
     assert alice.request("call", address="bob/double", data={"n": 1})["data"] == {"result": 2}
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - started < 1
     assert alice.request("wait", id=slow)["data"] == {"slept": 2.0}
 
 
 def call_with_lines(alice: Person, count: int) -> float:
     """Call with so many lines, and check that the answers are complete and in order; returns the seconds."""
-    given = "".join(f'{{"n":{n}}}\n' for n in range(count))
-    ran = alice.cli("call", "bob/double", "--lines", stdin=given, timeout=180).ok()
-    assert ran.out == "".join(f'{{"result":{2 * n}}}\n' for n in range(count))
-    assert ran.err == ""
-    return ran.seconds
+    lines = "".join(f'{{"n":{n}}}\n' for n in range(count))
+    result = alice.cli("call", "bob/double", "--lines", stdin=lines, timeout=180).ok()
+    assert result.out == "".join(f'{{"result":{2 * n}}}\n' for n in range(count))
+    assert result.err == ""
+    return result.seconds
 
 
 def test_ten_thousand_lines(alice: Person, flows: Person) -> None:
@@ -346,21 +346,21 @@ def test_two_thousand_lines_on_the_other_broker(network_on_each_broker: Network)
 def test_lines_that_fail_keep_their_place(alice: Person, flows: Person) -> None:
     """The error of a wrong line stands in the place of its answer, and the exit code reports that a line has failed."""
     assert flows.name == "bob"
-    ran = alice.cli("call", "bob/double", "--lines", "--json", stdin='{"n":1}\n{"n":"x"}\nnot json\n\n{"n":4}\n')
-    first, second, third, last = ran.lines
+    result = alice.cli("call", "bob/double", "--lines", "--json", stdin='{"n":1}\n{"n":"x"}\nnot json\n\n{"n":4}\n')
+    first, second, third, last = result.lines
     assert (first, last) == ({"result": 2}, {"result": 8})
     assert second["error"]["code"] == "bad_input"
     assert third["error"]["code"] == "usage"
-    assert ran.code == 2
-    assert "2 of 4" in ran.error["message"]
+    assert result.code == 2
+    assert "2 of 4" in result.error["message"]
 
 
 def test_send_lines_prints_ids_in_order(alice: Person, flows: Person) -> None:
     """`send --lines` prints one id for each line, and the messages take effect in that order."""
     flows.write_file("append.sh", "#!/bin/sh\ncat >> got.jsonl\n", executable=True)
     flows.cli("serve", "append", "--exec", "./append.sh").ok()
-    ran = alice.cli("send", "bob/append", "--lines", stdin="".join(f'{{"n":{n}}}\n' for n in range(50))).ok()
-    ids = ran.out.split()
+    result = alice.cli("send", "bob/append", "--lines", stdin="".join(f'{{"n":{n}}}\n' for n in range(50))).ok()
+    ids = result.out.split()
     assert len(set(ids)) == 50
     got = flows.folder / "got.jsonl"
     wait_until(lambda: got.exists() and got.read_text().count("\n") == 50)
@@ -384,8 +384,8 @@ def test_a_large_message(alice: Person, flows: Person) -> None:
     """Half a megabyte goes through whole, both ways."""
     flows.cli("serve", "back", "--exec", "cat").ok()
     for text in ("x" * 690_000, "ä" * 345_000, '"' * 345_000):
-        ran = alice.cli("call", "bob/back", "-", "--timeout", "20s", stdin=json.dumps({"text": text})).ok()
-        assert ran.document == {"text": text}
+        result = alice.cli("call", "bob/back", "-", "--timeout", "20s", stdin=json.dumps({"text": text})).ok()
+        assert result.document == {"text": text}
     flows.cli("serve", "quotes", "--exec", "python3 -c 'print(chr(34) * 690_000)'").ok()
-    ran = alice.cli("call", "bob/quotes", "--timeout", "20s", "--json")
-    assert ran.error["code"] == "too_large"
+    result = alice.cli("call", "bob/quotes", "--timeout", "20s", "--json")
+    assert result.error["code"] == "too_large"

@@ -312,15 +312,15 @@ def test_replayed_worker_frames(scene: Scene) -> None:
     time.sleep(0.3)
     passed = scene.spy.seen[start:]
     answered = [packet for packet in passed if packet.topic == results]
-    given = [packet for packet in passed if f"{bob}/dispatch/" in packet.topic]
+    tasks = [packet for packet in passed if f"{bob}/dispatch/" in packet.topic]
     assert answered
-    assert given
+    assert tasks
     traces = scene.traces
     scene.check_refused([(packet.topic, packet.payload) for packet in answered], "replayed")
-    for packet in given:
+    for packet in tasks:
         scene.spy.publish(packet.topic, packet.payload)
     scene.check_refused(
-        [(topics.results(bob, "other-point"), answered[0].payload), (results, given[0].payload)], "bad_frame"
+        [(topics.results(bob, "other-point"), answered[0].payload), (results, tasks[0].payload)], "bad_frame"
     )
     time.sleep(0.5)
     assert scene.traces == traces
@@ -416,9 +416,9 @@ def test_a_hostile_contact_answers(scene: Scene, answer: dict[str, object]) -> N
         call = json.loads(scene.mallory.envelope.open(packet.payload).bodies[0])["id"]
         reply = scene.mallory.bundle(scene.alice.user_id, "_reply", type="reply", cause=call, data=answer)
         scene.spy.publish(scene.inbox("_reply", scene.alice), reply)
-        ran = command.wait()
-        assert "\x1b" not in ran.out + ran.err
-        assert "bug" not in ran.err, (words, ran)
+        result = command.wait()
+        assert "\x1b" not in result.out + result.err
+        assert "bug" not in result.err, (words, result)
 
 
 def test_bundles_open_for_nobody_else(scene: Scene) -> None:
@@ -435,9 +435,9 @@ def test_a_flood_of_strangers(scene: Scene) -> None:
     flood = [stranger.bundle(scene.bob.user_id, "trace") for stranger in strangers for _ in range(60)]
     for bundle in flood:
         scene.spy.publish(scene.inbox("trace"), bundle)
-    began = time.monotonic()
+    started = time.monotonic()
     assert scene.answers_honest_call()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     now = scene.bob.wait_for_status(lambda now: now["refused"].get("rate_limited", 0) > before)
     assert now["requests"] <= 10
     assert all(request["messages"] <= 20 for request in scene.bob.request("requests")["requests"])

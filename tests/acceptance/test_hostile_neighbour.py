@@ -150,9 +150,9 @@ class Scene:
 
     def answers_honest_call(self) -> bool:
         """Whether an honest call is answered soon."""
-        began = time.monotonic()
-        told = self.alice.request("call", address="bob/Counter", data={}, timeout=20)["data"]
-        return bool(told["count"] == 1 and time.monotonic() - began < 10)
+        started = time.monotonic()
+        answer = self.alice.request("call", address="bob/Counter", data={}, timeout=20)["data"]
+        return bool(answer["count"] == 1 and time.monotonic() - started < 10)
 
 
 @pytest.fixture(scope="module")
@@ -253,8 +253,8 @@ def test_a_state_with_traps(scene: Scene, tmp_path: Path) -> None:
         "__class__": {tag: "dict", "items": {tag: "bytes"}},
     }
     instance = scene.mount_for(scene.mallory, "Keeper", initial_state=state)["instance"]
-    said = scene.mallory.call(scene.bob, "Keeper", {"answer": ["forged", "again"]}, instance=instance)
-    assert said == {"kept": {"forged": True}}
+    answer = scene.mallory.call(scene.bob, "Keeper", {"answer": ["forged", "again"]}, instance=instance)
+    assert answer == {"kept": {"forged": True}}
     for wrong in (
         {tag: "model", "class": ["os.system"], "data": {}},
         {tag: "os.system"},
@@ -304,8 +304,8 @@ def test_answers_for_others(scene: Scene) -> None:
     for kind, data in (("reply", {"human_input": "Mallory."}), ("error", {"kind": "declined", "message": "No."})):
         body = scene.mallory.message(scene.alice.user_id, topics.REPLY, type=kind, cause=call, data=data).to_bytes()
         scene.mallory.publish_bodies(scene.alice, topics.REPLY, body)
-    told = Notice(to=scene.alice.user_id, progress=[(call, {"delta": "Mallory."})], received=[call])
-    scene.mallory.publish_bodies(scene.alice, topics.NOTICE, told.to_bytes(), kind=BundleKind.NOTICE)
+    answer = Notice(to=scene.alice.user_id, progress=[(call, {"delta": "Mallory."})], received=[call])
+    scene.mallory.publish_bodies(scene.alice, topics.NOTICE, answer.to_bytes(), kind=BundleKind.NOTICE)
     assert scene.mallory.call(scene.bob, "Forger", {"request": call}) == {"done": True}
     wait_until(lambda: scene.alice.refused("replayed") == replayed + 2)
     scene.bob.request("answer", id=prompt["id"], text="Bob.")
@@ -354,10 +354,10 @@ def test_a_template_in_a_message(scene: Scene) -> None:
     """A text from mallory fills a place in a prompt as she wrote it, and is never rendered as a template."""
     template = {"template": "She asks: {{ query }}", "input_variables": ["query"]}
     scene.serve("Ask", "p2pflows.humans.human:HumanFlow", config={"query_message_prompt_template": template})
-    said = "{{ 7 * 7 }} {{ self.__init__.__globals__ }} {% for x in range(10**9) %}{% endfor %}"
-    call = scene.mallory.send_call(scene.bob, "Ask", {"query": said})
+    text = "{{ 7 * 7 }} {{ self.__init__.__globals__ }} {% for x in range(10**9) %}{% endfor %}"
+    call = scene.mallory.send_call(scene.bob, "Ask", {"query": text})
     (prompt,) = scene.bob.wait_for_prompts()
-    assert prompt["text"] == f"She asks: {said}"
+    assert prompt["text"] == f"She asks: {text}"
     scene.bob.request("answer", id=prompt["id"], text="No.")
     assert scene.mallory.answer_to(call) == {"human_input": "No."}
     overrides = {"query_message_prompt_template": {"template": "{{ query }}"}}
@@ -366,8 +366,8 @@ def test_a_template_in_a_message(scene: Scene) -> None:
 
 def test_orders_for_a_terminal(scene: Scene) -> None:
     """No text of mallory in bob's log or lists sends control characters to his terminal."""
-    said = scene.mallory.call(scene.bob, "Careless", {"text": "", "raise": f"Oh {ESC} no"})
-    assert said["kind"] == "flow_failed"
+    answer = scene.mallory.call(scene.bob, "Careless", {"text": "", "raise": f"Oh {ESC} no"})
+    assert answer["kind"] == "flow_failed"
     for endpoint, data in (("Counter", {}), (topics.INSTANCES, {"op": ESC})):
         scene.mallory.send_call(scene.bob, endpoint, data, source=ESC, instance="0" * 32)
     scene.mallory.call(scene.bob, "User", {"text": " "}, source=ESC)
@@ -405,9 +405,9 @@ def test_forged_answers_to_commands(scene: Scene) -> None:
         for endpoint in commands:
             scene.mallory.send_answer(scene.mallory.wait_for_call(endpoint), grants)
         for command in commands.values():
-            ran = command.wait()
-            assert not ORDERS & set(ran.out + ran.err), (grants, ran)
-            assert "bug" not in ran.err, (grants, ran)
+            result = command.wait()
+            assert not ORDERS & set(result.out + result.err), (grants, result)
+            assert "bug" not in result.err, (grants, result)
 
 
 @pytest.mark.parametrize("grant", [{}, *GRANTS[1:4], {"instance": "0" * 32}], ids=range(5))
@@ -489,11 +489,11 @@ def test_progress_that_nobody_asked_for(scene: Scene) -> None:
     wrong = f'{{"to": "{alice}", "progress": [["{asked.id}", {{"n": 1e999}}], ["{asked.id}", [1]]]}}'
     scene.mallory.publish_bodies(scene.alice, topics.NOTICE, wrong.encode(), kind=BundleKind.NOTICE)
     scene.mallory.send_answer(asked, {"done": True})
-    ran = call.wait().ok()
-    assert ran.document == {"done": True}
-    assert "xxx" not in ran.err
-    assert "Infinity" not in ran.err
-    assert "\x1b" not in ran.err
+    result = call.wait().ok()
+    assert result.document == {"done": True}
+    assert "xxx" not in result.err
+    assert "Infinity" not in result.err
+    assert "\x1b" not in result.err
 
 
 def test_a_stranger_wants_an_instance(scene: Scene) -> None:

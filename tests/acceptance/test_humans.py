@@ -210,8 +210,8 @@ def test_rounds_are_counted(alice: LocalUser) -> None:
     ended = kick_off(chat(alice, max_rounds=2), query="Twice")
     answer(alice, "once", to="1. Twice!")
     conversation = answer(alice, "twice", to="2. once!")["conversation"]
-    told = ended.get_data(WAIT)
-    assert (told["end_of_interaction"], told["reason"], told["rounds"]) == (False, "max_rounds", 2)
+    result = ended.get_data(WAIT)
+    assert (result["end_of_interaction"], result["reason"], result["rounds"]) == (False, "max_rounds", 2)
     assert not has_open_prompt(alice, conversation)
 
 
@@ -223,9 +223,9 @@ def test_a_human_declines_or_is_late(alice: LocalUser) -> None:
     proxy = chat(alice)
     declined = kick_off(proxy, query="Well")
     alice.decline(wait_for_prompt(alice, "1. Well!")["id"], "Not now.")
-    told = declined.get_data(WAIT)
-    assert (told["end_of_interaction"], told["reason"]) == (True, "declined")
-    assert "Not now." in told["explanation"]
+    result = declined.get_data(WAIT)
+    assert (result["end_of_interaction"], result["reason"]) == (True, "declined")
+    assert "Not now." in result["explanation"]
     again = kick_off(proxy, query="And now")
     answer(alice, "<END>", to="2. And now!")
     assert again.get_data(WAIT)["reason"] == "end_word"
@@ -270,9 +270,9 @@ def test_two_humans_talk_until_one_ends_it(alice: LocalUser, bob: LocalUser) -> 
     assert answer(alice, "Hi bob", to="Let's start chatting.")["label"] == "User1"
     assert answer(bob, "Hi alice", to="Hi bob")["label"] == "User2"
     answer(alice, "See you <END>", to="Hi alice")
-    told = ended.get_data(WAIT)
-    assert told["reason"] == "end_word"
-    assert [(line["user"], line["text"]) for line in told["transcript"]] == [
+    result = ended.get_data(WAIT)
+    assert result["reason"] == "end_word"
+    assert [(line["user"], line["text"]) for line in result["transcript"]] == [
         ("User1", "Hi bob"),
         ("User2", "Hi alice"),
         ("User1", "See you <END>"),
@@ -287,9 +287,9 @@ def test_two_humans_and_one_declines(alice: LocalUser, bob: LocalUser) -> None:
     ended = kick_off(pair(alice, bob, max_rounds=5), api_output="Shall we?")
     answer(alice, "I would", to="Shall we?")
     bob.decline(wait_for_prompt(bob, "I would")["id"], "I am out.")
-    told = ended.get_data(WAIT)
-    assert (told["end_of_interaction"], told["reason"], told["rounds"]) == (True, "declined", 0)
-    note = wait_for_prompt(alice, f"(This is the end. {told['explanation']})")
+    result = ended.get_data(WAIT)
+    assert (result["end_of_interaction"], result["reason"], result["rounds"]) == (True, "declined", 0)
+    note = wait_for_prompt(alice, f"(This is the end. {result['explanation']})")
     assert note["wants_answer"] is False
     assert not has_open_prompt(bob, note["conversation"])
 
@@ -339,8 +339,8 @@ def test_a_talk_goes_on_with_another_worker(users: LocalUsers, bob: LocalUser) -
         conversation = wait_for_prompt(bob, "I stay")["conversation"]
     answer(bob, "Me too <END>", to="I stay")
     with run_dispatch_worker_thread(alice):
-        told = ended.get_data(WAIT)
-    assert [line["text"] for line in told["transcript"]] == ["I stay", "Me too <END>"]
+        result = ended.get_data(WAIT)
+    assert [line["text"] for line in result["transcript"]] == ["I stay", "Me too <END>"]
     for user, questions in ((alice, 2), (bob, 1)):
         prompts = [prompt for prompt in user.inbox(all=True) if prompt["conversation"] == conversation]
         assert len(prompts) == questions, prompts

@@ -189,10 +189,10 @@ def test_what_a_proxy_tells(alice: LocalUser, bob: LocalUser) -> None:
     assert proxy.name == "Proxy_Counter"
     assert set(proxy.flow_config) == {"name", "description", "user_id", "flow_id", "flow_endpoint"}
     assert (proxy.flow_config["user_id"], proxy.flow_config["flow_endpoint"]) == (bob.user_id, "Counter")
-    told = proxy.call({}, WAIT)
-    assert (told["instance"], told["user"]) == (proxy.flow_config["flow_id"], bob.user_id)
-    assert told["sender"] == alice.user_id
-    (shown,) = [each for each in serving.get_flow_instances(bob) if each["instance"] == told["instance"]]
+    answer = proxy.call({}, WAIT)
+    assert (answer["instance"], answer["user"]) == (proxy.flow_config["flow_id"], bob.user_id)
+    assert answer["sender"] == alice.user_id
+    (shown,) = [each for each in serving.get_flow_instances(bob) if each["instance"] == answer["instance"]]
     assert shown["client"] == alice.user_id
 
 
@@ -235,7 +235,7 @@ def test_a_subflow_of_a_user_in_upper_case(alice: LocalUser, bob: LocalUser, nam
         ("local", "Missing", NotServed, "Missing"),
     ],
 )
-def test_who_cannot_be_had_at_once(
+def test_a_user_or_endpoint_that_is_wrong(
     alice: LocalUser, user_id: str, endpoint: str, error: type[Exception], word: str
 ) -> None:
     """A wrong user or endpoint fails before any deadline, with the reason."""
@@ -292,8 +292,8 @@ def test_overrides_reach_the_depth(alice: LocalUser, names: Callable[[str], str]
     proxy = get(alice, top, config_overrides=relay(A=below))
     assert (proxy.call({"path": ["A", "B"]}, WAIT)["count"], proxy.call({"path": ["A", "B"]}, WAIT)["count"]) == (5, 10)
     assert proxy.call({"path": ["A", "B"]}, WAIT)["name"] == "Wasp"
-    told = proxy.call({"path": ["C", "B"]}, WAIT)
-    assert (told["count"], told["name"], told["levels"]) == (2, "Bee", 2)
+    answer = proxy.call({"path": ["C", "B"]}, WAIT)
+    assert (answer["count"], answer["name"], answer["levels"]) == (2, "Bee", 2)
     assert get(alice, top).call({"path": ["A", "B"]}, WAIT)["count"] == 2
 
 
@@ -335,7 +335,7 @@ def test_a_neighbour_sees_what_they_may_set(alice: LocalUser, bob: LocalUser, na
     get(alice, listed, bob, config_overrides={"name": "other"})
 
 
-def test_a_composite_lends_nobody_its_owners_rights(
+def test_a_composite_gives_nobody_its_owners_rights(
     alice: LocalUser, bob: LocalUser, names: Callable[[str], str]
 ) -> None:
     """A key that a neighbour may not set of a flow cannot be set through a composite of its owner either."""
@@ -348,15 +348,15 @@ def test_a_composite_lends_nobody_its_owners_rights(
     assert get(bob, here, config_overrides=overrides).call({"path": ["leaf"]}, WAIT)["count"] == 1
 
 
-def test_a_subflow_is_led_to_a_neighbour(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
+def test_a_subflow_is_set_to_a_neighbour(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
     """A mount can set an open user id of a subflow; that neighbour's daemon sees who calls."""
     here = names("Relay")
     serve(alice, "Relay", here, config=relay(far={"flow_endpoint": "Counter", "user_id": "???", "step": 7}))
     with pytest.raises(BadInput, match=r"far\.user_id"):
         get(alice, here)
     proxy = get(alice, here, config_overrides=relay(far={"user_id": bob.user_id}))
-    told = proxy.call({"path": ["far"]}, WAIT)
-    assert (told["user"], told["sender"], told["count"]) == (bob.user_id, alice.user_id, 7)
+    answer = proxy.call({"path": ["far"]}, WAIT)
+    assert (answer["user"], answer["sender"], answer["count"]) == (bob.user_id, alice.user_id, 7)
 
 
 def test_a_subflow_that_is_there_already(alice: LocalUser, names: Callable[[str], str]) -> None:
@@ -505,10 +505,10 @@ def test_many_answers_find_their_questions(alice: LocalUser, bob: LocalUser, nam
     )
     serve(bob, "Careless", here + "broken")
     future = get(alice, here, bob)
-    told = future.call({"number": 123, "text": "", "raise": "It broke."}, WAIT)
-    assert told["answers"]["near"] == told["answers"]["far"] == {"output_number": 321}
-    assert told["answers"]["keeper"]["user"] == alice.user_id
-    assert told["failed"] == {"broken": "flow_failed"}
+    answer = future.call({"number": 123, "text": "", "raise": "It broke."}, WAIT)
+    assert answer["answers"]["near"] == answer["answers"]["far"] == {"output_number": 321}
+    assert answer["answers"]["keeper"]["user"] == alice.user_id
+    assert answer["failed"] == {"broken": "flow_failed"}
 
 
 def test_an_error_of_a_subflow_passes_up(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
@@ -618,9 +618,7 @@ def test_a_constructor_that_fails(bob: LocalUser, names: Callable[[str], str]) -
 # Ends.
 
 
-def test_what_is_unserved_goes_on_for_those_who_have_it(
-    alice: LocalUser, bob: LocalUser, names: Callable[[str], str]
-) -> None:
+def test_instances_of_an_unserved_flow_go_on(alice: LocalUser, bob: LocalUser, names: Callable[[str], str]) -> None:
     """Unserving stops new instances only; serving again finds the old ones unchanged."""
     here = names("Counter")
     serve(bob, "Counter", here)
@@ -706,8 +704,8 @@ def test_a_reset_reaches_the_depth(alice: LocalUser, bob: LocalUser, names: Call
     serve(bob, "Starter", middle, config=relay(leaf={"flow_endpoint": leaf, "user_id": alice.user_id}))
     serve(bob, "Starter", top, config=relay(middle={"flow_endpoint": middle}))
 
-    def counts(told: dict[str, Any]) -> list[int]:
-        return [told["count"], *(count for below in told.get("below", []) for count in counts(below))]
+    def counts(answer: dict[str, Any]) -> list[int]:
+        return [answer["count"], *(count for below in answer.get("below", []) for count in counts(below))]
 
     proxy = get(alice, top, bob)
     assert [counts(proxy.call({}, WAIT)) for _ in range(2)] == [[1, 1, 1], [2, 2, 2]]

@@ -140,7 +140,7 @@ def test_a_module_comes_from_the_hub_and_is_imported(hub: Hub, root: Path) -> No
     assert flow_verse.verify(root) == []
 
 
-def test_the_second_sync_asks_nobody(hub: Hub, root: Path) -> None:
+def test_a_second_sync_needs_no_hub(hub: Hub, root: Path) -> None:
     """A second sync of a locked module needs no hub."""
     first = flow_verse.sync_dependencies(["team/Chat", "team/Other"], trust=True)
     asked = len(hub.requests)
@@ -154,7 +154,7 @@ def test_the_second_sync_asks_nobody(hub: Hub, root: Path) -> None:
     assert (root / lock.NAME).read_bytes() == before
 
 
-def test_all_modules_are_told_the_asked_ones_first(hub: Hub, root: Path) -> None:
+def test_a_sync_returns_the_requested_modules_first(hub: Hub, root: Path) -> None:
     """A sync returns the folders of all modules: first those asked for, in their order, then the others."""
     assert hub.url
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
@@ -162,7 +162,7 @@ def test_all_modules_are_told_the_asked_ones_first(hub: Hub, root: Path) -> None
     assert flow_verse.sync_dependencies(["team/Other"], trust=True) == both
 
 
-def test_importing_takes_one_place_on_the_path(hub: Hub, root: Path) -> None:
+def test_a_project_is_on_the_path_once(hub: Hub, root: Path) -> None:
     """However often a project is synced, it is on Python's path once."""
     assert hub.url
     for _ in range(3):
@@ -196,7 +196,7 @@ def test_what_is_not_what_was_locked_is_not_placed(hub: Hub, root: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["Chat.py", "weights.bin"])
-def test_a_file_that_was_changed_on_its_way_is_found_out(hub: Hub, root: Path, name: str) -> None:
+def test_a_file_that_was_changed_on_its_way_is_refused(hub: Hub, root: Path, name: str) -> None:
     """A file, small or large, without the hash that the hub reported is refused, and nothing is placed."""
     content = CHAT[name]
     size = len(content)
@@ -217,7 +217,7 @@ def test_a_hub_cannot_write_elsewhere(hub: Hub, root: Path, name: str) -> None:
     assert [line for line in hub.requests if "/resolve/" in line] == []
 
 
-def test_what_the_hub_does_not_have_is_told(hub: Hub, root: Path) -> None:
+def test_what_the_hub_does_not_have(hub: Hub, root: Path) -> None:
     """A wrong name, a wrong revision and a missing hub are three errors, each with a hint."""
     with pytest.raises(UsageError, match="no module team/Nothing"):
         flow_verse.sync_dependencies(["team/Nothing"], trust=True)
@@ -305,7 +305,7 @@ def test_a_module_comes_from_git(repository: Repository, root: Path) -> None:
     assert flow_verse.verify(root) == []
 
 
-def test_a_revision_that_git_does_not_have_is_told(repository: Repository, root: Path) -> None:
+def test_a_revision_that_git_does_not_have(repository: Repository, root: Path) -> None:
     """A name that is no branch, tag or commit is an error, and is never passed to git as an option."""
     repository.commit({"__init__.py": ""})
     for revision in ("main", "v9", "0" * 40):
@@ -494,7 +494,7 @@ def test_a_strangers_module_names_no_folder_of_this_machine(hub: Hub, root: Path
     assert _folder(root, "team/Secret").resolve() == secret
 
 
-def test_packages_are_told_of_and_not_installed(hub: Hub, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_packages_are_named_and_not_installed(hub: Hub, root: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A module's `pip_requirements.txt` causes one line that says what to type; nothing is installed."""
     hub.publish("team/Chat", {"__init__.py": "", "pip_requirements.txt": "no-such-package-of-anybody\n"})
     flow_verse.sync_dependencies(["team/Chat"], trust=True)
@@ -539,7 +539,7 @@ def test_the_token_of_the_users_hub_goes_to_no_other_hub(
     assert _placed(root) == {"team/Chat"}
 
 
-def test_a_typo_does_not_stand_among_the_trusted_for_good(hub: Hub, root: Path, tmp_path: Path) -> None:
+def test_only_a_fetched_source_is_trusted_for_good(hub: Hub, root: Path, tmp_path: Path) -> None:
     """Trust is stored only for a source that was fetched and fits the lock, and for what it needs."""
     hub.publish("team/Chat", {"__init__.py": "", "dependencies.yaml": "- team/Other\n"})
     for wrong in ("team/Chta", {"url": "team/Chat", "revision": "v9"}):
@@ -653,8 +653,8 @@ def test_two_processes_at_once_do_the_work_once(hub: Hub, root: Path, tmp_path: 
         subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
         for _ in range(3)
     ]
-    told = [program.communicate()[1] for program in programs]
-    assert [program.returncode for program in programs] == [0, 0, 0], told
+    result = [program.communicate()[1] for program in programs]
+    assert [program.returncode for program in programs] == [0, 0, 0], result
     assert _placed(root) == {"team/Chat", "team/Other"}
     assert len([line for line in hub.requests if "/api/models/" in line]) == 2
     assert flow_verse.verify(root) == []
@@ -777,8 +777,8 @@ def test_the_commands_sync_list_and_verify(hub: Hub, root: Path) -> None:
     bad = run_here(home, "modules", "verify", "--root", str(root))
     assert bad.code == 1
     assert "Chat.py" in bad.out
-    told = run_here(home, "modules", "verify", "--json", cwd=root)
-    assert (told.code, told.document) == (1, [{"module": "team/Chat", "path": "Chat.py", "what": "changed"}])
+    result = run_here(home, "modules", "verify", "--json", cwd=root)
+    assert (result.code, result.document) == (1, [{"module": "team/Chat", "path": "Chat.py", "what": "changed"}])
     kept = _sync(root, "team/Chat")
     assert kept.code == 2
     assert "Chat.py (changed)" in kept.err
@@ -806,7 +806,7 @@ def test_the_command_takes_lists_and_revisions(hub: Hub, root: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("dangling", [False, True])
-def test_a_linked_folder_that_is_not_on_this_machine_is_told(root: Path, tmp_path: Path, dangling: bool) -> None:
+def test_a_linked_folder_that_is_not_on_this_machine(root: Path, tmp_path: Path, dangling: bool) -> None:
     """A lock with a link to a folder that is missing here creates no link, and the output says so."""
     mine = _write(tmp_path / "mine", {"__init__.py": ""})
     flow_verse.sync_dependencies([{"url": "team/Mine", "revision": str(mine)}])

@@ -164,11 +164,11 @@ def test_a_class_of_a_notebook(tmp_path: Path) -> None:
     """A worker in the same program runs a class that no file holds; an incomplete class is refused (D27)."""
     notebook = tmp_path / "notebook.py"
     notebook.write_text(NOTEBOOK, encoding="utf-8")
-    ran = subprocess.run([sys.executable, notebook], capture_output=True, text=True, check=True, cwd=tmp_path)
-    told = json.loads(ran.stdout)
-    assert told["served"]
-    assert told["answer"] == {"text": "HELLO"}
-    assert "Nameless needs the key 'name'" in told["refused"]
+    result = subprocess.run([sys.executable, notebook], capture_output=True, text=True, check=True, cwd=tmp_path)
+    answer = json.loads(result.stdout)
+    assert answer["served"]
+    assert answer["answer"] == {"text": "HELLO"}
+    assert "Nameless needs the key 'name'" in answer["refused"]
 
 
 def test_where_an_answer_goes_is_not_the_senders_choice(
@@ -181,8 +181,8 @@ def test_where_an_answer_goes_is_not_the_senders_choice(
     push = {"mode": "push", "user_id": alice.user_id, "flow_id": victim.flow_config["flow_id"]}
     for reply_data in (push, {"mode": "reply", "message": "0" * 32}, {"mode": "storage"}):
         message = proxy.package_input_message({}, reply_data=reply_data)
-        told = proxy.get_reply_future(message).get_data(WAIT)
-        assert told["sender"] == bob.user_id
+        answer = proxy.get_reply_future(message).get_data(WAIT)
+        assert answer["sender"] == bob.user_id
         proxy.send_message(message)
     assert proxy.call({}, WAIT)["count"] == 7
     assert victim.call({}, WAIT)["count"] == 1
@@ -196,11 +196,11 @@ def test_a_reset_that_is_not_full_forgets_nothing(alice: LocalUser, here: str) -
     proxy = serving.get_flow_instance(alice, upper, timeout=WAIT)
     counts = []
     for _ in range(2):
-        told = proxy.call({}, WAIT)
-        counts.append((told["count"], told["below"][0]["count"]))
+        answer = proxy.call({}, WAIT)
+        counts.append((answer["count"], answer["below"][0]["count"]))
         proxy.reset(full_reset=False, recursive=True)
-    told = proxy.call({}, WAIT)
-    assert [*counts, (told["count"], told["below"][0]["count"])] == [(1, 1), (2, 2), (3, 3)]
+    answer = proxy.call({}, WAIT)
+    assert [*counts, (answer["count"], answer["below"][0]["count"])] == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_keys_stay_with_their_worker(alice: LocalUser, here: str) -> None:

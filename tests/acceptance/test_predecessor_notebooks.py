@@ -559,8 +559,8 @@ def test_singletons_and_instances_of_each_caller(cls: LocalUsers, names: Callabl
             for cl in (cls[0], cls[1], cls[1])
         ]
         futures = (proxy.get_reply_future(proxy.package_input_message({"id": 0})) for proxy in proxies)
-        told = [future.get_data(WAIT)["count"] for future in futures]
-        assert told == counts
+        answer = [future.get_data(WAIT)["count"] for future in futures]
+        assert answer == counts
 
 
 def test_two_subflows_on_one_singleton_are_one(cl: LocalUser) -> None:
@@ -571,8 +571,8 @@ def test_two_subflows_on_one_singleton_are_one(cl: LocalUser) -> None:
     for singleton, counts in ((False, [1, 1]), (True, [1, 2])):
         serving.serve_flow(cl=cl, flow_class_name=counter, flow_endpoint="counter", singleton=singleton)
         proxy = serving.get_flow_instance(cl=cl, flow_endpoint="two_counters")
-        told = proxy.get_reply_future(proxy.package_input_message({"id": 0})).get_data(WAIT)
-        assert [told[name]["count"] for name in ("first", "second")] == counts
+        answer = proxy.get_reply_future(proxy.package_input_message({"id": 0})).get_data(WAIT)
+        assert [answer[name]["count"] for name in ("first", "second")] == counts
         serving.delete_flow_endpoint(cl, "counter")
 
 
@@ -589,8 +589,8 @@ def test_overrides_of_a_subflow(cl: LocalUser) -> None:
         config_overrides={"subflows_config": {"second": {"step": 10, "start": 100, "name": "Big steps"}}},
     )
     for count in (1, 2):
-        told = proxy.get_reply_future(proxy.package_input_message({"id": 0})).get_data(WAIT)
-        assert told == {
+        answer = proxy.get_reply_future(proxy.package_input_message({"id": 0})).get_data(WAIT)
+        assert answer == {
             "first": {"count": count, "name": "The first counter"},
             "second": {"count": 100 + 10 * count, "name": "Big steps"},
         }
@@ -743,8 +743,8 @@ def test_ends(cl: LocalUser, names: Callable[[str], str]) -> None:
     with pytest.raises(NotServed, match="first"):
         serving.get_flow_instance(cl=cl, flow_endpoint=top, config_overrides=overrides)
     # Those that there are go on.
-    told = flow.get_reply_future(flow.package_input_message({"id": 0})).get_data(WAIT)
-    assert told["second"]["count"] == 1
+    answer = flow.get_reply_future(flow.package_input_message({"id": 0})).get_data(WAIT)
+    assert answer["second"]["count"] == 1
     serving.delete_flow_instance(cl, flow_id=flow.flow_config["flow_id"])
     with pytest.raises(NotAllowed):
         flow.get_reply_future(flow.package_input_message({"id": 0})).get_data(WAIT)

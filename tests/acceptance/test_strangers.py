@@ -11,19 +11,19 @@ from support.processes import wait_until
 
 
 @pytest.fixture(scope="module")
-def block() -> Iterator[Network]:
+def network() -> Iterator[Network]:
     """A network for these tests, because each test adds a stranger."""
-    block = Network()
+    network = Network()
     try:
-        yield block
+        yield network
     finally:
-        block.close()
+        network.close()
 
 
 @pytest.fixture(scope="module")
-def bob(block: Network) -> Person:
+def bob(network: Network) -> Person:
     """Bob, who has no contacts, and serves a flow that leaves a trace."""
-    bob = block.person("bob").start()
+    bob = network.person("bob").start()
     bob.write_file("trace.sh", "#!/bin/sh\ncat >> traces\n", executable=True)
     bob.serve("trace", "--exec", "./trace.sh")
     bob.serve("open", "--exec", "cat", "--allow", "anyone")
@@ -31,10 +31,10 @@ def bob(block: Network) -> Person:
 
 
 @pytest.fixture
-def carol(block: Network, bob: Person) -> Iterator[Person]:
+def carol(network: Network, bob: Person) -> Iterator[Person]:
     """A new user in each test; she has bob as a contact, and he does not know her."""
-    number = len(block.people)
-    carol = block.person(f"carol{number}").without_workers()
+    number = len(network.people)
+    carol = network.person(f"carol{number}").without_workers()
     carol.start()
     carol.add_contact(bob)
     yield carol
@@ -47,7 +47,7 @@ def traces(bob: Person) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def waiting(bob: Person, carol: Person, messages: int = 1) -> dict[str, object]:
+def wait_for_request(bob: Person, carol: Person, messages: int = 1) -> dict[str, object]:
     """Wait until bob's request of carol holds so many messages; returns the request."""
     found: list[dict[str, object]] = []
 
@@ -63,15 +63,15 @@ def test_a_strangers_call_waits(bob: Person, carol: Person) -> None:
     """A stranger's call neither runs nor shows; `requests` lists it, and at its deadline she gets the reason."""
     call = carol.start_command("call", "bob/trace", "from=carol", "--timeout", "2s", "--json")
     ask = carol.start_command("call", "bob/User", "text=psst", "--timeout", "2s", "--json")
-    waiting(bob, carol, 2)
+    wait_for_request(bob, carol, 2)
     (request,) = bob.cli("requests", "--json").ok().document
     assert (request["user"], sorted(request["endpoints"]), request["messages"]) == (carol.user_id, ["User", "trace"], 2)
     assert carol.user_id in bob.cli("requests").ok().out
     assert bob.status()["requests"] == 1
     for command in (call, ask):
-        ran = command.wait()
-        assert (ran.code, ran.error["code"]) == (4, "not_allowed")
-        assert ran.seconds < 3.5
+        result = command.wait()
+        assert (result.code, result.error["code"]) == (4, "not_allowed")
+        assert result.seconds < 3.5
     assert bob.cli("inbox", "--json", "--all").ok().document == []
     assert traces(bob) == ""
     bob.wait_for_status(lambda now: now["requests"] == 0)
@@ -81,10 +81,10 @@ def test_a_strangers_call_waits(bob: Person, carol: Person) -> None:
 def test_allow_lets_in_what_waits(bob: Person, carol: Person) -> None:
     """A stranger who is allowed becomes a contact, and the messages that waited run and show once."""
     call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s")
-    waiting(bob, carol)
+    wait_for_request(bob, carol)
     carol.cli("send", "bob/trace", "n=2").ok()
     ask = carol.start_command("call", "bob/User", "text=Hello from next door", "--timeout", "30s")
-    waiting(bob, carol, 3)
+    wait_for_request(bob, carol, 3)
     name = carol.name
     allowed = bob.cli("allow", carol.user_id[:12], "--name", name, "--json").ok().document
     assert allowed == {"user": carol.user_id, "name": name, "released": 3}
@@ -103,7 +103,7 @@ def test_allow_lets_in_what_waits(bob: Person, carol: Person) -> None:
 def test_adding_a_contact_lets_in_what_waits(bob: Person, carol: Person) -> None:
     """`contacts add` lets in what waits, as `allow` does."""
     call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s")
-    waiting(bob, carol)
+    wait_for_request(bob, carol)
     bob.cli("contacts", "add", carol.name, carol.user_id).ok()
     assert call.wait().ok().document == {"text": ""}
     (bob.folder / "traces").unlink()
@@ -113,18 +113,18 @@ def test_adding_a_contact_lets_in_what_waits(bob: Person, carol: Person) -> None
 def test_deny(bob: Person, carol: Person) -> None:
     """A denied stranger gets an error at once; her later messages are refused and counted, until she is allowed."""
     call = carol.start_command("call", "bob/trace", "n=1", "--timeout", "30s", "--json")
-    waiting(bob, carol)
+    wait_for_request(bob, carol)
     assert bob.cli("deny", carol.user_id, "--json").ok().document == {"user": carol.user_id, "dropped": 1}
-    ran = call.wait()
-    assert (ran.code, ran.error["code"]) == (4, "not_allowed")
+    result = call.wait()
+    assert (result.code, result.error["code"]) == (4, "not_allowed")
     blocked = bob.refused("blocked")
     later = [
         carol.start_command("call", f"bob/{name}", "n=2", "--timeout", "1s", "--json") for name in ("trace", "open")
     ]
     for command in later:
-        ran = command.wait()
-        assert (ran.code, ran.error["code"]) == (3, "unreachable")
-        assert ran.seconds < 2.5
+        result = command.wait()
+        assert (result.code, result.error["code"]) == (3, "unreachable")
+        assert result.seconds < 2.5
     assert bob.refused("blocked") > blocked
     assert bob.request("requests")["requests"] == []
     assert traces(bob) == ""
@@ -136,14 +136,14 @@ def test_deny(bob: Person, carol: Person) -> None:
 
 def test_what_a_stranger_may_hold_is_bounded(bob: Person, carol: Person) -> None:
     """A stranger's messages wait up to a limit; further ones are refused and counted, and the others run in order."""
-    given = "".join(f'{{"n":{n}}}\n' for n in range(60))
-    carol.cli("send", "bob/trace", "--lines", stdin=given).ok()
+    lines = "".join(f'{{"n":{n}}}\n' for n in range(60))
+    carol.cli("send", "bob/trace", "--lines", stdin=lines).ok()
     wait_until(lambda: bob.refused("requests_full") > 0)
-    waiting(bob, carol, 20)
+    wait_for_request(bob, carol, 20)
     full = bob.refused("requests_full")
     bob.cli("allow", carol.user_id, "--name", carol.name).ok()
     wait_until(lambda: traces(bob).count("\n") == 60, 30)
-    assert traces(bob) == given
+    assert traces(bob) == lines
     assert full > 0
     (bob.folder / "traces").unlink()
     bob.cli("contacts", "remove", carol.name).ok()
@@ -161,11 +161,11 @@ def test_a_stranger_may_call_what_is_for_anyone(bob: Person, carol: Person) -> N
 
 def test_a_stranger_learns_nothing_of_what_is_served(bob: Person, carol: Person) -> None:
     """A stranger cannot distinguish a served endpoint from one that does not exist."""
-    began = [
+    started = [
         carol.start_command("call", f"bob/{endpoint}", "{}", "--timeout", "1s", "--json")
         for endpoint in ("trace", "missing")
     ]
-    served, missing = (command.wait() for command in began)
+    served, missing = (command.wait() for command in started)
     assert served.code == missing.code == 4
     assert served.error == missing.error
     assert bob.user_id
@@ -177,36 +177,36 @@ def test_removing_a_contact_takes_effect_at_once(bob: Person, carol: Person) -> 
     assert carol.request("call", address="bob/trace", data={"n": 1}, timeout=10)["data"] == {"text": ""}
     before = traces(bob)
     bob.cli("contacts", "remove", carol.name).ok()
-    ran = carol.cli("call", "bob/trace", "n=2", "--timeout", "1s", "--json")
-    assert (ran.code, ran.error["code"]) == (4, "not_allowed")
+    result = carol.cli("call", "bob/trace", "n=2", "--timeout", "1s", "--json")
+    assert (result.code, result.error["code"]) == (4, "not_allowed")
     assert traces(bob) == before
     (bob.folder / "traces").unlink()
 
 
-def test_allow_names(bob: Person, carol: Person, block: Network) -> None:
+def test_allow_names(bob: Person, carol: Person, network: Network) -> None:
     """A flow served to one contact by name is open to that contact alone."""
-    dora = block.person(f"dora{len(block.people)}").without_workers().start()
+    dora = network.person(f"dora{len(network.people)}").without_workers().start()
     for person in (carol, dora):
         bob.add_contact(person)
     dora.add_contact(bob)
     bob.serve("special", "--exec", "cat", "--allow", carol.name)
     assert carol.request("call", address="bob/special", data={"n": 1}, timeout=10)["data"] == {"n": 1}
-    ran = dora.cli("call", "bob/special", "n=1", "--json")
-    assert (ran.code, ran.error["code"]) == (4, "not_allowed")
+    result = dora.cli("call", "bob/special", "n=1", "--json")
+    assert (result.code, result.error["code"]) == (4, "not_allowed")
     assert bob.cli("serve", "special", "--exec", "cat", "--allow", "nobody-i-know").code in (2, 3)
     for person in (carol, dora):
         bob.cli("contacts", "remove", person.name).ok()
-    ran = carol.cli("call", "bob/special", "n=1", "--timeout", "1s", "--json")
-    assert (ran.code, ran.error["code"]) == (4, "not_allowed")
+    result = carol.cli("call", "bob/special", "n=1", "--timeout", "1s", "--json")
+    assert (result.code, result.error["code"]) == (4, "not_allowed")
 
 
 def test_requests_survive_a_restart(bob: Person, carol: Person) -> None:
     """Messages that wait for a decision survive a kill -9."""
     message = carol.request("submit", address="bob/trace", data={"n": 1}, timeout=60)["id"]
-    waiting(bob, carol)
+    wait_for_request(bob, carol)
     bob.kill_daemon()
     bob.start()
-    waiting(bob, carol)
+    wait_for_request(bob, carol)
     bob.cli("allow", carol.user_id, "--name", carol.name).ok()
     assert carol.request("wait", id=message, timeout=20)["data"] == {"text": ""}
     (bob.folder / "traces").unlink()

@@ -59,13 +59,13 @@ class Feeder(threading.Thread):
 
     def _run_once(self, count: int) -> None:
         first = self.sent
-        with (self._alice.folder / "ids").open("w+") as ids, (self._alice.folder / "said").open("w+") as said:
+        with (self._alice.folder / "ids").open("w+") as ids, (self._alice.folder / "errors").open("w+") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "p2pflows", "send", self._address, "--lines", "--json"],
                 env=self._alice.environment,
                 stdin=subprocess.PIPE,
                 stdout=ids,
-                stderr=said,
+                stderr=errors,
             )
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
@@ -78,12 +78,12 @@ class Feeder(threading.Thread):
                 process.stdin.close()
             code = process.wait(60)
             ids.seek(0)
-            said.seek(0)
+            errors.seek(0)
             for number, line in enumerate(ids.read().splitlines(), start=first):
                 accepted = json.loads(line).get("id")
                 if accepted is not None:
                     self.accepted[accepted] = number
-            words = said.read()
+            words = errors.read()
         if code != 0 and json.loads(words)["code"] != "daemon_not_running":
             self.problems.append(words)
 
@@ -151,7 +151,7 @@ class Chaos:
         return right
 
 
-def see_survival(network: Network, address: str, *, count: int, seed: int, rounds: int) -> tuple[Feeder, Chaos]:
+def check_survival(network: Network, address: str, *, count: int, seed: int, rounds: int) -> tuple[Feeder, Chaos]:
     """Send while everything is killed; returns what was accepted, once all of it is delivered."""
     alice, bob = network.pair()
     bob.write_file("flows.py", "def double(n: int) -> int:\n    return 2 * n\n")
@@ -178,7 +178,7 @@ def see_survival(network: Network, address: str, *, count: int, seed: int, round
 @pytest.mark.parametrize("seed", [1, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
 def test_every_message_to_a_human_is_asked_once(network: Network, seed: int) -> None:
     """Of 2,000 messages sent during the kills, each accepted one is shown to bob once, in alice's order."""
-    feeder, _ = see_survival(network, "bob/User", count=2_000, seed=seed, rounds=2)
+    feeder, _ = check_survival(network, "bob/User", count=2_000, seed=seed, rounds=2)
     prompts = network.people[1].cli("inbox", "--json").ok().document
     ids = [prompt["id"] for prompt in prompts]
     assert len(ids) == len(set(ids))
@@ -197,7 +197,7 @@ def test_every_message_to_a_human_is_asked_once(network: Network, seed: int) -> 
 def test_every_message_takes_effect_once(network_on_each_broker: Network, seed: int) -> None:
     """Of the messages sent to a flow during the kills, each accepted one takes effect once, in alice's order."""
     network = network_on_each_broker
-    feeder, chaos = see_survival(network, "bob/record", count=400, seed=seed, rounds=2)
+    feeder, chaos = check_survival(network, "bob/record", count=400, seed=seed, rounds=2)
     bob = network.people[1]
     bob.wait_for_status(lambda now: all(point["queued"] == 0 for point in now["workers"]), SETTLE)
     runs = [line.partition(" ")[::2] for line in (bob.folder / "effects").read_text().splitlines()]
@@ -239,10 +239,10 @@ def test_one_daemon_for_a_home(network: Network) -> None:
     """A second daemon on a home is refused with the process id of the first, which runs on."""
     alice = network.person("alice").without_workers().start()
     assert alice.daemon is not None
-    ran = alice.cli("up")
-    assert ran.code == 2
-    assert str(alice.daemon.pid) in ran.err
-    assert "p2pflows status" in ran.err
+    result = alice.cli("up")
+    assert result.code == 2
+    assert str(alice.daemon.pid) in result.err
+    assert "p2pflows status" in result.err
     assert alice.status()["pid"] == alice.daemon.pid
 
 
@@ -251,9 +251,9 @@ def test_ctrl_c_and_on_again(network: Network) -> None:
     home = Person("alice", network.folder / "a", network.broker, network.environment)
     (home.home / "identity.key").unlink()
     network.people.append(home)
-    said = home.folder / "said"
+    output_file = home.folder / "output_file"
     for first in (True, False):
-        with said.open("wb") as output:
+        with output_file.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "p2pflows", "up"],
                 env=home.environment,
@@ -264,13 +264,13 @@ def test_ctrl_c_and_on_again(network: Network) -> None:
             )
         home.daemon = process
         home.ready()
-        wait_until(lambda: "p2pflows inbox" in said.read_text())
+        wait_until(lambda: "p2pflows inbox" in output_file.read_text())
         user = home.cli("id").ok().out.strip()
-        told = said.read_text()
-        assert user in told
-        assert f"embedded:{network.port}" in told
-        assert str(home.home / "daemon.sock") in told
-        assert ("Made your identity" in told) is first
+        text = output_file.read_text()
+        assert user in text
+        assert f"embedded:{network.port}" in text
+        assert str(home.home / "daemon.sock") in text
+        assert ("Made your identity" in text) is first
         if first:
             message = home.cli("send", "me/User", "text=kept").ok().out.strip()
         assert [prompt["id"] for prompt in home.wait_for_prompts()] == [message]
@@ -281,7 +281,7 @@ def test_ctrl_c_and_on_again(network: Network) -> None:
         home.daemon = None
         assert not [pid for pid in children if command_line_of(pid)]
         assert not (home.home / "daemon.sock").exists()
-        assert "Traceback" not in said.read_text()
+        assert "Traceback" not in output_file.read_text()
         assert home.cli("status").code == 3
     assert oct((home.home / "identity.key").stat().st_mode & 0o777) == "0o600"
 
@@ -322,13 +322,13 @@ def test_a_full_disk(network: Network, small_disk: Path) -> None:
     fill(ballast)
     refused = 0
     for _ in range(200):
-        ran = alice.cli("send", "bob/User", f"text={'x' * 20_000}", "--json")
-        if ran.code:
+        result = alice.cli("send", "bob/User", f"text={'x' * 20_000}", "--json")
+        if result.code:
             refused += 1
-            assert ran.code == 1
-            assert ran.error["code"] == "disk"
-            assert "journal" in ran.error["message"]
-            assert "free" in ran.error["hint"].lower()
+            assert result.code == 1
+            assert result.error["code"] == "disk"
+            assert "journal" in result.error["message"]
+            assert "free" in result.error["hint"].lower()
             break
     assert refused
     for reading in ("inbox", "outbox", "log", "requests"):
@@ -344,9 +344,9 @@ def test_a_full_disk(network: Network, small_disk: Path) -> None:
     again = []
 
     def goes_on() -> bool:
-        ran = alice.cli("send", "bob/User", "text=after")
-        again.append(ran.out.strip())
-        return ran.code == 0
+        result = alice.cli("send", "bob/User", "text=after")
+        again.append(result.out.strip())
+        return result.code == 0
 
     wait_until(goes_on, 20)
     assert alice.wait_for_prompts(1, 20)[0]["text"] == "meanwhile"
@@ -382,9 +382,9 @@ def test_a_machine_that_slept(network: Network) -> None:
     for person in (alice, bob):
         person.resume()
     woken = time.monotonic()
-    ran = asked.wait()
+    result = asked.wait()
     assert time.monotonic() - woken < 2
-    assert (ran.code, ran.error["code"]) == (5, "deadline")
+    assert (result.code, result.error["code"]) == (5, "deadline")
     bob.wait_for_status(lambda now: now["prompts_open"] == 1, 3)
     assert bob.cli("answer", prompt["id"], "Too late").code == 2
     bob.request("answer", id=lasting, text="Now.")
@@ -398,8 +398,8 @@ def test_a_neighbour_that_slept(network: Network) -> None:
     alice.request("send", address="bob/User", data={"text": "first"})
     bob.wait_for_prompts()
     bob.pause()
-    ran = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
-    assert (ran.code, ran.error["code"]) == (3, "unreachable")
+    result = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
+    assert (result.code, result.error["code"]) == (3, "unreachable")
     second = alice.cli("send", "bob/User", "text=second").ok().out.strip()
     bob.resume()
     prompts = bob.wait_for_prompts(2)

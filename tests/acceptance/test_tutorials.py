@@ -32,19 +32,19 @@ class Human:
     def __init__(self, client: LocalUser) -> None:
         self.client = client
 
-    def is_asked(self) -> dict[str, Any]:
+    def wait_for_question(self) -> dict[str, Any]:
         """Wait for the only open question; returns its prompt."""
         wait_until(lambda: bool(self.client.inbox()), WAIT)
         (prompt,) = self.client.inbox()
         return prompt
 
-    def says(self, text: str) -> str:
+    def answer(self, text: str) -> str:
         """Answer the next question; returns its text."""
-        prompt = self.is_asked()
+        prompt = self.wait_for_question()
         self.client.answer(prompt["id"], text)
         return str(prompt["text"])
 
-    def past(self, label: str) -> list[tuple[str, str]]:
+    def answered(self, label: str) -> list[tuple[str, str]]:
         """The answered questions under a label, each with its answer."""
         prompts = [prompt for prompt in self.client.inbox(all=True) if prompt["label"] == label]
         return [(prompt["text"], prompt["answer"]) for prompt in prompts if prompt["status"] == "answered"]
@@ -88,12 +88,12 @@ def test_humans_and_flows(users: LocalUsers, model: ModelServer, tmp_path: Path)
     ):
         assert notebook.run_to("user-id") == repr(users[0].user_id)
 
-        asked = pool.submit(alice.says, "Yes, right here.")
+        asked = pool.submit(alice.answer, "Yes, right here.")
         answer = notebook.run_to("ask-yourself")
         assert ast.literal_eval(answer) == {"human_input": "Yes, right here."}
         assert asked.result() == "Human, are you there?"
 
-        asked = pool.submit(bob.says, "Hello over there!")
+        asked = pool.submit(bob.answer, "Hello over there!")
         answer = notebook.run_to("ask-your-neighbour")
         assert ast.literal_eval(answer) == {"human_input": "Hello over there!"}
         assert asked.result() == "Neighbor, are you there?"
@@ -101,26 +101,26 @@ def test_humans_and_flows(users: LocalUsers, model: ModelServer, tmp_path: Path)
         assistant = ["Lovely! What do you have at home?", "Then it is an omelette."]
         human = ["Three eggs and a tomato.", "Thank you! <END>"]
         model.script(*assistant)
-        heard = pool.submit(lambda: [alice.says(words) for words in human])
-        told = ast.literal_eval(notebook.run_to("talk"))
+        heard = pool.submit(lambda: [alice.answer(words) for words in human])
+        result = ast.literal_eval(notebook.run_to("talk"))
         assert heard.result() == assistant
-        assert (told["end_of_interaction"], told["reason"], told["rounds"]) == (True, "end_word", 2)
-        assert (told["user_inputs"], told["assistant_outputs"]) == (human, assistant)
+        assert (result["end_of_interaction"], result["reason"], result["rounds"]) == (True, "end_word", 2)
+        assert (result["user_inputs"], result["assistant_outputs"]) == (human, assistant)
         assert [(asked.key, asked.body["messages"][-1]["content"]) for asked in model.requests] == [
             (KEY, "I would like to cook something tonight."),
             (KEY, human[0]),
         ]
 
         notebook.run_to("connect-two")
-        assert alice.says("Hi, did you get home well?") == "You two are connected now."
-        assert bob.is_asked()["text"] == "Hi, did you get home well?"
+        assert alice.answer("Hi, did you get home well?") == "You two are connected now."
+        assert bob.wait_for_question()["text"] == "Hi, did you get home well?"
         users.restart(users[1])
-        assert bob.says("Yes, with the last train.") == "Hi, did you get home well?"
-        assert alice.is_asked()["text"] == "Yes, with the last train."
+        assert bob.answer("Yes, with the last train.") == "Hi, did you get home well?"
+        assert alice.wait_for_question()["text"] == "Yes, with the last train."
         users.restart(users[0])
-        assert alice.says("Same time next week?") == "Yes, with the last train."
-        assert bob.says("I will bring the wine.") == "Same time next week?"
-        assert alice.is_asked()["text"] == "I will bring the wine."
+        assert alice.answer("Same time next week?") == "Yes, with the last train."
+        assert bob.answer("I will bring the wine.") == "Same time next week?"
+        assert alice.wait_for_question()["text"] == "I will bring the wine."
 
         notebook.run_to_end()
         assert notebook.printed("look-back") == [
@@ -132,9 +132,9 @@ def test_humans_and_flows(users: LocalUsers, model: ModelServer, tmp_path: Path)
             "typed:  None",
         ]
         # Nobody was asked twice.
-        assert alice.past("Proxy_User") == [("Human, are you there?", "Yes, right here.")]
-        assert alice.past("User") == list(zip(assistant, human, strict=True))
-        assert bob.past("User2") == [
+        assert alice.answered("Proxy_User") == [("Human, are you there?", "Yes, right here.")]
+        assert alice.answered("User") == list(zip(assistant, human, strict=True))
+        assert bob.answered("User2") == [
             ("Hi, did you get home well?", "Yes, with the last train."),
             ("Same time next week?", "I will bring the wine."),
         ]

@@ -22,7 +22,7 @@ ANSWER = '{"human_input":"Hey there neighbor!!"}\n'
 MOSQUITTO_PASSWD = shutil.which("mosquitto_passwd")
 
 
-def asked(alice: Person, bob: Person, address: str = "bob/User", *words: str) -> tuple[Command, str]:
+def start_call(alice: Person, bob: Person, address: str = "bob/User", *words: str) -> tuple[Command, str]:
     """Start a call to bob, and wait for its prompt; returns the call and the prompt's id."""
     before = {prompt["id"] for prompt in bob.prompts()}
     call = alice.start_command("call", address, QUESTION, *words)
@@ -30,11 +30,11 @@ def asked(alice: Person, bob: Person, address: str = "bob/User", *words: str) ->
     return call, next(prompt["id"] for prompt in prompts if prompt["id"] not in before)
 
 
-def is_answered(call: Command, bob: Person, prompt: str) -> bool:
+def answer_and_check(call: Command, bob: Person, prompt: str) -> bool:
     """Answer a prompt, and check that the caller's stdout is exactly the answer."""
     bob.cli("answer", prompt, "Hey there neighbor!!").ok()
-    ran = call.wait()
-    return (ran.code, ran.out, ran.err) == (0, ANSWER, "")
+    result = call.wait()
+    return (result.code, result.out, result.err) == (0, ANSWER, "")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_first_scenario_as_a_new_user_types_it(network_on_each_broker: Netwo
     assert prompt["status"] == "open"
     assert abs((datetime.now(UTC) - datetime.fromisoformat(prompt["received"])).total_seconds()) < 15
     assert datetime.fromisoformat(prompt["expires"]) > datetime.now(UTC)
-    assert is_answered(call, bob, prompt["id"])
+    assert answer_and_check(call, bob, prompt["id"])
     assert bob.cli("inbox", "--json").ok().document == []
     (past,) = bob.cli("inbox", "--json", "--all").ok().document
     assert past["status"] == "answered"
@@ -85,8 +85,8 @@ def test_a_team_broker_with_a_password(team_broker: str) -> None:
     network = Network(program=None, broker=team_broker)
     try:
         alice, bob = network.pair(workers=False)
-        call, prompt = asked(alice, bob)
-        assert is_answered(call, bob, prompt)
+        call, prompt = start_call(alice, bob)
+        assert answer_and_check(call, bob, prompt)
         status = alice.cli("status", "--json").ok()
         assert status.document["broker"]["connected"] is True
         shown = status.out + alice.cli("status").ok().out + alice.log_text() + bob.log_text()
@@ -99,9 +99,9 @@ def test_a_team_broker_with_a_password(team_broker: str) -> None:
 
 def test_a_call_needs_only_the_end_of_an_id(alice: Person, bob: Person) -> None:
     """The inbox shows the end of an id, and that is enough to answer."""
-    call, prompt = asked(alice, bob)
+    call, prompt = start_call(alice, bob)
     assert prompt[-8:] in bob.cli("inbox").ok().out
-    assert is_answered(call, bob, prompt[-8:])
+    assert answer_and_check(call, bob, prompt[-8:])
 
 
 def test_a_prompt_has_its_text_under_one_of_three_names(alice: Person, bob: Person) -> None:
@@ -118,29 +118,29 @@ def test_a_prompt_has_its_text_under_one_of_three_names(alice: Person, bob: Pers
 
 def test_a_request_without_a_text_is_bad_input(alice: Person, bob: Person) -> None:
     """A request to a human without a text fails at once, and makes no prompt."""
-    ran = alice.cli("call", "bob/User", "{}", "--json")
-    assert ran.code == 2
-    assert ran.error["code"] == "bad_input"
+    result = alice.cli("call", "bob/User", "{}", "--json")
+    assert result.code == 2
+    assert result.error["code"] == "bad_input"
     assert bob.prompts() == []
 
 
 def test_declined(alice: Person, bob: Person) -> None:
     """A declined call fails with its own kind of error and the human's reason."""
-    call, prompt = asked(alice, bob, "bob/User", "--json")
+    call, prompt = start_call(alice, bob, "bob/User", "--json")
     bob.cli("decline", prompt, "--reason", "Not before tea.").ok()
-    ran = call.wait()
-    assert (ran.code, ran.out) == (1, "")
-    assert ran.error["code"] == "declined"
-    assert "Not before tea." in ran.error["message"]
+    result = call.wait()
+    assert (result.code, result.out) == (1, "")
+    assert result.error["code"] == "declined"
+    assert "Not before tea." in result.error["message"]
 
 
 def test_unanswered(alice: Person, bob: Person) -> None:
     """A call that nobody answers fails at its deadline, and its prompt closes on both sides."""
-    call, prompt = asked(alice, bob, "bob/User", "--timeout", "2s")
-    ran = call.wait()
-    assert (ran.code, ran.out) == (5, "")
-    assert 2 <= ran.seconds <= 3.5
-    assert "deadline" in ran.err
+    call, prompt = start_call(alice, bob, "bob/User", "--timeout", "2s")
+    result = call.wait()
+    assert (result.code, result.out) == (5, "")
+    assert 2 <= result.seconds <= 3.5
+    assert "deadline" in result.err
     bob.wait_for_status(lambda now: now["prompts_open"] == 0, 3)
     late = bob.cli("answer", prompt, "Sorry, I was out.", "--json")
     assert late.code == 2
@@ -149,17 +149,17 @@ def test_unanswered(alice: Person, bob: Person) -> None:
 
 def test_a_second_answer_is_refused(alice: Person, bob: Person) -> None:
     """The first answer counts; a second answer or decline is refused."""
-    call, prompt = asked(alice, bob)
-    assert is_answered(call, bob, prompt)
+    call, prompt = start_call(alice, bob)
+    assert answer_and_check(call, bob, prompt)
     for words in (["answer", prompt, "Or rather not."], ["decline", prompt]):
-        ran = bob.cli(*words, "--json")
-        assert ran.code == 2
-        assert "already answered" in ran.error["message"]
+        result = bob.cli(*words, "--json")
+        assert result.code == 2
+        assert "already answered" in result.error["message"]
 
 
 def test_two_answers_at_once(alice: Person, bob: Person) -> None:
     """Of several simultaneous answers one counts, and the caller gets that one."""
-    call, prompt = asked(alice, bob)
+    call, prompt = start_call(alice, bob)
     answers = [bob.start_command("answer", prompt, f"answer {number}") for number in range(4)]
     codes = [answer.wait().code for answer in answers]
     assert sorted(codes) == [0, 2, 2, 2]
@@ -168,13 +168,13 @@ def test_two_answers_at_once(alice: Person, bob: Person) -> None:
 
 def test_user_ids_and_me_are_addresses_too(alice: Person, bob: Person) -> None:
     """A user id can stand for a petname, and `me` for oneself."""
-    call, prompt = asked(alice, bob, f"{bob.user_id}/User")
-    assert is_answered(call, bob, prompt)
+    call, prompt = start_call(alice, bob, f"{bob.user_id}/User")
+    assert answer_and_check(call, bob, prompt)
     for address in ("me/User", f"{bob.user_id.upper()}/User"):
-        call, prompt = asked(bob, bob, address)
+        call, prompt = start_call(bob, bob, address)
         (shown,) = bob.prompts()
         assert (shown["from"], shown["name"]) == (bob.user_id, "me")
-        assert is_answered(call, bob, prompt)
+        assert answer_and_check(call, bob, prompt)
 
 
 def test_id_is_what_others_add(alice: Person, bob: Person) -> None:
@@ -197,11 +197,11 @@ def test_wait_takes_up_a_call_again(alice: Person, bob: Person) -> None:
 
 def test_a_cancelled_call(alice: Person, bob: Person) -> None:
     """A call that its sender cancels ends as cancelled, and its prompt closes."""
-    call, prompt = asked(alice, bob, "bob/User", "--json")
+    call, prompt = start_call(alice, bob, "bob/User", "--json")
     alice.cli("cancel", prompt).ok()
-    ran = call.wait()
-    assert ran.code == 1
-    assert ran.error["code"] == "cancelled"
+    result = call.wait()
+    assert result.code == 1
+    assert result.error["code"] == "cancelled"
     bob.wait_for_status(lambda now: now["prompts_open"] == 0, 3)
     states = {past["id"]: past["status"] for past in bob.prompts(everything=True)}
     assert states[prompt] == "cancelled"
@@ -232,10 +232,10 @@ def test_the_inbox_can_be_watched(alice: Person, bob: Person) -> None:
     seen = bob.folder / "watched"
     with seen.open("wb") as output:
         watching = bob.start_command_into("inbox", "--watch", "--json", output=output)
-    call, first = asked(alice, bob)
+    call, first = start_call(alice, bob)
     wait_until(lambda: seen.read_text().count("\n") == 1)
-    assert is_answered(call, bob, first)
-    call, second = asked(alice, bob)
+    assert answer_and_check(call, bob, first)
+    call, second = start_call(alice, bob)
     bob.cli("decline", second).ok()
     call.wait()
     wait_until(lambda: seen.read_text().count("\n") == 4)

@@ -162,12 +162,12 @@ def alice(users: LocalUsers) -> LocalUser:
     return users[0]
 
 
-def asks(alice: LocalUser, endpoint: str, **data: Any) -> Any:
+def call(alice: LocalUser, endpoint: str, **data: Any) -> Any:
     """The answer of one of alice's flows, within a few seconds."""
     return serving.get_flow_instance(alice, endpoint, timeout=WAIT).call(data, timeout=WAIT)
 
 
-def descriptors() -> int:
+def open_descriptors() -> int:
     """How many files and sockets this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -175,20 +175,20 @@ def descriptors() -> int:
 @pytest.mark.parametrize("way", ["SideBySide", "InThreads"])
 def test_answers_waited_for_side_by_side(alice: LocalUser, way: str) -> None:
     """While a run waits for several answers, in any way, its only slot is free for the subflows."""
-    assert asks(alice, way) == {"all": [{"echo": {"of": key}} for key in "abc"]}
+    assert call(alice, way) == {"all": [{"echo": {"of": key}} for key in "abc"]}
 
 
-def test_an_async_flow_that_blocks_is_told_how_to_wait(alice: LocalUser) -> None:
+def test_an_async_flow_that_blocks_fails(alice: LocalUser) -> None:
     """An async flow that blocks on an answer, and so would block all async flows of its worker, fails with a hint."""
     with pytest.raises(FlowFailed) as caught:
-        asks(alice, "Blocks")
+        call(alice, "Blocks")
     assert "stops all async flows" in caught.value.message
     assert "await self.subflows[key].get_reply_future(message)" in caught.value.hint
 
 
 def test_an_async_class_finds_its_run(alice: LocalUser) -> None:
     """`current` returns the run, even after an await."""
-    assert asks(alice, "Current") == {"user": alice.user_id}
+    assert call(alice, "Current") == {"user": alice.user_id}
 
 
 def test_the_order_of_a_state_is_kept(alice: LocalUser) -> None:
@@ -201,23 +201,23 @@ def test_the_order_of_a_state_is_kept(alice: LocalUser) -> None:
 def test_an_answer_is_sent_on(alice: LocalUser, tmp_path: Path) -> None:
     """A flow can pass an answer of one subflow on to another subflow."""
     file = tmp_path / "noted"
-    assert asks(alice, "Forwards", file=str(file)) == {"asked": True}
+    assert call(alice, "Forwards", file=str(file)) == {"asked": True}
     wait_until(lambda: file.exists() and file.read_text() == "noted")
 
 
-@pytest.mark.parametrize(("what", "told"), [("other", "no text"), ("wordless", "Wordless")])
-def test_an_error_of_any_form_is_told(alice: LocalUser, what: str, told: str) -> None:
+@pytest.mark.parametrize(("what", "words"), [("other", "no text"), ("wordless", "Wordless")])
+def test_an_error_of_any_form(alice: LocalUser, what: str, words: str) -> None:
     """An exception of any form becomes an error of the call, and the process of the flow lives on."""
-    with pytest.raises(CallError, match=told):
-        asks(alice, "Raises", what=what)
-    assert asks(alice, "Echo", n=1) == {"echo": {"n": 1}}
+    with pytest.raises(CallError, match=words):
+        call(alice, "Raises", what=what)
+    assert call(alice, "Echo", n=1) == {"echo": {"n": 1}}
 
 
 def test_workers_that_have_ended_leave_nothing(alice: LocalUser) -> None:
     """A worker that has ended leaves no threads and no descriptors."""
 
     def left() -> tuple[int, int]:
-        return threading.active_count(), descriptors()
+        return threading.active_count(), open_descriptors()
 
     run_dispatch_worker_thread(alice, "brief").stop()
     before = left()
@@ -230,13 +230,13 @@ def test_calls_of_a_notebook_leave_nothing(alice: LocalUser) -> None:
     """The thread that waits for a call of a notebook closes its connection."""
     echo = serving.get_flow_instance(alice, "Echo")
     assert echo.call({"n": 0}) == {"echo": {"n": 0}}
-    before = descriptors()
+    before = open_descriptors()
     for n in range(20):
         assert echo.call({"n": n}) == {"echo": {"n": n}}
-    wait_until(lambda: descriptors() <= before + 2)
+    wait_until(lambda: open_descriptors() <= before + 2)
 
 
-def test_no_time_at_all_is_refused(alice: LocalUser) -> None:
+def test_a_timeout_of_zero_is_refused(alice: LocalUser) -> None:
     """A timeout of 0 is refused, and does not mean no timeout."""
     echo = serving.get_flow_instance(alice, "Echo")
     with pytest.raises((UsageError, CallError)):
@@ -264,7 +264,7 @@ def test_a_call_too_large_for_the_broker(alice: LocalUser, monkeypatch: pytest.M
     with run_dispatch_worker_thread(alice, "narrow"):
         serving.serve_flow(alice, "classes.py:SendsMuch", "SendsMuch", dispatch_point="narrow")
         with pytest.raises(TooLarge, match="takes no more than"):
-            asks(alice, "SendsMuch")
+            call(alice, "SendsMuch")
 
 
 def test_files_of_one_name(alice: LocalUser, tmp_path: Path) -> None:
@@ -274,6 +274,6 @@ def test_files_of_one_name(alice: LocalUser, tmp_path: Path) -> None:
         code = FLOWS.replace('"description": "d"', f'"description": "From {folder}."')
         (tmp_path / folder / f"{name}.py").write_text(code)
         serving.serve_flow(alice, f"{tmp_path}/{folder}/{name}.py:Echo", f"From-{folder}")
-    told = {flow["endpoint"]: flow["description"] for flow in serving.get_served_flows(alice)}
-    assert (told["From-one"], told["From-two"]) == ("From one.", "From two.")
-    assert asks(alice, "From-two", n=2) == {"echo": {"n": 2}}
+    descriptions = {flow["endpoint"]: flow["description"] for flow in serving.get_served_flows(alice)}
+    assert (descriptions["From-one"], descriptions["From-two"]) == ("From one.", "From two.")
+    assert call(alice, "From-two", n=2) == {"echo": {"n": 2}}

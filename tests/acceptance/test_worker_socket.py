@@ -49,7 +49,7 @@ def bob(network: Network) -> Person:
     return network.people[0].ready()
 
 
-def calls(bob: Person, endpoint: str = "pid") -> int:
+def call(bob: Person, endpoint: str = "pid") -> int:
     """Call a flow of bob; returns the process that ran it."""
     return int(bob.request("call", address=f"me/{endpoint}", data={})["data"]["result"])
 
@@ -62,7 +62,7 @@ def connect(bob: Person) -> socket.socket:
     return connection
 
 
-def is_hung_up_on(connection: socket.socket) -> bool:
+def is_closed_by_daemon(connection: socket.socket) -> bool:
     """Whether the daemon closes a connection without a word."""
     try:
         return connection.recv(1) == b""
@@ -78,7 +78,7 @@ def introduction(bob: Person, name: str = "w-stranger", *, user: str | None = No
 def test_frames_of_a_worker_here_do_not_pass_through_the_broker(network: Network, bob: Person) -> None:
     """Only frames of a worker with a token pass through the broker, as from another machine."""
     with Spy(network.port, network.broker_folder) as spy:
-        assert calls(bob) in bob.workers()
+        assert call(bob) in bob.workers()
         assert not [seen.topic for seen in spy.seen if "/dispatch/" in seen.topic or "/results/" in seen.topic]
         bob.start_worker("--token", bob.request("worker_token", dispatch_point="away")["token"])
         spy.first(lambda seen: "/results/away" in seen.topic)
@@ -94,12 +94,12 @@ def test_a_worker_outlives_its_daemon_and_its_broker(bob: Person, network: Netwo
     worker = bob.start_worker("--dispatch-point", "own")
     wait_until(lambda: any(point["dispatch_point"] == "own" for point in bob.status()["workers"]))
     bob.serve("own", "flow.py:pid", "--dispatch-point", "own")
-    before = calls(bob, "own")
+    before = call(bob, "own")
     bob.kill_daemon()
     bob.start()
-    assert calls(bob, "own") == before
+    assert call(bob, "own") == before
     network.kill_broker()
-    assert calls(bob, "own") == before
+    assert call(bob, "own") == before
     assert worker.poll() is None
 
 
@@ -107,11 +107,11 @@ def test_a_worker_that_dies_is_noticed_at_once(bob: Person) -> None:
     """The daemon notices a dead worker by its connection, long before heartbeats are missed."""
     worker = bob.start_worker("--dispatch-point", "brief")
     wait_until(lambda: any(point["dispatch_point"] == "brief" for point in bob.status()["workers"]))
-    began = time.monotonic()
+    started = time.monotonic()
     worker.kill()
     worker.wait()
     wait_until(lambda: all(point["dispatch_point"] != "brief" for point in bob.status()["workers"]))
-    assert time.monotonic() - began < 10  # of silence it takes 15
+    assert time.monotonic() - started < 10  # of silence it takes 15
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_a_worker_that_dies_is_noticed_at_once(bob: Person) -> None:
         pytest.param(lambda bob: introduction(bob, "w/+"), id="a wildcard"),
     ],
 )
-def test_what_is_no_worker_is_hung_up_on(bob: Person, attack: Callable[[Person], bytes]) -> None:
+def test_a_connection_of_no_worker_is_closed(bob: Person, attack: Callable[[Person], bytes]) -> None:
     """The daemon closes a connection that speaks no frames, and other workers notice nothing."""
     with connect(bob) as connection:
         connection.sendall(attack(bob))
-        assert is_hung_up_on(connection)
-    assert calls(bob) in bob.workers()
+        assert is_closed_by_daemon(connection)
+    assert call(bob) in bob.workers()
 
 
 def test_nobody_takes_the_topic_of_a_worker_that_is_connected(bob: Person) -> None:
@@ -142,7 +142,7 @@ def test_nobody_takes_the_topic_of_a_worker_that_is_connected(bob: Person) -> No
         first.sendall(Records.wrap(b"a frame"))
         wait_until(lambda: bob.refused("bad_frame") > 0)
         second.sendall(introduction(bob, "w-taken"))
-        assert is_hung_up_on(second)
+        assert is_closed_by_daemon(second)
         before = bob.refused("bad_frame")
         first.sendall(Records.wrap(b"another frame"))
         wait_until(lambda: bob.refused("bad_frame") > before)
@@ -175,7 +175,7 @@ def test_a_large_answer_comes_whole(bob: Person) -> None:
     assert bob.request("call", address="me/large", data={"n": 600_000})["data"]["result"] == "x" * 600_000
 
 
-def test_a_worker_tells_when_no_daemon_is_there(bob: Person) -> None:
+def test_a_worker_without_a_daemon(bob: Person) -> None:
     """A worker without a daemon says so once, and keeps trying."""
     token = bob.request("worker_token", dispatch_point="default")["token"]
     command = [sys.executable, "-P", "-m", "p2pflows.worker", "--socket", str(bob.folder / "nothing.sock")]
@@ -186,8 +186,8 @@ def test_a_worker_tells_when_no_daemon_is_there(bob: Person) -> None:
         assert worker.stderr is not None
         worker.stdin.write(token + "\n")
         worker.stdin.flush()
-        told = worker.stderr.readline()
-        assert "No daemon listens at" in told
-        assert "Traceback" not in told
+        line = worker.stderr.readline()
+        assert "No daemon listens at" in line
+        assert "Traceback" not in line
         worker.stdin.close()
         assert worker.wait(20) == 0

@@ -64,21 +64,23 @@ def workers_of(bob: Person, point: str) -> dict[str, int]:
     return shown[0] if shown else {"workers": 0, "slots": 0, "free": 0, "queued": 0}
 
 
-def has_workers(bob: Person, point: str, count: int) -> None:
+def wait_for_workers(bob: Person, point: str, count: int) -> None:
     """Wait until a dispatch point has so many workers."""
     wait_until(lambda: workers_of(bob, point)["workers"] == count, 20)
 
 
-def runs(bob: Person) -> list[int]:
+def running_processes(bob: Person) -> list[int]:
     """The processes in which the slow flow runs now."""
     return [int(file.name.removeprefix("runs-")) for file in bob.folder.glob("runs-*")]
 
 
-def elsewhere(bob: Person, token: str, folder: Path, *words: str, given: bool = False) -> subprocess.Popen[bytes]:
+def start_worker_elsewhere(
+    bob: Person, token: str, folder: Path, *words: str, on_stdin: bool = False
+) -> subprocess.Popen[bytes]:
     """Start a worker as on another machine: with an empty home, and nothing of bob's but a token."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     environment = {**kept, "HOME": str(folder), "P2PFLOWS_HOME": str(folder / "home")}
-    if not given:
+    if not on_stdin:
         environment["P2PFLOWS_WORKER_TOKEN"] = token
         return bob.start_worker(*words, environment=environment)
     process = subprocess.Popen(
@@ -96,23 +98,23 @@ def elsewhere(bob: Person, token: str, folder: Path, *words: str, given: bool = 
 
 
 def test_a_worker_of_another_point(alice: Person, bob: Person, point: str) -> None:
-    """`p2pflows worker` serves its dispatch point with the slots that it is given, and ends on Ctrl-C."""
+    """`p2pflows worker` serves its dispatch point with the slots that it is on_stdin, and ends on Ctrl-C."""
     worker = bob.start_worker("--dispatch-point", point, "--concurrency", "2")
-    has_workers(bob, point, 1)
+    wait_for_workers(bob, point, 1)
     assert workers_of(bob, point) == {"dispatch_point": point, "workers": 1, "slots": 2, "free": 2, "queued": 0}
     bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
     assert alice.request("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
     assert bob.request("describe", address="me/pid")["dispatch_point"] == point
     worker.send_signal(signal.SIGINT)
     assert worker.wait(15) == 0
-    has_workers(bob, point, 0)
+    wait_for_workers(bob, point, 0)
 
 
 def test_a_worker_on_another_machine(alice: Person, bob: Person, point: str, tmp_path: Path) -> None:
     """With a token a worker runs from an empty home, without bob's key, and leaves nothing there."""
     token = bob.cli("worker-token", point).ok().out.strip()
-    worker = elsewhere(bob, token, tmp_path)
-    has_workers(bob, point, 1)
+    worker = start_worker_elsewhere(bob, token, tmp_path)
+    wait_for_workers(bob, point, 1)
     bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
     assert alice.request("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
     environment = Path(f"/proc/{worker.pid}/environ").read_bytes() + Path(f"/proc/{worker.pid}/cmdline").read_bytes()
@@ -125,25 +127,25 @@ def test_a_worker_on_another_machine(alice: Person, bob: Person, point: str, tmp
 def test_a_token_on_stdin(bob: Person, point: str, tmp_path: Path) -> None:
     """A token can come on stdin, so that no process list shows it; a wrong or cut one is refused."""
     token = bob.cli("worker-token", point, "--json").ok().document["token"]
-    elsewhere(bob, token, tmp_path, given=True)
-    has_workers(bob, point, 1)
+    start_worker_elsewhere(bob, token, tmp_path, on_stdin=True)
+    wait_for_workers(bob, point, 1)
     for wrong in (token[:-2], "nonsense", token.replace("p2pflows", "q2pflows")):
-        ran = bob.cli("worker", "--token", wrong)
-        assert ran.code == 2
-        assert "p2pflows worker-token" in ran.err
-    ran = bob.cli("worker", "--token", token, "--dispatch-point", "other")
-    assert ran.code == 2
-    assert "other" in ran.err
+        result = bob.cli("worker", "--token", wrong)
+        assert result.code == 2
+        assert "p2pflows worker-token" in result.err
+    result = bob.cli("worker", "--token", token, "--dispatch-point", "other")
+    assert result.code == 2
+    assert "other" in result.err
 
 
 def test_posts_wait_for_a_worker(alice: Person, bob: Person, point: str) -> None:
     """Posts to a dispatch point without workers wait, and run in their order once a worker comes."""
     first = bob.start_worker("--dispatch-point", point)
-    has_workers(bob, point, 1)
+    wait_for_workers(bob, point, 1)
     bob.serve("note", "gpu.py:note", "--dispatch-point", point)
     first.kill()
     first.wait()
-    has_workers(bob, point, 0)
+    wait_for_workers(bob, point, 0)
     ids = [alice.request("send", address="bob/note", data={"n": n})["id"] for n in range(5)]
     wait_until(lambda: workers_of(bob, point)["queued"] == 5)
     assert alice.request("wait", id=ids[-1], timeout=10)["state"] == "delivered"
@@ -158,11 +160,11 @@ def test_posts_wait_for_a_worker(alice: Person, bob: Person, point: str) -> None
 def test_a_worker_killed_in_the_middle(alice: Person, bob: Person, point: str) -> None:
     """When a worker is killed during a task, another worker runs the task, and the caller gets the answer."""
     workers = [bob.start_worker("--dispatch-point", point, "--concurrency", "1") for _ in range(2)]
-    has_workers(bob, point, 2)
+    wait_for_workers(bob, point, 2)
     bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
     call = alice.request("submit", address="bob/slow", data={"seconds": 1.0}, timeout=40)["id"]
-    wait_until(lambda: len(runs(bob)) == 1)
-    (victim,) = runs(bob)
+    wait_until(lambda: len(running_processes(bob)) == 1)
+    (victim,) = running_processes(bob)
     assert victim in [worker.pid for worker in workers]
     kill_process(victim)
     (bob.folder / f"runs-{victim}").unlink()
@@ -171,13 +173,13 @@ def test_a_worker_killed_in_the_middle(alice: Person, bob: Person, point: str) -
     assert workers_of(bob, point)["workers"] == 1
 
 
-def test_a_worker_that_is_told_to_end(alice: Person, bob: Person, point: str) -> None:
+def test_a_worker_that_must_end(alice: Person, bob: Person, point: str) -> None:
     """A worker that must end finishes the task that it runs; another worker runs the task that it had not begun."""
     first = bob.start_worker("--dispatch-point", point, "--concurrency", "1")
-    has_workers(bob, point, 1)
+    wait_for_workers(bob, point, 1)
     bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
     calls = [alice.request("submit", address="bob/slow", data={"seconds": 1.0}, timeout=40)["id"] for _ in range(2)]
-    wait_until(lambda: len(runs(bob)) == 1)
+    wait_until(lambda: len(running_processes(bob)) == 1)
     first.terminate()
     second = bob.start_worker("--dispatch-point", point, "--concurrency", "1")
     assert alice.request("wait", id=calls[0])["data"] == {"result": first.pid}
@@ -189,7 +191,7 @@ def test_a_worker_that_is_told_to_end(alice: Person, bob: Person, point: str) ->
 def test_a_worker_that_hangs(alice: Person, bob: Person, point: str) -> None:
     """A worker that is stopped counts as dead after a while, and another worker runs its tasks."""
     first = bob.start_worker("--dispatch-point", point)
-    has_workers(bob, point, 1)
+    wait_for_workers(bob, point, 1)
     bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
     first.send_signal(signal.SIGSTOP)
     try:
@@ -199,16 +201,16 @@ def test_a_worker_that_hangs(alice: Person, bob: Person, point: str) -> None:
         assert alice.request("wait", id=call)["data"] == {"result": second.pid}
     finally:
         first.send_signal(signal.SIGCONT)
-    has_workers(bob, point, 2)
+    wait_for_workers(bob, point, 2)
 
 
 def test_a_worker_outlives_its_daemon(alice: Person, bob: Person, point: str) -> None:
     """A task that runs while its daemon is killed and restarted runs once, and its result counts."""
     worker = bob.start_worker("--dispatch-point", point)
-    has_workers(bob, point, 1)
+    wait_for_workers(bob, point, 1)
     bob.serve("slow", "gpu.py:slow", "--dispatch-point", point)
     call = alice.request("submit", address="bob/slow", data={"seconds": 3.0}, timeout=40)["id"]
-    wait_until(lambda: len(runs(bob)) == 1)
+    wait_until(lambda: len(running_processes(bob)) == 1)
     bob.kill_daemon()
     bob.start()
     bob.start_worker("--dispatch-point", point)
@@ -260,15 +262,15 @@ def test_workers_of_the_config(network: Network) -> None:
     workers = [{"dispatch_point": "a", "concurrency": 1}, {"dispatch_point": "b", "concurrency": 3}]
     (bob.home / "config.yaml").write_text(json.dumps({"workers": workers}))
     bob.start()
-    has_workers(bob, "a", 1)
-    has_workers(bob, "b", 1)
+    wait_for_workers(bob, "a", 1)
+    wait_for_workers(bob, "b", 1)
     assert (workers_of(bob, "a")["slots"], workers_of(bob, "b")["slots"]) == (1, 3)
     before = bob.workers()
     assert len(before) == 2
     kill_process(before[0])
     wait_until(lambda: len(bob.workers()) == 2 and bob.workers() != before, 10)
-    has_workers(bob, "a", 1)
-    has_workers(bob, "b", 1)
-    began = time.monotonic()
+    wait_for_workers(bob, "a", 1)
+    wait_for_workers(bob, "b", 1)
+    started = time.monotonic()
     assert bob.stop() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10

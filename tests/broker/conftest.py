@@ -1,4 +1,4 @@
-"""Real brokers for the tests: each on a free port, in a folder of its own, with the config we ship."""
+"""Real brokers for the tests: each on a free port, in a folder of its own, with the config that the daemon writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 @pytest.fixture(params=["mosquitto", "iotcore"])
 def program(request: pytest.FixtureRequest) -> Program:
-    """Each broker program that the daemon can run."""
+    """The name of each broker program that the daemon can run."""
     if request.param == "mosquitto" and not MOSQUITTO:
         pytest.skip("mosquitto is not installed")
     return cast("Program", request.param)
@@ -31,7 +31,7 @@ def program(request: pytest.FixtureRequest) -> Program:
 
 @pytest.fixture
 def mosquitto() -> str:
-    """The path of mosquitto, for what only it can do."""
+    """The path of mosquitto, for tests that need it."""
     if not MOSQUITTO:
         pytest.skip("mosquitto is not installed")
     return MOSQUITTO
@@ -39,7 +39,7 @@ def mosquitto() -> str:
 
 @pytest.fixture
 async def broker(program: Program, free_port: int, tmp_path: Path) -> AsyncIterator[EmbeddedBroker]:
-    """A running broker; `ensure()` gives its address, and starts it again when a test has killed it."""
+    """A broker; `ensure()` returns its address, and starts it again if a test has killed it."""
     embedded = EmbeddedBroker(
         free_port, directory=tmp_path / "broker", program=program, log=logging.getLogger("test.broker")
     )

@@ -1,4 +1,4 @@
-"""The team broker as broker-config describes it: its very files, over TLS, and what two users may not do."""
+"""The team broker that broker-config describes, with its own files and over TLS: two users, and their rights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.mqtt_peer import Peer, until
+from support.mqtt_peer import Peer, wait_until
 
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.mqtt_probe import probe
@@ -31,7 +31,7 @@ async def run(*words: str) -> None:
 
 @pytest.fixture
 def plugin() -> str:
-    """The path of mosquitto's dynamic-security plugin; its tool and openssl are there too."""
+    """The path of mosquitto's dynamic-security plugin, if its tool and openssl are installed, too."""
     found = next(Path("/usr/lib").rglob("mosquitto_dynamic_security.so"), None)
     if found is None or not shutil.which("mosquitto_ctrl") or not shutil.which("openssl"):
         pytest.skip("the dynamic-security plugin, mosquitto_ctrl or openssl is not installed")
@@ -40,7 +40,7 @@ def plugin() -> str:
 
 @pytest.fixture
 async def url(mosquitto: str, plugin: str, free_port: int, tmp_path: Path) -> AsyncIterator[BrokerUrl]:
-    """The address of a team broker with alice and bob, as its administrator reaches it."""
+    """The address of a team broker with alice and bob, for its administrator."""
     key, certificate, users = (str(tmp_path / name) for name in ("server.key", "server.crt", "dynsec.json"))
     await run(
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
@@ -67,13 +67,13 @@ async def url(mosquitto: str, plugin: str, free_port: int, tmp_path: Path) -> As
     admin = BrokerUrl("127.0.0.1", free_port, True, "admin", "admin-secret", certificate)
     try:
         async with Peer(admin, f"{CONTROL}/response", name="admin") as peer:
-            await peer.up()
+            await peer.wait_until_up()
             for name, user in (("alice", ALICE), ("bob", BOB)):
                 role = (CONFIG / "dynsec-role.json").read_text().replace("USER_ID", user)
                 role = role.replace("NAME", name).replace("PASSWORD", f"{name}-secret")
                 peer.link.publish(CONTROL, role.encode())
-            await until(lambda: len(peer.heard()) == 2)
-            for response in peer.heard():
+            await wait_until(lambda: len(peer.received()) == 2)
+            for response in peer.received():
                 assert not [step for step in json.loads(response)["responses"] if "error" in step]
             await peer.link.close()
         yield admin
@@ -83,12 +83,12 @@ async def url(mosquitto: str, plugin: str, free_port: int, tmp_path: Path) -> As
 
 
 def user(url: BrokerUrl, name: str) -> BrokerUrl:
-    """The address with which a user connects."""
+    """The address of the broker for a user."""
     return replace(url, username=name, password=f"{name}-secret")
 
 
 async def test_a_user_can_do_a_daemons_work(url: BrokerUrl) -> None:
-    """With its role a daemon and its worker must get every topic they use, and no problem."""
+    """A user's role lets a daemon and its worker use all their topics, without a problem."""
     contact = topics.status(BOB)
     mine = [*topics.daemon_filters(ALICE), contact]
     task = topics.dispatch(ALICE, "default", "w-1")
@@ -98,20 +98,20 @@ async def test_a_user_can_do_a_daemons_work(url: BrokerUrl) -> None:
         Peer(user(url, "bob"), *topics.daemon_filters(BOB), name="bob") as bob,
     ):
         for peer in (daemon, worker, bob):
-            await peer.up()
+            await peer.wait_until_up()
         daemon.link.publish(topics.status(ALICE), b"here", retain=True)
-        await worker.hears(b"here")
+        await worker.wait_for(b"here")
         daemon.link.publish(task, b"task")
-        await worker.hears(b"here", b"task")
+        await worker.wait_for(b"here", b"task")
         worker.link.publish(topics.results(ALICE, "default"), b"result")
-        await daemon.hears(b"result")
+        await daemon.wait_for(b"result")
         bob.link.publish(topics.inbox(ALICE, "User"), b"x" * 1_000_000)
-        await daemon.hears(b"result", b"x" * 1_000_000)
+        await daemon.wait_for(b"result", b"x" * 1_000_000)
         bob.link.publish(contact, b"bob is here", retain=True)
-        await until(lambda: len(daemon.heard()) == 3)
+        await wait_until(lambda: len(daemon.received()) == 3)
         daemon.link.publish(topics.card(ALICE), b"card", retain=True)
         daemon.link.publish(topics.inbox(BOB, "User"), b"hello")
-        await bob.hears(b"hello")
+        await bob.wait_for(b"hello")
         assert not daemon.problems + worker.problems + bob.problems
 
 
@@ -128,15 +128,15 @@ async def test_a_user_can_do_a_daemons_work(url: BrokerUrl) -> None:
     ],
 )
 async def test_nobody_subscribes_to_anothers_topics(url: BrokerUrl, name: str) -> None:
-    """What belongs to alice must be refused to bob, with words that name the topic."""
+    """The broker refuses bob a subscription to alice's topics, and the report names the topic."""
     async with Peer(user(url, "bob"), name) as bob:
-        await until(lambda: bool(bob.problems))
+        await wait_until(lambda: bool(bob.problems))
         assert not bob.ups
     assert f"refuses us the topic {name} (not authorized)" in bob.problems[0]
 
 
 async def test_nobody_publishes_for_another(url: BrokerUrl) -> None:
-    """What is alice's to publish must be refused to bob, with words that name the topic.
+    """The broker refuses bob a message to alice's own topics, and the report names the topic.
 
     mosquitto 2.0.11 also cuts the connection at every refusal; the link must come back.
     """
@@ -147,17 +147,17 @@ async def test_nobody_publishes_for_another(url: BrokerUrl) -> None:
         topics.results(ALICE, "default"),
     ]
     async with Peer(user(url, "bob")) as bob:
-        await bob.up()
+        await bob.wait_until_up()
         for count, topic in enumerate(forged, start=1):
-            await until(lambda: bob.link.connected)
+            await wait_until(lambda: bob.link.connected)
             bob.link.publish(topic, b"forged", retain=True)
-            await until(lambda: len(bob.problems) == count)  # noqa: B023 - waited for in this very turn
+            await wait_until(lambda: len(bob.problems) == count)  # noqa: B023 - waited for in this very turn
             assert f"refuses our messages on {topic} (not authorized)" in bob.problems[-1]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_the_certificate_is_checked(url: BrokerUrl) -> None:
-    """Without the CA's certificate, or with a file that is none, nothing may be sent to the broker.
+    """Without the CA's certificate, or with a file that is none, nothing is sent to the broker.
 
     paho leaves the socket of a failed handshake to the garbage collector, hence the filter above.
     """
@@ -168,14 +168,14 @@ async def test_the_certificate_is_checked(url: BrokerUrl) -> None:
 
 
 async def test_a_burst_over_tls(url: BrokerUrl) -> None:
-    """What TLS has decrypted already must not be left waiting in its buffer."""
+    """Messages that TLS has already decrypted do not wait in its buffer."""
     async with (
         Peer(user(url, "alice"), *topics.daemon_filters(ALICE), name="taker") as taker,
         Peer(user(url, "bob"), name="sender") as sender,
     ):
-        await taker.up()
-        await sender.up()
+        await taker.wait_until_up()
+        await sender.wait_until_up()
         burst = [b"%d" % number + b"x" * 3000 for number in range(400)]
         for payload in burst:
             sender.link.publish(topics.inbox(ALICE, "User"), payload)
-        await taker.hears(*burst)
+        await taker.wait_for(*burst)

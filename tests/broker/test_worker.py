@@ -1,4 +1,4 @@
-"""A real worker process on a real mosquitto, with a daemon's side that tests script."""
+"""A real worker process on a real mosquitto, and a scripted daemon."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def big(size: int) -> str:
 
 
 def start_mosquitto(port: int, folder: Path) -> subprocess.Popen[bytes]:
-    """A mosquitto that anyone on this machine may use."""
+    """Start a mosquitto that is open to this machine."""
     if not MOSQUITTO:
         pytest.skip("mosquitto is not installed")
     config = folder / "mosquitto.conf"
@@ -105,8 +105,8 @@ def start_mosquitto(port: int, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([MOSQUITTO, "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process of ours, if it still runs."""
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process, if it still runs."""
     process.kill()
     process.wait()
     if process.stdin is not None:
@@ -116,13 +116,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUrl]:
-    """One mosquitto for all tests; each test uses another user id."""
+    """One mosquitto for all tests; each test is a user of its own."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         port = trial.getsockname()[1]
     broker = start_mosquitto(port, tmp_path_factory.mktemp("mosquitto"))
     yield BrokerUrl("127.0.0.1", port)
-    end(broker)
+    kill(broker)
 
 
 class Frame:
@@ -164,15 +164,15 @@ class Daemon:
         )
         self._running = asyncio.create_task(self._link.run())
 
-    async def up(self) -> None:
+    async def wait_until_up(self) -> None:
         """Wait for the broker."""
         async with asyncio.timeout(10):
             await self._up.wait()
 
     async def close(self) -> None:
-        """End the workers and leave the broker."""
+        """End the workers, and leave the broker."""
         for worker in self.workers:
-            end(worker)
+            kill(worker)
         await self._link.close()
         self._running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -193,15 +193,15 @@ class Daemon:
         worker.stdin.flush()
         return worker
 
-    async def hello(self, *arguments: str) -> str:
+    async def start_and_wait(self, *arguments: str) -> str:
         """Start a worker, wait for its first frame, and return its name."""
         self.start(*arguments)
-        return str((await self.until()).header["worker"])
+        return str((await self.wait_for_frame()).header["worker"])
 
-    async def until(
+    async def wait_for_frame(
         self, wanted: Callable[[Frame], object] | None = None, *, since: int = 0, seconds: float = 10
     ) -> Frame:
-        """The first frame from number `since` on, or the first that is wanted."""
+        """Wait for a frame, from number `since` on, that fulfils a condition; by default for any."""
         async with asyncio.timeout(seconds):
             while True:
                 for frame in self.frames[since:]:
@@ -211,12 +211,12 @@ class Daemon:
                 await self._news.wait()
 
     async def result(self, task: str) -> dict[str, Any]:
-        """How a task ended: its data, or its error."""
-        result: dict[str, Any] = (await self.until(lambda frame: task in frame.results)).results[task]
+        """Wait for the end of a task; returns its data or its error."""
+        result: dict[str, Any] = (await self.wait_for_frame(lambda frame: task in frame.results)).results[task]
         return result
 
     def task(self, target: str, data: Any = None, *, lane: str = "", **changes: Any) -> tuple[dict[str, Any], bytes]:
-        """A task on a function of FLOWS, or on a command if the target starts with `$ `."""
+        """A task for a function of FLOWS, or for a command if the target starts with `$ `."""
         self.tasks += 1
         folder = str(self.folder)
         command = target.removeprefix("$ ")
@@ -280,41 +280,41 @@ async def daemon(url: BrokerUrl, tmp_path: Path) -> AsyncIterator[Daemon]:
     """A daemon of a new user, with FLOWS in its folder."""
     (tmp_path / "flows.py").write_text(FLOWS)
     daemon = Daemon(url, tmp_path)
-    await daemon.up()
+    await daemon.wait_until_up()
     yield daemon
     await daemon.close()
 
 
 async def exit_code(worker: subprocess.Popen[bytes], seconds: float = 10) -> int:
-    """Wait for a worker's end."""
+    """Wait for the end of a worker; returns its exit code."""
     return await asyncio.to_thread(worker.wait, seconds)
 
 
-async def lines(file: Path, count: int = 1) -> list[str]:
-    """Wait until a file has so many lines."""
+async def wait_for_lines(file: Path, count: int = 1) -> list[str]:
+    """Wait until a file has so many lines; returns them."""
     async with asyncio.timeout(10):
-        while len(content := written(file)) < count:  # noqa: ASYNC110 - another process writes it
+        while len(content := lines_of(file)) < count:  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.01)
     return content
 
 
-def written(file: Path) -> list[str]:
-    """The lines of a file that may not be there yet."""
+def lines_of(file: Path) -> list[str]:
+    """The lines of a file; none if there is no file."""
     return file.read_text().splitlines() if file.exists() else []
 
 
 def is_gone(pid: str) -> bool:
     """Whether a process has ended; a zombie has."""
-    stat = written(Path(f"/proc/{pid}/stat"))
+    stat = lines_of(Path(f"/proc/{pid}/stat"))
     return not stat or stat[0].rpartition(")")[2].split()[0] == "Z"
 
 
 async def test_hello(daemon: Daemon) -> None:
-    """A worker reports at once its name and its slots, and that it knows no daemon yet."""
-    began = time.monotonic()
+    """The first frame of a worker says who it is and how much it can take, and that it knows no daemon yet."""
+    started = time.monotonic()
     worker = daemon.start("--concurrency", "3")
-    header = (await daemon.until()).header
-    assert time.monotonic() - began < 5
+    header = (await daemon.wait_for_frame()).header
+    assert time.monotonic() - started < 5
     assert header["worker"].startswith("w-")
     assert (header["slots"], header["pid"], header["host"]) == (3, worker.pid, socket.gethostname())
     assert (header["boot"], header["seen"], header["n"]) == (0, 0, 1)
@@ -322,8 +322,8 @@ async def test_hello(daemon: Daemon) -> None:
 
 
 async def test_load(daemon: Daemon) -> None:
-    """A load describes the input and output of an endpoint, or says why it cannot be loaded."""
-    worker = await daemon.hello()
+    """A load returns what the endpoint takes and returns, or why it cannot be loaded."""
+    worker = await daemon.start_and_wait()
     described = await daemon.run(worker, "add", op="load")
     assert described["description"] == "Add two numbers."
     assert described["schema"]["required"] == ["a"]
@@ -336,8 +336,8 @@ async def test_load(daemon: Daemon) -> None:
 
 
 async def test_run(daemon: Daemon) -> None:
-    """Functions, async functions and commands give their data."""
-    worker = await daemon.hello()
+    """Functions, async functions and commands return their data."""
+    worker = await daemon.start_and_wait()
     assert await daemon.run(worker, "add", {"a": 2}) == {"result": 3}
     assert await daemon.run(worker, "aadd", {"a": 2, "b": 2}) == {"sum": 4}
     assert await daemon.run(worker, "$ cat", {"a": 1}) == {"a": 1}
@@ -348,8 +348,8 @@ async def test_run(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("target", ["fail", "afail"])
 async def test_failures(daemon: Daemon, target: str) -> None:
-    """However a flow fails, the worker goes on, and the daemon gets the kind of the failure."""
-    worker = await daemon.hello()
+    """Whatever a flow does, the worker lives on, and the daemon gets the kind of failure."""
+    worker = await daemon.start_and_wait()
     raised = await daemon.run(worker, target, {"how": "raise"})
     assert raised == {"kind": "flow_failed", "message": "ValueError: no such thing", "type": "ValueError"}
     assert await daemon.run(worker, target, {"how": "decline"}) == {"kind": "declined", "message": "Not today."}
@@ -366,34 +366,34 @@ async def test_failures(daemon: Daemon, target: str) -> None:
 
 
 async def test_exceptions_that_asyncio_uses_itself(daemon: Daemon) -> None:
-    """A TimeoutError or CancelledError of the flow's own is a failure like any."""
-    worker = await daemon.hello()
+    """A TimeoutError or CancelledError of the flow is a failure like any other."""
+    worker = await daemon.start_and_wait()
     assert (await daemon.run(worker, "afail", {"how": "timeout"}))["message"] == "TimeoutError: mine"
     assert (await daemon.run(worker, "afail", {"how": "cancelled"}))["message"] == "CancelledError"
 
 
 async def test_what_cannot_be_loaded_when_called(daemon: Daemon) -> None:
-    """The caller of a flow that is gone gets `flow_failed`, not a usage error."""
-    worker = await daemon.hello()
+    """A call to a flow that cannot be loaded fails as `flow_failed`, and not as a usage error of the caller."""
+    worker = await daemon.start_and_wait()
     error = await daemon.run(worker, "nothing")
     assert error["kind"] == "flow_failed"
     assert "cannot load it" in error["message"]
 
 
 async def test_prints_go_to_stderr(daemon: Daemon) -> None:
-    """All that a flow prints is in the worker's stderr; its stdin is empty, and nothing is on its stdout."""
-    worker = await daemon.hello()
+    """All output of a flow is in the worker's stderr; its stdin is empty, and its stdout silent."""
+    worker = await daemon.start_and_wait()
     assert await daemon.run(worker, "talk", {"text": "hello-there"}) == {"result": ""}
     daemon.workers[0].terminate()
     assert await exit_code(daemon.workers[0]) == 0
-    assert written(daemon.folder / "stdout") == []
+    assert lines_of(daemon.folder / "stdout") == []
     assert (daemon.folder / "stderr").read_text().count("hello-there") == 3
 
 
 @pytest.mark.parametrize("target", ["note", "anote"])
 async def test_order_in_a_lane(daemon: Daemon, target: str) -> None:
     """Tasks of one lane run one after the other in the order sent, over several frames, however long each takes."""
-    worker = await daemon.hello()
+    worker = await daemon.start_and_wait()
     file = daemon.folder / "notes"
     tasks = [
         daemon.task(target, {"file": str(file), "text": str(n), "seconds": 0.05 if n % 3 == 0 else 0}, lane="one")
@@ -406,19 +406,19 @@ async def test_order_in_a_lane(daemon: Daemon, target: str) -> None:
 
 
 async def test_lanes_beside_each_other(daemon: Daemon) -> None:
-    """Lanes run at once, as many as there are slots."""
-    worker = await daemon.hello("--concurrency", "3")
-    began = time.monotonic()
+    """As many lanes run at once as there are slots."""
+    worker = await daemon.start_and_wait("--concurrency", "3")
+    started = time.monotonic()
     ids = daemon.send(worker, *(daemon.task("block", {"seconds": 0.4}) for _ in range(6)))
     for id_ in ids:
         await daemon.result(id_)
-    assert 0.8 <= time.monotonic() - began < 2.2
+    assert 0.8 <= time.monotonic() - started < 2.2
     assert await daemon.run(worker, "add", {"a": 1}) == {"result": 2}
 
 
 async def test_a_result_leaves_before_the_next_task_ends(daemon: Daemon) -> None:
-    """A quick task's result does not wait for the slow one behind it."""
-    worker = await daemon.hello()
+    """The result of a quick task does not wait for the slow one behind it."""
+    worker = await daemon.start_and_wait()
     quick, _slow = daemon.send(
         worker,
         daemon.task("add", {"a": 1}, lane="one"),
@@ -428,24 +428,24 @@ async def test_a_result_leaves_before_the_next_task_ends(daemon: Daemon) -> None
 
 
 async def test_blocking_flows_keep_the_heartbeats(daemon: Daemon) -> None:
-    """While flows block, in a thread, on the async loop, and in pure Python, frames come and other lanes run."""
-    worker = await daemon.hello()
+    """While flows block a thread, the async loop or the interpreter, frames come and other lanes run."""
+    worker = await daemon.start_and_wait()
     busy = daemon.send(worker, *(daemon.task(how, {"seconds": 30}) for how in ("block", "ablock", "spin")))
-    await daemon.until(lambda frame: frame.header["held"] == busy)
+    await daemon.wait_for_frame(lambda frame: frame.header["held"] == busy)
     since = len(daemon.frames)
-    await daemon.until(lambda frame: frame.header["held"] == busy, since=since, seconds=3)
+    await daemon.wait_for_frame(lambda frame: frame.header["held"] == busy, since=since, seconds=3)
     assert await daemon.run(worker, "add", {"a": 1}) == {"result": 2}
 
 
 async def test_results_are_sent_until_done(daemon: Daemon) -> None:
-    """A result comes again after about two seconds, and no more once the daemon has acknowledged it."""
-    worker = await daemon.hello()
+    """A result comes again after about two seconds, until the daemon confirms it."""
+    worker = await daemon.start_and_wait()
     (id_,) = daemon.send(worker, daemon.task("add", {"a": 1}))
     await daemon.result(id_)
     since = len(daemon.frames)
-    began = time.monotonic()
-    again = await daemon.until(lambda frame: id_ in frame.results, since=since)
-    assert 1 < time.monotonic() - began < 5
+    started = time.monotonic()
+    again = await daemon.wait_for_frame(lambda frame: id_ in frame.results, since=since)
+    assert 1 < time.monotonic() - started < 5
     assert id_ in again.header["held"]
     daemon.send(worker, done=[id_])
     done = daemon.n
@@ -455,33 +455,33 @@ async def test_results_are_sent_until_done(daemon: Daemon) -> None:
     assert all(id_ not in frame.header["held"] for frame in later)
 
 
-async def test_a_new_boot_is_told_everything(daemon: Daemon) -> None:
-    """A restarted daemon's first frame is answered at once with what is held and every result not acknowledged."""
-    worker = await daemon.hello()
+async def test_a_new_boot_gets_everything(daemon: Daemon) -> None:
+    """The first frame of a restarted daemon is answered at once with all held tasks and unconfirmed results."""
+    worker = await daemon.start_and_wait()
     (id_,) = daemon.send(worker, daemon.task("add", {"a": 1}))
     (runs,) = daemon.send(worker, daemon.task("block", {"seconds": 30}))
     await daemon.result(id_)
     since = len(daemon.frames)
     daemon.boot, daemon.n = 2000, 0
     daemon.send(worker)
-    hello = await daemon.until(lambda frame: frame.header["boot"] == 2000, since=since, seconds=1.5)
+    hello = await daemon.wait_for_frame(lambda frame: frame.header["boot"] == 2000, since=since, seconds=1.5)
     assert hello.results == {id_: {"result": 2}}
     assert sorted(hello.header["held"]) == sorted([id_, runs])
 
 
 async def test_presence_is_answered(daemon: Daemon) -> None:
-    """A change of the daemon's presence is answered at once with every result not acknowledged."""
-    worker = await daemon.hello()
+    """A change of the daemon's presence is answered at once with all unconfirmed results."""
+    worker = await daemon.start_and_wait()
     (id_,) = daemon.send(worker, daemon.task("add", {"a": 1}))
     await daemon.result(id_)
     since = len(daemon.frames)
     daemon.announce(b"online 1")
-    await daemon.until(lambda frame: id_ in frame.results, since=since, seconds=1.5)
+    await daemon.wait_for_frame(lambda frame: id_ in frame.results, since=since, seconds=1.5)
 
 
 async def test_repeats_are_ignored(daemon: Daemon) -> None:
-    """An old frame, an earlier boot's frame and a task that is held run nothing a second time."""
-    worker = await daemon.hello()
+    """An old frame, a frame of an earlier boot and a held task run nothing a second time."""
+    worker = await daemon.start_and_wait()
     file = daemon.folder / "notes"
     task = daemon.task("note", {"file": str(file), "text": "x"})
     (id_,) = daemon.send(worker, task)
@@ -495,8 +495,8 @@ async def test_repeats_are_ignored(daemon: Daemon) -> None:
 
 
 async def test_forged_frames_are_ignored(daemon: Daemon) -> None:
-    """A frame under another key is without effect, and so is a real one of another worker."""
-    worker = await daemon.hello()
+    """A frame under another key, and a real frame of another worker, have no effect."""
+    worker = await daemon.start_and_wait()
     topic = topics.dispatch(daemon.user, POINT, worker)
     genuine = daemon._channel
     for channel, sealed_for in ((Channel(secrets.token_bytes(32)), topic), (genuine, topic + "x")):
@@ -506,8 +506,8 @@ async def test_forged_frames_are_ignored(daemon: Daemon) -> None:
 
 
 async def test_cancel(daemon: Daemon) -> None:
-    """A cancelled task does not start; one that runs is stopped if it can be, and no result of it comes."""
-    worker = await daemon.hello()
+    """A cancelled task does not start; a running one is stopped if possible, and its result is not sent."""
+    worker = await daemon.start_and_wait()
     file = str(daemon.folder / "notes")
     ids = daemon.send(
         worker,
@@ -517,20 +517,20 @@ async def test_cancel(daemon: Daemon) -> None:
         daemon.task("note", {"file": file, "text": "waits"}, lane="plain"),
     )
     after = daemon.send(worker, *(daemon.task("add", {"a": 1}, lane=lane) for lane in ("async", "command", "plain")))
-    await lines(daemon.folder / "notes", 3)
+    await wait_for_lines(daemon.folder / "notes", 3)
     daemon.send(worker, cancel=ids)
     for id_ in after:
         assert await daemon.result(id_) == {"result": 2}
     assert not any(set(ids) & set(frame.results) for frame in daemon.frames)
-    said = (daemon.folder / "notes").read_text().splitlines()
-    assert "async ends" in said
-    assert "plain ends" in said
-    assert "waits starts" not in said
+    notes = (daemon.folder / "notes").read_text().splitlines()
+    assert "async ends" in notes
+    assert "plain ends" in notes
+    assert "waits starts" not in notes
 
 
 async def test_deadlines(daemon: Daemon) -> None:
-    """A task past its deadline does not start; async functions and commands are stopped at theirs."""
-    worker = await daemon.hello()
+    """A task past its deadline does not start; running async functions and commands are stopped at theirs."""
+    worker = await daemon.start_and_wait()
     past, soon = int(time.time() * 1000) - 1, int(time.time() * 1000) + 500
     ids = daemon.send(
         worker,
@@ -545,7 +545,7 @@ async def test_deadlines(daemon: Daemon) -> None:
 
 async def test_a_new_revision(daemon: Daemon) -> None:
     """A new revision runs the file as it is now."""
-    worker = await daemon.hello()
+    worker = await daemon.start_and_wait()
     assert await daemon.run(worker, "add", {"a": 1}) == {"result": 2}
     (daemon.folder / "flows.py").write_text("def add(a: int, b: int = 1) -> int: return a - b")
     assert await daemon.run(worker, "add", {"a": 1}) == {"result": 2}
@@ -553,8 +553,8 @@ async def test_a_new_revision(daemon: Daemon) -> None:
 
 
 async def test_many_big_results(daemon: Daemon) -> None:
-    """Results that do not fit one frame come in several."""
-    worker = await daemon.hello()
+    """Results that do not fit into one frame come in several."""
+    worker = await daemon.start_and_wait()
     ids = daemon.send(worker, *(daemon.task("big", {"size": 600_000}, lane="one") for _ in range(4)))
     for id_ in ids:
         assert len((await daemon.result(id_))["result"]) == 600_000
@@ -562,15 +562,15 @@ async def test_many_big_results(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("how", ["stdin", "terminate", "interrupt", "frame"])
 async def test_drain(daemon: Daemon, how: str) -> None:
-    """A worker that is stopped takes no task, finishes what runs, waits for acknowledgement, says bye and exits 0."""
-    name = await daemon.hello()
+    """A worker that must end takes nothing new, finishes what runs, waits for its confirmation, and exits with 0."""
+    name = await daemon.start_and_wait()
     (worker,) = daemon.workers
     runs, waits = daemon.send(
         name,
         daemon.task("block", {"seconds": 0.5}, lane="one"),
         daemon.task("add", {"a": 1}, lane="one"),
     )
-    await daemon.until(lambda frame: runs in frame.header["held"])
+    await daemon.wait_for_frame(lambda frame: runs in frame.header["held"])
     match how:
         case "stdin":
             assert worker.stdin is not None
@@ -581,7 +581,7 @@ async def test_drain(daemon: Daemon, how: str) -> None:
             worker.send_signal(signal.SIGINT)
         case _:
             daemon.send(name, stop=True)
-    draining = await daemon.until(lambda frame: frame.header["draining"])
+    draining = await daemon.wait_for_frame(lambda frame: frame.header["draining"])
     assert draining.header["held"] == [runs]
     (late,) = daemon.send(name, daemon.task("add", {"a": 1}))
     assert await daemon.result(runs) == {"result": None}
@@ -589,14 +589,14 @@ async def test_drain(daemon: Daemon, how: str) -> None:
     assert worker.poll() is None
     daemon.send(name, done=[runs])
     assert await exit_code(worker) == 0
-    bye = await daemon.until(lambda frame: frame.header["bye"])
+    bye = await daemon.wait_for_frame(lambda frame: frame.header["bye"])
     assert bye.header["n"] < 2**62
     assert not any({waits, late} & set(frame.results) for frame in daemon.frames)
 
 
 async def test_no_parent(daemon: Daemon) -> None:
-    """With `--no-parent`, a worker goes on when its stdin ends."""
-    name = await daemon.hello("--no-parent")
+    """A worker that a user started by hand does not end when its stdin does."""
+    name = await daemon.start_and_wait("--no-parent")
     (worker,) = daemon.workers
     assert worker.stdin is not None
     worker.stdin.close()
@@ -607,18 +607,18 @@ async def test_no_parent(daemon: Daemon) -> None:
 
 
 async def test_asked_to_end_twice(daemon: Daemon) -> None:
-    """Asked a second time, a worker leaves at once, and stops the commands that it runs."""
-    name = await daemon.hello()
+    """A worker that is asked to end a second time exits at once, and stops its commands."""
+    name = await daemon.start_and_wait()
     (worker,) = daemon.workers
     ids = daemon.send(
         name, daemon.task("block", {"seconds": 30}), daemon.task("$ echo $$ > shell; sleep 30; echo more")
     )
-    (shell,) = await lines(daemon.folder / "shell")
+    (shell,) = await wait_for_lines(daemon.folder / "shell")
     worker.terminate()
-    await daemon.until(lambda frame: frame.header["draining"])
+    await daemon.wait_for_frame(lambda frame: frame.header["draining"])
     worker.terminate()
     assert await exit_code(worker, 3) == 0
-    await daemon.until(lambda frame: frame.header["bye"])
+    await daemon.wait_for_frame(lambda frame: frame.header["bye"])
     assert not any(set(ids) & set(frame.results) for frame in daemon.frames)
     async with asyncio.timeout(2):
         while not is_gone(shell):  # noqa: ASYNC110 - it is another process
@@ -626,17 +626,17 @@ async def test_asked_to_end_twice(daemon: Daemon) -> None:
 
 
 async def test_killed(daemon: Daemon) -> None:
-    """The last will of a worker that is killed says bye, numbered above all its frames."""
-    name = await daemon.hello()
+    """The last will of a dead worker is its goodbye, numbered above all its frames."""
+    name = await daemon.start_and_wait()
     daemon.workers[0].kill()
-    bye = await daemon.until(lambda frame: frame.header["bye"], seconds=3)
+    bye = await daemon.wait_for_frame(lambda frame: frame.header["bye"], seconds=3)
     assert (bye.header["worker"], bye.header["n"], bye.header["held"]) == (name, 2**62, [])
     assert bye.header["draining"] is False
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "p2pflows-worker-1.abcd"])
 async def test_bad_token(token: str, tmp_path: Path) -> None:
-    """The error for a malformed token is one line, and the exit code is that of wrong usage."""
+    """A malformed token is reported in one line, and the worker exits as for wrong usage."""
     ended = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "p2pflows.worker"],
@@ -653,38 +653,38 @@ async def test_bad_token(token: str, tmp_path: Path) -> None:
 
 
 async def test_no_broker_yet(free_port: int, tmp_path: Path) -> None:
-    """A worker whose broker is away keeps trying, and is there soon after the broker is."""
+    """A worker whose broker is away keeps trying, and connects soon after the broker has started."""
     daemon = Daemon(BrokerUrl("127.0.0.1", free_port), tmp_path)
     worker = daemon.start()
     await asyncio.sleep(1)
     assert worker.poll() is None
     broker = start_mosquitto(free_port, tmp_path)
     try:
-        await daemon.up()
-        assert await daemon.until()
+        await daemon.wait_until_up()
+        assert await daemon.wait_for_frame()
     finally:
         await daemon.close()
-        end(broker)
+        kill(broker)
 
 
 async def test_the_broker_restarts(free_port: int, tmp_path: Path) -> None:
-    """The result of a task that ends while the broker is away comes after the reconnect, numbered above the will."""
+    """The result of a task that ends while the broker is away is sent after the reconnect, numbered above the will."""
     (tmp_path / "flows.py").write_text(FLOWS)
     daemon = Daemon(BrokerUrl("127.0.0.1", free_port), tmp_path)
     broker = start_mosquitto(free_port, tmp_path)
     try:
-        await daemon.up()
-        name = await daemon.hello()
+        await daemon.wait_until_up()
+        name = await daemon.start_and_wait()
         (id_,) = daemon.send(name, daemon.task("note", {"file": str(tmp_path / "notes"), "text": "x", "seconds": 0.5}))
-        await lines(tmp_path / "notes")
-        end(broker)
+        await wait_for_lines(tmp_path / "notes")
+        kill(broker)
         daemon._up.clear()
-        await lines(tmp_path / "notes", 2)
+        await wait_for_lines(tmp_path / "notes", 2)
         broker = start_mosquitto(free_port, tmp_path)
-        await daemon.up()
-        frame = await daemon.until(lambda frame: id_ in frame.results)
+        await daemon.wait_until_up()
+        frame = await daemon.wait_for_frame(lambda frame: id_ in frame.results)
         assert frame.header["worker"] == name
         assert frame.header["n"] > 2**62
     finally:
         await daemon.close()
-        end(broker)
+        kill(broker)

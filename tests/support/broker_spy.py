@@ -1,4 +1,4 @@
-"""Somebody who holds the broker: sees every byte that passes, and publishes whatever they like."""
+"""An attacker who controls the broker: a spy reads every packet, and a forger writes packets of any content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HOUR_MS = 3_600_000
 
 
 class Seen(NamedTuple):
-    """One packet that passed."""
+    """One packet that the spy has seen."""
 
     topic: str
     payload: bytes
@@ -32,11 +32,11 @@ class Seen(NamedTuple):
 
 
 class Spy:
-    """A client of the broker that reads and keeps everything.
+    """A client of the broker that reads and keeps every packet.
 
     Args:
-        port: of the embedded broker.
-        folder: of the embedded broker, where its password is.
+        port: the port of the embedded broker.
+        folder: the folder of the embedded broker, with its password.
     """
 
     def __init__(self, port: int, folder: Path) -> None:
@@ -61,11 +61,11 @@ class Spy:
         self._client.loop_stop()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Publish, and wait until the broker has it."""
+        """Publish a packet, and wait until the broker has it."""
         self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(_TIMEOUT_S)
 
     def first(self, condition: Callable[[Seen], Any]) -> Seen:
-        """The first packet that fulfils a condition, waited for."""
+        """Wait for the first packet that fulfils a condition."""
         deadline = time.monotonic() + _TIMEOUT_S
         at = 0
         while True:
@@ -77,7 +77,7 @@ class Spy:
             time.sleep(0.02)
 
     def on(self, topic: str, after: int = 0) -> Seen:
-        """The first packet on a topic, from a place in what was seen on."""
+        """Wait for the first packet on a topic, from a position in `seen` on."""
         passed = self.seen[:after]
         return self.first(lambda packet: packet.topic == topic and packet not in passed)
 
@@ -94,7 +94,7 @@ class Spy:
 
 
 class Forger:
-    """Makes what the owner of a key could send, right or wrong in every detail, without a daemon."""
+    """Writes messages and bundles with the key of a user, correct or wrong in every detail, without a daemon."""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
@@ -104,7 +104,7 @@ class Forger:
         self._next: dict[tuple[str, str], int] = {}
 
     def message(self, recipient: str, endpoint: str, **changes: Any) -> Message:
-        """The next message of a stream, as it should be but for the changes."""
+        """The next message of a stream, correct but for the changes."""
         now = int(time.time() * 1000)
         message_id = new_id(now, secrets.token_bytes(10))
         seq = self._next.get((recipient, endpoint), 0)

@@ -1,4 +1,4 @@
-"""The commands of a click program, flat."""
+"""All commands of a click program, as a flat list."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command by its words."""
+    """Yield every command with its words."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)

@@ -51,7 +51,7 @@ class File:
 
 @dataclass(slots=True)
 class Command:
-    """What is typed into a terminal, and what it prints; `waits` if the page goes on before it ends."""
+    """Input to a terminal and its output; `waits` if the page goes on before the command ends."""
 
     terminal: str
     text: str
@@ -61,7 +61,7 @@ class Command:
 
 @dataclass(slots=True)
 class Result:
-    """What a command that waited prints at last."""
+    """The last output of a command that waited."""
 
     terminal: str
     shown: list[str]
@@ -71,7 +71,7 @@ Step = File | Command | Result
 
 
 def read(page: str) -> list[Step]:
-    """The steps that a page asks for, in order."""
+    """The steps of a page, in order."""
     steps: list[Step] = []
     for language, body in _FENCE.findall(page):
         if language == "console":
@@ -109,12 +109,12 @@ def _find_waiting(terminal: str, steps: list[Step]) -> Command:
     return next(step for step in reversed(steps) if isinstance(step, Command) and step.terminal == terminal)
 
 
-class Story:
-    """One page being acted out, in one folder.
+class PageRunner:
+    """Runs the steps of one page in one folder.
 
     Args:
-        folder: where everything happens.
-        environment: what the terminals find in the environment.
+        folder: the folder in which everything happens.
+        environment: the environment of the terminals.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
@@ -133,8 +133,8 @@ class Story:
         for terminal in self._terminals.values():
             terminal.close()
 
-    def act(self, step: Step) -> None:
-        """Do one step; an AssertionError shows what was printed instead of what the page shows."""
+    def run_step(self, step: Step) -> None:
+        """Run one step; an AssertionError shows the output beside what the page shows."""
         match step:
             case File(name, content):
                 (self._folder / name).write_text(content, encoding="utf-8")
@@ -174,7 +174,7 @@ class Story:
         )
 
     def _matches(self, shown: list[str], printed: str) -> bool:
-        """Whether the output is what the page shows; if so, its example words stand for what was there."""
+        """Whether the output is what the page shows; if so, its example ids stand for the real ones."""
         names: list[str] = []
 
         def pattern(text: str) -> str:
@@ -206,12 +206,12 @@ class Story:
 
 
 def _squeezed(line: str) -> str:
-    """A line without what depends on the width of columns."""
+    """A line with the padding of its columns removed."""
     return re.sub(r" +", " ", line).strip()
 
 
 class Terminal:
-    """One shell, to which commands are typed."""
+    """One shell that runs commands."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         reader, self._keys = os.pipe()
@@ -233,11 +233,11 @@ class Terminal:
         self._reading.start()
 
     def type(self, text: str) -> None:
-        """Begin a command."""
+        """Start a command."""
         os.write(self._keys, text.encode() + b"\0")
 
     def result(self, timeout: float) -> str:
-        """What the command printed, once it has ended."""
+        """Wait for the end of the command; returns its output."""
         with self._news:
             ended = self._news.wait_for(lambda: _ENDED.search(self._printed), timeout)
             found = _ENDED.search(self._printed)
@@ -247,17 +247,17 @@ class Terminal:
         return printed.decode(errors="replace")
 
     def more(self) -> str:
-        """What was printed in the background since."""
+        """The output since then, of commands in the background."""
         with self._news:
             printed, self._printed = self._printed, b""
         return printed.decode(errors="replace")
 
     def stop(self) -> None:
-        """Ask everything that this shell still runs to end."""
+        """Ask all processes of this shell to end."""
         self.type("kill -- $(jobs -p) 2>/dev/null; wait")
 
     def close(self) -> None:
-        """End the shell, and by force what did not end."""
+        """End the shell, and kill what does not end."""
         os.close(self._keys)
         try:
             self._shell.wait(TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""A hub on this machine: as much of the Hugging Face HTTP API as fetching a repository takes.
+"""A hub on this machine: the part of the Hugging Face HTTP API that fetching a repository needs.
 
 Repositories are folders, `<author>/<name>/<commit>/`, with one commit for each revision that was published. Every
 request is written down, and a file can be changed on its way.
@@ -25,7 +25,7 @@ _LARGE = ".bin"
 
 
 class Hub:
-    """The server, from `with` on; `requests` has what was asked, such as `GET /api/models/...`."""
+    """The server, which runs inside `with`; `requests` has all requests, such as `GET /api/models/...`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Hub:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The address of the server."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -52,14 +52,14 @@ class Hub:
         self.stop()
 
     def stop(self) -> None:
-        """Be unreachable from now on."""
+        """Close the server."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
 
     def publish(self, repository: str, files: Mapping[str, str | bytes], revision: str = "main") -> str:
-        """Make these files what a revision stands for; gives the commit."""
+        """Publish these files under a revision; returns the commit id."""
         content = {name: text.encode() if isinstance(text, str) else text for name, text in sorted({**files}.items())}
         commit = hashlib.sha1(repr((repository, content)).encode(), usedforsecurity=False).hexdigest()
         for name, data in content.items():
@@ -70,11 +70,11 @@ class Hub:
         return commit
 
     def commit(self, repository: str, revision: str) -> str | None:
-        """What a revision stands for."""
+        """The commit id of a revision."""
         return self._revisions.get((repository, revision))
 
     def knows(self, repository: str) -> bool:
-        """Whether anything was published there."""
+        """Whether a repository has any commit."""
         return any(known == repository for known, _ in self._revisions)
 
 
@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What the hub tells of a file."""
+    """What the hub reports of a file."""
     content = path.read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     facts: dict[str, Any] = {"size": len(content), "blobId": blob}

@@ -1,4 +1,4 @@
-"""A model server on this machine that speaks the OpenAI protocol, says what a test scripts, and keeps what it is asked.
+"""A model server on this machine that speaks the OpenAI protocol, answers as scripted, and keeps its requests.
 
 Without a script it repeats the last message: `You said: ...`.
 """
@@ -26,19 +26,19 @@ class Asked:
 
     @property
     def key(self) -> str:
-        """The key that came with it."""
+        """The key of the request."""
         return self.headers.get("authorization", "").removeprefix("Bearer ") or self.headers.get("api-key", "")
 
 
 @dataclass(frozen=True)
 class Says:
-    """Answers: a text for each that is asked for; the last one stands for all that are missing.
+    """Answers with texts, one for each requested choice; the last text repeats for further choices.
 
     Args:
         texts: the answers.
-        at_most: how many it gives at a time, whatever is asked.
-        breaks_after: the pieces of a stream after which the connection breaks.
-        unfinished: whether a stream ends without saying that it has.
+        at_most: how many choices it returns at most.
+        breaks_after: the number of stream chunks after which the connection breaks.
+        unfinished: whether a stream ends without its end marker.
     """
 
     texts: tuple[str, ...]
@@ -49,7 +49,7 @@ class Says:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers with this, whatever it is, and status 200: a JSON document, or a stream with one for each chunk."""
+    """Answers with status 200 and this content: a JSON document, or a stream with one document for each chunk."""
 
     document: Any = None
     chunks: tuple[Any, ...] | None = None
@@ -68,19 +68,19 @@ class Fails:
 
 @dataclass(frozen=True)
 class Drops:
-    """Closes the connection without a word."""
+    """Closes the connection without an answer."""
 
 
 @dataclass(frozen=True)
 class Hangs:
-    """Says nothing until the server is closed."""
+    """Does not answer until the server is closed."""
 
 
 Script = str | Says | Answers | Fails | Drops | Hangs
 
 
 class ModelServer:
-    """The server, while it is entered."""
+    """The server, which runs inside `with`."""
 
     def __init__(self) -> None:
         self.requests: list[Asked] = []
@@ -92,16 +92,16 @@ class ModelServer:
 
     @property
     def host(self) -> str:
-        """The server without a path."""
+        """The address of the server without a path."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     @property
     def url(self) -> str:
-        """What a client takes as its base URL."""
+        """The base URL for a client."""
         return f"{self.host}/v1"
 
     def script(self, *what: Script) -> Self:
-        """Say these next, one for each request; a text is a whole answer."""
+        """Script the next answers, one for each request; a string is a whole answer."""
         self._script.extend(what)
         return self
 
@@ -118,7 +118,7 @@ class ModelServer:
         self._http.server_close()
 
     def take(self, asked: Asked) -> Script:
-        """Keep a request, and give what to say to it."""
+        """Keep a request, and return its scripted answer."""
         self.requests.append(asked)
         with contextlib.suppress(IndexError):
             return self._script.popleft()
@@ -126,7 +126,7 @@ class ModelServer:
         return f"You said: {last if isinstance(last, str) else last[0]['text']}"
 
     def wait_until_closed(self) -> None:
-        """Block until the server is closed."""
+        """Wait until the server is closed."""
         self._closing.wait()
 
 
@@ -200,7 +200,7 @@ def _completion(model: str, texts: list[str]) -> dict[str, Any]:
 
 
 def _chunks(model: str, texts: list[str], says: Says) -> Iterator[dict[str, Any]]:
-    """The words of all answers in turns, then the end of each."""
+    """The words of all answers in turn, then the end of each."""
     whole = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": model}
     words = [text.split(" ") for text in texts]
     for number in range(max(map(len, words))):

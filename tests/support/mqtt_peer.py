@@ -1,4 +1,4 @@
-"""A user of the broker for tests: a real MqttLink that notes what it hears."""
+"""A client of the broker: a real MqttLink that keeps what it receives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from p2pflows.links.mqtt import MqttLink
 
 
 class Peer:
-    """A link that notes what it hears; `async with` runs it, and leaving drops it without a goodbye."""
+    """A link that keeps what it receives; it runs inside `async with`, and is dropped without a goodbye."""
 
     def __init__(
         self,
@@ -51,22 +51,22 @@ class Peer:
         with contextlib.suppress(asyncio.CancelledError):
             await self.task
 
-    async def up(self, times: int = 1) -> Peer:
-        """Wait until the link has come up that many times."""
-        await until(lambda: len(self.ups) >= times)
+    async def wait_until_up(self, times: int = 1) -> Peer:
+        """Wait until the link has connected that many times."""
+        await wait_until(lambda: len(self.ups) >= times)
         return self
 
-    def heard(self) -> list[bytes]:
+    def received(self) -> list[bytes]:
         """The payloads so far, in order."""
         return [delivery.payload for batch in self.batches for delivery in batch]
 
-    async def hears(self, *payloads: bytes) -> None:
+    async def wait_for(self, *payloads: bytes) -> None:
         """Wait until exactly these payloads have come."""
-        await until(lambda: len(self.heard()) >= len(payloads))
-        assert self.heard() == list(payloads)
+        await wait_until(lambda: len(self.received()) >= len(payloads))
+        assert self.received() == list(payloads)
 
     def cut(self) -> None:
-        """Break the connection as a network fault would."""
+        """Break the connection, as a network fault does."""
         assert self.link._connection is not None
         self.link._connection.abort()
 
@@ -80,8 +80,8 @@ class Peer:
                 self.link.ack(delivery)
 
 
-async def until(condition: Callable[[], bool], limit: float = 10.0) -> None:
-    """Wait until the condition holds; fails when it does not in time."""
+async def wait_until(condition: Callable[[], bool], limit: float = 10.0) -> None:
+    """Poll until a condition holds; fail after some seconds."""
     async with asyncio.timeout(limit):
         while not condition():  # noqa: ASYNC110 - any condition, not only ours
             await asyncio.sleep(0.005)

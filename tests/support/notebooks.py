@@ -1,4 +1,4 @@
-"""Notebooks in tests: run cell by cell in a real kernel, and compared with the outputs that their readers see.
+"""Notebooks in tests: run cell by cell in a real kernel, and compared with the outputs that they show.
 
 With `P2PFLOWS_RECORD_NOTEBOOKS` set in the environment, the outputs of the run are written into the notebook instead.
 """
@@ -27,11 +27,11 @@ _SHOWN = {
 
 
 class RunningNotebook:
-    """A notebook whose kernel runs.
+    """A notebook with a running kernel.
 
     Args:
-        path: where it is.
-        client: what runs it.
+        path: the notebook.
+        client: the client that runs it.
     """
 
     def __init__(self, path: Path, client: NotebookClient) -> None:
@@ -42,7 +42,7 @@ class RunningNotebook:
         self._next = 0
 
     def run_to(self, name: str) -> Any:
-        """Run all cells up to and with the one of this id; gives the value of its last line, if it has one."""
+        """Run all cells up to the one with this id; returns the value of its last line, if it has one."""
         while True:
             cell = self._run_next()
             if cell.id == name:
@@ -59,11 +59,11 @@ class RunningNotebook:
         return [line for output in _outputs(cell) for line in output.get("text", "").splitlines()]
 
     def everything(self) -> str:
-        """All that the cells have brought forth, errors and logs included."""
+        """All outputs of the cells, errors and logs included."""
         return str([cell.get("outputs") for cell in self._cells])
 
     def check_outputs(self) -> None:
-        """See that the notebook in the repository shows what has come; or record it there."""
+        """Check that the notebook in the repository shows these outputs; or record them there."""
         assert self._next == len(self._cells), "run it to its end first"
         now = [_outputs(cell) for cell in self._cells]
         if not os.environ.get(RECORD):
@@ -87,12 +87,12 @@ class RunningNotebook:
 
 @contextmanager
 def running(path: Path, folder: Path, environment: Mapping[str, str]) -> Iterator[RunningNotebook]:
-    """A notebook with a kernel of its own, which ends with the block.
+    """Run a notebook with a kernel of its own inside the block.
 
     Args:
         path: the notebook.
-        folder: where it runs; what the kernel itself writes goes into `kernel.log` there.
-        environment: what it finds in the environment beside what this process has.
+        folder: its current folder; the kernel's own output goes into `kernel.log` there.
+        environment: variables beside those of this process.
     """
     client = NotebookClient(
         nbformat.read(path, as_version=4),
@@ -117,7 +117,7 @@ def _value(cell: Any) -> Any:
 
 
 def _outputs(cell: Any) -> list[dict[str, Any]]:
-    """The outputs of a cell as readers see them: without logs, and the same at every run."""
+    """The outputs of a cell as readers see them: without logs, and the same in every run."""
     return [
         _settled(dict(output))
         for output in cell.get("outputs", [])

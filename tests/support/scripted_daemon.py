@@ -1,4 +1,4 @@
-"""A stand-in for the daemon: it answers requests as a test has scripted, and records them."""
+"""A scripted daemon: it answers on the control socket as a test says, and keeps the requests."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from support.commands import CommandResult
 
 
 class ScriptedDaemon:
-    """Speaks the control API, over HTTP and JSON Lines, on a home's socket, in its own thread.
+    """Speaks the control API, HTTP and JSON Lines, on a home's socket, in a thread of its own.
 
     Attributes:
-        script: for each method, a result, an error, or a function of the parameters, async or not.
-        asked: the methods and parameters of all requests, in order of arrival.
-        frames: the number of lines received.
+        script: by method, the result, the error, or a function, possibly async, of the parameters.
+        asked: every method and its parameters, in the order of arrival.
+        frames: how many lines have arrived.
     """
 
     def __init__(self, home: Path) -> None:
@@ -54,19 +54,19 @@ class ScriptedDaemon:
         self._thread.join()
 
     def die(self) -> None:
-        """Cut all connections, as kill -9 would; only from the daemon's own thread."""
+        """Cut every connection in the daemon's own thread, as kill -9 does."""
         (self.home / "daemon.sock").unlink(missing_ok=True)
         for connection in self._connections:
             connection.transport.abort()
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
-        """Send an event to every JSON Lines connection."""
+        """Send an event to every client that speaks JSON Lines."""
         for connection in self._connections:
             if connection.http is None:
                 self._loop.call_soon_threadsafe(connection.write, {"event": event, "data": data})
 
     def progress(self, data: dict[str, Any]) -> None:
-        """Send progress of the first three requests of every JSON Lines connection."""
+        """Send progress of the first three requests to every client that speaks JSON Lines."""
         for connection in self._connections:
             if connection.http is None:
                 connection.write([{"id": number, "progress": data} for number in (1, 2, 3)])
@@ -114,11 +114,11 @@ class ScriptedDaemon:
         return web.json_response(answer.get("result", answer), status=422 if "error" in answer else 200)
 
     def opened(self, connection: _Connection) -> None:
-        """Record a new connection."""
+        """Called when a client has connected."""
         self._connections.add(connection)
 
     def asked_for(self, connection: _Connection, line: bytes) -> None:
-        """Handle a line of requests."""
+        """Called with a line of requests."""
         self.frames += 1
         for item in json.loads(line):
             task = self._loop.create_task(self._reply(connection, item))
@@ -131,7 +131,7 @@ class ScriptedDaemon:
 
 
 class _Connection(asyncio.Protocol):
-    """Speaks JSON Lines, or HTTP if the first byte does not begin a JSON list."""
+    """Speaks JSON Lines; a connection whose first byte starts no line is for HTTP."""
 
     def __init__(self, daemon: ScriptedDaemon, server: web.Server) -> None:
         self._daemon = daemon
@@ -182,7 +182,7 @@ class ScriptedInbox:
 
 
 def moment(seconds: float) -> str:
-    """Return the RFC 3339 time that many seconds from now."""
+    """The RFC 3339 time that many seconds from now."""
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
@@ -196,7 +196,7 @@ def prompt(number: str, text: str, **more: Any) -> dict[str, Any]:
 
 
 def command(home: Path, *words: str, **more: str) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments and the environment with which the CLI runs on a home."""
+    """The arguments and the environment that run the CLI on a home."""
     found = {"P2PFLOWS_HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return [sys.executable, "-m", "p2pflows", *words], {**os.environ, **found, **more}
 

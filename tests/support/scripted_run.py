@@ -1,4 +1,4 @@
-"""A run in memory: the port between a flow and what runs it, with real futures and a memory that outlives a crash."""
+"""A run in memory: the port between a flow and its worker, with real futures and a memory that survives a crash."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Sent:
 
 @dataclass
 class Memory:
-    """What is kept as soon as it happens, for a run that starts over."""
+    """What a run keeps at once, for the time when it starts over."""
 
     calls: list[tuple[Sent, Future[CallResult]]] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
 
 
 class ScriptedRun:
-    """Keeps what a flow sends; a test answers calls with `answer` and `fail`, before or after they are waited for.
+    """Keeps what a flow sends; a test answers its calls with `answer` and `fail`, before or after they are awaited.
 
-    What leaves when the run ends well waits in `posts`, `call_backs` and `replies`; a test that crashes the run
-    throws the object away, and gives its memory to the next one.
+    Messages that leave at the end of a run are in `posts`, `call_backs` and `replies`. To crash a run, a test drops the
+    object, and gives its memory to the next one.
     """
 
     def __init__(self, user: str = ALICE, instance: str | None = INSTANCE, memory: Memory | None = None) -> None:
@@ -55,7 +55,7 @@ class ScriptedRun:
         self._steps_made = 0
 
     def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
-        """Keep the n-th call of this run, or find it."""
+        """Keep the n-th call of this run, or return the earlier one."""
         number, self._calls_made = self._calls_made, self._calls_made + 1
         if number == len(self.memory.calls):
             self.memory.calls.append((Sent(target, message, subflow, timeout), Future()))
@@ -83,29 +83,29 @@ class ScriptedRun:
         return True
 
     def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
-        """Keep it until the run ends."""
+        """Keep the message until the run ends."""
         self.call_backs.append(Sent(target, message, subflow, timeout))
 
     def post(self, target: Target, message: FlowMessage) -> None:
-        """Keep it until the run ends."""
+        """Keep the message until the run ends."""
         self.posts.append(Sent(target, message))
 
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:
-        """Keep it until the run ends."""
+        """Keep the reply until the run ends."""
         if error is None:
             self.replies.append((request, data))
         else:
             self.errors.append((request, error))
 
     def step(self, compute: Callable[[], Any]) -> Any:
-        """Compute the n-th step, or find its result."""
+        """Compute the n-th step, or return its earlier result."""
         number, self._steps_made = self._steps_made, self._steps_made + 1
         if number == len(self.memory.steps):
             self.memory.steps.append(json.dumps(compute()))
         return json.loads(self.memory.steps[number])
 
     def progress(self, data: dict[str, Any]) -> None:
-        """Keep it in order."""
+        """Keep the progress in order."""
         self.told.append(data)
 
     def answer(self, number: int, data: dict[str, Any]) -> None:
@@ -120,13 +120,13 @@ class ScriptedRun:
 
 
 def incoming(data: dict[str, Any], *, request: str | None = "request", user: str = BOB) -> FlowMessage:
-    """A message as a worker hands it to a flow: a call, or a post when there is no request."""
+    """A message as a worker hands it to a flow: a call, or a post if there is no request."""
     reply_data = {"mode": "no_reply"} if request is None else {"mode": "reply", "message": request}
     return FlowMessage(data=data, src_flow="caller", user_id=user, reply_data=reply_data)
 
 
 def answer_to(sent: Sent, data: dict[str, Any], error: CallError | None = None) -> FlowMessage:
-    """The answer to a call_back as a worker hands it to the flow that made it."""
+    """The answer to a call_back, as a worker hands it to the flow that made the call_back."""
     return FlowMessage(
         data=data,
         src_flow=sent.subflow,

@@ -1,4 +1,4 @@
-"""Flow classes that tests serve: workers import them from this file, as they would anybody's."""
+"""Flow classes that tests serve; workers import them from this file, as they import a user's."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ TIMEOUT_S = 30.0
 
 
 def about(name: str, **more: Any) -> dict[str, Any]:
-    """A config with its labels."""
+    """A config with a name and a description."""
     return {"name": name, "description": f"{name} of the tests.", **more}
 
 
 def note(file: str, line: str) -> str:
-    """Append a line to a file, as a side effect that can be counted; gives the line."""
+    """Append a line to a file, as a side effect that a test can count; returns the line."""
     with Path(file).open("a", encoding="utf-8") as notes:
         notes.write(f"{line}\n")
     return line
 
 
 def notes(file: str | Path) -> list[str]:
-    """What was noted."""
+    """The noted lines."""
     path = Path(file)
     return path.read_text(encoding="utf-8").split() if path.exists() else []
 
@@ -43,7 +43,7 @@ class ReverseNumber(AtomicFlow):
 
 
 class ReverseTwice(CompositeFlow):
-    """The tutorial's sequential flow: a state machine that keeps its first message and answers it in a later run."""
+    """The tutorial's sequential flow: a state machine that keeps its first message, and answers it in a later run."""
 
     default_config: ClassVar[dict[str, Any]] = about(
         "ReverseTwice", subflows_config={key: {"flow_endpoint": "ReverseNumber"} for key in ("first", "second")}
@@ -74,7 +74,7 @@ class ReverseTwice(CompositeFlow):
 
 
 class ReverseTwiceBlocking(CompositeFlow):
-    """The same as one run that waits."""
+    """The same flow as one run that waits."""
 
     default_config: ClassVar[dict[str, Any]] = {**ReverseTwice.default_config, "name": "ReverseTwiceBlocking"}
 
@@ -93,12 +93,12 @@ class Counter(AtomicFlow):
     )
 
     def set_up_flow_state(self) -> None:
-        """Begin at nought."""
+        """Start at zero."""
         super().set_up_flow_state()
         self.flow_state["count"] = 0
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Count, and tell who asks whom."""
+        """Count, and return who asks whom."""
         seconds = input_message.data.get("seconds", 0)
         time.sleep(seconds)
         self.flow_state["count"] += self.flow_config["step"]
@@ -113,19 +113,19 @@ class Counter(AtomicFlow):
 
 
 class Relay(CompositeFlow):
-    """Hands its message down a path of subflows, and waits for the answer from its end."""
+    """Passes its message down a path of subflows, and waits for the answer from the end."""
 
     default_config: ClassVar[dict[str, Any]] = about("Relay", subflows_config={})
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Ask the next on the path."""
+        """Call the next subflow on the path."""
         key, *path = input_message.data["path"]
         answer = self.subflows[key].call({**input_message.data, "path": path})
         return {**answer, "levels": answer.get("levels", 0) + 1}
 
 
 class Tree(CompositeFlow):
-    """Names the classes of its subflows, so that all can be served at once."""
+    """Names the classes of its subflows, so that one call can serve all."""
 
     default_config: ClassVar[dict[str, Any]] = about(
         "Tree",
@@ -155,7 +155,7 @@ class Branch(CompositeFlow):
 
 
 class Tail(CompositeFlow):
-    """Holds what holds it."""
+    """Has a flow as subflow that has this one as subflow."""
 
     default_config: ClassVar[dict[str, Any]] = about(
         "Tail", subflows_config={"head": {"flow_class_name": "flow_classes.Head", "flow_endpoint": "Head"}}
@@ -163,7 +163,7 @@ class Tail(CompositeFlow):
 
 
 class Head(CompositeFlow):
-    """Holds what holds it."""
+    """Has a flow as subflow that has this one as subflow."""
 
     default_config: ClassVar[dict[str, Any]] = about(
         "Head", subflows_config={"tail": {"flow_class_name": "flow_classes.Tail", "flow_endpoint": "Tail"}}
@@ -171,13 +171,13 @@ class Head(CompositeFlow):
 
 
 class Incomplete(AtomicFlow):
-    """Has no name."""
+    """Has no name in its config."""
 
     default_config: ClassVar[dict[str, Any]] = {"description": "No name."}
 
 
 class Open(AtomicFlow):
-    """Has a name that is to be filled in, and a constructor that fails when it is a wrong one."""
+    """Has a name that can be overridden, and a constructor that fails for a wrong name."""
 
     default_config: ClassVar[dict[str, Any]] = about("Open")
 
@@ -188,12 +188,12 @@ class Open(AtomicFlow):
 
 
 class Keeper(AtomicFlow):
-    """Keeps a message, and answers it when another one says so."""
+    """Keeps a message, and answers it when another message says so."""
 
     default_config: ClassVar[dict[str, Any]] = about("Keeper", overridable=["initial_state"])
 
     def run(self, input_message: FlowMessage) -> dict[str, Any] | None:
-        """Keep it, or answer what was kept."""
+        """Keep the message, or answer the kept one."""
         data = input_message.data
         if "answer" not in data:
             self.flow_state["kept"] = input_message
@@ -204,12 +204,12 @@ class Keeper(AtomicFlow):
 
 
 class Forger(AtomicFlow):
-    """Answers requests that it was never given, and its own."""
+    """Answers requests that it never got, and its own."""
 
     default_config: ClassVar[dict[str, Any]] = about("Forger")
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Answer whatever request it is told."""
+        """Answer the request that the message names."""
         forged = self.package_output_message(input_message, {"answer": "forged"})
         forged.reply_data = {"mode": "reply", "message": input_message.data["request"]}
         self.send_message(forged)
@@ -217,18 +217,18 @@ class Forger(AtomicFlow):
 
 
 class Survey(CompositeFlow):
-    """Asks all its subflows at once, and answers when all have answered."""
+    """Calls all its subflows at once, and answers when all have answered."""
 
     handles_errors = True
     default_config: ClassVar[dict[str, Any]] = about("Survey", subflows_config={})
 
     def set_up_flow_state(self) -> None:
-        """Begin with nothing asked."""
+        """Start without a question."""
         super().set_up_flow_state()
         self.flow_state.update(question=None, asked={}, answers={}, failed={})
 
     def run(self, input_message: FlowMessage) -> dict[str, Any] | None:
-        """Ask, or note an answer by the subflow that gave it."""
+        """Call the subflows, or note an answer by its subflow."""
         key, state = input_message.subflow, self.flow_state
         if key is None:
             state["question"] = input_message
@@ -250,20 +250,20 @@ class Survey(CompositeFlow):
 
 
 class Strict(Survey):
-    """The same without a hand for errors."""
+    """The same flow without a handler for errors."""
 
     handles_errors = False
 
 
 class Asker(CompositeFlow):
-    """Asks its only subflow something, and notes in a file what it does before and after."""
+    """Calls its only subflow, and notes in a file what it does before and after."""
 
     default_config: ClassVar[dict[str, Any]] = about(
         "Asker", file="???", subflows_config={"Human": {"flow_endpoint": "User", "user_id": "???"}}
     )
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Ask, with a recorded step on either side."""
+        """Call, with a recorded step before and after."""
         question = input_message.data["question"]
         file = self.flow_config["file"]
         note(file, f"run:{os.getpid()}")
@@ -276,10 +276,10 @@ class Asker(CompositeFlow):
 
 
 class Impatient(Asker):
-    """Gives up after a moment."""
+    """Withdraws its question after a moment."""
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Ask, look whether there is an answer, wait a moment, and withdraw the question."""
+        """Ask, look for an answer, wait a moment, and withdraw the question."""
         asking = self.package_input_message({"api_output": input_message.data["question"]})
         future = self.subflows["Human"].get_reply_future(asking)
         told: dict[str, Any] = {"early": future.try_get_data()}
@@ -295,10 +295,10 @@ class Impatient(Asker):
 
 
 class LaterAsker(Asker):
-    """Asks without waiting, and answers its caller from a later run."""
+    """Asks without waiting, and answers its caller in a later run."""
 
     def run(self, input_message: FlowMessage) -> None:  # type: ignore[override]
-        """Ask, or hand the answer on."""
+        """Ask, or pass the answer on."""
         if input_message.subflow is None:
             self.flow_state["question"] = input_message
             asking = self.package_input_message({"api_output": input_message.data["question"]})
@@ -309,7 +309,7 @@ class LaterAsker(Asker):
 
 
 class AsyncAsker(Asker):
-    """Asks twice at once from an asynchronous run."""
+    """Asks twice at once in an asynchronous run."""
 
     async def run(self, input_message: FlowMessage) -> dict[str, Any]:  # type: ignore[override]
         """Await both answers."""
@@ -325,17 +325,17 @@ class AsyncAsker(Asker):
 
 
 class Fickle(Asker):
-    """Asks something else each time that it runs."""
+    """Asks another question in each run."""
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Ask about this very process."""
+        """Ask about the process of this run."""
         del input_message
         note(self.flow_config["file"], f"run:{os.getpid()}")
         return self.subflows["Human"].call({"api_output": f"fickle-{os.getpid()}"})
 
 
 class Bulky(Asker):
-    """Records more than travels with a task, then asks."""
+    """Records larger results than travel with a task, then asks."""
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
         """Take large steps."""
@@ -357,12 +357,12 @@ class Careless(CompositeFlow):
     default_config: ClassVar[dict[str, Any]] = about("Careless", subflows_config={})
 
     def set_up_flow_state(self) -> None:
-        """Begin at nought."""
+        """Start at zero."""
         super().set_up_flow_state()
         self.flow_state["count"] = 0
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Do all sorts of things, and fail if told."""
+        """Change the state, send, and fail if the message says so."""
         data = input_message.data
         self.flow_state["count"] += 1
         for subflow in self.subflows.values():
@@ -380,12 +380,12 @@ class Careless(CompositeFlow):
 
 
 class Meeting(AtomicFlow):
-    """Waits until as many of its runs are there as it is told; gives whether they came."""
+    """Waits until as many of its runs are active as the message says; returns whether they came."""
 
     default_config: ClassVar[dict[str, Any]] = about("Meeting")
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Sign in, and wait for the others."""
+        """Sign in, and wait for the other runs."""
         data = input_message.data
         self.flow_state["count"] = self.flow_state.get("count", 0) + 1
         note(data["file"], data.get("text", "here"))
@@ -396,23 +396,23 @@ class Meeting(AtomicFlow):
 
 
 class Noter(AtomicFlow):
-    """Notes what it is told."""
+    """Notes the texts of its messages."""
 
     default_config: ClassVar[dict[str, Any]] = about("Noter", file="???")
 
     def run(self, input_message: FlowMessage) -> None:
-        """Write it down, with its number."""
+        """Note the text, with its number."""
         self.flow_state["count"] = self.flow_state.get("count", 0) + 1
         note(self.flow_config["file"], f"{input_message.data['text']}:{self.flow_state['count']}")
 
 
 class Deadly(AtomicFlow):
-    """Takes its worker along, at every attempt."""
+    """Kills its worker, at every attempt."""
 
     default_config: ClassVar[dict[str, Any]] = about("Deadly", file="???")
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Record a step, and die unless told not to."""
+        """Record a step, and die unless the message says otherwise."""
         file = self.flow_config["file"]
         note(file, f"run:{os.getpid()}")
         self.step(note, file, "step")
@@ -428,18 +428,18 @@ class BadStep(AtomicFlow):
     default_config: ClassVar[dict[str, Any]] = about("BadStep")
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Try to."""
+        """Try to record a lock."""
         del input_message
         return {"never": self.step(threading.Lock)}
 
 
 class Talker(AtomicFlow):
-    """Tells of its progress."""
+    """Sends progress."""
 
     default_config: ClassVar[dict[str, Any]] = about("Talker")
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Tell each word, then all of them."""
+        """Send each word as progress, then return all."""
         words = input_message.data["words"]
         for word in words:
             self.progress({"word": word})
@@ -447,17 +447,17 @@ class Talker(AtomicFlow):
 
 
 class Starter(CompositeFlow):
-    """Has its subflow forget its state."""
+    """Lets its subflows forget their state."""
 
     default_config: ClassVar[dict[str, Any]] = about("Starter", subflows_config={})
 
     def set_up_flow_state(self) -> None:
-        """Begin at nought."""
+        """Start at zero."""
         super().set_up_flow_state()
         self.flow_state["count"] = 0
 
     def run(self, input_message: FlowMessage) -> dict[str, Any]:
-        """Reset what is below, or count above and below."""
+        """Reset the subflows, or count here and in them."""
         if "reset" in input_message.data:
             for subflow in self.subflows.values():
                 subflow.reset(full_reset=True, recursive=True)
