@@ -322,6 +322,7 @@ class Node:
         self.contacts.reload_if_changed()
         self._unacknowledged += deliveries
         with self.journal.work():
+            self._notice_clock_change(elapsed)
             for delivery in deliveries:
                 self._receive(delivery)
             self._faults.reach("node.received")
@@ -388,9 +389,9 @@ class Node:
     def _tick(self) -> None:
         elapsed = self.clock.elapsed()
         self._notice_pause(elapsed)
-        self._notice_clock_change(elapsed)
         self._next_tick = elapsed + TICK_S
         self.journal.check_file()
+        self.outbox.redate()
         self.outbox.resend_due()
         self.dispatch.tick()
         self.admission.release_contacts()
@@ -409,7 +410,7 @@ class Node:
             self.dispatch.forgive_silence()
 
     def _notice_clock_change(self, elapsed: float) -> None:
-        """Let clients wait no longer because the clock was set back."""
+        """Let clients wait no longer because the clock was set back; before this batch accepts other messages."""
         offset = self.clock.now() - elapsed * 1000
         if offset < self._clock_offset - MAX_CLOCK_STEP_MS:
             self._deadlines.clock_set_back(int(self._clock_offset - offset))

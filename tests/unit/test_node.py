@@ -603,3 +603,50 @@ def row_of(machine: Machine, message_id: str) -> OutgoingRow:
     row = machine.node.journal.outgoing.find(message_id) if machine.node is not None else None
     assert row is not None
     return row
+
+
+DAY_MS = 24 * 3_600_000
+
+
+@pytest.mark.parametrize("endpoint", [ECHO, HUMAN])
+def test_a_clock_that_was_ahead_for_one_send_does_not_block_the_stream(world: World, endpoint: str) -> None:
+    """A message that was accepted with a clock a day ahead arrives once the clock is right, and then those after it."""
+    ann, bob, _ = world.machines
+    ann.clock.skew_ms += DAY_MS
+    first = ann.send(Type.CALL, bob, endpoint, {"text": "first"}, 60)
+    world.run(1)
+    ann.clock.skew_ms -= DAY_MS
+    second = ann.send(Type.CALL, bob, endpoint, {"text": "second"}, 60)
+    world.run(2)
+    assert [ann.state_of(asked.result) for asked in (first, second)] == ["done" if endpoint == ECHO else "stored"] * 2
+    if endpoint == HUMAN:
+        assert [fact.id for fact in world.facts if fact.kind == "prompt_added"] == [first.result, second.result]
+        world.run(58)
+        assert ann.state_of(first.result) == "expired"
+
+
+def test_an_answer_of_a_clock_that_was_ahead_arrives(world: World) -> None:
+    """An answer that was given with a clock a day ahead reaches the caller once the clock is right."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, HUMAN, {"text": "when?"}, 2 * DAY_MS / 1000)
+    world.run(1)
+    bob.clock.skew_ms += DAY_MS
+    bob.answer(asked.result, "tomorrow")
+    world.run(1)
+    assert ann.state_of(asked.result) == "stored"
+    bob.clock.skew_ms -= DAY_MS
+    world.run(2)
+    assert ann.state_of(asked.result) == "done"
+
+
+def test_a_restart_with_a_clock_that_is_right_again(world: World) -> None:
+    """What a daemon accepted with a clock a day ahead is delivered if the clock was set right while it was down."""
+    ann, bob, _ = world.machines
+    ann.clock.skew_ms += DAY_MS
+    asked = ann.send(Type.CALL, bob, ECHO, {}, 60)
+    world.run(1)
+    ann.kill()
+    ann.clock.skew_ms -= DAY_MS
+    ann.start()
+    world.run(2)
+    assert ann.state_of(asked.result) == "done"

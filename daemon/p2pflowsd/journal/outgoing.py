@@ -82,11 +82,12 @@ class OutgoingTable(Table[OutgoingRow]):
             (note, message_id, peer),
         )
 
-    def restamp(self, row_id: int, epoch: int, seq: int, body: bytes) -> None:
-        """Give a pending message its position in a new epoch of its stream."""
+    def restamp(self, row_id: int, message: Message) -> None:
+        """Give a pending message another position in its stream, or other times."""
         self._db.execute(
-            "UPDATE outgoing SET epoch = ?, seq = ?, body = ? WHERE n = ? AND state = 'pending'",
-            (epoch, seq, body, row_id),
+            "UPDATE outgoing SET epoch = ?, seq = ?, created = ?, expires = ?, body = ?"
+            " WHERE n = ? AND state = 'pending'",
+            (message.epoch, message.seq, message.created, message.expires, message.to_bytes(), row_id),
         )
 
     def find(self, message_id: str) -> OutgoingRow | None:
@@ -113,6 +114,10 @@ class OutgoingTable(Table[OutgoingRow]):
     def pending(self) -> list[OutgoingRow]:
         """Return all messages that their recipients have not stored, oldest first."""
         return self._many(f"{_OPEN} AND state = 'pending' ORDER BY n")
+
+    def created_after(self, now: int, limit: int) -> list[OutgoingRow]:
+        """Return the first pending messages that were accepted later than `now`, when the clock was ahead."""
+        return self._many(f"{_OPEN} AND state = 'pending' AND created > ? ORDER BY n LIMIT ?", now, limit)
 
     def stored_by_peer(self) -> dict[str, int]:
         """Return how many stored calls wait for each peer's answer."""

@@ -30,6 +30,8 @@ END_OF_EPOCH = 2**62
 """A position after every message of an epoch that has ended."""
 PACKET_OVERHEAD_BYTES = 1_000
 """How many bytes topic, header, signature and framing add to a body, rounded up."""
+MAX_REDATED = 500
+"""How many messages are given other times in one batch, after the clock was set back."""
 BACKOFF = Backoff(initial_s=3.0, max_s=600.0, jitter=(1.0, 1.2))
 
 
@@ -78,7 +80,10 @@ class Outbox:
         self._queue = SendQueue()
         self._unanswered: Counter[str] = Counter(journal.outgoing.stored_by_peer())
         self.next_expiry: int | None = journal.outgoing.next_expiry()
+        self._last_created = 0
+        """When the newest pending message was accepted, by the clock of that moment."""
         for row in journal.outgoing.pending():
+            self._last_created = max(self._last_created, row.created)
             self._enqueue(OutboxEntry(row.row_id, row.id, row.type, row.peer, row.endpoint, row.size))
 
     @property
@@ -167,6 +172,7 @@ class Outbox:
             self._followed.add(peer)
             self._journal.streams.set(Direction.OUTGOING, peer, endpoint, position.next)
         row_id = self._journal.outgoing.add(message, body, origin)
+        self._last_created = max(self._last_created, now)
         self._enqueue(OutboxEntry(row_id, message_id, kind, peer, endpoint, len(body)), body)
         if self.next_expiry is None or message.expires < self.next_expiry:
             self.next_expiry = message.expires
@@ -268,12 +274,36 @@ class Outbox:
         epoch = max(self._clock.now(), old_epoch + 1)
         pending = self._queue.stream(peer, endpoint)
         for seq, entry in enumerate(pending):
-            body = self._journal.outgoing.body(entry.id) or b"{}"
-            message = Message.model_validate_json(body).model_copy(update={"epoch": epoch, "seq": seq})
-            self._journal.outgoing.restamp(entry.row_id, epoch, seq, message.to_bytes())
-            self._queue.drop_body(entry)
-            self._queue.resend(entry)
+            self._restamp(entry, epoch=epoch, seq=seq)
         self._journal.streams.set(Direction.OUTGOING, peer, endpoint, Position(epoch, len(pending)))
+
+    def redate(self) -> None:
+        """Give the messages new times that were accepted while the clock was ahead, as recipients refuse them.
+
+        A request keeps its lifetime, and an answer the deadline of its request.
+        """
+        now = self._clock.now()
+        if self._last_created <= now:
+            return
+        rows = self._journal.outgoing.created_after(now, MAX_REDATED)
+        for row in rows:
+            entry = self._queue.get(row.id)
+            if entry is None:
+                continue
+            lifetime = row.expires - (now if entry.is_answer else row.created)
+            expires = now + min(lifetime, MAX_LIFETIME_MS)
+            self._restamp(entry, created=now, expires=expires)
+            self.next_expiry = min(expires, self.next_expiry or expires)
+        if len(rows) < MAX_REDATED:
+            self._last_created = now
+
+    def _restamp(self, entry: OutboxEntry, **fields: int) -> None:
+        """Send a pending message with another position in its stream, or with other times."""
+        body = self._journal.outgoing.body(entry.id) or b"{}"
+        message = Message.model_validate_json(body).model_copy(update=fields)
+        self._journal.outgoing.restamp(entry.row_id, message)
+        self._queue.drop_body(entry)
+        self._queue.resend(entry)
 
     def resend_all(self) -> None:
         """Send everything again that is not stored, because the broker may have forgotten it."""
