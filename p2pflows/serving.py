@@ -21,7 +21,7 @@ from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import NotServed, UsageError
 from p2pflows.flows import state as codec
 from p2pflows.flows.client_run import ClientRun
-from p2pflows.flows.config import LOCAL, OPEN, effective_config, input_schema, subflow_specs
+from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS, effective_config, input_schema, subflow_specs
 from p2pflows.flows.flow import Flow
 from p2pflows.flows.overrides import check_keyless, open_keys
 from p2pflows.flows.proxy import FlowProxy
@@ -84,6 +84,7 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
         "description": str(effective.get("description") or ""),
         "schema": input_schema(effective),
         "interleaved": flow_class.interleaves,
+        "subflows": effective.get(SUBFLOWS) or {},
         "overridable": open_keys(effective),
     }
     served = _served(cl).get(flow_endpoint)

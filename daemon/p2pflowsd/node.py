@@ -29,6 +29,7 @@ from p2pflowsd.receiving.admission import Admission
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.intake import Intake
 from p2pflowsd.receiving.retries import Retries
+from p2pflowsd.running.authority import Authority
 from p2pflowsd.running.catalog import ANYONE, Catalog
 from p2pflowsd.running.dispatch import Dispatch
 from p2pflowsd.running.effects import Effects
@@ -128,6 +129,7 @@ class Node:
 
         catalog = self.catalog = Catalog(journal)
         instances = self.instances = Instances(user=user, journal=journal, clock=clock)
+        authority = Authority(user=user, journal=journal, catalog=catalog, instances=instances)
         points = self.points = Points(identity)
         leases = self._leases = Leases(points=points, journal=journal, clock=clock)
         effects = Effects(journal=journal, clock=clock, outbox=outbox, leases=leases)
@@ -158,6 +160,7 @@ class Node:
             outbox=outbox,
             catalog=catalog,
             instances=instances,
+            authority=authority,
             changes=changes,
             leases=leases,
             queue=queue,
@@ -177,7 +180,7 @@ class Node:
             points=points,
             leases=leases,
             loads=loads,
-            specs=TaskSpecs(effects=effects, instances=instances, name_of=name_of),
+            specs=TaskSpecs(effects=effects, instances=instances, authority=authority, name_of=name_of),
             runs=runs,
             settlement=settlement,
             notices=notices,

@@ -16,7 +16,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from p2pflows.errors import UsageError
-from p2pflows.flows.config import effective_config, input_schema
+from p2pflows.flows.config import SUBFLOWS, effective_config, input_schema
 from p2pflows.flows.flow import Flow
 from p2pflows.flows.function import FlowFunction
 from p2pflows.flows.overrides import open_keys
@@ -160,7 +160,12 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         config = effective_config(loaded.flow_class, loaded.config, complete=False)
         description = str(config.get("description") or "")
         facts = {"schema": input_schema(config), "output": None, "description": description, "async": False}
-        return {**facts, "interleaved": loaded.flow_class.interleaves, "overridable": open_keys(config)}
+        return {
+            **facts,
+            "interleaved": loaded.flow_class.interleaves,
+            "overridable": open_keys(config),
+            "subflows": dict(config.get(SUBFLOWS) or {}),
+        }
     return {
         "schema": loaded.input_schema,
         "output": loaded.output_schema,

@@ -182,6 +182,7 @@ def _served(me: str, peer: str) -> list[Served]:
         Served(
             endpoint=name, kind="class", target=f"flows.py:{name}", dispatch_point=POINT,
             singleton=name in flows.SINGLETONS, interleaved=name in flows.INTERLEAVED, config={"subflows": parts},
+            subflows={key: {"user_id": user, "flow_endpoint": endpoint} for key, (user, endpoint) in parts.items()},
         )
         for name, parts in flows.subflows(me, peer).items()
     ]  # fmt: skip

@@ -38,6 +38,7 @@ class ServeParameters(Parameters):
     parallel: Flag = False
     singleton: Flag = False
     interleaved: Flag = False
+    subflows: Annotated[dict[str, Any] | None, MustBe("a JSON object")] = None
     config: JsonObject = Field(default_factory=dict)
     description: Text = ""
     input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
@@ -178,6 +179,7 @@ async def _description(daemon: Daemon, flow: Served, params: ServeParameters) ->
             "input_schema": params.input_schema,
             "interleaved": params.interleaved,
             "overridable": params.overridable,
+            "subflows": params.subflows,
         }
     loaded = await _load(daemon, flow)
     return {
@@ -185,6 +187,7 @@ async def _description(daemon: Daemon, flow: Served, params: ServeParameters) ->
         "input_schema": loaded.get("schema"),
         "interleaved": loaded.get("interleaved") is True,
         "overridable": [key for key in loaded.get("overridable") or () if isinstance(key, str)],
+        "subflows": loaded.get("subflows") if isinstance(loaded.get("subflows"), dict) else None,
     }
 
 

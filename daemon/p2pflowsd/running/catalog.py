@@ -36,6 +36,8 @@ class Served(BaseModel):
     parallel: bool = False
     singleton: bool = False
     """Whether all callers share one instance."""
+    subflows: dict[str, Any] | None = None
+    """The `subflows_config` that the class and its owner declare; None if a release before this one served it."""
     interleaved: bool = False
     """Whether an instance may work on several requests at once, as its class keeps them apart."""
     config: dict[str, Any] = {}

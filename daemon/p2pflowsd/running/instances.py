@@ -109,17 +109,17 @@ class Instances:
         """The id of the instance that a mount request gets."""
         return self.singleton(flow.endpoint) if flow.singleton else derived_id("mount", row.peer, row.id)
 
-    def task_payload(self, row: IncomingRow, flow: Served, body: bytes) -> bytes:
+    def task_payload(self, row: IncomingRow, flow: Served, body: bytes, *, trusted: bool) -> bytes:
         """The data of a task that mounts an instance, or runs it on a request."""
         content = json.loads(body)
         instance = row.instance or ""
         found = self._journal.instances.get(instance)
         if row.endpoint == topics.INSTANCES:
-            mount = None if found is not None else self._plan(_mount_in(content["data"]), row, flow)
+            mount = None if found is not None else self._plan(_mount_in(content["data"]), flow, trusted=trusted)
             return write_instance_task(instance, row.type, mount=mount)
         message = InstanceMessage.read(content)
         if found is None:
-            mount = self._plan(Mount(op="mount", endpoint=flow.endpoint), row, flow)
+            mount = self._plan(Mount(op="mount", endpoint=flow.endpoint), flow, trusted=trusted)
             return write_instance_task(instance, row.type, message=message, mount=mount)
         state = found.initial if flow.parallel else found.state or found.initial
         stored = StoredInstance(found.config, found.subflows, state or "null")
@@ -231,12 +231,12 @@ class Instances:
         if any(other.peer != row.peer for other in others):
             raise BadInput("Another request has the same id.", "Send it again under an id of its own.")
 
-    def _plan(self, mount: Mount, row: IncomingRow, flow: Served) -> MountPlan:
+    def _plan(self, mount: Mount, flow: Served, *, trusted: bool) -> MountPlan:
         return MountPlan(
             config=flow.config,
             overrides=mount.config_overrides,
             state=mount.initial_state,
-            trusted=row.peer == self._user,
+            trusted=trusted,
             path=[*mount.path, (self._user, flow.endpoint)],
         )
 

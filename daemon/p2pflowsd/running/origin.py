@@ -14,14 +14,16 @@ class AskOrigin(NamedTuple):
     Attributes:
         row_id: the row of the task's request.
         call_index: the index of the call in its run.
+        is_declared: whether it mounts a subflow just as the flow declares it, and so speaks for the owner.
     """
 
     row_id: int
     call_index: int
+    is_declared: bool = False
 
     def to_json(self) -> str:
         """The text that is stored."""
-        return compact({"n": self.row_id, "k": self.call_index})
+        return compact({"n": self.row_id, "k": self.call_index, **({"declared": True} if self.is_declared else {})})
 
 
 class CallBackOrigin(NamedTuple):
@@ -61,5 +63,5 @@ def read_origin(text: str) -> Origin:
     """The origin in a stored text."""
     content = json.loads(text)
     if "k" in content:
-        return AskOrigin(content["n"], content["k"])
+        return AskOrigin(content["n"], content["k"], content.get("declared") is True)
     return CallBackOrigin(*(content[name] for name in ("instance", "endpoint", "root", "subflow", "packaged")))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from p2pflows.errors import BadInput, CallError, Cancelled, FlowFailed, NotAllowed, from_peer, replay_diverged
+from p2pflows.errors import BadInput, CallError, Cancelled, FlowFailed, from_peer, replay_diverged
 from p2pflows.protocol import topics
 from p2pflows.protocol.asks import (
     Ask,
@@ -37,6 +37,7 @@ from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow, RecordRow
 from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState
+from p2pflowsd.running.authority import Authority
 from p2pflowsd.running.catalog import Catalog, Served
 from p2pflowsd.running.effects import MOUNT, POST_LIFETIME_MS, Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
@@ -63,6 +64,7 @@ class Runs:
         outbox: Outbox,
         catalog: Catalog,
         instances: Instances,
+        authority: Authority,
         changes: InstanceChanges,
         leases: Leases,
         queue: TaskQueue,
@@ -77,6 +79,7 @@ class Runs:
         self._outbox = outbox
         self._catalog = catalog
         self._instances = instances
+        self._authority = authority
         self._changes = changes
         self._leases = leases
         self._queue = queue
@@ -212,6 +215,7 @@ class Runs:
             return
         if self._journal.instances.get(row.instance or "") is not None:
             raise FlowFailed("Another request has made the instance meanwhile.", "Send it again.")
+        self._authority.check_mounted(row, flow, mounted)
         self._changes.ensure_quota(row, flow)
         self._instances.keep(row, flow, mounted)
         self._faults.reach("instances.saved")
@@ -225,7 +229,7 @@ class Runs:
         for sent in result.out:
             if isinstance(sent, FlowRequest):
                 self._outbox.check(sent.user, sent.endpoint, sent.data)
-                self._check_order(row, sent, result.mounted)
+                self._authority.check_call(row, sent, result.mounted)
 
     def _changed(self, row: IncomingRow, flow: Served) -> None:
         """Carry out a request for an instance, or to reset one, when its turn comes."""
@@ -252,8 +256,8 @@ class Runs:
         sent = self._journal.outgoing.find(message_id)
         if sent is None:
             try:
-                self._check_order(row, call, None)
-                origin = AskOrigin(row.row_id, call_index)
+                self._authority.check_call(row, call, None)
+                origin = AskOrigin(row.row_id, call_index, mounts and self._authority.declares(row, call))
                 self._accept(Type.CALL, row, call, origin=origin, message_id=message_id)
             except CallError as error:
                 sent_id, result = None, CallFailed(error.as_wire())
@@ -261,21 +265,6 @@ class Runs:
             result = _result(sent, OutgoingState(sent.state), sent.answer)
         value = None if result is None else compact(result.as_json())
         return RecordRow(row.row_id, call_index, kind, call.fingerprint, sent_id, value)
-
-    def _check_order(self, row: IncomingRow, sent: FlowRequest, mounted: Mounted | None) -> None:
-        """See that a run, which speaks in its owner's name, orders of daemons no more than its flow is for.
-
-        Raises:
-            NotAllowed: it wants something done with an instance that is no subflow of its own.
-        """
-        if sent.endpoint != topics.INSTANCES or sent.data.get("op") == "mount":
-            return
-        known = self._journal.instances.get(row.instance or "")
-        fresh = [] if mounted is None else list(mounted.subflows.values())
-        parts = fresh if known is None else self._instances.subflows(known)
-        whom = (sent.user, sent.data.get("instance"))
-        if sent.data.get("op") != "reset" or whom not in [(part.user, part.instance) for part in parts]:
-            raise NotAllowed("A flow gets instances, and resets its own subflows; no more.", "Let its owner do it.")
 
     def _send(self, row: IncomingRow, flow: Served, root: int | None, sent: Post | CallBack) -> None:
         if isinstance(sent, Post):

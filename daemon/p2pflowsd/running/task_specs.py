@@ -8,6 +8,7 @@ from typing import Any
 
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskSpec, TaskTarget
+from p2pflowsd.running.authority import Authority
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instances import Instances
@@ -17,9 +18,12 @@ from p2pflowsd.running.task import Task
 class TaskSpecs:
     """Describes tasks to workers."""
 
-    def __init__(self, *, effects: Effects, instances: Instances, name_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, *, effects: Effects, instances: Instances, authority: Authority, name_of: Callable[[str], str | None]
+    ) -> None:
         self._effects = effects
         self._instances = instances
+        self._authority = authority
         self._name_of = name_of
 
     def describe(self, task: Task, *, data: dict[str, Any] | None, body: bytes) -> TaskSpec:
@@ -32,7 +36,8 @@ class TaskSpecs:
         """
         row, flow = task.row, task.flow
         if row.instance is not None:
-            payload = self._instances.task_payload(row, flow, body)
+            trusted = self._authority.is_owners_wish(row)
+            payload = self._instances.task_payload(row, flow, body, trusted=trusted)
         else:
             payload = strict_json.dumps(json.loads(body).get("data", {}) if data is None else data)
         return TaskSpec(

@@ -25,7 +25,7 @@ TEXTS = {
     "name", "reason", "source", "target", "text", "user",
 }  # fmt: skip
 FLAGS = {"all", "interleaved", "parallel", "recursive", "singleton"}
-OBJECTS = {"config", "config_overrides", "data", "initial_state", "schema"}
+OBJECTS = {"config", "config_overrides", "subflows", "data", "initial_state", "schema"}
 NUMBERS = {"after", "limit", "timeout"}
 LISTS = {"overridable"}
 CASES = sorted(

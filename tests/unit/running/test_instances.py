@@ -279,11 +279,14 @@ def hand(desk: Desk) -> Hand:
     return Hand(desk, "b", "w1")
 
 
-def instance_of(desk: Desk, hand: Hand, who: Neighbour, endpoint: str = "own") -> str:
-    """Let somebody have an instance; gives its id."""
+def instance_of(
+    desk: Desk, hand: Hand, who: Neighbour, endpoint: str = "own", *, calls: Sequence[tuple[Neighbour, str]] = ()
+) -> str:
+    """Mount an instance for somebody, with these subflows, and return its id."""
     request = who.mounts(endpoint)
     ((task, order),) = hand.takes()
-    hand.answers(task, order, {})
+    parts = {name: {"user": user.user, "endpoint": name, "instance": None, "shared": True} for user, name in calls}
+    hand.answers(task, order, {}, mounted={"subflows": parts})
     (granted,) = who.hears(request)
     assert desk.journal.instances.get(granted["instance"]) is not None
     return str(granted["instance"])
@@ -581,7 +584,7 @@ def test_two_senders_with_one_id(desk: Desk, alice: Neighbour, mallory: Neighbou
 
 def test_answers_to_calls_of_others(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
     """An answer counts if it comes from who was asked, and once; it cannot answer an answer."""
-    call = instance_of(desk, hand, alice)
+    call = instance_of(desk, hand, alice, calls=[(alice, "far")])
     asked = alice.sends("own", {}, instance=call)
     ((task, _),) = hand.takes()
     ask = {
@@ -649,14 +652,14 @@ def test_a_run_resets_its_own_subflows(alice: Neighbour, mallory: Neighbour, han
     assert [message["data"] for message in alice.gets(topics.INSTANCES)] == [data]
 
 
-def test_a_conversation_of_somebody_else(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
+def test_a_conversation_of_somebody_else(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
     """Who knows the id of bob's conversation with alice does not get bob's flows to speak in it."""
     theirs = desk.ask(lambda: desk.node.messages.send(Type.CALL, alice.user, "far", {}, life_ms=HOUR_MS))
-    worker = Hand(desk, "a", "w9")
-    mallory.sends("function", {}, conversation=theirs)
-    ((task, _),) = worker.takes()
+    instance = instance_of(desk, hand, mallory, calls=[(alice, "far")])
+    mallory.sends("own", {}, conversation=theirs, instance=instance)
+    ((task, _),) = hand.takes()
     ask = {"op": "call", "k": 0, "mark": "m", "user": alice.user, "endpoint": "far", "data": {}}
-    worker.says(held=[task["task"]], asks=[{"task": task["task"], **ask}])
+    hand.says(held=[task["task"]], asks=[{"task": task["task"], **ask}])
     own, forwarded = alice.gets("far")
     assert own["id"] == theirs
     assert forwarded["conversation"] != theirs
@@ -1040,7 +1043,7 @@ def test_what_waits_outlives_a_restart(desk: Desk, alice: Neighbour, mallory: Ne
 
 def test_a_post_whose_answers_all_fail_is_told_once(desk: Desk, alice: Neighbour, hand: Hand) -> None:
     """Two answers wait to run a flow again when its instance is deleted: its sender gets one error for the one post."""
-    instance = instance_of(desk, hand, alice)
+    instance = instance_of(desk, hand, alice, calls=[(alice, "x")])
     post = alice.sends("own", {}, type="post", instance=instance)
     ((task, _),) = hand.takes()
     asks: list[dict[str, Any]] = [
@@ -1060,7 +1063,7 @@ def test_a_call_that_its_owner_withdraws_is_told_after_the_commit(
     desk: Desk, alice: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a run that begins again after a crash could get another answer to the same call."""
-    instance = instance_of(desk, hand, alice)
+    instance = instance_of(desk, hand, alice, calls=[(alice, "x")])
     alice.sends("own", {}, instance=instance)
     ((task, _),) = hand.takes()
     call = {"k": 0, "op": "call", "mark": "m", "user": alice.user, "endpoint": "x", "data": {}}
@@ -1078,3 +1081,85 @@ def test_a_call_that_its_owner_withdraws_is_told_after_the_commit(
     desk.ask(lambda: desk.node.messages.cancel(asked["id"]))
     assert [answer["error"]["kind"] for answer in hand.is_told() if "error" in answer] == ["cancelled"]
     assert uncommitted == [False]
+
+
+# A worker that wants more than its point is for.
+
+UNDECLARED = [("me", "secret"), ("me", "User"), ("alice", "User"), ("alice", "far")]
+
+
+@pytest.mark.parametrize(("whose", "endpoint"), UNDECLARED)
+@pytest.mark.parametrize("how", ["call", "post", "call_back"])
+def test_a_worker_calls_only_what_its_flow_declares(  # noqa: PLR0917 - fixtures and cases
+    desk: Desk, alice: Neighbour, hand: Hand, whose: str, endpoint: str, how: str
+) -> None:
+    """It reaches neither what is served to the owner alone, nor a human, nor another endpoint, in the owner's name."""
+    desk.serves("secret", "c", allow="me")
+    instance = instance_of(desk, hand, alice, calls=[(alice, "declared")])
+    request = alice.sends("own", {}, instance=instance)
+    ((task, _),) = hand.takes()
+    whom = {"user": desk.user if whose == "me" else alice.user, "endpoint": endpoint, "data": {"text": "your PIN?"}}
+    if how == "call":
+        hand.says(held=[task["task"]], asks=[{"task": task["task"], "op": "call", "k": 0, "mark": "m", **whom}])
+        assert [answer["error"]["kind"] for answer in hand.is_told()] == ["not_allowed"]
+    else:
+        more = {"subflow": "x", "packaged": "x"} if how == "call_back" else {}
+        hand.ends(task, {"out": [{"op": how, **whom, **more}], "state": {}})
+        assert alice.hears_error(request) == "not_allowed"
+    assert alice.gets(endpoint) == []
+    assert [row for row in desk.journal.outgoing.pending() if row.endpoint == endpoint] == []
+    assert desk.journal.prompts.open() == []
+
+
+def test_a_worker_of_a_function_calls_nobody(desk: Desk, alice: Neighbour) -> None:
+    """Functions and commands have no subflows."""
+    worker = Hand(desk, "a", "w9")
+    alice.sends("function", {})
+    ((task, _),) = worker.takes()
+    ask = {"op": "call", "k": 0, "mark": "m", "user": alice.user, "endpoint": "far", "data": {}}
+    worker.says(held=[task["task"]], asks=[{"task": task["task"], **ask}])
+    assert [answer["error"]["kind"] for answer in worker.is_told()] == ["not_allowed"]
+    assert alice.gets("far") == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "overrides", "kind", "trusted"),
+    [
+        ("part", {"tone": "dry"}, None, True),
+        ("part", {"program": "sh"}, None, False),
+        ("part", {}, None, False),
+        ("other", {}, "not_allowed", None),
+    ],
+)
+def test_a_worker_s_mount_has_the_owner_s_rights_only_as_declared(  # noqa: PLR0917 - fixtures and cases
+    desk: Desk, alice: Neighbour, hand: Hand, endpoint: str, overrides: dict[str, Any], kind: str | None,
+    trusted: bool | None,
+) -> None:  # fmt: skip
+    """What a run mounts is not trusted, unless it is just what the flow declares."""
+    desk.serves("part", "c")
+    desk.serves("other", "c")
+    desk.serves("tree", subflows={"one": {"flow_endpoint": "part", "tone": "dry"}})
+    worker = Hand(desk, "c", "w9")
+    alice.mounts("tree")
+    ((task, _),) = hand.takes()
+    order = {"op": "mount", "endpoint": endpoint, "config_overrides": overrides, "path": []}
+    ask = {"op": "call", "k": 0, "mark": "m", "user": desk.user, "endpoint": topics.INSTANCES, "data": order}
+    hand.says(held=[task["task"]], asks=[{"task": task["task"], **ask}])
+    told = [answer["error"]["kind"] for answer in hand.is_told() if "error" in answer]
+    assert told == ([] if kind is None else [kind])
+    own = topics.inbox(desk.user, topics.INSTANCES)
+    for bundle in desk.link.sent.get(own, []):
+        desk.arrives(own, bundle)
+    assert [mount["mount"]["trusted"] for _, mount in worker.takes()] == ([] if trusted is None else [trusted])
+
+
+def test_a_worker_does_not_invent_subflows(desk: Desk, alice: Neighbour, hand: Hand) -> None:
+    """An instance has the subflows that its flow declares, whatever its worker says that it has mounted."""
+    desk.serves("secret", "c", allow="me")
+    desk.serves("tree", subflows={"one": {"flow_endpoint": "part"}})
+    request = alice.mounts("tree")
+    ((task, _),) = hand.takes()
+    parts = {"one": {"user": desk.user, "endpoint": "secret", "instance": None, "shared": True}}
+    hand.ends(task, {"out": [], "mounted": {"config": {}, "subflows": parts}})
+    assert alice.hears_error(request) == "not_allowed"
+    assert desk.journal.instances.of("tree") == []
