@@ -156,7 +156,7 @@ def test_a_circle_through_a_singleton_that_is_there(alice: LocalUser, here: str)
     serving.get_flow_instance(alice, upper, timeout=WAIT)
     assert serving.delete_flow_endpoint(alice, lower)
     serve(alice, "Relay", lower, singleton=True, config=relay(upper))
-    with pytest.raises(BadInput, match="circle"):
+    with pytest.raises(BadInput, match="cycle"):
         serving.get_flow_instance(alice, lower, timeout=WAIT)
 
 
