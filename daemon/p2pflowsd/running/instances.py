@@ -168,7 +168,7 @@ class Instances:
         """Check that no flow above an existing instance is also below it, as far as its tree is on this machine.
 
         Raises:
-            BadInput: one is.
+            BadInput: a flow above is also below it.
         """
         below, seen = [row], {row.id}
         while below:
@@ -250,7 +250,7 @@ def read_mount(data: dict[str, Any], me: str) -> Mount:
     """The mount request in a message's data.
 
     Raises:
-        BadInput: it is none, or it leads in a circle, or too deep.
+        BadInput: the data is no mount request, or its tree has a cycle or too many levels.
     """
     if isinstance(data.get("path"), list) and len(data["path"]) >= MAX_MOUNT_DEPTH:
         raise BadInput(f"The subflows are nested deeper than {MAX_MOUNT_DEPTH} levels.", "Nest them less.")
@@ -268,7 +268,7 @@ def read_change(data: dict[str, Any]) -> Change:
     """The request to delete or reset in a message's data.
 
     Raises:
-        BadInput: it is none.
+        BadInput: the data is neither a request to delete nor one to reset an instance.
     """
     try:
         return Change.model_validate(data)
@@ -280,7 +280,7 @@ def check_stateless(mount: Mount) -> None:
     """Check that a mount of a flow without state sets neither config nor state.
 
     Raises:
-        BadInput: it is.
+        BadInput: it sets one of them.
     """
     if mount.initial_state is not None or set(mount.config_overrides) - _LABELS:
         raise BadInput(f"{mount.endpoint!r} has neither config nor state.", "Ask for it without overrides.")
@@ -320,7 +320,7 @@ def _mount_in(data: dict[str, Any]) -> Mount:
     """The mount request in data that was JSON; read as such, its pairs may be tuples.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the data is no mount request.
     """
     return Mount.model_validate_json(compact(data))
 
