@@ -90,6 +90,7 @@ class App:
         self._timer: asyncio.TimerHandle | None = None
         self._journal_failed = asyncio.Event()
         self._journal_error: JournalError | None = None
+        self._down_reason: str | None = None
         self._connected = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         daemon = Daemon(
@@ -321,13 +322,23 @@ class App:
 
     def _down(self, reason: str) -> None:
         self._connected.clear()
+        self._down_reason = reason
         if not self._closed:
             self._log.warning("the broker link is down: %s", reason)
 
     def _problem(self, problem: str) -> None:
+        self._down_reason = problem
         self._log.warning("%s", problem)
 
     # What others ask.
+
+    def _trouble(self) -> str | None:
+        """What is wrong with this daemon, in a sentence."""
+        if self._journal_error is not None:
+            return _disk_error(self._journal_error).message
+        if self._node.has_twin:
+            return "Another daemon runs with this identity. Stop one of them: they take messages from each other."
+        return None
 
     def _about(self) -> dict[str, Any]:
         round_trip = self._link.round_trip
@@ -337,11 +348,12 @@ class App:
             "since": views.rfc3339(self._since),
             "version": self._version,
             "home": str(self._home.path),
-            "problem": None if self._journal_error is None else _disk_error(self._journal_error).message,
+            "problem": self._trouble(),
             "broker": {
                 "url": str(self._setting),
                 "name": self._broker_name(),
                 "connected": self._link.connected,
+                "reason": None if self._link.connected else self._down_reason,
                 "round_trip_ms": None if round_trip is None else round(round_trip * 1000, 2),
             },
         }

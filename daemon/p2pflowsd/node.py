@@ -246,6 +246,8 @@ class Node:
         )
 
         contacts.reload_if_changed()
+        self.has_twin = False
+        """Whether another daemon with this identity was seen."""
         self._is_dead = False
         self._unacknowledged: list[Delivery] = []
         self._commit_by: float | None = None
@@ -296,7 +298,8 @@ class Node:
     def subscriptions(self) -> list[str]:
         """All topics that this user's daemon reads."""
         users = set(self.contacts.known.by_user) | self.outbox.peers()
-        return topics.daemon_filters(self.user) + self._followed.reset(users)
+        own = [*topics.daemon_filters(self.user), topics.status(self.user)]
+        return own + self._followed.reset(users)
 
     def publish_card(self) -> None:
         """Publish what anyone may call.
@@ -363,6 +366,8 @@ class Node:
                     if delivery.retain:
                         raise Refused("retained")  # noqa: TRY301 - one place counts refusals
                     self.dispatch.receive(point, delivery.payload)
+                case topics.PresenceTopic(user, "status") if user == self.user:
+                    self._notice_twin(delivery)
                 case topics.PresenceTopic(user, "status"):
                     if user != self.user and self.presence.learn(user, delivery.payload):
                         self.outbox.resend_to(user)
@@ -404,6 +409,11 @@ class Node:
             self.journal.log.prune()
             self.changes.delete_idle()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
+
+    def _notice_twin(self, delivery: Delivery) -> None:
+        if self.presence.is_twin(delivery.payload, retained=delivery.retain):
+            self.has_twin = True
+            self._log.note("twin", "", "", "Another daemon runs with this identity; each takes messages of the other.")
 
     def _notice_pause(self, elapsed: float) -> None:
         """Do not count against workers that this process stood still, as in a laptop that was asleep."""

@@ -91,7 +91,8 @@ def _broker(broker: dict[str, Any]) -> str:
     round_trip_ms = broker.get("round_trip_ms")
     name = f", {escape(broker['name'])}" if broker.get("name") not in (None, "", broker["url"]) else ""
     took = "" if round_trip_ms is None else f", round trip {round_trip_ms:.1f} ms"
-    return f"{escape(broker['url'])}{name}, {state}{took}"
+    reason = "" if not broker.get("reason") else f": {escape(broker['reason'])}"
+    return f"{escape(broker['url'])}{name}, {state}{took}{reason}"
 
 
 def _counts_by_reason(refused: dict[str, int]) -> str:

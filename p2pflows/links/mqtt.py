@@ -21,7 +21,8 @@ _REFUSED_DELAY_S = 5.0
 _STABLE_AFTER_S = 1.0
 """After a connection that lived longer, the next attempt is made at once, and the back-off starts over."""
 _TICK_S = 1.0
-_SESSION_EXPIRY_S = 30 * 24 * 3600
+_SESSION_EXPIRY_S = 3600
+"""How long a broker queues for a daemon that is away; its neighbours send again whatever it has not confirmed."""
 _PUBLISH_OVERHEAD_BYTES = 16
 """Bytes of a PUBLISH packet besides topic and payload, rounded up."""
 _RIGHTS = "the rights in broker-config/README.md"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from simulation import flows
+from simulation.broker import Packet
 from simulation.checker import check
 from simulation.machine import ClientRequest, Machine
 from simulation.world import ECHO, HUMAN, MAX_LIFETIME_S, World
@@ -23,6 +24,7 @@ from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.node import Node, Request
 from p2pflowsd.receiving.intake import MAX_HELD_PER_SENDER
+from p2pflowsd.sending.presence import Presence
 from p2pflowsd.sending.send_queue import MAX_CACHED_BYTES
 
 LARGE_BYTES = 200_000
@@ -650,3 +652,20 @@ def test_a_restart_with_a_clock_that_is_right_again(world: World) -> None:
     ann.start()
     world.run(2)
     assert ann.state_of(asked.result) == "done"
+
+
+def test_two_daemons_with_one_identity_notice_each_other(world: World) -> None:
+    """A live status of another start, or a later one, shows that the home was copied; an own earlier one does not."""
+    ann, *_ = world.machines
+    assert ann.node is not None
+    earlier, later = (Presence(ann.identity, ann.node.boot + step).mine(online=True) for step in (-1, 1))
+    topic = topics.status(ann.user)
+    assert topic in ann.node.subscriptions()
+    ann.node.process_batch([Packet(topic, earlier, retain=True)])
+    assert not ann.node.has_twin
+    ann.node.process_batch([Packet(topic, ann.node.presence.mine(online=True), retain=False)])
+    assert not ann.node.has_twin
+    ann.node.process_batch([Packet(topic, later, retain=True)])
+    assert ann.node.has_twin
+    world.run(0.1)
+    assert "Another daemon runs with this identity" in str(ann.node.journal.log.newest(10, 0))

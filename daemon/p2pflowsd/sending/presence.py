@@ -72,6 +72,19 @@ class Presence:
         known = self._known.get(user)
         return known[1] if known else None
 
+    def is_twin(self, payload: bytes, *, retained: bool) -> bool:
+        """Whether a status of this user comes from another daemon with the same key, as in a copied home.
+
+        A stored status of an earlier start of this daemon is no sign of one.
+
+        Raises:
+            Refused: this user did not sign it, or it is not a status.
+        """
+        if not payload:
+            return False
+        boot, online = _read_status(self._identity.user_id, payload)
+        return online and boot != self._boot and (boot > self._boot or not retained)
+
     def learn(self, user: str, payload: bytes) -> bool:
         """Store the status of a user.
 
@@ -84,17 +97,22 @@ class Presence:
         """
         if not payload:
             return False  # anybody may clear a retained message, so this is not the word of the user
-        fact = open_signed(user, topics.status(user), payload)
-        if fact is None:
-            raise Refused("bad_signature")
-        boot, online = fact.get("boot"), fact.get("online")
-        if not isinstance(boot, int) or not isinstance(online, bool):
-            raise Refused("malformed")
+        boot, online = _read_status(user, payload)
         before = self._known.get(user, (0, False))
         if boot < before[0]:
             return False
         self._known[user] = (boot, online)
         return online
+
+
+def _read_status(user: str, payload: bytes) -> tuple[int, bool]:
+    fact = open_signed(user, topics.status(user), payload)
+    if fact is None:
+        raise Refused("bad_signature")
+    boot, online = fact.get("boot"), fact.get("online")
+    if not isinstance(boot, int) or not isinstance(online, bool):
+        raise Refused("malformed")
+    return boot, online
 
 
 class Followed:
