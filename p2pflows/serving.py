@@ -22,7 +22,6 @@ from p2pflows.errors import NotServed, UsageError
 from p2pflows.flows import state as codec
 from p2pflows.flows.client_run import ClientRun
 from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS, effective_config, input_schema, subflow_specs
-from p2pflows.flows.flow import Flow
 from p2pflows.flows.overrides import check_keyless, open_keys
 from p2pflows.flows.proxy import FlowProxy
 from p2pflows.flows.run import Target
@@ -48,9 +47,8 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
 ) -> bool:
     """Serve a flow class under an endpoint.
 
-    This imports the class, so that an error in it is raised here. Serving another class or other settings replaces
-    what the endpoint serves: existing instances keep their config, and run the new code. If only the code of the class
-    has changed, unserve it first.
+    This imports the class, so that an error in it is raised here. Serving another class, changed code or other
+    settings replaces what the endpoint serves: existing instances keep their config, and run the new code.
 
     Args:
         cl: the client of the local daemon.
@@ -68,7 +66,8 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
     Raises:
         UsageError: the class cannot be imported or is not a flow, or its config is incomplete.
     """
-    flow_class, target = _load(flow_class_name)
+    loaded, target = _load(flow_class_name)
+    flow_class = loaded.flow_class
     settings = dict(config or {})
     check_keyless(settings)
     effective = effective_config(flow_class, settings, complete=False)
@@ -86,6 +85,7 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
         "interleaved": flow_class.interleaves,
         "subflows": effective.get(SUBFLOWS) or {},
         "overridable": open_keys(effective),
+        "release": loaded.release,
     }
     served = _served(cl).get(flow_endpoint)
     if served is not None and all(served.get(name) == value for name, value in wanted.items()):
@@ -247,9 +247,11 @@ def _collect(
             f"The subflows form a cycle: {' -> '.join([*above[above.index(endpoint) :], endpoint])}.",
             "Let one of them use another endpoint.",
         )
-    flow_class, _ = _load(class_name)
+    loaded, _ = _load(class_name)
     served = _served(cl)
-    for spec in subflow_specs(effective_config(flow_class, {}, complete=False), me=cl.user_id, complete=False).values():
+    for spec in subflow_specs(
+        effective_config(loaded.flow_class, {}, complete=False), me=cl.user_id, complete=False
+    ).values():
         if spec.user != LOCAL or spec.endpoint in (*served, OPEN) or spec.endpoint in found:
             continue
         if spec.class_name is None:
@@ -266,17 +268,19 @@ def _collect(
     found[endpoint] = {"flow_class_name": class_name, **about}
 
 
-def _load(class_name: str) -> tuple[type[Flow], str]:
-    """Return a flow class, and the target by which workers load it."""
+def _load(class_name: str) -> tuple[FlowClass, str]:
+    """Return what was loaded of a flow class, and the target by which workers load it."""
     module, separator, attribute = class_name.rpartition(":" if ":" in class_name else ".")
     if not module or not attribute:
         raise UsageError(f"{class_name!r} does not name a class.", "Write package.module.Class or file.py:Class.")
     if separator == ":" and module.endswith(".py"):
         module = str(Path(module).absolute())
     target = f"{module}:{attribute}"
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # this program may want to import the modules of its flows too
     loaded = _LOADER.examine(ClassTarget(target, str(Path.cwd()), config={}))
     assert isinstance(loaded, FlowClass)  # noqa: S101 - the loader refuses anything else for this target
-    return loaded.flow_class, target
+    return loaded, target
 
 
 def _served(cl: Client) -> dict[str, dict[str, Any]]:

@@ -171,6 +171,7 @@ def describe(address: str, as_json: bool) -> None:
             ("dispatch point", escape(flow.get("dispatch_point") or "")),
             ("description", escape(flow.get("description") or "")),
             *_overridable(flow),
+            *([("release", escape(flow["release"]))] if flow.get("release") else []),
         ]
     )
     rows = input_fields(flow)

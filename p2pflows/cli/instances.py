@@ -111,11 +111,12 @@ def instances(contact: str | None, as_json: bool) -> None:
         say(f"{contact} has no instances for you." if contact else "There are no instances. See: p2pflows mount --help")
     else:
         print_table(
-            ["INSTANCE", "ENDPOINT", "FOR", "OPEN", "USED", "SUBFLOWS"],
+            ["INSTANCE", "ENDPOINT", *([] if contact else ["RELEASE"]), "FOR", "OPEN", "USED", "SUBFLOWS"],
             [
                 [
                     each["instance"],
                     each["endpoint"],
+                    *([] if contact else [each.get("release") or "-"]),
                     "me" if contact else display_name(each.get("name"), each["client"]),
                     each["open"],
                     ago(each["used"]),

@@ -20,6 +20,7 @@ import yaml
 
 from p2pflows.errors import UsageError
 from p2pflows.flows.overrides import TARGET
+from p2pflows.flows.project import project_of, public_name
 from p2pflows.protocol import topics
 
 BASE_DEFAULTS: dict[str, Any] = {"private_keys": [], "unsent_keys": []}
@@ -276,8 +277,9 @@ def _first_bases(flow_class: type[Any]) -> list[type[Any]]:
 
 def _own_config(flow_class: type[Any]) -> dict[str, Any]:
     path = _yaml_path(flow_class)
-    if path is not None and path.is_file():
-        own, where = _read(path), str(path)
+    text = None if path is None else _text(path, flow_class.__module__)
+    if path is not None and text is not None:
+        own, where = _parse(text, path), str(path)
     else:
         name = flow_class.__name__
         private = f"_{name.lstrip('_')}__default_flow_config"  # Python mangles names with two underscores
@@ -286,7 +288,7 @@ def _own_config(flow_class: type[Any]) -> dict[str, Any]:
     _check_plain(own, where, "")
     if not isinstance(own, dict):
         raise UsageError(f"{where} is not a mapping.", "Write keys and values.")
-    package = flow_class.__module__.rpartition(".")[0]
+    package = public_name(flow_class.__module__).rpartition(".")[0]
     config: dict[str, Any] = _with_absolute_targets(own, package)
     return config
 
@@ -314,13 +316,24 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> Any:
-    hint = f"Correct {path}."
+def _text(path: Path, module: str) -> bytes | None:
+    """Read a config file; of a served class, what was there when the class was loaded. None if there is no file."""
+    project = project_of(module)
+    if project is not None:
+        return project.config_file(path, module)
+    if not path.is_file():
+        return None
     try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, _Loader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}".replace("\n", " "), hint) from error
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}", f"Correct {path}.") from error
+
+
+def _parse(text: bytes, path: Path) -> Any:
+    try:
+        content = yaml.load(text.decode(), _Loader)  # noqa: S506 - a SafeLoader
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {error}".replace("\n", " "), f"Correct {path}.") from error
     content = {} if content is None else content
     _check_plain(content, str(path), "")
     return _References(content, path).resolved()

@@ -77,6 +77,7 @@ class FlowFunction:
         description: what others read about it.
         is_async: whether invoking it returns an awaitable.
         read: checks the data and returns the arguments.
+        release: a fingerprint of its code; empty if it is installed, or of a notebook.
     """
 
     function: Callable[..., Any]
@@ -85,6 +86,7 @@ class FlowFunction:
     description: str
     is_async: bool
     read: Callable[[bytes], Arguments]
+    release: str = ""
 
     @classmethod
     def from_callable(cls, function: object) -> FlowFunction:

@@ -29,6 +29,7 @@ from pydantic_core import PydanticSerializationError
 
 from p2pflows.errors import FlowFailed, UsageError
 from p2pflows.flows.message import FlowMessage
+from p2pflows.flows.project import public_name
 from p2pflows.protocol import strict_json
 
 MAX_STATE_BYTES = 250_000
@@ -197,7 +198,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any], dict[str, type[BaseModel]]], Any]
 
 
 def _name(model: type[BaseModel]) -> str:
-    return f"{model.__module__}.{model.__qualname__}"
+    return f"{public_name(model.__module__)}.{model.__qualname__}"
 
 
 def _refusal(path: tuple[str, ...], what: str) -> FlowFailed:

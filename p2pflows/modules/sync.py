@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pflows.errors import UsageError
+from p2pflows.flows.project import public_name
 from p2pflows.modules import declared, lock, source, tree, trust
 from p2pflows.modules.fetch import NoRevision, fetch
 from p2pflows.modules.lock import Locked
@@ -399,7 +400,7 @@ def _calling_module() -> tuple[Path, str] | None:
     frame = sys._getframe(1)  # noqa: SLF001 - there is no other way to find the caller
     while frame.f_back is not None and _is_in_p2pflows(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
-    parts = str(frame.f_globals.get("__name__", "")).split(".")
+    parts = public_name(str(frame.f_globals.get("__name__", ""))).split(".")
     file = frame.f_globals.get("__file__")
     if parts[0] != PACKAGE or len(parts) < len((PACKAGE, "author", "Name")) or not file:
         return None

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import itertools
 import logging
 import sys
 import threading
 import traceback
-from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from p2pflows.errors import UsageError
@@ -20,6 +17,7 @@ from p2pflows.flows.config import SUBFLOWS, effective_config, input_schema
 from p2pflows.flows.flow import Flow
 from p2pflows.flows.function import FlowFunction
 from p2pflows.flows.overrides import open_keys
+from p2pflows.flows.project import Project, folder_of_installed, project_of, written_path
 from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskTarget, UnknownTarget
 from p2pflows.worker.shell import Command
 
@@ -30,26 +28,26 @@ class FlowClass:
 
     flow_class: type[Flow]
     config: dict[str, Any]
+    release: str = ""
+    """A fingerprint of its code; empty if it is installed, or of a notebook."""
 
 
 Loaded = FlowFunction | Command | FlowClass
-
-_Stamp = tuple[int, int]
-_SERVED = "p2pflows_served_"
-_NUMBERS = itertools.count(1)
 
 _log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Loads targets once for each endpoint and revision; may be used from many threads."""
+    """Loads targets once for each endpoint and revision; may be used from many threads.
+
+    Endpoints of the same folders share their modules until a file has changed, or one of them is served again.
+    """
 
     def __init__(self) -> None:
         self._loaded: dict[str, tuple[int, Loaded]] = {}
-        # One at a time: imports change sys.path and sys.modules, and two lanes may need the same endpoint.
+        # One at a time: what a module adds to sys.path is taken as its project's.
         self._lock = threading.Lock()
-        self._folders: list[Path] = []
-        self._stamps: dict[str, _Stamp] = {}
+        self._projects: dict[tuple[Path, ...], tuple[Project, set[str]]] = {}
 
     def known(self, endpoint: str, revision: int) -> Loaded | None:
         """What was loaded for this revision; None if nothing was. It does not wait for a load that is under way."""
@@ -66,7 +64,7 @@ class Loader:
             known = self.known(endpoint, revision)
             if known is not None:
                 return known
-            loaded = self._load(target, again=endpoint in self._loaded)
+            loaded = self._load(target, endpoint)
             self._loaded[endpoint] = (revision, loaded)
             return loaded
 
@@ -77,79 +75,57 @@ class Loader:
             UsageError: it cannot be loaded; the message says why.
         """
         with self._lock:
-            return self._load(target, again=False)
+            return self._load(target, None)
 
-    def _load(self, target: TaskTarget, *, again: bool) -> Loaded:
+    def _load(self, target: TaskTarget, endpoint: str | None) -> Loaded:
         match target:
             case ExecTarget(command, cwd):
                 loaded = Command(command, cwd)
                 loaded.check()
                 return loaded
             case PythonTarget(name, cwd):
-                return FlowFunction.from_callable(self._find(name, cwd, again=again))
+                found, module = self._find(name, cwd, endpoint)
+                return replace(FlowFunction.from_callable(found), release=_release(module))
             case ClassTarget(name, cwd, config):
-                found = self._find(name, cwd, again=again)
+                found, module = self._find(name, cwd, endpoint)
                 if not (isinstance(found, type) and issubclass(found, Flow)):
                     raise UsageError(f"{name} is no class of flows.", "Derive it from AtomicFlow or CompositeFlow.")
                 open_keys(effective_config(found, config, complete=False))
-                return FlowClass(found, config)
+                return FlowClass(found, config, _release(module))
             case UnknownTarget():
                 raise UsageError("This worker does not know that kind of target.", "Bring it up to date.")
 
-    def _find(self, name: str, cwd: str, *, again: bool) -> object:
+    def _find(self, name: str, cwd: str, endpoint: str | None) -> tuple[object, ModuleType]:
+        """The object that a target names, and its module."""
         module_name, _, attribute = name.rpartition(":")
         if not module_name or not attribute:
             raise UsageError(f"{name!r} names no function.", "Write flows.py:function or package.module:function.")
-        path = Path(cwd, module_name) if module_name.endswith(".py") else None
+        path = Path(cwd, module_name).absolute() if module_name.endswith(".py") else None
         if path is not None and not path.is_file():
             raise UsageError(f"There is no file {path}.", "Check the path, and where the worker runs.")
-        for folder in dict.fromkeys([Path(cwd).absolute(), *([path.absolute().parent] if path else [])]):
-            self._prefer(folder)
+        importlib.invalidate_caches()
+        folders = _folders(module_name, path, Path(cwd).absolute())
+        project, endpoints = self._project(folders, endpoint)
         try:
             if module_name == "__main__":
                 module = _notebook(attribute)
-            elif path is None:
-                module = _import_package(module_name, again=again)
             else:
-                module = _import_file(path, f"{_SERVED}{next(_NUMBERS)}")
+                with project.loading():
+                    module = _import_from(project, module_name, path)
         except BaseException as error:  # a flow's file may even call sys.exit
             _log.error("%s cannot be imported", module_name, exc_info=error)
-            reason = _where(error, module_name)
+            reason = project.public(_where(error, module_name))
             raise UsageError(f"{module_name} cannot be imported: {reason}.", "Mend the file.") from error
-        self._stamps = {name: stamp for name, file in self._imported() if (stamp := _stamp(file)) is not None}
-        return _attribute(module, module_name, attribute)
+        if endpoint is not None:
+            self._projects[folders] = (project, {*endpoints, endpoint})
+        return _attribute(module, module_name, attribute), module
 
-    def _prefer(self, folder: Path) -> None:
-        """Let imports find the modules of a folder, as they are now, before those of the same name in other folders."""
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
-        sys.path.insert(0, str(folder))
-        for name, file in self._imported():
-            is_changed = name in self._stamps and _stamp(file) != self._stamps[name]
-            relative = [file.relative_to(other) for other in self._folders if file.is_relative_to(other)]
-            if is_changed or any(folder / path != file and (folder / path).exists() for path in relative):
-                del sys.modules[name]
-        if folder not in self._folders:
-            self._folders.append(folder)
-        importlib.invalidate_caches()
-
-    def _imported(self) -> list[tuple[str, Path]]:
-        """The modules that served files have imported from their folders, with their files."""
-        found = []
-        for name, module in list(sys.modules.items()):
-            file = Path(getattr(module, "__file__", None) or "")
-            if not name.startswith(_SERVED) and name != "__main__" and any(map(file.is_relative_to, self._folders)):
-                found.append((name, file))
-        return found
-
-
-class _SourceLoader(SourceFileLoader):
-    """Always compiles the file as it is now: cached bytecode overlooks an edit within one second."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        code: CodeType = self.source_to_code(self.get_data(path), path)
-        return code
+    def _project(self, folders: tuple[Path, ...], endpoint: str | None) -> tuple[Project, set[str]]:
+        """The project of some folders: the latest, or a new one if that is too old; and what is loaded from it."""
+        latest = self._projects.get(folders)
+        if latest is None or endpoint is None or endpoint in latest[1] or not latest[0].is_current():
+            return Project(folders), set()
+        return latest
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
@@ -174,33 +150,34 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _stamp(file: Path) -> _Stamp | None:
-    """The time and size of a file, which change with it; None if it is gone."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
+def release_of(loaded: Loaded) -> str:
+    """A fingerprint of the code and defaults that were loaded; empty for commands, installed code and notebooks."""
+    return "" if isinstance(loaded, Command) else loaded.release
 
 
-def _import_file(path: Path, name: str) -> ModuleType:
-    loader = _SourceLoader(name, str(path))
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    if spec is None:
-        raise ImportError("it is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+def _folders(module_name: str, path: Path | None, cwd: Path) -> tuple[Path, ...]:
+    """Where to look for the modules of a target: beside its file, where it is served, and where Python finds it."""
+    if path is not None:
+        own = [path.parent, cwd]
+    else:
+        elsewhere = None
+        top = module_name.partition(".")[0]
+        if not Path(cwd, f"{top}.py").is_file() and not Path(cwd, top).is_dir():
+            elsewhere = folder_of_installed(top)
+        own = [cwd] if elsewhere is None else [cwd, elsewhere]
+    return tuple(dict.fromkeys([*own, *written_path()]))
 
 
-def _import_package(name: str, *, again: bool) -> ModuleType:
-    known = sys.modules.get(name)
-    return importlib.reload(known) if again and known is not None else importlib.import_module(name)
+def _import_from(project: Project, name: str, path: Path | None) -> ModuleType:
+    if path is not None:
+        return project.file(path)
+    return project.module(name) if project.owns(name) else importlib.import_module(name)
+
+
+def _release(module: ModuleType) -> str:
+    """The fingerprint of a module's code; empty for modules that are installed, or of a notebook."""
+    project = project_of(module.__name__)
+    return "" if project is None else project.release_of(module.__name__)
 
 
 def _notebook(attribute: str) -> ModuleType:

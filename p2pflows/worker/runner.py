@@ -231,7 +231,8 @@ class Runner:
         """
         spec = task.spec
         if spec.op == "load":
-            return to_json(loading.describe(self._loader.load(spec.endpoint, spec.revision, spec.target)))
+            loaded = self._loader.load(spec.endpoint, spec.revision, spec.target)
+            return to_json({**loading.describe(loaded), "release": loading.release_of(loaded)})
         loaded = self._loaded(spec)
         match loaded:
             case Command():

@@ -824,3 +824,39 @@ def test_listings_show_no_secrets(
     for text in shown[3:5]:
         assert "flow_classes" not in text
         assert str(Path.cwd()) not in text
+
+
+def test_two_projects_in_one_worker(
+    alice: LocalUser, bob: LocalUser, names: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Classes of one name in two folders keep their own YAML and modules; after an edit, serving again is enough."""
+    source = (
+        "from helpers import WHO\nfrom p2pflows import AtomicFlow\nclass Assistant(AtomicFlow):\n"
+        "    def run(self, m):\n        import late\n"
+        "        return {'who': [self.flow_config['system'], WHO, late.WHO]}\n"
+    )
+    endpoints = {name: names(name) for name in ("one", "two")}
+
+    def serve_from(name: str) -> bool:
+        with contextlib.chdir(tmp_path / name):
+            return serving.serve_flow(bob, "flows.Assistant", endpoints[name])
+
+    for name, endpoint in endpoints.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "flows.py").write_text(source)
+        (folder / "Assistant.yaml").write_text(f"name: {name}\ndescription: d\nsystem: {name}\n")
+        for module in ("helpers", "late"):
+            (folder / f"{module}.py").write_text(f"WHO = {name!r}\n")
+        assert serve_from(name)
+        assert bob.call(f"me/{endpoint}", {}) == {"who": [name] * 3}
+    for name, endpoint in endpoints.items():
+        assert alice.call(f"{bob.user_id}/{endpoint}", {}) == {"who": [name] * 3}
+    release = bob.request("describe", address=f"me/{endpoints['one']}")["release"]
+    assert not serve_from("one")
+    (tmp_path / "one" / "helpers.py").write_text("WHO = 'edited'\n")
+    assert serve_from("one")
+    assert alice.call(f"{bob.user_id}/{endpoints['one']}", {}) == {"who": ["one", "edited", "one"]}
+    assert alice.call(f"{bob.user_id}/{endpoints['two']}", {}) == {"who": ["two"] * 3}
+    assert bob.request("describe", address=f"me/{endpoints['one']}")["release"] != release
+    assert {each["release"] for each in serving.get_flow_instances(bob, flow_endpoint=endpoints["one"])} != {release}

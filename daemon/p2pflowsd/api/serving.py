@@ -43,6 +43,7 @@ class ServeParameters(Parameters):
     description: Text = ""
     input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
     overridable: Annotated[list[str], MustBe("a list of dotted keys")] = Field(default_factory=list)
+    release: Text = ""
 
 
 class EndpointParameters(Parameters):
@@ -180,6 +181,7 @@ async def _description(daemon: Daemon, flow: Served, params: ServeParameters) ->
             "interleaved": params.interleaved,
             "overridable": params.overridable,
             "subflows": params.subflows,
+            "release": params.release,
         }
     loaded = await _load(daemon, flow)
     return {
@@ -188,6 +190,7 @@ async def _description(daemon: Daemon, flow: Served, params: ServeParameters) ->
         "interleaved": loaded.get("interleaved") is True,
         "overridable": [key for key in loaded.get("overridable") or () if isinstance(key, str)],
         "subflows": loaded.get("subflows") if isinstance(loaded.get("subflows"), dict) else None,
+        "release": str(loaded.get("release") or ""),
     }
 
 

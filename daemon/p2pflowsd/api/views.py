@@ -61,10 +61,12 @@ def requests(node: Node) -> list[dict[str, Any]]:
 
 def own_instances(node: Node, endpoint: str | None) -> list[dict[str, Any]]:
     """The instances of the user's flows, or of one of them."""
-    return [
-        with_dates({**node.instances.show(row), "name": node.name_of(row.client)})
-        for row in node.journal.instances.of(endpoint)
-    ]
+    found = []
+    for row in node.journal.instances.of(endpoint):
+        flow = node.catalog.get(row.endpoint)
+        about = {"name": node.name_of(row.client), "release": "" if flow is None else flow.release}
+        found.append(with_dates({**node.instances.show(row), **about}))
+    return found
 
 
 def with_dates(instance: dict[str, Any]) -> dict[str, Any]:

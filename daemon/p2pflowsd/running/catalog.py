@@ -49,6 +49,8 @@ class Served(BaseModel):
     description: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
     revision: int = 1
+    release: str = ""
+    """A fingerprint of its code when it was served; empty if that is installed, or a command."""
 
     def as_json(self) -> dict[str, Any]:
         """What its owner sees."""

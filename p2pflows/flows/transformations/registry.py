@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from p2pflows.errors import UsageError
+from p2pflows.flows.project import calling_project, project_of
 from p2pflows.flows.transformations import settings
 from p2pflows.flows.transformations.base import DataTransformation
 from p2pflows.flows.transformations.json_text import Json2Obj, Obj2Json
@@ -41,6 +42,10 @@ _allowed: dict[str, type[DataTransformation]] = {
 }
 
 
+_of_projects: dict[str, dict[str, type[DataTransformation]]] = {}
+"""What the modules of each served project have registered: it is for that project alone."""
+
+
 def register(allowed: Class) -> Class:
     """Let configs name a class of your own, and return the class, so that this can be a decorator.
 
@@ -49,14 +54,16 @@ def register(allowed: Class) -> Class:
     """
     if not (inspect.isclass(allowed) and issubclass(allowed, DataTransformation)):
         raise UsageError(f"{allowed!r} is not a class of transformations.", "Derive it from DataTransformation.")
-    other = _allowed.get(allowed.__name__, allowed)
+    project = project_of(allowed.__module__)
+    names = _allowed if project is None else _of_projects.setdefault(project.name, {})
+    other = names.get(allowed.__name__, _allowed.get(allowed.__name__, allowed))
     # A module that is loaded again defines its classes again, under the same names.
     if (other.__module__, other.__qualname__) != (allowed.__module__, allowed.__qualname__):
         raise UsageError(
             f"{allowed.__name__!r} already names {other.__module__}.{other.__qualname__}.",
             "Give your class another name.",
         )
-    _allowed[allowed.__name__] = allowed
+    names[allowed.__name__] = allowed
     return allowed
 
 
@@ -66,9 +73,11 @@ def resolve(target: object) -> type[DataTransformation]:
     Raises:
         UsageError: the class is not allowed.
     """
-    found = _allowed.get(settings.text(target, TARGET).rpartition(".")[2])
+    project = calling_project()
+    names = _allowed if project is None else {**_allowed, **_of_projects.get(project.name, {})}
+    found = names.get(settings.text(target, TARGET).rpartition(".")[2])
     if found is None:
-        raise UsageError(f"No transformation is named {target!r}.", f"Use one of: {', '.join(sorted(_allowed))}.")
+        raise UsageError(f"No transformation is named {target!r}.", f"Use one of: {', '.join(sorted(names))}.")
     return found
 
 

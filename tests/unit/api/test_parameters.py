@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
 """A value for each parameter that some method requires."""
 TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "id", "instance", "kind",
-    "name", "reason", "source", "target", "text", "user",
+    "name", "reason", "release", "source", "target", "text", "user",
 }  # fmt: skip
 FLAGS = {"all", "interleaved", "parallel", "recursive", "singleton"}
 OBJECTS = {"config", "config_overrides", "subflows", "data", "initial_state", "schema"}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from p2pflows.errors import UsageError
+from p2pflows.flows import state
+from p2pflows.flows.config import effective_config
 from p2pflows.flows.function import FlowFunction
-from p2pflows.protocol.worker_frames import ExecTarget, PythonTarget, TaskTarget, read_target
-from p2pflows.worker.loading import Loader, describe
+from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskTarget, read_target
+from p2pflows.worker.loading import FlowClass, Loader, describe
 from p2pflows.worker.shell import Command
 
 
@@ -242,3 +246,222 @@ def test_a_package_that_has_changed_under_another_endpoint(loader: Loader, tmp_p
     loaded = loader.load("other", 2, python("probe_packed:f", tmp_path))
     assert isinstance(loaded, FlowFunction)
     assert loaded.invoke(b"{}") == "changed"
+
+
+# Projects side by side.
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Write files into a folder, each named `stem__suffix`, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(textwrap.dedent(text))
+    return folder
+
+
+def project(folder: Path, name: str) -> Path:
+    """A project with a class, its defaults, a base class in another module, and imports of every form."""
+    write(
+        folder,
+        flows__py="""
+            from __future__ import annotations
+            import importlib
+            import helpers
+            from helpers import Base
+            from part.inner import WHO as DEEP
+            from p2pflows import AtomicFlow
+
+            class Assistant(Base):
+                def run(self, input_message):
+                    import late
+                    from part import lazy
+                    named = importlib.import_module("named").WHO
+                    return {"who": [helpers.WHO, DEEP, late.WHO, lazy.WHO, named, self.flow_config["system"]]}
+
+            def f() -> list[str]:
+                import late
+                from part import lazy
+                return [helpers.WHO, DEEP, late.WHO, lazy.WHO, importlib.import_module("part.lazy").WHO]
+            """,
+        helpers__py=f"from p2pflows import AtomicFlow\nWHO = {name!r}\nclass Base(AtomicFlow): ...\n",
+        Assistant__yaml=f"name: {name}\nsystem: {name}\n",
+        Base__yaml=f"description: base of {name}\n",
+        late__py=f"WHO = {name!r}\n",
+        named__py=f"WHO = {name!r}\n",
+    )
+    write(
+        folder / "part",
+        inner__py="from .other import WHO\n",
+        other__py=f"WHO = {name!r}\n",
+        lazy__py=f"WHO = {name!r}\n",
+    )
+    (folder / "part" / "__init__.py").touch()
+    return folder
+
+
+def flow_class(loader: Loader, folder: Path, endpoint: str, target: str = "flows:Assistant", revision: int = 1) -> Any:
+    """Load a class that is served from a folder."""
+    loaded = loader.load(endpoint, revision, ClassTarget(target, str(folder), {}))
+    assert isinstance(loaded, FlowClass)
+    return loaded
+
+
+@pytest.mark.parametrize("target", ["flows:Assistant", "flows.py:Assistant"])
+def test_two_projects_with_the_same_names(loader: Loader, tmp_path: Path, target: str) -> None:
+    """Each class keeps the defaults, the bases and the modules of its own folder, also what it imports when it runs."""
+    loaded = [flow_class(loader, project(tmp_path / name, name), name, target) for name in ("one", "two")]
+    for name, each in zip(("one", "two"), loaded, strict=True):
+        config = effective_config(each.flow_class, {})
+        assert (config["system"], config["description"]) == (name, f"base of {name}")
+        flow = each.flow_class(config)
+        with ThreadPoolExecutor(1) as thread:  # it has no context of the load
+            assert thread.submit(flow.run, None).result() == {"who": [name] * 6}
+    assert len({each.release for each in loaded}) == 2
+
+
+@pytest.mark.parametrize("target", ["flows:f", "flows.py:f"])
+def test_functions_of_two_projects_run_at_the_same_time(loader: Loader, tmp_path: Path, target: str) -> None:
+    """Imports of functions that run in several threads find the modules of their own project."""
+    functions = [loader.load(name, 1, python(target, project(tmp_path / name, name))) for name in ("one", "two")]
+    with ThreadPoolExecutor(8) as threads:
+        runs = [threads.submit(each.invoke, b"{}") for _ in range(20) for each in functions]  # type: ignore[union-attr]
+    assert [run.result() for run in runs] == [["one"] * 5, ["two"] * 5] * 20
+
+
+def test_packages_of_two_projects(loader: Loader, tmp_path: Path) -> None:
+    """Packages of one name, whose modules import each other by absolute and by relative names, stay apart."""
+    for name in ("one", "two"):
+        package = write(tmp_path / name / "app", text__py=f"WHO = {name!r}\n")
+        (package / "__init__.py").write_text(f"from app.text import WHO as OUTER\nNAME = {name!r}\n")
+        write(
+            package,
+            flows__py="""
+            import app.text as text
+            import app
+            from . import text as again
+            def f() -> list[str]:
+                from app.text import WHO
+                return [text.WHO, app.NAME, app.OUTER, again.WHO, app.text.WHO, WHO]
+            """,
+        )
+    loaded = [loader.load(name, 1, python("app.flows:f", tmp_path / name)) for name in ("one", "two")]
+    assert [each.invoke(b"{}") for each in loaded] == [["one"] * 6, ["two"] * 6]  # type: ignore[union-attr]
+    assert "app" not in sys.modules
+
+
+def test_a_module_named_like_one_of_python(loader: Loader, tmp_path: Path) -> None:
+    """A project's own `calendar` is for that project alone."""
+    write(tmp_path / "one", calendar__py="WHO = 'mine'\n", flows__py="import calendar\ndef f(): return calendar.WHO\n")
+    write(tmp_path / "two", flows__py="import calendar\ndef f(): return calendar.MONDAY\n")
+    assert call(loader, python("flows.py:f", tmp_path / "one")) == "mine"
+    assert call(loader, python("flows.py:f", tmp_path / "two"), 2) == 0
+
+
+def test_folders_that_modules_put_on_the_path(loader: Loader, tmp_path: Path) -> None:
+    """What a module adds to sys.path is for its own project, and later imports find it."""
+    before = list(sys.path)
+    for name in ("one", "two"):
+        write(tmp_path / name / "lib", tool__py=f"WHO = {name!r}\n", slow__py=f"WHO = {name!r}\n")
+        write(
+            tmp_path / name,
+            flows__py=f"""
+            import sys
+            sys.path.insert(0, {str(tmp_path / name / "lib")!r})
+            import tool
+            def f():
+                import slow
+                return [tool.WHO, slow.WHO]
+            """,
+        )
+    loaded = [loader.load(name, 1, python("flows.py:f", tmp_path / name)) for name in ("one", "two")]
+    assert [each.invoke(b"{}") for each in loaded] == [["one"] * 2, ["two"] * 2]  # type: ignore[union-attr]
+    assert sys.path == before
+
+
+def test_transformations_of_two_projects(loader: Loader, tmp_path: Path) -> None:
+    """A name that a project registers for its configs means nothing in another project."""
+    for name in ("one", "two"):
+        write(
+            tmp_path / name,
+            flows__py=f"""
+            from p2pflows.interfaces import KeyInterface
+            from p2pflows.transformations import DataTransformation, register
+            @register
+            class Sign(DataTransformation):
+                def __call__(self, data_dict, **kwargs):
+                    return {{**data_dict, "by": {name!r}}}
+            def f() -> dict:
+                return KeyInterface(additional_transformations=[{{"_target_": "Sign"}}])({{}})
+            """,
+        )
+    loaded = [loader.load(name, 1, python("flows.py:f", tmp_path / name)) for name in ("one", "two", "one")]
+    assert [each.invoke(b"{}") for each in loaded[:2]] == [{"by": "one"}, {"by": "two"}]  # type: ignore[union-attr]
+    assert loader.load("one", 2, python("flows.py:f", tmp_path / "one")).invoke(b"{}") == {"by": "one"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("target", ["flows:f", "flows.py:f"])
+@pytest.mark.parametrize("edited", ["helpers.py", "part/other.py", "part/lazy.py"])
+def test_served_again_after_an_edit(loader: Loader, tmp_path: Path, target: str, edited: str) -> None:
+    """All modules of the project are new for the new revision, and old for what still runs the old one."""
+    folder = project(tmp_path, "old")
+    old = loader.load("endpoint", 1, python(target, folder))
+    text = (folder / edited).read_text()
+    (folder / edited).write_text(text.replace("'old'", "'new'"))
+    assert isinstance(old, FlowFunction)
+    new = loader.load("endpoint", 2, python(target, folder))
+    assert isinstance(new, FlowFunction)
+    assert set(new.invoke(b"{}")) == {"old", "new"}
+    assert set(old.invoke(b"{}")) <= {"old", "new"}
+    if edited != "part/lazy.py":  # which no module imports at the load
+        assert old.invoke(b"{}") == ["old"] * 5
+        assert (old.release == new.release) is False
+    (folder / edited).write_text(text)
+    back = loader.load("endpoint", 3, python(target, folder))
+    assert isinstance(back, FlowFunction)
+    assert back.release == old.release
+
+
+def test_defaults_are_fixed_when_a_class_is_loaded(loader: Loader, tmp_path: Path) -> None:
+    """An edited config file takes effect when the class is served again, and is another release."""
+    folder = project(tmp_path, "old")
+    old = flow_class(loader, folder, "endpoint")
+    (folder / "Assistant.yaml").write_text("name: new\nsystem: new\n")
+    assert effective_config(old.flow_class, {})["system"] == "old"
+    new = flow_class(loader, folder, "endpoint", revision=2)
+    assert effective_config(new.flow_class, {})["system"] == "new"
+    assert effective_config(old.flow_class, {})["system"] == "old"
+    assert old.release != new.release
+
+
+def test_a_release_depends_only_on_what_the_target_uses(tmp_path: Path) -> None:
+    """The order in which endpoints are loaded, and modules that only others import, do not change a release."""
+    folder = project(tmp_path, "one")
+    write(folder, more__py="import helpers\ndef g(): ...\n")
+    first, second = Loader(), Loader()
+    alone = first.load("f", 1, python("flows:f", folder))
+    second.load("g", 1, python("more:g", folder))
+    together = second.load("f", 1, python("flows:f", folder))
+    assert isinstance(alone, FlowFunction)
+    assert isinstance(together, FlowFunction)
+    assert alone.release == together.release != ""
+
+
+def test_errors_name_modules_as_their_authors_do(loader: Loader, tmp_path: Path) -> None:
+    """No name that p2pflows gives to modules is shown."""
+    write(tmp_path, helpers__py="", a__py="import helpers.no", b__py="from helpers import no", c__py="from . import no")
+    for stem in "abc":
+        assert "p2pflows_served" not in refusal(loader, python(f"{stem}.py:f", tmp_path))
+    assert "'helpers.no'" in refusal(loader, python("a:f", tmp_path))
+
+
+def test_models_in_a_state_are_those_of_the_next_release_too(loader: Loader, tmp_path: Path) -> None:
+    """A state names a model without the release that wrote it, so a new release reads it back as its class."""
+    write(
+        tmp_path,
+        flows__py="from pydantic import BaseModel\nclass Note(BaseModel):\n    n: int = 1\ndef f(): return Note\n",
+    )
+    old, new = (loader.load("endpoint", revision, python("flows.py:f", tmp_path)) for revision in (1, 2))
+    assert isinstance(old, FlowFunction)
+    assert isinstance(new, FlowFunction)
+    written = state.dumps({"note": old.invoke(b"{}")()})
+    assert type(state.loads(written, [new.invoke(b"{}")])["note"]) is new.invoke(b"{}")
