@@ -425,6 +425,8 @@ class Node:
     def _notice_clock_change(self, elapsed: float) -> None:
         """Let clients wait no longer because the clock was set back; before this batch accepts other messages."""
         offset = self.clock.now() - elapsed * 1000
+        if abs(offset - self._clock_offset) > MAX_CLOCK_STEP_MS:
+            self.outbox.peer_clocks.forget_all()
         if offset < self._clock_offset - MAX_CLOCK_STEP_MS:
             self._deadlines.clock_set_back(int(self._clock_offset - offset))
         self._clock_offset = offset

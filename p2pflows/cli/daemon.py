@@ -10,7 +10,7 @@ import click
 
 from p2pflows.cli.arguments import examples, json_option
 from p2pflows.cli.identity import load_or_create
-from p2pflows.cli.output import ago, escape, print_facts, print_json, print_table, say, style
+from p2pflows.cli.output import ago, display_name, escape, in_one_unit, print_facts, print_json, print_table, say, style
 from p2pflows.home import home
 
 
@@ -76,6 +76,7 @@ def status(as_json: bool) -> None:
             ("inbox", _count(now["prompts_open"], "open question", "p2pflows inbox")),
             ("requests", _count(now["requests"], "stranger", "p2pflows requests")),
             ("serving", _count(now["served"], "endpoint", "p2pflows ls")),
+            ("clocks", ", ".join(map(_clock, now.get("clocks", [])))),
         ]
     )
     if now["workers"]:
@@ -93,6 +94,11 @@ def _broker(broker: dict[str, Any]) -> str:
     took = "" if round_trip_ms is None else f", round trip {round_trip_ms:.1f} ms"
     reason = "" if not broker.get("reason") else f": {escape(broker['reason'])}"
     return f"{escape(broker['url'])}{name}, {state}{took}{reason}"
+
+
+def _clock(clock: dict[str, Any]) -> str:
+    side = "ahead" if clock["ahead_ms"] > 0 else "behind"
+    return f"{display_name(clock['name'], clock['user'])} is {in_one_unit(abs(clock['ahead_ms']) / 1000)} {side}"
 
 
 def _counts_by_reason(refused: dict[str, int]) -> str:

@@ -90,6 +90,7 @@ class Notice(BaseModel):
         received: ids that the sender of the notice has committed to its journal.
         held: ids that it has committed, and that wait until its user allows their sender; not in `received`.
         waiting: ids that it has committed, and that wait for a worker; not in `received`.
+        untimely: (id, time): it has refused this message as expired or too_long_lived, at this time by its clock.
         gaps: (endpoint, epoch, seq) of the next message that a stream of its needs.
         skips: (endpoint, epoch, seq): it will send nothing before seq.
         rewound: (endpoint, epoch, id): this message has a position that another message had before.
@@ -102,6 +103,7 @@ class Notice(BaseModel):
     received: list[MessageId] = []
     held: list[MessageId] = []
     waiting: list[MessageId] = []
+    untimely: list[tuple[MessageId, Count]] = []
     gaps: list[tuple[Name, Count, Count]] = []
     skips: list[tuple[Name, Count, Count]] = []
     rewound: list[tuple[Name, Count, MessageId]] = []

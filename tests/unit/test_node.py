@@ -669,3 +669,69 @@ def test_two_daemons_with_one_identity_notice_each_other(world: World) -> None:
     assert ann.node.has_twin
     world.run(0.1)
     assert "Another daemon runs with this identity" in str(ann.node.journal.log.newest(10, 0))
+
+
+def error_of(machine: Machine, request: ClientRequest) -> dict[str, Any]:
+    """Return the error with which a message of a machine has ended."""
+    query = "SELECT answer FROM outgoing WHERE id = ?"
+    found = machine._reader.execute(query, (request.result,)).fetchone()
+    return dict(json.loads(found[0]))
+
+
+@pytest.mark.parametrize(("skew_ms", "side"), [(3_540_000, "ahead"), (-3_540_000, "behind")])
+def test_clocks_that_differ_are_told(world: World, skew_ms: int, side: str) -> None:
+    """A sender whose clock is wrong reads by how much in the error, the log and the status, until it is right."""
+    ann, bob, _ = world.machines
+    ann.clock.skew_ms, bob.clock.skew_ms = skew_ms, 0
+    world.run(1)
+    asked = ann.send(Type.CALL, bob, ECHO, {}, 10)
+    world.run(11)
+    message = f"bob refused the message: your clocks differ by 59 min; yours is {side}."
+    assert (error_of(ann, asked)["kind"], error_of(ann, asked)["message"]) == ("unreachable", message)
+    assert ann.node is not None
+    assert ann.node.outbox.peer_clocks.known() == {bob.user: pytest.approx(-skew_ms, abs=1_000)}
+    assert [row.detail for row in ann.node.journal.log.newest(9, 0)] == [
+        f"They refused a message of yours: your clocks differ by 59 min; yours is {side}."
+    ]
+    ann.clock.skew_ms = 0
+    world.run(1)
+    assert ann.node.outbox.peer_clocks.known() == {}
+
+
+def test_a_clock_is_told_to_contacts_only(world: World) -> None:
+    """A user who is not a contact learns nothing of our clock from a message that is too old."""
+    ann, bob, _ = world.machines
+    bob.contacts.remove("ann")
+    ann.clock.skew_ms, bob.clock.skew_ms = -3_540_000, 0
+    world.run(1)
+    asked = ann.send(Type.CALL, bob, ECHO, {}, 10)
+    world.run(11)
+    assert error_of(ann, asked)["message"] == "bob is online, but did not confirm the message."
+    assert ann.node is not None
+    assert ann.node.outbox.peer_clocks.known() == {}
+
+
+def test_a_clock_that_is_right_again_is_forgotten(world: World) -> None:
+    """A difference is shown no more once the other side takes the message that it has refused."""
+    ann, bob, _ = world.machines
+    bob.clock.skew_ms = ann.clock.skew_ms - 600_000
+    asked = ann.send(Type.CALL, bob, ECHO, {}, 60)
+    world.run(1)
+    assert ann.node is not None
+    assert set(ann.node.outbox.peer_clocks.known()) == {bob.user}
+    bob.clock.skew_ms = ann.clock.skew_ms
+    world.run(4)
+    assert ann.state_of(asked.result) == "done"
+    assert ann.node.outbox.peer_clocks.known() == {}
+
+
+def test_a_late_report_makes_no_clock_look_wrong(world: World) -> None:
+    """A refusal that reaches its sender hours later, because the broker held it back, says nothing about the clocks."""
+    ann, bob, _ = world.machines
+    bob.clock.skew_ms = ann.clock.skew_ms - 600_000
+    ann.send(Type.CALL, bob, ECHO, {}, 24 * 3600)
+    world.run(0.02)
+    ann.cut(7200)
+    world.run(7210)
+    assert ann.node is not None
+    assert all(abs(offset) <= 600_000 for offset in ann.node.outbox.peer_clocks.known().values())

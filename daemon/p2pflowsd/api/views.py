@@ -33,6 +33,10 @@ def counts(node: Node) -> dict[str, Any]:
         "requests": len({row.peer for row in journal.incoming.in_state(IncomingState.HELD)}),
         "served": len(node.catalog),
         "workers": node.points.status(),
+        "clocks": [
+            {"user": user, "name": node.name_of(user), "ahead_ms": offset}
+            for user, offset in sorted(node.outbox.peer_clocks.known().items())
+        ],
     }
 
 

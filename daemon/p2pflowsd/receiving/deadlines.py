@@ -19,6 +19,7 @@ from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.outbox import Outbox
+from p2pflowsd.sending.peer_clocks import difference
 from p2pflowsd.sending.presence import Presence
 from p2pflowsd.sending.waiters import Waiters
 
@@ -112,16 +113,7 @@ class Deadlines:
         mine = row.peer == self._user
         who = "Your daemon" if mine else self._name_of(row.peer) or f"User {row.peer[:8]}…"
         if row.state == OutgoingState.PENDING:
-            if not self._link.connected:
-                return Unreachable("Your own daemon has no connection to its broker.", "See why: p2pflows status")
-            online = self._presence.online(row.peer)
-            if online is None and self._name_of(row.peer) is None:
-                return UnknownUser(
-                    f"Nobody with the user id {row.peer} was ever seen on this broker.",
-                    "Check the id with its owner: p2pflows id",
-                )
-            state = "is online, but did not confirm the message" if online else "is offline"
-            return Unreachable(f"{who} {state}.", "Try again when they are online, or with a longer --timeout.")
+            return self._why_not_stored(row, who)
         if row.note == "held":
             return NotAllowed(
                 f"{who} has not allowed you yet; your request waits there.",
@@ -132,3 +124,21 @@ class Deadlines:
             how = "p2pflows worker --dispatch-point POINT"
             return NoWorker(f"{who} has no worker for {what}.", f"Start one: {how}" if mine else f"Ask for one: {how}")
         return DeadlinePassed(f"{who} has the message, but no answer came in time.", "Give it longer: --timeout 10m")
+
+    def _why_not_stored(self, row: OutgoingRow, who: str) -> P2pflowsError:
+        """The most helpful error for a message without a receipt."""
+        if not self._link.connected:
+            return Unreachable("Your own daemon has no connection to its broker.", "See why: p2pflows status")
+        online = self._presence.online(row.peer)
+        if online is None and self._name_of(row.peer) is None:
+            return UnknownUser(
+                f"Nobody with the user id {row.peer} was ever seen on this broker.",
+                "Check the id with its owner: p2pflows id",
+            )
+        if self._outbox.is_untimely(row.id):
+            return Unreachable(
+                f"{who} refused the message: {difference(self._outbox.peer_clocks.offset_ms(row.peer))}.",
+                "Set the clock right that is wrong, and try again.",
+            )
+        state = "is online, but did not confirm the message" if online else "is offline"
+        return Unreachable(f"{who} {state}.", "Try again when they are online, or with a longer --timeout.")

@@ -23,6 +23,7 @@ from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
+from p2pflowsd.sending.peer_clocks import difference
 from p2pflowsd.sending.waiters import Waiters
 
 MAX_CLOCK_SKEW_MS = 300_000
@@ -142,6 +143,9 @@ class Intake:
         self._outbox.confirm_stored(sender, notice.received)
         self._outbox.confirm_stored(sender, notice.held, "held")
         self._outbox.confirm_stored(sender, notice.waiting, "waiting")
+        for endpoint in self._outbox.record_untimely(sender, notice.untimely):
+            clocks = difference(self._outbox.peer_clocks.offset_ms(sender))
+            self._log.note("refused", sender, endpoint, f"They refused a message of yours: {clocks}.")
         for endpoint, epoch, seq in notice.gaps:
             skip = self._outbox.fill_gap(sender, endpoint, epoch, seq)
             if skip is not None:
@@ -193,11 +197,12 @@ class Intake:
             raise Refused("wrong_recipient")
         if message.endpoint != endpoint or (message.type in ANSWERS) != (endpoint == topics.REPLY):
             raise Refused("wrong_topic")
-        if message.expires <= now:
-            raise Refused("expired")
-        if message.created > now + MAX_CLOCK_SKEW_MS or message.expires > now + MAX_LIFETIME_MS + MAX_CLOCK_SKEW_MS:
-            raise Refused("too_long_lived")
-        return message
+        latest = now + MAX_CLOCK_SKEW_MS
+        if message.expires > now and message.created <= latest and message.expires <= latest + MAX_LIFETIME_MS:
+            return message
+        if sender in self._contacts.known.by_user:
+            self._notices.refuse_untimely(sender, message.id)
+        raise Refused("expired" if message.expires <= now else "too_long_lived")
 
     def _answer(self, message: Message) -> None:
         self._notices.confirm(message.sender, message.id)

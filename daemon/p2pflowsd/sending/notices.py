@@ -29,6 +29,7 @@ class _Draft:
     received: dict[str, None] = field(default_factory=dict)
     held: dict[str, None] = field(default_factory=dict)
     waiting: dict[str, None] = field(default_factory=dict)
+    untimely: dict[str, int] = field(default_factory=dict)
     skips: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     rewound: list[tuple[str, int, str]] = field(default_factory=list)
     progress: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -68,6 +69,12 @@ class Notices:
                 ids.pop(message_id, None)
             if any(request == message_id for request, _ in draft.progress):
                 draft.due = 0.0  # progress must be sent before the answer
+
+    def refuse_untimely(self, peer: str, message_id: str) -> None:
+        """Tell a peer that its message was refused for its times, and what the time is here."""
+        untimely = self._draft(peer).untimely
+        if len(untimely) < MAX_IDS:
+            untimely[message_id] = self._clock.now()
 
     def announce_skip(self, peer: str, endpoint: str, epoch: int, seq: int) -> None:
         """Tell a peer that no message before a position of our stream will come."""
@@ -129,6 +136,7 @@ class Notices:
                 received=list(draft.received),
                 held=list(draft.held),
                 waiting=list(draft.waiting),
+                untimely=list(draft.untimely.items()),
                 gaps=gaps.get(peer, []),
                 skips=list(draft.skips.values()),
                 rewound=draft.rewound,

@@ -22,6 +22,7 @@ from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
+from p2pflowsd.sending.peer_clocks import PeerClocks
 from p2pflowsd.sending.presence import Followed
 from p2pflowsd.sending.send_queue import OutboxEntry, SendQueue
 from p2pflowsd.sending.waiters import Waiters
@@ -51,6 +52,7 @@ class Outbox:
 
     Attributes:
         on_call_settled: called with row, state and answer when a message ends that was accepted with an origin.
+        peer_clocks: how far other clocks are from ours, as refused messages show it.
         next_expiry: when the first deadline of an open message may pass, in milliseconds since the Unix epoch.
     """
 
@@ -75,6 +77,7 @@ class Outbox:
         self._entropy = entropy
         self._faults = faults
         self._waiters = waiters
+        self.peer_clocks = PeerClocks(clock)
         self._followed = followed
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
         self._queue = SendQueue()
@@ -191,6 +194,8 @@ class Outbox:
             entry = self._queue.get(message_id)
             if entry is not None and entry.peer == peer:
                 settled.append(entry)
+                if entry.is_untimely:
+                    self.peer_clocks.forget(peer)
                 self._queue.remove(message_id)
             if note or entry is None:
                 self._journal.outgoing.set_note(message_id, peer, note)
@@ -203,6 +208,30 @@ class Outbox:
         for message_id in (*others, *answers):
             self._waiters.on_settled(message_id, OutgoingState.DONE, None)
 
+    def record_untimely(self, peer: str, lines: Iterable[tuple[str, int]]) -> list[str]:
+        """Record that a peer has refused messages for their times.
+
+        Args:
+            peer: the user id of the recipient.
+            lines: message ids, each with the time of the recipient's clock; ids of other recipients are ignored.
+
+        Returns:
+            The endpoints of the messages that we still send.
+        """
+        endpoints = []
+        for message_id, theirs in lines:
+            entry = self._queue.get(message_id)
+            if entry is not None and entry.peer == peer and entry.first_sent is not None:
+                entry.is_untimely = True
+                self.peer_clocks.learn(peer, theirs, entry.first_sent)
+                endpoints.append(entry.endpoint)
+        return endpoints
+
+    def is_untimely(self, message_id: str) -> bool:
+        """Return whether the recipient of a pending message has refused it for its times."""
+        entry = self._queue.get(message_id)
+        return entry is not None and entry.is_untimely
+
     def record_answer(self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes) -> bool:
         """End a request with the answer that arrived; return False if the request is unknown or has ended."""
         row = self._journal.outgoing.find(in_reply_to)
@@ -212,6 +241,8 @@ class Outbox:
             return False
         if row.state == OutgoingState.PENDING:
             self._journal.count("delivered")
+        if self.is_untimely(row.id):
+            self.peer_clocks.forget(peer)
         return self.end(row, state, answer)
 
     def end(self, row: OutgoingRow, state: OutgoingState, answer: bytes | None = None) -> bool:
@@ -313,6 +344,7 @@ class Outbox:
     def resend_to(self, peer: str) -> None:
         """Send again what waits for the receipt of a recipient, because its daemon came back."""
         for entry in self._queue.sent_to(peer):
+            entry.first_sent = None
             self._queue.resend(entry)
 
     def resend_due(self) -> None:
@@ -417,6 +449,7 @@ class Outbox:
         self._faults.reach("outbox.after_publish")
         elapsed = self._clock.elapsed()
         for entry in bundle:
+            entry.first_sent = elapsed if entry.first_sent is None else entry.first_sent
             self._queue.mark_sent(entry, elapsed + BACKOFF.delay_s(entry.attempts, self._entropy(1)[0] / 256))
         return True
 

@@ -30,6 +30,8 @@ class OutboxEntry:
         body: the body; None if it has to be read from the journal.
         attempts: how often it was sent since this daemon started.
         due: when it is sent again, in the clock's elapsed seconds.
+        first_sent: when it was first sent since its recipient came online, in the clock's elapsed seconds.
+        is_untimely: whether its recipient has refused it for its times.
         is_settled: whether it was removed from the queue.
     """
 
@@ -42,6 +44,8 @@ class OutboxEntry:
     body: bytes | None = None
     attempts: int = 0
     due: float = 0.0
+    first_sent: float | None = None
+    is_untimely: bool = False
     is_settled: bool = False
 
     @property

@@ -468,6 +468,7 @@ def test_status_is_shown(daemon: ScriptedDaemon) -> None:
         "accepted": 12345, "delivered": 12, "received": 3, "refused": {"forged": 2, "expired": 1},
         "pending": 1, "dead": 0, "prompts_open": 2, "requests": 1, "served": 0,
         "workers": [{"dispatch_point": "default", "workers": 1, "slots": 4, "free": 3, "queued": 0}],
+        "clocks": [{"user": "a0" * 32, "name": "ann", "ahead_ms": -3_540_000}],
     }  # fmt: skip
     daemon.script["status"] = status
     ended = run_here(daemon.home, "status")
@@ -484,6 +485,7 @@ def test_status_is_shown(daemon: ScriptedDaemon) -> None:
         "inbox     2 open questions (see: p2pflows inbox)",
         "requests  1 stranger (see: p2pflows requests)",
         "serving   0 endpoints",
+        "clocks    ann is 59m behind",
         "",
         "WORKERS  SLOTS  FREE  QUEUED  DISPATCH POINT",
         "      1      4     3       0  default",

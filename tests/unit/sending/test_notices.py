@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from simulation.timeline import Timeline, TimelineClock
+from simulation.timeline import START_MS, Timeline, TimelineClock
 
 from p2pflows.protocol.message import Notice
 from p2pflowsd.faults import NoFaults
@@ -144,3 +144,10 @@ def test_repairs_are_sent(notices: Notices, timeline: Timeline) -> None:
     ((_, notice),) = notices.take()
     assert notice.skips == [("echo", 7, 5)]
     assert [told for _, _, told in notice.rewound] == [message_id(number) for number in range(MAX_IDS)]
+
+
+def test_a_refused_time_is_told_with_ours(notices: Notices, timeline: Timeline) -> None:
+    """A message that is refused for its times is reported with the time at which that was."""
+    notices.refuse_untimely(ANN, message_id(1))
+    timeline.run(GATHER_S)
+    assert notices.take() == [(ANN, Notice(to=ANN, untimely=[(message_id(1), START_MS)]))]
