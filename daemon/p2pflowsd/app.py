@@ -292,7 +292,13 @@ class App:
             node.journal.meta.set("human", endpoint)
             if node.catalog.get(endpoint) is None:
                 node.catalog.put(
-                    Served(endpoint=endpoint, kind="human", description="A human answers.", schema=HUMAN_SCHEMA)
+                    Served(
+                        endpoint=endpoint,
+                        kind="human",
+                        description="A human answers.",
+                        schema=HUMAN_SCHEMA,
+                        strangers=[],
+                    )
                 )
 
     # Events of the broker link.

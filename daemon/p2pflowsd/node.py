@@ -29,6 +29,7 @@ from p2pflowsd.receiving.admission import Admission
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.intake import Intake
 from p2pflowsd.receiving.retries import Retries
+from p2pflowsd.receiving.rights import Rights
 from p2pflowsd.running.authority import Authority
 from p2pflowsd.running.catalog import ANYONE, Catalog
 from p2pflowsd.running.dispatch import Dispatch
@@ -95,6 +96,7 @@ class Node:
         faults: Faults,
         on_prompt: Callable[[PromptRow], None] = lambda _prompt: None,
     ) -> None:
+        contacts.reload_if_changed()
         user = self.user = identity.user_id
         self.identity = identity
         self.journal = journal
@@ -227,6 +229,17 @@ class Node:
             turns=turns,
             inbox=inbox,
         )
+        rights = self.rights = Rights(
+            user=user,
+            journal=journal,
+            contacts=contacts,
+            catalog=catalog,
+            leases=leases,
+            settlement=settlement,
+            notices=notices,
+            inbox=inbox,
+        )
+        self.dispatch.may_run = rights.may_run
         self.intake = Intake(
             user=user,
             envelope=envelope,
@@ -245,7 +258,6 @@ class Node:
             journal=journal, clock=clock, messages=self.messages, leases=leases, queue=queue, deadlines=deadlines
         )
 
-        contacts.reload_if_changed()
         self.has_twin = False
         """Whether another daemon with this identity was seen."""
         self._is_dead = False
@@ -280,7 +292,7 @@ class Node:
 
     def next_wake(self) -> float:
         """When a batch is needed even if nothing arrives, in the clock's elapsed seconds."""
-        wakes = (self._next_tick, self._commit_by, self.notices.next_due())
+        wakes = (self._next_tick, self._commit_by, self.notices.next_due(), 0.0 if self.rights.is_reviewing else None)
         return min(wake for wake in wakes if wake is not None)
 
     def link_up(self) -> None:
@@ -329,6 +341,7 @@ class Node:
         self._unacknowledged += deliveries
         with self.journal.work():
             self._notice_clock_change(elapsed)
+            self.rights.enforce()
             for delivery in deliveries:
                 self._receive(delivery)
             self._faults.reach("node.received")
@@ -337,6 +350,7 @@ class Node:
                     request.result = request.run()
                 except P2pflowsError as error:
                     request.result = error
+            self.rights.enforce()  # a request may have changed the contacts
             if ticks:
                 self._tick()
             self._deadlines.expire()
@@ -434,7 +448,9 @@ class Node:
     def _restore(self) -> None:
         """Go on with what the journal says was under way."""
         with self.journal.transaction():
+            self.catalog.name_users_by_id(self.contacts.known)
             self._fail_unserved(self._queue.restore())
+        self.rights.review_all()
 
     def _fail_unserved(self, rows: Sequence[IncomingRow]) -> None:
         for row in rows:

@@ -42,6 +42,7 @@ async def inbox(daemon: Daemon, params: InboxParameters) -> Any:
     Returns:
         `prompts`: list of [prompts](#prompts)
     """
+    daemon.contacts()  # so that nothing is shown of users whom the owner has just removed, even on a full disk
     return {"prompts": await daemon.read(lambda: views.prompts(daemon.node, everything=params.all))}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from p2pflows.contacts import normal_user_id
-from p2pflows.errors import UsageError
+from p2pflows.errors import JournalFailed, UsageError
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import NoParameters, Parameters, Text
@@ -59,7 +60,11 @@ async def deny(daemon: Daemon, params: DenyParameters) -> Any:
     if user in daemon.contacts().by_user:
         name = daemon.node.name_of(user)
         raise UsageError(f"{name!r} is a contact.", f"First run: p2pflows contacts remove {name}")
-    return {"user": user, "dropped": await daemon.run(lambda: daemon.node.admission.deny(user))}
+    dropped = await daemon.read(lambda: len(daemon.node.journal.incoming.held_by(user)))
+    daemon.node.contacts.block(user)  # now, so that it holds even while the journal cannot be written
+    with contextlib.suppress(JournalFailed):  # they are dropped as soon as it can
+        await daemon.run(lambda: daemon.node.admission.deny(user))
+    return {"user": user, "dropped": dropped}
 
 
 def _find_stranger(daemon: Daemon, part: str) -> str:

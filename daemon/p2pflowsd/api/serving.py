@@ -16,7 +16,7 @@ from p2pflowsd.api import peers
 from p2pflowsd.api.daemon import Daemon, settle
 from p2pflowsd.api.parameters import Flag, JsonObject, MustBe, Parameters, Text
 from p2pflowsd.api.replies import DescribeReply, FlowList
-from p2pflowsd.running.catalog import CONTACTS, HUMAN_SCHEMA, Served, check_allow
+from p2pflowsd.running.catalog import CONTACTS, HUMAN_SCHEMA, Served, check_allow, strangers_in
 
 WORKER_TIMEOUT_S = 5.0
 """How long `serve` waits for a worker that is just starting."""
@@ -75,7 +75,7 @@ async def serve(daemon: Daemon, params: ServeParameters) -> Any:
     flow = _checked_flow(daemon, params)
     served = flow.model_copy(update=await _description(daemon, flow, params))
     await daemon.run(lambda: _publish(daemon, served))
-    return served.as_json()
+    return served.as_json(daemon.node.name_of)
 
 
 async def unserve(daemon: Daemon, params: EndpointParameters) -> Any:
@@ -105,7 +105,7 @@ async def ls(daemon: Daemon, params: LsParameters) -> Any:
     """
     user = daemon.resolve_user(params.user)
     if user == daemon.node.user:
-        return {"flows": [flow.as_json() for flow in daemon.node.catalog.all()]}
+        return {"flows": [flow.as_json(daemon.node.name_of) for flow in daemon.node.catalog.all()]}
     return await peers.ask(daemon, user, {}, FlowList)
 
 
@@ -128,7 +128,7 @@ def _describe_own(daemon: Daemon, endpoint: str) -> tuple[dict[str, Any], bool |
     flow = daemon.node.catalog.get(endpoint)
     if flow is None:
         raise NotServed(f"You do not serve {endpoint!r}.", "See: p2pflows ls")
-    return {"served": True, "allowed": True, **flow.as_json()}, True
+    return {"served": True, "allowed": True, **flow.as_json(daemon.node.name_of)}, True
 
 
 async def _describe_theirs(daemon: Daemon, user: str, endpoint: str) -> tuple[dict[str, Any], bool | None]:
@@ -156,6 +156,7 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
     else:
         point = topics.check_name(params.dispatch_point or DEFAULT_POINT, "a dispatch point")
         revision = daemon.node.catalog.next_revision(daemon.node.clock.now())
+    allow = check_allow(params.allow or CONTACTS, daemon.contacts(), daemon.node.user)
     return Served(
         endpoint=topics.check_endpoint(params.endpoint),
         kind=params.kind,
@@ -165,7 +166,8 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
         parallel=params.parallel,
         singleton=params.singleton,
         config=params.config,
-        allow=check_allow(params.allow or CONTACTS, daemon.contacts(), daemon.node.user),
+        allow=allow,
+        strangers=strangers_in(allow, daemon.node.contacts.known),
         revision=revision,
     )
 
@@ -219,7 +221,10 @@ async def _load(daemon: Daemon, flow: Served) -> dict[str, Any]:
 
 
 def _publish(daemon: Daemon, flow: Served) -> None:
+    before = daemon.node.catalog.get(flow.endpoint)
     daemon.node.catalog.put(flow)
+    if before is not None and (before.allow, before.strangers) != (flow.allow, flow.strangers):
+        daemon.node.rights.review_all()
     daemon.node.callbacks.after_commit(daemon.node.publish_card)
 
 

@@ -79,9 +79,9 @@ def with_dates(instance: dict[str, Any]) -> dict[str, Any]:
 
 
 def prompts(node: Node, *, everything: bool) -> list[dict[str, Any]]:
-    """The open prompts, or all that the journal has."""
+    """The open prompts of users who may still ask, or all that the journal has."""
     table = node.journal.prompts
-    return [prompt(node, row) for row in (table.all() if everything else table.open())]
+    return [prompt(node, row) for row in (table.all() if everything else filter(node.rights.shows, table.open()))]
 
 
 def prompt(node: Node, row: PromptRow) -> dict[str, Any]:

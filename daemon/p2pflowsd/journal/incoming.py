@@ -34,6 +34,9 @@ _HAS_ANSWERS = (
     "SELECT EXISTS (SELECT 1 FROM incoming INDEXED BY incoming_answers"
     " WHERE root = ? AND root IS NOT NULL AND state = 'ready')"
 )
+_IS_OPEN = is_one_of(sorted(OPEN_INCOMING))
+_OPEN_OF_PEER = f"SELECT n FROM incoming INDEXED BY incoming_open_of_peer WHERE peer = ? AND {_IS_OPEN} ORDER BY n"
+_OPEN_PEERS = f"SELECT DISTINCT peer FROM incoming INDEXED BY incoming_open_of_peer WHERE {_IS_OPEN}"
 _HELD_PEERS = f"SELECT DISTINCT peer FROM incoming {_IN_STATE[IncomingState.HELD]}"
 _COUNT_UNDECIDED = tuple(
     f"SELECT count(*) FROM incoming {_IN_STATE[state]} AND peer = coalesce(?, peer)"
@@ -189,6 +192,14 @@ class IncomingTable(Table[IncomingRow]):
     def has_answers_for(self, row_id: int) -> bool:
         """Return whether an answer to a call that was made for a request is still to be run."""
         return bool(self._value(_HAS_ANSWERS, row_id))
+
+    def open_of_peer(self, peer: str) -> list[int]:
+        """Return the numbers of all open requests of a peer, oldest first."""
+        return [row_id for (row_id,) in self._db.execute(_OPEN_OF_PEER, (peer,))]
+
+    def open_peers(self) -> set[str]:
+        """Return the peers that have open requests."""
+        return {peer for (peer,) in self._db.execute(_OPEN_PEERS)}
 
     def held_peers(self) -> set[str]:
         """Return the unknown senders whose requests wait for a decision."""

@@ -101,6 +101,14 @@ def _answers_have_an_index(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX incoming_answers ON incoming (root) WHERE root IS NOT NULL AND state = 'ready'")
 
 
+def _open_requests_have_peers(db: sqlite3.Connection) -> None:
+    """Find all that waits of one peer without reading what waits of others."""
+    db.execute(
+        """CREATE INDEX incoming_open_of_peer ON incoming (peer)
+             WHERE state = 'asked' OR state = 'blocked' OR state = 'held' OR state = 'kept' OR state = 'ready'"""
+    )
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -108,6 +116,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _prompts_have_labels,
     _indexes_cost_less,
     _answers_have_an_index,
+    _open_requests_have_peers,
 )
 
 

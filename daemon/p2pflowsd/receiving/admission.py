@@ -117,9 +117,7 @@ class Admission:
                 self._journal.incoming.move(row.row_id, IncomingState.HELD)
                 self._notices.confirm(row.peer, row.id, held=True)
             case gate.Verdict.NOT_ALLOWED:
-                self._settlement.fail(
-                    row, NotAllowed(f"They do not let you call {endpoint!r}.", "Ask them to allow you.")
-                )
+                self._settlement.fail(row, gate.refusal(endpoint))
             case _:
                 self._settlement.fail(
                     row, NotServed(f"They do not serve {endpoint!r}.", "See what they serve with: p2pflows ls CONTACT")
@@ -200,11 +198,11 @@ class Admission:
 
     def deny(self, user: str) -> int:
         """Refuse a sender from now on, and return how many of their requests were refused."""
+        self._contacts.block(user)  # first, so that it holds even if the journal fails now
+        self._contacts.reload_if_changed()
         rows = self._journal.incoming.held_by(user)
         for row in rows:
             self._settlement.fail(row, NotAllowed("They do not let you call them."))
-        self._contacts.block(user)
-        self._contacts.reload_if_changed()
         return len(rows)
 
     def release_contacts(self) -> None:

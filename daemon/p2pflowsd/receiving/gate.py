@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from p2pflows.contacts import Book
+from p2pflows.errors import NotAllowed
 from p2pflows.protocol import topics
 from p2pflowsd.running.catalog import ANYONE, CONTACTS, ME, Served
 
@@ -35,7 +36,7 @@ def decide(sender: str, endpoint: str, *, me: str, book: Book, served: Served | 
         served: what is served under the endpoint; None if nothing is.
     """
     if endpoint == topics.FLOWS:
-        return Verdict.PASS
+        return Verdict.NOT_ALLOWED if sender in book.blocked else Verdict.PASS
     if served is not None and may_call(sender, served, me=me, book=book):
         return Verdict.PASS
     if sender != me and sender not in book.by_user:
@@ -53,4 +54,9 @@ def may_call(sender: str, served: Served, *, me: str, book: Book) -> bool:
         return sender in book.by_user
     if served.allow in (ME, ANYONE):
         return served.allow == ANYONE
-    return bool({sender, book.by_user.get(sender)} & set(served.allow.split(",")))
+    return sender in served.allow.split(",") and (sender in book.by_user or sender in (served.strangers or ()))
+
+
+def refusal(endpoint: str) -> NotAllowed:
+    """Return the error for a sender who may not call an endpoint."""
+    return NotAllowed(f"They do not let you call {endpoint!r}.", "Ask them to allow you.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from p2pflows.contacts import Book, resolve
 from p2pflows.errors import NotServed, UsageError
+from p2pflows.protocol import topics
 from p2pflowsd.journal import Journal
 
 ME = "me"
@@ -33,6 +35,9 @@ class Served(BaseModel):
     cwd: str = ""
     dispatch_point: str = ""
     allow: str = CONTACTS
+    """Who may call it: `me`, `contacts`, `anyone`, or user ids with commas."""
+    strangers: list[str] | None = None
+    """The users whom `allow` named while they were no contacts; the others must be contacts. Null until it is known."""
     parallel: bool = False
     singleton: bool = False
     """Whether all callers share one instance."""
@@ -52,9 +57,11 @@ class Served(BaseModel):
     release: str = ""
     """A fingerprint of its code when it was served; empty if that is installed, or a command."""
 
-    def as_json(self) -> dict[str, Any]:
-        """What its owner sees."""
-        return self.model_dump(mode="json", by_alias=True)
+    def as_json(self, name_of: Callable[[str], str | None]) -> dict[str, Any]:
+        """What its owner sees, with names in place of the user ids of contacts."""
+        shown = self.model_dump(mode="json", by_alias=True, exclude={"strangers"})
+        shown["allow"] = ",".join(name_of(part) or part for part in self.allow.split(","))
+        return shown
 
     def as_shown(self) -> dict[str, Any]:
         """What its callers see."""
@@ -100,6 +107,24 @@ class Catalog:
         self._flows[flow.endpoint] = flow
         return flow
 
+    def name_users_by_id(self, book: Book) -> None:
+        """Replace the petnames in allow rules that an earlier release stored by the ids of these contacts.
+
+        A name that no contact has any more is dropped, so that the next contact of that name has no right by it.
+        """
+        for flow in list(self._flows.values()):
+            if flow.strangers is None:
+                parts = [book.by_name.get(part, part) for part in flow.allow.split(",")]
+                allow = [part for part in parts if topics.is_user_id(part)]
+                rule = flow.allow if flow.allow in (ME, CONTACTS, ANYONE) else ",".join(allow) or ME
+                self.put(flow.model_copy(update={"allow": rule, "strangers": strangers_in(rule, book)}))
+
+    def note_contacts(self, book: Book) -> None:
+        """Note that users whom a rule named as strangers are contacts now: removing them will end their right."""
+        for flow in list(self._flows.values()):
+            if any(user in book.by_user for user in flow.strangers or ()):
+                self.put(flow.model_copy(update={"strangers": strangers_in(",".join(flow.strangers or ()), book)}))
+
     def remove(self, endpoint: str) -> None:
         """Serve nothing under an endpoint any more.
 
@@ -112,7 +137,7 @@ class Catalog:
 
 
 def check_allow(text: str, book: Book, me: str) -> str:
-    """The normal form of an allow rule: me, contacts, anyone, or names of contacts.
+    """The normal form of an allow rule: me, contacts, anyone, or user ids, as names may change hands.
 
     Raises:
         UsageError: it is none of these.
@@ -124,6 +149,9 @@ def check_allow(text: str, book: Book, me: str) -> str:
         raise UsageError(
             f"The allow rule {text!r} is unclear.", "Use me, contacts, anyone, or names of contacts: --allow bob,carol"
         )
-    for name in names:
-        resolve(name, book, me)
-    return ",".join(name if name in book.by_name else name.lower() for name in names)
+    return ",".join(dict.fromkeys(resolve(name, book, me) for name in names))
+
+
+def strangers_in(allow: str, book: Book) -> list[str]:
+    """The users whom an allow rule names and who are no contacts."""
+    return [part for part in allow.split(",") if topics.is_user_id(part) and part not in book.by_user]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from p2pflows.errors import TooLarge, WorkerLost
 from p2pflows.protocol import topics
@@ -24,7 +24,7 @@ from p2pflowsd.running.points import Point, Points, Worker
 from p2pflowsd.running.runs import Runs
 from p2pflowsd.running.scheduler import Assignment
 from p2pflowsd.running.settlement import Settlement
-from p2pflowsd.running.task import row_id_of
+from p2pflowsd.running.task import Task, row_id_of
 from p2pflowsd.running.task_specs import TaskSpecs
 from p2pflowsd.running.worker_outbox import MAX_FRAME_BYTES
 from p2pflowsd.sending.notices import Notices
@@ -73,6 +73,8 @@ class Dispatch:
         self._settlement = settlement
         self._notices = notices
         self._frame_number = 0
+        self.may_run: Callable[[Task], bool] = lambda _task: True
+        """Whether the sender of a task may still make it run; if not, it has ended the task."""
 
     # From workers.
 
@@ -214,6 +216,8 @@ class Dispatch:
             bodies = self._journal.incoming.bodies([row_id for _, row_id in assignments if row_id not in fresh])
             for worker, row_id in assignments:
                 task = self._leases[row_id]
+                if not self.may_run(task):
+                    continue
                 spec = self._specs.describe(task, data=fresh.get(row_id), body=bodies.get(row_id, b""))
                 if spec.size() > self._link.max_packet - PACKET_OVERHEAD_BYTES:
                     self._leases.forget(row_id)

@@ -8,7 +8,7 @@ from p2pflows.contacts import Book
 from p2pflows.errors import UnknownUser, UsageError
 from p2pflows.protocol import topics
 from p2pflowsd.receiving.gate import Verdict, decide, may_call
-from p2pflowsd.running.catalog import Served, check_allow
+from p2pflowsd.running.catalog import Served, check_allow, strangers_in
 
 ME, BOB, CAROL, STRANGER, BLOCKED = ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "e5" * 32)
 BOOK = Book({"bob": BOB, "carol": CAROL}, frozenset({BLOCKED}))
@@ -16,7 +16,8 @@ EVERYBODY = {"me": ME, "bob": BOB, "carol": CAROL, "stranger": STRANGER, "blocke
 
 
 def _served(allow: str) -> Served:
-    return Served(endpoint="translate", kind="exec", target="cat", allow=allow)
+    rule = check_allow(allow, BOOK, ME)
+    return Served(endpoint="translate", kind="exec", target="cat", allow=rule, strangers=strangers_in(rule, BOOK))
 
 
 def _decide(sender: str, allow: str | None, endpoint: str = "translate") -> Verdict:
@@ -79,16 +80,32 @@ def test_reserved_endpoints_reach_no_flow(endpoint: str) -> None:
 
 
 def test_anybody_may_list_flows() -> None:
-    """The endpoint that lists flows is open to everybody; the list depends on the sender."""
+    """The endpoint that lists flows is open to everybody but blocked users; the list depends on the sender."""
     assert _decide(STRANGER, None, topics.FLOWS) is Verdict.PASS
+    assert _decide(BLOCKED, None, topics.FLOWS) is Verdict.NOT_ALLOWED
+
+
+def test_a_rule_that_names_a_contact_ends_with_the_contact() -> None:
+    """A contact whom a rule names is a stranger after their removal; a stranger whom it names by id stays allowed."""
+    rule = check_allow(f"bob,{STRANGER}", BOOK, ME)
+    served = Served(endpoint="x", kind="exec", target="cat", allow=rule, strangers=strangers_in(rule, BOOK))
+    later = Book({"bob": CAROL})
+    assert [may_call(user, served, me=ME, book=later) for user in (BOB, CAROL, STRANGER)] == [False, False, True]
 
 
 @pytest.mark.parametrize(
     ("text", "rule"),
-    [("me", "me"), ("contacts", "contacts"), (" anyone ", "anyone"), ("bob, carol", "bob,carol"), (STRANGER, STRANGER)],
+    [
+        ("me", "me"),
+        ("contacts", "contacts"),
+        (" anyone ", "anyone"),
+        ("bob, carol", f"{BOB},{CAROL}"),
+        (STRANGER.upper(), STRANGER),
+        (f"bob,{BOB}", BOB),
+    ],
 )
 def test_an_allow_rule_has_one_form(text: str, rule: str) -> None:
-    """A rule is stored in one form, however it was written."""
+    """A rule is stored with user ids, however it was written: a petname may stand for another user one day."""
     assert check_allow(text, BOOK, ME) == rule
 
 

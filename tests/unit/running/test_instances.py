@@ -4,248 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulation.timeline import Timeline, TimelineClock
+from support.desk import HOUR_MS, Desk, Hand, Neighbour, Packet
 
-from p2pflows.contacts import Contacts
 from p2pflows.errors import NotAllowed
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
-from p2pflows.protocol.envelope import BundleKind, Envelope
-from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.message import Message, Notice, Type, derived_id
 from p2pflows.protocol.worker_frames import Outcome, Success
 from p2pflowsd import owners_log
-from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import Journal
 from p2pflowsd.lifecycle import IncomingState, OutgoingState
-from p2pflowsd.node import Node, Request
 from p2pflowsd.running import instances
-from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.instances import requested_endpoint
 from p2pflowsd.running.leases import LOST_FRAME_TIMEOUT_S
 from p2pflowsd.running.points import point_key
 
-HOUR_MS = 3_600_000
 SECRET = {"for": "alice alone"}
-
-
-@dataclass(slots=True)
-class Packet:
-    """Something that arrives."""
-
-    topic: str
-    payload: bytes
-    retain: bool = False
-
-
-class Link:
-    """A broker link that keeps what was published, as far as a broker would take it."""
-
-    max_packet = 1_048_576
-    connected = True
-
-    def __init__(self) -> None:
-        self.sent: dict[str, list[bytes]] = {}
-        self.too_large = 0
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
-        """Keep it; False if it is larger than a packet."""
-        del qos, retain
-        fits = len(topic) + len(payload) < self.max_packet
-        self.too_large += not fits
-        if fits:
-            self.sent.setdefault(topic, []).append(payload)
-        return fits
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def subscribe(self, topics: Sequence[str]) -> None:
-        """Everything is heard anyway."""
-
-    def ack(self, delivery: Packet) -> None:
-        """Nothing comes twice anyway."""
-
-
-class Desk:
-    """Bob's daemon; whatever arrives is taken in and answered at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.random = Random(7)  # noqa: S311 - a test, no secrets
-        self.timeline = Timeline()
-        self.clock = TimelineClock(self.timeline)
-        self.me = Identity(self.random.randbytes(32))
-        self.user = self.me.user_id
-        self.link = Link()
-        self.contacts = Contacts(folder / "contacts.yaml")
-        self._path = folder / "journal.sqlite3"
-        self.start()
-
-    def start(self) -> None:
-        """Begin with what the journal holds."""
-        self.journal = Journal(self._path, self.user, NoFaults())
-        self.node = Node(
-            identity=self.me, journal=self.journal, contacts=self.contacts, link=self.link, clock=self.clock,
-            entropy=self.random.randbytes, faults=NoFaults(),
-        )  # fmt: skip
-
-    def restart(self) -> None:
-        """Lose whatever was only in memory."""
-        self.journal.close()
-        self.start()
-
-    def serves(self, endpoint: str, point: str = "b", **settings: Any) -> None:
-        """Serve a class, or something else."""
-        kind = settings.pop("kind", "class")
-        target = "" if kind == "human" else "x:X"
-        self.ask(
-            lambda: self.node.catalog.put(
-                Served(endpoint=endpoint, kind=kind, target=target, dispatch_point=point, **settings)
-            )
-        )
-
-    def arrives(self, topic: str, payload: bytes) -> None:
-        """Take something in, and let so much time pass that all is said that there is to say."""
-        self.node.process_batch([Packet(topic, payload)])
-        self.passes(0.03)
-        self.passes(0.03)
-
-    def passes(self, seconds: float) -> None:
-        """Let time pass."""
-        self.timeline.sleep(seconds)
-        self.node.process_batch([])
-
-    def ask(self, run: Any) -> Any:
-        """Do something inside a turn; gives its result, or the error."""
-        told: list[Any] = []
-        self.node.process_batch([], [Request(run, told.append)])
-        return told[0]
-
-    def log(self) -> list[tuple[str, str]]:
-        """What the owner's log says: what, and about whom."""
-        return [(entry.what, entry.peer) for entry in self.journal.log.newest(1_000)]
-
-
-class Neighbour:
-    """Somebody with a key and a bare hand instead of a daemon."""
-
-    def __init__(self, desk: Desk, seed: int, name: str | None = None) -> None:
-        self.desk = desk
-        self.me = Identity(bytes([seed]) * 32)
-        self.user = self.me.user_id
-        self.envelope = Envelope(self.me)
-        self._places: dict[str, int] = {}
-        self._read: dict[str, list[dict[str, Any]]] = {}
-        self._bundles: dict[str, int] = {}
-        if name is not None:
-            desk.contacts.add(name, self.user)
-
-    def sends(self, endpoint: str, data: dict[str, Any], **changes: Any) -> str:
-        """Send a call, right but for the changes; gives its id."""
-        now = self.desk.clock.now()
-        message_id = self.desk.random.randbytes(16).hex()
-        place = self._places.get(endpoint, 0)
-        self._places[endpoint] = place + (endpoint != topics.REPLY)
-        fields = {
-            "id": message_id, "type": "call", "from": self.user, "to": self.desk.user, "endpoint": endpoint,
-            "conversation": message_id, "epoch": 5, "seq": place, "created": now, "expires": now + HOUR_MS,
-            "data": data, **changes,
-        }  # fmt: skip
-        message = Message.model_validate(fields)
-        self.publishes(endpoint, message.to_bytes())
-        return message.id
-
-    def mounts(self, endpoint: str, **order: Any) -> str:
-        """Ask for an instance; gives the request's id."""
-        return self.sends(topics.INSTANCES, {"op": "mount", "endpoint": endpoint, **order})
-
-    def publishes(self, endpoint: str, *bodies: bytes, kind: BundleKind = BundleKind.MESSAGES) -> None:
-        """Publish what need not be a message."""
-        bundle = self.envelope.seal(kind, self.desk.user, bodies, self.desk.random.randbytes(24))
-        self.desk.arrives(topics.inbox(self.desk.user, endpoint), bundle)
-
-    def hears(self, request: str | None = None) -> list[dict[str, Any]]:
-        """The data of all answers, or of those to one request."""
-        found = self._heard(topics.REPLY)
-        return [answer.get("data", {}) for answer in found if request in (None, answer["cause"])]
-
-    def hears_error(self, request: str) -> str:
-        """The kind of the error that a request got."""
-        (answer,) = self.hears(request)
-        return str(answer["kind"])
-
-    def gets(self, endpoint: str) -> list[dict[str, Any]]:
-        """All messages to an endpoint of this neighbour, once each."""
-        return list({message["id"]: message for message in self._heard(endpoint)}.values())
-
-    def _heard(self, endpoint: str) -> list[dict[str, Any]]:
-        read, at = self._read.setdefault(endpoint, []), self._bundles.get(endpoint, 0)
-        bundles = self.desk.link.sent.get(topics.inbox(self.user, endpoint), [])[at:]
-        self._bundles[endpoint] = at + len(bundles)
-        read += [json.loads(body) for bundle in bundles for body in self.envelope.open(bundle).bodies]
-        return read
-
-
-class Hand:
-    """A worker of our own making: it has the key of one point, and says what it likes."""
-
-    def __init__(self, desk: Desk, point: str, name: str) -> None:
-        self.desk, self.point, self.name = desk, point, name
-        self._channel = Channel(point_key(desk.me, point))
-        self._count = 0
-        self._read = self._told = 0
-        self._answers: list[dict[str, Any]] = []
-        self.says()
-
-    def says(self, blobs: tuple[bytes, ...] = (), **header: Any) -> None:
-        """Send a frame, right but for what is given."""
-        self._count += 1
-        topic = topics.results(self.desk.user, self.point)
-        told = {
-            "worker": self.name, "boot": self.desk.node.boot, "n": self._count, "seen": 0, "slots": 4, "held": [],
-            "results": [], "draining": False, "bye": False, **header,
-        }  # fmt: skip
-        self.desk.arrives(topic, self._channel.seal(topic, told, blobs))
-
-    def takes(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The tasks since the last time, each with its order."""
-        topic = topics.dispatch(self.desk.user, self.point, self.name)
-        fresh = self.desk.link.sent.get(topic, [])[self._read :]
-        self._read += len(fresh)
-        opened = [self._channel.open(topic, payload) for payload in fresh]
-        return [
-            (task, json.loads(blob))
-            for header, blobs in opened
-            for task, blob in zip(header["tasks"], blobs, strict=True)
-        ]
-
-    def is_told(self) -> list[dict[str, Any]]:
-        """The answers to what tasks asked, from the beginning."""
-        topic = topics.dispatch(self.desk.user, self.point, self.name)
-        fresh = self.desk.link.sent.get(topic, [])[self._told :]
-        self._told += len(fresh)
-        self._answers += [each for payload in fresh for each in self._channel.open(topic, payload)[0]["answers"]]
-        return self._answers
-
-    def ends(self, task: dict[str, Any], content: Any = None, error: Any = None) -> None:
-        """Say how a task ended."""
-        blob = json.dumps(content).encode()
-        self.says((blob,), results=[{"task": task["task"], "error": error}])
-
-    def answers(self, task: dict[str, Any], order: dict[str, Any], data: dict[str, Any], **turn: Any) -> None:
-        """End a run of an instance as an honest worker would: its request is answered, and what is new is mounted."""
-        if order.get("mount") is not None:
-            turn["mounted"] = {"config": {}, "subflows": {}, **turn.get("mounted", {})}
-        out = [] if task["op"] == "mount" else [{"op": "reply", "request": task["message"], "data": data}]
-        self.ends(task, {"out": [*out, *turn.pop("out", [])], **turn})
 
 
 @pytest.fixture

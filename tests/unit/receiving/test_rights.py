@@ -1,0 +1,312 @@
+"""Rights end when they are taken, also for what waits already: attacks of a contact who was removed or denied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.desk import Desk, Hand, Neighbour
+
+from p2pflows.errors import JournalFailed
+from p2pflows.protocol import topics
+from p2pflowsd.api import views
+from p2pflowsd.api.daemon import Daemon
+from p2pflowsd.api.methods import METHODS
+from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState, PromptState
+from p2pflowsd.receiving import rights
+from p2pflowsd.running.catalog import Served, check_allow, strangers_in
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """Bob's daemon: a class and a singleton at point b, a function at point a, and his human."""
+    desk = Desk(tmp_path)
+    desk.serves("shared", singleton=True)
+    desk.serves("own")
+    desk.serves("function", "a", kind="python")
+    desk.serves("User", "", kind="human")
+    yield desk
+    desk.journal.close()
+
+
+@pytest.fixture
+def alice(desk: Desk) -> Neighbour:
+    """A contact who stays one."""
+    return Neighbour(desk, 8, "alice")
+
+
+@pytest.fixture
+def mallory(desk: Desk, alice: Neighbour) -> Neighbour:
+    """A contact who will not stay one."""
+    del alice
+    return Neighbour(desk, 9, "mallory")
+
+
+def states_of(desk: Desk, who: Neighbour) -> set[str]:
+    """The states of the open requests of somebody."""
+    incoming = desk.journal.incoming
+    return {row.state for state in OPEN_INCOMING for row in incoming.in_state(state) if row.peer == who.user}
+
+
+def remove(desk: Desk, who: Neighbour) -> None:
+    """Remove a contact, as the command does while the daemon runs."""
+    desk.contacts.remove(who.user)
+
+
+def block(desk: Desk, who: Neighbour) -> None:
+    """Block a contact, as somebody does who edits the file."""
+    desk.contacts.block(who.user)
+
+
+def remove_and_deny(desk: Desk, who: Neighbour) -> None:
+    """Remove a contact, and deny them."""
+    desk.contacts.remove(who.user)
+    desk.ask(lambda: desk.node.admission.deny(who.user))
+
+
+@pytest.mark.parametrize("take", [remove, block, remove_and_deny])
+def test_a_removed_contact_leaves_nothing_behind(
+    desk: Desk, alice: Neighbour, mallory: Neighbour, take: Callable[[Desk, Neighbour], None]
+) -> None:
+    """In every state: queued, leased, awaiting a reply, waiting for a turn, asked, and blocked behind a gap."""
+    here, there = Hand(desk, "b", "w1"), Hand(desk, "a", "w2")
+    kept = mallory.sends("own", {})
+    ((task, _),) = here.takes()
+    instance: dict[str, Any] = {"config": {}, "subflows": {}}
+    ask = {"op": "call_back", "user": alice.user, "endpoint": "x", "data": {}, "subflow": "x", "packaged": "x"}
+    here.ends(task, {"out": [ask], "state": {"n": 1}, "mounted": instance})
+    behind = mallory.sends("own", {}, conversation=kept)  # waits for its turn
+    leased = mallory.sends("function", {})
+    queued = [mallory.sends("function", {"number": number}) for number in range(6)]
+    asked = [mallory.sends("User", {"text": "May I?"}), mallory.sends("User", {"text": "Note."}, type="post")]
+    gapped = mallory.sends("function", {}, seq=50)
+    mounted = mallory.mounts("own")
+    honest = [alice.sends("function", {}), alice.sends("User", {"text": "Hello?"})]
+    held = [task for task, _ in there.takes()]
+    assert leased in {task["message"] for task in held}
+    assert states_of(desk, mallory) >= {"ready", "asked", "blocked"}
+    take(desk, mallory)
+    desk.passes(0.6)
+    assert states_of(desk, mallory) == set()
+    assert [prompt["id"] for prompt in views.prompts(desk.node, everything=False)] == [honest[1]]
+    there.says()
+    assert {task["message"] for task in held if task["message"] != honest[0]} <= set(told_to_stop(desk, there))
+    for request in [kept, behind, leased, *queued, *asked, gapped, mounted]:
+        assert mallory.hears_error(request) == "not_allowed"
+    for task in held:  # a late result has no effect
+        if task["message"] != honest[0]:
+            there.ends(task, {"done": True})
+    assert mallory.hears_error(leased) == "not_allowed"
+    there.says(slots=16)
+    ran = {task["message"] for task, _ in there.takes()}
+    assert not ran & {leased, *queued, gapped}
+    assert states_of(desk, alice) == {"ready", "asked"}
+
+
+def told_to_stop(desk: Desk, hand: Hand) -> list[str]:
+    """The messages whose tasks a worker was told to cancel."""
+    topic = topics.dispatch(desk.user, hand.point, hand.name)
+    frames = [hand._channel.open(topic, payload)[0] for payload in desk.link.sent.get(topic, [])]
+    cancelled = {task for frame in frames for task in frame["cancel"]}
+    return [task["message"] for frame in frames for task in frame["tasks"] if task["task"] in cancelled]
+
+
+def test_nothing_starts_before_the_review_is_through(
+    desk: Desk, mallory: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is about to run is checked then, however much of its sender waits to be reviewed."""
+    monkeypatch.setattr(rights, "MAX_REVIEWED", 0)
+    for number in range(5):
+        mallory.sends("function", {"number": number})
+    mallory.sends("User", {"text": "May I?"})
+    remove(desk, mallory)
+    hand = Hand(desk, "a", "w2")
+    desk.passes(0.6)
+    assert hand.takes() == []
+    assert views.prompts(desk.node, everything=False) == []
+    assert desk.node.next_wake() == 0
+
+
+def test_a_removed_contact_has_nothing_left_after_a_restart(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
+    """A contact who was removed while the daemon was down; requests of strangers go on waiting for a decision."""
+    theirs = [mallory.sends("function", {}), mallory.sends("User", {"text": "May I?"})]
+    mine = alice.sends("function", {})
+    stranger = Neighbour(desk, 10)
+    held, gapped = stranger.sends("function", {}), stranger.sends("function", {}, seq=7)
+    desk.journal.close()
+    remove(desk, mallory)
+    desk.start()
+    desk.passes(0.6)
+    desk.passes(0.6)
+    assert [mallory.hears_error(request) for request in theirs] == ["not_allowed", "not_allowed"]
+    assert states_of(desk, stranger) == {"held", "blocked"}
+    assert stranger.hears(held) == stranger.hears(gapped) == []
+    hand = Hand(desk, "a", "w2")
+    desk.passes(3)
+    hand.says()
+    assert [task["message"] for task, _ in hand.takes()] == [mine]
+
+
+def test_a_review_takes_many_batches_and_reads_nothing_of_others(
+    desk: Desk, alice: Neighbour, mallory: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits of others is not read; what waits of the removed contact is ended a slice at a time."""
+    monkeypatch.setattr(rights, "MAX_REVIEWED", 10)
+    for _ in range(25):
+        mallory.sends("function", {})
+        alice.sends("function", {})
+    looked: list[int] = []
+    get = desk.journal.incoming.get
+
+    def counted(row_id: int) -> Any:
+        looked.append(row_id)
+        return get(row_id)
+
+    monkeypatch.setattr(desk.journal.incoming, "get", counted)
+    remove(desk, mallory)
+    left = []
+    for _ in range(5):
+        desk.node.process_batch([])
+        left.append(len(desk.journal.incoming.open_of_peer(mallory.user)))
+    assert left[-1] == 0
+    assert sorted(left, reverse=True) == left
+    assert left[0] > 0
+    assert len(set(looked)) == len(looked) == 25
+    assert len(desk.journal.incoming.open_of_peer(alice.user)) == 25
+
+
+@pytest.mark.parametrize("rule", ["me", "alice"])
+def test_a_narrower_rule_holds_for_what_waits(desk: Desk, alice: Neighbour, mallory: Neighbour, rule: str) -> None:
+    """Serving a flow again for fewer users ends what the others had queued or asked."""
+    requests = [mallory.sends("function", {}), mallory.sends("User", {"text": "May I?"})]
+    for endpoint in ("function", "User"):
+        alice.sends(endpoint, {"text": "Hello?"})
+    book = desk.contacts.book()
+    allow = check_allow(rule, book, desk.user) if rule != "me" else rule
+    for endpoint, kind in (("function", "python"), ("User", "human")):
+        desk.serves(
+            endpoint, "a" if kind == "python" else "", kind=kind, allow=allow, strangers=strangers_in(allow, book)
+        )
+    desk.ask(desk.node.rights.review_all)
+    desk.passes(0.6)
+    assert [mallory.hears_error(request) for request in requests] == ["not_allowed", "not_allowed"]
+    assert states_of(desk, alice) == ({"ready", "asked"} if rule == "alice" else set())
+
+
+def test_a_petname_that_changes_hands_carries_no_right(desk: Desk, mallory: Neighbour) -> None:
+    """A rule names the user, not the petname: whoever is called so next may not call."""
+    book = desk.contacts.book()
+    allow = check_allow("mallory", book, desk.user)
+    desk.serves("function", "a", kind="python", allow=allow, strangers=strangers_in(allow, book))
+    remove(desk, mallory)
+    heir = Neighbour(desk, 11, "mallory")
+    assert heir.hears_error(heir.sends("function", {})) == "not_allowed"
+    mallory.sends("function", {})
+    assert states_of(desk, mallory) == {"held"}
+    desk.contacts.remove("mallory")
+    desk.contacts.add("old-mallory", mallory.user)
+    desk.passes(0.6)
+    assert states_of(desk, mallory) == {"ready"}
+
+
+def test_a_journal_with_petnames_keeps_the_rights_of_their_users(desk: Desk, alice: Neighbour) -> None:
+    """At start, names are replaced by the ids of these contacts; a name of nobody is dropped for good."""
+    stranger = Neighbour(desk, 10)
+    old = {"endpoint": "old", "kind": "python", "target": "x:x", "dispatch_point": "a"}
+    with desk.journal.transaction():
+        for endpoint, allow in (
+            ("old", f"alice,nobody,{stranger.user}"),
+            ("none", "nobody"),
+            ("all", "contacts"),
+        ):
+            desk.journal.served.set(endpoint, json.dumps({**old, "endpoint": endpoint, "allow": allow}))
+    desk.restart()
+    heir = Neighbour(desk, 11, "nobody")
+    desk.restart()
+    found = {flow.endpoint: flow for flow in desk.node.catalog.all()}
+    assert found["old"].allow == f"{alice.user},{stranger.user}"
+    assert found["none"].allow == "me"
+    assert found["all"].allow == "contacts"
+    assert found["old"].as_json(desk.node.name_of)["allow"] == f"alice,{stranger.user}"
+    assert heir.hears_error(heir.sends("old", {})) == "not_allowed"
+    assert heir.hears_error(heir.sends("none", {})) == "not_allowed"
+    for who in (alice, stranger):
+        who.sends("old", {})
+        assert states_of(desk, who) == {"ready"}
+
+
+def test_a_stranger_whom_a_rule_names_loses_the_right_as_a_removed_contact(desk: Desk) -> None:
+    """A rule may name a stranger by id; once they are a contact, removing them ends the right."""
+    carol = Neighbour(desk, 12)
+    book = desk.contacts.book()
+    allow = check_allow(carol.user, book, desk.user)
+    desk.serves("function", "a", kind="python", allow=allow, strangers=strangers_in(allow, book))
+    carol.sends("function", {})
+    assert states_of(desk, carol) == {"ready"}
+    desk.contacts.add("carol", carol.user)
+    desk.passes(0.6)
+    desk.contacts.remove("carol")
+    desk.passes(0.6)
+    assert states_of(desk, carol) == set()
+    carol.sends("function", {})
+    assert states_of(desk, carol) == {"held"}
+
+
+def test_a_dead_letter_of_a_removed_contact_does_not_run_again(desk: Desk, mallory: Neighbour) -> None:
+    """The owner's retry does not give back a right."""
+    request = mallory.sends("function", {})
+    (row_id,) = desk.journal.incoming.open_of_peer(mallory.user)
+    with desk.journal.transaction():
+        desk.journal.incoming.move(row_id, IncomingState.DEAD, "worker_lost")
+    desk.restart()
+    remove(desk, mallory)
+    desk.passes(0.6)
+    desk.ask(lambda: desk.node.retries.retry(request))
+    hand = Hand(desk, "a", "w2")
+    desk.passes(3)
+    hand.says()
+    assert hand.takes() == []
+
+
+def test_denied_while_the_prompt_is_being_answered(desk: Desk, mallory: Neighbour) -> None:
+    """The question of a removed contact is cancelled, so that a late answer is refused."""
+    request = mallory.sends("User", {"text": "May I?"})
+    (row_id,) = desk.journal.incoming.open_of_peer(mallory.user)
+    remove(desk, mallory)
+    told: Any = desk.ask(lambda: desk.node.inbox.answer(request, "yes"))
+    assert "no open" in str(told).lower() or told.kind == "usage"
+    prompt = desk.journal.prompts.get(row_id)
+    assert prompt is not None
+    assert prompt.state == PromptState.CANCELLED
+
+
+def test_rules_are_shown_with_names(desk: Desk, alice: Neighbour) -> None:
+    """`ls` shows the petnames that users have now."""
+    desk.passes(0.1)
+    flow = Served(endpoint="x", kind="python", allow=f"{alice.user},{'f' * 64}", strangers=["f" * 64])
+    assert flow.as_json(desk.node.name_of)["allow"] == f"alice,{'f' * 64}"
+    assert "strangers" not in flow.as_json(desk.node.name_of)
+
+
+async def test_a_denial_holds_while_the_journal_cannot_be_written(desk: Desk, mallory: Neighbour) -> None:
+    """On a full disk, contacts.yaml is written first: what waits is hidden at once, and ends when the disk has room."""
+    request = mallory.sends("User", {"text": "May I?"})
+    remove(desk, mallory)
+
+    def submit(step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
+        on_outcome(step() if reads_only else JournalFailed("It cannot be written.", "Free some space."))
+
+    async def no_broker() -> str:
+        return ""
+
+    daemon = Daemon(node=lambda: desk.node, submit=submit, about=dict, broker_url=no_broker)
+    told = await METHODS["deny"].run(daemon, {"user": mallory.user})
+    assert told == {"user": mallory.user, "dropped": 0}
+    assert (await METHODS["inbox"].run(daemon, {}))["prompts"] == []
+    desk.restart()
+    desk.passes(0.6)
+    assert states_of(desk, mallory) == set()
+    assert mallory.hears_error(request) == "not_allowed"
