@@ -419,7 +419,7 @@ def test_a_journal_with_a_hole(network: Network) -> None:
     erin.start(wait=False)
     assert erin.daemon is not None
     assert erin.daemon.wait(15) == 2
-    assert "malformed" in erin.log_text()
+    assert "is damaged" in erin.log_text()
     journal.write_bytes(whole)
     (erin.home / "identity.key").unlink()
     identity.create(erin.home / "identity.key")
