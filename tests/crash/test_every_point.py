@@ -168,7 +168,7 @@ class Relay(CompositeFlow):
         drawn = self.step(lambda: random.randrange(2**32))
         return {**self.subflows["echo"].call(input_message.data), "drawn": drawn}
 """
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class RealPerson:
