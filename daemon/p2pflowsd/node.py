@@ -84,6 +84,12 @@ class Node:
     kept. It refuses every further call with a JournalError, and publishes nothing.
     """
 
+    has_twin = False
+    """Whether another daemon with this identity was seen."""
+    _is_dead = False
+    _commit_by: float | None = None
+    _next_tick = 0.0
+
     def __init__(
         self,
         *,
@@ -258,12 +264,7 @@ class Node:
             journal=journal, clock=clock, messages=self.messages, leases=leases, queue=queue, deadlines=deadlines
         )
 
-        self.has_twin = False
-        """Whether another daemon with this identity was seen."""
-        self._is_dead = False
         self._unacknowledged: list[Delivery] = []
-        self._commit_by: float | None = None
-        self._next_tick = 0.0
         self._clock_offset = clock.now() - clock.elapsed() * 1000
         self._next_prune = clock.elapsed() + PRUNE_INTERVAL_S
         self._restore()
