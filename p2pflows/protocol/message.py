@@ -25,7 +25,10 @@ MAX_PROGRESS_BYTES = 16_000
 UserId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MessageId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 Name = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
+MAX_COUNT = 2**53 - 1
+"""The largest number that we send: the largest one that every JSON reader reads exactly."""
 Count = Annotated[int, Field(ge=0, le=2**62)]
+"""Peers that are older than this limit send numbers up to 2^62."""
 
 
 class Type(StrEnum):
@@ -39,6 +42,7 @@ class Type(StrEnum):
 
 
 ANSWERS = frozenset({Type.REPLY, Type.ERROR})
+_NEED_CAUSE = ANSWERS | {Type.CANCEL}
 
 
 class Message(BaseModel):
@@ -71,11 +75,13 @@ class Message(BaseModel):
         """Read the message in a body whose signature was verified.
 
         Raises:
-            ValueError: the body is no message, is nested too deeply, or holds a number that JSON cannot write.
+            ValueError: the body is too large, no message, or JSON that readers may understand differently.
         """
-        strict_json.check_levels(body)
-        message = cls.model_validate_json(body)
-        strict_json.check_numbers(message.data)
+        if len(body) > MAX_BODY_BYTES:
+            raise ValueError(f"a body of {len(body)} bytes")
+        message = cls.model_validate(strict_json.loads_exact(body))
+        if message.in_reply_to is None and message.type in _NEED_CAUSE:
+            raise ValueError(f"a message of type {message.type} without a cause")
         return message
 
     def to_bytes(self) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -13,6 +14,8 @@ MAX_DEPTH = 150
 _SPARE_LEVELS = 51
 _MAX_UNCHECKED_BRACKETS = 100
 """A text with no more opening brackets than this cannot be nested too deeply."""
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -46,6 +49,23 @@ def loads(text: str | bytes) -> Any:
     """
     value = from_json(text, allow_inf_nan=False)
     check_numbers(value)
+    return value
+
+
+def loads_exact(text: bytes) -> Any:
+    """Return the value of a JSON text that has one meaning only, for every reader.
+
+    Raises:
+        ValueError: the text is not JSON, is nested deeper than MAX_DEPTH, has two equal keys in one object, or holds
+            NaN, Infinity or a number beyond a float.
+    """
+    check_levels(text)
+    value = from_json(text, allow_inf_nan=False)
+    written = to_json(value, inf_nan_mode="constants")
+    if written != text:  # white space, or something that is lost by reading
+        check_numbers(value)
+        if _STRING.sub(b"", written).count(b":") != _STRING.sub(b"", text).count(b":"):
+            raise ValueError("two keys of one object are equal")
     return value
 
 

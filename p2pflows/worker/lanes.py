@@ -21,8 +21,9 @@ from p2pflows.protocol.asks import Ask, AskAnswer, AskResult, Recorded, Unrecord
 from p2pflows.protocol.worker_frames import DaemonFrame, TaskResult, TaskSpec, Wait, WorkerFrame, WorkerInfo
 from p2pflows.worker.packing import Updates
 
-_FIRST_WILL = 2**62
+_FIRST_WILL = 2**52
 _WILL_STEP = 2**32
+"""The wills of a million connections stay below 2^53, so every JSON reader reads them exactly."""
 
 
 @dataclass(slots=True, eq=False)

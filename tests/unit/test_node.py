@@ -735,3 +735,29 @@ def test_a_late_report_makes_no_clock_look_wrong(world: World) -> None:
     world.run(7210)
     assert ann.node is not None
     assert all(abs(offset) <= 600_000 for offset in ann.node.outbox.peer_clocks.known().values())
+
+
+def test_a_cancel_from_another_stream_has_no_effect(world: World) -> None:
+    """A request is withdrawn by a cancel of its sender to the same endpoint, and by no other."""
+    ann, bob, cyd = world.machines
+    asked = ann.send(Type.CALL, bob, HUMAN, {"text": "shall we?"}, 60)
+    world.run(0.5)
+    for number, (sender, endpoint) in enumerate([(ann, ECHO), (cyd, HUMAN), (ann, topics.INSTANCES)]):
+        forge(world, sender, bob, endpoint, id=f"{number:032x}", type=Type.CANCEL, cause=asked.result)
+        world.run(0.5)
+        assert bob.open_prompts() == [(asked.result, "call")]
+    forge(world, ann, bob, HUMAN, id="9" * 32, type=Type.CANCEL, cause=asked.result)
+    world.run(0.5)
+    assert bob.open_prompts() == []
+
+
+def test_a_withdrawn_call_gets_no_answer(world: World) -> None:
+    """Its recipient sends nothing back, because its sender has ended it already."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, HUMAN, {"text": "shall we?"}, 60)
+    world.run(0.5)
+    ann.ask(lambda node: node.messages.cancel(asked.result))
+    world.run(1)
+    assert ann.state_of(asked.result) == "cancelled"
+    assert [fact.id for fact in world.facts if fact.kind == "accepted" and fact.node == bob.user] == []
+    assert [*world.settle(), *check(world.facts)] == []

@@ -77,7 +77,7 @@ class Admission:
             return
         if row.type == Type.CANCEL:
             self._journal.incoming.move(row.row_id, IncomingState.DONE)
-            self._withdrawn(row.peer, message.in_reply_to or "")
+            self._withdrawn(row.peer, row.endpoint, message.in_reply_to or "")
             return
         if row.endpoint == topics.INSTANCES:
             self._admit_instance_request(row, message)
@@ -218,13 +218,15 @@ class Admission:
             return
         self._journal.incoming.move(row.row_id, IncomingState.ASKED)
 
-    def _withdrawn(self, peer: str, message_id: str) -> None:
-        """End a request that its sender withdrew, unless it has ended already."""
+    def _withdrawn(self, peer: str, endpoint: str, message_id: str) -> None:
+        """End a request that its sender withdrew in the same stream, unless it has ended already."""
         row = self._journal.incoming.find(peer, message_id)
-        if row is not None and row.endpoint == topics.INSTANCES and row.state == IncomingState.DONE:
+        if row is None or row.endpoint != endpoint:
+            return
+        if row.endpoint == topics.INSTANCES and row.state == IncomingState.DONE:
             # The instance was mounted for a tree that was abandoned. A singleton is not theirs alone, and stays.
             self._changes.delete(derived_id("mount", peer, message_id), recursive=True)
-        if row is None or not self._journal.incoming.move(row.row_id, IncomingState.FAILED, Cancelled.kind):
+        if not self._journal.incoming.move(row.row_id, IncomingState.FAILED, Cancelled.kind):
             return
         self._leases.drop(row.row_id)
         self._effects.undo(row.row_id)

@@ -14,7 +14,7 @@ from p2pflows.backoff import Backoff
 from p2pflows.errors import BadInput, TooLarge, UnknownUser
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
-from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_LIFETIME_MS, Message, Notice, Type, new_id
+from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_COUNT, MAX_LIFETIME_MS, Message, Notice, Type, new_id
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
@@ -27,7 +27,7 @@ from p2pflowsd.sending.presence import Followed
 from p2pflowsd.sending.send_queue import OutboxEntry, SendQueue
 from p2pflowsd.sending.waiters import Waiters
 
-END_OF_EPOCH = 2**62
+END_OF_EPOCH = MAX_COUNT
 """A position after every message of an epoch that has ended."""
 PACKET_OVERHEAD_BYTES = 1_000
 """How many bytes topic, header, signature and framing add to a body, rounded up."""

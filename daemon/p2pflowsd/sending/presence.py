@@ -12,6 +12,7 @@ from typing import Any
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import Refused
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
+from p2pflows.protocol.message import MAX_COUNT
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.link import Link
 
@@ -34,7 +35,7 @@ def open_signed(user: str, topic: str, payload: bytes) -> dict[str, Any] | None:
     ):
         return None
     try:
-        fact = strict_json.loads(content)
+        fact = strict_json.loads_exact(content)
     except ValueError:
         return None
     return fact if isinstance(fact, dict) else None
@@ -110,7 +111,7 @@ def _read_status(user: str, payload: bytes) -> tuple[int, bool]:
     if fact is None:
         raise Refused("bad_signature")
     boot, online = fact.get("boot"), fact.get("online")
-    if not isinstance(boot, int) or not isinstance(online, bool):
+    if type(boot) is not int or not 0 <= boot <= MAX_COUNT or not isinstance(online, bool):
         raise Refused("malformed")
     return boot, online
 

@@ -303,7 +303,7 @@ def test_frames_and_wills_are_numbered_upwards() -> None:
         assert will.bye
         assert will.held == []
         numbers += [book.next_frame().number, book.next_frame().number, will.number]
-    assert numbers[2] == 2**62
+    assert numbers[2] == 2**52
     assert numbers == sorted(set(numbers))
 
 
