@@ -18,7 +18,7 @@ OUTSIDE_LIBRARIES = {
     "sqlite3": {"p2pflowsd.journal"},
     "click": {"p2pflows.cli"},
     "segno": {"p2pflows.cli"},
-    "aiohttp": {"p2pflowsd.api.control"},
+    "aiohttp": {"p2pflowsd.api.http_server"},
     "yaml": {
         "p2pflows.yaml_file",
         "p2pflows.flows.config",
