@@ -66,9 +66,19 @@ def _refusals() -> set[str]:
         found |= set(re.findall(r"\.refuse\(\"(\w+)\"", source))
         for node in ast.walk(ast.parse(source)):
             match node:
-                case ast.Call(func=ast.Name(id="Refused"), args=[ast.Constant(value=str(reason))]):
-                    found.add(reason)
+                case ast.Call(func=ast.Name(id="Refused"), args=[reason]):
+                    found |= _texts(reason)
     return found
+
+
+def _texts(expression: ast.expr) -> set[str]:
+    """The texts that an expression may return."""
+    match expression:
+        case ast.Constant(value=str(text)):
+            return {text}
+        case ast.IfExp(body=body, orelse=orelse):
+            return _texts(body) | _texts(orelse)
+    return set()
 
 
 @pytest.fixture
