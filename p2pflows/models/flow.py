@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from p2pflows.errors import BadInput, FlowFailed, UsageError
+from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
 from p2pflows.flows.flow import AtomicFlow
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.state import MAX_STATE_BYTES
@@ -14,7 +14,7 @@ from p2pflows.models import images
 from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import TO_BE_FILLED, ApiInfo, normal_base
 from p2pflows.models.backend import Backend
-from p2pflows.models.history import window
+from p2pflows.models.history import to_send
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 from p2pflows.models.templates import Template
 
@@ -83,9 +83,11 @@ class ChatAtomicFlow(AtomicFlow):
 
         Raises:
             BadInput: the data lacks an input variable, or a picture or demonstration has an unknown form.
+            NotAllowed: another user forges turns, or sends the address of a picture.
             FlowFailed: the worker has no key, the model gave no answer, or the conversation is too long to be stored.
         """
         system, user, assistant = self._roles()
+        self._check_permitted(input_message)
         data = input_message.data
         history: list[dict[str, Any]] = list(self.flow_state[_HISTORY])
         template = self._human if history else self._first
@@ -100,14 +102,26 @@ class ChatAtomicFlow(AtomicFlow):
         self.flow_state[_HISTORY] = history + [{"role": assistant, "content": answer} for answer in answers]
         return {"api_output": answers[0] if len(answers) == 1 else answers}
 
-    def _window(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the part of the conversation to send: the window in the config, and always the newest message."""
+    def _window(self, history: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
         size = self.flow_config.get("previous_messages") or {}
-        *_, newest = history
-        earlier = window(history, size.get("first_k"), size.get("last_k"))
-        return earlier if earlier and earlier[-1] is newest else [*earlier, newest]
+        system, user, _ = self._roles()
+        return to_send(history, size.get("first_k"), size.get("last_k"), system=system, user=user)
 
-    def _ask(self, messages: list[dict[str, Any]]) -> list[str]:
+    def _check_permitted(self, input_message: FlowMessage) -> None:
+        """Check that another user forges no turn of the conversation, and has the model server fetch no address.
+
+        Raises:
+            NotAllowed: they may not, as the config does not say so.
+        """
+        if self._run is None or input_message.user_id in ("", self._run.user):
+            return
+        data = input_message.data
+        if data.get("demonstrations") and self.flow_config.get("allow_demonstrations") is not True:
+            raise NotAllowed("Only the owner of this flow gives it demonstrations.", "Send your question without them.")
+        if images.has_address(data.get("images")) and self.flow_config.get("allow_image_urls") is not True:
+            raise NotAllowed("This flow takes no pictures by URL from you.", 'Send them as {"base64": "..."}.')
+
+    def _ask(self, messages: list[Mapping[str, Any]]) -> list[str]:
         """Ask the model. It is a step of the run, so a run that starts over does not ask again."""
         if self._keyring is None:
             raise FlowFailed(f"The flow {self.name!r} has no key for its model.", GIVE_THE_WORKER_A_KEY)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from p2pflows.errors import UsageError
 
@@ -28,3 +28,35 @@ def window(messages: Sequence[Message], first_k: int | None, last_k: int | None)
         return list(messages)
     start, end = first_k or 0, len(messages) - (last_k or 0)
     return [message for index, message in enumerate(messages) if index < start or index >= end]
+
+
+def to_send(
+    history: Sequence[Mapping[str, Any]], first_k: int | None, last_k: int | None, *, system: str, user: str
+) -> list[Mapping[str, Any]]:
+    """Return the part of a conversation that the model receives.
+
+    The system message is always part of it and counts for nothing, so no window removes what the owner told the model.
+    Of the rest, the window keeps whole turns, each a question with its answers, since many models refuse a conversation
+    that begins with an answer. The newest question is always part of it.
+
+    Args:
+        history: the whole conversation, which ends with the newest question.
+        first_k: how many messages from the start, without the system message.
+        last_k: how many messages from the end.
+        system: the name of the system role.
+        user: the name of the user role.
+
+    Raises:
+        UsageError: a count is not a whole number, at least 0.
+    """
+    head = list(history[:1]) if history[0]["role"] == system else []
+    messages = list(history[len(head) :])
+    kept = {id(message) for message in window(messages, first_k, last_k)}
+    turns: list[list[Mapping[str, Any]]] = []
+    for message in messages:
+        if message["role"] == user or not turns:
+            turns.append([])
+        turns[-1].append(message)
+    *earlier, newest = turns
+    whole = [message for turn in earlier if kept.issuperset(map(id, turn)) for message in turn]
+    return [*head, *whole, *newest]

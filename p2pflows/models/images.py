@@ -37,6 +37,13 @@ def content(text: str, images: Any) -> str | list[dict[str, Any]]:
     return [{"type": "text", "text": text}, *pictures]
 
 
+def has_address(images: Any) -> bool:
+    """Whether a picture is an address that the model's server would fetch."""
+    pictures = images if isinstance(images, (list, tuple)) else ()
+    urls = [image.get("url") if isinstance(image, dict) else image for image in pictures]
+    return any(isinstance(url, str) and not url.startswith("data:") for url in urls)
+
+
 def _url(image: Any) -> str:
     """Return a picture as a URL. A file path is refused: the file would be read from the worker's disk."""
     match image:
