@@ -26,10 +26,10 @@ import p2pflows
 from p2pflows import errors
 from p2pflows.cli import cli
 from p2pflows.flows import state
-from p2pflows.protocol import asks, framing, message, strict_json
+from p2pflows.protocol import asks, envelope, framing, message, notice, strict_json
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
 from p2pflowsd.api.methods import METHODS
-from p2pflowsd.receiving import intake
+from p2pflowsd.receiving import allowance, intake
 from p2pflowsd.running import dispatch, instances
 from p2pflowsd.sending import presence, send_queue
 
@@ -200,10 +200,18 @@ def test_every_kind_of_error_is_explained() -> None:
         ("bodies that a sender puts into one bundle", send_queue.MAX_BUNDLE_BYTES),
         ("messages that a sender puts into one bundle", send_queue.MAX_BUNDLE_MESSAGES),
         ("unsettled bytes under way to one recipient", send_queue.MAX_IN_FLIGHT_BYTES),
+        ("bytes of the notices in one bundle", notice.MAX_NOTICE_BYTES),
+        ("ids in `received`, `held`, `waiting`, `untimely` and `refused` of one bundle", notice.MAX_RECEIPTS),
+        ("streams in each of `gaps`, `skips` and `rewound` of one bundle", notice.MAX_STREAM_LINES),
+        ("lines in `progress` of one bundle", notice.MAX_PROGRESS_LINES),
+        ("blocked requests of one contact", intake.MAX_BLOCKED_PER_CONTACT),
+        ("blocked requests of one stranger", intake.MAX_BLOCKED_PER_STRANGER),
+        ("blocked requests of all strangers", intake.MAX_BLOCKED_OF_STRANGERS),
+        ("packets of strangers", int(allowance.PACKET_RATE)),
         ("held requests of one stranger", intake.MAX_HELD_PER_SENDER),
         ("held requests of all strangers", intake.MAX_HELD),
-        ("messages of strangers", int(intake.STRANGER_RATE)),
-        ("messages in one bundle", intake.MAX_BODIES),
+        ("messages of strangers", int(allowance.MESSAGE_RATE)),
+        ("messages in one bundle", envelope.MAX_BODIES),
         ("signed fact", presence.MAX_CARD_BYTES),
         ("attempts to run a task", dispatch.MAX_ATTEMPTS),
         ("nesting of JSON", strict_json.MAX_DEPTH),
@@ -225,7 +233,7 @@ def test_limits_are_those_of_the_code(row: str, value: int) -> None:
 
 def test_the_fields_of_messages_and_notices_are_explained() -> None:
     """The protocol has a row for each field of a message and of a notice, and no other."""
-    for title, model in (("Messages", message.Message), ("Notices", message.Notice)):
+    for title, model in (("Messages", message.Message), ("Notices", notice.Notice)):
         names = {field.alias or name for name, field in model.model_fields.items()}
         rows = set(re.findall(r"^\| `(\w+)` \|", _section(title), re.MULTILINE))
         assert rows - {kind.value for kind in message.Type} == names

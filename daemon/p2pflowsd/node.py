@@ -26,6 +26,7 @@ from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
+from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.intake import Intake
 from p2pflowsd.receiving.retries import Retries
@@ -202,6 +203,7 @@ class Node:
             callbacks=callbacks,
             on_prompt=on_prompt,
         )
+        blocked = self.blocked = BlockedRequests(journal, notices)
         deadlines = self._deadlines = Deadlines(
             user=user,
             journal=journal,
@@ -214,6 +216,7 @@ class Node:
             settlement=settlement,
             turns=turns,
             inbox=inbox,
+            blocked=blocked,
             waiters=waiters,
             name_of=name_of,
         )
@@ -242,7 +245,7 @@ class Node:
             catalog=catalog,
             leases=leases,
             settlement=settlement,
-            notices=notices,
+            blocked=blocked,
             inbox=inbox,
         )
         self.dispatch.may_run = rights.may_run
@@ -258,6 +261,7 @@ class Node:
             leases=leases,
             admission=admission,
             deadlines=deadlines,
+            blocked=blocked,
             log=log,
         )
         self.retries = Retries(
@@ -293,6 +297,8 @@ class Node:
 
     def next_wake(self) -> float:
         """When a batch is needed even if nothing arrives, in the clock's elapsed seconds."""
+        if self.blocked.may_go_on:
+            return self.clock.elapsed()
         wakes = (self._next_tick, self._commit_by, self.notices.next_due(), 0.0 if self.rights.is_reviewing else None)
         return min(wake for wake in wakes if wake is not None)
 
@@ -355,6 +361,7 @@ class Node:
             if ticks:
                 self._tick()
             self._deadlines.expire()
+            self.intake.release_blocked()
             self._fail_unserved(self._queue.add_next_turns())
             self.dispatch.prepare()
             self.dispatch.flush()

@@ -23,6 +23,8 @@ from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
 VERSION = 1
 HEADER_BYTES = 34
 NONCE_BYTES = 24
+MAX_BODIES = 1_024
+"""How many bodies a bundle has at most."""
 _DOMAIN = b"p2pflows bundle 1\0"
 _MAX_CACHED_BOXES = 1024
 
@@ -115,7 +117,7 @@ class Envelope:
             raise Refused("malformed") from error
         signature = plain[:SIGNATURE_BYTES]
         try:
-            bodies = framing.unpack(plain[SIGNATURE_BYTES:])
+            bodies = framing.unpack(plain[SIGNATURE_BYTES:], MAX_BODIES)
         except framing.FramingError as error:
             raise Refused("malformed") from error
         hashes = _hashes(bodies)

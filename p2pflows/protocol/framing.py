@@ -22,17 +22,21 @@ def pack(parts: Sequence[bytes]) -> bytes:
     return b"".join((struct.pack(f">{count + 1}I", count, *map(len, parts)), *parts))
 
 
-def unpack(frame: bytes) -> list[bytes]:
+def unpack(frame: bytes, max_parts: int = MAX_PARTS) -> list[bytes]:
     """Return the parts of a frame.
 
+    Args:
+        frame: the bytes.
+        max_parts: how many parts it may have.
+
     Raises:
-        FramingError: the lengths do not add up to the frame, or there are more than MAX_PARTS.
+        FramingError: the lengths do not add up to the frame, or it has too many parts.
     """
     if len(frame) < _INTEGER:
         raise FramingError("shorter than its part count")
     (count,) = struct.unpack_from(">I", frame)
     start = _INTEGER * (count + 1)
-    if count > MAX_PARTS or start > len(frame):
+    if count > max_parts or start > len(frame):
         raise FramingError("part count does not fit")
     lengths = struct.unpack_from(f">{count}I", frame, _INTEGER)
     if start + sum(lengths) != len(frame):

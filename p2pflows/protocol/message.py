@@ -1,4 +1,4 @@
-"""The messages and notices that users send each other, each one JSON object (docs/PROTOCOL.md, Messages, Notices).
+"""The messages that users send each other, each one JSON object (docs/PROTOCOL.md, Messages).
 
 Times are whole milliseconds since the Unix epoch, UTC.
 """
@@ -87,37 +87,6 @@ class Message(BaseModel):
     def to_bytes(self) -> bytes:
         """Return the body to sign and send."""
         return self.model_dump_json(by_alias=True, exclude_defaults=True).encode()
-
-
-class Notice(BaseModel):
-    """What daemons report to each other about messages; every line may be lost or repeated without harm.
-
-    Attributes:
-        received: ids that the sender of the notice has committed to its journal.
-        held: ids that it has committed, and that wait until its user allows their sender; not in `received`.
-        waiting: ids that it has committed, and that wait for a worker; not in `received`.
-        untimely: (id, time): it has refused this message as expired or too_long_lived, at this time by its clock.
-        gaps: (endpoint, epoch, seq) of the next message that a stream of its needs.
-        skips: (endpoint, epoch, seq): it will send nothing before seq.
-        rewound: (endpoint, epoch, id): this message has a position that another message had before.
-        progress: (id, data): what the flow that runs this call reports before its answer.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    to: UserId
-    received: list[MessageId] = []
-    held: list[MessageId] = []
-    waiting: list[MessageId] = []
-    untimely: list[tuple[MessageId, Count]] = []
-    gaps: list[tuple[Name, Count, Count]] = []
-    skips: list[tuple[Name, Count, Count]] = []
-    rewound: list[tuple[Name, Count, MessageId]] = []
-    progress: list[tuple[MessageId, dict[str, Any]]] = []
-
-    def to_bytes(self) -> bytes:
-        """Return the body to sign and send."""
-        return self.model_dump_json(exclude_defaults=True).encode()
 
 
 def derived_id(*parts: object) -> str:

@@ -18,7 +18,7 @@ from support.processes import kill_process, wait_until
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Channel, read_token
 from p2pflows.protocol.envelope import BundleKind, Refused
-from p2pflows.protocol.message import Notice
+from p2pflows.protocol.notice import Notice
 
 CANARY = "canary-4d1f7a-sings"
 
@@ -254,7 +254,10 @@ def test_garbage_everywhere(scene: Scene) -> None:
     """The daemon outlives garbage on every topic of its user, and counts it."""
     bob = scene.bob.user_id
     worker = scene.spy.first(lambda packet: f"{bob}/dispatch/" in packet.topic).topic
-    reasons = ("malformed", "wrong_version", "bad_seal", "rate_limited", "bad_frame", "wrong_topic", "bad_signature")
+    reasons = (
+        "malformed", "wrong_version", "bad_seal", "rate_limited", "unrelated", "bad_frame", "wrong_topic",
+        "bad_signature",
+    )  # fmt: skip
     garbage = [b"x", b"{}", b"\0" * 58, b"\1\1" + b"\0" * 200, secrets.token_bytes(500), b"\xff" * 100_000]
     counted = [scene.inbox(name) for name in ("trace", "User", "_reply", "_notice", "_flows", "nobody", "x" * 200)]
     counted += [topics.results(bob, "default"), topics.results(bob, "no-such-point")]

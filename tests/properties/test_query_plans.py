@@ -16,7 +16,8 @@ from p2pflowsd.journal.migrations import migrate
 GROWING = {"incoming", "outgoing", "bundles", "log", "streams"}
 """Tables with a row for every message, or for every stream."""
 INDEXES_OF_FEW = {
-    "incoming_live", "incoming_of_instance", "incoming_open_of_peer", "outgoing_live", "outgoing_of_root",
+    "incoming_live", "incoming_blocked", "incoming_of_instance", "incoming_open_of_peer",
+    "outgoing_live", "outgoing_of_root",
 }  # fmt: skip
 """Indexes of the few open messages and requests."""
 

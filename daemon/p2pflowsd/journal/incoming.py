@@ -28,7 +28,10 @@ _IN_STATE = {
     state: f"INDEXED BY incoming_live WHERE state = '{state}'" for state in (*sorted(OPEN_INCOMING), IncomingState.DEAD)
 }
 _ALL_IN_STATE = {state: f"{clause} ORDER BY n" for state, clause in _IN_STATE.items()}
-_BLOCKED = f"{_IN_STATE[IncomingState.BLOCKED]} AND peer = ? AND endpoint = ? ORDER BY epoch, seq"
+_ALL_BLOCKED = "INDEXED BY incoming_blocked WHERE state = 'blocked'"
+_BLOCKED = f"{_ALL_BLOCKED} AND peer = ? AND endpoint = ? ORDER BY epoch, seq LIMIT ?"
+_BLOCKED_BY = f"{_ALL_BLOCKED} AND peer = ?"
+_BLOCKED_STREAMS = f"SELECT peer, endpoint, count(*) FROM incoming {_ALL_BLOCKED} GROUP BY peer, endpoint"
 _HELD_BY = f"{_IN_STATE[IncomingState.HELD]} AND peer = ? ORDER BY epoch, seq, n"
 _HAS_ANSWERS = (
     "SELECT EXISTS (SELECT 1 FROM incoming INDEXED BY incoming_answers"
@@ -38,10 +41,7 @@ _IS_OPEN = is_one_of(sorted(OPEN_INCOMING))
 _OPEN_OF_PEER = f"SELECT n FROM incoming INDEXED BY incoming_open_of_peer WHERE peer = ? AND {_IS_OPEN} ORDER BY n"
 _OPEN_PEERS = f"SELECT DISTINCT peer FROM incoming INDEXED BY incoming_open_of_peer WHERE {_IS_OPEN}"
 _HELD_PEERS = f"SELECT DISTINCT peer FROM incoming {_IN_STATE[IncomingState.HELD]}"
-_COUNT_UNDECIDED = tuple(
-    f"SELECT count(*) FROM incoming {_IN_STATE[state]} AND peer = coalesce(?, peer)"
-    for state in (IncomingState.HELD, IncomingState.BLOCKED)
-)
+_COUNT_HELD = f"SELECT count(*) FROM incoming {_IN_STATE[IncomingState.HELD]} AND peer = coalesce(?, peer)"
 _EXPIRED = tuple(f"{_IN_STATE[state]} AND expires <= ?" for state in sorted(OPEN_INCOMING))
 _NEXT_EXPIRY = tuple(f"SELECT min(expires) FROM incoming {_IN_STATE[state]}" for state in sorted(OPEN_INCOMING))
 
@@ -169,9 +169,17 @@ class IncomingTable(Table[IncomingRow]):
         """Return all requests in an open state, or dead, oldest first."""
         return self._many(_ALL_IN_STATE[state])
 
-    def blocked(self, peer: str, endpoint: str) -> list[IncomingRow]:
-        """Return the requests of one stream that wait for an earlier one, in the order of the stream."""
-        return self._many(_BLOCKED, peer, endpoint)
+    def blocked(self, peer: str, endpoint: str, *, limit: int) -> list[IncomingRow]:
+        """Return the first requests of one stream that wait for an earlier one, in the order of the stream."""
+        return self._many(_BLOCKED, peer, endpoint, limit)
+
+    def blocked_by(self, peer: str) -> list[IncomingRow]:
+        """Return the requests of a peer that wait for an earlier one of their stream."""
+        return self._many(_BLOCKED_BY, peer)
+
+    def blocked_streams(self) -> list[tuple[str, str, int]]:
+        """Return each stream that has blocked requests, as peer, endpoint and how many they are."""
+        return self._db.execute(_BLOCKED_STREAMS).fetchall()
 
     def held_by(self, peer: str) -> list[IncomingRow]:
         """Return the held requests of one unknown sender; those of each stream are in its order."""
@@ -205,9 +213,9 @@ class IncomingTable(Table[IncomingRow]):
         """Return the unknown senders whose requests wait for a decision."""
         return {peer for (peer,) in self._db.execute(_HELD_PEERS)}
 
-    def count_undecided(self, peer: str | None = None) -> int:
-        """Return how many requests are held or blocked, of one peer or of all."""
-        return sum(self._value(statement, peer) for statement in _COUNT_UNDECIDED)
+    def count_held(self, peer: str | None = None) -> int:
+        """Return how many requests are held, of one peer or of all."""
+        return self._value(_COUNT_HELD, peer) or 0
 
     def expired(self, now: int) -> list[IncomingRow]:
         """Return the open requests whose deadline has passed, oldest first."""

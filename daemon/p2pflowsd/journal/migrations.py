@@ -109,6 +109,11 @@ def _open_requests_have_peers(db: sqlite3.Connection) -> None:
     )
 
 
+def _blocked_requests_have_an_index(db: sqlite3.Connection) -> None:
+    """Find the next blocked request of a stream without reading all that are blocked."""
+    db.execute("CREATE INDEX incoming_blocked ON incoming (peer, endpoint, epoch, seq) WHERE state = 'blocked'")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -117,6 +122,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _indexes_cost_less,
     _answers_have_an_index,
     _open_requests_have_peers,
+    _blocked_requests_have_an_index,
 )
 
 

@@ -59,6 +59,11 @@ class StreamTable(Table[Position]):
             self._cached[key] = position
         return self._cached[key]
 
+    def has_any(self, direction: Direction, peer: str) -> bool:
+        """Return whether a stream from or to a peer has a position."""
+        statement = "SELECT 1 FROM streams WHERE way = ? AND peer = ? LIMIT 1"
+        return self._value(statement, direction, peer) is not None
+
     def set(self, direction: Direction, peer: str, endpoint: str, position: Position) -> None:
         """Move a stream to a position."""
         key = (direction, peer, endpoint)

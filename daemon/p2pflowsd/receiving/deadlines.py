@@ -14,11 +14,12 @@ from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow
 from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState, PromptState
 from p2pflowsd.link import Link
+from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.turns import Turns
-from p2pflowsd.sending.outbox import Outbox
+from p2pflowsd.sending.outbox import NO_ROOM, Outbox
 from p2pflowsd.sending.peer_clocks import difference
 from p2pflowsd.sending.presence import Presence
 from p2pflowsd.sending.waiters import Waiters
@@ -41,6 +42,7 @@ class Deadlines:
         settlement: Settlement,
         turns: Turns,
         inbox: Inbox,
+        blocked: BlockedRequests,
         waiters: Waiters,
         name_of: Callable[[str], str | None],
     ) -> None:
@@ -55,6 +57,7 @@ class Deadlines:
         self._settlement = settlement
         self._turns = turns
         self._inbox = inbox
+        self._blocked = blocked
         self._waiters = waiters
         self._name_of = name_of
         self._corrected: list[tuple[int, str]] = []
@@ -98,6 +101,8 @@ class Deadlines:
         self._leases.drop(row.row_id)
         self._inbox.withdraw(row.row_id, PromptState.EXPIRED)
         self._journal.incoming.move(row.row_id, IncomingState.EXPIRED)
+        if row.state == IncomingState.BLOCKED:
+            self._blocked.remove(row.peer, row.endpoint)
         self._effects.undo(row.row_id)
         self._turns.touch(row.instance)
         if row.type == Type.POST and row.state == IncomingState.READY:
@@ -126,9 +131,14 @@ class Deadlines:
         return DeadlinePassed(f"{who} has the message, but no answer came in time.", "Give it longer: --timeout 10m")
 
     def _why_not_stored(self, row: OutgoingRow, who: str) -> P2pflowsError:
-        """The most helpful error for a message without a receipt."""
+        """The most helpful error for a message whose recipient never confirmed it; `who` is the recipient."""
         if not self._link.connected:
             return Unreachable("Your own daemon has no connection to its broker.", "See why: p2pflows status")
+        if row.note in NO_ROOM:
+            return Unreachable(
+                f"{who} has no room for more requests that wait there.",
+                "Try again later, or with a longer --timeout.",
+            )
         online = self._presence.online(row.peer)
         if online is None and self._name_of(row.peer) is None:
             return UnknownUser(

@@ -6,19 +6,23 @@ is acknowledged.
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+from collections.abc import Sequence
 
 from p2pflows.contacts import Contacts
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import BundleKind, Envelope, Opened, Refused, claimed_sender
-from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Notice, Type
+from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
+from p2pflows.protocol.notice import Notice
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.link import Delivery
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
+from p2pflowsd.receiving.allowance import StrangersAllowance
+from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.sending.notices import Notices
@@ -30,32 +34,15 @@ MAX_CLOCK_SKEW_MS = 300_000
 """How far a peer's clock may be ahead of ours."""
 MAX_HELD_PER_SENDER = 20
 MAX_HELD = 200
-MAX_BODIES = 1_024
-STRANGER_RATE = 20.0
-STRANGER_BURST = 100.0
+MAX_BLOCKED_PER_STRANGER = 20
+MAX_BLOCKED_OF_STRANGERS = 200
+MAX_BLOCKED_PER_CONTACT = 4_096
 _MIN_BUNDLE_BYTES = 58
 """Bytes of a bundle's header and nonce."""
-_HONEST = frozenset({"replayed", "expired", "rewound", "blocked", "rate_limited", "requests_full"})
+_HONEST = frozenset(
+    {"replayed", "expired", "rewound", "blocked", "rate_limited", "requests_full", "streams_full", "unrelated"}
+)
 """Refusals that an honest sender can cause, or that are only counted so that no sender can fill the log."""
-
-
-class TokenBucket:
-    """A token bucket: so many strangers' bundles a second are looked at, the rest costs nothing."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._tokens = STRANGER_BURST
-        self._at = clock.elapsed()
-
-    def take(self) -> bool:
-        """Whether one more may be looked at now."""
-        elapsed = self._clock.elapsed()
-        self._tokens = min(STRANGER_BURST, self._tokens + (elapsed - self._at) * STRANGER_RATE)
-        self._at = elapsed
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class Intake:
@@ -75,6 +62,7 @@ class Intake:
         leases: Leases,
         admission: Admission,
         deadlines: Deadlines,
+        blocked: BlockedRequests,
         log: OwnersLog,
     ) -> None:
         self._user = user
@@ -88,10 +76,9 @@ class Intake:
         self._leases = leases
         self._admission = admission
         self._deadlines = deadlines
+        self._blocked = blocked
         self._log = log
-        self._allowance = TokenBucket(clock)
-        for row in journal.incoming.in_state(IncomingState.BLOCKED):
-            self._notices.request_missing(row.peer, row.endpoint)
+        self._allowance = StrangersAllowance(clock)
 
     def receive(self, endpoint: str, delivery: Delivery) -> None:
         """Take in a bundle that was published for an endpoint.
@@ -103,23 +90,25 @@ class Intake:
             raise Refused("retained")
         if len(delivery.payload) < _MIN_BUNDLE_BYTES:
             raise Refused("malformed")
-        book = self._contacts.known
         claimed = claimed_sender(delivery.payload)
-        if claimed in book.blocked:
+        if claimed in self._contacts.known.blocked:
             raise Refused("blocked")
-        stranger = claimed != self._user and claimed not in book.by_user
-        if stranger and not self._outbox.awaits(claimed) and not self._allowance.take():
-            raise Refused("rate_limited")
+        if not self._is_known(claimed):
+            if endpoint == topics.NOTICE and not self._exchanges_messages_with(claimed):
+                raise Refused("unrelated")
+            if not self._outbox.awaits(claimed) and not self._allowance.may_open(claimed, len(delivery.payload)):
+                raise Refused("rate_limited")
         opened = self._envelope.open(delivery.payload)
-        if opened.kind is BundleKind.NOTICE:
-            if endpoint != topics.NOTICE:
-                raise Refused("wrong_topic")
-            for body in opened.bodies:
-                self._notice(opened.sender, body)
-        elif endpoint == topics.NOTICE:
+        if (opened.kind is BundleKind.NOTICE) != (endpoint == topics.NOTICE):
             raise Refused("wrong_topic")
+        if opened.kind is BundleKind.NOTICE:
+            self._notice(opened.sender, opened.bodies)
         else:
-            self._messages(endpoint, opened, stranger=stranger)
+            self._messages(endpoint, opened)
+
+    def release_blocked(self) -> None:
+        """Admit some of the blocked requests whose turn has come."""
+        self._blocked.release(lambda row: self._admission.admit(row, self._stored(row)))
 
     def refuse(self, reason: str, delivery: Delivery) -> None:
         """Count a refused delivery; log it if no honest peer would send it, with the sender that it claims."""
@@ -133,10 +122,17 @@ class Intake:
             case _:
                 self._log.note("refused", "", "", f"A delivery on {delivery.topic[:200]} was refused as {reason}.")
 
-    def _notice(self, sender: str, body: bytes) -> None:
+    def _is_known(self, user: str) -> bool:
+        return user == self._user or user in self._contacts.known.by_user
+
+    def _exchanges_messages_with(self, stranger: str) -> bool:
+        """Return whether notices of a stranger can be about something."""
+        return self._outbox.sends_to(stranger) or self._notices.is_requesting_from(stranger)
+
+    def _notice(self, sender: str, bodies: Sequence[bytes]) -> None:
         try:
-            notice = Notice.model_validate_json(body)
-        except ValidationError as error:
+            notice = Notice.from_bodies(bodies)
+        except ValueError as error:
             raise Refused("malformed") from error
         if notice.to != self._user:
             raise Refused("wrong_recipient")
@@ -146,32 +142,34 @@ class Intake:
         for endpoint in self._outbox.record_untimely(sender, notice.untimely):
             clocks = difference(self._outbox.peer_clocks.offset_ms(sender))
             self._log.note("refused", sender, endpoint, f"They refused a message of yours: {clocks}.")
+        self._outbox.record_refusals(sender, notice.refused)
         for endpoint, epoch, seq in notice.gaps:
             skip = self._outbox.fill_gap(sender, endpoint, epoch, seq)
             if skip is not None:
                 self._notices.announce_skip(sender, *skip)
         for endpoint, epoch, seq in notice.skips:
             self._skip(sender, endpoint, Position(epoch, seq))
+        expected = {endpoint: Position(epoch, seq) for endpoint, epoch, seq in notice.positions}
         for endpoint, epoch, message_id in notice.rewound:
-            self._outbox.start_new_epoch(sender, endpoint, epoch, message_id)
+            skip = self._outbox.start_new_epoch(sender, endpoint, epoch, message_id, expected.get(endpoint))
+            if skip is not None:
+                self._notices.announce_skip(sender, *skip)
         for message_id, data in notice.progress:
             self._waiters.on_progress(sender, message_id, data)
 
-    def _messages(self, endpoint: str, opened: Opened, *, stranger: bool) -> None:
+    def _messages(self, endpoint: str, opened: Opened) -> None:
         bundle: int | None = None
         wanted = False
-        if len(opened.bodies) > MAX_BODIES:
-            raise Refused("malformed")
+        is_charged = not self._is_known(opened.sender) and not self._outbox.awaits(opened.sender)
         for position, body in enumerate(opened.bodies):
+            if is_charged and not self._allowance.may_read(opened.sender):
+                self._journal.count("refused.rate_limited", len(opened.bodies) - position)
+                break
             try:
                 message = self._checked(endpoint, opened.sender, body)
                 if message.type in ANSWERS:
                     self._answer(message)
                     continue
-                if stranger and position and not self._allowance.take():
-                    raise Refused("rate_limited")  # noqa: TRY301 - one place counts refusals
-                if stranger and not self._room_for(message):
-                    raise Refused("requests_full")  # noqa: TRY301 - one place counts refusals
                 if bundle is None:
                     bundle = self._journal.incoming.add_bundle(
                         opened.sender, opened.proof, self._clock.now() + MAX_LIFETIME_MS
@@ -202,7 +200,9 @@ class Intake:
             return message
         if sender in self._contacts.known.by_user:
             self._notices.refuse_untimely(sender, message.id)
-        raise Refused("expired" if message.expires <= now else "too_long_lived")
+        if message.expires <= now:
+            raise Refused("expired")
+        raise Refused("too_long_lived")
 
     def _answer(self, message: Message) -> None:
         self._notices.confirm(message.sender, message.id)
@@ -212,40 +212,70 @@ class Intake:
         ):
             raise Refused("replayed")
 
-    def _room_for(self, message: Message) -> bool:
-        incoming = self._journal.incoming
-        return (
-            incoming.count_undecided() < MAX_HELD and incoming.count_undecided(message.sender) < MAX_HELD_PER_SENDER
-        ) or incoming.find(message.sender, message.id) is not None
-
     def _request(self, message: Message, body: bytes, bundle: int) -> None:
         peer, endpoint = message.sender, message.endpoint
         position = Position(message.epoch, message.seq)
         expected = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
-        if expected is None or expected.epoch < message.epoch:
+        is_new_epoch = expected is None or expected.epoch < message.epoch
+        if expected is None or is_new_epoch:
             expected = Position(message.epoch, 0)
-            self._release(peer, endpoint, expected)
-        is_next = position == expected
+        others_first = self._blocked.is_going_on(peer, endpoint) or (
+            is_new_epoch and self._blocked.has_stream(peer, endpoint)
+        )
+        state = IncomingState.READY if position == expected and not others_first else IncomingState.BLOCKED
+        if position >= expected:
+            self._ensure_room(message, state)
+        if is_new_epoch:
+            self._move_on(peer, endpoint, expected)
         row = None
         if position >= expected:
-            state = IncomingState.READY if is_next else IncomingState.BLOCKED
             row = self._journal.incoming.add(message, body, bundle, self._clock.now(), state)
-        if is_next:
-            self._journal.streams.set(Direction.INCOMING, peer, endpoint, expected.next)
-        if row is not None:
-            self._journal.count("received")
-            self._notices.confirm(peer, message.id)
-            self._deadlines.expect(message.expires)
-            if is_next:
-                self._admission.admit(row, message)
-            else:
-                self._notices.request_missing(peer, endpoint)
-        if is_next and self._notices.is_requesting(peer, endpoint):
-            self._release(peer, endpoint, expected.next)
+        if position == expected and (row is None or state == IncomingState.READY):
+            self._move_on(peer, endpoint, expected.next)
         if row is None:
-            self._seen_or_lost(message)
+            self._seen_or_lost(message, expected)
+            return
+        self._journal.count("received")
+        self._notices.confirm(peer, message.id)
+        self._deadlines.expect(message.expires)
+        if state == IncomingState.READY:
+            self._admission.admit(row, message)
+        else:
+            self._blocked.add(peer, endpoint, position)
+            self._blocked.move_on(peer, endpoint, expected)
 
-    def _seen_or_lost(self, message: Message) -> None:
+    def _ensure_room(self, message: Message, state: IncomingState) -> None:
+        """Check that a request may be stored in a state, or is stored already.
+
+        Raises:
+            Refused: there are too many in that state; the sender is told so.
+        """
+        peer = message.sender
+        has_room = self._has_room_to_block if state == IncomingState.BLOCKED else self._has_room_to_hold
+        if has_room(peer) or self._journal.incoming.find(peer, message.id) is not None:
+            return
+        if state == IncomingState.BLOCKED:
+            self._notices.refuse(peer, message.id, "streams_full")
+            raise Refused("streams_full")
+        self._notices.refuse(peer, message.id, "requests_full")
+        raise Refused("requests_full")
+
+    def _has_room_to_block(self, peer: str) -> bool:
+        count = self._blocked.count_of(peer)
+        if self._is_known(peer):
+            return count < MAX_BLOCKED_PER_CONTACT
+        return count < MAX_BLOCKED_PER_STRANGER and self._blocked_of_strangers() < MAX_BLOCKED_OF_STRANGERS
+
+    def _has_room_to_hold(self, peer: str) -> bool:
+        incoming = self._journal.incoming
+        return self._is_known(peer) or (
+            incoming.count_held(peer) < MAX_HELD_PER_SENDER and incoming.count_held() < MAX_HELD
+        )
+
+    def _blocked_of_strangers(self) -> int:
+        return sum(count for peer, count in self._blocked.counts().items() if not self._is_known(peer))
+
+    def _seen_or_lost(self, message: Message, expected: Position) -> None:
         """Refuse a message whose position is taken: by a copy of it, or by another, if the sender's journal is old."""
         row = self._journal.incoming.find(message.sender, message.id)
         if row is not None:
@@ -256,26 +286,21 @@ class Intake:
                 waiting=self._leases.is_waiting(row.row_id),
             )
             raise Refused("replayed")
-        self._notices.report_rewind(message.sender, message.endpoint, message.epoch, message.id)
+        self._notices.report_rewind(message.sender, message.endpoint, message.epoch, message.id, expected)
         raise Refused("rewound")
 
     def _skip(self, peer: str, endpoint: str, to: Position) -> None:
-        """Move a stream on, because no message before a position will come any more."""
+        """Move a blocked stream on, because no message before a position will come any more."""
+        if not self._blocked.has_stream(peer, endpoint):
+            return  # nothing waits; should a later message arrive, the missing ones are asked for
         expected = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
         if expected is not None and expected.epoch == to.epoch and to.seq > expected.seq:
-            self._release(peer, endpoint, to)
+            self._move_on(peer, endpoint, to)
 
-    def _release(self, peer: str, endpoint: str, to: Position) -> None:
-        """Move a stream on to a position, and admit the blocked requests that come next by that."""
-        still_blocked = 0
-        for row in self._journal.incoming.blocked(peer, endpoint):
-            position = Position(row.epoch, row.seq)
-            if position <= to:
-                to = max(to, position.next)
-                self._journal.incoming.move(row.row_id, IncomingState.READY)
-                self._admission.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
-            else:
-                still_blocked += 1
+    def _move_on(self, peer: str, endpoint: str, to: Position) -> None:
+        """Move a stream to a position; its blocked requests up to there are admitted by `release_blocked`."""
         self._journal.streams.set(Direction.INCOMING, peer, endpoint, to)
-        if not still_blocked:
-            self._notices.stop_requesting(peer, endpoint)
+        self._blocked.move_on(peer, endpoint, to)
+
+    def _stored(self, row: IncomingRow) -> Message:
+        return Message.model_validate_json(self._journal.incoming.body(row.row_id))

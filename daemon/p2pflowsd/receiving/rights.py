@@ -17,12 +17,12 @@ from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState, PromptState
 from p2pflowsd.receiving import gate
+from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.running.catalog import Catalog, Served
 from p2pflowsd.running.instances import is_request, requested_endpoint
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task import Task
-from p2pflowsd.sending.notices import Notices
 
 MAX_REVIEWED = 100
 """How many requests one batch reviews."""
@@ -42,7 +42,7 @@ class Rights:
         catalog: Catalog,
         leases: Leases,
         settlement: Settlement,
-        notices: Notices,
+        blocked: BlockedRequests,
         inbox: Inbox,
     ) -> None:
         self._user = user
@@ -51,7 +51,7 @@ class Rights:
         self._catalog = catalog
         self._leases = leases
         self._settlement = settlement
-        self._notices = notices
+        self._blocked = blocked
         self._inbox = inbox
         self._book = contacts.known
         self._to_review: deque[tuple[int, bool]] = deque()
@@ -128,6 +128,5 @@ class Rights:
         self._inbox.withdraw(row.row_id, PromptState.CANCELLED)
         if row.state == IncomingState.BLOCKED:
             self._journal.incoming.move(row.row_id, IncomingState.READY)
-            if not self._journal.incoming.blocked(row.peer, row.endpoint):
-                self._notices.stop_requesting(row.peer, row.endpoint)
+            self._blocked.remove(row.peer, row.endpoint)
         self._settlement.fail(row, gate.refusal(endpoint))

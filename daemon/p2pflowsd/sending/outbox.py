@@ -7,14 +7,15 @@ Until then the message is sent again with back-off, and at once when the broker 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from p2pflows.backoff import Backoff
 from p2pflows.errors import BadInput, TooLarge, UnknownUser
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
-from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_COUNT, MAX_LIFETIME_MS, Message, Notice, Type, new_id
+from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_COUNT, MAX_LIFETIME_MS, Message, Type, new_id
+from p2pflows.protocol.notice import Notice
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
@@ -22,9 +23,10 @@ from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
+from p2pflowsd.sending.pace import Pace
 from p2pflowsd.sending.peer_clocks import PeerClocks
 from p2pflowsd.sending.presence import Followed
-from p2pflowsd.sending.send_queue import OutboxEntry, SendQueue
+from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES, MAX_BUNDLE_MESSAGES, OutboxEntry, SendQueue
 from p2pflowsd.sending.waiters import Waiters
 
 END_OF_EPOCH = MAX_COUNT
@@ -34,6 +36,14 @@ PACKET_OVERHEAD_BYTES = 1_000
 MAX_REDATED = 500
 """How many messages are given other times in one batch, after the clock was set back."""
 BACKOFF = Backoff(initial_s=3.0, max_s=600.0, jitter=(1.0, 1.2))
+REQUEST_BACKOFF = Backoff(initial_s=0.25, max_s=60.0)
+"""How long ago a message must have been sent before it is sent again because its recipient asks for it."""
+EPOCH_INTERVAL_S = 5.0
+"""How often a stream may begin a new epoch."""
+MAX_NAMED_EPOCH = 2**52
+"""A recipient that names a later epoch is not believed, since a stream whose epochs are used up has come to its end."""
+NO_ROOM = frozenset({"requests_full", "streams_full"})
+"""The reasons for which a recipient does not store a message that it may store later."""
 
 
 class Outbox:
@@ -81,13 +91,16 @@ class Outbox:
         self._followed = followed
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
         self._queue = SendQueue()
+        self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
         self._unanswered: Counter[str] = Counter(journal.outgoing.stored_by_peer())
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._last_created = 0
         """When the newest pending message was accepted, by the clock of that moment."""
         for row in journal.outgoing.pending():
             self._last_created = max(self._last_created, row.created)
-            self._enqueue(OutboxEntry(row.row_id, row.id, row.type, row.peer, row.endpoint, row.size))
+            entry = OutboxEntry(row.row_id, row.id, row.type, row.peer, row.endpoint, row.size)
+            entry.epoch, entry.seq = row.epoch, row.seq
+            self._enqueue(entry)
 
     @property
     def pending(self) -> int:
@@ -106,6 +119,14 @@ class Outbox:
     def awaits(self, peer: str) -> bool:
         """Return whether we wait for a user's receipt or answer to a request of ours."""
         return self._unanswered[peer] > 0
+
+    def sends_to(self, peer: str) -> bool:
+        """Return whether we have sent a request to a user, or are sending an answer."""
+        return (
+            self.awaits(peer)
+            or self._queue.has_messages_to(peer)
+            or self._journal.streams.has_any(Direction.OUTGOING, peer)
+        )
 
     def attempts(self, message_id: str) -> int:
         """Return how often a pending message was sent since this daemon started."""
@@ -176,7 +197,9 @@ class Outbox:
             self._journal.streams.set(Direction.OUTGOING, peer, endpoint, position.next)
         row_id = self._journal.outgoing.add(message, body, origin)
         self._last_created = max(self._last_created, now)
-        self._enqueue(OutboxEntry(row_id, message_id, kind, peer, endpoint, len(body)), body)
+        entry = OutboxEntry(row_id, message_id, kind, peer, endpoint, len(body))
+        entry.epoch, entry.seq = position
+        self._enqueue(entry, body)
         if self.next_expiry is None or message.expires < self.next_expiry:
             self.next_expiry = message.expires
         return message
@@ -232,6 +255,18 @@ class Outbox:
         entry = self._queue.get(message_id)
         return entry is not None and entry.is_untimely
 
+    def record_refusals(self, peer: str, refusals: Iterable[tuple[str, str]]) -> None:
+        """Store why their recipient has no room for some pending messages; they are sent again later.
+
+        Args:
+            peer: the user id of the recipient.
+            refusals: message ids with the reason; those of other recipients are ignored.
+        """
+        for message_id, reason in refusals:
+            entry = self._queue.get(message_id)
+            if entry is not None and entry.peer == peer and reason in NO_ROOM:
+                self._journal.outgoing.set_note(message_id, peer, reason)
+
     def record_answer(self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes) -> bool:
         """End a request with the answer that arrived; return False if the request is unknown or has ended."""
         row = self._journal.outgoing.find(in_reply_to)
@@ -258,9 +293,10 @@ class Outbox:
         return True
 
     def fill_gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
-        """Repair a stream of which the recipient has missed a message.
+        """Repair a stream of which the recipient has missed messages.
 
-        The first message of the stream that is still pending is sent again.
+        The first messages of the stream that are still pending are sent again, as many as one bundle holds. A message
+        that was asked for before must have been sent longer ago each time.
 
         Args:
             peer: the user id of the recipient.
@@ -276,17 +312,15 @@ class Outbox:
         if position is None or position.epoch != epoch:
             return (endpoint, epoch, END_OF_EPOCH)
         if position.seq <= seq:
-            self._renumber(peer, endpoint, epoch)
-            return (endpoint, epoch, END_OF_EPOCH)
-        pending = self._queue.stream(peer, endpoint)
-        first = position.seq
-        if pending:
-            row = self._journal.outgoing.get(pending[0].row_id)
-            first = row.seq if row is not None else first
-            self._queue.resend(pending[0])
+            return (endpoint, epoch, END_OF_EPOCH) if self._begin_epoch(peer, endpoint, position) else None
+        pending = self._queue.stream(peer, endpoint, MAX_BUNDLE_MESSAGES)
+        self._resend_requested(pending)
+        first = pending[0].seq if pending else position.seq
         return (endpoint, epoch, first) if first > seq else None
 
-    def start_new_epoch(self, peer: str, endpoint: str, epoch: int, message_id: str) -> None:
+    def start_new_epoch(
+        self, peer: str, endpoint: str, epoch: int, message_id: str, expected: Position | None = None
+    ) -> tuple[str, int, int] | None:
         """Continue a stream in a new epoch, because our journal is older than what the recipient has received.
 
         Args:
@@ -294,19 +328,44 @@ class Outbox:
             endpoint: the endpoint of the stream.
             epoch: the epoch that the recipient reports.
             message_id: our message whose number the recipient has received with another message.
+            expected: the position of the stream at the recipient, if it has named it.
+
+        Returns:
+            The endpoint, the new epoch and the number of its first message; None if no epoch begins.
         """
         position = self._journal.streams.get(Direction.OUTGOING, peer, endpoint)
         entry = self._queue.get(message_id)
-        if position is None or position.epoch != epoch or entry is None or entry.peer != peer:
-            return
-        self._renumber(peer, endpoint, epoch)
+        if position is None or position.epoch != epoch or entry is None or entry.stream != (peer, endpoint):
+            return None
+        return self._begin_epoch(peer, endpoint, position, expected)
 
-    def _renumber(self, peer: str, endpoint: str, old_epoch: int) -> None:
-        epoch = max(self._clock.now(), old_epoch + 1)
-        pending = self._queue.stream(peer, endpoint)
-        for seq, entry in enumerate(pending):
-            self._restamp(entry, epoch=epoch, seq=seq)
-        self._journal.streams.set(Direction.OUTGOING, peer, endpoint, Position(epoch, len(pending)))
+    def _begin_epoch(
+        self, peer: str, endpoint: str, position: Position, expected: Position | None = None
+    ) -> tuple[str, int, int] | None:
+        """Begin a new epoch, unless the last one began a moment ago; the numbers of the messages go on.
+
+        Pending messages get their new epoch when they are sent, so that this takes no longer the more of them wait.
+        """
+        if not self._new_epochs.take((peer, endpoint)):
+            return None
+        epoch = max(self._clock.now(), position.epoch + 1)
+        if expected is not None and expected.epoch < MAX_NAMED_EPOCH:
+            epoch = max(epoch, expected.epoch + 1)
+        self._journal.streams.set(Direction.OUTGOING, peer, endpoint, Position(epoch, position.seq))
+        pending = self._queue.stream(peer, endpoint, MAX_BUNDLE_MESSAGES)
+        for entry in pending:
+            self._queue.resend(entry)
+        return (endpoint, epoch, pending[0].seq if pending else position.seq)
+
+    def _resend_requested(self, entries: Sequence[OutboxEntry]) -> None:
+        elapsed = self._clock.elapsed()
+        size = 0
+        for entry in entries:
+            size += entry.size
+            if size > MAX_BUNDLE_BYTES and entry is not entries[0]:
+                break
+            if elapsed >= entry.sent_at + REQUEST_BACKOFF.delay_s(entry.times_requested) and self._queue.resend(entry):
+                entry.times_requested += 1
 
     def redate(self) -> None:
         """Give the messages new times that were accepted while the clock was ahead, as recipients refuse them.
@@ -349,7 +408,7 @@ class Outbox:
 
     def resend_due(self) -> None:
         """Send again what has waited long enough for its receipt."""
-        for entry in self._queue.due(self._clock.elapsed()):
+        for entry in self._queue.take_due(self._clock.elapsed()):
             self._queue.resend(entry)
 
     def flush(self) -> None:
@@ -434,10 +493,11 @@ class Outbox:
         """Seal and publish a bundle; return False if it is queued again because the link is down."""
         missing = [entry.row_id for entry in bundle if entry.body is None]
         bodies = self._journal.outgoing.bodies(missing) if missing else {}
+        stream = self._journal.streams.get(Direction.OUTGOING, *bundle[0].stream)
         sealed = self._envelope.seal(
             BundleKind.MESSAGES,
             peer,
-            [entry.body or bodies[entry.row_id] for entry in bundle],
+            [_in_epoch(stream, entry, entry.body or bodies[entry.row_id]) for entry in bundle],
             self._entropy(NONCE_BYTES),
         )
         self._faults.reach("outbox.before_publish")
@@ -450,8 +510,16 @@ class Outbox:
         elapsed = self._clock.elapsed()
         for entry in bundle:
             entry.first_sent = elapsed if entry.first_sent is None else entry.first_sent
-            self._queue.mark_sent(entry, elapsed + BACKOFF.delay_s(entry.attempts, self._entropy(1)[0] / 256))
+            delay_s = BACKOFF.delay_s(entry.attempts, self._entropy(1)[0] / 256)
+            self._queue.mark_sent(entry, at=elapsed, due=elapsed + delay_s)
         return True
+
+
+def _in_epoch(stream: Position | None, entry: OutboxEntry, body: bytes) -> bytes:
+    """Return the body of a message with the current epoch of its stream."""
+    if stream is None or entry.is_answer or entry.epoch == stream.epoch:
+        return body
+    return Message.model_validate_json(body).model_copy(update={"epoch": stream.epoch}).to_bytes()
 
 
 def _ignore(_row: OutgoingRow, _state: OutgoingState, _answer: bytes | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count, islice
 
 from p2pflows.protocol.message import ANSWERS
 
@@ -32,7 +34,11 @@ class OutboxEntry:
         due: when it is sent again, in the clock's elapsed seconds.
         first_sent: when it was first sent since its recipient came online, in the clock's elapsed seconds.
         is_untimely: whether its recipient has refused it for its times.
+        sent_at: when it was sent last.
+        times_requested: how often its recipient has asked for it in vain, see `Outbox.fill_gap`.
         is_settled: whether it was removed from the queue.
+        epoch: the epoch in which it was accepted; it is sent in the current one of its stream.
+        seq: its number in its stream.
     """
 
     row_id: int
@@ -46,7 +52,16 @@ class OutboxEntry:
     due: float = 0.0
     first_sent: float | None = None
     is_untimely: bool = False
+    sent_at: float = 0.0
+    times_requested: int = 0
     is_settled: bool = False
+    epoch: int = 0
+    seq: int = 0
+
+    @property
+    def stream(self) -> tuple[str, str]:
+        """The recipient and their endpoint."""
+        return (self.peer, self.endpoint)
 
     @property
     def is_answer(self) -> bool:
@@ -60,7 +75,13 @@ class SendQueue:
     def __init__(self) -> None:
         self._entries: dict[str, OutboxEntry] = {}
         self._unsent: dict[str, deque[OutboxEntry]] = {}
-        self._sent: dict[str, OutboxEntry] = {}
+        self._sent: dict[str, dict[str, OutboxEntry]] = {}
+        """By recipient and id."""
+        self._streams: dict[tuple[str, str], OrderedDict[str, OutboxEntry]] = {}
+        self._count_to: Counter[str] = Counter()
+        self._due: list[tuple[float, int, OutboxEntry]] = []
+        """A heap; an entry that is not sent, or was sent again, is out of date."""
+        self._numbers = count()
         self._in_flight: dict[str, int] = {}
         self._cached_bytes = 0
 
@@ -78,6 +99,9 @@ class SendQueue:
             self._cached_bytes += len(body)
             entry.body = body
         self._entries[entry.id] = entry
+        self._count_to[entry.peer] += 1
+        if not entry.is_answer:
+            self._streams.setdefault(entry.stream, OrderedDict())[entry.id] = entry
         self._unsent.setdefault(entry.peer, deque()).append(entry)
 
     def get(self, message_id: str) -> OutboxEntry | None:
@@ -91,11 +115,25 @@ class SendQueue:
             self.drop_body(entry)
             entry.is_settled = True
             self._take_back(entry)
+            self._count_to[entry.peer] -= 1
+            if not self._count_to[entry.peer]:
+                del self._count_to[entry.peer]
+            if not entry.is_answer:
+                stream = self._streams[entry.stream]
+                del stream[entry.id]
+                if not stream:
+                    del self._streams[entry.stream]
 
-    def resend(self, entry: OutboxEntry) -> None:
-        """Queue a message again if it was sent; a message that was not sent keeps its place in the queue."""
-        if self._take_back(entry):
+    def resend(self, entry: OutboxEntry) -> bool:
+        """Queue a message again if it was sent; a message that was not sent keeps its place in the queue.
+
+        Returns:
+            Whether it was sent.
+        """
+        was_sent = self._take_back(entry)
+        if was_sent:
             self._unsent.setdefault(entry.peer, deque()).append(entry)
+        return was_sent
 
     def drop_body(self, entry: OutboxEntry) -> None:
         """Remove the cached body of a message."""
@@ -103,23 +141,30 @@ class SendQueue:
             self._cached_bytes -= len(entry.body)
             entry.body = None
 
+    def has_messages_to(self, peer: str) -> bool:
+        """Return whether a message to a recipient is pending."""
+        return peer in self._count_to
+
     def sent(self) -> list[OutboxEntry]:
         """Return the messages that wait for their receipt, in the order in which they were accepted."""
-        return sorted(self._sent.values(), key=_row_id)
+        return sorted((entry for entries in self._sent.values() for entry in entries.values()), key=_row_id)
 
     def sent_to(self, peer: str) -> list[OutboxEntry]:
-        """Return the messages that wait for the receipt of one recipient."""
-        return [entry for entry in self._sent.values() if entry.peer == peer]
+        """Return the messages that wait for the receipt of one recipient, in the order in which they were accepted."""
+        return sorted(self._sent.get(peer, {}).values(), key=_row_id)
 
-    def due(self, elapsed: float) -> list[OutboxEntry]:
-        """Return the messages that have waited long enough for their receipt."""
-        return [entry for entry in self._sent.values() if entry.due <= elapsed]
+    def take_due(self, elapsed: float) -> list[OutboxEntry]:
+        """Return the messages that have waited long enough for their receipt; each of them is to be sent again."""
+        due = []
+        while self._due and self._due[0][0] <= elapsed:
+            at, _, entry = heapq.heappop(self._due)
+            if entry.due == at and entry.id in self._sent.get(entry.peer, ()):
+                due.append(entry)
+        return due
 
-    def stream(self, peer: str, endpoint: str) -> list[OutboxEntry]:
-        """Return the pending messages of one stream, in its order; slow, as it looks at all messages."""
-        entries = self._entries.values()
-        found = [each for each in entries if each.peer == peer and each.endpoint == endpoint and not each.is_answer]
-        return sorted(found, key=_row_id)
+    def stream(self, peer: str, endpoint: str, limit: int) -> list[OutboxEntry]:
+        """Return the first pending messages of one stream, in its order."""
+        return list(islice(self._streams.get((peer, endpoint), OrderedDict()).values(), limit))
 
     def peers(self) -> list[str]:
         """Return the recipients of the messages that are to be sent."""
@@ -156,23 +201,29 @@ class SendQueue:
         """Return a bundle that could not be sent to the front of its recipient's queue."""
         self._unsent.setdefault(peer, deque()).extendleft(reversed(list(bundle)))
 
-    def mark_sent(self, entry: OutboxEntry, due: float) -> None:
+    def mark_sent(self, entry: OutboxEntry, *, at: float, due: float) -> None:
         """Let a message wait for its receipt.
 
         Args:
             entry: a message of a bundle that was sent.
+            at: when it was sent, in the clock's elapsed seconds.
             due: when to send it again, in the clock's elapsed seconds.
         """
         self.drop_body(entry)
+        entry.sent_at = at
         entry.due = due
         entry.attempts += 1
-        self._sent[entry.id] = entry
+        self._sent.setdefault(entry.peer, {})[entry.id] = entry
+        heapq.heappush(self._due, (due, next(self._numbers), entry))
         self._in_flight[entry.peer] = self._in_flight.get(entry.peer, 0) + entry.size
 
     def _take_back(self, entry: OutboxEntry) -> bool:
         """Remove a message from those that wait for their receipt; return whether it was one of them."""
-        if self._sent.pop(entry.id, None) is None:
+        sent = self._sent.get(entry.peer, {})
+        if sent.pop(entry.id, None) is None:
             return False
+        if not sent:
+            del self._sent[entry.peer]
         self._in_flight[entry.peer] -= entry.size
         return True
 

@@ -20,7 +20,8 @@ from p2pflows.protocol import channel, framing, topics
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Refused
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
-from p2pflows.protocol.message import Message, Notice, new_id
+from p2pflows.protocol.message import Message, new_id
+from p2pflows.protocol.notice import Notice
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from simulation.timeline import START_MS, Timeline, TimelineClock
 
-from p2pflows.protocol.message import Notice
+from p2pflows.protocol.notice import MAX_RECEIPTS, Notice
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.streams import Direction, Position
-from p2pflowsd.sending.notices import GAP_BACKOFF, GATHER_S, MAX_IDS, Notices
+from p2pflowsd.sending.gaps import GAP_BACKOFF
+from p2pflowsd.sending.notices import GATHER_S, Notices
 
 ANN, BOB = "a" * 64, "b" * 64
 
@@ -67,10 +68,10 @@ def test_receipts_travel_together(notices: Notices, timeline: Timeline) -> None:
 
 def test_many_receipts_do_not_wait(notices: Notices) -> None:
     """A notice with the maximum number of receipts is sent at once."""
-    for number in range(MAX_IDS):
+    for number in range(MAX_RECEIPTS):
         notices.confirm(ANN, message_id(number))
     ((peer, notice),) = notices.take()
-    assert (peer, len(notice.received)) == (ANN, MAX_IDS)
+    assert (peer, len(notice.received)) == (ANN, MAX_RECEIPTS)
 
 
 def test_an_answer_replaces_the_receipt(notices: Notices, timeline: Timeline) -> None:
@@ -135,15 +136,16 @@ def test_more_blocked_messages_do_not_shorten_the_delay(notices: Notices, timeli
 
 
 def test_repairs_are_sent(notices: Notices, timeline: Timeline) -> None:
-    """A notice has the last skip of each endpoint, and all rewound messages up to a limit."""
+    """A notice has one line for each stream: its last skip, or the first rewound message with our position."""
     notices.announce_skip(ANN, "echo", 7, 3)
     notices.announce_skip(ANN, "echo", 7, 5)
-    for number in range(MAX_IDS + 5):
-        notices.report_rewind(ANN, "echo", 7, message_id(number))
+    for number in range(3):
+        notices.report_rewind(ANN, "echo", 7, message_id(number), Position(9, 4))
     timeline.run(GATHER_S)
     ((_, notice),) = notices.take()
     assert notice.skips == [("echo", 7, 5)]
-    assert [told for _, _, told in notice.rewound] == [message_id(number) for number in range(MAX_IDS)]
+    assert notice.rewound == [("echo", 7, message_id(0))]
+    assert notice.positions == [("echo", 9, 4)]
 
 
 def test_a_refused_time_is_told_with_ours(notices: Notices, timeline: Timeline) -> None:

@@ -28,7 +28,7 @@ def send(queue: SendQueue, peer: str = ANN) -> list[OutboxEntry]:
     """Send the next bundle to a recipient; return its messages."""
     bundle = queue.next_bundle(peer)
     for entry in bundle:
-        queue.mark_sent(entry, due=1.0)
+        queue.mark_sent(entry, at=0.0, due=1.0)
     return bundle
 
 
@@ -98,17 +98,20 @@ def test_messages_are_due_when_their_receipt_is_late(queue: SendQueue) -> None:
     """A message is due once the time has passed at which it is to be sent again."""
     entry = add(queue, 0)
     send(queue)
-    assert queue.due(0.9) == []
-    assert queue.due(1.0) == queue.sent() == queue.sent_to(ANN) == [entry]
+    assert queue.take_due(0.9) == []
+    assert queue.take_due(1.0) == queue.sent() == queue.sent_to(ANN) == [entry]
     assert queue.sent_to(BOB) == []
 
 
 def test_answers_belong_to_no_stream(queue: SendQueue) -> None:
     """A stream has the pending requests to one endpoint in the order of their acceptance."""
-    second, first = add(queue, 2), add(queue, 1)
+    first, second = add(queue, 1), add(queue, 2)
     add(queue, 3, endpoint="other")
     queue.add(OutboxEntry(4, f"{4:032x}", Type.REPLY, ANN, "echo", 0))
-    assert queue.stream(ANN, "echo") == [first, second]
+    assert queue.stream(ANN, "echo", 9) == [first, second]
+    assert queue.stream(ANN, "echo", 1) == [first]
+    queue.remove(first.id)
+    assert queue.stream(ANN, "echo", 9) == [second]
 
 
 def test_cached_bodies_are_limited(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:

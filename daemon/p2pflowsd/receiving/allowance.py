@@ -1,0 +1,92 @@
+"""How much work strangers may cause: one of them, and all together."""
+
+from __future__ import annotations
+
+from p2pflowsd.clock import Clock
+
+PACKET_RATE = 500.0
+"""Packets of strangers that are opened in a second. One costs about 0.1 ms, mostly for the key agreement."""
+PACKET_RATE_OF_ONE = 50.0
+MESSAGE_RATE = 20.0
+"""Messages of strangers that are read in a second."""
+MESSAGE_RATE_OF_ONE = 10.0
+BURST_S = 5.0
+"""How many seconds' worth a bucket holds."""
+BYTES_PER_UNIT = 16_384
+"""A packet counts once, and once more for each of so many bytes."""
+MAX_SENDERS = 1_000
+"""How many senders have a bucket; beyond that, the ones that sent nothing for longest are forgotten."""
+
+
+class TokenBucket:
+    """A token bucket, full at first.
+
+    Args:
+        clock: the time.
+        rate: tokens that come in a second.
+    """
+
+    def __init__(self, clock: Clock, rate: float) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._tokens = rate * BURST_S
+        self._at = clock.elapsed()
+
+    def has(self, tokens: float) -> bool:
+        """Return whether it holds some tokens."""
+        elapsed = self._clock.elapsed()
+        self._tokens = min(self._rate * BURST_S, self._tokens + (elapsed - self._at) * self._rate)
+        self._at = elapsed
+        return self._tokens >= tokens
+
+    def take(self, tokens: float) -> None:
+        """Remove some tokens."""
+        self._tokens -= tokens
+
+
+class _Allowance:
+    """A bucket for each sender, and one for all of them; a sender beyond its own share takes nothing from the others.
+
+    Args:
+        clock: the time.
+        rate: tokens that come in a second for all senders.
+        rate_of_one: tokens that come in a second for each sender.
+    """
+
+    def __init__(self, clock: Clock, rate: float, rate_of_one: float) -> None:
+        self._clock = clock
+        self._rate_of_one = rate_of_one
+        self._all = TokenBucket(clock, rate)
+        self._of_one: dict[str, TokenBucket] = {}
+
+    def take(self, sender: str, tokens: float) -> bool:
+        one = self._of_one.pop(sender, None) or TokenBucket(self._clock, self._rate_of_one)
+        self._of_one[sender] = one
+        if len(self._of_one) > MAX_SENDERS:
+            del self._of_one[next(iter(self._of_one))]
+        if not one.has(tokens) or not self._all.has(tokens):
+            return False
+        one.take(tokens)
+        self._all.take(tokens)
+        return True
+
+
+class StrangersAllowance:
+    """Charges strangers for the work that they cause, before it is done."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._packets = _Allowance(clock, PACKET_RATE, PACKET_RATE_OF_ONE)
+        self._messages = _Allowance(clock, MESSAGE_RATE, MESSAGE_RATE_OF_ONE)
+
+    def may_open(self, claimed: str, size: int) -> bool:
+        """Return whether a packet may be opened now.
+
+        Args:
+            claimed: the user id that it claims to be from, which proves nothing.
+            size: its length in bytes.
+        """
+        return self._packets.take(claimed, 1 + size / BYTES_PER_UNIT)
+
+    def may_read(self, sender: str) -> bool:
+        """Return whether one more message of a sender may be read now."""
+        return self._messages.take(sender, 1)

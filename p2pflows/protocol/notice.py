@@ -1,0 +1,114 @@
+"""What daemons report to each other about messages (docs/PROTOCOL.md, Notices), and how much of it a reader takes.
+
+Every line of a notice may be lost: the peer that needs it asks again. So a reader takes as many lines as it can work
+off in a few milliseconds, and ignores the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic_core import from_json, to_json
+
+from p2pflows.protocol.message import Count, MessageId, Name, UserId
+
+MAX_NOTICE_BYTES = 65_536
+"""How many bytes of the notices in one bundle are read."""
+RECEIPTS = ("received", "held", "waiting", "untimely", "refused")
+"""The lists with what became of messages."""
+MAX_RECEIPTS = 1_000
+"""How many lines of these lists together are read from one bundle."""
+MAX_STREAM_LINES = 100
+"""How many streams in each of `gaps`, `skips` and `rewound` are read from one bundle."""
+MAX_PROGRESS_LINES = 100
+"""How many lines of `progress` are read from one bundle."""
+
+Reason = Annotated[str, StringConstraints(pattern="^[a-z_]{1,32}$")]
+StreamLine = tuple[Name, Count, Count]
+
+
+class Notice(BaseModel):
+    """What daemons report to each other about messages; every line may be lost or repeated without harm.
+
+    Attributes:
+        received: ids that the sender of the notice has committed to its journal.
+        held: ids that it has committed, and that wait until its user allows their sender; not in `received`.
+        waiting: ids that it has committed, and that wait for a worker; not in `received`.
+        untimely: (id, time): it has refused this message as expired or too_long_lived, at this time by its clock.
+        refused: (id, reason): it has not stored this message, because there is no room for it.
+        gaps: (endpoint, epoch, seq) of the next message that a stream of its needs.
+        skips: (endpoint, epoch, seq): it will send nothing before seq.
+        rewound: (endpoint, epoch, id): this message has a position that another message had before.
+        positions: (endpoint, epoch, seq) of the next message that it expects in a stream of `rewound`.
+        progress: (id, data): what the flow that runs this call reports before its answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    to: UserId
+    received: list[MessageId] = []
+    held: list[MessageId] = []
+    waiting: list[MessageId] = []
+    untimely: list[tuple[MessageId, Count]] = []
+    refused: list[tuple[MessageId, Reason]] = []
+    gaps: list[StreamLine] = []
+    skips: list[StreamLine] = []
+    rewound: list[tuple[Name, Count, MessageId]] = []
+    positions: list[StreamLine] = []
+    progress: list[tuple[MessageId, dict[str, Any]]] = []
+
+    @classmethod
+    def from_bodies(cls, bodies: Sequence[bytes]) -> Self:
+        """Read the notices in the bodies of one bundle as one notice, up to the limits of this module.
+
+        Raises:
+            ValueError: one of them is no notice, or they are for different users.
+        """
+        left = MAX_NOTICE_BYTES
+        notices = []
+        for body in bodies:
+            notices.append(cls.model_validate_json(body if len(body) <= left else _beginning(body, left)))
+            left -= len(body)
+            if left <= 0:
+                break
+        if len({notice.to for notice in notices}) != 1:
+            raise ValueError("notices for different users in one bundle")
+        return cls._merged(notices)
+
+    def to_bytes(self) -> bytes:
+        """Return the body to sign and send."""
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+    @classmethod
+    def _merged(cls, notices: Sequence[Self]) -> Self:
+        """Return the lines of some notices as one, without repetitions and without what is beyond the limits."""
+        room = MAX_RECEIPTS
+        receipts: dict[str, list[Any]] = {}
+        for field in RECEIPTS:
+            lines = dict.fromkeys(line for notice in notices for line in getattr(notice, field))
+            receipts[field] = list(lines)[:room]
+            room -= len(receipts[field])
+        streams = {
+            field: _one_per_stream(line for notice in notices for line in getattr(notice, field))
+            for field in ("gaps", "skips", "rewound", "positions")
+        }
+        progress = [line for notice in notices for line in notice.progress][:MAX_PROGRESS_LINES]
+        return notices[0].model_copy(update={**receipts, **streams, "progress": progress})
+
+
+def _one_per_stream(lines: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return the last line of each stream, for the first MAX_STREAM_LINES streams."""
+    last = {line[0]: line for line in lines}
+    return list(last.values())[:MAX_STREAM_LINES]
+
+
+def _beginning(body: bytes, size: int) -> bytes:
+    """Return the JSON object of which a body holds the first `size` bytes, without the line that was cut off."""
+    content = from_json(body[:size], allow_partial="trailing-strings")
+    if not isinstance(content, dict) or not content:
+        raise ValueError("no notice")
+    last = next(reversed(content))
+    content[last] = content[last][:-1] if isinstance(content[last], list) else []
+    return to_json(content)

@@ -1,0 +1,353 @@
+"""Packets that try to make a daemon work long: each costs little, whatever is in it and however much waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.lone_daemon import LoneDaemon, Peer
+
+from p2pflows.protocol.message import Type
+from p2pflows.protocol.notice import MAX_RECEIPTS, MAX_STREAM_LINES
+from p2pflowsd.journal.streams import Direction, Position
+from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.receiving.blocked import MAX_RELEASED
+from p2pflowsd.sending.outbox import EPOCH_INTERVAL_S
+from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES, MAX_BUNDLE_MESSAGES
+
+EPOCH = 5
+LARGEST = 2**62
+"""The largest number that a reader takes."""
+STEPS_OF_A_STATEMENT = 300
+"""Instructions of SQLite's virtual machine that one statement takes which finds or changes a row, rounded up."""
+STEPS_OF_A_MESSAGE = 20 * STEPS_OF_A_STATEMENT
+STEPS_OF_A_NOTICE = (MAX_RECEIPTS + 4 * MAX_STREAM_LINES) * STEPS_OF_A_STATEMENT
+STEPS_OF_A_RELEASE = MAX_RELEASED * STEPS_OF_A_MESSAGE
+
+
+@pytest.fixture
+def bob(tmp_path: Path) -> Iterator[LoneDaemon]:
+    """Bob's daemon, which serves him to his contacts."""
+    daemon = LoneDaemon(tmp_path)
+    daemon.serve_human()
+    yield daemon
+    daemon.journal.close()
+
+
+@pytest.fixture
+def mallory(bob: LoneDaemon) -> Peer:
+    """A contact of bob's that means harm."""
+    return Peer(bob, 66, name="mallory")
+
+
+def block(peer: Peer, count: int) -> None:
+    """Send posts to every second position of a stream, so that each waits for the one before it."""
+    peer.send(*(peer.message(epoch=EPOCH, seq=2 * n, data={"text": str(n)}) for n in range(1, count + 1)))
+
+
+def in_state(daemon: LoneDaemon, state: IncomingState) -> int:
+    """Return how many requests are in a state."""
+    return len(daemon.journal.incoming.in_state(state))
+
+
+def send_posts(daemon: LoneDaemon, peer: Peer, count: int, *, fill: int = 0) -> list[str]:
+    """Let the daemon send posts to endpoint `x` of a peer; return their ids."""
+
+    def send() -> list[str]:
+        send_one = daemon.node.messages.send
+        return [send_one(Type.POST, peer.user, "x", {"fill": "x" * fill}, life_ms=600_000) for _ in range(count)]
+
+    ids: list[str] = daemon.do(send)
+    return ids
+
+
+def epoch_to(daemon: LoneDaemon, peer: Peer) -> int:
+    """Return the epoch of the daemon's stream to endpoint `x` of a peer."""
+    position = daemon.journal.streams.get(Direction.OUTGOING, peer.user, "x")
+    assert position is not None
+    return position.epoch
+
+
+def test_many_skips_over_many_blocked_requests(bob: LoneDaemon, mallory: Peer) -> None:
+    """A notice with a skip for each of 2,000 blocked requests lets no batch release more than a few of them."""
+    block(mallory, 2_000)
+    assert in_state(bob, IncomingState.BLOCKED) == 2_000
+    costs = [mallory.notify(skips=[["User", EPOCH, 2 * n + 2] for n in range(2_000)])]
+    costs += bob.sleep(0.01)
+    assert len(costs) >= 2_000 // MAX_RELEASED
+    assert max(cost.steps for cost in costs) < STEPS_OF_A_RELEASE
+    assert in_state(bob, IncomingState.ASKED) == 2_000
+
+
+def test_many_blocked_requests_are_released_in_order_across_a_restart(bob: LoneDaemon) -> None:
+    """A daemon that restarts goes on with releasing, and later requests of the stream wait until it has finished."""
+    ann = Peer(bob, 67, name="ann")
+    block(ann, 300)
+    ann.notify(skips=[["User", EPOCH, 601]])
+    assert bob.has_work
+    ann.send(ann.message(epoch=EPOCH, seq=601, data={"text": "301"}))
+    bob.restart()
+    assert bob.has_work
+    ann.send(ann.message(epoch=EPOCH, seq=602, data={"text": "302"}))
+    bob.sleep(0.01)
+    assert [prompt.text for prompt in bob.journal.prompts.open()] == [str(n) for n in range(1, 303)]
+
+
+def test_a_request_in_order_reads_no_blocked_request(bob: LoneDaemon) -> None:
+    """A request that unblocks nothing costs the same however many later ones wait."""
+    ann = Peer(bob, 67, name="ann")
+    ann.send(*(ann.message(epoch=EPOCH, seq=5_000 + 2 * n) for n in range(2_000)))
+    bob.sleep(0.01)
+    costs = [ann.send(ann.message(epoch=EPOCH, seq=n)) for n in range(3)]
+    assert max(cost.steps for cost in costs) < STEPS_OF_A_MESSAGE
+
+
+def test_a_new_epoch_releases_the_requests_of_the_earlier_one_first(bob: LoneDaemon) -> None:
+    """The first request of a new epoch waits until all stored requests of the earlier epoch have had their turn."""
+    ann = Peer(bob, 67, name="ann")
+    block(ann, 200)
+    ann.send(*(ann.message(epoch=EPOCH + 1, seq=n, data={"text": str(201 + n)}) for n in range(3)))
+    bob.sleep(0.01)
+    assert [prompt.text for prompt in bob.journal.prompts.open()] == [str(n) for n in range(1, 204)]
+
+
+def test_a_notice_of_a_stranger_who_exchanges_no_messages(bob: LoneDaemon) -> None:
+    """A stranger to whom bob sends nothing, and from whom he misses nothing, costs him no decryption and no line."""
+    cost = Peer(bob, 66).notify(gaps=[[f"e{n}", 1, 1] for n in range(60_000)])
+    assert (cost.steps, cost.changes, cost.published) == (0, 0, 0)
+    assert bob.journal.counters["refused.unrelated"] == 1
+
+
+def test_a_receipt_of_a_stranger_for_our_request_counts(bob: LoneDaemon) -> None:
+    """A stranger to whom bob sends something can confirm it, and can ask for what is missing."""
+    carol = Peer(bob, 67)
+    (sent,) = send_posts(bob, carol, 1)
+    carol.notify(received=[sent])
+    assert bob.node.outbox.pending == 0
+    carol.notify(gaps=[["x", epoch_to(bob, carol), 0]])
+    bob.sleep(0.03)
+    assert carol.received_lines("skips") == [["x", epoch_to(bob, carol), 1]]
+
+
+def test_a_notice_full_of_gaps(bob: LoneDaemon, mallory: Peer) -> None:
+    """A megabyte of gaps is read up to a limit, and answered with no more lines than that."""
+    cost = mallory.notify(gaps=[[f"e{n}", 1, 1] for n in range(60_000)])
+    bob.sleep(0.03)
+    assert cost.steps < STEPS_OF_A_NOTICE
+    assert len(mallory.received_lines("skips")) == MAX_STREAM_LINES
+
+
+def test_many_lines_about_one_stream(bob: LoneDaemon, mallory: Peer) -> None:
+    """Lines that repeat a stream are read as one."""
+    send_posts(bob, mallory, 300)
+    cost = mallory.notify(gaps=[["x", epoch_to(bob, mallory), 0]] * 2_000)
+    assert cost.steps < 20 * STEPS_OF_A_STATEMENT
+
+
+def test_a_notice_that_is_too_long_keeps_its_first_lines(bob: LoneDaemon) -> None:
+    """The first lines of a notice have their effect, also if it is longer than what is read."""
+    ann = Peer(bob, 67, name="ann")
+    (sent,) = send_posts(bob, ann, 1)
+    ann.notify(received=[sent, *(f"{n:032x}" for n in range(20_000))])
+    assert bob.node.outbox.pending == 0
+
+
+def test_own_notices_stay_within_what_is_read(bob: LoneDaemon) -> None:
+    """A daemon that has much to confirm at once says it in several notices, each within the limits of the reader."""
+    ann = Peer(bob, 67, name="ann")
+    ann.send(*(ann.message(epoch=EPOCH, seq=n) for n in range(2_500)))
+    bob.sleep(0.03)
+    assert len(ann.received_lines("received")) == 2_500
+    assert all(len(notice["received"]) <= MAX_RECEIPTS for notice in ann.received("_notice"))
+
+
+def test_a_stream_is_called_rewound_again_and_again(bob: LoneDaemon, mallory: Peer) -> None:
+    """A recipient that asks for one epoch after the other gets neither all pending messages rewritten nor resent."""
+    ids = send_posts(bob, mallory, 3_000, fill=900)
+    costs = []
+    for _ in range(40):
+        costs.append(mallory.notify(rewound=[["x", epoch_to(bob, mallory), ids[-1]]]))
+        costs += bob.sleep(0.02)
+    assert max(cost.changes for cost in costs) < 10
+    assert sum(cost.published for cost in costs) < 2 * MAX_BUNDLE_MESSAGES * 1_500
+
+
+def test_messages_of_an_old_epoch_are_sent_in_the_new_one(bob: LoneDaemon) -> None:
+    """A new epoch goes on with the numbers of the one before, and says which comes first."""
+    ann = Peer(bob, 67, name="ann")
+    first, second = send_posts(bob, ann, 2)
+    old = epoch_to(bob, ann)
+    ann.notify(received=[first], rewound=[["x", old, second]])
+    new = epoch_to(bob, ann)
+    send_posts(bob, ann, 1)
+    bob.restart()
+    bob.sleep(0.03)
+    sent = [(each["epoch"], each.get("seq", 0)) for each in ann.received("x")]
+    assert sent == [(old, 0), (old, 1), (new, 1), (new, 2), (new, 1), (new, 2)]
+    ann.notify(gaps=[["x", new, 0]])
+    bob.sleep(0.03)
+    assert ann.received_lines("skips")[-1] == ["x", new, 1]
+
+
+def test_a_sender_whose_clock_is_behind_begins_one_epoch(bob: LoneDaemon) -> None:
+    """A recipient that names its position gets an epoch that is later, at the first try; but not the last one."""
+    ann = Peer(bob, 67, name="ann")
+    (sent,) = send_posts(bob, ann, 1)
+    ahead = epoch_to(bob, ann) + 86_400_000
+    ann.notify(rewound=[["x", epoch_to(bob, ann), sent]], positions=[["x", ahead, 7]])
+    assert epoch_to(bob, ann) == ahead + 1
+    bob.sleep(EPOCH_INTERVAL_S)
+    ann.notify(rewound=[["x", ahead + 1, sent]], positions=[["x", LARGEST, 7]])
+    assert epoch_to(bob, ann) == ahead + 2
+
+
+def test_a_rewound_line_names_our_position(bob: LoneDaemon, mallory: Peer) -> None:
+    """Ten messages at a position that is taken are answered with one line, and with the position of the stream."""
+    for _ in range(10):
+        mallory.send(mallory.message(epoch=EPOCH, seq=0))
+        bob.sleep(0.03)
+    assert len(mallory.received_lines("rewound")) == 1
+    assert mallory.received_lines("positions") == [["User", EPOCH, 1]]
+
+
+def test_a_stream_at_its_very_end(bob: LoneDaemon, mallory: Peer) -> None:
+    """The position after the largest number is none that a notice can name; the daemon survives it."""
+    mallory.send(mallory.message(epoch=LARGEST, seq=LARGEST))
+    mallory.notify(skips=[["User", LARGEST, LARGEST]])
+    mallory.send(mallory.message(epoch=LARGEST, seq=0))
+    mallory.send(mallory.message(epoch=LARGEST, seq=LARGEST))
+    bob.sleep(2)
+    assert bob.journal.streams.get(Direction.INCOMING, mallory.user, "User") == Position(LARGEST, LARGEST + 1)
+
+
+def test_many_streams_with_gaps_cost_nothing_while_they_wait(bob: LoneDaemon, mallory: Peer) -> None:
+    """Every missing message is asked for, and no batch in between reads the streams that wait."""
+    for n in range(1_000):
+        mallory.send(mallory.message(f"e{n}", epoch=EPOCH, seq=1), endpoint=f"e{n}")
+    bob.sleep(0.6)
+    (cost,) = bob.sleep(0.1)
+    assert cost.steps < STEPS_OF_A_MESSAGE
+    assert len(mallory.received_lines("gaps")) == 1_000
+
+
+def test_a_gap_ends_with_the_requests_that_wait_for_it(bob: LoneDaemon) -> None:
+    """Nothing is asked for any more once all blocked requests of a stream have expired."""
+    ann = Peer(bob, 67, name="ann")
+    ann.send(ann.message(epoch=EPOCH, seq=3, expires=bob.clock.now() + 5_000))
+    assert bob.node.notices.is_requesting_from(ann.user)
+    bob.sleep(6)
+    assert not bob.node.notices.is_requesting_from(ann.user)
+    assert bob.node.blocked.counts() == {}
+
+
+def test_a_gap_is_asked_for_soon_after_progress(bob: LoneDaemon) -> None:
+    """The delay of a stream that has waited long is short again once something has arrived."""
+    ann = Peer(bob, 67, name="ann")
+    ann.send(*(ann.message(epoch=EPOCH, seq=n) for n in (1, 3)))
+    for _ in range(100):
+        bob.sleep(10)
+    asked = len(ann.received_lines("gaps"))
+    ann.send(ann.message(epoch=EPOCH, seq=0))
+    bob.sleep(0.01)
+    bob.sleep(0.6)
+    assert ann.received_lines("gaps")[asked:] == [["User", EPOCH, 2]]
+
+
+def test_a_recipient_asks_for_one_message_a_hundred_times(bob: LoneDaemon, mallory: Peer) -> None:
+    """Each time a recipient asks for the same message, it must have been sent longer ago."""
+    send_posts(bob, mallory, 1, fill=90_000)
+    for _ in range(100):
+        mallory.notify(gaps=[["x", epoch_to(bob, mallory), 0]])
+        bob.sleep(0.02)
+    assert len(mallory.received("x")) <= 4
+
+
+def test_a_recipient_that_lost_much_gets_a_window(bob: LoneDaemon) -> None:
+    """One line about a gap is answered with as many pending requests of the stream as one bundle holds."""
+    ann = Peer(bob, 67, name="ann")
+    send_posts(bob, ann, 300)
+    bob.sleep(0.5)
+    before = len(ann.received("x"))
+    ann.notify(gaps=[["x", epoch_to(bob, ann), 0]])
+    assert len(ann.received("x")) - before == MAX_BUNDLE_MESSAGES
+
+
+_NAMES = st.sampled_from(["User", "x", "e1", "_reply", "_instances", "a" * 64])
+_COUNTS = st.sampled_from([0, 1, 2, EPOCH, 600, 2**53, LARGEST])
+_IDS = st.integers(0, 40).map(lambda number: f"{number:032x}")
+_LINES: dict[str, st.SearchStrategy[Any]] = {
+    "received": _IDS,
+    "held": _IDS,
+    "waiting": _IDS,
+    "refused": st.tuples(_IDS, st.sampled_from(["requests_full", "streams_full", "x"])),
+    "gaps": st.tuples(_NAMES, _COUNTS, _COUNTS),
+    "skips": st.tuples(_NAMES, _COUNTS, _COUNTS),
+    "rewound": st.tuples(_NAMES, _COUNTS, _IDS),
+    "positions": st.tuples(_NAMES, _COUNTS, _COUNTS),
+    "progress": st.tuples(_IDS, st.dictionaries(st.text(max_size=3), st.integers(), max_size=2)),
+}
+_NOTICES = st.fixed_dictionaries(
+    {}, optional={name: st.lists(lines, min_size=1, max_size=8) for name, lines in _LINES.items()}
+)
+_MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["call", "post", "cancel"]),
+            "id": _IDS,
+            "cause": _IDS,
+            "epoch": _COUNTS,
+            "seq": _COUNTS,
+        }
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def accept_calls(daemon: LoneDaemon, peer: Peer) -> None:
+    """Let the daemon send 30 calls, with the ids that the packets name, in three streams."""
+    for number in range(30):
+        daemon.node.outbox.accept(
+            Type.CALL,
+            peer.user,
+            ("x", "e1", "User")[number % 3],
+            {"fill": "x" * 1_000},
+            expires=daemon.clock.now() + 600_000,
+            message_id=f"{number:032x}",
+        )
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    packets=st.lists(st.tuples(st.one_of(_NOTICES, _MESSAGES), st.sampled_from([1, 3_000])), min_size=1, max_size=4),
+    name=st.sampled_from([None, "mallory"]),
+)
+def test_no_packet_costs_much(tmp_path: Path, packets: list[tuple[Any, int]], name: str | None) -> None:
+    """Well-formed notices and bundles of every form, over much that waits, touch few rows and publish little."""
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    folder.mkdir()
+    bob = LoneDaemon(folder)
+    bob.serve_human()
+    peer = Peer(bob, 66, name)
+    block(peer, 300)
+    bob.do(lambda: accept_calls(bob, peer))
+    bob.sleep(0.6)
+    for content, times in packets:
+        if isinstance(content, dict):
+            costs = [peer.notify(**{field: lines * times for field, lines in content.items()})]
+            allowed = STEPS_OF_A_NOTICE
+        else:
+            costs = [peer.send(*(peer.message(**fields) for fields in content))]
+            allowed = len(content) * STEPS_OF_A_MESSAGE
+        costs += bob.sleep(0.03)
+        assert max(cost.steps for cost in costs) < allowed + STEPS_OF_A_RELEASE
+        assert max(cost.published for cost in costs) < MAX_BUNDLE_BYTES + len(content) * 1_000
+    bob.restart()
+    bob.sleep(0.01)
+    bob.journal.close()
