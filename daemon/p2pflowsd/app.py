@@ -78,6 +78,7 @@ class App:
             on_down=self._down,
             on_problem=self._problem,
         )
+        self._processes: list[WorkerProcess] = []
         self._workers = WorkerSocket(
             home.worker_socket, user=self._me.user_id, link=self._link, on_deliveries=self._arrived, log=log
         )
@@ -110,7 +111,7 @@ class App:
         """
         await self._workers.start()
         await self._control.start()
-        children = [
+        self._processes = [
             WorkerProcess(
                 worker,
                 token=self._token,
@@ -127,7 +128,7 @@ class App:
                 crew = [group.create_task(self._announce(ready))]
                 if self._embedded is not None:
                     crew.append(group.create_task(self._embedded.watch()))
-                crew += [group.create_task(child.run()) for child in children]
+                crew += [group.create_task(child.run()) for child in self._processes]
                 self._schedule()
                 stop: asyncio.Future[Any] = group.create_task(stopping.wait())
                 await asyncio.wait({stop, self._crashed}, return_when=asyncio.FIRST_COMPLETED)
@@ -279,6 +280,7 @@ class App:
                 entropy=system_entropy,
                 faults=self._faults,
                 on_prompt=lambda prompt: self._control.send_event("prompt", views.prompt(self._node, prompt)),
+                replace_process=lambda pid: any(process.replace(pid) for process in self._processes),
             )
             self._serve_human(node)
         return node

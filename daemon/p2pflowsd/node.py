@@ -102,6 +102,7 @@ class Node:
         entropy: Entropy,
         faults: Faults,
         on_prompt: Callable[[PromptRow], None] = lambda _prompt: None,
+        replace_process: Callable[[int], bool] = lambda _pid: False,
     ) -> None:
         contacts.reload_if_changed()
         user = self.user = identity.user_id
@@ -193,6 +194,8 @@ class Node:
             runs=runs,
             settlement=settlement,
             notices=notices,
+            log=log,
+            replace_process=replace_process,
         )
 
         inbox = self.inbox = Inbox(

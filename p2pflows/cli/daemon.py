@@ -85,6 +85,12 @@ def status(as_json: bool) -> None:
             ["WORKERS", "SLOTS", "FREE", "QUEUED", "DISPATCH POINT"],
             [[w["workers"], w["slots"], w["free"], w["queued"], w["dispatch_point"]] for w in now["workers"]],
         )
+    for point in now["workers"]:
+        for run in point.get("overdue", ()):
+            say(
+                f"A slot of {point['dispatch_point']} is occupied by a run of {escape(run['endpoint'])} that nobody "
+                f"waits for. A worker without other slots is replaced if this daemon has started it; else restart it."
+            )
 
 
 def _broker(broker: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -51,6 +53,15 @@ class ClientRun:
             target=self._await, args=(submitted["id"], pending), name=f"answer of {target.endpoint}", daemon=True
         ).start()
         return pending
+
+    def time_left(self) -> float:
+        """There is no deadline."""
+        return math.inf
+
+    def stopping(self, stop: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """Nobody withdraws what no worker runs."""
+        del stop
+        return contextlib.nullcontext()
 
     def wait(self, pending: Future[CallResult], timeout: float | None) -> CallResult:
         """Block until the call ends.

@@ -172,6 +172,15 @@ class Flow:
         """
         self._running().progress(self.package_input_message(data).sendable())
 
+    def time_left(self) -> float:
+        """Return the seconds until the deadline of the request, for the timeouts of what this run waits for.
+
+        Raises:
+            Cancelled: the request was withdrawn, or its deadline has passed.
+            UsageError: no worker runs this flow.
+        """
+        return self._running().time_left()
+
     def reset(self, full_reset: bool, recursive: bool) -> None:
         """Set the state back to what the constructor left.
 

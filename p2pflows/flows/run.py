@@ -116,6 +116,16 @@ class Run(Protocol):
     def progress(self, data: dict[str, Any]) -> None:
         """Report progress to the caller before the answer; a report may be lost."""
 
+    def time_left(self) -> float:
+        """Return the seconds until the deadline of the request; infinite if there is none.
+
+        Raises:
+            Cancelled: the run was withdrawn.
+        """
+
+    def stopping(self, stop: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """Call a function, from another thread, if the run is withdrawn or its deadline passes inside the block."""
+
 
 _CURRENT: contextvars.ContextVar[Run] = contextvars.ContextVar("p2pflows_run")
 

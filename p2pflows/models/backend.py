@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 import random
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 from p2pflows.backoff import Backoff
-from p2pflows.errors import FlowFailed, UsageError
+from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, UsageError
 from p2pflows.models.answers import BadAnswer, OnDelta, StreamedAnswers, check_stream, read_chunks, whole_answers
 from p2pflows.models.api_info import AZURE, NO_KEY, REDACTED, ApiInfo
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
@@ -75,7 +78,8 @@ class Backend:
         max_wait: most seconds between two attempts, unless the server asks for more.
         wait_time_per_key: least seconds between two uses of one key.
         timeout: seconds that the server may be silent.
-        sleep: sleeps for some seconds.
+        time_left: returns the seconds until nobody waits for the answer any more; raises Cancelled if nobody does.
+        sleep: sleeps for some seconds; by default, until `interrupt` at the latest.
         clock: returns monotonic seconds.
         wall: returns seconds since the Unix epoch, for servers that name a point in time.
         chance: returns a random number from 0 to 1.
@@ -94,7 +98,8 @@ class Backend:
         max_wait: float = MAX_BACKOFF_S,
         wait_time_per_key: float = 0.0,
         timeout: float = TIMEOUT_S,
-        sleep: Callable[[float], None] = time.sleep,
+        time_left: Callable[[], float] = lambda: math.inf,
+        sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
@@ -108,7 +113,10 @@ class Backend:
         self._backoff = Backoff(initial_s=INITIAL_BACKOFF_S, max_s=max_wait, jitter=(0.5, 1.0))
         self._wait_time_per_key = wait_time_per_key
         self._timeout = timeout
-        self._sleep = sleep
+        self._time_left = time_left
+        self._interrupted = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._sleep = self._interrupted.wait if sleep is None else sleep
         self._wall = wall
         self._chance = chance
         self._clients: dict[ApiInfo, Any] = {}
@@ -123,6 +131,12 @@ class Backend:
         """Close the connections."""
         while self._clients:
             self._clients.popitem()[1].close()
+
+    def interrupt(self) -> None:
+        """Break off what `complete` waits for, from another thread, and let it raise Cancelled."""
+        self._interrupted.set()
+        for each in list(self._sockets):
+            _shut(each)
 
     def complete(
         self,
@@ -144,6 +158,7 @@ class Backend:
         Raises:
             FlowFailed: the server refused the request, or every attempt failed.
             UsageError: a setting is unknown, or no model is named for any key.
+            Cancelled, DeadlinePassed: nobody waits for the answer any more.
         """
         models, parameters = self._read(settings)
         wanted = parameters.pop("n", 1)
@@ -182,16 +197,32 @@ class Backend:
             attempt += 1
             info, wait = self._keyring.reserve(models, self._wait_time_per_key)
             if wait > 0:
-                self._sleep(wait)
+                self._sleep(min(wait, self._seconds_left()))
             streamed.begin()
-            outcome = self._attempt(info, {**request, "model": models[info]}, streamed)
+            limit = {} if (left := self._seconds_left()) == math.inf else {"timeout": min(self._timeout, left)}
+            outcome = self._attempt(info, {**request, **limit, "model": models[info]}, streamed)
             if isinstance(outcome, list):
                 return outcome
             retry_after = outcome.retry_after or 0.0
-            if attempt >= self._attempts or not outcome.is_retryable or retry_after > MAX_RETRY_AFTER_S:
+            pause = max(retry_after, self._backoff.delay_s(attempt - 1, self._chance()))
+            is_hopeless = not outcome.is_retryable or retry_after > MAX_RETRY_AFTER_S
+            if attempt >= self._attempts or is_hopeless or pause >= self._seconds_left():
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise FlowFailed(f"The model gave no answer{tried}: {outcome.reason}.", outcome.hint)
-            self._sleep(max(retry_after, self._backoff.delay_s(attempt - 1, self._chance())))
+            self._sleep(pause)
+
+    def _seconds_left(self) -> float:
+        """Seconds until nobody waits for the answer any more.
+
+        Raises:
+            Cancelled, DeadlinePassed: nobody does now.
+        """
+        if self._interrupted.is_set():
+            raise Cancelled("The question to the model was withdrawn.")
+        left = self._time_left()
+        if left <= 0:
+            raise DeadlinePassed("The model gave no answer before the deadline.", "Give the call more time.")
+        return left
 
     def _attempt(self, info: ApiInfo, request: dict[str, Any], streamed: StreamedAnswers) -> list[str] | _Failure:
         from openai import APIStatusError, OpenAIError
@@ -203,6 +234,7 @@ class Backend:
             with contextlib.closing(create(**request)) as chunks:
                 check_stream(chunks)
                 for chunk in read_chunks(chunks):
+                    self._seconds_left()
                     streamed.add(chunk)
             return streamed.texts()
         except APIStatusError as error:
@@ -240,8 +272,23 @@ class Backend:
     def _client(self, info: ApiInfo) -> Any:
         client = self._clients.get(info)
         if client is None:
-            client = self._clients[info] = _new_client(info, self._timeout)
+            client = self._clients[info] = _new_client(info, self._timeout, self._on_transport_event)
         return client
+
+    def _on_transport_event(self, name: str, event: Mapping[str, Any]) -> None:
+        """Keep each new connection, so that `interrupt` can end what is read from it."""
+        if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            connection = event["return_value"].get_extra_info("socket")
+            if isinstance(connection, socket.socket):
+                self._sockets.append(connection)
+                if self._interrupted.is_set():
+                    _shut(connection)
+
+
+def _shut(connection: socket.socket) -> None:
+    """End a connection that another thread reads; closing it would leave that thread waiting."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _model(info: ApiInfo, names: Any) -> str | None:
@@ -261,15 +308,20 @@ def _retry_after(headers: Any, wall: Callable[[], float]) -> float | None:
     return None
 
 
-def _new_client(info: ApiInfo, timeout: float) -> Any:
+def _new_client(info: ApiInfo, timeout: float, on_event: Callable[[str, Mapping[str, Any]], None]) -> Any:
     """Return a client that sends the key to one server, follows no redirect, and leaves retries to us."""
     import openai
+
+    def trace(request: Any) -> None:
+        request.extensions = {**request.extensions, "trace": on_event}
 
     common: dict[str, Any] = {
         "api_key": info.api_key,
         "max_retries": 0,
         "timeout": timeout,
-        "http_client": openai.DefaultHttpxClient(follow_redirects=False, verify=_tls_context()),
+        "http_client": openai.DefaultHttpxClient(
+            follow_redirects=False, verify=_tls_context(), event_hooks={"request": [trace]}
+        ),
     }
     if info.backend_used == AZURE:
         return openai.AzureOpenAI(azure_endpoint=info.base, api_version=info.api_version, **common)

@@ -127,14 +127,18 @@ class ChatAtomicFlow(AtomicFlow):
             raise FlowFailed(f"The flow {self.name!r} has no key for its model.", GIVE_THE_WORKER_A_KEY)
         config = _backend_config(self.flow_config)
         settings = {name: value for name, value in config.items() if name not in _NOT_SETTINGS}
-        with Backend(
-            self._keyring,
-            api_base=config.get("api_base"),
-            attempts=_number(self.flow_config, "n_api_retries", 6),
-            max_wait=_number(self.flow_config, "wait_time_between_retries", 20),
-            wait_time_per_key=_number(config, "wait_time_per_key", 0),
-            timeout=_number(config, "timeout", 600),
-        ) as backend:
+        with (
+            Backend(
+                self._keyring,
+                api_base=config.get("api_base"),
+                attempts=_number(self.flow_config, "n_api_retries", 6),
+                max_wait=_number(self.flow_config, "wait_time_between_retries", 20),
+                wait_time_per_key=_number(config, "wait_time_per_key", 0),
+                timeout=_number(config, "timeout", 600),
+                time_left=self._running().time_left,
+            ) as backend,
+            self._running().stopping(backend.interrupt),
+        ):
             return backend.complete(messages, settings, self._report)
 
     def _report(self, delta: Delta) -> None:

@@ -274,6 +274,24 @@ class Progress(NamedTuple):
         return {"task": self.task, "data": self.data}
 
 
+class Overdue(NamedTuple):
+    """A task that was cancelled, because its deadline passed or its sender withdrew it, and that occupies a slot."""
+
+    task: str
+    endpoint: str
+    expires: int
+
+    @classmethod
+    def read(cls, entry: Any) -> Self:
+        """The entry of a frame.
+
+        Raises:
+            TypeError, ValueError: it has a wrong form.
+        """
+        task, endpoint, expires = entry
+        return cls(str(task), topics.check_name(str(endpoint), "an endpoint"), int(expires))
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """Who sends a frame.
@@ -299,6 +317,7 @@ class WorkerFrame:
         seen: the highest number of the daemon's frames, of that boot, that the worker has taken in.
         held: ids of tasks that were received, and whose results are not acknowledged.
         parked: ids of tasks that wait for others and hold no slot.
+        overdue: cancelled tasks that still occupy a slot.
         draining: the worker takes no more tasks.
         bye: the worker is gone.
     """
@@ -315,6 +334,7 @@ class WorkerFrame:
     asks: Sequence[Ask] = ()
     waits: Sequence[Wait] = ()
     progress: Sequence[Progress] = ()
+    overdue: Sequence[Overdue] = ()
 
     def to_wire(self) -> tuple[Header, list[bytes]]:
         """The header and the blobs."""
@@ -340,6 +360,8 @@ class WorkerFrame:
             header["waits"] = [wait.as_json() for wait in self.waits]
         if self.progress:
             header["progress"] = [entry.as_json() for entry in self.progress]
+        if self.overdue:
+            header["overdue"] = [list(entry) for entry in self.overdue]
         return header, [result.data for result in self.results]
 
     @classmethod
@@ -371,6 +393,7 @@ class WorkerFrame:
                 asks=[Ask.read(entry) for entry in header.get("asks", ())],
                 waits=[Wait(str(task), read_call_index(index)) for task, index in header.get("waits", ())],
                 progress=[Progress(str(entry["task"]), _object(entry["data"])) for entry in header.get("progress", ())],
+                overdue=[Overdue.read(entry) for entry in header.get("overdue", ())],
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadFrame("a frame without its fields") from error

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from p2pflows.protocol.asks import Ask, AskAnswer, AskResult, Recorded, Unrecorded
-from p2pflows.protocol.worker_frames import DaemonFrame, TaskResult, TaskSpec, Wait, WorkerFrame, WorkerInfo
+from p2pflows.protocol.worker_frames import DaemonFrame, Overdue, TaskResult, TaskSpec, Wait, WorkerFrame, WorkerInfo
 from p2pflows.worker.packing import Updates
 
 _FIRST_WILL = 2**52
@@ -93,9 +93,12 @@ class Lanes:
         self._waiting: dict[str, deque[HeldTask]] = {}
         self._running: dict[str, HeldTask] = {}
         self._ready: deque[str] = deque()
+        self._ready_loads: deque[str] = deque()
+        self._loading: set[str] = set()
+        """Lanes of tasks that load a flow: they need no slot."""
         self._parked: dict[str, int] = {}
         """Parked tasks, each with the number of its waits side by side."""
-        self._parked_changed = False
+        self._slots_changed = False
         self._asks: dict[tuple[str, int], _OpenAsk] = {}
 
     def receive(self, frame: DaemonFrame) -> Received | None:
@@ -116,11 +119,20 @@ class Lanes:
 
     def take(self) -> HeldTask | None:
         """The next task that may start; it counts as running from now on."""
-        if not self._ready or len(self._running) - len(self._parked) >= self._info.slots:
+        if not self._ready or len(self._running) - len(self._parked) - len(self._loading) >= self._info.slots:
             return None
-        lane = self._ready.popleft()
-        task = self._waiting[lane].popleft()
-        self._running[lane] = task
+        return self._start(self._ready.popleft())
+
+    def take_load(self) -> HeldTask | None:
+        """The next task that loads a flow, which never waits for a slot."""
+        if not self._ready_loads:
+            return None
+        lane = self._ready_loads.popleft()
+        self._loading.add(lane)
+        return self._start(lane)
+
+    def _start(self, lane: str) -> HeldTask:
+        task = self._running[lane] = self._waiting[lane].popleft()
         return task
 
     def finish(self, task: HeldTask, result: TaskResult) -> None:
@@ -137,7 +149,7 @@ class Lanes:
         """Free the slot of a running task while it waits for others."""
         if self._running.get(task.spec.lane) is task:
             self._parked[task.spec.id] = self._parked.get(task.spec.id, 0) + 1
-            self._parked_changed = True
+            self._slots_changed = True
 
     def unpark(self, task: HeldTask) -> None:
         """Let a parked task go on at once: it may be one too many for a moment, but it never starves.
@@ -147,11 +159,11 @@ class Lanes:
         left = self._parked.pop(task.spec.id, 1) - 1
         if left:
             self._parked[task.spec.id] = left
-        self._parked_changed = True
+        self._slots_changed = True
 
-    def take_parked_changed(self) -> bool:
-        """Whether the parked tasks have changed since the last call, so that a frame has to leave."""
-        changed, self._parked_changed = self._parked_changed, False
+    def take_slots_changed(self) -> bool:
+        """Whether slots were freed or taken since the last call in a way that a frame has to report."""
+        changed, self._slots_changed = self._slots_changed, False
         return changed
 
     def add_ask(self, ask: Ask) -> None:
@@ -200,6 +212,7 @@ class Lanes:
             for task in lane:
                 del self._tasks[task.spec.id]
         self._ready.clear()
+        self._ready_loads.clear()
         self._waiting = {lane: deque() for lane in self._running}
         for task in [task for task in self._running.values() if task.spec.id in self._parked]:
             # It may wait for days; another worker takes it up where it stands.
@@ -211,6 +224,15 @@ class Lanes:
     def running(self) -> list[HeldTask]:
         """The tasks that run now."""
         return list(self._running.values())
+
+    @property
+    def overdue(self) -> list[Overdue]:
+        """The tasks that were cancelled and still occupy a slot."""
+        return [
+            Overdue(task.spec.id, task.spec.endpoint, task.spec.expires)
+            for lane, task in self._running.items()
+            if task.cancelled and lane not in self._loading and task.spec.id not in self._parked
+        ]
 
     @property
     def is_idle(self) -> bool:
@@ -261,6 +283,7 @@ class Lanes:
             asks=updates.asks,
             waits=updates.waits,
             progress=updates.progress,
+            overdue=self.overdue,
         )
 
     def _accept(self, spec: TaskSpec) -> None:
@@ -269,13 +292,15 @@ class Lanes:
         task = self._tasks[spec.id] = HeldTask(spec)
         lane = self._waiting.setdefault(spec.lane, deque())
         if not lane and spec.lane not in self._running:
-            self._ready.append(spec.lane)
+            (self._ready_loads if spec.op == "load" else self._ready).append(spec.lane)
         lane.append(task)
 
     def _leave(self, task: HeldTask) -> None:
         """Free the lane of a task that has run."""
         lane = task.spec.lane
         del self._running[lane]
+        self._loading.discard(lane)
+        self._slots_changed |= task.cancelled
         self._drop_asks(task.spec.id)
         if self._waiting[lane]:
             self._ready.append(lane)
@@ -300,7 +325,7 @@ class Lanes:
         waiting = self._waiting[lane]
         waiting.remove(task)
         if not waiting and lane not in self._running:
-            self._ready.remove(lane)
+            (self._ready_loads if task.spec.op == "load" else self._ready).remove(lane)
             del self._waiting[lane]
         return None
 

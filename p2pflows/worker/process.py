@@ -260,8 +260,8 @@ class Worker:
         with self._lock:
             results = self._lanes.fresh_results(self._last_send)
             updates = Updates(self._lanes.fresh_asks(self._last_send), progress=self._runner.take_progress())
-            parked_changed = self._lanes.take_parked_changed()
-        if results or updates or parked_changed:
+            slots_changed = self._lanes.take_slots_changed()
+        if results or updates or slots_changed:
             self._send(results, updates)
         self._note_if_settled()
 

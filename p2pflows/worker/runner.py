@@ -85,16 +85,20 @@ class Runner:
         self._loader = loading.Loader()
         self._closed = False
         self._queue: queue.SimpleQueue[HeldTask | None] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[HeldTask | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._loop_thread = 0
         self._coroutines: set[asyncio.Task[None]] = set()
         # Daemon threads: a flow that never returns must not keep the process from its exit.
         threading.Thread(target=self._run_loop, name="async flows", daemon=True).start()
+        threading.Thread(target=self._load, name="loads", daemon=True).start()
         for number in range(slots):
             threading.Thread(target=self._work, name=f"flow {number}", daemon=True).start()
 
     def start(self) -> None:
         """Start the tasks that may start; callable from any thread."""
+        while (load := self._take_load()) is not None:
+            self._loads.put(load)
         coroutines = self._hand_out()
         if coroutines:
             self._loop.call_soon_threadsafe(self._begin, coroutines)
@@ -104,6 +108,7 @@ class Runner:
         self._closed = True
         for _ in range(self._threads):
             self._queue.put(None)
+        self._loads.put(None)
         self._loop.call_soon_threadsafe(self._end_loop)
 
     def _hand_out(self) -> list[tuple[HeldTask, Begin]]:
@@ -186,6 +191,14 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - flows cannot get here: it is a fault of ours
             _end_process(error)
 
+    def _load(self) -> None:
+        """Load flows, one after the other: this needs no slot, so it never waits for a run."""
+        try:
+            while (task := self._loads.get()) is not None:
+                self._run(task)
+        except BaseException as error:  # noqa: BLE001 - flows cannot get here: it is a fault of ours
+            _end_process(error)
+
     def _is_surplus(self) -> bool:
         """Whether this thread was needed only while another one waited; it is counted out then."""
         with self._lock:
@@ -196,6 +209,10 @@ class Runner:
     def _take(self) -> HeldTask | None:
         with self._lock:
             return self._lanes.take()
+
+    def _take_load(self) -> HeldTask | None:
+        with self._lock:
+            return self._lanes.take_load()
 
     def _finish(self, task: HeldTask, data: bytes) -> None:
         self._end(task, TaskResult(task.spec.id, None, data))

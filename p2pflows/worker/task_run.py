@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict
@@ -77,6 +79,7 @@ class TaskRun:
         self._open: dict[int, Future[AskResult]] = {}
         self._call_indexes: dict[Future[CallResult], int] = {}
         self._stopped = False
+        self._on_stop: list[Callable[[], None]] = []
 
     def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
         """Send a call at once; a run that starts over finds the same call."""
@@ -169,6 +172,30 @@ class TaskRun:
             raise TooLarge(f"Progress may have {MAX_PROGRESS_BYTES:,} bytes at a time.", "Report it in parts.")
         self._host.progress(self._task, plain)
 
+    def time_left(self) -> float:
+        """Seconds until the deadline.
+
+        Raises:
+            Cancelled: the run was withdrawn.
+        """
+        with self._lock:
+            if self._stopped:
+                raise _withdrawn()
+        return max(0.0, self._task.spec.expires_s - time.time())
+
+    @contextlib.contextmanager
+    def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Call a function, from another thread, if the run is stopped inside the block."""
+        with self._lock:
+            if self._stopped:
+                raise _withdrawn()
+            self._on_stop.append(stop)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._on_stop.remove(stop)
+
     # Called by the worker.
 
     def deliver(self, call_index: int, result: AskResult) -> None:
@@ -183,6 +210,9 @@ class TaskRun:
         with self._lock:
             self._stopped = True
             futures, self._open = list(self._open.values()), {}
+            on_stop = list(self._on_stop)
+        for stop in on_stop:
+            stop()
         for future in futures:
             future.set_exception(_withdrawn())
 

@@ -16,6 +16,8 @@ from support.network import Network
 from support.people import Person
 from support.processes import kill_process, wait_until
 
+from p2pflows.errors import DeadlinePassed, NoWorker
+
 FLOWS = '''
 import os
 import time
@@ -58,7 +60,7 @@ def point(bob: Person, request: pytest.FixtureRequest) -> str:
     return f"gpu{abs(hash(request.node.name)) % 10_000}"
 
 
-def workers_of(bob: Person, point: str) -> dict[str, int]:
+def workers_of(bob: Person, point: str) -> dict[str, Any]:
     """The entry of a dispatch point in `status`."""
     shown = [shown for shown in bob.status()["workers"] if shown["dispatch_point"] == point]
     return shown[0] if shown else {"workers": 0, "slots": 0, "free": 0, "queued": 0}
@@ -274,3 +276,45 @@ def test_workers_of_the_config(network: Network) -> None:
     started = time.monotonic()
     assert bob.stop() == 0
     assert time.monotonic() - started < 10
+
+
+def occupy(alice: Person, count: int) -> None:
+    """Let calls of a function that does not end pass their deadlines."""
+    calls = [alice.request("submit", address="bob/stuck", data={"seconds": 60}, timeout=1)["id"] for _ in range(count)]
+    for call in calls:
+        with pytest.raises(DeadlinePassed):
+            alice.request("wait", id=call, timeout=20)
+
+
+def test_a_worker_whose_slots_are_all_occupied_is_replaced(alice: Person, bob: Person) -> None:
+    """When all runs of the daemon's own worker go on after their deadlines, another worker takes its place."""
+    bob.write_file("gpu.py", FLOWS)
+    bob.serve("stuck", "gpu.py:slow", "--parallel")
+    bob.serve("pid", "gpu.py:pid")
+    before = alice.request("call", address="bob/pid", timeout=10)["data"]
+    waiting = alice.request("submit", address="bob/stuck", data={"seconds": 0.1}, timeout=60)["id"]
+    alice.request("wait", id=waiting, timeout=20)
+    occupy(alice, workers_of(bob, "default")["slots"])
+    after = alice.request("call", address="bob/pid", timeout=20)["data"]
+    assert after != before
+    bob.serve("again", "gpu.py:pid")
+    assert "it is replaced" in bob.log_text()
+    logged = [entry for entry in bob.request("log")["entries"] if entry["what"] == "overdue"]
+    assert [entry["endpoint"] for entry in logged] == ["stuck"]
+    assert "overdue" not in workers_of(bob, "default")
+    assert bob.status()["dead"] == 0
+
+
+def test_slots_that_are_occupied(alice: Person, bob: Person, point: str) -> None:
+    """Slots with runs that nobody waits for are shown; flows still load; a call says that there is no worker."""
+    bob.start_worker("--dispatch-point", point, "--concurrency", "2")
+    wait_for_workers(bob, point, 1)
+    bob.serve("stuck", "gpu.py:slow", "--parallel", "--dispatch-point", point)
+    bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
+    occupy(alice, 2)
+    wait_until(lambda: len(workers_of(bob, point).get("overdue", ())) == 2 and workers_of(bob, point)["free"] == 0)
+    assert {each["endpoint"] for each in workers_of(bob, point)["overdue"]} == {"stuck"}
+    assert f"A slot of {point} is occupied by a run of stuck" in bob.cli("status").ok().err
+    bob.serve("again", "gpu.py:pid", "--dispatch-point", point)
+    with pytest.raises(NoWorker):
+        alice.request("call", address="bob/pid", timeout=2)

@@ -136,7 +136,7 @@ class Worker:
         """Send everything that is new since the last frame."""
         now = self._timeline.elapsed
         fresh, updates = self._lanes.fresh_results(now), Updates(self._lanes.fresh_asks(now))
-        if self._lanes.take_parked_changed() or fresh or updates or self._progress:
+        if self._lanes.take_slots_changed() or fresh or updates or self._progress:
             self._send(fresh, updates)
         self._end_if_idle()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -107,6 +109,15 @@ class ScriptedRun:
     def progress(self, data: dict[str, Any]) -> None:
         """Keep the progress in order."""
         self.told.append(data)
+
+    def time_left(self) -> float:
+        """There is no deadline."""
+        return math.inf
+
+    def stopping(self, stop: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """Nobody withdraws this run."""
+        del stop
+        return contextlib.nullcontext()
 
     def answer(self, number: int, data: dict[str, Any]) -> None:
         """Answer the call with this number."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
@@ -47,6 +48,23 @@ class WorkerProcess:
         self._worker_socket = worker_socket
         self._on_ended = on_ended
         self._log = log
+        self._pid: int | None = None
+
+    def replace(self, pid: int) -> bool:
+        """End the process with this id, and what it has started, so that another takes its place.
+
+        Returns:
+            Whether it is this one.
+        """
+        if pid != self._pid:
+            return False
+        self._log.warning(
+            "all slots of a worker of dispatch point %s have runs that nobody waits for; it is replaced",
+            self._config.dispatch_point,
+        )
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        return True
 
     async def run(self) -> None:
         """Run the process again and again until cancelled; then let it finish its tasks, and end it."""
@@ -85,6 +103,7 @@ class WorkerProcess:
             start_new_session=True,
         )
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+        self._pid = process.pid
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 process.stdin.write(token.encode() + b"\n")
@@ -93,6 +112,8 @@ class WorkerProcess:
         except asyncio.CancelledError:
             await _stop(process)
             raise
+        finally:
+            self._pid = None
         self._on_ended(self._config.dispatch_point, process.pid)
         return code
 

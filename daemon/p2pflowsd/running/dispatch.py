@@ -10,12 +10,13 @@ from p2pflows.errors import TooLarge, WorkerLost
 from p2pflows.protocol import topics
 from p2pflows.protocol.asks import Recorded
 from p2pflows.protocol.envelope import Refused
-from p2pflows.protocol.worker_frames import Failure, Success, TaskResult, WorkerFrame
+from p2pflows.protocol.worker_frames import Failure, Overdue, Success, TaskResult, WorkerFrame
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.link import Link
+from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.instances import is_request
 from p2pflowsd.running.leases import GRACE_PERIOD_S, Leases
@@ -35,6 +36,8 @@ HEARTBEAT_TIMEOUT_S = 15.0
 """Seconds without a heartbeat (one every 2 s) after which a worker counts as lost."""
 RECOVERY_S = 5.0
 """How long a worker has for a heartbeat after the daemon stood still."""
+OVERDUE_AFTER_S = 1.0
+"""How long a cancelled task may take to end before its slot counts as occupied."""
 PACKET_OVERHEAD_BYTES = 8_000
 """Bytes of a frame beside its tasks, rounded up."""
 
@@ -58,6 +61,8 @@ class Dispatch:
         runs: Runs,
         settlement: Settlement,
         notices: Notices,
+        log: OwnersLog,
+        replace_process: Callable[[int], bool],
     ) -> None:
         self._user = user
         self._boot = boot
@@ -72,6 +77,8 @@ class Dispatch:
         self._runs = runs
         self._settlement = settlement
         self._notices = notices
+        self._log = log
+        self._replace_process = replace_process
         self._frame_number = 0
         self.may_run: Callable[[Task], bool] = lambda _task: True
         """Whether the sender of a task may still make it run; if not, it has ended the task."""
@@ -107,8 +114,11 @@ class Dispatch:
     def _take_in(self, point: Point, worker: Worker, frame: WorkerFrame) -> None:
         name = frame.worker.name
         worker.lost_at = None
-        worker.host, worker.pid = frame.worker.host, frame.worker.pid
-        point.scheduler.announce(name, frame.worker.slots, draining=frame.draining)
+        worker.host, worker.pid, worker.slots = frame.worker.host, frame.worker.pid, frame.worker.slots
+        now = self._clock.elapsed()
+        worker.overdue = {task: worker.overdue.get(task, now) for task in frame.overdue}
+        overdue = len(self._occupying(worker))
+        point.scheduler.announce(name, frame.worker.slots, draining=frame.draining, overdue=overdue)
         worker.outbox.finished += [result.task for result in frame.results if self._take_result(point, name, result)]
         self._leases.reconcile(point, name, frame.seen, frame.held, self._loads.task_ids)
         worker.is_greeted = True
@@ -167,7 +177,7 @@ class Dispatch:
         point = self._points.get(point_name)
         here = socket.gethostname()
         for name in [name for name, worker in point.workers.items() if (worker.host, worker.pid) == (here, pid)]:
-            self._remove(point, name, graceful=False)
+            self._remove(point, name, graceful=point.workers[name].is_being_replaced)
 
     def tick(self) -> None:
         """Remove silent workers, and end loads whose time is up."""
@@ -176,8 +186,25 @@ class Dispatch:
             for name, worker in list(point.workers.items()):
                 is_silent = now - worker.last_heard > HEARTBEAT_TIMEOUT_S
                 if is_silent or (worker.lost_at is not None and worker.lost_at <= now):
-                    self._remove(point, name, graceful=False)
+                    self._remove(point, name, graceful=worker.is_being_replaced)
+                elif worker.overdue:
+                    self._see_to_overdue(point, worker)
         self._loads.expire()
+
+    def _occupying(self, worker: Worker) -> list[Overdue]:
+        """The cancelled tasks that had time to end, and still occupy slots of a worker."""
+        latest = self._clock.elapsed() - OVERDUE_AFTER_S
+        return [task for task, since in worker.overdue.items() if since <= latest]
+
+    def _see_to_overdue(self, point: Point, worker: Worker) -> None:
+        """Log which runs go on though nobody waits for them; replace a process of ours that has no other slot."""
+        occupying = self._occupying(worker)
+        for endpoint in {task.endpoint for task in occupying}:
+            text = f"A run of {endpoint!r} goes on though nobody waits for it. It occupies a slot of {point.name!r}."
+            self._log.note("overdue", "", endpoint, text)
+        is_here = worker.host == socket.gethostname() and not worker.is_being_replaced
+        if is_here and 0 < worker.slots - len(worker.parked) <= len(occupying):
+            worker.is_being_replaced = self._replace_process(worker.pid)
 
     def forgive_silence(self) -> None:
         """Give every worker time for one more heartbeat: this daemon stood still, so it could not hear them."""

@@ -64,7 +64,7 @@ class Leases:
         if data is not None:
             self._data[row_id] = data
         scheduler.add(row_id, task.lane, task.window)
-        if scheduler.slots == 0:
+        if scheduler.usable == 0:
             self._reported_waiting.add(row_id)
             return False
         return True

@@ -8,6 +8,7 @@ from typing import Any
 
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.worker_frames import Overdue
 from p2pflowsd.running.scheduler import Scheduler
 from p2pflowsd.running.worker_outbox import WorkerOutbox
 
@@ -24,6 +25,8 @@ class Worker:
         parked: tasks that wait for others and hold no slot: the death of their worker does not count against them.
         strays: tasks that it holds though nothing waits for them, and since when: the frame that cancelled them may be
             lost.
+        overdue: cancelled tasks that still occupy a slot, and since when it reports them.
+        is_being_replaced: whether its process was ended, as nothing else could free its slots.
     """
 
     last_heard: float
@@ -32,8 +35,11 @@ class Worker:
     lost_at: float | None = None
     host: str = ""
     pid: int = 0
+    slots: int = 0
     parked: Collection[str] = ()
     strays: dict[str, float] = field(default_factory=dict)
+    overdue: dict[Overdue, float] = field(default_factory=dict)
+    is_being_replaced: bool = False
     outbox: WorkerOutbox = field(default_factory=WorkerOutbox)
 
 
@@ -45,6 +51,11 @@ class Point:
     channel: Channel
     scheduler: Scheduler = field(default_factory=Scheduler)
     workers: dict[str, Worker] = field(default_factory=dict)
+
+    @property
+    def overdue(self) -> list[Overdue]:
+        """The cancelled tasks that still occupy slots."""
+        return [task for worker in self.workers.values() for task in worker.overdue]
 
 
 class Points:
@@ -82,10 +93,16 @@ class Points:
                 "slots": point.scheduler.slots,
                 "free": point.scheduler.free,
                 "queued": point.scheduler.queued,
+                **_shown_overdue(point),
             }
             for name, point in sorted(self._points.items())
             if point.scheduler.workers or point.scheduler.queued
         ]
+
+
+def _shown_overdue(point: Point) -> dict[str, Any]:
+    shown = [{"endpoint": task.endpoint, "expires": task.expires} for task in point.overdue]
+    return {"overdue": shown} if shown else {}
 
 
 def point_key(identity: Identity, name: str) -> bytes:

@@ -41,10 +41,12 @@ class _Worker:
     slots: int
     lanes: set[str] = field(default_factory=set)
     draining: bool = False
+    overdue: int = 0
+    """Slots with tasks that were cancelled and go on."""
 
     @property
     def free(self) -> int:
-        return 0 if self.draining else max(0, self.slots - len(self.lanes))
+        return 0 if self.draining else max(0, self.slots - self.overdue - len(self.lanes))
 
 
 class Scheduler:
@@ -67,8 +69,13 @@ class Scheduler:
 
     @property
     def slots(self) -> int:
-        """The number of lanes that can run at once."""
+        """The number of lanes that can run at once when no run goes on after its end."""
         return sum(worker.slots for worker in self._workers.values() if not worker.draining)
+
+    @property
+    def usable(self) -> int:
+        """The number of lanes that can run at once now."""
+        return sum(max(0, worker.slots - worker.overdue) for worker in self._workers.values() if not worker.draining)
 
     @property
     def free(self) -> int:
@@ -95,11 +102,12 @@ class Scheduler:
         found.waiting.append(task)
         self._queue_lane(found)
 
-    def announce(self, worker: str, slots: int, *, draining: bool = False) -> None:
-        """Add a worker, or update its slots; a draining worker gets no more tasks."""
+    def announce(self, worker: str, slots: int, *, draining: bool = False, overdue: int = 0) -> None:
+        """Add a worker, or update its slots; a draining worker gets no more tasks, nor does an overdue slot."""
         known = self._workers.setdefault(worker, _Worker(slots))
         known.slots = slots
         known.draining = draining
+        known.overdue = overdue
 
     def adopt(self, worker: str, tasks: Collection[int]) -> list[int]:
         """Lease tasks to a worker that holds them already, because it outlived a restart of the daemon.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 from support.model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script
 
-from p2pflows.errors import FlowFailed, UsageError
+from p2pflows.errors import CallError, Cancelled, FlowFailed, UsageError
 from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import NO_KEY, ApiInfo
 from p2pflows.models.backend import Backend
@@ -490,3 +492,51 @@ def test_real_clock_and_sleep(server: ModelServer) -> None:
     """By default the backend uses the real clock, and answers at once when no key has to wait."""
     with Backend([key(server)]) as asked:
         assert asked.complete(ASK, SETTINGS) == ["You said: Hello"]
+
+
+# Nobody waits any more.
+
+
+def interrupted(server: ModelServer, script: Script, settings: dict[str, Any]) -> float:
+    """Ask, withdraw the question while the server works on it, and return how many seconds that took to end."""
+    server.script(script)
+    with Backend([key(server)]) as asked, ThreadPoolExecutor(1) as thread:
+        asking = thread.submit(asked.complete, ASK, settings)
+        while not server.requests:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        began = time.monotonic()
+        asked.interrupt()
+        with pytest.raises(Cancelled):
+            asking.result(5)
+        return time.monotonic() - began
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, STREAM])
+def test_a_question_that_is_withdrawn(server: ModelServer, settings: dict[str, Any]) -> None:
+    """The connection to a silent server ends at once, and the question is not asked again."""
+    assert interrupted(server, Hangs(), settings) < 1
+    assert len(server.requests) == 1
+
+
+def test_a_pause_that_is_withdrawn(server: ModelServer) -> None:
+    """A pause before another attempt ends at once."""
+    assert interrupted(server, Fails(503, headers={"retry-after": "30"}), SETTINGS) < 1
+    assert len(server.requests) == 1
+
+
+def test_a_deadline_limits_every_wait(server: ModelServer) -> None:
+    """A silent server is left at the deadline, whatever timeout the config sets."""
+    server.script(Hangs(), Hangs())
+    until = time.monotonic() + 0.5
+    with Backend([key(server)], time_left=lambda: until - time.monotonic()) as asked, pytest.raises(CallError):
+        asked.complete(ASK, SETTINGS)
+    assert time.monotonic() < until + 1
+    assert len(server.requests) == 1
+
+
+def test_no_attempt_that_comes_too_late(server: ModelServer, clock: Clock) -> None:
+    """A failure is reported when the time left is too short for the pause before another attempt."""
+    error = failure(server, clock, SETTINGS, Fails(503, "busy"), time_left=lambda: 0.5)
+    assert "busy (503)" in error.message
+    assert clock.slept == []

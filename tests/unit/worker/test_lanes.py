@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pflows.protocol.channel import BadFrame
-from p2pflows.protocol.worker_frames import DaemonFrame, ErrorInfo, TaskResult, WorkerInfo
+from p2pflows.protocol.worker_frames import DaemonFrame, ErrorInfo, TaskResult, WorkerFrame, WorkerInfo
 from p2pflows.worker.lanes import HeldTask, Lanes
 from p2pflows.worker.packing import split_results
 
@@ -458,3 +458,43 @@ def test_any_conversation(moves: list[tuple[Callable[[Conversation, int], None],
     for move, pick in moves:
         move(conversation, pick)
         conversation.check()
+
+
+def test_a_load_needs_no_slot() -> None:
+    """A flow is loaded while all slots are occupied, and occupies none."""
+    book = lanes(slots=1)
+    book.receive(frame(1, entry("a1", "a"), entry("load-1", "load-1", op="load"), entry("b1", "b")))
+    assert started(book) == ["a1"]
+    load = book.take_load()
+    assert load is not None
+    assert load.spec.id == "load-1"
+    assert book.take_load() is None
+    end(book, "a1")
+    assert started(book) == ["b1"]
+    book.finish(load, TaskResult("load-1", None, b"{}"))
+    assert started(book) == []
+
+
+def test_a_load_that_is_cancelled_before_it_starts() -> None:
+    """A load that nobody waits for is not started."""
+    book = lanes()
+    book.receive(frame(1, entry("load-1", "load-1", op="load")))
+    book.receive(frame(2, cancel=["load-1"]))
+    assert book.take_load() is None
+    assert book.held == []
+
+
+def test_cancelled_tasks_that_go_on() -> None:
+    """A frame names the cancelled tasks that still occupy a slot, until they end."""
+    book = lanes()
+    book.receive(frame(1, entry("a1", "a"), entry("b1", "b")))
+    started(book)
+    (running,) = [task for task in book.running if task.spec.id == "a1"]
+    assert book.next_frame().overdue == []
+    book.receive(frame(2, cancel=["a1"]))
+    (overdue,) = WorkerFrame.read(*book.next_frame().to_wire()).overdue
+    assert (overdue.task, overdue.endpoint, overdue.expires) == ("a1", "echo", 2_000_000_000_500)
+    book.take_slots_changed()
+    book.finish(running, TaskResult("a1", None, b"{}"))
+    assert book.next_frame().overdue == []
+    assert book.take_slots_changed()
