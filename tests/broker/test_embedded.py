@@ -20,8 +20,9 @@ import pytest
 
 from p2pflows.errors import UsageError
 from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt_connection import NoAnswer
 from p2pflows.links.mqtt_probe import probe
-from p2pflowsd.processes import broker_home, embedded_broker
+from p2pflowsd.processes import broker_home, broker_programs, embedded_broker
 from p2pflowsd.processes.broker_programs import Program
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 
@@ -298,3 +299,34 @@ async def test_a_closed_broker_stays_closed(broker: EmbeddedBroker) -> None:
     await broker.close()
     with pytest.raises(OSError, match="closed"):
         await broker.ensure()
+
+
+async def test_a_full_broker_is_not_restarted(
+    mosquitto: str, free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Idle connections of some program fill the broker; the watchdog leaves those that work alone."""
+    monkeypatch.setattr(broker_programs, "MAX_CONNECTIONS", 60)
+    broker = EmbeddedBroker(free_port, directory=tmp_path, program="mosquitto", log=logging.getLogger())
+    await broker.ensure()
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    try:
+        idle += [await asyncio.open_connection("127.0.0.1", free_port) for _ in range(70)]
+        await asyncio.sleep(0.2)
+        with pytest.raises((NoAnswer, ConnectionResetError)):
+            await probe(await address(free_port, tmp_path), 1.0)
+        assert await broker._answers()
+    finally:
+        for _, writer in idle:
+            writer.close()
+        await broker.close()
+    assert mosquitto
+
+
+async def test_the_port_of_another_user_gets_no_password(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon sends nothing to a program of another user, and the error names that user."""
+    await broker.ensure()
+    monkeypatch.setattr(os, "geteuid", lambda: 4_242)
+    with pytest.raises(UsageError, match=r"Another user of this machine \(uid"):
+        await broker._home.probe()

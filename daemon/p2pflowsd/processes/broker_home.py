@@ -7,6 +7,7 @@ import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from p2pflows import files
@@ -17,6 +18,12 @@ from p2pflows.links.mqtt_probe import probe
 HOST = "127.0.0.1"
 USER = "local"
 _PROBE_TIMEOUT_S = 3.0
+_LISTENING = "0A"
+_LOOPBACK = {
+    "/proc/net/tcp": {"0100007F", "00000000"},
+    "/proc/net/tcp6": {"0" * 32, "0000000000000000FFFF00000100007F"},
+}
+"""Where Linux lists sockets, and the addresses at which one receives connections to 127.0.0.1."""
 
 
 class BrokerHome:
@@ -88,11 +95,36 @@ class BrokerHome:
         """Check that the broker answers.
 
         Raises:
+            UsageError: the port belongs to another user, who must not get our password.
             OSError: it does not answer, or refuses us.
         """
+        self._check_listener()
         await probe(self.url(), _PROBE_TIMEOUT_S)
+
+    def _check_listener(self) -> None:
+        """Check that what listens on our port is ours; Linux alone tells."""
+        for user in _listeners(self.port):
+            if user != os.geteuid():
+                raise UsageError(
+                    f"Another user of this machine (uid {user}) listens on port {self.port}, where the embedded broker"
+                    " should be.",
+                    "Choose a free port: `broker: embedded:PORT` in config.yaml, or P2PFLOWS_BROKER.",
+                )
 
     def last_log_line(self) -> str:
         """Return the last line that the broker program wrote."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
+
+
+def _listeners(port: int) -> Iterator[int]:
+    """The uids whose processes listen on a port of loopback (proc(5), /proc/net/tcp)."""
+    for table, addresses in _LOOPBACK.items():
+        try:
+            lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            address, _, number = fields[1].rpartition(":")
+            if fields[3] == _LISTENING and int(number, 16) == port and address in addresses:
+                yield int(fields[7])

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 import re
+import resource
 import secrets
 import shutil
 import subprocess
@@ -23,6 +24,10 @@ Program = Literal["mosquitto", "iotcore"]
 
 _MOSQUITTO_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 """Where mosquitto may be although these folders are not on everybody's PATH."""
+MAX_CONNECTIONS = 2_000
+MIN_CONNECTIONS = 50
+RESERVED_DESCRIPTORS = 100
+"""File descriptors that mosquitto needs for its files and listeners, rounded up."""
 _MIN_MOSQUITTO_VERSION = 2
 """The first version with reliable MQTT 5."""
 _MOSQUITTO_CONFIG = """\
@@ -46,6 +51,7 @@ log_timestamp_format %Y-%m-%dT%H:%M:%S
 allow_anonymous false
 password_file {folder}/passwords
 {as_root}listener {port} {host}
+max_connections {max_connections}
 """
 _IOTCORE_CONFIG = """\
 id = 0
@@ -137,11 +143,23 @@ def _prepare_mosquitto(home: BrokerHome, path: str, version: str) -> BrokerComma
     # Started as root, mosquitto would switch to a user who cannot read our files.
     as_root = "user root\n" if os.geteuid() == 0 else ""
     config = home.folder / "mosquitto.conf"
-    files.replace(config, _MOSQUITTO_CONFIG.format(folder=home.folder, port=home.port, host=HOST, as_root=as_root))
+    files.replace(
+        config,
+        _MOSQUITTO_CONFIG.format(
+            folder=home.folder, port=home.port, host=HOST, as_root=as_root, max_connections=_max_connections()
+        ),
+    )
     # The child runs by path and isolated, so that it imports nothing from the working directory; iotcore likewise.
     tied = [sys.executable, "-I", "-S", _beside("tied_child.py"), str(os.getpid())]
     prefix = tied if sys.platform == "linux" else []
     return BrokerCommand(f"mosquitto {version}", [*prefix, path, "-c", str(config)])
+
+
+def _max_connections() -> int:
+    """How many clients mosquitto may have before its process runs out of file descriptors and stops to answer."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    usable = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else soft - RESERVED_DESCRIPTORS
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, usable))
 
 
 def _prepare_iotcore(home: BrokerHome) -> BrokerCommand:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from p2pflows.errors import P2pflowsError
 from p2pflows.links.broker_url import BrokerUrl
+from p2pflows.links.mqtt_connection import NoAnswer
 from p2pflowsd.processes.broker_child import STOP_TIMEOUT_S, BrokerChild
 from p2pflowsd.processes.broker_home import BrokerHome
 from p2pflowsd.processes.broker_programs import Program
@@ -125,10 +126,15 @@ class EmbeddedBroker:
         self._log.info("embedded broker: %s on port %d", self.name, self._home.port)
 
     async def _answers(self) -> bool:
-        """Return whether the broker answers one of two probes; one alone may fail because the machine is busy."""
+        """Return whether the broker answers one of two probes; one alone may fail because the machine is busy.
+
+        A broker that closes the connection has as many clients as it takes. It works, and restarting it would not help.
+        """
         for _ in range(2):
             try:
                 await self._home.probe()
+            except (NoAnswer, ConnectionResetError):
+                self._log.warning("the embedded broker takes no more connections; see which programs use it")
             except OSError:
                 continue
             return True
