@@ -6,13 +6,14 @@
     async with p2pflows.connect_async() as me:
         answers = await asyncio.gather(*(me.call("bob/sum", {"n": n}) for n in range(100)))
 
-Both use the control API on the home's socket: `Client` over HTTP, `AsyncClient` in JSON Lines on one connection.
+Both send JSON Lines to the home's control socket: `Client` one request after the other on a connection for each thread,
+`AsyncClient` all requests side by side on one connection.
 Every error that they raise is one of `p2pflows.errors`.
 """
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import itertools
 import json
 import os
@@ -97,16 +98,16 @@ class Client:
         body = _encode(params)
         connection = self._connection()
         try:
-            connection.request("POST", f"/v1/{method}", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            status, content = response.status, response.read()
+            response = connection.request(method, body)
         except BaseException as error:
             # The response may still come, and must not be taken for that of another request.
             self._drop(connection)
-            if isinstance(error, (OSError, http.client.HTTPException)):
+            if isinstance(error, OSError):
                 raise _no_response(self._home, error) from error
             raise
-        return _result(status, content)
+        if "error" in response:
+            raise _error(response["error"])
+        return response["result"]
 
     def call(
         self,
@@ -383,28 +384,58 @@ class AsyncClient:
             _fail(self._pending.pop(request_id), error)
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over the daemon's socket."""
+class _Connection:
+    """A connection to the daemon's socket that sends one request after the other."""
 
     def __init__(self, home: Home, timeout: float | None) -> None:
-        super().__init__("p2pflows", timeout=timeout)
-        self._home = home
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
         try:
-            self.sock.connect(str(self._home.socket))
+            self._socket.connect(str(home.socket))
         except OSError as error:
-            raise _cannot_connect(self._home, error) from error
+            self._socket.close()
+            raise _cannot_connect(home, error) from error
+        self._responses = self._socket.makefile("rb")
+
+    def request(self, method: str, params: bytes) -> dict[str, Any]:
+        """Send a request and return its response, an object with `result` or `error`.
+
+        Raises:
+            OSError: the daemon closed the connection, or did not answer in time.
+            CallError: the response is not one of this protocol.
+        """
+        self._socket.sendall(b'{"id":1,"method":%s,"params":%s}\n' % (json.dumps(method).encode(), params))
+        while line := self._responses.readline():
+            for item in _items(line):
+                if "result" in item or "error" in item:
+                    return item
+        raise ConnectionResetError
 
     def is_closed_by_daemon(self) -> bool:
-        """Whether the idle connection is closed; checked before each request, so that none has to be repeated."""
-        if self.sock is None:
+        """Whether this idle connection is closed; checked before each request, so that none has to be repeated."""
+        if self._socket.fileno() < 0:
             return True
         poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
+        poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close the connection; a thread that waits for a response gets an error."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._responses.close()
+        self._socket.close()
+
+
+def _items(line: bytes) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(line)
+        items = content if isinstance(content, list) else [content]
+        if all(isinstance(item, dict) for item in items):
+            return items
+    except ValueError:
+        pass
+    raise _unreadable("no JSON")
 
 
 def _home(path: str | os.PathLike[str] | None) -> Home:
@@ -444,17 +475,6 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # marks it as retrieved: asyncio must not complain if nobody waits for it any more
-
-
-def _result(status: int, content: bytes) -> Any:
-    try:
-        value = json.loads(content)
-        if status == http.HTTPStatus.OK:
-            return value
-        error = _error(value["error"])
-    except (ValueError, KeyError, TypeError):
-        raise _unreadable(f"HTTP status {status}") from None
-    raise error
 
 
 def _unreadable(what: str) -> CallError:

@@ -120,7 +120,8 @@ class ScriptedDaemon:
     def asked_for(self, connection: _Connection, line: bytes) -> None:
         """Called with a line of requests."""
         self.frames += 1
-        for item in json.loads(line):
+        content = json.loads(line)
+        for item in content if isinstance(content, list) else [content]:
             task = self._loop.create_task(self._reply(connection, item))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -146,7 +147,7 @@ class _Connection(asyncio.Protocol):
         self._daemon.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        if not self._rest and self.http is None and data[:1] != b"[":
+        if not self._rest and self.http is None and data[:1] not in b"[{":
             self.http = self._server()
             self.transport.set_protocol(self.http)
             self.http.connection_made(self.transport)

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,20 @@ def test_a_daemon_that_dies_during_a_request_is_an_error(daemon: ScriptedDaemon)
     assert "p2pflows wait" in caught.value.hint
 
 
+def test_a_client_works_after_a_failed_request(tmp_path: Path) -> None:
+    """A request that fails closes its connection; the next request opens another."""
+    with p2pflows.connect(tmp_path) as me:
+        with ScriptedDaemon(tmp_path) as daemon:
+            daemon.script["id"] = lambda _: daemon.die()
+            with pytest.raises(DaemonNotRunning):
+                me.request("id")
+        with pytest.raises(DaemonNotRunning):
+            me.request("id")
+        with ScriptedDaemon(tmp_path) as daemon:
+            daemon.script["id"] = {"user_id": "me"}
+            assert me.request("id") == {"user_id": "me"}
+
+
 def test_a_restarted_daemon_is_found_again(tmp_path: Path) -> None:
     """A kept connection that the daemon has closed is replaced, and the request is sent once."""
     with p2pflows.connect(tmp_path) as me:
@@ -154,10 +169,40 @@ def test_a_timeout_ends_a_request(daemon: ScriptedDaemon) -> None:
         me.request("status")
 
 
-def test_an_unreadable_response_is_an_error(daemon: ScriptedDaemon) -> None:
+@pytest.mark.parametrize("response", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"5\n", b"[5]\n"])
+def test_an_unreadable_response_is_an_error(tmp_path: Path, response: bytes) -> None:
     """The error says so if something else listens on the socket."""
-    with p2pflows.connect(daemon.home) as me, pytest.raises(CallError, match="cannot read"):
-        me.request("no/such/path")
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor() as pool:
+        listener.bind(str(tmp_path / "daemon.sock"))
+        listener.listen()
+
+        def respond() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(1000) == b'{"id":1,"method":"status","params":{}}\n'
+                connection.sendall(response)
+
+        responded = pool.submit(respond)
+        with p2pflows.connect(tmp_path) as me, pytest.raises(CallError, match="cannot read"):
+            me.request("status")
+        responded.result()
+
+
+def test_closing_a_client_ends_the_requests_of_other_threads(daemon: ScriptedDaemon) -> None:
+    """A thread that waits for a response gets an error at once."""
+    arrived = threading.Event()
+
+    async def hang(_: dict[str, Any]) -> None:
+        arrived.set()
+        await asyncio.sleep(60)
+
+    daemon.script["call"] = hang
+    with ThreadPoolExecutor() as pool, p2pflows.connect(daemon.home) as me:
+        call = pool.submit(me.call, "bob/x")
+        assert arrived.wait(10)
+        me.close()
+        with pytest.raises(DaemonNotRunning):
+            call.result(10)
 
 
 def test_threads_share_a_client(daemon: ScriptedDaemon) -> None:
