@@ -22,6 +22,7 @@ from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.node import Node, Request
 from p2pflowsd.running.catalog import Served
+from p2pflowsd.sending import presence
 
 HOUR_MS = 3_600_000
 BODIES_IN_BUNDLE = 256
@@ -209,6 +210,12 @@ class Peer:
     def notify(self, **lines: Any) -> Cost:
         """Send a notice; return what the batch that receives it cost."""
         return self._daemon.receive(topics.NOTICE, self.bundle(self.notice(**lines), kind=BundleKind.NOTICE))
+
+    def show(self, *, boot: int, online: bool) -> None:
+        """Publish this peer's status."""
+        topic = topics.status(self.user)
+        status = presence.seal(self._identity, topic, {"boot": boot, "online": online})
+        self._daemon.node.process_batch([Packet(topic, status)])
 
     def received(self, endpoint: str) -> list[dict[str, Any]]:
         """Return the bodies of everything that the daemon has published for an endpoint of this peer."""

@@ -38,6 +38,8 @@ MAX_REDATED = 500
 BACKOFF = Backoff(initial_s=3.0, max_s=600.0, jitter=(1.0, 1.2))
 REQUEST_BACKOFF = Backoff(initial_s=0.25, max_s=60.0)
 """How long ago a message must have been sent before it is sent again because its recipient asks for it."""
+RESEND_INTERVAL_S = 5.0
+"""How often everything is sent again to a recipient whose daemon comes back again and again."""
 EPOCH_INTERVAL_S = 5.0
 """How often a stream may begin a new epoch."""
 MAX_NAMED_EPOCH = 2**52
@@ -91,6 +93,9 @@ class Outbox:
         self._followed = followed
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
         self._queue = SendQueue()
+        self._resends = Pace[str](clock, RESEND_INTERVAL_S)
+        self._came_back: set[str] = set()
+        """The recipients to whom everything is sent again as soon as their turn comes."""
         self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
         self._unanswered: Counter[str] = Counter(journal.outgoing.stored_by_peer())
         self.next_expiry: int | None = journal.outgoing.next_expiry()
@@ -397,18 +402,33 @@ class Outbox:
 
     def resend_all(self) -> None:
         """Send everything again that is not stored, because the broker may have forgotten it."""
-        for entry in self._queue.sent():
-            self._queue.resend(entry)
+        self._came_back.clear()
+        self._resend(self._queue.sent())
 
     def resend_to(self, peer: str) -> None:
         """Send again what waits for the receipt of a recipient, because its daemon came back."""
-        for entry in self._queue.sent_to(peer):
-            entry.first_sent = None
-            self._queue.resend(entry)
+        if self._queue.has_messages_to(peer):
+            self._came_back.add(peer)
+            self._resend_to_those_who_came_back()
 
     def resend_due(self) -> None:
-        """Send again what has waited long enough for its receipt."""
+        """Send again what has waited long enough for its receipt, or for the turn of its recipient."""
         for entry in self._queue.take_due(self._clock.elapsed()):
+            self._queue.resend(entry)
+        self._resend_to_those_who_came_back()
+
+    def _resend_to_those_who_came_back(self) -> None:
+        for peer in sorted(self._came_back):
+            if self._resends.take(peer):
+                self._came_back.remove(peer)
+                entries = self._queue.sent_to(peer)
+                for entry in entries:
+                    entry.first_sent = None
+                self._resend(entries)
+
+    def _resend(self, entries: Iterable[OutboxEntry]) -> None:
+        for entry in entries:
+            entry.times_requested = 0
             self._queue.resend(entry)
 
     def flush(self) -> None:

@@ -90,8 +90,7 @@ class Presence:
         """Store the status of a user.
 
         Returns:
-            Whether the user is online now. That may be news even if they were online before: a broker that restarted
-            has forgotten what we sent them.
+            Whether the user's daemon has come online, after it was offline or with a new start.
 
         Raises:
             Refused: the user did not sign it, or it is not a status.
@@ -99,11 +98,11 @@ class Presence:
         if not payload:
             return False  # anybody may clear a retained message, so this is not the word of the user
         boot, online = _read_status(user, payload)
-        before = self._known.get(user, (0, False))
+        before = self._known.get(user, (-1, False))
         if boot < before[0]:
             return False
         self._known[user] = (boot, online)
-        return online
+        return online and before != (boot, True)
 
 
 def _read_status(user: str, payload: bytes) -> tuple[int, bool]:

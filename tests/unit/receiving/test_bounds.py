@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.lone_daemon import LoneDaemon, Peer
 
+from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflows.protocol.notice import MAX_RECEIPTS, MAX_STREAM_LINES
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.receiving.blocked import MAX_RELEASED
-from p2pflowsd.sending.outbox import EPOCH_INTERVAL_S
+from p2pflowsd.sending.outbox import EPOCH_INTERVAL_S, RESEND_INTERVAL_S
 from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES, MAX_BUNDLE_MESSAGES
 
 EPOCH = 5
@@ -274,6 +275,26 @@ def test_a_recipient_that_lost_much_gets_a_window(bob: LoneDaemon) -> None:
     before = len(ann.received("x"))
     ann.notify(gaps=[["x", epoch_to(bob, ann), 0]])
     assert len(ann.received("x")) - before == MAX_BUNDLE_MESSAGES
+
+
+def test_a_recipient_that_says_again_and_again_that_it_is_online(bob: LoneDaemon, mallory: Peer) -> None:
+    """A status that says nothing new sends nothing again, and one that changes all the time does so once in 5 s."""
+    send_posts(bob, mallory, 10, fill=50_000)
+    once = sum(len(bundle) for bundle in bob.link.sent[topics.inbox(mallory.user, "x")])
+    bob.sleep(0.1)
+    with bob.measured() as cost:
+        for _ in range(40):
+            mallory.show(boot=1, online=True)
+    assert cost.published <= once
+    with bob.measured() as cost:
+        for boot in range(2, 42):
+            mallory.show(boot=boot, online=boot % 2 == 0)
+            mallory.show(boot=boot, online=True)
+    assert cost.published == 0
+    with bob.measured() as cost:
+        bob.timeline.sleep(RESEND_INTERVAL_S)
+        bob.node.process_batch([])
+    assert once * 0.9 < cost.published <= once * 1.1
 
 
 _NAMES = st.sampled_from(["User", "x", "e1", "_reply", "_instances", "a" * 64])
