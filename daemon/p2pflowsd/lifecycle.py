@@ -92,7 +92,13 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
             }
         ),
         OutgoingState.STORED: frozenset(
-            {OutgoingState.DONE, OutgoingState.FAILED, OutgoingState.EXPIRED, OutgoingState.CANCELLED}
+            {
+                OutgoingState.PENDING,
+                OutgoingState.DONE,
+                OutgoingState.FAILED,
+                OutgoingState.EXPIRED,
+                OutgoingState.CANCELLED,
+            }
         ),
         OutgoingState.DONE: frozenset({OutgoingState.FAILED}),
         OutgoingState.FAILED: frozenset(),
@@ -112,7 +118,8 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
 """The legal moves, by the kind of state, the old state and the new one.
 
 Each kind has its own table, because states of two kinds are equal if they have the same name. A post is done once its
-recipient has stored it, and may still fail there later.
+recipient has stored it, and may still fail there later. A stored call is pending again when its recipient misses it,
+because its journal was replaced by an older copy.
 """
 
 OPEN_INCOMING = frozenset(

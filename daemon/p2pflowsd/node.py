@@ -133,6 +133,7 @@ class Node:
             entropy=entropy,
             faults=faults,
             waiters=waiters,
+            notices=notices,
             followed=followed,
         )
         self.messages = OwnMessages(journal=journal, clock=clock, outbox=outbox, waiters=waiters)
@@ -394,8 +395,11 @@ class Node:
                 case topics.PresenceTopic(user, "status") if user == self.user:
                     self._notice_twin(delivery)
                 case topics.PresenceTopic(user, "status"):
-                    if user != self.user and self.presence.learn(user, delivery.payload):
+                    boot = self.presence.boot(user)
+                    if self.presence.learn(user, delivery.payload):
                         self.outbox.resend_to(user)
+                        if self.presence.boot(user) != boot:
+                            self.outbox.check_stored(user)
                 case _:
                     raise Refused("wrong_topic")  # noqa: TRY301 - one place counts refusals
         except Refused as refused:

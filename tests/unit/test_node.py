@@ -761,3 +761,79 @@ def test_a_withdrawn_call_gets_no_answer(world: World) -> None:
     assert ann.state_of(asked.result) == "cancelled"
     assert [fact.id for fact in world.facts if fact.kind == "accepted" and fact.node == bob.user] == []
     assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_calls_that_an_older_journal_lacks_are_sent_again(world: World) -> None:
+    """Questions whose receipts were sent after the copy of a journal was made are asked again once it is put back."""
+    ann, bob, _ = world.machines
+    before = ann.send(Type.CALL, bob, HUMAN, {"text": "number 0?"}, 600)
+    world.run(0.5)
+    copy = world.folder / "copy.sqlite3"
+    bob.back_up(copy)
+    asked = [before, *(ann.send(Type.CALL, bob, HUMAN, {"text": f"number {n}?"}, 600) for n in (1, 2, 3))]
+    world.run(0.5)
+    assert [ann.state_of(call.result) for call in asked] == ["stored"] * 4
+    bob.restore(copy)
+    world.run(3)
+    ids = [call.result for call in asked]
+    assert sorted(prompt for prompt, _ in bob.open_prompts()) == sorted(ids)
+    assert [fact.id for fact in world.facts if fact.kind == "prompt_added"] == [*ids, *ids[1:]]
+    assert [ann.state_of(call.result) for call in asked] == ["stored"] * 4
+    for prompt, _ in bob.open_prompts():
+        bob.answer(prompt, "yes")
+    world.run(0.5)
+    assert [ann.state_of(call.result) for call in asked] == ["done"] * 4
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+def test_a_call_that_an_older_journal_lacks_survives_a_restart_of_its_sender(world: World) -> None:
+    """The body of a stored call is there until the call ends, so that it can be sent again later."""
+    ann, bob, _ = world.machines
+    copy = world.folder / "copy.sqlite3"
+    bob.back_up(copy)
+    asked = ann.send(Type.CALL, bob, HUMAN, {"text": "still there?"}, 600)
+    world.run(0.5)
+    bob.kill()
+    ann.kill()
+    ann.start()
+    bob.restore(copy)
+    world.run(3)
+    assert bob.open_prompts() == [(asked.result, "call")]
+    bob.answer(asked.result, "yes")
+    world.run(0.5)
+    assert ann.state_of(asked.result) == "done"
+    assert ann._reader.execute("SELECT body FROM outgoing WHERE id = ?", (asked.result,)).fetchone() == (None,)
+
+
+def test_a_restart_alone_repeats_nothing(world: World) -> None:
+    """A recipient that restarts with its own journal takes a call that is sent again for a repetition."""
+    ann, bob, _ = world.machines
+    asked = [ann.send(Type.CALL, bob, HUMAN, {"text": f"number {n}?"}, 600) for n in range(3)]
+    world.run(0.5)
+    bob.kill()
+    world.run(0.5)
+    bob.start()
+    world.run(3)
+    assert bob.node is not None
+    assert bob.node.journal.counters["refused.replayed"] == 1
+    assert [ann.state_of(call.result) for call in asked] == ["stored"] * 3
+    assert len([fact for fact in world.facts if fact.kind == "prompt_added"]) == 3
+    assert [*world.settle(), *check(world.facts)] == []
+
+
+@pytest.mark.parametrize("end", ["expired", "cancelled"])
+def test_what_waits_behind_a_message_that_has_ended_goes_on_at_once(world: World, end: str) -> None:
+    """A recipient that waits for a message learns at once that it has ended, and does not wait until it asks again."""
+    ann, bob, _ = world.machines
+    ann.clock.skew_ms = bob.clock.skew_ms - 3_600_000
+    first = ann.send(Type.CALL, bob, HUMAN, {"text": "first"}, 100)
+    second = ann.send(Type.CALL, bob, HUMAN, {"text": "second"}, 4 * 3600)
+    world.run(99)
+    assert [ann.state_of(call.result) for call in (first, second)] == ["pending", "stored"]
+    if end == "cancelled":
+        ann.ask(lambda node: node.messages.cancel(first.result))
+        world.run(0.3)
+    else:
+        world.run(1.5)
+    assert ann.state_of(first.result) == end
+    assert bob.open_prompts() == [(second.result, "call")]

@@ -18,7 +18,7 @@ _INSERT = insert_into(
         "state", "origin",
     ),
 )  # fmt: skip
-_KEEPS_BODY = frozenset({OutgoingState.FAILED, OutgoingState.EXPIRED})
+_KEEPS_BODY = frozenset({OutgoingState.PENDING, OutgoingState.STORED, OutgoingState.FAILED, OutgoingState.EXPIRED})
 _MOVE = {
     state: f"UPDATE outgoing SET state = '{state}', ended = ?, answer = coalesce(?, answer)"
     + ("" if state in _KEEPS_BODY else ", body = NULL")
@@ -58,7 +58,7 @@ class OutgoingTable(Table[OutgoingRow]):
         return self._db.execute(_INSERT, values).lastrowid or 0
 
     def move(self, message_id: str, state: OutgoingState, now: int, answer: bytes | None = None) -> bool:
-        """Move a message to a state if the move is legal; its body stays if the user can send it again."""
+        """Move a message to a state if the move is legal; its body stays if it may have to be sent again."""
         ended = None if state in OPEN_OUTGOING else now
         return self._changes_one(_MOVE[state], ended, answer, message_id)
 
@@ -74,6 +74,15 @@ class OutgoingTable(Table[OutgoingRow]):
         self._db.executemany(_MOVE[OutgoingState.STORED], [(None, None, message_id) for message_id in calls])
         self._db.executemany(_MOVE[OutgoingState.DONE], [(now, None, message_id) for message_id in others])
         self._db.executemany("DELETE FROM outgoing WHERE id = ?", [(message_id,) for message_id in answers])
+
+    def reopen(self, calls: Sequence[str]) -> None:
+        """Move stored calls back, because their recipient misses them.
+
+        Args:
+            calls: ids of stored calls.
+        """
+        self._db.executemany(_MOVE[OutgoingState.PENDING], [(None, None, message_id) for message_id in calls])
+        self._db.executemany("UPDATE outgoing SET note = '' WHERE id = ?", [(message_id,) for message_id in calls])
 
     def set_note(self, message_id: str, peer: str, note: str) -> None:
         """Store what the recipient last reported about an open message."""
@@ -119,10 +128,9 @@ class OutgoingTable(Table[OutgoingRow]):
         """Return the first pending messages that were accepted later than `now`, when the clock was ahead."""
         return self._many(f"{_OPEN} AND state = 'pending' AND created > ? ORDER BY n LIMIT ?", now, limit)
 
-    def stored_by_peer(self) -> dict[str, int]:
-        """Return how many stored calls wait for each peer's answer."""
-        query = f"SELECT peer, count(*) FROM outgoing {_OPEN} AND state = 'stored' GROUP BY peer"
-        return dict(self._db.execute(query))
+    def stored(self) -> list[OutgoingRow]:
+        """Return the calls that wait for their answer, oldest first."""
+        return self._many(f"{_OPEN} AND state = 'stored' ORDER BY n")
 
     def unsent(self) -> list[OutgoingRow]:
         """Return the requests that failed or expired, and that the user can send again, oldest first."""

@@ -23,6 +23,7 @@ from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
+from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.pace import Pace
 from p2pflowsd.sending.peer_clocks import PeerClocks
 from p2pflowsd.sending.presence import Followed
@@ -44,6 +45,8 @@ EPOCH_INTERVAL_S = 5.0
 """How often a stream may begin a new epoch."""
 MAX_NAMED_EPOCH = 2**52
 """A recipient that names a later epoch is not believed, since a stream whose epochs are used up has come to its end."""
+RESTART_INTERVAL_S = 5.0
+"""How often a recipient that restarts is asked whether it still has what it has stored."""
 NO_ROOM = frozenset({"requests_full", "streams_full"})
 """The reasons for which a recipient does not store a message that it may store later."""
 
@@ -60,6 +63,7 @@ class Outbox:
         entropy: random bytes for ids, nonces and jitter.
         faults: notified before and after publishing.
         waiters: notified of the end of each message.
+        notices: tells recipients what they need not wait for.
         followed: gets the users whose status matters, because we wait for something from them.
 
     Attributes:
@@ -79,6 +83,7 @@ class Outbox:
         entropy: Entropy,
         faults: Faults,
         waiters: Waiters,
+        notices: Notices,
         followed: Followed,
     ) -> None:
         self._user = user
@@ -89,6 +94,7 @@ class Outbox:
         self._entropy = entropy
         self._faults = faults
         self._waiters = waiters
+        self._notices = notices
         self.peer_clocks = PeerClocks(clock)
         self._followed = followed
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
@@ -97,15 +103,18 @@ class Outbox:
         self._came_back: set[str] = set()
         """The recipients to whom everything is sent again as soon as their turn comes."""
         self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
-        self._unanswered: Counter[str] = Counter(journal.outgoing.stored_by_peer())
+        self._restarts = Pace[str](clock, RESTART_INTERVAL_S)
+        self._unanswered: Counter[str] = Counter()
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._last_created = 0
         """When the newest pending message was accepted, by the clock of that moment."""
         for row in journal.outgoing.pending():
             self._last_created = max(self._last_created, row.created)
-            entry = OutboxEntry(row.row_id, row.id, row.type, row.peer, row.endpoint, row.size)
-            entry.epoch, entry.seq = row.epoch, row.seq
-            self._enqueue(entry)
+            self._enqueue(_entry(row))
+        for row in journal.outgoing.stored():
+            self._unanswered[row.peer] += 1
+            if row.size:  # older releases have removed the body
+                self._queue.keep_stored(_entry(row))
 
     @property
     def pending(self) -> int:
@@ -228,6 +237,9 @@ class Outbox:
             if note or entry is None:
                 self._journal.outgoing.set_note(message_id, peer, note)
         self._journal.count("delivered", len(settled))
+        for entry in settled:
+            if entry.type == Type.CALL:
+                self._queue.keep_stored(entry)
         calls = [entry.id for entry in settled if entry.type == Type.CALL]
         answers = [entry.id for entry in settled if entry.is_answer]
         others = [entry.id for entry in settled if entry.type in (Type.POST, Type.CANCEL)]
@@ -289,7 +301,12 @@ class Outbox:
         """End a message of ours; return False if it has ended already."""
         if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer):
             return False
+        entry = self._queue.get(row.id)
+        was_head = entry is not None and self._queue.is_head(entry)
         self._queue.remove(row.id)
+        self._queue.forget_stored(row.peer, row.endpoint, row.id)
+        if was_head and state in (OutgoingState.EXPIRED, OutgoingState.CANCELLED):
+            self._announce_skip(row.peer, row.endpoint)
         if row.state in OPEN_OUTGOING and row.type not in ANSWERS:
             self._stop_waiting(row.peer, 1)
         self._waiters.on_settled(row.id, state, answer)
@@ -300,8 +317,9 @@ class Outbox:
     def fill_gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
         """Repair a stream of which the recipient has missed messages.
 
-        The first messages of the stream that are still pending are sent again, as many as one bundle holds. A message
-        that was asked for before must have been sent longer ago each time.
+        The first messages of the stream that are still pending are sent again, as many as one bundle holds, and before
+        them the stored calls that the recipient misses because its journal is an older copy. A message that was asked
+        for before must have been sent longer ago each time.
 
         Args:
             peer: the user id of the recipient.
@@ -319,9 +337,19 @@ class Outbox:
         if position.seq <= seq:
             return (endpoint, epoch, END_OF_EPOCH) if self._begin_epoch(peer, endpoint, position) else None
         pending = self._queue.stream(peer, endpoint, MAX_BUNDLE_MESSAGES)
-        self._resend_requested(pending)
         first = pending[0].seq if pending else position.seq
+        missed = [entry for entry in self._queue.stored(peer, endpoint, seq) if entry.seq < first]
+        self._resend_requested([*missed, *pending])
+        first = missed[0].seq if missed else first
         return (endpoint, epoch, first) if first > seq else None
+
+    def _announce_skip(self, peer: str, endpoint: str) -> None:
+        """Tell a recipient at once that the first pending message of a stream has ended, as others may wait for it."""
+        position = self._journal.streams.get(Direction.OUTGOING, peer, endpoint)
+        if position is not None:
+            pending = self._queue.stream(peer, endpoint, 1)
+            first = pending[0].seq if pending else position.seq
+            self._notices.announce_skip(peer, endpoint, position.epoch, first)
 
     def start_new_epoch(
         self, peer: str, endpoint: str, epoch: int, message_id: str, expected: Position | None = None
@@ -365,12 +393,24 @@ class Outbox:
     def _resend_requested(self, entries: Sequence[OutboxEntry]) -> None:
         elapsed = self._clock.elapsed()
         size = 0
-        for entry in entries:
+        missed = []
+        for entry in entries[:MAX_BUNDLE_MESSAGES]:
             size += entry.size
             if size > MAX_BUNDLE_BYTES and entry is not entries[0]:
                 break
-            if elapsed >= entry.sent_at + REQUEST_BACKOFF.delay_s(entry.times_requested) and self._queue.resend(entry):
+            if elapsed < entry.sent_at + REQUEST_BACKOFF.delay_s(entry.times_requested):
+                continue
+            if entry.is_settled:
+                missed.append(entry)
+            if entry.is_settled or self._queue.resend(entry):
                 entry.times_requested += 1
+        self._reopen(missed)
+
+    def _reopen(self, entries: Sequence[OutboxEntry]) -> None:
+        """Send stored calls again."""
+        self._journal.outgoing.reopen([entry.id for entry in entries])
+        self._journal.count("delivered", -len(entries))
+        self._queue.reopen(entries)
 
     def redate(self) -> None:
         """Give the messages new times that were accepted while the clock was ahead, as recipients refuse them.
@@ -410,6 +450,15 @@ class Outbox:
         if self._queue.has_messages_to(peer):
             self._came_back.add(peer)
             self._resend_to_those_who_came_back()
+
+    def check_stored(self, peer: str) -> None:
+        """Send the last stored call of each stream again to a recipient that has restarted, but not too often.
+
+        If its journal was replaced by an older copy, it misses the calls before that one, and asks for them.
+        """
+        newest = self._queue.newest_stored(peer)
+        if newest and self._restarts.take(peer):
+            self._reopen(newest)
 
     def resend_due(self) -> None:
         """Send again what has waited long enough for its receipt, or for the turn of its recipient."""
@@ -540,6 +589,13 @@ def _in_epoch(stream: Position | None, entry: OutboxEntry, body: bytes) -> bytes
     if stream is None or entry.is_answer or entry.epoch == stream.epoch:
         return body
     return Message.model_validate_json(body).model_copy(update={"epoch": stream.epoch}).to_bytes()
+
+
+def _entry(row: OutgoingRow) -> OutboxEntry:
+    """The entry of a message that the journal has."""
+    entry = OutboxEntry(row.row_id, row.id, row.type, row.peer, row.endpoint, row.size)
+    entry.epoch, entry.seq = row.epoch, row.seq
+    return entry
 
 
 def _ignore(_row: OutgoingRow, _state: OutgoingState, _answer: bytes | None) -> None:

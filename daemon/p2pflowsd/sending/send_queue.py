@@ -1,10 +1,10 @@
-"""The pending messages in memory: which are to be sent, and which were sent and wait for their receipt."""
+"""The open messages in memory: which are to be sent, which wait for their receipt, and which calls are stored."""
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -20,7 +20,7 @@ MAX_CACHED_BYTES = 16_000_000
 
 @dataclass(slots=True)
 class OutboxEntry:
-    """A pending message.
+    """A pending message, or a stored call.
 
     Attributes:
         row_id: its number in the journal.
@@ -36,7 +36,7 @@ class OutboxEntry:
         is_untimely: whether its recipient has refused it for its times.
         sent_at: when it was sent last.
         times_requested: how often its recipient has asked for it in vain, see `Outbox.fill_gap`.
-        is_settled: whether it was removed from the queue.
+        is_settled: whether it was removed from the queue; a stored call may come back.
         epoch: the epoch in which it was accepted; it is sent in the current one of its stream.
         seq: its number in its stream.
     """
@@ -70,7 +70,7 @@ class OutboxEntry:
 
 
 class SendQueue:
-    """Pending messages, sent to each recipient in the order in which they were added."""
+    """Pending messages, sent to each recipient in the order in which they were added; and stored calls."""
 
     def __init__(self) -> None:
         self._entries: dict[str, OutboxEntry] = {}
@@ -78,6 +78,8 @@ class SendQueue:
         self._sent: dict[str, dict[str, OutboxEntry]] = {}
         """By recipient and id."""
         self._streams: dict[tuple[str, str], OrderedDict[str, OutboxEntry]] = {}
+        self._stored: dict[str, dict[str, dict[str, OutboxEntry]]] = {}
+        """Calls that wait for their answer, by recipient, endpoint and id."""
         self._count_to: Counter[str] = Counter()
         self._due: list[tuple[float, int, OutboxEntry]] = []
         """A heap; an entry that is not sent, or was sent again, is out of date."""
@@ -123,6 +125,46 @@ class SendQueue:
                 del stream[entry.id]
                 if not stream:
                     del self._streams[entry.stream]
+
+    def is_head(self, entry: OutboxEntry) -> bool:
+        """Return whether a message is the first pending one of its stream."""
+        return not entry.is_answer and next(iter(self._streams[entry.stream])) == entry.id
+
+    def keep_stored(self, entry: OutboxEntry) -> None:
+        """Remember a call that its recipient has stored, because it may miss the call later."""
+        self._stored.setdefault(entry.peer, {}).setdefault(entry.endpoint, {})[entry.id] = entry
+
+    def forget_stored(self, peer: str, endpoint: str, message_id: str) -> None:
+        """Forget a stored call that has ended; does nothing if it is not stored."""
+        streams = self._stored.get(peer, {})
+        calls = streams.get(endpoint, {})
+        if calls.pop(message_id, None) is not None and not calls:
+            del streams[endpoint]
+            if not streams:
+                del self._stored[peer]
+
+    def stored(self, peer: str, endpoint: str, first: int) -> list[OutboxEntry]:
+        """Return the stored calls of one stream from a number on, in the order of the stream."""
+        calls = self._stored.get(peer, {}).get(endpoint, {}).values()
+        return sorted((entry for entry in calls if entry.seq >= first), key=_seq)
+
+    def newest_stored(self, peer: str) -> list[OutboxEntry]:
+        """Return the last stored call of each stream to a recipient that has no pending message."""
+        streams = self._stored.get(peer, {})
+        return [
+            max(calls.values(), key=_seq)
+            for endpoint, calls in streams.items()
+            if (peer, endpoint) not in self._streams
+        ]
+
+    def reopen(self, entries: Sequence[OutboxEntry]) -> None:
+        """Queue stored calls again; they come before all pending messages of their streams, and are in order."""
+        for entry in entries:
+            self.forget_stored(*entry.stream, entry.id)
+            entry.is_settled = False
+            self.add(entry)
+        for entry in reversed(entries):
+            self._streams[entry.stream].move_to_end(entry.id, last=False)
 
     def resend(self, entry: OutboxEntry) -> bool:
         """Queue a message again if it was sent; a message that was not sent keeps its place in the queue.
@@ -230,3 +272,7 @@ class SendQueue:
 
 def _row_id(entry: OutboxEntry) -> int:
     return entry.row_id
+
+
+def _seq(entry: OutboxEntry) -> int:
+    return entry.seq

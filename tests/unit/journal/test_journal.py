@@ -384,6 +384,7 @@ def test_bodies_are_removed_when_nothing_needs_them(journal: Journal) -> None:
             journal.outgoing.move(message_id, end, NOW)
     assert set(journal.incoming.bodies([*kept.values(), done])) == set(kept.values())
     assert {end for end, message_id in sent.items() if journal.outgoing.body(message_id)} == {
+        OutgoingState.STORED,
         OutgoingState.FAILED,
         OutgoingState.EXPIRED,
     }

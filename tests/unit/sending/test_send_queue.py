@@ -123,3 +123,22 @@ def test_cached_bodies_are_limited(queue: SendQueue, monkeypatch: pytest.MonkeyP
     assert add(queue, 3).body is not None
     send(queue)
     assert entries[0].body is None
+
+
+def test_stored_calls_come_back_before_the_pending_ones(queue: SendQueue) -> None:
+    """A stored call is remembered until it ends; calls that are missed are sent again, first in their stream."""
+    entries = [add(queue, number) for number in range(5)]
+    for seq, entry in enumerate(entries):
+        entry.seq = seq
+    for entry in entries[:4]:
+        queue.remove(entry.id)
+        queue.keep_stored(entry)
+    queue.forget_stored(ANN, "echo", entries[3].id)
+    assert queue.newest_stored(ANN) == []
+    assert queue.stored(ANN, "echo", 1) == entries[1:3]
+    queue.reopen(entries[1:3])
+    assert queue.stream(ANN, "echo", 9) == [entries[1], entries[2], entries[4]]
+    for entry in queue.stream(ANN, "echo", 9):
+        queue.remove(entry.id)
+    assert queue.newest_stored(ANN) == [entries[0]]
+    assert queue.newest_stored(BOB) == []
