@@ -23,6 +23,7 @@ from p2pflows.cli.output import (
     wrap,
 )
 from p2pflows.cli.speech import with_label
+from p2pflows.errors import UsageError
 
 
 @click.command(epilog=examples("p2pflows inbox", "p2pflows inbox --json | jq -r '.[0].id'", "p2pflows inbox --watch"))
@@ -82,18 +83,33 @@ def answer(prompt_id: str, text: tuple[str, ...], as_json: bool) -> None:
     print_result(result, f"Answered {short_id(result['id'])}.", as_json)
 
 
-@click.command(epilog=examples("p2pflows decline 4f1c22d9", "p2pflows decline 4f1c22d9 --reason 'Ask me tomorrow.'"))
-@click.argument("prompt_id", metavar="ID")
+@click.command(
+    epilog=examples(
+        "p2pflows decline 4f1c22d9",
+        "p2pflows decline 4f1c22d9 --reason 'Ask me tomorrow.'",
+        "p2pflows decline --from bob --all",
+    )
+)
+@click.argument("prompt_id", metavar="ID", required=False)
 @click.option("--reason", help="The reason, for the user who asks.")
+@click.option("--from", "asker", metavar="CONTACT", help="With --all: whose questions to decline.")
+@click.option("--all", "everything", is_flag=True, help="Decline all open questions of the --from contact.")
 @json_option
-def decline(prompt_id: str, reason: str | None, as_json: bool) -> None:
+def decline(prompt_id: str | None, reason: str | None, asker: str | None, everything: bool, as_json: bool) -> None:
     """Decline a question, or clear a note.
 
     ID is the id that the inbox shows. The user who asks gets the error 'declined'.
     """
+    if (prompt_id is None) != everything or everything != (asker is not None):
+        raise UsageError("What to decline is not clear.", "Give one ID, or: p2pflows decline --from CONTACT --all")
     with p2pflows.connect() as me:
-        result = me.request("decline", id=prompt_id, reason=reason)
-    print_result(result, f"Declined {short_id(result['id'])}.", as_json)
+        if prompt_id is not None:
+            result = me.request("decline", id=prompt_id, reason=reason)
+            print_result(result, f"Declined {short_id(result['id'])}.", as_json)
+            return
+        result = me.request("decline_all", user=asker, reason=reason)
+    count = result["declined"]
+    print_result(result, f"Declined {count:,} question{'' if count == 1 else 's'}.", as_json)
 
 
 async def _watch(as_json: bool) -> None:

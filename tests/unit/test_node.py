@@ -20,6 +20,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
+from p2pflowsd.human import inbox
 from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.node import Node, Request
@@ -837,3 +838,21 @@ def test_what_waits_behind_a_message_that_has_ended_goes_on_at_once(world: World
         world.run(1.5)
     assert ann.state_of(first.result) == end
     assert bob.open_prompts() == [(second.result, "call")]
+
+
+def test_a_contact_cannot_flood_the_human(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An asker has so many open questions; the next is refused, others still ask, and all can be declined at once."""
+    monkeypatch.setattr(inbox, "MAX_OPEN_OF_PEER", 5)
+    ann, bob, cyd = world.machines
+    asked = [ann.send(Type.CALL, bob, HUMAN, {"text": str(number)}, 300) for number in range(7)]
+    asked.append(cyd.send(Type.POST, bob, HUMAN, {"text": "a note"}, 300))
+    world.run(2)
+    assert [ann.state_of(each.result) for each in asked[:7]] == ["stored"] * 5 + ["failed"] * 2
+    assert len(bob.open_prompts()) == 6
+    declined = [bob.ask(lambda node: node.inbox.decline_some(ann.user, "too much", 3)) for _ in range(3)]
+    world.run(2)
+    assert [each.result for each in declined] == [3, 2, 0]
+    assert [kind for _, kind in bob.open_prompts()] == ["post"]
+    again = ann.send(Type.CALL, bob, HUMAN, {"text": "again"}, 300)
+    world.run(1)
+    assert ann.state_of(again.result) == "stored"

@@ -9,6 +9,9 @@ from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import Count, Flag, IdPart, NoParameters, Parameters, Text
 from p2pflowsd.human.conversations import newest
 
+MAX_DECLINED = 200
+"""Prompts that one batch declines, so that no batch takes long."""
+
 
 class InboxParameters(Parameters):
     """Which prompts to list."""
@@ -33,6 +36,13 @@ class DeclineParameters(Parameters):
     """A prompt, by its id or a part of it, and why the human declines."""
 
     id: IdPart
+    reason: Text = ""
+
+
+class DeclineAllParameters(Parameters):
+    """Whose prompts, and why the human declines them."""
+
+    user: Text
     reason: Text = ""
 
 
@@ -74,6 +84,19 @@ async def decline(daemon: Daemon, params: DeclineParameters) -> Any:
     """
     prompt = await daemon.run(lambda: daemon.node.inbox.decline(params.id, params.reason))
     return {"id": prompt.id}
+
+
+async def decline_all(daemon: Daemon, params: DeclineAllParameters) -> Any:
+    """Decline all open prompts of one user, and clear away their notes.
+
+    Returns:
+        `declined`: how many there were
+    """
+    user = daemon.resolve_user(params.user)
+    total = 0
+    while found := await daemon.run(lambda: daemon.node.inbox.decline_some(user, params.reason, MAX_DECLINED)):
+        total += found
+    return {"declined": total}
 
 
 async def watch(daemon: Daemon, _params: NoParameters) -> Any:

@@ -25,6 +25,7 @@ METHODS: dict[str, Method[Any]] = {
     "conversations": Method(human.ConversationsParameters, human.conversations),
     "answer": Method(human.AnswerParameters, human.answer),
     "decline": Method(human.DeclineParameters, human.decline),
+    "decline_all": Method(human.DeclineAllParameters, human.decline_all),
     "serve": Method(serving.ServeParameters, serving.serve),
     "unserve": Method(serving.EndpointParameters, serving.unserve),
     "delete_endpoint": Method(serving.EndpointParameters, serving.delete_endpoint),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from p2pflows.errors import BadInput, Declined, TooLarge, UsageError
+from p2pflows.errors import BadInput, Declined, NotAllowed, TooLarge, UsageError
 from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
@@ -16,6 +16,8 @@ from p2pflowsd.lifecycle import PromptState
 from p2pflowsd.running.settlement import Settlement
 
 TEXT_KEYS = ("api_output", "prompt", "text")
+MAX_OPEN_OF_PEER = 1_000
+"""Open questions and notes of one asker."""
 MAX_ANSWER_BYTES = 100_000
 """So that the answer fits into a message even when JSON escapes all of it."""
 
@@ -59,7 +61,13 @@ class Inbox:
 
         Raises:
             BadInput: the data has no text, or another prompt has the same id.
+            NotAllowed: the asker has as many open questions as one may have.
         """
+        if self._journal.prompts.count_open_of(row.peer) >= MAX_OPEN_OF_PEER:
+            raise NotAllowed(
+                f"You have {MAX_OPEN_OF_PEER:,} open questions there, as many as one may have.",
+                "Ask again when some of them have ended.",
+            )
         if self._journal.prompts.has_id(row.id):
             raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
         prompt = self._journal.prompts.add(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
@@ -102,18 +110,28 @@ class Inbox:
             UsageError: not exactly one open prompt has such an id.
         """
         prompt = self._find_open(part)
-        self._end(prompt, PromptState.DECLINED, reason or None)
-        if prompt.type == Type.POST:
-            self._settlement.finish(self._request(prompt), {})
-        else:
-            self._settlement.fail(self._request(prompt), Declined(reason or "They declined to answer."))
+        self._decline(prompt, reason)
         return prompt
+
+    def decline_some(self, peer: str, reason: str, limit: int) -> int:
+        """Decline some of the open prompts of one asker, and return how many there were."""
+        prompts = self._journal.prompts.open_of(peer, limit)
+        for prompt in prompts:
+            self._decline(prompt, reason)
+        return len(prompts)
 
     def withdraw(self, row_id: int, state: PromptState) -> None:
         """End the prompt of a request that needs no answer any more; does nothing if there is none."""
         prompt = self._journal.prompts.get(row_id)
         if prompt is not None and prompt.state == PromptState.OPEN:
             self._end(prompt, state, None)
+
+    def _decline(self, prompt: PromptRow, reason: str) -> None:
+        self._end(prompt, PromptState.DECLINED, reason or None)
+        if prompt.type == Type.POST:
+            self._settlement.finish(self._request(prompt), {})
+        else:
+            self._settlement.fail(self._request(prompt), Declined(reason or "They declined to answer."))
 
     def _request(self, prompt: PromptRow) -> IncomingRow:
         row = self._journal.incoming.get(prompt.row_id)

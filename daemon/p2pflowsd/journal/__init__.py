@@ -190,6 +190,8 @@ def _open(path: Path, *, must_exist: bool) -> sqlite3.Connection:
     with _opening(path):
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         db = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+        if path.stat().st_size == 0:  # in a file with tables it has no effect
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         for pragma in _PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
         migrate(db)

@@ -114,6 +114,11 @@ def _blocked_requests_have_an_index(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX incoming_blocked ON incoming (peer, endpoint, epoch, seq) WHERE state = 'blocked'")
 
 
+def _open_prompts_have_peers(db: sqlite3.Connection) -> None:
+    """Count the open questions of one peer without reading those of others."""
+    db.execute("CREATE INDEX prompts_open_of_peer ON prompts (peer) WHERE state = 'open'")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -123,6 +128,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _answers_have_an_index,
     _open_requests_have_peers,
     _blocked_requests_have_an_index,
+    _open_prompts_have_peers,
 )
 
 

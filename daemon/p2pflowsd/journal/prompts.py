@@ -15,6 +15,9 @@ _END = {
     state: f"UPDATE prompts SET state = '{state}', answer = ?, ended = ? WHERE n = ? AND {is_one_of(may_become(state))}"
     for state in PromptState
 }
+# SQLite may read all open questions to find those of a peer, unless it must use this index.
+_OPEN_OF = "INDEXED BY prompts_open_of_peer WHERE state = 'open' AND peer = ?"
+_COUNT_OPEN_OF = f"SELECT count(*) FROM prompts {_OPEN_OF}"
 
 
 class PromptTable(Table[PromptRow]):
@@ -65,6 +68,15 @@ class PromptTable(Table[PromptRow]):
     def open(self) -> list[PromptRow]:
         """Return all open questions, oldest first."""
         return self._many("WHERE state = 'open' ORDER BY place")
+
+    def count_open_of(self, peer: str) -> int:
+        """Return how many open questions a peer has asked."""
+        count: int = self._value(_COUNT_OPEN_OF, peer)
+        return count
+
+    def open_of(self, peer: str, limit: int) -> list[PromptRow]:
+        """Return some of a peer's open questions."""
+        return self._many(f"{_OPEN_OF} LIMIT ?", peer, limit)
 
     def all(self) -> list[PromptRow]:
         """Return all questions, oldest first."""

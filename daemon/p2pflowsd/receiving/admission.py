@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from p2pflows.contacts import Contacts
-from p2pflows.errors import BadInput, CallError, Cancelled, NotAllowed, NotServed
+from p2pflows.errors import CallError, Cancelled, NotAllowed, NotServed
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Message, Type, derived_id
 from p2pflowsd.clock import Clock
@@ -213,7 +213,7 @@ class Admission:
     def _ask(self, row: IncomingRow, message: Message) -> None:
         try:
             self._inbox.ask(row, message.data, message.source)
-        except BadInput as error:
+        except CallError as error:
             self._settlement.fail(row, error)
             return
         self._journal.incoming.move(row.row_id, IncomingState.ASKED)

@@ -151,16 +151,21 @@ def test_inbox_shows_questions(daemon: ScriptedDaemon) -> None:
 
 def test_answer_and_decline(daemon: ScriptedDaemon) -> None:
     """An answer is one argument, several, or stdin; `decline` may have a reason."""
-    daemon.script.update(answer={"id": ID}, decline={"id": ID})
+    daemon.script.update(answer={"id": ID}, decline={"id": ID}, decline_all={"declined": 3})
     assert run_here(daemon.home, "answer", "4f1c22d9", "Hey there neighbor!!").err == "Answered 4f1c22d9.\n"
     run_here(daemon.home, "answer", "4f1c22d9", "of", "course")
     run_here(daemon.home, "answer", "4f1c22d9", "-", stdin="two\nlines\n")
     assert run_here(daemon.home, "decline", "4f1c22d9", "--reason", "no", "--json").document == {"id": ID}
+    told = run_here(daemon.home, "decline", "--from", "bob", "--all")
+    assert told.err.strip() == "Declined 3 questions."
+    for unclear in ([], ["--all"], ["4f1c22d9", "--all"], ["--from", "bob"], ["4f1c22d9", "--from", "bob"]):
+        assert run_here(daemon.home, "decline", *unclear).code == 2
     assert daemon.asked == [
         ("answer", {"id": "4f1c22d9", "text": "Hey there neighbor!!"}),
         ("answer", {"id": "4f1c22d9", "text": "of course"}),
         ("answer", {"id": "4f1c22d9", "text": "two\nlines"}),
         ("decline", {"id": "4f1c22d9", "reason": "no"}),
+        ("decline_all", {"user": "bob"}),
     ]
 
 

@@ -167,6 +167,22 @@ def test_the_advice_fits_the_failure(journal: Journal, statement: str, advice: s
     assert failed.value.advice.startswith(advice)
 
 
+def test_pruned_rows_give_their_pages_back(journal: Journal, path: Path) -> None:
+    """The file shrinks once its rows have gone."""
+    with journal.transaction():
+        for number in range(2_000):
+            receive(journal, number + 1)
+    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    before = path.stat().st_size
+    with journal.transaction():
+        journal._db.execute("DELETE FROM incoming")
+    for _ in range(5):
+        with journal.transaction():
+            journal.prune(NOW)
+    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert path.stat().st_size < before / 2
+
+
 def test_a_disk_that_cannot_be_written_can_be_read(journal: Journal) -> None:
     """Reading needs no transaction, and works after a commit has failed."""
     with journal.transaction():
