@@ -485,7 +485,8 @@ def _unreadable(what: str) -> CallError:
 
 
 def _error(content: dict[str, Any]) -> P2pflowsError:
-    return from_kind(str(content["code"]), str(content["message"]), str(content.get("hint") or ""))
+    error = from_kind(str(content["code"]), str(content["message"]), str(content.get("hint") or ""))
+    return error.said_by(str(content["from"]), content.get("name")) if content.get("from") else error
 
 
 def _data_or_state(result: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ On the wire, an error is named by its `kind`; docs/PROTOCOL.md lists all kinds.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 
 class P2pflowsError(Exception):
@@ -36,10 +36,14 @@ class P2pflowsError(Exception):
     Attributes:
         kind: the name of the error in JSON and on the wire.
         exit_code: the exit code of a command that fails with this error.
+        user: the id of the other user whose daemon or flow chose the words; empty if they are ours.
+        name: the petname of that user, if they are a contact.
     """
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    user: str = ""
+    name: str | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -47,8 +51,18 @@ class P2pflowsError(Exception):
         self.hint = str(hint)
 
     def as_json(self) -> dict[str, str]:
-        """Return the object that `--json` prints and that the control API returns."""
+        """Return the object that `--json` prints."""
         return {"code": self.kind, "message": self.message, "hint": self.hint}
+
+    def as_reply(self) -> dict[str, str | None]:
+        """Return the object that the control API returns; it also says whose words they are, if not ours."""
+        about = {"from": self.user, "name": self.name} if self.user else {}
+        return {**self.as_json(), **about}
+
+    def said_by(self, user: str, name: str | None = None) -> Self:
+        """Mark the words of this error as those of another user, and return it."""
+        self.user, self.name = user, name
+        return self
 
     def as_wire(self, max_chars: int | None = None) -> dict[str, str]:
         """Return the object that goes to other daemons and to workers (docs/PROTOCOL.md).
@@ -184,6 +198,18 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
 }
 
 
+ONLY_LOCAL = frozenset(
+    error.kind for error in (P2pflowsError, UsageError, DaemonNotRunning, JournalFailed, UnknownUser, Unreachable)
+)
+"""Kinds that only the daemon of the caller can know, so that no answer of another user may claim them."""
+
+
+def as_theirs(content: dict[str, Any], user: str) -> dict[str, Any]:
+    """Mark the error in another user's answer as theirs; a kind that they cannot know becomes `flow_failed`."""
+    kind = str(content.get("kind", ""))
+    return {**content, "kind": FlowFailed.kind if kind in ONLY_LOCAL else kind, "from": user}
+
+
 def from_kind(kind: str, message: str, hint: str = "") -> P2pflowsError:
     """Return an error of a kind; of an unknown kind, a plain CallError."""
     return BY_KIND.get(kind, CallError)(message, hint)
@@ -198,8 +224,12 @@ def replay_diverged() -> FlowFailed:
 
 
 def from_peer(content: object) -> CallError:
-    """Return the error in another user's answer; a kind that no answer may have becomes a plain CallError."""
+    """Return the error in an answer, as `as_theirs` marked it if it is another user's.
+
+    A kind that no answer may have becomes a plain CallError.
+    """
     fields = content if isinstance(content, dict) else {}
     kind, message, hint = (str(fields.get(name, "")) for name in ("kind", "message", "hint"))
     known = BY_KIND.get(kind, CallError)
-    return (known if issubclass(known, CallError) else CallError)(message or "No reason was given.", hint)
+    error = (known if issubclass(known, CallError) else CallError)(message or "No reason was given.", hint)
+    return error.said_by(fields["from"]) if isinstance(fields.get("from"), str) else error

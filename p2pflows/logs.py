@@ -7,22 +7,36 @@ import logging
 import sys
 import time
 
+from p2pflows.foreign_text import escape, escape_lines, shorten_lines
+
 _VERBOSE_LIBRARIES = ("httpx", "httpx2", "openai", "huggingface_hub")
 """They log each request at level info."""
+MAX_MESSAGE_CHARS = 8_000
+MAX_TRACE_LINES = 100
+MAX_TRACE_CHARS = 64_000
 
 
-class _Logfmt(logging.Formatter):
+class Logfmt(logging.Formatter):
+    """Formats a record as one line, and its exception below it."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        text = json.dumps(record.getMessage(), ensure_ascii=False)
+        # Messages and exceptions may hold the words of others: nothing of them may control a terminal, or fill the log.
+        message = record.getMessage()
+        text = escape(json.dumps(message[:MAX_MESSAGE_CHARS], ensure_ascii=False))
         line = f"time={at}.{int(record.msecs):03}Z level={record.levelname.lower()} source={record.name} msg={text}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        trace = escape_lines(self.formatException(record.exc_info)).split("\n")
+        # Indented, so that no text in it can pass for a line of the log.
+        return "\n  ".join([line, *shorten_lines(trace, MAX_TRACE_LINES, MAX_TRACE_CHARS)])
 
 
 def to_stderr(level: str) -> None:
     """Log to stderr, from a level on; verbose libraries log warnings only, unless the level is debug."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Logfmt())
+    handler.setFormatter(Logfmt())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     if level.upper() != "DEBUG":
         for name in _VERBOSE_LIBRARIES:

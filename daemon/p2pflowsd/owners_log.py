@@ -10,6 +10,8 @@ from p2pflowsd.journal import Journal
 REPEAT_INTERVAL_S = 60.0
 """How long the same entry is not written again."""
 MAX_REMEMBERED = 10_000
+MAX_DETAIL_CHARS = 1_000
+"""How much of a text, which may be another user's, an entry holds."""
 MAX_NOTES_PER_INTERVAL = 100
 """How many entries in a minute may be about one contact, and how many about all strangers together."""
 
@@ -34,6 +36,7 @@ class OwnersLog:
             detail: what happened, as a sentence.
         """
         elapsed = self._clock.elapsed()
+        detail = detail if len(detail) <= MAX_DETAIL_CHARS else detail[: MAX_DETAIL_CHARS - 1] + "…"
         key = (what, peer, endpoint, detail)
         if self._noted.get(key, -REPEAT_INTERVAL_S) + REPEAT_INTERVAL_S > elapsed:
             return

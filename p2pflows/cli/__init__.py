@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from p2pflows import __version__
-from p2pflows.cli.output import Interrupted, escape_lines, say, style, to_json
+from p2pflows.cli.output import Interrupted, error_lines, say, style, to_json
 from p2pflows.errors import P2pflowsError, UsageError
 
 DEBUG = "P2PFLOWS_DEBUG"
@@ -218,7 +218,8 @@ def _fail(error: P2pflowsError, as_json: bool) -> int:
     else:
         if isinstance(error, Interrupted) and sys.stderr is not None and sys.stderr.isatty():
             say("")  # ends the line on which the terminal shows ^C
-        say(f"{style('Error', fg='red', bold=True)} [{error.kind}]: {escape_lines(error.message)}")
-        if error.hint:
-            say(escape_lines(error.hint))
+        first, *advice = error_lines(error) or [""]
+        say(f"{style('Error', fg='red', bold=True)} [{error.kind}]: {first}")
+        for line in advice:
+            say(line)
     return error.exit_code

@@ -12,9 +12,10 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import decode, stdin_is_piped
-from p2pflows.cli.output import display_name, escape, say, say_error, stdout_is_terminal, time_left
+from p2pflows.cli.output import display_name, say, say_error, stdout_is_terminal, time_left
 from p2pflows.cli.speech import print_speech, with_label
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
+from p2pflows.foreign_text import escape
 
 _QUIT, _SKIP, _DECLINE = "/quit", "/skip", "/decline"
 

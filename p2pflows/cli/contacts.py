@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from p2pflows.cli.arguments import Contact, examples, json_option
-from p2pflows.cli.output import escape, print_json, print_result, print_table, say
+from p2pflows.cli.output import print_json, print_result, print_table, say
+from p2pflows.foreign_text import escape
 from p2pflows.home import home
 
 

@@ -10,7 +10,8 @@ import click
 
 from p2pflows.cli.arguments import examples, json_option
 from p2pflows.cli.identity import load_or_create
-from p2pflows.cli.output import ago, display_name, escape, in_one_unit, print_facts, print_json, print_table, say, style
+from p2pflows.cli.output import ago, display_name, in_one_unit, print_facts, print_json, print_table, say, style
+from p2pflows.foreign_text import escape
 from p2pflows.home import home
 
 

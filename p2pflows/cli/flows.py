@@ -19,8 +19,9 @@ from p2pflows.cli.arguments import (
     read_settings,
     settings_option,
 )
-from p2pflows.cli.output import escape, print_facts, print_json, print_result, print_table, say
+from p2pflows.cli.output import print_facts, print_json, print_result, print_table, say
 from p2pflows.errors import UsageError
+from p2pflows.foreign_text import escape
 
 CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
 

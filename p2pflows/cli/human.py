@@ -12,7 +12,6 @@ from p2pflows.cli.arguments import examples, json_option, read_stdin
 from p2pflows.cli.output import (
     ago,
     display_name,
-    escape,
     print_json,
     print_result,
     print_table,
@@ -24,6 +23,7 @@ from p2pflows.cli.output import (
 )
 from p2pflows.cli.speech import with_label
 from p2pflows.errors import UsageError
+from p2pflows.foreign_text import escape
 
 
 @click.command(epilog=examples("p2pflows inbox", "p2pflows inbox --json | jq -r '.[0].id'", "p2pflows inbox --watch"))

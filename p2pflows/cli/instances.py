@@ -16,7 +16,8 @@ from p2pflows.cli.arguments import (
     settings_option,
     timeout_option,
 )
-from p2pflows.cli.output import ago, display_name, escape, print_json, print_result, print_table, say
+from p2pflows.cli.output import ago, display_name, print_json, print_result, print_table, say
+from p2pflows.foreign_text import escape
 
 _owner_option = click.option(
     "--of", "owner", type=Contact(), metavar="CONTACT", help="The user who serves the flow.  [default: you]"

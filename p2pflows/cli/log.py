@@ -9,7 +9,8 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import examples, json_option
-from p2pflows.cli.output import ago, display_name, escape, print_json, print_table, say
+from p2pflows.cli.output import ago, display_name, print_json, print_table, say
+from p2pflows.foreign_text import escape
 
 _POLL_INTERVAL_S = 1.0
 

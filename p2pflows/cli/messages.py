@@ -8,8 +8,9 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import Address, examples, json_option, read_data, timeout_option
-from p2pflows.cli.output import Interrupted, escape_lines, print_json, print_result, short_id, to_json
+from p2pflows.cli.output import Interrupted, print_json, print_result, short_id, to_json
 from p2pflows.errors import DaemonNotRunning, UsageError
+from p2pflows.foreign_text import escape_lines
 
 _lines_option = click.option("--lines", is_flag=True, help="Send one message for each line of JSON on stdin.")
 _instance_option = click.option("--instance", metavar="ID", help="Use this mounted instance of the flow.")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pflows.cli.arguments import examples, json_option
-from p2pflows.cli.output import escape, print_json, print_table, say
+from p2pflows.cli.output import print_json, print_table, say
 from p2pflows.errors import UsageError
+from p2pflows.foreign_text import escape
 
 if TYPE_CHECKING:
     from p2pflows.modules.source import Wanted

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from p2pflows.errors import P2pflowsError
+from p2pflows.foreign_text import escape, escape_lines, quote
 
 _GAP = "  "
 _MAX_PHRASE_COLUMNS = 24
@@ -25,11 +26,6 @@ _MIN_TEXT_COLUMNS = 20
 _MAX_TEXT_LINES = 20
 _MAX_TEXT_CHARS = 4_000
 
-# Control characters, and characters that reorder or hide their neighbours.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -47,7 +43,14 @@ def say(text: str) -> None:
 
 def say_error(error: P2pflowsError) -> None:
     """Print an error that does not end the command."""
-    say(escape_lines(f"Error [{error.kind}]: {error.message} {error.hint}".rstrip()))
+    say(" ".join([f"Error [{error.kind}]:", *error_lines(error)]))
+
+
+def error_lines(error: P2pflowsError) -> list[str]:
+    """Return what an error says and what it advises; the words of another user are quoted, and give no advice."""
+    if error.user:
+        return [quote(display_name(error.name, error.user), error.message, error.hint)]
+    return [escape_lines(text) for text in (error.message, error.hint) if text]
 
 
 def style(text: str, *, fg: str | None = None, bold: bool = False) -> str:
@@ -72,16 +75,6 @@ def print_result(result: Any, sentence: str, as_json: bool) -> None:
         print_json(result)
     else:
         say(sentence)
-
-
-def escape(value: object) -> str:
-    """Return foreign text as one line, in which characters that could control a terminal are visible escapes."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(value))
-
-
-def escape_lines(value: object) -> str:
-    """Escape foreign text, but keep its line breaks."""
-    return "\n".join(escape(line.expandtabs(4)) for line in str(value).split("\n"))
 
 
 def short_id(message_id: str) -> str:

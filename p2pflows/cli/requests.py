@@ -6,7 +6,8 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import Stranger, examples, json_option
-from p2pflows.cli.output import ago, escape, print_json, print_result, say, style
+from p2pflows.cli.output import ago, print_json, print_result, say, style
+from p2pflows.foreign_text import escape
 from p2pflows.home import home
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from p2pflows.cli.output import escape, escape_lines, style
+from p2pflows.cli.output import style
+from p2pflows.foreign_text import escape, escape_lines
 
 
 def print_speech(name: str, text: object) -> None:

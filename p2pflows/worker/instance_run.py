@@ -180,7 +180,8 @@ def _granted(key: str, wanted: Subflow, answer: CallResult) -> Subflow:
     """
     if answer.error is not None:
         kind = type(answer.error) if isinstance(answer.error, CallError) else FlowFailed
-        raise kind(f"The subflow {key!r} cannot be mounted: {answer.error.message}", answer.error.hint)
+        error = kind(f"The subflow {key!r} cannot be mounted: {answer.error.message}", answer.error.hint)
+        raise error.said_by(answer.error.user) if answer.error.user else error
     try:
         target = Target(answer.sender, wanted.endpoint, answer.data.get("instance"))
     except (UsageError, TypeError) as error:

@@ -28,6 +28,7 @@ from p2pflows.errors import (
 )
 from p2pflows.flows.function import FlowFunction, to_data, to_json
 from p2pflows.flows.run import set_current
+from p2pflows.foreign_text import quote
 from p2pflows.protocol.asks import Ask
 from p2pflows.protocol.instance_tasks import InstanceTask
 from p2pflows.protocol.message import MAX_BODY_BYTES
@@ -432,6 +433,8 @@ def _describe(task: HeldTask, error: BaseException) -> ErrorInfo:
 
 
 def _with_hint(kind: str, error: P2pflowsError) -> ErrorInfo:
+    if error.user:  # a subflow of another user failed: its words stay theirs, and are no advice of ours
+        return ErrorInfo(kind, _sendable(quote(f"User {error.user[:8]}…", error.message, error.hint)))
     return ErrorInfo(kind, _sendable(error.message), _sendable(error.hint) if error.hint else "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -16,10 +17,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
+from p2pflows.foreign_text import escape
 from p2pflows.protocol.message import MAX_BODY_BYTES
 
 _MAX_ERROR_TAIL_CHARS = 500
 _CHUNK_BYTES = 65_536
+MAX_STDERR_LINES = 100
+MAX_STDERR_BYTES = 64_000
+"""How much of what one run writes to stderr goes to the stderr of the worker."""
 _LEFT_BEHIND_TIMEOUT_S = 0.5
 """How long to read, after the command has ended, what a child that it left behind writes."""
 _SYNTAX_CHECK_TIMEOUT_S = 5
@@ -137,10 +142,10 @@ class ShellRun:
             What stdout was, and the end of stderr.
         """
         stdin, stdout, stderr = _pipes(process)
-        output, errors = bytearray(), b""
+        output, errors = bytearray(), ErrorOutput()
         unwritten = memoryview(data)
         os.set_blocking(stdin.fileno(), False)
-        with selectors.DefaultSelector() as selector:
+        with contextlib.closing(errors), selectors.DefaultSelector() as selector:
             selector.register(stdin, selectors.EVENT_WRITE)
             selector.register(stdout, selectors.EVENT_READ)
             selector.register(stderr, selectors.EVENT_READ)
@@ -162,13 +167,59 @@ class ShellRun:
                     if not chunk:
                         selector.unregister(key.fileobj)
                     elif key.fileobj is stderr:
-                        os.write(2, chunk)
-                        errors = (errors + chunk)[-4 * _MAX_ERROR_TAIL_CHARS :]
+                        errors.write(chunk)
                     else:
                         output += chunk
                         if len(output) > MAX_BODY_BYTES:
                             raise TooLarge(f"The command wrote more than {MAX_BODY_BYTES} bytes to its stdout.")
-        return bytes(output), errors
+        return bytes(output), errors.tail
+
+
+class ErrorOutput:
+    """What a command writes to stderr: its lines go to ours, with their controls visible, up to a limit.
+
+    Attributes:
+        tail: the last bytes, for the error.
+    """
+
+    def __init__(self) -> None:
+        self.tail = b""
+        self._rest = b""
+        self._lines = 0
+        self._bytes = 0
+        self._dropped = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self.tail = (self.tail + chunk)[-4 * _MAX_ERROR_TAIL_CHARS :]
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._show(line)
+        if len(self._rest) > MAX_STDERR_BYTES:  # a line without an end
+            self._show(self._rest, end=0)
+            self._rest = b""
+
+    def close(self) -> None:
+        """Show the last line, and say how much was dropped."""
+        if self._rest:
+            self._show(self._rest, end=0)
+        if self._dropped:
+            _to_stderr(f"… the command wrote {self._dropped} more bytes to stderr.")
+
+    def _show(self, line: bytes, end: int = 1) -> None:
+        room = MAX_STDERR_BYTES - self._bytes
+        if self._lines >= MAX_STDERR_LINES or room <= 0:
+            self._dropped += len(line) + end
+            return
+        self._lines += 1
+        self._bytes += len(line) + end
+        self._dropped += max(0, len(line) - room)
+        _to_stderr(escape(line[:room].decode(errors="replace").expandtabs(4)))
+
+
+def _to_stderr(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may read it any more
+        os.write(2, line.encode() + b"\n")
 
 
 def parse(output: bytes) -> dict[str, Any]:

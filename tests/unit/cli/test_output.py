@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pflows.cli import output
+from p2pflows.foreign_text import escape, escape_lines
 
 EVIL = "\x1b[2J\x07\x9b31m\u202egnp.exe\r\x00"
 
@@ -31,14 +32,14 @@ def test_json_cannot_control_a_terminal(text: str) -> None:
 @given(st.text())
 def test_escaped_text_cannot_control_a_terminal(text: str) -> None:
     """Foreign text becomes one printable line."""
-    shown = output.escape(text + EVIL)
+    shown = escape(text + EVIL)
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2028\u2066" for c in shown)
     shown.encode()
 
 
 def test_escape_lines_keeps_line_breaks_only() -> None:
     """Line breaks stay, and other control characters are escaped."""
-    assert output.escape_lines("one\n\ttwo\x1b[0m") == "one\n    two\\x1b[0m"
+    assert escape_lines("one\n\ttwo\x1b[0m") == "one\n    two\\x1b[0m"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from p2pflows.worker.shell import parse
+from p2pflows.worker.shell import MAX_STDERR_BYTES, MAX_STDERR_LINES, Command, ShellRun, parse
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,25 @@ from p2pflows.worker.shell import parse
 def test_output_as_data(output: bytes, data: dict[str, Any]) -> None:
     """A JSON object is the data, other JSON stands under `result`, and all that is not JSON under `text`."""
     assert parse(output) == data
+
+
+def test_what_a_command_writes_to_stderr_cannot_control_the_terminal_of_up(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Escape sequences and bidirectional marks are visible; line breaks stay."""
+    command = Command("printf 'one\\033[2J\\342\\200\\256\\rtwo\\nthree' >&2", str(tmp_path))
+    ShellRun(command, {}).reply(b"{}", 10)
+    assert capfd.readouterr().err == "one\\x1b[2J\\u202e\\rtwo\nthree\n"
+
+
+@pytest.mark.parametrize("command", ["yes", "tr '\\0' x < /dev/zero"])
+def test_what_a_command_writes_to_stderr_does_not_fill_the_log(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    """A run writes so many lines and bytes to the log, then one line says how much was dropped."""
+    ShellRun(Command(f"{command} | head -c 3000000 >&2", str(tmp_path)), {}).reply(b"{}", 30)
+    *lines, last = capfd.readouterr().err.splitlines()
+    assert len(lines) <= MAX_STDERR_LINES
+    assert sum(map(len, lines)) <= MAX_STDERR_BYTES
+    shown = sum(len(line) + (command == "yes") for line in lines)
+    assert last == f"… the command wrote {3_000_000 - shown} more bytes to stderr."
