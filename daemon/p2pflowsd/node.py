@@ -395,11 +395,8 @@ class Node:
                 case topics.PresenceTopic(user, "status") if user == self.user:
                     self._notice_twin(delivery)
                 case topics.PresenceTopic(user, "status"):
-                    boot = self.presence.boot(user)
                     if self.presence.learn(user, delivery.payload):
                         self.outbox.resend_to(user)
-                        if self.presence.boot(user) != boot:
-                            self.outbox.check_stored(user)
                 case _:
                     raise Refused("wrong_topic")  # noqa: TRY301 - one place counts refusals
         except Refused as refused:

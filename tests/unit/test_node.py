@@ -787,6 +787,21 @@ def test_calls_that_an_older_journal_lacks_are_sent_again(world: World) -> None:
     assert [*world.settle(), *check(world.facts)] == []
 
 
+def test_a_journal_that_is_replaced_soon_after_a_start(world: World) -> None:
+    """Calls are sent again also when their recipient has come back twice within a few seconds."""
+    ann, bob, _ = world.machines
+    copy = world.folder / "copy.sqlite3"
+    bob.back_up(copy)
+    asked = ann.send(Type.CALL, bob, HUMAN, {"text": "still there?"}, 600)
+    world.run(0.5)
+    bob.kill()
+    bob.start()
+    world.run(1)
+    bob.restore(copy)
+    world.run(6)
+    assert bob.open_prompts() == [(asked.result, "call")]
+
+
 def test_a_call_that_an_older_journal_lacks_survives_a_restart_of_its_sender(world: World) -> None:
     """The body of a stored call is there until the call ends, so that it can be sent again later."""
     ann, bob, _ = world.machines

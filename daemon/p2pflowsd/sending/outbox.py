@@ -45,8 +45,6 @@ EPOCH_INTERVAL_S = 5.0
 """How often a stream may begin a new epoch."""
 MAX_NAMED_EPOCH = 2**52
 """A recipient that names a later epoch is not believed, since a stream whose epochs are used up has come to its end."""
-RESTART_INTERVAL_S = 5.0
-"""How often a recipient that restarts is asked whether it still has what it has stored."""
 NO_ROOM = frozenset({"requests_full", "streams_full"})
 """The reasons for which a recipient does not store a message that it may store later."""
 
@@ -103,7 +101,6 @@ class Outbox:
         self._came_back: set[str] = set()
         """The recipients to whom everything is sent again as soon as their turn comes."""
         self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
-        self._restarts = Pace[str](clock, RESTART_INTERVAL_S)
         self._unanswered: Counter[str] = Counter()
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._last_created = 0
@@ -446,19 +443,14 @@ class Outbox:
         self._resend(self._queue.sent())
 
     def resend_to(self, peer: str) -> None:
-        """Send again what waits for the receipt of a recipient, because its daemon came back."""
-        if self._queue.has_messages_to(peer):
+        """Send again what waits for the receipt of a recipient, because its daemon came back.
+
+        The last stored call of each stream is sent, too. If its journal was replaced by an older copy, the recipient
+        misses the calls before that one, and asks for them.
+        """
+        if self._queue.has_messages_to(peer) or self._queue.has_stored(peer):
             self._came_back.add(peer)
             self._resend_to_those_who_came_back()
-
-    def check_stored(self, peer: str) -> None:
-        """Send the last stored call of each stream again to a recipient that has restarted, but not too often.
-
-        If its journal was replaced by an older copy, it misses the calls before that one, and asks for them.
-        """
-        newest = self._queue.newest_stored(peer)
-        if newest and self._restarts.take(peer):
-            self._reopen(newest)
 
     def resend_due(self) -> None:
         """Send again what has waited long enough for its receipt, or for the turn of its recipient."""
@@ -474,6 +466,7 @@ class Outbox:
                 for entry in entries:
                     entry.first_sent = None
                 self._resend(entries)
+                self._reopen(self._queue.newest_stored(peer))
 
     def _resend(self, entries: Iterable[OutboxEntry]) -> None:
         for entry in entries:

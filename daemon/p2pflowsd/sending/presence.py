@@ -73,10 +73,6 @@ class Presence:
         known = self._known.get(user)
         return known[1] if known else None
 
-    def boot(self, user: str) -> int:
-        """Return the number of the last start of a user's daemon that we know of; 0 if it never sent a status."""
-        return self._known.get(user, (0, False))[0]
-
     def is_twin(self, payload: bytes, *, retained: bool) -> bool:
         """Whether a status of this user comes from another daemon with the same key, as in a copied home.
 

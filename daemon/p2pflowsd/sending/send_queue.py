@@ -143,6 +143,10 @@ class SendQueue:
             if not streams:
                 del self._stored[peer]
 
+    def has_stored(self, peer: str) -> bool:
+        """Return whether a call to a recipient is stored."""
+        return peer in self._stored
+
     def stored(self, peer: str, endpoint: str, first: int) -> list[OutboxEntry]:
         """Return the stored calls of one stream from a number on, in the order of the stream."""
         calls = self._stored.get(peer, {}).get(endpoint, {}).values()
