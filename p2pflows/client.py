@@ -32,6 +32,7 @@ from p2pflows.errors import (
     UsageError,
     from_kind,
 )
+from p2pflows.hints import for_reader
 from p2pflows.home import Home, home
 
 if TYPE_CHECKING:
@@ -485,7 +486,7 @@ def _unreadable(what: str) -> CallError:
 
 
 def _error(content: dict[str, Any]) -> P2pflowsError:
-    error = from_kind(str(content["code"]), str(content["message"]), str(content.get("hint") or ""))
+    error = from_kind(str(content["code"]), str(content["message"]), for_reader(str(content.get("hint") or "")))
     return error.said_by(str(content["from"]), content.get("name")) if content.get("from") else error
 
 

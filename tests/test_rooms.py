@@ -53,7 +53,7 @@ FLOORS = (
     {"p2pflows.links"},
     {"p2pflows.protocol"},
     {"p2pflows.yaml_file"},
-    {"p2pflows.home", "p2pflows.files", "p2pflows.logs", "p2pflows.short_ids", "p2pflows.backoff"},
+    {"p2pflows.home", "p2pflows.files", "p2pflows.hints", "p2pflows.logs", "p2pflows.short_ids", "p2pflows.backoff"},
     {"p2pflows.errors", "p2pflows.foreign_text"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""

@@ -223,6 +223,7 @@ class Node:
             blocked=blocked,
             waiters=waiters,
             name_of=name_of,
+            point_of=lambda endpoint: flow.dispatch_point if (flow := catalog.get(endpoint)) is not None else "",
         )
         admission = self.admission = Admission(
             user=user,
@@ -466,4 +467,4 @@ class Node:
 
     def _fail_unserved(self, rows: Sequence[IncomingRow]) -> None:
         for row in rows:
-            self._settlement.fail(row, NotServed(f"They do not serve {row.endpoint!r} any more."))
+            self._settlement.fail(row, NotServed(f"{row.endpoint!r} is not served any more."))

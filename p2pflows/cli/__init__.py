@@ -18,6 +18,7 @@ import click
 from p2pflows import __version__
 from p2pflows.cli.output import Interrupted, error_lines, say, style, to_json
 from p2pflows.errors import P2pflowsError, UsageError
+from p2pflows.hints import in_shell
 
 DEBUG = "P2PFLOWS_DEBUG"
 
@@ -153,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(words: list[str]) -> int:
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     try:
-        code = cli.main(words, prog_name="p2pflows", standalone_mode=False)
+        with in_shell():
+            code = cli.main(words, prog_name="p2pflows", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except P2pflowsError as error:

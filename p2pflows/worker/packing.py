@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from p2pflows.errors import FlowFailed
 from p2pflows.protocol.asks import Ask
 from p2pflows.protocol.worker_frames import ErrorInfo, Progress, TaskResult, Wait, json_size
 
@@ -39,7 +40,7 @@ class Updates:
 def split_results(results: Sequence[TaskResult], max_bytes: int) -> Iterator[list[TaskResult]]:
     """Split results into lists that each fit into a frame.
 
-    A result that no frame can hold is replaced by a `too_large` error; else it would be sent again for ever.
+    A result that no frame can hold is replaced by an error; else it would be sent again for ever.
     """
     portion: list[TaskResult] = []
     size = 0
@@ -73,5 +74,6 @@ def split_updates(updates: Updates, max_bytes: int) -> Iterator[Updates]:
 
 
 def _too_large(result: TaskResult, max_bytes: int) -> TaskResult:
-    message = f"The reply has {len(result.data)} bytes, over the {max_bytes} allowed."
-    return TaskResult(result.task, ErrorInfo("too_large", message), b"null")
+    message = f"The answer is too large: it has {len(result.data):,} bytes, over the {max_bytes:,} allowed."
+    hint = "Its author can let it answer with less, or with a reference."
+    return TaskResult(result.task, ErrorInfo(FlowFailed.kind, message, hint), b"null")

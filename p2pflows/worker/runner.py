@@ -23,7 +23,6 @@ from p2pflows.errors import (
     DeadlinePassed,
     FlowFailed,
     P2pflowsError,
-    TooLarge,
     UsageError,
 )
 from p2pflows.flows.function import FlowFunction, to_data, to_json
@@ -394,10 +393,13 @@ def _check_size(data: bytes) -> None:
     """See that a message can carry a reply.
 
     Raises:
-        TooLarge: it cannot.
+        FlowFailed: it cannot.
     """
     if len(data) > MAX_BODY_BYTES:
-        raise TooLarge(f"The reply has {len(data)} bytes, over the {MAX_BODY_BYTES} allowed.")
+        raise FlowFailed(
+            f"The answer is too large: it has {len(data):,} bytes, over the {MAX_BODY_BYTES:,} allowed.",
+            "Its author can let it answer with less, or with a reference.",
+        )
 
 
 def _error_info(task: HeldTask, error: BaseException) -> ErrorInfo:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, UsageError
+from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.protocol.message import MAX_BODY_BYTES
 
@@ -93,7 +93,7 @@ class ShellRun:
         Raises:
             FlowFailed: it could not start, or its exit code is not 0.
             DeadlinePassed: its time was up.
-            TooLarge: it wrote more than a reply may hold.
+            FlowFailed: it wrote more than a reply may hold.
             Cancelled: it was stopped.
         """
         deadline = time.monotonic() + seconds
@@ -171,7 +171,11 @@ class ShellRun:
                     else:
                         output += chunk
                         if len(output) > MAX_BODY_BYTES:
-                            raise TooLarge(f"The command wrote more than {MAX_BODY_BYTES} bytes to its stdout.")
+                            raise FlowFailed(
+                                f"The answer is too large: the command wrote more than {MAX_BODY_BYTES:,} bytes to "
+                                "its stdout.",
+                                "Its author can let it answer with less, or with a reference.",
+                            )
         return bytes(output), errors.tail
 
 

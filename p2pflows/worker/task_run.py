@@ -152,7 +152,12 @@ class TaskRun:
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:
         """Answer a request, of this run or an earlier one, when this run ends well."""
         info = None if error is None else ErrorInfo(error.kind, error.message, error.hint)
-        self._add_sent(Reply(request=request, data=_plain(data), error=info))
+        try:
+            plain = _plain(data)
+        except TooLarge as large:
+            hint = "Its author can let it answer with less, or with a reference."
+            raise FlowFailed(f"The answer is too large. {large.message}", hint) from None
+        self._add_sent(Reply(request=request, data=plain, error=info))
 
     def step(self, compute: Callable[[], Any]) -> Any:
         """Compute something once and record its JSON result; a run that starts over gets what was recorded."""

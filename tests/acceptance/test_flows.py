@@ -388,4 +388,6 @@ def test_a_large_message(alice: Person, flows: Person) -> None:
         assert result.document == {"text": text}
     flows.cli("serve", "quotes", "--exec", "python3 -c 'print(chr(34) * 690_000)'").ok()
     result = alice.cli("call", "bob/quotes", "--timeout", "20s", "--json")
-    assert result.error["code"] == "too_large"
+    assert result.error["code"] == "flow_failed"
+    assert result.error["message"].startswith("The answer is too large")
+    assert "'quotes'" in result.error["hint"]

@@ -860,3 +860,32 @@ def test_two_projects_in_one_worker(
     assert alice.call(f"{bob.user_id}/{endpoints['two']}", {}) == {"who": ["two"] * 3}
     assert bob.request("describe", address=f"me/{endpoints['one']}")["release"] != release
     assert {each["release"] for each in serving.get_flow_instances(bob, flow_endpoint=endpoints["one"])} != {release}
+
+
+def test_errors_say_who_and_what(alice: LocalUser, bob: LocalUser, names: Callable[[str], str], tmp_path: Path) -> None:
+    """An error names the endpoint and the instance that failed, and one's own flows are not "theirs"."""
+    (tmp_path / "failing.py").write_text(
+        "from p2pflows import AtomicFlow\nclass Failing(AtomicFlow):\n"
+        "    default_config = {'name': 'n', 'description': 'd'}\n"
+        "    def run(self, m):\n        return {'x': 'y' * 2_000_000} if m.data else 1 / 0\n"
+    )
+    endpoint = names("failing")
+    with contextlib.chdir(tmp_path):
+        serving.serve_flow(bob, "failing.Failing", endpoint)
+    proxy = get(alice, endpoint, bob)
+    instance = proxy.flow_config["flow_id"]
+    for data, said in (({}, "ZeroDivisionError"), ({"a": 1}, "The answer is too large")):
+        with pytest.raises(FlowFailed, match=said) as failed:
+            proxy.get_reply_future(proxy.package_input_message(data)).get_data(timeout=WAIT)
+        assert f"instance {instance[:8]}… of {endpoint!r}" in failed.value.hint
+    entries = [entry for entry in bob.request("log")["entries"] if entry["endpoint"] == endpoint]
+    assert any(instance[:8] in entry["detail"] for entry in entries)
+    for missing in (lambda: bob.call("me/nothing", {}), lambda: get(bob, "nothing")):
+        with pytest.raises(NotServed) as refused:
+            missing()
+        assert refused.value.message == "'nothing' is not served."
+        assert "p2pflows.serving.get_served_flows(cl)" in refused.value.hint
+    serving.serve_flow(bob, f"{tmp_path}/failing.py:Failing", endpoint, dispatch_point="empty-point")
+    with pytest.raises(NoWorker, match=r"dispatch point 'empty-point' has no free worker") as waiting:
+        bob.call(f"me/{endpoint}", {}, timeout=2)
+    assert "run_dispatch_worker_thread(cl, dispatch_point='empty-point')" in waiting.value.hint

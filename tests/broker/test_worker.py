@@ -355,7 +355,7 @@ async def test_failures(daemon: Daemon, target: str) -> None:
     assert await daemon.run(worker, target, {"how": "decline"}) == {"kind": "declined", "message": "Not today."}
     assert (await daemon.run(worker, target, {"how": "exit"}))["message"] == "SystemExit: gone"
     assert "NaN" in (await daemon.run(worker, target, {"how": "nan"}))["message"]
-    assert (await daemon.run(worker, target, {"how": "huge"}))["kind"] == "too_large"
+    assert (await daemon.run(worker, target, {"how": "huge"}))["kind"] == "flow_failed"
     assert await daemon.run(worker, target, {"how": 5}) == {
         "kind": "bad_input",
         "message": "'how' should be a valid string.",

@@ -131,7 +131,7 @@ class Inbox:
         if prompt.type == Type.POST:
             self._settlement.finish(self._request(prompt), {})
         else:
-            self._settlement.fail(self._request(prompt), Declined(reason or "They declined to answer."))
+            self._settlement.fail(self._request(prompt), Declined(reason or "The human declined to answer."))
 
     def _request(self, prompt: PromptRow) -> IncomingRow:
         row = self._journal.incoming.get(prompt.row_id)

@@ -120,7 +120,11 @@ class Admission:
                 self._settlement.fail(row, gate.refusal(endpoint))
             case _:
                 self._settlement.fail(
-                    row, NotServed(f"They do not serve {endpoint!r}.", "See what they serve with: p2pflows ls CONTACT")
+                    row,
+                    NotServed(
+                        f"{endpoint!r} is not served.",
+                        "See: p2pflows ls" if row.peer == self._user else "See what is: p2pflows ls CONTACT",
+                    ),
                 )
         return False
 
@@ -173,7 +177,7 @@ class Admission:
             self._instances.check_circle(found, mount.path)
             self._settlement.finish(row, mount_reply(flow, instance))
         elif flow.closed:
-            raise NotServed(f"They do not serve {mount.endpoint!r} any more.")
+            raise NotServed(f"{mount.endpoint!r} is not served any more.")
         elif mount.dispatch_point is not None and row.peer != self._user:
             raise NotAllowed("Only its owner says where a flow runs.", "Ask for it without a dispatch point.")
         else:
@@ -202,7 +206,7 @@ class Admission:
         self._contacts.reload_if_changed()
         rows = self._journal.incoming.held_by(user)
         for row in rows:
-            self._settlement.fail(row, NotAllowed("They do not let you call them."))
+            self._settlement.fail(row, NotAllowed("You are not allowed to call this user."))
         return len(rows)
 
     def release_contacts(self) -> None:

@@ -45,6 +45,7 @@ class Deadlines:
         blocked: BlockedRequests,
         waiters: Waiters,
         name_of: Callable[[str], str | None],
+        point_of: Callable[[str], str],
     ) -> None:
         self._user = user
         self._journal = journal
@@ -60,6 +61,7 @@ class Deadlines:
         self._blocked = blocked
         self._waiters = waiters
         self._name_of = name_of
+        self._point_of = point_of
         self._corrected: list[tuple[int, str]] = []
         """A heap of deadlines of messages that clients waited for when the clock was set back, with their ids."""
         self._next_request: int | None = journal.incoming.next_expiry()
@@ -126,8 +128,17 @@ class Deadlines:
             )
         if row.note == "waiting":
             what = "a new instance" if row.endpoint == topics.INSTANCES else repr(row.endpoint)
-            how = "p2pflows worker --dispatch-point POINT"
-            return NoWorker(f"{who} has no worker for {what}.", f"Start one: {how}" if mine else f"Ask for one: {how}")
+            point = self._point_of(row.endpoint) if mine else ""
+            if point:
+                return NoWorker(
+                    f"Your dispatch point {point!r} has no free worker for {what}.",
+                    f"Start one: p2pflows worker --dispatch-point {point}",
+                )
+            return NoWorker(
+                f"{who} has no free worker for {what}.",
+                f"Ask for one; its dispatch point is in: p2pflows describe {self._name_of(row.peer) or row.peer}/"
+                + ("ENDPOINT" if row.endpoint == topics.INSTANCES else row.endpoint),
+            )
         return DeadlinePassed(f"{who} has the message, but no answer came in time.", "Give it longer: --timeout 10m")
 
     def _why_not_stored(self, row: OutgoingRow, who: str) -> P2pflowsError:

@@ -59,4 +59,4 @@ def may_call(sender: str, served: Served, *, me: str, book: Book) -> bool:
 
 def refusal(endpoint: str) -> NotAllowed:
     """Return the error for a sender who may not call an endpoint."""
-    return NotAllowed(f"They do not let you call {endpoint!r}.", "Ask them to allow you.")
+    return NotAllowed(f"You are not allowed to call {endpoint!r}.", "Ask its owner to allow you.")

@@ -84,7 +84,7 @@ class Instances:
             found = self._journal.instances.get(message.instance)
             if found is None or not _is_for(found, row.peer, row.endpoint, flow):
                 raise NotAllowed(
-                    f"They have no instance {message.instance[:8]}… of {row.endpoint!r} for you.",
+                    f"You have no instance {message.instance[:8]}… of {row.endpoint!r}.",
                     "Get one of your own with: p2pflows mount ADDRESS",
                 )
             if flow.singleton:
@@ -96,7 +96,7 @@ class Instances:
             else derived_id("conversation", self._user, flow.endpoint, row.peer, row.conversation)
         )
         if flow.closed and self._journal.instances.get(instance) is None:
-            raise NotServed(f"They do not serve {flow.endpoint!r} any more.")
+            raise NotServed(f"{flow.endpoint!r} is not served any more.")
         if flow.singleton:
             self._check_id(row, instance)
         return instance
@@ -153,7 +153,7 @@ class Instances:
         """
         found = self._journal.instances.get(change.instance)
         if found is None or peer not in (found.client, self._user):
-            raise NotAllowed(f"They have no instance {change.instance[:8]}… for you.", "See: p2pflows instances")
+            raise NotAllowed(f"You have no instance {change.instance[:8]}….", "See: p2pflows instances")
         return found
 
     def parts(self, row: InstanceRow) -> list[Subflow]:

@@ -40,7 +40,7 @@ class Serving:
             awaits_turn = row.endpoint == endpoint and row.instance is not None
             if awaits_turn or self._leases.endpoint_of(row.row_id) == endpoint:
                 self._leases.drop(row.row_id)
-                self._settlement.fail(row, NotServed(f"They do not serve {endpoint!r} any more."))
+                self._settlement.fail(row, NotServed(f"{endpoint!r} is not served any more."))
 
     def delete(self, endpoint: str) -> int:
         """Stop serving an endpoint, delete all its instances, and return how many there were.

@@ -21,6 +21,7 @@ from p2pflowsd.sending.outbox import Outbox
 ERROR_LIFETIME_MS = 24 * 3_600_000
 """How long an error of a post travels, which has no deadline of its own."""
 MAX_ERROR_CHARS = 4_000
+_ANSWER_LESS = "Its author can let it answer with less, or with a reference."
 
 
 class Settlement:
@@ -52,9 +53,7 @@ class Settlement:
             try:
                 self._reply(row, Type.REPLY, data, row.expires)
             except TooLarge as error:
-                self.fail(
-                    row, TooLarge(f"The answer is too large. {error.message}", "Ask its owner to answer with less.")
-                )
+                self.fail(row, FlowFailed(f"The answer is too large. {error.message}", _ANSWER_LESS))
                 return
             except BadInput:
                 self.fail(row, FlowFailed("The answer cannot be sent as JSON.", "Ask its owner to mend it."))
@@ -83,7 +82,9 @@ class Settlement:
             return
         if state is not IncomingState.DEAD:  # a dead letter keeps its records for when it is run again
             self._effects.undo(row.row_id)
-        self._log.note(error.kind, row.peer, endpoint, error.message)
+        error = _located(error, row, endpoint)
+        where = "" if row.instance is None else f" (instance {row.instance[:8]}…)"
+        self._log.note(error.kind, row.peer, endpoint, error.message + where)
         if is_request(row):
             self.tell_error(row, error)
             return
@@ -102,3 +103,11 @@ class Settlement:
             kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, in_reply_to=row.id
         )
         self._notices.drop_receipt(row.peer, row.id)
+
+
+def _located(error: P2pflowsError, row: IncomingRow, endpoint: str) -> P2pflowsError:
+    """The error of a flow with a hint that says which flow, and which instance, failed."""
+    if not isinstance(error, FlowFailed) or not is_request(row):
+        return error
+    where = repr(endpoint) if row.instance is None else f"instance {row.instance[:8]}… of {endpoint!r}"
+    return type(error)(error.message, f"{error.hint} It failed in {where}.".strip())

@@ -316,11 +316,12 @@ def test_portions() -> None:
 
 
 def test_a_result_over_the_limit() -> None:
-    """A result that no frame can hold becomes a `too_large` error, or it would be sent for ever."""
+    """A result that no frame can hold becomes an error of the flow, or it would be sent for ever."""
     ((result,),) = split_results([TaskResult("a", None, b"x" * 5000)], 2000)
     assert result.task == "a"
     assert result.error is not None
-    assert result.error.kind == "too_large"
+    assert result.error.kind == "flow_failed"
+    assert "too large" in result.error.message
     assert result.data == b"null"
 
 
