@@ -802,23 +802,24 @@ def test_a_journal_that_is_replaced_soon_after_a_start(world: World) -> None:
     assert bob.open_prompts() == [(asked.result, "call")]
 
 
-def test_a_call_that_an_older_journal_lacks_survives_a_restart_of_its_sender(world: World) -> None:
+def test_calls_that_an_older_journal_lacks_survive_a_restart_of_their_sender(world: World) -> None:
     """The body of a stored call is there until the call ends, so that it can be sent again later."""
     ann, bob, _ = world.machines
     copy = world.folder / "copy.sqlite3"
     bob.back_up(copy)
-    asked = ann.send(Type.CALL, bob, HUMAN, {"text": "still there?"}, 600)
+    asked = [ann.send(Type.CALL, bob, HUMAN, {"text": f"number {n}?"}, 600) for n in range(3)]
     world.run(0.5)
     bob.kill()
     ann.kill()
     ann.start()
     bob.restore(copy)
     world.run(3)
-    assert bob.open_prompts() == [(asked.result, "call")]
-    bob.answer(asked.result, "yes")
+    assert len(bob.open_prompts()) == 3
+    for prompt, _ in bob.open_prompts():
+        bob.answer(prompt, "yes")
     world.run(0.5)
-    assert ann.state_of(asked.result) == "done"
-    assert ann._reader.execute("SELECT body FROM outgoing WHERE id = ?", (asked.result,)).fetchone() == (None,)
+    assert [ann.state_of(call.result) for call in asked] == ["done"] * 3
+    assert ann._reader.execute("SELECT count(body) FROM outgoing").fetchone() == (0,)
 
 
 def test_a_restart_alone_repeats_nothing(world: World) -> None:

@@ -132,6 +132,7 @@ class SendQueue:
 
     def keep_stored(self, entry: OutboxEntry) -> None:
         """Remember a call that its recipient has stored, because it may miss the call later."""
+        entry.is_settled = True
         self._stored.setdefault(entry.peer, {}).setdefault(entry.endpoint, {})[entry.id] = entry
 
     def forget_stored(self, peer: str, endpoint: str, message_id: str) -> None:
