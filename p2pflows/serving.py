@@ -196,6 +196,7 @@ def get_flow_instance(  # noqa: PLR0917 - the predecessor's order
     """
     user, flow_endpoint = _user(cl, user_id), topics.check_name(flow_endpoint, "an endpoint")
     check_keyless(config_overrides)
+    check_keyless(initial_state)
     state = None if initial_state is None else json.loads(codec.dumps(dict(initial_state)))
     mounted = cl.request(
         "mount",

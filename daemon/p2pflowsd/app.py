@@ -118,7 +118,7 @@ class App:
                 worker_socket=self._home.worker_socket,
                 on_ended=self._worker_ended,
                 log=self._log,
-                hidden_variables=_key_names(self._settings.workers) - _key_names([worker]),
+                hidden_variables=_key_names(self._settings.workers),
             )
             for worker in self._settings.workers
         ]

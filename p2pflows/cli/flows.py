@@ -58,6 +58,11 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
     show_default=True,
     help="Who may call it: me, contacts, anyone or NAME,...",
 )
+@click.option(
+    "--errors",
+    type=click.Choice(["none", "last-line", "all"]),
+    help="With --exec: how much of stderr callers see if CMD fails.  [default: last-line]",
+)
 @click.option("--parallel", is_flag=True, help="Run calls at the same time, not one after another.")
 @json_option
 def serve(
@@ -74,6 +79,7 @@ def serve(
     singleton: bool,
     dispatch_point: str,
     allow: str,
+    errors: str | None,
     parallel: bool,
     as_json: bool,
 ) -> None:
@@ -92,6 +98,8 @@ def serve(
         raise UsageError("--model and --api-base belong to --chat.", "Add --chat, or leave them out.")
     if (settings or singleton) and kind != "class":
         raise UsageError("Only a flow class has a config and instances.", "Leave out --set and --singleton.")
+    if errors and kind != "exec":
+        raise UsageError("--errors belongs to --exec.", "Leave it out.")
     config = read_settings(settings)
     if chat:
         _chat_config(config, model, api_base)
@@ -107,6 +115,7 @@ def serve(
             parallel=parallel,
             singleton=singleton or None,
             config=config or None,
+            errors=errors,
             # Given here, so that no worker need load the class: the worker with the key may start later.
             description="A conversation with a language model." if chat else None,
             schema={"type": "object", "properties": {"query": {}}, "required": ["query"]} if chat else None,

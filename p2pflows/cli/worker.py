@@ -67,10 +67,11 @@ def worker(
     key_arguments = _key_arguments(api_key_env, api_base)
     is_token_given = token is not None
     token = _token(token, dispatch_point)
-    # The token is passed through a pipe, which no other process can read; flows must not find it in the environment.
+    # Token and key are passed through a pipe, which no other process can read, and not in the environment of flows.
     os.environ.pop(_TOKEN, None)
+    key = {api_key_env: os.environ.pop(api_key_env)} if api_key_env else {}
     reader, writer = os.pipe()
-    os.write(writer, f"{token}\n".encode())
+    os.write(writer, f"{token}\n{json.dumps(key)}\n".encode())
     os.close(writer)
     os.dup2(reader, 0)
     # -P: a file in the current folder must not be imported in place of a module.
@@ -80,6 +81,7 @@ def worker(
         "-m",
         "p2pflows.worker",
         "--no-parent",
+        "--keys-on-stdin",
         "--concurrency",
         str(concurrency),
         *([] if is_token_given else ["--socket", str(home().worker_socket)]),

@@ -8,6 +8,7 @@ they are listed. The owner may override every key but `_target_`: the class of a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,17 @@ SUFFIXES = (
 )
 
 _KEYS = "api_infos"
+_SECRET_NAME = re.compile(
+    "(^|_)(api_?keys?|secret_?keys?|private_?key|password|passwd|passphrase|secret|credentials?|authorization"
+    "|(access|auth|bearer|api|refresh|secret)_?token)$"
+)
+"""Names whose text values are secrets."""
+_SECRET_VALUE = re.compile(
+    "(^|[^A-Za-z0-9])(sk-[A-Za-z0-9_-]{16,}|(gh[oprsu]|hf|glpat|gsk|xai|pplx|r8)[_-][A-Za-z0-9_-]{16,}"
+    "|github_pat_[A-Za-z0-9_]{16,}|xox[abeprs]-[A-Za-z0-9-]{10,}|A(KIA|SIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}"
+    "|[Bb]earer +[A-Za-z0-9._~+/=-]{16,})|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+"""Values that have the form of keys of well-known services."""
 _Path = tuple[str, ...]
 
 
@@ -170,19 +182,33 @@ def _refusal(path: _Path, hint: str) -> NotAllowed:
 
 
 def check_keyless(config: object) -> None:
-    """Check that a config holds no key of a model server. Configs are stored and sent; only workers hold keys.
+    """Check that a config or state holds no key or password. They are stored and sent; only workers hold keys.
 
     Raises:
-        UsageError: `api_infos` has a value other than `???`.
+        UsageError: a value looks like one, or its name says that it is one. The error does not repeat it.
     """
     if isinstance(config, Mapping):
         for name, value in config.items():
-            if name == _KEYS and value not in (None, "???", []):
+            if _is_key(str(name), value):
                 raise UsageError(
-                    "A config must not hold keys of model servers: it is stored and sent.",
+                    f"A config must not hold keys of model servers, or other secrets: {name!r} is stored and sent.",
                     "Give them to a worker: run_dispatch_worker_thread(cl, api_infos=[...]) or worker --api-key-env.",
                 )
             check_keyless(value)
     elif isinstance(config, (list, tuple)):
         for value in config:
+            if _is_key("", value):
+                raise UsageError(
+                    "A config must not hold keys of model servers, or other secrets: it is stored and sent.",
+                    "Give them to a worker: run_dispatch_worker_thread(cl, api_infos=[...]) or worker --api-key-env.",
+                )
             check_keyless(value)
+
+
+def _is_key(name: str, value: object) -> bool:
+    if name == _KEYS and value not in (None, "???", []):
+        return True
+    if not isinstance(value, str) or value.strip() in ("", "???"):
+        return False
+    plain = name.casefold().replace("-", "_").split(".")[-1]
+    return bool(_SECRET_NAME.search(plain) or _SECRET_VALUE.search(value))

@@ -38,14 +38,16 @@ class PythonTarget:
 
 @dataclass(frozen=True, slots=True)
 class ExecTarget:
-    """A shell command, and the folder that it runs in."""
+    """A shell command, the folder that it runs in, and how much of its stderr callers see if it fails."""
 
     command: str
     cwd: str
+    errors: str = "last-line"
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as they travel."""
-        return {"kind": "exec", "command": self.command, "cwd": self.cwd}
+        """The fields as they travel; older workers know no `errors`."""
+        errors = {} if self.errors == "last-line" else {"errors": self.errors}
+        return {"kind": "exec", "command": self.command, "cwd": self.cwd, **errors}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def read_target(content: Any) -> TaskTarget:
         case "python" if isinstance(target, str) and isinstance(cwd, str):
             return PythonTarget(target, cwd)
         case "exec" if isinstance(command, str) and isinstance(cwd, str):
-            return ExecTarget(command, cwd)
+            return ExecTarget(command, cwd, str(content.get("errors", "last-line")))
         case "class" if isinstance(target, str) and isinstance(cwd, str) and isinstance(config, dict):
             return ClassTarget(target, cwd, config)
         case _:

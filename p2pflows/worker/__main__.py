@@ -6,12 +6,13 @@ import argparse
 import asyncio
 import contextlib
 import io
+import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,9 @@ def main() -> int:
     arguments = _arguments()
     stdin = _keep_flows_off_our_pipes()
     try:
-        keys = _keys(arguments.api_info)
         enrolment = read_token(stdin.readline().decode(errors="replace"))
+        given = _given_keys(stdin.readline()) if arguments.keys_on_stdin else dict(os.environ)
+        keys = _keys(arguments.api_info, given)
         parent = None if arguments.no_parent else stdin
         all_ended = asyncio.run(_run(enrolment, arguments.concurrency, keys, parent, arguments.socket))
     except UsageError as error:
@@ -81,13 +83,29 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--api-info", action="append", default=[], metavar="JSON", help="an API key: backend_used, api_key_env, ..."
     )
+    parser.add_argument(
+        "--keys-on-stdin", action="store_true", help="read the keys from the second line of stdin: {variable: key}"
+    )
     parser.add_argument("--socket", type=Path, help="the socket of a daemon on this machine")
     parser.add_argument("--no-parent", action="store_true", help="go on after stdin has ended")
     return parser.parse_args()
 
 
-def _keys(texts: list[str]) -> list[ApiInfo]:
-    """Read the API keys for flows, and remove them from the environment, where shell commands would find them.
+def _given_keys(line: bytes) -> dict[str, str]:
+    """Read the keys that the parent process wrote, by the names of their variables."""
+    try:
+        given = json.loads(line)
+    except ValueError:
+        given = None
+    return given if isinstance(given, dict) else {}
+
+
+def _keys(texts: list[str], given: Mapping[str, str]) -> list[ApiInfo]:
+    """Read the API keys for flows, and remove them from the environment, where flows would find them.
+
+    Args:
+        texts: what is said of each key.
+        given: the keys, by the names of their variables.
 
     Raises:
         UsageError: one is missing or malformed.
@@ -109,7 +127,7 @@ def _keys(texts: list[str]) -> list[ApiInfo]:
             raise UsageError("A key has no source.", "Name its environment variable: --api-key-env NAME")
         if config.api_key_env is not None:
             used.add(config.api_key_env)
-        key = NO_KEY if config.api_key_env is None else os.environ.get(config.api_key_env, "")
+        key = NO_KEY if config.api_key_env is None else given.get(config.api_key_env, "")
         if not key and not (config.api_key_env or "").isidentifier():
             raise UsageError("An api_key_env is not the name of a variable.", "Give the NAME, not the key.")
         if not key:
@@ -117,7 +135,7 @@ def _keys(texts: list[str]) -> list[ApiInfo]:
         more = config.model_dump(exclude={"api_key_env"})
         keys.append(ApiInfo(api_key=key, **more))
     for name in used:
-        del os.environ[name]
+        os.environ.pop(name, None)
     return keys
 
 

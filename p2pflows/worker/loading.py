@@ -79,8 +79,8 @@ class Loader:
 
     def _load(self, target: TaskTarget, endpoint: str | None) -> Loaded:
         match target:
-            case ExecTarget(command, cwd):
-                loaded = Command(command, cwd)
+            case ExecTarget(command, cwd, errors):
+                loaded = Command(command, cwd, errors)
                 loaded.check()
                 return loaded
             case PythonTarget(name, cwd):

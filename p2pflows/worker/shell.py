@@ -20,6 +20,13 @@ from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.protocol.message import MAX_BODY_BYTES
 
+VARIABLES = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
+        *("VIRTUAL_ENV", "P2PFLOWS_HOME"),
+    }
+)
+"""The environment variables that commands get, beside LC_* and those about their message."""
 _MAX_ERROR_TAIL_CHARS = 500
 _CHUNK_BYTES = 65_536
 MAX_STDERR_LINES = 100
@@ -34,10 +41,11 @@ _SHELL_MARKS = frozenset("$`\\\"'(){}[]*?~!<>|&;=#")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A shell command and the folder it runs in."""
+    """A shell command, the folder it runs in, and how much of its stderr callers see: `none`, `last-line`, `all`."""
 
     command: str
     cwd: str
+    errors: str = "last-line"
 
     def check(self) -> None:
         """Check that the command could run, without running it.
@@ -113,7 +121,7 @@ class ShellRun:
         if self._stopped:
             raise Cancelled("The command was killed because it was cancelled.")
         if code:
-            raise FlowFailed(_describe_exit(code, errors))
+            raise FlowFailed(_describe_exit(code, errors, self._command.errors))
         return parse(output)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -124,7 +132,7 @@ class ShellRun:
                 self._process = subprocess.Popen(
                     ["/bin/sh", "-c", self._command.command],
                     cwd=self._command.cwd,
-                    env={**os.environ, **self._env},
+                    env={**environment(), **self._env},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -250,9 +258,16 @@ def _write(stdin: IO[bytes], data: memoryview) -> memoryview:
         return data[:0]
 
 
-def _describe_exit(code: int, errors: bytes) -> str:
+def environment() -> dict[str, str]:
+    """The variables of ours that a command gets: none that may hold a password or a key."""
+    return {name: value for name, value in os.environ.items() if name in VARIABLES or name.startswith("LC_")}
+
+
+def _describe_exit(code: int, errors: bytes, shown: str) -> str:
     end = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
     tail = errors.decode(errors="replace").strip()[-_MAX_ERROR_TAIL_CHARS:]
+    if shown != "all":
+        tail = tail.splitlines()[-1] if tail and shown == "last-line" else ""
     return f"{end}: {tail}" if tail else end
 
 
@@ -270,6 +285,7 @@ def _sh(arguments: list[str], cwd: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["/bin/sh", *arguments],
             cwd=cwd,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -49,6 +49,7 @@ async def mount(daemon: Daemon, params: MountParameters) -> Any:
     """
     user, endpoint = daemon.resolve_address(params.address, daemon.contacts())
     check_keyless(params.config_overrides)
+    check_keyless(params.initial_state)
     settings = params.model_dump(include={"config_overrides", "initial_state", "dispatch_point"})
     order = {"op": "mount", "endpoint": endpoint, **{name: value for name, value in settings.items() if value}}
     reply = await peers.ask(daemon, user, order, MountReply, endpoint=topics.INSTANCES, timeout_s=params.timeout)

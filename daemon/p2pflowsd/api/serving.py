@@ -40,6 +40,9 @@ class ServeParameters(Parameters):
     interleaved: Flag = False
     subflows: Annotated[dict[str, Any] | None, MustBe("a JSON object")] = None
     config: JsonObject = Field(default_factory=dict)
+    errors: Annotated[
+        Literal["none", "last-line", "all", ""], MustBe("none, last-line or all", "See: p2pflows serve --help")
+    ] = ""
     description: Text = ""
     input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
     overridable: Annotated[list[str], MustBe("a list of dotted keys")] = Field(default_factory=list)
@@ -150,6 +153,8 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
     """
     if params.kind != "class" and (params.config or params.singleton):
         raise UsageError("Only a class has a config, and may be a singleton.", "Leave it out.")
+    if params.kind != "exec" and params.errors:
+        raise UsageError("Only a command has errors of its own to show.", "Leave out `errors`.")
     check_keyless(params.config)
     if params.kind == "human":
         point, revision = "", 1
@@ -166,6 +171,7 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
         parallel=params.parallel,
         singleton=params.singleton,
         config=params.config,
+        errors=params.errors or "last-line",
         allow=allow,
         strangers=strangers_in(allow, daemon.node.contacts.known),
         revision=revision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ BACKOFF = Backoff(initial_s=0.1, max_s=10.0)
 STABLE_AFTER_S = 10.0
 """The back-off starts over after a worker that ran longer than this."""
 STOP_TIMEOUT_S = 10.0
+_SECRET = {"P2PFLOWS_BROKER", "P2PFLOWS_WORKER_TOKEN"}
+"""Environment variables that may hold a password or token, which no flow needs."""
 
 
 class WorkerProcess:
@@ -29,7 +32,7 @@ class WorkerProcess:
         worker_socket: the path of the socket on which the daemon listens for workers.
         on_ended: called with dispatch point and process id of each process that has ended.
         log: gets a warning for each process that has ended.
-        hidden_variables: environment variables with the keys of other workers, which this one must not see.
+        hidden_variables: environment variables with keys of workers; each worker gets its own through a pipe.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class WorkerProcess:
             "p2pflows.worker",
             "--socket",
             str(self._worker_socket),
+            "--keys-on-stdin",
             "--concurrency",
             str(self._config.concurrency),
             *(
@@ -99,14 +103,16 @@ class WorkerProcess:
                 for word in ("--api-info", key.model_dump_json(exclude_none=True))
             ),
             stdin=asyncio.subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if name not in self._hidden_variables},
+            env=self._environment(),
             start_new_session=True,
         )
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
         self._pid = process.pid
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(token.encode() + b"\n")
+                names = {key.api_key_env for key in self._config.api_infos if key.api_key_env is not None}
+                keys = {name: os.environ[name] for name in names if name in os.environ}
+                process.stdin.write(f"{token}\n{json.dumps(keys)}\n".encode())
                 await process.stdin.drain()
             code = await process.wait()
         except asyncio.CancelledError:
@@ -116,6 +122,10 @@ class WorkerProcess:
             self._pid = None
         self._on_ended(self._config.dispatch_point, process.pid)
         return code
+
+    def _environment(self) -> dict[str, str]:
+        hidden = _SECRET | set(self._hidden_variables)
+        return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

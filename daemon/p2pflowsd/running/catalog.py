@@ -51,6 +51,8 @@ class Served(BaseModel):
     """The keys of its config that other users may set, as its class said when it was served."""
     closed: bool = False
     """Whether only the instances that are there go on, and no new ones are made."""
+    errors: Literal["none", "last-line", "all"] = "last-line"
+    """How much of what a command writes to stderr its callers see if it fails."""
     description: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
     revision: int = 1

@@ -62,7 +62,7 @@ def target_of(flow: Served) -> TaskTarget:
     """What a worker has to load for a flow."""
     match flow.kind:
         case "exec":
-            return ExecTarget(flow.target, flow.cwd)
+            return ExecTarget(flow.target, flow.cwd, flow.errors)
         case "class":
             return ClassTarget(flow.target, flow.cwd, flow.config)
         case _:

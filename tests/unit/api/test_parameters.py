@@ -21,8 +21,8 @@ GOOD: dict[str, Any] = {
 }
 """A value for each parameter that some method requires."""
 TEXTS = {
-    "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "id", "instance", "kind",
-    "name", "reason", "release", "source", "target", "text", "user",
+    "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "errors", "id", "instance",
+    "kind", "name", "reason", "release", "source", "target", "text", "user",
 }  # fmt: skip
 FLAGS = {"all", "interleaved", "parallel", "recursive", "singleton"}
 OBJECTS = {"config", "config_overrides", "subflows", "data", "initial_state", "schema"}

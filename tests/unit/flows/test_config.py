@@ -32,6 +32,7 @@ from p2pflows.flows.overrides import (
     MAX_OVERRIDE_DEPTH,
     PREFIXES,
     SUFFIXES,
+    check_keyless,
     check_overrides,
     declared_keys,
     is_forbidden,
@@ -548,3 +549,49 @@ def test_for_serving_an_open_user_is_let_through() -> None:
     assert specs_of({"user_id": "???"}, complete=False).endpoint == "???"
     with pytest.raises(UsageError, match="flow_endpoint"):
         specs_of({"flow_endpoint": "???"}, complete=False)
+
+
+# Secrets.
+
+KEY = "sk-proj-0123456789abcdefghij"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"backend": {"api_key": "0123"}},
+        {"backend": {"api-key": "0123"}},
+        {"OPENAI_API_KEY": "0123"},
+        {"backend": {"headers": {"Authorization": "Basic x"}}},
+        {"broker": {"password": "hunter2"}},
+        {"client_secret": "x"},
+        {"tools": [{"access_token": "x"}]},
+        {"note": KEY},
+        {"texts": ["a", f"use {KEY}"]},
+        {"x": "ghp_0123456789abcdefghij"},
+        {"x": "hf_0123456789abcdefghij"},
+        {"x": "Bearer 0123456789abcdefghij"},
+        {"x": "-----BEGIN OPENSSH PRIVATE KEY-----"},
+        {"backend": {"api_infos": [{"api_key": "x"}]}},
+    ],
+)
+def test_what_looks_like_a_key_is_refused_in_configs(config: dict[str, Any]) -> None:
+    """By its name or its form; the error names the setting, says where keys belong, and does not repeat the value."""
+    with pytest.raises(UsageError) as refused:
+        check_keyless(config)
+    assert "worker" in refused.value.hint
+    for secret in (KEY, "hunter2", "0123"):
+        assert secret not in refused.value.message + refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"backend": {"api_key": "???", "api_infos": "???", "max_tokens": 100, "wait_time_per_key": 0}},
+        {"private_keys": ["x"], "unsent_keys": ["y"], "key": "a", "keywords": "sk-learn", "token": "the"},
+        {"api_key": None, "password": "", "text": "The secret of sk-8 is a bearer of news.", "max_token": "5"},
+    ],
+)
+def test_plain_settings_do_not_look_like_keys(config: dict[str, Any]) -> None:
+    """Numbers, lists of names, values to be filled in and ordinary words stay settings."""
+    check_keyless(config)

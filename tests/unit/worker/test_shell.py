@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from p2pflows.worker.shell import MAX_STDERR_BYTES, MAX_STDERR_LINES, Command, ShellRun, parse
+from p2pflows.errors import FlowFailed
+from p2pflows.worker.shell import MAX_STDERR_BYTES, MAX_STDERR_LINES, VARIABLES, Command, ShellRun, parse
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,31 @@ def test_what_a_command_writes_to_stderr_does_not_fill_the_log(
     assert sum(map(len, lines)) <= MAX_STDERR_BYTES
     shown = sum(len(line) + (command == "yes") for line in lines)
     assert last == f"… the command wrote {3_000_000 - shown} more bytes to stderr."
+
+
+def test_a_command_gets_neither_passwords_nor_keys_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A command has a short list of variables and those of its message; nothing else of its worker's."""
+    for name in ("OPENAI_API_KEY", "P2PFLOWS_BROKER", "P2PFLOWS_WORKER_TOKEN", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD_X"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("LC_TIME", "C")
+    run = ShellRun(Command("env", str(tmp_path)), {"P2PFLOWS_FROM": "b2" * 32})
+    shown = dict(line.split("=", 1) for line in run.reply(b"{}", 10)["text"].splitlines())
+    assert "s3cret" not in shown.values()
+    assert shown["P2PFLOWS_FROM"] == "b2" * 32
+    assert shown["PATH"] == os.environ["PATH"]
+    assert shown["LC_TIME"] == "C"
+    assert set(shown) <= {*VARIABLES, "LC_ALL", "LC_CTYPE", "LC_TIME", "P2PFLOWS_FROM", "PWD", "OLDPWD", "SHLVL", "_"}
+
+
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [("none", "exit code 3"), ("last-line", "exit code 3: sorry"), ("all", "exit code 3: at /home/bob/x\nsorry")],
+)
+def test_the_owner_chooses_what_callers_see_of_a_failing_command(tmp_path: Path, errors: str, shown: str) -> None:
+    """Callers see the exit code, and as much of stderr as the owner lets them."""
+    command = Command("echo at /home/bob/x >&2; echo sorry >&2; exit 3", str(tmp_path), errors)
+    with pytest.raises(FlowFailed) as failed:
+        ShellRun(command, {}).reply(b"{}", 10)
+    assert failed.value.message == shown
