@@ -32,6 +32,8 @@ from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Delivery, Will
 
 _KEEPALIVE_S = 20
+_PUBACK_TIMEOUT_S = 10.0
+"""How long a broker may be silent while messages that it has received wait for its acknowledgement."""
 _HEARTBEAT_TIMEOUT_FACTOR = 1.5
 """After this many keepalive times without a byte from the broker, the connection is dead. A ping goes out after one."""
 _ANSWER_TIMEOUT_S = 5.0
@@ -235,8 +237,11 @@ class Connection:
             return
         self._client.loop_misc()
         now, keepalive = self._loop.time(), self._client.keepalive
+        is_waiting = not self._drained.is_set() and not self._client.want_write()
         if keepalive and now - self._last_read_at > _HEARTBEAT_TIMEOUT_FACTOR * keepalive:
             self.end("the broker has stopped answering")
+        elif is_waiting and now - self._last_read_at > _PUBACK_TIMEOUT_S:
+            self.end("the broker does not acknowledge what we publish")
         elif any(now - at > _ANSWER_TIMEOUT_S for _, at in self._unanswered_subscribes.values()):
             self.end("the broker does not answer SUBSCRIBE")
 

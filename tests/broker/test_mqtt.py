@@ -329,6 +329,18 @@ async def test_a_broker_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> No
         await peer.wait_until_up(2)
 
 
+async def test_a_broker_that_acknowledges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead link is noticed sooner than by its pings when something waits for it."""
+    monkeypatch.setattr(mqtt_connection, "_PUBACK_TIMEOUT_S", 1.0)
+    script = Script(connect=welcome, subscribe=granted)
+    async with script.running() as url, Peer(url, "t/in") as peer:
+        await peer.wait_until_up()
+        assert peer.link.publish("t/out", b"x")
+        peer.link.flush()
+        await wait_until(lambda: bool(peer.downs), limit=5.0)
+        assert "does not acknowledge" in peer.downs[0]
+
+
 async def test_pings_keep_an_idle_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle link stays connected as long as its pings are answered."""
     monkeypatch.setattr(mqtt_connection, "_KEEPALIVE_S", 1)
