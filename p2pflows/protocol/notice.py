@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic_core import from_json, to_json
 
+from p2pflows.protocol import strict_json
 from p2pflows.protocol.message import Count, MessageId, Name, UserId
 
 MAX_NOTICE_BYTES = 65_536
@@ -69,6 +70,8 @@ class Notice(BaseModel):
         left = MAX_NOTICE_BYTES
         notices = []
         for body in bodies:
+            if len(body) <= left:
+                strict_json.loads_exact(body)
             notices.append(cls.model_validate_json(body if len(body) <= left else _beginning(body, left)))
             left -= len(body)
             if left <= 0:

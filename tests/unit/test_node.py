@@ -672,8 +672,8 @@ def test_two_daemons_with_one_identity_notice_each_other(world: World) -> None:
     assert "Another daemon runs with this identity" in str(ann.node.journal.log.newest(10, 0))
 
 
-def error_of(machine: Machine, request: ClientRequest) -> dict[str, Any]:
-    """Return the error with which a message of a machine has ended."""
+def answer_to(machine: Machine, request: ClientRequest) -> dict[str, Any]:
+    """Return the answer or the error with which a message of a machine has ended."""
     query = "SELECT answer FROM outgoing WHERE id = ?"
     found = machine._reader.execute(query, (request.result,)).fetchone()
     return dict(json.loads(found[0]))
@@ -688,7 +688,7 @@ def test_clocks_that_differ_are_told(world: World, skew_ms: int, side: str) -> N
     asked = ann.send(Type.CALL, bob, ECHO, {}, 10)
     world.run(11)
     message = f"bob refused the message: your clocks differ by 59 min; yours is {side}."
-    assert (error_of(ann, asked)["kind"], error_of(ann, asked)["message"]) == ("unreachable", message)
+    assert (answer_to(ann, asked)["kind"], answer_to(ann, asked)["message"]) == ("unreachable", message)
     assert ann.node is not None
     assert ann.node.outbox.peer_clocks.known() == {bob.user: pytest.approx(-skew_ms, abs=1_000)}
     assert [row.detail for row in ann.node.journal.log.newest(9, 0)] == [
@@ -707,7 +707,7 @@ def test_a_clock_is_told_to_contacts_only(world: World) -> None:
     world.run(1)
     asked = ann.send(Type.CALL, bob, ECHO, {}, 10)
     world.run(11)
-    assert error_of(ann, asked)["message"] == "bob is online, but did not confirm the message."
+    assert answer_to(ann, asked)["message"] == "bob is online, but did not confirm the message."
     assert ann.node is not None
     assert ann.node.outbox.peer_clocks.known() == {}
 
@@ -874,3 +874,44 @@ def test_a_contact_cannot_flood_the_human(world: World, monkeypatch: pytest.Monk
     again = ann.send(Type.CALL, bob, HUMAN, {"text": "again"}, 300)
     world.run(1)
     assert ann.state_of(again.result) == "stored"
+
+
+def test_a_peer_without_instances_answers(world: World) -> None:
+    """Who serves no class answers each operation on instances as the protocol says."""
+    ann, bob, _ = world.machines
+    for flow in bob.serves:
+        if flow.kind == "class":
+            bob.ask(partial(_unserve, endpoint=flow.endpoint))
+    world.run(1)
+    operations = (
+        {"op": "list"},
+        {"op": "mount", "endpoint": ECHO},
+        {"op": "mount", "endpoint": flows.PAIR},
+        {"op": "delete", "instance": "0" * 32},
+        {"op": "reset", "instance": "0" * 32},
+    )
+    asked = [ann.send(Type.CALL, bob, topics.INSTANCES, data, 60) for data in operations]
+    world.run(1)
+    answers = [answer_to(ann, request) for request in asked]
+    assert answers[0] == {"instances": []}
+    assert answers[1] == {"instance": None, "endpoint": ECHO, "kind": "python", "shared": True}
+    assert [answer["kind"] for answer in answers[2:]] == ["not_served", "not_allowed", "not_allowed"]
+
+
+def _unserve(node: Node, endpoint: str) -> None:
+    node.serving.unserve(endpoint)
+
+
+def test_an_answer_to_a_withdrawn_call_is_confirmed_and_ignored(world: World) -> None:
+    """It was on its way when the call was withdrawn: it gets a receipt, and nothing else happens."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, HUMAN, {"text": "shall we?"}, 60)
+    world.run(0.5)
+    ann.cut(2)
+    bob.answer(asked.result, "yes")
+    ann.ask(lambda node: node.messages.cancel(asked.result))
+    world.run(10)
+    assert ann.state_of(asked.result) == "cancelled"
+    assert ann.node is not None
+    assert ann.node.journal.counters["refused.replayed"] >= 1
+    assert bob.unsettled() == []
