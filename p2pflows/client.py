@@ -76,6 +76,11 @@ class Client:
         return self._home.worker_socket
 
     @property
+    def contacts_file(self) -> Path:
+        """The address book of the daemon's user."""
+        return self._home.contacts
+
+    @property
     def user_id(self) -> str:
         """The user id of the daemon's user, 64 hex digits."""
         if self._user_id is None:

@@ -18,10 +18,11 @@ from typing import Any
 
 from p2pflows.client import Client
 from p2pflows.config import DEFAULT_POINT
+from p2pflows.contacts import Contacts, resolve
 from p2pflows.errors import NotServed, UsageError
 from p2pflows.flows import state as codec
 from p2pflows.flows.client_run import ClientRun
-from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS, effective_config, input_schema, subflow_specs
+from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS, effective_config, input_schema, subflow_specs, with_user_ids
 from p2pflows.flows.overrides import check_keyless, open_keys
 from p2pflows.flows.proxy import FlowProxy
 from p2pflows.flows.run import Target
@@ -83,7 +84,9 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
         "description": str(effective.get("description") or ""),
         "schema": input_schema(effective),
         "interleaved": flow_class.interleaves,
-        "subflows": effective.get(SUBFLOWS) or {},
+        "subflows": with_user_ids(
+            effective.get(SUBFLOWS) or {}, lambda name: resolve(name, Contacts(cl.contacts_file).book(), cl.user_id)
+        ),
         "overridable": open_keys(effective),
         "release": loaded.release,
     }

@@ -286,11 +286,15 @@ class App:
         return node
 
     def _serve_human(self, node: Node) -> None:
-        """Serve the human at the first start only, so that unserving it lasts."""
-        endpoint = self._settings.human_endpoint
-        if node.journal.meta.get("human") == endpoint:
+        """Serve the human at the first start only, so that unserving it lasts; under a new name, no longer the old."""
+        endpoint, old = self._settings.human_endpoint, node.journal.meta.get("human")
+        if old == endpoint:
             return
         with node.journal.transaction():
+            before = node.catalog.get(old) if old else None
+            if before is not None and before.kind == "human":
+                node.serving.unserve(before.endpoint)
+                self._log.warning("the human is served as %s, and no longer as %s", endpoint, before.endpoint)
             node.journal.meta.set("human", endpoint)
             if node.catalog.get(endpoint) is None:
                 node.catalog.put(

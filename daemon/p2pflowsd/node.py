@@ -241,6 +241,7 @@ class Node:
             effects=effects,
             settlement=settlement,
             turns=turns,
+            log=log,
             inbox=inbox,
         )
         rights = self.rights = Rights(

@@ -11,7 +11,7 @@ import copy
 import functools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,13 +194,46 @@ def subflow_specs(
     return specs
 
 
+def with_user_ids(subflows: Any, resolve: Callable[[str], str]) -> Any:
+    """Return a copy of a `subflows_config` in which each user is named by id, at any depth.
+
+    Args:
+        subflows: the mapping of subflows; what has another form stays as it is.
+        resolve: returns the user id for a petname, or for `me`. `local`, `???` and user ids stay as they are.
+    """
+    if not isinstance(subflows, Mapping):
+        return subflows
+    named: dict[str, Any] = {}
+    for key, entry in subflows.items():
+        named[key] = copy.deepcopy(entry)
+        if not isinstance(entry, Mapping):
+            continue
+        user = entry.get("user_id")
+        if isinstance(user, str) and user.strip() not in ("", LOCAL, OPEN) and not topics.is_user_id(user.lower()):
+            named[key]["user_id"] = resolve(user.strip())
+        if SUBFLOWS in entry:
+            named[key][SUBFLOWS] = with_user_ids(entry[SUBFLOWS], resolve)
+    return named
+
+
+def users_in(subflows: Any) -> dict[str, Any]:
+    """Return only the user ids in a `subflows_config`, as overrides of another one."""
+    found: dict[str, Any] = {}
+    for key, entry in subflows.items() if isinstance(subflows, Mapping) else ():
+        if isinstance(entry, Mapping):
+            user, inner = entry.get("user_id"), users_in(entry.get(SUBFLOWS))
+            part = {"user_id": user} if isinstance(user, str) and topics.is_user_id(user.lower()) else {}
+            found |= {key: {**part, **({SUBFLOWS: inner} if inner else {})}} if part or inner else {}
+    return found
+
+
 def _spec(key: str, entry: _Entry, me: str, complete: bool) -> SubflowSpec:
     user = entry.text("user_id", LOCAL)
     if user == OPEN and complete:
         raise entry.to_fill_in("user_id")
     if user not in (OPEN, LOCAL):
-        user = _user(user, entry)
-    if user == me:
+        user = _user(user, entry, complete=complete)
+    if user in (me, "me"):
         user = LOCAL
     endpoint = entry.text("flow_endpoint", OPEN if user == OPEN else "")
     if not endpoint:
@@ -259,11 +292,15 @@ class _Entry:
         return UsageError(f"{self.path}.{name} is still to be filled in.", f"Override {self.path}.{name}.")
 
 
-def _user(text: str, entry: _Entry) -> str:
+def _user(text: str, entry: _Entry, *, complete: bool) -> str:
     user = text.lower()
     if topics.is_user_id(user):
         return user
-    raise UsageError(f"{entry.path}.user_id is not a user id: {text!r}.", "Write 64 hex digits, or 'local'.")
+    if text == "me" or (not complete and topics.is_name(text)):
+        return text  # serving and mounting replace petnames by user ids
+    raise UsageError(
+        f"{entry.path}.user_id is not a user id: {text!r}.", "Write 64 hex digits, 'local', or the name of a contact."
+    )
 
 
 def _first_bases(flow_class: type[Any]) -> list[type[Any]]:

@@ -889,3 +889,50 @@ def test_errors_say_who_and_what(alice: LocalUser, bob: LocalUser, names: Callab
     with pytest.raises(NoWorker, match=r"dispatch point 'empty-point' has no free worker") as waiting:
         bob.call(f"me/{endpoint}", {}, timeout=2)
     assert "run_dispatch_worker_thread(cl, dispatch_point='empty-point')" in waiting.value.hint
+
+
+def test_a_user_is_named_in_the_same_way_everywhere(
+    alice: LocalUser, bob: LocalUser, names: Callable[[str], str], tmp_path: Path
+) -> None:
+    """A petname, `me`, `local` and a user id name the user of a subflow, in a YAML, at serve, and at mount."""
+    caller, called = names("caller"), names("called")
+    (tmp_path / "who.py").write_text(
+        "from p2pflows import AtomicFlow, CompositeFlow\n"
+        "class Called(AtomicFlow):\n    default_config = {'name': 'n', 'description': 'd', 'who': '?'}\n"
+        "    def run(self, m):\n        return {'who': self.flow_config['who']}\n"
+        "class Caller(CompositeFlow):\n"
+        "    default_config = {'name': 'n', 'description': 'd', 'subflows_config': {'A': {'user_id': 'bob', "
+        f"'flow_endpoint': {called!r}, 'name': 'A', 'description': 'd'}}}}}}\n"
+        "    def run(self, m):\n"
+        "        a = self.subflows['A']\n"
+        "        return a.get_reply_future(self.package_input_message({})).get_data()\n"
+    )
+    with contextlib.chdir(tmp_path):
+        for user, who in ((alice, "alice"), (bob, "bob")):
+            serving.serve_flow(user, "who.Called", called, config={"who": who})
+        assert serving.serve_flow(alice, "who.Caller", caller)
+        assert not serving.serve_flow(alice, "who.Caller", caller)
+        for given, answers in (
+            (None, "bob"), ("bob", "bob"), (bob.user_id, "bob"), ("me", "alice"), ("local", "alice"),
+            (alice.user_id, "alice"),
+        ):  # fmt: skip
+            overrides = {"subflows_config": {"A": {"user_id": given}}} if given else None
+            proxy = get(alice, caller, config_overrides=overrides)
+            assert proxy.get_reply_future(proxy.package_input_message({})).get_data(timeout=WAIT) == {"who": answers}
+            serving.serve_flow(alice, "who.Caller", f"{caller}-{answers}", config=overrides or {})
+            assert alice.call(f"me/{caller}-{answers}", {}) == {"who": answers}
+    with pytest.raises(UnknownUser):
+        get(alice, caller, config_overrides={"subflows_config": {"A": {"user_id": "nobody-of-that-name"}}})
+
+
+def test_settings_of_a_singleton_that_exists(alice: LocalUser, names: Callable[[str], str]) -> None:
+    """Settings that would have no effect are refused; the same ones as before are not."""
+    endpoint = names("Single")
+    serve(alice, "Counter", endpoint, singleton=True)
+    first = get(alice, endpoint, config_overrides={"description": "first"})
+    again = get(alice, endpoint, config_overrides={"description": "first"})
+    assert again.flow_config["flow_id"] == first.flow_config["flow_id"]
+    for settings in ({"config_overrides": {"description": "second"}}, {"initial_state": {"count": 5}}):
+        with pytest.raises(BadInput, match="It exists, and keeps its config"):
+            get(alice, endpoint, **settings)
+    assert get(alice, endpoint).flow_config["flow_id"] == first.flow_config["flow_id"]

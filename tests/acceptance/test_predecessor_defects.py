@@ -259,3 +259,4 @@ def test_a_human_under_another_name() -> None:
         assert (prompt["endpoint"], prompt["text"]) == ("Desk", "Anybody there?")
         alice.answer(prompt["id"], "Yes.")
         assert bob.wait(sent["id"], timeout=WAIT)["human_input"] == "Yes."
+        assert [flow["endpoint"] for flow in alice.request("ls")["flows"] if flow["kind"] == "human"] == ["Desk"]

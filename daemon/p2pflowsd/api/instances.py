@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from p2pflows.flows.config import SUBFLOWS, with_user_ids
 from p2pflows.flows.overrides import check_keyless
 from p2pflows.protocol import topics
 from p2pflowsd.api import peers, views
@@ -51,6 +52,10 @@ async def mount(daemon: Daemon, params: MountParameters) -> Any:
     check_keyless(params.config_overrides)
     check_keyless(params.initial_state)
     settings = params.model_dump(include={"config_overrides", "initial_state", "dispatch_point"})
+    subflows = settings["config_overrides"].get(SUBFLOWS)
+    if subflows:
+        named = with_user_ids(subflows, daemon.resolve_user)
+        settings["config_overrides"] = {**settings["config_overrides"], SUBFLOWS: named}
     order = {"op": "mount", "endpoint": endpoint, **{name: value for name, value in settings.items() if value}}
     reply = await peers.ask(daemon, user, order, MountReply, endpoint=topics.INSTANCES, timeout_s=params.timeout)
     return {**reply, "instance": reply.get("instance"), "user": user}

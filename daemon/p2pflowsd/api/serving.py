@@ -9,6 +9,7 @@ from pydantic import Field
 
 from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import NotAllowed, NotServed, UnknownUser, Unreachable, UsageError
+from p2pflows.flows.config import with_user_ids
 from p2pflows.flows.overrides import check_keyless
 from p2pflows.protocol import topics
 from p2pflows.protocol.worker_frames import Failure, Outcome, Success
@@ -76,7 +77,10 @@ async def serve(daemon: Daemon, params: ServeParameters) -> Any:
         what is [served](#served-flows), once a worker has loaded it
     """
     flow = _checked_flow(daemon, params)
-    served = flow.model_copy(update=await _description(daemon, flow, params))
+    found = await _description(daemon, flow, params)
+    if found.get("subflows"):
+        found["subflows"] = with_user_ids(found["subflows"], daemon.resolve_user)
+    served = flow.model_copy(update=found)
     await daemon.run(lambda: _publish(daemon, served))
     return served.as_json(daemon.node.name_of)
 

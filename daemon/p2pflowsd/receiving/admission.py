@@ -5,10 +5,12 @@ The target is a human, a flow without state, an instance of a class, or the daem
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from p2pflows.contacts import Contacts
-from p2pflows.errors import CallError, Cancelled, NotAllowed, NotServed
+from p2pflows.errors import BadInput, CallError, Cancelled, NotAllowed, NotServed
+from p2pflows.flows.config import merge
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Message, Type, derived_id
 from p2pflowsd.clock import Clock
@@ -16,6 +18,7 @@ from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow
 from p2pflowsd.lifecycle import IncomingState, PromptState
+from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving import gate
 from p2pflowsd.running.catalog import Catalog, Served
 from p2pflowsd.running.effects import Effects
@@ -52,6 +55,7 @@ class Admission:
         settlement: Settlement,
         turns: Turns,
         inbox: Inbox,
+        log: OwnersLog,
     ) -> None:
         self._user = user
         self._journal = journal
@@ -68,6 +72,7 @@ class Admission:
         self._effects = effects
         self._settlement = settlement
         self._turns = turns
+        self._log = log
         self._inbox = inbox
 
     def admit(self, row: IncomingRow, message: Message) -> None:
@@ -175,6 +180,8 @@ class Admission:
         found = self._journal.instances.get(instance)
         if found is not None:
             self._instances.check_circle(found, mount.path)
+            if flow.singleton:
+                self._check_without_effect(row, mount, found)
             self._settlement.finish(row, mount_reply(flow, instance))
         elif flow.closed:
             raise NotServed(f"{mount.endpoint!r} is not served any more.")
@@ -183,6 +190,25 @@ class Admission:
         else:
             self._changes.ensure_quota(row, flow)
             self._queue.add_first_run(instance, row, flow, mount.dispatch_point)
+
+    def _check_without_effect(self, row: IncomingRow, mount: Mount, found: InstanceRow) -> None:
+        """Refuse settings for the instance of a singleton that exists; log those that a run asks for.
+
+        Raises:
+            BadInput: the instance has other settings, which it keeps.
+        """
+        kept = json.loads(found.config)
+        differs = merge(kept, mount.config_overrides) != kept
+        moves = mount.dispatch_point is not None and mount.dispatch_point != found.point
+        begins = mount.initial_state is not None and mount.initial_state != json.loads(found.initial or "{}")
+        if not (differs or moves or begins):
+            return
+        text = f"All share one instance of {mount.endpoint!r}. It exists, and keeps its config, state and point."
+        sent = self._journal.outgoing.find(row.id)
+        if sent is not None and sent.origin is not None:
+            self._log.note("ignored", row.peer, mount.endpoint, f"{text} A flow asked for others.")
+            return
+        raise BadInput(text, f"Ask for it as it is, or delete it first: p2pflows unmount {found.id}")
 
     def release_held(self, user: str) -> int:
         """Admit the held requests of a sender, and return how many there were."""

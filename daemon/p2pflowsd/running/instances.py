@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from p2pflows.contacts import Book
 from p2pflows.errors import BadInput, NotAllowed, NotServed
+from p2pflows.flows.config import SUBFLOWS, merge, users_in
 from p2pflows.protocol import topics
 from p2pflows.protocol.instance_tasks import InstanceMessage, MountPlan, StoredInstance, write_instance_task
 from p2pflows.protocol.message import ANSWERS, Message, MessageId, Name, UserId, derived_id
@@ -233,7 +234,7 @@ class Instances:
 
     def _plan(self, mount: Mount, flow: Served, *, trusted: bool) -> MountPlan:
         return MountPlan(
-            config=flow.config,
+            config=merge(flow.config, {SUBFLOWS: users}) if (users := users_in(flow.subflows)) else flow.config,
             overrides=mount.config_overrides,
             state=mount.initial_state,
             trusted=trusted,
