@@ -111,6 +111,8 @@ def _from_json(module: str, fields: dict[str, Any]) -> Locked:
     if not is_module(module):
         raise ValueError(f"{module!r} is not a module name")
     if fields.get("linked"):
+        if not Path(revision).is_absolute():
+            raise ValueError(f"the link of {module} names no absolute path")
         return Locked(Source(SourceKind.LINK, module, url, revision))
     source = _source(module, url, revision)
     hashes = {str(path): str(value) for path, value in fields["files"].items()}

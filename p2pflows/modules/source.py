@@ -72,7 +72,9 @@ class Source:
         return Path(self.revision if self.kind is SourceKind.LINK else unquote(urlsplit(self.url).path))
 
     def identity(self, endpoint: str | None) -> str:
-        """Return what the user trusts: the url, preceded by the hub if that is not the usual one."""
+        """Return what the user trusts: the url, preceded by the hub if that is not the usual one, or a folder."""
+        if self.kind is SourceKind.LINK:
+            return self.folder.as_uri()
         return f"{endpoint}/{self.url}" if self.kind is SourceKind.HUB and endpoint else self.url
 
     def __str__(self) -> str:

@@ -3,6 +3,8 @@
 - A locked module that is in the project unchanged stays as it is, without any use of the network.
 - A locked module that is missing is fetched at the locked commit, and must have the locked hashes.
 - A module that was changed by hand, or is locked to another source, is replaced only with `overwrite`.
+- A folder of this machine is linked or copied without a question only if the user names it in this sync, or the list of
+  a folder that the user names, or if it lies inside the folder that asks for it; all else may come from elsewhere.
 - The dependencies of a module are synced before it. A locked dependency stays locked; only the user changes that.
 """
 
@@ -203,6 +205,10 @@ class _Project:
         self._requested: set[str] = set()
         self._started: set[str] = set()
         self._results: dict[str, Synced] = {}
+        self._named: set[Source] = set()
+        """The folders of this machine that the user names in this sync."""
+        self._unasked: set[Source] = set()
+        """Those that are linked or copied without a question."""
         for folder in self._folder.glob(f"{_STAGING_PREFIX}*"):  # left by a sync that was killed
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -220,6 +226,8 @@ class _Project:
                     f"{entry.source.module} is requested twice: {other}, and {entry.source}.", "Request one of them."
                 )
         self._requested = set(by_module)
+        self._named = {entry.source for entry in entries if entry.source.is_own_folder}
+        self._unasked |= self._named
         for entry in entries:
             if entry.source.module not in self._started:
                 self._started.add(entry.source.module)
@@ -251,6 +259,12 @@ class _Project:
                     f"{module} requests {wanted}, which is on this machine.",
                     "Only a module in a folder of your own may do that.",
                 )
+            if (
+                wanted.is_own_folder
+                and by
+                and (by in self._named or wanted.folder.resolve().is_relative_to(by.folder.resolve()))
+            ):
+                self._unasked.add(wanted)
             names.append(wanted.module)
             if wanted.module in self._started or wanted.module in self._requested:
                 continue
@@ -275,10 +289,13 @@ class _Project:
             self._sync_needs_in(place, wanted)
             self._record(wanted.module, place, Outcome.KEPT)
         elif wanted.kind is SourceKind.LINK:
+            is_new = self._is_newly_trusted(wanted)
             self._sync_needs_in(wanted.folder, wanted)
             with self._staging() as staging:
                 (staging / "new").symlink_to(wanted.folder, target_is_directory=True)
                 self._place(staging, place, Locked(wanted))
+            if is_new:
+                self._trust(wanted)
             self._options.report(f"{wanted.module} is linked to {wanted.folder}.")
             self._record(wanted.module, place, Outcome.LINKED)
         else:
@@ -344,7 +361,10 @@ class _Project:
             Untrusted: the user does not trust it.
         """
         identity, options = wanted.identity(self._endpoint), self._options
-        if wanted.is_own_folder or identity in self._trusted.sources():
+        if wanted in self._unasked:  # nor is the user asked next time
+            self._trusted.add(identity)
+            return False
+        if identity in self._trusted.sources():
             return False
         may_ask = options.trust is None and options.may_ask
         if not options.trust and not (may_ask and trust.can_ask() and trust.ask(identity)):

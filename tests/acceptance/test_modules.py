@@ -25,6 +25,7 @@ from support.scripted_daemon import command, run, run_here
 from p2pflows import flow_verse
 from p2pflows.errors import UsageError
 from p2pflows.modules import ContentDiffers, FetchFailed, Untrusted, lock
+from p2pflows.modules.sync import SyncOptions, sync_sources
 from p2pflows.modules.trust import TrustList
 
 CHAT: dict[str, str | bytes] = {
@@ -492,6 +493,44 @@ def test_a_strangers_module_names_no_folder_of_this_machine(hub: Hub, root: Path
     mine = _write(tmp_path / "mine", {"dependencies.yaml": "- url: team/Secret\n  revision: ../team/Secret\n"})
     flow_verse.sync_dependencies([{"url": "a/One", "revision": str(mine)}])
     assert _folder(root, "team/Secret").resolve() == secret
+
+
+@pytest.mark.parametrize("form", ["link", "copy"])
+def test_a_strangers_flow_lock_reaches_no_folder_of_this_machine(root: Path, tmp_path: Path, form: str) -> None:
+    """A lock that came with a project links or copies a folder only after the trust question, which names it."""
+    secret = _write(tmp_path / "team" / "Secret", {"__init__.py": "KEY = 1\n"})
+    revision = str(secret) if form == "link" else None
+    url = "team/Secret" if form == "link" else secret.as_uri()
+    flow_verse.sync_dependencies([{"url": url, "revision": revision} if revision else url])
+    stolen = (root / "flow.lock").read_text(encoding="utf-8")
+    shutil.rmtree(root / "flow_modules")
+    TrustList()._path.unlink()  # as on the machine of somebody else
+    (root / "flow.lock").write_text(stolen, encoding="utf-8")
+    with pytest.raises(Untrusted, match=str(secret)):
+        sync_sources([], root, SyncOptions(), with_locked=True)
+    assert _placed(root) == set()
+    sync_sources([], root, SyncOptions(trust=True), with_locked=True)
+    assert _placed(root) == {"team/Secret"}
+
+
+def test_a_dependency_of_a_dependency_reaches_no_folder_outside_its_own(root: Path, tmp_path: Path) -> None:
+    """A folder that the user did not name links what lies inside it, and asks for all else."""
+    _write(tmp_path / "team" / "Secret", {"__init__.py": ""})
+    needs = "- {url: team/Inner, revision: ./Inner}\n- {url: team/Secret, revision: ../team/Secret}\n"
+    _write(tmp_path / "near", {"__init__.py": "", "dependencies.yaml": needs})
+    _write(tmp_path / "near" / "Inner", {"__init__.py": ""})
+    mine = _write(tmp_path / "mine", {"dependencies.yaml": "- {url: a/Near, revision: ../near}\n"})
+    with pytest.raises(Untrusted, match="Secret"):
+        flow_verse.sync_dependencies([{"url": "a/One", "revision": str(mine)}])
+    assert _placed(root) == {"team/Inner"}
+
+
+def test_a_link_in_a_lock_is_an_absolute_path(root: Path) -> None:
+    """A relative one would depend on the current folder."""
+    entry = {"url": "team/Chat", "revision": "../../etc", "linked": True}
+    (root / "flow.lock").write_text(json.dumps({"version": 1, "modules": {"team/Chat": entry}}), encoding="utf-8")
+    with pytest.raises(UsageError, match="damaged"):
+        lock.read(root)
 
 
 def test_packages_are_named_and_not_installed(hub: Hub, root: Path, caplog: pytest.LogCaptureFixture) -> None:
