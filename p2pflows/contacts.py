@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from p2pflows import files, yaml_file
+from p2pflows import files, strict_modes, yaml_file
 from p2pflows.errors import UnknownUser, UsageError
 from p2pflows.protocol import topics
 
@@ -181,6 +181,7 @@ def naming(contacts: Contacts, me: str) -> Callable[[str], str | None]:
 
 
 def _read(path: Path) -> Book:
+    strict_modes.check(path)
     hint = f"Correct {path}, or move it away to start with an empty address book."
     content = yaml_file.read(path, "The contacts", hint) or {}
     names = content.get("contacts") or {} if isinstance(content, dict) else None

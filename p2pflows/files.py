@@ -38,7 +38,10 @@ def create(path: Path, text: str, mode: int = PRIVATE) -> None:
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold a lock file; other holders wait, in this process and in others."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("w") as file:
+    # Private, as whoever can open it can hold it for ever.
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE), "w") as file:
+        with contextlib.suppress(PermissionError):  # an older release made it readable; a project's may be shared
+            os.fchmod(file.fileno(), PRIVATE)
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

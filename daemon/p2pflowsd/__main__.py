@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from p2pflows import config, logs
+from p2pflows import config, logs, strict_modes
 from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home, home
 from p2pflows.protocol import identity
@@ -29,6 +29,7 @@ def main() -> int:
     """Run the daemon of the home that the environment names; return the exit code."""
     where = home()
     try:
+        strict_modes.check_home(where)
         settings = config.load(where)
         logs.to_stderr(settings.log_level)
         with _lock(where):
@@ -105,7 +106,7 @@ Try next, in another terminal:
 def _lock(where: Home) -> Iterator[None]:
     """Hold the lock of the home; the system releases it when the process ends, however that happens."""
     where.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with where.lock.open("a+") as lock:
+    with _open_lock(where.lock) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -118,6 +119,13 @@ def _lock(where: Home) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    """Open the lock file; it is private, so that no other user can hold the lock, and never a link."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(handle, 0o600)  # an older release made it readable, which is enough to lock it
+    return os.fdopen(handle, "a+")
 
 
 def _print_error(error: P2pflowsError) -> int:
