@@ -194,6 +194,7 @@ def test_every_kind_of_error_is_explained() -> None:
     ("row", "value"),
     [
         ("body of a message", message.MAX_BODY_BYTES),
+        ("`source`", message.MAX_SOURCE_CHARS),
         ("life of a message", message.MAX_LIFETIME_MS),
         ("clocks ahead", intake.MAX_CLOCK_SKEW_MS),
         ("parts of a frame", framing.MAX_PARTS),

@@ -22,6 +22,9 @@ MAX_BODY_BYTES = 700_000
 MAX_PROGRESS_BYTES = 16_000
 """Most bytes of one progress report of a call. Larger ones are dropped, as any progress report may be lost."""
 
+MAX_SOURCE_CHARS = 64
+"""Most code points of the label that a message shows as its source."""
+
 UserId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MessageId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 Name = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
@@ -67,7 +70,7 @@ class Message(BaseModel):
     seq: Count = 0
     created: Count
     expires: Count
-    source: Annotated[str, StringConstraints(max_length=64)] = ""
+    source: Annotated[str, StringConstraints(max_length=MAX_SOURCE_CHARS)] = ""
     data: dict[str, Any] = {}
 
     @classmethod

@@ -170,7 +170,7 @@ class TaskSpec(NamedTuple):
             sender_name=entry["name"] or "",
             conversation=entry["conversation"],
             message=entry["message"],
-            expires=int(entry["expires"]),
+            expires=_count(entry["expires"]),
             attempt=entry.get("attempt", 1),
             records={
                 call_index: Record(fingerprint, None if result is None else read_result(result))
@@ -377,13 +377,13 @@ class WorkerFrame:
             frame = cls(
                 worker=WorkerInfo(
                     str(header["worker"]),
-                    int(header["slots"]),
-                    int(header.get("pid", 0)),
+                    _count(header["slots"]),
+                    _count(header.get("pid", 0)),
                     str(header.get("host", "")),
                 ),
-                boot=int(header["boot"]),
-                number=int(header["n"]),
-                seen=int(header["seen"]),
+                boot=_count(header["boot"]),
+                number=_count(header["n"]),
+                seen=_count(header["seen"]),
                 held=dict.fromkeys(str(task) for task in header["held"]),
                 parked={str(task) for task in header.get("parked", ())},
                 results=[
@@ -454,8 +454,8 @@ class DaemonFrame:
         try:
             return cls(
                 worker=header.get("worker", ""),
-                boot=int(header["boot"]),
-                number=int(header["n"]),
+                boot=_count(header["boot"]),
+                number=_count(header["n"]),
                 tasks=[TaskSpec.read(entry, blob) for entry, blob in zip(header["tasks"], blobs, strict=True)],
                 done=header["done"],
                 cancel=header["cancel"],
@@ -475,3 +475,10 @@ def _object(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TypeError("no object")
     return content
+
+
+def _count(value: Any) -> int:
+    """Return a value that is a count; workers and daemons of older releases number frames from 2^62 on."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r} is not a count")
+    return value

@@ -143,7 +143,14 @@ def test_what_is_kept_of_an_ask_is_what_is_answered(status: AskStatus) -> None:
         assert read_result(as_travelled(status.as_json())) == status
 
 
-@pytest.mark.parametrize("changes", [{"worker": "a b"}, {"slots": 0}, {"seen": None}, {"held": 5}, {"n": "x"}])
+ODD_NUMBERS: list[dict[str, Any]] = [
+    {field: odd} for field in ("boot", "n", "seen", "slots") for odd in (True, -1, 1.0, "1", None, 2**63)
+]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"worker": "a b"}, {"slots": 0}, {"seen": None}, {"held": 5}, {"n": "x"}, *ODD_NUMBERS]
+)
 def test_a_malformed_frame_of_a_worker_is_refused(changes: dict[str, Any]) -> None:
     """A frame that lacks a field, or has a wrong one, is refused as a whole."""
     header, blobs = WorkerFrame(worker=WorkerInfo("w-1", 1), boot=1, number=1, seen=0).to_wire()
