@@ -35,6 +35,7 @@ _MAX_DEPTH = 64
 _REFERENCE = re.compile(r"\$\{([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\}")
 _ESCAPED = "\\${"
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
+_INTERFACE_FORMS = "Write a list of names, or a mapping from names to descriptions."
 _ABOUT_SERVING = frozenset(
     {
         *(TARGET, "user_id", "flow_id", "flow_endpoint", "flow_class_name"),
@@ -115,16 +116,45 @@ def check_required(flow_class: type[Any], config: Mapping[str, Any], *, complete
 
 
 def input_schema(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a config says of the input, as a JSON schema. It informs people; no message is checked against it."""
+    """Return what a config says of the input, as a JSON schema. It informs people; no message is checked against it.
+
+    Raises:
+        UsageError: it says so in a form that is not known.
+    """
     for name in ("input_interface", "input_interface_non_initialized"):
-        match config.get(name):
-            case str(only):
-                return _schema({only: {}})
-            case Mapping() as fields:
-                return _schema({str(key): _field(value) for key, value in fields.items()})
-            case [*keys] if keys:
-                return _schema({str(key): {} for key in keys})
+        fields = interface_fields(config.get(name), name)
+        if fields:
+            return _schema({key: _field(value) for key, value in fields.items()})
     return {"type": "object"}
+
+
+def interface_fields(interface: Any, name: str) -> dict[str, Any]:
+    """Return the fields that an interface in a config names, each with what the config says of it.
+
+    Args:
+        interface: a name, a list of names, a mapping from names to texts, or as in the predecessor the config of a
+            KeyInterface, whose fields are those that it selects, renames or copies.
+        name: its key in the config, for the error.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    match interface:
+        case None:
+            return {}
+        case str(only):
+            return {only: None}
+        case {"_target_": target, **settings}:
+            if str(target).rpartition(".")[2] != "KeyInterface":
+                raise UsageError(f"{name} names {target!r}, which describes no fields.", _INTERFACE_FORMS)
+            named: dict[str, Any] = dict(settings)
+            taken = [*(named.get("keys_to_rename") or ()), *(named.get("keys_to_copy") or ())]
+            return {str(key): None for key in taken or named.get("keys_to_select") or ()}
+        case Mapping():
+            return {str(key): value for key, value in interface.items()}
+        case [*keys] if all(isinstance(key, str) for key in keys):
+            return dict.fromkeys(keys)
+    raise UsageError(f"{name} has an unknown form.", _INTERFACE_FORMS)
 
 
 def _schema(properties: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from p2pflows.errors import FlowFailed, P2pflowsError, UsageError
 from p2pflows.flows import state as codec
-from p2pflows.flows.config import SUBFLOWS, check_required, effective_config, merge, subflow_specs
+from p2pflows.flows.config import SUBFLOWS, check_required, effective_config, interface_fields, merge, subflow_specs
 from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.proxy import FlowProxy, check_message, package, send_reply
 from p2pflows.flows.run import Run, Target, outside
@@ -392,6 +392,8 @@ def _names(interface: object) -> Any:
             return []
         case str():
             return [interface]
+        case {"_target_": _}:
+            return list(interface_fields(interface, "The interface"))
         case _:
             return copy.deepcopy(interface)
 

@@ -95,7 +95,7 @@ class ChatAtomicFlow(AtomicFlow):
             history.append({"role": system, "content": self._system.render(data)})
             for query, response in _demonstrations(data.get("demonstrations")):
                 history += [{"role": user, "content": query}, {"role": assistant, "content": response}]
-        history.append({"role": user, "content": images.content(template.render(data), data.get("images"))})
+        history.append({"role": user, "content": images.content(template.render(data), images.given(data))})
         _check_size(history)
         sent = self._window(history)
         answers: list[str] = self.step(lambda: self._ask(sent))
@@ -118,7 +118,7 @@ class ChatAtomicFlow(AtomicFlow):
         data = input_message.data
         if data.get("demonstrations") and self.flow_config.get("allow_demonstrations") is not True:
             raise NotAllowed("Only the owner of this flow gives it demonstrations.", "Send your question without them.")
-        if images.has_address(data.get("images")) and self.flow_config.get("allow_image_urls") is not True:
+        if images.has_address(images.given(data)) and self.flow_config.get("allow_image_urls") is not True:
             raise NotAllowed("This flow takes no pictures by URL from you.", 'Send them as {"base64": "..."}.')
 
     def _ask(self, messages: list[Mapping[str, Any]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Any
 
 from p2pflows.errors import BadInput
@@ -37,10 +38,27 @@ def content(text: str, images: Any) -> str | list[dict[str, Any]]:
     return [{"type": "text", "text": text}, *pictures]
 
 
+def given(data: Mapping[str, Any]) -> Any:
+    """Return the pictures in a message: under `images`, or as in the predecessor under `data`.
+
+    Raises:
+        BadInput: `data` holds something else than pictures.
+    """
+    older = data.get("data")
+    if not isinstance(older, Mapping) or not {"images", "video"} & set(older):
+        return data.get("images")
+    unknown = sorted(set(older) - {"images"})
+    if unknown:
+        raise BadInput(f"'data.{unknown[0]}' cannot be sent to a model.", _HINT)
+    if data.get("images"):
+        raise BadInput("There are pictures under both 'images' and 'data.images'.", "Send them under 'images'.")
+    return older["images"]
+
+
 def has_address(images: Any) -> bool:
     """Whether a picture is an address that the model's server would fetch."""
     pictures = images if isinstance(images, (list, tuple)) else ()
-    urls = [image.get("url") if isinstance(image, dict) else image for image in pictures]
+    urls = [image.get("url", image.get("image")) if isinstance(image, dict) else image for image in pictures]
     return any(isinstance(url, str) and not url.startswith("data:") for url in urls)
 
 
@@ -54,8 +72,10 @@ def _url(image: Any) -> str:
                 return _data_url(base64.b64decode(text, validate=True))
             except binascii.Error:
                 raise BadInput("A picture's base64 cannot be read.", _HINT) from None
-        case str(url) | {"url": str(url)} if url.startswith(_SCHEMES):
+        case str(url) | {"url": str(url)} | {"type": "url", "image": str(url)} if url.startswith(_SCHEMES):
             return url
+        case {"type": "local_path"}:
+            raise BadInput("A picture is named by a path, which the worker does not read.", _HINT)
     raise BadInput("A picture has an unknown form.", _HINT)
 
 

@@ -90,13 +90,26 @@ class InstanceRun:
         targets = {key: Target(part.user, part.endpoint, part.instance) for key, part in instance.subflows.items()}
         stored = None if instance.state is None else json.dumps(instance.state, ensure_ascii=False).encode()
         try:
-            flow = build(self._class, instance.config, subflows=targets, run=self._run, state=stored)
+            config = self._with_keys(instance.config)
+            flow = build(self._class, config, subflows=targets, run=self._run, state=stored)
             take_keys = getattr(flow, "set_api_infos", None)
             if take_keys is not None and self._keyring is not None:
                 take_keys(self._keyring)
         except UsageError as error:
             raise FlowFailed(f"It cannot be built: {error.message}", error.hint) from error
         return flow
+
+    def _with_keys(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A config in which the worker's keys stand for `???` under `api_infos`, in memory only.
+
+        A class with `set_api_infos` gets the keys there. The configs of subflows stay as they are.
+        """
+        if self._keyring is None or hasattr(self._class, "set_api_infos"):
+            return config
+        from p2pflows.models.api_info import quick_load_api_keys
+
+        own = {key: value for key, value in config.items() if key != configs.SUBFLOWS}
+        return {**config, **quick_load_api_keys(own, self._keyring.api_infos)}
 
     def _message(self) -> FlowMessage:
         message = self._task.message

@@ -14,7 +14,7 @@ import pytest
 from flow_classes import notes
 from support.processes import wait_until
 
-from p2pflows import FlowMessage, FlowProxy, run_dispatch_worker_thread, serving, start_local
+from p2pflows import ApiInfo, FlowMessage, FlowProxy, run_dispatch_worker_thread, serving, start_local
 from p2pflows.errors import (
     BadInput,
     CallError,
@@ -936,3 +936,23 @@ def test_settings_of_a_singleton_that_exists(alice: LocalUser, names: Callable[[
         with pytest.raises(BadInput, match="It exists, and keeps its config"):
             get(alice, endpoint, **settings)
     assert get(alice, endpoint).flow_config["flow_id"] == first.flow_config["flow_id"]
+
+
+def test_keys_for_a_class_of_its_own(bob: LocalUser, names: Callable[[str], str], tmp_path: Path) -> None:
+    """A class that is no ChatFlow gets the keys of its worker, in memory; no other worker, and no listing, has them."""
+    endpoint, secret = names("keyed"), "sk-of-this-worker-0123456789"
+    (tmp_path / "keyed.py").write_text(
+        "from p2pflows import AtomicFlow\nclass Keyed(AtomicFlow):\n"
+        "    default_config = {'name': 'n', 'description': 'd', 'deep': [{'backend': {'api_infos': '???'}}]}\n"
+        "    def __init__(self, **config):\n        super().__init__(**config)\n"
+        "        self.found = self.flow_config['deep'][0]['backend']['api_infos']\n"
+        "    def run(self, m):\n"
+        "        return {'key': [info.api_key[-4:] for info in self.found] if self.found != '???' else None}\n"
+    )
+    with contextlib.chdir(tmp_path):
+        serving.serve_flow(bob, "keyed.Keyed", endpoint, dispatch_point=endpoint)
+        serving.serve_flow(bob, "keyed.Keyed", f"{endpoint}-none")
+    with run_dispatch_worker_thread(bob, endpoint, api_infos=[ApiInfo(api_key=secret)]):
+        assert bob.call(f"me/{endpoint}", {}) == {"key": ["6789"]}
+        assert bob.call(f"me/{endpoint}-none", {}) == {"key": None}
+    assert secret.encode() not in b"".join(path.read_bytes() for path in bob.home.glob("journal*"))

@@ -21,6 +21,7 @@ from p2pflows.flows.config import (
     check_required,
     default_config,
     effective_config,
+    input_schema,
     merge,
     required_keys,
     subflow_specs,
@@ -595,3 +596,26 @@ def test_what_looks_like_a_key_is_refused_in_configs(config: dict[str, Any]) -> 
 def test_plain_settings_do_not_look_like_keys(config: dict[str, Any]) -> None:
     """Numbers, lists of names, values to be filled in and ordinary words stay settings."""
     check_keyless(config)
+
+
+@pytest.mark.parametrize(
+    ("interface", "fields"),
+    [
+        ("only", ["only"]),
+        (["a", "b"], ["a", "b"]),
+        ({"a": "what a is"}, ["a"]),
+        ({"_target_": "aiflows.interfaces.KeyInterface", "keys_to_rename": {"a": "b"}, "keys_to_select": ["b"]}, ["a"]),
+        ({"_target_": ".KeyInterface", "keys_to_select": ["a", "b"]}, ["a", "b"]),
+        ({"_target_": "KeyInterface", "keys_to_copy": {"a": "c"}}, ["a"]),
+    ],
+)
+def test_known_forms_of_an_interface(interface: Any, fields: list[str]) -> None:
+    """The fields of the input are read from the forms of this release and of the predecessor."""
+    assert list(input_schema({"input_interface": interface})["properties"]) == fields
+
+
+@pytest.mark.parametrize("interface", [5, [1], [{"a": 1}], {"_target_": "aiflows.data_transformations.Unknown"}])
+def test_unknown_forms_of_an_interface(interface: Any) -> None:
+    """An interface that cannot be read is refused, and the error names it."""
+    with pytest.raises(UsageError, match="input_interface"):
+        input_schema({"input_interface": interface})

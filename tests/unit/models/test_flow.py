@@ -319,6 +319,20 @@ def test_images(server: ModelServer) -> None:
     )
 
 
+def test_images_as_in_the_predecessor(server: ModelServer) -> None:
+    """Pictures under `data.images` are sent; what is no picture is refused by name, and not dropped."""
+    chat = Chat(server)
+    given = {"images": [{"type": "url", "image": "https://a.example/x.png"}]}
+    assert chat.say(query="What is it?", data=given) == "You said: What is it?"
+    assert sent(server)[1][1][1] == {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}}
+    for wrong, said in (
+        ({"images": [{"type": "local_path", "image": "/etc/passwd"}]}, "path"),
+        ({"video": {"video_path": "x"}}, r"data\.video"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            chat.say(query="And?", data=wrong)
+
+
 def test_too_long_a_conversation(server: ModelServer) -> None:
     """A conversation that is too long to be stored is an error before the model is asked and paid."""
     chat = Chat(server)
