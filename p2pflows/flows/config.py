@@ -147,7 +147,7 @@ def interface_fields(interface: Any, name: str) -> dict[str, Any]:
         case {"_target_": target, **settings}:
             if str(target).rpartition(".")[2] != "KeyInterface":
                 raise UsageError(f"{name} names {target!r}, which describes no fields.", _INTERFACE_FORMS)
-            named: dict[str, Any] = dict(settings)
+            named: dict[str, Any] = {str(key): value for key, value in settings.items()}
             taken = [*(named.get("keys_to_rename") or ()), *(named.get("keys_to_copy") or ())]
             return {str(key): None for key in taken or named.get("keys_to_select") or ()}
         case Mapping():
