@@ -29,7 +29,7 @@ from p2pflows.flows import state
 from p2pflows.protocol import asks, envelope, framing, message, notice, strict_json
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
 from p2pflowsd.api.methods import METHODS
-from p2pflowsd.receiving import allowance, intake
+from p2pflowsd.receiving import allowance, held, intake
 from p2pflowsd.running import dispatch, instances
 from p2pflowsd.sending import presence, send_queue
 
@@ -208,9 +208,10 @@ def test_every_kind_of_error_is_explained() -> None:
         ("blocked requests of one contact", intake.MAX_BLOCKED_PER_CONTACT),
         ("blocked requests of one stranger", intake.MAX_BLOCKED_PER_STRANGER),
         ("blocked requests of all strangers", intake.MAX_BLOCKED_OF_STRANGERS),
+        ("blocked requests of all users", intake.MAX_BLOCKED),
         ("packets of strangers", int(allowance.PACKET_RATE)),
-        ("held requests of one stranger", intake.MAX_HELD_PER_SENDER),
-        ("held requests of all strangers", intake.MAX_HELD),
+        ("held requests of one stranger", held.MAX_HELD_PER_SENDER),
+        ("held requests of all strangers", held.MAX_HELD),
         ("messages of strangers", int(allowance.MESSAGE_RATE)),
         ("messages in one bundle", envelope.MAX_BODIES),
         ("signed fact", presence.MAX_CARD_BYTES),

@@ -28,6 +28,7 @@ from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
 from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.deadlines import Deadlines
+from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.receiving.intake import Intake
 from p2pflowsd.receiving.retries import Retries
 from p2pflowsd.receiving.rights import Rights
@@ -268,6 +269,7 @@ class Node:
             admission=admission,
             deadlines=deadlines,
             blocked=blocked,
+            held=HeldRequests(journal=journal, clock=clock, settlement=settlement),
             log=log,
         )
         self.retries = Retries(

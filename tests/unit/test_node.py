@@ -24,7 +24,7 @@ from p2pflowsd.human import inbox
 from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.node import Node, Request
-from p2pflowsd.receiving.intake import MAX_BLOCKED_PER_STRANGER
+from p2pflowsd.receiving.held import MAX_HELD_PER_SENDER
 from p2pflowsd.sending.presence import Presence
 from p2pflowsd.sending.send_queue import MAX_CACHED_BYTES
 
@@ -99,10 +99,10 @@ def test_a_stranger_with_many_gaps(world: World) -> None:
     """A stranger cannot fill the journal, not even with messages whose turn never comes."""
     _, bob, cyd = world.machines
     bob.contacts.remove("cyd")
-    for number in range(2 * MAX_BLOCKED_PER_STRANGER):
+    for number in range(2 * MAX_HELD_PER_SENDER):
         forge(world, cyd, bob, ECHO, id=f"{number:032x}", seq=2 * number, epoch=1)
     world.run(5)
-    assert bob.rows("incoming") == 1 + MAX_BLOCKED_PER_STRANGER
+    assert bob.rows("incoming") == MAX_HELD_PER_SENDER
 
 
 def test_proofs_of_repetitions(world: World) -> None:

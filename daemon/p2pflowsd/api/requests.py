@@ -10,7 +10,6 @@ from p2pflows.errors import JournalFailed, UsageError
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import NoParameters, Parameters, Text
-from p2pflowsd.lifecycle import IncomingState
 
 MIN_USER_ID_CHARS = 6
 """How many of its first digits may stand for the id of a stranger who waits."""
@@ -60,7 +59,8 @@ async def deny(daemon: Daemon, params: DenyParameters) -> Any:
     if user in daemon.contacts().by_user:
         name = daemon.node.name_of(user)
         raise UsageError(f"{name!r} is a contact.", f"First run: p2pflows contacts remove {name}")
-    dropped = await daemon.read(lambda: len(daemon.node.journal.incoming.held_by(user)))
+    incoming = daemon.node.journal.incoming
+    dropped = await daemon.read(lambda: len(incoming.held_by(user)) + len(incoming.blocked_by(user)))
     daemon.node.contacts.block(user)  # now, so that it holds even while the journal cannot be written
     with contextlib.suppress(JournalFailed):  # they are dropped as soon as it can
         await daemon.run(lambda: daemon.node.admission.deny(user))
@@ -74,6 +74,6 @@ def _find_stranger(daemon: Daemon, part: str) -> str:
         UsageError: it is no user id, and fits nobody or several.
     """
     part = part.strip().lower()
-    waiting = {row.peer for row in daemon.node.journal.incoming.in_state(IncomingState.HELD)}
+    waiting = {request["user"] for request in views.requests(daemon.node)}
     found = [user for user in waiting if len(part) >= MIN_USER_ID_CHARS and user.startswith(part)]
     return found[0] if len(found) == 1 else normal_user_id(part)

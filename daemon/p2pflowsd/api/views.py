@@ -12,8 +12,10 @@ from p2pflowsd.human.conversations import Conversation
 from p2pflowsd.journal.rows import IncomingRow, LogRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.node import Node
+from p2pflowsd.receiving.held import MAX_HELD
 from p2pflowsd.running.instances import requested_endpoint
 
+MAX_BLOCKED_SHOWN = 20
 _REFUSED = "refused."
 
 
@@ -30,7 +32,12 @@ def counts(node: Node) -> dict[str, Any]:
         "pending": node.outbox.pending,
         "dead": len(journal.incoming.in_state(IncomingState.DEAD)),
         "prompts_open": len(journal.prompts.open()),
-        "requests": len({row.peer for row in journal.incoming.in_state(IncomingState.HELD)}),
+        "requests": len(journal.incoming.held_peers() | _blocked_strangers(node)),
+        "held": {"messages": journal.incoming.count_held(), "most": MAX_HELD},
+        "blocked": [
+            {"user": user, "name": node.name_of(user), "messages": count}
+            for user, count in sorted(node.blocked.counts().items(), key=lambda each: -each[1])[:MAX_BLOCKED_SHOWN]
+        ],
         "served": len(node.catalog),
         "workers": node.points.status(),
         "clocks": [
@@ -51,9 +58,11 @@ def outbox(node: Node) -> dict[str, Any]:
 
 
 def requests(node: Node) -> list[dict[str, Any]]:
-    """The strangers whose requests are held, in the order in which they first came."""
+    """The strangers whose requests are held or blocked, in the order in which they first came."""
     strangers: dict[str, dict[str, Any]] = {}
-    for row in node.journal.incoming.in_state(IncomingState.HELD):
+    incoming = node.journal.incoming
+    blocked = [row for user in _blocked_strangers(node) for row in incoming.blocked_by(user)]
+    for row in sorted([*incoming.in_state(IncomingState.HELD), *blocked], key=lambda row: row.row_id):
         received, endpoint = rfc3339(row.received), requested_endpoint(node.journal, row)
         stranger = strangers.setdefault(row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": received})
         if endpoint not in stranger["endpoints"]:
@@ -124,6 +133,10 @@ def log_entry(node: Node, row: LogRow) -> dict[str, Any]:
 def rfc3339(ms: int) -> str:
     """A time in milliseconds since the Unix epoch as text, in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _blocked_strangers(node: Node) -> set[str]:
+    return {user for user in node.blocked.counts() if node.name_of(user) is None}
 
 
 def _sent(node: Node, row: OutgoingRow) -> dict[str, Any]:

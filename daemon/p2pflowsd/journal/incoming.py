@@ -41,6 +41,7 @@ _IS_OPEN = is_one_of(sorted(OPEN_INCOMING))
 _OPEN_OF_PEER = f"SELECT n FROM incoming INDEXED BY incoming_open_of_peer WHERE peer = ? AND {_IS_OPEN} ORDER BY n"
 _OPEN_PEERS = f"SELECT DISTINCT peer FROM incoming INDEXED BY incoming_open_of_peer WHERE {_IS_OPEN}"
 _HELD_PEERS = f"SELECT DISTINCT peer FROM incoming {_IN_STATE[IncomingState.HELD]}"
+_HELD_BY_SENDER = f"SELECT peer, count(*), min(received) FROM incoming {_IN_STATE[IncomingState.HELD]} GROUP BY peer"
 _COUNT_HELD = f"SELECT count(*) FROM incoming {_IN_STATE[IncomingState.HELD]} AND peer = coalesce(?, peer)"
 _EXPIRED = tuple(f"{_IN_STATE[state]} AND expires <= ?" for state in sorted(OPEN_INCOMING))
 _NEXT_EXPIRY = tuple(f"SELECT min(expires) FROM incoming {_IN_STATE[state]}" for state in sorted(OPEN_INCOMING))
@@ -212,6 +213,10 @@ class IncomingTable(Table[IncomingRow]):
     def held_peers(self) -> set[str]:
         """Return the unknown senders whose requests wait for a decision."""
         return {peer for (peer,) in self._db.execute(_HELD_PEERS)}
+
+    def held_by_sender(self) -> list[tuple[str, int, int]]:
+        """Return each sender of held requests, with how many they are and when the first of them came."""
+        return self._db.execute(_HELD_BY_SENDER).fetchall()
 
     def count_held(self, peer: str | None = None) -> int:
         """Return how many requests are held, of one peer or of all."""

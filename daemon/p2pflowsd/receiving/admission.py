@@ -210,6 +210,21 @@ class Admission:
             return
         raise BadInput(text, f"Ask for it as it is, or delete it first: p2pflows unmount {found.id}")
 
+    def would_hold(self, message: Message) -> bool:
+        """Return whether a request would wait for the owner's decision on its sender."""
+        endpoint = message.endpoint
+        if message.type == Type.CANCEL:
+            return False
+        if endpoint == topics.INSTANCES:
+            named = message.data.get("endpoint")
+            if message.data.get("op") != "mount" or not isinstance(named, str):
+                return False
+            endpoint = named
+        verdict = gate.decide(
+            message.sender, endpoint, me=self._user, book=self._contacts.known, served=self._catalog.get(endpoint)
+        )
+        return verdict is gate.Verdict.HOLD
+
     def release_held(self, user: str) -> int:
         """Admit the held requests of a sender, and return how many there were."""
         rows = self._journal.incoming.held_by(user)

@@ -10,8 +10,9 @@ PACKET_RATE_OF_ONE = 50.0
 MESSAGE_RATE = 20.0
 """Messages of strangers that are read in a second."""
 MESSAGE_RATE_OF_ONE = 10.0
-BURST_S = 5.0
-"""How many seconds' worth a bucket holds."""
+PACKET_BURST_S = 2.0
+MESSAGE_BURST_S = 5.0
+"""How many seconds' worth the buckets hold; the largest packet has to fit in."""
 BYTES_PER_UNIT = 16_384
 """A packet counts once, and once more for each of so many bytes."""
 MAX_SENDERS = 1_000
@@ -24,18 +25,19 @@ class TokenBucket:
     Args:
         clock: the time.
         rate: tokens that come in a second.
+        burst_s: how many seconds' worth it holds.
     """
 
-    def __init__(self, clock: Clock, rate: float) -> None:
+    def __init__(self, clock: Clock, rate: float, burst_s: float) -> None:
         self._clock = clock
         self._rate = rate
-        self._tokens = rate * BURST_S
+        self._most = self._tokens = rate * burst_s
         self._at = clock.elapsed()
 
     def has(self, tokens: float) -> bool:
         """Return whether it holds some tokens."""
         elapsed = self._clock.elapsed()
-        self._tokens = min(self._rate * BURST_S, self._tokens + (elapsed - self._at) * self._rate)
+        self._tokens = min(self._most, self._tokens + (elapsed - self._at) * self._rate)
         self._at = elapsed
         return self._tokens >= tokens
 
@@ -51,16 +53,18 @@ class _Allowance:
         clock: the time.
         rate: tokens that come in a second for all senders.
         rate_of_one: tokens that come in a second for each sender.
+        burst_s: how many seconds' worth each bucket holds.
     """
 
-    def __init__(self, clock: Clock, rate: float, rate_of_one: float) -> None:
+    def __init__(self, clock: Clock, rate: float, rate_of_one: float, burst_s: float) -> None:
         self._clock = clock
+        self._burst_s = burst_s
         self._rate_of_one = rate_of_one
-        self._all = TokenBucket(clock, rate)
+        self._all = TokenBucket(clock, rate, burst_s)
         self._of_one: dict[str, TokenBucket] = {}
 
     def take(self, sender: str, tokens: float) -> bool:
-        one = self._of_one.pop(sender, None) or TokenBucket(self._clock, self._rate_of_one)
+        one = self._of_one.pop(sender, None) or TokenBucket(self._clock, self._rate_of_one, self._burst_s)
         self._of_one[sender] = one
         if len(self._of_one) > MAX_SENDERS:
             del self._of_one[next(iter(self._of_one))]
@@ -75,8 +79,8 @@ class StrangersAllowance:
     """Charges strangers for the work that they cause, before it is done."""
 
     def __init__(self, clock: Clock) -> None:
-        self._packets = _Allowance(clock, PACKET_RATE, PACKET_RATE_OF_ONE)
-        self._messages = _Allowance(clock, MESSAGE_RATE, MESSAGE_RATE_OF_ONE)
+        self._packets = _Allowance(clock, PACKET_RATE, PACKET_RATE_OF_ONE, PACKET_BURST_S)
+        self._messages = _Allowance(clock, MESSAGE_RATE, MESSAGE_RATE_OF_ONE, MESSAGE_BURST_S)
 
     def may_open(self, claimed: str, size: int) -> bool:
         """Return whether a packet may be opened now.

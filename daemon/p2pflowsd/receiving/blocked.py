@@ -38,8 +38,10 @@ class BlockedRequests:
         self._going_on: dict[Stream, None] = {}
         """The streams that may go on, in turn."""
         self._count_of: Counter[str] = Counter()
+        self._count = 0
         for peer, endpoint, count in journal.incoming.blocked_streams():
             self._count_of[peer] += count
+            self._count += count
             self._heads[peer, endpoint] = None
             self._going_on[peer, endpoint] = None
             notices.request_missing(peer, endpoint)
@@ -52,6 +54,10 @@ class BlockedRequests:
     def counts(self) -> dict[str, int]:
         """Return how many requests of each peer are blocked."""
         return dict(self._count_of)
+
+    def count(self) -> int:
+        """Return how many requests are blocked."""
+        return self._count
 
     def count_of(self, peer: str) -> int:
         """Return how many requests of a peer are blocked."""
@@ -69,6 +75,7 @@ class BlockedRequests:
         """Take note of a request that was stored as blocked."""
         stream = (peer, endpoint)
         self._count_of[peer] += 1
+        self._count += 1
         head = self._heads.get(stream, position)
         self._heads[stream] = None if head is None else min(head, position)
         if stream not in self._going_on:
@@ -130,6 +137,7 @@ class BlockedRequests:
         return count
 
     def _forget(self, peer: str, count: int) -> None:
+        self._count -= count
         self._count_of[peer] -= count
         if self._count_of[peer] <= 0:
             del self._count_of[peer]

@@ -25,6 +25,7 @@ from p2pflowsd.receiving.admission import Admission
 from p2pflowsd.receiving.allowance import StrangersAllowance
 from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.deadlines import Deadlines
+from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
@@ -33,11 +34,11 @@ from p2pflowsd.sending.waiters import Waiters
 
 MAX_CLOCK_SKEW_MS = 300_000
 """How far a peer's clock may be ahead of ours."""
-MAX_HELD_PER_SENDER = 20
-MAX_HELD = 200
 MAX_BLOCKED_PER_STRANGER = 20
 MAX_BLOCKED_OF_STRANGERS = 200
 MAX_BLOCKED_PER_CONTACT = 4_096
+MAX_BLOCKED = 40_000
+"""How many requests of all users together may wait for an earlier one of their stream."""
 _MIN_BUNDLE_BYTES = 58
 """Bytes of a bundle's header and nonce."""
 _HONEST = frozenset(
@@ -64,6 +65,7 @@ class Intake:
         admission: Admission,
         deadlines: Deadlines,
         blocked: BlockedRequests,
+        held: HeldRequests,
         log: OwnersLog,
     ) -> None:
         self._user = user
@@ -78,6 +80,7 @@ class Intake:
         self._admission = admission
         self._deadlines = deadlines
         self._blocked = blocked
+        self._held = held
         self._log = log
         self._allowance = StrangersAllowance(clock)
 
@@ -252,26 +255,26 @@ class Intake:
             Refused: there are too many in that state; the sender is told so.
         """
         peer = message.sender
-        has_room = self._has_room_to_block if state == IncomingState.BLOCKED else self._has_room_to_hold
-        if has_room(peer) or self._journal.incoming.find(peer, message.id) is not None:
-            return
         if state == IncomingState.BLOCKED:
-            self._notices.refuse(peer, message.id, "streams_full")
-            raise Refused("streams_full")
-        self._notices.refuse(peer, message.id, "requests_full")
-        raise Refused("requests_full")
+            if not self._has_room_to_block(peer) and self._is_new(message):
+                self._notices.refuse(peer, message.id, "streams_full")
+                raise Refused("streams_full")
+        elif self._admission.would_hold(message) and self._is_new(message) and not self._held.make_room_for(peer):
+            self._notices.refuse(peer, message.id, "requests_full")
+            raise Refused("requests_full")
+
+    def _is_new(self, message: Message) -> bool:
+        return self._journal.incoming.find(message.sender, message.id) is None
 
     def _has_room_to_block(self, peer: str) -> bool:
         count = self._blocked.count_of(peer)
+        if self._blocked.count() >= MAX_BLOCKED:
+            return False
         if self._is_known(peer):
             return count < MAX_BLOCKED_PER_CONTACT
+        # Counted with held ones: what follows a request without a place would otherwise be blocked by it.
+        count += self._journal.incoming.count_held(peer)
         return count < MAX_BLOCKED_PER_STRANGER and self._blocked_of_strangers() < MAX_BLOCKED_OF_STRANGERS
-
-    def _has_room_to_hold(self, peer: str) -> bool:
-        incoming = self._journal.incoming
-        return self._is_known(peer) or (
-            incoming.count_held(peer) < MAX_HELD_PER_SENDER and incoming.count_held() < MAX_HELD
-        )
 
     def _blocked_of_strangers(self) -> int:
         return sum(count for peer, count in self._blocked.counts().items() if not self._is_known(peer))

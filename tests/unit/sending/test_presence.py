@@ -40,6 +40,15 @@ def test_the_last_status_counts(bob: Presence) -> None:
     assert bob.online(ALICE.user_id) is False
 
 
+def test_only_a_change_is_news(bob: Presence) -> None:
+    """A user comes online after being offline, or with a new start; the same status again says nothing new."""
+    assert bob.learn(ALICE.user_id, _status(online=True))
+    assert not bob.learn(ALICE.user_id, _status(online=True))
+    assert bob.learn(ALICE.user_id, _status(boot=6, online=True))
+    bob.learn(ALICE.user_id, _status(boot=6, online=False))
+    assert bob.learn(ALICE.user_id, _status(boot=6, online=True))
+
+
 def test_others_accept_our_own_status(bob: Presence) -> None:
     """Other daemons understand the status that a daemon publishes, and its last will."""
     alice = Presence(ALICE, 7)
