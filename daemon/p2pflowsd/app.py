@@ -109,6 +109,8 @@ class App:
         Raises:
             UsageError: the socket or the embedded broker cannot be had.
         """
+        if (warning := self._broker_warning()) is not None:
+            self._log.warning("WARNING: %s", warning)
         await self._workers.start()
         await self._control.start()
         self._processes = [
@@ -367,8 +369,17 @@ class App:
                 "connected": self._link.connected,
                 "reason": None if self._link.connected else self._down_reason,
                 "round_trip_ms": None if round_trip is None else round(round_trip * 1000, 2),
+                "warning": self._broker_warning(),
             },
         }
+
+    def _broker_warning(self) -> str | None:
+        if isinstance(self._setting, BrokerUrl) and self._setting.is_exposed:
+            return (
+                f"the password for {self._setting.host} travels without encryption: anyone on the way can read it, and "
+                "publish in your name; use mqtts://"
+            )
+        return None
 
     def _broker_name(self) -> str:
         return self._embedded.name if self._embedded is not None else str(self._setting)

@@ -68,6 +68,7 @@ def status(as_json: bool) -> None:
             ("home", escape(now["home"])),
             ("problem", style(escape(now["problem"]), fg="red") if now.get("problem") else ""),
             ("broker", _broker(now["broker"])),
+            ("WARNING", style(escape(warning), fg="red") if (warning := now["broker"].get("warning")) else ""),
             (
                 "out",
                 f"{now['accepted']:,} accepted, {now['delivered']:,} delivered, {now['pending']:,} pending",

@@ -6,6 +6,7 @@ Forms: `embedded`, `embedded:PORT`, `mqtt://[user:password@]host[:1883]`,
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -50,9 +51,22 @@ class BrokerUrl:
         query = f"?ca_file={quote(self.ca_file)}" if self.ca_file else ""
         return f"{'mqtts' if self.tls else 'mqtt'}://{user + '@' if user else ''}{self._host_and_port()}{query}"
 
+    @property
+    def is_exposed(self) -> bool:
+        """Whether user and password travel over the network without encryption."""
+        return bool(self.username or self.password) and not self.tls and not is_loopback(self.host)
+
     def _host_and_port(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, as far as its name says."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.casefold().rstrip(".") == "localhost" or host.casefold().rstrip(".").endswith(".localhost")
 
 
 def parse(text: str) -> BrokerUrl | Embedded:

@@ -86,7 +86,7 @@ def test_allow_lets_in_what_waits(bob: Person, carol: Person) -> None:
     ask = carol.start_command("call", "bob/User", "text=Hello from next door", "--timeout", "30s")
     wait_for_request(bob, carol, 3)
     name = carol.name
-    allowed = bob.cli("allow", carol.user_id[:12], "--name", name, "--json").ok().document
+    allowed = bob.cli("allow", carol.user_id[:16], "--name", name, "--json").ok().document
     assert allowed == {"user": carol.user_id, "name": name, "released": 3}
     assert call.wait().ok().document == {"text": ""}
     (prompt,) = bob.wait_for_prompts()

@@ -11,8 +11,8 @@ from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import NoParameters, Parameters, Text
 
-MIN_USER_ID_CHARS = 6
-"""How many of its first digits may stand for the id of a stranger who waits."""
+MIN_USER_ID_CHARS = 16
+"""How many of its first digits may stand for the id of a stranger who waits; fewer can be found by trying keys."""
 
 
 class AllowParameters(Parameters):
@@ -75,5 +75,10 @@ def _find_stranger(daemon: Daemon, part: str) -> str:
     """
     part = part.strip().lower()
     waiting = {request["user"] for request in views.requests(daemon.node)}
-    found = [user for user in waiting if len(part) >= MIN_USER_ID_CHARS and user.startswith(part)]
+    found = [user for user in waiting if part and user.startswith(part)]
+    if found and len(part) < MIN_USER_ID_CHARS:
+        raise UsageError(
+            f"{part!r} is too short: others can make a key that begins so.",
+            f"Give at least {MIN_USER_ID_CHARS} digits of the user id, or all of it.",
+        )
     return found[0] if len(found) == 1 else normal_user_id(part)

@@ -124,3 +124,24 @@ def test_the_text_of_an_ipv6_url_has_its_brackets() -> None:
 def test_the_embedded_broker_is_named_with_its_port_if_it_is_unusual() -> None:
     """The text of the setting is what a user would write."""
     assert [str(Embedded()), str(Embedded(20000))] == ["embedded", "embedded:20000"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_exposed"),
+    [
+        ("mqtt://alice:pw@broker.example.org", True),
+        ("mqtt://alice@192.168.1.5", True),
+        ("mqtt://alice:pw@[2001:db8::1]:1883", True),
+        ("mqtt://alice:pw@localhost.example.org", True),
+        ("mqtts://alice:pw@broker.example.org", False),
+        ("mqtt://broker.example.org", False),
+        ("mqtt://alice:pw@localhost", False),
+        ("mqtt://alice:pw@127.0.0.2:1883", False),
+        ("mqtt://alice:pw@[::1]", False),
+    ],
+)
+def test_a_password_without_tls_beyond_this_machine_is_exposed(text: str, is_exposed: bool) -> None:
+    """Such a setting deserves a loud warning; on loopback and over TLS, nobody can listen."""
+    setting = parse(text)
+    assert isinstance(setting, BrokerUrl)
+    assert setting.is_exposed == is_exposed

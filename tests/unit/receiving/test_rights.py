@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.desk import Desk, Hand, Neighbour
 
-from p2pflows.errors import JournalFailed
+from p2pflows.errors import JournalFailed, UsageError
 from p2pflows.protocol import topics
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
@@ -310,3 +310,22 @@ async def test_a_denial_holds_while_the_journal_cannot_be_written(desk: Desk, ma
     desk.passes(0.6)
     assert states_of(desk, mallory) == set()
     assert mallory.hears_error(request) == "not_allowed"
+
+
+async def test_a_key_that_was_ground_to_a_prefix_is_not_allowed_by_mistake(desk: Desk) -> None:
+    """`allow` takes at least 16 digits of a stranger's id, which nobody can find by trying keys."""
+    stranger = Neighbour(desk, 12)
+    stranger.sends("function", {})
+
+    def submit(step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
+        on_outcome(step() if reads_only else desk.ask(step))
+
+    async def no_broker() -> str:
+        return ""
+
+    daemon = Daemon(node=lambda: desk.node, submit=submit, about=dict, broker_url=no_broker)
+    for method in ("allow", "deny"):
+        with pytest.raises(UsageError, match="too short"):
+            await METHODS[method].run(daemon, {"user": stranger.user[:15]})
+    told = await METHODS["allow"].run(daemon, {"user": stranger.user[:16], "name": "carol"})
+    assert told["user"] == stranger.user
