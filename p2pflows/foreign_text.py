@@ -32,7 +32,8 @@ def shorten(value: object, max_chars: int = MAX_QUOTED_CHARS) -> str:
 
 def quote(who: str, message: str, hint: str = "") -> str:
     """Return the words of another user's daemon or flow as theirs, in one line."""
-    return shorten(f"{who} says: {message} {hint}".rstrip(), MAX_QUOTED_CHARS + len(who))
+    end = "." if hint and message and message[-1] not in ".!?…" else ""
+    return shorten(f"{who} says: {message}{end} {hint}".rstrip(), MAX_QUOTED_CHARS + len(who))
 
 
 def shorten_lines(lines: list[str], max_lines: int, max_chars: int) -> list[str]:
