@@ -29,7 +29,7 @@ from p2pflows.flows import state
 from p2pflows.protocol import asks, envelope, framing, message, notice, strict_json
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
 from p2pflowsd.api.methods import METHODS
-from p2pflowsd.receiving import allowance, held, intake
+from p2pflowsd.receiving import allowance, blocked, held, intake
 from p2pflowsd.running import dispatch, instances
 from p2pflowsd.sending import presence, send_queue
 
@@ -231,6 +231,35 @@ def test_limits_are_those_of_the_code(row: str, value: int) -> None:
     found = re.search(rf"^\| {row} \| ([\d,]+)", _section("Limits"), re.MULTILINE)
     assert found, row
     assert int(found[1].replace(",", "")) == value
+
+
+@pytest.mark.parametrize(
+    ("row", "values"),
+    [
+        ("packets of strangers", [allowance.PACKET_RATE, allowance.PACKET_RATE_OF_ONE, allowance.BYTES_PER_UNIT]),
+        ("messages of strangers", [allowance.MESSAGE_RATE, allowance.MESSAGE_RATE_OF_ONE]),
+        ("bytes of the notices", [notice.MAX_NOTICE_BYTES]),
+        ("`received`,", [notice.MAX_RECEIPTS]),
+        ("`gaps`,", [notice.MAX_STREAM_LINES]),
+        ("`progress` in", [notice.MAX_PROGRESS_LINES]),
+        ("missing messages that", [notice.MAX_STREAM_LINES]),
+        ("blocked requests that are released", [blocked.MAX_RELEASED, blocked.MAX_RELEASED_OF_STREAM]),
+        ("blocked requests of one contact", [intake.MAX_BLOCKED_PER_CONTACT]),
+        ("blocked requests of one stranger", [intake.MAX_BLOCKED_PER_STRANGER, intake.MAX_BLOCKED_OF_STRANGERS]),
+        ("blocked requests of all users", [intake.MAX_BLOCKED]),
+        ("held requests of one stranger", [held.MAX_HELD_PER_SENDER]),
+        ("held requests of all strangers", [held.MAX_HELD]),
+        ("messages sent again", [send_queue.MAX_BUNDLE_MESSAGES, send_queue.MAX_BUNDLE_BYTES]),
+        ("unsettled bytes", [send_queue.MAX_IN_FLIGHT_BYTES]),
+    ],
+)
+def test_the_limits_on_reliability_are_those_of_the_code(row: str, values: list[float]) -> None:
+    """The table of limits on the page about reliability has the numbers that the code uses, in this order."""
+    page = (ROOT / "docs" / "RELIABILITY.md").read_text(encoding="utf-8")
+    found = re.search(rf"^\| {re.escape(row)}[^|]*\|([^|]*)\|", page, re.MULTILINE)
+    assert found, row
+    numbers = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", found[1])]
+    assert numbers[: len(values)] == values
 
 
 def test_the_fields_of_messages_and_notices_are_explained() -> None:
