@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,19 +10,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.memory_disk import memory_disk
 
-# A shell that runs the tests in the background has them ignore SIGINT, and so would all programs that they start.
+# A shell in the background starts programs that ignore SIGINT; the programs of the tests must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says nothing here: in a fresh clone the first text waits until all characters are listed,
-# and other tests use the same processors.
-# The examples are the same at every run, so that a run which fails can be told from a change which does;
-# `scripts/simulate` looks for new ones.
+# No deadline, because other tests use the same processors, and Hypothesis needs seconds for its first text.
+# The same examples at every run, so that a failure is due to the change; `scripts/simulate` looks for new ones.
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
 if TYPE_CHECKING:
     from support.scripted_daemon import ScriptedDaemon
+
+
+def pytest_configure() -> None:
+    """Keep the folders of `tmp_path` in memory if possible, because a journal syncs its file at each commit."""
+    if disk := memory_disk():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(disk))
 
 
 @pytest.fixture

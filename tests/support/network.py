@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from p2pflows.contacts import Contacts
+from support.memory_disk import memory_disk
 from support.people import Person
 from support.processes import command_line_of, free_port, kill_process
 
@@ -25,7 +26,7 @@ class Network:
 
     def __init__(self, program: str | None = "mosquitto", broker: str | None = None) -> None:
         # A short path, for unix sockets take about a hundred bytes.
-        self.folder = Path(tempfile.mkdtemp(prefix="p2p-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="p2p-", dir=memory_disk() or "/tmp"))  # noqa: S108 - a private folder
         self.port = free_port()
         self.broker = broker or f"embedded:{self.port}"
         self.program = program
