@@ -222,18 +222,18 @@ def test_a_worker_gets_its_token_through_a_pipe(daemon: ScriptedDaemon) -> None:
     token = Enrolment("mqtt://127.0.0.1:1", BOB, "gpu", b"k" * 32).token()
     daemon.script["worker_token"] = {"token": token}
     assert run_here(daemon.home, "worker-token", "gpu").out == f"{token}\n"
-    words = ["-P", "-m", "p2pflows.worker", "--no-parent", "--concurrency"]
+    words = ["-P", "-m", "p2pflows.worker", "--no-parent", "--keys-on-stdin", "--concurrency"]
     got = _executed(daemon.home, "worker", "--dispatch-point", "gpu", "--concurrency", "7")
     assert (got["words"], got["stdin"]) == (
         [*words, "7", "--socket", str(daemon.home / "worker.sock")],
-        f"{token}\n",
+        f"{token}\n{{}}\n",
     )
     for given in (
         _executed(daemon.home, "worker", P2PFLOWS_WORKER_TOKEN=token),
         _executed(daemon.home, "worker", "--token", "-", stdin=token),
         _executed(daemon.home, "worker", "--token", token),
     ):
-        assert (given["words"], given["stdin"]) == ([*words, "4"], f"{token}\n")
+        assert (given["words"], given["stdin"]) == ([*words, "4"], f"{token}\n{{}}\n")
         assert token not in given["environment"].values()
     assert daemon.asked == [("worker_token", {"dispatch_point": "gpu"})] * 2
     assert run_here(daemon.home, "worker", "--token", "nonsense").code == 2
