@@ -17,6 +17,7 @@ from p2pflows.worker.runner import Runner
 class Lanes:
     def __init__(self, task): self.tasks = [task]
     def take(self): return self.tasks.pop() if self.tasks else None
+    def take_load(self): return None
     def finish(self, task, result): raise AssertionError("lost count")
 
 spec = TaskSpec(

@@ -75,7 +75,7 @@ def test_a_call_shows_its_text_until_there_is_an_answer(journal: Journal) -> Non
     assert (shown.text, shown.by, shown.waiting, shown.at) == ("Hello?", "me", first, NOW + 1)
     journal.outgoing.mark_stored([first], [], [], NOW)
     (shown,) = newest(journal, 10)
-    assert (shown.text, shown.by, shown.waiting) == ("", "me", first)
+    assert (shown.text, shown.by, shown.waiting) == ("Hello?", "me", first)
     ends(journal, first, OutgoingState.DONE, human_input="Hi!")
     (shown,) = newest(journal, 10)
     assert (shown.text, shown.by, shown.waiting) == ("Hi!", "them", None)
