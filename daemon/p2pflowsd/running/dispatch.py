@@ -293,7 +293,8 @@ class Dispatch:
             return
         for point in self._points:
             for name, worker in point.workers.items():
-                if not worker.is_greeted or worker.outbox.is_due(acknowledge=acknowledge):
+                acknowledge_now = acknowledge or point.scheduler.is_draining(name)
+                if not worker.is_greeted or worker.outbox.is_due(acknowledge=acknowledge_now):
                     self._send(point, name, worker)
 
     def _send(self, point: Point, name: str, worker: Worker) -> None:

@@ -102,6 +102,10 @@ class Scheduler:
         found.waiting.append(task)
         self._queue_lane(found)
 
+    def is_draining(self, worker: str) -> bool:
+        """Whether a worker is about to end, and waits for its last confirmations."""
+        return worker in self._workers and self._workers[worker].draining
+
     def announce(self, worker: str, slots: int, *, draining: bool = False, overdue: int = 0) -> None:
         """Add a worker, or update its slots; a draining worker gets no more tasks, nor does an overdue slot."""
         known = self._workers.setdefault(worker, _Worker(slots))
