@@ -804,7 +804,7 @@ def test_listings_show_no_secrets(
 ) -> None:
     """A list of instances shows no config and no state, and shows a neighbour no path of code (D62)."""
     here = names("Counter")
-    serve(bob, "Counter", here, config={"api_key": "sk-very-secret"})
+    serve(bob, "Counter", here, config={"plan": "very-secret"})
     get(bob, here, initial_state={"note": "state-secret"})
     proxy = get(alice, here, bob)
     proxy.call({}, WAIT)
