@@ -26,7 +26,7 @@ SETTLE = 60.0
 """Seconds in which all must have arrived once nothing is killed any more."""
 VICTIMS = ("alice", "bob", "worker", "broker")
 RECORD = """#!/bin/sh
-read -r line
+read -r line || exit 1
 printf '%s %s\\n' "$P2PFLOWS_MESSAGE_ID" "$line" >> effects
 """
 
