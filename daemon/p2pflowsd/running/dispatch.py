@@ -180,7 +180,7 @@ class Dispatch:
             self._remove(point, name, graceful=point.workers[name].is_being_replaced)
 
     def tick(self) -> None:
-        """Remove silent workers, and end loads whose time is up."""
+        """Remove silent workers, and see to the loads that they leave."""
         now = self._clock.elapsed()
         for point in self._points:
             for name, worker in list(point.workers.items()):
@@ -189,7 +189,7 @@ class Dispatch:
                     self._remove(point, name, graceful=worker.is_being_replaced)
                 elif worker.overdue:
                     self._see_to_overdue(point, worker)
-        self._loads.expire()
+        self._loads.tick()
 
     def _occupying(self, worker: Worker) -> list[Overdue]:
         """The cancelled tasks that had time to end, and still occupy slots of a worker."""

@@ -18,11 +18,12 @@ OnLoaded = Callable[[Outcome], None]
 """Called with the description of a flow, or why it cannot be loaded."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Load:
-    point: str
+    flow: Served
     on_loaded: OnLoaded
     until: float
+    worker: str
 
 
 class Loads:
@@ -43,8 +44,7 @@ class Loads:
 
     def start(self, flow: Served, on_loaded: OnLoaded) -> None:
         """Let a worker of a flow's point load it."""
-        workers = self._points.get(flow.dispatch_point).workers.values()
-        worker = next((worker for worker in workers if worker.is_greeted and worker.lost_at is None), None)
+        worker = self._find_worker(flow.dispatch_point)
         if worker is None:
             on_loaded(
                 Failure(
@@ -57,8 +57,15 @@ class Loads:
             return
         self._count += 1
         task_id = f"load-{self._boot}-{self._count}"
-        self._open[task_id] = _Load(flow.dispatch_point, on_loaded, self._clock.elapsed() + LOAD_TIMEOUT_S)
-        worker.outbox.tasks.append(
+        self._open[task_id] = _Load(flow, on_loaded, self._clock.elapsed() + LOAD_TIMEOUT_S, worker)
+        self._send(task_id, flow, worker)
+
+    def _find_worker(self, point: str) -> str | None:
+        workers = self._points.get(point).workers.items()
+        return next((name for name, worker in workers if worker.is_greeted and worker.lost_at is None), None)
+
+    def _send(self, task_id: str, flow: Served, worker: str) -> None:
+        self._points.get(flow.dispatch_point).workers[worker].outbox.tasks.append(
             TaskSpec(
                 id=task_id,
                 op="load",
@@ -77,14 +84,14 @@ class Loads:
     def take_result(self, point: Point, result: TaskResult) -> bool:
         """End a load with its result, and return whether it is one of a load of this point."""
         load = self._open.get(result.task)
-        if load is None or load.point != point.name:
+        if load is None or load.flow.dispatch_point != point.name:
             return False
         del self._open[result.task]
         load.on_loaded(result.outcome)
         return True
 
-    def expire(self) -> None:
-        """End the loads whose time is up."""
+    def tick(self) -> None:
+        """Give the loads of workers that are gone to others, and end those whose time is up."""
         for task_id, load in list(self._open.items()):
             if load.until <= self._clock.elapsed():
                 del self._open[task_id]
@@ -95,3 +102,8 @@ class Loads:
                         )
                     )
                 )
+            elif load.worker not in self._points.get(load.flow.dispatch_point).workers:
+                other = self._find_worker(load.flow.dispatch_point)
+                if other is not None:
+                    load.worker = other
+                    self._send(task_id, load.flow, other)
