@@ -85,7 +85,9 @@ async def test_the_asynchronous_form(alice: Person, flows: Person) -> None:
         assert (prompt["text"], prompt["status"]) == ("Async?", "open")
         await neighbour.answer(str(prompt["id"]), "Yes.")
         assert await asking == {"human_input": "Yes."}
-        assert (await asyncio.wait_for(shown.get(), 10))["status"] == "answered"
+        while (prompt := await asyncio.wait_for(shown.get(), 10))["status"] == "open":
+            pass  # a prompt that comes just as the watch begins may be shown twice
+        assert prompt["status"] == "answered"
         message = await me.send("bob/User", {"text": "Note"})
         assert (await me.wait(message, timeout=10))["state"] == "delivered"
         assert (await asyncio.wait_for(shown.get(), 10))["id"] == message
