@@ -3,99 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from random import Random
 from typing import Any
 
-from simulation.timeline import Timeline, TimelineClock
-
-from p2pflows.contacts import Contacts
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message
-from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import Journal
-from p2pflowsd.node import Node, Request
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.points import point_key
-
-HOUR_MS = 3_600_000
-
-
-@dataclass(slots=True)
-class Packet:
-    """Something that arrives."""
-
-    topic: str
-    payload: bytes
-    retain: bool = False
+from support.lone_daemon import HOUR_MS, LoneDaemon, Packet
 
 
-class Link:
-    """A broker link that keeps what was published, as far as a broker would take it."""
-
-    max_packet = 1_048_576
-    connected = True
-
-    def __init__(self) -> None:
-        self.sent: dict[str, list[bytes]] = {}
-        self.too_large = 0
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
-        """Keep it; False if it is larger than a packet."""
-        del qos, retain
-        fits = len(topic) + len(payload) < self.max_packet
-        self.too_large += not fits
-        if fits:
-            self.sent.setdefault(topic, []).append(payload)
-        return fits
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def subscribe(self, topics: Sequence[str]) -> None:
-        """Everything is heard anyway."""
-
-    def ack(self, delivery: Packet) -> None:
-        """Nothing comes twice anyway."""
-
-
-class Desk:
+class Desk(LoneDaemon):
     """Bob's daemon; whatever arrives is taken in and answered at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.random = Random(7)  # noqa: S311 - a test, no secrets
-        self.timeline = Timeline()
-        self.clock = TimelineClock(self.timeline)
-        self.me = Identity(self.random.randbytes(32))
-        self.user = self.me.user_id
-        self.link = Link()
-        self.contacts = Contacts(folder / "contacts.yaml")
-        self._path = folder / "journal.sqlite3"
-        self.start()
-
-    def start(self) -> None:
-        """Begin with what the journal holds."""
-        self.journal = Journal(self._path, self.user, NoFaults())
-        self.node = Node(
-            identity=self.me, journal=self.journal, contacts=self.contacts, link=self.link, clock=self.clock,
-            entropy=self.random.randbytes, faults=NoFaults(),
-        )  # fmt: skip
-
-    def restart(self) -> None:
-        """Lose whatever was only in memory."""
-        self.journal.close()
-        self.start()
 
     def serves(self, endpoint: str, point: str = "b", **settings: Any) -> None:
         """Serve a class, or something else."""
         kind = settings.pop("kind", "class")
         target = "" if kind == "human" else "x:X"
-        self.ask(
+        self.do(
             lambda: self.node.catalog.put(
                 Served(endpoint=endpoint, kind=kind, target=target, dispatch_point=point, **settings)
             )
@@ -111,12 +38,6 @@ class Desk:
         """Let time pass."""
         self.timeline.sleep(seconds)
         self.node.process_batch([])
-
-    def ask(self, run: Any) -> Any:
-        """Do something inside a turn; gives its result, or the error."""
-        told: list[Any] = []
-        self.node.process_batch([], [Request(run, told.append)])
-        return told[0]
 
     def log(self) -> list[tuple[str, str]]:
         """What the owner's log says: what, and about whom."""
@@ -188,7 +109,7 @@ class Hand:
 
     def __init__(self, desk: Desk, point: str, name: str) -> None:
         self.desk, self.point, self.name = desk, point, name
-        self._channel = Channel(point_key(desk.me, point))
+        self._channel = Channel(point_key(desk.identity, point))
         self._count = 0
         self._read = self._told = 0
         self._answers: list[dict[str, Any]] = []

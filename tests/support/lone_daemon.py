@@ -40,7 +40,7 @@ class Packet:
 
 
 class RecordedLink:
-    """A broker link that keeps what was published."""
+    """A broker link that keeps what was published, as far as a broker would take it."""
 
     max_packet = 1_048_576
     connected = True
@@ -48,10 +48,14 @@ class RecordedLink:
     def __init__(self) -> None:
         self.sent: dict[str, list[bytes]] = defaultdict(list)
         self.bytes_published = 0
+        self.too_large = 0
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
-        """Keep it."""
+        """Keep it; return False if it is larger than a packet."""
         del qos, retain
+        if len(topic) + len(payload) >= self.max_packet:
+            self.too_large += 1
+            return False
         self.sent[topic].append(payload)
         self.bytes_published += len(payload)
         return True

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.desk import HOUR_MS, Desk, Neighbour
+from support.desk import Desk, Neighbour
+from support.lone_daemon import HOUR_MS
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
@@ -36,7 +37,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def test_an_error_of_a_peer_is_kept_as_theirs(desk: Desk, claimed: str, kept: str) -> None:
     """A peer cannot pass for our own daemon: neither by the kind of an error, nor by who it says wrote it."""
     mallory = Neighbour(desk, 9, "mallory")
-    call: Any = desk.ask(lambda: desk.node.messages.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
+    call: Any = desk.do(lambda: desk.node.messages.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
     error = {"kind": claimed, "message": "Free some space.", "hint": "rm -rf", "from": desk.user}
     mallory.sends(topics.REPLY, error, type="error", cause=call, epoch=0, seq=0)
     row = desk.journal.outgoing.find(call)

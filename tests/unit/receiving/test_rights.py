@@ -64,7 +64,7 @@ def block(desk: Desk, who: Neighbour) -> None:
 def remove_and_deny(desk: Desk, who: Neighbour) -> None:
     """Remove a contact, and deny them."""
     desk.contacts.remove(who.user)
-    desk.ask(lambda: desk.node.admission.deny(who.user))
+    desk.do(lambda: desk.node.admission.deny(who.user))
 
 
 @pytest.mark.parametrize("take", [remove, block, remove_and_deny])
@@ -190,7 +190,7 @@ def test_a_narrower_rule_holds_for_what_waits(desk: Desk, alice: Neighbour, mall
         desk.serves(
             endpoint, "a" if kind == "python" else "", kind=kind, allow=allow, strangers=strangers_in(allow, book)
         )
-    desk.ask(desk.node.rights.review_all)
+    desk.do(desk.node.rights.review_all)
     desk.passes(0.6)
     assert [mallory.hears_error(request) for request in requests] == ["not_allowed", "not_allowed"]
     assert states_of(desk, alice) == ({"ready", "asked"} if rule == "alice" else set())
@@ -264,7 +264,7 @@ def test_a_dead_letter_of_a_removed_contact_does_not_run_again(desk: Desk, mallo
     desk.restart()
     remove(desk, mallory)
     desk.passes(0.6)
-    desk.ask(lambda: desk.node.retries.retry(request))
+    desk.do(lambda: desk.node.retries.retry(request))
     hand = Hand(desk, "a", "w2")
     desk.passes(3)
     hand.says()
@@ -276,7 +276,7 @@ def test_denied_while_the_prompt_is_being_answered(desk: Desk, mallory: Neighbou
     request = mallory.sends("User", {"text": "May I?"})
     (row_id,) = desk.journal.incoming.open_of_peer(mallory.user)
     remove(desk, mallory)
-    told: Any = desk.ask(lambda: desk.node.inbox.answer(request, "yes"))
+    told: Any = desk.do(lambda: desk.node.inbox.answer(request, "yes"))
     assert "no open" in str(told).lower() or told.kind == "usage"
     prompt = desk.journal.prompts.get(row_id)
     assert prompt is not None
@@ -318,7 +318,7 @@ async def test_a_key_that_was_ground_to_a_prefix_is_not_allowed_by_mistake(desk:
     stranger.sends("function", {})
 
     def submit(step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
-        on_outcome(step() if reads_only else desk.ask(step))
+        on_outcome(step() if reads_only else desk.do(step))
 
     async def no_broker() -> str:
         return ""

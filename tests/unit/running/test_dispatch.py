@@ -25,7 +25,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def confirmed(desk: Desk, worker: Hand) -> list[str]:
     """The tasks whose results the daemon has confirmed to a worker."""
     topic = topics.dispatch(desk.user, worker.point, worker.name)
-    channel = Channel(point_key(desk.me, worker.point))
+    channel = Channel(point_key(desk.identity, worker.point))
     return [task for payload in desk.link.sent.get(topic, []) for task in channel.open(topic, payload)[0]["done"]]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.desk import HOUR_MS, Desk, Hand, Neighbour, Packet
+from support.desk import Desk, Hand, Neighbour
+from support.lone_daemon import HOUR_MS, Packet
 
 from p2pflows.errors import NotAllowed
 from p2pflows.protocol import topics
@@ -125,7 +126,7 @@ def test_an_instance_where_there_is_none(desk: Desk, alice: Neighbour, mallory: 
     stolen = instance_of(desk, hand, alice)
     assert mallory.hears_error(mallory.sends("function", {}, instance=stolen)) == "not_allowed"
     asked = mallory.sends("User", {"text": "Hello?"}, instance=stolen)
-    assert [prompt.id for prompt in desk.ask(desk.journal.prompts.all)] == [asked]
+    assert [prompt.id for prompt in desk.do(desk.journal.prompts.all)] == [asked]
     assert desk.journal.incoming.open_of(stolen) == []
     assert lives(desk, alice, hand)
 
@@ -237,7 +238,7 @@ def test_a_stranger_asks_for_an_instance(desk: Desk, hand: Hand) -> None:
     assert requested_endpoint(desk.node.journal, row) == "own"
     assert hand.takes() == []
     assert carol.hears(carol.sends(topics.INSTANCES, {"op": "list"})) == [{"instances": []}]
-    desk.ask(lambda: desk.node.admission.allow(carol.user, "carol"))
+    desk.do(lambda: desk.node.admission.allow(carol.user, "carol"))
     hand.says()
     ((task, order),) = hand.takes()
     hand.answers(task, order, {})
@@ -393,9 +394,9 @@ def test_kinds_of_errors_that_no_neighbour_has(
     desk: Desk, mallory: Neighbour, alice: Neighbour, hand: Hand, kind: object
 ) -> None:
     """An error of any kind and form ends the call that it answers, and is handed on as an error."""
-    sent = desk.ask(lambda: desk.node.messages.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
+    sent = desk.do(lambda: desk.node.messages.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
     told: list[OutgoingState] = []
-    desk.ask(lambda: desk.node.messages.wait(sent, lambda state, _answer: told.append(state)))
+    desk.do(lambda: desk.node.messages.wait(sent, lambda state, _answer: told.append(state)))
     wrong = {"kind": kind, "message": {"a": [1]}, "hint": "x" * 300_000, "more": {"kind": "not_allowed"}}
     mallory.sends(topics.REPLY, wrong, type="error", cause=sent)
     assert told == [OutgoingState.FAILED]
@@ -435,7 +436,7 @@ def test_a_run_resets_its_own_subflows(alice: Neighbour, mallory: Neighbour, han
 
 def test_a_conversation_of_somebody_else(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
     """Who knows the id of bob's conversation with alice does not get bob's flows to speak in it."""
-    theirs = desk.ask(lambda: desk.node.messages.send(Type.CALL, alice.user, "far", {}, life_ms=HOUR_MS))
+    theirs = desk.do(lambda: desk.node.messages.send(Type.CALL, alice.user, "far", {}, life_ms=HOUR_MS))
     instance = instance_of(desk, hand, mallory, calls=[(alice, "far")])
     mallory.sends("own", {}, conversation=theirs, instance=instance)
     ((task, _),) = hand.takes()
@@ -580,7 +581,7 @@ def test_a_worker_that_answers_for_a_load_elsewhere(desk: Desk, hand: Hand) -> N
     flow = desk.node.catalog.get("own")
     assert flow is not None
     outcomes: list[Outcome] = []
-    desk.ask(lambda: desk.node.loads.start(flow, outcomes.append))
+    desk.do(lambda: desk.node.loads.start(flow, outcomes.append))
     ((task, _),) = hand.takes()
     Hand(desk, "a", "rogue").ends(task, {"description": "forged"})
     assert outcomes == []
@@ -595,7 +596,7 @@ def test_a_frame_with_the_key_of_another_point(desk: Desk, alice: Neighbour, han
     topic = topics.results(desk.user, "b")
     header = {"worker": hand.name, "boot": desk.node.boot, "n": 10**9, "seen": 0, "slots": 1, "held": [],
               "results": [{"task": task["task"], "error": None}], "draining": False, "bye": False}  # fmt: skip
-    for key in (point_key(desk.me, "a"), point_key(alice.me, "b"), bytes(32)):
+    for key in (point_key(desk.identity, "a"), point_key(alice.me, "b"), bytes(32)):
         desk.arrives(topic, Channel(key).seal(topic, header, [b"{}"]))
     assert desk.journal.counters["refused.bad_frame"] == 3
     hand.answers(task, order, SECRET)
@@ -794,8 +795,8 @@ def test_mad_progress(desk: Desk, alice: Neighbour, hand: Hand, data: Any) -> No
 def test_progress_of_a_neighbour(desk: Desk, mallory: Neighbour) -> None:
     """What the one who was asked tells is passed on, but nothing that is too long or no JSON."""
     heard: list[dict[str, Any]] = []
-    sent = desk.ask(lambda: desk.node.messages.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
-    desk.ask(lambda: desk.node.waiters.expect(sent, lambda _state, _answer: None, heard.append))
+    sent = desk.do(lambda: desk.node.messages.send(Type.CALL, mallory.user, "x", {}, life_ms=HOUR_MS))
+    desk.do(lambda: desk.node.waiters.expect(sent, lambda _state, _answer: None, heard.append))
     for data in ('{"delta": "a"}', '{"n": 1e999}', '{"n": NaN}', json.dumps({"text": "x" * 500_000}), "[1]"):
         body = f'{{"to": "{desk.user}", "progress": [["{sent}", {data}]]}}'
         mallory.publishes(topics.NOTICE, body.encode(), kind=BundleKind.NOTICE)
@@ -835,7 +836,7 @@ def test_a_post_whose_answers_all_fail_is_told_once(desk: Desk, alice: Neighbour
     for asked in alice.gets("x"):
         alice.sends(topics.REPLY, {"said": "yes"}, type="reply", cause=asked["id"], epoch=0, seq=0)
     assert len(desk.journal.incoming.open_of(instance)) == 2
-    desk.ask(lambda: desk.node.changes.delete(instance, recursive=True))
+    desk.do(lambda: desk.node.changes.delete(instance, recursive=True))
     desk.passes(1.0)
     assert alice.hears_error(post) == "flow_failed"
 
@@ -859,7 +860,7 @@ def test_a_call_that_its_owner_withdraws_is_told_after_the_commit(
         return publish(topic, payload, **more)
 
     monkeypatch.setattr(desk.link, "publish", watched)
-    desk.ask(lambda: desk.node.messages.cancel(asked["id"]))
+    desk.do(lambda: desk.node.messages.cancel(asked["id"]))
     assert [answer["error"]["kind"] for answer in hand.is_told() if "error" in answer] == ["cancelled"]
     assert uncommitted == [False]
 
