@@ -15,7 +15,7 @@ class Callbacks:
         self._after_commit: list[Callback] = []
 
     def before_commit(self, callback: Callback) -> None:
-        """Run a callback as soon as the batch is recorded; only for what comes again if a crash forgets it."""
+        """Run a callback as soon as the batch is recorded. A crash may forget it, so its cause must come again."""
         self._before_commit.append(callback)
 
     def after_commit(self, callback: Callback) -> None:

@@ -212,7 +212,7 @@ async def cancel(daemon: Daemon, params: MessageParameters) -> Any:
 
 
 async def outbox(daemon: Daemon, _params: NoParameters) -> Any:
-    """List what waits to be confirmed, what failed, and dead letters.
+    """List the messages that are not confirmed, those that failed, and dead letters.
 
     Returns:
         `pending`: list of `id`, `to`, `name`, `endpoint`, `type`, `created`, `expires`, `attempts`, `state`; `failed`:

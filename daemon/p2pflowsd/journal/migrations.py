@@ -97,12 +97,12 @@ def _indexes_cost_less(db: sqlite3.Connection) -> None:
 
 
 def _answers_have_an_index(db: sqlite3.Connection) -> None:
-    """Find the answers that are still to be run for one request without reading all that wait."""
+    """Add an index that finds the answers that are still to be run for one request."""
     db.execute("CREATE INDEX incoming_answers ON incoming (root) WHERE root IS NOT NULL AND state = 'ready'")
 
 
 def _open_requests_have_peers(db: sqlite3.Connection) -> None:
-    """Find all that waits of one peer without reading what waits of others."""
+    """Add an index that finds the open requests of one peer without reading those of others."""
     db.execute(
         """CREATE INDEX incoming_open_of_peer ON incoming (peer)
              WHERE state = 'asked' OR state = 'blocked' OR state = 'held' OR state = 'kept' OR state = 'ready'"""
@@ -110,12 +110,12 @@ def _open_requests_have_peers(db: sqlite3.Connection) -> None:
 
 
 def _blocked_requests_have_an_index(db: sqlite3.Connection) -> None:
-    """Find the next blocked request of a stream without reading all that are blocked."""
+    """Add an index that finds the next blocked request of a stream without reading the others."""
     db.execute("CREATE INDEX incoming_blocked ON incoming (peer, endpoint, epoch, seq) WHERE state = 'blocked'")
 
 
 def _open_prompts_have_peers(db: sqlite3.Connection) -> None:
-    """Count the open questions of one peer without reading those of others."""
+    """Add an index that counts the open questions of one peer without reading those of others."""
     db.execute("CREATE INDEX prompts_open_of_peer ON prompts (peer) WHERE state = 'open'")
 
 

@@ -48,7 +48,7 @@ class InstanceChanges:
         self._instances = instances
 
     def delete(self, instance: str, *, recursive: bool) -> None:
-        """Delete an instance; what waits for it fails.
+        """Delete an instance; the requests that wait for it fail.
 
         Args:
             instance: its id.

@@ -24,7 +24,7 @@ class Serving:
         self._changes = changes
 
     def unserve(self, endpoint: str) -> None:
-        """Stop serving an endpoint; what waits for a worker, or runs, ends as it would after a restart.
+        """Stop serving an endpoint; its tasks that wait or run end as they would after a restart.
 
         Instances that exist go on until they are deleted.
 

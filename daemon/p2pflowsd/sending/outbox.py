@@ -443,7 +443,7 @@ class Outbox:
         self._resend(self._queue.sent())
 
     def resend_to(self, peer: str) -> None:
-        """Send again what waits for the receipt of a recipient, because its daemon came back.
+        """Send again the messages that a recipient has not confirmed, because its daemon came back.
 
         The last stored call of each stream is sent, too. If its journal was replaced by an older copy, the recipient
         misses the calls before that one, and asks for them.
