@@ -39,7 +39,7 @@ def slow(seconds: float) -> int:
     """Sleep; leaves a file while it runs."""
     (HERE / f"runs-{os.getpid()}").touch()
     time.sleep(seconds)
-    (HERE / f"runs-{os.getpid()}").unlink()
+    (HERE / f"runs-{os.getpid()}").unlink(missing_ok=True)
     return os.getpid()
 
 
@@ -51,6 +51,13 @@ def fragile() -> str:
         os._exit(1)
     return "fine"
 '''
+
+
+@pytest.fixture(autouse=True)
+def forget_runs(bob: Person) -> None:
+    """Remove what runs of other tests left: a run that was killed, or that still sleeps, keeps its file."""
+    for file in bob.folder.glob("runs-*"):
+        file.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -100,7 +107,7 @@ def start_worker_elsewhere(
 
 
 def test_a_worker_of_another_point(alice: Person, bob: Person, point: str) -> None:
-    """`p2pflows worker` serves its dispatch point with the slots that it is on_stdin, and ends on Ctrl-C."""
+    """`p2pflows worker` serves its dispatch point with the slots that it is given, and ends on Ctrl-C."""
     worker = bob.start_worker("--dispatch-point", point, "--concurrency", "2")
     wait_for_workers(bob, point, 1)
     assert workers_of(bob, point) == {"dispatch_point": point, "workers": 1, "slots": 2, "free": 2, "queued": 0}
@@ -288,6 +295,7 @@ def occupy(alice: Person, count: int) -> None:
 
 def test_a_worker_whose_slots_are_all_occupied_is_replaced(alice: Person, bob: Person) -> None:
     """When all runs of the daemon's own worker go on after their deadlines, another worker takes its place."""
+    dead_letters = bob.status()["dead"]
     bob.write_file("gpu.py", FLOWS)
     bob.serve("stuck", "gpu.py:slow", "--parallel")
     bob.serve("pid", "gpu.py:pid")
@@ -300,9 +308,9 @@ def test_a_worker_whose_slots_are_all_occupied_is_replaced(alice: Person, bob: P
     bob.serve("again", "gpu.py:pid")
     assert "it is replaced" in bob.log_text()
     logged = [entry for entry in bob.request("log")["entries"] if entry["what"] == "overdue"]
-    assert [entry["endpoint"] for entry in logged] == ["stuck"]
+    assert "stuck" in {entry["endpoint"] for entry in logged}
     assert "overdue" not in workers_of(bob, "default")
-    assert bob.status()["dead"] == 0
+    assert bob.status()["dead"] == dead_letters
 
 
 def test_slots_that_are_occupied(alice: Person, bob: Person, point: str) -> None:
