@@ -1,4 +1,4 @@
-"""The address book: a YAML file with the petnames of contacts, and the user ids that are blocked.
+"""The address book: a YAML file with the petnames of contacts, what is known of them, and the blocked user ids.
 
 The CLI and the daemon both write the file, under a lock and by atomic replacement. The daemon reads it again when it
 has changed.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from p2pflows import files, strict_modes, yaml_file
+from p2pflows import files, petnames, strict_modes, yaml_file
 from p2pflows.errors import UnknownUser, UsageError
 from p2pflows.protocol import topics
 
@@ -23,10 +23,20 @@ _RESERVED = {ME, "contacts", "anyone"}
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """The content of the file: user ids by petname, petnames by user id, and blocked user ids."""
+    """The content of the file.
+
+    Attributes:
+        by_name: user ids by petname.
+        blocked: the user ids that the owner has denied.
+        verified: the user ids of contacts with whom the owner has compared the words.
+        introduced_by: by the user id of a contact, the user id of who introduced them.
+        by_user: petnames by user id.
+    """
 
     by_name: dict[str, str] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()
+    verified: frozenset[str] = frozenset()
+    introduced_by: dict[str, str] = field(default_factory=dict)
     by_user: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,25 +85,66 @@ class Contacts:
             self._read_stamp = stamp
         return self._book
 
-    def add(self, name: str, user: str) -> None:
+    def add(self, name: str, user: str, *, introduced_by: str | None = None) -> str:
         """Give a user id a petname, and unblock it.
 
+        Args:
+            name: the petname.
+            user: the user id.
+            introduced_by: the user id of the contact who introduced them.
+
+        Returns:
+            The petname in its normal form.
+
         Raises:
-            UsageError: the name or the id has a wrong form, or the name stands for another user.
+            UsageError: the name or the id has a wrong form, the name stands for another user, or the user has another
+                name.
         """
-        topics.check_name(name, "a contact")
         user = normal_user_id(user)
-        if name in _RESERVED or topics.is_user_id(name):
-            raise UsageError(f"{name!r} cannot name a contact.", "Choose another name.")
         with self._locked():
             book = self.book()
-            if book.by_name.get(name, user) != user:
+            name = _checked(name, user, book)
+            known = book.by_user.get(user, name)
+            if known != name:
                 raise UsageError(
-                    f"{name!r} already stands for {book.by_name[name]}.",
-                    f"Choose another name, or first run: p2pflows contacts remove {name}",
+                    f"That user is your contact already, as {known!r}.",
+                    f"To call them {name!r}, run: p2pflows contacts rename {known} {name}",
                 )
-            names = {known: key for known, key in book.by_name.items() if key != user}
-            self._write({**names, name: user}, book.blocked - {user})
+            introduced = {**book.introduced_by, **({user: introduced_by} if introduced_by is not None else {})}
+            names = {**book.by_name, name: user}
+            self._write(replace(book, by_name=names, blocked=book.blocked - {user}, introduced_by=introduced))
+        return name
+
+    def rename(self, old: str, new: str) -> str:
+        """Give a contact another petname, and return their user id.
+
+        Args:
+            old: the petname or user id of the contact.
+            new: the new petname.
+
+        Raises:
+            UnknownUser: no contact has the old name.
+            UsageError: the new name has a wrong form, or stands for another user.
+        """
+        with self._locked():
+            book = self.book()
+            user = _contact(old, book)
+            new = _checked(new, user, book)
+            names = {name: known for name, known in book.by_name.items() if known != user}
+            self._write(replace(book, by_name={**names, new: user}))
+        return user
+
+    def verify(self, who: str) -> str:
+        """Note that the words of a contact were compared, and return their user id.
+
+        Raises:
+            UnknownUser: no contact has that name.
+        """
+        with self._locked():
+            book = self.book()
+            user = _contact(who, book)
+            self._write(replace(book, verified=book.verified | {user}))
+        return user
 
     def remove(self, name: str) -> str:
         """Remove a contact, given by petname or user id.
@@ -106,25 +157,34 @@ class Contacts:
         """
         with self._locked():
             book = self.book()
-            name = book.by_user.get(name, name)
-            if name not in book.by_name:
-                raise UnknownUser(f"No contact is named {name!r}.", "See: p2pflows contacts list")
-            self._write({k: v for k, v in book.by_name.items() if k != name}, book.blocked)
-            return book.by_name[name]
+            user = _contact(name, book)
+            names = {known: other for known, other in book.by_name.items() if other != user}
+            introduced = {known: by for known, by in book.introduced_by.items() if known != user}
+            self._write(replace(book, by_name=names, verified=book.verified - {user}, introduced_by=introduced))
+        return user
 
     def block(self, user: str) -> None:
         """Block a user id."""
         with self._locked():
             book = self.book()
-            self._write(book.by_name, book.blocked | {user})
+            self._write(replace(book, blocked=book.blocked | {user}))
 
     def _locked(self) -> AbstractContextManager[None]:
         return files.exclusive_lock(self._path.with_suffix(".lock"))
 
-    def _write(self, by_name: dict[str, str], blocked: frozenset[str]) -> None:
-        content: dict[str, object] = {"contacts": dict(sorted(by_name.items()))}
-        if blocked:
-            content["blocked"] = sorted(blocked)
+    def _write(self, book: Book) -> None:
+        content: dict[str, object] = {"contacts": dict(sorted(book.by_name.items()))}
+        about: dict[str, dict[str, object]] = {}
+        for user in sorted(book.by_user):
+            known: dict[str, object] = {"verified": True} if user in book.verified else {}
+            if user in book.introduced_by:
+                known["introduced_by"] = book.introduced_by[user]
+            if known:
+                about[user] = known
+        if about:
+            content["about"] = about
+        if book.blocked:
+            content["blocked"] = sorted(book.blocked)
         yaml_file.write(self._path, content)
         self._read_stamp = None
 
@@ -158,9 +218,31 @@ def resolve(who: str, book: Book, me: str) -> str:
         return me
     if topics.is_user_id(who.lower()):
         return who.lower()
+    who = petnames.normalize(who)
     if who in book.by_name:
         return book.by_name[who]
     raise UnknownUser(f"No contact is named {who!r}.", f"Add them: p2pflows contacts add {who} USER_ID")
+
+
+def _checked(name: str, user: str, book: Book) -> str:
+    """Return a petname in its normal form, if a user may have it."""
+    name = petnames.normalize(name)
+    if name in _RESERVED or topics.is_user_id(name):
+        raise UsageError(f"{name!r} cannot name a contact.", "Choose another name.")
+    if book.by_name.get(name, user) != user:
+        raise UsageError(
+            f"{name!r} already stands for {book.by_name[name]}.",
+            f"Choose another name, or first run: p2pflows contacts remove {name}",
+        )
+    return petnames.check(name, (other for other, known in book.by_name.items() if known != user))
+
+
+def _contact(who: str, book: Book) -> str:
+    """Return the user id of a contact, given by petname or user id."""
+    user = book.by_name.get(petnames.normalize(who), who.lower())
+    if user not in book.by_user:
+        raise UnknownUser(f"No contact is named {who!r}.", "See: p2pflows contacts list")
+    return user
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -189,10 +271,33 @@ def _read(path: Path) -> Book:
     if not isinstance(names, dict) or not isinstance(blocked, list):
         raise UsageError("The contacts file has an unknown form.", hint)
     for name, user in names.items():
-        if not (isinstance(name, str) and isinstance(user, str) and topics.is_name(name) and topics.is_user_id(user)):
+        if not (
+            isinstance(name, str) and isinstance(user, str) and petnames.has_form(name) and topics.is_user_id(user)
+        ):
             raise UsageError(f"The contacts file has a wrong entry: {name!r}.", hint)
     blocked_ids = [str(user).lower() for user in blocked]  # YAML reads an id of decimal digits as a number
     for user in blocked_ids:
         if not topics.is_user_id(user):
             raise UsageError(f"The contacts file blocks {user!r}, which is not a user id.", hint)
-    return Book(dict(names), frozenset(blocked_ids))
+    by_name = {petnames.normalize(name): user for name, user in names.items()}
+    verified, introduced_by = _read_about(content.get("about") or {} if isinstance(content, dict) else {}, hint)
+    return Book(by_name, frozenset(blocked_ids), verified, introduced_by)
+
+
+def _is_user_id(value: object) -> bool:
+    return isinstance(value, str) and topics.is_user_id(value)
+
+
+def _read_about(content: object, hint: str) -> tuple[frozenset[str], dict[str, str]]:
+    """Return who is verified, and who introduced whom; what a later release adds is ignored."""
+    if not isinstance(content, dict) or not all(isinstance(known, dict) for known in content.values()):
+        raise UsageError("The contacts file has an unknown form.", hint)
+    about = {str(user).lower(): known for user, known in content.items()}
+    verified = frozenset(user for user, known in about.items() if known.get("verified") is True)
+    introduced = {
+        user: str(known["introduced_by"]).lower() for user, known in about.items() if "introduced_by" in known
+    }
+    for user in [*about, *introduced.values()]:
+        if not topics.is_user_id(user):
+            raise UsageError(f"The contacts file says something about {user!r}, which is not a user id.", hint)
+    return verified, introduced

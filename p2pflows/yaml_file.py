@@ -17,7 +17,7 @@ _QUOTE = re.compile(r"\b(alias|handle|tag) (['\"]).*\2", re.DOTALL)
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Replace a YAML file; only its owner can read it."""
-    files.replace(path, yaml.safe_dump(content))
+    files.replace(path, yaml.safe_dump(content, allow_unicode=True))
 
 
 def read(path: Path, what: str, hint: str) -> Any:

@@ -52,7 +52,7 @@ FLOORS = (
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
     {"p2pflows.links"},
     {"p2pflows.protocol"},
-    {"p2pflows.yaml_file", "p2pflows.strict_modes"},
+    {"p2pflows.yaml_file", "p2pflows.strict_modes", "p2pflows.petnames"},
     {"p2pflows.home", "p2pflows.files", "p2pflows.hints", "p2pflows.logs", "p2pflows.short_ids", "p2pflows.backoff"},
     {"p2pflows.errors", "p2pflows.foreign_text"},
 )

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from p2pflows import petnames
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.home import home
 from p2pflows.protocol import topics
@@ -78,7 +79,7 @@ class Address(click.ParamType[str]):
             self.fail(f"{value!r} is not an address: give CONTACT/ENDPOINT, such as me/{value}.", param, ctx)
         if not topics.is_name(endpoint):
             self.fail(f"{endpoint!r} cannot name an endpoint ({_NAME_RULE}).", param, ctx)
-        if owner and not topics.is_name(owner):
+        if owner and not petnames.has_form(petnames.normalize(owner)):
             self.fail(f"{owner!r} is neither a petname nor a user id.", param, ctx)
         return value
 

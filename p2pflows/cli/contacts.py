@@ -1,13 +1,18 @@
-"""Commands for contacts: `contacts add`, `list` and `remove`; they need no daemon."""
+"""Commands for contacts: `contacts add`, `list`, `rename` and `remove`; they need no daemon."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
 from p2pflows.cli.arguments import Contact, examples, json_option
-from p2pflows.cli.output import print_json, print_result, print_table, say
+from p2pflows.cli.output import display_name, print_json, print_result, print_table, say
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
+
+if TYPE_CHECKING:
+    from p2pflows.contacts import Book
 
 
 @click.group(
@@ -37,9 +42,10 @@ def add(name: str, user_id: str, as_json: bool) -> None:
     NAME is a petname of your choice for the user. From now on they may call what you serve to contacts.
     """
     from p2pflows.contacts import Contacts, normal_user_id
+    from p2pflows.protocol.identity import check_user_id
 
-    Contacts(home().contacts).add(name, user_id)
-    user = normal_user_id(user_id)
+    user = check_user_id(normal_user_id(user_id))
+    name = Contacts(home().contacts).add(name, user)
     print_result({"name": name, "user": user}, f"{name} is {user}. Try: p2pflows ls {name}", as_json)
 
 
@@ -51,13 +57,40 @@ def list_all(as_json: bool) -> None:
 
     book = Contacts(home().contacts).book()
     if as_json:
-        print_json([{"name": name, "user": user} for name, user in sorted(book.by_name.items())])
+        print_json(
+            [
+                {
+                    "name": name,
+                    "user": user,
+                    "verified": user in book.verified,
+                    "introduced_by": book.introduced_by.get(user),
+                }
+                for name, user in sorted(book.by_name.items())
+            ]
+        )
     elif book.by_name:
-        print_table(["NAME", "USER ID"], sorted(book.by_name.items()))
+        print_table(
+            ["NAME", "USER ID", "KNOWN"],
+            [[name, user, _how_known(user, book)] for name, user in sorted(book.by_name.items())],
+        )
     else:
         say("You have no contacts. Add one with: p2pflows contacts add NAME USER_ID")
     if book.blocked and not as_json:
         say(f"You denied: {', '.join(escape(user) for user in sorted(book.blocked))}")
+
+
+@contacts.command(epilog=examples("p2pflows contacts rename bob robert"))
+@click.argument("name", type=Contact())
+@click.argument("new_name")
+@json_option
+def rename(name: str, new_name: str, as_json: bool) -> None:
+    """Give a contact another petname."""
+    from p2pflows.contacts import Contacts
+
+    book = Contacts(home().contacts)
+    user = book.rename(name, new_name)
+    new_name = book.book().by_user[user]
+    print_result({"name": new_name, "user": user}, f"{new_name} is {user}.", as_json)
 
 
 @contacts.command(epilog=examples("p2pflows contacts remove bob"))
@@ -69,3 +102,10 @@ def remove(name: str, as_json: bool) -> None:
 
     user = Contacts(home().contacts).remove(name)
     print_result({"name": name, "user": user}, f"{escape(name)} ({user}) is no longer a contact.", as_json)
+
+
+def _how_known(user: str, book: Book) -> str:
+    """Return what speaks for a contact being the person whose name they have."""
+    by = book.introduced_by.get(user)
+    introduced = "" if by is None else f"introduced by {display_name(book.by_user.get(by), by)}"
+    return ", ".join(filter(None, ["verified" if user in book.verified else "", introduced]))

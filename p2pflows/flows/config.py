@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from p2pflows import petnames
 from p2pflows.errors import UsageError
 from p2pflows.flows.overrides import TARGET
 from p2pflows.flows.project import project_of, public_name
@@ -326,7 +327,7 @@ def _user(text: str, entry: _Entry, *, complete: bool) -> str:
     user = text.lower()
     if topics.is_user_id(user):
         return user
-    if text == "me" or (not complete and topics.is_name(text)):
+    if text == "me" or (not complete and petnames.has_form(text)):
         return text  # serving and mounting replace petnames by user ids
     raise UsageError(
         f"{entry.path}.user_id is not a user id: {text!r}.", "Write 64 hex digits, 'local', or the name of a contact."

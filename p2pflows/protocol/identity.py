@@ -71,6 +71,22 @@ def verify(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
+def check_user_id(user: str) -> str:
+    """Return a user id if it is a public key, as about half of all texts of its form are not.
+
+    Raises:
+        UsageError: it is not; nobody can have it.
+    """
+    try:
+        crypto_sign_ed25519_pk_to_curve25519(bytes.fromhex(user))
+    except (CryptoError, RuntimeError, ValueError):
+        raise UsageError(
+            f"Nobody can have the user id {user}: it is not a public key.",
+            "A digit may be wrong. Copy it again; its owner can print it with: p2pflows id",
+        ) from None
+    return user
+
+
 def create(path: Path) -> Identity:
     """Create a key file with mode 0600; an existing file is never replaced.
 

@@ -15,6 +15,7 @@ from typing import Any
 from support.scripted_daemon import ScriptedDaemon, command, prompt, run, run_here
 
 from p2pflows import errors
+from p2pflows.contacts import Contacts
 from p2pflows.protocol.channel import Enrolment
 
 BOB = "b0" * 32
@@ -106,7 +107,7 @@ def test_a_full_disk_is_an_error(daemon: ScriptedDaemon) -> None:
 
 def test_a_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
     """With stdout closed, the command prints nothing and succeeds."""
-    run_here(tmp_path, "contacts", "add", "bob", "b0" * 32)
+    Contacts(tmp_path / "contacts.yaml").add("bob", "b0" * 32)
     arguments, environment = command(tmp_path, "contacts", "list")
     closed = ["sh", "-c", 'exec "$@" >&-', "sh", *arguments]
     ended = subprocess.run(closed, env=environment, stderr=subprocess.PIPE, text=True, check=False)

@@ -56,14 +56,50 @@ def test_a_name_is_not_taken_from_its_user(contacts: Contacts) -> None:
     assert contacts.book().by_name == {"alice": ALICE}
 
 
-def test_a_user_has_one_name(contacts: Contacts) -> None:
-    """A new petname replaces the old one."""
+def test_adding_never_renames_a_contact_silently(contacts: Contacts) -> None:
+    """A known user keeps their petname until the owner renames them."""
     contacts.add("alice", ALICE)
-    contacts.add("alicia", ALICE)
+    with pytest.raises(UsageError, match="your contact already, as 'alice'") as error:
+        contacts.add("alicia", ALICE)
+    assert "contacts rename alice alicia" in error.value.hint
+    assert contacts.book().by_name == {"alice": ALICE}
+    assert contacts.rename("alice", "alicia") == ALICE
     assert contacts.book().by_name == {"alicia": ALICE}
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "a" * 65, "me", "contacts", "anyone", ALICE, "a\n"])
+def test_a_new_name_must_be_free(contacts: Contacts) -> None:
+    """Renaming takes no name from another contact, and finds only contacts."""
+    contacts.add("alice", ALICE)
+    contacts.add("bob", BOB)
+    with pytest.raises(UsageError, match="already stands for"):
+        contacts.rename("bob", "alice")
+    with pytest.raises(UnknownUser):
+        contacts.rename("carol", "caroline")
+    assert contacts.book().by_name == {"alice": ALICE, "bob": BOB}
+
+
+def test_what_is_known_of_a_contact_is_kept_until_they_are_removed(contacts: Contacts, path: Path) -> None:
+    """That a contact was verified or introduced stays through other changes, and ends with the contact."""
+    contacts.add("alice", ALICE)
+    contacts.verify("alice")
+    contacts.add("bob", BOB, introduced_by=ALICE)
+    contacts.rename("alice", "alicia")
+    contacts.block("c3" * 32)
+    for book in (contacts.book(), Contacts(path).book()):
+        assert book == Book({"alicia": ALICE, "bob": BOB}, frozenset({"c3" * 32}), frozenset({ALICE}), {BOB: ALICE})
+    contacts.remove("alicia")
+    contacts.remove("bob")
+    assert contacts.book() == Book(blocked=frozenset({"c3" * 32}))
+
+
+def test_an_older_release_reads_a_newer_file(contacts: Contacts, path: Path) -> None:
+    """What is known of a contact stands beside the names, which keep the form that older releases read."""
+    contacts.add("alice", ALICE)
+    contacts.verify("alice")
+    assert yaml.safe_load(path.read_text()) == {"contacts": {"alice": ALICE}, "about": {ALICE: {"verified": True}}}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "a,b", "a" * 65, "me", "contacts", "anyone", ALICE, "a\n"])
 def test_a_name_that_means_something_else_is_refused(contacts: Contacts, name: str) -> None:
     """A petname cannot be confused with an address, a rule, `me` or a user id."""
     with pytest.raises(UsageError, match="cannot name a contact"):
@@ -156,6 +192,10 @@ def test_names_that_look_like_other_yaml_values_survive(contacts: Contacts, path
         "contacts: {alice: 2024-13-01}",
         "contacts: {alice: " + "1" * 5000 + "}",
         "contacts: " + "{a: " * 5000,
+        "about: [1]",
+        "about: {" + ALICE + ": yes}",
+        "about: {alice: {verified: true}}",
+        "about: {" + ALICE + ": {introduced_by: bob}}",
         "blocked: [mallory]",
         "blocked: [" + BOB + ", mallory]",
         "blocked: [2024-01-01]",

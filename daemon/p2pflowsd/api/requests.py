@@ -7,6 +7,7 @@ from typing import Any
 
 from p2pflows.contacts import normal_user_id
 from p2pflows.errors import JournalFailed, UsageError
+from p2pflows.protocol.identity import check_user_id
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import NoParameters, Parameters, Text
@@ -43,7 +44,7 @@ async def allow(daemon: Daemon, params: AllowParameters) -> Any:
     Returns:
         `user`, `name`, `released`: how many messages were let in
     """
-    user = _find_stranger(daemon, params.user)
+    user = check_user_id(_find_stranger(daemon, params.user))
     name = params.name or daemon.contacts().by_user.get(user) or f"user-{user[:8]}"
     released = await daemon.run(lambda: daemon.node.admission.allow(user, name))
     return {"user": user, "name": name, "released": released}

@@ -14,6 +14,9 @@ from support.scripted_daemon import ScriptedDaemon, moment, prompt, run_here
 from p2pflows.errors import Declined, NotServed, UsageError
 
 BOB = "b0" * 32
+KEY = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"
+"""A user id that is a public key, which `contacts add` asks for."""
+KNOWN = {"verified": False, "introduced_by": None}
 ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
 EVIL = "\x1b]0;owned\x07"
 
@@ -59,20 +62,25 @@ def test_id_prints_the_user_id(tmp_path: Path) -> None:
 def test_contacts_need_no_daemon(tmp_path: Path) -> None:
     """Contacts are added, listed and removed without a daemon."""
     assert run_here(tmp_path, "contacts").err.startswith("You have no contacts.")
-    assert run_here(tmp_path, "contacts", "add", "bob", BOB.upper()).code == 0
-    assert run_here(tmp_path, "contacts", "list").out == f"NAME  USER ID\nbob   {BOB}\n"
-    assert run_here(tmp_path, "contacts", "list", "--json").document == [{"name": "bob", "user": BOB}]
+    assert run_here(tmp_path, "contacts", "add", "bob", KEY.upper()).code == 0
+    assert run_here(tmp_path, "contacts", "list").out == f"NAME  USER ID{' ' * 59}KNOWN\nbob   {KEY}\n"
+    assert run_here(tmp_path, "contacts", "list", "--json").document == [{**KNOWN, "name": "bob", "user": KEY}]
     assert run_here(tmp_path, "contacts", "add", "bob", "00" * 32).code == 2
+    no_key = run_here(tmp_path, "contacts", "add", "eve", "b0" * 32)
+    assert (no_key.code, "it is not a public key" in no_key.err) == (2, True)
+    assert "contacts rename bob bert" in run_here(tmp_path, "contacts", "add", "bert", KEY).err
+    assert run_here(tmp_path, "contacts", "rename", "bob", "Zoë").err == f"Zoë is {KEY}.\n"
+    assert run_here(tmp_path, "contacts", "rename", "Zoë", "bob").code == 0
     assert run_here(tmp_path, "contacts", "add", "eve", "123", "--json").error["code"] == "usage"
-    assert run_here(tmp_path, "contacts", "remove", "bob", "--json").document == {"name": "bob", "user": BOB}
+    assert run_here(tmp_path, "contacts", "remove", "bob", "--json").document == {"name": "bob", "user": KEY}
     assert run_here(tmp_path, "contacts", "remove", "bob").code == 3
 
 
 def test_contacts_accepts_json_before_and_after_list(tmp_path: Path) -> None:
     """As for `outbox`, a command inherits --json from its group."""
-    run_here(tmp_path, "contacts", "add", "bob", BOB)
+    run_here(tmp_path, "contacts", "add", "bob", KEY)
     for words in (["--json"], ["list", "--json"], ["--json", "list"]):
-        assert run_here(tmp_path, "contacts", *words).document == [{"name": "bob", "user": BOB}], words
+        assert run_here(tmp_path, "contacts", *words).document == [{**KNOWN, "name": "bob", "user": KEY}], words
 
 
 # Messages.
@@ -527,13 +535,13 @@ def test_strangers_are_allowed_or_denied(daemon: ScriptedDaemon) -> None:
 
 def test_allow_and_deny_accept_a_petname(daemon: ScriptedDaemon) -> None:
     """The request has the user id, so that the daemon speaks of a contact, not of a malformed id."""
-    run_here(daemon.home, "contacts", "add", "bob", BOB)
-    daemon.script["allow"] = lambda params: {"user": BOB, "name": params.get("name", "bob"), "released": 0}
+    run_here(daemon.home, "contacts", "add", "bob", KEY)
+    daemon.script["allow"] = lambda params: {"user": KEY, "name": params.get("name", "bob"), "released": 0}
     assert run_here(daemon.home, "allow", "bob").err == "bob is a contact already; waiting messages accepted: 0.\n"
-    assert "bert is a contact now" in run_here(daemon.home, "allow", BOB, "--name", "bert").err
+    assert "bert is a contact now" in run_here(daemon.home, "allow", KEY, "--name", "bert").err
     daemon.script["deny"] = UsageError("'bob' is a contact.", "First run: p2pflows contacts remove bob")
     assert run_here(daemon.home, "deny", "bob").err.startswith("Error [usage]: 'bob' is a contact.")
-    assert [params["user"] for _, params in daemon.asked] == [BOB] * 3
+    assert [params["user"] for _, params in daemon.asked] == [KEY] * 3
 
 
 def test_outbox_shows_undelivered_and_failed_messages(daemon: ScriptedDaemon) -> None:

@@ -15,8 +15,10 @@ from support.scripted_daemon import ScriptedDaemon, run_here
 
 from p2pflows import errors
 from p2pflows.cli import cli
+from p2pflows.contacts import Contacts
 
 ROOT = Path(__file__).parents[3]
+KEY = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -135,7 +137,7 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "contacts.lock").mkdir()
     redirected: list[Any] = []
     monkeypatch.setattr(os, "dup2", lambda *handles: redirected.append(handles))
-    ended = run_here(tmp_path, "contacts", "add", "bob", "b0" * 32)
+    ended = run_here(tmp_path, "contacts", "add", "bob", KEY)
     told, hint, _ = ended.err.split("\n")
     assert ended.code == 1
     assert told == f"Error [error]: Cannot use {tmp_path}/contacts.lock: Is a directory."
@@ -161,7 +163,7 @@ def _completions(home: Path, *words: str) -> list[str]:
 
 def test_strangers_are_completed_and_not_contacts(daemon: ScriptedDaemon) -> None:
     """For `allow` and `deny`, the shell gets the user ids of strangers who wait; without a daemon, none."""
-    run_here(daemon.home, "contacts", "add", "bob", "b0" * 32)
+    run_here(daemon.home, "contacts", "add", "bob", KEY)
     daemon.script["requests"] = {"requests": [{"user": "b1" * 32}, {"user": "c1" * 32}]}
     assert _completions(daemon.home, "allow", "b") == _completions(daemon.home, "deny", "b") == ["b1" * 32]
     daemon.die()
@@ -171,7 +173,7 @@ def test_strangers_are_completed_and_not_contacts(daemon: ScriptedDaemon) -> Non
 def test_contacts_are_completed(tmp_path: Path) -> None:
     """The shell gets petnames for an address, and the names of commands."""
     for name in ("bob", "bert", "carol"):
-        assert run_here(tmp_path, "contacts", "add", name, name.encode().hex().rjust(64, "0")).code == 0
+        Contacts(tmp_path / "contacts.yaml").add(name, name.encode().hex().rjust(64, "0"))
     assert _completions(tmp_path, "call", "b") == ["bert/", "bert/User", "bob/", "bob/User"]
     assert _completions(tmp_path, "contacts", "remove", "c") == ["carol"]
     assert _completions(tmp_path, "wor") == ["worker", "worker-token"]
