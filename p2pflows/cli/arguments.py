@@ -22,7 +22,7 @@ _COMPLETION_TIMEOUT_S = 2
 _SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _NAME_RULE = "1 to 64 letters, digits, '_' or '-'"
 _SETTINGS_HINT = "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes."
-_DATA_HINT = "Give one JSON object in single quotes, '-' to read it from stdin, or key=value pairs."
+_OBJECT_HINT = "Give one JSON object in single quotes."
 _JSON_TYPES = {
     list: "a list",
     str: "a text",
@@ -162,8 +162,12 @@ def read_stdin() -> str:
     return decode(sys.stdin.buffer.read())
 
 
-def decode(content: bytes) -> str:
+def decode(content: bytes, source: str = "The input") -> str:
     """Decode UTF-8 input, dropping a byte order mark.
+
+    Args:
+        content: the bytes.
+        source: the file that they come from, for the error.
 
     Raises:
         UsageError: the input is not UTF-8.
@@ -172,23 +176,8 @@ def decode(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"The input is not UTF-8 (byte {error.start + 1}).", "Convert it, for example with iconv."
+            f"{source} is not UTF-8 (byte {error.start + 1}).", "Convert it, for example with iconv."
         ) from error
-
-
-def read_data(words: Sequence[str]) -> dict[str, Any]:
-    """Read the data of a message from the words after its address, or from stdin if there are none or just `-`.
-
-    Raises:
-        UsageError: the words or stdin hold neither a JSON object nor key=value pairs.
-    """
-    if list(words) == ["-"] or (not words and stdin_is_piped()):
-        return parse_object(read_stdin())
-    if not words:
-        return {}
-    if len(words) == 1 and not is_pair(words[0]):
-        return parse_object(words[0])
-    return _read_pairs(words)
 
 
 def read_settings(words: Sequence[str]) -> dict[str, Any]:
@@ -224,7 +213,7 @@ def _merge(config: dict[str, Any], more: dict[str, Any], prefix: str = "") -> No
             raise UsageError(f"{prefix + key!r} is set twice.", "Keep one of the two settings.")
 
 
-def parse_object(text: str, hint: str = _DATA_HINT) -> dict[str, Any]:
+def parse_object(text: str, hint: str = _OBJECT_HINT) -> dict[str, Any]:
     """Parse a JSON object; an empty text is an empty object.
 
     Args:
@@ -236,15 +225,7 @@ def parse_object(text: str, hint: str = _DATA_HINT) -> dict[str, Any]:
     """
     if not text.strip():
         return {}
-    try:
-        value = _parse(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"The data is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
-            f"{_excerpt(error)}\n{hint}",
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"The data is not JSON: {error}.", hint) from error
+    value = parse_json(text, "The data", hint)
     if not isinstance(value, dict):
         raise UsageError(
             f"The data is {_JSON_TYPES[type(value)]}, but must be an object.",
@@ -253,21 +234,26 @@ def parse_object(text: str, hint: str = _DATA_HINT) -> dict[str, Any]:
     return value
 
 
-def is_pair(word: str) -> bool:
-    """Whether a word reads as key=value, and not as JSON."""
-    return re.match(r"[^\s{\[\"=][^={\[\"]*=", word) is not None
+def parse_json(text: str, source: str, hint: str) -> Any:
+    """Parse JSON.
 
+    Args:
+        text: the JSON.
+        source: where it stands, for the error.
+        hint: the hint of an error: what to give instead.
 
-def _read_pairs(words: Sequence[str]) -> dict[str, Any]:
-    data: dict[str, Any] = {}
-    for word in words:
-        key, _, text = word.partition("=")
-        if not is_pair(word):
-            raise UsageError(f"{word!r} is not a key=value pair.", _DATA_HINT)
-        if key in data:
-            raise UsageError(f"The key {key!r} is given twice.", 'For a list, write: key=\'["one", "two"]\'')
-        data[key] = parse_value(text)
-    return data
+    Raises:
+        UsageError: the text is not JSON, with the position of the mistake.
+    """
+    try:
+        return _parse(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"{source} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
+            f"{_excerpt(error)}\n{hint}",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{source} is not JSON: {error}.", hint) from error
 
 
 def parse_value(text: str) -> Any:

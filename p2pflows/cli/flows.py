@@ -14,11 +14,11 @@ from p2pflows.cli.arguments import (
     Contact,
     DispatchPoint,
     examples,
-    is_pair,
     json_option,
     read_settings,
     settings_option,
 )
+from p2pflows.cli.message_data import is_key
 from p2pflows.cli.output import print_facts, print_json, print_result, print_table, say
 from p2pflows.errors import UsageError
 from p2pflows.foreign_text import escape
@@ -316,11 +316,11 @@ def _meaning(field: dict[str, Any]) -> str:
 
 def _example_call(address: str, flow: dict[str, Any]) -> str:
     if flow.get("kind") == "human":
-        return f"p2pflows call {address} text='Are you there?'"
+        return f"p2pflows call {address} 'Are you there?'"
     needed = [name for name, _, is_needed, _ in input_fields(flow) if is_needed == "yes" and _can_be_typed(name)]
     return " ".join([f"p2pflows call {address}", *(shlex.quote(f"{name}={name.upper()}") for name in needed)])
 
 
 def _can_be_typed(name: str) -> bool:
     """Whether a key=value pair can hold this name, which another user chose."""
-    return is_pair(f"{name}=") and "=" not in name and not name.startswith("-") and escape(name) == name
+    return is_key(name) and escape(name) == name

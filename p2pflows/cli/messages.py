@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import Address, examples, json_option, read_data, timeout_option
+from p2pflows.cli.arguments import Address, examples, json_option, timeout_option
+from p2pflows.cli.message_data import MessageData, read_data
 from p2pflows.cli.output import Interrupted, print_json, print_result, short_id, to_json
 from p2pflows.errors import DaemonNotRunning, UsageError
 from p2pflows.foreign_text import escape_lines
@@ -19,8 +20,9 @@ _conversation_option = click.option("--conversation", metavar="ID", help="Contin
 
 @click.command(
     epilog=examples(
-        r"""p2pflows call bob/User '{"api_output": "Neighbor, are you there?"}'""",
+        "p2pflows call bob/User 'Neighbor, are you there?'",
         "p2pflows call bob/translate text=Hello to=fr",
+        "p2pflows call bob/summary text=@report.txt words=100",
         "p2pflows call bob/sum --timeout 5s < numbers.json",
         "p2pflows call bob/translate --lines < texts.jsonl > answers.jsonl",
         "p2pflows call bob/Assistant query='Tell me a story' --stream",
@@ -47,12 +49,20 @@ def call(
 ) -> None:
     """Call a flow or a human, and print the answer as JSON.
 
-    DATA is one JSON object, or '-' to read it from stdin, or key=value pairs (a value is JSON, or else text).
-    Without DATA, it is read from stdin if something is piped in.
+    \b
+    DATA is key=VALUE pairs, one JSON object, or a text for a human:
+      key=VALUE   a text; or the number, list, true, ... that VALUE says, if
+                  the flow's schema for this key takes that and no text
+      key:=JSON   JSON, whatever the schema says
+      key=@FILE   the text in a file (key:=@FILE: the JSON in it)
+      key=-       all of stdin as a text (key:=-: as JSON)
+      key=@@TEXT  a text that begins with '@'
+      '{...}'     one JSON object; '-' reads it from stdin, as no DATA does
+      TEXT        anything else: short for text=TEXT
 
     --lines makes many calls at the same time, one for each line of stdin, and prints the answers in the order of
     the lines. For a call that fails, it prints an object with the "error".
-    """
+    """  # noqa: D301 - the \\b of click keeps the lines apart
     del as_json  # the answer is JSON anyway, and `main` looks for --json itself when it prints an error
     params = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
     if lines:
@@ -70,7 +80,7 @@ def call(
         print_json(asyncio.run(_stream(params, content)))
         return
     with p2pflows.connect() as me:
-        print_json(wait_for(me, me.request("submit", **params, data=content)["id"]))
+        print_json(wait_for(me, me.request("submit", **params, **content.as_params())["id"]))
 
 
 @click.command(
@@ -111,7 +121,7 @@ def send(
         return
     content = read_data(data)
     with p2pflows.connect() as me:
-        sent = me.request("send", **params, data=content)
+        sent = me.request("send", **params, **content.as_params())
     if as_json:
         print_json(sent)
     else:
@@ -161,7 +171,7 @@ def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None)
         ) from error
 
 
-async def _stream(params: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+async def _stream(params: dict[str, Any], content: MessageData) -> dict[str, Any]:
     """Make a call and print its progress to stderr: a text as it is, anything else as a line of JSON."""
     line_is_complete = True
 
@@ -176,7 +186,7 @@ async def _stream(params: dict[str, Any], content: dict[str, Any]) -> dict[str, 
 
     async with p2pflows.connect_async() as me:
         try:
-            return await me.call(data=content, on_progress=print_progress, **params)
+            return await me.call(**content._asdict(), on_progress=print_progress, **params)
         finally:
             if not line_is_complete:
                 click.echo(err=True)

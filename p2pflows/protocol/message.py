@@ -25,6 +25,9 @@ MAX_PROGRESS_BYTES = 16_000
 MAX_SOURCE_CHARS = 64
 """Most code points of the label that a message shows as its source."""
 
+MAX_TYPED = 256
+"""Most keys that a message names as typed."""
+
 UserId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MessageId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 Name = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
@@ -53,7 +56,8 @@ class Message(BaseModel):
 
     Requests (call, post, cancel) carry `epoch` and `seq`, their position in the stream of one endpoint; answers have
     none. `in_reply_to` is the id of the request that an answer answers, or that a cancel withdraws. `instance` names
-    one mounted flow among those under the endpoint.
+    one mounted flow among those under the endpoint. `typed` has the keys of `data` whose texts a person typed: where
+    the schema of the flow takes no text, the recipient reads them as JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -72,6 +76,7 @@ class Message(BaseModel):
     expires: Count
     source: Annotated[str, StringConstraints(max_length=MAX_SOURCE_CHARS)] = ""
     data: dict[str, Any] = {}
+    typed: Annotated[list[str], Field(max_length=MAX_TYPED)] = []
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Self:

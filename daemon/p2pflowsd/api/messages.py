@@ -23,6 +23,7 @@ from p2pflowsd.api.parameters import (
     Parameters,
     Seconds,
     Text,
+    TypedKeys,
 )
 from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.sending.waiters import OnProgress
@@ -43,6 +44,7 @@ class CallParameters(Parameters):
     conversation: ConversationId = ""
     instance: InstanceId = ""
     source: Text = ""
+    typed: TypedKeys = Field(default_factory=list)
 
 
 class SendParameters(CallParameters):
@@ -152,6 +154,8 @@ async def wait_for_call(daemon: Daemon, send: Callable[[], str], conversation: s
 async def call(daemon: Daemon, params: CallParameters) -> Any:
     """Call a flow or a human, and wait for the answer.
 
+    `typed` has the keys of texts that [the flow's schema](PROTOCOL.md#7-messages) may take for other values.
+
     Returns:
         `id`, `data`, `conversation`
     """
@@ -245,6 +249,7 @@ def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[],
             conversation=params.conversation or None,
             source=params.source[:MAX_SOURCE_CHARS],
             instance=params.instance or None,
+            typed=params.typed,
         )
 
     return step

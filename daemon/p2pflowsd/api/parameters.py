@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from p2pflows import short_ids
 from p2pflows.errors import BadInput, P2pflowsError, UsageError
+from p2pflows.protocol.message import MAX_TYPED
 
 MAX_TIMEOUT_S = 30 * 24 * 3600
 MAX_COUNT = 2**62 - 1
@@ -40,6 +41,12 @@ JsonObject = Annotated[dict[str, Any], MustBe("a JSON object")]
 MessageData = Annotated[
     dict[str, Any], MustBe("a JSON object", 'Flows take objects such as {"text": "hello"}.', BadInput)
 ]
+TypedKeys = Annotated[
+    list[str],
+    Field(max_length=MAX_TYPED),
+    MustBe(f"a list of at most {MAX_TYPED} keys", "Give the others as one JSON object."),
+]
+"""The keys of texts that a person typed, which the recipient reads by its schema."""
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT), MustBe("a whole number from 0 on")]
 Seconds = Annotated[
     float, Field(gt=0, le=MAX_TIMEOUT_S), MustBe("more than 0 and at most 30 days", "Give it in seconds.")

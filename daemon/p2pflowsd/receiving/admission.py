@@ -29,6 +29,7 @@ from p2pflowsd.running.points import Points
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.running.turns import Turns
+from p2pflowsd.running.typed_texts import read_typed
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.presence import Followed
 
@@ -111,7 +112,7 @@ class Admission:
         elif message.instance is not None:
             self._settlement.fail(row, NotAllowed(f"{row.endpoint!r} has no instances.", "Call it without one."))
         else:
-            self._queue.add(row, flow, message.data)
+            self._queue.add(row, flow, read_typed(message.data, message.typed, flow.input_schema))
 
     def _passes(self, row: IncomingRow, endpoint: str, flow: Served | None) -> bool:
         """Return whether a request may reach its endpoint; if not, hold it or end it with an error."""

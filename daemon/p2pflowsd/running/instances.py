@@ -26,6 +26,7 @@ from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow
 from p2pflowsd.running.catalog import Served
+from p2pflowsd.running.typed_texts import read_typed_body
 
 MAX_MOUNT_DEPTH = 16
 """Most levels of subflows below one flow."""
@@ -112,13 +113,13 @@ class Instances:
 
     def task_payload(self, row: IncomingRow, flow: Served, body: bytes, *, trusted: bool) -> bytes:
         """The data of a task that mounts an instance, or runs it on a request."""
-        content = json.loads(body)
         instance = row.instance or ""
         found = self._journal.instances.get(instance)
         if row.endpoint == topics.INSTANCES:
-            mount = None if found is not None else self._plan(_mount_in(content["data"]), flow, trusted=trusted)
+            request = json.loads(body)["data"]
+            mount = None if found is not None else self._plan(_mount_in(request), flow, trusted=trusted)
             return write_instance_task(instance, row.type, mount=mount)
-        message = InstanceMessage.read(content)
+        message = InstanceMessage.read(read_typed_body(body, flow.input_schema))
         if found is None:
             mount = self._plan(Mount(op="mount", endpoint=flow.endpoint), flow, trusted=trusted)
             return write_instance_task(instance, row.type, message=message, mount=mount)

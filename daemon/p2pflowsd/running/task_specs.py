@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instances import Instances
 from p2pflowsd.running.task import Task
+from p2pflowsd.running.typed_texts import read_typed_body
 
 
 class TaskSpecs:
@@ -31,7 +31,7 @@ class TaskSpecs:
 
         Args:
             task: the task.
-            data: the data of its request, if at hand.
+            data: the data of its request, with typed texts read, if at hand.
             body: the body of its request; not needed for a flow without instances whose data is at hand.
         """
         row, flow = task.row, task.flow
@@ -39,7 +39,7 @@ class TaskSpecs:
             trusted = self._authority.is_owners_wish(row)
             payload = self._instances.task_payload(row, flow, body, trusted=trusted)
         else:
-            payload = strict_json.dumps(json.loads(body).get("data", {}) if data is None else data)
+            payload = strict_json.dumps(read_typed_body(body, flow.input_schema)["data"] if data is None else data)
         return TaskSpec(
             id=task.id,
             op="mount" if row.endpoint == topics.INSTANCES else "run",

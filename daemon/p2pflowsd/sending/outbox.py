@@ -157,6 +157,7 @@ class Outbox:
         source: str = "",
         message_id: str | None = None,
         instance: str | None = None,
+        typed: Sequence[str] = (),
         origin: str | None = None,
     ) -> Message:
         """Store a message; it is sent after the commit.
@@ -172,6 +173,7 @@ class Outbox:
             source: what it shows as its origin.
             message_id: its id; a new one by default.
             instance: the instance under the endpoint; by default the recipient chooses.
+            typed: the keys of texts in the data that a person typed, for the recipient to read by its schema.
             origin: JSON that is stored with it and passed to `on_call_settled` when it ends.
 
         Returns:
@@ -201,6 +203,7 @@ class Outbox:
                 "expires": min(expires, now + MAX_LIFETIME_MS),
                 "source": source,
                 "data": data,
+                "typed": list(typed),
             }
         )
         if kind not in ANSWERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from p2pflows.errors import BadInput, Cancelled
@@ -37,8 +38,9 @@ class OwnMessages:
         conversation: str | None = None,
         source: str = "",
         instance: str | None = None,
+        typed: Sequence[str] = (),
     ) -> str:
-        """Accept a call or a post, and return its id.
+        """Accept a call or a post, and return its id; for the arguments see `Outbox.accept`.
 
         Raises:
             CallError: it cannot be sent; see `Outbox.accept`.
@@ -52,6 +54,7 @@ class OwnMessages:
             conversation=conversation,
             source=source,
             instance=instance,
+            typed=typed,
         )
         self._journal.count("accepted")
         return message.id
@@ -95,6 +98,7 @@ class OwnMessages:
             life_ms=max(_MIN_RESEND_LIFETIME_MS, row.expires - row.created),
             conversation=old.conversation,
             source=old.source,
+            typed=old.typed,
         )
 
     def _find(self, part: str) -> OutgoingRow:

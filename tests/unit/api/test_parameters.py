@@ -27,7 +27,7 @@ TEXTS = {
 FLAGS = {"all", "interleaved", "parallel", "recursive", "singleton"}
 OBJECTS = {"config", "config_overrides", "subflows", "data", "initial_state", "schema"}
 NUMBERS = {"after", "limit", "timeout"}
-LISTS = {"overridable"}
+LISTS = {"overridable", "typed"}
 CASES = sorted(
     (method, field.alias or name)
     for method, entry in METHODS.items()

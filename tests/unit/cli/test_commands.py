@@ -128,10 +128,11 @@ def test_send_prints_the_id(daemon: ScriptedDaemon) -> None:
     """`send` prints the id of the message, which `wait` and `cancel` accept."""
     daemon.script.update(send={"id": ID}, wait={"id": ID, "state": "delivered"}, cancel={})
     assert run_here(daemon.home, "send", "bob/log", "n=1", "--timeout", "7d").out == f"{ID}\n"
-    assert run_here(daemon.home, "send", "bob/log", "n=1", "--json").document == {"id": ID}
+    assert run_here(daemon.home, "send", "bob/log", "n:=1", "--json").document == {"id": ID}
     assert run_here(daemon.home, "wait", ID, "--timeout", "5").document == {"id": ID, "state": "delivered"}
     assert run_here(daemon.home, "cancel", ID).err == "Cancelled 4f1c22d9.\n"
-    assert daemon.asked[0] == ("send", {"address": "bob/log", "data": {"n": 1}, "timeout": 604_800.0})
+    assert daemon.asked[0] == ("send", {"address": "bob/log", "data": {"n": "1"}, "typed": ["n"], "timeout": 604_800.0})
+    assert daemon.asked[1] == ("send", {"address": "bob/log", "data": {"n": 1}})
     assert daemon.asked[2:] == [("wait", {"id": ID, "timeout": 5.0}), ("cancel", {"id": ID})]
 
 
@@ -430,15 +431,14 @@ def test_describe_shows_what_others_may_set(daemon: ScriptedDaemon, kind: str, k
 
 
 def test_the_example_of_describe_is_safe_in_a_shell(daemon: ScriptedDaemon) -> None:
-    """Each word from the other user is quoted; a name that no key=value pair can hold is left out."""
-    names = ["$(reboot)", "a b", "it's", ";x", "a=b", "-x", "{x", "", "a\x1bb", "text"]
+    """A name of the other user that no key=value pair can hold is left out, and so is one that a shell would run."""
+    names = ["$(reboot)", "a b", "it's", ";x", "a=b", "-x", "{x", "", "a\x1bb", "über", "text"]
     schema = {"properties": {name: {"type": "string"} for name in names}, "required": names}
     facts = {"address": "bob/x", "user": BOB, "online": None, "served": True, "allowed": True}
     daemon.script["describe"] = {**facts, "schema": schema}
     typed = run_here(daemon.home, "describe", "bob/x").err.partition("Call it: ")[2]
-    pairs = ["$(reboot)=$(REBOOT)", "a b=A B", "it's=IT'S", ";x=;X", "text=TEXT"]
-    assert shlex.split(typed) == ["p2pflows", "call", "bob/x", *pairs]
-    assert "'$(reboot)=$(REBOOT)'" in typed
+    assert shlex.split(typed) == ["p2pflows", "call", "bob/x", "über=ÜBER", "text=TEXT"]
+    assert "$(" not in typed
 
 
 @pytest.mark.parametrize(

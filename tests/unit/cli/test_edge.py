@@ -71,7 +71,7 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
         (["call", "bob/User", "--timeout", "soon"], "not a length of time"),
         (["call", "bob/User", "{bad"], "line 1, column 2"),
         (["call", "bob/User", "--no-such-option"], "No such option"),
-        (["send", "bob/User", "[1]"], "a list"),
+        (["send", "bob/User", "{}", "[1]"], "not a key=value pair"),
         (["serve", "x"], "exactly one of"),
         (["worker", "--concurrency", "0"], "--concurrency"),
     ],

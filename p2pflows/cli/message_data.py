@@ -1,0 +1,110 @@
+"""The data of a message, as a person types it: a JSON object, key=value pairs, or a text.
+
+The rule for people is in the help of `call`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from p2pflows.cli.arguments import decode, parse_json, parse_object, read_stdin, stdin_is_piped
+from p2pflows.errors import TooLarge, UsageError
+
+TEXT_KEY = "text"
+MAX_FILE_BYTES = 4_000_000
+"""More than any message holds."""
+
+_KEY = r"\w[\w.-]*"
+_PAIR = re.compile(rf"({_KEY})(:?=)(.*)", re.DOTALL)
+_DATA_HINT = "Give key=value pairs, one JSON object in single quotes, or a text in quotes."
+
+
+class MessageData(NamedTuple):
+    """What to send.
+
+    Attributes:
+        data: the data.
+        typed: the keys of texts that stand for another value, such as a number, if the recipient's schema wants one.
+    """
+
+    data: dict[str, Any]
+    typed: list[str]
+
+    def as_params(self) -> dict[str, Any]:
+        """Return both as parameters of a method; older daemons do not know `typed`."""
+        return {"data": self.data, "typed": self.typed or None}
+
+
+def read_data(words: Sequence[str]) -> MessageData:
+    """Read the data of a message from the words after its address, or from stdin if there are none or just `-`.
+
+    The schema of a flow decides whether `n=1.10` is a number or a text. Only the recipient knows its schema for
+    certain, and to ask for it would cost a second round trip. So the text travels as it was typed, with its key in
+    `typed`, and the recipient's daemon reads it by the schema of the flow that it serves.
+
+    Raises:
+        UsageError: the words or stdin hold no data, or a file cannot be read.
+    """
+    if list(words) == ["-"] or (not words and stdin_is_piped()):
+        return MessageData(parse_object(read_stdin(), "Pipe a JSON object in; for a text, give: text=-"), [])
+    if not words:
+        return MessageData({}, [])
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        return MessageData(parse_object(words[0]), [])
+    pairs = [_PAIR.fullmatch(word) for word in words]
+    if not any(pairs) and not any(word.lstrip().startswith("{") for word in words):
+        return MessageData({TEXT_KEY: " ".join(words)}, [])
+    data: dict[str, Any] = {}
+    typed = []
+    for word, pair in zip(words, pairs, strict=True):
+        if pair is None:
+            raise UsageError(f"{word!r} is not a key=value pair.", _DATA_HINT)
+        key, sign, text = pair.groups()
+        if key in data:
+            raise UsageError(f"The key {key!r} is given twice.", f'For a list, write: {key}:=\'["one", "two"]\'')
+        text = _content(key, text)
+        if sign == ":=":
+            data[key] = parse_json(text, f"{key}:=", f"For a text, write: {key}=TEXT")
+            continue
+        data[key] = text
+        if _may_be_json(text):
+            typed.append(key)
+    return MessageData(data, typed)
+
+
+def is_key(name: str) -> bool:
+    """Whether a name can be the key of a pair."""
+    return re.fullmatch(_KEY, name) is not None
+
+
+def _content(key: str, text: str) -> str:
+    """Return what stands behind the sign of a pair: the text itself, or what a file or stdin has."""
+    if text == "-":
+        return read_stdin()
+    if not text.startswith("@"):
+        return text
+    if text.startswith("@@"):
+        return text[1:]
+    path = Path(text[1:]).expanduser()
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read {path} for {key!r}: {error.strerror or error}.",
+            f"Check the path; for a text that begins with '@', write: {key}=@{text}",
+        ) from error
+    if len(content) > MAX_FILE_BYTES:
+        raise TooLarge(f"{path} is larger than a message can be.", "Send it in parts, or send where it can be found.")
+    return decode(content, str(path))
+
+
+def _may_be_json(text: str) -> bool:
+    """Whether a text reads as JSON that is no text; any other stays as it is, whatever the schema says."""
+    try:
+        return not isinstance(parse_json(text, "", ""), str)
+    except UsageError:
+        return False
