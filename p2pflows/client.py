@@ -37,7 +37,7 @@ from p2pflows.home import Home, home
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from p2pflows.links.client_stream import ClientStream
 
@@ -245,7 +245,7 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109 - a deadline that travels with the message
         conversation: str | None = None,
         instance: str | None = None,
-        typed: Sequence[str] = (),
+        typed: Mapping[str, str] | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Call a flow or a human, wait, and return the data of the reply.
@@ -256,11 +256,11 @@ class AsyncClient:
             timeout: seconds until the deadline (by default ten minutes).
             conversation: the conversation to go on with.
             instance: the mounted flow to call, among those under the endpoint.
-            typed: keys of texts that a person typed: if the flow's schema takes no text, it reads them as JSON.
+            typed: texts that a person typed for keys of the data; they count where the flow's schema takes texts.
             on_progress: takes what the flow reports before its reply, such as the words of a model as they come.
         """
         message = _message(address, data, timeout, conversation, instance)
-        return dict((await self._begin("call", {**message, "typed": list(typed) or None}, on_progress))["data"])
+        return dict((await self._begin("call", {**message, "typed": typed}, on_progress))["data"])
 
     async def send(
         self,

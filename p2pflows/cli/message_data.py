@@ -26,12 +26,12 @@ class MessageData(NamedTuple):
     """What to send.
 
     Attributes:
-        data: the data.
-        typed: the keys of texts that stand for another value, such as a number, if the recipient's schema wants one.
+        data: the data; a text that reads as JSON is the value that it may stand for.
+        typed: the texts of these keys as they were typed.
     """
 
     data: dict[str, Any]
-    typed: list[str]
+    typed: dict[str, str]
 
     def as_params(self) -> dict[str, Any]:
         """Return both as parameters of a method; older daemons do not know `typed`."""
@@ -42,23 +42,24 @@ def read_data(words: Sequence[str]) -> MessageData:
     """Read the data of a message from the words after its address, or from stdin if there are none or just `-`.
 
     The schema of a flow decides whether `n=1.10` is a number or a text. Only the recipient knows its schema for
-    certain, and to ask for it would cost a second round trip. So the text travels as it was typed, with its key in
-    `typed`, and the recipient's daemon reads it by the schema of the flow that it serves.
+    certain, and to ask for it would cost a second round trip. So both travel, the number in `data` and the text in
+    `typed`, and the recipient's daemon takes the one that the schema of the flow takes. A daemon that does not know
+    `typed` takes the number, as it did before.
 
     Raises:
         UsageError: the words or stdin hold no data, or a file cannot be read.
     """
     if list(words) == ["-"] or (not words and stdin_is_piped()):
-        return MessageData(parse_object(read_stdin(), "Pipe a JSON object in; for a text, give: text=-"), [])
+        return MessageData(parse_object(read_stdin(), "Pipe a JSON object in; for a text, give: text=-"), {})
     if not words:
-        return MessageData({}, [])
+        return MessageData({}, {})
     if len(words) == 1 and words[0].lstrip().startswith("{"):
-        return MessageData(parse_object(words[0]), [])
+        return MessageData(parse_object(words[0]), {})
     pairs = [_PAIR.fullmatch(word) for word in words]
     if not any(pairs) and not any(word.lstrip().startswith("{") for word in words):
-        return MessageData({TEXT_KEY: " ".join(words)}, [])
+        return MessageData(*_text_value(TEXT_KEY, " ".join(words)))
     data: dict[str, Any] = {}
-    typed = []
+    typed: dict[str, str] = {}
     for word, pair in zip(words, pairs, strict=True):
         if pair is None:
             raise UsageError(f"{word!r} is not a key=value pair.", _DATA_HINT)
@@ -69,9 +70,9 @@ def read_data(words: Sequence[str]) -> MessageData:
         if sign == ":=":
             data[key] = parse_json(text, f"{key}:=", f"For a text, write: {key}=TEXT")
             continue
-        data[key] = text
-        if _may_be_json(text):
-            typed.append(key)
+        value, as_typed = _text_value(key, text)
+        data |= value
+        typed |= as_typed
     return MessageData(data, typed)
 
 
@@ -102,9 +103,10 @@ def _content(key: str, text: str) -> str:
     return decode(content, str(path))
 
 
-def _may_be_json(text: str) -> bool:
-    """Whether a text reads as JSON that is no text; any other stays as it is, whatever the schema says."""
+def _text_value(key: str, text: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what a typed text may stand for, and the text itself if that is something else."""
     try:
-        return not isinstance(parse_json(text, "", ""), str)
+        value = parse_json(text, "", "")
     except UsageError:
-        return False
+        value = text
+    return ({key: text}, {}) if isinstance(value, str) else ({key: value}, {key: text})

@@ -26,7 +26,7 @@ MAX_SOURCE_CHARS = 64
 """Most code points of the label that a message shows as its source."""
 
 MAX_TYPED = 256
-"""Most keys that a message names as typed."""
+"""Most texts that a message has as typed."""
 
 UserId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MessageId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
@@ -56,8 +56,8 @@ class Message(BaseModel):
 
     Requests (call, post, cancel) carry `epoch` and `seq`, their position in the stream of one endpoint; answers have
     none. `in_reply_to` is the id of the request that an answer answers, or that a cancel withdraws. `instance` names
-    one mounted flow among those under the endpoint. `typed` has the keys of `data` whose texts a person typed: where
-    the schema of the flow takes no text, the recipient reads them as JSON.
+    one mounted flow among those under the endpoint. `typed` has the texts that a person typed for some keys of
+    `data`: where the flow takes texts, they take the place of the values there.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -76,7 +76,7 @@ class Message(BaseModel):
     expires: Count
     source: Annotated[str, StringConstraints(max_length=MAX_SOURCE_CHARS)] = ""
     data: dict[str, Any] = {}
-    typed: Annotated[list[str], Field(max_length=MAX_TYPED)] = []
+    typed: Annotated[dict[str, str], Field(max_length=MAX_TYPED)] = {}
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Self:

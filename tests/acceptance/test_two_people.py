@@ -108,7 +108,7 @@ def test_a_prompt_has_its_text_under_one_of_three_names(alice: Person, bob: Pers
     """A request to a human with a text under one of three keys is a prompt, and its other data is kept."""
     for key in ("api_output", "prompt"):
         alice.request("send", address="bob/User", data={key: key, "n": 3})
-    call = alice.start_command("call", "bob/User", "text=Snö? 😀", "n=3")
+    call = alice.start_command("call", "bob/User", "text=Snö? 😀", "n:=3")
     prompts = bob.wait_for_prompts(3)
     assert [prompt["text"] for prompt in prompts[:2]] == ["api_output", "prompt"]
     assert prompts[2]["data"] == {"text": "Snö? 😀", "n": 3}

@@ -23,7 +23,7 @@ from p2pflowsd.api.parameters import (
     Parameters,
     Seconds,
     Text,
-    TypedKeys,
+    TypedTexts,
 )
 from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.sending.waiters import OnProgress
@@ -44,7 +44,7 @@ class CallParameters(Parameters):
     conversation: ConversationId = ""
     instance: InstanceId = ""
     source: Text = ""
-    typed: TypedKeys = Field(default_factory=list)
+    typed: TypedTexts = Field(default_factory=dict)
 
 
 class SendParameters(CallParameters):
@@ -154,7 +154,7 @@ async def wait_for_call(daemon: Daemon, send: Callable[[], str], conversation: s
 async def call(daemon: Daemon, params: CallParameters) -> Any:
     """Call a flow or a human, and wait for the answer.
 
-    `typed` has the keys of texts that [the flow's schema](PROTOCOL.md#7-messages) may take for other values.
+    `typed` has texts for keys of `data`, which count [where the flow takes texts](PROTOCOL.md#7-messages).
 
     Returns:
         `id`, `data`, `conversation`

@@ -41,12 +41,12 @@ JsonObject = Annotated[dict[str, Any], MustBe("a JSON object")]
 MessageData = Annotated[
     dict[str, Any], MustBe("a JSON object", 'Flows take objects such as {"text": "hello"}.', BadInput)
 ]
-TypedKeys = Annotated[
-    list[str],
+TypedTexts = Annotated[
+    dict[str, str],
     Field(max_length=MAX_TYPED),
-    MustBe(f"a list of at most {MAX_TYPED} keys", "Give the others as one JSON object."),
+    MustBe(f"an object of at most {MAX_TYPED} texts", "Give the others as one JSON object."),
 ]
-"""The keys of texts that a person typed, which the recipient reads by its schema."""
+"""The texts that a person typed for keys of the data; the recipient takes them where its flow takes texts."""
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT), MustBe("a whole number from 0 on")]
 Seconds = Annotated[
     float, Field(gt=0, le=MAX_TIMEOUT_S), MustBe("more than 0 and at most 30 days", "Give it in seconds.")

@@ -20,7 +20,7 @@ from p2pflowsd.journal.rows import IncomingRow, InstanceRow
 from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving import gate
-from p2pflowsd.running.catalog import Catalog, Served
+from p2pflowsd.running.catalog import HUMAN_SCHEMA, Catalog, Served
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
 from p2pflowsd.running.instances import Change, Instances, Mount, check_stateless, mount_reply, read_change, read_mount
@@ -258,7 +258,7 @@ class Admission:
 
     def _ask(self, row: IncomingRow, message: Message) -> None:
         try:
-            self._inbox.ask(row, message.data, message.source)
+            self._inbox.ask(row, read_typed(message.data, message.typed, HUMAN_SCHEMA), message.source)
         except CallError as error:
             self._settlement.fail(row, error)
             return

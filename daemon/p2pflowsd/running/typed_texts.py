@@ -1,12 +1,14 @@
-"""Texts that a person typed, read as the schema of the flow says (docs/PROTOCOL.md, Typed texts)."""
+"""Texts that a person typed and that may stand for another value: the schema of the flow says which of them counts.
+
+docs/PROTOCOL.md, section 7, has the rule.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from p2pflows.protocol import strict_json
 from p2pflows.protocol.message import Type
 
 _MAX_REFERENCES = 16
@@ -24,50 +26,36 @@ _TYPE_NAMES = {
 """The types of JSON."""
 
 
-def read_typed(data: dict[str, Any], typed: Sequence[str], schema: dict[str, Any] | None) -> dict[str, Any]:
-    """Replace texts that stand for another value, where the schema of the flow takes no text.
+def read_typed(data: dict[str, Any], typed: Mapping[str, str], schema: dict[str, Any] | None) -> dict[str, Any]:
+    """Put the texts that were typed in place of the values that they may stand for, where the flow takes texts.
 
     Args:
         data: the data of a message.
-        typed: its keys whose texts were typed by a person; others are ignored.
+        typed: the texts that were typed for some of its keys; of others they are ignored.
         schema: the JSON schema of the data, or None if the flow has none.
 
     Returns:
-        The data, with the number, list, object, truth value or null that such a text says in JSON, if the schema of
-        its key takes that and takes no text. Any other text stays, for the flow to take or to refuse.
+        The data. A key keeps its value only if the schema says which types the key takes, and text is none of them.
     """
-    properties = schema.get("properties") if schema else None
-    if not typed or schema is None or not isinstance(properties, dict):
+    if not typed:
         return data
+    properties = schema.get("properties") if schema else None
+    fields = properties if isinstance(properties, dict) else {}
     found = dict(data)
-    for key in typed:
-        text = data.get(key)
-        if isinstance(text, str) and key in properties:
-            found[key] = _read(text, _types(properties[key], schema))
+    for key, text in typed.items():
+        types = _types(fields.get(key), schema or {})
+        if key in data and (not types or "string" in types):
+            found[key] = text
     return found
 
 
 def read_typed_body(body: bytes, schema: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the body of a stored message; if it is a request, its typed texts are read by the schema of the flow."""
+    """Return the body of a stored message; if it is a request, with its typed texts as `read_typed` puts them."""
     content: dict[str, Any] = json.loads(body)
     data = content.setdefault("data", {})
     if content.get("type") in (Type.CALL, Type.POST):
-        content["data"] = read_typed(data, content.get("typed") or (), schema)
+        content["data"] = read_typed(data, content.get("typed") or {}, schema)
     return content
-
-
-def _read(text: str, types: frozenset[str]) -> Any:
-    if not types or "string" in types:
-        return text
-    try:
-        value = strict_json.loads_exact(text.strip().encode())
-    except ValueError:  # also of a lone surrogate
-        return text
-    return value if _type(value) in types or (_type(value) == "integer" and "number" in types) else text
-
-
-def _type(value: Any) -> str:
-    return _TYPE_NAMES[type(value)]
 
 
 def _types(field: Any, schema: dict[str, Any]) -> frozenset[str]:
@@ -85,9 +73,9 @@ def _types(field: Any, schema: dict[str, Any]) -> frozenset[str]:
             said = part["type"]
             types.update(filter(_is_text, said) if isinstance(said, list) else [str(said)])
         elif "const" in part:
-            types.add(_type(part["const"]))
+            types.add(_TYPE_NAMES[type(part["const"])])
         elif isinstance(part.get("enum"), list):
-            types.update(map(_type, part["enum"]))
+            types.update(_TYPE_NAMES[type(value)] for value in part["enum"])
         elif choices:
             waiting.extend(choices)
         else:

@@ -7,7 +7,7 @@ Until then the message is sent again with back-off, and at once when the broker 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from p2pflows.backoff import Backoff
@@ -157,7 +157,7 @@ class Outbox:
         source: str = "",
         message_id: str | None = None,
         instance: str | None = None,
-        typed: Sequence[str] = (),
+        typed: Mapping[str, str] | None = None,
         origin: str | None = None,
     ) -> Message:
         """Store a message; it is sent after the commit.
@@ -173,7 +173,7 @@ class Outbox:
             source: what it shows as its origin.
             message_id: its id; a new one by default.
             instance: the instance under the endpoint; by default the recipient chooses.
-            typed: the keys of texts in the data that a person typed, for the recipient to read by its schema.
+            typed: texts that a person typed for keys of the data; the recipient takes them where its flow takes texts.
             origin: JSON that is stored with it and passed to `on_call_settled` when it ends.
 
         Returns:
@@ -203,7 +203,7 @@ class Outbox:
                 "expires": min(expires, now + MAX_LIFETIME_MS),
                 "source": source,
                 "data": data,
-                "typed": list(typed),
+                "typed": dict(typed or {}),
             }
         )
         if kind not in ANSWERS:

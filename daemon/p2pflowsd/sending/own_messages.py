@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from p2pflows.errors import BadInput, Cancelled
@@ -38,7 +38,7 @@ class OwnMessages:
         conversation: str | None = None,
         source: str = "",
         instance: str | None = None,
-        typed: Sequence[str] = (),
+        typed: Mapping[str, str] | None = None,
     ) -> str:
         """Accept a call or a post, and return its id; for the arguments see `Outbox.accept`.
 

@@ -25,9 +25,9 @@ TEXTS = {
     "kind", "name", "reason", "release", "source", "target", "text", "user",
 }  # fmt: skip
 FLAGS = {"all", "interleaved", "parallel", "recursive", "singleton"}
-OBJECTS = {"config", "config_overrides", "subflows", "data", "initial_state", "schema"}
+OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "schema"}
 NUMBERS = {"after", "limit", "timeout"}
-LISTS = {"overridable", "typed"}
+LISTS = {"overridable"}
 CASES = sorted(
     (method, field.alias or name)
     for method, entry in METHODS.items()

@@ -131,7 +131,10 @@ def test_send_prints_the_id(daemon: ScriptedDaemon) -> None:
     assert run_here(daemon.home, "send", "bob/log", "n:=1", "--json").document == {"id": ID}
     assert run_here(daemon.home, "wait", ID, "--timeout", "5").document == {"id": ID, "state": "delivered"}
     assert run_here(daemon.home, "cancel", ID).err == "Cancelled 4f1c22d9.\n"
-    assert daemon.asked[0] == ("send", {"address": "bob/log", "data": {"n": "1"}, "typed": ["n"], "timeout": 604_800.0})
+    assert daemon.asked[0] == (
+        "send",
+        {"address": "bob/log", "data": {"n": 1}, "typed": {"n": "1"}, "timeout": 604_800.0},
+    )
     assert daemon.asked[1] == ("send", {"address": "bob/log", "data": {"n": 1}})
     assert daemon.asked[2:] == [("wait", {"id": ID, "timeout": 5.0}), ("cancel", {"id": ID})]
 

@@ -30,21 +30,21 @@ from p2pflows.errors import P2pflowsError, TooLarge, UsageError
         (["Are", "you", "there?"], {"text": "Are you there?"}),
         (["Is 2+2=4?"], {"text": "Is 2+2=4?"}),
         (["See https://x/?a=b"], {"text": "See https://x/?a=b"}),
-        (["42"], {"text": "42"}),
         (["[x] done"], {"text": "[x] done"}),
     ],
 )
 def test_data_is_pairs_or_an_object_or_a_text(words: list[str], data: object) -> None:
     """A text stays as it was typed, `:=` takes JSON, and what is neither pair nor object is a text for a human."""
-    assert read_data(words) == (data, [])
+    assert read_data(words) == (data, {})
 
 
 def test_texts_that_may_be_other_values_are_named() -> None:
-    """A text that also reads as a number, a list, ... travels as text, with its key, for the recipient to decide."""
+    """A text that also reads as a number, a list, ... travels as both, for the recipient to decide."""
     words = ["n=1.10", "yes=true", "list=[1]", "none=null", "text=hello", 'quoted="5"']
     data, typed = read_data(words)
-    assert data == {"n": "1.10", "yes": "true", "list": "[1]", "none": "null", "text": "hello", "quoted": '"5"'}
-    assert typed == ["n", "yes", "list", "none"]
+    assert data == {"n": 1.1, "yes": True, "list": [1], "none": None, "text": "hello", "quoted": '"5"'}
+    assert typed == {"n": "1.10", "yes": "true", "list": "[1]", "none": "null"}
+    assert read_data(["42"]) == ({"text": 42}, {"text": "42"})
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_other_words_are_refused_with_their_reason(words: list[str], message: st
 def test_a_file_is_a_text_or_json(tmp_path: Path) -> None:
     """`key=@FILE` is the whole text of a file, `key:=@FILE` the JSON in it."""
     (tmp_path / "note").write_text(" 5\n", encoding="utf-8")
-    assert read_data([f"a=@{tmp_path}/note", f"b:=@{tmp_path}/note"]) == ({"a": " 5\n", "b": 5}, ["a"])
+    assert read_data([f"a=@{tmp_path}/note", f"b:=@{tmp_path}/note"]) == ({"a": 5, "b": 5}, {"a": " 5\n"})
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_stdin_is_read_without_arguments(content: bytes, data: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without arguments, piped input is the data; empty input is an empty object."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert read_data([]) == (data, [])
+    assert read_data([]) == (data, {})
 
 
 def test_a_dash_is_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,13 +102,14 @@ def test_a_dash_is_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stdin_can_be_one_value(word: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """`key=-` takes stdin as a text, exactly, and `key:=-` as JSON."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b" 7\n")))
-    assert read_data([word, "to=fr"]).data == {"text": value, "to": "fr"}
+    data, typed = read_data([word, "to=fr"])
+    assert data | typed == {"text": value, "to": "fr"}
 
 
 def test_closed_stdin_is_empty_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process without stdin sends an empty object, and gets an error if it asks for stdin."""
     monkeypatch.setattr(sys, "stdin", None)
-    assert read_data([]) == ({}, [])
+    assert read_data([]) == ({}, {})
     with pytest.raises(UsageError, match="no stdin"):
         read_data(["-"])
 
@@ -124,10 +125,11 @@ def test_no_words_break_the_parser(words: list[str]) -> None:
 
 @given(st.from_regex(r"\w[\w.-]{0,9}", fullmatch=True), st.text(alphabet=st.characters(codec="utf-8")))
 def test_no_text_becomes_another_value(key: str, text: str) -> None:
-    """Whatever is typed behind `key=`, the value is that text; `@@` stands for `@`."""
+    """Whatever is typed behind `key=`, that text travels; `@@` stands for `@`."""
     typed = f"@{text}" if text.startswith("@") else text
     if typed != "-" and not key.endswith(":"):
-        assert read_data([f"{key}={typed}"]).data == {key: text}
+        data, texts = read_data([f"{key}={typed}"])
+        assert data | texts == {key: text}
 
 
 @pytest.mark.parametrize("name", ["text", "a.b", "über", "x-1"])

@@ -10,7 +10,7 @@ import pytest
 from support.desk import Desk, Hand, Neighbour
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}, "endpoint": {"type": "integer"}}}
-TYPED: dict[str, Any] = {"data": {"n": "5", "text": "5"}, "typed": ["n", "text"]}
+TYPED: dict[str, Any] = {"data": {"n": 5, "text": 5}, "typed": {"n": "5", "text": "5"}}
 READ = {"n": 5, "text": "5"}
 
 
@@ -26,7 +26,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 @pytest.fixture
 def alice(desk: Desk) -> Neighbour:
-    """A contact."""
+    """A contact, who calls from a shell."""
     return Neighbour(desk, 8, "alice")
 
 
@@ -49,9 +49,17 @@ def test_a_typed_text_survives_a_restart(desk: Desk, alice: Neighbour) -> None:
     assert [data for _, data in Hand(desk, "b", "w2").takes()] == [READ]
 
 
+def test_a_human_gets_the_text_that_was_typed(desk: Desk, alice: Neighbour) -> None:
+    """`text=42` is a question like any other."""
+    desk.serves("User", "", kind="human")
+    alice.sends("User", {"text": 42}, typed={"text": "42"})
+    (prompt,) = desk.journal.prompts.open_of(alice.user, 10)
+    assert prompt.text == "42"
+
+
 def test_the_request_for_a_mount_has_no_typed_texts(desk: Desk, alice: Neighbour) -> None:
     """`typed` changes the input of a flow, and nothing that the daemon itself reads."""
     hand = Hand(desk, "b", "w1")
-    alice.sends("_instances", {"op": "mount", "endpoint": "own"}, typed=["endpoint", "op"])
+    alice.sends("_instances", {"op": "mount", "endpoint": "own"}, typed={"endpoint": "other", "op": "list"})
     ((task, _),) = hand.takes()
     assert (task["op"], task["endpoint"]) == ("mount", "own")

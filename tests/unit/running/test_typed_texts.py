@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from p2pflowsd.running.typed_texts import read_typed, read_typed_body
 
 
 def _read(text: str, field: Any, **more: Any) -> Any:
-    return read_typed({"key": text}, ["key"], {"type": "object", "properties": {"key": field}, **more})["key"]
+    schema = {"type": "object", "properties": {"key": field}, **more}
+    return read_typed({"key": json.loads(text)}, {"key": text}, schema)["key"]
 
 
 @pytest.mark.parametrize(
@@ -47,31 +49,12 @@ def test_the_schema_decides(text: str, field: Any, value: object) -> None:
     assert type(read) is type(value)
 
 
-@pytest.mark.parametrize(
-    ("text", "field"),
-    [
-        ("three", {"type": "integer"}),
-        ("3.5", {"type": "integer"}),
-        ("true", {"type": "integer"}),
-        ("1", {"type": "boolean"}),
-        ("yes", {"type": "boolean"}),
-        ("NaN", {"type": "number"}),
-        ("1e999", {"type": "number"}),
-        ("[" * 10_000, {"type": "array"}),
-        ('{"a":1,"a":2}', {"type": "object"}),
-        ("\ud800", {"type": "integer"}),
-    ],
-)
-def test_a_text_that_does_not_fit_stays_for_the_flow_to_refuse(text: str, field: Any) -> None:
-    """Nothing is rounded or guessed: what the schema does not take is refused with the text that was typed."""
-    assert _read(text, field) == text
-
-
 def test_references_are_followed() -> None:
     """A named type, as pydantic writes them for models and enums, is looked up in the same schema."""
     inner = create_model("Size", width=(int, ...))
     schema = create_model("Input", size=(inner, ...), n=(int | None, None)).model_json_schema()
-    assert read_typed({"size": '{"width":3}', "n": "4"}, ["size", "n"], schema) == {"size": {"width": 3}, "n": 4}
+    data = {"size": {"width": 3}, "n": 4}
+    assert read_typed(data, {"size": '{"width":3}', "n": "4"}, schema) == data
 
 
 @pytest.mark.parametrize("reference", ["#/$defs/Loop", "#/$defs/Gone", "https://x/y", "#/properties/key", 5])
@@ -80,28 +63,32 @@ def test_a_reference_that_leads_nowhere_changes_nothing(reference: object) -> No
     assert _read("5", {"$ref": reference}, **{"$defs": {"Loop": {"$ref": "#/$defs/Loop"}}}) == "5"
 
 
-def test_only_texts_that_were_typed_are_read() -> None:
-    """A program that sends a text where a number belongs is refused, as before."""
-    schema = {"properties": {"n": {"type": "integer"}}}
-    assert read_typed({"n": "5"}, [], schema) == {"n": "5"}
-    assert read_typed({"n": 5}, ["n", "m"], schema) == {"n": 5}
-    assert read_typed({"n": "5"}, ["n"], None) == {"n": "5"}
+def test_only_what_was_typed_is_a_text() -> None:
+    """A program that sends a number where a text belongs is refused, as before; keys without a value stay away."""
+    schema = {"properties": {"text": {"type": "string"}}}
+    assert read_typed({"text": 5}, {}, schema) == {"text": 5}
+    assert read_typed({"text": 5}, {"more": "6"}, schema) == {"text": 5}
+
+
+def test_without_a_schema_all_is_text() -> None:
+    """A flow that does not say what it takes gets what was typed."""
+    assert read_typed({"n": 5}, {"n": "5"}, None) == {"n": "5"}
+    assert read_typed({"n": 5}, {"n": "5"}, {"type": "object"}) == {"n": "5"}
 
 
 def test_a_human_gets_the_text_that_was_typed() -> None:
     """`text=42` is a question to a human like any other."""
-    assert read_typed({"text": "42"}, ["text"], HUMAN_SCHEMA) == {"text": "42"}
+    assert read_typed({"text": 42}, {"text": "42"}, HUMAN_SCHEMA) == {"text": "42"}
 
 
 def test_an_answer_is_not_read_by_the_schema_of_the_asker() -> None:
     """Only requests hold typed texts; a peer cannot have those of its answers changed."""
-    schema = {"properties": {"n": {"type": "integer"}}}
-    body = b'{"type":"%b","data":{"n":"5"},"typed":["n"]}'
-    assert read_typed_body(body % b"call", schema)["data"] == {"n": 5}
-    assert read_typed_body(body % b"reply", schema)["data"] == {"n": "5"}
+    body = b'{"type":"%b","data":{"n":5},"typed":{"n":"5"}}'
+    assert read_typed_body(body % b"call", None)["data"] == {"n": "5"}
+    assert read_typed_body(body % b"reply", None)["data"] == {"n": 5}
 
 
 @given(st.text(), st.recursive(st.text() | st.integers(), lambda inner: st.dictionaries(st.text(), inner)))
 def test_no_schema_breaks_it(text: str, schema: Any) -> None:
     """A schema of any form is harmless."""
-    assert isinstance(read_typed({"key": text}, ["key"], {"properties": {"key": schema}}), dict)
+    assert read_typed({"key": 5}, {"key": text}, {"properties": {"key": schema}})["key"] in (5, text)
