@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from p2pflows.client import AsyncClient, Client, connect, connect_async
     from p2pflows.errors import (
+        BadAnswer,
         BadInput,
         CallError,
         Cancelled,
@@ -55,6 +56,7 @@ __all__ = [
     "ApiInfo",
     "AsyncClient",
     "AtomicFlow",
+    "BadAnswer",
     "BadInput",
     "CallError",
     "Cancelled",

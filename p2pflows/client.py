@@ -161,9 +161,16 @@ class Client:
         """Return the prompts that wait for the human; with `all`, past ones too."""
         return list(self.request("inbox", all=all)["prompts"])
 
-    def answer(self, prompt_id: str, text: str) -> str:
-        """Answer a prompt, and return its id."""
-        return str(self.request("answer", id=prompt_id, text=text)["id"])
+    def answer(self, prompt_id: str, text: str, *, remark: str | None = None) -> str:
+        """Answer a prompt, and return its id.
+
+        Args:
+            prompt_id: the id, in full or in short.
+            text: the answer, as a person types it.
+            remark: what goes with the answer.
+        """
+        params = {"id": prompt_id, "text": text, "remark": remark}
+        return str(self.request("answer", **params)["id"])
 
     def decline(self, prompt_id: str, reason: str | None = None) -> str:
         """Decline a prompt, and return its id."""
@@ -300,9 +307,16 @@ class AsyncClient:
                 yield event["data"]
         raise _went_away(self._home)
 
-    async def answer(self, prompt_id: str, text: str) -> str:
-        """Answer a prompt, and return its id."""
-        return str((await self.begin("answer", id=prompt_id, text=text))["id"])
+    async def answer(self, prompt_id: str, text: str, *, remark: str | None = None) -> str:
+        """Answer a prompt, and return its id.
+
+        Args:
+            prompt_id: the id, in full or in short.
+            text: the answer, as a person types it.
+            remark: what goes with the answer.
+        """
+        params = {"id": prompt_id, "text": text, "remark": remark}
+        return str((await self.begin("answer", **params))["id"])
 
     async def decline(self, prompt_id: str, reason: str | None = None) -> str:
         """Decline a prompt, and return its id."""

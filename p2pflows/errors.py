@@ -16,6 +16,7 @@ P2pflowsError
     ├── NoWorker        no worker runs for the dispatch point      exit 3
     ├── Declined        the human declined                         exit 1
     ├── Cancelled       the call was cancelled                     exit 1
+    ├── BadAnswer       the human's answer is not what was asked   exit 1
     └── DeadlinePassed  no answer arrived in time                  exit 5
 
 On the wire, an error is named by its `kind`; docs/PROTOCOL.md lists all kinds.
@@ -169,6 +170,12 @@ class Cancelled(CallError):
     kind = "cancelled"
 
 
+class BadAnswer(CallError):
+    """The human has answered, but with something else than the question asks for."""
+
+    kind = "bad_answer"
+
+
 class DeadlinePassed(CallError):
     """No answer arrived before the deadline."""
 
@@ -193,13 +200,15 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
         NoWorker,
         Declined,
         Cancelled,
+        BadAnswer,
         DeadlinePassed,
     )
 }
 
 
 ONLY_LOCAL = frozenset(
-    error.kind for error in (P2pflowsError, UsageError, DaemonNotRunning, JournalFailed, UnknownUser, Unreachable)
+    error.kind
+    for error in (P2pflowsError, UsageError, DaemonNotRunning, JournalFailed, UnknownUser, Unreachable, BadAnswer)
 )
 """Kinds that only the daemon of the caller can know, so that no answer of another user may claim them."""
 

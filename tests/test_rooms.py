@@ -27,6 +27,7 @@ OUTSIDE_LIBRARIES = {
     "iotcore": {"p2pflowsd.processes.iotcore_child"},
     "openai": {"p2pflows.models"},
     "jinja2": {"p2pflows.models"},
+    "jsonschema": {"p2pflows.forms"},
 }
 """Each outside library, and the modules or folders that alone import it."""
 
@@ -50,7 +51,7 @@ FLOORS = (
     {"p2pflows.models", "p2pflows.modules", "p2pflows.local"},
     {"p2pflows.flows"},
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
-    {"p2pflows.links"},
+    {"p2pflows.links", "p2pflows.forms"},
     {"p2pflows.protocol"},
     {"p2pflows.yaml_file", "p2pflows.strict_modes", "p2pflows.petnames"},
     {"p2pflows.home", "p2pflows.files", "p2pflows.hints", "p2pflows.logs", "p2pflows.short_ids", "p2pflows.backoff"},

@@ -46,6 +46,7 @@ _SECTIONS = {
     },
     "Questions to you": {
         "inbox": "human:inbox",
+        "show": "human:show",
         "answer": "human:answer",
         "decline": "human:decline",
     },

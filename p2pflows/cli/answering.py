@@ -95,6 +95,8 @@ class _Answerer:
                 with_label(display_name(prompt["name"], prompt["from"]), prompt.get("label", "")), prompt["text"]
             )
             if prompt.get("wants_answer", True):
+                if prompt.get("form"):
+                    say(f"Expected: {escape(prompt['form']['expects'])}.")
                 self._shown = prompt
                 self._show_input_prompt()
                 await self._use_line()

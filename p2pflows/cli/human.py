@@ -21,6 +21,7 @@ from p2pflows.cli.output import (
     time_left,
     wrap,
 )
+from p2pflows.cli.questions import print_prompt, question_text
 from p2pflows.cli.speech import with_label
 from p2pflows.errors import UsageError
 from p2pflows.foreign_text import escape
@@ -57,7 +58,7 @@ def inbox(everything: bool, watch: bool, as_json: bool) -> None:
                 prompt["endpoint"],
                 ago(prompt["received"]),
                 _state(prompt),
-                prompt["text"],
+                question_text(prompt),
             ]
             for prompt in prompts
         ],
@@ -66,21 +67,73 @@ def inbox(everything: bool, watch: bool, as_json: bool) -> None:
     say("Answer with: p2pflows answer ID TEXT" + (", or clear a note: p2pflows decline ID" if has_note else ""))
 
 
+@click.command(epilog=examples("p2pflows show 4f1c22d9", "p2pflows show 4f1c22d9 --json"))
+@click.argument("prompt_id", metavar="ID")
+@json_option
+def show(prompt_id: str, as_json: bool) -> None:
+    """Show a question in full.
+
+    It shows what the answer must be, and everything that its sender says, with every field of a form.
+    """
+    with p2pflows.connect() as me:
+        prompt = me.request("prompt", id=prompt_id)
+    if as_json:
+        print_json(prompt)
+    else:
+        print_prompt(prompt)
+
+
 @click.command(
-    epilog=examples("p2pflows answer 4f1c22d9 'Hey there neighbor!!'", "fortune | p2pflows answer 4f1c22d9 -")
+    epilog=examples(
+        "p2pflows answer 4f1c22d9 'Hey there neighbor!!'",
+        "p2pflows answer 4f1c22d9 yes -m 'after 18:00'",
+        "p2pflows answer 4f1c22d9 env=staging replicas=3",
+        "p2pflows answer 4f1c22d9 --edit",
+        "fortune | p2pflows answer 4f1c22d9 -",
+    )
 )
 @click.argument("prompt_id", metavar="ID")
-@click.argument("text", nargs=-1, required=True)
+@click.argument("text", nargs=-1)
+@click.option("-m", "--remark", metavar="TEXT", help="What you want to add to the answer.")
+@click.option("--edit", "edits", is_flag=True, help="Write the answer in your editor ($EDITOR).")
 @json_option
-def answer(prompt_id: str, text: tuple[str, ...], as_json: bool) -> None:
+def answer(prompt_id: str, text: tuple[str, ...], remark: str | None, edits: bool, as_json: bool) -> None:
     """Answer a question.
 
-    ID is the id that the inbox shows. TEXT '-' reads the answer from stdin.
+    ID is the id that the inbox shows; p2pflows show ID says what the answer must be. To answer with one of several
+    choices, give its text or number; with fields, give field=value pairs (field:=JSON for JSON) or one JSON object.
+    TEXT '-' reads the answer from stdin.
     """
-    words = read_stdin().removesuffix("\n") if text == ("-",) else " ".join(text)
+    if bool(text) == edits:
+        raise UsageError("An answer is TEXT or --edit.", "Give one of the two.")
     with p2pflows.connect() as me:
-        result = me.request("answer", id=prompt_id, text=words)
+        if edits:
+            answered: dict[str, Any] = {"text": _edit(me.request("prompt", id=prompt_id))}
+        elif text == ("-",):
+            answered = {"text": read_stdin().removesuffix("\n")}
+        else:
+            answered = {"words": list(text)}
+        result = me.request("answer", id=prompt_id, **answered, remark=remark)
     print_result(result, f"Answered {short_id(result['id'])}.", as_json)
+
+
+def _edit(prompt: dict[str, Any]) -> str:
+    """Return what the user makes of the document, or of an empty text, in the editor.
+
+    Raises:
+        UsageError: there is no editor, or the user saved nothing.
+    """
+    import json
+
+    draft = (prompt["form"] or {}).get("draft")
+    begin = "" if draft is None else json.dumps(draft, ensure_ascii=False, indent=2) + "\n"
+    try:
+        edited = click.edit(begin, extension=".txt" if draft is None else ".json", require_save=False)
+    except click.ClickException as error:
+        raise UsageError(f"The editor failed: {error.message}", "Set EDITOR, or give the answer as TEXT.") from None
+    if edited is None or not edited.strip():
+        raise UsageError("You saved an empty answer, so nothing was sent.", "Answer again.")
+    return edited.removesuffix("\n")
 
 
 @click.command(
@@ -129,7 +182,7 @@ def _show(prompt: dict[str, Any]) -> None:
         click.echo(f"{title}: {escape(prompt['status'])}")
         return
     click.echo(f"{style(title, bold=True)}, {time_left(prompt['expires'])} left")
-    for line in wrap(prompt["text"], shutil.get_terminal_size().columns - 2):
+    for line in wrap(question_text(prompt), shutil.get_terminal_size().columns - 2):
         click.echo(f"  {line}")
 
 

@@ -24,6 +24,7 @@ from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Type
 from p2pflowsd.app import DISK_RETRY_S
 from p2pflowsd.faults import NoFaults
+from p2pflowsd.human.inbox import Typed
 from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.node import Node, Request
 from p2pflowsd.running.catalog import Served
@@ -277,7 +278,7 @@ class Machine:
                     Fact(self.clock.now(), self.user, "answered", prompt, {"text": text, "counts": counts})
                 )
 
-            self._requests.append(Request(lambda: node.inbox.answer(prompt, text), finish))
+            self._requests.append(Request(lambda: node.inbox.answer(prompt, Typed(text)), finish))
             self._pump_soon()
         return request
 

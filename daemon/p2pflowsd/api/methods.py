@@ -22,6 +22,7 @@ METHODS: dict[str, Method[Any]] = {
     "wait": Method(messages.WaitParameters, messages.wait),
     "cancel": Method(messages.MessageParameters, messages.cancel),
     "inbox": Method(human.InboxParameters, human.inbox),
+    "prompt": Method(human.PromptParameters, human.prompt),
     "conversations": Method(human.ConversationsParameters, human.conversations),
     "answer": Method(human.AnswerParameters, human.answer),
     "decline": Method(human.DeclineParameters, human.decline),

@@ -36,6 +36,8 @@ class MustBe:
 Text = Annotated[str, MustBe("text")]
 IdPart = Annotated[str, AfterValidator(short_ids.normalize), MustBe("text")]
 """The id of a message or prompt, in full or in short."""
+Words = Annotated[list[str], MustBe("a list of texts")]
+Json = Annotated[Any, MustBe("JSON")]
 Flag = Annotated[bool, MustBe("true or false")]
 JsonObject = Annotated[dict[str, Any], MustBe("a JSON object")]
 MessageData = Annotated[

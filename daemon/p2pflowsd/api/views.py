@@ -7,8 +7,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from p2pflows.errors import BadInput
+from p2pflows.forms.wire import DRAFT, SCHEMA, form_of
 from p2pflows.protocol.message import Type
 from p2pflowsd.human.conversations import Conversation
+from p2pflowsd.human.inbox import TEXT_KEYS
 from p2pflowsd.journal.rows import IncomingRow, LogRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.node import Node
@@ -109,7 +112,31 @@ def prompt(node: Node, row: PromptRow) -> dict[str, Any]:
         "conversation": row.conversation,
         "label": row.label,
         "answer": row.answer,
+        **_form(row.text, json.loads(row.data)),
     }
+
+
+def _form(text: str, data: dict[str, Any]) -> dict[str, Any]:
+    """What the answer to a prompt must be; empty of one that older releases have stored with another meaning."""
+    try:
+        form = form_of(data)
+    except BadInput:
+        form = None
+    about = {
+        name: value
+        for name, value in data.items()
+        if name not in (SCHEMA, DRAFT) and not (name in TEXT_KEYS and value == text)
+    }
+    if form is None:
+        return {"about": about, "form": None}
+    shown = {
+        "expects": form.expects,
+        "choices": form.choices,
+        "fields": form.fields(),
+        "schema": form.schema,
+        "draft": form.draft,
+    }
+    return {"about": about, "form": shown}
 
 
 def conversation(node: Node, found: Conversation) -> dict[str, Any]:

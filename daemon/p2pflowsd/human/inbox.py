@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from p2pflows.errors import BadInput, Declined, NotAllowed, TooLarge, UsageError
+from p2pflows.errors import BadInput, DeadlinePassed, Declined, NotAllowed, TooLarge, UsageError
+from p2pflows.forms.typed import show
+from p2pflows.forms.wire import MAX_REMARK_CHARS, form_of, reply_data
 from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
@@ -20,6 +23,37 @@ MAX_OPEN_OF_PEER = 1_000
 """Open questions and notes of one asker."""
 MAX_ANSWER_BYTES = 100_000
 """So that the answer fits into a message even when JSON escapes all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """An answer as a person typed it: a text, or its words as a shell has split them."""
+
+    words: str | Sequence[str]
+
+    def as_text(self) -> str:
+        """Return it as text."""
+        return self.words if isinstance(self.words, str) else " ".join(self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An answer as a program gives it: a JSON value."""
+
+    value: Any
+
+    def as_text(self) -> str:
+        """Return it as text.
+
+        Raises:
+            BadInput: it is no text.
+        """
+        if not isinstance(self.value, str):
+            raise BadInput("The question asks for text.", "Give the answer as text.")
+        return self.value
+
+
+Answer = Typed | Value
 
 
 class Inbox:
@@ -60,7 +94,7 @@ class Inbox:
             label: the name by which the asking flow knows the human.
 
         Raises:
-            BadInput: the data has no text, or another prompt has the same id.
+            BadInput: the data has no text or a form that cannot be shown, or another prompt has the same id.
             NotAllowed: the asker has as many open questions as one may have.
         """
         if self._journal.prompts.count_open_of(row.peer) >= MAX_OPEN_OF_PEER:
@@ -70,19 +104,34 @@ class Inbox:
             )
         if self._journal.prompts.has_id(row.id):
             raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
+        form_of(data)
         prompt = self._journal.prompts.add(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
         self._changed(prompt)
 
-    def answer(self, part: str, text: str) -> PromptRow:
+    def find(self, part: str) -> PromptRow:
+        """Return a prompt, open or not.
+
+        Raises:
+            UsageError: not exactly one has such an id.
+        """
+        found = self._journal.prompts.matching(part)
+        if len(found) == 1:
+            return found[0]
+        return self._find_open(part)
+
+    def answer(self, part: str, answer: Answer, remark: str = "") -> PromptRow:
         """Answer a prompt.
 
         Args:
             part: the beginning or end of the prompt's id.
-            text: the answer.
+            answer: what was typed, or a value.
+            remark: what the human adds; may be empty.
 
         Raises:
             UsageError: not exactly one open prompt has such an id, or it wants no answer.
-            TooLarge: the answer is too long.
+            DeadlinePassed: it has expired.
+            BadInput: the answer is not what the prompt asks for.
+            TooLarge: the answer or the remark is too long.
         """
         prompt = self._find_open(part)
         if prompt.type == Type.POST:
@@ -91,12 +140,23 @@ class Inbox:
                 f"Write back with: p2pflows send {self._name_of(prompt.peer) or prompt.peer}/User text=...; "
                 f"clear it with: p2pflows decline {prompt.id[-8:]}",
             )
-        if len(text.encode()) > MAX_ANSWER_BYTES:
+        form = form_of(json.loads(prompt.data))
+        if form is None:
+            value = answer.as_text()
+        elif isinstance(answer, Typed):
+            value = form.parse(answer.words)
+        else:
+            value = answer.value
+            form.check(value)
+        if _size(show(value)) > MAX_ANSWER_BYTES:
             raise TooLarge(
                 f"The answer is longer than {MAX_ANSWER_BYTES:,} bytes.", "Answer with less, or with a link."
             )
-        self._end(prompt, PromptState.ANSWERED, text)
-        self._settlement.finish(self._request(prompt), {"human_input": text})
+        if len(remark) > MAX_REMARK_CHARS:
+            raise TooLarge(f"The remark is longer than {MAX_REMARK_CHARS:,} characters.", "Write a shorter one.")
+        data = reply_data(form, value, remark)
+        self._end(prompt, PromptState.ANSWERED, data["human_input"])
+        self._settlement.finish(self._request(prompt), data)
         return prompt
 
     def decline(self, part: str, reason: str) -> PromptRow:
@@ -146,15 +206,31 @@ class Inbox:
         self._changed(prompt._replace(state=state, answer=answer))
 
     def _find_open(self, part: str) -> PromptRow:
+        """Return the open prompt with an id.
+
+        Raises:
+            UsageError: there is not exactly one.
+            DeadlinePassed: its time is over, whether it is marked as expired already or not.
+        """
         found = self._journal.prompts.matching(part)
-        open_prompts = [row for row in found if row.state == PromptState.OPEN]
+        now = self._clock.now()
+        open_prompts = [row for row in found if row.state == PromptState.OPEN and row.expires > now]
         if len(open_prompts) > 1:
             raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")
         if open_prompts:
             return open_prompts[0]
+        if found and found[0].state in (PromptState.OPEN, PromptState.EXPIRED):
+            raise DeadlinePassed(
+                f"Too late: prompt {found[0].id[-8:]} has expired, so nothing was sent.",
+                "See: p2pflows inbox --all",
+            )
         if found:
             raise UsageError(f"Prompt {found[0].id[-8:]} is already {found[0].state}.", "See: p2pflows inbox --all")
         raise UsageError(f"No prompt has the id {part!r}.", "See the open ones with: p2pflows inbox")
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
 
 
 def prompt_text(data: dict[str, Any]) -> str:

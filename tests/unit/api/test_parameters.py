@@ -22,12 +22,13 @@ GOOD: dict[str, Any] = {
 """A value for each parameter that some method requires."""
 TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "errors", "id", "instance",
-    "kind", "name", "reason", "release", "source", "target", "text", "user",
+    "kind", "name", "reason", "release", "remark", "source", "target", "text", "user",
 }  # fmt: skip
 FLAGS = {"all", "interleaved", "parallel", "recursive", "singleton"}
 OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "schema"}
 NUMBERS = {"after", "limit", "timeout"}
-LISTS = {"overridable"}
+LISTS = {"overridable", "words"}
+ANYTHING = {"value"}
 CASES = sorted(
     (method, field.alias or name)
     for method, entry in METHODS.items()
@@ -62,7 +63,7 @@ def test_an_unknown_parameter_is_named_with_the_known_ones(method: str) -> None:
 @pytest.mark.parametrize(("method", "name"), CASES)
 def test_a_wrong_value_is_named_with_what_it_must_be(method: str, name: str) -> None:
     """Nothing is silently another value: no text for a number, no number for a flag."""
-    wrong: list[Any] = [[7]] if name in LISTS else [["a"]]
+    wrong: list[Any] = [[7]] if name in LISTS else [] if name in ANYTHING else [["a"]]
     wrong += [7, True, {"a": 1}] if name in TEXTS else []
     wrong += ["yes", "true", 1, 0] if name in FLAGS else []
     wrong += ["{}", 7] if name in OBJECTS else []
@@ -81,7 +82,7 @@ def test_every_parameter_says_what_it_must_be(method: str, name: str) -> None:
     fields = METHODS[method].parameters.model_fields.items()
     (field,) = [field for known, field in fields if (field.alias or known) == name]
     assert [item for item in field.metadata if isinstance(item, MustBe)]
-    assert name in TEXTS | FLAGS | OBJECTS | NUMBERS | LISTS
+    assert name in TEXTS | FLAGS | OBJECTS | NUMBERS | LISTS | ANYTHING
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,11 +99,11 @@ def test_a_missing_parameter_is_named(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_null_is_as_good_as_nothing(method: str) -> None:
-    """A program may send all that it knows; only data that is null is refused, as it may be lost data."""
+    """A program may send all that it knows; data that is null is refused, and an answer may be null."""
     optional = [
         field.alias or name
         for name, field in METHODS[method].parameters.model_fields.items()
-        if not field.is_required() and name != "data"
+        if not field.is_required() and name not in {"data", "value"}
     ]
     assert parse(method, **dict.fromkeys(optional)) == parse(method)
     if "data" in METHODS[method].parameters.model_fields:

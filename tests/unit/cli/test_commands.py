@@ -173,8 +173,8 @@ def test_answer_and_decline(daemon: ScriptedDaemon) -> None:
     for unclear in ([], ["--all"], ["4f1c22d9", "--all"], ["--from", "bob"], ["4f1c22d9", "--from", "bob"]):
         assert run_here(daemon.home, "decline", *unclear).code == 2
     assert daemon.asked == [
-        ("answer", {"id": "4f1c22d9", "text": "Hey there neighbor!!"}),
-        ("answer", {"id": "4f1c22d9", "text": "of course"}),
+        ("answer", {"id": "4f1c22d9", "words": ["Hey there neighbor!!"]}),
+        ("answer", {"id": "4f1c22d9", "words": ["of", "course"]}),
         ("answer", {"id": "4f1c22d9", "text": "two\nlines"}),
         ("decline", {"id": "4f1c22d9", "reason": "no"}),
         ("decline_all", {"user": "bob"}),

@@ -186,7 +186,7 @@ def test_json_after_two_dashes_is_data(daemon: ScriptedDaemon) -> None:
     daemon.script["answer"] = errors.UsageError("No.")
     ended = run_here(daemon.home, "answer", "1234", "--", "--json")
     assert ended.err.startswith("Error [usage]: No.")
-    assert daemon.asked == [("answer", {"id": "1234", "text": "--json"})]
+    assert daemon.asked == [("answer", {"id": "1234", "words": ["--json"]})]
     assert json.loads(run_here(daemon.home, "answer", "1234", "x", "--json").err)["code"] == "usage"
 
 

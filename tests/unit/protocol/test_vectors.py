@@ -15,7 +15,8 @@ from nacl.bindings import crypto_sign_ed25519_pk_to_curve25519
 from nacl.secret import SecretBox
 
 from p2pflows.contacts import Contacts
-from p2pflows.errors import UsageError
+from p2pflows.errors import BadAnswer, BadInput, UsageError
+from p2pflows.forms.wire import form_of, read_reply, reply_data
 from p2pflows.protocol import channel, framing, topics
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Refused
@@ -302,6 +303,31 @@ def test_a_damaged_worker_token_is_refused(case: dict[str, Any]) -> None:
     """An incomplete token is a UsageError."""
     with pytest.raises(UsageError, match="not a complete worker token"):
         channel.read_token(case["token"])
+
+
+@_cases("form", "typed")
+def test_what_is_typed_into_a_form_is_the_answer(case: dict[str, Any]) -> None:
+    """The answer has the value and its text, and the asker reads the same value."""
+    form = form_of(case["form"])
+    assert form is not None
+    answer = reply_data(form, form.parse(case["typed"]), "")
+    assert answer == case["answer"]
+    assert type(answer["value"]) is type(case["answer"]["value"])
+    assert read_reply(form, answer).value == case["answer"]["value"]
+
+
+@_cases("form", "misfits")
+def test_an_answer_that_does_not_fit_its_form_is_none(case: dict[str, Any]) -> None:
+    """The asker's user gets an error."""
+    with pytest.raises(BadAnswer):
+        read_reply(form_of(case["form"]), case["answer"])
+
+
+@_cases("form", "refused")
+def test_a_form_that_no_person_can_be_shown_is_refused(case: dict[str, Any]) -> None:
+    """At both ends."""
+    with pytest.raises(BadInput):
+        form_of(case["form"])
 
 
 def test_every_file_of_vectors_is_used() -> None:

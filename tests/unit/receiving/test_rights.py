@@ -15,6 +15,7 @@ from p2pflows.protocol import topics
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import METHODS
+from p2pflowsd.human.inbox import Typed
 from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState, PromptState
 from p2pflowsd.receiving import rights
 from p2pflowsd.running.catalog import Served, check_allow, strangers_in
@@ -276,7 +277,7 @@ def test_denied_while_the_prompt_is_being_answered(desk: Desk, mallory: Neighbou
     request = mallory.sends("User", {"text": "May I?"})
     (row_id,) = desk.journal.incoming.open_of_peer(mallory.user)
     remove(desk, mallory)
-    told: Any = desk.do(lambda: desk.node.inbox.answer(request, "yes"))
+    told: Any = desk.do(lambda: desk.node.inbox.answer(request, Typed("yes")))
     assert "no open" in str(told).lower() or told.kind == "usage"
     prompt = desk.journal.prompts.get(row_id)
     assert prompt is not None

@@ -1,0 +1,79 @@
+"""How a question to you is shown: its text, what the answer must be, and everything else that its sender says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from p2pflows.cli.output import (
+    ago,
+    display_name,
+    print_facts,
+    print_table,
+    say,
+    short_id,
+    time_left,
+    to_json,
+)
+from p2pflows.cli.speech import with_label
+from p2pflows.foreign_text import escape, escape_lines
+
+
+def question_text(prompt: dict[str, Any]) -> str:
+    """Return the text of a question, and after it in brackets what the answer must be."""
+    form = prompt.get("form")
+    more = "" if form is None else f"  [{form['expects']}]"
+    return f"{prompt['text']}{more}" + ("  (more: p2pflows show ID)" if prompt.get("about") else "")
+
+
+def print_prompt(prompt: dict[str, Any]) -> None:
+    """Print all that a person should see of a question."""
+    form = prompt["form"]
+    print_facts(
+        [
+            ("id", prompt["id"]),
+            ("from", with_label(display_name(prompt["name"], prompt["from"]), prompt["label"])),
+            ("to", escape(prompt["endpoint"])),
+            ("asked", ago(prompt["received"])),
+            ("status", escape(prompt["status"])),
+            ("left", time_left(prompt["expires"]) if prompt["status"] == "open" else ""),
+            ("answer", escape(prompt["answer"] or "")),
+            ("expects", escape(form["expects"]) if form is not None else ""),
+            *((escape(name), escape(_as_text(value))) for name, value in prompt["about"].items()),
+        ]
+    )
+    click.echo()
+    click.echo(escape_lines(prompt["text"]))
+    if form is None:
+        return
+    if form["fields"]:
+        click.echo()
+        print_table(
+            ["FIELD", "NEEDED", "EXPECTS", "ABOUT"],
+            [
+                [field["name"], "yes" if field["required"] else "no", field["expects"], field["about"]]
+                for field in form["fields"]
+            ],
+        )
+    if form["draft"] is not None:
+        import json
+
+        click.echo()
+        click.echo(escape_lines(json.dumps(form["draft"], ensure_ascii=False, indent=2)))
+    if prompt["status"] == "open":
+        say(f"Answer with: p2pflows answer {short_id(prompt['id'])} {how_to_answer(form)}")
+
+
+def how_to_answer(form: dict[str, Any]) -> str:
+    """Return what to type after the id."""
+    if form["draft"] is not None:
+        return "--edit, or FIELD=VALUE for each change, or unchanged"
+    if form["fields"]:
+        needed = [field["name"] for field in form["fields"] if field["required"]]
+        return " ".join(f"{escape(name)}=..." for name in needed) or "FIELD=VALUE"
+    return "TEXT"
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value)
