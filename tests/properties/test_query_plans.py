@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from simulation.soak import RandomActions
+from simulation.random_lives import RandomActions
 from simulation.world import World
 
 from p2pflowsd.journal.migrations import migrate

@@ -36,6 +36,7 @@ class Person:
     Attributes:
         folder: the current folder of the person's programs, from which flows are served.
         log: the file for the output of the daemon and its workers.
+        daemon_command: the command that runs the daemon.
     """
 
     def __init__(self, name: str, home: Path, broker: str, environment: dict[str, str]) -> None:
@@ -54,6 +55,7 @@ class Person:
         self.me: Identity = identity.create(home / "identity.key")
         self.user_id = self.me.user_id
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.daemon_command = [sys.executable, "-P", "-m", "p2pflowsd"]
         self.has_workers = True
         self._background: list[subprocess.Popen[Any]] = []
         self._orphans: set[int] = set()
@@ -70,7 +72,7 @@ class Person:
         """Start the daemon; with `wait`, return only once it is ready."""
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                [sys.executable, "-P", "-m", "p2pflowsd"],
+                self.daemon_command,
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

@@ -1,0 +1,103 @@
+"""`scripts/soak` runs real daemons under random faults; here for a short time, with few users."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from soak import __main__ as soak
+from support.network import MOSQUITTO
+from support.processes import wait_until
+
+TESTS = Path(__file__).parents[1]
+BROKER = "mosquitto" if MOSQUITTO else "iotcore"
+
+
+def start(out: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a soak in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "soak", "--broker", BROKER, "--out", str(out), *words],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_a_short_soak(tmp_path: Path) -> None:
+    """All promises hold while processes, connections and clocks of three users fail for some seconds."""
+    process = start(tmp_path, "--minutes", "0.33", "--users", "3", "--seed", "11", "--rate", "4")
+    text, _ = process.communicate(timeout=240)
+    logs = "".join(f"\n--- {log.name}\n{log.read_text()[-3000:]}" for log in tmp_path.glob("*.log"))
+    assert process.returncode == 0, text + logs
+    assert "0 lost, 0 doubled, 0 out of order, 0 asked twice" in text
+    assert "again      scripts/soak --broker" in text
+    assert (tmp_path / "soak.svg").stat().st_size > 1_000
+    assert (tmp_path / "history.jsonl").stat().st_size > 10_000
+
+
+def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
+    """Ctrl-C ends the soak with all daemons, workers and brokers that it has started, and leaves no files behind."""
+    process = start(tmp_path, "--minutes", "5", "--users", "2", "--seed", "1", "--faults", "0", "--kills", "0")
+    assert process.stdout is not None
+    folder = ""
+    while "daemons run" not in (line := process.stdout.readline()):
+        assert line, "the soak ended"
+        folder = line.rpartition("in ")[2].strip() if line.startswith("homes") else folder
+    assert folder
+    mine = [pid for pid in processes_with(f"P2PFLOWS_HOME={folder}") if pid != process.pid]
+    assert len(mine) >= 4  # two daemons, two workers
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "has ended" in text
+    assert "Traceback" not in text
+    wait_until(lambda: not processes_with(f"P2PFLOWS_HOME={folder}"))
+    assert not Path(folder).exists()
+
+
+def processes_with(variable: str) -> list[int]:
+    """The processes in whose environment a variable begins so."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            environment = file.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(entry.startswith(variable) for entry in environment):
+            found.append(int(file.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--minutes", "soon"], "--minutes: soon is not a number above 0 and below 10,000,000"),
+        (["--minutes", "0"], "--minutes: 0 is not a number above 0 and below 10,000,000"),
+        (["--minutes", "nan"], "--minutes: nan is not a number above 0 and below 10,000,000"),
+        (["--seed", "x"], "--seed: x is not a whole number from 0 to 10,000,000"),
+        (["--users", "1"], "--users: 1 is not a whole number from 2 to 8"),
+        (["--broker", "rabbit"], "--broker: invalid choice: 'rabbit'"),
+        (["--without", "rain"], "--without: invalid choice: 'rain'"),
+        (["--rate", "3", "--messages", "9"], "exclude each other"),
+        (["--messages", "0"], "--messages: 0 is not a whole number from 1 to 10,000,000"),
+        (["--out", "/dev/null/x"], "--out"),
+    ],
+)
+def test_wrong_arguments(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong argument is named, and nothing is started."""
+    with pytest.raises(SystemExit) as end:
+        soak.main(words)
+    assert end.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
+    """A soak with a broker that this machine does not have says so, and what to choose instead."""
+    out = start(tmp_path, "--broker", "ejabberd").communicate(timeout=60)[0]
+    assert "Error [usage]" in out
+    assert "--broker mosquitto" in out

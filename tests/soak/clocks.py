@@ -1,0 +1,37 @@
+"""The wall clock of one person, which a soak sets forward and back."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent / "shifted_clock"
+_MARGIN_MS = 15_000
+"""A process that was stopped in between may have read the clock so long before it wrote down what it decided."""
+
+
+class ShiftedClock:
+    """A clock that the processes with `environment` use.
+
+    Args:
+        path: the file with the shift.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(struct.pack("<q", 0))
+        self._path = path
+        self._jumps: list[tuple[int, int]] = [(0, 0)]
+        self.environment = {"PYTHONPATH": str(_FOLDER), "P2PFLOWS_SOAK_CLOCK": str(path)}
+
+    def jump_to(self, shift_ms: int) -> None:
+        """Set the clock to so many milliseconds ahead of the true time."""
+        with self._path.open("r+b") as file:
+            file.write(struct.pack("<q", shift_ms))
+        self._jumps.append((time.time_ns() // 1_000_000, shift_ms))
+
+    def latest_reading(self, true_ms: int) -> int:
+        """Return the latest wall time that a process can have read by a true time, if it read just now."""
+        near = [shift for moment, shift in self._jumps if abs(moment - true_ms) <= _MARGIN_MS]
+        before = [shift for moment, shift in self._jumps if moment <= true_ms]
+        return true_ms + max([*near, before[-1]])
