@@ -21,6 +21,7 @@ _PYTHON = (
     (r"p2pflows log(?! \w)", "cl.request('log')"),
     (r"p2pflows outbox(?! \w)", "cl.request('outbox')"),
     (r"p2pflows id(?! \w)", "cl.user_id"),
+    (r"add: --replace", "first unserve it: cl.request('unserve', endpoint=flow_endpoint)"),
     (r"a longer --timeout", "a longer timeout"),
     (r"--timeout 10m", "timeout=600"),
 )

@@ -298,7 +298,10 @@ class App:
                 node.serving.unserve(before.endpoint)
                 self._log.warning("the human is served as %s, and no longer as %s", endpoint, before.endpoint)
             node.journal.meta.set("human", endpoint)
-            if node.catalog.get(endpoint) is None:
+            there = node.catalog.get(endpoint)
+            if there is not None and there.kind != "human":
+                self._log.warning("the human is not served: %s serves %s", endpoint, there.target or there.kind)
+            elif there is None:
                 node.catalog.put(
                     Served(
                         endpoint=endpoint,

@@ -64,6 +64,7 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
     help="With --exec: how much of stderr callers see if CMD fails.  [default: last-line]",
 )
 @click.option("--parallel", is_flag=True, help="Run calls at the same time, not one after another.")
+@click.option("--replace", is_flag=True, help="Serve it even in place of yourself in person.")
 @json_option
 def serve(
     *,
@@ -81,9 +82,12 @@ def serve(
     allow: str,
     errors: str | None,
     parallel: bool,
+    replace: bool,
     as_json: bool,
 ) -> None:
     """Serve a flow under the endpoint NAME, until you unserve it.
+
+    It takes the place of what NAME served before; of yourself in person only with --replace.
 
     TARGET is a Python function: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. A worker loads it now, and reports
     an error if it cannot. After a change of the code, serve it again.
@@ -116,6 +120,7 @@ def serve(
             singleton=singleton or None,
             config=config or None,
             errors=errors,
+            replace=replace or None,  # older daemons do not know it
             # Given here, so that no worker need load the class: the worker with the key may start later.
             description="A conversation with a language model." if chat else None,
             schema={"type": "object", "properties": {"query": {}}, "required": ["query"]} if chat else None,
@@ -123,7 +128,8 @@ def serve(
         )
     print_result(
         served,
-        f"Serving {name} for {_allowed(served['allow'])}. Try: {_example_call(f'me/{name}', served)}",
+        f"Serving {name} for {_allowed(served['allow'])}{_replacing(served)}. "
+        f"Try: {_example_call(f'me/{name}', served)}",
         as_json,
     )
 
@@ -241,6 +247,18 @@ def _kind_and_target(name: str, given: dict[str, str | bool | None]) -> tuple[st
             return "class", _python_target(name, f"{dotted}:{attribute}" if dot else str(value), "class")
         case _:
             return "python", _python_target(name, str(value), "function")
+
+
+def _replacing(served: dict[str, Any]) -> str:
+    """Return what `serve` says of the flow that was served before under the same name."""
+    before = served.get("replaced")
+    if before is None:
+        return ""
+    if (before["kind"], before["target"]) == (served["kind"], served["target"]):
+        return ", again"
+    if before["kind"] == "human":
+        return ", in place of you in person"
+    return f", in place of {'the command ' * (before['kind'] == 'exec')}{escape(before['target'])}"
 
 
 def _chat_config(config: dict[str, Any], model: str | None, api_base: str | None) -> None:

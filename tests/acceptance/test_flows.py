@@ -85,6 +85,21 @@ def flows(bob: Person, served: None) -> Person:  # noqa: ARG001 - it has to have
     return bob
 
 
+def test_serving_a_flow_by_mistake_replaces_no_human(flows: Person) -> None:
+    """`serve User --exec ls` leaves the human there, unless --replace says so; what else is replaced is said."""
+    refused = flows.cli("serve", "User", "--exec", "ls")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("Error [usage]: 'User' is you in person: nobody could ask you there any more.\n")
+    assert "--replace" in refused.err
+    assert {flow["endpoint"]: flow["kind"] for flow in flows.request("ls")["flows"]}["User"] == "human"
+    taken = flows.cli("serve", "User", "--exec", "ls", "--replace").ok()
+    assert taken.err.startswith("Serving User for contacts, in place of you in person. ")
+    back = flows.cli("serve", "User", "--human").ok()
+    assert back.err.startswith("Serving User for contacts, in place of the command ls. ")
+    again = flows.cli("serve", "User", "--human").ok()
+    assert again.err.startswith("Serving User for contacts, again. ")
+
+
 def test_a_function(alice: Person, flows: Person) -> None:
     """The value of a function comes back as one JSON document; defaults are filled in, from JSON or from pairs."""
     assert alice.cli("call", "bob/greet", '{"name":"Ann"}').ok().out == '{"result":"Hello Ann!"}\n'

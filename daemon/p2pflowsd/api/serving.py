@@ -48,6 +48,7 @@ class ServeParameters(Parameters):
     input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
     overridable: Annotated[list[str], MustBe("a list of dotted keys")] = Field(default_factory=list)
     release: Text = ""
+    replace: Flag = False
 
 
 class EndpointParameters(Parameters):
@@ -71,18 +72,22 @@ class DescribeParameters(Parameters):
 async def serve(daemon: Daemon, params: ServeParameters) -> Any:
     """Serve a flow, in place of what was served under its endpoint.
 
-    Only a class takes `singleton` and `config`. A class with a `schema` is not loaded now.
+    Only a class takes `singleton` and `config`. A class with a `schema` is not loaded now. A human is replaced only if
+    `replace` is true.
 
     Returns:
-        what is [served](#served-flows), once a worker has loaded it
+        what is [served](#served-flows), once a worker has loaded it; `replaced`: `kind` and `target` of what was served
+        there before, or null
     """
     flow = _checked_flow(daemon, params)
+    _check_human_stays(daemon, params)  # here too, so that no worker loads the flow in vain
     found = await _description(daemon, flow, params)
     if found.get("subflows"):
         found["subflows"] = with_user_ids(found["subflows"], daemon.resolve_user)
     served = flow.model_copy(update=found)
-    await daemon.run(lambda: _publish(daemon, served))
-    return served.as_json(daemon.node.name_of)
+    before = await daemon.run(lambda: _publish(daemon, served, params))
+    replaced = None if before is None or before.closed else {"kind": before.kind, "target": before.target}
+    return {**served.as_json(daemon.node.name_of), "replaced": replaced}
 
 
 async def unserve(daemon: Daemon, params: EndpointParameters) -> Any:
@@ -182,6 +187,20 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
     )
 
 
+def _check_human_stays(daemon: Daemon, params: ServeParameters) -> None:
+    """Check that serving a flow replaces no human by mistake.
+
+    Raises:
+        UsageError: a human is served under its endpoint, and nobody said to replace them.
+    """
+    before = daemon.node.catalog.get(params.endpoint)
+    if before is not None and before.kind == "human" and params.kind != "human" and not params.replace:
+        raise UsageError(
+            f"{params.endpoint!r} is you in person: nobody could ask you there any more.",
+            "Choose another name; or, if you mean it, add: --replace",
+        )
+
+
 async def _description(daemon: Daemon, flow: Served, params: ServeParameters) -> dict[str, Any]:
     """Return what a flow says of itself; a worker loads the flow unless the client has."""
     if flow.kind == "human":
@@ -230,12 +249,15 @@ async def _load(daemon: Daemon, flow: Served) -> dict[str, Any]:
 # Inside a batch.
 
 
-def _publish(daemon: Daemon, flow: Served) -> None:
+def _publish(daemon: Daemon, flow: Served, params: ServeParameters) -> Served | None:
+    """Serve a flow, and return what was served under its endpoint before."""
+    _check_human_stays(daemon, params)
     before = daemon.node.catalog.get(flow.endpoint)
     daemon.node.catalog.put(flow)
     if before is not None and (before.allow, before.strangers) != (flow.allow, flow.strangers):
         daemon.node.rights.review_all()
     daemon.node.callbacks.after_commit(daemon.node.publish_card)
+    return before
 
 
 def _unserve(daemon: Daemon, endpoint: str) -> None:

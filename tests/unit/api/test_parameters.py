@@ -24,7 +24,7 @@ TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "errors", "id", "instance",
     "kind", "name", "reason", "release", "remark", "source", "target", "text", "user",
 }  # fmt: skip
-FLAGS = {"all", "interleaved", "parallel", "recursive", "singleton"}
+FLAGS = {"all", "interleaved", "parallel", "recursive", "replace", "singleton"}
 OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "schema"}
 NUMBERS = {"after", "limit", "timeout"}
 LISTS = {"overridable", "words"}

@@ -257,6 +257,26 @@ def _served(**more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (None, "Serving translate for contacts. Try"),
+        ({"kind": "python", "target": "/x/flows.py:translate"}, "Serving translate for contacts, again. Try"),
+        ({"kind": "exec", "target": "cat\n"}, "for contacts, in place of the command cat\\n. Try"),
+        ({"kind": "class", "target": "m:C"}, "for contacts, in place of m:C. Try"),
+        ({"kind": "human", "target": ""}, "for contacts, in place of you in person. Try"),
+    ],
+)
+def test_serve_says_what_it_replaces(
+    daemon: ScriptedDaemon, tmp_path: Path, before: dict[str, str] | None, said: str
+) -> None:
+    """What was served under the same name before is named; --replace is passed on."""
+    daemon.script["serve"] = _served(replaced=before)
+    ended = run_here(daemon.home, "serve", "translate", "m:translate", "--replace", cwd=tmp_path)
+    assert said in ended.err
+    assert daemon.asked[0][1]["replace"] is True
+
+
 def test_serve_sends_the_target(daemon: ScriptedDaemon, tmp_path: Path) -> None:
     """The path of a file is made absolute, a module and a command stay as they are; the output suggests a call."""
     daemon.script["serve"] = _served()
