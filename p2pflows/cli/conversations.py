@@ -64,10 +64,12 @@ def find_conversation(me: p2pflows.Client, flow: dict[str, Any], address: str, p
         found = [each for each in known if short_ids.matches(part, each["conversation"])]
     if not found and len(part) == short_ids.LENGTH:
         return {"conversation": part}  # the daemon has forgotten it, but the other side may still know it
-    if len(found) != 1:
-        matching = f" whose id begins or ends with {part!r}" if part else ""
-        number = "are several conversations" if found else "is no earlier conversation"
-        raise UsageError(f"There {number} with {address}{matching}.", "See: p2pflows chat --list")
+    if len(found) > 1:
+        ids = short_ids.name_all([each["conversation"] for each in found])
+        raise UsageError(f"Several conversations with {address} have an id like {part!r}: {ids}.", "Give more of it.")
+    if not found:
+        matching = f" with an id like {part!r}" if part else ""
+        raise UsageError(f"There is no earlier conversation with {address}{matching}.", "See: p2pflows chat --list")
     return found[0]
 
 

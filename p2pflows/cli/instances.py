@@ -17,6 +17,7 @@ from p2pflows.cli.arguments import (
     timeout_option,
 )
 from p2pflows.cli.output import ago, display_name, print_json, print_result, print_table, say
+from p2pflows.cli.whole_ids import whole_instance
 from p2pflows.foreign_text import escape
 
 _owner_option = click.option(
@@ -81,8 +82,9 @@ def unmount(instance: str, owner: str | None, as_json: bool) -> None:
     Calls that wait for it fail.
     """
     with p2pflows.connect() as me:
-        result = me.request("delete_instance", instance=instance, user=owner)
-    print_result(result, f"{escape(instance)} is deleted.", as_json)
+        whole = whole_instance(me, owner, instance)
+        result = me.request("delete_instance", instance=whole, user=owner)
+    print_result(result, f"{escape(whole)} is deleted.", as_json)
 
 
 @click.command(
@@ -95,8 +97,9 @@ def unmount(instance: str, owner: str | None, as_json: bool) -> None:
 def reset(instance: str, owner: str | None, recursive: bool, as_json: bool) -> None:
     """Reset an instance to its initial state."""
     with p2pflows.connect() as me:
-        result = me.request("reset_instance", instance=instance, user=owner, recursive=recursive)
-    print_result(result, f"{escape(instance)} is reset to its initial state.", as_json)
+        whole = whole_instance(me, owner, instance)
+        result = me.request("reset_instance", instance=whole, user=owner, recursive=recursive)
+    print_result(result, f"{escape(whole)} is reset to its initial state.", as_json)
 
 
 @click.command(epilog=examples("p2pflows instances", "p2pflows instances bob", "p2pflows instances --json | jq length"))

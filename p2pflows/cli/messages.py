@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 import p2pflows
+from p2pflows import short_ids
 from p2pflows.cli.arguments import Address, examples, json_option, timeout_option
 from p2pflows.cli.message_data import MessageData, read_data
 from p2pflows.cli.output import Interrupted, print_json, print_result, short_id, to_json
+from p2pflows.cli.whole_ids import whole_conversation, whole_instance
 from p2pflows.errors import DaemonNotRunning, UsageError
 from p2pflows.foreign_text import escape_lines
 
@@ -64,7 +66,7 @@ def call(
     the lines. For a call that fails, it prints an object with the "error".
     """  # noqa: D301 - the \\b of click keeps the lines apart
     del as_json  # the answer is JSON anyway, and `main` looks for --json itself when it prints an error
-    params = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
+    params = {"address": address, "timeout": timeout, **_whole_ids(address, conversation, instance)}
     if lines:
         if stream:
             raise UsageError(
@@ -115,7 +117,7 @@ def send(
     Give DATA as for call. --lines prints one id for each line of stdin, in order; with --json, it prints an object
     with the "id".
     """
-    params = {"address": address, "timeout": timeout, "conversation": conversation, "instance": instance}
+    params = {"address": address, "timeout": timeout, **_whole_ids(address, conversation, instance)}
     if lines:
         _run_lines("send", params, data, as_json=as_json)
         return
@@ -152,6 +154,16 @@ def cancel(message_id: str, as_json: bool) -> None:
     with p2pflows.connect() as me:
         result = me.request("cancel", id=message_id)
     print_result(result, f"Cancelled {short_id(message_id)}.", as_json)
+
+
+def _whole_ids(address: str, conversation: str | None, instance: str | None) -> dict[str, str | None]:
+    """Return the ids of a conversation and an instance, whole, as parameters of a method."""
+    short = [given for given in (conversation, instance) if given and not short_ids.is_whole(given)]
+    if short:
+        with p2pflows.connect() as me:
+            conversation = whole_conversation(me, conversation) if conversation else None
+            instance = whole_instance(me, address.partition("/")[0] or None, instance) if instance else None
+    return {"conversation": conversation, "instance": instance}
 
 
 def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None) -> dict[str, Any]:

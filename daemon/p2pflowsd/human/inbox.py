@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from p2pflows import short_ids
 from p2pflows.errors import BadInput, DeadlinePassed, Declined, NotAllowed, TooLarge, UsageError
 from p2pflows.forms.typed import show
 from p2pflows.forms.wire import MAX_REMARK_CHARS, form_of, reply_data
@@ -216,7 +217,8 @@ class Inbox:
         now = self._clock.now()
         open_prompts = [row for row in found if row.state == PromptState.OPEN and row.expires > now]
         if len(open_prompts) > 1:
-            raise UsageError(f"Several prompts have an id like {part!r}.", "Give more of the id.")
+            ids = short_ids.name_all([row.id for row in open_prompts])
+            raise UsageError(f"Several prompts have an id like {part!r}: {ids}.", "Give more of the id.")
         if open_prompts:
             return open_prompts[0]
         if found and found[0].state in (PromptState.OPEN, PromptState.EXPIRED):

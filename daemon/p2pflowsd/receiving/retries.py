@@ -45,12 +45,12 @@ class Retries:
         """
         dead = [row for row in self._journal.incoming.in_state(IncomingState.DEAD) if short_ids.matches(part, row.id)]
         unsent = [row for row in self._journal.outgoing.unsent() if short_ids.matches(part, row.id)]
-        if len(dead) + len(unsent) != 1:
-            many = dead or unsent
-            raise BadInput(
-                f"{'Several messages have' if many else 'No message that can be retried has'} an id like {part!r}.",
-                "See: p2pflows outbox",
-            )
+        found = [row.id for row in dead] + [row.id for row in unsent]
+        if len(found) > 1:
+            ids = short_ids.name_all(found)
+            raise BadInput(f"Several messages have an id like {part!r}: {ids}.", "Give more of the id.")
+        if not found:
+            raise BadInput(f"No message that can be retried has an id like {part!r}.", "See: p2pflows outbox")
         if unsent:
             return self._messages.resend(unsent[0])
         request = dead[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from p2pflows import short_ids
 from p2pflows.errors import BadInput, Cancelled
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.message import Message, Type
@@ -103,9 +104,12 @@ class OwnMessages:
 
     def _find(self, part: str) -> OutgoingRow:
         rows = self._journal.outgoing.matching(part)
-        if len(rows) != 1:
-            found = "Several messages of yours have" if rows else "No message of yours has"
+        if len(rows) > 1:
+            ids = short_ids.name_all([row.id for row in rows])
+            raise BadInput(f"Several messages of yours have an id like {part!r}: {ids}.", "Give more of the id.")
+        if not rows:
             raise BadInput(
-                f"{found} an id like {part!r}.", "Ended messages are remembered for a day. See: p2pflows outbox"
+                f"No message of yours has an id like {part!r}.",
+                "Ended messages are remembered for a day. See: p2pflows outbox",
             )
         return rows[0]

@@ -106,7 +106,7 @@ def test_a_piped_chat_fails_if_every_message_failed(daemon: ScriptedDaemon) -> N
     ("words", "told"),
     [
         (["bob/User", "--resume"], "There is no earlier conversation with bob/User."),
-        (["bob/User", "--resume", "abcdef"], "whose id begins or ends with 'abcdef'"),
+        (["bob/User", "--resume", "abcdef"], "with an id like 'abcdef'"),
         (["bob/User", "--resume", "abc"], "is not an id"),
         (["--resume", "bob/User"], "put the ADDRESS before it"),
         (["--resume"], "put the ADDRESS before it"),
@@ -128,7 +128,7 @@ def test_wrong_use_of_chat_is_an_error(daemon: ScriptedDaemon, words: list[str],
 def test_an_ambiguous_id_is_an_error(daemon: ScriptedDaemon) -> None:
     """A part of an id that fits several conversations is refused."""
     _can_chat(daemon, _conversation("abcd" + "0" * 28), _conversation("abcd" + "1" * 28))
-    assert "There are several conversations" in run_here(daemon.home, "chat", "bob/User", "--resume", "abcd").err
+    assert "Several conversations" in run_here(daemon.home, "chat", "bob/User", "--resume", "abcd").err
 
 
 def test_a_class_is_asked_a_query(daemon: ScriptedDaemon) -> None:
