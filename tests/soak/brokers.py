@@ -70,7 +70,11 @@ class Broker:
                 config.write(_BRIDGE.format(host=host, port=port, user=USER, password=self._other.password))
         with self._home.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command.arguments, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                *command.arguments,
+                stdin=asyncio.subprocess.PIPE,  # iotcore ends when it is closed
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in a terminal must not reach it
             )
         async with asyncio.timeout(_START_TIMEOUT_S):
             while not await self._listens():

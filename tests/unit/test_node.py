@@ -551,6 +551,21 @@ def test_a_call_ends_in_time_although_the_clock_is_set_back(world: World) -> Non
     assert ann.state_of(asked.result) == "expired"
 
 
+def test_a_clock_that_is_set_back_and_right_again_ends_no_call(world: World) -> None:
+    """A call goes on to its own deadline when the wall clock goes back by an hour, and forward again soon after."""
+    ann, _, cyd = world.machines
+    asked = ann.send(Type.CALL, cyd, HUMAN, {"text": "still there?"}, 60)
+    world.run(2)
+    for change in (-3_600_000, 3_600_000, -7_200_000, 7_200_000):
+        ann.clock.skew_ms += change
+        world.run(5)
+    assert ann.state_of(asked.result) == "stored"
+    world.run(37)
+    assert ann.state_of(asked.result) == "stored"
+    world.run(3)
+    assert ann.state_of(asked.result) == "expired"
+
+
 def test_a_daemon_that_stood_still_does_not_blame_its_worker(world: World) -> None:
     """A task outlives three pauses of its daemon, each longer than the timeout of a heartbeat."""
     ann, bob, _ = world.machines

@@ -62,8 +62,12 @@ class Deadlines:
         self._waiters = waiters
         self._name_of = name_of
         self._point_of = point_of
-        self._corrected: list[tuple[int, str]] = []
-        """A heap of deadlines of messages that clients waited for when the clock was set back, with their ids."""
+        self._corrected: list[tuple[float, str]] = []
+        """A heap of the messages that clients waited for when the clock was set back, with their deadlines.
+
+        These are in seconds of `Clock.elapsed`, so that no later change of the wall clock moves them.
+        """
+        self._corrected_ids: set[str] = set()
         self._next_request: int | None = journal.incoming.next_expiry()
 
     def expect(self, expires: int) -> None:
@@ -73,16 +77,21 @@ class Deadlines:
 
     def clock_set_back(self, ms: int) -> None:
         """Let the messages that clients wait for end when they would have ended without the change of the clock."""
+        before = self._clock.now() + ms
         for message_id in self._waiters.message_ids():
             row = self._journal.outgoing.find(message_id)
-            if row is not None:
-                heapq.heappush(self._corrected, (row.expires - ms, message_id))
+            if row is not None and message_id not in self._corrected_ids:
+                self._corrected_ids.add(message_id)
+                deadline = self._clock.elapsed() + (row.expires - before) / 1000
+                heapq.heappush(self._corrected, (deadline, message_id))
 
     def expire(self) -> None:
         """End every message and request whose deadline has passed."""
         now = self._clock.now()
-        while self._corrected and self._corrected[0][0] <= now:
-            sent = self._journal.outgoing.find(heapq.heappop(self._corrected)[1])
+        while self._corrected and self._corrected[0][0] <= self._clock.elapsed():
+            _, message_id = heapq.heappop(self._corrected)
+            self._corrected_ids.discard(message_id)
+            sent = self._journal.outgoing.find(message_id)
             if sent is not None and sent.state in OPEN_OUTGOING:
                 self._expire_sent(sent)
         if self._outbox.next_expiry is not None and self._outbox.next_expiry <= now:
