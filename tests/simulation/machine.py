@@ -154,10 +154,17 @@ class Machine:
         return self.node is not None
 
     def start(self) -> None:
-        """Start the process on the journal as it is; does nothing if the process runs."""
+        """Start the process on the journal as it is; does nothing if the process runs.
+
+        A journal that cannot be opened now is tried again later.
+        """
         if self.node is not None:
             return
-        journal = Journal(self._path, self.user, self.faults)
+        try:
+            journal = Journal(self._path, self.user, self.faults)
+        except JournalError:
+            self._timeline.at(self._timeline.elapsed + DISK_RETRY_S, self.start)
+            return
         self.link = SimulatedLink(
             self._broker, f"daemon-{self.name}", persistent=True, subscriptions=self._subscriptions, will=self._will,
             on_arrival=self._arrived, on_up=self._up,
@@ -173,6 +180,10 @@ class Machine:
                         self.node.catalog.put(flow)
         except Killed:
             self._end_process(journal)
+            return
+        except JournalError:
+            self._end_process(journal)
+            self._timeline.at(self._timeline.elapsed + DISK_RETRY_S, self.start)
             return
         self._pump_soon()
 

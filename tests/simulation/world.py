@@ -45,13 +45,14 @@ class World:
     Args:
         seed: the seed of all random choices.
         people: how many people there are.
+        facts: where the history goes; by default a new list.
     """
 
-    def __init__(self, seed: int, people: int = 2) -> None:
+    def __init__(self, seed: int, people: int = 2, facts: list[Fact] | None = None) -> None:
         self.random = Random(seed)  # noqa: S311 - a simulation, no secrets
         self.timeline = Timeline()
         self.broker = SimulatedBroker(self.timeline, self.random)
-        self.facts: list[Fact] = []
+        self.facts: list[Fact] = [] if facts is None else facts
         self.folder = Path(tempfile.mkdtemp(prefix="p2pflows-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None))
         self.machines = [
             Machine(
