@@ -15,7 +15,7 @@ import pytest
 from simulation.disk import Disk, Event, Mark
 from simulation.power_cut import Remains
 from simulation.promises import Promises, broken
-from simulation.soak import RandomActions
+from simulation.random_lives import RandomActions
 from simulation.timeline import Timeline, TimelineClock
 from support.lone_daemon import RecordedLink
 
