@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 1_000_000
 """More than any message may hold; below it, the daemon checks the exact limit."""
 
+MAX_PAGE = 1_000
+"""The most prompts that the daemon returns at once."""
+MAX_INBOX = 10_000
+"""The most prompts that `inbox` returns, unless it is asked for more or fewer."""
+
 
 def connect(home: str | os.PathLike[str] | None = None) -> Client:
     """Return a client of the daemon on a home folder, by default the one that `P2PFLOWS_HOME` names."""
@@ -157,9 +162,22 @@ class Client:
         """
         return _data_or_state(self.request("wait", id=message_id, timeout=timeout))
 
-    def inbox(self, *, all: bool = False) -> list[dict[str, Any]]:  # noqa: A002 - the word that the API uses
-        """Return the prompts that wait for the human; with `all`, past ones too."""
-        return list(self.request("inbox", all=all)["prompts"])
+    def inbox(self, *, all: bool = False, limit: int = MAX_INBOX) -> list[dict[str, Any]]:  # noqa: A002 - the API's word
+        """Return the prompts that wait for the human, questions before notes; with `all`, past ones too.
+
+        Args:
+            all: whether to return past ones too.
+            limit: the most prompts to return; `request("inbox", ...)` reads page by page.
+        """
+        found: list[dict[str, Any]] = []
+        page: str | None = None
+        while len(found) < limit:
+            part = self.request("inbox", all=all, limit=min(limit - len(found), MAX_PAGE), page=page)
+            found += part["prompts"]
+            page = part.get("next")
+            if page is None:
+                break
+        return found
 
     def answer(self, prompt_id: str, text: str, *, remark: str | None = None) -> str:
         """Answer a prompt, and return its id.
@@ -173,8 +191,12 @@ class Client:
         return str(self.request("answer", **params)["id"])
 
     def decline(self, prompt_id: str, reason: str | None = None) -> str:
-        """Decline a prompt, and return its id."""
+        """Decline a question, and return its id."""
         return str(self.request("decline", id=prompt_id, reason=reason)["id"])
+
+    def dismiss(self, *note_ids: str) -> list[str]:
+        """Put notes away, and return their ids."""
+        return list(self.request("dismiss", ids=list(note_ids))["ids"])
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -290,18 +312,37 @@ class AsyncClient:
         """
         return _data_or_state(await self.begin("wait", id=message_id, timeout=timeout))
 
-    async def inbox(self, *, all: bool = False) -> list[dict[str, Any]]:  # noqa: A002 - the word that the API uses
-        """Return the prompts that wait for the human; with `all`, past ones too."""
-        return list((await self.begin("inbox", all=all))["prompts"])
+    async def inbox(self, *, all: bool = False, limit: int = MAX_INBOX) -> list[dict[str, Any]]:  # noqa: A002
+        """Return the prompts that wait for the human, questions before notes; with `all`, past ones too.
+
+        Args:
+            all: whether to return past ones too.
+            limit: the most prompts to return; `request("inbox", ...)` reads page by page.
+        """
+        found: list[dict[str, Any]] = []
+        page: str | None = None
+        while len(found) < limit:
+            part = await self.begin("inbox", all=all, limit=min(limit - len(found), MAX_PAGE), page=page)
+            found += part["prompts"]
+            page = part.get("next")
+            if page is None:
+                break
+        return found
 
     async def watch(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield the open prompts, and then each prompt that appears or changes.
+        """Yield the open prompts, and then each prompt that appears or changes, each time once.
 
         Raises:
             DaemonNotRunning: the daemon went away.
         """
-        for prompt in (await self.begin("watch"))["prompts"]:
+        part = await self.begin("watch")
+        for prompt in part["prompts"]:
             yield prompt
+        while part.get("next"):
+            part = await self.begin("inbox", page=part["next"], limit=MAX_PAGE)
+            self._forget_events(part["prompts"])
+            for prompt in part["prompts"]:
+                yield prompt
         while (event := await self._events.get()) is not None:
             if event["event"] == "prompt":
                 yield event["data"]
@@ -319,8 +360,12 @@ class AsyncClient:
         return str((await self.begin("answer", **params))["id"])
 
     async def decline(self, prompt_id: str, reason: str | None = None) -> str:
-        """Decline a prompt, and return its id."""
+        """Decline a question, and return its id."""
         return str((await self.begin("decline", id=prompt_id, reason=reason))["id"])
+
+    async def dismiss(self, *note_ids: str) -> list[str]:
+        """Put notes away, and return their ids."""
+        return list((await self.begin("dismiss", ids=list(note_ids)))["ids"])
 
     async def open(self) -> None:
         """Connect; `async with` calls this.
@@ -371,6 +416,13 @@ class AsyncClient:
             self._on_progress[request_id] = on_progress
         self._stream.request(b'{"id":%d,"method":"%s","params":%s}' % (request_id, method.encode(), body))
         return future
+
+    def _forget_events(self, shown: list[dict[str, Any]]) -> None:
+        """Drop the events that say no more than a page that came after them."""
+        waiting = [self._events.get_nowait() for _ in range(self._events.qsize())]
+        for event in waiting:
+            if event is None or event.get("data") not in shown:
+                self._events.put_nowait(event)
 
     def _on_end(self, is_garbled: bool) -> None:
         self._is_closed = True

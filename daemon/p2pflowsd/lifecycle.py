@@ -55,6 +55,10 @@ class PromptState(StrEnum):
     OPEN = "open"
     ANSWERED = "answered"
     DECLINED = "declined"
+    DISMISSED = "dismissed"
+    """It was a note, which wants no answer, and the human has put it away."""
+    DELEGATED = "delegated"
+    """The human has named somebody else who is to answer it."""
     EXPIRED = "expired"
     CANCELLED = "cancelled"
 
@@ -107,10 +111,19 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
     },
     PromptState: {
         PromptState.OPEN: frozenset(
-            {PromptState.ANSWERED, PromptState.DECLINED, PromptState.EXPIRED, PromptState.CANCELLED}
+            {
+                PromptState.ANSWERED,
+                PromptState.DECLINED,
+                PromptState.DISMISSED,
+                PromptState.DELEGATED,
+                PromptState.EXPIRED,
+                PromptState.CANCELLED,
+            }
         ),
         PromptState.ANSWERED: frozenset(),
         PromptState.DECLINED: frozenset(),
+        PromptState.DISMISSED: frozenset(),
+        PromptState.DELEGATED: frozenset(),
         PromptState.EXPIRED: frozenset(),
         PromptState.CANCELLED: frozenset(),
     },

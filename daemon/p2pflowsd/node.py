@@ -54,7 +54,7 @@ from p2pflowsd.sending.presence import Followed, Presence
 from p2pflowsd.sending.waiters import Waiters
 
 TICK_S = 0.5
-PRUNE_INTERVAL_S = 60.0
+PRUNE_INTERVAL_S = 10.0
 COMMIT_DELAY_S = 0.02
 """How long a commit may be delayed to batch more deliveries when no client waits for it."""
 MAX_PAUSE_S = 3.0
@@ -305,7 +305,7 @@ class Node:
 
     def next_wake(self) -> float:
         """When a batch is needed even if nothing arrives, in the clock's elapsed seconds."""
-        if self.blocked.may_go_on:
+        if self.blocked.may_go_on or self._deadlines.has_expired:
             return self.clock.elapsed()
         wakes = (self._next_tick, self._commit_by, self.notices.next_due(), 0.0 if self.rights.is_reviewing else None)
         return min(wake for wake in wakes if wake is not None)
@@ -433,9 +433,10 @@ class Node:
         self.outbox.resend_due()
         self.dispatch.tick()
         self.admission.release_contacts()
+        self.inbox.wake()
         if elapsed >= self._next_prune:
-            self._next_prune = elapsed + PRUNE_INTERVAL_S
-            self.journal.prune(self.clock.now())
+            has_more = self.journal.prune(self.clock.now())
+            self._next_prune = elapsed + (0.0 if has_more else PRUNE_INTERVAL_S)
             self.journal.log.prune()
             self.changes.delete_idle()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})

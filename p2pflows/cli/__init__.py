@@ -45,10 +45,12 @@ _SECTIONS = {
         "log": "log:log",
     },
     "Questions to you": {
-        "inbox": "human:inbox",
+        "inbox": "inbox:inbox",
         "show": "human:show",
         "answer": "human:answer",
         "decline": "human:decline",
+        "dismiss": "inbox:dismiss",
+        "snooze": "inbox:snooze",
     },
     "Flows": {
         "serve": "flows:serve",

@@ -102,7 +102,7 @@ class _Answerer:
                 await self._use_line()
             else:
                 self._forget(prompt)
-                await self._succeeds(self._me.decline(prompt["id"]))
+                await self._succeeds(self._me.dismiss(prompt["id"]))
 
     def _choose(self) -> dict[str, Any] | None:
         waiting = [prompt for prompt in self._open.values() if prompt["id"] not in self._passed]

@@ -1,70 +1,16 @@
-"""Commands for questions to you: `inbox`, `answer` and `decline`."""
+"""Commands that answer questions to you: `answer` and `decline`."""
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import click
 
 import p2pflows
 from p2pflows.cli.arguments import examples, json_option, read_stdin
-from p2pflows.cli.output import (
-    ago,
-    display_name,
-    print_json,
-    print_result,
-    print_table,
-    say,
-    short_id,
-    style,
-    time_left,
-    wrap,
-)
-from p2pflows.cli.questions import print_prompt, question_text
-from p2pflows.cli.speech import with_label
+from p2pflows.cli.output import number_of, print_json, print_result, short_id
+from p2pflows.cli.questions import print_prompt
 from p2pflows.errors import UsageError
-from p2pflows.foreign_text import escape
-
-
-@click.command(epilog=examples("p2pflows inbox", "p2pflows inbox --json | jq -r '.[0].id'", "p2pflows inbox --watch"))
-@click.option("--all", "everything", is_flag=True, help="Also list past questions.")
-@click.option("--watch", is_flag=True, help="Keep running, and show each question when it arrives or changes.")
-@json_option
-def inbox(everything: bool, watch: bool, as_json: bool) -> None:
-    """List the questions that others ask you.
-
-    --json prints one list; with --watch, it prints one object per line.
-    """
-    if watch:
-        import asyncio
-
-        asyncio.run(_watch(as_json))
-        return
-    with p2pflows.connect() as me:
-        prompts = me.inbox(all=everything)
-    if as_json:
-        print_json(prompts)
-        return
-    if not prompts:
-        say("There are no open questions.")
-        return
-    print_table(
-        ["ID", "FROM", "ENDPOINT", "ASKED", "LEFT", "TEXT"],
-        [
-            [
-                short_id(prompt["id"]),
-                _asker(prompt),
-                prompt["endpoint"],
-                ago(prompt["received"]),
-                _state(prompt),
-                question_text(prompt),
-            ]
-            for prompt in prompts
-        ],
-    )
-    has_note = any(_state(prompt) == "note" for prompt in prompts)
-    say("Answer with: p2pflows answer ID TEXT" + (", or clear a note: p2pflows decline ID" if has_note else ""))
 
 
 @click.command(epilog=examples("p2pflows show 4f1c22d9", "p2pflows show 4f1c22d9 --json"))
@@ -146,12 +92,13 @@ def _edit(prompt: dict[str, Any]) -> str:
 @click.argument("prompt_id", metavar="ID", required=False)
 @click.option("--reason", help="The reason, for the user who asks.")
 @click.option("--from", "asker", metavar="CONTACT", help="With --all: whose questions to decline.")
-@click.option("--all", "everything", is_flag=True, help="Decline all open questions of the --from contact.")
+@click.option("--all", "everything", is_flag=True, help="All open questions of the --from contact.")
 @json_option
 def decline(prompt_id: str | None, reason: str | None, asker: str | None, everything: bool, as_json: bool) -> None:
-    """Decline a question, or clear a note.
+    """Decline a question.
 
-    ID is the id that the inbox shows. The user who asks gets the error 'declined'.
+    ID is the id that the inbox shows. The user who asks gets the error 'declined'. With --from and --all, the
+    notes of that contact are put away, too.
     """
     if (prompt_id is None) != everything or everything != (asker is not None):
         raise UsageError("What to decline is not clear.", "Give one ID, or: p2pflows decline --from CONTACT --all")
@@ -161,36 +108,7 @@ def decline(prompt_id: str | None, reason: str | None, asker: str | None, everyt
             print_result(result, f"Declined {short_id(result['id'])}.", as_json)
             return
         result = me.request("decline_all", user=asker, reason=reason)
-    count = result["declined"]
-    print_result(result, f"Declined {count:,} question{'' if count == 1 else 's'}.", as_json)
-
-
-async def _watch(as_json: bool) -> None:
-    async with p2pflows.connect_async() as me:
-        if not as_json:
-            say("Waiting for questions, until Ctrl-C. Answer in another terminal with: p2pflows answer ID TEXT")
-        async for prompt in me.watch():
-            if as_json:
-                print_json(prompt)
-            else:
-                _show(prompt)
-
-
-def _show(prompt: dict[str, Any]) -> None:
-    title = f"{short_id(prompt['id'])}  {_asker(prompt)} to {escape(prompt['endpoint'])}"
-    if prompt["status"] != "open":
-        click.echo(f"{title}: {escape(prompt['status'])}")
-        return
-    click.echo(f"{style(title, bold=True)}, {time_left(prompt['expires'])} left")
-    for line in wrap(question_text(prompt), shutil.get_terminal_size().columns - 2):
-        click.echo(f"  {line}")
-
-
-def _asker(prompt: dict[str, Any]) -> str:
-    return with_label(display_name(prompt["name"], prompt["from"]), prompt.get("label", ""))
-
-
-def _state(prompt: dict[str, Any]) -> str:
-    if prompt["status"] != "open":
-        return str(prompt["status"])
-    return time_left(prompt["expires"]) if prompt.get("wants_answer", True) else "note"
+    done = (
+        f"Declined {number_of(result['declined'], 'question')}, and put away {number_of(result['dismissed'], 'note')}."
+    )
+    print_result(result, done, as_json)

@@ -92,6 +92,11 @@ def stdout_is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def number_of(count: int, noun: str) -> str:
+    """Return a number with its noun, such as 1 note, or 2 notes."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def in_one_unit(seconds: float) -> str:
     """Return a length of time in its largest whole unit, such as 3m."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Generator, Iterator
 
 import pytest
 from support.network import MOSQUITTO, Network
 from support.people import Person
-
-from p2pflows.errors import UsageError
 
 SLOW = "P2PFLOWS_SLOW_TESTS"
 """Set in the environment to run the tests that take long, too."""
@@ -52,9 +49,8 @@ def bob(pair: tuple[Person, Person]) -> Iterator[Person]:
     yield bob
     bob.end_background_processes()
     if bob.is_running:
-        for prompt in bob.prompts():
-            with contextlib.suppress(UsageError):  # it has expired by now
-                bob.request("decline", id=prompt["id"])
+        for user in {prompt["from"] for prompt in [*bob.prompts(), *bob.request("inbox", snoozed=True)["prompts"]]}:
+            bob.request("decline_all", user=user)
 
 
 @pytest.fixture(params=["mosquitto", "iotcore"])

@@ -125,7 +125,7 @@ def alice(users: LocalUsers) -> Iterator[LocalUser]:
     with run_dispatch_worker_thread(users[0]):
         yield users[0]
         for prompt in users[0].inbox():
-            users[0].decline(prompt["id"])
+            users[0].request("decline_all", user=prompt["from"])
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def bob(users: LocalUsers) -> Iterator[LocalUser]:
     """The neighbour."""
     yield users[1]
     for prompt in users[1].inbox():
-        users[1].decline(prompt["id"])
+        users[1].request("decline_all", user=prompt["from"])
 
 
 def wait_for_prompt(user: LocalUser, text: str) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def test_a_talk_goes_on_with_another_worker(users: LocalUsers, bob: LocalUser) -
         prompts = [prompt for prompt in user.inbox(all=True) if prompt["conversation"] == conversation]
         assert len(prompts) == questions, prompts
     for prompt in alice.inbox():
-        alice.decline(prompt["id"])
+        alice.dismiss(prompt["id"])
 
 
 def test_conversations_are_remembered(alice: LocalUser, bob: LocalUser) -> None:

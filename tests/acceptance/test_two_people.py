@@ -110,9 +110,9 @@ def test_a_prompt_has_its_text_under_one_of_three_names(alice: Person, bob: Pers
         alice.request("send", address="bob/User", data={key: key, "n": 3})
     call = alice.start_command("call", "bob/User", "text=Snö? 😀", "n:=3")
     prompts = bob.wait_for_prompts(3)
-    assert [prompt["text"] for prompt in prompts[:2]] == ["api_output", "prompt"]
-    assert prompts[2]["data"] == {"text": "Snö? 😀", "n": 3}
-    bob.cli("answer", prompts[2]["id"], "Já 😀").ok()
+    assert [prompt["text"] for prompt in prompts[1:]] == ["api_output", "prompt"]
+    assert prompts[0]["data"] == {"text": "Snö? 😀", "n": 3}
+    bob.cli("answer", prompts[0]["id"], "Já 😀").ok()
     assert call.wait().ok().out == '{"human_input":"Já 😀"}\n'
 
 
@@ -215,7 +215,7 @@ def test_a_note_wants_no_answer(alice: Person, bob: Person) -> None:
     assert (prompt["id"], prompt["text"]) == (message, "Back at six")
     assert alice.cli("wait", message).ok().document["state"] == "delivered"
     assert bob.cli("answer", message, "Fine", "--json").code == 2
-    bob.cli("decline", message).ok()
+    bob.cli("dismiss", message).ok()
     assert bob.prompts() == []
 
 
@@ -225,7 +225,7 @@ def test_control_characters_reach_no_terminal(alice: Person, bob: Person) -> Non
     (prompt,) = bob.wait_for_prompts()
     shown = bob.cli("inbox").ok().out + bob.cli("inbox", "--json").ok().out
     assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)
-    bob.cli("decline", prompt["id"]).ok()
+    bob.cli("dismiss", prompt["id"]).ok()
 
 
 def test_the_inbox_can_be_watched(alice: Person, bob: Person) -> None:
@@ -249,6 +249,27 @@ def test_the_inbox_can_be_watched(alice: Person, bob: Person) -> None:
         (second, "open"),
         (second, "declined"),
     ]
+
+
+def test_a_watch_outlives_the_daemon(pair_without_workers: tuple[Person, Person]) -> None:
+    """When the daemon restarts, `inbox --watch` waits for it and goes on; it shows no question twice."""
+    alice, bob = pair_without_workers
+    seen = bob.folder / "watched"
+    with seen.open("wb") as output:
+        watching = bob.start_command_into("inbox", "--watch", "--json", output=output)
+    first, second = (
+        alice.request("submit", address="bob/User", data={"text": "?"}, timeout=60)["id"] for _ in range(2)
+    )
+    wait_until(lambda: seen.read_text().count("\n") == 2)
+    bob.kill_daemon()
+    bob.start()
+    bob.request("answer", id=second, text="Yes")
+    wait_until(lambda: seen.read_text().count("\n") == 3)
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(10) == 130
+    shown = [json.loads(line) for line in seen.read_text().splitlines()]
+    assert [(each["id"], each["status"]) for each in shown[:2]] == [(first, "open"), (second, "open")]
+    assert (shown[2]["id"], shown[2]["status"]) == (second, "answered")
 
 
 def test_a_chat(alice: Person, bob: Person) -> None:

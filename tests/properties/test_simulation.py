@@ -149,10 +149,10 @@ class Faults(RuleBasedStateMachine):
 
     @rule(who=WHO, which=st.integers(0, 5))
     def decline(self, who: int, which: int) -> None:
-        """A human declines a prompt."""
+        """A human declines a question, or puts a note away."""
         prompts = self._world.machines[who].open_prompts()
         if prompts:
-            self._world.machines[who].ask(lambda node: node.inbox.decline(prompts[which % len(prompts)][0], "no"))
+            self._world.machines[who].decline(*prompts[which % len(prompts)])
 
     @rule(who=WHO, which=st.integers(0, 5))
     def cancel(self, who: int, which: int) -> None:

@@ -276,6 +276,12 @@ class Machine:
             self._pump_soon()
         return request
 
+    def decline(self, prompt: str, kind: str) -> ClientRequest:
+        """Decline a question, or put a note away."""
+        if kind == Type.POST:
+            return self.ask(lambda node: node.inbox.dismiss([prompt]))
+        return self.ask(lambda node: node.inbox.decline(prompt, "no"))
+
     def answer(self, prompt: str, text: str) -> ClientRequest:
         """Answer a prompt; whether the daemon accepts the answer is added to the history."""
         request = ClientRequest()

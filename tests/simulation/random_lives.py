@@ -96,12 +96,11 @@ class RandomActions:
                 machine.answer(prompt, f"answer {self._count}")
 
     def decline(self) -> None:
-        """A human declines one of the open prompts."""
+        """A human declines one of the open questions, or puts a note away."""
         machine = self._somebody()
         prompts = machine.open_prompts()
         if prompts:
-            prompt, _ = self._random.choice(prompts)
-            machine.ask(lambda node: node.inbox.decline(prompt, "no time"))
+            machine.decline(*self._random.choice(prompts))
 
     def use_conversation(self) -> None:
         """Somebody writes to a class under one of three conversations, a few times at once."""

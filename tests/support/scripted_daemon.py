@@ -166,7 +166,8 @@ class ScriptedInbox:
     """Prompts of a scripted daemon, and the answers that it takes.
 
     Attributes:
-        taken: each `answer` and `decline`, with the prompt's id and the text or reason, in the order they came.
+        taken: each `answer`, `decline` and `dismiss` in the order they came, with the prompt's id and the text or
+            reason.
     """
 
     def __init__(self, daemon: ScriptedDaemon, *prompts: dict[str, Any]) -> None:
@@ -175,6 +176,7 @@ class ScriptedInbox:
             watch={"prompts": list(prompts)},
             answer=lambda params: self._take("answer", params["id"], params["text"]),
             decline=lambda params: self._take("decline", params["id"], params.get("reason")),
+            dismiss=lambda params: {"ids": [self._take("dismiss", each, None)["id"] for each in params["ids"]]},
         )
 
     def _take(self, method: str, prompt_id: str, text: str | None) -> dict[str, Any]:

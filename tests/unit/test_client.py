@@ -48,6 +48,7 @@ def test_every_method_has_its_typed_form(daemon: ScriptedDaemon) -> None:
         inbox={"prompts": [{"id": "p"}]},
         answer={"id": "p"},
         decline={"id": "p"},
+        dismiss={"ids": ["n"]},
     )
     with p2pflows.connect(daemon.home) as me:
         assert me.send("bob/log", {"text": "x"}, conversation="c") == "s"
@@ -56,10 +57,12 @@ def test_every_method_has_its_typed_form(daemon: ScriptedDaemon) -> None:
         assert me.inbox(all=True) == [{"id": "p"}]
         assert me.answer("p", "yes") == "p"
         assert me.decline("p", "no") == "p"
-    assert daemon.asked[-3:] == [
-        ("inbox", {"all": True}),
+        assert me.dismiss("n") == ["n"]
+    assert daemon.asked[-4:] == [
+        ("inbox", {"all": True, "limit": 1000}),
         ("answer", {"id": "p", "text": "yes"}),
         ("decline", {"id": "p", "reason": "no"}),
+        ("dismiss", {"ids": ["n"]}),
     ]
 
 
@@ -300,6 +303,37 @@ async def test_watch_yields_open_prompts_and_then_changes(daemon: ScriptedDaemon
         me.begin("die")
         with pytest.raises(DaemonNotRunning):
             await anext(prompts)
+
+
+async def test_watch_reads_further_pages(daemon: ScriptedDaemon) -> None:
+    """A prompt that comes while they are read is yielded once, and a change of it is not lost."""
+
+    async def second_page(_: dict[str, Any]) -> dict[str, Any]:
+        daemon.tell("prompt", {"id": "2"})
+        daemon.tell("prompt", {"id": "1", "status": "answered"})
+        await asyncio.sleep(0.1)
+        return {"prompts": [{"id": "2"}], "next": None}
+
+    daemon.script.update(watch={"prompts": [{"id": "1"}], "next": "1"}, inbox=second_page)
+    async with p2pflows.connect_async(daemon.home) as me:
+        prompts = me.watch()
+        found = [await anext(prompts) for _ in range(3)]
+    assert found == [{"id": "1"}, {"id": "2"}, {"id": "1", "status": "answered"}]
+
+
+def test_the_inbox_is_read_page_by_page(daemon: ScriptedDaemon) -> None:
+    """Until there is no more, or as many as wanted are there."""
+    pages = {None: ["1", "2"], "2": ["3", "4"], "4": ["5"]}
+
+    def page(params: dict[str, Any]) -> dict[str, Any]:
+        found = pages[params.get("page")]
+        return {"prompts": [{"id": each} for each in found], "next": found[-1] if found != ["5"] else None}
+
+    daemon.script["inbox"] = page
+    with p2pflows.connect(daemon.home) as me:
+        assert [each["id"] for each in me.inbox()] == ["1", "2", "3", "4", "5"]
+        assert [each["id"] for each in me.inbox(limit=4)] == ["1", "2", "3", "4"]
+    assert [params["limit"] for _, params in daemon.asked] == [1000, 1000, 1000, 4, 2]
 
 
 async def test_a_cancelled_call_does_not_disturb_others(daemon: ScriptedDaemon) -> None:

@@ -882,9 +882,9 @@ def test_a_contact_cannot_flood_the_human(world: World, monkeypatch: pytest.Monk
     world.run(2)
     assert [ann.state_of(each.result) for each in asked[:7]] == ["stored"] * 5 + ["failed"] * 2
     assert len(bob.open_prompts()) == 6
-    declined = [bob.ask(lambda node: node.inbox.decline_some(ann.user, "too much", 3)) for _ in range(3)]
+    declined = [bob.ask(lambda node: node.inbox.end_some(ann.user, "too much", 3)) for _ in range(3)]
     world.run(2)
-    assert [each.result for each in declined] == [3, 2, 0]
+    assert [each.result.total() for each in declined] == [3, 2, 0]
     assert [kind for _, kind in bob.open_prompts()] == ["post"]
     again = ann.send(Type.CALL, bob, HUMAN, {"text": "again"}, 300)
     world.run(1)

@@ -2,26 +2,91 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from p2pflows.errors import UsageError
+from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
-from p2pflowsd.api.parameters import Count, Flag, IdPart, Json, NoParameters, Parameters, Text, Words
+from p2pflowsd.api.parameters import (
+    MAX_TIMEOUT_S,
+    Count,
+    Flag,
+    IdPart,
+    Json,
+    MustBe,
+    NoParameters,
+    Parameters,
+    Text,
+    Words,
+)
 from p2pflowsd.human.conversations import newest
 from p2pflowsd.human.inbox import Answer, Typed, Value
+from p2pflowsd.human.pages import MAX_PAGE, groups, groups_of, read_page
+from p2pflowsd.journal.prompts import Page
 from p2pflowsd.lifecycle import PromptState
 
-MAX_DECLINED = 200
-"""Prompts that one batch declines, so that no batch takes long."""
+MAX_ENDED = 20
+"""Prompts that one batch declines or puts away, so that no batch takes long."""
+MAX_DISMISSED = 100
+"""Notes that one request may name."""
+_KINDS = {"": None, "question": Type.CALL, "note": Type.POST}
+
+
+def _milliseconds(moment: str) -> int:
+    """Return a time in RFC 3339 in milliseconds since the Unix epoch; without an offset it is in UTC."""
+    parsed = datetime.fromisoformat(moment)
+    return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _check_moment(moment: str) -> str:
+    if moment:
+        _milliseconds(moment)
+    return moment
 
 
 class InboxParameters(Parameters):
     """Which prompts to list."""
 
     all: Flag = False
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), MustBe(f"a whole number from 1 to {MAX_PAGE}")] = 100
+    page: IdPart = ""
+    user: Text = ""
+    kind: Annotated[Literal["", "question", "note"], MustBe("'question' or 'note'")] = ""
+    since: Annotated[str, AfterValidator(_check_moment), MustBe("a time such as 2026-01-31T18:00:00Z")] = ""
+    snoozed: Flag = False
+
+
+class GroupsParameters(Parameters):
+    """Which groups of prompts to list."""
+
+    user: Text = ""
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), MustBe(f"a whole number from 1 to {MAX_PAGE}")] = 100
+
+
+class DismissParameters(Parameters):
+    """Notes, by their ids or parts of them."""
+
+    ids: Annotated[
+        list[IdPart], Field(min_length=1, max_length=MAX_DISMISSED), MustBe(f"a list of 1 to {MAX_DISMISSED} ids")
+    ]
+
+
+class DismissAllParameters(Parameters):
+    """Whose notes."""
+
+    user: Text
+
+
+class SnoozeParameters(Parameters):
+    """A prompt, by its id or a part of it, and for how many seconds to hide it."""
+
+    id: IdPart
+    seconds: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S), MustBe("from 0 to 30 days", "Give it in seconds.")]
 
 
 class PromptParameters(Parameters):
@@ -76,13 +141,54 @@ class DeclineAllParameters(Parameters):
 
 
 async def inbox(daemon: Daemon, params: InboxParameters) -> Any:
-    """List the open prompts; with `all`, past ones too.
+    """List a page of the open prompts, questions before notes; with `all`, past ones too; with `snoozed`, hidden ones.
 
     Returns:
-        `prompts`: list of [prompts](#prompts)
+        `prompts`: list of [prompts](#prompts), `next`: the `page` to ask for next, or null; `questions`,
+        `notes`: how many are open in all
     """
     daemon.contacts()  # so that nothing is shown of users whom the owner has just removed, even on a full disk
-    return {"prompts": await daemon.read(lambda: views.prompts(daemon.node, everything=params.all))}
+    page = Page(
+        limit=params.limit,
+        is_open=not params.all,
+        peer=daemon.resolve_user(params.user) if params.user else None,
+        type=_KINDS[params.kind],
+        since=_milliseconds(params.since) if params.since else None,
+        snoozed=params.snoozed,
+    )
+
+    def read() -> dict[str, Any]:
+        node = daemon.node
+        rows, more = read_page(node.journal, page, params.page)
+        shown = rows if params.all else filter(node.rights.shows, rows)
+        return {
+            "prompts": [views.prompt(node, row) for row in shown],
+            "next": more,
+            "questions": node.inbox.open.questions,
+            "notes": node.inbox.open.notes,
+        }
+
+    return await daemon.read(read)
+
+
+async def inbox_groups(daemon: Daemon, params: GroupsParameters) -> Any:
+    """Count the open prompts of each user, or those of each conversation with one user.
+
+    Returns:
+        `groups`: list of `user`, `name`, `conversation` (null for all of a user's), `questions`, `notes`, `first` (the
+        [prompt](#prompts) that is shown first, or null)
+    """
+    user = daemon.resolve_user(params.user) if params.user else None
+
+    def read() -> list[dict[str, Any]]:
+        node = daemon.node
+        if user is None:
+            found = groups(node.journal, node.inbox.open, params.limit)
+        else:
+            found = groups_of(node.journal, user, params.limit)
+        return [views.group(node, each) for each in found]
+
+    return {"groups": await daemon.read(read)}
 
 
 async def prompt(daemon: Daemon, params: PromptParameters) -> Any:
@@ -124,7 +230,7 @@ async def answer(daemon: Daemon, params: AnswerParameters) -> Any:
 
 
 async def decline(daemon: Daemon, params: DeclineParameters) -> Any:
-    """Decline a prompt, or clear away one that wants no answer.
+    """Decline a question.
 
     Returns:
         `id`
@@ -134,22 +240,57 @@ async def decline(daemon: Daemon, params: DeclineParameters) -> Any:
 
 
 async def decline_all(daemon: Daemon, params: DeclineAllParameters) -> Any:
-    """Decline all open prompts of one user, and clear away their notes.
+    """Decline all open questions of one user, and put away their notes.
 
     Returns:
-        `declined`: how many there were
+        `declined`, `dismissed`: how many there were
     """
-    user = daemon.resolve_user(params.user)
-    total = 0
-    while found := await daemon.run(lambda: daemon.node.inbox.decline_some(user, params.reason, MAX_DECLINED)):
+    ended = await _end_all(daemon, daemon.resolve_user(params.user), params.reason)
+    return {"declined": ended[Type.CALL], "dismissed": ended[Type.POST]}
+
+
+async def dismiss(daemon: Daemon, params: DismissParameters) -> Any:
+    """Put notes away: all of them, or none if one is a question or not there.
+
+    Returns:
+        `ids`
+    """
+    prompts = await daemon.run(lambda: daemon.node.inbox.dismiss(params.ids))
+    return {"ids": [prompt.id for prompt in prompts]}
+
+
+async def dismiss_all(daemon: Daemon, params: DismissAllParameters) -> Any:
+    """Put away all notes of one user.
+
+    Returns:
+        `dismissed`: how many there were
+    """
+    ended = await _end_all(daemon, daemon.resolve_user(params.user), "", Type.POST)
+    return {"dismissed": ended[Type.POST]}
+
+
+async def snooze(daemon: Daemon, params: SnoozeParameters) -> Any:
+    """Hide a prompt for some seconds; its deadline stays. With 0 seconds it is shown again.
+
+    Returns:
+        `id`, `until` (null if it is shown)
+    """
+    ms = round(params.seconds * 1000)
+    prompt = await daemon.run(lambda: daemon.node.inbox.snooze(params.id, ms))
+    return {"id": prompt.id, "until": views.rfc3339(prompt.snoozed) if prompt.snoozed else None}
+
+
+async def _end_all(daemon: Daemon, user: str, reason: str, kind: Type | None = None) -> Counter[str]:
+    total: Counter[str] = Counter()
+    while found := await daemon.run(lambda: daemon.node.inbox.end_some(user, reason, MAX_ENDED, kind)):
         total += found
-    return {"declined": total}
+    return total
 
 
 async def watch(daemon: Daemon, _params: NoParameters) -> Any:
     """Send an event whenever a prompt appears or changes; in JSON Lines only.
 
     Returns:
-        `prompts`: the open ones
+        the first page of `inbox`; no event is about a prompt that is in it and has not changed since
     """
     return await inbox(daemon, InboxParameters())

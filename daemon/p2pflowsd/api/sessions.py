@@ -37,11 +37,15 @@ class Session(RecordStream):
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[object, Callable[[], None]] = {}
         self._watches = False
+        self._held_events: list[dict[str, Any]] | None = None
+        """Events that wait for the result of `watch`; None if it does not run."""
         self._is_half_closed = False
 
     def send_event(self, event: str, data: dict[str, Any]) -> None:
         """Send an event if the client watches."""
-        if self._watches:
+        if self._held_events is not None:
+            self._held_events.append({"event": event, "data": data})
+        elif self._watches:
             self._put({"event": event, "data": data})
 
     def flush_and_close(self) -> None:
@@ -130,14 +134,28 @@ class Session(RecordStream):
             self._calls[call] = stop_waiting
 
     async def _run(self, request_id: Any, method: str, params: Any) -> None:
-        if method == "watch":
+        watches = method == "watch"
+        shown: list[dict[str, Any]] = []
+        if watches:
             self._watches = True
+            self._held_events = []
         try:
             result = await self._methods.run(method, params)
         except P2pflowsError as error:
             self._put_error(request_id, error)
         else:
             self._put({"id": request_id, "result": result})
+            shown = result["prompts"] if watches else []
+        finally:
+            if watches:
+                self._send_held_events(shown)
+
+    def _send_held_events(self, shown: list[dict[str, Any]]) -> None:
+        """Send what happened since `watch` was requested, without the prompts that its result shows as they are."""
+        held, self._held_events = self._held_events, None
+        for item in held or ():
+            if item["event"] != "prompt" or item["data"] not in shown:
+                self._put(item)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

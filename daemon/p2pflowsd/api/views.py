@@ -12,6 +12,7 @@ from p2pflows.forms.wire import DRAFT, SCHEMA, form_of
 from p2pflows.protocol.message import Type
 from p2pflowsd.human.conversations import Conversation
 from p2pflowsd.human.inbox import TEXT_KEYS
+from p2pflowsd.human.pages import Group
 from p2pflowsd.journal.rows import IncomingRow, LogRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.node import Node
@@ -34,7 +35,7 @@ def counts(node: Node) -> dict[str, Any]:
         },
         "pending": node.outbox.pending,
         "dead": len(journal.incoming.in_state(IncomingState.DEAD)),
-        "prompts_open": len(journal.prompts.open()),
+        "prompts_open": node.inbox.open.questions + node.inbox.open.notes,
         "requests": len(journal.incoming.held_peers() | _blocked_strangers(node)),
         "held": {"messages": journal.incoming.count_held(), "most": MAX_HELD},
         "blocked": [
@@ -90,12 +91,6 @@ def with_dates(instance: dict[str, Any]) -> dict[str, Any]:
     return {**instance, "created": rfc3339(instance["created"]), "used": rfc3339(instance["used"])}
 
 
-def prompts(node: Node, *, everything: bool) -> list[dict[str, Any]]:
-    """The open prompts of users who may still ask, or all that the journal has."""
-    table = node.journal.prompts
-    return [prompt(node, row) for row in (table.all() if everything else filter(node.rights.shows, table.open()))]
-
-
 def prompt(node: Node, row: PromptRow) -> dict[str, Any]:
     """A prompt of the human."""
     return {
@@ -113,6 +108,19 @@ def prompt(node: Node, row: PromptRow) -> dict[str, Any]:
         "label": row.label,
         "answer": row.answer,
         **_form(row.text, json.loads(row.data)),
+        "snoozed": rfc3339(row.snoozed) if row.snoozed else None,
+    }
+
+
+def group(node: Node, found: Group) -> dict[str, Any]:
+    """The open prompts of one user, or of one conversation with them."""
+    return {
+        "user": found.user,
+        "name": node.name_of(found.user),
+        "conversation": found.conversation,
+        "questions": found.questions,
+        "notes": found.notes,
+        "first": None if found.first is None else prompt(node, found.first),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from p2pflows.forms.wire import MAX_REMARK_CHARS, form_of, reply_data
 from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
+from p2pflowsd.human.open_prompts import OpenPrompts
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import PromptState
@@ -22,6 +25,8 @@ from p2pflowsd.running.settlement import Settlement
 TEXT_KEYS = ("api_output", "prompt", "text")
 MAX_OPEN_OF_PEER = 1_000
 """Open questions and notes of one asker."""
+MAX_SNOOZED = 1_000
+"""How many questions and notes may be hidden."""
 MAX_ANSWER_BYTES = 100_000
 """So that the answer fits into a message even when JSON escapes all of it."""
 
@@ -58,7 +63,7 @@ Answer = Typed | Value
 
 
 class Inbox:
-    """The prompts, from asked to answered, declined, expired or cancelled.
+    """The prompts, from asked to answered, declined, dismissed, expired or cancelled.
 
     Args:
         journal: where prompts are stored.
@@ -67,6 +72,9 @@ class Inbox:
         settlement: ends the request of a prompt, with its answer or an error.
         callbacks: run after the commit.
         on_prompt: called after the commit with each prompt that is new or has changed.
+
+    Attributes:
+        open: how many prompts are open, by asker.
     """
 
     def __init__(
@@ -85,6 +93,9 @@ class Inbox:
         self._settlement = settlement
         self._callbacks = callbacks
         self._on_prompt = on_prompt
+        self.open = OpenPrompts(journal)
+        self._wakes = [(prompt.snoozed, prompt.row_id) for prompt in journal.prompts.snoozed()]
+        """A heap of when each hidden prompt is shown again, with its number."""
 
     def ask(self, row: IncomingRow, data: dict[str, Any], label: str = "") -> None:
         """Ask the human what a request asks.
@@ -98,7 +109,7 @@ class Inbox:
             BadInput: the data has no text or a form that cannot be shown, or another prompt has the same id.
             NotAllowed: the asker has as many open questions as one may have.
         """
-        if self._journal.prompts.count_open_of(row.peer) >= MAX_OPEN_OF_PEER:
+        if self.open.count_of(row.peer) >= MAX_OPEN_OF_PEER:
             raise NotAllowed(
                 f"You have {MAX_OPEN_OF_PEER:,} open questions there, as many as one may have.",
                 "Ask again when some of them have ended.",
@@ -107,6 +118,7 @@ class Inbox:
             raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
         form_of(data)
         prompt = self._journal.prompts.add(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
+        self.open.add(prompt)
         self._changed(prompt)
 
     def find(self, part: str) -> PromptRow:
@@ -139,7 +151,7 @@ class Inbox:
             raise UsageError(
                 f"Message {prompt.id[-8:]} wants no answer.",
                 f"Write back with: p2pflows send {self._name_of(prompt.peer) or prompt.peer}/User text=...; "
-                f"clear it with: p2pflows decline {prompt.id[-8:]}",
+                f"put it away with: p2pflows dismiss {prompt.id[-8:]}",
             )
         form = form_of(json.loads(prompt.data))
         if form is None:
@@ -161,25 +173,94 @@ class Inbox:
         return prompt
 
     def decline(self, part: str, reason: str) -> PromptRow:
-        """Decline a prompt; one that wants no answer is only removed from the open ones.
+        """Decline a question.
 
         Args:
             part: the beginning or end of the prompt's id.
             reason: the reason for the sender; may be empty.
 
         Raises:
-            UsageError: not exactly one open prompt has such an id.
+            UsageError: not exactly one open prompt has such an id, or it is a note.
         """
         prompt = self._find_open(part)
-        self._decline(prompt, reason)
+        if prompt.type == Type.POST:
+            raise UsageError(
+                f"Message {prompt.id[-8:]} is a note, which asks nothing.",
+                f"Put it away with: p2pflows dismiss {prompt.id[-8:]}",
+            )
+        self._end_unanswered(prompt, reason)
         return prompt
 
-    def decline_some(self, peer: str, reason: str, limit: int) -> int:
-        """Decline some of the open prompts of one asker, and return how many there were."""
-        prompts = self._journal.prompts.open_of(peer, limit)
+    def dismiss(self, parts: Sequence[str]) -> list[PromptRow]:
+        """Put notes away.
+
+        Args:
+            parts: of each note the beginning or end of its id.
+
+        Raises:
+            UsageError: not exactly one open prompt has such an id, or it is a question; then no note is put away.
+        """
+        prompts = {prompt.row_id: prompt for prompt in map(self._find_open, parts)}
+        for prompt in prompts.values():
+            if prompt.type != Type.POST:
+                raise UsageError(
+                    f"Message {prompt.id[-8:]} is a question, which waits for an answer.",
+                    f"Answer it, or refuse to: p2pflows decline {prompt.id[-8:]}",
+                )
+        for prompt in prompts.values():
+            self._end_unanswered(prompt, "")
+        return list(prompts.values())
+
+    def end_some(self, peer: str, reason: str, limit: int, kind: Type | None = None) -> Counter[str]:
+        """Decline some of the open questions of one user, and put away some of their notes.
+
+        Args:
+            peer: the user.
+            reason: the reason for the user; may be empty.
+            limit: the most prompts to end.
+            kind: of which type; None for both.
+
+        Returns:
+            How many prompts of each type there were.
+        """
+        prompts = self._journal.prompts.open_of(peer, limit, kind)
         for prompt in prompts:
-            self._decline(prompt, reason)
-        return len(prompts)
+            self._end_unanswered(prompt, reason)
+        return Counter(prompt.type for prompt in prompts)
+
+    def snooze(self, part: str, ms: int) -> PromptRow:
+        """Hide a prompt for a while; with 0, show it again. Its deadline stays.
+
+        Raises:
+            UsageError: not exactly one open prompt has such an id, it ends before, or too many are hidden.
+        """
+        prompt = self._find_open(part)
+        until = self._clock.now() + ms if ms else 0
+        if until >= prompt.expires:
+            left = max(0, prompt.expires - self._clock.now()) // 1000
+            raise UsageError(
+                f"Message {prompt.id[-8:]} ends in {left:,} s, while it would be hidden.", "Snooze it for less time."
+            )
+        if until and not prompt.snoozed and len(self._wakes) >= MAX_SNOOZED:
+            raise UsageError(
+                f"{MAX_SNOOZED:,} messages are snoozed, as many as may be.", "See: p2pflows inbox --snoozed"
+            )
+        self._journal.prompts.snooze(prompt.row_id, until)
+        self._wakes = [wake for wake in self._wakes if wake[1] != prompt.row_id]
+        heapq.heapify(self._wakes)
+        if until:
+            heapq.heappush(self._wakes, (until, prompt.row_id))
+        prompt = prompt._replace(snoozed=until)
+        self._changed(prompt)
+        return prompt
+
+    def wake(self) -> None:
+        """Show the prompts again whose time has come."""
+        while self._wakes and self._wakes[0][0] <= self._clock.now():
+            _, row_id = heapq.heappop(self._wakes)
+            prompt = self._journal.prompts.get(row_id)
+            if prompt is not None and self._journal.prompts.snooze(row_id, 0):
+                self._changed(prompt._replace(snoozed=0))
 
     def withdraw(self, row_id: int, state: PromptState) -> None:
         """End the prompt of a request that needs no answer any more; does nothing if there is none."""
@@ -187,11 +268,12 @@ class Inbox:
         if prompt is not None and prompt.state == PromptState.OPEN:
             self._end(prompt, state, None)
 
-    def _decline(self, prompt: PromptRow, reason: str) -> None:
-        self._end(prompt, PromptState.DECLINED, reason or None)
+    def _end_unanswered(self, prompt: PromptRow, reason: str) -> None:
         if prompt.type == Type.POST:
+            self._end(prompt, PromptState.DISMISSED, None)
             self._settlement.finish(self._request(prompt), {})
         else:
+            self._end(prompt, PromptState.DECLINED, reason or None)
             self._settlement.fail(self._request(prompt), Declined(reason or "The human declined to answer."))
 
     def _request(self, prompt: PromptRow) -> IncomingRow:
@@ -203,8 +285,10 @@ class Inbox:
         self._callbacks.after_commit(lambda: self._on_prompt(prompt))
 
     def _end(self, prompt: PromptRow, state: PromptState, answer: str | None) -> None:
-        self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer)
-        self._changed(prompt._replace(state=state, answer=answer))
+        if self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer):
+            self.open.remove(prompt)
+        self._wakes = [wake for wake in self._wakes if wake[1] != prompt.row_id] if prompt.snoozed else self._wakes
+        self._changed(prompt._replace(state=state, answer=answer, snoozed=0))
 
     def _find_open(self, part: str) -> PromptRow:
         """Return the open prompt with an id.

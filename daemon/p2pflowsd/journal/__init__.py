@@ -154,9 +154,9 @@ class Journal:
         """Add to a counter; one of the next commits writes it."""
         self.counters[name] = self.counters.get(name, 0) + by
 
-    def prune(self, now: int) -> None:
-        """Remove some of the rows that no promise needs any more; see `Pruner`."""
-        self._pruner.prune(now)
+    def prune(self, now: int) -> bool:
+        """Remove some of the rows that no promise needs any more; return whether to do so again soon; see `Pruner`."""
+        return self._pruner.prune(now)
 
     def close(self) -> None:
         """Close the file."""

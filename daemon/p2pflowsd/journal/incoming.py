@@ -43,7 +43,7 @@ _OPEN_PEERS = f"SELECT DISTINCT peer FROM incoming INDEXED BY incoming_open_of_p
 _HELD_PEERS = f"SELECT DISTINCT peer FROM incoming {_IN_STATE[IncomingState.HELD]}"
 _HELD_BY_SENDER = f"SELECT peer, count(*), min(received) FROM incoming {_IN_STATE[IncomingState.HELD]} GROUP BY peer"
 _COUNT_HELD = f"SELECT count(*) FROM incoming {_IN_STATE[IncomingState.HELD]} AND peer = coalesce(?, peer)"
-_EXPIRED = tuple(f"{_IN_STATE[state]} AND expires <= ?" for state in sorted(OPEN_INCOMING))
+_EXPIRED = tuple(f"{_IN_STATE[state]} AND expires <= ? ORDER BY expires LIMIT ?" for state in sorted(OPEN_INCOMING))
 _NEXT_EXPIRY = tuple(f"SELECT min(expires) FROM incoming {_IN_STATE[state]}" for state in sorted(OPEN_INCOMING))
 
 
@@ -222,9 +222,9 @@ class IncomingTable(Table[IncomingRow]):
         """Return how many requests are held, of one peer or of all."""
         return self._value(_COUNT_HELD, peer) or 0
 
-    def expired(self, now: int) -> list[IncomingRow]:
-        """Return the open requests whose deadline has passed, oldest first."""
-        found = [row for clause in _EXPIRED for row in self._many(clause, now)]
+    def expired(self, now: int, limit: int) -> list[IncomingRow]:
+        """Return open requests whose deadline has passed, oldest first: at most `limit` in each state."""
+        found = [row for clause in _EXPIRED for row in self._many(clause, now, limit)]
         return sorted(found, key=lambda row: row.row_id)
 
     def next_expiry(self) -> int | None:

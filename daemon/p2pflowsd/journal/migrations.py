@@ -119,6 +119,28 @@ def _open_prompts_have_peers(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX prompts_open_of_peer ON prompts (peer) WHERE state = 'open'")
 
 
+def _inboxes_have_pages(db: sqlite3.Connection) -> None:
+    """Add indexes that find a page of the inbox, a prompt by a part of its id, and what ended long ago."""
+    db.create_function("backwards", 1, lambda text: text[::-1], deterministic=True)
+    for statement in (
+        "ALTER TABLE prompts ADD COLUMN backwards TEXT NOT NULL DEFAULT ''",
+        "UPDATE prompts SET backwards = backwards(id)",
+        "ALTER TABLE prompts ADD COLUMN snoozed INTEGER NOT NULL DEFAULT 0",
+        "DROP INDEX prompts_open",
+        "DROP INDEX prompts_open_of_peer",
+        "CREATE INDEX prompts_open ON prompts (type, place) WHERE state = 'open'",
+        "CREATE INDEX prompts_open_of_peer ON prompts (peer, type, place) WHERE state = 'open'",
+        "CREATE INDEX prompts_open_since ON prompts (type, received) WHERE state = 'open'",
+        "CREATE INDEX prompts_open_id ON prompts (id) WHERE state = 'open'",
+        "CREATE INDEX prompts_open_backwards ON prompts (backwards) WHERE state = 'open'",
+        "CREATE INDEX prompts_backwards ON prompts (backwards)",
+        "CREATE INDEX prompts_of_peer ON prompts (peer, place)",
+        "CREATE INDEX prompts_snoozed ON prompts (snoozed) WHERE snoozed > 0",
+        "CREATE INDEX prompts_ended ON prompts (ended) WHERE ended IS NOT NULL",
+    ):
+        db.execute(statement)
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -129,6 +151,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _open_requests_have_peers,
     _blocked_requests_have_an_index,
     _open_prompts_have_peers,
+    _inboxes_have_pages,
 )
 
 

@@ -142,9 +142,9 @@ class OutgoingTable(Table[OutgoingRow]):
             "WHERE type = 'call' AND origin IS NULL AND endpoint NOT GLOB '_*' ORDER BY n DESC LIMIT ?", limit
         )
 
-    def expired(self, now: int) -> list[OutgoingRow]:
-        """Return the open messages whose deadline has passed, oldest first."""
-        return self._many(f"{_OPEN} AND expires <= ? ORDER BY n", now)
+    def expired(self, now: int, limit: int) -> list[OutgoingRow]:
+        """Return the first open messages whose deadline has passed."""
+        return self._many(f"{_OPEN} AND expires <= ? ORDER BY expires, n LIMIT ?", now, limit)
 
     def of_root(self, row_id: int) -> list[OutgoingRow]:
         """Return the open calls that runs made on behalf of one request, and whose answers run an instance again."""

@@ -2,22 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
+from p2pflows import short_ids
+from p2pflows.protocol.message import Type
 from p2pflowsd.journal.rows import IncomingRow, PromptRow, columns
 from p2pflowsd.journal.sql import is_one_of
 from p2pflowsd.journal.table import Table
 from p2pflowsd.lifecycle import PromptState, may_become
 
+_COLUMNS = columns(PromptRow)
+_NEXT_PLACE = "(SELECT coalesce(max(place), 0) + 1 FROM prompts)"
 _INSERT = (
-    f"INSERT INTO prompts ({', '.join(columns(PromptRow))}, place)"
-    f" VALUES ({', '.join('?' * len(columns(PromptRow)))}, (SELECT coalesce(max(place), 0) + 1 FROM prompts))"
+    f"INSERT INTO prompts ({', '.join(_COLUMNS)}, backwards)"
+    f" VALUES ({', '.join(_NEXT_PLACE if name == 'place' else '?' for name in _COLUMNS)}, ?) RETURNING place"
 )
 _END = {
-    state: f"UPDATE prompts SET state = '{state}', answer = ?, ended = ? WHERE n = ? AND {is_one_of(may_become(state))}"
+    state: f"UPDATE prompts SET state = '{state}', answer = ?, ended = ?, snoozed = 0"
+    f" WHERE n = ? AND {is_one_of(may_become(state))}"
     for state in PromptState
 }
-# SQLite may read all open questions to find those of a peer, unless it must use this index.
+# SQLite may read all open questions to find a few, unless it must use one of these indexes.
+_OPEN = "INDEXED BY prompts_open WHERE state = 'open'"
 _OPEN_OF = "INDEXED BY prompts_open_of_peer WHERE state = 'open' AND peer = ?"
-_COUNT_OPEN_OF = f"SELECT count(*) FROM prompts {_OPEN_OF}"
+_OPEN_SINCE = "INDEXED BY prompts_open_since WHERE state = 'open'"
+_SNOOZED = "INDEXED BY prompts_snoozed WHERE snoozed > 0 AND state = 'open'"
+_ALL = "INDEXED BY prompts_place WHERE true"
+_ALL_OF = "INDEXED BY prompts_of_peer WHERE peer = ?"
+_SHOWN = "snoozed = 0"
+_OPEN_WITH_ID = {
+    "id": "INDEXED BY prompts_open_id WHERE state = 'open'",
+    "backwards": "INDEXED BY prompts_open_backwards WHERE state = 'open'",
+}
+_WITH_ID = {"id": "WHERE true", "backwards": "INDEXED BY prompts_backwards WHERE true"}
+_COUNT_OPEN = "SELECT peer, type, count(*) FROM prompts INDEXED BY prompts_open_of_peer WHERE state = 'open'"
+_GROUPS_OF = (
+    "SELECT conversation, type, count(*), min(n)"
+    f" FROM prompts {_OPEN_OF} AND snoozed = 0 GROUP BY conversation, type ORDER BY min(place) LIMIT ?"
+)
+MAX_PAGE_CHARS = 1_000_000
+"""After so much text a page ends, although it may have more rows."""
+_AFTER_HEX = "g"
+"""Comes after every hex digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which questions a page of the inbox has.
+
+    Attributes:
+        limit: the most questions on it.
+        after: the question before the first one on it; None for the first page.
+        is_open: whether only open questions are on it.
+        peer: whose questions are on it; None for those of all.
+        type: `call` for questions that want an answer, `post` for notes, None for both.
+        since: the earliest arrival, in milliseconds since the Unix epoch.
+        snoozed: whether it has the hidden questions instead of those that are shown.
+    """
+
+    limit: int
+    after: PromptRow | None = None
+    is_open: bool = True
+    peer: str | None = None
+    type: Type | None = None
+    since: int | None = None
+    snoozed: bool = False
 
 
 class PromptTable(Table[PromptRow]):
@@ -50,8 +99,8 @@ class PromptTable(Table[PromptRow]):
             answer=None,
             label=label,
         )
-        self._db.execute(_INSERT, prompt)
-        return prompt
+        values = [value for name, value in zip(_COLUMNS, prompt, strict=True) if name != "place"]
+        return prompt._replace(place=self._value(_INSERT, *values, prompt.id[::-1]))
 
     def end(self, row_id: int, state: PromptState, now: int, answer: str | None = None) -> bool:
         """Move a question to a final state; return False if it was not open."""
@@ -65,18 +114,73 @@ class PromptTable(Table[PromptRow]):
         """Return one question."""
         return self._one("WHERE n = ?", row_id)
 
+    def page(self, page: Page) -> list[PromptRow]:
+        """Return the questions of a page: those that want an answer before the notes, each in the order of asking.
+
+        Past ones are in the order of asking alone, whatever their type and time. A page ends early where its texts get
+        long. The cost depends on the length of the page, and on what one peer may have open, but not on how many
+        questions there are.
+        """
+        if page.is_open and page.since is not None and page.peer is None and page.type is None:
+            return self._questions_then_notes(page)
+        base, key = _base(page)
+        conditions: list[tuple[str, object]] = []
+        if page.is_open and page.type is not None:
+            conditions.append(("type = ?", page.type))
+        if page.is_open and page.since is not None:
+            conditions.append(("received >= ?", page.since))
+        values = [value for _, value in conditions]
+        clause = " AND ".join([base, *(condition for condition, _ in conditions)])
+        if page.after is not None:
+            clause += f" AND ({', '.join(key)}) > ({', '.join('?' * len(key))})"
+            values += [getattr(page.after, "row_id" if name == "n" else name) for name in key]
+        if page.peer is not None:
+            values.insert(0, page.peer)
+        statement = self._select(f"{clause} ORDER BY {', '.join(key)} LIMIT ?")
+        found: list[PromptRow] = []
+        size = 0
+        for row in self._db.execute(statement, (*values, page.limit)):
+            found.append(PromptRow._make(row))
+            size += len(found[-1].text) + len(found[-1].data)
+            if size > MAX_PAGE_CHARS:
+                break
+        return found
+
+    def _questions_then_notes(self, page: Page) -> list[PromptRow]:
+        found: list[PromptRow] = []
+        for kind in (Type.CALL, Type.POST):
+            after = page.after if page.after is not None and page.after.type == kind else None
+            if page.after is not None and page.after.type > kind:
+                continue
+            if len(found) < page.limit:
+                found += self.page(replace(page, type=kind, after=after, limit=page.limit - len(found)))
+        return found
+
+    def groups_of(self, peer: str, limit: int) -> list[tuple[str, str, int, int]]:
+        """Return a peer's open questions by conversation and type: how many, and the number of the first one."""
+        return self._db.execute(_GROUPS_OF, (peer, limit)).fetchall()
+
     def open(self) -> list[PromptRow]:
         """Return all open questions, oldest first."""
-        return self._many("WHERE state = 'open' ORDER BY place")
+        return self._many(f"{_OPEN} ORDER BY place")
 
-    def count_open_of(self, peer: str) -> int:
-        """Return how many open questions a peer has asked."""
-        count: int = self._value(_COUNT_OPEN_OF, peer)
-        return count
+    def count_open(self) -> list[tuple[str, str, int]]:
+        """Return how many open questions there are of each peer and type."""
+        return self._db.execute(f"{_COUNT_OPEN} GROUP BY peer, type").fetchall()
 
-    def open_of(self, peer: str, limit: int) -> list[PromptRow]:
-        """Return some of a peer's open questions."""
-        return self._many(f"{_OPEN_OF} LIMIT ?", peer, limit)
+    def open_of(self, peer: str, limit: int, kind: Type | None = None) -> list[PromptRow]:
+        """Return some of a peer's open questions, of one type or of both."""
+        if kind is None:
+            return self._many(f"{_OPEN_OF} LIMIT ?", peer, limit)
+        return self._many(f"{_OPEN_OF} AND type = ? LIMIT ?", peer, kind, limit)
+
+    def snooze(self, row_id: int, until: int) -> bool:
+        """Hide an open question until a time, or show it again with 0; return False if it is not open."""
+        return self._changes_one("UPDATE prompts SET snoozed = ? WHERE n = ? AND state = 'open'", until, row_id)
+
+    def snoozed(self) -> list[PromptRow]:
+        """Return the hidden questions, those first that are shown again first."""
+        return self._many(f"{_SNOOZED} ORDER BY snoozed")
 
     def all(self) -> list[PromptRow]:
         """Return all questions, oldest first."""
@@ -87,5 +191,31 @@ class PromptTable(Table[PromptRow]):
         return self._many("ORDER BY place DESC LIMIT ?", limit)
 
     def matching(self, id_part: str) -> list[PromptRow]:
-        """Return the questions whose id is written in short as `id_part`."""
-        return self._matching(id_part)
+        """Return at most two open questions whose id is written in short as `id_part`; else one that has ended."""
+        if not short_ids.is_id_part(id_part):
+            return []
+        if len(id_part) == short_ids.LENGTH:
+            return self._many("WHERE id = ?", id_part)
+        found = self._begins(_OPEN_WITH_ID, id_part, limit=2)
+        return list(found.values()) or list(self._begins(_WITH_ID, id_part, limit=1).values())
+
+    def _begins(self, clauses: dict[str, str], id_part: str, *, limit: int) -> dict[int, PromptRow]:
+        """Return the questions whose id begins or ends with a part, by number: at most `limit` of either kind."""
+        found: dict[int, PromptRow] = {}
+        for column, part in (("id", id_part), ("backwards", id_part[::-1])):
+            clause = f"{clauses[column]} AND {column} >= ? AND {column} < ? LIMIT ?"
+            found |= {row.row_id: row for row in self._many(clause, part, part + _AFTER_HEX, limit)}
+        return found
+
+
+def _base(page: Page) -> tuple[str, tuple[str, ...]]:
+    """Return the beginning of the clause that selects a page, and the columns of its order."""
+    if not page.is_open:
+        return (_ALL if page.peer is None else _ALL_OF), ("place",)
+    if page.snoozed:
+        return (_SNOOZED if page.peer is None else f"{_SNOOZED} AND peer = ?"), ("type", "place")
+    if page.peer is not None:
+        return f"{_OPEN_OF} AND {_SHOWN}", ("type", "place")
+    if page.since is not None:
+        return f"{_OPEN_SINCE} AND {_SHOWN}", ("received", "n")
+    return f"{_OPEN} AND {_SHOWN}", ("type", "place")

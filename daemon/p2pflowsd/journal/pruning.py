@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 
-MAX_PRUNED_ROWS = 5_000
+from p2pflowsd.journal.sql import HAS_NUMBER
+
+MAX_PRUNED_ROWS = 1_000
 """How many rows of a table one call looks at, so that no call takes long."""
-MAX_FREED_PAGES = 1_000
+MAX_REMOVED_ROWS = 200
+"""How many rows of a table one call removes."""
+MAX_FREED_PAGES = 200
 """How many pages one call gives back to the disk, of 4 KB each; files of earlier releases keep theirs."""
 _CLOCK_SKEW_MS = 600_000
 _DAY_MS = 24 * 3_600_000
@@ -33,25 +38,37 @@ class Pruner:
         self._db = db
         self._reached = dict.fromkeys(_CONDITIONS, 0)
 
-    def prune(self, now: int) -> None:
+    def prune(self, now: int) -> bool:
         """Remove what is no longer needed from the next slice of each table; after the last slice, the first is next.
 
         Args:
             now: the time in milliseconds since the Unix epoch.
+
+        Returns:
+            Whether a slice holds more of it than one call removes, so that the next call should come soon.
         """
         limits = {"skew": now - _CLOCK_SKEW_MS, "day": now - _DAY_MS}
+        has_more = False
         for table, condition in _CONDITIONS.items():
             start = self._reached[table]
             (end,) = self._db.execute(
                 f"SELECT max(n) FROM (SELECT n FROM {table} WHERE n > ? ORDER BY n LIMIT {MAX_PRUNED_ROWS})", (start,)
             ).fetchone()
-            if end is not None:
-                self._db.execute(
-                    f"DELETE FROM {table} WHERE n > :start AND n <= :end AND {condition}",
-                    {"start": start, "end": end, **limits},
-                )
             self._reached[table] = end or 0
+            if end is None:
+                continue
+            found = self._db.execute(
+                f"SELECT n FROM {table} WHERE n > :start AND n <= :end AND {condition}"
+                f" ORDER BY n LIMIT {MAX_REMOVED_ROWS}",
+                {"start": start, "end": end, **limits},
+            )
+            rows = [row_id for (row_id,) in found]
+            self._db.execute(f"DELETE FROM {table} WHERE {HAS_NUMBER}", (json.dumps(rows),))
+            if len(rows) == MAX_REMOVED_ROWS:
+                self._reached[table] = rows[-1]
+                has_more = True
         (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
         for _ in range(min(free, MAX_FREED_PAGES)):
             # Python's sqlite3 steps this statement once, which frees one page whatever number it is given.
             self._db.execute("PRAGMA incremental_vacuum(1)")
+        return has_more

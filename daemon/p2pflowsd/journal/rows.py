@@ -62,6 +62,10 @@ class PromptRow(NamedTuple):
     answer: str | None
     label: str
     """The name by which the asking flow knows this human."""
+    place: int = 0
+    """Its position in the order in which questions are asked."""
+    snoozed: int = 0
+    """Until when it is hidden, in milliseconds since the Unix epoch; 0 if it is shown."""
 
 
 class InstanceRow(NamedTuple):

@@ -24,6 +24,9 @@ from p2pflowsd.sending.peer_clocks import difference
 from p2pflowsd.sending.presence import Presence
 from p2pflowsd.sending.waiters import Waiters
 
+MAX_EXPIRED = 25
+"""How many messages of ours, and how many requests in each state, one batch ends."""
+
 
 class Deadlines:
     """Ends messages and requests whose deadline has passed."""
@@ -86,7 +89,7 @@ class Deadlines:
                 heapq.heappush(self._corrected, (deadline, message_id))
 
     def expire(self) -> None:
-        """End every message and request whose deadline has passed."""
+        """End messages and requests whose deadline has passed; if there are many, the next batches end the rest."""
         now = self._clock.now()
         while self._corrected and self._corrected[0][0] <= self._clock.elapsed():
             _, message_id = heapq.heappop(self._corrected)
@@ -95,13 +98,21 @@ class Deadlines:
             if sent is not None and sent.state in OPEN_OUTGOING:
                 self._expire_sent(sent)
         if self._outbox.next_expiry is not None and self._outbox.next_expiry <= now:
-            for sent in self._journal.outgoing.expired(now):
+            for sent in self._journal.outgoing.expired(now, MAX_EXPIRED):
                 self._expire_sent(sent)
             self._outbox.next_expiry = self._journal.outgoing.next_expiry()
         if self._next_request is not None and self._next_request <= now:
-            for row in self._journal.incoming.expired(now):
+            for row in self._journal.incoming.expired(now, MAX_EXPIRED):
                 self._expire_request(row)
             self._next_request = self._journal.incoming.next_expiry()
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether messages or requests are left for the next batch to end."""
+        now = self._clock.now()
+        return any(
+            next_one is not None and next_one <= now for next_one in (self._outbox.next_expiry, self._next_request)
+        )
 
     def _expire_sent(self, sent: OutgoingRow) -> None:
         error = strict_json.dumps(self._why_expired(sent).as_wire())

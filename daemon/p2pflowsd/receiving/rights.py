@@ -24,7 +24,7 @@ from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task import Task
 
-MAX_REVIEWED = 100
+MAX_REVIEWED = 50
 """How many requests one batch reviews."""
 _AWAITS_DECISION = frozenset({IncomingState.HELD, IncomingState.BLOCKED})
 """The states in which requests of strangers rest, and have no effect."""

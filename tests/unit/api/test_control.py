@@ -40,8 +40,9 @@ class ScriptedMethods:
         return params
 
     async def watch(self, params: dict[str, Any]) -> Any:
-        """Return one open prompt."""
-        del params
+        """Return one open prompt, once the test lets it, if it asks for that."""
+        if params.get("slow"):
+            await self.proceed.wait()
         return {"prompts": [{"id": "1"}]}
 
     def call(
@@ -274,6 +275,21 @@ async def test_a_client_without_requests_gets_nothing(tmp_path: Path) -> None:
                 line.writer.write(text)
                 line.writer.write_eof()
                 assert await line.is_closed()
+
+
+async def test_a_prompt_that_comes_as_the_watch_begins_is_shown_once(tmp_path: Path) -> None:
+    """Events before the result follow it, without those that the result has told already."""
+    async with serving(tmp_path) as (control, methods), connected(tmp_path) as watcher:
+        watcher.send([{"id": 1, "method": "watch", "params": {"slow": True}}, {"id": 2, "method": "echo"}])
+        assert await watcher.receive() == {"id": 2, "result": {}}
+        for prompt in ({"id": "1"}, {"id": "1", "status": "answered"}, {"id": "2"}):
+            control.send_event("prompt", prompt)
+        methods.proceed.set()
+        assert await watcher.receive() == [
+            {"id": 1, "result": {"prompts": [{"id": "1"}]}},
+            {"event": "prompt", "data": {"id": "1", "status": "answered"}},
+            {"event": "prompt", "data": {"id": "2"}},
+        ]
 
 
 async def test_a_client_that_watches_may_close_its_sending_side(tmp_path: Path) -> None:

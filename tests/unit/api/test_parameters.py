@@ -14,20 +14,22 @@ GOOD: dict[str, Any] = {
     "address": "me/User",
     "endpoint": "User",
     "id": "0123",
+    "ids": ["0123"],
     "instance": "0" * 32,
     "kind": "human",
+    "seconds": 60,
     "text": "Yes",
     "user": "bob",
 }
 """A value for each parameter that some method requires."""
 TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "errors", "id", "instance",
-    "kind", "name", "reason", "release", "remark", "source", "target", "text", "user",
+    "kind", "name", "page", "reason", "release", "remark", "since", "source", "target", "text", "user",
 }  # fmt: skip
-FLAGS = {"all", "interleaved", "parallel", "recursive", "replace", "singleton"}
+FLAGS = {"all", "interleaved", "parallel", "recursive", "replace", "singleton", "snoozed"}
 OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "schema"}
-NUMBERS = {"after", "limit", "timeout"}
-LISTS = {"overridable", "words"}
+NUMBERS = {"after", "limit", "seconds", "timeout"}
+LISTS = {"ids", "overridable", "words"}
 ANYTHING = {"value"}
 CASES = sorted(
     (method, field.alias or name)

@@ -159,7 +159,7 @@ def test_notes_are_shown_and_cleared(daemon: ScriptedDaemon) -> None:
     inbox = ScriptedInbox(daemon, prompt(FIRST, "This is the end.", wants_answer=False), prompt(SECOND, "Tea?"))
     ended = run_here(daemon.home, "chat", "--answer", stdin="yes\n")
     assert ended.out == "bob: This is the end.\nbob: Tea?\n"
-    assert inbox.taken == [("decline", FIRST, None), ("answer", SECOND, "yes")]
+    assert inbox.taken == [("dismiss", FIRST, None), ("answer", SECOND, "yes")]
 
 
 def test_a_refused_answer_can_be_repeated(daemon: ScriptedDaemon) -> None:

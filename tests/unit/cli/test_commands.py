@@ -154,7 +154,7 @@ def test_inbox_shows_questions(daemon: ScriptedDaemon) -> None:
         "4f1c22d9  bob        User      3m ago  1h       Are you there?\\n\\x1b]0;owned\\x07",
         "4f1c22d9  b0b0b0b0…  User      3m ago  expired  x",
     ]
-    assert daemon.asked == [("inbox", {"all": True})]
+    assert daemon.asked == [("inbox", {"all": True, "limit": 50})]
     assert run_here(daemon.home, "inbox", "--json").document[0] == shown
     daemon.script["inbox"] = {"prompts": []}
     assert run_here(daemon.home, "inbox").err == "There are no open questions.\n"
@@ -163,13 +163,13 @@ def test_inbox_shows_questions(daemon: ScriptedDaemon) -> None:
 
 def test_answer_and_decline(daemon: ScriptedDaemon) -> None:
     """An answer is one argument, several, or stdin; `decline` may have a reason."""
-    daemon.script.update(answer={"id": ID}, decline={"id": ID}, decline_all={"declined": 3})
+    daemon.script.update(answer={"id": ID}, decline={"id": ID}, decline_all={"declined": 3, "dismissed": 1})
     assert run_here(daemon.home, "answer", "4f1c22d9", "Hey there neighbor!!").err == "Answered 4f1c22d9.\n"
     run_here(daemon.home, "answer", "4f1c22d9", "of", "course")
     run_here(daemon.home, "answer", "4f1c22d9", "-", stdin="two\nlines\n")
     assert run_here(daemon.home, "decline", "4f1c22d9", "--reason", "no", "--json").document == {"id": ID}
     told = run_here(daemon.home, "decline", "--from", "bob", "--all")
-    assert told.err.strip() == "Declined 3 questions."
+    assert told.err.strip() == "Declined 3 questions, and put away 1 note."
     for unclear in ([], ["--all"], ["4f1c22d9", "--all"], ["--from", "bob"], ["4f1c22d9", "--from", "bob"]):
         assert run_here(daemon.home, "decline", *unclear).code == 2
     assert daemon.asked == [

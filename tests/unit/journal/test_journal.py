@@ -12,8 +12,7 @@ import pytest
 from p2pflows.errors import UsageError
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import Journal, JournalError, migrations
-from p2pflowsd.journal.pruning import MAX_PRUNED_ROWS
+from p2pflowsd.journal import Journal, JournalError, migrations, pruning
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
 
@@ -366,14 +365,16 @@ def test_no_request_gets_the_number_of_a_prompt(journal: Journal) -> None:
         assert receive(journal, 2) != row.row_id
 
 
-def test_pruning_reaches_every_row(journal: Journal, path: Path) -> None:
-    """Each call looks at one slice of a table, and a few calls look at all of it."""
+def test_pruning_reaches_every_row(journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call looks at one slice of a table and removes some of it, and a few calls look at all of it."""
+    monkeypatch.setattr(pruning, "MAX_PRUNED_ROWS", 50)
+    monkeypatch.setattr(pruning, "MAX_REMOVED_ROWS", 30)
     with journal.transaction():
-        for number in range(2 * MAX_PRUNED_ROWS + 10):
+        for number in range(110):
             journal.incoming.move(receive(journal, number), IncomingState.DONE)
-    for left in (MAX_PRUNED_ROWS + 10, 10, 0):
+    for left, has_more in ((80, True), (50, True), (20, True), (0, False)):
         with journal.transaction():
-            journal.prune(NOW + DAY)
+            assert journal.prune(NOW + DAY) == has_more
         assert len(numbers(path, "incoming")) == left
 
 

@@ -12,7 +12,6 @@ from support.desk import Desk, Hand, Neighbour
 
 from p2pflows.errors import JournalFailed, UsageError
 from p2pflows.protocol import topics
-from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import METHODS
 from p2pflowsd.human.inbox import Typed
@@ -92,7 +91,7 @@ def test_a_removed_contact_leaves_nothing_behind(
     take(desk, mallory)
     desk.passes(0.6)
     assert states_of(desk, mallory) == set()
-    assert [prompt["id"] for prompt in views.prompts(desk.node, everything=False)] == [honest[1]]
+    assert shown(desk) == [honest[1]]
     there.says()
     assert {task["message"] for task in held if task["message"] != honest[0]} <= set(told_to_stop(desk, there))
     for request in [kept, behind, leased, *queued, *asked, gapped, mounted]:
@@ -105,6 +104,11 @@ def test_a_removed_contact_leaves_nothing_behind(
     ran = {task["message"] for task, _ in there.takes()}
     assert not ran & {leased, *queued, gapped}
     assert states_of(desk, alice) == {"ready", "asked"}
+
+
+def shown(desk: Desk) -> list[str]:
+    """The ids of the questions that the human sees."""
+    return [prompt.id for prompt in desk.journal.prompts.open() if desk.node.rights.shows(prompt)]
 
 
 def told_to_stop(desk: Desk, hand: Hand) -> list[str]:
@@ -127,7 +131,7 @@ def test_nothing_starts_before_the_review_is_through(
     hand = Hand(desk, "a", "w2")
     desk.passes(0.6)
     assert hand.takes() == []
-    assert views.prompts(desk.node, everything=False) == []
+    assert shown(desk) == []
     assert desk.node.next_wake() == 0
 
 
