@@ -25,10 +25,6 @@ from p2pflows.errors import CallError, DaemonNotRunning, UnknownUser
 SETTLE = 60.0
 """Seconds in which all must have arrived once nothing is killed any more."""
 VICTIMS = ("alice", "bob", "worker", "broker")
-RECORD = """#!/bin/sh
-read -r line || exit 1
-printf '%s %s\\n' "$P2PFLOWS_MESSAGE_ID" "$line" >> effects
-"""
 
 
 class Feeder(threading.Thread):
@@ -152,16 +148,13 @@ class Chaos:
         return right
 
 
-def check_survival(network: Network, address: str, *, count: int, seed: int, rounds: int) -> tuple[Feeder, Chaos]:
-    """Send while everything is killed; returns what was accepted, once all of it is delivered."""
+def send_while_all_is_killed(network: Network, count: int) -> Feeder:
+    """Send so many messages to bob while everything is killed; returns once all that was accepted is delivered."""
     alice, bob = network.pair()
     bob.write_file("flows.py", "def double(n: int) -> int:\n    return 2 * n\n")
-    bob.write_file("record.sh", RECORD, executable=True)
     bob.serve("double", "flows.py:double")
-    bob.serve("record", "--exec", "./record.sh")
-    print(f"seed {seed}")  # noqa: T201 - shown if the test fails
-    feeder = Feeder(alice, address, count, pace=8 / count)
-    chaos = Chaos(network, seed, rounds)
+    feeder = Feeder(alice, "bob/User", count, pace=8 / count)
+    chaos = Chaos(network, seed=1, rounds=2)
     feeder.start()
     try:
         chaos.run()
@@ -173,7 +166,7 @@ def check_survival(network: Network, address: str, *, count: int, seed: int, rou
     assert set(chaos.killed) == set(VICTIMS)
     alice.wait_for_status(lambda now: now["pending"] == 0, SETTLE)
     assert chaos.check_calls() >= len(chaos.calls) * 0.9
-    return feeder, chaos
+    return feeder
 
 
 @contextlib.contextmanager
@@ -195,11 +188,10 @@ def notes_cleared_away(network: Network) -> Iterator[None]:
         clearing.result()
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
-def test_every_message_to_a_human_is_asked_once(network: Network, seed: int) -> None:
+def test_every_message_to_a_human_is_asked_once(network: Network) -> None:
     """Of 2,000 messages sent during the kills, each accepted one is shown to bob once, in alice's order."""
     with notes_cleared_away(network):
-        feeder, _ = check_survival(network, "bob/User", count=2_000, seed=seed, rounds=2)
+        feeder = send_while_all_is_killed(network, count=2_000)
     prompts = network.people[1].cli("inbox", "--all", "--json").ok().document
     ids = [prompt["id"] for prompt in prompts]
     assert len(ids) == len(set(ids))
@@ -208,31 +200,6 @@ def test_every_message_to_a_human_is_asked_once(network: Network, seed: int) -> 
     numbers = [prompt["data"]["n"] for prompt in prompts]
     assert len(numbers) == len(set(numbers))
     assert numbers == sorted(numbers)
-
-
-@pytest.mark.parametrize(
-    ("program", "seed"),
-    [pytest.param("mosquitto", 2, marks=pytest.mark.slow), ("iotcore", 3)],
-    indirect=["program"],
-)
-def test_every_message_takes_effect_once(network_on_each_broker: Network, seed: int) -> None:
-    """Of the messages sent to a flow during the kills, each accepted one takes effect once, in alice's order."""
-    network = network_on_each_broker
-    feeder, chaos = check_survival(network, "bob/record", count=400, seed=seed, rounds=2)
-    bob = network.people[1]
-    bob.wait_for_status(lambda now: all(point["queued"] == 0 for point in now["workers"]), SETTLE)
-    runs = [line.partition(" ")[::2] for line in (bob.folder / "effects").read_text().splitlines()]
-    effects: dict[str, int] = {}
-    for message, data in runs:
-        number = json.loads(data)["n"]
-        assert effects.setdefault(message, number) == number
-    assert set(feeder.accepted) <= set(effects)
-    assert all(effects[message] == number for message, number in feeder.accepted.items())
-    numbers = list(effects.values())
-    assert numbers == sorted(set(numbers))
-    assert bob.status()["dead"] == 0
-    # Code may run again for what was under way at a kill, and for nothing else.
-    assert len(runs) - len(effects) <= 128 * len(chaos.killed)
 
 
 @pytest.mark.parametrize(
