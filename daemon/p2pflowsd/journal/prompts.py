@@ -30,16 +30,24 @@ _SNOOZED = "INDEXED BY prompts_snoozed WHERE snoozed > 0 AND state = 'open'"
 _ALL = "INDEXED BY prompts_place WHERE true"
 _ALL_OF = "INDEXED BY prompts_of_peer WHERE peer = ?"
 _SHOWN = "snoozed = 0"
+_SHOWN_ID = f"substr(id, -{short_ids.SHOWN})"
 _OPEN_WITH_ID = {
     "id": "INDEXED BY prompts_open_id WHERE state = 'open'",
     "backwards": "INDEXED BY prompts_open_backwards WHERE state = 'open'",
+    _SHOWN_ID: "INDEXED BY prompts_open_shown WHERE state = 'open'",
 }
-_WITH_ID = {"id": "WHERE true", "backwards": "INDEXED BY prompts_backwards WHERE true"}
+_WITH_ID = {
+    "id": "WHERE true",
+    "backwards": "INDEXED BY prompts_backwards WHERE true",
+    _SHOWN_ID: "INDEXED BY prompts_shown WHERE true",
+}
 _COUNT_OPEN = "SELECT peer, type, count(*) FROM prompts INDEXED BY prompts_open_of_peer WHERE state = 'open'"
 _GROUPS_OF = (
     "SELECT conversation, type, count(*), min(n)"
     f" FROM prompts {_OPEN_OF} AND snoozed = 0 GROUP BY conversation, type ORDER BY min(place) LIMIT ?"
 )
+MAX_MATCHING = 5
+"""How many questions a short id finds; more than one are ambiguous."""
 MAX_PAGE_CHARS = 1_000_000
 """After so much text a page ends, although it may have more rows."""
 _AFTER_HEX = "g"
@@ -191,21 +199,23 @@ class PromptTable(Table[PromptRow]):
         return self._many("ORDER BY place DESC LIMIT ?", limit)
 
     def matching(self, id_part: str) -> list[PromptRow]:
-        """Return at most two open questions whose id is written in short as `id_part`; else one that has ended."""
+        """Return some open questions whose id is written in short as `id_part`; if there are none, past ones."""
         if not short_ids.is_id_part(id_part):
             return []
-        if len(id_part) == short_ids.LENGTH:
+        if short_ids.is_whole(id_part):
             return self._many("WHERE id = ?", id_part)
-        found = self._begins(_OPEN_WITH_ID, id_part, limit=2)
-        return list(found.values()) or list(self._begins(_WITH_ID, id_part, limit=1).values())
+        return self._with_id(_OPEN_WITH_ID, id_part) or self._with_id(_WITH_ID, id_part)
 
-    def _begins(self, clauses: dict[str, str], id_part: str, *, limit: int) -> dict[int, PromptRow]:
-        """Return the questions whose id begins or ends with a part, by number: at most `limit` of either kind."""
+    def _with_id(self, clauses: dict[str, str], id_part: str) -> list[PromptRow]:
+        """Return some questions whose id, backwards or not, or as it is shown, begins with a part."""
         found: dict[int, PromptRow] = {}
-        for column, part in (("id", id_part), ("backwards", id_part[::-1])):
-            clause = f"{clauses[column]} AND {column} >= ? AND {column} < ? LIMIT ?"
-            found |= {row.row_id: row for row in self._many(clause, part, part + _AFTER_HEX, limit)}
-        return found
+        for column, clause in clauses.items():
+            if column == _SHOWN_ID and len(id_part) > short_ids.SHOWN:
+                continue
+            part = id_part[::-1] if column == "backwards" else id_part
+            range_of = f"{clause} AND {column} >= ? AND {column} < ? LIMIT {MAX_MATCHING}"
+            found |= {row.row_id: row for row in self._many(range_of, part, part + _AFTER_HEX)}
+        return list(found.values())[:MAX_MATCHING]
 
 
 def _base(page: Page) -> tuple[str, tuple[str, ...]]:
