@@ -35,6 +35,8 @@ class WorkerConfig(BaseModel):
 
     dispatch_point: str = DEFAULT_POINT
     concurrency: int = Field(default=4, ge=1, le=256)
+    max_waiting: int = Field(default=256, ge=0, le=10_000)
+    """How many waiting runs it keeps at hand; beyond that, those that have waited longest begin again later."""
     api_infos: list[KeyConfig] = []
 
     @field_validator("dispatch_point")

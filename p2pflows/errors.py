@@ -224,10 +224,15 @@ def from_kind(kind: str, message: str, hint: str = "") -> P2pflowsError:
     return BY_KIND.get(kind, CallError)(message, hint)
 
 
-def replay_diverged() -> FlowFailed:
-    """Return the error of a run that restarted and did not repeat the calls that it had made before."""
+def replay_diverged(line: str = "") -> FlowFailed:
+    """Return the error of a run that began again and did not repeat the calls that it had made before.
+
+    Args:
+        line: where it took another way, as `FILE.py:LINE`, if that is known.
+    """
+    where = f" at {line}" if line else ""
     return FlowFailed(
-        "The run did not repeat the calls that it made before its worker died, so it cannot continue.",
+        f"The run began again, and{where} did not repeat the calls that it had made before, so it cannot continue.",
         "Let the run depend on nothing but its message and state; put everything else into self.step().",
     )
 

@@ -84,8 +84,11 @@ def status(as_json: bool) -> None:
     if now["workers"]:
         click.echo()
         print_table(
-            ["WORKERS", "SLOTS", "FREE", "QUEUED", "DISPATCH POINT"],
-            [[w["workers"], w["slots"], w["free"], w["queued"], w["dispatch_point"]] for w in now["workers"]],
+            ["WORKERS", "SLOTS", "FREE", "QUEUED", "WAITING", "DISPATCH POINT"],
+            [
+                [w["workers"], w["slots"], w["free"], w["queued"], w.get("waiting", 0), w["dispatch_point"]]
+                for w in now["workers"]
+            ],
         )
     for point in now["workers"]:
         for run in point.get("overdue", ()):

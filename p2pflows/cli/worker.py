@@ -40,6 +40,14 @@ _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, not a s
     help="How many tasks it runs at once.",
 )
 @click.option(
+    "--max-waiting",
+    type=click.IntRange(0, 10_000),
+    default=256,
+    show_default=True,
+    help="How many runs that wait for answers it keeps at hand. Beyond that, a run begins again from its records"
+    " when its answer comes.",
+)
+@click.option(
     "--token",
     envvar=_TOKEN,
     show_envvar=True,
@@ -55,6 +63,7 @@ def worker(
     *,
     dispatch_point: str | None,
     concurrency: int,
+    max_waiting: int,
     token: str | None,
     api_key_env: str | None,
     api_base: str | None,
@@ -84,6 +93,8 @@ def worker(
         "--keys-on-stdin",
         "--concurrency",
         str(concurrency),
+        "--max-waiting",
+        str(max_waiting),
         *([] if is_token_given else ["--socket", str(home().worker_socket)]),
         *key_arguments,
     ]

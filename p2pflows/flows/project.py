@@ -278,6 +278,12 @@ def calling_project() -> Project | None:
     return None if found is None else project_of(found.f_globals["__name__"])
 
 
+def calling_line() -> str:
+    """The line of a project's code that has called, however indirectly, as `FILE.py:LINE`; empty if there is none."""
+    found = _calling_frame(sys._getframe(1))  # noqa: SLF001 - there is no other way to find the caller
+    return "" if found is None else f"{Path(found.f_code.co_filename).name}:{found.f_lineno}"
+
+
 def folder_of_installed(top: str) -> Path | None:
     """The folder from which Python imports a top-level module that is not installed for good; None if it is."""
     if top in _SHARED:

@@ -294,6 +294,28 @@ class Overdue(NamedTuple):
         return cls(str(task), topics.check_name(str(endpoint), "an endpoint"), int(expires))
 
 
+class SuspendedRun(NamedTuple):
+    """A run that its worker has ended while it waited for answers, so that it takes no room there."""
+
+    task: str
+    awaited: Sequence[int]
+    """The call indexes of the asks whose results it waited for."""
+
+    def as_json(self) -> list[Any]:
+        """The entry of `suspended`."""
+        return [self.task, list(self.awaited)]
+
+    @classmethod
+    def read(cls, entry: Any) -> Self:
+        """The entry of a frame.
+
+        Raises:
+            TypeError, ValueError: it has a wrong form.
+        """
+        task, awaited = entry
+        return cls(str(task), [read_call_index(index) for index in awaited])
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """Who sends a frame.
@@ -317,8 +339,12 @@ class WorkerFrame:
         boot: the daemon's boot that the worker knows; 0 before its first frame.
         number: grows with each frame of this worker.
         seen: the highest number of the daemon's frames, of that boot, that the worker has taken in.
-        held: ids of tasks that were received, and whose results are not acknowledged.
-        parked: ids of tasks that wait for others and hold no slot.
+        held: ids of all tasks that were received, and whose results are not acknowledged; None in a frame that says
+            only what has changed.
+        received: ids of tasks that were received since the last frame; for a frame without `held`.
+        parked: ids of tasks that wait for others and hold no slot: all of them, or without `held` the new ones.
+        unparked: ids of tasks that were parked and go on; for a frame without `held`.
+        suspended: runs that have ended because they waited, and are to begin again when they can go on.
         overdue: cancelled tasks that still occupy a slot.
         draining: the worker takes no more tasks.
         bye: the worker is gone.
@@ -328,8 +354,11 @@ class WorkerFrame:
     boot: int
     number: int
     seen: int
-    held: Collection[str] = ()
+    held: Collection[str] | None = ()
+    received: Collection[str] = ()
     parked: Collection[str] = ()
+    unparked: Collection[str] = ()
+    suspended: Sequence[SuspendedRun] = ()
     results: Sequence[TaskResult] = ()
     draining: bool = False
     bye: bool = False
@@ -349,13 +378,20 @@ class WorkerFrame:
             "boot": self.boot,
             "n": self.number,
             "seen": self.seen,
-            "held": list(self.held),
             "results": [
                 {"task": task, "error": None if error is None else error.as_json()} for task, error, _ in self.results
             ],
             "draining": self.draining,
             "bye": self.bye,
         }
+        if self.held is not None:
+            header["held"] = list(self.held)
+        if self.received:
+            header["received"] = list(self.received)
+        if self.unparked:
+            header["unparked"] = list(self.unparked)
+        if self.suspended:
+            header["suspended"] = [run.as_json() for run in self.suspended]
         if self.asks:
             header["asks"] = [ask.as_json() for ask in self.asks]
         if self.waits:
@@ -384,8 +420,11 @@ class WorkerFrame:
                 boot=_count(header["boot"]),
                 number=_count(header["n"]),
                 seen=_count(header["seen"]),
-                held=dict.fromkeys(str(task) for task in header["held"]),
+                held=None if header.get("held") is None else dict.fromkeys(map(str, header["held"])),
+                received=[str(task) for task in header.get("received", ())],
                 parked={str(task) for task in header.get("parked", ())},
+                unparked=[str(task) for task in header.get("unparked", ())],
+                suspended=[SuspendedRun.read(entry) for entry in header.get("suspended", ())],
                 results=[
                     TaskResult(str(result["task"]), _read_error(result["error"]), blob)
                     for result, blob in zip(header["results"], blobs, strict=True)
@@ -419,6 +458,7 @@ class DaemonFrame:
         done: ids of tasks whose results are committed.
         cancel: ids of tasks that are not wanted any more.
         stop: the worker finishes what runs, and ends.
+        reads_changes: the daemon reads frames without `held`, and suspended runs; those of older releases do not.
     """
 
     worker: str
@@ -429,6 +469,7 @@ class DaemonFrame:
     cancel: Sequence[str] = ()
     answers: Sequence[AskAnswer] = ()
     stop: bool = False
+    reads_changes: bool = True
 
     def to_wire(self) -> tuple[Header, list[bytes]]:
         """The header and the blobs."""
@@ -441,6 +482,7 @@ class DaemonFrame:
             "cancel": self.cancel,
             "answers": [answer.as_json() for answer in self.answers],
             "stop": self.stop,
+            "reads_changes": self.reads_changes,
         }
         return header, [task.data for task in self.tasks]
 
@@ -461,6 +503,7 @@ class DaemonFrame:
                 cancel=header["cancel"],
                 answers=[AskAnswer.read(entry) for entry in header.get("answers", ())],
                 stop=header["stop"],
+                reads_changes=bool(header.get("reads_changes", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadFrame(f"a frame without its fields: {error!r}") from error

@@ -40,7 +40,7 @@ def main() -> int:
         given = _given_keys(stdin.readline()) if arguments.keys_on_stdin else dict(os.environ)
         keys = _keys(arguments.api_info, given)
         parent = None if arguments.no_parent else stdin
-        all_ended = asyncio.run(_run(enrolment, arguments.concurrency, keys, parent, arguments.socket))
+        all_ended = asyncio.run(_run(enrolment, arguments, keys, parent))
     except UsageError as error:
         sys.stderr.write(f"{error.message} {error.hint}\n")
         return error.exit_code
@@ -55,12 +55,12 @@ def main() -> int:
 
 
 async def _run(
-    enrolment: Enrolment, slots: int, keys: list[ApiInfo], parent: io.FileIO | None, daemon: Path | None
+    enrolment: Enrolment, arguments: argparse.Namespace, keys: list[ApiInfo], parent: io.FileIO | None
 ) -> bool:
     # Imported here, so that a bad token is reported before the heavy imports.
     from p2pflows.worker.process import Worker
 
-    worker = Worker(enrolment, slots, keys, daemon=daemon)
+    worker = Worker(enrolment, arguments.concurrency, keys, daemon=arguments.socket, max_waiting=arguments.max_waiting)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
@@ -80,6 +80,7 @@ def _arguments() -> argparse.Namespace:
         metavar="N",
         help=f"how many tasks may run at once, 1 to {_MAX_SLOTS}",
     )
+    parser.add_argument("--max-waiting", type=int, default=256, metavar="N", help="how many waiting runs it keeps")
     parser.add_argument(
         "--api-info", action="append", default=[], metavar="JSON", help="an API key: backend_used, api_key_env, ..."
     )

@@ -24,7 +24,7 @@ from p2pflows.protocol.asks import Ask, CallFailed
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.message import MAX_BODY_BYTES
 from p2pflows.protocol.worker_frames import DaemonFrame, TaskResult, WorkerInfo, json_size
-from p2pflows.worker.lanes import Lanes, SettledAsk
+from p2pflows.worker.lanes import MAX_WAITING, Lanes, SettledAsk
 from p2pflows.worker.packing import Updates, split_results, split_updates
 from p2pflows.worker.runner import Runner
 from p2pflows.worker.socket_link import SocketLink
@@ -57,6 +57,7 @@ class Worker:
         api_infos: API keys for its flows; they stay in this object.
         on_connected: called whenever the worker has reached its daemon, or the broker.
         daemon: the socket of a daemon on this machine; None connects through the broker.
+        max_waiting: how many runs may wait here before the oldest of them are suspended.
 
     Raises:
         UsageError: the enrolment names no broker address.
@@ -70,6 +71,7 @@ class Worker:
         on_connected: Callable[[], None] = lambda: None,
         *,
         daemon: Path | None = None,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         url = broker_url.parse(enrolment.broker)
         if not isinstance(url, BrokerUrl):
@@ -82,7 +84,7 @@ class Worker:
         self._dispatch = topics.dispatch(enrolment.user, enrolment.point, self._name)
         self._presence = topics.status(enrolment.user)
         self._last_presence: bytes | None = None
-        self._lanes = Lanes(WorkerInfo(self._name, slots, os.getpid(), socket.gethostname()))
+        self._lanes = Lanes(WorkerInfo(self._name, slots, os.getpid(), socket.gethostname()), max_waiting)
         self._lock = threading.Lock()
         self._runner = Runner(
             self._lanes, self._lock, slots, self._request_send, user=enrolment.user, keyring=_keyring(api_infos)
@@ -262,23 +264,37 @@ class Worker:
             updates = Updates(self._lanes.fresh_asks(self._last_send), progress=self._runner.take_progress())
             slots_changed = self._lanes.take_slots_changed()
         if results or updates or slots_changed:
-            self._send(results, updates)
+            self._send(results, updates, is_full=False)
         self._note_if_settled()
 
-    def _send(self, results: Sequence[TaskResult] = (), updates: Updates | None = None, *, bye: bool = False) -> None:
-        """Send one frame, or as many as are needed; what is lost with the connection is sent again."""
+    def _send(
+        self,
+        results: Sequence[TaskResult] = (),
+        updates: Updates | None = None,
+        *,
+        bye: bool = False,
+        is_full: bool = True,
+    ) -> None:
+        """Send one frame, or as many as are needed; what is lost with the connection is sent again.
+
+        Args:
+            results: results that have to leave.
+            updates: what running tasks say.
+            bye: the worker is gone.
+            is_full: list all that the worker holds; otherwise say what has changed.
+        """
         with self._lock:
-            held = sum(len(task_id) + _QUOTES_BYTES for task_id in self._lanes.held)
+            held = sum(len(task_id) + _QUOTES_BYTES for task_id in self._lanes.named(is_full=is_full))
         max_bytes = max(_MIN_FRAME_BYTES, self._link.max_packet - _HEADER_BYTES - held)
         portions = list(split_results(results, max_bytes))
         if updates:
             asks = [ask for ask in updates.asks if self._fits(ask, max_bytes)]
             for part in split_updates(Updates(asks, updates.waits, updates.progress), max_bytes):
-                self._publish(updates=part)
+                self._publish(updates=part, is_full=is_full)
         elif not portions:
             portions = [[]]
         for portion in portions:
-            self._publish(portion, bye=bye)
+            self._publish(portion, bye=bye, is_full=is_full)
         self._link.flush()
 
     def _fits(self, ask: Ask, max_bytes: int) -> bool:
@@ -294,10 +310,10 @@ class Worker:
         return False
 
     def _publish(
-        self, results: Sequence[TaskResult] = (), updates: Updates | None = None, *, bye: bool = False
+        self, results: Sequence[TaskResult] = (), updates: Updates | None = None, *, bye: bool = False, is_full: bool
     ) -> None:
         with self._lock:
-            frame = self._lanes.next_frame(results, updates, bye=bye)
+            frame = self._lanes.next_frame(results, updates, bye=bye, is_full=is_full)
         self._link.publish(self._results, self._channel.seal(self._results, *frame.to_wire()), qos=0)
 
 

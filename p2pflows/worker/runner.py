@@ -136,11 +136,11 @@ class Runner:
         self._request_send()
 
     @contextlib.contextmanager
-    def parked(self, task: HeldTask) -> Iterator[None]:
+    def parked(self, task: HeldTask, *, is_timed: bool) -> Iterator[None]:
         """Free the slot of a task while the block waits; another thread replaces the one that waits here."""
         in_thread = not self.in_loop()
         with self._lock:
-            self._lanes.park(task)
+            self._lanes.park(task, is_timed=is_timed)
             self._waiting_threads += in_thread
             is_short = self._slots + self._waiting_threads > self._threads
             self._threads += is_short
@@ -218,7 +218,8 @@ class Runner:
         self._end(task, TaskResult(task.spec.id, None, data))
 
     def _fail(self, task: HeldTask, error: BaseException) -> None:
-        self._end(task, TaskResult(task.spec.id, _error_info(task, error), b"null"))
+        info = None if task.suspended is not None else _error_info(task, error)
+        self._end(task, TaskResult(task.spec.id, info, b"null"))
 
     def _end(self, task: HeldTask, result: TaskResult) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypedDict
 
 from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, replay_diverged
 from p2pflows.flows.message import FlowMessage
+from p2pflows.flows.project import calling_line
 from p2pflows.flows.run import CallResult, Target, too_late
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.asks import (
@@ -41,14 +42,21 @@ _STEP = "step"
 """The fingerprint of every step."""
 
 
+class Suspended(BaseException):
+    """Ends a run that waits, to begin again when there is an answer.
+
+    It is no Exception, so that a flow which handles the failure of a call does not take this for one.
+    """
+
+
 class Host(Protocol):
     """What a run needs of its worker; callable from any thread."""
 
     def ask(self, ask: Ask) -> None:
         """Send an ask to the daemon until it has a result."""
 
-    def parked(self, task: HeldTask) -> AbstractContextManager[None]:
-        """Free the slot of a task while the block waits."""
+    def parked(self, task: HeldTask, *, is_timed: bool) -> AbstractContextManager[None]:
+        """Free the slot of a task while the block waits; `is_timed` if it waits for a limited time only."""
 
     def in_loop(self) -> bool:
         """Whether this is the thread that runs all async flows."""
@@ -107,7 +115,7 @@ class TaskRun:
                 "An async flow that blocks while it waits stops all async flows of its worker.",
                 "Write: await self.subflows[key].get_reply_future(message)",
             )
-        with self._host.parked(self._task):
+        with self._host.parked(self._task, is_timed=timeout is not None):
             try:
                 return pending.result(timeout)
             except TimeoutError:
@@ -121,7 +129,7 @@ class TaskRun:
         """
         if pending.done():
             return pending.result()
-        with self._host.parked(self._task):
+        with self._host.parked(self._task, is_timed=timeout is not None):
             try:
                 return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(pending)), timeout)
             except TimeoutError:
@@ -185,7 +193,7 @@ class TaskRun:
         """
         with self._lock:
             if self._stopped:
-                raise _withdrawn()
+                raise self._why_stopped()
         return max(0.0, self._task.spec.expires_s - time.time())
 
     @contextlib.contextmanager
@@ -193,7 +201,7 @@ class TaskRun:
         """Call a function, from another thread, if the run is stopped inside the block."""
         with self._lock:
             if self._stopped:
-                raise _withdrawn()
+                raise self._why_stopped()
             self._on_stop.append(stop)
         try:
             yield
@@ -211,7 +219,7 @@ class TaskRun:
             future.set_result(result)
 
     def stop(self) -> None:
-        """Withdraw the run: everything that it waits for ends."""
+        """End the run, as it was withdrawn or suspended: everything that it waits for ends."""
         with self._lock:
             self._stopped = True
             futures, self._open = list(self._open.values()), {}
@@ -219,7 +227,10 @@ class TaskRun:
         for stop in on_stop:
             stop()
         for future in futures:
-            future.set_exception(_withdrawn())
+            future.set_exception(self._why_stopped())
+
+    def _why_stopped(self) -> BaseException:
+        return Suspended() if self._task.suspended is not None else _withdrawn()
 
     def _call(self, call: Call) -> tuple[int, Future[AskResult]]:
         call_index, record = self._next_record(call.fingerprint)
@@ -241,7 +252,7 @@ class TaskRun:
             raise FlowFailed(f"One run made more than {MAX_RECORDS:,} calls and steps.")
         record = self._task.spec.records.get(call_index)
         if record is not None and record.fingerprint != fingerprint:
-            raise replay_diverged()
+            raise replay_diverged(calling_line())
         return call_index, record
 
     def _wait_for(self, call_index: int, content: Call | Step) -> Future[AskResult]:
@@ -252,7 +263,7 @@ class TaskRun:
     def _ask(self, call_index: int, content: Call | Step | CancelCall, future: Future[AskResult] | None = None) -> None:
         with self._lock:
             if self._stopped:
-                raise _withdrawn()
+                raise self._why_stopped()
             if future is not None:
                 self._open[call_index] = future
         self._host.ask(Ask(self._task.spec.id, call_index, content))
@@ -292,7 +303,7 @@ def _resolve(pending: Future[CallResult], result: Future[AskResult]) -> None:
     """Pass the result of a call on to the flow that waits for it."""
     try:
         settled = result.result()
-    except CallError as error:
+    except (CallError, Suspended) as error:
         pending.set_exception(error)
         return
     match settled:

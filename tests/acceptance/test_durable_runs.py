@@ -24,8 +24,10 @@ from p2pflows.contacts import Contacts
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, WorkerLost
 
 WAIT = 30.0
-POINTS = {"steady": 4, "narrow": 1, "kill": 4, "often": 1, "deadly": 1}
-"""Dispatch points with a worker of bob's each, and its slots; all but the first two lose theirs now and then."""
+POINTS = {"steady": 4, "narrow": 1, "kill": 4, "often": 1, "deadly": 1, "crowded": 4}
+"""Dispatch points with a worker of bob's each, and its slots; the worker of some is killed now and then."""
+MAX_WAITING = {"crowded": 1}
+"""How many waiting runs the worker of a point keeps, if that is not the usual number."""
 
 
 class Owner:
@@ -97,7 +99,10 @@ def users() -> Iterator[tuple[Caller, Owner, Owner]]:
     network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
     people = alice, bob, carol = [network.person(name) for name in ("alice", "bob", "carol")]
     alice.without_workers()
-    workers = [{"dispatch_point": point, "concurrency": slots} for point, slots in POINTS.items()]
+    workers = [
+        {"dispatch_point": point, "concurrency": slots, "max_waiting": MAX_WAITING.get(point, 256)}
+        for point, slots in POINTS.items()
+    ]
     (bob.home / "config.yaml").write_text(json.dumps({"workers": workers}))
     for person in people:
         book = Contacts(person.home / "contacts.yaml")
@@ -193,10 +198,35 @@ def test_a_waiting_run_outlives_any_number_of_workers(alice: Caller, bob: Owner)
     assert len(processes_of(file)) == 5
 
 
+def point_of(owner: Owner, point: str) -> dict[str, Any]:
+    """What `status` shows of a dispatch point."""
+    (shown,) = [shown for shown in owner.person.status()["workers"] if shown["dispatch_point"] == point]
+    return dict(shown)
+
+
 def is_parked(owner: Owner, point: str) -> bool:
     """Whether a task waits at a dispatch point while its worker has a slot for another task."""
-    (shown,) = [shown for shown in owner.person.status()["workers"] if shown["dispatch_point"] == point]
-    return bool(shown["queued"] == 1 and shown["free"] >= 1)
+    shown = point_of(owner, point)
+    return bool(shown.get("waiting") == 1 and shown["free"] >= 1)
+
+
+def test_runs_that_wait_longest_begin_again(alice: Caller, bob: Owner) -> None:
+    """A worker with too many waiting runs ends the oldest; they go on from their records, and repeat only the rest."""
+    questions = [f"crowd-{number}?" for number in range(4)]
+    started = []
+    for question in questions:
+        endpoint, file = bob.serve("Asker", "crowded")
+        started.append((file, start_call(alice.get(bob, endpoint), {"question": question})))
+        alice.wait_for_prompt(question)
+    wait_until(lambda: point_of(bob, "crowded").get("suspended") == 3, WAIT)
+    shown = point_of(bob, "crowded")
+    assert (shown["waiting"], shown["queued"], shown["slots"], shown["free"]) == (4, 0, 4, 4)
+    for question, (file, future) in zip(questions, started, strict=True):
+        alice.answer(question, f"yes to {question}")
+        assert future.get_data()["answer"] == f"yes to {question}"
+        began_again = question != questions[-1]
+        assert [line.partition(":")[0] for line in notes(file)] == ["run", "before"] + ["run"] * began_again + ["after"]
+        assert len(alice.prompts(question)) == 1
 
 
 def test_a_run_that_kills_its_workers(alice: Caller, bob: Owner) -> None:

@@ -228,7 +228,7 @@ def _different_results(runs: _Runs) -> Iterator[str]:
     messages: dict[tuple[str, str], _Key] = {}
     for key, record in runs.records.items():
         node, _, message_id, number = key
-        if node in runs.restored:
+        if node in runs.restored or record.about["what"] == "suspended":
             continue
         name = f"{'R3: step' if record.about['what'] == 'step' else 'R2: call'} {number} of {_short(message_id)}"
         if record.times != 1:

@@ -26,6 +26,8 @@ from p2pflowsd.running.points import point_key
 HEARTBEAT_INTERVAL_S = 1.0
 RESEND_AFTER_S = 2.0
 POINT = "default"
+MAX_WAITING = (0, 1, 256)
+"""How many waiting runs a worker keeps at hand: some suspend all of them, most of them, or none."""
 
 
 class Worker:
@@ -57,7 +59,8 @@ class Worker:
         self._results = topics.results(machine.user, POINT)
         self._presence = topics.status(machine.user)
         self._last_presence: bytes | None = None
-        self._lanes = Lanes(WorkerInfo(self.name, slots, self.pid, socket.gethostname()))
+        max_waiting = MAX_WAITING[self.pid % len(MAX_WAITING)]
+        self._lanes = Lanes(WorkerInfo(self.name, slots, self.pid, socket.gethostname()), max_waiting)
         self.link = SimulatedLink(
             broker, self.name, persistent=False,
             subscriptions=lambda: [topics.dispatch(machine.user, POINT, self.name), self._presence],
@@ -137,7 +140,7 @@ class Worker:
         now = self._timeline.elapsed
         fresh, updates = self._lanes.fresh_results(now), Updates(self._lanes.fresh_asks(now))
         if self._lanes.take_slots_changed() or fresh or updates or self._progress:
-            self._send(fresh, updates)
+            self._send(fresh, updates, is_full=False)
         self._end_if_idle()
 
     def _will(self) -> Will:
@@ -229,8 +232,15 @@ class Worker:
         if self.running:
             self._send(self._lanes.unacknowledged_results(self._timeline.elapsed))
 
-    def _send(self, results: Sequence[TaskResult] = (), updates: Updates | None = None, *, bye: bool = False) -> None:
+    def _send(
+        self,
+        results: Sequence[TaskResult] = (),
+        updates: Updates | None = None,
+        *,
+        bye: bool = False,
+        is_full: bool = True,
+    ) -> None:
         updates = updates or Updates()
         updates.progress, self._progress = self._progress, []
-        frame = self._lanes.next_frame(results, updates, bye=bye)
+        frame = self._lanes.next_frame(results, updates, bye=bye, is_full=is_full)
         self.link.publish(self._results, self._channel.seal(self._results, *frame.to_wire()))

@@ -37,6 +37,7 @@ _HAS_ANSWERS = (
     "SELECT EXISTS (SELECT 1 FROM incoming INDEXED BY incoming_answers"
     " WHERE root = ? AND root IS NOT NULL AND state = 'ready')"
 )
+_UNANSWERED_OF = "SELECT n FROM incoming INDEXED BY incoming_kept WHERE instance = ? AND state = 'kept'"
 _IS_OPEN = is_one_of(sorted(OPEN_INCOMING))
 _OPEN_OF_PEER = f"SELECT n FROM incoming INDEXED BY incoming_open_of_peer WHERE peer = ? AND {_IS_OPEN} ORDER BY n"
 _OPEN_PEERS = f"SELECT DISTINCT peer FROM incoming INDEXED BY incoming_open_of_peer WHERE {_IS_OPEN}"
@@ -197,6 +198,10 @@ class IncomingTable(Table[IncomingRow]):
             instance,
             message_id,
         )
+
+    def unanswered_of(self, instance: str) -> list[int]:
+        """Return the numbers of the requests for an instance that await a reply."""
+        return [row_id for (row_id,) in self._db.execute(_UNANSWERED_OF, (instance,))]
 
     def has_answers_for(self, row_id: int) -> bool:
         """Return whether an answer to a call that was made for a request is still to be run."""

@@ -143,6 +143,11 @@ def _inboxes_have_pages(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _kept_requests_have_instances(db: sqlite3.Connection) -> None:
+    """Add an index that finds the unanswered requests of an instance without reading those that wait for a run."""
+    db.execute("CREATE INDEX incoming_kept ON incoming (instance) WHERE state = 'kept'")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -154,6 +159,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _blocked_requests_have_an_index,
     _open_prompts_have_peers,
     _inboxes_have_pages,
+    _kept_requests_have_instances,
 )
 
 

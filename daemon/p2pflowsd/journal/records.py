@@ -40,6 +40,11 @@ class RecordTable(Table[RecordRow]):
         """Remove all records of a run, because it has ended."""
         self._db.execute("DELETE FROM records WHERE n = ?", (row_id,))
 
-    def runs(self) -> set[int]:
-        """Return the numbers of the requests whose runs have records."""
-        return {row_id for (row_id,) in self._db.execute("SELECT DISTINCT n FROM records")}
+    def remove_one(self, row_id: int, call_index: int) -> None:
+        """Remove one record of a run."""
+        self._db.execute("DELETE FROM records WHERE n = ? AND k = ?", (row_id, call_index))
+
+    def runs(self, call_index: int | None = None) -> set[int]:
+        """Return the numbers of the requests whose runs have records, or a record with an index."""
+        statement = "SELECT DISTINCT n FROM records WHERE k = coalesce(?, k)"
+        return {row_id for (row_id,) in self._db.execute(statement, (call_index,))}

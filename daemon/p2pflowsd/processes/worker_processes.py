@@ -97,6 +97,8 @@ class WorkerProcess:
             "--keys-on-stdin",
             "--concurrency",
             str(self._config.concurrency),
+            "--max-waiting",
+            str(self._config.max_waiting),
             *(
                 word
                 for key in self._config.api_infos

@@ -10,7 +10,7 @@ from p2pflows.errors import TooLarge, WorkerLost
 from p2pflows.protocol import topics
 from p2pflows.protocol.asks import Recorded
 from p2pflows.protocol.envelope import Refused
-from p2pflows.protocol.worker_frames import Failure, Overdue, Success, TaskResult, WorkerFrame
+from p2pflows.protocol.worker_frames import Failure, Overdue, Success, SuspendedRun, TaskResult, WorkerFrame
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
@@ -120,9 +120,16 @@ class Dispatch:
         overdue = len(self._occupying(worker))
         point.scheduler.announce(name, frame.worker.slots, draining=frame.draining, overdue=overdue)
         worker.outbox.finished += [result.task for result in frame.results if self._take_result(point, name, result)]
-        self._leases.reconcile(point, name, frame.seen, frame.held, self._loads.task_ids)
-        worker.is_greeted = True
-        worker.parked = frame.parked
+        if frame.held is not None:
+            self._leases.reconcile(point, name, frame.seen, frame.held, self._loads.task_ids)
+            worker.is_greeted = True
+            worker.parked = set(frame.parked)
+        else:
+            self._leases.confirm(point, name, frame.received)
+            worker.parked.update(frame.parked)
+            worker.parked.difference_update(frame.unparked)
+        for run in frame.suspended:
+            self._take_suspended(point, name, run, frame.seen)
         for ask in frame.asks:
             task = self._leases.find_leased(point, name, ask.task)
             if task is not None:  # else it was cancelled, and the worker gets to know by a frame under way
@@ -163,6 +170,17 @@ class Dispatch:
             case Success(data):
                 self._settlement.finish(row, data)
         return True
+
+    def _take_suspended(self, point: Point, name: str, run: SuspendedRun, seen: int) -> None:
+        """Let a task wait without a worker; a worker that repeats itself may have got the task again meanwhile."""
+        worker = point.workers[name]
+        worker.parked.discard(run.task)
+        worker.outbox.acknowledged.append(run.task)
+        task = self._leases.find_leased(point, name, run.task)
+        if task is None or not self._leases.has_seen(task.row.row_id, seen):
+            return
+        if not self._runs.suspend(task.row, run.awaited):
+            self._leases.requeue(point, [task.row.row_id])
 
     def _answer_wait(self, row: IncomingRow, call_index: int) -> None:
         """Send the result of an ask again, in case the frame that carried it was lost."""

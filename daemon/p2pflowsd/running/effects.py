@@ -26,6 +26,8 @@ MAX_RECORD_BYTES = 300_000
 
 _STATE_BEFORE = -1
 """The index of the record that holds an instance's state as it was before a request which is still to be answered."""
+_SUSPENDED = -2
+"""The index of the record which says that the run waits for an answer, and that no worker holds it."""
 MOUNT = "mount"
 """The kind of record of a call that gets a subflow for an instance which does not exist yet."""
 
@@ -53,18 +55,31 @@ class Effects:
         """Keep an instance's state as it was before a request that is still to be answered."""
         self.record(RecordRow(row_id, _STATE_BEFORE, "before", instance, None, state))
 
+    def note_suspended(self, row_id: int) -> None:
+        """Keep that a run waits without a worker, so that a restart of the daemon does not begin it again."""
+        self.note_resumed(row_id)
+        self.record(RecordRow(row_id, _SUSPENDED, "suspended", "", None, None))
+
+    def note_resumed(self, row_id: int) -> None:
+        """Keep that a suspended run may begin again."""
+        self._journal.records.remove_one(row_id, _SUSPENDED)
+
+    def suspended(self) -> set[int]:
+        """The rows of the requests whose runs are suspended."""
+        return self._journal.records.runs(_SUSPENDED)
+
     def records(self, row_id: int) -> dict[int, Record]:
         """What earlier attempts of a task have recorded, by call index; results that are too large are left out."""
         if row_id not in self._recorded:
             return {}
         records, size = {}, 0
         for record in self._journal.records.of(row_id):
-            if record.call_index == _STATE_BEFORE:
+            if record.call_index < 0:
                 continue
             size += len(record.value or "")
             if record.value is not None and size <= MAX_RECORD_BYTES:
                 records[record.call_index] = Record(record.fingerprint, read_result(json.loads(record.value)))
-            elif record.kind == "step":  # the worker must know at least that this was done
+            else:  # the worker must know at least that this was done
                 records[record.call_index] = Record(record.fingerprint, None)
         return records
 
@@ -97,11 +112,7 @@ class Effects:
         Returns:
             Whether there were others.
         """
-        others = [
-            row.row_id
-            for row in self._journal.incoming.open_of(instance)
-            if row.state == IncomingState.AWAITING_REPLY and row.row_id != root
-        ]
+        others = [row_id for row_id in self._journal.incoming.unanswered_of(instance) if row_id != root]
         for row_id in others:
             self.settle(row_id)
         return bool(others)

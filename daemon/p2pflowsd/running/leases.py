@@ -40,6 +40,7 @@ class Leases:
         self._clock = clock
         self._tasks: dict[int, Task] = {}
         self._leases: dict[int, Lease] = {}
+        self._suspended: set[int] = set()
         self._data: dict[int, dict[str, Any]] = {}
         self._reported_waiting: set[int] = set()
         self._needs_commit = False
@@ -69,10 +70,18 @@ class Leases:
             return False
         return True
 
-    def restore(self, tasks: Iterable[Task]) -> None:
-        """Queue tasks that waited before a restart, and hold them back until workers had time to report theirs."""
+    def restore(self, tasks: Iterable[Task], suspended: Collection[int]) -> None:
+        """Queue tasks that waited before a restart, and hold them back until workers had time to report theirs.
+
+        Args:
+            tasks: the tasks.
+            suspended: the rows of those that wait for an answer.
+        """
         for task in tasks:
             self.add(task)
+            if task.row.row_id in suspended:
+                self._points.get(task.point).scheduler.suspend(task.row.row_id)
+                self._suspended.add(task.row.row_id)
             self._held_back_until = self._clock.elapsed() + GRACE_PERIOD_S
 
     def drop(self, row_id: int) -> None:
@@ -87,8 +96,9 @@ class Leases:
 
     def forget(self, row_id: int) -> None:
         """Remove a task without cancelling it at its worker."""
-        self._leases.pop(row_id, None)
         task = self._tasks.pop(row_id)
+        self._end_lease(task, row_id)
+        self._suspended.discard(row_id)
         self._reported_waiting.discard(row_id)
         self._points.get(task.point).scheduler.done(row_id)
 
@@ -99,6 +109,21 @@ class Leases:
     def is_waiting(self, row_id: int) -> bool:
         """Whether a request is queued at a point that had no worker when it came."""
         return row_id in self._reported_waiting
+
+    def is_suspended(self, row_id: int) -> bool:
+        """Whether a task waits for an answer, and no worker holds it."""
+        return row_id in self._suspended
+
+    def suspend(self, row_id: int) -> None:
+        """Let a leased task, whose run has ended only because it waits for an answer, wait without a worker."""
+        for requeued in self._points.get(self._tasks[row_id].point).scheduler.suspend(row_id):
+            self._end_lease(self._tasks[requeued], requeued)
+        self._suspended.add(row_id)
+
+    def resume(self, row_id: int) -> None:
+        """Let a suspended task run again."""
+        self._suspended.discard(row_id)
+        self._points.get(self._tasks[row_id].point).scheduler.resume(row_id)
 
     def answer_ask(self, row_id: int, call_index: int, status: AskStatus) -> None:
         """Answer an ask of the worker that runs a task, once this batch is committed.
@@ -146,7 +171,7 @@ class Leases:
         Returns:
             Whether its sender had a notice that it waits.
         """
-        self._leases[row_id] = Lease(worker, frame, self._clock.elapsed())
+        self._begin_lease(self._tasks[row_id], row_id, Lease(worker, frame, self._clock.elapsed()))
         was_reported = row_id in self._reported_waiting
         self._reported_waiting.discard(row_id)
         return was_reported
@@ -173,6 +198,10 @@ class Leases:
         lease = self._leases.get(row_id)
         return lease is not None and lease.worker == worker and row_id in point.scheduler
 
+    def has_seen(self, row_id: int, seen: int) -> bool:
+        """Whether a worker has taken in the frame that brought a leased task, by the last frame that it has seen."""
+        return self._leases[row_id].frame <= seen
+
     def requeue(self, point: Point, row_ids: Collection[int], *, unsent: bool = False) -> None:
         """Queue leased tasks again that did not reach their worker.
 
@@ -182,7 +211,13 @@ class Leases:
             unsent: they were not sent, so nothing was lost.
         """
         for row_id in point.scheduler.requeue(row_ids, unsent=unsent):
-            del self._leases[row_id]
+            self._end_lease(self._tasks[row_id], row_id)
+
+    def confirm(self, point: Point, name: str, received: Iterable[str]) -> None:
+        """Note which leased tasks have reached their worker."""
+        for row_id in map(row_id_of, received):
+            if self.holds(point, name, row_id):
+                point.scheduler.confirm(row_id)
 
     def reconcile(self, point: Point, name: str, seen: int, held: Collection[str], loads: Collection[str]) -> None:
         """Compare what is leased to a worker with what it reports to hold.
@@ -198,20 +233,19 @@ class Leases:
         scheduler = point.scheduler
         queued = [row_id for row_id in map(self._queued_row_id, held) if row_id in scheduler]
         for row_id in scheduler.adopt(name, queued):
-            self._leases[row_id] = Lease(name, 0, now)
+            self._begin_lease(self._tasks[row_id], row_id, Lease(name, 0, now))
         lost = []
-        for row_id, lease in self._leases.items():
-            if not self.holds(point, name, row_id):
-                continue
+        worker = point.workers[name]
+        for row_id in worker.leased:
+            lease = self._leases[row_id]
             if self._tasks[row_id].id in held:
                 scheduler.confirm(row_id)
             elif lease.frame <= seen or now - lease.since > LOST_FRAME_TIMEOUT_S:
                 lost.append(row_id)
         self.requeue(point, lost)
-        worker = point.workers[name]
         outbox = worker.outbox
         if not worker.is_greeted:
-            own = {self._tasks[row_id].id for row_id in self._leases if self.holds(point, name, row_id)}
+            own = {self._tasks[row_id].id for row_id in worker.leased}
             outbox.cancelled += [task for task in held if task not in own and task not in outbox.finished]
         outbox.cancelled += self._overdue_strays(worker, held, loads)
 
@@ -226,18 +260,28 @@ class Leases:
         Returns:
             The tasks that it may have been running, with one more attempt.
         """
-        parked = point.workers.pop(name).parked
-        for row_id in [row_id for row_id in self._leases if self.holds(point, name, row_id)]:
+        worker = point.workers.pop(name)
+        for row_id in worker.leased:
             del self._leases[row_id]
         attempted = []
         for row_id in point.scheduler.remove_worker(name):
             task = self._tasks[row_id]
-            if graceful or task.id in parked:
+            if graceful or task.id in worker.parked:
                 continue
             row = task.row._replace(attempts=self._journal.incoming.count_attempt(row_id))
             task = self._tasks[row_id] = task._replace(row=row)
             attempted.append(task)
         return attempted
+
+    def _begin_lease(self, task: Task, row_id: int, lease: Lease) -> None:
+        self._leases[row_id] = lease
+        self._points.get(task.point).workers[lease.worker].leased.add(row_id)
+
+    def _end_lease(self, task: Task, row_id: int) -> None:
+        lease = self._leases.pop(row_id, None)
+        worker = None if lease is None else self._points.get(task.point).workers.get(lease.worker)
+        if worker is not None:
+            worker.leased.discard(row_id)
 
     def _overdue_strays(self, worker: Worker, held: Collection[str], loads: Collection[str]) -> list[str]:
         """Tasks that a worker still holds some time after nothing waits for them: they are cancelled once more."""
@@ -251,4 +295,6 @@ class Leases:
     def _queued_row_id(self, task_id: str) -> int:
         """The row of a task that no worker holds, else -1."""
         task = self.find(task_id)
-        return task.row.row_id if task is not None and task.row.row_id not in self._leases else -1
+        if task is None or task.row.row_id in self._leases or task.row.row_id in self._suspended:
+            return -1
+        return task.row.row_id

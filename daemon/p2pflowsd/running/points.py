@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ class Worker:
         is_greeted: whether it has reported what it holds since this daemon started.
         lost_at: when it counts as lost unless it sends a frame, after its link broke.
         parked: tasks that wait for others and hold no slot: the death of their worker does not count against them.
+        leased: the rows of the tasks that are leased to it.
         strays: tasks that it holds though nothing waits for them, and since when: the frame that cancelled them may be
             lost.
         overdue: cancelled tasks that still occupy a slot, and since when it reports them.
@@ -36,7 +37,8 @@ class Worker:
     host: str = ""
     pid: int = 0
     slots: int = 0
-    parked: Collection[str] = ()
+    parked: set[str] = field(default_factory=set)
+    leased: set[int] = field(default_factory=set)
     strays: dict[str, float] = field(default_factory=dict)
     overdue: dict[Overdue, float] = field(default_factory=dict)
     is_being_replaced: bool = False
@@ -51,6 +53,11 @@ class Point:
     channel: Channel
     scheduler: Scheduler = field(default_factory=Scheduler)
     workers: dict[str, Worker] = field(default_factory=dict)
+
+    @property
+    def parked(self) -> int:
+        """How many runs wait for answers in its workers; each adds a slot to them."""
+        return sum(len(worker.parked) for worker in self.workers.values())
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -87,22 +94,25 @@ class Points:
     def status(self) -> list[dict[str, Any]]:
         """Workers, slots and queue of each point that has any."""
         return [
-            {
-                "dispatch_point": name,
-                "workers": point.scheduler.workers,
-                "slots": point.scheduler.slots,
-                "free": point.scheduler.free,
-                "queued": point.scheduler.queued,
-                **_shown_overdue(point),
-            }
-            for name, point in sorted(self._points.items())
+            _shown(point)
+            for _, point in sorted(self._points.items())
             if point.scheduler.workers or point.scheduler.queued
         ]
 
 
-def _shown_overdue(point: Point) -> dict[str, Any]:
-    shown = [{"endpoint": task.endpoint, "expires": task.expires} for task in point.overdue]
-    return {"overdue": shown} if shown else {}
+def _shown(point: Point) -> dict[str, Any]:
+    scheduler = point.scheduler
+    waiting = point.parked + scheduler.suspended
+    overdue = [{"endpoint": task.endpoint, "expires": task.expires} for task in point.overdue]
+    return {
+        "dispatch_point": point.name,
+        "workers": scheduler.workers,
+        "slots": scheduler.slots - point.parked,
+        "free": scheduler.free,
+        "queued": scheduler.queued - waiting,
+        **({"waiting": waiting, "suspended": scheduler.suspended} if waiting else {}),
+        **({"overdue": overdue} if overdue else {}),
+    }
 
 
 def point_key(identity: Identity, name: str) -> bytes:

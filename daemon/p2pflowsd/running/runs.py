@@ -8,6 +8,7 @@ its new state, once it has ended well.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from p2pflows.errors import BadInput, CallError, Cancelled, FlowFailed, from_peer, replay_diverged
@@ -125,6 +126,22 @@ class Runs:
             return Unrecorded()
         return Recorded() if record.value is None else read_result(json.loads(record.value))
 
+    def suspend(self, row: IncomingRow, awaited: Sequence[int]) -> bool:
+        """Let a run wait without a worker until one of its asks has a result.
+
+        Args:
+            row: the request that it runs.
+            awaited: the call indexes of the asks that it waits for.
+
+        Returns:
+            False if one of them has a result already.
+        """
+        if not awaited or not all(isinstance(self.status_of(row, index), Recorded) for index in awaited):
+            return False
+        self._leases.suspend(row.row_id)
+        self._effects.note_suspended(row.row_id)
+        return True
+
     def on_call_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
         """Pass the end of a message that a run sent on to the run, or run its flow again."""
         if sent.origin is None:
@@ -132,7 +149,12 @@ class Runs:
         result = _result(sent, state, answer)
         match read_origin(sent.origin):
             case AskOrigin(row_id, call_index):
-                if self._journal.records.set_value(row_id, call_index, compact(result.as_json())):
+                if not self._journal.records.set_value(row_id, call_index, compact(result.as_json())):
+                    return
+                if self._leases.is_suspended(row_id):
+                    self._leases.resume(row_id)
+                    self._effects.note_resumed(row_id)
+                else:
                     self._leases.answer_ask(row_id, call_index, result)
             case CallBackOrigin() as origin:
                 self._turns.touch(origin.instance)

@@ -32,6 +32,8 @@ class _Lane:
     waiting: deque[int] = field(default_factory=deque)
     leased: dict[int, None] = field(default_factory=dict)
     worker: str | None = None
+    is_suspended: bool = False
+    """Whether its first task waits for an answer, and no worker holds it."""
     unconfirmed: bool = False
     """Whether its worker has not yet reported that it holds the last leased task."""
 
@@ -58,6 +60,7 @@ class Scheduler:
         self._idle: dict[str, None] = {}
         self._wants_more: dict[str, None] = {}
         self._workers: dict[str, _Worker] = {}
+        self._suspended = 0
 
     def __contains__(self, task: int) -> bool:
         return task in self._lane_of
@@ -86,6 +89,11 @@ class Scheduler:
     def queued(self) -> int:
         """The number of tasks that wait or run."""
         return len(self._lane_of)
+
+    @property
+    def suspended(self) -> int:
+        """The number of those that wait for an answer, and that no worker holds."""
+        return self._suspended
 
     def add(self, task: int, lane: str, window: int = MAX_WINDOW) -> None:
         """Queue a task at the end of a lane.
@@ -134,6 +142,29 @@ class Scheduler:
                 adopted += first
         return adopted
 
+    def suspend(self, task: int) -> list[int]:
+        """Take a task that waits for an answer from its worker; its lane stands still until `resume`.
+
+        Args:
+            task: the first task of its lane, leased or not.
+
+        Returns:
+            The tasks that are leased no more: this one, and those behind it.
+        """
+        lane = self._lanes[self._lane_of[task]]
+        requeued = list(lane.leased)
+        lane.waiting.extendleft(reversed(requeued))
+        lane.leased.clear()
+        self._set_suspended(lane, True)
+        self._release(lane)
+        return requeued
+
+    def resume(self, task: int) -> None:
+        """Let the lane of a suspended task go on, with that task first."""
+        lane = self._lanes[self._lane_of[task]]
+        self._set_suspended(lane, False)
+        self._queue_lane(lane)
+
     def confirm(self, task: int) -> None:
         """Note that a worker holds a leased task, and so all that its lane got before."""
         lane = self._lanes[self._lane_of[task]]
@@ -168,6 +199,8 @@ class Scheduler:
         if task in lane.leased:
             del lane.leased[task]
         else:
+            if task == lane.waiting[0]:
+                self._set_suspended(lane, False)
             lane.waiting.remove(task)
         if not lane.leased:
             self._release(lane)
@@ -237,13 +270,19 @@ class Scheduler:
 
     def _queue_lane(self, lane: _Lane) -> None:
         """Queue a lane for a slot, or for more tasks at its worker, if tasks of it wait."""
-        if lane.worker is None:
+        if lane.is_suspended:
+            self._idle.pop(lane.name, None)
+        elif lane.worker is None:
             if lane.waiting:
                 self._idle.setdefault(lane.name)
         elif lane.waiting:
             self._wants_more.setdefault(lane.name)
         else:
             self._wants_more.pop(lane.name, None)
+
+    def _set_suspended(self, lane: _Lane, is_suspended: bool) -> None:
+        self._suspended += is_suspended - lane.is_suspended
+        lane.is_suspended = is_suspended
 
     def _release(self, lane: _Lane) -> None:
         """Free the slot of a lane without leased tasks; if tasks of it wait, it queues at the end."""
@@ -253,7 +292,7 @@ class Scheduler:
             lane.unconfirmed = False
         self._wants_more.pop(lane.name, None)
         if lane.waiting:
-            self._idle.setdefault(lane.name)
+            self._queue_lane(lane)
         else:
             self._idle.pop(lane.name, None)
             del self._lanes[lane.name]

@@ -119,7 +119,7 @@ class TaskQueue:
                 orphans.append(row)
             elif not task.takes_turns or self._turns.enter(row):
                 ready.append(task)
-        self._leases.restore(ready)
+        self._leases.restore(ready, self._effects.suspended())
         return orphans
 
     def _add(self, task: Task, data: dict[str, Any] | None = None) -> None:

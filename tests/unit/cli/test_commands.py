@@ -523,8 +523,8 @@ def test_status_is_shown(daemon: ScriptedDaemon) -> None:
         "serving   0 endpoints",
         "clocks    ann is 59m behind",
         "",
-        "WORKERS  SLOTS  FREE  QUEUED  DISPATCH POINT",
-        "      1      4     3       0  default",
+        "WORKERS  SLOTS  FREE  QUEUED  WAITING  DISPATCH POINT",
+        "      1      4     3       0        0  default",
     ]
     assert run_here(daemon.home, "status", "--json").document == status
 

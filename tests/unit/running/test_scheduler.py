@@ -48,6 +48,37 @@ def test_what_got_lost_waits_before_the_rest() -> None:
     assert [task for _, task in scheduler.assign()] == [2, 3, 4, 5]
 
 
+def test_a_suspended_task_stops_its_lane() -> None:
+    """It gives back its slot, nothing behind it runs before it, and it comes first when it goes on."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    for task in (1, 2):
+        scheduler.add(task, "a")
+    scheduler.assign()
+    assert scheduler.suspend(1) == [1, 2]
+    assert (scheduler.suspended, scheduler.free) == (1, 1)
+    scheduler.add(3, "a")
+    scheduler.add(4, "b")
+    assert scheduler.assign() == [Assignment("w", 4)]
+    scheduler.done(4)
+    scheduler.resume(1)
+    assert scheduler.suspended == 0
+    assert [task for _, task in scheduler.assign()] == [1, 2, 3]
+
+
+def test_a_suspended_task_that_ends_lets_its_lane_go_on() -> None:
+    """Its deadline may pass, or its sender may withdraw it, while it waits."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    for task in (1, 2):
+        scheduler.add(task, "a")
+    scheduler.suspend(1)
+    assert scheduler.assign() == []
+    scheduler.done(1)
+    assert scheduler.suspended == 0
+    assert scheduler.assign() == [Assignment("w", 2)]
+
+
 def test_what_did_not_fit_waits_until_the_worker_has_what_did() -> None:
     """Else the worker could miss the first frame, and run what came with the second."""
     scheduler = Scheduler()

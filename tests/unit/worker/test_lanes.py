@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pflows.protocol.asks import Ask, AskAnswer, Call, CallReply, Recorded
 from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.worker_frames import DaemonFrame, ErrorInfo, TaskResult, WorkerFrame, WorkerInfo
 from p2pflows.worker.lanes import HeldTask, Lanes
@@ -18,9 +19,9 @@ from p2pflows.worker.packing import split_results
 SLOTS = 2
 
 
-def lanes(slots: int = SLOTS) -> Lanes:
+def lanes(slots: int = SLOTS, max_waiting: int = 256) -> Lanes:
     """The bookkeeping of a worker that has just started."""
-    return Lanes(WorkerInfo("w-1", slots, 7, "here"))
+    return Lanes(WorkerInfo("w-1", slots, 7, "here"), max_waiting)
 
 
 def entry(id_: str, lane: str = "lane", **changes: Any) -> dict[str, Any]:
@@ -301,7 +302,7 @@ def test_frames_and_wills_are_numbered_upwards() -> None:
     for _ in range(3):
         will = book.next_will()
         assert will.bye
-        assert will.held == []
+        assert list(will.held or ()) == []
         numbers += [book.next_frame().number, book.next_frame().number, will.number]
     assert numbers[2] == 2**52
     assert numbers == sorted(set(numbers))
@@ -499,3 +500,95 @@ def test_cancelled_tasks_that_go_on() -> None:
     book.finish(running, TaskResult("a1", None, b"{}"))
     assert book.next_frame().overdue == []
     assert book.take_slots_changed()
+
+
+# Waiting runs.
+
+
+def waiting(book: Lanes, *ids: str, timed: bool = False) -> list[HeldTask]:
+    """Let tasks run, each in its own lane, until each waits for a call that the daemon has recorded."""
+    book.receive(frame(1, *(entry(id_, id_) for id_ in ids), reads_changes=True))
+    started(book)
+    tasks = [task for task in book.running if task.spec.id in ids]
+    for task in tasks:
+        call = Call(user="b" * 64, endpoint="User", data={}, source="Human", fingerprint="mark")
+        book.add_ask(Ask(task.spec.id, 0, call))
+        book.park(task, is_timed=timed)
+    return tasks
+
+
+def recorded(n: int, *ids: str) -> DaemonFrame:
+    """A frame that says that calls are recorded."""
+    answers = [AskAnswer(id_, 0, Recorded()).as_json() for id_ in ids]
+    return frame(n, answers=answers, reads_changes=True)
+
+
+def suspend(book: Lanes, n: int, *ids: str) -> list[str]:
+    """Take in that calls are recorded, and end the runs that have to be stopped; return their tasks."""
+    received = book.receive(recorded(n, *ids))
+    assert received is not None
+    for task in received.to_stop:
+        book.unpark(task)
+        book.finish(task, TaskResult(task.spec.id, None, b"null"))
+    return [task.spec.id for task in received.to_stop]
+
+
+def test_the_longest_waits_are_suspended() -> None:
+    """Only what is beyond the limit ends here, and the daemon hears of it until it confirms."""
+    book = lanes(slots=3, max_waiting=1)
+    waiting(book, "a", "b", "c")
+    assert suspend(book, 2, "a", "b", "c") == ["a", "b"]
+    for is_full in (False, True):
+        reported = book.next_frame(is_full=is_full)
+        assert [tuple(run) for run in reported.suspended] == [("a", [0]), ("b", [0])]
+    assert list(reported.held or ()) == ["c"]
+    book.receive(frame(3, done=["a", "b"], reads_changes=True))
+    assert book.next_frame().suspended == []
+
+
+def test_a_run_that_may_be_about_to_go_on_is_not_suspended() -> None:
+    """One whose call is not recorded yet, one that has just got its answer, and one with a time limit of its own."""
+    book = lanes(slots=4, max_waiting=0)
+    waiting(book, "a")
+    assert suspend(book, 2) == []
+    answer = AskAnswer("a", 0, CallReply("f" * 32, "b" * 64, {})).as_json()
+    received = book.receive(frame(3, answers=[answer], reads_changes=True))
+    assert received is not None
+    assert received.to_stop == []
+    limited = lanes(max_waiting=0)
+    waiting(limited, "z", timed=True)
+    assert suspend(limited, 2, "z") == []
+
+
+def test_a_daemon_of_an_older_release_gets_no_suspended_runs() -> None:
+    """It would take them for lost; and each of its frames lists all that the worker holds."""
+    book = lanes(max_waiting=0)
+    waiting(book, "a")
+    received = book.receive(frame(2, answers=[AskAnswer("a", 0, Recorded()).as_json()]))
+    assert received is not None
+    assert received.to_stop == []
+    assert list(book.next_frame(is_full=False).held or ()) == ["a"]
+
+
+def test_nothing_runs_before_a_suspended_task_of_its_lane() -> None:
+    """What waited behind it goes back with it, and the lane takes nothing until the daemon has confirmed."""
+    book = lanes(max_waiting=0)
+    waiting(book, "a")
+    book.receive(frame(2, entry("behind", "a"), reads_changes=True))
+    assert suspend(book, 3, "a") == ["a"]
+    book.receive(frame(4, entry("early", "a"), reads_changes=True))
+    assert book.held == []
+    book.receive(frame(5, entry("a", "a"), entry("behind", "a"), done=["a"], reads_changes=True))
+    assert started(book) == ["a"]
+
+
+def test_a_frame_says_only_what_has_changed() -> None:
+    """Tasks are named when they have come, and when they begin or cease to wait; a full frame names all."""
+    book = lanes()
+    (task,) = waiting(book, "a")
+    first = book.next_frame(is_full=False)
+    assert (first.held, first.received, first.parked, first.unparked) == (None, ["a"], ["a"], [])
+    book.unpark(task)
+    second = book.next_frame(is_full=False)
+    assert (second.held, second.received, second.parked, second.unparked) == (None, [], [], ["a"])
+    assert list(book.next_frame().held or ()) == ["a"]
