@@ -24,7 +24,8 @@ class Namespace:
 
     def __init__(self, number: int) -> None:
         self._name = f"p2pf-{os.getpid()}-{number}"
-        self._link = f"pf{os.getpid() % 1_000_000}-{number}"
+        self.link = f"pf{os.getpid() % 1_000_000}-{number}"
+        """The name of its link on this machine."""
         network = f"10.{100 + os.getpid() % 100}.{number}"
         self.host = f"{network}.1"
         """The address of this machine, as the namespace sees it."""
@@ -34,9 +35,9 @@ class Namespace:
             raise NamespaceFailed("network namespaces need root and the command ip")
         try:
             _ip("netns", "add", self._name)
-            _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self._name)
-            _ip("addr", "add", f"{self.host}/24", "dev", self._link)
-            _ip("link", "set", self._link, "up")
+            _ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self._name)
+            _ip("addr", "add", f"{self.host}/24", "dev", self.link)
+            _ip("link", "set", self.link, "up")
             _ip("-n", self._name, "addr", "add", f"{network}.2/24", "dev", "eth0")
             _ip("-n", self._name, "link", "set", "eth0", "up")
             _ip("-n", self._name, "link", "set", "lo", "up")
@@ -56,16 +57,36 @@ class Namespace:
 
     def cut(self) -> None:
         """Take the link down: packets are lost, and nobody is told."""
-        _ip("link", "set", self._link, "down")
+        _ip("link", "set", self.link, "down")
 
     def heal(self) -> None:
         """Take the link up again."""
-        _ip("link", "set", self._link, "up")
+        _ip("link", "set", self.link, "up")
 
     def close(self) -> None:
         """Remove namespace and link."""
-        for words in (("link", "del", self._link), ("netns", "del", self._name)):
+        for words in (("link", "del", self.link), ("netns", "del", self._name)):
             subprocess.run(["ip", *words], capture_output=True, check=False)
+
+
+async def make(count: int) -> list[Namespace]:
+    """Return so many namespaces whose programs reach this machine.
+
+    Raises:
+        NamespaceFailed: that is not possible here.
+    """
+    made: list[Namespace] = []
+    reason = "a network namespace cannot reach this machine"
+    try:
+        for number in range(count):
+            made.append(Namespace(number))
+        if all([await namespace.is_connected() for namespace in made]):
+            return made
+    except NamespaceFailed as error:
+        reason = str(error)
+    for namespace in made:
+        namespace.close()
+    raise NamespaceFailed(reason)
 
 
 def _ip(*words: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from simulation.history import Fact
-from soak import brokers, fault_plan, samples
+from soak import brokers, fault_plan, partitions, samples
 from soak.brokers import Broker
 from soak.fault_runner import FaultRunner
 from soak.history_log import HistoryLog
@@ -174,12 +174,10 @@ class Scene:
         self._outcome.partitions_by = "the proxy"
         if options.namespaces:
             try:
-                made = [Namespace(number) for number in range(options.users)]
+                namespaces = [*await partitions.make(options.users)]
+                self._outcome.partitions_by = "network namespaces"
             except NamespaceFailed as error:
                 self._outcome.partitions_by = f"the proxy ({error})"
-            else:
-                namespaces = [*made]
-                self._outcome.partitions_by = "network namespaces"
         for number, (name, namespace) in enumerate(zip(USER_NAMES, namespaces, strict=False)):
             broker = self._brokers[number % len(self._brokers)]
             random = Random(f"{options.seed} frames {name}")  # noqa: S311 - decides what goes wrong

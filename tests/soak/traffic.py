@@ -19,7 +19,8 @@ from p2pflows.client import AsyncClient
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 
 KINDS = {
-    "post": 40, "call": 22, "large": 1, "clerk": 6, "relay": 6, "human": 8, "note": 5, "withdrawn": 6, "denied": 6,
+    "post": 40, "call": 20, "large": 1, "clerk": 6, "relay": 6, "human": 8, "note": 5, "withdrawn": 5, "denied": 5,
+    "brief": 4,
 }  # fmt: skip
 """Each kind of message, and how often it is sent."""
 ENDPOINTS = {
@@ -32,7 +33,9 @@ ENDPOINTS = {
     "note": "User",
     "denied": "private",
 }
-CALL_TIMEOUT_S = 1_200.0
+_TIMEOUT_S = 7_200.0
+"""More than clocks jump, so that no such call expires."""
+_MAX_BRIEF_TIMEOUT_S = 15.0
 _LARGE_BYTES = 100_000
 _RETRY_S = 0.2
 _MAX_OPEN_CALLS = 300
@@ -213,7 +216,9 @@ class User:
         message = Asked("", kind, to.name, data)
         method = "submit" if message.wants_answer else "send"
         address = f"{to.name}/{endpoint}"
-        timeout = CALL_TIMEOUT_S if message.wants_answer else None
+        timeout = _TIMEOUT_S if message.wants_answer else None
+        if kind == "brief":
+            timeout = self._random.uniform(0.5, _MAX_BRIEF_TIMEOUT_S)
         accepted = client.begin(method, address=address, data=data, timeout=timeout)
         self._spawn(self._accepted(client, message, endpoint, accepted))
 

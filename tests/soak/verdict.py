@@ -18,10 +18,11 @@ EXPECTED_ENDS: dict[str, set[str]] = {
     "human": {"declined"},
     "withdrawn": {"cancelled", "declined"},
     "denied": {"not_allowed"},
+    "brief": {"deadline", "unreachable", "no_worker", "declined"},
 }
 """The kinds of errors that belong to a kind of message."""
-FAULT_ENDS = {"worker_lost", "no_worker", "unreachable", "deadline"}
-"""The kinds of errors with which a call may end because of kills and clocks that jump."""
+FAULT_ENDS = {"worker_lost"}
+"""The kinds of errors with which any call may end, because its worker was killed three times."""
 CATEGORIES = {
     "I1": "lost",
     "I2": "doubled",
