@@ -78,8 +78,7 @@ async def make(count: int) -> list[Namespace]:
     made: list[Namespace] = []
     reason = "a network namespace cannot reach this machine"
     try:
-        for number in range(count):
-            made.append(Namespace(number))
+        made.extend(Namespace(number) for number in range(count))
         if all([await namespace.is_connected() for namespace in made]):
             return made
     except NamespaceFailed as error:
