@@ -115,6 +115,14 @@ class Contacts:
             self._write(replace(book, by_name=names, blocked=book.blocked - {user}, introduced_by=introduced))
         return name
 
+    def check_name(self, name: str) -> str:
+        """Return a name in its normal form, if a user who is no contact yet may have it.
+
+        Raises:
+            UsageError: it has a wrong form, or stands for another user.
+        """
+        return _checked(name, "", self._book)
+
     def rename(self, old: str, new: str) -> str:
         """Give a contact another petname, and return their user id.
 

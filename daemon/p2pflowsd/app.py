@@ -21,6 +21,7 @@ from p2pflows.links.delivery import Delivery, Will
 from p2pflows.links.mqtt import MqttLink
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Enrolment
+from p2pflows.protocol.words import words_of
 from p2pflowsd import faults
 from p2pflowsd.api import views
 from p2pflowsd.api.control import Control
@@ -28,9 +29,11 @@ from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import Methods
 from p2pflowsd.clock import SystemClock, system_entropy
 from p2pflowsd.journal import Journal, JournalError
+from p2pflowsd.journal.rows import MeetingRow
 from p2pflowsd.node import Node, Request
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 from p2pflowsd.processes.worker_processes import WorkerProcess
+from p2pflowsd.receiving.invitations import story
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
 from p2pflowsd.running.points import point_key
 from p2pflowsd.worker_socket import WorkerSocket
@@ -78,6 +81,8 @@ class App:
             on_down=self._down,
             on_problem=self._problem,
         )
+        self._telling: set[asyncio.Task[None]] = set()
+        self._computing = asyncio.Lock()
         self._processes: list[WorkerProcess] = []
         self._workers = WorkerSocket(
             home.worker_socket, user=self._me.user_id, link=self._link, on_deliveries=self._arrived, log=log
@@ -282,6 +287,7 @@ class App:
                 entropy=system_entropy,
                 faults=self._faults,
                 on_prompt=lambda prompt: self._control.send_event("prompt", views.prompt(self._node, prompt)),
+                on_met=self._on_met,
                 replace_process=lambda pid: any(process.replace(pid) for process in self._processes),
             )
             self._serve_human(node)
@@ -311,6 +317,24 @@ class App:
                         strangers=[],
                     )
                 )
+
+    # People who have become contacts.
+
+    def _on_met(self, meeting: MeetingRow) -> None:
+        telling = asyncio.get_running_loop().create_task(self._tell_of(meeting))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+
+    async def _tell_of(self, meeting: MeetingRow) -> None:
+        """Compute the words of a new contact, one after the other as they take much memory, and tell the owner."""
+        async with self._computing:
+            try:
+                words = await asyncio.to_thread(words_of, self._me.user_id, meeting.peer)
+            except P2pflowsError as error:
+                self._log.warning("%s", error)
+                words = ""
+        self._log.info("%s: %s", meeting.name, story(meeting, words))
+        self._submit(lambda: self._node.people.invitations.tell(meeting.row_id, words), lambda _result: None)
 
     # Events of the broker link.
 

@@ -22,7 +22,8 @@ from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.journal import Journal, JournalError
-from p2pflowsd.journal.rows import IncomingRow, PromptRow
+from p2pflowsd.journal.rows import IncomingRow, MeetingRow, OutgoingRow, PromptRow
+from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
@@ -30,6 +31,7 @@ from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.receiving.intake import Intake
+from p2pflowsd.receiving.people import People
 from p2pflowsd.receiving.retries import Retries
 from p2pflowsd.receiving.rights import Rights
 from p2pflowsd.running.authority import Authority
@@ -103,6 +105,7 @@ class Node:
         entropy: Entropy,
         faults: Faults,
         on_prompt: Callable[[PromptRow], None] = lambda _prompt: None,
+        on_met: Callable[[MeetingRow], None] = lambda _meeting: None,
         replace_process: Callable[[int], bool] = lambda _pid: False,
     ) -> None:
         contacts.reload_if_changed()
@@ -180,7 +183,8 @@ class Node:
             settlement=settlement,
             turns=turns,
         )
-        outbox.on_call_settled = runs.on_call_settled
+        self._runs = runs
+        outbox.on_call_settled = self._on_call_settled
         loads = self.loads = Loads(user=user, boot=self.boot, points=points, clock=clock)
         self.dispatch = Dispatch(
             user=user,
@@ -226,6 +230,21 @@ class Node:
             name_of=name_of,
             point_of=lambda endpoint: flow.dispatch_point if (flow := catalog.get(endpoint)) is not None else "",
         )
+        people = self.people = People(
+            user=user,
+            journal=journal,
+            clock=clock,
+            entropy=entropy,
+            contacts=contacts,
+            catalog=catalog,
+            followed=followed,
+            outbox=outbox,
+            messages=self.messages,
+            settlement=settlement,
+            callbacks=callbacks,
+            log=log,
+            on_met=on_met,
+        )
         admission = self.admission = Admission(
             user=user,
             journal=journal,
@@ -244,6 +263,7 @@ class Node:
             turns=turns,
             log=log,
             inbox=inbox,
+            people=people,
         )
         rights = self.rights = Rights(
             user=user,
@@ -305,7 +325,7 @@ class Node:
 
     def next_wake(self) -> float:
         """When a batch is needed even if nothing arrives, in the clock's elapsed seconds."""
-        if self.blocked.may_go_on or self._deadlines.has_expired:
+        if self.blocked.may_go_on or self._deadlines.has_expired or self.people.invitations.has_new_contacts:
             return self.clock.elapsed()
         wakes = (self._next_tick, self._commit_by, self.notices.next_due(), 0.0 if self.rights.is_reviewing else None)
         return min(wake for wake in wakes if wake is not None)
@@ -356,6 +376,8 @@ class Node:
         self._unacknowledged += deliveries
         with self.journal.work():
             self._notice_clock_change(elapsed)
+            for user in self.people.invitations.add_contacts():
+                self.admission.let_in(user)
             self.rights.enforce()
             for delivery in deliveries:
                 self._receive(delivery)
@@ -440,6 +462,13 @@ class Node:
             self.journal.log.prune()
             self.changes.delete_idle()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
+
+    def _on_call_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
+        """Pass the end of a message with an origin on to the part that sent it."""
+        if sent.endpoint == topics.INVITE:
+            self.people.invitations.on_settled(sent, state, answer)
+        else:
+            self._runs.on_call_settled(sent, state, answer)
 
     def _notice_twin(self, delivery: Delivery) -> None:
         if self.presence.is_twin(delivery.payload, retained=delivery.retain):

@@ -30,7 +30,10 @@ _SECTIONS = {
         "id": "identity:show_id",
     },
     "People": {
+        "invite": "invitations:invite",
+        "accept": "invitations:accept",
         "contacts": "contacts:contacts",
+        "introduce": "invitations:introduce",
         "requests": "requests:requests",
         "allow": "requests:allow",
         "deny": "requests:deny",
@@ -120,7 +123,7 @@ class _Commands(click.Group):
     epilog="""\b
 Examples:
   p2pflows up                                         run your daemon
-  p2pflows contacts add bob USER_ID                   name another user
+  p2pflows invite --for bob                           print a line for him
   p2pflows call bob/User '{"api_output": "Hello?"}'   ask him, and wait
   p2pflows inbox                                      list questions to you
 

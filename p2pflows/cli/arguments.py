@@ -146,6 +146,21 @@ def timeout_option(help: str) -> Callable[[Any], Any]:  # noqa: A002 - click's o
     return click.option("--timeout", type=Duration(), metavar="TIME", help=f"{help} For example 2s, 5m, 1h or 7d.")
 
 
+def is_agreed(question: str, hint: str) -> bool:
+    """Ask a yes-or-no question on the terminal; everything but a yes is a no.
+
+    Args:
+        question: the question.
+        hint: what to give instead where nobody can be asked.
+
+    Raises:
+        UsageError: stdin is no terminal.
+    """
+    if sys.stdin is None or stdin_is_piped():
+        raise UsageError("This command asks before it goes on, and stdin is no terminal.", hint)
+    return click.confirm(question, err=True)
+
+
 def stdin_is_piped() -> bool:
     """Whether stdin is open and not a terminal."""
     return sys.stdin is not None and not sys.stdin.isatty()

@@ -1,4 +1,4 @@
-"""Commands for contacts: `contacts add`, `list`, `rename` and `remove`; they need no daemon."""
+"""Commands for contacts: `contacts add`, `list`, `rename`, `verify` and `remove`; they need no daemon."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pflows.cli.arguments import Contact, examples, json_option
+from p2pflows.cli.arguments import Contact, examples, is_agreed, json_option
 from p2pflows.cli.output import display_name, print_json, print_result, print_table, say
+from p2pflows.errors import Cancelled, UnknownUser
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
 
@@ -91,6 +92,40 @@ def rename(name: str, new_name: str, as_json: bool) -> None:
     user = book.rename(name, new_name)
     new_name = book.book().by_user[user]
     print_result({"name": new_name, "user": user}, f"{new_name} is {user}.", as_json)
+
+
+@contacts.command(epilog=examples("p2pflows contacts verify bob"))
+@click.argument("name", type=Contact())
+@click.option("--yes", is_flag=True, help="You have compared the words already: ask nothing.")
+@json_option
+def verify(name: str, yes: bool, as_json: bool) -> None:
+    """Compare five words with a contact, and mark them as verified.
+
+    Let them run the same command, and compare the words by voice or face to face. If somebody has swapped a key on the
+    way, the words differ.
+    """
+    from p2pflows.contacts import Contacts, resolve
+    from p2pflows.protocol.identity import load
+    from p2pflows.protocol.words import words_of
+
+    contacts = Contacts(home().contacts)
+    book, me = contacts.book(), load(home().key).user_id
+    user = resolve(name, book, me)
+    if user not in book.by_user:
+        raise UnknownUser(f"No contact is named {name!r}.", "See: p2pflows contacts list")
+    name, words = book.by_user[user], words_of(me, user)
+    if not as_json:
+        say(f"The words of you and {escape(name)}:")
+        click.echo(words)
+    if not yes and not is_agreed("Do they see the same words?", "Say that you have compared them: --yes"):
+        raise Cancelled(
+            f"{escape(name)} is not verified.",
+            "If the words differ, trust nothing that comes in their name: remove them, and meet in another way.",
+        )
+    contacts.verify(user)
+    print_result(
+        {"name": name, "user": user, "words": words, "verified": True}, f"{escape(name)} is verified.", as_json
+    )
 
 
 @contacts.command(epilog=examples("p2pflows contacts remove bob"))

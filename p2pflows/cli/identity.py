@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pflows.cli.arguments import examples, json_option
-from p2pflows.cli.output import print_json, say
+from p2pflows.cli.output import draw_qr_code, print_json, say
 from p2pflows.errors import UsageError
 from p2pflows.home import Home, home
 
@@ -45,7 +45,7 @@ def show_id(qr: bool, as_json: bool) -> None:
         print_json({"user_id": user, "home": str(home().path)})
         return
     if qr:
-        _draw_qr_code(user)
+        draw_qr_code(user)
     click.echo(user)
 
 
@@ -71,14 +71,3 @@ def load_or_create(where: Home) -> tuple[Identity, bool]:
                 "Set P2PFLOWS_HOME to a folder that you can write.",
             ) from error
     return load(where.key), False
-
-
-def _draw_qr_code(user: str) -> None:
-    import io
-
-    import segno
-
-    drawn = io.StringIO()
-    # Upper case makes a smaller code, and `contacts add` accepts either case.
-    segno.make(user.upper(), micro=False).terminal(drawn, border=2, compact=True)
-    click.echo(drawn.getvalue())

@@ -116,6 +116,12 @@ def time_left(moment: str) -> str:
     return in_one_unit(seconds) if seconds > 0 else "over"
 
 
+def local_time(moment: str) -> str:
+    """Return a moment (RFC 3339) in the time zone of this machine, with the date unless it is today."""
+    at = datetime.fromisoformat(moment).astimezone()
+    return at.strftime("%H:%M" if at.date() == datetime.now(UTC).astimezone().date() else "%Y-%m-%d %H:%M")
+
+
 def _seconds_until(moment: str) -> float:
     return (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()
 
@@ -157,6 +163,17 @@ def print_facts(pairs: Iterable[tuple[str, str]]) -> None:
     longest = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         click.echo(f"{style(name.ljust(longest), bold=True)}{_GAP}{value}")
+
+
+def draw_qr_code(text: str) -> None:
+    """Draw a text as a QR code, in capitals, which make a smaller code."""
+    import io
+
+    import segno
+
+    drawn = io.StringIO()
+    segno.make(text.upper(), micro=False).terminal(drawn, border=2, compact=True)
+    click.echo(drawn.getvalue())
 
 
 def width(text: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 import p2pflows
 from p2pflows.cli.arguments import Stranger, examples, json_option
-from p2pflows.cli.output import ago, print_json, print_result, say, style
+from p2pflows.cli.output import ago, display_name, print_json, print_result, say, style
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
 
@@ -14,7 +16,7 @@ from p2pflows.home import home
 @click.command(epilog=examples("p2pflows requests", "p2pflows requests --json | jq -r '.[].user'"))
 @json_option
 def requests(as_json: bool) -> None:
-    """List the strangers who sent you messages.
+    """List strangers who sent you messages or were introduced.
 
     Until you allow them, no flow runs for their messages, and no question of theirs is shown.
     """
@@ -24,16 +26,28 @@ def requests(as_json: bool) -> None:
         print_json(waiting)
         return
     for request in waiting:
-        count = request["messages"]
         click.echo(style(escape(request["user"]), bold=True))
-        click.echo(
-            f"  {count} message{'' if count == 1 else 's'} to {escape(', '.join(request['endpoints']))};"
-            f" first {ago(request['first'])}, last {ago(request['last'])}"
-        )
+        for line in _story(request):
+            click.echo(f"  {line}")
     if waiting:
         say("Decide with: p2pflows allow USER_ID --name NAME, or p2pflows deny USER_ID")
     else:
         say("No stranger has sent you a message.")
+
+
+def _story(request: dict[str, Any]) -> list[str]:
+    """Return what is known of a stranger, in lines."""
+    endpoints, count = escape(", ".join(request["endpoints"])), request["messages"]
+    lines = []
+    if count:
+        first, last = ago(request["first"]), ago(request["last"])
+        lines = [f"{count} message{'' if count == 1 else 's'} to {endpoints}; first {first}, last {last}"]
+    elif endpoints:
+        lines = [f"asked for {endpoints} {ago(request['last'])}, and waits no more; if you allow them, they are told"]
+    for by in request.get("introduced_by", ()):
+        called = f" as {escape(by['as'])}" if by["as"] else ""
+        lines.append(f"introduced by {display_name(by['name'], by['user'])}{called}")
+    return lines
 
 
 @click.command(epilog=examples("p2pflows allow USER_ID --name carol"))
@@ -51,6 +65,8 @@ def allow(user: str, name: str | None, as_json: bool) -> None:
         result = me.request("allow", user=user, name=name)
     since = "already" if result["name"] == known else "now"
     sentence = f"{escape(result['name'])} is a contact {since}; waiting messages accepted: {result['released']}."
+    if result.get("told"):
+        sentence += " The time of theirs has passed, so they are told that they may call you now."
     print_result(result, sentence, as_json)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from p2pflows.errors import UsageError
 
 EMBEDDED_PORT = 18883
+_PORT, _TLS_PORT = 1883, 8883
 _MAX_PORT = 65_535
 _FORMS = "Use embedded, mqtt://host or mqtts://user:password@host:8883?ca_file=/path/ca.crt."
 _FORMS_AND_ESCAPES = f"{_FORMS} In a password, write # as %23, / as %2F, ? as %3F, @ as %40 and % as %25."
@@ -50,6 +51,12 @@ class BrokerUrl:
             user += ":" + quote(self.password, safe="")
         query = f"?ca_file={quote(self.ca_file)}" if self.ca_file else ""
         return f"{'mqtts' if self.tls else 'mqtt'}://{user + '@' if user else ''}{self._host_and_port()}{query}"
+
+    def public(self) -> str:
+        """Return the URL without credentials and without the usual port, as others need it."""
+        default = _TLS_PORT if self.tls else _PORT
+        host = self._host_and_port().removesuffix(f":{default}")
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}"
 
     @property
     def is_exposed(self) -> bool:
@@ -101,7 +108,7 @@ def parse(text: str) -> BrokerUrl | Embedded:
         raise UsageError("The broker URL has no valid port.", _FORMS_AND_ESCAPES)
     return BrokerUrl(
         host=url.hostname,
-        port=port or (8883 if tls else 1883),
+        port=port or (_TLS_PORT if tls else _PORT),
         tls=tls,
         username=unquote(url.username) if url.username else None,
         password=unquote(url.password) if url.password else None,

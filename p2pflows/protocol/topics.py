@@ -17,6 +17,8 @@ FLOWS = "_flows"
 """The daemon's endpoint that lists the flows a caller may call."""
 INSTANCES = "_instances"
 """The daemon's endpoint that mounts, resets and deletes instances of the flows it serves."""
+INVITE = "_invite"
+"""The daemon's endpoint where people meet: accepted invitations, introductions, and news of being allowed."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _USER = re.compile(r"[0-9a-f]{64}")

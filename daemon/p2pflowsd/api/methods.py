@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 from p2pflows.errors import UsageError
-from p2pflowsd.api import human, instances, messages, requests, serving, status
+from p2pflowsd.api import human, instances, invitations, messages, requests, serving, status
 from p2pflowsd.api.daemon import Daemon, Method, OnOutcome
 from p2pflowsd.api.parameters import NoParameters
 from p2pflowsd.sending.waiters import OnProgress
@@ -43,6 +43,13 @@ METHODS: dict[str, Method[Any]] = {
     "requests": Method(NoParameters, requests.requests),
     "allow": Method(requests.AllowParameters, requests.allow),
     "deny": Method(requests.DenyParameters, requests.deny),
+    "invite": Method(invitations.InviteParameters, invitations.invite),
+    "invitations": Method(NoParameters, invitations.invitations),
+    "revoke_invitation": Method(invitations.InvitationParameters, invitations.revoke_invitation),
+    "wait_invitation": Method(invitations.WaitInvitationParameters, invitations.wait_invitation),
+    "read_invitation": Method(invitations.LineParameters, invitations.read_invitation),
+    "accept_invitation": Method(invitations.AcceptParameters, invitations.accept_invitation),
+    "introduce": Method(invitations.IntroduceParameters, invitations.introduce),
     "outbox": Method(NoParameters, messages.outbox),
     "retry": Method(messages.MessageParameters, messages.retry),
     "log": Method(status.LogParameters, status.log),

@@ -1,4 +1,4 @@
-"""The methods about strangers whose requests wait until the user allows or denies them."""
+"""The methods about strangers who want to be let in, until the user allows or denies them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class DenyParameters(Parameters):
 
 
 async def requests(daemon: Daemon, _params: NoParameters) -> Any:
-    """List the strangers whose requests wait.
+    """List the strangers who asked to be let in, and the users whom contacts have introduced.
 
     Returns:
-        `requests`: list of `user`, `endpoints`, `messages`, `first`, `last`
+        `requests`: list of `user`, `endpoints`, `messages` (how many wait; 0 if their time has passed), `first`,
+        `last`, `introduced_by` (list of `user`, `name`, and `as`, the name that they suggest)
     """
     return {"requests": await daemon.read(lambda: views.requests(daemon.node))}
 
@@ -42,12 +43,13 @@ async def allow(daemon: Daemon, params: AllowParameters) -> Any:
     """Make a stranger a contact, and let their requests in.
 
     Returns:
-        `user`, `name`, `released`: how many messages were let in
+        `user`, `name`, `released`: how many messages were let in; `told`: whether they learn of it, because the time of
+        all that they sent has passed
     """
     user = check_user_id(_find_stranger(daemon, params.user))
     name = params.name or daemon.contacts().by_user.get(user) or f"user-{user[:8]}"
-    released = await daemon.run(lambda: daemon.node.admission.allow(user, name))
-    return {"user": user, "name": name, "released": released}
+    released, told = await daemon.run(lambda: _allow(daemon, user, name))
+    return {"user": user, "name": name, "released": released, "told": told}
 
 
 async def deny(daemon: Daemon, params: DenyParameters) -> Any:
@@ -66,6 +68,13 @@ async def deny(daemon: Daemon, params: DenyParameters) -> Any:
     with contextlib.suppress(JournalFailed):  # they are dropped as soon as it can
         await daemon.run(lambda: daemon.node.admission.deny(user))
     return {"user": user, "dropped": dropped}
+
+
+def _allow(daemon: Daemon, user: str, name: str) -> tuple[int, bool]:
+    """Make a user a contact; return how many of their requests go on, and whether they are told instead."""
+    wanted = user in daemon.node.people.wishes.peers
+    released = daemon.node.admission.allow(user, name)
+    return released, wanted and not released
 
 
 def _find_stranger(daemon: Daemon, part: str) -> str:

@@ -13,7 +13,7 @@ from p2pflows.protocol.message import Type
 from p2pflowsd.human.conversations import Conversation
 from p2pflowsd.human.inbox import TEXT_KEYS
 from p2pflowsd.human.pages import Group
-from p2pflowsd.journal.rows import IncomingRow, LogRow, OutgoingRow, PromptRow
+from p2pflowsd.journal.rows import IncomingRow, InvitationRow, LogRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.node import Node
 from p2pflowsd.receiving.held import MAX_HELD
@@ -36,7 +36,7 @@ def counts(node: Node) -> dict[str, Any]:
         "pending": node.outbox.pending,
         "dead": len(journal.incoming.in_state(IncomingState.DEAD)),
         "prompts_open": node.inbox.open.questions + node.inbox.open.notes,
-        "requests": len(journal.incoming.held_peers() | _blocked_strangers(node)),
+        "requests": len(requests(node)),
         "held": {"messages": journal.incoming.count_held(), "most": MAX_HELD},
         "blocked": [
             {"user": user, "name": node.name_of(user), "messages": count}
@@ -62,18 +62,61 @@ def outbox(node: Node) -> dict[str, Any]:
 
 
 def requests(node: Node) -> list[dict[str, Any]]:
-    """The strangers whose requests are held or blocked, in the order in which they first came."""
+    """The strangers who want to be let in or were introduced, in the order in which they first came."""
     strangers: dict[str, dict[str, Any]] = {}
+    for wish in node.people.wishes.current():
+        known = _stranger(strangers, wish.peer, wish.first)
+        known["endpoints"], known["last"] = json.loads(wish.endpoints), wish.last
     incoming = node.journal.incoming
     blocked = [row for user in _blocked_strangers(node) for row in incoming.blocked_by(user)]
     for row in sorted([*incoming.in_state(IncomingState.HELD), *blocked], key=lambda row: row.row_id):
-        received, endpoint = rfc3339(row.received), requested_endpoint(node.journal, row)
-        stranger = strangers.setdefault(row.peer, {"user": row.peer, "endpoints": [], "messages": 0, "first": received})
-        if endpoint not in stranger["endpoints"]:
-            stranger["endpoints"].append(endpoint)
-        stranger["messages"] += 1
-        stranger["last"] = received
-    return list(strangers.values())
+        known, endpoint = _stranger(strangers, row.peer, row.received), requested_endpoint(node.journal, row)
+        if endpoint not in known["endpoints"]:
+            known["endpoints"].append(endpoint)
+        known["messages"] += 1
+        known["last"] = max(known["last"], row.received)
+    for introduced in node.people.introductions.current():
+        known = _stranger(strangers, introduced.peer, introduced.at)
+        by = {"user": introduced.by, "name": node.name_of(introduced.by), "as": introduced.name}
+        known["introduced_by"].append(by)
+    found = sorted(strangers.values(), key=lambda each: each["first"])
+    return [{**each, "first": rfc3339(each["first"]), "last": rfc3339(each["last"])} for each in found]
+
+
+def _stranger(strangers: dict[str, dict[str, Any]], user: str, at: int) -> dict[str, Any]:
+    """The entry of a stranger among those who want to be let in; a new one if there is none."""
+    new = {"user": user, "endpoints": [], "messages": 0, "first": at, "last": at, "introduced_by": []}
+    return strangers.setdefault(user, new)
+
+
+def invitations(node: Node) -> list[dict[str, Any]]:
+    """The invitations that the user made, oldest first."""
+    return [invitation(node, row) for row in node.journal.invitations.all()]
+
+
+def invitation(node: Node, row: InvitationRow) -> dict[str, Any]:
+    """An invitation, without its secret, and the users who have used it."""
+    told = [meeting for meeting in node.journal.meetings.of(row.id) if meeting.words is not None]
+    return {
+        "id": row.id,
+        "state": node.people.invitations.state_of(row),
+        "name": row.name,
+        "allow": row.allow,
+        "uses": row.uses,
+        "used": row.used,
+        "created": rfc3339(row.created),
+        "expires": rfc3339(row.expires),
+        "users": [
+            {
+                "user": meeting.peer,
+                "name": node.name_of(meeting.peer) or meeting.name,
+                "suggested": meeting.suggested,
+                "words": meeting.words,
+                "at": rfc3339(meeting.at),
+            }
+            for meeting in told
+        ],
+    }
 
 
 def own_instances(node: Node, endpoint: str | None) -> list[dict[str, Any]]:

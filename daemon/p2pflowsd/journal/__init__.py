@@ -18,6 +18,7 @@ from p2pflowsd.faults import Faults
 from p2pflowsd.journal.errors import PASSING, JournalError, from_sqlite, primary_code, replaced
 from p2pflowsd.journal.incoming import IncomingTable
 from p2pflowsd.journal.instances import InstanceTable
+from p2pflowsd.journal.invitations import IntroductionTable, InvitationTable, MeetingTable, WishTable
 from p2pflowsd.journal.key_values import KeyValueTable
 from p2pflowsd.journal.log import LogTable
 from p2pflowsd.journal.migrations import migrate
@@ -65,6 +66,10 @@ class Journal:
         self.instances = InstanceTable(self._db)
         self.records = RecordTable(self._db)
         self.log = LogTable(self._db)
+        self.invitations = InvitationTable(self._db)
+        self.meetings = MeetingTable(self._db)
+        self.introductions = IntroductionTable(self._db)
+        self.wishes = WishTable(self._db)
         self.meta = KeyValueTable[str](self._db, "meta", "key", "value")
         self.served = KeyValueTable[str](self._db, "served", "endpoint", "record")
         self._counter_table = KeyValueTable[int](self._db, "counters", "name", "value")

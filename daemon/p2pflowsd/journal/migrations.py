@@ -148,6 +148,30 @@ def _kept_requests_have_instances(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX incoming_kept ON incoming (instance) WHERE state = 'kept'")
 
 
+def _people_meet(db: sqlite3.Connection) -> None:
+    """Add invitations and whom they brought, introductions, and the wishes of strangers, also of those who wait."""
+    for statement in (
+        """CREATE TABLE invitations (
+             n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, secret BLOB NOT NULL, name TEXT NOT NULL,
+             allow TEXT NOT NULL, uses INTEGER NOT NULL, used INTEGER NOT NULL, created INTEGER NOT NULL,
+             expires INTEGER NOT NULL, revoked INTEGER NOT NULL) STRICT""",
+        """CREATE TABLE meetings (
+             n INTEGER PRIMARY KEY, invitation TEXT NOT NULL, peer TEXT NOT NULL, name TEXT NOT NULL,
+             suggested TEXT NOT NULL, way TEXT NOT NULL, at INTEGER NOT NULL, added INTEGER NOT NULL, words TEXT,
+             UNIQUE (invitation, peer)) STRICT""",
+        """CREATE TABLE introductions (
+             n INTEGER PRIMARY KEY, peer TEXT NOT NULL, by TEXT NOT NULL, name TEXT NOT NULL, at INTEGER NOT NULL,
+             UNIQUE (peer, by)) STRICT""",
+        """CREATE TABLE wishes (
+             n INTEGER PRIMARY KEY, peer TEXT NOT NULL UNIQUE, endpoints TEXT NOT NULL, first INTEGER NOT NULL,
+             last INTEGER NOT NULL) STRICT""",
+        """INSERT INTO wishes (peer, endpoints, first, last)
+             SELECT peer, json_group_array(DISTINCT endpoint), min(received), max(received) FROM incoming
+             WHERE state = 'held' GROUP BY peer""",
+    ):
+        db.execute(statement)
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -160,6 +184,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _open_prompts_have_peers,
     _inboxes_have_pages,
     _kept_requests_have_instances,
+    _people_meet,
 )
 
 

@@ -146,6 +146,10 @@ class OutgoingTable(Table[OutgoingRow]):
         """Return the first open messages whose deadline has passed."""
         return self._many(f"{_OPEN} AND expires <= ? ORDER BY expires, n LIMIT ?", now, limit)
 
+    def open_to(self, peer: str, endpoint: str) -> list[OutgoingRow]:
+        """Return the open messages to an endpoint of a user, oldest first."""
+        return self._many(f"{_OPEN} AND peer = ? AND endpoint = ? ORDER BY n", peer, endpoint)
+
     def of_root(self, row_id: int) -> list[OutgoingRow]:
         """Return the open calls that runs made on behalf of one request, and whose answers run an instance again."""
         return self._many(f"{_OPEN_OF_RUNS} AND json_extract(origin, '$.root') = ? ORDER BY n", row_id)

@@ -23,11 +23,16 @@ _CONDITIONS = {
     # A call stays as long as the run that made it, because the run may have to withdraw it.
     "outgoing": "ended < :day AND id NOT IN (SELECT message FROM records WHERE message IS NOT NULL)",
     "prompts": "ended < :day",
+    "invitations": "expires < :month",
+    "meetings": "at < :two_months AND added = 1",
+    "introductions": "at < :month",
+    "wishes": "last < :month",
 }
 """Which rows of each table go.
 
 Ids of received messages are remembered until ten minutes after their deadline, for clock skew. Ended messages and
-prompts stay for a day, so that `wait` still finds the answer.
+prompts stay for a day, so that `wait` still finds the answer. Invitations stay for a month after their end, so that who
+comes too late reads why; meetings stay longer than any invitation, so that none is used twice by the same user.
 """
 
 
@@ -47,7 +52,12 @@ class Pruner:
         Returns:
             Whether a slice holds more of it than one call removes, so that the next call should come soon.
         """
-        limits = {"skew": now - _CLOCK_SKEW_MS, "day": now - _DAY_MS}
+        limits = {
+            "skew": now - _CLOCK_SKEW_MS,
+            "day": now - _DAY_MS,
+            "month": now - 30 * _DAY_MS,
+            "two_months": now - 61 * _DAY_MS,
+        }
         has_more = False
         for table, condition in _CONDITIONS.items():
             start = self._reached[table]

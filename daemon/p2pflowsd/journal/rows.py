@@ -107,6 +107,72 @@ class LogRow(NamedTuple):
     detail: str
 
 
+class InvitationRow(NamedTuple):
+    """An invitation that we made.
+
+    Attributes:
+        name: what we will call the one who uses it; empty if they get a name made of their user id.
+        allow: endpoints that they may call then, with commas.
+        uses: how many users may use it.
+        used: how many have.
+        revoked: when it was revoked; 0 if it was not.
+    """
+
+    row_id: int
+    id: str
+    secret: bytes
+    name: str
+    allow: str
+    uses: int
+    used: int
+    created: int
+    expires: int
+    revoked: int
+
+
+class MeetingRow(NamedTuple):
+    """A user who became a contact through an invitation.
+
+    Attributes:
+        invitation: the id of the invitation.
+        name: the petname that they get.
+        suggested: what they suggest to call them.
+        way: "invited" if the invitation was ours, "accepted" if it was theirs.
+        added: 1 once they are in the address book.
+        words: the words to compare, once the owner was told of them; empty if they could not be computed.
+    """
+
+    row_id: int
+    invitation: str
+    peer: str
+    name: str
+    suggested: str
+    way: str
+    at: int
+    added: int = 0
+    words: str | None = None
+
+
+class IntroductionRow(NamedTuple):
+    """A user whom a contact, `by`, has introduced under a name."""
+
+    row_id: int
+    peer: str
+    by: str
+    name: str
+    at: int
+
+
+class WishRow(NamedTuple):
+    """A stranger who asked to be let in; `endpoints` is a JSON list of what they asked for."""
+
+    row_id: int
+    peer: str
+    endpoints: str
+    first: int
+    last: int
+
+
 _EXPRESSION_OF = {
     "row_id": "n",
     "call_index": "k",

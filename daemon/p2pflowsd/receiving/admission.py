@@ -20,6 +20,7 @@ from p2pflowsd.journal.rows import IncomingRow, InstanceRow
 from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving import gate
+from p2pflowsd.receiving.people import People
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Catalog, Served
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
@@ -56,6 +57,7 @@ class Admission:
         settlement: Settlement,
         turns: Turns,
         inbox: Inbox,
+        people: People,
         log: OwnersLog,
     ) -> None:
         self._user = user
@@ -75,6 +77,7 @@ class Admission:
         self._turns = turns
         self._log = log
         self._inbox = inbox
+        self._people = people
 
     def admit(self, row: IncomingRow, message: Message) -> None:
         """Admit, hold or refuse a request that is next in its stream."""
@@ -87,6 +90,9 @@ class Admission:
             return
         if row.endpoint == topics.INSTANCES:
             self._admit_instance_request(row, message)
+            return
+        if row.endpoint == topics.INVITE:
+            self._people.receive(row, message)
             return
         flow = self._catalog.get(row.endpoint)
         if not self._passes(row, row.endpoint, flow):
@@ -122,6 +128,7 @@ class Admission:
             case gate.Verdict.HOLD:
                 self._journal.incoming.move(row.row_id, IncomingState.HELD)
                 self._notices.confirm(row.peer, row.id, held=True)
+                self._people.wishes.note(row.peer, endpoint)
             case gate.Verdict.NOT_ALLOWED:
                 self._settlement.fail(row, gate.refusal(endpoint))
             case _:
@@ -237,24 +244,35 @@ class Admission:
 
     def allow(self, user: str, name: str) -> int:
         """Make an unknown sender a contact, and return how many of their requests go on."""
-        self._contacts.add(name, user)
+        self._contacts.add(name, user, introduced_by=self._people.introductions.introducer_of(user))
         self._contacts.reload_if_changed()
         self._followed.add(user)
-        return self.release_held(user)
+        return self.let_in(user)
 
     def deny(self, user: str) -> int:
         """Refuse a sender from now on, and return how many of their requests were refused."""
         self._contacts.block(user)  # first, so that it holds even if the journal fails now
         self._contacts.reload_if_changed()
+        self._people.wishes.forget(user)
+        self._people.introductions.forget(user)
         rows = self._journal.incoming.held_by(user)
         for row in rows:
             self._settlement.fail(row, NotAllowed("You are not allowed to call this user."))
         return len(rows)
 
     def release_contacts(self) -> None:
-        """Admit the held requests of senders who have become contacts in the meantime."""
-        for user in self._journal.incoming.held_peers() & set(self._contacts.known.by_user):
-            self.release_held(user)
+        """Admit the held requests of senders who have become contacts in the meantime, and grant their wishes."""
+        for user in self._people.wishes.granted() | (
+            self._journal.incoming.held_peers() & self._contacts.known.by_user.keys()
+        ):
+            self.let_in(user)
+
+    def let_in(self, user: str) -> int:
+        """Admit the held requests of a new contact, and return how many there were; without any, tell them."""
+        released = self.release_held(user)
+        self._people.wishes.grant(user, released)
+        self._people.introductions.forget(user)
+        return released
 
     def _ask(self, row: IncomingRow, message: Message) -> None:
         try:

@@ -143,8 +143,8 @@ class Deadlines:
             return self._why_not_stored(row, who)
         if row.note == "held":
             return NotAllowed(
-                f"{who} has not allowed you yet; your request waits there.",
-                "Ask them to run: p2pflows allow " + self._user,
+                f"{who} has not allowed you yet.",
+                f"Ask them to run: p2pflows allow {self._user}; then send it again. p2pflows log says when they did.",
             )
         if row.note == "waiting":
             what = "a new instance" if row.endpoint == topics.INSTANCES else repr(row.endpoint)

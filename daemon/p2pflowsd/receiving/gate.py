@@ -9,6 +9,9 @@ from p2pflows.errors import NotAllowed
 from p2pflows.protocol import topics
 from p2pflowsd.running.catalog import ANYONE, CONTACTS, ME, Served
 
+_OPEN_TO_STRANGERS = frozenset({topics.FLOWS, topics.INVITE})
+"""Endpoints of the daemon itself, which decides on each request there."""
+
 
 class Verdict(Enum):
     """The decision on a request."""
@@ -35,7 +38,7 @@ def decide(sender: str, endpoint: str, *, me: str, book: Book, served: Served | 
         book: the owner's contacts and blocked users.
         served: what is served under the endpoint; None if nothing is.
     """
-    if endpoint == topics.FLOWS:
+    if endpoint in _OPEN_TO_STRANGERS:
         return Verdict.NOT_ALLOWED if sender in book.blocked else Verdict.PASS
     if served is not None and may_call(sender, served, me=me, book=book):
         return Verdict.PASS

@@ -202,7 +202,7 @@ class Intake:
         latest = now + MAX_CLOCK_SKEW_MS
         if message.expires > now and message.created <= latest and message.expires <= latest + MAX_LIFETIME_MS:
             return message
-        if sender in self._contacts.known.by_user:
+        if sender in self._contacts.known.by_user or endpoint == topics.INVITE:
             self._notices.refuse_untimely(sender, message.id)
         if message.expires <= now:
             raise Refused("expired")

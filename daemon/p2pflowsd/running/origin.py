@@ -56,12 +56,32 @@ class CallBackOrigin(NamedTuple):
         )
 
 
-Origin = AskOrigin | CallBackOrigin
+class AcceptOrigin(NamedTuple):
+    """The acceptance of an invitation.
+
+    Attributes:
+        invitation: its id.
+        name: what its user will be called.
+        suggested: what they suggest to call them.
+    """
+
+    invitation: str
+    name: str
+    suggested: str
+
+    def to_json(self) -> str:
+        """The text that is stored."""
+        return compact({"accept": list(self)})
+
+
+Origin = AskOrigin | CallBackOrigin | AcceptOrigin
 
 
 def read_origin(text: str) -> Origin:
     """The origin in a stored text."""
     content = json.loads(text)
+    if "accept" in content:
+        return AcceptOrigin(*content["accept"])
     if "k" in content:
         return AskOrigin(content["n"], content["k"], content.get("declared") is True)
     return CallBackOrigin(*(content[name] for name in ("instance", "endpoint", "root", "subflow", "packaged")))

@@ -13,11 +13,14 @@ from p2pflowsd.api.parameters import MustBe
 GOOD: dict[str, Any] = {
     "address": "me/User",
     "endpoint": "User",
+    "first": "bob",
     "id": "0123",
     "ids": ["0123"],
     "instance": "0" * 32,
     "kind": "human",
     "seconds": 60,
+    "line": "p2pf1",
+    "second": "carol",
     "text": "Yes",
     "user": "bob",
 }
@@ -31,6 +34,8 @@ OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_s
 NUMBERS = {"after", "limit", "seconds", "timeout"}
 LISTS = {"ids", "overridable", "words"}
 ANYTHING = {"value"}
+TEXTS |= {"first", "line", "own_name", "second"}
+NUMBERS |= {"expires", "uses"}
 CASES = sorted(
     (method, field.alias or name)
     for method, entry in METHODS.items()
