@@ -75,7 +75,7 @@ class App:
             client_id=self._client_id(),
             persistent=True,
             subscriptions=self._subscriptions,
-            will=lambda: Will(topics.status(self._me.user_id), self._node.presence.mine(online=False), retain=True),
+            will=lambda: Will(topics.status(self._me.user_id), self._node.presence.will(), retain=True),
             on_deliveries=self._arrived,
             on_up=self._up,
             on_down=self._down,

@@ -130,6 +130,7 @@ class Node:
         waiters = self.waiters = Waiters(journal, callbacks)
         outbox = self.outbox = Outbox(
             user=user,
+            boot=self.boot,
             envelope=envelope,
             journal=journal,
             link=link,

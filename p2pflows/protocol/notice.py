@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import from_json, to_json
 
 from p2pflows.protocol import strict_json
@@ -34,6 +34,8 @@ class Notice(BaseModel):
     """What daemons report to each other about messages; every line may be lost or repeated without harm.
 
     Attributes:
+        boot: grows with each start of the daemon that sends the notice; 0 if it does not number its notices.
+        number: grows with each notice of this boot; one that was seen before has no effect.
         received: ids that the sender of the notice has committed to its journal.
         held: ids that it has committed, and that wait until its user allows their sender; not in `received`.
         waiting: ids that it has committed, and that wait for a worker; not in `received`.
@@ -46,9 +48,11 @@ class Notice(BaseModel):
         progress: (id, data): what the flow that runs this call reports before its answer.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, populate_by_name=True)
 
     to: UserId
+    boot: Count = 0
+    number: Count = Field(alias="n", default=0)
     received: list[MessageId] = []
     held: list[MessageId] = []
     waiting: list[MessageId] = []
@@ -82,7 +86,7 @@ class Notice(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Return the body to sign and send."""
-        return self.model_dump_json(exclude_defaults=True).encode()
+        return self.model_dump_json(by_alias=True, exclude_defaults=True).encode()
 
     @classmethod
     def _merged(cls, notices: Sequence[Self]) -> Self:

@@ -445,7 +445,7 @@ class Machine:
     def _will(self) -> Will | None:
         if self.node is None:
             return None
-        return Will(topics.status(self.user), self.node.presence.mine(online=False), retain=True)
+        return Will(topics.status(self.user), self.node.presence.will(), retain=True)
 
     def _up(self) -> None:
         if self.node is not None:

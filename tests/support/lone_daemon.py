@@ -173,9 +173,9 @@ class Peer:
 
     def __init__(self, daemon: LoneDaemon, seed: int, name: str | None = None) -> None:
         self._daemon = daemon
-        self._identity = Identity(bytes([seed]) * 32)
-        self._envelope = Envelope(self._identity)
-        self.user = self._identity.user_id
+        self.identity = Identity(bytes([seed]) * 32)
+        self._envelope = Envelope(self.identity)
+        self.user = self.identity.user_id
         if name is not None:
             daemon.contacts.add(name, self.user)
 
@@ -212,13 +212,14 @@ class Peer:
         return self._daemon.receive(endpoint, *(self.bundle(*bodies[n : n + BODIES_IN_BUNDLE]) for n in starts))
 
     def notify(self, **lines: Any) -> Cost:
-        """Send a notice; return what the batch that receives it cost."""
+        """Send a notice, numbered only if `boot` and `n` are given; return what the batch that receives it cost."""
         return self._daemon.receive(topics.NOTICE, self.bundle(self.notice(**lines), kind=BundleKind.NOTICE))
 
-    def show(self, *, boot: int, online: bool) -> None:
-        """Publish this peer's status."""
+    def show(self, *, boot: int, online: bool, connection: int = 0) -> None:
+        """Publish this peer's status; connections are not numbered if none is given."""
         topic = topics.status(self.user)
-        status = presence.seal(self._identity, topic, {"boot": boot, "online": online})
+        fact = {"boot": boot, "online": online, **({"n": connection} if connection else {})}
+        status = presence.seal(self.identity, topic, fact)
         self._daemon.node.process_batch([Packet(topic, status)])
 
     def received(self, endpoint: str) -> list[dict[str, Any]]:

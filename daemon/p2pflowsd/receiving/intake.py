@@ -26,6 +26,7 @@ from p2pflowsd.receiving.allowance import StrangersAllowance
 from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.held import HeldRequests
+from p2pflowsd.receiving.seen_notices import SeenNotices
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
@@ -83,6 +84,7 @@ class Intake:
         self._held = held
         self._log = log
         self._allowance = StrangersAllowance(clock)
+        self._seen_notices = SeenNotices()
 
     def receive(self, endpoint: str, delivery: Delivery) -> None:
         """Take in a bundle that was published for an endpoint.
@@ -133,13 +135,19 @@ class Intake:
         """Return whether notices of a stranger can be about something."""
         return self._outbox.sends_to(stranger) or self._notices.is_requesting_from(stranger)
 
-    def _notice(self, sender: str, bodies: Sequence[bytes]) -> None:
+    def _read_notice(self, sender: str, bodies: Sequence[bytes]) -> Notice:
         try:
             notice = Notice.from_bodies(bodies)
         except ValueError as error:
             raise Refused("malformed") from error
         if notice.to != self._user:
             raise Refused("wrong_recipient")
+        if not self._seen_notices.take(sender, notice.boot, notice.number):
+            raise Refused("replayed")
+        return notice
+
+    def _notice(self, sender: str, bodies: Sequence[bytes]) -> None:
+        notice = self._read_notice(sender, bodies)
         self._outbox.confirm_stored(sender, notice.received)
         self._outbox.confirm_stored(sender, notice.held, "held")
         self._outbox.confirm_stored(sender, notice.waiting, "waiting")

@@ -54,6 +54,7 @@ class Outbox:
 
     Args:
         user: the user id of the owner.
+        boot: a number that grows with every start of the daemon.
         envelope: seals the bundles.
         journal: where messages are stored.
         link: where they are published.
@@ -74,6 +75,7 @@ class Outbox:
         self,
         *,
         user: str,
+        boot: int,
         envelope: Envelope,
         journal: Journal,
         link: Link,
@@ -85,6 +87,7 @@ class Outbox:
         followed: Followed,
     ) -> None:
         self._user = user
+        self._boot = boot
         self._envelope = envelope
         self._journal = journal
         self._link = link
@@ -102,6 +105,7 @@ class Outbox:
         """The recipients to whom everything is sent again as soon as their turn comes."""
         self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
         self._unanswered: Counter[str] = Counter()
+        self._notices_sent = 0
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._last_created = 0
         """When the newest pending message was accepted, by the clock of that moment."""
@@ -488,7 +492,9 @@ class Outbox:
     def send_notice(self, peer: str, notice: Notice) -> None:
         """Send a notice if the link is up; a notice that is lost is not sent again."""
         if self._link.connected:
-            bundle = self._envelope.seal(BundleKind.NOTICE, peer, [notice.to_bytes()], self._entropy(NONCE_BYTES))
+            self._notices_sent += 1
+            body = notice.model_copy(update={"boot": self._boot, "number": self._notices_sent}).to_bytes()
+            bundle = self._envelope.seal(BundleKind.NOTICE, peer, [body], self._entropy(NONCE_BYTES))
             self._faults.reach("outbox.before_notice")
             self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)
 

@@ -7,7 +7,7 @@ Presence is a hint. It makes resending faster and errors more precise, but no pr
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import Refused
@@ -52,7 +52,8 @@ class Presence:
     def __init__(self, identity: Identity, boot: int) -> None:
         self._identity = identity
         self._boot = boot
-        self._known: dict[str, tuple[int, bool]] = {}
+        self._connection = 0
+        self._known: dict[str, _Status] = {}
 
     def card(self, flows: list[dict[str, Any]]) -> bytes:
         """Return the payload of our card: the flows that anyone may call, or only their endpoints if it is too long."""
@@ -65,13 +66,19 @@ class Presence:
         return seal(self._identity, topic, {**about, "flows": names[:MAX_FLOWS_ON_CARD]})
 
     def mine(self, *, online: bool) -> bytes:
-        """Return the payload of our own status; the offline one is also the last will."""
-        return seal(self._identity, topics.status(self._identity.user_id), {"boot": self._boot, "online": online})
+        """Return the payload of our own status on the present connection."""
+        fact = {"boot": self._boot, "n": self._connection, "online": online}
+        return seal(self._identity, topics.status(self._identity.user_id), fact)
+
+    def will(self) -> bytes:
+        """Return the payload of the last will for the next connection to the broker: that we are offline."""
+        self._connection += 1
+        return self.mine(online=False)
 
     def online(self, user: str) -> bool | None:
         """Return whether a user's daemon is online; None if it never sent a status."""
         known = self._known.get(user)
-        return known[1] if known else None
+        return known.online if known else None
 
     def is_twin(self, payload: bytes, *, retained: bool) -> bool:
         """Whether a status of this user comes from another daemon with the same key, as in a copied home.
@@ -83,8 +90,8 @@ class Presence:
         """
         if not payload:
             return False
-        boot, online = _read_status(self._identity.user_id, payload)
-        return online and boot != self._boot and (boot > self._boot or not retained)
+        status = _read_status(self._identity.user_id, payload)
+        return status.online and status.boot != self._boot and (status.boot > self._boot or not retained)
 
     def learn(self, user: str, payload: bytes) -> bool:
         """Store the status of a user.
@@ -97,22 +104,46 @@ class Presence:
         """
         if not payload:
             return False  # anybody may clear a retained message, so this is not the word of the user
-        boot, online = _read_status(user, payload)
-        before = self._known.get(user, (-1, False))
-        if boot < before[0]:
+        status = _read_status(user, payload)
+        before = self._known.get(user)
+        if before is not None and status.is_older_than(before):
             return False
-        self._known[user] = (boot, online)
-        return online and before != (boot, True)
+        self._known[user] = status
+        return status.online and (before is None or not before.online or before.boot != status.boot)
 
 
-def _read_status(user: str, payload: bytes) -> tuple[int, bool]:
+class _Status(NamedTuple):
+    """What a status says.
+
+    Attributes:
+        boot: grows with each start of the daemon.
+        connection: grows with each connection to the broker in this boot; 0 if the daemon does not number them.
+        online: whether the daemon is online. In each connection it first is, and then is not.
+    """
+
+    boot: int
+    connection: int
+    online: bool
+
+    def is_older_than(self, other: _Status) -> bool:
+        """Return whether a status was true before another one was, and is not any more."""
+        if self[:2] != other[:2]:
+            return self[:2] < other[:2]
+        return self.connection > 0 and self.online and not other.online
+
+
+def _read_status(user: str, payload: bytes) -> _Status:
     fact = open_signed(user, topics.status(user), payload)
     if fact is None:
         raise Refused("bad_signature")
-    boot, online = fact.get("boot"), fact.get("online")
-    if type(boot) is not int or not 0 <= boot <= MAX_COUNT or not isinstance(online, bool):
+    boot, connection, online = fact.get("boot"), fact.get("n", 0), fact.get("online")
+    if not (_is_count(boot) and _is_count(connection) and isinstance(online, bool)):
         raise Refused("malformed")
-    return boot, online
+    return _Status(boot, connection, online)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 class Followed:
