@@ -34,7 +34,7 @@ def counts(node: Node) -> dict[str, Any]:
             name.removeprefix(_REFUSED): count for name, count in sorted(counters.items()) if name.startswith(_REFUSED)
         },
         "pending": node.outbox.pending,
-        "dead": len(journal.incoming.in_state(IncomingState.DEAD)),
+        "dead": journal.incoming.count_dead(),
         "prompts_open": node.inbox.open.questions + node.inbox.open.notes,
         "requests": len(requests(node)),
         "held": {"messages": journal.incoming.count_held(), "most": MAX_HELD},

@@ -44,6 +44,7 @@ _OPEN_PEERS = f"SELECT DISTINCT peer FROM incoming INDEXED BY incoming_open_of_p
 _HELD_PEERS = f"SELECT DISTINCT peer FROM incoming {_IN_STATE[IncomingState.HELD]}"
 _HELD_BY_SENDER = f"SELECT peer, count(*), min(received) FROM incoming {_IN_STATE[IncomingState.HELD]} GROUP BY peer"
 _COUNT_HELD = f"SELECT count(*) FROM incoming {_IN_STATE[IncomingState.HELD]} AND peer = coalesce(?, peer)"
+_COUNT_DEAD = f"SELECT count(*) FROM incoming {_IN_STATE[IncomingState.DEAD]}"
 _EXPIRED = tuple(f"{_IN_STATE[state]} AND expires <= ? ORDER BY expires LIMIT ?" for state in sorted(OPEN_INCOMING))
 _NEXT_EXPIRY = tuple(f"SELECT min(expires) FROM incoming {_IN_STATE[state]}" for state in sorted(OPEN_INCOMING))
 
@@ -170,6 +171,11 @@ class IncomingTable(Table[IncomingRow]):
     def in_state(self, state: IncomingState) -> list[IncomingRow]:
         """Return all requests in an open state, or dead, oldest first."""
         return self._many(_ALL_IN_STATE[state])
+
+    def count_dead(self) -> int:
+        """Return how many dead letters there are."""
+        count: int = self._value(_COUNT_DEAD)
+        return count
 
     def blocked(self, peer: str, endpoint: str, *, limit: int) -> list[IncomingRow]:
         """Return the first requests of one stream that wait for an earlier one, in the order of the stream."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from p2pflows.errors import TooLarge, WorkerLost
 from p2pflows.protocol import topics
-from p2pflows.protocol.asks import Recorded
+from p2pflows.protocol.asks import Ask, Recorded
 from p2pflows.protocol.envelope import Refused
 from p2pflows.protocol.worker_frames import Failure, Overdue, Success, SuspendedRun, TaskResult, WorkerFrame
 from p2pflowsd.clock import Clock
@@ -130,12 +130,16 @@ class Dispatch:
             worker.parked.difference_update(frame.unparked)
         for run in frame.suspended:
             self._take_suspended(point, name, run, frame.seen)
+        # Each ask is answered once, as its answer may be much longer than a line that repeats it.
+        asks: dict[tuple[str, int], Ask] = {}
         for ask in frame.asks:
+            asks.setdefault((ask.task, ask.call_index), ask)
+        for ask in asks.values():
             task = self._leases.find_leased(point, name, ask.task)
             if task is not None:  # else it was cancelled, and the worker gets to know by a frame under way
                 status = self._runs.record(task.row, ask)
                 self._leases.answer_ask(task.row.row_id, ask.call_index, status)
-        for task_id, call_index in frame.waits:
+        for task_id, call_index in dict.fromkeys(frame.waits):
             task = self._leases.find_leased(point, name, task_id)
             if task is not None:
                 self._answer_wait(task.row, call_index)
