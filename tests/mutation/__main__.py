@@ -1,0 +1,283 @@
+"""Removes one guard of the daemon at a time, and looks whether a test notices.
+
+A guard is a condition or a part of one, a limit (`min`, `max`, a slice), an exception that is caught, a call that
+raises if a check fails, or a condition in SQL. A mutant without one of them that passes all tests is a survivor: it
+needs a test, or a line in explained.yaml that says why it does no harm. mutmut and cosmic-ray were not used, because
+they change operators and numbers but cannot take a guard away, and they know nothing of SQL.
+
+The tests run on a copy of the tree, so that it can be edited meanwhile. Each mutant meets only tests that reach its
+guard. A test that takes far longer than without the mutant has noticed it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from support.memory_disk import memory_disk
+
+from mutation import guards
+from mutation.guards import Mutant
+
+ROOT = Path(__file__).parents[2]
+EXPLAINED = Path(__file__).parent / "explained.yaml"
+_RECEIVING = (
+    "tests/unit/receiving", "tests/unit/test_node.py", "tests/unit/sending", "tests/unit/human",
+    "tests/properties/test_bounded_work.py",
+)  # fmt: skip
+_ALL = (*_RECEIVING, "tests/unit/running", "tests/unit/journal", "tests/properties/test_query_plans.py")
+_PROTOCOL = ("tests/unit/protocol", "tests/properties/test_envelope.py", "tests/properties/test_fuzz_inputs.py")
+_D = "daemon/p2pflowsd"
+TESTS: dict[str, Sequence[str]] = {
+    f"{_D}/receiving/intake.py": (*_RECEIVING, "tests/unit/running"),
+    f"{_D}/receiving/gate.py": (*_RECEIVING, "tests/unit/running"),
+    f"{_D}/receiving/admission.py": (*_RECEIVING, "tests/unit/running"),
+    f"{_D}/sending/outbox.py": (*_RECEIVING, "tests/unit/running"),
+    f"{_D}/sending/notices.py": (*_RECEIVING, "tests/unit/running"),
+    f"{_D}/running/dispatch.py": (*_RECEIVING, "tests/unit/running"),
+    f"{_D}/human/inbox.py": (*_RECEIVING, "tests/unit/running"),
+    "p2pflows/protocol/envelope.py": _PROTOCOL,
+    "p2pflows/protocol/notice.py": (*_PROTOCOL, "tests/unit/receiving", "tests/unit/sending"),
+    **{
+        f"{_D}/journal/{name}.py": _ALL
+        for name in (
+            "__init__", "errors", "incoming", "instances", "key_values", "log", "migrations", "outgoing", "prompts",
+            "pruning", "records", "streams", "table",
+        )
+    },
+}  # fmt: skip
+"""The mutated files, each with the tests that may reach its guards."""
+
+
+class Explained(NamedTuple):
+    """A survivor that does no harm."""
+
+    file: str
+    function: str
+    change: str
+
+    @classmethod
+    def of(cls, file: str, mutant: Mutant) -> Explained:
+        """Return what names a mutant, wherever it is in its file."""
+        return cls(file, mutant.function, mutant.text)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant.
+
+    Attributes:
+        file: the path of its module.
+        mutant: the mutant.
+        survives: whether all tests passed without its guard.
+        is_reached: whether any test reaches the guard.
+    """
+
+    file: str
+    mutant: Mutant
+    survives: bool
+    is_reached: bool
+
+
+def explanations(path: Path = EXPLAINED) -> dict[Explained, str]:
+    """Return why each survivor that is explained does no harm."""
+    listed = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return {
+        Explained(file, function, change): why
+        for file, functions in listed.items()
+        for function, changes in functions.items()
+        for change, why in changes.items()
+    }
+
+
+def mutants_of(file: str, only: str = "") -> list[Mutant]:
+    """Return the mutants of a file whose function or change has a text in it."""
+    found = guards.find((ROOT / file).read_text(encoding="utf-8"))
+    return [mutant for mutant in found if only in f"{mutant.function}: {mutant.text}"]
+
+
+class Trial:
+    """Tries mutants on a copy of the tree.
+
+    Args:
+        folder: where the copy goes.
+        jobs: how many mutants to try at once.
+
+    Attributes:
+        failing: the tests that fail though no guard is removed; they are not used.
+    """
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self._folder = folder
+        self._tree = copy_tree(folder)
+        self._jobs = jobs
+        self.failing: list[str] = []
+
+    def verdicts(self, mutants: dict[str, list[Mutant]]) -> Iterator[Verdict]:
+        """Try the mutants of some files; yield a verdict on each as soon as there is one.
+
+        Raises:
+            RuntimeError: pytest failed.
+        """
+        files = {module_of(file): file for file in mutants}
+        by_number = {(file, each.number): each for file, found in mutants.items() for each in found}
+        tests = sorted({path for file in mutants for path in TESTS[file] if (self._tree / path).exists()})
+        numbers = {module_of(file): [each.number for each in found] for file, found in mutants.items()}
+        recorded = 0
+        for fact in self._run(numbers, tests):
+            if "test" in fact:
+                recorded += 1
+                _progress(f"{recorded} of {fact['of']} tests run without a change")
+                if not fact["passes"]:
+                    self.failing.append(fact["test"])
+            else:
+                file = files[fact["module"]]
+                yield Verdict(file, by_number.pop((file, fact["number"])), fact["survives"], fact["is_reached"])
+        if by_number:
+            raise RuntimeError(f"no verdict on {len(by_number)} mutants")
+
+    def _run(self, numbers: dict[str, list[int]], tests: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Run pytest with the plugin; yield the facts that it tells."""
+        reading, writing = os.pipe()
+        order = {"mutants": numbers, "pipe": writing, "folder": str(self._folder), "jobs": self._jobs}
+        order_file = self._folder / "order.json"
+        order_file.write_text(json.dumps(order), encoding="utf-8")
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(str(self._tree / part) for part in ("", "daemon", "tests")),
+            "MUTATION": str(order_file),
+            "PYTEST_DEBUG_TEMPROOT": str(self._folder),
+        }
+        command = [
+            sys.executable, "-m", "pytest", "-q", "-s", "-p", "mutation.plugin", "-p", "no:cacheprovider",
+            "-p", "no:xdist", *tests,
+        ]  # fmt: skip
+        log = self._folder / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=self._tree, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                pass_fds=[writing],
+            )  # fmt: skip
+        os.close(writing)
+        try:
+            with os.fdopen(reading, encoding="utf-8") as facts:
+                yield from map(json.loads, facts)
+            process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        if process.returncode not in (0, 1, 5):
+            raise RuntimeError(f"pytest failed:\n{log.read_text(encoding='utf-8', errors='replace')[-3_000:]}")
+
+
+def module_of(file: str) -> str:
+    """Return the name of the module in a file."""
+    return ".".join(Path(file.removeprefix("daemon/")).with_suffix("").parts).removesuffix(".__init__")
+
+
+def copy_tree(to: Path) -> Path:
+    """Copy what the tests need; return the folder of the copy."""
+    tree = to / "tree"
+    left_out = shutil.ignore_patterns("__pycache__", ".*", "site")
+    tree.mkdir()
+    for name in ("p2pflows", "daemon", "tests", "scripts", "docs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=left_out, symlinks=True)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tree / name)
+    return tree
+
+
+def try_all(files: Sequence[str], only: str, jobs: int) -> int:
+    """Try the mutants of some files, and print what survives; return the exit code."""
+    explained = explanations()
+    counts: Counter[str] = Counter()
+    open_survivors: list[Verdict] = []
+    mutants = {file: found for file in files if (found := mutants_of(file, only))}
+    total = sum(map(len, mutants.values()))
+    with tempfile.TemporaryDirectory(prefix="p2pflows-mutate-", dir=memory_disk()) as folder:
+        trial = Trial(Path(folder), jobs)
+        for verdict in trial.verdicts(mutants):
+            key = Explained.of(verdict.file, verdict.mutant)
+            if not verdict.survives:
+                counts["noticed"] += 1
+                if key in explained:
+                    _say(f"A test notices this now, so it needs no explanation: {_shown(verdict)}")
+            elif key in explained:
+                counts["explained"] += 1
+            else:
+                open_survivors.append(verdict)
+                _say(_shown(verdict))
+            done = counts.total() + len(open_survivors)
+            _progress(f"{done} of {total} mutants, {len(open_survivors)} survive without an explanation")
+        for test in trial.failing:
+            _say(f"{test} fails though no guard is removed; it was not used.")
+    _progress("")
+    stale = [] if only else stale_explanations(files)
+    for key in stale:
+        print(f"There is no such mutant: {key.file}, {key.function}: {key.change}")
+    if open_survivors:
+        print("\nNo test notices these. Write one, or say in tests/mutation/explained.yaml why it does no harm.\n")
+        for verdict in sorted(open_survivors, key=lambda each: (each.file, each.mutant.number)):
+            print(_shown(verdict))
+    print(f"\n{counts['noticed']} noticed by a test, {counts['explained']} explained, {len(open_survivors)} open.")
+    return 1 if open_survivors or stale else 0
+
+
+def _shown(verdict: Verdict) -> str:
+    mutant = verdict.mutant
+    note = "" if verdict.is_reached else "   (no test reaches it)"
+    return f"{verdict.file}:{mutant.line}: {mutant.function}: {mutant.text}{note}"
+
+
+def stale_explanations(files: Sequence[str]) -> list[Explained]:
+    """Return the explanations of mutants that do not exist."""
+    exist = {Explained.of(file, mutant) for file in files for mutant in mutants_of(file)}
+    return [key for key in explanations() if key.file in files and key not in exist]
+
+
+def _say(text: str) -> None:
+    _progress("")
+    print(text, flush=True)
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/mutate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--file", action="append", default=[], help="only files with this text in their path")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only mutants with this text in function or change")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many to try at once (%(default)s)")
+    parser.add_argument("--list", action="store_true", help="print the mutants, and try none")
+    arguments = parser.parse_args()
+    files = [file for file in TESTS if not arguments.file or any(part in file for part in arguments.file)]
+    if not files:
+        parser.error(f"no mutated file has {' or '.join(arguments.file)} in its path; they are:\n" + "\n".join(TESTS))
+    if arguments.list:
+        for file in files:
+            for mutant in mutants_of(file, arguments.only):
+                print(f"{file}:{mutant.line}: {mutant.function}: {mutant.text}")
+        return 0
+    if arguments.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    return try_all(files, arguments.only, arguments.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

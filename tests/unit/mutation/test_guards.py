@@ -1,0 +1,98 @@
+"""The tool that removes guards: what it finds, what it writes, and the list of survivors that are explained."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import pytest
+from mutation import guards
+from mutation.__main__ import TESTS, explanations, main, stale_explanations
+
+SOURCE = '''
+"""A module."""
+KINDS = "SELECT n FROM t WHERE kind = 'a' AND peer = ?"
+
+
+def first(peer, rows, limit):
+    """Return some rows of a peer."""
+    check_peer(peer)
+    if peer is None or (rows and peer == "x"):
+        return []
+    return [row for row in rows[:limit] if row.peer == peer][: min(limit, 5)]
+'''
+
+
+def test_every_kind_of_guard_is_found() -> None:
+    """Conditions and their parts, limits, checks and conditions in SQL can be removed."""
+    found = {(mutant.function, mutant.text) for mutant in guards.find(SOURCE)}
+    assert {
+        ("", "kind = 'a' -> (kind = 'a' OR 1)"),
+        ("", "peer = ? -> (peer = ? OR 1)"),
+        ("first", "check_peer(peer) -> nothing"),
+        ("first", 'peer is None or (rows and peer == "x") -> False'),
+        ("first", "peer is None -> False"),
+        ("first", 'peer == "x" -> True'),
+        ("first", "row.peer == peer -> True"),
+        ("first", "limit -> None"),
+        ("first", "min(limit, 5) -> limit"),
+    } <= found
+
+
+@pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        ("row.peer == peer -> True", [1, 2]),
+        ('peer is None or (rows and peer == "x") -> True', []),
+        ("limit -> None", [1, 3]),
+        ("", [1]),
+    ],
+)
+def test_a_switch_removes_one_guard(change: str, result: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The written module does what the source says, but for the guard whose switch is on."""
+    numbers = [mutant.number for mutant in guards.find(SOURCE) if mutant.text == change]
+    monkeypatch.setattr(builtins, "_is_off", lambda number: number in numbers, raising=False)
+    names: dict[str, Any] = {"check_peer": lambda _peer: None}
+    written = guards.with_switches(SOURCE, "_is_off")
+    assert written.count("\n") == SOURCE.count("\n")
+    exec(written, names)  # noqa: S102 - it is ours
+
+    class Row:
+        """A row of a peer."""
+
+        def __init__(self, number: int, peer: str) -> None:
+            self.number, self.peer = number, peer
+
+    rows = [Row(1, "ann"), Row(2, "bob"), Row(3, "ann")]
+    assert [row.number for row in names["first"]("ann", rows, 2)] == result
+
+
+def test_a_guard_with_the_same_text_has_a_number() -> None:
+    """Guards are named by their function and text, so lines may move; equal ones are counted."""
+    texts = [
+        mutant.text for mutant in guards.find("def f(x):\n    if x:\n        return 1\n    return 2 if x else 3\n")
+    ]
+    assert texts == ["x -> True", "x -> False", "x #2 -> True", "x #2 -> False"]
+
+
+def test_every_explained_survivor_exists() -> None:
+    """The list names only guards that the code has, each with a reason."""
+    assert stale_explanations(list(TESTS)) == []
+    assert all(reason.strip().endswith(".") for reason in explanations().values())
+
+
+def test_mutants_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--list` prints one line for each mutant; `--file` and `--only` choose."""
+    monkeypatch.setattr("sys.argv", ["mutate", "--list", "--file", "gate.py", "--only", "book.blocked"])
+    assert main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert all("receiving/gate.py:" in line and "book.blocked" in line for line in lines)
+
+
+def test_an_unknown_file_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A text that no mutated file has in its path is refused, with the list of files."""
+    monkeypatch.setattr("sys.argv", ["mutate", "--file", "nowhere"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "receiving/intake.py" in capsys.readouterr().err
