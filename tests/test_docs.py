@@ -28,8 +28,9 @@ from p2pflows.cli import cli
 from p2pflows.flows import state
 from p2pflows.protocol import asks, envelope, framing, message, notice, strict_json
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
+from p2pflowsd.api import talk
 from p2pflowsd.api.methods import METHODS
-from p2pflowsd.human import inbox, pages
+from p2pflowsd.human import inbox, pages, transcript
 from p2pflowsd.journal import prompts
 from p2pflowsd.receiving import allowance, blocked, held, intake
 from p2pflowsd.running import dispatch, instances
@@ -249,6 +250,8 @@ def test_limits_are_those_of_the_code(row: str, value: int) -> None:
         ("blocked requests of one contact", [intake.MAX_BLOCKED_PER_CONTACT]),
         ("blocked requests of one stranger", [intake.MAX_BLOCKED_PER_STRANGER, intake.MAX_BLOCKED_OF_STRANGERS]),
         ("open questions and notes", [inbox.MAX_OPEN_OF_PEER]),
+        ("remembered lines", [transcript.MAX_LINES_OF_PEER, transcript.MAX_LINES, transcript.MAX_CHARS]),
+        ("conversations with names", [talk.MAX_TITLES]),
         ("hidden questions", [inbox.MAX_SNOOZED]),
         ("a page of the inbox", [pages.MAX_PAGE, prompts.MAX_PAGE_CHARS]),
         ("blocked requests of all users", [intake.MAX_BLOCKED]),

@@ -288,6 +288,7 @@ class App:
                 faults=self._faults,
                 on_prompt=lambda prompt: self._control.send_event("prompt", views.prompt(self._node, prompt)),
                 on_met=self._on_met,
+                on_line=lambda line: self._control.send_event("line", views.line(self._node, line)),
                 replace_process=lambda pid: any(process.replace(pid) for process in self._processes),
             )
             self._serve_human(node)

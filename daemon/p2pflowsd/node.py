@@ -21,8 +21,9 @@ from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.human.inbox import Inbox
+from p2pflowsd.human.transcript import Transcript
 from p2pflowsd.journal import Journal, JournalError
-from p2pflowsd.journal.rows import IncomingRow, MeetingRow, OutgoingRow, PromptRow
+from p2pflowsd.journal.rows import IncomingRow, LineRow, MeetingRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
@@ -93,6 +94,7 @@ class Node:
     _is_dead = False
     _commit_by: float | None = None
     _next_tick = 0.0
+    _next_prune = 0.0
 
     def __init__(
         self,
@@ -106,6 +108,7 @@ class Node:
         faults: Faults,
         on_prompt: Callable[[PromptRow], None] = lambda _prompt: None,
         on_met: Callable[[MeetingRow], None] = lambda _meeting: None,
+        on_line: Callable[[LineRow], None] = lambda _line: None,
         replace_process: Callable[[int], bool] = lambda _pid: False,
     ) -> None:
         contacts.reload_if_changed()
@@ -205,12 +208,16 @@ class Node:
             replace_process=replace_process,
         )
 
+        self.transcript = Transcript(
+            journal=journal, clock=clock, callbacks=callbacks, messages=self.messages, outbox=outbox, on_line=on_line
+        )
         inbox = self.inbox = Inbox(
             journal=journal,
             clock=clock,
             name_of=name_of,
             settlement=settlement,
             callbacks=callbacks,
+            transcript=self.transcript,
             on_prompt=on_prompt,
         )
         blocked = self.blocked = BlockedRequests(journal, notices)
@@ -299,7 +306,6 @@ class Node:
 
         self._unacknowledged: list[Delivery] = []
         self._clock_offset = clock.now() - clock.elapsed() * 1000
-        self._next_prune = clock.elapsed() + PRUNE_INTERVAL_S
         self._restore()
 
     def process_batch(self, deliveries: Sequence[Delivery], requests: Sequence[Request] = ()) -> None:
@@ -498,6 +504,7 @@ class Node:
             self.catalog.name_users_by_id(self.contacts.known)
             self._fail_unserved(self._queue.restore())
         self.rights.review_all()
+        self._next_prune = self.clock.elapsed() + PRUNE_INTERVAL_S
 
     def _fail_unserved(self, rows: Sequence[IncomingRow]) -> None:
         for row in rows:

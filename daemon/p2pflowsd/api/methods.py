@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 from p2pflows.errors import UsageError
-from p2pflowsd.api import human, instances, invitations, messages, requests, serving, status
+from p2pflowsd.api import human, instances, invitations, messages, requests, serving, status, talk
 from p2pflowsd.api.daemon import Daemon, Method, OnOutcome
 from p2pflowsd.api.parameters import NoParameters
 from p2pflowsd.sending.waiters import OnProgress
@@ -55,6 +55,9 @@ METHODS: dict[str, Method[Any]] = {
     "log": Method(status.LogParameters, status.log),
     "worker_token": Method(status.WorkerTokenParameters, status.worker_token),
     "watch": Method(NoParameters, human.watch),
+    "chat": Method(talk.ChatParameters, talk.chat),
+    "lines": Method(talk.LinesParameters, talk.lines),
+    "title": Method(talk.TitleParameters, talk.title),
 }
 
 

@@ -17,6 +17,9 @@ MAX_LINE_BYTES = 4_000_000
 MAX_UNSENT_ITEMS = 1_000
 """How many objects may wait for a slow client before its progress reports are dropped."""
 
+EVENT_OF = {"watch": "prompt", "chat": "line"}
+"""The event that a client gets once it has called a method."""
+
 
 class Session(RecordStream):
     """One client's connection.
@@ -36,16 +39,19 @@ class Session(RecordStream):
         self._unsent: list[dict[str, Any]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[object, Callable[[], None]] = {}
-        self._watches = False
+        self._watched: set[str] = set()
+        """The names of the events that the client gets."""
         self._held_events: list[dict[str, Any]] | None = None
         """Events that wait for the result of `watch`; None if it does not run."""
         self._is_half_closed = False
 
     def send_event(self, event: str, data: dict[str, Any]) -> None:
-        """Send an event if the client watches."""
+        """Send an event if the client watches for it."""
+        if event not in self._watched:
+            return
         if self._held_events is not None:
             self._held_events.append({"event": event, "data": data})
-        elif self._watches:
+        else:
             self._put({"event": event, "data": data})
 
     def flush_and_close(self) -> None:
@@ -77,7 +83,7 @@ class Session(RecordStream):
             items, self._unsent = self._unsent, []
             # An error may quote a lone surrogate from its request, which UTF-8 lacks; JSON can escape it.
             self.send(strict_json.dumps(items if len(items) > 1 else items[0], errors="backslashreplace"))
-        if self._is_half_closed and not (self._tasks or self._calls or self._unsent or self._watches):
+        if self._is_half_closed and not (self._tasks or self._calls or self._unsent or self._watched):
             self.close()
 
     def eof_received(self) -> bool:
@@ -134,10 +140,10 @@ class Session(RecordStream):
             self._calls[call] = stop_waiting
 
     async def _run(self, request_id: Any, method: str, params: Any) -> None:
-        watches = method == "watch"
+        event = EVENT_OF.get(method)
         shown: list[dict[str, Any]] = []
-        if watches:
-            self._watches = True
+        if event is not None:
+            self._watched.add(event)
             self._held_events = []
         try:
             result = await self._methods.run(method, params)
@@ -145,16 +151,16 @@ class Session(RecordStream):
             self._put_error(request_id, error)
         else:
             self._put({"id": request_id, "result": result})
-            shown = result["prompts"] if watches else []
+            shown = result[f"{event}s"] if event is not None else []
         finally:
-            if watches:
+            if event is not None:
                 self._send_held_events(shown)
 
     def _send_held_events(self, shown: list[dict[str, Any]]) -> None:
-        """Send what happened since `watch` was requested, without the prompts that its result shows as they are."""
+        """Send what happened since the watch was requested, without what its result shows as it is now."""
         held, self._held_events = self._held_events, None
         for item in held or ():
-            if item["event"] != "prompt" or item["data"] not in shown:
+            if item["data"] not in shown:
                 self._put(item)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:

@@ -11,10 +11,10 @@ from p2pflows.errors import BadInput
 from p2pflows.forms.wire import DRAFT, SCHEMA, form_of
 from p2pflows.protocol.message import Type
 from p2pflowsd.human.conversations import Conversation
-from p2pflowsd.human.inbox import TEXT_KEYS
 from p2pflowsd.human.pages import Group
-from p2pflowsd.journal.rows import IncomingRow, InvitationRow, LogRow, OutgoingRow, PromptRow
-from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.human.texts import TEXT_KEYS
+from p2pflowsd.journal.rows import IncomingRow, InvitationRow, LineRow, LogRow, OutgoingRow, PromptRow
+from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.node import Node
 from p2pflowsd.receiving.held import MAX_HELD
 from p2pflowsd.running.instances import requested_endpoint
@@ -190,9 +190,34 @@ def _form(text: str, data: dict[str, Any]) -> dict[str, Any]:
     return {"about": about, "form": shown}
 
 
+def line(node: Node, row: LineRow) -> dict[str, Any]:
+    """A line that the user and another person have said; an open question or note comes with its prompt."""
+    asked = None
+    if not row.by_me and row.state == PromptState.OPEN:
+        found = [each for each in node.journal.prompts.matching(row.message) if each.state == PromptState.OPEN]
+        asked = prompt(node, found[0]) if found else None
+    return {
+        "n": row.row_id,
+        "user": row.peer,
+        "name": node.name_of(row.peer),
+        "by": "me" if row.by_me else "them",
+        "kind": row.kind,
+        "message": row.message,
+        "endpoint": row.endpoint,
+        "conversation": row.conversation,
+        "title": node.journal.titles.get(row.conversation),
+        "label": row.label,
+        "text": row.text,
+        "at": rfc3339(row.at),
+        "state": row.state,
+        "prompt": asked,
+    }
+
+
 def conversation(node: Node, found: Conversation) -> dict[str, Any]:
     """A conversation with one user."""
-    return {**asdict(found), "at": rfc3339(found.at), "name": node.name_of(found.user)}
+    title = node.journal.titles.get(found.conversation)
+    return {**asdict(found), "at": rfc3339(found.at), "name": node.name_of(found.user), "title": title}
 
 
 def log_entry(node: Node, row: LogRow) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
 from p2pflowsd.human.open_prompts import OpenPrompts
+from p2pflowsd.human.texts import text_in
+from p2pflowsd.human.transcript import Transcript
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import PromptState
 from p2pflowsd.running.settlement import Settlement
 
-TEXT_KEYS = ("api_output", "prompt", "text")
 MAX_OPEN_OF_PEER = 1_000
 """Open questions and notes of one asker."""
 MAX_SNOOZED = 1_000
@@ -71,6 +72,7 @@ class Inbox:
         name_of: returns the name of a user, or None if they are no contact.
         settlement: ends the request of a prompt, with its answer or an error.
         callbacks: run after the commit.
+        transcript: gets each prompt, and how it ends.
         on_prompt: called after the commit with each prompt that is new or has changed.
 
     Attributes:
@@ -85,6 +87,7 @@ class Inbox:
         name_of: Callable[[str], str | None],
         settlement: Settlement,
         callbacks: Callbacks,
+        transcript: Transcript,
         on_prompt: Callable[[PromptRow], None],
     ) -> None:
         self._journal = journal
@@ -92,6 +95,7 @@ class Inbox:
         self._name_of = name_of
         self._settlement = settlement
         self._callbacks = callbacks
+        self._transcript = transcript
         self._on_prompt = on_prompt
         self.open = OpenPrompts(journal)
         self._wakes = [(prompt.snoozed, prompt.row_id) for prompt in journal.prompts.snoozed()]
@@ -119,6 +123,7 @@ class Inbox:
         form_of(data)
         prompt = self._journal.prompts.add(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
         self.open.add(prompt)
+        self._transcript.on_asked(prompt)
         self._changed(prompt)
 
     def find(self, part: str) -> PromptRow:
@@ -287,6 +292,7 @@ class Inbox:
     def _end(self, prompt: PromptRow, state: PromptState, answer: str | None) -> None:
         if self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer):
             self.open.remove(prompt)
+            self._transcript.on_prompt_ended(prompt, state, answer)
         self._wakes = [wake for wake in self._wakes if wake[1] != prompt.row_id] if prompt.snoozed else self._wakes
         self._changed(prompt._replace(state=state, answer=answer, snoozed=0))
 
@@ -325,8 +331,7 @@ def prompt_text(data: dict[str, Any]) -> str:
     Raises:
         BadInput: it has no text.
     """
-    for name in TEXT_KEYS:
-        text = data.get(name)
-        if isinstance(text, str) and text.strip():
-            return text
+    text = text_in(data)
+    if text is not None:
+        return text
     raise BadInput("A human needs a text to answer.", 'Put it under "api_output", "prompt" or "text".')

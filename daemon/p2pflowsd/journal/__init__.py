@@ -20,6 +20,7 @@ from p2pflowsd.journal.incoming import IncomingTable
 from p2pflowsd.journal.instances import InstanceTable
 from p2pflowsd.journal.invitations import IntroductionTable, InvitationTable, MeetingTable, WishTable
 from p2pflowsd.journal.key_values import KeyValueTable
+from p2pflowsd.journal.lines import LineTable
 from p2pflowsd.journal.log import LogTable
 from p2pflowsd.journal.migrations import migrate
 from p2pflowsd.journal.outgoing import OutgoingTable
@@ -46,6 +47,7 @@ class Journal:
 
     Attributes:
         meta: facts about this journal, such as its owner.
+        titles: the names that the user has given to conversations, by the conversation's id.
         served: what is served, as JSON by endpoint.
         counters: how often something happened, by name.
 
@@ -62,6 +64,7 @@ class Journal:
         self.incoming = IncomingTable(self._db)
         self.outgoing = OutgoingTable(self._db)
         self.prompts = PromptTable(self._db)
+        self.lines = LineTable(self._db)
         self.streams = StreamTable(self._db)
         self.instances = InstanceTable(self._db)
         self.records = RecordTable(self._db)
@@ -71,6 +74,7 @@ class Journal:
         self.introductions = IntroductionTable(self._db)
         self.wishes = WishTable(self._db)
         self.meta = KeyValueTable[str](self._db, "meta", "key", "value")
+        self.titles = KeyValueTable[str](self._db, "titles", "conversation", "title")
         self.served = KeyValueTable[str](self._db, "served", "endpoint", "record")
         self._counter_table = KeyValueTable[int](self._db, "counters", "name", "value")
         self._pruner = Pruner(self._db)

@@ -172,6 +172,22 @@ def _people_meet(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _people_talk(db: sqlite3.Connection) -> None:
+    """Add what the user and other people have said to each other, which outlives the messages."""
+    for statement in (
+        """CREATE TABLE lines (
+             n INTEGER PRIMARY KEY AUTOINCREMENT, peer TEXT NOT NULL, by_me INTEGER NOT NULL, kind TEXT NOT NULL,
+             message TEXT NOT NULL, endpoint TEXT NOT NULL, conversation TEXT NOT NULL, label TEXT NOT NULL,
+             text TEXT NOT NULL, at INTEGER NOT NULL, state TEXT NOT NULL) STRICT""",
+        "CREATE INDEX lines_of_peer ON lines (peer, n)",
+        "CREATE INDEX lines_of_message ON lines (message)",
+        "CREATE INDEX lines_of_conversation ON lines (conversation, n)",
+        "CREATE INDEX lines_under_way ON lines (n) WHERE state = 'sent' OR state = 'held' OR state = 'delivered'",
+        "CREATE TABLE titles (conversation TEXT PRIMARY KEY, title TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    ):
+        db.execute(statement)
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -185,6 +201,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _inboxes_have_pages,
     _kept_requests_have_instances,
     _people_meet,
+    _people_talk,
 )
 
 

@@ -68,6 +68,27 @@ class PromptRow(NamedTuple):
     """Until when it is hidden, in milliseconds since the Unix epoch; 0 if it is shown."""
 
 
+class LineRow(NamedTuple):
+    """Something that the user and another person have said to each other."""
+
+    row_id: int
+    peer: str
+    by_me: int
+    """1 if the user has said it, 0 if the other person has."""
+    kind: str
+    """`note`, `question`, `answer` or `declined`."""
+    message: str
+    """The id of the note or question; of an answer, that of the question."""
+    endpoint: str
+    conversation: str
+    label: str
+    """The name by which the asking flow knows the person whom it asks; empty if a person asks."""
+    text: str
+    at: int
+    state: str
+    """Of what the user sends: `sent`, `held`, `delivered`, or how it ended; of what others send: that of its prompt."""
+
+
 class InstanceRow(NamedTuple):
     """A mounted flow; `config`, `subflows`, `initial` and `state` are JSON objects."""
 

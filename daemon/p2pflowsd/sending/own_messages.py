@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from p2pflows import short_ids
@@ -20,13 +20,18 @@ _MIN_RESEND_LIFETIME_MS = 60_000
 
 
 class OwnMessages:
-    """The calls and posts of one user."""
+    """The calls and posts of one user.
+
+    Attributes:
+        on_sent: called with each call and post that is accepted.
+    """
 
     def __init__(self, *, journal: Journal, clock: Clock, outbox: Outbox, waiters: Waiters) -> None:
         self._journal = journal
         self._clock = clock
         self._outbox = outbox
         self._waiters = waiters
+        self.on_sent: Callable[[Message], None] = lambda _message: None
 
     def send(
         self,
@@ -58,6 +63,7 @@ class OwnMessages:
             typed=typed,
         )
         self._journal.count("accepted")
+        self.on_sent(message)
         return message.id
 
     def wait(self, part: str, on_settled: OnSettled) -> OutgoingRow:

@@ -12,6 +12,7 @@ from p2pflowsd.api.parameters import MustBe
 
 GOOD: dict[str, Any] = {
     "address": "me/User",
+    "conversation": "0" * 32,
     "endpoint": "User",
     "first": "bob",
     "id": "0123",
@@ -27,11 +28,11 @@ GOOD: dict[str, Any] = {
 """A value for each parameter that some method requires."""
 TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "errors", "id", "instance",
-    "kind", "name", "page", "reason", "release", "remark", "since", "source", "target", "text", "user",
+    "kind", "name", "page", "reason", "release", "remark", "since", "source", "target", "text", "title", "user",
 }  # fmt: skip
 FLAGS = {"all", "interleaved", "parallel", "recursive", "replace", "singleton", "snoozed"}
 OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "schema"}
-NUMBERS = {"after", "limit", "seconds", "timeout"}
+NUMBERS = {"after", "before", "limit", "seconds", "timeout"}
 LISTS = {"ids", "overridable", "words"}
 ANYTHING = {"value"}
 TEXTS |= {"first", "line", "own_name", "second"}
