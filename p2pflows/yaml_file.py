@@ -11,13 +11,17 @@ import yaml
 from p2pflows import files
 from p2pflows.errors import UsageError
 
+_Dumper: type[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_FLAT_ENTRY = re.compile(r"  ([^\W\d_][\w-]*): ([0-9a-f]*[a-f][0-9a-f]*)", re.ASCII)
+"""An entry whose key and value are plain texts to every reader of YAML, but for the words in `_NO_TEXTS`."""
+_NO_TEXTS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _QUOTE = re.compile(r"\b(alias|handle|tag) (['\"]).*\2", re.DOTALL)
 """The parts of PyYAML's messages that quote the file."""
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Replace a YAML file; only its owner can read it."""
-    files.replace(path, yaml.safe_dump(content, allow_unicode=True))
+    files.replace(path, yaml.dump(content, Dumper=_Dumper, allow_unicode=True))
 
 
 def read(path: Path, what: str, hint: str) -> Any:
@@ -35,11 +39,25 @@ def read(path: Path, what: str, hint: str) -> Any:
         UsageError: it cannot be read. The error quotes nothing of the file, which may hold a password.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return _flat(text) or yaml.safe_load(text)
     except FileNotFoundError:
         return None
     except Exception as error:  # PyYAML raises errors of many types: for impossible dates, for overlong numbers, ...
         raise UsageError(f"{what} cannot be read: {_reason(error)}.", hint) from error
+
+
+def _flat(text: str) -> dict[str, dict[str, str]] | None:
+    """Read a file that holds one key, and below it only plain names with hex values; None if it has another form.
+
+    An address book has that form, and may be long: PyYAML would take seconds for 10,000 entries.
+    """
+    head, *lines = text.splitlines() or [""]
+    entries = [_FLAT_ENTRY.fullmatch(line) for line in lines]
+    found = {entry[1]: entry[2] for entry in entries if entry is not None and entry[1].lower() not in _NO_TEXTS}
+    if not re.fullmatch(r"[a-z]+:", head) or not found or len(found) != len(lines):
+        return None
+    return {head[:-1]: found}
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ import ssl
 import struct
 import termios
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,12 @@ _DRAIN_TIMEOUT_S = 1.0
 _WINDOW = 1000
 """Most unacknowledged PUBLISH packets, in each direction."""
 MAX_PACKET_BYTES = 1_048_576
+_MAX_SUBSCRIBE_BYTES = 65_536
+"""So that a broker can answer each SUBSCRIBE in time, however many filters there are."""
+_SUBSCRIBE_BYTES = 16
+"""Bytes of a SUBSCRIBE beside its filters, rounded up."""
+_FILTER_BYTES = 3
+"""Bytes of a SUBSCRIBE for each filter beside its text: a length and its options."""
 _MAX_READS = 200
 """How often the socket is read before the loop may do something else."""
 
@@ -208,13 +214,15 @@ class Connection:
             self._client.ack(mid, 1)
 
     def subscribe(self, filters: Sequence[str]) -> None:
-        """Send one SUBSCRIBE; its SUBACK shows in `granted` and `refused`."""
+        """Send as many SUBSCRIBEs as are needed; their SUBACKs show in `granted` and `refused`."""
         self._subscribed = True
-        if filters and not self.ended.is_set():
-            options = SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=0)
-            _, mid = self._client.subscribe([(name, options) for name in filters])
+        options = SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=0)
+        for part in _in_packets(filters, min(_MAX_SUBSCRIBE_BYTES, self.max_packet)):
+            if self.ended.is_set():
+                return
+            _, mid = self._client.subscribe([(name, options) for name in part])
             if mid is not None:
-                self._unanswered_subscribes[mid] = (filters, self._loop.time())
+                self._unanswered_subscribes[mid] = (part, self._loop.time())
 
     def take_arrived(self) -> list[Delivery]:
         """Return what arrived since the last call."""
@@ -416,6 +424,21 @@ class Connection:
 
     def _on_no_write(self, _client: Client, _data: Any, sock: Any) -> None:
         self._loop.remove_writer(sock)
+
+
+def _in_packets(filters: Sequence[str], max_bytes: int) -> Iterator[list[str]]:
+    """Split topic filters into lists that each fit into a SUBSCRIBE of so many bytes."""
+    part: list[str] = []
+    size = _SUBSCRIBE_BYTES
+    for name in filters:
+        more = len(name.encode()) + _FILTER_BYTES
+        if part and size + more > max_bytes:
+            yield part
+            part, size = [], _SUBSCRIBE_BYTES
+        part.append(name)
+        size += more
+    if part:
+        yield part
 
 
 async def first_set(*events: asyncio.Event) -> None:

@@ -121,6 +121,16 @@ async def test_live_subscription(broker: EmbeddedBroker) -> None:
         assert peer.ups == [False]
 
 
+async def test_any_number_of_subscriptions(broker: EmbeddedBroker) -> None:
+    """Filters that are too many for one packet travel in several, and all of them are granted."""
+    filters = [f"t/{number:080}" for number in range(15_000)]
+    async with Peer(await broker.ensure(), *filters) as peer:
+        await peer.wait_until_up()
+        for topic in (filters[0], filters[7_000], filters[-1]):
+            peer.link.publish(topic, topic.encode())
+        await peer.wait_for(*(topic.encode() for topic in (filters[0], filters[7_000], filters[-1])))
+
+
 async def test_a_goodbye_withholds_the_will(broker: EmbeddedBroker) -> None:
     """Closing delivers what was published, and sends no will; a lost connection sends the will."""
     url = await broker.ensure()

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2pflows import yaml_file
 from p2pflows.errors import UsageError
@@ -46,3 +49,28 @@ def test_a_missing_file_is_empty_and_a_folder_is_an_error(tmp_path: Path) -> Non
     assert yaml_file.read(tmp_path / "nothing", "It", "") is None
     with pytest.raises(UsageError, match="It cannot be read: Is a directory"):
         yaml_file.read(tmp_path, "It", "")
+
+
+NAMES = st.sampled_from(["yes", "Null", "on", "y", "ann", "Bob-2", "_x", "1e3", "e", "12", "no_"]) | st.text(
+    "abeE019_-.: '#", min_size=1, max_size=6
+)
+VALUES = st.text("0123456789abcdef", min_size=1, max_size=8) | st.sampled_from(["1e5", "0b1", "true", "~", ""])
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=4))
+def test_a_flat_file_is_read_as_any_reader_of_yaml_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, str]]
+) -> None:
+    """The quick way for long address books takes nothing that PyYAML would take for a number, a bool or an error."""
+    text = "contacts:\n" + "".join(f"  {name}: {value}\n" for name, value in entries)
+    try:
+        expected = yaml.safe_load(text)
+    except yaml.YAMLError:
+        expected = None
+    path = tmp_path_factory.getbasetemp() / "flat.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        found = yaml_file.read(path, "The contacts", "Correct it.")
+    except UsageError:
+        found = None
+    assert found == expected
