@@ -173,8 +173,10 @@ class Admission:
 
     def _mount(self, row: IncomingRow, mount: Mount) -> None:
         flow = self._catalog.get(mount.endpoint)
-        if not self._passes(row, mount.endpoint, flow) or flow is None:
+        if not self._passes(row, mount.endpoint, flow):
             return
+        if flow is None:
+            raise NotServed(f"{mount.endpoint!r} has no instances.", "See what is served: p2pflows ls CONTACT")
         if flow.kind != "class":
             check_stateless(mount)
             self._settlement.finish(row, mount_reply(flow, None))
