@@ -32,28 +32,32 @@ from mutation.guards import Mutant
 
 ROOT = Path(__file__).parents[2]
 EXPLAINED = Path(__file__).parent / "explained.yaml"
-_RECEIVING = (
-    "tests/unit/receiving", "tests/unit/test_node.py", "tests/unit/sending", "tests/unit/human",
-    "tests/properties/test_bounded_work.py",
-)  # fmt: skip
-_ALL = (*_RECEIVING, "tests/unit/running", "tests/unit/journal", "tests/properties/test_query_plans.py")
+_CORE = (
+    "tests/unit/receiving",
+    "tests/unit/sending",
+    "tests/unit/running",
+    "tests/unit/human",
+    "tests/unit/test_node.py",
+)
 _PROTOCOL = ("tests/unit/protocol", "tests/properties/test_envelope.py", "tests/properties/test_fuzz_inputs.py")
+_JOURNAL = (*_CORE, "tests/unit/journal", "tests/properties/test_query_plans.py")
 _D = "daemon/p2pflowsd"
 TESTS: dict[str, Sequence[str]] = {
-    f"{_D}/receiving/intake.py": (*_RECEIVING, "tests/unit/running"),
-    f"{_D}/receiving/gate.py": (*_RECEIVING, "tests/unit/running"),
-    f"{_D}/receiving/admission.py": (*_RECEIVING, "tests/unit/running"),
-    f"{_D}/sending/outbox.py": (*_RECEIVING, "tests/unit/running"),
-    f"{_D}/sending/notices.py": (*_RECEIVING, "tests/unit/running"),
-    f"{_D}/running/dispatch.py": (*_RECEIVING, "tests/unit/running"),
-    f"{_D}/human/inbox.py": (*_RECEIVING, "tests/unit/running"),
     "p2pflows/protocol/envelope.py": _PROTOCOL,
     "p2pflows/protocol/notice.py": (*_PROTOCOL, "tests/unit/receiving", "tests/unit/sending"),
+    f"{_D}/receiving/gate.py": _CORE,
+    f"{_D}/receiving/intake.py": _CORE,
+    f"{_D}/receiving/seen_notices.py": _CORE,
+    f"{_D}/sending/outbox.py": _CORE,
+    f"{_D}/running/dispatch.py": _CORE,
+    f"{_D}/sending/notices.py": _CORE,
+    f"{_D}/receiving/admission.py": _CORE,
+    f"{_D}/human/inbox.py": _CORE,
     **{
-        f"{_D}/journal/{name}.py": _ALL
+        f"{_D}/journal/{name}.py": _JOURNAL
         for name in (
-            "__init__", "errors", "incoming", "instances", "key_values", "log", "migrations", "outgoing", "prompts",
-            "pruning", "records", "streams", "table",
+            "__init__", "errors", "incoming", "instances", "invitations",
+            "key_values", "log", "migrations", "outgoing", "prompts", "pruning", "records", "streams", "table",
         )
     },
 }  # fmt: skip

@@ -153,6 +153,7 @@ def test_a_shared_instance_that_exists_keeps_its_settings(desk: Desk, bob: Neigh
     """Its owner gets it again as it is; a config, point or state that differs has no effect, and is refused."""
     hand = Hand(desk, "b", "w")
     instance = mounted(desk, bob, hand, "shared", mounted={"config": {"n": 1}})
+    same: dict[str, Any]
     for same in ({}, {"config_overrides": {"n": 1}}, {"initial_state": {}}):
         assert bob.hears(bob.mounts("shared", **same))[0].get("instance") == instance
     for other in ({"config_overrides": {"n": 2}}, {"dispatch_point": "c"}, {"initial_state": {"k": 1}}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.lone_daemon import HOUR_MS, LoneDaemon, Packet, Peer
@@ -146,7 +147,7 @@ def test_what_an_honest_sender_may_cause_is_not_logged(bob: LoneDaemon, ann: Pee
     ],
 )
 def test_a_message_that_no_honest_peer_sends_is_logged(
-    bob: LoneDaemon, ann: Peer, reason: str, fields: dict[str, object]
+    bob: LoneDaemon, ann: Peer, reason: str, fields: dict[str, Any]
 ) -> None:
     """A message whose fields do not fit its bundle, its topic or the time is refused, and the log names its sender."""
     ann.send(ann.message(**fields))
