@@ -17,11 +17,11 @@ TESTS = Path(__file__).parents[1]
 BROKER = "mosquitto" if MOSQUITTO else "iotcore"
 
 
-def start(out: Path, *words: str) -> subprocess.Popen[str]:
-    """Start a soak in the background."""
+def start(out: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
+    """Start a soak in the background, with some variables changed in its environment."""
     return subprocess.Popen(
         [sys.executable, "-m", "soak", "--broker", BROKER, "--out", str(out), *words],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": str(TESTS), **variables},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -98,6 +98,8 @@ def test_wrong_arguments(words: list[str], complaint: str, capsys: pytest.Captur
 
 def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
     """A soak with a broker that this machine does not have says so, and what to choose instead."""
-    out = start(tmp_path, "--broker", "ejabberd").communicate(timeout=60)[0]
-    assert "Error [usage]" in out
+    process = start(tmp_path, "--broker", "ejabberd", PATH="/nowhere")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Error [usage]: ejabberd is not installed." in out
     assert "--broker mosquitto" in out

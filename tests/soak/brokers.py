@@ -1,12 +1,14 @@
-"""The real brokers of a soak, each with the config that a daemon writes for its own."""
+"""The real brokers of a soak."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+from soak import ejabberd
 from support.network import MOSQUITTO
 from support.processes import free_port
 
@@ -31,8 +33,28 @@ restart_timeout 1
 """
 
 
-class Broker:
-    """One broker process on a free port of loopback.
+class Broker(Protocol):
+    """One broker process on a port of loopback."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+
+    def url(self, host: str, port: int) -> str:
+        """Return the broker setting of a daemon that reaches it at an address."""
+
+    async def start(self) -> None:
+        """Start the process, and wait until it listens."""
+
+    async def kill(self, *, forget: bool = False) -> None:
+        """Kill -9 the process; with `forget`, it loses all that it had stored."""
+
+    async def close(self) -> None:
+        """End everything that belongs to it."""
+
+
+class DaemonsBroker:
+    """A broker that daemons can run themselves, with the config that they write.
 
     Args:
         program: which program runs.
@@ -40,7 +62,7 @@ class Broker:
         other: a broker that is running already, to which this one keeps a bridge.
     """
 
-    def __init__(self, program: Program, folder: Path, other: Broker | None = None) -> None:
+    def __init__(self, program: Program, folder: Path, other: DaemonsBroker | None = None) -> None:
         self._program = program
         self._home = BrokerHome(free_port(), folder)
         self._other = other
@@ -94,6 +116,10 @@ class Broker:
             for database in self._home.folder.glob("*.db*"):
                 database.unlink()
 
+    async def close(self) -> None:
+        """End the process."""
+        await self.kill()
+
     async def _listens(self) -> bool:
         try:
             _, writer = await asyncio.open_connection(*self.address)
@@ -105,22 +131,16 @@ class Broker:
         return True
 
 
-def make(kind: str, folder: Path) -> list[Broker]:
+def make(kind: str, folder: Path) -> Sequence[Broker]:
     """Return the brokers of a kind in the order in which they must be started; daemons are spread over them.
 
     Raises:
         UsageError: this kind is not on this machine.
     """
     if kind == "ejabberd":
-        where = shutil.which("ejabberdctl") or "not installed"
-        raise UsageError(
-            f"A pair of ejabberd is not set up by this script (ejabberdctl: {where}).",
-            "Choose --broker mosquitto, iotcore or bridged.",
-        )
+        return ejabberd.pair(folder)
     if kind != "iotcore" and MOSQUITTO is None:
-        raise UsageError(
-            "mosquitto is not installed.", "Install it (sudo apt-get install mosquitto), or: --broker iotcore"
-        )
+        raise UsageError("mosquitto is not installed.", "Install it, or choose --broker iotcore.")
     program: Program = "iotcore" if kind == "iotcore" else "mosquitto"
-    first = Broker(program, folder / "broker")
-    return [first, Broker(program, folder / "broker-2", first)] if kind == "bridged" else [first]
+    first = DaemonsBroker(program, folder / "broker")
+    return [first, DaemonsBroker(program, folder / "broker-2", first)] if kind == "bridged" else [first]

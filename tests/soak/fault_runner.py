@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from soak.brokers import Broker
@@ -39,7 +39,7 @@ class FaultRunner:
         counts: how often each fault has happened.
     """
 
-    def __init__(self, participants: list[Participant], brokers: list[Broker], log: HistoryLog) -> None:
+    def __init__(self, participants: list[Participant], brokers: Sequence[Broker], log: HistoryLog) -> None:
         self.happened: list[tuple[float, str]] = []
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -112,7 +112,7 @@ class Scene:
         self._say = say
         # A short path, for unix sockets take about a hundred bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="soak-", dir=memory_disk() or "/tmp"))  # noqa: S108 - private
-        self._brokers: list[Broker] = []
+        self._brokers: Sequence[Broker] = []
         self._participants: list[Participant] = []
         self._users: list[User] = []
         self._log = HistoryLog(options.out / "history.jsonl")
@@ -158,7 +158,7 @@ class Scene:
         for participant in self._participants:
             await participant.close()
         for broker in self._brokers:
-            await broker.kill()
+            await broker.close()
         self._log.close()
         for log in self._folder.glob("*.log"):
             shutil.copy(log, self._options.out)

@@ -266,14 +266,17 @@ class User:
     # Answering.
 
     async def _answer(self, client: AsyncClient, prompt: dict[str, Any]) -> None:
-        """Answer a prompt as the human; decline some, clear away notes, and answer some twice."""
+        """Answer a prompt as the human; decline some, put notes away, and answer some twice."""
         prompt_id, token = prompt["id"], prompt["data"]["token"]
         choice = hash_share(token)
         await asyncio.sleep(choice * 1.5)
         text = f"yes, {token}"
         self._log.write("shown", self.name, id=prompt_id, token=token)
         try:
-            if not prompt["wants_answer"] or choice < 0.1:
+            if not prompt["wants_answer"]:
+                await client.request("dismiss", ids=[prompt_id])
+                return
+            if choice < 0.1:
                 await client.decline(prompt_id, "no time")
                 return
             answers = [client.begin("answer", id=prompt_id, text=text) for _ in range(2 if choice > 0.9 else 1)]
@@ -283,8 +286,8 @@ class User:
                 self._log.write("answered", self.name, id=prompt_id, token=token, counts=counts)
         except DaemonNotRunning:
             self._answering.discard(prompt_id)
-        except P2pflowsError:
-            return  # it was withdrawn meanwhile
+        except P2pflowsError as error:  # it was withdrawn meanwhile
+            self._log.write("not answered", self.name, id=prompt_id, token=token, error=str(error))
 
     def _fact(self, kind: str, message_id: str, **about: Any) -> Fact:
         return Fact(0, self.me.person.user_id, kind, message_id, about)
