@@ -33,7 +33,7 @@ from p2pflows.errors import (
     from_kind,
 )
 from p2pflows.hints import for_reader
-from p2pflows.home import Home, home
+from p2pflows.home import Home, expand_user, home
 
 if TYPE_CHECKING:
     import asyncio
@@ -513,7 +513,7 @@ def _items(line: bytes) -> list[dict[str, Any]]:
 
 
 def _home(path: str | os.PathLike[str] | None) -> Home:
-    return home() if path is None else Home(Path(path).expanduser().absolute())
+    return home() if path is None else Home(expand_user(str(path)).absolute())
 
 
 def _message(

@@ -1,6 +1,6 @@
 """The home folder, which holds all files of one user: `~/.p2pflows`, or the folder that `P2PFLOWS_HOME` names.
 
-Every command imports this module, so it imports only the standard library.
+Every command imports this module, so it imports only the standard library and errors.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from p2pflows.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,30 @@ class Home:
 
 
 def home() -> Home:
-    """Return the home folder that the environment selects; it need not exist."""
+    """Return the home folder that the environment selects; it need not exist.
+
+    Raises:
+        UsageError: there is none, as in a container without HOME.
+    """
     configured = os.environ.get("P2PFLOWS_HOME")
-    path = Path(configured).expanduser() if configured else Path.home() / ".p2pflows"
-    return Home(path.absolute())
+    if configured:
+        return Home(expand_user(configured).absolute())
+    try:
+        return Home((Path.home() / ".p2pflows").absolute())
+    except RuntimeError as error:
+        raise UsageError(
+            "There is no home folder: HOME is not set, and the system knows none for this user.",
+            "Name a folder for the files of p2pflows, for example: export P2PFLOWS_HOME=/var/lib/p2pflows",
+        ) from error
+
+
+def expand_user(path: str) -> Path:
+    """Return a path that a person typed, with the home of the user in place of `~` or `~NAME`.
+
+    Raises:
+        UsageError: that user has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"There is no home folder for {path!r}.", "Write the whole path.") from error

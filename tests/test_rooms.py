@@ -54,7 +54,15 @@ FLOORS = (
     {"p2pflows.links", "p2pflows.forms"},
     {"p2pflows.protocol"},
     {"p2pflows.yaml_file", "p2pflows.strict_modes", "p2pflows.petnames"},
-    {"p2pflows.home", "p2pflows.files", "p2pflows.hints", "p2pflows.logs", "p2pflows.short_ids", "p2pflows.backoff"},
+    {
+        "p2pflows.home",
+        "p2pflows.files",
+        "p2pflows.hints",
+        "p2pflows.logs",
+        "p2pflows.short_ids",
+        "p2pflows.terminal",
+        "p2pflows.backoff",
+    },
     {"p2pflows.errors", "p2pflows.foreign_text"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from p2pflows import config, logs, strict_modes
+from p2pflows import config, logs, strict_modes, terminal
 from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home, home
 from p2pflows.protocol import identity
@@ -27,7 +27,11 @@ from p2pflowsd.journal import JournalError
 
 def main() -> int:
     """Run the daemon of the home that the environment names; return the exit code."""
-    where = home()
+    terminal.open_closed_streams()
+    try:
+        where = home()
+    except UsageError as error:
+        return _print_error(error)
     try:
         strict_modes.check_home(where)
         settings = config.load(where)
@@ -69,23 +73,39 @@ def _bug(where: Home, error: Exception) -> P2pflowsError:
 
 async def _run(where: Home, settings: config.Settings) -> None:
     stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    log = logging.getLogger("p2pflowsd")
+
+    def stop(number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            log.warning(terminal.TERMINAL_CLOSED)
+        stopping.set()
+
+    for number in terminal.stop_signals():
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
     gc.freeze()  # the objects of start-up live as long as the process, so no collection need look at them
     gc.set_threshold(20_000, 20, 50)
-    app = App(where, settings, logging.getLogger("p2pflowsd"))
+    app = App(where, settings, log)
     await app.run(stopping, lambda status: _print_greeting(sys.stdout, status, where))
-    sys.stderr.write("stopped; everything accepted is kept\n")
+    _write(sys.stderr, "stopped; everything accepted is kept\n")
 
 
-def _print_greeting(out: TextIO, status: dict[str, Any], where: Home) -> None:
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write to a terminal, pipe or file that may have gone; a daemon does not need it."""
+    with contextlib.suppress(OSError):
+        if stream is not None:
+            stream.write(text)
+            stream.flush()
+
+
+def _print_greeting(out: TextIO | None, status: dict[str, Any], where: Home) -> None:
     broker = status["broker"]
     name = "" if broker["name"] == broker["url"] else f"{broker['name']} at "
     state = name + broker["url"] + ("" if broker["connected"] else " (not reached yet, still trying)")
     command = "p2pflows" if shutil.which("p2pflows") else str(Path(sys.executable).with_name("p2pflows"))
     if os.environ.get("P2PFLOWS_HOME"):
         command = f"P2PFLOWS_HOME={shlex.quote(str(where.path))} {command}"
-    out.write(
+    _write(
+        out,
         f"""p2pflows {status["version"]} is running; Ctrl-C stops it.
 
   user id  {status["user_id"]}
@@ -93,13 +113,12 @@ def _print_greeting(out: TextIO, status: dict[str, Any], where: Home) -> None:
   socket   {where.socket}
 
 Try next, in another terminal:
-  {command} call me/User text='Hello, are you there?'
+  {command} call me/User 'Hello, are you there?'
   {command} inbox
   {command} contacts add NAME USER_ID
 
-"""
+""",
     )
-    out.flush()
 
 
 @contextlib.contextmanager
@@ -129,7 +148,7 @@ def _open_lock(path: Path) -> TextIO:
 
 
 def _print_error(error: P2pflowsError) -> int:
-    sys.stderr.write(f"Error [{error.kind}]: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+    _write(sys.stderr, f"Error [{error.kind}]: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
     return error.exit_code
 
 

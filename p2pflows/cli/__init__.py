@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from p2pflows import __version__
 from p2pflows.cli.output import Interrupted, error_lines, say, style, to_json
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.hints import in_shell
+from p2pflows.terminal import open_closed_streams
 
 DEBUG = "P2PFLOWS_DEBUG"
 
@@ -150,6 +152,7 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, print its error if it fails, and exit with its exit code."""
+    open_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
@@ -172,8 +175,9 @@ def _run(words: list[str]) -> int:
         return _fail(UsageError(error.format_message(), hint), as_json)
     except (click.Abort, KeyboardInterrupt):
         return _fail(Interrupted("You pressed Ctrl-C."), as_json)
-    except OSError as error:
-        return _fail_system(error, as_json)
+    except (OSError, SystemExit) as error:
+        # So click ends when the program that reads our output has ended.
+        return _fail_system(error if isinstance(error, OSError) else BrokenPipeError(), as_json)
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
@@ -188,7 +192,7 @@ def _fail_system(error: OSError, as_json: bool) -> int:
         # Python flushes stdout again at exit, which must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
-        return 1  # the program that reads our output has ended
+        return 128 + signal.SIGPIPE  # the program that reads our output has ended
     reason = error.strerror or error
     if not can_write or (error.errno == errno.ENOSPC and error.filename is None):
         failure = P2pflowsError(f"Cannot write the output: {reason}.", "Send it elsewhere, or free some disk space.")

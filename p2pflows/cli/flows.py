@@ -22,6 +22,7 @@ from p2pflows.cli.message_data import is_key
 from p2pflows.cli.output import print_facts, print_json, print_result, print_table, say
 from p2pflows.errors import UsageError
 from p2pflows.foreign_text import escape
+from p2pflows.home import expand_user
 
 CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
 
@@ -306,7 +307,7 @@ def _python_target(name: str, target: str, what: str) -> str:
         )
     if not where.endswith(".py"):
         return target
-    path = Path(where).expanduser().absolute()
+    path = expand_user(where).absolute()
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", f"Check the path; the current folder is {Path.cwd()}.")
     return f"{path}:{attribute}"

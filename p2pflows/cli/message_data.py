@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from p2pflows.cli.arguments import decode, parse_json, parse_object, read_stdin, stdin_is_piped
 from p2pflows.errors import TooLarge, UsageError
+from p2pflows.home import expand_user
 
 TEXT_KEY = "text"
 MAX_FILE_BYTES = 4_000_000
@@ -89,7 +89,7 @@ def _content(key: str, text: str) -> str:
         return text
     if text.startswith("@@"):
         return text[1:]
-    path = Path(text[1:]).expanduser()
+    path = expand_user(text[1:])
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)

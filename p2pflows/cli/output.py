@@ -37,8 +37,11 @@ class Interrupted(P2pflowsError):
 
 
 def say(text: str) -> None:
-    """Print a message for the person, to stderr."""
-    click.echo(text, err=True)
+    """Print a message for the person, to stderr; if nobody reads that any more, the command goes on."""
+    try:
+        click.echo(text, err=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def say_error(error: P2pflowsError) -> None:

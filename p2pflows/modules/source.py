@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from p2pflows.errors import UsageError
+from p2pflows.home import expand_user
 
 PACKAGE = "flow_modules"
 MAIN, HEAD = "main", "HEAD"
@@ -154,7 +155,7 @@ def parse(url: str, revision: str | None, base: Path) -> Source:
         module = _module(author, name, url)
         kind, default = SourceKind.HUB, MAIN
     if revision is not None and (revision.startswith(_PATHS) or revision in (".", "..", "~")):
-        return Source(SourceKind.LINK, module, url, str(_existing_folder(base / Path(revision).expanduser())))
+        return Source(SourceKind.LINK, module, url, str(_existing_folder(base / expand_user(revision))))
     return Source(kind, module, url, revision or default)
 
 

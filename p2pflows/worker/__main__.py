@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from p2pflows import logs
+from p2pflows import logs, terminal
 from p2pflows.errors import UsageError
 from p2pflows.protocol.channel import Enrolment, read_token
 
@@ -30,6 +30,7 @@ _SWITCH_INTERVAL_S = 0.001
 
 def main() -> int:
     """Run a worker until a signal, or the end of stdin, stops it; return the exit code."""
+    terminal.open_closed_streams()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logs.to_stderr("info")
     sys.dont_write_bytecode = True  # bytecode of a module that is edited within the same second would hide the edit
@@ -62,8 +63,14 @@ async def _run(
 
     worker = Worker(enrolment, arguments.concurrency, keys, daemon=arguments.socket, max_waiting=arguments.max_waiting)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
+
+    def stop(number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            logging.getLogger("p2pflows.worker").warning(terminal.TERMINAL_CLOSED)
+        worker.stop()
+
+    for number in terminal.stop_signals():
+        loop.add_signal_handler(number, stop, number)
     if parent is not None:
         # In a thread, as not every kind of stdin can be polled.
         threading.Thread(target=_watch, args=(parent, loop, worker.stop), name="parent", daemon=True).start()

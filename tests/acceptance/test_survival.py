@@ -234,6 +234,16 @@ def test_one_daemon_for_a_home(network: Network) -> None:
     assert alice.status()["pid"] == alice.daemon.pid
 
 
+def test_a_terminal_that_is_closed(network: Network) -> None:
+    """A daemon that was started with `up &` ends properly with its terminal, and its log says why."""
+    alice = network.person("alice").without_workers().start()
+    assert alice.daemon is not None
+    alice.daemon.send_signal(signal.SIGHUP)
+    assert alice.daemon.wait(20) == 0
+    assert "The terminal was closed (SIGHUP), so this process stops." in alice.log_text()
+    assert alice.log_text().endswith("stopped; everything accepted is kept\n")
+
+
 def test_ctrl_c_and_on_again(network: Network) -> None:
     """`p2pflows up` prints the next steps; Ctrl-C ends it and its processes; the next `up` continues."""
     home = Person("alice", network.folder / "a", network.broker, network.environment)

@@ -1,0 +1,35 @@
+"""Streams that are closed, and the signals that stop a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from p2pflows import terminal
+
+
+def test_a_hangup_stops_a_process_unless_it_is_ignored() -> None:
+    """`nohup` ignores SIGHUP, and so the process must go on."""
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert terminal.stop_signals() == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert terminal.stop_signals() == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_nothing_takes_the_place_of_a_closed_stream() -> None:
+    """A file that is opened later does not become stdout, into which something would print."""
+    open_one = "import os; from p2pflows.terminal import *; {} raise SystemExit(os.open('/', os.O_RDONLY))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def run(code: str) -> int:
+        words = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code]
+        return subprocess.run(words, check=False, env=environment).returncode
+
+    assert run(open_one.format("open_closed_streams();")) > 2
+    assert run(open_one.format("")) == 0
