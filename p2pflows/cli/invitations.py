@@ -184,13 +184,14 @@ def _show_invitation(result: dict[str, Any], name: str | None, *, qr: bool) -> N
 
 def _show_reading(found: dict[str, Any], name: str | None) -> None:
     """Show who invites, before anything is sent."""
-    suggested = escape(found["suggested"])
+    called, suggested = escape(found["name"]), escape(found["suggested"])
     if found["known"]:
-        called = f"{escape(found['name'])}, your contact already"
-    elif name or not suggested:
-        called = escape(found["name"]) + (f"; they suggest {suggested}" if suggested else "; choose another with --as")
+        called += ", your contact already"
+    elif name:
+        called += f"; they suggest {suggested}" if suggested else ""
     else:
-        called = f"{escape(found['name'])}, as they suggest; choose another with --as"
+        called += ", as they suggest" if suggested == called else ""
+        called += "; choose another with --as"
     same = ", as yours" if found["same_broker"] else ""
     for title, value in (
         ("from", escape(found["user"])),

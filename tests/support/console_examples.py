@@ -5,7 +5,8 @@ The convention, as the pages explain it to their readers:
   keeps its folder and variables from block to block. `> ` goes on with the command of the line before.
 - Below a command stands what it prints, all of it. `...` in a line is any text, and alone in a line any lines.
 - Output before the first prompt of a block is what the command that still waits in that terminal prints at last.
-- Hex words of 8, 32 or 64 digits are examples: the first time they stand for what is there, then for the same.
+- Hex words of 8, 32 or 64 digits, and lines of invitations, are examples: the first time they stand for what is there,
+  then for the same.
 - A block of another kind whose first or second line is a comment with nothing but a file name is that file.
 """
 
@@ -31,7 +32,7 @@ _START = 20.0
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PROMPT = re.compile(r"^([a-z]+)\$(?: (.*))?$")
 _FILE = re.compile(r"^(?:#|//) ([\w.-]+\.\w+)$")
-_EXAMPLE = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{8})\b")
+_EXAMPLE = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{8}|p2pf1[0-9a-z]{50,})\b")
 _ENDED = re.compile(rb"\x1e(\d+)\n")
 _OF_THE_SHELL = re.compile(r"^bash: line \d+: +\d+ \w+")
 """How a shell that no person uses tells of a job that was killed; a person's says it in another way."""
@@ -185,7 +186,8 @@ class PageRunner:
                 known = self._examples.get(found[0])
                 if known is None and found[0] not in names:
                     names.append(found[0])
-                    parts.append(f"([0-9a-f]{{{len(found[0])}}})")
+                    is_line = found[0].startswith("p2pf1")
+                    parts.append("(p2pf1[0-9a-z]+)" if is_line else f"([0-9a-f]{{{len(found[0])}}})")
                 else:
                     parts.append(known or f"\\{names.index(found[0]) + 1}")
             return "".join([*parts, re.escape(text[end:])])

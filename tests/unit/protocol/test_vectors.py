@@ -21,8 +21,10 @@ from p2pflows.protocol import channel, framing, topics
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Refused
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
+from p2pflows.protocol.invitation import Invitation, parse
 from p2pflows.protocol.message import Message, new_id
 from p2pflows.protocol.notice import Notice
+from p2pflows.protocol.words import words_of
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
@@ -328,6 +330,36 @@ def test_a_form_that_no_person_can_be_shown_is_refused(case: dict[str, Any]) -> 
     """At both ends."""
     with pytest.raises(BadInput):
         form_of(case["form"])
+
+
+@_cases("invitation")
+def test_an_invitation_is_written_and_read_as_frozen(case: dict[str, Any]) -> None:
+    """A line is the frozen text, and its id and the proof of who accepts it follow from its secret."""
+    invitation = Invitation(
+        case["user"], bytes.fromhex(case["secret"]), case["expires"], case["broker"], case["suggested"]
+    )
+    assert invitation.to_text() == case["line"]
+    assert parse(case["line"]) == invitation
+    assert (invitation.id, invitation.proof(case["acceptor"])) == (case["id"], case["proof"])
+
+
+@_cases("invitation", "equal")
+def test_a_text_with_an_invitation_is_read(case: dict[str, Any]) -> None:
+    """Each holds the first of the frozen lines."""
+    assert parse(case["text"]).to_text() == _load("invitation")["cases"][0]["line"]
+
+
+@_cases("invitation", "refused")
+def test_a_text_without_an_invitation_is_refused(case: dict[str, Any]) -> None:
+    """Each has another mistake."""
+    with pytest.raises(UsageError):
+        parse(case["text"])
+
+
+def test_the_words_of_two_users_are_as_frozen() -> None:
+    """In either order."""
+    for case in _load("invitation")["words"]:
+        assert words_of(*case["users"]) == case["words"]
 
 
 def test_every_file_of_vectors_is_used() -> None:
