@@ -42,7 +42,7 @@ FLOORS = (
     {"p2pflowsd.sending"},
     {"p2pflowsd.owners_log", "p2pflowsd.worker_socket"},
     {"p2pflowsd.journal"},
-    {"p2pflowsd.callbacks", "p2pflowsd.lifecycle", "p2pflowsd.clock"},
+    {"p2pflowsd.callbacks", "p2pflowsd.lifecycle", "p2pflowsd.clock", "p2pflowsd.batch_times"},
     {"p2pflowsd.faults", "p2pflowsd.link", "p2pflowsd.private_socket"},
     {"p2pflows.__main__"},
     {"p2pflows.cli"},

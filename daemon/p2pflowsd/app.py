@@ -27,6 +27,7 @@ from p2pflowsd.api import views
 from p2pflowsd.api.control import Control
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import Methods
+from p2pflowsd.batch_times import BatchTimes
 from p2pflowsd.clock import SystemClock, system_entropy
 from p2pflowsd.journal import Journal, JournalError
 from p2pflowsd.journal.rows import MeetingRow
@@ -93,6 +94,7 @@ class App:
         self._closed = False
         self._told: UsageError | None = None
         self._pump_due: asyncio.Handle | None = None
+        self._batch_times = BatchTimes()
         self._timer: asyncio.TimerHandle | None = None
         self._journal_failed = asyncio.Event()
         self._journal_error: JournalError | None = None
@@ -176,6 +178,7 @@ class App:
         if self._journal_error is not None:  # the node is dead: deliveries come again, and clients get an error
             self._refuse(requests, self._journal_error)
             return
+        began = self._clock.elapsed()
         try:
             self._node.process_batch(deliveries, requests)
         except JournalError as error:
@@ -185,6 +188,7 @@ class App:
             if not self._crashed.done():
                 self._crashed.set_exception(error)
             return
+        self._batch_times.add(began, self._clock.elapsed())
         if self._contacts.problem is not self._told:
             self._told = self._contacts.problem
             if self._told is not None:
@@ -391,6 +395,7 @@ class App:
             "version": self._version,
             "home": str(self._home.path),
             "problem": self._trouble(),
+            "longest_batch_ms": self._batch_times.longest_ms,
             "broker": {
                 "url": str(self._setting),
                 "name": self._broker_name(),

@@ -170,7 +170,9 @@ class Node:
             turns=turns,
             instances=instances,
         )
-        self.serving = Serving(journal=journal, catalog=catalog, leases=leases, settlement=settlement, changes=changes)
+        self.serving = Serving(
+            journal=journal, catalog=catalog, leases=leases, turns=turns, settlement=settlement, changes=changes
+        )
         runs = Runs(
             user=user,
             journal=journal,
@@ -282,6 +284,7 @@ class Node:
             settlement=settlement,
             blocked=blocked,
             inbox=inbox,
+            end_unserved=self.serving.end,
         )
         self.dispatch.may_run = rights.may_run
         self.intake = Intake(
@@ -332,9 +335,16 @@ class Node:
 
     def next_wake(self) -> float:
         """When a batch is needed even if nothing arrives, in the clock's elapsed seconds."""
-        if self.blocked.may_go_on or self._deadlines.has_expired or self.people.invitations.has_new_contacts:
+        has_work = (
+            self.blocked.may_go_on
+            or self._deadlines.has_expired
+            or self.people.invitations.has_new_contacts
+            or self.rights.is_reviewing
+            or self.serving.is_ending
+        )
+        if has_work:
             return self.clock.elapsed()
-        wakes = (self._next_tick, self._commit_by, self.notices.next_due(), 0.0 if self.rights.is_reviewing else None)
+        wakes = (self._next_tick, self._commit_by, self.notices.next_due())
         return min(wake for wake in wakes if wake is not None)
 
     def link_up(self) -> None:
@@ -398,6 +408,7 @@ class Node:
             if ticks:
                 self._tick()
             self._deadlines.expire()
+            self.serving.end_unserved()
             self.intake.release_blocked()
             self._fail_unserved(self._queue.add_next_turns())
             self.dispatch.prepare()

@@ -9,6 +9,7 @@ have lost its right is reviewed in slices, so that no batch takes long; until th
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from p2pflows.contacts import Contacts
 from p2pflows.protocol import topics
@@ -44,6 +45,7 @@ class Rights:
         settlement: Settlement,
         blocked: BlockedRequests,
         inbox: Inbox,
+        end_unserved: Callable[[IncomingRow, str], None],
     ) -> None:
         self._user = user
         self._journal = journal
@@ -53,6 +55,7 @@ class Rights:
         self._settlement = settlement
         self._blocked = blocked
         self._inbox = inbox
+        self._end_unserved = end_unserved
         self._book = contacts.known
         self._to_review: deque[tuple[int, bool]] = deque()
         """Row ids of requests, each with whether its sender has just lost their standing."""
@@ -81,9 +84,12 @@ class Rights:
                 self._look_at(row, is_ended=is_ended)
 
     def may_run(self, task: Task) -> bool:
-        """Return whether a task may run now; if its sender has lost the right to it, it ends."""
+        """Return whether a task may run now; if its flow is not served or its sender lost the right to it, it ends."""
         row = task.row
-        flow = self._catalog.get(task.flow.endpoint) or task.flow
+        flow = self._catalog.get(task.flow.endpoint)
+        if flow is None:
+            self._end_unserved(row, task.flow.endpoint)
+            return False
         if not is_request(row) or gate.may_call(row.peer, flow, me=self._user, book=self._contacts.known):
             return True
         self._end(row, flow.endpoint)

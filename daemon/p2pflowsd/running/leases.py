@@ -106,6 +106,10 @@ class Leases:
         """The endpoint whose flow runs a request; None if it is no task."""
         return self._tasks[row_id].flow.endpoint if row_id in self._tasks else None
 
+    def rows_of(self, endpoint: str) -> list[int]:
+        """The rows of the tasks that a flow runs, in the order in which they came."""
+        return [row_id for row_id, task in self._tasks.items() if task.flow.endpoint == endpoint]
+
     def is_waiting(self, row_id: int) -> bool:
         """Whether a request is queued at a point that had no worker when it came."""
         return row_id in self._reported_waiting

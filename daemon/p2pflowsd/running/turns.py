@@ -42,6 +42,10 @@ class Turns:
         self._open[instance] = {row.row_id}
         return True
 
+    def waiting(self) -> list[int]:
+        """Return the rows of all requests that wait for their turn."""
+        return [row_id for rows in self._waiting.values() for row_id in rows]
+
     def touch(self, instance: str | None) -> None:
         """Look at the turns of an instance once this batch is recorded: one of its requests may have ended."""
         if instance in self._open:

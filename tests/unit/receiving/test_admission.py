@@ -12,6 +12,7 @@ from support.desk import Desk, Hand, Neighbour
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Envelope
 from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.running import serving
 
 
 @pytest.fixture
@@ -261,3 +262,20 @@ def test_a_held_request_whose_time_is_over_is_not_asked(desk: Desk, stranger: Ne
     desk.timeline.sleep(2)
     desk.do(lambda: desk.node.admission.allow(stranger.user, "carol"))
     assert desk.journal.prompts.all() == []
+
+
+# What is served no more.
+
+
+def test_many_requests_for_what_is_unserved_end_in_slices(desk: Desk, ann: Neighbour) -> None:
+    """Each batch ends some of them, none of the others starts meanwhile, and in the end all have failed."""
+    desk.serves("echo", kind="python")
+    sent = [ann.sends("echo", {"n": n}) for n in range(serving.MAX_ENDED + 50)]
+    desk.do(lambda: desk.node.serving.unserve("echo"))
+    assert len(desk.journal.incoming.in_state(IncomingState.READY)) == 50
+    assert desk.has_work
+    hand = Hand(desk, "b", "w")
+    assert hand.takes() == []
+    desk.sleep(0.1)
+    assert {ann.hears_error(request) for request in sent} == {"not_served"}
+    assert desk.journal.incoming.in_state(IncomingState.READY) == []
