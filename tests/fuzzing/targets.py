@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.desk import Desk, Hand
+from support.desk import Desk, Hand, control_of
 from support.lone_daemon import LoneDaemon, Packet, Peer
 from support.memory_disk import memory_disk
 
@@ -31,10 +31,8 @@ from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message, Type
 from p2pflows.protocol.notice import Notice
 from p2pflows.protocol.worker_frames import DaemonFrame
-from p2pflowsd.api.daemon import Daemon
-from p2pflowsd.api.methods import Methods
+from p2pflowsd.api.methods import METHODS, Methods
 from p2pflowsd.api.sessions import Session
-from p2pflowsd.node import Request
 from p2pflowsd.running.points import point_key
 from p2pflowsd.sending import presence
 
@@ -294,7 +292,8 @@ def _worker_frame() -> Iterator[Feed]:
                 "worker": "w", "boot": desk.node.boot, "n": count, "seen": 0, "slots": 4, "held": [], "results": [],
                 "draining": False, "bye": False,
             }  # fmt: skip
-            text = json.dumps(usual | header)
+            fields = {name: value for name, value in (usual | header).items() if name != "held" or value is not None}
+            text = json.dumps(fields)
             for number, task in enumerate(tasks):
                 text = text.replace(f"TASK{number}", task)
             desk.node.process_batch([Packet(topic, channel.seal(topic, json.loads(text), blobs))])
@@ -356,15 +355,7 @@ def _control() -> Iterator[Feed]:
         _with_mail(desk, peer)
         unexpected: list[BaseException] = []
 
-        def submit(step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
-            del reads_only
-            desk.node.process_batch([], [Request(step, on_outcome)])
-
-        async def broker() -> str:
-            return "mqtt://localhost"
-
-        daemon = Daemon(node=lambda: desk.node, submit=submit, about=dict, broker_url=broker)
-        methods = _watched(Methods.of(daemon), unexpected)
+        methods = _watched(Methods.of(control_of(desk)), unexpected)
 
         async def read_lines(data: bytes) -> None:
             session = Session(methods, set())
@@ -466,6 +457,8 @@ def _frames() -> list[bytes]:
         },
         {"asks": [{"task": "TASK0", "k": -1, "op": "cancel", "call": 0}]},
         {"waits": [["TASK0", 0]], "progress": [{"task": "TASK0", "data": {"a": 1}}]},
+        {"held": None, "received": ["TASK1"], "parked": ["TASK0"], "unparked": ["TASK0"]},
+        {"suspended": [["TASK1", [0, 1]]]},
         {"bye": True},
         {"bye": True, "draining": True},
     ]
@@ -506,8 +499,8 @@ def _requests() -> list[bytes]:
         "submit": {"address": "User", "data": {"text": "x"}},
         "send": {"address": "mallory/x", "data": {}, "source": "s"},
         "wait": {"id": KNOWN_IDS[0][-8:], "timeout": 0.1}, "cancel": {"id": KNOWN_IDS[1]}, "inbox": {"all": True},
-        "conversations": {"with": "mallory", "limit": 5}, "answer": {"id": KNOWN_IDS[0], "text": "yes"},
-        "decline": {"id": KNOWN_IDS[0], "reason": "no"}, "decline_all": {"from": "mallory", "reason": ""},
+        "conversations": {"limit": 5}, "answer": {"id": KNOWN_IDS[0], "text": "yes"},
+        "decline": {"id": KNOWN_IDS[0], "reason": "no"}, "decline_all": {"user": "mallory", "reason": ""},
         "serve": {"endpoint": "g", "kind": "human", "allow": "mallory"}, "unserve": {"endpoint": "g"},
         "delete_endpoint": {"endpoint": "g"}, "mount": {"address": "mallory/C", "config_overrides": {}},
         "instances": {"user": "me"}, "delete_instance": {"user": "me", "instance": KNOWN_IDS[0]},
@@ -520,6 +513,7 @@ def _requests() -> list[bytes]:
         "endpoint": "D", "kind": "class", "target": "x:D", "cwd": "/", "dispatch_point": "b", "schema": {},
         "config": {"a": 1}, "overridable": ["a"], "subflows": {"s": {"endpoint": "f"}},
     }  # fmt: skip
+    params = {method: {} for method in METHODS} | params
     return [
         json.dumps({"id": 1, "method": method.split()[0], "params": values}).encode()
         for method, values in params.items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.desk import Desk, Hand
+from support.desk import Desk, Hand, control_of
 from support.lone_daemon import Cost, Packet, Peer
 
 from p2pflows.errors import P2pflowsError
@@ -24,9 +24,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.message import Type
 from p2pflows.protocol.notice import MAX_RECEIPTS, MAX_STREAM_LINES
-from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import METHODS, Methods
-from p2pflowsd.node import Request
 from p2pflowsd.receiving.blocked import MAX_RELEASED
 from p2pflowsd.running.points import point_key
 from p2pflowsd.sending import presence
@@ -292,15 +290,7 @@ def _requests() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
 def test_control_requests(tmp_path: Path, requests: list[tuple[str, dict[str, Any]]]) -> None:
     """A request on the control socket ends in a result or a sentence, writes little, and reads what it shows."""
     with scene(tmp_path) as bob:
-
-        def submit(step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
-            del reads_only
-            bob.desk.node.process_batch([], [Request(step, on_outcome)])
-
-        async def broker() -> str:
-            return "mqtt://localhost"
-
-        methods = Methods.of(Daemon(node=lambda: bob.desk.node, submit=submit, about=dict, broker_url=broker))
+        methods = Methods.of(control_of(bob.desk))
 
         async def ask(method: str, params: dict[str, Any]) -> None:
             try:
@@ -320,15 +310,6 @@ def test_control_requests(tmp_path: Path, requests: list[tuple[str, dict[str, An
 def test_what_shows_something_changes_nothing(tmp_path: Path, method: str) -> None:
     """A method that only shows writes nothing and sends nothing."""
     with scene(tmp_path) as bob:
-
-        def submit(step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
-            assert reads_only
-            on_outcome(step())
-
-        async def broker() -> str:
-            return "mqtt://localhost"
-
-        daemon = Daemon(node=lambda: bob.desk.node, submit=submit, about=dict, broker_url=broker)
         with bob.desk.measured() as cost:
-            asyncio.run(Methods.of(daemon).run(method, {}))
+            asyncio.run(Methods.of(control_of(bob.desk)).run(method, {}))
         assert (cost.changes, cost.published) == (0, 0)

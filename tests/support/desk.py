@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from p2pflows.protocol import topics
@@ -10,6 +11,8 @@ from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message
+from p2pflowsd.api.daemon import Daemon
+from p2pflowsd.node import Request
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.points import point_key
 from support.lone_daemon import HOUR_MS, LoneDaemon, Packet
@@ -42,6 +45,20 @@ class Desk(LoneDaemon):
     def log(self) -> list[tuple[str, str]]:
         """What the owner's log says: what, and about whom."""
         return [(entry.what, entry.peer) for entry in self.journal.log.newest(1_000)]
+
+
+def control_of(desk: LoneDaemon) -> Daemon:
+    """Return a daemon as the methods of the control API see it; each step is a batch of its own."""
+
+    def submit(step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
+        del reads_only
+        desk.node.process_batch([], [Request(step, on_outcome)])
+
+    async def broker() -> str:
+        return "mqtt://localhost"
+
+    about = {"broker": {"url": "mqtt://localhost", "connected": True}}
+    return Daemon(node=lambda: desk.node, submit=submit, about=lambda: about, broker_url=broker)
 
 
 class Neighbour:
