@@ -241,7 +241,10 @@ def _topic() -> Iterator[Feed]:
         payload = peer.bundle(peer.message())
 
         def read(data: bytes) -> None:
-            topic = data.decode("utf-8", "surrogateescape").replace("ME", desk.user).replace("PEER", peer.user)
+            try:
+                topic = data.decode().replace("ME", desk.user).replace("PEER", peer.user)
+            except UnicodeDecodeError:
+                topic = ""  # as the link has it
             for retain in (False, True):
                 desk.node.process_batch([Packet(topic, payload, retain)])
             _settle(desk)

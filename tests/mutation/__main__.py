@@ -40,19 +40,25 @@ _CORE = (
     "tests/unit/test_node.py",
 )
 _PROTOCOL = ("tests/unit/protocol", "tests/properties/test_envelope.py", "tests/properties/test_fuzz_inputs.py")
-_JOURNAL = (*_CORE, "tests/unit/journal", "tests/properties/test_query_plans.py")
+_JOURNAL = ("tests/unit/journal", *_CORE, "tests/properties/test_query_plans.py")
 _D = "daemon/p2pflowsd"
+
+
+def _first(*paths: str) -> tuple[str, ...]:
+    return (*paths, *(path for path in _CORE if path not in paths))
+
+
 TESTS: dict[str, Sequence[str]] = {
     "p2pflows/protocol/envelope.py": _PROTOCOL,
     "p2pflows/protocol/notice.py": (*_PROTOCOL, "tests/unit/receiving", "tests/unit/sending"),
     f"{_D}/receiving/gate.py": _CORE,
     f"{_D}/receiving/intake.py": _CORE,
     f"{_D}/receiving/seen_notices.py": _CORE,
-    f"{_D}/sending/outbox.py": _CORE,
-    f"{_D}/running/dispatch.py": _CORE,
-    f"{_D}/sending/notices.py": _CORE,
+    f"{_D}/sending/outbox.py": _first("tests/unit/sending", "tests/unit/receiving", "tests/unit/test_node.py"),
+    f"{_D}/running/dispatch.py": _first("tests/unit/running", "tests/unit/test_node.py"),
+    f"{_D}/sending/notices.py": _first("tests/unit/sending", "tests/unit/receiving"),
     f"{_D}/receiving/admission.py": _CORE,
-    f"{_D}/human/inbox.py": _CORE,
+    f"{_D}/human/inbox.py": _first("tests/unit/human"),
     **{
         f"{_D}/journal/{name}.py": _JOURNAL
         for name in (
@@ -139,7 +145,8 @@ class Trial:
         tests = sorted({path for file in mutants for path in TESTS[file] if (self._tree / path).exists()})
         numbers = {module_of(file): [each.number for each in found] for file, found in mutants.items()}
         recorded = 0
-        for fact in self._run(numbers, tests):
+        places = {module_of(file): list(TESTS[file]) for file in mutants}
+        for fact in self._run({"mutants": numbers, "tests": places}, tests):
             if "test" in fact:
                 recorded += 1
                 _progress(f"{recorded} of {fact['of']} tests run without a change")
@@ -151,10 +158,10 @@ class Trial:
         if by_number:
             raise RuntimeError(f"no verdict on {len(by_number)} mutants")
 
-    def _run(self, numbers: dict[str, list[int]], tests: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Run pytest with the plugin; yield the facts that it tells."""
+    def _run(self, what: dict[str, Any], tests: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Run pytest with the plugin, which does what it is told; yield the facts that it tells."""
         reading, writing = os.pipe()
-        order = {"mutants": numbers, "pipe": writing, "folder": str(self._folder), "jobs": self._jobs}
+        order = {**what, "pipe": writing, "folder": str(self._folder), "jobs": self._jobs}
         order_file = self._folder / "order.json"
         order_file.write_text(json.dumps(order), encoding="utf-8")
         environment = os.environ | {

@@ -30,7 +30,7 @@ from mutation.guards import Mutant
 
 ORDER = "MUTATION"
 """The environment variable with the path of a JSON file, which has the fields of `Order`."""
-TEST_S = 6.0
+TEST_S = 8.0
 """How many seconds of processor time the tests of one mutant may take together; the slowest are left out."""
 _SWITCH = "_is_removed_"
 _MAX_MEMORY = 8 * 2**30
@@ -43,6 +43,7 @@ class Order:
 
     Attributes:
         mutants: the numbers of the mutants to try, by module.
+        tests: the files and folders with the tests of each module; those that are named first come first.
         pipe: the descriptor of the pipe.
         folder: an own folder for the files of the tests.
         jobs: how many mutants to try at once.
@@ -51,6 +52,7 @@ class Order:
     def __init__(self) -> None:
         order = json.loads(Path(os.environ[ORDER]).read_text(encoding="utf-8"))
         self.mutants: dict[str, list[int]] = order["mutants"]
+        self.tests: dict[str, list[str]] = order["tests"]
         self.pipe: int = order["pipe"]
         self.folder = Path(order["folder"])
         self.jobs: int = order["jobs"]
@@ -175,14 +177,20 @@ class Runs:
             self._tell(module=module, number=mutant.number, survives=survives, is_reached=is_reached)
 
     def _tests_of(self, module: str, mutant: Mutant) -> list[str]:
-        """Return the tests that reach a guard: those that know its function first, then the fastest."""
+        """Return the tests that reach a guard: those that know its function first, then by place, then by time."""
         if mutant.is_early:  # whoever uses the module uses its constants
             found = {test for key, tests in self._reached.items() if key[0] == module for test in tests}
         else:
             found = set(self._reached.get((module, mutant.number), ()))
         tests = [test for test in self._noticed_by.get((module, mutant.function), ()) if test in found]
         seconds = 0.0
-        for test in sorted(found.difference(tests), key=self._times.__getitem__):
+        places = self._order.tests[module]
+        ranked = [
+            (place, self._times[test], test)
+            for test in found.difference(tests)
+            if (place := next((n for n, path in enumerate(places) if test.startswith(path)), None)) is not None
+        ]
+        for *_, test in sorted(ranked):
             seconds += self._times[test]
             if seconds > TEST_S and tests:
                 break

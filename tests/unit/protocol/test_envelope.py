@@ -235,3 +235,10 @@ def test_the_number_of_cached_boxes_is_limited() -> None:
         envelope._box(Identity(n.to_bytes(32, "big")).public)
     assert len(envelope._boxes) <= 1024
     assert envelope.open(bundle).bodies == [LETTER]
+
+
+@pytest.mark.parametrize("user", ["00" * 32, "01" + "00" * 31, "ff" * 32, "", "zz" * 32, "ab" * 31])
+def test_what_is_no_key_is_known_before_anything_is_written(user: str) -> None:
+    """A daemon can ask whether a user id is a key, without an error."""
+    assert not Envelope(ALICE).can_seal_to(user)
+    assert Envelope(ALICE).can_seal_to(BOB.user_id)

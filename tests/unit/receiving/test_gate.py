@@ -41,6 +41,13 @@ def test_a_rule_covers_exactly_the_users_that_it_names(allow: str, who: set[str]
     assert {name for name, user in EVERYBODY.items() if may_call(user, _served(allow), me=ME, book=BOOK)} == who
 
 
+def test_a_rule_of_an_older_release_covers_only_contacts() -> None:
+    """Whom a rule named as strangers is not known of flows that were served long ago; it covers none then."""
+    served = Served(endpoint="x", kind="exec", target="cat", allow=f"{BOB},{STRANGER}", strangers=None)
+    assert may_call(BOB, served, me=ME, book=BOOK)
+    assert not may_call(STRANGER, served, me=ME, book=BOOK)
+
+
 @pytest.mark.parametrize("allow", ["me", "contacts", "anyone", "bob", BLOCKED])
 def test_no_rule_covers_a_blocked_user(allow: str) -> None:
     """A blocked user is not allowed, even by a rule that names them."""
