@@ -34,6 +34,8 @@ from p2pflows.links.delivery import Delivery, Will
 _KEEPALIVE_S = 20
 _PUBACK_TIMEOUT_S = 10.0
 """How long a broker may be silent while messages that it has received wait for its acknowledgement."""
+_BLOCKED_TIMEOUT_S = 20.0
+"""How long a broker may acknowledge nothing, while its window is full, even if it sends something else."""
 _HEARTBEAT_TIMEOUT_FACTOR = 1.5
 """After this many keepalive times without a byte from the broker, the connection is dead. A ping goes out after one."""
 _ANSWER_TIMEOUT_S = 5.0
@@ -130,6 +132,8 @@ class Connection:
         self._window = _WINDOW
         self._waiting: deque[tuple[str, bytes, int, bool]] = deque()
         self._sent: dict[int, tuple[str, float]] = {}
+        """Topic of each message without PUBACK, and when it was sent, by packet id; the oldest one first."""
+        self._last_puback_at = 0.0
         self._subscribed = False
         self._unanswered_subscribes: dict[int, tuple[Sequence[str], float]] = {}
         self._arrived: list[Delivery] = []
@@ -243,13 +247,16 @@ class Connection:
         """Send a ping when it is due, and end the connection when the broker has been silent too long."""
         if self.ended.is_set():
             return
-        self._client.loop_misc()
+        is_written = not self._client.want_write()
+        self._client.loop_misc()  # may queue a ping
         now, keepalive = self._loop.time(), self._client.keepalive
-        is_waiting = not self._drained.is_set() and not self._client.want_write()
+        is_waiting = is_written and not self._drained.is_set()
         if keepalive and now - self._last_read_at > _HEARTBEAT_TIMEOUT_FACTOR * keepalive:
             self.end("the broker has stopped answering")
         elif is_waiting and now - self._last_read_at > _PUBACK_TIMEOUT_S:
             self.end("the broker does not acknowledge what we publish")
+        elif is_written and self._is_blocked(now):
+            self.end("the broker acknowledges nothing any more of what we publish")
         elif any(now - at > _ANSWER_TIMEOUT_S for _, at in self._unanswered_subscribes.values()):
             self.end("the broker does not answer SUBSCRIBE")
 
@@ -392,11 +399,19 @@ class Connection:
         mid = message.mid if message.qos else 0
         self._arrived.append(Arrived(topic, bytes(message.payload), message.retain, mid, self))
 
+    def _is_blocked(self, now: float) -> bool:
+        """Whether nothing more can be sent, because acknowledgements that a whole window waits for were lost."""
+        if not 0 < self._window <= len(self._sent):
+            return False
+        _, oldest = next(iter(self._sent.values()))
+        return now - max(oldest, self._last_puback_at) > _BLOCKED_TIMEOUT_S
+
     def _on_publish(
         self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         topic, at = self._sent.pop(mid, ("", 0.0))
-        self.round_trip = self._loop.time() - at
+        self._last_puback_at = self._loop.time()
+        self.round_trip = self._last_puback_at - at
         if reason.value >= _REFUSED:
             self._refused_messages.append((topic, reason.getName().lower()))
 

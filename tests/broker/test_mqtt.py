@@ -351,6 +351,23 @@ async def test_a_broker_that_acknowledges_nothing(monkeypatch: pytest.MonkeyPatc
         assert "does not acknowledge" in peer.downs[0]
 
 
+async def test_a_broker_that_loses_a_window_of_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link on which nothing more can be sent is given up, although the broker goes on to answer pings."""
+    monkeypatch.setattr(mqtt_connection, "_KEEPALIVE_S", 1)
+    monkeypatch.setattr(mqtt_connection, "_BLOCKED_TIMEOUT_S", 2.5)
+    welcome_with_a_window_of_one = bytes.fromhex("2006000003210001")
+    pong = bytes.fromhex("d000")
+    script = Script(connect=lambda _: welcome_with_a_window_of_one, subscribe=granted, ping=lambda _: pong)
+    async with script.running() as url, Peer(url, "t/in") as peer:
+        await peer.wait_until_up()
+        for payload in (b"x", b"y"):
+            assert peer.link.publish("t/out", payload)
+        peer.link.flush()
+        await wait_until(lambda: bool(peer.downs), limit=8.0)
+        assert "acknowledges nothing any more" in peer.downs[0]
+        assert script.seen.count("ping") >= 2
+
+
 async def test_pings_keep_an_idle_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle link stays connected as long as its pings are answered."""
     monkeypatch.setattr(mqtt_connection, "_KEEPALIVE_S", 1)

@@ -119,3 +119,5 @@ class FaultRunner:
         victim.proxy.faults = dataclasses.replace(victim.proxy.faults, **changes)
         await asyncio.sleep(fault.seconds)
         victim.proxy.faults = dataclasses.replace(victim.proxy.faults, **dict.fromkeys(changes, 0.0))
+        if fault.name == "drop":
+            victim.proxy.disconnect()  # MQTT sends again what was lost on the next connection only
