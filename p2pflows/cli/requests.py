@@ -47,6 +47,8 @@ def _story(request: dict[str, Any]) -> list[str]:
     for by in request.get("introduced_by", ()):
         called = f" as {escape(by['as'])}" if by["as"] else ""
         lines.append(f"introduced by {display_name(by['name'], by['user'])}{called}")
+        if by["as"]:
+            lines.append(f"allow them with: p2pflows allow {escape(request['user'])} --name {escape(by['as'])}")
     return lines
 
 

@@ -163,6 +163,7 @@ async def read_invitation(daemon: Daemon, params: LineParameters) -> Any:
     found = parse(params.line)
     daemon.contacts()
     own, node = await _own_broker(daemon), daemon.node
+    node.people.invitations.check(found)
     name = node.people.invitations.name_for(found, params.name)
     return {
         "id": found.id,

@@ -257,13 +257,7 @@ class Invitations:
             P2pflowsError: the invitation is ours or has expired, or the name cannot be used.
         """
         now = self._clock.now()
-        if invitation.user == self._user:
-            raise UsageError("That is your own invitation.", "Give it to the person whom you want to meet.")
-        if invitation.expires * 1000 + GRACE_MS <= now:
-            raise UsageError(
-                f"The invitation expired at {_utc(invitation.expires * 1000)}, and here it is {_utc(now)} now.",
-                "Ask for another one.",
-            )
+        self.check(invitation)
         name = self.name_for(invitation, name)
         for open_row in self._journal.outgoing.open_to(invitation.user, topics.INVITE):
             origin = None if open_row.origin is None else read_origin(open_row.origin)
@@ -281,6 +275,21 @@ class Invitations:
             origin=AcceptOrigin(invitation.id, name, invitation.name).to_json(),
         )
         return message.id
+
+    def check(self, invitation: Invitation) -> None:
+        """Check that an invitation of another user is worth an answer.
+
+        Raises:
+            UsageError: it is ours, or has expired.
+        """
+        now = self._clock.now()
+        if invitation.user == self._user:
+            raise UsageError("That is your own invitation.", "Give it to the person whom you want to meet.")
+        if invitation.expires * 1000 + GRACE_MS <= now:
+            raise UsageError(
+                f"The invitation expired at {_utc(invitation.expires * 1000)}, and here it is {_utc(now)} now.",
+                "Ask for another one.",
+            )
 
     def name_for(self, invitation: Invitation, name: str) -> str:
         """Return what the user of an invitation will be called.
