@@ -12,6 +12,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -84,29 +85,41 @@ def _words(seeds: list[bytes], path: Path) -> Path:
 
 def fuzz_all(names: list[str], seconds: float, folder: Path, jobs: int) -> int:
     """Fuzz some targets, some at once, for so many seconds in all; return the exit code."""
+    from support.memory_disk import memory_disk
+
+    from fuzzing.targets import TEMPORARY
+
     each = max(1, int(seconds * jobs / len(names)))
     waiting = list(names)
     running: list[tuple[str, subprocess.Popen[str]]] = []
     findings: list[str] = []
     folder.mkdir(parents=True, exist_ok=True)
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            name = waiting.pop(0)
-            command = [sys.executable, "-m", "fuzzing", "--one", name, "--seconds", str(each), "--folder", str(folder)]
-            output = (folder / f"{name}.log").open("w", encoding="utf-8")
-            running.append((name, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True)))
-            output.close()
-            print(f"{name}: {each} s ...", file=sys.stderr, flush=True)
-        name, process = running.pop(0)
-        code = process.wait()
-        log = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-        found = [line for line in log.splitlines() if line.startswith(("FINDING", "  Repeat"))]
-        findings += found
-        print("\n".join([_summary(name, log), *found]), flush=True)
-        if code:
-            findings.append(name)
-            print(f"{name}: the fuzzer ended with {code}:\n{log[-2_000:]}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="p2pflows-fuzz-", dir=memory_disk()) as temporary:
+        environment = os.environ | {TEMPORARY: temporary}
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                running.append((name, _start(name, each, folder, environment)))
+                print(f"{name}: {each} s ...", file=sys.stderr, flush=True)
+            name, process = running.pop(0)
+            code = process.wait()
+            log = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+            found = [line for line in log.splitlines() if line.startswith(("FINDING", "  Repeat"))]
+            findings += found
+            print("\n".join([_summary(name, log), *found]), flush=True)
+            if code:
+                findings.append(name)
+                print(f"{name}: the fuzzer ended with {code}:\n{log[-2_000:]}", flush=True)
     return 1 if findings else 0
+
+
+def _start(name: str, seconds: int, folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start to fuzz one target; its output goes to a file in the folder."""
+    command = [
+        sys.executable, "-m", "fuzzing", "--one", name, "--seconds", str(seconds), "--folder", str(folder),
+    ]  # fmt: skip
+    with (folder / f"{name}.log").open("w", encoding="utf-8") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def _summary(name: str, log: str) -> str:

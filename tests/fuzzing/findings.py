@@ -22,7 +22,7 @@ def write(folder: Path, target: str, inputs: Sequence[bytes], error: BaseExcepti
     shown = [text for text in (_as_text(data) for data in inputs) if text is not None]
     content = {
         "target": target,
-        "about": place(error),
+        "about": f"{place(error)}: {str(error)[:200]}",
         "inputs": [data.hex() for data in inputs],
         "as_text": shown,
     }
@@ -37,11 +37,11 @@ def read(path: Path) -> tuple[Target, list[bytes]]:
 
 
 def place(error: BaseException) -> str:
-    """Return which error it is and which line raised it, so that equal findings can be told."""
+    """Return which error it is and which function of ours raised it; equal findings have the same place."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "p2pflows" in frame.filename] or frames
     where = f"{Path(ours[-1].filename).name}, {ours[-1].name}" if ours else "nowhere"
-    return f"{type(error).__name__} in {where}: {str(error)[:200]}"
+    return f"{type(error).__name__} in {where}"
 
 
 def shortest(target: Target, inputs: Sequence[bytes]) -> list[bytes]:

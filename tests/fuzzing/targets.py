@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -37,6 +38,8 @@ from p2pflowsd.running.points import point_key
 from p2pflowsd.sending import presence
 
 VECTORS = Path(__file__).parents[1] / "vectors"
+TEMPORARY = "P2PFLOWS_FUZZ_FOLDER"
+"""The environment variable with the folder for the journals of fuzzed daemons; by default a memory disk."""
 MAX_CPU_S = 2.0
 """How much processor time one input may take; all known ones take milliseconds."""
 KNOWN_IDS = [f"{number:032x}" for number in range(6)]
@@ -171,7 +174,7 @@ def _daemon_frame() -> Iterator[Feed]:
 @contextlib.contextmanager
 def _desk() -> Iterator[Desk]:
     """A daemon that serves a human, a function and a class, and waits for answers of a contact."""
-    folder = Path(tempfile.mkdtemp(prefix="p2pflows-fuzz-", dir=memory_disk()))
+    folder = Path(tempfile.mkdtemp(prefix="p2pflows-fuzz-", dir=os.environ.get(TEMPORARY) or memory_disk()))
     desk = Desk(folder)
     try:
         desk.serve_human()
