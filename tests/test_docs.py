@@ -258,7 +258,7 @@ def test_limits_are_those_of_the_code(row: str, value: int) -> None:
         ("held requests of one stranger", [held.MAX_HELD_PER_SENDER]),
         ("held requests of all strangers", [held.MAX_HELD]),
         ("messages sent again", [send_queue.MAX_BUNDLE_MESSAGES, send_queue.MAX_BUNDLE_BYTES]),
-        ("unsettled bytes", [send_queue.MAX_IN_FLIGHT_BYTES]),
+        ("unsettled messages and bytes", [send_queue.MAX_IN_FLIGHT_MESSAGES, send_queue.MAX_IN_FLIGHT_BYTES]),
     ],
 )
 def test_the_limits_on_reliability_are_those_of_the_code(row: str, values: list[float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -14,6 +14,8 @@ MAX_BUNDLE_BYTES = 128_000
 MAX_BUNDLE_MESSAGES = 256
 MAX_IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that the broker's queue for a slow reader stays short."""
+MAX_IN_FLIGHT_MESSAGES = 512
+"""Per recipient, so that what is sent next does not arrive behind seconds of work."""
 MAX_CACHED_BYTES = 16_000_000
 """How many bytes of bodies stay in memory until they are sent; further bodies are read from the journal."""
 
@@ -70,11 +72,16 @@ class OutboxEntry:
 
 
 class SendQueue:
-    """Pending messages, sent to each recipient in the order in which they were added; and stored calls."""
+    """Pending messages, and stored calls.
+
+    The messages of one stream are sent in the order in which they were added. The streams to a recipient take turns, a
+    bundle each, so that a call does not wait behind what is queued for another endpoint.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, OutboxEntry] = {}
-        self._unsent: dict[str, deque[OutboxEntry]] = {}
+        self._unsent: dict[str, OrderedDict[str, deque[OutboxEntry]]] = {}
+        """By recipient and endpoint; the endpoint whose turn comes next is the first."""
         self._sent: dict[str, dict[str, OutboxEntry]] = {}
         """By recipient and id."""
         self._streams: dict[tuple[str, str], OrderedDict[str, OutboxEntry]] = {}
@@ -104,7 +111,7 @@ class SendQueue:
         self._count_to[entry.peer] += 1
         if not entry.is_answer:
             self._streams.setdefault(entry.stream, OrderedDict())[entry.id] = entry
-        self._unsent.setdefault(entry.peer, deque()).append(entry)
+        self._queue_of(entry).append(entry)
 
     def get(self, message_id: str) -> OutboxEntry | None:
         """Return the pending message with an id."""
@@ -179,7 +186,7 @@ class SendQueue:
         """
         was_sent = self._take_back(entry)
         if was_sent:
-            self._unsent.setdefault(entry.peer, deque()).append(entry)
+            self._queue_of(entry).append(entry)
         return was_sent
 
     def drop_body(self, entry: OutboxEntry) -> None:
@@ -218,35 +225,32 @@ class SendQueue:
         return list(self._unsent)
 
     def next_bundle(self, peer: str) -> list[OutboxEntry]:
-        """Take the next messages for a recipient that have one endpoint and fit into one bundle.
+        """Take the next messages of one stream to a recipient that fit into one bundle.
 
         Returns:
             The messages; none if there are none, or if enough bytes are in flight to this recipient.
         """
-        queue = self._unsent.get(peer, deque())
-        bundle: list[OutboxEntry] = []
-        size = 0
         window = MAX_IN_FLIGHT_BYTES - self._in_flight.get(peer, 0)
-        while queue and len(bundle) < MAX_BUNDLE_MESSAGES:
-            entry = queue[0]
-            if entry.is_settled:
-                queue.popleft()
-                continue
-            if bundle:
-                fits = size + entry.size <= min(window, MAX_BUNDLE_BYTES) and entry.endpoint == bundle[0].endpoint
+        most = min(MAX_BUNDLE_MESSAGES, MAX_IN_FLIGHT_MESSAGES - len(self._sent.get(peer, ())))
+        streams = self._unsent.get(peer, OrderedDict())
+        bundle: list[OutboxEntry] = []
+        while streams and not bundle:
+            endpoint, queue = next(iter(streams.items()))
+            bundle = _take_bundle(queue, window, most)
+            if not queue:
+                del streams[endpoint]
+            elif bundle:
+                streams.move_to_end(endpoint)
             else:
-                fits = window > 0
-            if not fits:
                 break
-            bundle.append(queue.popleft())
-            size += entry.size
-        if not queue and not bundle:
+        if not streams:
             self._unsent.pop(peer, None)
         return bundle
 
-    def put_back(self, peer: str, bundle: Iterable[OutboxEntry]) -> None:
+    def put_back(self, peer: str, bundle: Sequence[OutboxEntry]) -> None:
         """Return a bundle that could not be sent to the front of its recipient's queue."""
-        self._unsent.setdefault(peer, deque()).extendleft(reversed(list(bundle)))
+        self._queue_of(bundle[0]).extendleft(reversed(bundle))
+        self._unsent[peer].move_to_end(bundle[0].endpoint, last=False)
 
     def mark_sent(self, entry: OutboxEntry, *, at: float, due: float) -> None:
         """Let a message wait for its receipt.
@@ -264,6 +268,10 @@ class SendQueue:
         heapq.heappush(self._due, (due, next(self._numbers), entry))
         self._in_flight[entry.peer] = self._in_flight.get(entry.peer, 0) + entry.size
 
+    def _queue_of(self, entry: OutboxEntry) -> deque[OutboxEntry]:
+        """The queue of an entry's stream, which is created if it is new."""
+        return self._unsent.setdefault(entry.peer, OrderedDict()).setdefault(entry.endpoint, deque())
+
     def _take_back(self, entry: OutboxEntry) -> bool:
         """Remove a message from those that wait for their receipt; return whether it was one of them."""
         sent = self._sent.get(entry.peer, {})
@@ -273,6 +281,29 @@ class SendQueue:
             del self._sent[entry.peer]
         self._in_flight[entry.peer] -= entry.size
         return True
+
+
+def _take_bundle(queue: deque[OutboxEntry], window: int, most: int) -> list[OutboxEntry]:
+    """Take the first messages of a queue that fit into one bundle, and drop those that are settled.
+
+    Args:
+        queue: the messages of one stream.
+        window: how many more bytes may be in flight; a message larger than that still goes, but alone.
+        most: how many messages it may take.
+    """
+    bundle: list[OutboxEntry] = []
+    size = 0
+    while queue and len(bundle) < most:
+        entry = queue[0]
+        if entry.is_settled:
+            queue.popleft()
+            continue
+        fits = size + entry.size <= min(window, MAX_BUNDLE_BYTES) if bundle else window > 0
+        if not fits:
+            break
+        bundle.append(queue.popleft())
+        size += entry.size
+    return bundle
 
 
 def _row_id(entry: OutboxEntry) -> int:

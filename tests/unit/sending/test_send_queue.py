@@ -54,6 +54,27 @@ def test_a_bundle_has_one_endpoint_and_a_limited_size(queue: SendQueue) -> None:
     assert send(queue) == many[:-1]
 
 
+def test_streams_take_turns(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call does not wait behind what is queued for another endpoint."""
+    monkeypatch.setattr(send_queue, "MAX_BUNDLE_MESSAGES", 2)
+    posts = [add(queue, number) for number in range(5)]
+    call = add(queue, 5, endpoint="other")
+    assert [send(queue) for _ in range(4)] == [posts[:2], [call], posts[2:4], posts[4:]]
+    assert not queue.has_unsent
+
+
+def test_a_limited_number_of_messages_is_in_flight(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent next would otherwise arrive behind seconds of work."""
+    monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_MESSAGES", 2)
+    posts = [add(queue, number) for number in range(4)]
+    call = add(queue, 5, endpoint="other")
+    assert send(queue) == posts[:2]
+    assert send(queue) == []
+    queue.remove(posts[0].id)
+    assert send(queue) == [call]
+    assert queue.has_unsent
+
+
 def test_the_window_limits_the_bytes_in_flight(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a recipient's window is full, its messages wait until a receipt opens the window."""
     monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_BYTES", 20)
