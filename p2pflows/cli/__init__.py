@@ -22,6 +22,8 @@ from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.hints import in_shell
 from p2pflows.terminal import open_closed_streams
 
+COMPLETE = "_P2PFLOWS_COMPLETE"
+"""Set by the script of a shell that asks for candidates (`p2pflows/cli/shells.py`)."""
 DEBUG = "P2PFLOWS_DEBUG"
 
 _SECTIONS = {
@@ -71,6 +73,11 @@ _SECTIONS = {
     "Workers": {
         "worker": "worker:worker",
         "worker-token": "worker:worker_token",
+    },
+    "Help": {
+        "help": "help:show_help",
+        "version": "help:version",
+        "completion": "completion:completion",
     },
 }
 
@@ -137,10 +144,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 unreachable, 4 not allowed,
 5 deadline passed, 130 interrupted.
 
 \b
-To complete commands and contacts, add a line to your shell's start file:
-  bash   eval "$(_P2PFLOWS_COMPLETE=bash_source p2pflows)"
-  zsh    eval "$(_P2PFLOWS_COMPLETE=zsh_source p2pflows)"
-  fish   _P2PFLOWS_COMPLETE=fish_source p2pflows | source""",
+Complete contacts and ids with Tab: p2pflows completion install""",
 )
 @click.version_option(__version__, prog_name="p2pflows")
 @click.pass_context
@@ -153,11 +157,31 @@ def cli(ctx: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, print its error if it fails, and exit with its exit code."""
     open_closed_streams()
+    if COMPLETE in os.environ:
+        _complete()
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(words))
+
+
+def _complete() -> NoReturn:
+    """Print candidates for the shell that asks; an error would be printed into the line that a person types."""
+    from click.shell_completion import add_completion_class
+
+    from p2pflows.cli import candidates
+    from p2pflows.cli.shells import SHELLS
+
+    candidates.begin()
+    for shell in SHELLS.values():
+        add_completion_class(shell)
+    try:
+        cli.main([], prog_name="p2pflows", standalone_mode=False)
+    except Exception:
+        if os.environ.get(DEBUG):
+            raise
+    sys.exit(0)
 
 
 def _run(words: list[str]) -> int:

@@ -6,19 +6,18 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from p2pflows import petnames
-from p2pflows.errors import P2pflowsError, UsageError
-from p2pflows.home import home
+from p2pflows.cli import candidates
+from p2pflows.errors import UsageError
 from p2pflows.protocol import topics
 
 _MAX_DAYS = 30
-_COMPLETION_TIMEOUT_S = 2
 _SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _NAME_RULE = "1 to 64 letters, digits, '_' or '-'"
 _SETTINGS_HINT = "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes."
@@ -45,8 +44,7 @@ class Contact(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete a petname."""
-        del ctx, param
-        return _completions(_petnames(), incomplete)
+        return candidates.contacts(ctx, param, incomplete)
 
 
 class Stranger(click.ParamType[str]):
@@ -56,19 +54,11 @@ class Stranger(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete a user id."""
-        del ctx, param
-        from p2pflows.client import Client
-
-        try:
-            with Client(timeout=_COMPLETION_TIMEOUT_S) as me:
-                waiting = me.request("requests")["requests"]
-        except P2pflowsError:
-            return []
-        return _completions((request["user"] for request in waiting), incomplete)
+        return candidates.strangers(ctx, param, incomplete)
 
 
 class Address(click.ParamType[str]):
-    """`<petname or user id>/<endpoint>`; completes petnames, and the endpoint of each user in person."""
+    """`<petname or user id>/<endpoint>`; completes petnames, and the endpoints of each user."""
 
     name = "address"
 
@@ -85,10 +75,7 @@ class Address(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete an address."""
-        del ctx, param
-        # Two candidates for each name, so that the shell stops after the slash and adds no space.
-        addresses = (f"{name}/{endpoint}" for name in [*_petnames(), "me"] for endpoint in ("", "User"))
-        return _completions(addresses, incomplete)
+        return candidates.addresses(ctx, param, incomplete)
 
 
 class Duration(click.ParamType[float]):
@@ -115,6 +102,10 @@ class DispatchPoint(click.ParamType[str]):
         if not topics.is_name(value):
             self.fail(f"{value!r} cannot name a dispatch point ({_NAME_RULE}).", param, ctx)
         return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete a dispatch point."""
+        return candidates.points(ctx, param, incomplete)
 
 
 def _inherit_from_group(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
@@ -300,16 +291,3 @@ def _excerpt(error: json.JSONDecodeError) -> str:
     start = max(error.colno - 31, 0)
     shown = "".join(character if character.isprintable() else "·" for character in line[start : start + 60])
     return f"  {shown}\n  {' ' * (error.colno - 1 - start)}^"
-
-
-def _completions(candidates: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(candidate) for candidate in candidates if candidate.startswith(incomplete)]
-
-
-def _petnames() -> list[str]:
-    from p2pflows.contacts import Contacts
-
-    try:
-        return sorted(Contacts(home().contacts).book().by_name)
-    except P2pflowsError:
-        return []

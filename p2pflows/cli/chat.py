@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import Address, decode, examples, json_option, stdin_is_piped, timeout_option
 from p2pflows.cli.conversations import find_conversation, print_conversations, print_last
 from p2pflows.cli.flows import input_fields
@@ -40,6 +41,7 @@ _INPUT_KEYS = {"human": "api_output", "class": "query"}
 @click.option(
     "--resume",
     metavar="[ID]",
+    shell_complete=candidates.conversations,
     is_flag=False,
     flag_value="",
     help="Continue an earlier conversation with ADDRESS, by default the latest.",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import (
     Address,
     Contact,
@@ -36,7 +37,7 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
         "p2pflows serve Assistant --chat --model NAME --dispatch-point assistant",
     )
 )
-@click.argument("name")
+@click.argument("name", shell_complete=candidates.endpoints)
 @click.argument("target", required=False)
 @click.option("--exec", "command", metavar="CMD", help="Serve a shell command: JSON on stdin, JSON or text on stdout.")
 @click.option("--human", is_flag=True, help="Serve yourself: messages wait in your inbox for your answers.")
@@ -136,7 +137,7 @@ def serve(
 
 
 @click.command(epilog=examples("p2pflows unserve translate"))
-@click.argument("name")
+@click.argument("name", shell_complete=candidates.endpoints)
 @json_option
 def unserve(name: str, as_json: bool) -> None:
     """Stop serving a flow."""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import examples, json_option, read_stdin
 from p2pflows.cli.output import number_of, print_json, print_result, short_id
 from p2pflows.cli.questions import print_prompt
@@ -14,7 +15,7 @@ from p2pflows.errors import UsageError
 
 
 @click.command(epilog=examples("p2pflows show 4f1c22d9", "p2pflows show 4f1c22d9 --json"))
-@click.argument("prompt_id", metavar="ID")
+@click.argument("prompt_id", metavar="ID", shell_complete=candidates.prompts)
 @json_option
 def show(prompt_id: str, as_json: bool) -> None:
     """Show a question in full.
@@ -38,7 +39,7 @@ def show(prompt_id: str, as_json: bool) -> None:
         "fortune | p2pflows answer 4f1c22d9 -",
     )
 )
-@click.argument("prompt_id", metavar="ID")
+@click.argument("prompt_id", metavar="ID", shell_complete=candidates.prompts)
 @click.argument("text", nargs=-1)
 @click.option("-m", "--remark", metavar="TEXT", help="What you want to add to the answer.")
 @click.option("--edit", "edits", is_flag=True, help="Write the answer in your editor ($EDITOR).")
@@ -89,7 +90,7 @@ def _edit(prompt: dict[str, Any]) -> str:
         "p2pflows decline --from bob --all",
     )
 )
-@click.argument("prompt_id", metavar="ID", required=False)
+@click.argument("prompt_id", metavar="ID", shell_complete=candidates.prompts, required=False)
 @click.option("--reason", help="The reason, for the user who asks.")
 @click.option("--from", "asker", metavar="CONTACT", help="With --all: whose questions to decline.")
 @click.option("--all", "everything", is_flag=True, help="All open questions of the --from contact.")

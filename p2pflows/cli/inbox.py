@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import Contact, Duration, examples, json_option
 from p2pflows.cli.output import (
     ago,
@@ -128,7 +129,7 @@ def inbox(
         "p2pflows dismiss 4f1c22d9", "p2pflows dismiss 4f1c22d9 0b7a11c4", "p2pflows dismiss --from bob --all"
     )
 )
-@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=candidates.prompts)
 @click.option("--from", "sender", type=Contact(), metavar="CONTACT", help="With --all: whose notes to put away.")
 @click.option("--all", "everything", is_flag=True, help="All notes of the --from contact.")
 @json_option
@@ -153,7 +154,7 @@ def dismiss(ids: tuple[str, ...], sender: str | None, everything: bool, as_json:
 @click.command(
     epilog=examples("p2pflows snooze 4f1c22d9 1h", "p2pflows snooze 4f1c22d9 --end", "p2pflows inbox --snoozed")
 )
-@click.argument("prompt_id", metavar="ID")
+@click.argument("prompt_id", metavar="ID", shell_complete=candidates.prompts)
 @click.argument("time", type=Duration(), metavar="[TIME]", required=False)
 @click.option("--end", is_flag=True, help="Show it again now.")
 @json_option

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import (
     Address,
     Contact,
@@ -73,7 +74,7 @@ def mount(
 
 
 @click.command(epilog=examples("p2pflows unmount 46ea674daf8e5450c2f58fca8af075ee --of bob"))
-@click.argument("instance")
+@click.argument("instance", shell_complete=candidates.instances)
 @_owner_option
 @json_option
 def unmount(instance: str, owner: str | None, as_json: bool) -> None:
@@ -90,7 +91,7 @@ def unmount(instance: str, owner: str | None, as_json: bool) -> None:
 @click.command(
     epilog=examples("p2pflows reset 46ea674daf8e5450c2f58fca8af075ee", "p2pflows reset ID --of bob --recursive")
 )
-@click.argument("instance")
+@click.argument("instance", shell_complete=candidates.instances)
 @_owner_option
 @click.option("--recursive", is_flag=True, help="Also reset the instances of its subflows.")
 @json_option

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import Contact, Duration, examples, is_agreed, json_option, read_stdin, stdin_is_piped
 from p2pflows.cli.output import (
     display_name,
@@ -105,7 +106,7 @@ def list_all(as_json: bool) -> None:
 
 
 @invite.command(epilog=examples("p2pflows invite revoke 4f1c22d9"))
-@click.argument("invitation_id", metavar="ID")
+@click.argument("invitation_id", metavar="ID", shell_complete=candidates.invitations)
 @json_option
 def revoke(invitation_id: str, as_json: bool) -> None:
     """Revoke an invitation.

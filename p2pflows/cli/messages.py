@@ -8,6 +8,7 @@ import click
 
 import p2pflows
 from p2pflows import short_ids
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import Address, examples, json_option, timeout_option
 from p2pflows.cli.message_data import MessageData, read_data
 from p2pflows.cli.output import Interrupted, print_json, print_result, short_id, to_json
@@ -16,8 +17,12 @@ from p2pflows.errors import DaemonNotRunning, UsageError
 from p2pflows.foreign_text import escape_lines
 
 _lines_option = click.option("--lines", is_flag=True, help="Send one message for each line of JSON on stdin.")
-_instance_option = click.option("--instance", metavar="ID", help="Use this mounted instance of the flow.")
-_conversation_option = click.option("--conversation", metavar="ID", help="Continue this conversation.")
+_instance_option = click.option(
+    "--instance", metavar="ID", shell_complete=candidates.instances, help="Use this mounted instance of the flow."
+)
+_conversation_option = click.option(
+    "--conversation", metavar="ID", shell_complete=candidates.conversations, help="Continue this conversation."
+)
 
 
 @click.command(
@@ -136,7 +141,7 @@ def send(
         'p2pflows wait "$(p2pflows send bob/log text=Hello)" --timeout 1m',
     )
 )
-@click.argument("message_id", metavar="ID")
+@click.argument("message_id", metavar="ID", shell_complete=candidates.sent)
 @timeout_option("How long to wait (by default until the message's deadline).")
 @json_option
 def wait(message_id: str, timeout: float | None, as_json: bool) -> None:
@@ -147,7 +152,7 @@ def wait(message_id: str, timeout: float | None, as_json: bool) -> None:
 
 
 @click.command(epilog=examples("p2pflows cancel 0197f6a0c3de7b0e9a5d0f0e4f1c22d9"))
-@click.argument("message_id", metavar="ID")
+@click.argument("message_id", metavar="ID", shell_complete=candidates.sent)
 @json_option
 def cancel(message_id: str, as_json: bool) -> None:
     """Cancel a message; a call ends with the error 'cancelled'."""

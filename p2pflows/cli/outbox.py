@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import examples, json_option
 from p2pflows.cli.output import ago, display_name, print_json, print_result, print_table, say, short_id, time_left
 
@@ -39,7 +40,7 @@ def outbox(ctx: click.Context, as_json: bool) -> None:
 
 
 @outbox.command(epilog=examples("p2pflows outbox retry 4f1c22d9"))
-@click.argument("message_id", metavar="ID")
+@click.argument("message_id", metavar="ID", shell_complete=candidates.failed)
 @json_option
 def retry(message_id: str, as_json: bool) -> None:
     """Retry a failed message or a dead letter."""

@@ -15,7 +15,6 @@ from support.scripted_daemon import ScriptedDaemon, run_here
 
 from p2pflows import errors
 from p2pflows.cli import cli
-from p2pflows.contacts import Contacts
 
 ROOT = Path(__file__).parents[3]
 KEY = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"
@@ -41,7 +40,7 @@ def test_help_lists_every_command_on_one_line(tmp_path: Path) -> None:
     for (name, *rest), found in _commands(cli):
         if not rest:
             assert any(line.split(None, 1) == [name, found.get_short_help_str(100)] for line in lines), name
-    assert "_P2PFLOWS_COMPLETE=bash_source" in shown.out
+    assert "p2pflows completion install" in shown.out
 
 
 def test_every_command_has_help_with_an_example() -> None:
@@ -152,33 +151,6 @@ def _raises(error: Exception) -> Any:
         raise error
 
     return raises
-
-
-def _completions(home: Path, *words: str) -> list[str]:
-    """Return what the shell offers for the last word."""
-    line = " ".join(("p2pflows", *words))
-    ended = run_here(home, _P2PFLOWS_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(len(words)))
-    return [line.partition(",")[2] for line in ended.out.split()]
-
-
-def test_strangers_are_completed_and_not_contacts(daemon: ScriptedDaemon) -> None:
-    """For `allow` and `deny`, the shell gets the user ids of strangers who wait; without a daemon, none."""
-    run_here(daemon.home, "contacts", "add", "bob", KEY)
-    daemon.script["requests"] = {"requests": [{"user": "b1" * 32}, {"user": "c1" * 32}]}
-    assert _completions(daemon.home, "allow", "b") == _completions(daemon.home, "deny", "b") == ["b1" * 32]
-    daemon.die()
-    assert _completions(daemon.home, "allow", "b") == []
-
-
-def test_contacts_are_completed(tmp_path: Path) -> None:
-    """The shell gets petnames for an address, and the names of commands."""
-    for name in ("bob", "bert", "carol"):
-        Contacts(tmp_path / "contacts.yaml").add(name, name.encode().hex().rjust(64, "0"))
-    assert _completions(tmp_path, "call", "b") == ["bert/", "bert/User", "bob/", "bob/User"]
-    assert _completions(tmp_path, "contacts", "remove", "c") == ["carol"]
-    assert _completions(tmp_path, "wor") == ["worker", "worker-token"]
-    (tmp_path / "contacts.yaml").write_text("[")
-    assert _completions(tmp_path, "call", "b") == []
 
 
 def test_json_after_two_dashes_is_data(daemon: ScriptedDaemon) -> None:
