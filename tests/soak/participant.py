@@ -83,16 +83,17 @@ class Participant:
         history.install(self._journal)
         self._db = sqlite3.connect(f"file:{self._journal}?mode=ro", uri=True, timeout=5)
 
-    def be_ready(self) -> None:
-        """Wait until the daemon is connected and has a worker."""
+    def begin(self, neighbour: str) -> None:
+        """Wait until the daemon is connected and has a worker, and serve all flows.
+
+        Args:
+            neighbour: the contact whom the composites ask, and who alone may call what is private.
+        """
         self.person.ready()
         if self._has_remote_worker:
             self._token = self.person.request("worker_token", dispatch_point="default")["token"]
             self._start_remote_worker()
             self.person.wait_for_status(lambda now: bool(now["workers"]), _LOAD_TIMEOUT_S)
-
-    def serve(self, neighbour: str) -> None:
-        """Serve all flows; `neighbour` is asked by the composites, and may alone call what is private."""
         flows = self.person.folder / "flows.py"
         for endpoint in ("record", "private", "weigh"):
             allow = neighbour if endpoint == "private" else "contacts"
@@ -227,7 +228,7 @@ async def start_all(participants: list[Participant]) -> None:
             if other is not one:
                 one.person.add_contact(other.person)
         one.person.start(wait=False)
-    for number, one in enumerate(participants):
-        await asyncio.to_thread(one.be_ready)
-        neighbour = participants[(number + 1) % len(participants)].name
-        await asyncio.to_thread(one.serve, neighbour)
+    neighbours = [*participants[1:], participants[0]]
+    async with asyncio.TaskGroup() as group:
+        for one, neighbour in zip(participants, neighbours, strict=True):
+            group.create_task(asyncio.to_thread(one.begin, neighbour.name))

@@ -155,10 +155,11 @@ class Scene:
 
     async def close(self) -> None:
         """End all processes, and keep logs, and after a violation journals."""
-        for participant in self._participants:
-            await participant.close()
-        for broker in self._brokers:
-            await broker.close()
+        ends = [participant.close() for participant in self._participants]
+        ends += [broker.close() for broker in self._brokers]
+        for error in await asyncio.gather(*ends, return_exceptions=True):
+            if error is not None:
+                self._say(f"not ended as it should: {error!r}")
         self._log.close()
         for log in self._folder.glob("*.log"):
             shutil.copy(log, self._options.out)
@@ -280,5 +281,7 @@ async def run(options: Options, say: Callable[[str], None]) -> Outcome:
     try:
         return await scene.run()
     finally:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(scene.close())
+        closing = asyncio.ensure_future(scene.close())
+        while not closing.done():
+            with contextlib.suppress(asyncio.CancelledError):  # also after a second Ctrl-C
+                await asyncio.shield(closing)
