@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from p2pflowsd import lifecycle
-from p2pflowsd.lifecycle import MOVES, IncomingState, OutgoingState, PromptState
+from p2pflowsd.lifecycle import MOVES, IncomingState, OutgoingState, PromptState, QuestionState
 
 PAGE = Path(__file__).parent.parent / "docs" / "lifecycle.md"
 STARTS: dict[type[StrEnum], dict[StrEnum, str]] = {
@@ -20,6 +20,7 @@ STARTS: dict[type[StrEnum], dict[StrEnum, str]] = {
     },
     OutgoingState: {OutgoingState.PENDING: "it is accepted"},
     PromptState: {PromptState.OPEN: "it is asked"},
+    QuestionState: {QuestionState.OPEN: "it is asked"},
 }
 HEAD = """# The life of a message
 

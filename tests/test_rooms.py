@@ -37,7 +37,7 @@ FLOORS = (
     {"p2pflowsd.api", "p2pflowsd.processes"},
     {"p2pflowsd.node"},
     {"p2pflowsd.receiving"},
-    {"p2pflowsd.human"},
+    {"p2pflowsd.human", "p2pflowsd.asking"},
     {"p2pflowsd.running"},
     {"p2pflowsd.sending"},
     {"p2pflowsd.owners_log", "p2pflowsd.worker_socket"},
@@ -68,7 +68,7 @@ FLOORS = (
 """Folders and single modules, from top to bottom: each imports only what stands below it."""
 
 CORE = (
-    "node", "receiving", "running", "human", "sending", "journal", "lifecycle", "owners_log",
+    "node", "receiving", "running", "human", "asking", "sending", "journal", "lifecycle", "owners_log",
 )  # fmt: skip
 """What decides; time, randomness and the broker are passed in."""
 

@@ -30,7 +30,7 @@ from p2pflowsd.api.methods import Methods
 from p2pflowsd.batch_times import BatchTimes
 from p2pflowsd.clock import SystemClock, system_entropy
 from p2pflowsd.journal import Journal, JournalError
-from p2pflowsd.journal.rows import MeetingRow
+from p2pflowsd.journal.rows import MeetingRow, PromptRow
 from p2pflowsd.node import Node, Request
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 from p2pflowsd.processes.worker_processes import WorkerProcess
@@ -263,6 +263,7 @@ class App:
                 self._journal_error = error if isinstance(error, JournalError) else JournalError(str(error), error.hint)
             return
         node.waiters.take_over(self._node.waiters)
+        node.questions.take_over(self._node.questions)
         self._journal.close()
         self._journal, self._node, self._journal_error = journal, node, None
         self._journal_failed.clear()
@@ -290,13 +291,18 @@ class App:
                 clock=self._clock,
                 entropy=system_entropy,
                 faults=self._faults,
-                on_prompt=lambda prompt: self._control.send_event("prompt", views.prompt(self._node, prompt)),
+                on_prompt=self._on_prompt,
                 on_met=self._on_met,
                 on_line=lambda line: self._control.send_event("line", views.line(self._node, line)),
                 replace_process=lambda pid: any(process.replace(pid) for process in self._processes),
             )
             self._serve_human(node)
         return node
+
+    def _on_prompt(self, prompt: PromptRow) -> None:
+        self._control.send_event("prompt", views.prompt(self._node, prompt))
+        if self._control.has_watchers("prompt"):
+            self._node.inbox.note_shown([prompt])
 
     def _serve_human(self, node: Node) -> None:
         """Serve the human at the first start only, so that unserving it lasts; under a new name, no longer the old."""

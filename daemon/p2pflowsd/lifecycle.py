@@ -63,6 +63,27 @@ class PromptState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class QuestionState(StrEnum):
+    """A question that we ask other humans."""
+
+    OPEN = "open"
+    """Nobody's answer, and no end, has decided it yet."""
+    ANSWERED = "answered"
+    """A human has answered, and signed it."""
+    DECLINED = "declined"
+    """A human does not want to answer."""
+    EXPIRED = "expired"
+    """Its deadline passed, and nobody had answered."""
+    CANCELLED = "cancelled"
+    """Its asker withdrew it."""
+    DELEGATED = "delegated"
+    """A human has passed it on, and it ended here with that."""
+    DEFAULTED = "defaulted"
+    """Nobody had answered at its deadline, and its asker had said what holds then."""
+    FAILED = "failed"
+    """It could not be asked; the error says why."""
+
+
 MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
     IncomingState: {
         IncomingState.BLOCKED: frozenset({IncomingState.READY, IncomingState.EXPIRED}),
@@ -127,6 +148,10 @@ MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
         PromptState.EXPIRED: frozenset(),
         PromptState.CANCELLED: frozenset(),
     },
+    QuestionState: {
+        QuestionState.OPEN: frozenset(QuestionState) - {QuestionState.OPEN},
+        **{state: frozenset() for state in QuestionState if state != QuestionState.OPEN},
+    },
 }
 """The legal moves, by the kind of state, the old state and the new one.
 
@@ -143,6 +168,6 @@ OPEN_OUTGOING = frozenset({OutgoingState.PENDING, OutgoingState.STORED})
 """The states of a message of ours that still waits for something; its deadline ends it."""
 
 
-def may_become(new: IncomingState | OutgoingState | PromptState) -> list[StrEnum]:
+def may_become(new: IncomingState | OutgoingState | PromptState | QuestionState) -> list[StrEnum]:
     """Return the states from which one legal move leads to `new`."""
     return [old for old, moves in MOVES[type(new)].items() if new in moves]

@@ -17,6 +17,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.envelope import Envelope, Refused
 from p2pflows.protocol.identity import Identity
+from p2pflowsd.asking.questions import Questions
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
@@ -173,7 +174,7 @@ class Node:
         self.serving = Serving(
             journal=journal, catalog=catalog, leases=leases, turns=turns, settlement=settlement, changes=changes
         )
-        runs = Runs(
+        runs = self._runs = Runs(
             user=user,
             journal=journal,
             clock=clock,
@@ -189,8 +190,16 @@ class Node:
             settlement=settlement,
             turns=turns,
         )
-        self._runs = runs
         outbox.on_call_settled = self._on_call_settled
+        questions = self.questions = Questions(
+            journal=journal,
+            clock=clock,
+            entropy=entropy,
+            faults=faults,
+            outbox=outbox,
+            messages=self.messages,
+            callbacks=callbacks,
+        )
         loads = self.loads = Loads(user=user, boot=self.boot, points=points, clock=clock)
         self.dispatch = Dispatch(
             user=user,
@@ -218,6 +227,7 @@ class Node:
             clock=clock,
             name_of=name_of,
             settlement=settlement,
+            notices=notices,
             callbacks=callbacks,
             transcript=self.transcript,
             on_prompt=on_prompt,
@@ -295,6 +305,7 @@ class Node:
             clock=clock,
             outbox=outbox,
             waiters=waiters,
+            questions=questions,
             notices=notices,
             leases=leases,
             admission=admission,
@@ -478,6 +489,7 @@ class Node:
             has_more = self.journal.prune(self.clock.now())
             self._next_prune = elapsed + (0.0 if has_more else PRUNE_INTERVAL_S)
             self.journal.log.prune()
+            self.journal.questions.prune()
             self.changes.delete_idle()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
 
@@ -485,7 +497,7 @@ class Node:
         """Pass the end of a message with an origin on to the part that sent it."""
         if sent.endpoint == topics.INVITE:
             self.people.invitations.on_settled(sent, state, answer)
-        else:
+        elif not self.questions.on_call_settled(sent, state, answer):
             self._runs.on_call_settled(sent, state, answer)
 
     def _notice_twin(self, delivery: Delivery) -> None:

@@ -42,6 +42,12 @@ _SECTIONS = {
         "allow": "requests:allow",
         "deny": "requests:deny",
     },
+    "Ask people": {
+        "ask": "ask:ask",
+        "confirm": "ask:confirm",
+        "tell": "ask:tell",
+        "asked": "asked:asked",
+    },
     "Calls and messages": {
         "call": "messages:call",
         "send": "messages:send",

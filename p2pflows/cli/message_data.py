@@ -66,7 +66,7 @@ def read_data(words: Sequence[str]) -> MessageData:
         key, sign, text = pair.groups()
         if key in data:
             raise UsageError(f"The key {key!r} is given twice.", f'For a list, write: {key}:=\'["one", "two"]\'')
-        text = _content(key, text)
+        text = read_content(key, text)
         if sign == ":=":
             data[key] = parse_json(text, f"{key}:=", f"For a text, write: {key}=TEXT")
             continue
@@ -81,8 +81,17 @@ def is_key(name: str) -> bool:
     return re.fullmatch(_KEY, name) is not None
 
 
-def _content(key: str, text: str) -> str:
-    """Return what stands behind the sign of a pair: the text itself, or what a file or stdin has."""
+def read_content(key: str, text: str) -> str:
+    """Return what a text stands for: itself, what stdin has (`-`), or a file (`@FILE`); `@@` is one @.
+
+    Args:
+        key: what the text is, for the error.
+        text: the text.
+
+    Raises:
+        UsageError: the file cannot be read, or is not UTF-8.
+        TooLarge: the file is larger than a message.
+    """
     if text == "-":
         return read_stdin()
     if not text.startswith("@"):
@@ -96,7 +105,7 @@ def _content(key: str, text: str) -> str:
     except OSError as error:
         raise UsageError(
             f"Cannot read {path} for {key!r}: {error.strerror or error}.",
-            f"Check the path; for a text that begins with '@', write: {key}=@{text}",
+            f"Check the path; a text that begins with '@' is written with two: @{text}",
         ) from error
     if len(content) > MAX_FILE_BYTES:
         raise TooLarge(f"{path} is larger than a message can be.", "Send it in parts, or send where it can be found.")

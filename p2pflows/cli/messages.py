@@ -12,6 +12,7 @@ from p2pflows.cli import candidates
 from p2pflows.cli.arguments import Address, examples, json_option, timeout_option
 from p2pflows.cli.message_data import MessageData, read_data
 from p2pflows.cli.output import Interrupted, print_json, print_result, short_id, to_json
+from p2pflows.cli.question_outcome import print_answer, raise_for_outcome
 from p2pflows.cli.whole_ids import whole_conversation, whole_instance
 from p2pflows.errors import DaemonNotRunning, UsageError
 from p2pflows.foreign_text import escape_lines
@@ -145,10 +146,20 @@ def send(
 @timeout_option("How long to wait (by default until the message's deadline).")
 @json_option
 def wait(message_id: str, timeout: float | None, as_json: bool) -> None:
-    """Wait for the answer to a call, or the delivery of a message."""
-    del as_json  # as in call
+    """Wait for an answer, or the delivery of a message.
+
+    The answer to a question is printed as ask prints it, that of a call as call does.
+    """
     with p2pflows.connect() as me:
-        print_json(wait_for(me, message_id, timeout))
+        found = _wait_for_end(me, message_id, timeout)
+    if "outcome" not in found:
+        print_json(found.get("data", found))
+        return
+    if as_json:
+        print_json(found)
+    else:
+        print_answer(found)
+    raise_for_outcome(found, quietly=as_json)
 
 
 @click.command(epilog=examples("p2pflows cancel 0197f6a0c3de7b0e9a5d0f0e4f1c22d9"))
@@ -177,9 +188,15 @@ def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None)
     Raises:
         P2pflowsError: the message failed, or the wait ended early.
     """
+    found = _wait_for_end(me, message_id, timeout)
+    return dict(found.get("data", found))
+
+
+def _wait_for_end(me: p2pflows.Client, message_id: str, timeout: float | None) -> dict[str, Any]:
+    """Return the result of the method `wait`."""
     command = f"p2pflows wait {message_id}"
     try:
-        return me.wait(message_id, timeout=timeout)
+        return dict(me.request("wait", id=message_id, timeout=timeout))
     except KeyboardInterrupt:
         raise Interrupted("You stopped waiting; the message continues.", f"Wait for it again with: {command}") from None
     except DaemonNotRunning as error:

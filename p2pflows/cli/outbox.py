@@ -1,4 +1,4 @@
-"""Commands for undelivered and failed messages: `outbox` and `outbox retry`."""
+"""Commands for what waits: `outbox` and `outbox retry`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from p2pflows.cli.output import ago, display_name, print_json, print_result, pri
 @json_option
 @click.pass_context
 def outbox(ctx: click.Context, as_json: bool) -> None:
-    """List undelivered messages, failed messages, and dead letters.
+    """List undelivered messages and dead letters.
 
-    Dead letters are messages to you whose workers died at every attempt to run them.
+    Dead letters are messages to you whose workers died at every attempt to run them. For what you have asked, and
+    what became of it, see: p2pflows asked
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -33,7 +34,7 @@ def outbox(ctx: click.Context, as_json: bool) -> None:
     for kind, head, cells in _TABLES:
         if messages.get(kind):
             print_table(head, [cells(message) for message in messages[kind]])
-    if messages.get("failed") or messages.get("dead"):
+    if messages.get("dead"):
         say("Retry one with: p2pflows outbox retry ID")
     elif not messages["pending"]:
         say("All messages are delivered, and there are no dead letters.")
@@ -55,10 +56,6 @@ def _pending(m: dict[str, Any]) -> list[object]:
     return [short_id(m["id"]), to, m["endpoint"], m["type"], *times, m["attempts"], m["state"]]
 
 
-def _failed(m: dict[str, Any]) -> list[object]:
-    return [short_id(m["id"]), display_name(m["name"], m["to"]), m["endpoint"], ago(m["created"]), _reason(m["error"])]
-
-
 def _dead(m: dict[str, Any]) -> list[object]:
     sender = display_name(m["name"], m["from"])
     return [short_id(m["id"]), sender, m["endpoint"], ago(m["received"]), m["attempts"], _reason(m["error"])]
@@ -70,6 +67,5 @@ def _reason(error: Any) -> str:
 
 _TABLES = (
     ("pending", ["PENDING", "TO", "ENDPOINT", "TYPE", "SENT", "LEFT", "TRIES", "STATE"], _pending),
-    ("failed", ["FAILED", "TO", "ENDPOINT", "SENT", "ERROR"], _failed),
     ("dead", ["DEAD", "FROM", "ENDPOINT", "CAME", "TRIES", "ERROR"], _dead),
 )

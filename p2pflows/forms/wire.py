@@ -11,6 +11,8 @@ from p2pflows.forms.typed import show
 
 SCHEMA, DRAFT = "answer_schema", "answer_draft"
 TEXT, VALUE, REMARK = "human_input", "value", "remark"
+SHOWN = {"human": "shown"}
+"""The progress of a call whose question is before the eyes of the human."""
 MAX_REMARK_CHARS = 4_000
 
 

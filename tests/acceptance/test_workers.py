@@ -254,12 +254,15 @@ def test_dead_letters(alice: Person, bob: Person) -> None:
 
 
 def test_a_failed_post_can_be_sent_again(alice: Person, bob: Person) -> None:
-    """A failed post shows in its sender's outbox with the reason, and can be sent again."""
+    """A failed post shows in what its sender has asked, with the reason, and can be sent again."""
     bob.serve("fails", "--exec", "test -e mended2")
     sent = alice.cli("send", "bob/fails", "{}").ok().out.strip()
-    wait_until(lambda: bool(alice.request("outbox")["failed"]))
-    failed = {message["id"]: message for message in alice.cli("outbox", "--json").ok().document["failed"]}
-    assert failed[sent]["error"]["kind"] == "flow_failed"
+
+    def failed() -> dict[str, Any]:
+        return {each["id"]: each for each in alice.request("asked")["asked"] if each["outcome"] == "failed"}
+
+    wait_until(lambda: sent in failed())
+    assert failed()[sent]["error"]["code"] == "flow_failed"
     bob.write_file("mended2", "")
     again = alice.cli("outbox", "retry", sent[-8:], "--json").ok().document["id"]
     assert alice.request("wait", id=again, timeout=10)["state"] == "delivered"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
@@ -50,6 +51,7 @@ def one_of_everything(world: World) -> Counter[str]:
 
     steps: dict[float, Callable[[], Any]] = {
         0.0: lambda: ann.send(Type.CALL, bob, HUMAN, {"text": "shall we?"}, 600),
+        0.02: lambda: [ann.ask_human(bob, HUMAN, "drop it?", 600), bob.ask_human(ann, HUMAN, "keep it?", 600)],
         0.05: lambda: [ann.send(Type.CALL, bob, flow, {"human": True}, 600) for flow in (flows.GUIDE, flows.PAIR)],
         0.07: lambda: ann.send(Type.CALL, bob, topics.INSTANCES, {"op": "mount", "endpoint": flows.TOWER}, 600),
         0.1: lambda: [ann.send(Type.CALL, bob, ECHO, {"number": number}, 600) for number in range(3)],
@@ -91,6 +93,12 @@ def answer(world: World) -> None:
 def violations(world: World) -> list[str]:
     """Describe what is wrong after `one_of_everything`, in which one daemon was killed once."""
     found = [*world.settle(), *check(world.facts)]
+    for machine in world.machines:
+        found += [
+            f"question {question} ended as {state}: {result}"
+            for question, state, result in machine.questions()
+            if state != "answered" or json.loads(result)["value"] is not True
+        ]
     endpoints = {fact.id: fact.about["endpoint"] for fact in world.facts if fact.kind == "accepted"}
     ends = {fact.id: fact.about["state"] for fact in world.facts if fact.kind == "outgoing_moved"}
     for fact in world.facts:
@@ -169,6 +177,7 @@ class Relay(CompositeFlow):
         return {**self.subflows["echo"].call(input_message.data), "drawn": drawn}
 """
 TIMEOUT_S = 60.0
+YES_OR_NO = {"type": "boolean"}
 
 
 class RealPerson:
@@ -177,6 +186,7 @@ class RealPerson:
     def __init__(self, person: Person) -> None:
         self.person = person
         self.confirmed: list[Fact] = []
+        self.asked: set[str] = set()
         self._path = person.home / "journal.sqlite3"
         flow = person.write_file("flows.py", FLOWS)
         where: dict[str, Any] = {"cwd": str(flow.parent), "dispatch_point": "default"}
@@ -195,6 +205,21 @@ class RealPerson:
                 address = f"{to.person.name}/{endpoint}"
                 accepted = self.person.request(method, address=address, data={"number": number}, timeout=600)
                 self.confirmed.append(Fact(0, self.person.user_id, "confirmed", accepted["id"]))
+            asked = self.person.request("ask", who=[to.person.name], text="Drop it?", schema=YES_OR_NO)
+            self.confirmed.append(Fact(0, self.person.user_id, "confirmed", asked["id"]))
+            self.asked.add(asked["id"])
+
+    def answer(self) -> None:
+        """Answer all questions with yes; a dead daemon is asked again later."""
+        with contextlib.suppress(DaemonNotRunning):
+            for prompt in self.person.prompts():
+                self.person.request("answer", id=prompt["id"], text="yes")
+
+    def answered(self) -> dict[str, bool]:
+        """Return whether each question that was asked has a signed yes, by its id."""
+        with contextlib.closing(sqlite3.connect(self._path)) as db:
+            found = db.execute("SELECT id, state, result FROM questions")
+            return {name: state == "answered" and json.loads(result)["value"] is True for name, state, result in found}
 
     def is_settled(self) -> bool:
         """Return whether everything that was sent or received has ended."""
@@ -239,11 +264,22 @@ def test_real_crash(real_people: tuple[RealPerson, RealPerson]) -> None:
             number += 1
             ann.send(bob, number)
             bob.send(ann, number)
+            ann.answer()
+            bob.answer()
             time.sleep(0.05)
         assert doomed.poll() == 137, f"at {point}"
     del bob.person.environment["P2PFLOWS_CRASH_AT"]
     bob.person.ready()
-    wait_until(lambda: ann.is_settled() and bob.is_settled(), TIMEOUT_S)
+
+    def is_settled() -> bool:
+        ann.answer()
+        bob.answer()
+        return ann.is_settled() and bob.is_settled()
+
+    wait_until(is_settled, TIMEOUT_S)
+    for person in (ann, bob):
+        assert person.asked <= person.answered().keys()
+        assert all(person.answered().values())
     facts = ann.history() + bob.history()
     assert check(facts) == []
     ends = Counter(fact.about["state"] for fact in facts if fact.kind == "outgoing_moved")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import QuestionRow
 from p2pflowsd.lifecycle import (
     MOVES,
     OPEN_INCOMING,
@@ -22,20 +23,23 @@ from p2pflowsd.lifecycle import (
     IncomingState,
     OutgoingState,
     PromptState,
+    QuestionState,
     may_become,
 )
 
 ANN, BOB = "a" * 64, "b" * 64
-KINDS: tuple[type[StrEnum], ...] = (IncomingState, OutgoingState, PromptState)
+KINDS: tuple[type[StrEnum], ...] = (IncomingState, OutgoingState, PromptState, QuestionState)
 FIRST: dict[type[StrEnum], StrEnum] = {
     IncomingState: IncomingState.BLOCKED,
     OutgoingState: OutgoingState.PENDING,
     PromptState: PromptState.OPEN,
+    QuestionState: QuestionState.OPEN,
 }
 OPEN: dict[type[StrEnum], frozenset[Any]] = {
     IncomingState: OPEN_INCOMING,
     OutgoingState: OPEN_OUTGOING,
     PromptState: frozenset({PromptState.OPEN}),
+    QuestionState: frozenset({QuestionState.OPEN}),
 }
 
 
@@ -58,11 +62,13 @@ class Item:
             assert row is not None
             self.journal.outgoing.add(message, b"{}")
             self.journal.prompts.add(row, "shall we?", "{}")
+            self.journal.questions.add(QuestionRow(0, message.id, "?", "{}", "[]", 1, 2, None, "open", None, None))
         self.message_id = message.id
 
     def put(self, state: StrEnum) -> None:
         """Set a state directly, whether or not the move is legal."""
-        table = {IncomingState: "incoming", OutgoingState: "outgoing", PromptState: "prompts"}[type(state)]
+        tables = {"Incoming": "incoming", "Outgoing": "outgoing", "Prompt": "prompts", "Question": "questions"}
+        table = tables[type(state).__name__.removesuffix("State")]
         self.journal._db.execute(f"UPDATE {table} SET state = ?", (state,))  # noqa: S608 - a test's table
 
     def move(self, state: StrEnum) -> bool:
@@ -74,6 +80,8 @@ class Item:
                 return self.journal.outgoing.move(self.message_id, state, 1)
             case PromptState():
                 return self.journal.prompts.end(1, state, 1)
+            case QuestionState():
+                return self.journal.questions.end(1, state, "{}", "[]", 1)
         raise AssertionError(state)
 
     def state(self, kind: type[StrEnum]) -> StrEnum:
@@ -82,6 +90,7 @@ class Item:
             IncomingState: self.journal.incoming.get(1),
             OutgoingState: self.journal.outgoing.find(self.message_id),
             PromptState: self.journal.prompts.get(1),
+            QuestionState: self.journal.questions.get(1),
         }[kind]
         assert row is not None
         return kind(row.state)
@@ -132,6 +141,7 @@ def test_final_states_stay(kind: type[StrEnum]) -> None:
             IncomingState: {IncomingState.DEAD: {IncomingState.READY}},
             OutgoingState: {OutgoingState.DONE: {OutgoingState.FAILED}},
             PromptState: {},
+            QuestionState: {},
         }[kind]
     )
 

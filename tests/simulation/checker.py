@@ -238,7 +238,7 @@ def _wrong_prompts(messages: _Messages) -> Iterator[str]:
         if text is not None and received.human_answers[:1] != [text]:
             yield f"question {_short(message_id)}: the journal does not have the answer that the daemon accepted"
         for answer in messages.answers[node, peer, message_id]:
-            if received.human_answers and answer.about["data"] != {"human_input": received.human_answers[0]}:
+            if received.human_answers and answer.about["data"].get("human_input") != received.human_answers[0]:
                 yield f"question {_short(message_id)}: the answer that was sent is not the answer of the human"
 
 

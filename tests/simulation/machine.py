@@ -23,6 +23,8 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Type
 from p2pflowsd.app import DISK_RETRY_S
+from p2pflowsd.asking.question import Wish
+from p2pflowsd.asking.questions import Answerer
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.human.inbox import Typed
 from p2pflowsd.journal import Journal, JournalError
@@ -36,7 +38,7 @@ SKEW_MS = 2_000
 POINTS = (
     "node.received", "journal.before_commit", "journal.after_commit", "node.published", "outbox.before_publish",
     "outbox.after_publish", "outbox.before_notice", "dispatch.before_publish", "dispatch.after_publish",
-    "runs.recorded", "runs.ended", "instances.saved",
+    "runs.recorded", "runs.ended", "instances.saved", "questions.asked", "questions.ended",
 )  # fmt: skip
 """All crash points of a daemon; a test checks that a simulation passes each of them."""
 MAX_BATCH_DELAY_S = 0.001
@@ -281,6 +283,15 @@ class Machine:
         if kind == Type.POST:
             return self.ask(lambda node: node.inbox.dismiss([prompt]))
         return self.ask(lambda node: node.inbox.decline(prompt, "no"))
+
+    def ask_human(self, of: Machine, endpoint: str, text: str, seconds: float) -> ClientRequest:
+        """Ask a human for a yes or no."""
+        wish = Wish(form={"answer_schema": {"type": "boolean"}}, life_ms=int(seconds * 1000))
+        return self.ask(lambda node: node.questions.ask(text, [Answerer(of.user, endpoint)], wish))
+
+    def questions(self) -> list[tuple[str, str, str]]:
+        """Return id, state and result of each question that this person has asked."""
+        return list(self._reader.execute("SELECT id, state, coalesce(result, '') FROM questions ORDER BY n"))
 
     def answer(self, prompt: str, text: str) -> ClientRequest:
         """Answer a prompt; whether the daemon accepts the answer is added to the history."""

@@ -58,6 +58,10 @@ class Control:
         if self._http is not None:
             await (await self._http).close()
 
+    def has_watchers(self, event: str) -> bool:
+        """Return whether a client gets an event."""
+        return any(session.watches(event) for session in self._sessions)
+
     def send_event(self, event: str, data: dict[str, Any]) -> None:
         """Send an event to all clients that watch."""
         for session in self._sessions:

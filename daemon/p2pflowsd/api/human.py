@@ -160,7 +160,8 @@ async def inbox(daemon: Daemon, params: InboxParameters) -> Any:
     def read() -> dict[str, Any]:
         node = daemon.node
         rows, more = read_page(node.journal, page, params.page)
-        shown = rows if params.all else filter(node.rights.shows, rows)
+        shown = rows if params.all else list(filter(node.rights.shows, rows))
+        node.inbox.note_shown(shown)
         return {
             "prompts": [views.prompt(node, row) for row in shown],
             "next": more,
@@ -203,6 +204,7 @@ async def prompt(daemon: Daemon, params: PromptParameters) -> Any:
         found = daemon.node.inbox.find(params.id)
         if found.state == PromptState.OPEN and not daemon.node.rights.shows(found):
             raise UsageError(f"No prompt has the id {params.id!r}.", "See the open ones with: p2pflows inbox")
+        daemon.node.inbox.note_shown([found])
         return views.prompt(daemon.node, found)
 
     return await daemon.read(step)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from p2pflows.errors import DeadlinePassed, P2pflowsError, from_peer
+from p2pflows.forms.wire import form_of
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon, OnOutcome, settle
@@ -25,7 +26,11 @@ from p2pflowsd.api.parameters import (
     Text,
     TypedTexts,
 )
+from p2pflowsd.api.questions import HUMAN, wait_for_question
+from p2pflowsd.human.inbox import prompt_text
+from p2pflowsd.human.texts import TEXT_KEYS
 from p2pflowsd.lifecycle import OutgoingState
+from p2pflowsd.node import Node
 from p2pflowsd.sending.waiters import OnProgress
 
 CALL_TIMEOUT_S = 600
@@ -181,9 +186,10 @@ async def send(daemon: Daemon, params: SendParameters) -> Any:
 
 
 async def wait(daemon: Daemon, params: WaitParameters) -> Any:
-    """Wait for the end of a message that was sent earlier.
+    """Wait for the end of a message that was sent earlier, or of a question.
 
     Returns:
+        for a question the [question](#questions);
         for a call `id`, `data`, `from`, `conversation`; for a post `id` and `state` `delivered`, once its recipient has
         stored it
     """
@@ -193,6 +199,9 @@ async def wait(daemon: Daemon, params: WaitParameters) -> Any:
         if not end.done():
             end.set_result((state, answer))
 
+    asked = await daemon.run(lambda: daemon.node.questions.find(params.id))
+    if asked is not None:
+        return await wait_for_question(daemon, asked, params.timeout)
     row = await daemon.run(lambda: daemon.node.messages.wait(params.id, on_settled))
     try:
         state, answer = await asyncio.wait_for(end, params.timeout)
@@ -207,20 +216,29 @@ async def wait(daemon: Daemon, params: WaitParameters) -> Any:
 
 
 async def cancel(daemon: Daemon, params: MessageParameters) -> Any:
-    """Withdraw a message that has not ended.
+    """Withdraw a message or a question that has not ended.
 
     Returns:
         `id`
     """
-    return {"id": await daemon.run(lambda: daemon.node.messages.cancel(params.id))}
+
+    def step() -> str:
+        node = daemon.node
+        asked = node.questions.find(params.id)
+        if asked is None:
+            return node.messages.cancel(params.id)
+        node.questions.cancel(asked)
+        return asked.id
+
+    return {"id": await daemon.run(step)}
 
 
 async def outbox(daemon: Daemon, _params: NoParameters) -> Any:
-    """List the messages that are not confirmed, those that failed, and dead letters.
+    """List the messages that wait to be confirmed, and dead letters.
 
     Returns:
-        `pending`: list of `id`, `to`, `name`, `endpoint`, `type`, `created`, `expires`, `attempts`, `state`; `failed`:
-        the same with `error`; `dead`: list of `id`, `from`, `name`, `endpoint`, `received`, `attempts`, `error`
+        `pending`: list of `id`, `to`, `name`, `endpoint`, `type`, `created`, `expires`, `attempts`, `state`; `dead`:
+        list of `id`, `from`, `name`, `endpoint`, `received`, `attempts`, `error`
     """
     return await daemon.read(lambda: views.outbox(daemon.node))
 
@@ -240,6 +258,7 @@ def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[],
     def step() -> str:
         node = daemon.node
         peer, endpoint = daemon.resolve_address(params.address, node.contacts.known)
+        _check_for_human(node, peer, endpoint, params.data)
         return node.messages.send(
             kind,
             peer,
@@ -253,6 +272,21 @@ def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[],
         )
 
     return step
+
+
+def _check_for_human(node: Node, peer: str, endpoint: str, data: dict[str, Any]) -> None:
+    """Refuse what a human's daemon would refuse, at the endpoint where humans are.
+
+    Raises:
+        BadInput: there is no text, or nobody can be shown what the answer must be.
+    """
+    flow = node.catalog.get(endpoint) if peer == node.user else None
+    if endpoint != HUMAN or (flow is not None and flow.kind != "human"):
+        return
+    if not data or any(isinstance(text := data.get(key), str) and not text.strip() for key in TEXT_KEYS):
+        prompt_text(data)
+    if (form := form_of(data)) is not None:
+        form.check_own()
 
 
 def _answer_data(daemon: Daemon, state: OutgoingState, answer: bytes | None) -> Any:

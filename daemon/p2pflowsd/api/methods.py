@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 from p2pflows.errors import UsageError
-from p2pflowsd.api import human, instances, invitations, messages, requests, serving, status, talk
+from p2pflowsd.api import human, instances, invitations, messages, questions, requests, serving, status, talk
 from p2pflowsd.api.daemon import Daemon, Method, OnOutcome
 from p2pflowsd.api.parameters import NoParameters
 from p2pflowsd.sending.waiters import OnProgress
@@ -21,6 +21,10 @@ METHODS: dict[str, Method[Any]] = {
     "send": Method(messages.SendParameters, messages.send),
     "wait": Method(messages.WaitParameters, messages.wait),
     "cancel": Method(messages.MessageParameters, messages.cancel),
+    "ask": Method(questions.AskParameters, questions.ask),
+    "question": Method(questions.QuestionParameters, questions.question),
+    "asked": Method(questions.AskedParameters, questions.asked),
+    "clear_asked": Method(NoParameters, questions.clear_asked),
     "inbox": Method(human.InboxParameters, human.inbox),
     "prompt": Method(human.PromptParameters, human.prompt),
     "inbox_groups": Method(human.GroupsParameters, human.inbox_groups),

@@ -45,6 +45,10 @@ class Session(RecordStream):
         """Events that wait for the result of `watch`; None if it does not run."""
         self._is_half_closed = False
 
+    def watches(self, event: str) -> bool:
+        """Return whether the client gets an event."""
+        return event in self._watched
+
     def send_event(self, event: str, data: dict[str, Any]) -> None:
         """Send an event if the client watches for it."""
         if event not in self._watched:

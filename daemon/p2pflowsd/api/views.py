@@ -56,7 +56,6 @@ def outbox(node: Node) -> dict[str, Any]:
     outgoing = node.journal.outgoing
     return {
         "pending": [{**_sent(node, row), "attempts": node.outbox.attempts(row.id)} for row in outgoing.pending()],
-        "failed": [{**_sent(node, row), "error": json.loads(row.answer or b"{}")} for row in outgoing.unsent()],
         "dead": [_dead_letter(node, row) for row in node.journal.incoming.in_state(IncomingState.DEAD)],
     }
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from p2pflows import short_ids
 from p2pflows.errors import BadInput, DeadlinePassed, Declined, NotAllowed, TooLarge, UsageError
 from p2pflows.forms.typed import show
-from p2pflows.forms.wire import MAX_REMARK_CHARS, form_of, reply_data
+from p2pflows.forms.wire import MAX_REMARK_CHARS, SHOWN, form_of, reply_data
 from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
@@ -23,6 +23,7 @@ from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import PromptState
 from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.sending.notices import Notices
 
 MAX_OPEN_OF_PEER = 1_000
 """Open questions and notes of one asker."""
@@ -70,6 +71,7 @@ class Inbox:
         journal: where prompts are stored.
         clock: the time.
         name_of: returns the name of a user, or None if they are no contact.
+        notices: tells askers that their questions are shown.
         settlement: ends the request of a prompt, with its answer or an error.
         callbacks: run after the commit.
         transcript: gets each prompt, and how it ends.
@@ -86,6 +88,7 @@ class Inbox:
         clock: Clock,
         name_of: Callable[[str], str | None],
         settlement: Settlement,
+        notices: Notices,
         callbacks: Callbacks,
         transcript: Transcript,
         on_prompt: Callable[[PromptRow], None],
@@ -94,6 +97,8 @@ class Inbox:
         self._clock = clock
         self._name_of = name_of
         self._settlement = settlement
+        self._notices = notices
+        self._shown: set[int] = set()
         self._callbacks = callbacks
         self._transcript = transcript
         self._on_prompt = on_prompt
@@ -136,6 +141,13 @@ class Inbox:
         if len(found) == 1:
             return found[0]
         return self._find_open(part)
+
+    def note_shown(self, prompts: Iterable[PromptRow]) -> None:
+        """Tell the askers of open questions, once each, that the human sees them now."""
+        for prompt in prompts:
+            if prompt.state == PromptState.OPEN and prompt.type == Type.CALL and prompt.row_id not in self._shown:
+                self._shown.add(prompt.row_id)
+                self._notices.send_progress(prompt.peer, prompt.id, SHOWN)
 
     def answer(self, part: str, answer: Answer, remark: str = "") -> PromptRow:
         """Answer a prompt.
@@ -267,11 +279,17 @@ class Inbox:
             if prompt is not None and self._journal.prompts.snooze(row_id, 0):
                 self._changed(prompt._replace(snoozed=0))
 
-    def withdraw(self, row_id: int, state: PromptState) -> None:
-        """End the prompt of a request that needs no answer any more; does nothing if there is none."""
+    def withdraw(self, row_id: int, state: PromptState, why: str = "") -> None:
+        """End the prompt of a request that needs no answer any more; does nothing if there is none.
+
+        Args:
+            row_id: the number of the request.
+            state: how the prompt ends.
+            why: what its sender says about that; may be empty.
+        """
         prompt = self._journal.prompts.get(row_id)
         if prompt is not None and prompt.state == PromptState.OPEN:
-            self._end(prompt, state, None)
+            self._end(prompt, state, why[:MAX_REMARK_CHARS] or None)
 
     def _end_unanswered(self, prompt: PromptRow, reason: str) -> None:
         if prompt.type == Type.POST:
@@ -290,6 +308,7 @@ class Inbox:
         self._callbacks.after_commit(lambda: self._on_prompt(prompt))
 
     def _end(self, prompt: PromptRow, state: PromptState, answer: str | None) -> None:
+        self._shown.discard(prompt.row_id)
         if self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer):
             self.open.remove(prompt)
             self._transcript.on_prompt_ended(prompt, state, answer)

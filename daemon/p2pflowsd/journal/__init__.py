@@ -26,6 +26,7 @@ from p2pflowsd.journal.migrations import migrate
 from p2pflowsd.journal.outgoing import OutgoingTable
 from p2pflowsd.journal.prompts import PromptTable
 from p2pflowsd.journal.pruning import Pruner
+from p2pflowsd.journal.questions import QuestionTable
 from p2pflowsd.journal.records import RecordTable
 from p2pflowsd.journal.streams import StreamTable
 
@@ -65,6 +66,7 @@ class Journal:
         self.outgoing = OutgoingTable(self._db)
         self.prompts = PromptTable(self._db)
         self.lines = LineTable(self._db)
+        self.questions = QuestionTable(self._db)
         self.streams = StreamTable(self._db)
         self.instances = InstanceTable(self._db)
         self.records = RecordTable(self._db)

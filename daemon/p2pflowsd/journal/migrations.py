@@ -188,6 +188,17 @@ def _people_talk(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _questions_are_kept(db: sqlite3.Connection) -> None:
+    """Add the questions that this user asks other humans."""
+    db.execute(
+        """CREATE TABLE questions (
+             n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, wish TEXT NOT NULL,
+             people TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL, due INTEGER,
+             state TEXT NOT NULL, result TEXT, ended INTEGER) STRICT"""
+    )
+    db.execute("CREATE INDEX questions_open ON questions (due) WHERE state = 'open'")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -202,6 +213,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _kept_requests_have_instances,
     _people_meet,
     _people_talk,
+    _questions_are_kept,
 )
 
 

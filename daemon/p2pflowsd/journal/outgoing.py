@@ -31,6 +31,13 @@ _BODIES = f"SELECT n, body FROM outgoing WHERE {HAS_NUMBER} AND state = 'pending
 _OPEN = "INDEXED BY outgoing_live WHERE state IN ('pending', 'stored')"
 _OPEN_OF_RUNS = "INDEXED BY outgoing_of_root WHERE origin IS NOT NULL AND state IN ('pending', 'stored')"
 
+_OWN = "origin IS NULL AND endpoint NOT GLOB '_*'"
+_ENDED_OWN = (
+    "n > (SELECT max(n) FROM outgoing) - 50000"  # so that no list takes long
+    f" AND {_OWN} AND ((type = 'call' AND state NOT IN ('pending', 'stored'))"
+    " OR (type = 'post' AND state IN ('failed', 'expired')))"
+)
+
 
 class OutgoingTable(Table[OutgoingRow]):
     """Messages in the order in which they were accepted."""
@@ -134,13 +141,34 @@ class OutgoingTable(Table[OutgoingRow]):
 
     def unsent(self) -> list[OutgoingRow]:
         """Return the requests that failed or expired, and that the user can send again, oldest first."""
-        return self._many("WHERE state IN ('failed', 'expired') AND type IN ('call', 'post') ORDER BY n")
+        return self._many(
+            "WHERE state IN ('failed', 'expired') AND type IN ('call', 'post')"
+            " AND (origin IS NULL OR origin NOT GLOB '{\"question\"*') ORDER BY n"
+        )
 
     def newest_calls(self, limit: int) -> list[OutgoingRow]:
         """Return the last calls that the user made, newest first; without those of flows and of the daemon itself."""
         return self._many(
-            "WHERE type = 'call' AND origin IS NULL AND endpoint NOT GLOB '_*' ORDER BY n DESC LIMIT ?", limit
+            "WHERE type = 'call' AND (origin IS NULL OR origin GLOB '{\"question\"*') AND endpoint NOT GLOB '_*'"
+            " ORDER BY n DESC LIMIT ?",
+            limit,
         )
+
+    def open_own(self, limit: int) -> list[OutgoingRow]:
+        """Return the calls of the user's programs that wait for their answer, newest first."""
+        return self._many(f"{_OPEN} AND type = 'call' AND {_OWN} ORDER BY n DESC LIMIT ?", limit)
+
+    def ended_own(self, limit: int) -> list[OutgoingRow]:
+        """Return the last calls of the user's programs that have ended, and their posts that failed, newest first."""
+        return self._many(f"WHERE {_ENDED_OWN} ORDER BY n DESC LIMIT ?", limit)
+
+    def clear_own(self, limit: int) -> int:
+        """Remove some of the messages that `ended_own` lists, and return how many."""
+        return self._db.execute(
+            f"DELETE FROM outgoing WHERE n IN (SELECT n FROM outgoing WHERE {_ENDED_OWN}"
+            " AND id NOT IN (SELECT message FROM records WHERE message IS NOT NULL) LIMIT ?)",
+            (limit,),
+        ).rowcount
 
     def expired(self, now: int, limit: int) -> list[OutgoingRow]:
         """Return the first open messages whose deadline has passed."""

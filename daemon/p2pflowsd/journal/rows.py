@@ -89,6 +89,23 @@ class LineRow(NamedTuple):
     """Of what the user sends: `sent`, `held`, `delivered`, or how it ended; of what others send: that of its prompt."""
 
 
+class QuestionRow(NamedTuple):
+    """A question that this user asks other humans; `wish`, `people` and `result` are JSON."""
+
+    row_id: int
+    id: str
+    text: str
+    wish: str
+    people: str
+    created: int
+    expires: int
+    due: int | None
+    """When something is to be done for it before its end, such as asking others."""
+    state: str
+    result: str | None
+    ended: int | None
+
+
 class InstanceRow(NamedTuple):
     """A mounted flow; `config`, `subflows`, `initial` and `state` are JSON objects."""
 

@@ -86,7 +86,7 @@ class Admission:
             return
         if row.type == Type.CANCEL:
             self._journal.incoming.move(row.row_id, IncomingState.DONE)
-            self._withdrawn(row.peer, row.endpoint, message.in_reply_to or "")
+            self._withdrawn(row.peer, row.endpoint, message)
             return
         if row.endpoint == topics.INSTANCES:
             self._admit_instance_request(row, message)
@@ -284,8 +284,9 @@ class Admission:
             return
         self._journal.incoming.move(row.row_id, IncomingState.ASKED)
 
-    def _withdrawn(self, peer: str, endpoint: str, message_id: str) -> None:
+    def _withdrawn(self, peer: str, endpoint: str, message: Message) -> None:
         """End a request that its sender withdrew in the same stream, unless it has ended already."""
+        message_id = message.in_reply_to or ""
         row = self._journal.incoming.find(peer, message_id)
         if row is None or row.endpoint != endpoint:
             return
@@ -297,7 +298,8 @@ class Admission:
         self._leases.drop(row.row_id)
         self._effects.undo(row.row_id)
         self._turns.touch(row.instance)
-        self._inbox.withdraw(row.row_id, PromptState.CANCELLED)
+        reason = message.data.get("reason")
+        self._inbox.withdraw(row.row_id, PromptState.CANCELLED, reason if isinstance(reason, str) else "")
 
     def _shown_to(self, peer: str, data: dict[str, Any]) -> dict[str, Any]:
         """The answer to a `_flows` request: the flows that a peer may call, or whether it may call one of them."""

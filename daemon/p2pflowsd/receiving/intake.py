@@ -14,6 +14,7 @@ from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import BundleKind, Envelope, Opened, Refused, claimed_sender
 from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
 from p2pflows.protocol.notice import Notice
+from p2pflowsd.asking.questions import Questions
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
@@ -61,6 +62,7 @@ class Intake:
         clock: Clock,
         outbox: Outbox,
         waiters: Waiters,
+        questions: Questions,
         notices: Notices,
         leases: Leases,
         admission: Admission,
@@ -76,6 +78,7 @@ class Intake:
         self._clock = clock
         self._outbox = outbox
         self._waiters = waiters
+        self._questions = questions
         self._notices = notices
         self._leases = leases
         self._admission = admission
@@ -168,6 +171,7 @@ class Intake:
                 self._notices.announce_skip(sender, *skip)
         for message_id, data in notice.progress:
             self._waiters.on_progress(sender, message_id, data)
+            self._questions.on_progress(sender, message_id, data)
 
     def _messages(self, endpoint: str, opened: Opened) -> None:
         bundle: int | None = None

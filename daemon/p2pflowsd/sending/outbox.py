@@ -294,11 +294,11 @@ class Outbox:
                 self._journal.outgoing.set_note(message_id, peer, reason)
 
     def record_answer(self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes) -> bool:
-        """End a request with the answer that arrived; return False if the request is unknown or has ended."""
+        """End a request with the answer that arrived; return False if the request is unknown or over."""
         row = self._journal.outgoing.find(in_reply_to)
         if row is None or row.peer != peer or row.type in ANSWERS:
             return False
-        if row.type == Type.CALL and row.state == OutgoingState.DONE:
+        if row.type == Type.CALL and (row.state == OutgoingState.DONE or row.expires <= self._clock.now()):
             return False
         if row.state == OutgoingState.PENDING:
             self._journal.count("delivered")

@@ -45,6 +45,8 @@ class OwnMessages:
         source: str = "",
         instance: str | None = None,
         typed: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        origin: str | None = None,
     ) -> str:
         """Accept a call or a post, and return its id; for the arguments see `Outbox.accept`.
 
@@ -61,6 +63,8 @@ class OwnMessages:
             source=source,
             instance=instance,
             typed=typed,
+            message_id=message_id,
+            origin=origin,
         )
         self._journal.count("accepted")
         self.on_sent(message)

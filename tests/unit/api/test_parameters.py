@@ -24,17 +24,18 @@ GOOD: dict[str, Any] = {
     "second": "carol",
     "text": "Yes",
     "user": "bob",
+    "who": ["bob"],
 }
 """A value for each parameter that some method requires."""
 TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "errors", "id", "instance",
     "kind", "name", "page", "reason", "release", "remark", "since", "source", "target", "text", "title", "user",
 }  # fmt: skip
-FLAGS = {"all", "interleaved", "parallel", "recursive", "replace", "singleton", "snoozed"}
+FLAGS = {"all", "interleaved", "open", "parallel", "recursive", "replace", "singleton", "snoozed"}
 OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "schema"}
-NUMBERS = {"after", "before", "limit", "seconds", "timeout"}
-LISTS = {"ids", "overridable", "words"}
-ANYTHING = {"value"}
+NUMBERS = {"after", "before", "limit", "offset", "seconds", "timeout"}
+LISTS = {"ids", "overridable", "who", "words"}
+ANYTHING = {"value", "draft", "default"}
 TEXTS |= {"first", "line", "own_name", "second"}
 NUMBERS |= {"expires", "uses"}
 CASES = sorted(
@@ -111,7 +112,7 @@ def test_null_is_as_good_as_nothing(method: str) -> None:
     optional = [
         field.alias or name
         for name, field in METHODS[method].parameters.model_fields.items()
-        if not field.is_required() and name not in {"data", "value"}
+        if not field.is_required() and name not in {"data", "value", "default"}
     ]
     assert parse(method, **dict.fromkeys(optional)) == parse(method)
     if "data" in METHODS[method].parameters.model_fields:

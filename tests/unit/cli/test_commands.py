@@ -567,13 +567,12 @@ def test_allow_and_deny_accept_a_petname(daemon: ScriptedDaemon) -> None:
     assert [params["user"] for _, params in daemon.asked] == [KEY] * 3
 
 
-def test_outbox_shows_undelivered_and_failed_messages(daemon: ScriptedDaemon) -> None:
-    """Undelivered messages, failed messages and dead letters have a table each; one can be retried."""
+def test_outbox_shows_what_waits(daemon: ScriptedDaemon) -> None:
+    """Undelivered messages and dead letters have a table each; one can be retried."""
     sent = {"id": ID, "to": BOB, "name": None, "endpoint": "log", "type": "post", "created": moment(-65),
             "expires": moment(7205)}  # fmt: skip
     outbox = {
         "pending": [{**sent, "attempts": 2, "state": "pending"}],
-        "failed": [{**sent, "state": "failed", "error": {"kind": "not_served", "message": "Not served."}}],
         "dead": [
             {
                 "id": ID,
@@ -590,8 +589,6 @@ def test_outbox_shows_undelivered_and_failed_messages(daemon: ScriptedDaemon) ->
     assert run_here(daemon.home, "outbox").out.splitlines() == [
         "PENDING   TO         ENDPOINT  TYPE  SENT    LEFT  TRIES  STATE",
         "4f1c22d9  b0b0b0b0…  log       post  1m ago  2h        2  pending",
-        "FAILED    TO         ENDPOINT  SENT    ERROR",
-        "4f1c22d9  b0b0b0b0…  log       1m ago  Not served.",
         "DEAD      FROM  ENDPOINT  CAME    TRIES  ERROR",
         "4f1c22d9  bob   x         5s ago      5  died",
     ]

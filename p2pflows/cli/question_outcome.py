@@ -1,0 +1,54 @@
+"""What became of a question, for people and as an exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from p2pflows.cli.output import display_name, say, stdout_is_terminal
+from p2pflows.errors import from_kind
+from p2pflows.foreign_text import escape_lines, quote, shorten
+
+
+def print_answer(question: dict[str, Any], *, to_stderr: bool = False) -> None:
+    """Print the answer as text; to a terminal with its controls escaped, and elsewhere exactly as it was given.
+
+    Args:
+        question: a question that has ended.
+        to_stderr: print it for the person who looks on, with who gave it.
+    """
+    if question["outcome"] not in ("answered", "defaulted"):
+        return
+    who = display_name(question["name"], question["by"])
+    if question["outcome"] == "defaulted":
+        say("Nobody answered in time; this is your default.")
+    if to_stderr:
+        say(quote(who, question["answer"]))
+    elif stdout_is_terminal():
+        click.echo(escape_lines(question["answer"]))
+    else:
+        click.echo(question["answer"].encode(errors="backslashreplace"))
+    if question["remark"]:
+        say(f"{who} adds: {shorten(question['remark'])}")
+
+
+def raise_for_outcome(question: dict[str, Any], *, quietly: bool) -> None:
+    """End the command with the error of a question that has no answer.
+
+    Args:
+        question: a question that has ended.
+        quietly: set the exit code only, because the outcome is printed already.
+
+    Raises:
+        P2pflowsError: there is no answer, and nothing was printed yet.
+    """
+    content = question["error"]
+    if content is None or question["outcome"] in ("answered", "defaulted"):
+        return
+    error = from_kind(content["code"], content["message"], content["hint"])
+    if content.get("from"):
+        error.said_by(content["from"], content.get("name"))
+    if quietly:
+        click.get_current_context().exit(error.exit_code)
+    raise error

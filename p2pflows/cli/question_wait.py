@@ -1,0 +1,98 @@
+"""Waiting for the answer to a question, with a line on the terminal that says how far the question has got."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+import click
+
+import p2pflows
+from p2pflows.cli.output import Interrupted, display_name, say, short_id, time_left
+from p2pflows.errors import DaemonNotRunning, P2pflowsError
+
+_POLL_S = 0.5
+_RETRY_S = 0.5
+_MAX_AWAY_S = 60.0
+"""How long your own daemon may be away while a command waits."""
+
+
+def wait_for_answer(question_id: str, *, shows_progress: bool, timeout: float | None = None) -> dict[str, Any]:
+    """Return a question once it has ended; a daemon that restarts meanwhile is waited for.
+
+    Args:
+        question_id: the id.
+        shows_progress: whether to say on a terminal how far it has got.
+        timeout: seconds to wait; by default until the question ends.
+
+    Raises:
+        P2pflowsError: the daemon stays away, or the timeout passed.
+    """
+    progress = _Progress(shows_progress and sys.stderr is not None and sys.stderr.isatty())
+    away_since: float | None = None
+    while True:
+        began = time.monotonic()
+        try:
+            return asyncio.run(_wait(question_id, progress, timeout))
+        except DaemonNotRunning as error:
+            if away_since is None or time.monotonic() - began > _RETRY_S:
+                if away_since is None:
+                    say("Your daemon went away; the question goes on. Waiting for the daemon.")
+                away_since = time.monotonic()
+            if time.monotonic() - away_since > _MAX_AWAY_S:
+                raise DaemonNotRunning(
+                    error.message, f"Start it with: p2pflows up. Then wait again: p2pflows wait {question_id}"
+                ) from None
+            time.sleep(_RETRY_S)
+        finally:
+            progress.end()
+
+
+def withdraw(question_id: str) -> P2pflowsError:
+    """Withdraw a question because its asker pressed Ctrl-C, and return the error that says so."""
+    try:
+        with p2pflows.connect() as me:
+            me.request("cancel", id=question_id)
+    except P2pflowsError as error:
+        return Interrupted(
+            f"The question was not withdrawn: {error.message}", f"See what became of it: p2pflows wait {question_id}"
+        )
+    return Interrupted(f"You withdrew the question {short_id(question_id)}.")
+
+
+async def _wait(question_id: str, progress: _Progress, timeout: float | None) -> dict[str, Any]:  # noqa: ASYNC109
+    async with p2pflows.connect_async() as me:
+        end = me.begin("wait", id=question_id, timeout=timeout)
+        while True:
+            done, _ = await asyncio.wait({end}, timeout=_POLL_S if progress.is_shown else None)
+            if done:
+                return dict(end.result())
+            progress.update(await me.request("question", id=question_id))
+
+
+class _Progress:
+    """The line on the terminal; it is written over, and gone at the end."""
+
+    def __init__(self, is_shown: bool) -> None:
+        self.is_shown = is_shown
+        self._line = ""
+
+    def update(self, question: dict[str, Any]) -> None:
+        """Say how far a question has got."""
+        people = question["people"]
+        states = [
+            f"{display_name(each['to_name'], each['user'])}: {each['where'] or each['outcome']}" for each in people
+        ]
+        self._write(f"{'; '.join(states)} ({time_left(question['expires'])} left)")
+
+    def end(self) -> None:
+        """Remove the line."""
+        if self._line:
+            self._write("")
+
+    def _write(self, line: str) -> None:
+        if self.is_shown and line != self._line:
+            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+            self._line = line
