@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
-from support.commands import CommandResult
 from support.network import MOSQUITTO, Network
 from support.people import Person
 from support.processes import wait_until
 
 from p2pflows.contacts import Contacts
+from p2pflows.errors import NotAllowed, P2pflowsError
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +33,6 @@ def people(network: Network) -> tuple[Person, Person, Person]:
     return alice.ready(), bob.ready(), eve.ready()
 
 
-def line_of(invited: CommandResult) -> str:
-    """The line in the command that `invite` prints."""
-    return invited.ok().out.split()[-1]
-
-
 def names(person: Person) -> dict[str, str]:
     """The contacts of a person."""
     return Contacts(person.home / "contacts.yaml").book().by_name
@@ -46,43 +42,36 @@ def test_two_people_meet_by_one_line(people: tuple[Person, Person, Person]) -> N
     """Two commands make each a contact of the other; both see the same words, and nobody else gets in by the line."""
     alice, bob, eve = people
     alice.request("serve", endpoint="Desk", kind="human", allow="me")
-    waiting = alice.start_command("invite", "--for", "bob", "--wait", piped=True)
-    wait_until(lambda: bool(alice.request("invitations")["invitations"]))
-    (invitation,) = alice.request("invitations")["invitations"]
-    line = line_of(alice.cli("invite", "--for", "robert", "--allow", "Desk"))
-    alice.cli("invite", "revoke", invitation["id"]).ok()
-    revoked = waiting.wait()
-    assert (revoked.code, "The invitation is revoked" in revoked.err) == (2, True)
+    revoked = alice.request("invite", name="mallory")
+    alice.request("revoke_invitation", id=revoked["id"])
+    for line, reason in ((revoked["line"], "revoked"), (revoked["line"][:-1], "changed")):
+        with pytest.raises(P2pflowsError, match=reason):
+            eve.request("accept_invitation", line=line)
 
-    changed = line[:30] + ("q" if line[30] != "q" else "p") + line[31:]
-    assert "was changed on its way" in bob.cli("accept", changed, "--yes").err
-    late = eve.cli("accept", revoked.out.split()[-1], "--yes", "--json")
-    assert (late.code, late.error["message"]) == (4, "The invitation was revoked.")
-
+    inviting = alice.start_command("invite", "--for", "robert", "--allow", "Desk", "--wait", "--json")
+    assert inviting.process.stdout is not None
+    line = json.loads(inviting.process.stdout.readline())["line"]
     met = bob.cli("accept", line.upper(), "--as", "alice", "--yes", "--json").ok().document
     assert (met["state"], met["user"], met["name"]) == ("met", alice.user_id, "alice")
-    second = eve.cli("accept", line, "--yes", "--json")
-    assert (second.code, second.error["message"]) == (4, "The invitation was used already.")
-    assert names(bob) == {"alice": alice.user_id}
-    assert names(alice) == {"robert": bob.user_id}
-    assert names(eve) == {}
+    with pytest.raises(NotAllowed, match="used already"):
+        eve.request("accept_invitation", line=line)
+    assert (names(alice), names(bob), names(eve)) == ({"robert": bob.user_id}, {"alice": alice.user_id}, {})
 
-    words = met["words"]
-    for person, other in ((alice, "robert"), (bob, "alice")):
-        wait_until(lambda person=person: words in person.cli("log").ok().out)  # type: ignore[misc]
-        assert person.cli("contacts", "verify", other, "--yes").ok().out == f"{words}\n"
-        assert person.cli("contacts", "--json").ok().document[0]["verified"] is True
-    assert alice.request("invitations")["invitations"][1]["users"][0]["words"] == words
-    asked = bob.start_command("call", "alice/Desk", "text=May I?", "--timeout", "30s")
+    (found,) = inviting.wait().ok().lines
+    assert (found["name"], found["words"]) == ("robert", met["words"])
+    assert bob.cli("contacts", "verify", "alice", "--yes").ok().out == f"{met['words']}\n"
+    for person in (alice, bob):
+        wait_until(lambda person=person: met["words"] in person.request("log")["entries"][-1]["detail"])  # type: ignore[misc]
+    asked = bob.request("submit", address="alice/Desk", data={"text": "May I?"})["id"]
     (prompt,) = alice.wait_for_prompts()
-    alice.cli("answer", prompt["id"], "You may.").ok()
-    assert asked.wait().ok().document == {"human_input": "You may."}
+    alice.request("answer", id=prompt["id"], text="You may.")
+    assert bob.request("wait", id=asked)["data"] == {"human_input": "You may."}
 
 
 def test_an_invitation_is_accepted_while_the_inviter_is_away(people: tuple[Person, Person, Person]) -> None:
     """The acceptance waits, also through a kill of the acceptor's daemon, and arrives when the inviter is back."""
     alice, _, eve = people
-    line = line_of(alice.cli("invite", "--for", "eve", "--expires", "2d"))
+    line = alice.request("invite", name="eve", expires=48 * 3600)["line"]
     alice.stop()
     sent = eve.cli("accept", line, "--as", "alice", "--yes", "--timeout", "500ms", "--json").ok().document
     assert sent["state"] == "sent"
@@ -97,7 +86,7 @@ def test_an_invitation_is_accepted_while_the_inviter_is_away(people: tuple[Perso
 def test_a_common_friend_introduces_two_people(people: tuple[Person, Person, Person]) -> None:
     """Each reads who introduces whom, and accepts with one command; nobody is verified by it."""
     alice, bob, eve = people
-    alice.cli("introduce", "robert", "eve").ok()
+    alice.request("introduce", first="robert", second="eve")
     for person, other, name in ((bob, eve, "eve"), (eve, bob, "robert")):
         wait_until(lambda person=person: bool(person.request("requests")["requests"]))  # type: ignore[misc]
         shown = person.cli("requests").ok().out
