@@ -115,7 +115,7 @@ def _print_greeting(out: TextIO | None, status: dict[str, Any], where: Home) -> 
 Try next, in another terminal:
   {command} call me/User 'Hello, are you there?'
   {command} inbox
-  {command} contacts add NAME USER_ID
+  {command} invite --for NAME
 
 """,
     )

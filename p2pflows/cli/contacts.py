@@ -75,7 +75,7 @@ def list_all(as_json: bool) -> None:
             [[name, user, _how_known(user, book)] for name, user in sorted(book.by_name.items())],
         )
     else:
-        say("You have no contacts. Add one with: p2pflows contacts add NAME USER_ID")
+        say("You have no contacts. Meet somebody with: p2pflows invite --for NAME")
     if book.blocked and not as_json:
         say(f"You denied: {', '.join(escape(user) for user in sorted(book.blocked))}")
 

@@ -1,4 +1,4 @@
-"""The command `log`: refusals and failures."""
+"""The command `log`: refusals, failures, and people who have become contacts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _POLL_INTERVAL_S = 1.0
 @click.option("--follow", is_flag=True, help="Show new entries as they are added, until Ctrl-C.")
 @json_option
 def log(limit: int, follow: bool, as_json: bool) -> None:
-    """Show what your daemon refused, and what failed.
+    """Show what was refused, what failed, and whom you met.
 
     The newest entry is the last. An event that repeats has one entry per minute. --json prints one object per line.
     """

@@ -52,7 +52,8 @@ async def log(daemon: Daemon, params: LogParameters) -> Any:
     """List the newest entries of the owner's log with `n` over `after`, oldest first.
 
     Returns:
-        `entries`: list of `n`, `at`, `what` (a kind of error, or `refused`), `peer`, `name`, `endpoint`, `detail`
+        `entries`: list of `n`, `at`, `what` (a kind of error, `refused`, `met`, `introduced` or `allowed`), `peer`,
+        `name`, `endpoint`, `detail`
     """
     rows = await daemon.read(lambda: daemon.node.journal.log.newest(params.limit, params.after))
     return {"entries": [views.log_entry(daemon.node, row) for row in rows]}

@@ -37,7 +37,13 @@ GRACE_MS = 600_000
 """For how long after the end of an invitation its acceptance still travels, to be told that it comes too late."""
 RETRY_INTERVAL_S = 10.0
 """How often an address book that cannot be written is tried again."""
+UNPROVEN_ANSWER_MS = 900_000
+"""How long the answer to a wrong proof travels."""
 INVITED, ACCEPTED = "invited", "accepted"
+
+
+class _NotProven(NotAllowed):
+    """The sender has not proved to have seen the line of an invitation."""
 
 
 class Invitations:
@@ -191,23 +197,27 @@ class Invitations:
             found = self._proven(row.peer, message.data)
             if self._journal.meetings.find(found.id, row.peer) is None:
                 self._use(found, row.peer, message.data)
+        except _NotProven as error:
+            # Whoever sends such messages may never take the answer, so it must not wait here for long.
+            soon = self._clock.now() + UNPROVEN_ANSWER_MS
+            self._settlement.fail(row._replace(expires=min(row.expires, soon)), error)
         except CallError as error:
             self._settlement.fail(row, error)
-            return
-        self._settlement.finish(row, {"met": True})
+        else:
+            self._settlement.finish(row, {"met": True})
 
     def _proven(self, peer: str, data: dict[str, Any]) -> InvitationRow:
         """Return the invitation that a user proves to have seen.
 
         Raises:
-            NotAllowed: there is none. Nobody learns more who has not seen the line.
+            _NotProven: there is none. Nobody learns more who has not seen the line.
         """
         invitation_id, given = data.get("invitation"), data.get("proof")
         if isinstance(invitation_id, str) and isinstance(given, str) and peer != self._user:
             found = self._journal.invitations.find(invitation_id)
             if found is not None and proves(given, proof(found.secret, self._user, peer, found.id)):
                 return found
-        raise NotAllowed("There is no such invitation.", "Ask for another one.")
+        raise _NotProven("There is no such invitation.", "Ask for another one.")
 
     def _use(self, found: InvitationRow, peer: str, data: dict[str, Any]) -> None:
         now = self._clock.now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -280,6 +281,33 @@ def test_every_older_schema_is_brought_up_to_date(
     assert old.execute("PRAGMA user_version").fetchone() == (len(migrations.STEPS),)
     old.close()
     fresh.close()
+
+
+def test_strangers_who_waited_under_an_older_release_keep_their_wish(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their held requests become wishes, which outlive them."""
+    step = next(number for number, each in enumerate(migrations.STEPS) if each.__name__ == "_people_meet")
+    insert = (
+        "INSERT INTO incoming (id, peer, type, endpoint, epoch, seq, conversation, received, expires, state)"
+        " VALUES (?, ?, 'call', ?, 0, 0, 'c', ?, 10, ?)"
+    )
+    rows = [
+        ("a", BOB, "x", 3, "held"),
+        ("b", BOB, "y", 5, "held"),
+        ("c", BOB, "x", 4, "held"),
+        ("d", ANN, "x", 1, "done"),
+    ]
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "STEPS", migrations.STEPS[:step])
+        db = sqlite3.connect(path, isolation_level=None)
+        migrations.migrate(db)
+        db.executemany(insert, rows)
+        db.close()
+    journal = Journal(path, ANN, NoFaults())
+    (wish,) = journal.wishes.all()
+    assert (wish.peer, sorted(json.loads(wish.endpoints)), wish.first, wish.last) == (BOB, ["x", "y"], 3, 5)
+    journal.close()
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,3 +145,23 @@ def test_a_password_without_tls_beyond_this_machine_is_exposed(text: str, is_exp
     setting = parse(text)
     assert isinstance(setting, BrokerUrl)
     assert setting.is_exposed == is_exposed
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("mqtt://alice:s%20cret@broker", "mqtt://broker"),
+        ("mqtts://alice@broker:8883?ca_file=/ca.crt", "mqtts://broker"),
+        ("mqtts://broker:1883", "mqtts://broker:1883"),
+        ("mqtt://[::1]", "mqtt://[::1]"),
+        ("mqtt://u:p@[::1]:2000", "mqtt://[::1]:2000"),
+    ],
+)
+def test_what_others_are_given_of_a_broker_holds_no_credentials(text: str, public: str) -> None:
+    """An invitation says where a broker is, and no more; the usual port is left out."""
+    setting = parse(text)
+    assert isinstance(setting, BrokerUrl)
+    assert setting.public() == public
+    found = parse(public)
+    assert isinstance(found, BrokerUrl)
+    assert (found.host, found.port, found.tls) == (setting.host, setting.port, setting.tls)

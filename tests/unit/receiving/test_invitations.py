@@ -185,6 +185,19 @@ def test_a_proof_that_was_overheard_helps_nobody_else(alice: Mortal, bob: Peer, 
     assert send(alice, bob, acceptance(bob, invitation)) == {"met": True}
 
 
+def test_guessing_is_slow_and_leaves_little_behind(alice: Mortal, eve: Peer) -> None:
+    """A stranger who sends many wrong proofs is cut off, and the answers that she never takes are soon dropped."""
+    invitation = invite(alice)
+    wrong = [acceptance(eve, invitation, proof=f"{number:064x}") for number in range(200)]
+    eve.send(*wrong, endpoint=topics.INVITE)
+    alice.sleep(1)
+    assert alice.journal.counters["refused.rate_limited"] > 100
+    assert 0 < alice.node.outbox.pending < 100
+    alice.sleep(invitations.UNPROVEN_ANSWER_MS / 1000 + 1)
+    assert alice.node.outbox.pending == 0
+    assert len(log(alice, "not_allowed")) < 5
+
+
 @pytest.mark.parametrize(
     "data",
     [
