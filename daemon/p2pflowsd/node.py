@@ -24,6 +24,7 @@ from p2pflowsd.faults import Faults
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.human.transcript import Transcript
 from p2pflowsd.journal import Journal, JournalError
+from p2pflowsd.journal.pruning import MAX_REMOVED_ROWS
 from p2pflowsd.journal.rows import IncomingRow, LineRow, MeetingRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.link import Delivery, Link
@@ -58,6 +59,8 @@ from p2pflowsd.sending.presence import Followed, Presence
 from p2pflowsd.sending.waiters import Waiters
 
 TICK_S = 0.5
+ROWS_PER_PRUNING = MAX_REMOVED_ROWS
+"""After how many new messages old rows are removed, so that removing keeps up with adding."""
 PRUNE_INTERVAL_S = 10.0
 COMMIT_DELAY_S = 0.02
 """How long a commit may be delayed to batch more deliveries when no client waits for it."""
@@ -96,6 +99,8 @@ class Node:
     _commit_by: float | None = None
     _next_tick = 0.0
     _next_prune = 0.0
+    _next_tidying = 0.0
+    _prune_at_rows = 0
 
     def __init__(
         self,
@@ -420,6 +425,7 @@ class Node:
                 self._tick()
             self._deadlines.expire()
             self.serving.end_unserved()
+            self._prune(elapsed)
             self.intake.release_blocked()
             self._fail_unserved(self._queue.add_next_turns())
             self.dispatch.prepare()
@@ -485,13 +491,24 @@ class Node:
         self.dispatch.tick()
         self.admission.release_contacts()
         self.inbox.wake()
-        if elapsed >= self._next_prune:
-            has_more = self.journal.prune(self.clock.now())
-            self._next_prune = elapsed + (0.0 if has_more else PRUNE_INTERVAL_S)
+        if elapsed >= self._next_tidying:
+            self._next_tidying = elapsed + PRUNE_INTERVAL_S
             self.journal.log.prune()
             self.journal.questions.prune()
             self.changes.delete_idle()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
+
+    def _prune(self, elapsed: float) -> None:
+        """Remove rows that are not needed any more: as fast as new ones come, and at least once in a minute."""
+        if elapsed < self._next_prune and self._rows_added() < self._prune_at_rows:
+            return
+        has_more = self.journal.prune(self.clock.now())
+        self._next_prune = elapsed + (TICK_S if has_more else PRUNE_INTERVAL_S)
+        self._prune_at_rows = self._rows_added() + ROWS_PER_PRUNING
+
+    def _rows_added(self) -> int:
+        counters = self.journal.counters
+        return counters.get("accepted", 0) + counters.get("received", 0)
 
     def _on_call_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
         """Pass the end of a message with an origin on to the part that sent it."""
@@ -527,7 +544,8 @@ class Node:
             self.catalog.name_users_by_id(self.contacts.known)
             self._fail_unserved(self._queue.restore())
         self.rights.review_all()
-        self._next_prune = self.clock.elapsed() + PRUNE_INTERVAL_S
+        self._next_prune = self._next_tidying = self.clock.elapsed() + PRUNE_INTERVAL_S
+        self._prune_at_rows = self._rows_added() + ROWS_PER_PRUNING
 
     def _fail_unserved(self, rows: Sequence[IncomingRow]) -> None:
         for row in rows:

@@ -507,3 +507,27 @@ def test_no_packet_costs_much(tmp_path: Path, packets: list[tuple[Any, int]], na
     bob.restart()
     bob.sleep(0.01)
     bob.journal.close()
+
+
+HOUR_S = 3_600 + 600 + 1
+"""How long the posts of a peer are remembered, see `Pruner`."""
+
+
+def test_old_rows_go_as_fast_as_new_ones_come(bob: LoneDaemon, mallory: Peer) -> None:
+    """However much arrives in a short time, the journal does not grow: no time has to pass for old rows to go."""
+
+    def send(first: int, count: int) -> None:
+        for start in range(first, first + count, 50):
+            posts = [mallory.message("nothing", epoch=EPOCH, seq=start + n) for n in range(50)]
+            mallory.send(*posts, endpoint="nothing")
+
+    def rows() -> int:
+        return int(bob.journal._db.execute("SELECT count(*) FROM incoming").fetchone()[0])
+
+    send(0, 2_000)
+    assert rows() == 2_000
+    bob.timeline.sleep(HOUR_S)
+    bob.do(lambda: None)
+    before = rows()
+    send(2_000, 1_000)
+    assert rows() <= before
