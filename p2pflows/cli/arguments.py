@@ -7,15 +7,17 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from p2pflows import petnames
-from p2pflows.cli import candidates
+from p2pflows.cli import candidates, fields
 from p2pflows.errors import UsageError
 from p2pflows.protocol import topics
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _MAX_DAYS = 30
 _SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -110,17 +112,30 @@ class DispatchPoint(click.ParamType[str]):
 
 def _inherit_from_group(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     del param
-    return value or (ctx.parent is not None and bool(ctx.parent.params.get("as_json")))
+    return value or fields.META in ctx.meta or (ctx.parent is not None and bool(ctx.parent.params.get("as_json")))
 
 
-json_option = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    callback=_inherit_from_group,
-    help="Print JSON, also to stderr.",
-)
-"""`--json`, inherited from the parent group."""
+def _use_field(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    del param
+    if value is not None:
+        ctx.meta[fields.META] = value
+
+
+def json_option(command: Decorated) -> Decorated:
+    """Add `--json`, inherited from the parent group, and `-o FIELD`, which prints one field of it."""
+    field = click.option(
+        "-o",
+        "--raw",
+        metavar="FIELD",
+        is_eager=True,  # before --json, whose value depends on it
+        expose_value=False,
+        callback=_use_field,
+        help="Print one field of the JSON plainly; dots nest.",
+    )
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, callback=_inherit_from_group, help="Print JSON, also to stderr."
+    )
+    return as_json(field(command))
 
 
 settings_option = click.option(

@@ -8,7 +8,7 @@ import click
 
 import p2pflows
 from p2pflows import short_ids
-from p2pflows.cli import candidates
+from p2pflows.cli import candidates, fields
 from p2pflows.cli.arguments import Address, examples, json_option, timeout_option
 from p2pflows.cli.message_data import MessageData, read_data
 from p2pflows.cli.output import Interrupted, print_json, print_result, short_id, to_json
@@ -31,6 +31,7 @@ _conversation_option = click.option(
         "p2pflows call bob/User 'Neighbor, are you there?'",
         "p2pflows call bob/translate text=Hello to=fr",
         "p2pflows call bob/summary text=@report.txt words=100",
+        "p2pflows call bob/translate text=Hello -o result",
         "p2pflows call bob/sum --timeout 5s < numbers.json",
         "p2pflows call bob/translate --lines < texts.jsonl > answers.jsonl",
         "p2pflows call bob/Assistant query='Tell me a story' --stream",
@@ -229,6 +230,8 @@ async def _stream(params: dict[str, Any], content: MessageData) -> dict[str, Any
 def _run_lines(method: str, params: dict[str, Any], data: tuple[str, ...], *, as_json: bool) -> None:
     if data:
         raise UsageError("--lines reads the data from stdin.", "Leave out DATA, or leave out --lines.")
+    if fields.META in click.get_current_context().meta:
+        raise UsageError("--lines prints a whole result for each line.", "Leave out -o, or use: jq -r .FIELD")
     from p2pflows.cli.lines import run
 
     run(method, params, as_json=as_json)

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from p2pflows.cli import fields
 from p2pflows.errors import P2pflowsError
 from p2pflows.foreign_text import escape, escape_lines, quote
 
@@ -68,8 +69,19 @@ def to_json(value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print one line of JSON, in UTF-8 whatever the locale."""
-    click.echo(to_json(value).encode())
+    """Print one line of JSON, in UTF-8 whatever the locale; or with `-o FIELD` that field of it, as text.
+
+    Raises:
+        UsageError: there is no such field.
+    """
+    context = click.get_current_context(silent=True)
+    field = None if context is None else context.meta.get(fields.META)
+    if field is None:
+        click.echo(to_json(value).encode())
+        return
+    for found in fields.select(value, field):
+        text = found if isinstance(found, str) else to_json(found)
+        click.echo((escape_lines(text) if stdout_is_terminal() else text).encode(errors="backslashreplace"))
 
 
 def print_result(result: Any, sentence: str, as_json: bool) -> None:
