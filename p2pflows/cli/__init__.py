@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from p2pflows import __version__
-from p2pflows.cli.output import Interrupted, error_lines, say, style, to_json
+from p2pflows.cli.output import Interrupted, colour, error_lines, say, style, to_json
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.hints import in_shell
 from p2pflows.terminal import open_closed_streams
@@ -156,6 +156,7 @@ Complete contacts and ids with Tab: p2pflows completion install""",
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Call what other users serve, by their user id: flows, and the users in person. Let them call what you serve."""
+    ctx.color = colour()
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

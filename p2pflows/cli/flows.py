@@ -21,6 +21,7 @@ from p2pflows.cli.arguments import (
 )
 from p2pflows.cli.message_data import is_key
 from p2pflows.cli.output import print_facts, print_json, print_result, print_table, say
+from p2pflows.cli.progress import waiting
 from p2pflows.errors import UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.home import expand_user
@@ -109,7 +110,7 @@ def serve(
     config = read_settings(settings)
     if chat:
         _chat_config(config, model, api_base)
-    with p2pflows.connect() as me:
+    with p2pflows.connect() as me, waiting(f"Waiting for a worker of {dispatch_point!r} to load {name}"):
         served = me.request(
             "serve",
             endpoint=name,
@@ -151,7 +152,7 @@ def unserve(name: str, as_json: bool) -> None:
 @json_option
 def ls(contact: str | None, as_json: bool) -> None:
     """List what you serve, or what a CONTACT lets you call."""
-    with p2pflows.connect() as me:
+    with p2pflows.connect() as me, waiting(f"Asking {contact or 'your daemon'}"):
         flows = me.request("ls", user=contact)["flows"]
     if as_json:
         print_json(flows)
@@ -173,7 +174,7 @@ def ls(contact: str | None, as_json: bool) -> None:
 @json_option
 def describe(address: str, as_json: bool) -> None:
     """Show the input of a flow, and whether you may call it."""
-    with p2pflows.connect() as me:
+    with p2pflows.connect() as me, waiting(f"Asking {address.partition('/')[0] or 'me'}"):
         flow = me.request("describe", address=address)
     if as_json:
         print_json(flow)

@@ -18,6 +18,7 @@ from p2pflows.cli.arguments import (
     timeout_option,
 )
 from p2pflows.cli.output import ago, display_name, print_json, print_result, print_table, say
+from p2pflows.cli.progress import waiting
 from p2pflows.cli.whole_ids import whole_instance
 from p2pflows.foreign_text import escape
 
@@ -56,7 +57,7 @@ def mount(
     An instance has its own config, state and subflows. Humans, functions and shell commands have no instances.
     The owner of a flow decides which keys other users may --set.
     """
-    with p2pflows.connect() as me:
+    with p2pflows.connect() as me, waiting(f"Waiting for an instance of {address}"):
         mounted = me.request(
             "mount",
             address=address,
@@ -82,7 +83,7 @@ def unmount(instance: str, owner: str | None, as_json: bool) -> None:
 
     Calls that wait for it fail.
     """
-    with p2pflows.connect() as me:
+    with p2pflows.connect() as me, waiting(f"Asking {owner or 'your daemon'}"):
         whole = whole_instance(me, owner, instance)
         result = me.request("delete_instance", instance=whole, user=owner)
     print_result(result, f"{escape(whole)} is deleted.", as_json)
@@ -97,7 +98,7 @@ def unmount(instance: str, owner: str | None, as_json: bool) -> None:
 @json_option
 def reset(instance: str, owner: str | None, recursive: bool, as_json: bool) -> None:
     """Reset an instance to its initial state."""
-    with p2pflows.connect() as me:
+    with p2pflows.connect() as me, waiting(f"Asking {owner or 'your daemon'}"):
         whole = whole_instance(me, owner, instance)
         result = me.request("reset_instance", instance=whole, user=owner, recursive=recursive)
     print_result(result, f"{escape(whole)} is reset to its initial state.", as_json)
@@ -108,7 +109,7 @@ def reset(instance: str, owner: str | None, recursive: bool, as_json: bool) -> N
 @json_option
 def instances(contact: str | None, as_json: bool) -> None:
     """List the instances of your flows, or yours at a CONTACT."""
-    with p2pflows.connect() as me:
+    with p2pflows.connect() as me, waiting(f"Asking {contact or 'your daemon'}"):
         found = me.request("instances", user=contact)["instances"]
     if as_json:
         print_json(found)

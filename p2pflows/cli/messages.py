@@ -12,6 +12,7 @@ from p2pflows.cli import candidates, fields
 from p2pflows.cli.arguments import Address, examples, json_option, timeout_option
 from p2pflows.cli.message_data import MessageData, read_data
 from p2pflows.cli.output import Interrupted, print_json, print_result, short_id, to_json
+from p2pflows.cli.progress import waiting
 from p2pflows.cli.question_outcome import print_answer, raise_for_outcome
 from p2pflows.cli.whole_ids import whole_conversation, whole_instance
 from p2pflows.errors import DaemonNotRunning, UsageError
@@ -89,7 +90,9 @@ def call(
         print_json(asyncio.run(_stream(params, content)))
         return
     with p2pflows.connect() as me:
-        print_json(wait_for(me, me.request("submit", **params, **content.as_params())["id"]))
+        with waiting(f"Waiting for {address}"):
+            answer = wait_for(me, me.request("submit", **params, **content.as_params())["id"])
+        print_json(answer)
 
 
 @click.command(
@@ -151,7 +154,7 @@ def wait(message_id: str, timeout: float | None, as_json: bool) -> None:
 
     The answer to a question is printed as ask prints it, that of a call as call does.
     """
-    with p2pflows.connect() as me:
+    with p2pflows.connect() as me, waiting(f"Waiting for the end of {message_id}"):
         found = _wait_for_end(me, message_id, timeout)
     if "outcome" not in found:
         print_json(found.get("data", found))

@@ -37,10 +37,19 @@ class Interrupted(P2pflowsError):
     exit_code = 130
 
 
+def colour() -> bool | None:
+    """Return whether the user wants colours (bixense.com/clicolors): yes, no, or None for only on a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
+        return True
+    return False if os.environ.get("CLICOLOR") == "0" or os.environ.get("TERM") == "dumb" else None
+
+
 def say(text: str) -> None:
     """Print a message for the person, to stderr; if nobody reads that any more, the command goes on."""
     try:
-        click.echo(text, err=True)
+        click.echo(text, err=True, color=colour())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -58,8 +67,8 @@ def error_lines(error: P2pflowsError) -> list[str]:
 
 
 def style(text: str, *, fg: str | None = None, bold: bool = False) -> str:
-    """Return the text in colour, unless NO_COLOR is set; `click.echo` removes the colour where no terminal is."""
-    return text if os.environ.get("NO_COLOR") else click.style(text, fg=fg, bold=bold)
+    """Return the text in colour, if the user wants any; `click.echo` removes the colour where no terminal is."""
+    return text if colour() is False else click.style(text, fg=fg, bold=bold)
 
 
 def to_json(value: Any) -> str:

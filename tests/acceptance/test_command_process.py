@@ -141,11 +141,30 @@ def test_a_terminal_is_not_read_for_data(daemon: ScriptedDaemon) -> None:
 
 
 def test_colour_is_for_terminals(daemon: ScriptedDaemon) -> None:
-    """A terminal gets colour unless NO_COLOR is set; a pipe never does."""
+    """A terminal gets colour, and a pipe does not, unless a variable says otherwise; NO_COLOR always holds."""
     daemon.script["ls"] = errors.NotAllowed("No.")
-    assert "\x1b[" in _in_terminal(daemon.home, "ls", "bob")[1]
-    assert "\x1b[" not in _in_terminal(daemon.home, "ls", "bob", NO_COLOR="1")[1]
+    plain = [{"NO_COLOR": "1"}, {"CLICOLOR": "0"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "CLICOLOR_FORCE": "1"}]
+    assert "\x1b[" in _in_terminal(daemon.home, "ls", "bob", TERM="xterm")[1]
+    for variables in plain:
+        assert "\x1b[" not in _in_terminal(daemon.home, "ls", "bob", **{"TERM": "xterm", **variables})[1], variables
     assert "\x1b[" not in run(daemon.home, "ls", "bob").err
+    assert "\x1b[" in run(daemon.home, "ls", "bob", CLICOLOR_FORCE="1").err
+    daemon.script["ls"] = {"flows": [{"endpoint": "e", "kind": "exec", "description": ""}]}
+    assert "\x1b[" in run(daemon.home, "ls", "bob", CLICOLOR_FORCE="1").out
+    assert "\x1b[" not in run(daemon.home, "ls", "bob").out
+
+
+def test_what_takes_long_says_so_on_a_terminal(daemon: ScriptedDaemon) -> None:
+    """After a second, a line says what the command waits for; it is gone at the end, and no pipe gets it."""
+
+    def slowly(_: object) -> dict[str, list[object]]:
+        time.sleep(1.3)
+        return {"flows": []}
+
+    daemon.script["ls"] = slowly
+    shown = _in_terminal(daemon.home, "ls", "bob", COLUMNS="40")[1]
+    assert "\rAsking bob … 1s\x1b[K\r\x1b[Kbob serves nothing to you." in shown
+    assert run(daemon.home, "ls", "bob").err == "bob serves nothing to you.\n"
 
 
 def test_output_is_utf_8_in_every_locale(daemon: ScriptedDaemon) -> None:
