@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from p2pflows.flows.interfaces import KeyInterface
     from p2pflows.flows.message import FlowMessage
     from p2pflows.flows.proxy import FlowProxy
+    from p2pflows.forms.python import Answer
     from p2pflows.local import start_local
     from p2pflows.models.api_info import ApiInfo
     from p2pflows.models.flow import ChatAtomicFlow, ChatFlow
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "ApiInfo",
     "AsyncClient",
     "AtomicFlow",
@@ -92,6 +94,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Answer": "p2pflows.forms.python",
     "ApiInfo": "p2pflows.models.api_info",
     "AsyncClient": "p2pflows.client",
     "AtomicFlow": "p2pflows.flows.flow",

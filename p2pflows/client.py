@@ -39,8 +39,11 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from p2pflows.forms.python import Answer, TypedForm
     from p2pflows.links.client_stream import ClientStream
 
+NO_DEFAULT: Any = object()
+"""Stands for a default that was not given, since None may be one."""
 MAX_REQUEST_BYTES = 1_000_000
 """More than any message may hold; below it, the daemon checks the exact limit."""
 
@@ -153,6 +156,46 @@ class Client:
         """Send a message that wants no reply, and return its id once the daemon has committed it."""
         message = _message(address, data, timeout, conversation, instance)
         return str(self.request("send", **message)["id"])
+
+    def ask(
+        self,
+        who: str,
+        text: str,
+        *,
+        form: Any = None,
+        edit: Any = None,
+        default: Any = NO_DEFAULT,
+        timeout: float | None = None,
+    ) -> Answer[Any]:
+        """Ask a human, wait, and return the answer.
+
+        Args:
+            who: a contact or user id, or the address of a human.
+            text: the question.
+            form: what the answer is: a type such as `bool` or a pydantic model, a list of texts to choose from, or a
+                JSON Schema; None for a text.
+            edit: a document that the answer is an edited copy of: an object or list, or a pydantic model.
+            default: what holds if nobody answers in time; by default, that is an error.
+            timeout: seconds until the deadline (by default ten minutes).
+
+        Raises:
+            Declined: the human does not want to answer.
+            DeadlinePassed: nobody has answered in time.
+            CallError: the question could not be asked, or ended in another way without an answer.
+        """
+        from p2pflows.forms.python import TypedForm, ask_params
+
+        typed = TypedForm(form, edit)
+        question = self.request("ask", **ask_params(who, text, typed, timeout), **_default(typed, default))["id"]
+        try:
+            return typed.answer_in(self.request("wait", id=question))
+        except KeyboardInterrupt:
+            self.request("cancel", id=question)
+            raise
+
+    def tell(self, who: str, text: str, *, timeout: float | None = None) -> str:
+        """Leave a note for a person, and return its id once the daemon has committed it."""
+        return self.send(_human(who), {"api_output": text}, timeout=timeout)
 
     def wait(self, message_id: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Wait for the end of a message sent earlier.
@@ -303,6 +346,48 @@ class AsyncClient:
         """Send a message that wants no reply, and return its id once the daemon has committed it."""
         message = _message(address, data, timeout, conversation, instance)
         return str((await self.begin("send", **message))["id"])
+
+    async def ask(
+        self,
+        who: str,
+        text: str,
+        *,
+        form: Any = None,
+        edit: Any = None,
+        default: Any = NO_DEFAULT,
+        timeout: float | None = None,  # noqa: ASYNC109 - a deadline that travels with the question
+    ) -> Answer[Any]:
+        """Ask a human, wait, and return the answer.
+
+        Args:
+            who: a contact or user id, or the address of a human.
+            text: the question.
+            form: what the answer is: a type such as `bool` or a pydantic model, a list of texts to choose from, or a
+                JSON Schema; None for a text.
+            edit: a document that the answer is an edited copy of: an object or list, or a pydantic model.
+            default: what holds if nobody answers in time; by default, that is an error.
+            timeout: seconds until the deadline (by default ten minutes).
+
+        Raises:
+            Declined: the human does not want to answer.
+            DeadlinePassed: nobody has answered in time.
+            CallError: the question could not be asked, or ended in another way without an answer.
+        """
+        import asyncio
+
+        from p2pflows.forms.python import TypedForm, ask_params
+
+        typed = TypedForm(form, edit)
+        question = (await self.begin("ask", **ask_params(who, text, typed, timeout), **_default(typed, default)))["id"]
+        try:
+            return typed.answer_in(await self.begin("wait", id=question))
+        except asyncio.CancelledError:
+            self.begin("cancel", id=question)
+            raise
+
+    async def tell(self, who: str, text: str, *, timeout: float | None = None) -> str:  # noqa: ASYNC109
+        """Leave a note for a person, and return its id once the daemon has committed it."""
+        return await self.send(_human(who), {"api_output": text}, timeout=timeout)
 
     async def wait(self, message_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
         """Wait for the end of a message sent earlier.
@@ -514,6 +599,16 @@ def _items(line: bytes) -> list[dict[str, Any]]:
 
 def _home(path: str | os.PathLike[str] | None) -> Home:
     return home() if path is None else Home(expand_user(str(path)).absolute())
+
+
+def _default(typed: TypedForm, default: Any) -> dict[str, Any]:
+    """Return the parameter with what holds if nobody answers in time."""
+    return {} if default is NO_DEFAULT else {"default": typed.to_json(default)}
+
+
+def _human(who: str) -> str:
+    """Return the address of a contact's human."""
+    return who if "/" in who else f"{who}/User"
 
 
 def _message(

@@ -23,6 +23,7 @@ from p2pflows.flows.config import SUBFLOWS, check_required, effective_config, in
 from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.proxy import FlowProxy, check_message, package, send_reply
 from p2pflows.flows.run import Run, Target, outside
+from p2pflows.forms.python import Answer
 
 Models = tuple[type[BaseModel], ...]
 
@@ -162,6 +163,37 @@ class Flow:
         if inspect.iscoroutinefunction(function):
             raise UsageError("A step cannot be async.", "Pass a function without async.")
         return self._running().step(functools.partial(function, *args, **kwargs))
+
+    def ask(
+        self, subflow: str, text: str, *, form: Any = None, edit: Any = None, timeout: float | None = None
+    ) -> Answer[Any]:
+        """Ask the human behind a subflow, wait without holding a slot, and return the answer (`FlowProxy.ask`).
+
+        Raises:
+            UsageError: there is no such subflow.
+            CallError: there is no answer.
+        """
+        return self._asked_subflow(subflow).ask(text, form=form, edit=edit, timeout=timeout)
+
+    async def ask_async(
+        self,
+        subflow: str,
+        text: str,
+        *,
+        form: Any = None,
+        edit: Any = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - a deadline that travels with the question
+    ) -> Answer[Any]:
+        """Ask as `ask` does, for an async `run`."""
+        return await self._asked_subflow(subflow).ask_async(text, form=form, edit=edit, timeout=timeout)
+
+    def _asked_subflow(self, subflow: str) -> FlowProxy:
+        if subflow not in self.subflows:
+            raise UsageError(
+                f"The flow {self.name!r} has no subflow {subflow!r}.",
+                f"It has: {', '.join(self.subflows) or 'none'}. Add one to subflows_config, with flow_endpoint: User",
+            )
+        return self.subflows[subflow]
 
     def progress(self, data: Mapping[str, Any]) -> None:
         """Report progress to the caller before the answer; a report may be lost.

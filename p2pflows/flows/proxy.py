@@ -12,6 +12,8 @@ from p2pflows.errors import UsageError
 from p2pflows.flows.future import FlowFuture
 from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.run import Run, Target, outside
+from p2pflows.forms.python import Answer, TypedForm
+from p2pflows.forms.wire import read_reply, with_form
 from p2pflows.protocol import topics
 
 _END_TIMEOUT_S = 2.0
@@ -105,6 +107,39 @@ class FlowProxy:
         # Wait a moment longer than the call lives: its own end says why there is no answer.
         wait_s = None if timeout is None else timeout + _END_TIMEOUT_S
         return self.get_reply_future(self.package_input_message(data), timeout).get_data(wait_s)
+
+    def ask(self, text: str, *, form: Any = None, edit: Any = None, timeout: float | None = None) -> Answer[Any]:
+        """Ask the human behind this proxy, wait, and return the answer. If the run starts over, nobody is asked again.
+
+        Args:
+            text: the question.
+            form: what the answer is: a type such as `bool` or a pydantic model, a list of texts to choose from, or a
+                JSON Schema; None for a text.
+            edit: a document that the answer is an edited copy of: an object or list, or a pydantic model.
+            timeout: seconds until the deadline; None for that of the run.
+
+        Raises:
+            CallError: there is no answer: `Declined`, `DeadlinePassed`, ...
+            BadAnswer: the answer does not fit, from a daemon that knows no forms.
+        """
+        typed = TypedForm(form, edit)
+        return self._answer(typed, self.call(with_form({"api_output": text}, typed.form), timeout))
+
+    async def ask_async(
+        self,
+        text: str,
+        *,
+        form: Any = None,
+        edit: Any = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - a deadline that travels with the question
+    ) -> Answer[Any]:
+        """Ask as `ask` does, without blocking the event loop."""
+        typed = TypedForm(form, edit)
+        question = self.package_input_message(with_form({"api_output": text}, typed.form))
+        return self._answer(typed, await self.get_reply_future(question, timeout))
+
+    def _answer(self, typed: TypedForm, data: dict[str, Any]) -> Answer[Any]:
+        return typed.answer(read_reply(typed.form, data), "" if self.target is None else self.target.user)
 
     def reset(self, full_reset: bool, recursive: bool) -> None:
         """Reset the state of the instance, after the messages that were sent to it before.

@@ -36,7 +36,7 @@ class ChatHumanFlow(Interaction):
         """Ask the assistant the query."""
         if "query" not in data:
             data = KeyInterface(keys_to_rename={"api_output": "query"})(data)
-        self.ask(_ASSISTANT, data)
+        self.ask_next(_ASSISTANT, data)
 
     def go_on(self, subflow: str, data: dict[str, Any]) -> None:
         """Pass what one of the two said to the other.
@@ -51,7 +51,7 @@ class ChatHumanFlow(Interaction):
             return
         self.flow_state["user_inputs" if is_human else "assistant_outputs"].append(said)
         if not is_human:
-            self.ask(_USER, {**data, "api_output": said})
+            self.ask_next(_USER, {**data, "api_output": said})
             return
         last = self.round_is_last()
         if self.says_end(said):
@@ -59,7 +59,7 @@ class ChatHumanFlow(Interaction):
         elif last:
             self.finish("max_rounds", f"The chat has had its {self.max_rounds} rounds.")
         else:
-            self.ask(_ASSISTANT, self.input_interface(data))
+            self.ask_next(_ASSISTANT, self.input_interface(data))
 
     def ended(self, reason: str, explanation: str, silent: str | None) -> dict[str, Any]:
         """Return what both have said."""

@@ -110,7 +110,7 @@ class Interaction(CompositeFlow):
         """
         raise NotImplementedError
 
-    def ask(self, subflow: str, data: Mapping[str, Any]) -> None:
+    def ask_next(self, subflow: str, data: Mapping[str, Any]) -> None:
         """Ask a subflow; it is now its turn."""
         message = self.package_input_message(data)
         self.subflows[subflow].get_reply(message, timeout=self._timeout if subflow in self.humans else None)

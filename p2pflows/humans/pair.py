@@ -38,7 +38,7 @@ class HumanToHuman(Interaction):
         words = next((data[name] for name in _TEXTS if isinstance(data.get(name), str)), "")
         if not words.strip():
             raise BadInput("A talk begins with a text.", 'Send {"api_output": TEXT}.')
-        self.ask(_FIRST, {"api_output": words})
+        self.ask_next(_FIRST, {"api_output": words})
 
     def go_on(self, subflow: str, data: dict[str, Any]) -> None:
         """Pass what one human said to the other.
@@ -57,7 +57,7 @@ class HumanToHuman(Interaction):
         elif last:
             self.finish("max_rounds", f"The talk has had its {self.max_rounds} rounds.")
         else:
-            self.ask(_other(subflow), {"api_output": said})
+            self.ask_next(_other(subflow), {"api_output": said})
 
     def ended(self, reason: str, explanation: str, silent: str | None) -> dict[str, Any]:
         """Return the transcript, and tell each human who does not know it that this is the end."""

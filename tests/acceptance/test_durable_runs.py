@@ -21,7 +21,7 @@ import p2pflows
 from p2pflows import FlowProxy, serving
 from p2pflows.client import Client
 from p2pflows.contacts import Contacts
-from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, TooLarge, WorkerLost
+from p2pflows.errors import BadInput, Cancelled, DeadlinePassed, FlowFailed, TooLarge, WorkerLost
 
 WAIT = 30.0
 POINTS = {"steady": 4, "narrow": 1, "kill": 4, "often": 1, "deadly": 1, "crowded": 4}
@@ -161,6 +161,21 @@ def kill_worker(file: Path) -> None:
 
 
 # Killed.
+
+
+def test_a_form_survives_the_worker_that_asked_for_it(alice: Caller, bob: Owner) -> None:
+    """The human is asked once, a wrong answer is refused with the field, and the new run gets the model."""
+    endpoint, file = bob.serve("FormAsker", "kill")
+    future = start_call(alice.get(bob, endpoint), {"question": "When, and how many?"})
+    prompt = alice.wait_for_prompt("When, and how many?")
+    kill_worker(file)
+    with pytest.raises(BadInput, match="'replicas' must be at most 9"):
+        alice.person.request("answer", id=prompt["id"], words=["replicas=10", "when=2026-12-24"])
+    with pytest.raises(BadInput, match="'when' must be a date"):
+        alice.person.request("answer", id=prompt["id"], words=["replicas=3", "when=tomorrow"])
+    alice.person.request("answer", id=prompt["id"], words=["replicas=3", "when=2026-12-24"], remark="not later")
+    assert future.get_data(WAIT) == {"days": 7, "remark": "not later", "by": alice.person.user_id}
+    assert len(alice.prompts("When, and how many?")) == 1
 
 
 def test_a_worker_is_killed_while_a_human_thinks(alice: Caller, bob: Owner) -> None:

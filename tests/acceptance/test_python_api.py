@@ -48,6 +48,36 @@ def test_the_synchronous_form(alice: Person, flows: Person) -> None:
         assert [past["status"] for past in neighbour.inbox(all=True)[-2:]] == ["dismissed", "answered"]
 
 
+def test_a_person_is_asked_for_a_value(alice: Person, bob: Person) -> None:
+    """A yes is True, a default is said to be one, and a note wants no answer."""
+    with p2pflows.connect(alice.home) as me, p2pflows.connect(bob.home) as neighbour:
+        found: list[p2pflows.Answer[bool]] = []
+        asking = threading.Thread(target=lambda: found.append(me.ask("bob", "Drop it?", form=bool, timeout=20)))
+        asking.start()
+        (prompt,) = bob.wait_for_prompts()
+        neighbour.answer(prompt["id"], "yes", remark="after 18:00")
+        asking.join(20)
+        assert found == [p2pflows.Answer(True, "yes", "after 18:00", bob.user_id)]
+        silent = me.ask("bob/User", "Which port?", form=int, default=8080, timeout=0.2)
+        assert (silent.value, silent.outcome, silent.by) == (8080, "defaulted", "")
+        with pytest.raises(DeadlinePassed):
+            me.ask("bob", "Drop it?", form=bool, timeout=0.2)
+        note = me.tell("bob", "Never mind.")
+        bob.wait_for_prompts()
+        neighbour.dismiss(note)
+
+
+async def test_a_question_that_nobody_waits_for_is_withdrawn(alice: Person, bob: Person) -> None:
+    """Cancelling the task withdraws the question."""
+    async with p2pflows.connect_async(alice.home) as me:
+        asking = asyncio.create_task(me.ask("bob", "Are you there?", form=["yes", "maybe"]))
+        await asyncio.to_thread(bob.wait_for_prompts)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await asyncio.to_thread(bob.wait_for_status, lambda now: now["prompts_open"] == 0)
+
+
 def test_errors_are_classes(alice: Person, flows: Person) -> None:
     """Each kind of failure is an exception class, with a message and a hint."""
     with p2pflows.connect(alice.home) as me:

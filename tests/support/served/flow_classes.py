@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field
 
 from p2pflows import AtomicFlow, CompositeFlow, DeadlinePassed, FlowMessage
 
@@ -273,6 +276,24 @@ class Asker(CompositeFlow):
         after = self.step(note, file, f"after:{question}")
         self.flow_state["asked"] = [*self.flow_state.get("asked", []), question]
         return {"answer": answer, "steps": [before, after], "asked": self.flow_state["asked"], "pid": os.getpid()}
+
+
+class Plan(BaseModel):
+    """What a human fills in."""
+
+    replicas: int = Field(ge=1, le=9)
+    when: date
+    note: str | None = None
+
+
+class FormAsker(Asker):
+    """Asks for a form, and answers with what it reads as a model."""
+
+    def run(self, input_message: FlowMessage) -> dict[str, Any]:
+        """Ask, and note each run."""
+        note(self.flow_config["file"], f"run:{os.getpid()}")
+        answer = self.ask("Human", input_message.data["question"], form=Plan)
+        return {"days": (date(2026, 12, 31) - answer.value.when).days, "remark": answer.remark, "by": answer.by}
 
 
 class Impatient(Asker):
