@@ -219,3 +219,13 @@ def test_one_s_own_error_is_kept_as_it_is(bob: LoneDaemon) -> None:
     row = bob.journal.outgoing.find(sent)
     assert row is not None
     assert (row.state, json.loads(row.answer or b"")) == (OutgoingState.FAILED, error)
+
+
+@pytest.mark.parametrize(("endpoint", "is_told"), [(topics.INVITE, True), ("User", False)])
+def test_whoever_follows_an_invitation_learns_that_clocks_differ(
+    bob: LoneDaemon, carol: Peer, endpoint: str, is_told: bool
+) -> None:
+    """A stranger whose message was refused for its times is told the time only where strangers are expected."""
+    carol.send(carol.message(endpoint, expires=bob.clock.now()), endpoint=endpoint)
+    bob.sleep(0.03)
+    assert bool(carol.received_lines("untimely")) is is_told

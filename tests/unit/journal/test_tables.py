@@ -1,0 +1,500 @@
+"""Each statement of the journal reads, changes and removes the rows that it names, and no others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pflows.protocol.message import Message, Type
+from p2pflowsd.faults import NoFaults
+from p2pflowsd.journal import Journal, streams
+from p2pflowsd.journal.rows import InstanceRow, RecordRow
+from p2pflowsd.journal.streams import Direction, Position
+from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
+
+ME, ANN, CYD = "b" * 64, "a" * 64, "c" * 64
+ONE, TWO = "1" * 32, "2" * 32
+NOW = 1_800_000_000_000
+TABLES = ("incoming", "outgoing", "prompts", "instances", "records", "bundles", "streams", "log")
+
+
+class Rows:
+    """A journal in which every peer has rows of every kind in every state."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.numbers = itertools.count(1)
+        self.requests: dict[tuple[str, str, IncomingState], int] = {}
+        self.sent: dict[tuple[str, str, Type, OutgoingState], str] = {}
+        for peer, endpoint in itertools.product((ANN, CYD), ("x", "y")):
+            for state in IncomingState:
+                self.requests[peer, endpoint, state] = self._request(peer, endpoint, state)
+            for kind, end in itertools.product((Type.CALL, Type.POST, Type.REPLY), OutgoingState):
+                self.sent[peer, endpoint, kind, end] = self._message(peer, endpoint, kind, end)
+
+    def _fields(self, sender: str, recipient: str, endpoint: str, kind: Type) -> Message:
+        number = next(self.numbers)
+        return Message.model_validate(
+            {
+                "id": f"{number:032x}", "type": kind, "from": sender, "to": recipient, "endpoint": endpoint,
+                "conversation": f"{number:032x}", "cause": "0" * 32, "epoch": 1, "seq": number, "created": NOW + number,
+                "expires": NOW + 1_000 * number,
+            }
+        )  # fmt: skip
+
+    def _request(self, peer: str, endpoint: str, state: IncomingState) -> int:
+        message = self._fields(peer, ME, endpoint, Type.CALL)
+        bundle = self.journal.incoming.add_bundle(peer, b"proof", NOW)
+        row = self.journal.incoming.add(message, message.to_bytes(), bundle, NOW, state)
+        assert row is not None
+        return row.row_id
+
+    def _message(self, peer: str, endpoint: str, kind: Type, state: OutgoingState) -> str:
+        message = self._fields(ME, peer, endpoint, kind)
+        self.journal.outgoing.add(message, message.to_bytes(), "{}" if endpoint == "y" else None)
+        if state != OutgoingState.PENDING:
+            self.journal.outgoing.move(message.id, state, NOW)
+        return message.id
+
+    def changed_by(self, change: Callable[[], object]) -> list[tuple[str, Any]]:
+        """Return the table and key of each row that is not what it was before."""
+        before = self._all()
+        change()
+        after = self._all()
+        return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+    def _all(self) -> dict[tuple[str, Any], Any]:
+        self.journal.streams.save()
+        found = {}
+        for table in TABLES:
+            cursor = self.journal._db.execute(f"SELECT * FROM {table}")  # noqa: S608 - a table of the test
+            names = [column[0] for column in cursor.description]
+            keys = {"records": ("n", "k"), "streams": ("way", "peer", "endpoint")}.get(
+                table, ("id",) if table in ("instances", "outgoing") else ("n",)
+            )
+            for values in cursor:
+                row = dict(zip(names, values, strict=True))
+                found[table, "/".join(str(row[key]) for key in keys)] = row
+        return found
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """Bob's journal, in one open transaction."""
+    journal = Journal(tmp_path / "journal.sqlite3", ME, NoFaults())
+    with journal.transaction():
+        yield journal
+    journal.close()
+
+
+@pytest.fixture
+def rows(journal: Journal) -> Rows:
+    """Its rows."""
+    return Rows(journal)
+
+
+# Requests.
+
+
+def test_a_request_is_found_by_sender_and_id(rows: Rows) -> None:
+    """Two senders may use one id, and each gets its own."""
+    incoming = rows.journal.incoming
+    row = incoming.get(rows.requests[ANN, "x", IncomingState.READY])
+    assert row is not None
+    assert incoming.find(ANN, row.id) == row
+    assert incoming.find(CYD, row.id) is None
+    assert incoming.find(ANN, "f" * 32) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table, row: table.move(row, IncomingState.DONE),
+        lambda table, row: table.set_instance(row, ONE),
+        lambda table, row: table.count_attempt(row),
+        lambda table, row: table.record_failure(row, "disk"),
+    ],
+    ids=["move", "instance", "attempt", "failure"],
+)
+def test_one_request_is_changed(rows: Rows, change: Callable[[Any, int], object]) -> None:
+    """A change of a request leaves all others as they are."""
+    row = rows.requests[ANN, "x", IncomingState.READY]
+    assert rows.changed_by(lambda: change(rows.journal.incoming, row)) == [("incoming", str(row))]
+
+
+def test_attempts_are_counted_for_each_request(rows: Rows) -> None:
+    """Attempts grow one by one, and start again at zero, for one request alone."""
+    incoming, row = rows.journal.incoming, rows.requests[ANN, "x", IncomingState.READY]
+    other = rows.requests[CYD, "x", IncomingState.READY]
+    incoming.count_attempt(other)
+    assert [incoming.count_attempt(row), incoming.count_attempt(row)] == [1, 2]
+    assert rows.changed_by(lambda: incoming.reset_attempts(row)) == [("incoming", str(row))]
+
+
+def test_the_first_failure_stays(rows: Rows) -> None:
+    """A second failure of one request is not stored."""
+    incoming, row = rows.journal.incoming, rows.requests[ANN, "x", IncomingState.DONE]
+    assert incoming.record_failure(row, "first")
+    assert not incoming.record_failure(row, "second")
+    found = incoming.get(row)
+    assert found is not None
+    assert found.error == "first"
+
+
+def test_only_a_dead_request_is_run_again(rows: Rows) -> None:
+    """A request in another state keeps its deadline, and one dead letter leaves the others dead."""
+    incoming = rows.journal.incoming
+    dead, done = rows.requests[ANN, "x", IncomingState.DEAD], rows.requests[ANN, "x", IncomingState.DONE]
+    assert incoming.count_dead() == 4
+    assert rows.changed_by(lambda: incoming.requeue_dead(done, NOW + 5)) == []
+    assert rows.changed_by(lambda: incoming.requeue_dead(dead, NOW + 5)) == [("incoming", str(dead))]
+    assert incoming.count_dead() == 3
+
+
+def test_one_proof_is_dropped(rows: Rows) -> None:
+    """The proof of a bundle without requests goes, and no other."""
+    bundle = rows.journal.incoming.add_bundle(ANN, b"proof", NOW)
+    assert bundle > 0
+    assert rows.changed_by(lambda: rows.journal.incoming.drop_bundle(bundle)) == [("bundles", str(bundle))]
+
+
+def test_what_is_blocked_is_read_by_stream_and_by_peer(rows: Rows) -> None:
+    """Blocked requests of another stream, or in another state, are not among them."""
+    incoming = rows.journal.incoming
+    mine = rows.requests[ANN, "x", IncomingState.BLOCKED]
+    assert [row.row_id for row in incoming.blocked(ANN, "x", limit=9)] == [mine]
+    assert {row.row_id for row in incoming.blocked_by(ANN)} == {mine, rows.requests[ANN, "y", IncomingState.BLOCKED]}
+    assert sorted(incoming.blocked_streams()) == [(peer, end, 1) for peer in (ANN, CYD) for end in ("x", "y")]
+
+
+def test_what_is_held_is_read_by_peer(rows: Rows) -> None:
+    """Held requests of one sender are read, counted and listed without those of others."""
+    incoming = rows.journal.incoming
+    held = {rows.requests[ANN, end, IncomingState.HELD] for end in ("x", "y")}
+    assert {row.row_id for row in incoming.held_by(ANN)} == held
+    assert (incoming.count_held(ANN), incoming.count_held()) == (2, 4)
+    assert incoming.held_peers() == {ANN, CYD}
+
+
+def test_what_is_open_is_read_by_peer_and_by_instance(rows: Rows) -> None:
+    """Ended requests and those of others are not among the open ones."""
+    incoming = rows.journal.incoming
+    is_open = {
+        IncomingState.BLOCKED,
+        IncomingState.HELD,
+        IncomingState.READY,
+        IncomingState.ASKED,
+        IncomingState.AWAITING_REPLY,
+    }
+    mine = {row for (peer, _, state), row in rows.requests.items() if peer == ANN and state in is_open}
+    assert set(incoming.open_of_peer(ANN)) == mine
+    assert incoming.open_peers() == {ANN, CYD}
+    for (peer, _, _), row in rows.requests.items():
+        incoming.set_instance(row, ONE if peer == ANN else TWO)
+    found = {row.row_id for row in incoming.open_of(ONE)}
+    assert found == {
+        rows.requests[ANN, e, s] for e in ("x", "y") for s in (IncomingState.READY, IncomingState.AWAITING_REPLY)
+    }
+    assert set(incoming.unanswered_of(ONE)) == {rows.requests[ANN, e, IncomingState.AWAITING_REPLY] for e in ("x", "y")}
+
+
+def test_answers_that_still_have_to_run_are_known_by_their_request(rows: Rows) -> None:
+    """An answer that waits belongs to one request; one that has run does not count."""
+    incoming = rows.journal.incoming
+    first, second = rows.requests[ANN, "x", IncomingState.READY], rows.requests[ANN, "y", IncomingState.READY]
+    row = incoming.add_answer(
+        "e" * 32, peer=ANN, kind="reply", endpoint="x", conversation=ONE, body=b"{}", now=NOW, expires=NOW + 1,
+        instance=ONE, root_request=first,
+    )  # fmt: skip
+    assert row is not None
+    assert (incoming.has_answers_for(first), incoming.has_answers_for(second)) == (True, False)
+    incoming.move(row.row_id, IncomingState.DONE)
+    assert not incoming.has_answers_for(first)
+
+
+def test_deadlines_of_open_requests(rows: Rows) -> None:
+    """Only open requests expire, each at its own time."""
+    incoming = rows.journal.incoming
+    first = min(rows.requests.values())
+    row = incoming.get(first)
+    assert row is not None
+    assert incoming.next_expiry() == row.expires
+    assert [each.row_id for each in incoming.expired(row.expires, 9)] == [first]
+    assert incoming.expired(row.expires - 1, 9) == []
+
+
+def test_bodies_and_sizes_of_some_requests(rows: Rows) -> None:
+    """Bodies are read for the numbers that are named; those without one are left out."""
+    incoming = rows.journal.incoming
+    ready, done = rows.requests[ANN, "x", IncomingState.READY], rows.requests[ANN, "y", IncomingState.READY]
+    incoming.move(done, IncomingState.DONE)
+    assert incoming.bodies([]) == incoming.sizes([]) == {}
+    assert incoming.bodies([ready, done]) == {ready: incoming.body(ready)}
+    assert incoming.sizes([ready, done]) == {ready: len(incoming.body(ready))}
+    assert incoming.body(done) == b"{}"
+    assert incoming.data(done) == {}
+
+
+# Messages.
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table, message: table.move(message, OutgoingState.CANCELLED, NOW),
+        lambda table, message: table.mark_stored([message], [], [], NOW),
+        lambda table, message: table.mark_stored([], [message], [], NOW),
+        lambda table, message: table.mark_stored([], [], [message], NOW),
+        lambda table, message: table.set_note(message, ANN, "waiting"),
+    ],
+    ids=["move", "stored", "done", "removed", "note"],
+)
+def test_one_message_is_changed(rows: Rows, change: Callable[[Any, str], object]) -> None:
+    """A change of a message leaves all others as they are."""
+    message = rows.sent[ANN, "x", Type.CALL, OutgoingState.PENDING]
+    assert rows.changed_by(lambda: change(rows.journal.outgoing, message)) == [("outgoing", message)]
+
+
+def test_a_note_is_only_for_an_open_message_of_that_recipient(rows: Rows) -> None:
+    """What somebody else says, or what comes after the end, is not stored."""
+    outgoing = rows.journal.outgoing
+    message = rows.sent[ANN, "x", Type.CALL, OutgoingState.PENDING]
+    ended = rows.sent[ANN, "x", Type.CALL, OutgoingState.DONE]
+    assert rows.changed_by(lambda: outgoing.set_note(message, CYD, "held")) == []
+    assert rows.changed_by(lambda: outgoing.set_note(ended, ANN, "held")) == []
+
+
+def test_a_stored_call_is_reopened_alone(rows: Rows) -> None:
+    """A call that its recipient misses is pending again, without a note."""
+    outgoing = rows.journal.outgoing
+    stored, other = (rows.sent[peer, "x", Type.CALL, OutgoingState.STORED] for peer in (ANN, CYD))
+    for message in (stored, other):
+        row = outgoing.find(message)
+        assert row is not None
+        outgoing.set_note(message, row.peer, "waiting")
+    assert rows.changed_by(lambda: outgoing.reopen([stored])) == [("outgoing", stored)]
+    row = outgoing.find(stored)
+    assert row is not None
+    assert (row.state, row.note) == (OutgoingState.PENDING, "")
+
+
+def test_only_a_pending_message_gets_other_times(rows: Rows) -> None:
+    """Times and places of a message that is stored or has ended stay."""
+    outgoing = rows.journal.outgoing
+    for state in OutgoingState:
+        message_id = rows.sent[ANN, "x", Type.POST, state]
+        row = outgoing.find(message_id)
+        assert row is not None
+        message = Message.model_validate(
+            {
+                "id": message_id, "type": "post", "from": ME, "to": ANN, "endpoint": "x", "conversation": ONE,
+                "epoch": 9, "seq": 9, "created": 9, "expires": 9,
+            }
+        )  # fmt: skip
+        changed = rows.changed_by(lambda row=row, message=message: outgoing.restamp(row.row_id, message))  # type: ignore[misc]
+        assert changed == ([("outgoing", message_id)] if state == OutgoingState.PENDING else [])
+
+
+def test_messages_are_listed_by_state_and_kind(rows: Rows) -> None:
+    """Each list has all messages of its kind, and no others."""
+    outgoing = rows.journal.outgoing
+
+    def ids(found: list[Any]) -> set[str]:
+        return {row.id for row in found}
+
+    def of(kinds: set[Type], states: set[OutgoingState], endpoints: str = "xy") -> set[str]:
+        return {
+            message
+            for (_, endpoint, kind, state), message in rows.sent.items()
+            if kind in kinds and state in states and endpoint in endpoints
+        }
+
+    every = {Type.CALL, Type.POST, Type.REPLY}
+    pending, stored = {OutgoingState.PENDING}, {OutgoingState.STORED}
+    assert ids(outgoing.pending()) == of(every, pending)
+    assert ids(outgoing.stored()) == of(every, stored)
+    assert ids(outgoing.unsent()) == of({Type.CALL, Type.POST}, {OutgoingState.FAILED, OutgoingState.EXPIRED})
+    assert ids(outgoing.newest_calls(99)) == of({Type.CALL}, set(OutgoingState), "x")
+    row = outgoing.find(rows.sent[CYD, "y", Type.CALL, OutgoingState.PENDING])
+    assert row is not None
+    later = {each.id for each in outgoing.pending() if each.created > row.created}
+    assert ids(outgoing.created_after(row.created, 99)) == later
+    assert outgoing.next_expiry() == min(each.expires for each in [*outgoing.pending(), *outgoing.stored()])
+    first = min([*outgoing.pending(), *outgoing.stored()], key=lambda each: each.expires)
+    assert ids(outgoing.expired(first.expires, 9)) == {first.id}
+    assert ids(outgoing.open_to(ANN, "x")) == {
+        rows.sent[ANN, "x", kind, state]
+        for kind, state in itertools.product(every, (OutgoingState.PENDING, OutgoingState.STORED))
+    }
+
+
+def test_bodies_of_pending_messages(rows: Rows) -> None:
+    """Bodies of messages that are not sent any more are not read for sending."""
+    outgoing = rows.journal.outgoing
+    pending, ended = (
+        outgoing.find(rows.sent[ANN, "x", Type.POST, s]) for s in (OutgoingState.PENDING, OutgoingState.EXPIRED)
+    )
+    assert pending is not None
+    assert ended is not None
+    assert outgoing.bodies([pending.row_id, ended.row_id]) == {pending.row_id: outgoing.body(pending.id)}
+    assert outgoing.get(pending.row_id) == pending
+
+
+def test_calls_of_runs_are_known_by_root_and_instance(journal: Journal) -> None:
+    """Open calls that a run made are found by the request that it answers, and by its instance."""
+    rows = Rows(journal)
+    origin = f'{{"instance": "{ONE}", "root": 7}}'
+    message = rows._fields(ME, ANN, "z", Type.CALL)
+    journal.outgoing.add(message, b"{}", origin)
+    ended = rows._fields(ME, ANN, "z", Type.CALL)
+    journal.outgoing.add(ended, b"{}", origin.replace("7", "8"))
+    journal.outgoing.move(ended.id, OutgoingState.DONE, NOW)
+    assert [row.id for row in journal.outgoing.of_root(7)] == [message.id]
+    assert [row.id for row in journal.outgoing.of_instance(ONE)] == [message.id]
+    assert journal.outgoing.has_open_of_root(7)
+    assert not journal.outgoing.has_open_of_root(8)
+    assert journal.outgoing.open_roots() == {(ONE, 7)}
+
+
+# Instances and records.
+
+
+def instance(name: str, endpoint: str, client: str, *, explicit: int = 0, used: int = NOW) -> InstanceRow:
+    """Return an instance."""
+    return InstanceRow(name, endpoint, client, explicit, "{}", "{}", None, '{"n":1}', None, NOW, used)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.save(ONE, '{"n":2}', NOW + 1),
+        lambda table: table.restore(ONE, '{"n":3}'),
+        lambda table: table.reset(ONE),
+        lambda table: table.remove(ONE),
+    ],
+    ids=["save", "restore", "reset", "remove"],
+)
+def test_one_instance_is_changed(rows: Rows, change: Callable[[Any], object]) -> None:
+    """A change of an instance leaves all others as they are."""
+    table = rows.journal.instances
+    table.add(instance(ONE, "x", ANN))
+    table.add(instance(TWO, "x", ANN))
+    assert rows.changed_by(lambda: change(table)) == [("instances", ONE)]
+
+
+def test_instances_are_counted_by_endpoint_and_client(journal: Journal) -> None:
+    """Instances of another flow, or of another client, do not count."""
+    table = journal.instances
+    for number, (endpoint, client) in enumerate([("x", ANN), ("x", ANN), ("x", CYD), ("y", ANN)]):
+        table.add(instance(f"{number:032x}", endpoint, client, used=NOW - number))
+    table.add(instance("f" * 32, "x", ANN, explicit=1, used=NOW - 100))
+    assert (table.count("x", ANN), table.count("x", CYD), table.count("y", CYD)) == (3, 1, 0)
+    assert table.counts("x") == {ANN: 3, CYD: 1}
+    assert [row.id for row in table.oldest_conversations("x", ANN, 9)] == [f"{1:032x}", f"{0:032x}"]
+    assert [row.id for row in table.idle(NOW - 2, 9)] == [f"{3:032x}"]
+
+
+def test_one_record_is_changed(rows: Rows) -> None:
+    """Records of another run, or with another index, stay; an answer that is stored stays, too."""
+    table = rows.journal.records
+    for row_id, index in itertools.product((1, 2), (0, 1)):
+        table.add(RecordRow(row_id, index, "call", "m", None, None))
+    assert rows.changed_by(lambda: table.set_value(1, 0, "first")) == [("records", "1/0")]
+    assert not table.set_value(1, 0, "second")
+    assert not table.set_value(3, 0, "nothing")
+    assert [(row.row_id, row.call_index) for row in table.of(1)] == [(1, 0), (1, 1)]
+    found = table.get(1, 0)
+    assert found is not None
+    assert found.value == "first"
+    assert table.get(1, 5) is None
+    assert table.runs() == {1, 2}
+    assert rows.changed_by(lambda: table.remove_one(1, 0)) == [("records", "1/0")]
+    assert rows.changed_by(lambda: table.remove(2)) == [("records", "2/0"), ("records", "2/1")]
+
+
+# Questions.
+
+
+def test_questions_are_found_by_id_and_number(rows: Rows) -> None:
+    """An id that no question has is free, and each question ends alone."""
+    prompts, incoming = rows.journal.prompts, rows.journal.incoming
+    asked = []
+    for peer in (ANN, CYD):
+        row = incoming.get(rows.requests[peer, "x", IncomingState.ASKED])
+        assert row is not None
+        asked.append(prompts.add(row, "Yes?", "{}"))
+    first, second = asked
+    assert prompts.get(first.row_id) == first
+    assert prompts.has_id(second.id)
+    assert not prompts.has_id("f" * 32)
+    assert [row.row_id for row in prompts.open_of(ANN, 9)] == [first.row_id]
+    ended = rows.changed_by(lambda: prompts.end(first.row_id, PromptState.ANSWERED, NOW, "yes"))
+    assert ended == [("prompts", str(first.row_id))]
+    assert not prompts.end(first.row_id, PromptState.DECLINED, NOW)
+    assert [row.row_id for row in prompts.open()] == [second.row_id]
+
+
+# Streams and the log.
+
+
+def test_streams_are_known_by_direction_peer_and_endpoint(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A position is that of one stream alone, also when more streams are used than memory keeps."""
+    monkeypatch.setattr(streams, "_MAX_CACHED_STREAMS", 3)
+    table = rows.journal.streams
+    keys = list(itertools.product(Direction, (ANN, CYD), ("x", "y")))
+    for number, key in enumerate(keys):
+        assert table.get(*key) is None
+        table.set(*key, Position(1, number))
+    assert [table.get(*key) for key in keys] == [Position(1, number) for number in range(len(keys))]
+    assert len(table._cached) <= 4
+    assert table.has_any(Direction.OUTGOING, ANN)
+    assert not table.has_any(Direction.OUTGOING, ME)
+
+
+def test_only_streams_of_strangers_without_requests_are_forgotten(journal: Journal) -> None:
+    """Streams to others, those of contacts, and those of strangers who have a request here stay."""
+    rows = Rows(journal)
+    table, stranger = journal.streams, "d" * 64
+    for direction, peer in itertools.product(Direction, (ANN, stranger, "e" * 64)):
+        table.set(direction, peer, "x", Position(1, 1))
+        table.set(direction, peer, "y", Position(1, 1))
+    gone = rows.changed_by(lambda: table.forget_strangers({"e" * 64}))
+    assert gone == [("streams", f"in/{stranger}/x"), ("streams", f"in/{stranger}/y")]
+    assert table.get(Direction.INCOMING, stranger, "x") is None
+    assert rows.changed_by(lambda: table.forget_strangers({"e" * 64})) == []
+
+
+def test_the_log_is_read_from_an_entry_on(journal: Journal) -> None:
+    """Entries are long at most, and a reader asks for those after the last that it knows."""
+    for number in range(3):
+        journal.log.add(NOW, "refused", ANN, "x", f"{number}" + "x" * 1_000)
+    entries = journal.log.newest(9)
+    assert [entry.detail[0] for entry in entries] == ["0", "1", "2"]
+    assert max(len(entry.detail) for entry in entries) == 500
+    assert journal.log.newest(9, after=entries[1].row_id) == entries[2:]
+
+
+# Pruning.
+
+
+def test_only_what_is_over_for_long_is_pruned(rows: Rows) -> None:
+    """Ended requests go ten minutes after their deadline, and messages a day after their end; open ones stay."""
+    journal = rows.journal
+    kept = journal.incoming.get(rows.requests[ANN, "x", IncomingState.DONE])
+    assert kept is not None
+    journal.prompts.add(kept, "Yes?", "{}")
+    call = rows.sent[ANN, "x", Type.CALL, OutgoingState.DONE]
+    journal.records.add(RecordRow(1, 0, "call", "m", call, None))
+    over = {IncomingState.DONE, IncomingState.FAILED, IncomingState.EXPIRED}
+    gone = rows.changed_by(lambda: journal.prune(NOW + 30 * 24 * 3_600_000))
+    assert {key for table, key in gone if table == "incoming"} == {
+        str(row) for (_, _, state), row in rows.requests.items() if state in over and row != kept.row_id
+    }
+    ended = {OutgoingState.DONE, OutgoingState.FAILED, OutgoingState.EXPIRED, OutgoingState.CANCELLED}
+    assert {key for table, key in gone if table == "outgoing"} == {
+        message for (*_, state), message in rows.sent.items() if state in ended and message != call
+    }
