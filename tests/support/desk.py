@@ -113,6 +113,10 @@ class Neighbour:
         """All messages to an endpoint of this neighbour, once each."""
         return list({message["id"]: message for message in self._heard(endpoint)}.values())
 
+    def gets_notices(self) -> list[dict[str, Any]]:
+        """All notices to this neighbour."""
+        return self._heard(topics.NOTICE)
+
     def _heard(self, endpoint: str) -> list[dict[str, Any]]:
         read, at = self._read.setdefault(endpoint, []), self._bundles.get(endpoint, 0)
         bundles = self.desk.link.sent.get(topics.inbox(self.user, endpoint), [])[at:]
@@ -140,6 +144,8 @@ class Hand:
             "worker": self.name, "boot": self.desk.node.boot, "n": self._count, "seen": 0, "slots": 4, "held": [],
             "results": [], "draining": False, "bye": False, **header,
         }  # fmt: skip
+        if told["held"] is None:  # as in a frame that says only what has changed
+            del told["held"]
         self.desk.arrives(topic, self._channel.seal(topic, told, blobs))
 
     def takes(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -229,3 +229,34 @@ def test_whoever_follows_an_invitation_learns_that_clocks_differ(
     carol.send(carol.message(endpoint, expires=bob.clock.now()), endpoint=endpoint)
     bob.sleep(0.03)
     assert bool(carol.received_lines("untimely")) is is_told
+
+
+def test_what_is_stored_is_confirmed_again_though_there_is_no_room(bob: LoneDaemon, carol: Peer) -> None:
+    """A repeated request gets its receipt, and one at a taken position is called rewound, also where all is full."""
+    bob.serve_human("team", allow="contacts")
+    blocked = [carol.message(epoch=EPOCH, seq=2 * n) for n in range(1, 30)]
+    carol.send(carol.message(epoch=EPOCH, seq=0), *blocked)
+    assert bob.journal.counters["refused.streams_full"] > 0
+    bob.sleep(2)
+    bob.journal.counters.clear()
+    carol.send(blocked[0])
+    assert bob.journal.counters == {"refused.replayed": 1}
+    carol.send(carol.message(epoch=EPOCH, seq=0))
+    assert bob.journal.counters["refused.rewound"] == 1
+    held = [carol.message("team", epoch=EPOCH, seq=n) for n in range(30)]
+    bob.sleep(10)
+    carol.send(*held, endpoint="team")
+    assert bob.journal.counters["refused.requests_full"] > 0
+    bob.sleep(10)
+    bob.journal.counters.clear()
+    carol.send(held[0], endpoint="team")
+    assert bob.journal.counters == {"refused.replayed": 1}
+
+
+def test_an_id_that_is_used_twice_does_not_stop_a_stream(bob: LoneDaemon, ann: Peer) -> None:
+    """A sender that gives two requests one id loses the second, and those behind it go on."""
+    twice = {"id": "1" * 32, "conversation": "1" * 32}
+    for seq, fields in enumerate((twice, twice, {})):
+        ann.send(ann.message(epoch=EPOCH, seq=seq, **fields))
+    assert len(bob.journal.prompts.open()) == 2
+    assert bob.journal.incoming.in_state(IncomingState.BLOCKED) == []
