@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import click
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import examples, json_option, parse_json, timeout_option
 from p2pflows.cli.message_data import read_content
 from p2pflows.cli.output import print_json, say, short_id
 from p2pflows.cli.question_outcome import print_answer, raise_for_outcome
-from p2pflows.cli.question_wait import wait_for_answer, withdraw
 from p2pflows.errors import BadInput, UsageError
 
 NO = 11
@@ -34,7 +34,13 @@ def _asking(command: str) -> Callable[[_F], _F]:
             "--detach", is_flag=True, help="Print the id and do not wait; see: p2pflows asked, p2pflows wait ID."
         )(function)
         function = timeout_option("How long the question is open (by default 10m; with --detach, 7d).")(function)
-        return click.argument("words", nargs=-1, metavar="WHO 'QUESTION'", callback=_split_for(command))(function)
+        return click.argument(
+            "words",
+            nargs=-1,
+            shell_complete=candidates.contacts,
+            metavar="WHO 'QUESTION'",
+            callback=_split_for(command),
+        )(function)
 
     return decorate
 
@@ -56,7 +62,9 @@ def _split_for(command: str) -> Callable[[click.Context, click.Parameter, tuple[
         "date | p2pflows tell bob -",
     )
 )
-@click.argument("words", nargs=-1, metavar="WHO 'TEXT'", callback=_split_for("tell"))
+@click.argument(
+    "words", nargs=-1, shell_complete=candidates.contacts, metavar="WHO 'TEXT'", callback=_split_for("tell")
+)
 @timeout_option("How long your daemon tries to deliver it (by default 7d).")
 @json_option
 def tell(*, words: tuple[list[str], str], timeout: float | None, as_json: bool) -> None:
@@ -163,6 +171,8 @@ def _ask(asked: dict[str, Any], timeout: float | None, *, detach: bool, as_json:
     Raises:
         Interrupted: the user pressed Ctrl-C, and the question is withdrawn.
     """
+    from p2pflows.cli.question_wait import wait_for_answer, withdraw  # they import asyncio
+
     lifetime = DETACHED_TIMEOUT_S if detach and timeout is None else timeout
     with p2pflows.connect() as me:
         question_id = str(me.request("ask", **{"timeout": lifetime, **asked})["id"])

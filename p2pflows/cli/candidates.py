@@ -92,9 +92,11 @@ def prompts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 
 def sent(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the id of a message that is not confirmed yet."""
+    """Complete the id of a message that has not ended: what was asked, or is not confirmed yet."""
     del ctx, param
-    return _ids(_messages("pending"), incomplete)
+    asked = _ask("asked", open=True, limit=MAX_LISTED).get("asked", [])
+    rows = {each["id"]: _description(f"{_who(each, 'to')}: {each['text']}") for each in asked}
+    return _ids({**dict(_messages("pending")), **rows}.items(), incomplete)
 
 
 def failed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -163,7 +165,7 @@ def _messages(*lists: str) -> Iterator[tuple[str, str]]:
 
 
 def _who(row: dict[str, Any], key: str) -> str:
-    return str(row.get("name") or f"{row[key][:_SHOWN_DIGITS]}…")
+    return str(row.get("name") or row.get(f"{key}_name") or f"{row[key][:_SHOWN_DIGITS]}…")
 
 
 def _description(text: object) -> str:

@@ -245,7 +245,7 @@ def test_a_worker_gets_its_token_through_a_pipe(daemon: ScriptedDaemon) -> None:
     words = ["-P", "-m", "p2pflows.worker", "--no-parent", "--keys-on-stdin", "--concurrency"]
     got = _executed(daemon.home, "worker", "--dispatch-point", "gpu", "--concurrency", "7")
     assert (got["words"], got["stdin"]) == (
-        [*words, "7", "--socket", str(daemon.home / "worker.sock")],
+        [*words, "7", "--max-waiting", "256", "--socket", str(daemon.home / "worker.sock")],
         f"{token}\n{{}}\n",
     )
     for given in (
@@ -253,7 +253,7 @@ def test_a_worker_gets_its_token_through_a_pipe(daemon: ScriptedDaemon) -> None:
         _executed(daemon.home, "worker", "--token", "-", stdin=token),
         _executed(daemon.home, "worker", "--token", token),
     ):
-        assert (given["words"], given["stdin"]) == ([*words, "4"], f"{token}\n{{}}\n")
+        assert (given["words"], given["stdin"]) == ([*words, "4", "--max-waiting", "256"], f"{token}\n{{}}\n")
         assert token not in given["environment"].values()
     assert daemon.asked == [("worker_token", {"dispatch_point": "gpu"})] * 2
     assert run_here(daemon.home, "worker", "--token", "nonsense").code == 2
