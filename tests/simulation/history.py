@@ -103,7 +103,7 @@ def install(journal: Path) -> None:
     db.execute(
         "CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY, t INTEGER, kind TEXT, id TEXT, about TEXT) STRICT"
     )
-    now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+    now = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
     for kind, (event, about) in _TRIGGERS.items():
         row = "OLD" if event.startswith("DELETE") else "NEW"
         of = about.get("id", f"{row}.id")

@@ -25,7 +25,8 @@ class ShiftedClock:
     def __init__(self, path: Path) -> None:
         path.write_bytes(struct.pack("<q", 0))
         self._path = path
-        self._jumps: list[tuple[int, int]] = [(0, 0)]
+        self._jumps = [(0, 0)]
+        """When the clock was set, in milliseconds of the true time, and how far ahead it was from then on."""
         self.environment = {"PYTHONPATH": str(_FOLDER), "P2PFLOWS_SOAK_CLOCK": str(path)}
 
     def jump_to(self, shift_ms: int) -> None:
@@ -36,6 +37,6 @@ class ShiftedClock:
 
     def latest_reading(self, true_ms: int) -> int:
         """Return the latest wall time that a process can have read by a true time, if it read just now."""
+        before = [shift for moment, shift in self._jumps if moment < true_ms - _MARGIN_MS]
         near = [shift for moment, shift in self._jumps if abs(moment - true_ms) <= _MARGIN_MS]
-        before = [shift for moment, shift in self._jumps if moment <= true_ms]
-        return true_ms + max([*near, before[-1]])
+        return true_ms + max([*before[-1:], *near])

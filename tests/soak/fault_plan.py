@@ -26,8 +26,8 @@ _OTHERS: dict[str, tuple[int, float, float]] = {
 NAMES = (*KILLS, *_OTHERS)
 _MAX_DOWN_S = 3.0
 """How long a killed daemon stays down at most."""
-_QUIET_END = 0.04
-"""The last part of the time, in which no new fault begins."""
+_QUIET_END_S = 1.0
+"""The end of the time, in which no new fault begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def plan(seed: int, *, seconds: float, users: int, kills: int, others: int, with
         without: names of faults that must not happen.
     """
     random = Random(seed)  # noqa: S311 - decides when, guards nothing
-    end = seconds * (1 - _QUIET_END)
+    end = max(0.0, seconds - _QUIET_END_S)
 
     def fault(name: str, shortest: float, longest: float) -> Fault:
         lasts = min(random.uniform(shortest, longest), seconds / 4)

@@ -47,4 +47,5 @@ def test_readings_near_a_jump(tmp_path: Path) -> None:
     assert clock.latest_reading(now) == now + HOUR_MS
     assert clock.latest_reading(now + 120_000) == now + 120_000 + HOUR_MS
     clock.jump_to(-HOUR_MS)
+    assert clock.latest_reading(now) == now + HOUR_MS
     assert clock.latest_reading(now + 120_000) == now + 120_000 - HOUR_MS
