@@ -39,6 +39,11 @@ class Home:
         return self.path / "journal.sqlite3"
 
     @property
+    def last_change(self) -> Path:
+        """What the daemon notes about the last change of the journal."""
+        return self.path / "last_change"
+
+    @property
     def socket(self) -> Path:
         """The daemon's control socket."""
         return self.path / "daemon.sock"

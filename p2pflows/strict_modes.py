@@ -20,7 +20,15 @@ def check_home(home: Home) -> None:
         UsageError: another user owns one, or can write it, or can read the key; the error has path, mode and command.
     """
     check(home.path)
-    for path in (home.key, home.contacts, home.config, home.journal, home.lock, home.path / "trusted_sources.yaml"):
+    for path in (
+        home.key,
+        home.contacts,
+        home.config,
+        home.journal,
+        home.last_change,
+        home.lock,
+        home.path / "trusted_sources.yaml",
+    ):
         check(path)
     for suffix in ("-wal", "-shm"):
         check(home.journal.with_name(home.journal.name + suffix))

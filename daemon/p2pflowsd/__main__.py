@@ -22,7 +22,7 @@ from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home, home
 from p2pflows.protocol import identity
 from p2pflowsd.app import App
-from p2pflowsd.journal import JournalError
+from p2pflowsd.journal import JournalError, from_system
 
 
 def main() -> int:
@@ -43,9 +43,9 @@ def main() -> int:
     except P2pflowsError as error:
         return _print_error(error)
     except OSError as error:
-        return _print_error(
-            UsageError(f"The home {where.path} cannot be used: {error}.", "Check who owns it, or set P2PFLOWS_HOME.")
-        )
+        failing = from_system(error)
+        hint = "Check who owns it, or set P2PFLOWS_HOME." if failing is None else f"{failing.advice}"
+        return _print_error(UsageError(f"The home {where.path} cannot be used: {error}.", hint))
     except Exception as error:  # noqa: BLE001 - nothing above here could report it
         return _print_error(_known_cause(error) or _bug(where, error))
     return 0

@@ -29,7 +29,7 @@ from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import Methods
 from p2pflowsd.batch_times import BatchTimes
 from p2pflowsd.clock import SystemClock, system_entropy
-from p2pflowsd.journal import Journal, JournalError
+from p2pflowsd.journal import Journal, JournalError, from_opening
 from p2pflowsd.journal.rows import MeetingRow, PromptRow
 from p2pflowsd.node import Node, Request
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
@@ -98,6 +98,8 @@ class App:
         self._timer: asyncio.TimerHandle | None = None
         self._journal_failed = asyncio.Event()
         self._journal_error: JournalError | None = None
+        self._told_failures: set[str] = set()
+        self._failed_at = 0.0
         self._down_reason: str | None = None
         self._connected = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -115,6 +117,7 @@ class App:
 
         Raises:
             UsageError: the socket or the embedded broker cannot be had.
+            JournalError: at the end the journal could not be written.
         """
         if (warning := self._broker_warning()) is not None:
             self._log.warning("WARNING: %s", warning)
@@ -149,10 +152,14 @@ class App:
                 await asyncio.gather(*crew, return_exceptions=True)
                 self._link.publish(topics.status(self._me.user_id), self._node.presence.mine(online=False), retain=True)
                 self._closed = True
-                with contextlib.suppress(JournalError):  # the disk fails: senders send again what is not kept
+                try:
                     self._node.close()
+                except JournalError as error:  # senders send again what is not kept
+                    self._journal_error = self._journal_error or error
                 await self._link.close()
                 link.cancel()
+            if self._journal_error is not None:
+                raise self._journal_error
         finally:
             self._closed = True
             await self._control.close()
@@ -218,12 +225,14 @@ class App:
         except P2pflowsError as error:
             return error
         except JournalError as error:
-            return _disk_error(error)
+            return _disk_error(self._journal_error or error)
 
     def _on_journal_error(self, error: JournalError, requests: list[Request]) -> None:
         """Stop using a node whose journal failed; `_reopen_journal` goes on from what was committed."""
         self._log.error("the journal cannot be written: %s. %s Nothing new is accepted.", error, error.advice)
         self._journal_error = error
+        self._told_failures = {str(error)}
+        self._failed_at = self._clock.elapsed()
         self._journal_failed.set()
         self._connected.clear()
         self._refuse(requests, error)
@@ -253,31 +262,35 @@ class App:
         self._deliveries.clear()
         journal: Journal | None = None
         try:
-            journal = Journal(self._home.journal, self._me.user_id, self._faults, must_exist=True)
+            journal = self._journal.reopened()
             node = self._new_node(journal)
+            with journal.reading():
+                node.waiters.take_over(self._node.waiters)
+                node.questions.take_over(self._node.questions)
         except (UsageError, JournalError) as error:
             if journal is not None:
                 journal.close()
-            if str(error) != str(self._journal_error):
-                self._log.error("the journal still cannot be written: %s", error)
-                self._journal_error = error if isinstance(error, JournalError) else JournalError(str(error), error.hint)
+            failure = error if isinstance(error, JournalError) else from_opening(error)
+            if str(failure) not in self._told_failures:
+                self._log.error("the journal still cannot be written: %s. %s", failure, failure.advice)
+            self._told_failures.add(str(failure))
+            self._journal_error = failure
             return
-        node.waiters.take_over(self._node.waiters)
-        node.questions.take_over(self._node.questions)
         self._journal.close()
+        reason, seconds = str(self._journal_error), self._clock.elapsed() - self._failed_at
         self._journal, self._node, self._journal_error = journal, node, None
         self._journal_failed.clear()
         self._log.info("the journal can be written again")
-        self._schedule()
+        self._submit(lambda: node.note_outage(reason, seconds), lambda _result: None)
 
     # Building.
 
     def _client_id(self) -> str:
         """The MQTT client id: random, since an id suffices to take over a session; stored, to find ours again."""
-        known = self._journal.meta.get("client_id")
-        if known is None:
-            known = f"p2p-{secrets.token_hex(16)}"
-            with self._journal.transaction():
+        with self._journal.transaction():
+            known = self._journal.meta.get("client_id")
+            if known is None:
+                known = f"p2p-{secrets.token_hex(16)}"
                 self._journal.meta.set("client_id", known)
         return known
 
@@ -369,7 +382,11 @@ class App:
             "connected to the broker %s (session %s)", self._broker_name(), "kept" if session_present else "new"
         )
         self._connected.set()
-        self._node.link_up()
+        try:
+            self._node.link_up()
+        except JournalError as error:
+            self._on_journal_error(error, [])
+            return
         self._schedule()
 
     def _down(self, reason: str) -> None:

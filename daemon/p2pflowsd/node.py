@@ -391,13 +391,23 @@ class Node:
             flows = [flow.as_shown() for flow in self.catalog.all() if flow.allow == ANYONE]
             self._link.publish(topics.card(self.user), self.presence.card(flows), retain=True)
 
+    def note_outage(self, reason: str, seconds: float) -> None:
+        """Tell the owner that the journal could not be written; run inside a batch.
+
+        Args:
+            reason: why, as the end of a sentence.
+            seconds: for how long.
+        """
+        self._log.note("disk", "", "", f"The journal could not be written for {seconds:.0f} s: {reason}.")
+
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
         """Let nothing into a dead node, and let any exception kill it."""
         if self._is_dead:
             raise JournalError("an earlier failure has not been repaired yet")
         try:
-            yield
+            with self.journal.reading():  # also after the commit, as what is published is read then
+                yield
         except BaseException:
             self._is_dead = True
             raise

@@ -279,6 +279,11 @@ class DiskConnection:
         """Whether a transaction is open."""
         return self._db.in_transaction
 
+    @property
+    def total_changes(self) -> int:
+        """How many rows were changed through this connection."""
+        return self._db.total_changes()
+
     def execute(self, statement: str, values: Sequence[Any] | dict[str, Any] = ()) -> DiskCursor:
         """Run a statement."""
         with _as_of_sqlite3():

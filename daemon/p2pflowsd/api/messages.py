@@ -108,6 +108,7 @@ class OpenCall:
 
     def _on_accepted(self, outcome: Any) -> None:
         if isinstance(outcome, P2pflowsError):
+            self.stop_waiting()  # it may have been recorded, and then not kept
             self._on_outcome(outcome)
 
     def _on_settled(self, state: OutgoingState, answer: bytes | None) -> None:

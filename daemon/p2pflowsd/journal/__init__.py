@@ -15,11 +15,22 @@ from pathlib import Path
 
 from p2pflows.errors import UsageError
 from p2pflowsd.faults import Faults
-from p2pflowsd.journal.errors import PASSING, JournalError, from_sqlite, primary_code, replaced
+from p2pflowsd.journal.errors import (
+    PASSING,
+    JournalError,
+    damaged,
+    from_opening,
+    from_sqlite,
+    from_system,
+    primary_code,
+    replaced,
+)
+from p2pflowsd.journal.file import JournalFile, set_aside_foreign_log
 from p2pflowsd.journal.incoming import IncomingTable
 from p2pflowsd.journal.instances import InstanceTable
 from p2pflowsd.journal.invitations import IntroductionTable, InvitationTable, MeetingTable, WishTable
 from p2pflowsd.journal.key_values import KeyValueTable
+from p2pflowsd.journal.last_change import FILE_NAME, LastChange, OlderCopy
 from p2pflowsd.journal.lines import LineTable
 from p2pflowsd.journal.log import LogTable
 from p2pflowsd.journal.migrations import migrate
@@ -30,10 +41,16 @@ from p2pflowsd.journal.questions import QuestionTable
 from p2pflowsd.journal.records import RecordTable
 from p2pflowsd.journal.streams import StreamTable
 
-__all__ = ["Journal", "JournalError"]
+__all__ = ["Journal", "JournalError", "from_opening", "from_system"]
 
 MAX_CHECKED_BYTES = 64_000_000
 """Size of a file that is checked whole when it is opened, which takes about 0.1 s."""
+_NEWEST = """
+SELECT max(coalesce((SELECT received FROM incoming ORDER BY n DESC LIMIT 1), 0),
+           coalesce((SELECT created FROM outgoing ORDER BY n DESC LIMIT 1), 0),
+           coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'boot'), 0))
+"""
+"""When something was last added to a journal."""
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "cache_size = -16000")
 
 
@@ -44,24 +61,28 @@ class Journal:
         path: the file; it is created, readable by its owner alone, if it does not exist.
         user: the user id of the owner; the journal of another user is refused.
         faults: notified before and after every commit.
-        must_exist: do not make a new file; for a daemon that has used this file before.
 
     Attributes:
         meta: facts about this journal, such as its owner.
         titles: the names that the user has given to conversations, by the conversation's id.
         served: what is served, as JSON by endpoint.
         counters: how often something happened, by name.
+        older_copy: set if this file has replaced a newer one; None if nothing shows that.
 
     Raises:
         UsageError: the file is damaged, of another user, or of a newer release.
         JournalError: the disk is full or fails.
     """
 
-    def __init__(self, path: Path, user: str, faults: Faults, *, must_exist: bool = False) -> None:
+    def __init__(self, path: Path, user: str, faults: Faults) -> None:
         self._faults = faults
         self._path = path
-        self._db = _open(path, must_exist=must_exist)
-        self._file = _identity(path)
+        self._user = user
+        self._last_change = LastChange(path.with_name(FILE_NAME), user)
+        self._noted = self._last_change.read()
+        self._db, self._file = _open(path, 0 if self._noted is None else self._noted.without_log)
+        self._noted_changes = -1
+        self._noted_generation = -1
         self.incoming = IncomingTable(self._db)
         self.outgoing = OutgoingTable(self._db)
         self.prompts = PromptTable(self._db)
@@ -80,9 +101,15 @@ class Journal:
         self.served = KeyValueTable[str](self._db, "served", "endpoint", "record")
         self._counter_table = KeyValueTable[int](self._db, "counters", "name", "value")
         self._pruner = Pruner(self._db)
-        with _opening(path):
-            self.counters = self._counter_table.all()
-            owner = self.meta.get("user")
+        try:
+            with _opening(path):
+                self.counters = self._counter_table.all()
+                owner = self.meta.get("user")
+                (self._generation,) = self._db.execute("PRAGMA application_id").fetchone()
+                self.older_copy = self._find_older_copy()
+        except BaseException:
+            self.close()
+            raise
         self._saved_counters = dict(self.counters)
         if owner is None:
             with self.transaction():
@@ -124,20 +151,36 @@ class Journal:
         except sqlite3.Error as error:
             raise from_sqlite(error) from error
 
-    def check_file(self) -> None:
-        """Check that the path still leads to the open file: commits to a removed file are lost with the process.
+    def reopened(self) -> Journal:
+        """Open the file again, after it has failed.
+
+        This one can still be read until its successor is open; but not if other programs have changed the files, since
+        the two would meet in files that do not fit together.
 
         Raises:
-            JournalError: it does not.
+            UsageError: the file is damaged, of another user, or of a newer release.
+            JournalError: the file is gone, or the disk still fails.
         """
-        if _identity(self._path) != self._file:
+        if not self._path.exists():  # no new journal takes the place of one that was in use
             raise replaced()
+        if self._file.change is not None:
+            self._db.close()
+        return Journal(self._path, self._user, self._faults)
+
+    def check_file(self) -> None:
+        """Check that no other program has moved, removed or overwritten the journal's files.
+
+        Raises:
+            JournalError: one has.
+        """
+        self._file.check()
 
     def commit(self, *, count_now: bool = False) -> None:
         """Keep the open transaction. One in which nothing changed costs no fsync.
 
         Args:
-            count_now: write the counters too; they are no promise, so not every commit has to pay for them.
+            count_now: write the counters and a new generation too; they are no promise, so not every commit has to
+                pay for them.
 
         Raises:
             JournalError: the disk or the file failed; the transaction is rolled back.
@@ -146,8 +189,13 @@ class Journal:
             self.streams.save()
             if count_now:
                 self._save_counters()
+                self._next_generation()
+            self.check_file()
             self._faults.reach("journal.before_commit")
             self._db.execute("COMMIT")
+        if count_now and self._generation != self._noted_generation:
+            self._last_change.write(self._generation, self._file.generation)
+            self._noted_generation = self._generation
         self._faults.reach("journal.after_commit")
 
     @contextlib.contextmanager
@@ -172,11 +220,28 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        self._file.close()
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            self._file.salvage(self._db)
+
+    def _next_generation(self) -> None:
+        """Give the file a higher number, if it has changed since it got the last one."""
+        if self._db.total_changes != self._noted_changes:
+            self._generation += 1
+            self._db.execute(f"PRAGMA application_id = {self._generation}")
+            self._noted_changes = self._db.total_changes
+
+    def _find_older_copy(self) -> OlderCopy | None:
+        """Compare the file with the note of its last change; its own generation goes on from there."""
+        if self._noted is None or self._noted.generation <= self._generation:
+            return None
+        self._generation = self._noted.generation
+        (until,) = self._db.execute(_NEWEST).fetchone()
+        return OlderCopy(until, self._noted.at)
 
     def _save_counters(self) -> None:
         for name, value in self.counters.items():
@@ -185,32 +250,43 @@ class Journal:
                 self._saved_counters[name] = value
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells one file from another at the same path; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _open(path: Path, *, must_exist: bool) -> sqlite3.Connection:
-    """Connect to a journal file, and bring its schema up to date."""
-    if must_exist and not path.exists():
-        raise replaced()
+def _open(path: Path, generation: int) -> tuple[sqlite3.Connection, JournalFile]:
+    """Connect to a journal file, which may have a log of that generation, and bring its schema up to date."""
     with _opening(path):
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        _ensure_file(path)
+        set_aside_foreign_log(path, generation)
         db = sqlite3.connect(path, isolation_level=None, cached_statements=256)
-        if path.stat().st_size == 0:  # in a file with tables it has no effect
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        for pragma in _PRAGMAS:
-            db.execute(f"PRAGMA {pragma}")
-        migrate(db)
-        if path.stat().st_size <= MAX_CHECKED_BYTES:
-            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
-        return db
+        try:
+            _prepare(db, path)
+            return db, JournalFile(path)
+        except BaseException:
+            db.close()
+            raise
+
+
+def _ensure_file(path: Path) -> None:
+    """Make the file, readable by its owner alone, if it does not exist.
+
+    One that exists is not opened here: it may be in use by this process, and to close it would end the locks on it.
+    """
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    elif not os.access(path, os.R_OK | os.W_OK):
+        number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Set up a connection, bring the schema of its file up to date, and check a file that is not large."""
+    if path.stat().st_size == 0:  # in a file with tables it has no effect
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    for pragma in _PRAGMAS:
+        db.execute(f"PRAGMA {pragma}")
+    migrate(db)
+    if path.stat().st_size <= MAX_CHECKED_BYTES:
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise damaged(verdict)
 
 
 @contextlib.contextmanager
@@ -219,8 +295,8 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EIO):
-            raise JournalError(os.strerror(error.errno)) from error
+        if (passing := from_system(error)) is not None:
+            raise passing from error
         raise UsageError(f"The journal cannot be opened: {error}.", f"Check who owns {path}.") from error
     except ValueError as error:
         raise UsageError(f"The journal cannot be used: {error}.", "Install the newer release of p2pflows.") from error

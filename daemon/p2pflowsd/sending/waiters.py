@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from p2pflows.errors import CallError
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.message import MAX_PROGRESS_BYTES
 from p2pflowsd.callbacks import Callbacks
@@ -16,6 +18,12 @@ from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 OnSettled = Callable[[OutgoingState, bytes | None], None]
 """Takes how a message ended, and the answer as JSON if it has one."""
 OnProgress = Callable[[dict[str, Any]], None]
+_LOST = strict_json.dumps(
+    CallError(
+        "The journal was replaced by an older copy, which does not have this message.",
+        "See what is lost: p2pflows log",
+    ).as_wire()
+)
 
 
 class Waiters:
@@ -55,12 +63,17 @@ class Waiters:
         return list(self._waiting)
 
     def take_over(self, other: Waiters) -> None:
-        """Go on for the clients of a node that failed; a message that was not kept was refused to its client."""
+        """Go on for the clients of a node that failed.
+
+        A client whose message the journal does not have, because an older copy is in its place, gets an error.
+        """
         for message_id, waiting in other._waiting.items():
             row = self._journal.outgoing.find(message_id)
-            if row is not None:
-                for on_settled in waiting:
+            for on_settled in waiting:
+                if row is not None:
                     self.wait(row, on_settled)
+                else:
+                    self._callbacks.after_commit(partial(on_settled, OutgoingState.FAILED, _LOST))
         self._listening |= {name: heard for name, heard in other._listening.items() if name in self._waiting}
 
     def on_settled(self, message_id: str, state: OutgoingState, answer: bytes | None) -> None:
