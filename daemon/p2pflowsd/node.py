@@ -56,6 +56,7 @@ from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
 from p2pflowsd.sending.presence import Followed, Presence
+from p2pflowsd.sending.restored_journals import RestoredJournals
 from p2pflowsd.sending.waiters import Waiters
 
 TICK_S = 0.5
@@ -125,9 +126,7 @@ class Node:
         self.clock = clock
         self._link = link
         self._faults = faults
-        self.boot = max(clock.now(), int(journal.meta.get("boot") or 0) + 1)
-        with journal.transaction():
-            journal.meta.set("boot", str(self.boot))
+        self.boot = _next_boot(journal, clock)
         envelope = Envelope(identity)
         callbacks = self.callbacks = Callbacks()
         name_of = self.name_of = naming(contacts, user)
@@ -135,6 +134,7 @@ class Node:
 
         presence = self.presence = Presence(identity, self.boot)
         followed = self._followed = Followed(user, link, callbacks)
+        restored = self.restored = RestoredJournals(user, journal, clock, log)
         notices = self.notices = Notices(journal, clock)
         waiters = self.waiters = Waiters(journal, callbacks)
         outbox = self.outbox = Outbox(
@@ -149,6 +149,8 @@ class Node:
             waiters=waiters,
             notices=notices,
             followed=followed,
+            restored=restored,
+            boot_of=presence.boot_of,
         )
         self.messages = OwnMessages(journal=journal, clock=clock, outbox=outbox, waiters=waiters)
 
@@ -317,6 +319,7 @@ class Node:
             deadlines=deadlines,
             blocked=blocked,
             held=HeldRequests(journal=journal, clock=clock, settlement=settlement),
+            restored=restored,
             log=log,
         )
         self.retries = Retries(
@@ -551,6 +554,8 @@ class Node:
     def _restore(self) -> None:
         """Go on with what the journal says was under way."""
         with self.journal.transaction():
+            if self.journal.older_copy is not None:
+                self.restored.note_own(self.journal.older_copy)
             self.catalog.name_users_by_id(self.contacts.known)
             self._fail_unserved(self._queue.restore())
         self.rights.review_all()
@@ -560,3 +565,11 @@ class Node:
     def _fail_unserved(self, rows: Sequence[IncomingRow]) -> None:
         for row in rows:
             self._settlement.fail(row, NotServed(f"{row.endpoint!r} is not served any more."))
+
+
+def _next_boot(journal: Journal, clock: Clock) -> int:
+    """Return a number that grows with each start, once it is committed."""
+    boot = max(clock.now(), int(journal.meta.get("boot") or 0) + 1)
+    with journal.transaction():
+        journal.meta.set("boot", str(boot))
+    return boot

@@ -78,6 +78,7 @@ def status(as_json: bool) -> None:
             ("inbox", _count(now["prompts_open"], "open question", "p2pflows inbox")),
             ("requests", _count(now["requests"], "stranger", "p2pflows requests")),
             ("serving", _count(now["served"], "endpoint", "p2pflows ls")),
+            ("restored", _restored(now.get("restored", []))),
             ("clocks", ", ".join(map(_clock, now.get("clocks", [])))),
         ]
     )
@@ -105,6 +106,14 @@ def _broker(broker: dict[str, Any]) -> str:
     took = "" if round_trip_ms is None else f", round trip {round_trip_ms:.1f} ms"
     reason = "" if not broker.get("reason") else f": {escape(broker['reason'])}"
     return f"{escape(broker['url'])}{name}, {state}{took}{reason}"
+
+
+def _restored(journals: list[dict[str, Any]]) -> str:
+    """Whose journals were replaced by older copies, and how long ago that was noticed."""
+    if not journals:
+        return ""
+    names = [f"{display_name(each['name'], each['user'])} {ago(each['at'])}" for each in journals]
+    return f"older journals of {', '.join(names)} (see: p2pflows log)"
 
 
 def _clock(clock: dict[str, Any]) -> str:

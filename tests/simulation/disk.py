@@ -295,6 +295,12 @@ class DiskConnection:
         with _as_of_sqlite3():
             self._db.executemany(statement, [_plain(row) for row in rows])
 
+    def create_function(
+        self, name: str, narg: int, function: Callable[..., Any], *, deterministic: bool = False
+    ) -> None:
+        """Let statements use a function of Python."""
+        self._db.create_scalar_function(name, function, narg, deterministic=deterministic)
+
     def commit(self) -> None:
         """Do nothing, as a statement outside of a transaction is one by itself."""
 

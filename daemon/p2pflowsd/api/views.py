@@ -44,6 +44,10 @@ def counts(node: Node) -> dict[str, Any]:
         ],
         "served": len(node.catalog),
         "workers": node.points.status(),
+        "restored": [
+            {"user": each.user, "name": node.name_of(each.user), "at": rfc3339(each.at), "detail": each.detail}
+            for each in node.restored.recent()
+        ],
         "clocks": [
             {"user": user, "name": node.name_of(user), "ahead_ms": offset}
             for user, offset in sorted(node.outbox.peer_clocks.known().items())

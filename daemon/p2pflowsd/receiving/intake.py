@@ -32,6 +32,7 @@ from p2pflowsd.running.leases import Leases
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.peer_clocks import difference
+from p2pflowsd.sending.restored_journals import RestoredJournals
 from p2pflowsd.sending.waiters import Waiters
 
 MAX_CLOCK_SKEW_MS = 300_000
@@ -69,6 +70,7 @@ class Intake:
         deadlines: Deadlines,
         blocked: BlockedRequests,
         held: HeldRequests,
+        restored: RestoredJournals,
         log: OwnersLog,
     ) -> None:
         self._user = user
@@ -85,6 +87,7 @@ class Intake:
         self._deadlines = deadlines
         self._blocked = blocked
         self._held = held
+        self._restored = restored
         self._log = log
         self._allowance = StrangersAllowance(clock)
         self._seen_notices = SeenNotices()
@@ -232,6 +235,7 @@ class Intake:
         peer, endpoint = message.sender, message.endpoint
         position = Position(message.epoch, message.seq)
         expected = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
+        had_epoch = expected is not None
         is_new_epoch = expected is None or expected.epoch < message.epoch
         if expected is None or is_new_epoch:
             expected = Position(message.epoch, 0)
@@ -242,6 +246,8 @@ class Intake:
         if position >= expected:
             self._ensure_room(message, state)
         if is_new_epoch:
+            if had_epoch and self._is_known(peer):
+                self._restored.note_new_epoch(peer, endpoint)
             self._move_on(peer, endpoint, expected)
         row = None
         if position >= expected:

@@ -23,10 +23,12 @@ from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
+from p2pflowsd.sending.confirmed import Confirmed
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.pace import Pace
 from p2pflowsd.sending.peer_clocks import PeerClocks
 from p2pflowsd.sending.presence import Followed
+from p2pflowsd.sending.restored_journals import RestoredJournals
 from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES, MAX_BUNDLE_MESSAGES, OutboxEntry, SendQueue
 from p2pflowsd.sending.waiters import Waiters
 
@@ -64,6 +66,8 @@ class Outbox:
         waiters: notified of the end of each message.
         notices: tells recipients what they need not wait for.
         followed: gets the users whose status matters, because we wait for something from them.
+        restored: told when a journal turns out to be an older copy.
+        boot_of: returns the number of the last start of a user's daemon.
 
     Attributes:
         on_call_settled: called with row, state and answer when a message ends that was accepted with an origin.
@@ -87,6 +91,8 @@ class Outbox:
         waiters: Waiters,
         notices: Notices,
         followed: Followed,
+        restored: RestoredJournals,
+        boot_of: Callable[[str], int],
     ) -> None:
         self._user = user
         self._boot = boot
@@ -100,6 +106,8 @@ class Outbox:
         self._notices = notices
         self.peer_clocks = PeerClocks(clock)
         self._followed = followed
+        self._restored = restored
+        self._boot_of = boot_of
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
         self.on_stored: Callable[[str, str, str], None] = lambda _peer, _message_id, _note: None
         self.on_ended: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
@@ -110,6 +118,7 @@ class Outbox:
         self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
         self._unanswered: Counter[str] = Counter()
         self._notices_sent = 0
+        self._confirmed = Confirmed()
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._last_created = 0
         """When the newest pending message was accepted, by the clock of that moment."""
@@ -247,6 +256,8 @@ class Outbox:
             self.on_stored(peer, message_id, note)
         self._journal.count("delivered", len(settled))
         for entry in settled:
+            if not entry.is_answer:
+                self._confirmed.add(entry.stream, entry.seq, self._boot_of(peer))
             if entry.type == Type.CALL:
                 self._queue.keep_stored(entry)
         calls = [entry.id for entry in settled if entry.type == Type.CALL]
@@ -349,9 +360,19 @@ class Outbox:
         pending = self._queue.stream(peer, endpoint, MAX_BUNDLE_MESSAGES)
         first = pending[0].seq if pending else position.seq
         missed = [entry for entry in self._queue.stored(peer, endpoint, seq) if entry.seq < first]
+        if self._has_lost(peer, endpoint, seq):
+            self._restored.note_lost_messages(peer, endpoint, len(missed))
         self._resend_requested([*missed, *pending])
         first = missed[0].seq if missed else first
         return (endpoint, epoch, first) if first > seq else None
+
+    def _has_lost(self, peer: str, endpoint: str, seq: int) -> bool:
+        """Return whether a recipient asks for a message that an earlier start of its daemon has confirmed.
+
+        The start that has confirmed a message may have asked for it before, and that may arrive late.
+        """
+        boot = self._confirmed.boot_of((peer, endpoint), seq)
+        return boot is not None and boot < self._boot_of(peer)
 
     def _announce_skip(self, peer: str, endpoint: str) -> None:
         """Tell a recipient at once that the first pending message of a stream has ended, as others may wait for it."""
@@ -391,6 +412,7 @@ class Outbox:
         """
         if not self._new_epochs.take((peer, endpoint)):
             return None
+        self._restored.note_own_by_peer(peer, endpoint)
         epoch = max(self._clock.now(), position.epoch + 1)
         if expected is not None and expected.epoch < MAX_NAMED_EPOCH:
             epoch = max(epoch, expected.epoch + 1)
@@ -408,12 +430,15 @@ class Outbox:
             size += entry.size
             if size > MAX_BUNDLE_BYTES and entry is not entries[0]:
                 break
-            if elapsed < entry.sent_at + REQUEST_BACKOFF.delay_s(entry.times_requested):
+            is_first = entry is entries[0]
+            times = entry.times_requested_first if is_first else entry.times_requested
+            if elapsed < entry.sent_at + REQUEST_BACKOFF.delay_s(times):
                 continue
             if entry.is_settled:
                 missed.append(entry)
             if entry.is_settled or self._queue.resend(entry):
-                entry.times_requested += 1
+                entry.times_requested += not is_first
+                entry.times_requested_first += is_first
         self._reopen(missed)
 
     def _reopen(self, entries: Sequence[OutboxEntry]) -> None:
@@ -483,7 +508,7 @@ class Outbox:
 
     def _resend(self, entries: Iterable[OutboxEntry]) -> None:
         for entry in entries:
-            entry.times_requested = 0
+            entry.times_requested = entry.times_requested_first = 0
             self._queue.resend(entry)
 
     def flush(self) -> None:

@@ -37,7 +37,8 @@ class OutboxEntry:
         first_sent: when it was first sent since its recipient came online, in the clock's elapsed seconds.
         is_untimely: whether its recipient has refused it for its times.
         sent_at: when it was sent last.
-        times_requested: how often its recipient has asked for it in vain, see `Outbox.fill_gap`.
+        times_requested: how often it was sent because its recipient has asked for one before it; see `Outbox.fill_gap`.
+        times_requested_first: how often because its recipient has asked for it.
         is_settled: whether it was removed from the queue; a stored call may come back.
         epoch: the epoch in which it was accepted; it is sent in the current one of its stream.
         seq: its number in its stream.
@@ -56,6 +57,7 @@ class OutboxEntry:
     is_untimely: bool = False
     sent_at: float = 0.0
     times_requested: int = 0
+    times_requested_first: int = 0
     is_settled: bool = False
     epoch: int = 0
     seq: int = 0
