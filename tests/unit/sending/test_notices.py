@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from simulation.timeline import START_MS, Timeline, TimelineClock
 
-from p2pflows.protocol.notice import MAX_RECEIPTS, Notice
+from p2pflows.protocol.message import MAX_COUNT
+from p2pflows.protocol.notice import MAX_NOTICE_BYTES, MAX_PROGRESS_LINES, MAX_RECEIPTS, MAX_STREAM_LINES, Notice
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.sending.gaps import GAP_BACKOFF
-from p2pflowsd.sending.notices import GATHER_S, Notices
+from p2pflowsd.sending.notices import GATHER_S, MAX_DRAFTED_STREAMS, REWIND_INTERVAL_S, Notices
 
 ANN, BOB = "a" * 64, "b" * 64
 
@@ -153,3 +154,86 @@ def test_a_refused_time_is_told_with_ours(notices: Notices, timeline: Timeline) 
     notices.refuse_untimely(ANN, message_id(1))
     timeline.run(GATHER_S)
     assert notices.take() == [(ANN, Notice(to=ANN, untimely=[(message_id(1), START_MS)]))]
+
+
+def test_a_draft_is_bounded(notices: Notices, timeline: Timeline) -> None:
+    """Whatever a peer sends, a draft keeps so many lines of each kind; a line that is known is brought up to date."""
+    for number in range(3_000):
+        notices.refuse_untimely(ANN, message_id(number))
+        notices.refuse(ANN, message_id(number), "streams_full")
+        notices.announce_skip(ANN, f"e{number}", 1, 1)
+        notices.send_progress(ANN, message_id(number), {})
+    notices.announce_skip(ANN, "e0", 1, 9)
+    timeline.run(GATHER_S)
+    sent = [notice for _, notice in notices.take()]
+    assert sum(len(notice.untimely) for notice in sent) == MAX_RECEIPTS
+    assert sum(len(notice.refused) for notice in sent) == MAX_RECEIPTS
+    assert sum(len(notice.progress) for notice in sent) == MAX_PROGRESS_LINES
+    skips = [line for notice in sent for line in notice.skips]
+    assert len(skips) == MAX_DRAFTED_STREAMS
+    assert ("e0", 1, 9) in skips
+
+
+def test_each_notice_is_within_what_its_reader_takes(notices: Notices, timeline: Timeline) -> None:
+    """Much that is due at once is said in several notices, of so many bytes, receipts and streams each."""
+    for number in range(700):
+        notices.confirm(ANN, message_id(number))
+        notices.confirm(ANN, message_id(10_000 + number), held=True)
+        notices.announce_skip(ANN, f"{number:064}", 2**50, 2**50)
+        notices.report_rewind(ANN, f"e{number}", 2**50, message_id(number), Position(2**50, 2**50))
+        notices.send_progress(ANN, message_id(number), {"text": "x" * 3_000})
+    timeline.run(GATHER_S)
+    sent = [notice for _, notice in notices.take()]
+    for notice in sent:
+        assert len(notice.to_bytes()) <= MAX_NOTICE_BYTES
+        assert len(notice.received) + len(notice.held) <= MAX_RECEIPTS
+        assert max(len(notice.skips), len(notice.rewound), len(notice.progress)) <= MAX_STREAM_LINES
+        assert [line[0] for line in notice.rewound] == [line[0] for line in notice.positions]
+        assert Notice.from_bodies([notice.to_bytes()]) == notice
+    assert sum(len(notice.received) for notice in sent) == 700
+    assert sum(len(notice.rewound) for notice in sent) == 700
+    assert len(sent) < 40
+
+
+def test_a_position_that_no_number_can_name(notices: Notices, journal: Journal, timeline: Timeline) -> None:
+    """The place after the largest number is told as that number."""
+    with journal.transaction():
+        journal.streams.set(Direction.INCOMING, ANN, "far", Position(7, 2**62 + 1))
+    notices.request_missing(ANN, "far")
+    notices.report_rewind(ANN, "far", 7, message_id(1), Position(7, 2**62 + 1))
+    timeline.run(GAP_BACKOFF.initial_s)
+    ((_, notice),) = notices.take()
+    assert notice.gaps == [("far", 7, MAX_COUNT)]
+    assert notice.positions == [("far", 7, MAX_COUNT)]
+
+
+def test_nothing_is_asked_of_a_stream_that_is_forgotten(notices: Notices, timeline: Timeline) -> None:
+    """A stream whose position is not known any more has nothing to ask for."""
+    notices.request_missing(ANN, "never")
+    timeline.run(GAP_BACKOFF.initial_s)
+    assert notices.take() == []
+
+
+def test_progress_is_sent_before_its_answer(notices: Notices) -> None:
+    """An answer lets progress of its own request leave at once, and no other."""
+    notices.send_progress(ANN, message_id(1), {"n": 1})
+    notices.drop_receipt(ANN, message_id(2))
+    notices.drop_receipt(BOB, message_id(1))
+    assert notices.take() == []
+    notices.drop_receipt(ANN, message_id(1))
+    assert notices.take() == [(ANN, Notice(to=ANN, progress=[(message_id(1), {"n": 1})]))]
+
+
+def test_a_stream_is_reported_as_rewound_once_in_a_while(notices: Notices, timeline: Timeline) -> None:
+    """Each stream has a pause of its own after a report."""
+    for number in range(3):
+        notices.report_rewind(ANN, "echo", 7, message_id(number), Position(9, 4))
+    notices.report_rewind(BOB, "echo", 7, message_id(9), Position(9, 4))
+    timeline.run(REWIND_INTERVAL_S)
+    assert {peer: notice.rewound for peer, notice in notices.take()} == {
+        ANN: [("echo", 7, message_id(0))],
+        BOB: [("echo", 7, message_id(9))],
+    }
+    notices.report_rewind(ANN, "echo", 7, message_id(5), Position(9, 4))
+    timeline.run(GATHER_S)
+    assert [notice.rewound for _, notice in notices.take()] == [[("echo", 7, message_id(5))]]
