@@ -40,7 +40,10 @@ _CORE = (
     "tests/unit/test_node.py",
 )
 _PROTOCOL = ("tests/unit/protocol", "tests/properties/test_envelope.py", "tests/properties/test_fuzz_inputs.py")
-_JOURNAL = ("tests/unit/journal", *_CORE, "tests/properties/test_query_plans.py")
+_JOURNAL = (
+    "tests/unit/journal", "tests/unit/human", "tests/unit/receiving/test_rights.py",
+    "tests/unit/running/test_instances.py", "tests/unit/test_node.py",
+)  # fmt: skip
 _D = "daemon/p2pflowsd"
 
 

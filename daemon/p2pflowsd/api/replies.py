@@ -1,4 +1,4 @@
-"""What the daemons of other users reply to ours: they may send anything, so each reply is read into a strict model."""
+"""What workers and other users' daemons reply: they may send anything, so each reply is read into a strict model."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ class FlowInfo(Reply):
     description: str = ""
     dispatch_point: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class LoadedFlow(Reply):
+    """What a worker found in a flow that it was to load."""
+
+    description: str | None = None
+    input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    interleaved: bool | None = None
+    overridable: list[str] | None = None
+    subflows: dict[str, Any] | None = None
+    release: str | None = None
 
 
 class FlowList(Reply):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from p2pflows.config import DEFAULT_POINT
-from p2pflows.errors import NotAllowed, NotServed, UnknownUser, Unreachable, UsageError
+from p2pflows.errors import FlowFailed, NotAllowed, NotServed, UnknownUser, Unreachable, UsageError
 from p2pflows.flows.config import with_user_ids
 from p2pflows.flows.overrides import check_keyless
 from p2pflows.protocol import topics
@@ -16,7 +16,7 @@ from p2pflows.protocol.worker_frames import Failure, Outcome, Success
 from p2pflowsd.api import peers
 from p2pflowsd.api.daemon import Daemon, settle
 from p2pflowsd.api.parameters import Flag, JsonObject, MustBe, Parameters, Text
-from p2pflowsd.api.replies import DescribeReply, FlowList
+from p2pflowsd.api.replies import DescribeReply, FlowList, LoadedFlow
 from p2pflowsd.running.catalog import CONTACTS, HUMAN_SCHEMA, Served, check_allow, strangers_in
 
 WORKER_TIMEOUT_S = 5.0
@@ -214,14 +214,20 @@ async def _description(daemon: Daemon, flow: Served, params: ServeParameters) ->
             "subflows": params.subflows,
             "release": params.release,
         }
-    loaded = await _load(daemon, flow)
+    try:
+        loaded = LoadedFlow.model_validate(await _load(daemon, flow))
+    except ValidationError as error:
+        raise FlowFailed(
+            f"The worker of {flow.dispatch_point!r} described {flow.endpoint!r} in a form that cannot be read.",
+            "Install the same release of p2pflows there as here.",
+        ) from error
     return {
-        "description": str(loaded.get("description") or ""),
-        "input_schema": loaded.get("schema"),
-        "interleaved": loaded.get("interleaved") is True,
-        "overridable": [key for key in loaded.get("overridable") or () if isinstance(key, str)],
-        "subflows": loaded.get("subflows") if isinstance(loaded.get("subflows"), dict) else None,
-        "release": str(loaded.get("release") or ""),
+        "description": loaded.description or "",
+        "input_schema": loaded.input_schema,
+        "interleaved": loaded.interleaved is True,
+        "overridable": loaded.overridable or [],
+        "subflows": loaded.subflows,
+        "release": loaded.release or "",
     }
 
 
