@@ -22,6 +22,7 @@ from p2pflows.cli.output import (
     style,
     time_left,
 )
+from p2pflows.cli.progress import waiting
 from p2pflows.errors import Cancelled, P2pflowsError, Unreachable, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
@@ -47,7 +48,12 @@ _SHARE_HINT = (
     "--expires", type=Duration(), metavar="TIME", help="How long it can be used, such as 10m or 2d; 1h if not given."
 )
 @click.option("--uses", type=click.IntRange(1), metavar="N", help="How many people may use it; 1 if not given.")
-@click.option("--allow", metavar="ENDPOINT,...", help="What they may call, beside what you serve to contacts.")
+@click.option(
+    "--allow",
+    metavar="ENDPOINT,...",
+    shell_complete=candidates.endpoints,
+    help="What they may call, beside what you serve to contacts.",
+)
 @click.option("--my-name", metavar="NAME", help="What you suggest to call you.")
 @click.option("--qr", is_flag=True, help="Also draw it as a QR code.")
 @click.option("--wait", is_flag=True, help="Wait until it is used.")
@@ -141,9 +147,10 @@ def accept(line: tuple[str, ...], name: str | None, yes: bool, as_json: bool, **
         _check_broker(found)
         if not yes and not is_agreed("Do you want to become contacts?", "To accept without being asked: --yes"):
             raise Cancelled("You did not accept the invitation.", "Nothing was sent.")
-        result = me.request(
-            "accept_invitation", line=text, name=name, own_name=options["my_name"], timeout=options["timeout"]
-        )
+        with waiting(f"Waiting for {found['name']} to confirm it"):
+            result = me.request(
+                "accept_invitation", line=text, name=name, own_name=options["my_name"], timeout=options["timeout"]
+            )
     called = escape(result["name"])
     if result["state"] == "met":
         sentence = (
@@ -256,7 +263,8 @@ def _wait(me: Any, invitation_id: str, as_json: bool) -> None:
         say("Waiting; Ctrl-C stops waiting, and the invitation stays.")
     seen = 0
     while True:
-        found = me.request("wait_invitation", id=invitation_id, after=seen)
+        with waiting("Waiting for somebody to accept it"):
+            found = me.request("wait_invitation", id=invitation_id, after=seen)
         for user in found["users"][seen:]:
             if as_json:
                 print_json(user)
