@@ -15,6 +15,7 @@ from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.protocol import topics
+from p2pflows.protocol.envelope import Envelope
 from p2pflows.protocol.invitation import Invitation, parse
 from p2pflowsd.api import views
 from p2pflowsd.journal import Journal
@@ -183,6 +184,14 @@ def test_a_proof_that_was_overheard_helps_nobody_else(alice: Mortal, bob: Peer, 
     assert {each["message"] for each in answers} == {"There is no such invitation."}
     assert names(alice) == {}
     assert send(alice, bob, acceptance(bob, invitation)) == {"met": True}
+
+
+def test_nobody_meets_themselves(alice: Mortal) -> None:
+    """Alice's own key proves nothing to Alice, so no program of hers makes her a contact of her own."""
+    me = Peer(alice, 1)
+    me.identity, me._envelope, me.user = alice.identity, Envelope(alice.identity), alice.user
+    assert send(alice, me, acceptance(me, invite(alice)))["kind"] == "not_allowed"
+    assert names(alice) == {}
 
 
 def test_guessing_is_slow_and_leaves_little_behind(alice: Mortal, eve: Peer) -> None:
