@@ -28,10 +28,19 @@ def start(out: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     )
 
 
+def finish(process: subprocess.Popen[str], seconds: float) -> str:
+    """Wait for the end of a soak, and return what it has printed; Ctrl-C ends one that takes too long."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        raise AssertionError(f"it did not end:\n{process.communicate(timeout=60)[0]}") from None
+
+
 def test_a_short_soak(tmp_path: Path) -> None:
     """All promises hold while processes, connections and clocks of three users fail for some seconds."""
     process = start(tmp_path, "--minutes", "0.33", "--users", "3", "--seed", "11", "--rate", "4")
-    text, _ = process.communicate(timeout=240)
+    text = finish(process, 240)
     logs = "".join(f"\n--- {log.name}\n{log.read_text()[-3000:]}" for log in tmp_path.glob("*.log"))
     assert process.returncode == 0, text + logs
     assert "0 lost, 0 doubled, 0 out of order, 0 asked twice" in text
@@ -52,7 +61,7 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
     mine = [pid for pid in processes_with(f"P2PFLOWS_HOME={folder}") if pid != process.pid]
     assert len(mine) >= 4  # two daemons, two workers
     process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=60)
+    text = finish(process, 60)
     assert process.returncode == 130
     assert "has ended" in text
     assert "Traceback" not in text
@@ -99,7 +108,7 @@ def test_wrong_arguments(words: list[str], complaint: str, capsys: pytest.Captur
 def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
     """A soak with a broker that this machine does not have says so, and what to choose instead."""
     process = start(tmp_path, "--broker", "ejabberd", PATH="/nowhere")
-    out, _ = process.communicate(timeout=60)
+    out = finish(process, 60)
     assert process.returncode == 2
     assert "Error [usage]: ejabberd is not installed." in out
     assert "--broker mosquitto" in out
