@@ -40,7 +40,15 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for folder in ("docs", "broker-config") for page in (ROOT / folder).rglob("*.md"))]
 )
-STORIES = ["README.md", "docs/TUTORIAL.md", "docs/CONTROL.md", "docs/MODULES.md", "docs/FLOWS.md"]
+STORIES = [
+    "README.md",
+    "docs/GUIDE.md",
+    "docs/BROKERS.md",
+    "docs/TUTORIAL.md",
+    "docs/CONTROL.md",
+    "docs/MODULES.md",
+    "docs/FLOWS.md",
+]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])
 COMMANDS = dict(commands(cli))
@@ -113,7 +121,7 @@ def environment(folder: Path) -> Iterator[dict[str, str]]:
 def test_a_page_does_what_it_shows(name: str, folder: Path, environment: dict[str, str]) -> None:
     """All console blocks of a page, run in order in an empty folder with real daemons, print what the page shows."""
     page = (ROOT / name).read_text(encoding="utf-8")
-    for tool in ("curl", "socat"):
+    for tool in ("curl", "socat", "mosquitto"):
         if f"{tool} -" in page and not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
     steps = read(page)
@@ -134,9 +142,9 @@ def test_a_command_has_help(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_has_a_line_in_the_readme(name: str) -> None:
-    """The README names each command."""
-    assert f"`p2pflows {name}`" in (ROOT / "README.md").read_text(encoding="utf-8") or name == "contacts"
+def test_a_command_has_a_line_in_the_list(name: str) -> None:
+    """The list of commands names each command."""
+    assert f"`p2pflows {name}`" in (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8") or name == "contacts"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -181,13 +189,13 @@ def test_every_refusal_is_explained() -> None:
 
 
 def test_every_kind_of_error_is_explained() -> None:
-    """The table of kinds has a row for each kind, with its exit code, and the README has the same codes."""
+    """The table of kinds has a row for each kind, with its exit code, and the list of exit codes the same."""
     rows = re.findall(r"^\| `(\w+)` \| (\d) \|", _section("Answers and errors"), re.MULTILINE)
     assert {kind: int(code) for kind, code in rows} == {kind: error.exit_code for kind, error in errors.BY_KIND.items()}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
     codes = {
         kind: int(code)
-        for code, kinds in re.findall(r"^\| (\d+) \| (.*`.*) \|$", readme, re.MULTILINE)
+        for code, kinds in re.findall(r"^\| (\d+) \| (.*`.*) \|$", page, re.MULTILINE)
         for kind in re.findall(r"`(\w+)`", kinds)
     }
     assert codes == {kind: int(code) for kind, code in rows}

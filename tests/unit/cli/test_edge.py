@@ -105,8 +105,8 @@ def test_every_error_kind_has_its_exit_code(error: type[errors.P2pflowsError], d
 
 
 def test_the_readme_names_every_kind_that_a_command_may_end_with() -> None:
-    """The README has every kind with its exit code, including those of modules and bugs."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The list of exit codes has every kind with its exit code, including those of modules and bugs."""
+    readme = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "p2pflows").rglob("*.py"))
     kinds = re.findall(r'^    kind = "(\w+)"\n(?:    exit_code = (\d+))?', sources, re.MULTILINE)
     assert {("untrusted", "4"), ("bug", "")} < set(kinds)
