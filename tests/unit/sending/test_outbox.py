@@ -91,6 +91,13 @@ def test_a_message_belongs_to_the_conversation_that_is_given(bob: LoneDaemon, an
     assert row_of(bob, alone).conversation == alone
 
 
+def test_texts_that_were_typed_travel_with_the_message(bob: LoneDaemon, ann: Peer) -> None:
+    """The recipient gets them beside the data; most messages have none."""
+    accept(bob, ann, data={"n": 1}, typed={"n": "1.0"})
+    accept(bob, ann)
+    assert [each.get("typed", {}) for each in ann.received("x")] == [{"n": "1.0"}, {}]
+
+
 def test_an_answer_takes_no_place_in_a_stream(bob: LoneDaemon, ann: Peer) -> None:
     """Requests are numbered, and answers are not."""
     accept(bob, ann)
@@ -252,6 +259,8 @@ def test_an_answer_to_a_timely_message_leaves_what_is_known_of_clocks(bob: LoneD
     refused, other = accept(bob, ann), accept(bob, ann)
     ann.notify(untimely=[[refused, bob.clock.now() + HOUR_MS]])
     answer(bob, ann, other)
+    assert bob.node.outbox.peer_clocks.offset_ms(ann.user) > 0
+    ann.notify(received=[accept(bob, ann, Type.POST)])
     assert bob.node.outbox.peer_clocks.offset_ms(ann.user) > 0
     ann.notify(received=[refused])
     assert bob.node.outbox.peer_clocks.offset_ms(ann.user) == 0
@@ -455,14 +464,14 @@ def test_a_link_that_breaks_while_sending_keeps_the_rest(
     bob.do(
         lambda: [
             bob.node.outbox.accept(Type.POST, ann.user, endpoint, {}, expires=bob.clock.now() + HOUR_MS)
-            for endpoint in ("x", "y", "x")
+            for endpoint in ("x", "y", "z")
         ]
     )
-    assert (len(ann.received("x")), len(ann.received("y"))) == (1, 0)
+    assert [len(ann.received(endpoint)) for endpoint in "xyz"] == [1, 0, 0]
     monkeypatch.setattr(bob.link, "publish", publish)
     bob.link.connected = True
     bob.sleep(0.03)
-    assert (len(ann.received("x")), len(ann.received("y"))) == (2, 1)
+    assert [len(ann.received(endpoint)) for endpoint in "xyz"] == [1, 1, 1]
 
 
 def test_a_message_too_large_for_the_broker_does_not_hold_up_others(
