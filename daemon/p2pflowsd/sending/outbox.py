@@ -361,7 +361,8 @@ class Outbox:
         first = pending[0].seq if pending else position.seq
         missed = [entry for entry in self._queue.stored(peer, endpoint, seq) if entry.seq < first]
         if self._has_lost(peer, endpoint, seq):
-            self._restored.note_lost_messages(peer, endpoint, len(missed))
+            confirmed = [self._confirmed.boot_of(entry.stream, entry.seq) is not None for entry in (*missed, *pending)]
+            self._restored.note_lost_messages(peer, endpoint, sum(confirmed))
         self._resend_requested([*missed, *pending])
         first = missed[0].seq if missed else first
         return (endpoint, epoch, first) if first > seq else None
