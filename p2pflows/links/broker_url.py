@@ -15,6 +15,7 @@ from p2pflows.errors import UsageError
 EMBEDDED_PORT = 18883
 _PORT, _TLS_PORT = 1883, 8883
 _MAX_PORT = 65_535
+_MAX_PORT_DIGITS = 5
 _FORMS = "Use embedded, mqtt://host or mqtts://user:password@host:8883?ca_file=/path/ca.crt."
 _FORMS_AND_ESCAPES = f"{_FORMS} In a password, write # as %23, / as %2F, ? as %3F, @ as %40 and % as %25."
 
@@ -82,6 +83,8 @@ def parse(text: str) -> BrokerUrl | Embedded:
     Raises:
         UsageError: the text has none of the forms above.
     """
+    if any("\ud800" <= character <= "\udfff" for character in text):  # bytes of a command line that are no text
+        raise UsageError("The broker URL is no text in UTF-8.", _FORMS_AND_ESCAPES)
     scheme, _, rest = text.partition(":")
     if scheme == "embedded":
         return Embedded(_port(rest, text)) if rest else Embedded()
@@ -117,6 +120,6 @@ def parse(text: str) -> BrokerUrl | Embedded:
 
 
 def _port(text: str, whole: str) -> int:
-    if text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_PORT:
+    if text.isascii() and text.isdigit() and len(text) <= _MAX_PORT_DIGITS and 0 < int(text) <= _MAX_PORT:
         return int(text)
     raise UsageError(f"The broker setting {whole!r} has no valid port.", _FORMS)
