@@ -215,6 +215,22 @@ def test_a_post_that_was_stored_may_still_fail(bob: LoneDaemon, ann: Peer) -> No
     assert bob.node.outbox.peers() == set()
 
 
+def test_a_post_that_fails_later_was_awaited_no_more(bob: LoneDaemon, ann: Peer) -> None:
+    """What ends twice is counted once, so a call to the same peer is still awaited."""
+    post, _ = accept(bob, ann, Type.POST), accept(bob, ann)
+    ann.notify(received=[post])
+    answer(bob, ann, post, type="error", data={"kind": "flow_failed", "message": "no"})
+    assert bob.node.outbox.awaits(ann.user)
+
+
+def test_an_answer_after_the_deadline_does_not_count(bob: LoneDaemon, ann: Peer) -> None:
+    """A call that nobody has marked as expired yet is over all the same."""
+    call = accept(bob, ann, expires=bob.clock.now() + 1_000)
+    bob.timeline.sleep(2)
+    answer(bob, ann, call, expires=bob.clock.now() + HOUR_MS)
+    assert row_of(bob, call).state == "expired"
+
+
 def test_each_message_is_counted_as_delivered_once(bob: LoneDaemon, ann: Peer) -> None:
     """A receipt or an answer counts, and not both."""
     first, second = accept(bob, ann), accept(bob, ann)
@@ -392,6 +408,15 @@ def test_a_stored_call_that_is_missed_comes_first(bob: LoneDaemon, ann: Peer) ->
     assert {each.get("seq", 0) for each in ann.received("x")[sent:]} == {0, 1}
     assert ann.received_lines("skips") == []
     assert row_of(bob, first).state == "pending"
+
+
+def test_a_stored_call_behind_what_is_pending_is_left_alone(bob: LoneDaemon, ann: Peer) -> None:
+    """A recipient that waits for a pending message has what it has confirmed behind it."""
+    _, second = accept(bob, ann), accept(bob, ann)
+    ann.notify(received=[second])
+    bob.sleep(1)
+    ann.notify(gaps=[["x", epoch_to(bob, ann), 0]])
+    assert row_of(bob, second).state == "stored"
 
 
 def test_what_was_sent_a_moment_ago_is_not_sent_again(bob: LoneDaemon, ann: Peer) -> None:
