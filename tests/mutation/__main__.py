@@ -114,10 +114,12 @@ def explanations(path: Path = EXPLAINED) -> dict[Explained, str]:
     }
 
 
-def mutants_of(file: str, only: str = "") -> list[Mutant]:
-    """Return the mutants of a file whose function or change has a text in it."""
+def mutants_of(file: str, only: Sequence[str] = ()) -> list[Mutant]:
+    """Return the mutants of a file, or those whose function or change has one of some texts in it."""
     found = guards.find((ROOT / file).read_text(encoding="utf-8"))
-    return [mutant for mutant in found if only in f"{mutant.function}: {mutant.text}"]
+    if not only:
+        return found
+    return [mutant for mutant in found if any(text in f"{mutant.function}: {mutant.text}" for text in only)]
 
 
 class Trial:
@@ -126,12 +128,14 @@ class Trial:
     Args:
         folder: where the copy goes.
         jobs: how many mutants to try at once.
+        tests: files and folders with the tests to use for all files; by default those of TESTS.
 
     Attributes:
         failing: the tests that fail though no guard is removed; they are not used.
     """
 
-    def __init__(self, folder: Path, jobs: int) -> None:
+    def __init__(self, folder: Path, jobs: int, tests: Sequence[str]) -> None:
+        self._tests = tests
         self._folder = folder
         self._tree = copy_tree(folder)
         self._jobs = jobs
@@ -145,10 +149,10 @@ class Trial:
         """
         files = {module_of(file): file for file in mutants}
         by_number = {(file, each.number): each for file, found in mutants.items() for each in found}
-        tests = sorted({path for file in mutants for path in TESTS[file] if (self._tree / path).exists()})
+        places = {module_of(file): list(self._tests or TESTS[file]) for file in mutants}
+        tests = sorted({path for paths in places.values() for path in paths if (self._tree / path).exists()})
         numbers = {module_of(file): [each.number for each in found] for file, found in mutants.items()}
         recorded = 0
-        places = {module_of(file): list(TESTS[file]) for file in mutants}
         for fact in self._run({"mutants": numbers, "tests": places}, tests):
             if "test" in fact:
                 recorded += 1
@@ -212,7 +216,7 @@ def copy_tree(to: Path) -> Path:
     return tree
 
 
-def try_all(files: Sequence[str], only: str, jobs: int) -> int:
+def try_all(files: Sequence[str], only: Sequence[str], jobs: int, tests: Sequence[str]) -> int:
     """Try the mutants of some files, and print what survives; return the exit code."""
     explained = explanations()
     counts: Counter[str] = Counter()
@@ -220,7 +224,7 @@ def try_all(files: Sequence[str], only: str, jobs: int) -> int:
     mutants = {file: found for file in files if (found := mutants_of(file, only))}
     total = sum(map(len, mutants.values()))
     with tempfile.TemporaryDirectory(prefix="p2pflows-mutate-", dir=memory_disk()) as folder:
-        trial = Trial(Path(folder), jobs)
+        trial = Trial(Path(folder), jobs, tests)
         for verdict in trial.verdicts(mutants):
             key = Explained.of(verdict.file, verdict.mutant)
             if not verdict.survives:
@@ -276,7 +280,12 @@ def main() -> int:
         prog="scripts/mutate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--file", action="append", default=[], help="only files with this text in their path")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only mutants with this text in function or change")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="only mutants with this text in function or change"
+    )
+    parser.add_argument(
+        "--tests", action="append", default=[], metavar="PATH", help="only these tests, which is faster but misses some"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many to try at once (%(default)s)")
     parser.add_argument("--list", action="store_true", help="print the mutants, and try none")
     arguments = parser.parse_args()
@@ -290,7 +299,10 @@ def main() -> int:
         return 0
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1")
-    return try_all(files, arguments.only, arguments.jobs)
+    for path in arguments.tests:
+        if not (ROOT / path).exists():
+            parser.error(f"there is no {path}")
+    return try_all(files, arguments.only, arguments.jobs, arguments.tests)
 
 
 if __name__ == "__main__":
