@@ -229,7 +229,10 @@ def resolve(who: str, book: Book, me: str) -> str:
     who = petnames.normalize(who)
     if who in book.by_name:
         return book.by_name[who]
-    raise UnknownUser(f"No contact is named {who!r}.", f"Add them: p2pflows contacts add {who} USER_ID")
+    raise UnknownUser(
+        f"No contact is named {who!r}.",
+        f"Meet them: p2pflows invite --for {who}; or, with their id: p2pflows contacts add {who} USER_ID",
+    )
 
 
 def _checked(name: str, user: str, book: Book) -> str:

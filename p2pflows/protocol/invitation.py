@@ -22,9 +22,11 @@ MAX_TEXT_BYTES = 255
 _VERSION = 1
 _FIXED_BYTES = 1 + 32 + SECRET_BYTES + 4
 _START = PREFIX + "1"
-_MAX_STARTS = 20
-_MAX_PIECES = 400
-"""How many pieces of a pasted text may belong to one line."""
+MAX_PASTED_CHARS = 20_000
+"""The longest text in which an invitation is looked for."""
+_MIN_CHARS = 90
+"""No line is shorter."""
+_MAX_STARTS = 5
 _ID_DOMAIN = b"p2pflows invite"
 _PROOF_DOMAIN = b"p2pflows accept"
 
@@ -86,8 +88,10 @@ def parse(text: str) -> Invitation:
     Capitals, spaces, line breaks and quote marks in it do not matter, nor does what stands before and after it.
 
     Raises:
-        UsageError: there is none in it, it was changed or cut, or a newer release made it.
+        UsageError: there is none in it, it was changed or cut, or a newer release made it; or the text is too long.
     """
+    if len(text) > MAX_PASTED_CHARS:
+        raise UsageError("That is too long for an invitation.", "Give the line, or the mail that holds it.")
     pieces = [piece for piece in re.split(r"[^a-z0-9]+", text.lower()) if piece]
     whole = "".join(pieces)
     ends, end = [], 0
@@ -98,9 +102,9 @@ def parse(text: str) -> Invitation:
     if not starts:
         raise UsageError("That is no invitation.", f"It begins with {_START}. Copy all of it.")
     for start in starts[:_MAX_STARTS]:
-        for end in [each for each in ends if each > start][:_MAX_PIECES]:
-            if end - start > bech32m.MAX_CHARS:
-                break
+        for end in ends:
+            if not _MIN_CHARS <= end - start <= bech32m.MAX_CHARS:
+                continue
             try:
                 _, data = bech32m.decode(whole[start:end])
             except ValueError:

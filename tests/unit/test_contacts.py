@@ -258,4 +258,6 @@ def test_an_unknown_name_says_how_to_add_it() -> None:
     """An unknown name is an error of the kind unknown_user."""
     with pytest.raises(UnknownUser) as error:
         resolve("carol", Book({"alice": ALICE}), "me-id")
-    assert error.value.hint == "Add them: p2pflows contacts add carol USER_ID"
+    assert error.value.hint == (
+        "Meet them: p2pflows invite --for carol; or, with their id: p2pflows contacts add carol USER_ID"
+    )

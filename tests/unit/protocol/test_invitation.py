@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +89,18 @@ def test_what_a_later_release_adds_is_ignored() -> None:
     assert parse(bech32m.encode(PREFIX, data + b"more")) == INVITATION
     with pytest.raises(UsageError, match="newer release"):
         parse(bech32m.encode(PREFIX, b"\x02" + data[1:]))
+
+
+def test_a_text_of_any_size_takes_no_long_search() -> None:
+    """Neither a long text nor one that begins an invitation again and again."""
+    with pytest.raises(UsageError, match="too long"):
+        parse(LINE + "x" * 20_000)
+    begun = time.perf_counter()
+    with pytest.raises(UsageError, match="changed on its way"):
+        parse("p2pf1 " + "q " * 9_990)
+    with pytest.raises(UsageError, match="changed on its way"):
+        parse("p2pf1 " * 3_300)
+    assert time.perf_counter() - begun < 10
 
 
 def test_a_proof_is_bound_to_both_users_and_the_line() -> None:
