@@ -159,23 +159,28 @@ class Client:
 
     def ask(
         self,
-        who: str,
+        who: str | list[str],
         text: str,
         *,
         form: Any = None,
         edit: Any = None,
         default: Any = NO_DEFAULT,
+        need: str = "first",
+        quorum: int | None = None,
         timeout: float | None = None,
     ) -> Answer[Any]:
         """Ask a human, wait, and return the answer.
 
         Args:
-            who: a contact or user id, or the address of a human.
+            who: a contact or user id, the address of a human, or a group such as `@team`; or a list of them.
             text: the question.
             form: what the answer is: a type such as `bool` or a pydantic model, a list of texts to choose from, or a
                 JSON Schema; None for a text.
             edit: a document that the answer is an edited copy of: an object or list, or a pydantic model.
             default: what holds if nobody answers in time; by default, that is an error.
+            need: of several people, whose answers decide: the `first`, `all` (then the value is a list), all unless one
+                says no (`unanimous`), or the same one of `quorum` people (`quorum`).
+            quorum: how many have to give the same answer.
             timeout: seconds until the deadline (by default ten minutes).
 
         Raises:
@@ -186,7 +191,9 @@ class Client:
         from p2pflows.forms.python import TypedForm, ask_params
 
         typed = TypedForm(form, edit)
-        question = self.request("ask", **ask_params(who, text, typed, timeout), **_default(typed, default))["id"]
+        question = self.request(
+            "ask", **ask_params(who, text, typed, timeout), need=need, quorum=quorum, **_default(typed, default)
+        )["id"]
         try:
             return typed.answer_in(self.request("wait", id=question))
         except KeyboardInterrupt:
@@ -349,23 +356,28 @@ class AsyncClient:
 
     async def ask(
         self,
-        who: str,
+        who: str | list[str],
         text: str,
         *,
         form: Any = None,
         edit: Any = None,
         default: Any = NO_DEFAULT,
+        need: str = "first",
+        quorum: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - a deadline that travels with the question
     ) -> Answer[Any]:
         """Ask a human, wait, and return the answer.
 
         Args:
-            who: a contact or user id, or the address of a human.
+            who: a contact or user id, the address of a human, or a group such as `@team`; or a list of them.
             text: the question.
             form: what the answer is: a type such as `bool` or a pydantic model, a list of texts to choose from, or a
                 JSON Schema; None for a text.
             edit: a document that the answer is an edited copy of: an object or list, or a pydantic model.
             default: what holds if nobody answers in time; by default, that is an error.
+            need: of several people, whose answers decide: the `first`, `all` (then the value is a list), all unless one
+                says no (`unanimous`), or the same one of `quorum` people (`quorum`).
+            quorum: how many have to give the same answer.
             timeout: seconds until the deadline (by default ten minutes).
 
         Raises:
@@ -378,7 +390,11 @@ class AsyncClient:
         from p2pflows.forms.python import TypedForm, ask_params
 
         typed = TypedForm(form, edit)
-        question = (await self.begin("ask", **ask_params(who, text, typed, timeout), **_default(typed, default)))["id"]
+        question = (
+            await self.begin(
+                "ask", **ask_params(who, text, typed, timeout), need=need, quorum=quorum, **_default(typed, default)
+            )
+        )["id"]
         try:
             return typed.answer_in(await self.begin("wait", id=question))
         except asyncio.CancelledError:

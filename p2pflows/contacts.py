@@ -6,7 +6,7 @@ has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,8 @@ from p2pflows.protocol import topics
 ME = "me"
 _Stamp = tuple[int, int, int] | None
 """What changes whenever the file does; None if there is no file."""
+MAX_GROUPS = 100
+MAX_MEMBERS = 50
 _RESERVED = {ME, "contacts", "anyone"}
 
 
@@ -30,6 +32,7 @@ class Book:
         blocked: the user ids that the owner has denied.
         verified: the user ids of contacts with whom the owner has compared the words.
         introduced_by: by the user id of a contact, the user id of who introduced them.
+        groups: the user ids of the contacts in each group, by the name of the group.
         by_user: petnames by user id.
     """
 
@@ -37,6 +40,7 @@ class Book:
     blocked: frozenset[str] = frozenset()
     verified: frozenset[str] = frozenset()
     introduced_by: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     by_user: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,8 +172,53 @@ class Contacts:
             user = _contact(name, book)
             names = {known: other for known, other in book.by_name.items() if other != user}
             introduced = {known: by for known, by in book.introduced_by.items() if known != user}
-            self._write(replace(book, by_name=names, verified=book.verified - {user}, introduced_by=introduced))
+            groups = {group: tuple(each for each in users if each != user) for group, users in book.groups.items()}
+            self._write(
+                replace(
+                    book,
+                    by_name=names,
+                    verified=book.verified - {user},
+                    introduced_by=introduced,
+                    groups={group: users for group, users in groups.items() if users},
+                )
+            )
         return user
+
+    def add_to_group(self, group: str, who: Sequence[str]) -> list[str]:
+        """Add contacts to a group, which is made if there is none, and return the petnames of its members.
+
+        Raises:
+            UnknownUser: somebody is no contact.
+            UsageError: the name has a wrong form, or there are too many members or groups.
+        """
+        with self._locked():
+            book = self.book()
+            group = petnames.check(group, ())
+            members = tuple(dict.fromkeys([*book.groups.get(group, ()), *(_contact(name, book) for name in who)]))
+            groups = {**book.groups, group: members}
+            if len(members) > MAX_MEMBERS or len(groups) > MAX_GROUPS:
+                raise UsageError(
+                    f"There may be {MAX_GROUPS} groups of {MAX_MEMBERS} members each.", "Make a group smaller."
+                )
+            self._write(replace(book, groups=groups))
+        return [book.by_user[user] for user in members]
+
+    def remove_from_group(self, group: str, who: Sequence[str]) -> list[str]:
+        """Remove members of a group, by default all, and return the petnames of those who stay.
+
+        Raises:
+            UnknownUser: there is no such group, or somebody is not in it.
+        """
+        with self._locked():
+            book = self.book()
+            members = members_of(group, book)
+            gone = {_contact(name, book) for name in who} if who else set(members)
+            if not gone <= set(members):
+                raise UnknownUser(f"Not all of them are in the group {group!r}.", "See: p2pflows contacts group list")
+            left = tuple(user for user in members if user not in gone)
+            groups = {**book.groups, petnames.normalize(group): left}
+            self._write(replace(book, groups={name: users for name, users in groups.items() if users}))
+        return [book.by_user[user] for user in left]
 
     def block(self, user: str) -> None:
         """Block a user id."""
@@ -191,6 +240,8 @@ class Contacts:
                 about[user] = known
         if about:
             content["about"] = about
+        if book.groups:
+            content["groups"] = {group: list(users) for group, users in sorted(book.groups.items())}
         if book.blocked:
             content["blocked"] = sorted(book.blocked)
         yaml_file.write(self._path, content)
@@ -233,6 +284,18 @@ def resolve(who: str, book: Book, me: str) -> str:
         f"No contact is named {who!r}.",
         f"Meet them: p2pflows invite --for {who}; or, with their id: p2pflows contacts add {who} USER_ID",
     )
+
+
+def members_of(group: str, book: Book) -> tuple[str, ...]:
+    """Return the user ids of the contacts in a group.
+
+    Raises:
+        UnknownUser: there is no such group.
+    """
+    members = book.groups.get(petnames.normalize(group))
+    if members is None:
+        raise UnknownUser(f"There is no group {group!r}.", f"Make it: p2pflows contacts group add {group} CONTACT...")
+    return members
 
 
 def _checked(name: str, user: str, book: Book) -> str:
@@ -292,7 +355,19 @@ def _read(path: Path) -> Book:
             raise UsageError(f"The contacts file blocks {user!r}, which is not a user id.", hint)
     by_name = {petnames.normalize(name): user for name, user in names.items()}
     verified, introduced_by = _read_about(content.get("about") or {} if isinstance(content, dict) else {}, hint)
-    return Book(by_name, frozenset(blocked_ids), verified, introduced_by)
+    groups = _read_groups(content.get("groups") or {} if isinstance(content, dict) else {}, by_name, hint)
+    return Book(by_name, frozenset(blocked_ids), verified, introduced_by, groups)
+
+
+def _read_groups(content: object, by_name: dict[str, str], hint: str) -> dict[str, tuple[str, ...]]:
+    """Return the groups, without members who are no contacts any more."""
+    if not isinstance(content, dict) or not all(isinstance(users, list) for users in content.values()):
+        raise UsageError("The contacts file has groups of an unknown form.", hint)
+    known = set(by_name.values())
+    return {
+        petnames.normalize(str(group)): tuple(user for user in (str(each).lower() for each in users) if user in known)
+        for group, users in content.items()
+    }
 
 
 def _is_user_id(value: object) -> bool:

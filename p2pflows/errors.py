@@ -17,6 +17,7 @@ P2pflowsError
     ├── Declined        the human declined                         exit 1
     ├── Cancelled       the call was cancelled                     exit 1
     ├── BadAnswer       the human's answer is not what was asked   exit 1
+    ├── Undecided       those who were asked do not agree          exit 1
     └── DeadlinePassed  no answer arrived in time                  exit 5
 
 On the wire, an error is named by its `kind`; docs/PROTOCOL.md lists all kinds.
@@ -176,6 +177,12 @@ class BadAnswer(CallError):
     kind = "bad_answer"
 
 
+class Undecided(CallError):
+    """Several people were asked, and not enough of them gave the same answer."""
+
+    kind = "undecided"
+
+
 class DeadlinePassed(CallError):
     """No answer arrived before the deadline."""
 
@@ -201,6 +208,7 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
         Declined,
         Cancelled,
         BadAnswer,
+        Undecided,
         DeadlinePassed,
     )
 }
@@ -208,7 +216,16 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
 
 ONLY_LOCAL = frozenset(
     error.kind
-    for error in (P2pflowsError, UsageError, DaemonNotRunning, JournalFailed, UnknownUser, Unreachable, BadAnswer)
+    for error in (
+        P2pflowsError,
+        UsageError,
+        DaemonNotRunning,
+        JournalFailed,
+        UnknownUser,
+        Unreachable,
+        BadAnswer,
+        Undecided,
+    )
 )
 """Kinds that only the daemon of the caller can know, so that no answer of another user may claim them."""
 

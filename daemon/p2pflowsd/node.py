@@ -504,6 +504,7 @@ class Node:
         self.dispatch.tick()
         self.admission.release_contacts()
         self.inbox.wake()
+        self.questions.tick()
         if elapsed >= self._next_tidying:
             self._next_tidying = elapsed + PRUNE_INTERVAL_S
             self.journal.log.prune()

@@ -10,6 +10,7 @@ import click
 import p2pflows
 from p2pflows.cli import candidates
 from p2pflows.cli.arguments import examples, json_option, parse_json, timeout_option
+from p2pflows.cli.ask_group import group_options, group_params
 from p2pflows.cli.message_data import read_content
 from p2pflows.cli.output import print_json, say, short_id
 from p2pflows.cli.question_outcome import print_answer, raise_for_outcome
@@ -29,7 +30,7 @@ def _asking(command: str) -> Callable[[_F], _F]:
     """Return the argument and the options that `ask` and `confirm` share."""
 
     def decorate(function: _F) -> _F:
-        function = json_option(function)
+        function = json_option(group_options(function))
         function = click.option(
             "--detach", is_flag=True, help="Print the id and do not wait; see: p2pflows asked, p2pflows wait ID."
         )(function)
@@ -95,6 +96,7 @@ def tell(*, words: tuple[list[str], str], timeout: float | None, as_json: bool) 
         "p2pflows ask bob 'Which port?' --form port.json --default 8080",
         "p2pflows ask bob 'Is this right?' --edit config.json > new.json",
         "p2pflows ask bob 'What do you think?' --detach",
+        "p2pflows ask bob carol 'Who is in?' --first --then @team --after 20m",
     )
 )
 @_asking("ask")
@@ -114,17 +116,25 @@ def ask(
     form: str | None,
     edit: str | None,
     default: str | None,
+    **group: Any,
 ) -> None:
     """Ask a person, wait, and print the answer as text.
 
-    WHO is a contact, or CONTACT/ENDPOINT. QUESTION is one argument; '-' reads it from stdin, @FILE from a file, and
-    @@ begins a text with @. Ctrl-C withdraws the question.
+    WHO is a contact, CONTACT/ENDPOINT, or a group of contacts such as @team; there may be several. QUESTION is the last
+    argument; '-' reads it from stdin, @FILE from a file, and @@ begins a text with @. Ctrl-C withdraws the question.
 
     The exit code is 0 for an answer, and for a --default that took its place; else that of the error. --json prints
     the outcome, whatever it is, with the answer's value and who gave it.
     """
     who, text = words
-    asked = {"who": who, "text": text, **_form(yes_no=yes_no, choices=choices, form=form, edit=edit)}
+    if group["quorum"] and not (yes_no or choices or form):
+        raise UsageError("People seldom give the same text.", "With --quorum, give --yes-no, --choice or --form.")
+    asked = {
+        "who": who,
+        "text": text,
+        **_form(yes_no=yes_no, choices=choices, form=form, edit=edit),
+        **group_params(who, group, all_means="all"),
+    }
     if default is not None:
         asked["default"] = _parse_default(asked, default)
     ended = _ask(asked, timeout, detach=detach, as_json=as_json)
@@ -141,19 +151,21 @@ def ask(
     epilog=examples(
         "p2pflows confirm bob 'Drop the table?' && echo dropped",
         "p2pflows confirm bob 'Drop the table?' --timeout 1h --json",
+        "p2pflows confirm @team 'Deploy?' --quorum 2 --in 1h",
     )
 )
 @_asking("confirm")
-def confirm(*, words: tuple[list[str], str], timeout: float | None, detach: bool, as_json: bool) -> None:
+def confirm(*, words: tuple[list[str], str], timeout: float | None, detach: bool, as_json: bool, **group: Any) -> None:
     """Ask a person for a yes or no, as exit code.
 
     Only a yes that they have signed is 0. Other exit codes: 11 no, 1 declined, 5 nobody answered, 3 unreachable,
     4 not allowed. No answer is no yes.
 
-    WHO and QUESTION are those of ask. Ctrl-C withdraws the question.
+    WHO and QUESTION are those of ask. With --all, one no is a no, and only all together are a yes.
     """
     who, text = words
-    ended = _ask({"who": who, "text": text, "schema": {"type": "boolean"}}, timeout, detach=detach, as_json=as_json)
+    asked = {"who": who, "text": text, "schema": {"type": "boolean"}, **group_params(who, group, all_means="unanimous")}
+    ended = _ask(asked, timeout, detach=detach, as_json=as_json)
     if ended is None:
         return
     if as_json:

@@ -1,4 +1,4 @@
-"""Commands for contacts: `contacts add`, `list`, `rename`, `verify` and `remove`; they need no daemon."""
+"""Commands for contacts: `contacts add`, `list`, `rename`, `verify`, `remove` and `group`; they need no daemon."""
 
 from __future__ import annotations
 
@@ -137,6 +137,70 @@ def remove(name: str, as_json: bool) -> None:
 
     user = Contacts(home().contacts).remove(name)
     print_result({"name": name, "user": user}, f"{escape(name)} ({user}) is no longer a contact.", as_json)
+
+
+@contacts.group(
+    invoke_without_command=True,
+    epilog=examples(
+        "p2pflows contacts group add team bob carol",
+        "p2pflows contacts group list",
+        "p2pflows contacts group remove team carol",
+    ),
+)
+@json_option
+@click.pass_context
+def group(ctx: click.Context, as_json: bool) -> None:
+    """Put contacts into groups, to ask them together: p2pflows ask @team."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_groups, as_json=as_json)
+
+
+@group.command(name="add", epilog=examples("p2pflows contacts group add team bob carol"))
+@click.argument("name", metavar="GROUP")
+@click.argument("who", nargs=-1, required=True, type=Contact(), metavar="CONTACT...")
+@json_option
+def add_members(name: str, who: tuple[str, ...], as_json: bool) -> None:
+    """Add contacts to a group; a new group is made."""
+    from p2pflows.contacts import Contacts
+
+    name = name.removeprefix("@")
+    _print_group(name, Contacts(home().contacts).add_to_group(name, who), as_json)
+
+
+@group.command(name="list", epilog=examples("p2pflows contacts group list"))
+@json_option
+def list_groups(as_json: bool) -> None:
+    """List your groups and their members."""
+    from p2pflows.contacts import Contacts
+
+    book = Contacts(home().contacts).book()
+    found = {name: [book.by_user[user] for user in users] for name, users in sorted(book.groups.items())}
+    if as_json:
+        print_json([{"name": name, "members": members} for name, members in found.items()])
+    elif found:
+        print_table(["GROUP", "MEMBERS"], [[f"@{name}", ", ".join(members)] for name, members in found.items()])
+    else:
+        say("You have no groups. Make one with: p2pflows contacts group add GROUP CONTACT...")
+
+
+@group.command(
+    name="remove",
+    epilog=examples("p2pflows contacts group remove team carol", "p2pflows contacts group remove team"),
+)
+@click.argument("name", metavar="GROUP")
+@click.argument("who", nargs=-1, type=Contact(), metavar="[CONTACT...]")
+@json_option
+def remove_members(name: str, who: tuple[str, ...], as_json: bool) -> None:
+    """Remove contacts from a group; without a CONTACT, the group itself. They stay your contacts."""
+    from p2pflows.contacts import Contacts
+
+    name = name.removeprefix("@")
+    _print_group(name, Contacts(home().contacts).remove_from_group(name, who), as_json)
+
+
+def _print_group(name: str, members: list[str], as_json: bool) -> None:
+    sentence = f"In @{escape(name)}: {', '.join(map(escape, members))}." if members else f"@{escape(name)} is gone."
+    print_result({"name": name, "members": members}, sentence, as_json)
 
 
 def _how_known(user: str, book: Book) -> str:

@@ -18,19 +18,28 @@ def print_answer(question: dict[str, Any], *, to_stderr: bool = False) -> None:
         question: a question that has ended.
         to_stderr: print it for the person who looks on, with who gave it.
     """
+    if question["need"] == "all" and len(question["people"]) > 1:
+        for person in question["people"]:
+            if person["outcome"] == "answered":
+                _print_line(f"{display_name(person['name'], person['by'])}: {person['answer']}", to_stderr=to_stderr)
+        return
     if question["outcome"] not in ("answered", "defaulted"):
         return
     who = display_name(question["name"], question["by"])
     if question["outcome"] == "defaulted":
         say("Nobody answered in time; this is your default.")
-    if to_stderr:
-        say(quote(who, question["answer"]))
-    elif stdout_is_terminal():
-        click.echo(escape_lines(question["answer"]))
-    else:
-        click.echo(question["answer"].encode(errors="backslashreplace"))
+    _print_line(quote(who, question["answer"]) if to_stderr else question["answer"], to_stderr=to_stderr)
     if question["remark"]:
         say(f"{who} adds: {shorten(question['remark'])}")
+
+
+def _print_line(text: str, *, to_stderr: bool) -> None:
+    if to_stderr:
+        say(escape_lines(text))
+    elif stdout_is_terminal():
+        click.echo(escape_lines(text))
+    else:
+        click.echo(text.encode(errors="backslashreplace"))
 
 
 def raise_for_outcome(question: dict[str, Any], *, quietly: bool) -> None:

@@ -38,7 +38,7 @@ def print_prompt(prompt: dict[str, Any]) -> None:
             ("asked", ago(prompt["received"])),
             ("status", escape(prompt["status"])),
             ("left", time_left(prompt["expires"]) if prompt["status"] == "open" else ""),
-            ("answer", escape(prompt["answer"] or "")),
+            ("answer" if prompt["status"] == "answered" else "reason", escape(prompt["answer"] or "")),
             ("expects", escape(form["expects"]) if form is not None else ""),
             *((escape(name), escape(_as_text(value))) for name, value in prompt["about"].items()),
         ]

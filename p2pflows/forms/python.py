@@ -97,8 +97,9 @@ class TypedForm:
         if content is not None:
             error = from_kind(content["code"], content["message"], content["hint"])
             raise error.said_by(content["from"], content.get("name")) if content.get("from") else error
+        many = question["need"] == "all" and len(question["people"]) > 1
         return Answer(
-            self.value(question["value"]),
+            [self.value(each) for each in question["value"]] if many else self.value(question["value"]),
             question["answer"],
             question["remark"],
             question["by"],

@@ -162,7 +162,7 @@ def test_a_note_is_left_and_an_empty_one_is_refused_now(alice: Person, bob: Pers
 
 @pytest.fixture
 def couple() -> Iterator[tuple[Person, Person]]:
-    """Alice and bob, whose daemons may be killed; none of them runs the broker."""
+    """Alice and bob, whose daemons may be killed."""
     network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
     try:
         yield network.pair()
@@ -190,3 +190,40 @@ def test_a_question_survives_every_daemon(couple: tuple[Person, Person]) -> None
     assert ended.code == 0
     assert "Your daemon went away" in ended.err
     assert alice.request("question", id=question)["value"] is True
+
+
+@pytest.fixture
+def trio() -> Iterator[tuple[Person, Person, Person]]:
+    """Alice, and two whom she asks; the daemon of alice may be killed."""
+    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    try:
+        carol = network.person("carol").without_workers()
+        carol.start(wait=False)
+        alice, bob = network.pair(workers=False)
+        alice.add_contact(carol)
+        carol.add_contact(alice)
+        yield alice, bob, carol.ready()
+    finally:
+        network.close()
+
+
+def test_a_group_is_asked(trio: tuple[Person, Person, Person]) -> None:
+    """One no is a no; the first answer settles it, and the others read that; others are asked after a restart."""
+    alice, bob, carol = trio
+    alice.cli("contacts", "group", "add", "team", "bob", "carol").ok()
+    asking = alice.start_command("confirm", "@team", "All?", "--all")
+    bob.cli("answer", asked(bob, "All?"), "yes").ok()
+    carol.cli("answer", asked(carol, "All?"), "no").ok()
+    assert asking.wait().code == 11
+    asking = alice.start_command("ask", "bob", "carol", "Who?", "--first")
+    question = asked(carol, "Who?")
+    bob.cli("answer", asked(bob, "Who?"), "I.").ok()
+    assert asking.wait().ok().out == "I.\n"
+    wait_until(lambda: carol.prompts() == [], 20)
+    assert "is already cancelled: It is settled." in carol.cli("answer", question, "I!").err
+    later = alice.cli("ask", "bob", "Later?", "--then", "carol", "--after", "3s", "--detach").ok().out.strip()
+    alice.kill_daemon()
+    alice.ready()
+    carol.cli("answer", asked(carol, "Later?"), "Here.").ok()
+    assert alice.cli("wait", later).ok().out == "Here.\n"
+    wait_until(lambda: bob.prompts() == [], 20)

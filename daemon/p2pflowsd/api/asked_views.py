@@ -28,8 +28,8 @@ _OF_KINDS = {"declined": QuestionState.DECLINED, "deadline": QuestionState.EXPIR
 def question(node: Node, row: QuestionRow) -> dict[str, Any]:
     """A question to humans."""
     people = people_from_json(row.people)
-    form = Wish.from_json(row.wish).read_form()
-    first = people[0]
+    wish = Wish.from_json(row.wish)
+    form, first = wish.read_form(), people[0]
     return {
         "id": row.id,
         "kind": "question",
@@ -40,7 +40,9 @@ def question(node: Node, row: QuestionRow) -> dict[str, Any]:
         "endpoint": first.endpoint,
         "created": rfc3339(row.created),
         "expires": rfc3339(row.expires),
-        "where": _where(node, people[0]) if row.state == QuestionState.OPEN else "",
+        "need": wish.need,
+        "quorum": wish.quorum,
+        "where": _where_question(node, wish, people) if row.state == QuestionState.OPEN else "",
         **_result(node, Result.from_json(row.result)),
         "people": [
             {
@@ -107,6 +109,8 @@ def _call(node: Node, row: OutgoingRow) -> dict[str, Any]:
         "endpoint": row.endpoint,
         "created": rfc3339(row.created),
         "expires": rfc3339(row.expires),
+        "need": "first",
+        "quorum": 0,
         "where": _where_sent(node, row) if is_open else "",
         "outcome": outcome,
         "value": content if outcome == QuestionState.ANSWERED else None,
@@ -120,6 +124,16 @@ def _call(node: Node, row: OutgoingRow) -> dict[str, Any]:
         else (error.said_by(error.user, node.name_of(error.user)) if error.user else error).as_reply(),
         "people": [],
     }
+
+
+def _where_question(node: Node, wish: Wish, people: list[Person]) -> str:
+    """Say in a few words how far a question has got."""
+    if not any(person.call for person in people):
+        return f"begins at {rfc3339(wish.start)}"
+    if len(people) == 1:
+        return _where(node, people[0])
+    answered = sum(person.result.outcome == QuestionState.ANSWERED for person in people)
+    return f"{answered} of {len(people)} have answered"
 
 
 def _where(node: Node, person: Person) -> str:

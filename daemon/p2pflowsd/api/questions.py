@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from p2pflows.errors import BadInput, DeadlinePassed, UsageError
+from p2pflows.contacts import members_of
+from p2pflows.errors import DeadlinePassed, UsageError
 from p2pflows.forms import Form
 from p2pflows.protocol import topics
 from p2pflowsd.api import asked_views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import (
+    MAX_TIMEOUT_S,
     Count,
     Flag,
     IdPart,
     Json,
     JsonObject,
+    MustBe,
     NoParameters,
     Parameters,
     Seconds,
     Text,
     Words,
 )
-from p2pflowsd.asking.question import Wish
+from p2pflowsd.asking.question import Need, Wish
 from p2pflowsd.asking.questions import Answerer
 from p2pflowsd.journal.rows import QuestionRow
 
@@ -35,6 +39,15 @@ MAX_SOURCE_CHARS = 64
 MAX_LISTED = 1_000
 MAX_CLEARED = 5_000
 """Messages that one batch forgets, so that no batch takes long."""
+
+
+class ThenParameters(BaseModel):
+    """Whom to ask if nobody has answered some seconds after the start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    who: list[str]
+    after: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)]
 
 
 class AskParameters(Parameters):
@@ -49,6 +62,12 @@ class AskParameters(Parameters):
     default: Json = None
     timeout: Seconds = ASK_TIMEOUT_S
     source: Text = ""
+    need: Annotated[Need, Field(strict=False), MustBe("first, all, unanimous or quorum")] = Need.FIRST
+    quorum: Count = 0
+    then: Annotated[list[ThenParameters], MustBe("a list of objects with `who` and `after`")] = Field(
+        default_factory=list
+    )
+    delay: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S), MustBe("from 0 to 30 days", "Give it in seconds.")] = 0
 
 
 class QuestionParameters(Parameters):
@@ -66,7 +85,10 @@ class AskedParameters(Parameters):
 
 
 async def ask(daemon: Daemon, params: AskParameters) -> Any:
-    """Ask a human, without waiting for the answer; `who` is a contact, or the address of a human.
+    """Ask humans, without waiting for the answer: `who` has contacts, addresses, and groups such as `@team`.
+
+    `need` says whose answers decide: the `first`, `all`, those of all until one says no (`unanimous`), or the same
+    one of `quorum` people. `then` has others, who are asked `after` some seconds; `delay` says when to begin.
 
     Returns:
         `id` of the question, once it is committed
@@ -77,9 +99,23 @@ async def ask(daemon: Daemon, params: AskParameters) -> Any:
         default=[params.default] if "default" in params.model_fields_set else [],
         source=params.source[:MAX_SOURCE_CHARS],
         life_ms=int(params.timeout * 1000),
+        need=params.need,
+        quorum=params.quorum,
+        steps=[
+            {
+                "people": [[person.user, person.endpoint] for person in _people(daemon, step.who)],
+                "after_ms": int(step.after * 1000),
+            }
+            for step in params.then
+        ],
     )
     people = _people(daemon, params.who)
-    return {"id": await daemon.run(lambda: daemon.node.questions.ask(params.text, people, wish))}
+
+    def step() -> str:
+        start = daemon.node.clock.now() + int(params.delay * 1000) if params.delay else 0
+        return daemon.node.questions.ask(params.text, people, replace(wish, start=start))
+
+    return {"id": await daemon.run(step)}
 
 
 async def question(daemon: Daemon, params: QuestionParameters) -> Any:
@@ -157,11 +193,12 @@ def _people(daemon: Daemon, who: list[str]) -> list[Answerer]:
     Raises:
         P2pflowsError: nobody is named, somebody is unknown, or an endpoint has a wrong form.
     """
-    if len(who) != 1:
-        raise BadInput("A question goes to one human.", "Give one contact, and the question as one text in quotes.")
     book = daemon.contacts()
     found = []
     for name in who:
+        if name.startswith("@"):
+            found += [Answerer(user, HUMAN) for user in members_of(name[1:], book)]
+            continue
         user, endpoint = daemon.resolve_address(name if "/" in name else f"{name}/{HUMAN}", book)
         found.append(Answerer(user, topics.check_name(endpoint, "an endpoint")))
     return found

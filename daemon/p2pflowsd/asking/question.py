@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Self
 
 from p2pflows.forms import Form
@@ -56,13 +57,28 @@ class Person:
         user: the user id.
         endpoint: the endpoint of their human.
         call: the id of the message that asks them; empty before it is sent.
+        step: with which step they are asked; 0 for the first.
         result: what became of it.
     """
 
     user: str
     endpoint: str
     call: str = ""
+    step: int = 0
     result: Result = field(default_factory=Result)
+
+
+class Need(StrEnum):
+    """Whose answers decide a question that several people are asked."""
+
+    FIRST = "first"
+    """The first answer counts."""
+    ALL = "all"
+    """Everybody is to answer; the value is a list."""
+    UNANIMOUS = "unanimous"
+    """All have to say yes, and the first no decides."""
+    QUORUM = "quorum"
+    """So many have to give the same answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +89,22 @@ class Wish:
         form: what the answer must be: `answer_schema` and `answer_draft`, as on the wire; empty for any text.
         default: in a list of one, the value that counts if nobody answers in time; an empty list for none.
         source: a label of the asking program.
-        life_ms: how long the question is open.
+        life_ms: how long the question is open, from its start.
+        start: when it is to be asked, in milliseconds since the Unix epoch; 0 for at once.
+        need: whose answers decide.
+        quorum: how many have to give the same answer, for `Need.QUORUM`.
+        steps: who is asked later, if nobody has answered by then: `people`, a list of user id and endpoint, and
+            `after_ms`, counted from the start.
     """
 
     form: dict[str, Any] = field(default_factory=dict)
     default: list[Any] = field(default_factory=list)
     source: str = ""
     life_ms: int = 0
+    start: int = 0
+    need: str = Need.FIRST
+    quorum: int = 0
+    steps: list[dict[str, Any]] = field(default_factory=list)
 
     def read_form(self) -> Form | None:
         """Return the form; None if any text is an answer."""

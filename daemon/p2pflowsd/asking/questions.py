@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from p2pflows.errors import (
     BadAnswer,
     BadInput,
+    CallError,
     Cancelled,
     DeadlinePassed,
     Declined,
@@ -28,7 +30,7 @@ from p2pflows.protocol import strict_json
 from p2pflows.protocol.message import Type, new_id
 from p2pflowsd.asking import rules
 from p2pflowsd.asking.origin import question_in, write_origin
-from p2pflowsd.asking.question import Person, Result, Wish, people_from_json, people_to_json, with_result
+from p2pflowsd.asking.question import Need, Person, Result, Wish, people_from_json, people_to_json, with_result
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
@@ -39,6 +41,7 @@ from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
 
 MAX_TEXT_BYTES = 100_000
+MAX_PEOPLE = 50
 MAX_OPEN = 1_000
 """Open questions of this user."""
 _MIN_CANCEL_LIFETIME_MS = 60_000
@@ -78,6 +81,8 @@ class Questions:
         self._messages = messages
         self._callbacks = callbacks
         self._waiting: dict[str, list[OnEnd]] = {}
+        self._next_due: int | None = journal.questions.next_due()
+        """When something is to be done for a question, in milliseconds since the Unix epoch."""
 
     def ask(self, text: str, people: Sequence[Answerer], wish: Wish) -> str:
         """Ask people, and return the id of the question.
@@ -105,30 +110,48 @@ class Questions:
                 f"You have {MAX_OPEN:,} open questions, as many as there may be.",
                 "See them with: p2pflows asked; withdraw some with: p2pflows cancel ID",
             )
-        data = with_form({"api_output": text}, form)
-        for answerer in people:
-            self._outbox.check(answerer.user, answerer.endpoint, data)
+        everybody = _check_people(people, wish)
+        for answerer in everybody:
+            self._outbox.check(answerer.user, answerer.endpoint, with_form({"api_output": text}, form))
         now = self._clock.now()
-        question_id = new_id(now, self._entropy(10))
-        asked = [Person(answerer.user, answerer.endpoint, question_id) for answerer in people]
+        start = max(wish.start, now)
         row = QuestionRow(
             row_id=0,
-            id=question_id,
+            id=new_id(now, self._entropy(10)),
             text=text,
             wish=wish.to_json(),
-            people=people_to_json(asked),
+            people="[]",
             created=now,
-            expires=now + wish.life_ms,
+            expires=start + wish.life_ms,
             due=None,
             state=QuestionState.OPEN,
             result=None,
             ended=None,
         )
         row = row._replace(row_id=self._journal.questions.add(row))
-        for person in asked:
-            self._send(row, person, data, wish.source)
+        asked = [Person(answerer.user, answerer.endpoint) for answerer in dict.fromkeys(people)]
+        if start > now:
+            self._set_people(row, asked, start)
+        else:
+            self._decide(row, wish, self._send_to(row, wish, asked), _next_due(row, wish, 0))
         self._faults.reach("questions.asked")
-        return question_id
+        return row.id
+
+    def tick(self) -> None:
+        """Do what is due: ask those who are to be asked now."""
+        now = self._clock.now()
+        if self._next_due is None or self._next_due > now:
+            return
+        for row in self._journal.questions.due(now):
+            people, wish = people_from_json(row.people), Wish.from_json(row.wish)
+            if row.expires > now:
+                self._go_on(row, wish, people)
+            elif any(person.call for person in people):  # the ends of the calls end it
+                self._set_people(row, people, None)
+            else:
+                result = Result(QuestionState.EXPIRED, at=now, error=rules.expired().as_wire())
+                self._end(row, people, rules.with_default(wish, result, now), "")
+        self._next_due = self._journal.questions.next_due()
 
     def find(self, part: str) -> QuestionRow | None:
         """Return the question with an id; None if there is none.
@@ -192,11 +215,40 @@ class Questions:
         wish = Wish.from_json(row.wish)
         result = self._result(sent, state, json.loads(answer or b"{}"), wish)
         people = with_result(people_from_json(row.people), sent.id, result)
-        decided = rules.decide(wish, people, self._clock.now())
-        if decided is None:
-            self._journal.questions.set_people(row.row_id, people_to_json(people), row.due)
-        else:
+        self._decide(row, wish, people, row.due)
+
+    def _decide(self, row: QuestionRow, wish: Wish, people: list[Person], due: int | None) -> None:
+        """End a question if what has become of those who were asked decides it; else store that, or ask others.
+
+        Args:
+            row: the question.
+            wish: what the asker wants.
+            people: those who were asked.
+            due: when others are asked.
+        """
+        now = self._clock.now()
+        may_ask_more = _step_of(people) < len(wish.steps) and row.expires > now
+        decided = rules.decide(wish, people, now, may_ask_more=may_ask_more)
+        if decided is not None:
             self._end(row, people, decided, _SETTLED)
+        elif may_ask_more and all(person.result.outcome != QuestionState.OPEN for person in people):
+            self._go_on(row, wish, people)
+        else:
+            self._set_people(row, people, due)
+
+    def _go_on(self, row: QuestionRow, wish: Wish, people: list[Person]) -> None:
+        """Ask those of the next step, or those of the first one if nobody was asked yet."""
+        if all(not person.call for person in people):
+            self._decide(row, wish, self._send_to(row, wish, people), _next_due(row, wish, 0))
+            return
+        step = _step_of(people) + 1
+        more = [Person(user, endpoint, step=step) for user, endpoint in wish.steps[step - 1]["people"]]
+        self._decide(row, wish, [*people, *self._send_to(row, wish, more)], _next_due(row, wish, step))
+
+    def _set_people(self, row: QuestionRow, people: Sequence[Person], due: int | None) -> None:
+        self._journal.questions.set_people(row.row_id, people_to_json(people), due)
+        if due is not None and (self._next_due is None or due < self._next_due):
+            self._next_due = due
 
     def on_progress(self, peer: str, message_id: str, data: dict[str, Any]) -> None:
         """Record that a question is before the eyes of the human; only the one who was asked may say so."""
@@ -204,17 +256,35 @@ class Questions:
         if sent is not None and question_in(sent.origin) is not None and sent.note != NOTE_SHOWN:
             self._journal.outgoing.set_note(message_id, peer, NOTE_SHOWN)
 
-    def _send(self, row: QuestionRow, person: Person, data: dict[str, Any], source: str) -> None:
-        self._messages.send(
-            Type.CALL,
-            person.user,
-            person.endpoint,
-            data,
-            life_ms=row.expires - self._clock.now(),
-            source=source,
-            message_id=person.call,
-            origin=write_origin(row.row_id),
-        )
+    def _send_to(self, row: QuestionRow, wish: Wish, people: Sequence[Person]) -> list[Person]:
+        """Send a question to some people, and return them with the ids of the messages.
+
+        If one person alone is asked, the message has the id of the question.
+        """
+        now = self._clock.now()
+        data = with_form({"api_output": row.text}, wish.read_form())
+        is_alone = len(people) == 1 and people[0].step == 0
+        sent = []
+        for person in people:
+            call = row.id if is_alone else new_id(now, self._entropy(10))
+            try:
+                self._messages.send(
+                    Type.CALL,
+                    person.user,
+                    person.endpoint,
+                    data,
+                    life_ms=row.expires - now,
+                    source=wish.source,
+                    message_id=call,
+                    origin=write_origin(row.row_id),
+                )
+            except CallError as error:  # the broker takes less than when it was checked
+                sent.append(
+                    replace(person, call=call, result=Result(QuestionState.FAILED, at=now, error=error.as_wire()))
+                )
+            else:
+                sent.append(replace(person, call=call))
+        return sent
 
     def _end(self, row: QuestionRow, people: list[Person], result: Result, why: str) -> None:
         """End a question, and withdraw it from those who have not answered.
@@ -280,6 +350,44 @@ class Questions:
 
 NOTE_SHOWN = "shown"
 """The note of a call whose question is before the eyes of the human."""
+
+
+def _step_of(people: Sequence[Person]) -> int:
+    """Return the last step whose people were asked."""
+    return max((person.step for person in people), default=0)
+
+
+def _next_due(row: QuestionRow, wish: Wish, step: int) -> int | None:
+    """Return when others are asked after a step; None if nobody is."""
+    if step >= len(wish.steps):
+        return None
+    return row.expires - wish.life_ms + int(wish.steps[step]["after_ms"])
+
+
+def _check_people(people: Sequence[Answerer], wish: Wish) -> list[Answerer]:
+    """Return everybody who is or may be asked.
+
+    Raises:
+        BadInput: there is nobody, there are too many, or what is wanted of them makes no sense.
+    """
+    everybody = [*people, *(Answerer(*each) for step in wish.steps for each in step["people"])]
+    count = len(set(people))
+    if not all([people, *(step["people"] for step in wish.steps)]) or len(everybody) > MAX_PEOPLE:
+        raise BadInput(f"A question goes to 1 to {MAX_PEOPLE} people.", "Name them, or a group of them.")
+    if wish.steps and len(set(everybody)) < len(everybody):
+        raise BadInput("Somebody is to be asked twice.", "Name everybody once.")
+    if wish.need == Need.QUORUM and not 1 <= wish.quorum <= count:
+        raise BadInput(f"{wish.quorum} of {count} people cannot agree.", "Ask more people, or let fewer decide.")
+    if wish.need != Need.FIRST and wish.steps:
+        raise BadInput("Others are asked only where the first answer counts.", "Leave out who is asked later.")
+    if wish.need == Need.ALL and wish.default:
+        raise BadInput("A default takes the place of one answer, not of several.", "Leave it out.")
+    times = [0, *(step["after_ms"] for step in wish.steps), wish.life_ms]
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise BadInput(
+            "Others are to be asked after the question's end, or not in order.", "Give the question a longer timeout."
+        )
+    return everybody
 
 
 def _check_default(wish: Wish) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from p2pflows import short_ids
 from p2pflows.errors import BadInput, DeadlinePassed, Declined, NotAllowed, TooLarge, UsageError
+from p2pflows.foreign_text import shorten
 from p2pflows.forms.typed import show
 from p2pflows.forms.wire import MAX_REMARK_CHARS, SHOWN, form_of, reply_data
 from p2pflows.protocol.message import Type
@@ -336,7 +337,10 @@ class Inbox:
                 "See: p2pflows inbox --all",
             )
         if found:
-            raise UsageError(f"Prompt {found[0].id[-8:]} is already {found[0].state}.", "See: p2pflows inbox --all")
+            why = (
+                f": {shorten(found[0].answer)}" if found[0].state == PromptState.CANCELLED and found[0].answer else "."
+            )
+            raise UsageError(f"Prompt {found[0].id[-8:]} is already {found[0].state}{why}", "See: p2pflows inbox --all")
         raise UsageError(f"No prompt has the id {part!r}.", "See the open ones with: p2pflows inbox")
 
 

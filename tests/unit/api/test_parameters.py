@@ -36,8 +36,9 @@ OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_s
 NUMBERS = {"after", "before", "limit", "offset", "seconds", "timeout"}
 LISTS = {"ids", "overridable", "who", "words"}
 ANYTHING = {"value", "draft", "default"}
-TEXTS |= {"first", "line", "own_name", "second"}
-NUMBERS |= {"expires", "uses"}
+TEXTS |= {"first", "line", "need", "own_name", "second"}
+NUMBERS |= {"delay", "expires", "quorum", "uses"}
+LISTS |= {"then"}
 CASES = sorted(
     (method, field.alias or name)
     for method, entry in METHODS.items()

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from support.scripted_daemon import ScriptedDaemon, moment, run_here
 
+from p2pflows.contacts import Contacts
+
 ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
 BOB = "b0" * 32
 
@@ -18,7 +20,8 @@ def ended(outcome: str = "answered", **more: Any) -> dict[str, Any]:
         "id": ID, "kind": "question", "text": "Hm?", "expects": "", "to": BOB, "to_name": "bob", "endpoint": "User",
         "created": moment(-65), "expires": moment(600), "where": "", "outcome": outcome, "value": "Yes",
         "answer": "Yes", "remark": "", "by": BOB, "name": "bob", "at": moment(-5), "error": None,
-        "people": [{"user": BOB, "to_name": "bob", "endpoint": "User", "where": "sent", "outcome": outcome}], **more,
+        "people": [{"user": BOB, "to_name": "bob", "endpoint": "User", "where": "sent", "outcome": outcome}],
+        "need": "first", "quorum": 0, **more,
     }  # fmt: skip
 
 
@@ -154,3 +157,83 @@ def test_asked_lists_open_ones_and_what_became_of_others(daemon: ScriptedDaemon)
     assert run_here(daemon.home, "asked", "clear").err == "Forgot 1,234.\n"
     daemon.script["asked"] = {"asked": [], "more": False}
     assert run_here(daemon.home, "asked").err == "You have asked nothing.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        (["ask", "bob", "carol", "Hm?", "--first"], {"who": ["bob", "carol"]}),
+        (["ask", "@team", "Hm?", "--all"], {"who": ["@team"], "need": "all"}),
+        (["confirm", "@team", "Hm?", "--all"], {"who": ["@team"], "need": "unanimous"}),
+        (["confirm", "@team", "Hm?", "--quorum", "2"], {"who": ["@team"], "need": "quorum", "quorum": 2}),
+        (
+            ["ask", "bob", "Hm?", "--then", "carol", "--after", "20m", "--then", "@team", "--after", "1h"],
+            {"then": [{"who": ["carol"], "after": 1200.0}, {"who": ["@team"], "after": 3600.0}]},
+        ),
+        (["ask", "bob", "Hm?", "--in", "1h"], {"delay": 3600.0}),
+    ],
+)
+def test_several_people_are_asked(daemon: ScriptedDaemon, words: list[str], sent: dict[str, Any]) -> None:
+    """Whose answer counts, who is asked later, and when to begin."""
+    daemon.script.update(ask={"id": ID}, wait=ended(value=True))
+    assert run_here(daemon.home, *words).code == 0
+    found = daemon.asked[0][1]
+    assert {key: found.get(key) for key in sent} == sent
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bob", "carol", "Hm?"],
+        ["bob", "@team", "Hm?"],
+        ["@team", "Hm?", "--first", "--all"],
+        ["@team", "Hm?", "--quorum", "2"],
+        ["bob", "Hm?", "--then", "carol"],
+        ["bob", "Hm?", "--at", "noon"],
+        ["bob", "Hm?", "--at", "2020-01-01T10:00"],
+        ["bob", "Hm?", "--at", "18:30", "--in", "1h"],
+    ],
+)
+def test_unclear_wishes_are_refused(daemon: ScriptedDaemon, words: list[str]) -> None:
+    """Before anybody is asked."""
+    assert run_here(daemon.home, "ask", *words).code == 2
+    assert daemon.asked == []
+
+
+def test_a_time_of_day_is_the_next_one(daemon: ScriptedDaemon) -> None:
+    """In at most a day."""
+    daemon.script.update(ask={"id": ID}, wait=ended())
+    run_here(daemon.home, "ask", "bob", "Hm?", "--at", "18:30")
+    assert 0 < daemon.asked[0][1]["delay"] <= 86_400
+
+
+def test_the_answers_of_all_have_a_line_each(daemon: ScriptedDaemon) -> None:
+    """Also if somebody has not answered, which is an error then."""
+    people = [
+        {**ended(), "name": "bob", "answer": "yes\x1b"},
+        {**failed("declined", "declined"), "name": "carol"},
+    ]
+    question = failed("declined", "declined", **{"from": BOB, "name": "carol"}) | {"need": "all", "people": people}
+    daemon.script.update(ask={"id": ID}, wait=question)
+    done = run_here(daemon.home, "ask", "@team", "Hm?", "--all")
+    assert (done.code, done.out) == (1, "bob: yes\x1b\n")
+    assert done.err.startswith("Error [declined]: carol says: ")
+
+
+def test_contacts_are_put_into_groups(tmp_path: Path) -> None:
+    """A group follows its members: a contact who is removed leaves it, and one who is renamed stays."""
+    bob, carol = (f"{number:064x}" for number in (1, 2))
+    book = Contacts(tmp_path / "contacts.yaml")
+    book.add("bob", bob)
+    book.add("carol", carol)
+    assert run_here(tmp_path, "contacts", "group").err.startswith("You have no groups.")
+    assert run_here(tmp_path, "contacts", "group", "add", "@team", "bob", "carol").err == "In @team: bob, carol.\n"
+    assert run_here(tmp_path, "contacts", "group", "add", "team", "dave").code == 3
+    run_here(tmp_path, "contacts", "rename", "carol", "caro")
+    found = run_here(tmp_path, "contacts", "group", "list", "--json").document
+    assert found == [{"name": "team", "members": ["bob", "caro"]}]
+    run_here(tmp_path, "contacts", "remove", "bob")
+    assert run_here(tmp_path, "contacts", "group", "list").out.splitlines()[1:] == ["@team  caro"]
+    assert run_here(tmp_path, "contacts", "group", "remove", "team", "caro").err == "@team is gone.\n"
+    assert run_here(tmp_path, "contacts", "group", "remove", "team").code == 3
+    assert "groups" not in (tmp_path / "contacts.yaml").read_text()
