@@ -449,6 +449,12 @@ class AsyncClient:
                 yield event["data"]
         raise _went_away(self._home)
 
+    async def lines(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield each line that the user and others say, once `chat` was requested, until the daemon goes away."""
+        while (event := await self._events.get()) is not None:
+            if event["event"] == "line":
+                yield event["data"]
+
     async def answer(self, prompt_id: str, text: str, *, remark: str | None = None) -> str:
         """Answer a prompt, and return its id.
 

@@ -33,6 +33,11 @@ def answer_questions() -> None:
 
 
 async def _answer_questions() -> None:
+    if not stdin_is_piped() and sys.stdin is not None and stdout_is_terminal():
+        from p2pflows.cli.answering_at_terminal import TerminalAnswerer
+
+        await TerminalAnswerer().run()
+        return
     async with p2pflows.connect_async() as me:
         say("Waiting for questions. Type an answer, or /skip, or /decline REASON; Ctrl-D ends.")
         events: asyncio.Queue[Event] = asyncio.Queue()

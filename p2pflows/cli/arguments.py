@@ -80,6 +80,18 @@ class Address(click.ParamType[str]):
         return candidates.addresses(ctx, param, incomplete)
 
 
+class NameOrAddress(Address):
+    """A petname or user id, or an address."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form of a name or an address."""
+        if "/" in value:
+            return super().convert(value, param, ctx)
+        if not petnames.has_form(petnames.normalize(value)):
+            self.fail(f"{value!r} is neither a petname nor a user id, nor an address.", param, ctx)
+        return value
+
+
 class Duration(click.ParamType[float]):
     """A length of time, written as 90, 2s, 5m, 1h or 7d; converted to seconds."""
 

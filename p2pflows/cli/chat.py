@@ -11,15 +11,27 @@ import click
 
 import p2pflows
 from p2pflows.cli import candidates
-from p2pflows.cli.arguments import Address, decode, examples, json_option, stdin_is_piped, timeout_option
+from p2pflows.cli.arguments import NameOrAddress, decode, examples, json_option, stdin_is_piped, timeout_option
 from p2pflows.cli.conversations import find_conversation, print_conversations, print_last
 from p2pflows.cli.flows import input_fields
 from p2pflows.cli.messages import wait_for
-from p2pflows.cli.output import Interrupted, print_json, say_error, stdout_is_terminal, to_json
+from p2pflows.cli.output import (
+    Interrupted,
+    ago,
+    display_name,
+    print_json,
+    print_table,
+    say,
+    say_error,
+    stdout_is_terminal,
+    to_json,
+)
 from p2pflows.cli.speech import print_speech
 from p2pflows.errors import DaemonNotRunning, P2pflowsError, UsageError
 
 _QUIT = "/quit"
+_HUMAN_ENDPOINT = "User"
+"""Where people are, unless they say otherwise."""
 _REPLY_KEYS = ("human_input", "api_output", "text", "result")
 """Where a reply may have its text; the first key present counts."""
 _INPUT_KEYS = {"human": "api_output", "class": "query"}
@@ -28,64 +40,132 @@ _INPUT_KEYS = {"human": "api_output", "class": "query"}
 
 @click.command(
     epilog=examples(
-        "p2pflows chat bob/User",
+        "p2pflows chat bob",
+        "p2pflows chat bob --topic 'Our trip'",
         "p2pflows chat bob/translate --timeout 30s",
-        "p2pflows chat bob/User < questions.txt",
+        "p2pflows chat --search tea",
         "p2pflows chat --list",
-        "p2pflows chat bob/User --resume",
         "p2pflows chat --answer",
     )
 )
-@click.argument("address", type=Address(), required=False)
+@click.argument("address", metavar="[NAME|ADDRESS]", type=NameOrAddress(), required=False)
+@click.option("--topic", metavar="TITLE", help="With a person: a conversation of this name, begun if there is none.")
+@click.option("--history", type=click.IntRange(1, 500), default=20, help="With a person: past lines to show (20).")
 @click.option("--list", "listed", is_flag=True, help="List earlier conversations, and how many questions are open.")
+@click.option("--search", metavar="TEXT", help="Find what was said; with NAME, by you and that person.")
 @click.option(
     "--resume",
     metavar="[ID]",
     shell_complete=candidates.conversations,
     is_flag=False,
     flag_value="",
-    help="Continue an earlier conversation with ADDRESS, by default the latest.",
+    help="Ask on in an earlier conversation, by default the latest.",
 )
-@click.option("--answer", "answers", is_flag=True, help="Answer the questions that others ask you, as they arrive.")
-@timeout_option("How long to wait for each answer (by default 10m).")
+@click.option("--answer", "answers", is_flag=True, help="Answer the questions that all others ask you, as they arrive.")
+@timeout_option("Ask, and wait so long for each answer (a flow's by default 10m).")
 @json_option
 def chat(
-    *, address: str | None, listed: bool, resume: str | None, answers: bool, timeout: float | None, as_json: bool
+    *,
+    address: str | None,
+    topic: str | None,
+    history: int,
+    listed: bool,
+    search: str | None,
+    resume: str | None,
+    answers: bool,
+    timeout: float | None,
+    as_json: bool,
 ) -> None:
-    """Talk with a human or a flow, line by line.
+    """Talk with a person or a flow, line by line.
 
-    All lines are one conversation; /quit or Ctrl-D ends it. If lines are piped in and none of them is answered,
-    the exit code is that of the last error.
+    With a person, both sides are shown as they come, whoever began. A line answers the question under which you
+    began it; without a question it is a note. /help shows what else you can type. Pasted lines are one message. If
+    lines are piped in, each is a message, and the chat ends with them.
 
-    With --answer, others ask and you answer: a line that you type answers the question shown last, /skip leaves
-    the question open, and /decline REASON refuses to answer it.
+    With a flow, each line is a call, and its answer is printed; /quit or Ctrl-D ends. If lines are piped in and none
+    of them is answered, the exit code is that of the last error. --timeout and --resume ask a person in this way, too:
+    each line is a question.
+
+    With --answer, all others ask and you answer.
     """
-    if [address is not None, listed, answers].count(True) != 1 or (resume is not None and address is None):
-        raise UsageError(
-            "A chat needs one of ADDRESS, --list and --answer.", "With --resume, put the ADDRESS before it."
-        )
-    if as_json and not listed:
-        raise UsageError("Only --list prints JSON.", "A program can use: p2pflows call ADDRESS --conversation ID")
+    if search is not None:
+        if listed or answers or topic or resume is not None:
+            raise UsageError("--search stands alone, or with a NAME.", "For example: p2pflows chat bob --search tea")
+        _search(search, address, as_json)
+        return
+    _check(address, listed=listed, resume=resume, answers=answers, as_json=as_json)
     if answers:
         from p2pflows.cli.answering import answer_questions
 
         answer_questions()
-        return
-    with p2pflows.connect() as me:
-        if listed:
+    elif listed:
+        with p2pflows.connect() as me:
             found = me.request("conversations")["conversations"]
-            print_json(found) if as_json else print_conversations(found)
-            return
-        failure = _converse(me, str(address), resume, timeout)
-    if failure is not None and stdin_is_piped():
-        click.get_current_context().exit(failure.exit_code)
+        print_json(found) if as_json else print_conversations(found)
+    else:
+        failure = _talk(str(address), topic, history, resume, timeout)
+        if failure is not None and stdin_is_piped():
+            click.get_current_context().exit(failure.exit_code)
 
 
-def _converse(me: p2pflows.Client, address: str, resume: str | None, timeout: float | None) -> P2pflowsError | None:
+def _check(address: str | None, *, listed: bool, resume: str | None, answers: bool, as_json: bool) -> None:
+    if [address is not None, listed, answers].count(True) != 1 or (resume is not None and address is None):
+        raise UsageError(
+            "A chat needs one of NAME, ADDRESS, --list, --search and --answer.",
+            "With --resume, put the ADDRESS before it.",
+        )
+    if as_json and not listed:
+        raise UsageError(
+            "Only --list and --search print JSON.", "A program can use: p2pflows call ADDRESS --conversation ID"
+        )
+
+
+def _talk(
+    address: str, topic: str | None, history: int, resume: str | None, timeout: float | None
+) -> P2pflowsError | None:
+    user, _, endpoint = address.partition("/")
+    asks = resume is not None or timeout is not None
+    with p2pflows.connect() as me:
+        if asks or endpoint not in ("", _HUMAN_ENDPOINT):
+            address = address if endpoint else f"{user}/{_HUMAN_ENDPOINT}"
+            flow = me.request("describe", address=address)
+            if asks or flow.get("kind") != "human":
+                if topic is not None:
+                    raise UsageError("Only a talk with a person has a topic.", "Leave out --resume and --timeout.")
+                return _converse(me, flow, address, resume, timeout)
+    from p2pflows.cli.talking import talk
+
+    return talk(user, endpoint or _HUMAN_ENDPOINT, history, topic)
+
+
+def _search(text: str, address: str | None, as_json: bool) -> None:
+    user = None if address is None else address.partition("/")[0]
+    with p2pflows.connect() as me:
+        lines = me.request("lines", text=text, user=user)["lines"]
+    if as_json:
+        print_json(lines)
+    elif lines:
+        print_table(
+            ["WHEN", "WITH", "TOPIC", "SAID"],
+            [
+                [ago(line["at"]), display_name(line["name"], line["user"]), line["title"] or "", _said(line)]
+                for line in lines
+            ],
+        )
+    else:
+        say("Nothing like that was said.")
+
+
+def _said(line: dict[str, Any]) -> str:
+    return f"{'you: ' if line['by'] == 'me' else ''}{line['text']}"
+
+
+def _converse(
+    me: p2pflows.Client, flow: dict[str, Any], address: str, resume: str | None, timeout: float | None
+) -> P2pflowsError | None:
     """Send lines and print answers until the input ends; return the last error if nothing was answered."""
     answered, failure = False, None
     name = address.partition("/")[0] or "me"
-    flow = me.request("describe", address=address)
     key, conversation = _input_key(flow), None
     if resume is not None:
         earlier = find_conversation(me, flow, address, resume)

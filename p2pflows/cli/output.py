@@ -219,10 +219,10 @@ def truncate(text: str, columns: int) -> str:
     return text + "…"
 
 
-def wrap(text: str, columns: int) -> list[str]:
-    """Escape foreign text and wrap it into a limited number of lines; a long word, such as a URL, stays whole."""
+def fold(text: str, columns: int) -> list[str]:
+    """Escape foreign text and break it into lines; a long word, such as a URL, stays whole."""
     lines: list[str] = []
-    for paragraph in escape_lines(text[:_MAX_TEXT_CHARS]).split("\n"):
+    for paragraph in escape_lines(text).split("\n"):
         line = ""
         for piece in _unbreakable_pieces(paragraph, columns):
             if line and width(line) + width(piece.rstrip()) > columns:
@@ -230,6 +230,12 @@ def wrap(text: str, columns: int) -> list[str]:
                 line = ""
             line += piece
         lines.append(line.rstrip())
+    return lines
+
+
+def wrap(text: str, columns: int) -> list[str]:
+    """Escape foreign text and wrap it into a limited number of lines."""
+    lines = fold(text[:_MAX_TEXT_CHARS], columns)
     if len(lines) > _MAX_TEXT_LINES or len(text) > _MAX_TEXT_CHARS:
         lines = [*lines[: _MAX_TEXT_LINES - 1], "… (for the whole text: --json)"]
     return lines

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import subprocess
 import threading
 from collections.abc import Iterator
 
 from support.scripted_daemon import ScriptedDaemon, ScriptedInbox, command, prompt
+from support.typing_terminal import typing
 
 FIRST, SECOND, THIRD = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9", "1197f6a0c3de7b0e9a5d0f0e4f1c0000", "2" * 32
 
@@ -17,72 +17,104 @@ FIRST, SECOND, THIRD = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9", "1197f6a0c3de7b0e9a5d
 def test_questions_are_answered_as_they_arrive(daemon: ScriptedDaemon) -> None:
     """Each line answers the question shown; the next question of the same conversation precedes older ones."""
     inbox = ScriptedInbox(daemon, prompt(FIRST, "One\nor two?", label="User1"), prompt(SECOND, "Other?", name=None))
-    with _typing(daemon) as typing:
-        typing.reads("bob (User1): One\n             or two?\n")
+    with _typing(daemon) as typed:
+        typed.reads("bob (User1): One\n             or two?\n")
         daemon.tell("prompt", prompt(THIRD, "And three?", conversation=FIRST, label="User1"))
-        typing.types("two\n")
-        typing.reads("bob (User1): And three?\n")
-        typing.types("\n  three \n")
-        typing.reads("b0b0b0b0…: Other?\n")
-        typing.types("no\n")
-        assert typing.ends() == 0
+        typed.types("two\n")
+        typed.reads("bob (User1): And three?\n")
+        typed.types("\n  three \n")
+        typed.reads("b0b0b0b0…: Other?\n")
+        typed.types("no\n")
+        assert typed.ends() == 0
     assert inbox.taken == [("answer", FIRST, "two"), ("answer", THIRD, "  three "), ("answer", SECOND, "no")]
 
 
 def test_a_question_may_end_while_it_is_shown(daemon: ScriptedDaemon) -> None:
     """If a shown question is answered elsewhere or withdrawn, the next line answers the next question."""
     inbox = ScriptedInbox(daemon, prompt(FIRST, "Tea?"), prompt(SECOND, "Milk?"))
-    with _typing(daemon) as typing:
-        typing.reads("bob: Tea?\n")
+    with _typing(daemon) as typed:
+        typed.reads("bob: Tea?\n")
         daemon.tell("prompt", prompt(FIRST, "Tea?", status="cancelled"))
-        typing.reads("bob: Milk?\n")
-        typing.types("yes\n")
-        assert typing.ends() == 0
+        typed.reads("bob: Milk?\n")
+        typed.types("yes\n")
+        assert typed.ends() == 0
     assert inbox.taken == [("answer", SECOND, "yes")]
 
 
 def test_a_line_without_an_open_question_is_not_sent(daemon: ScriptedDaemon) -> None:
     """A message says that the line was not sent; Ctrl-D ends the command."""
     inbox = ScriptedInbox(daemon)
-    with _typing(daemon, terminal=True) as typing:
-        typing.reads("Waiting for questions")
-        typing.types("hello?\n")
-        typing.reads("that line was not sent.")
+    with typing(*command(daemon.home, "chat", "--answer")) as terminal:
+        terminal.reads("Waiting for questions")
+        terminal.types("hello?\r")
+        terminal.reads("Not sent, because no question is open: hello?")
         daemon.tell("prompt", prompt(FIRST, "Tea?"))
-        typing.reads("you (1h left): ")
-        typing.types("yes\n")
-        typing.types("\x04")
-        assert typing.ends() == 0
+        terminal.reads("bob: Tea?")
+        terminal.types("yes\r")
+        terminal.reads("you: yes")
+        assert terminal.ends() == 0
+    assert inbox.taken == [("answer", FIRST, "yes")]
+
+
+def test_no_answer_goes_to_a_later_question(daemon: ScriptedDaemon) -> None:
+    """What is typed under a question that expires is discarded, also what the fingers type right after that."""
+    inbox = ScriptedInbox(daemon, prompt(FIRST, "Tea?"), prompt(SECOND, "Delete PRODUCTION?"))
+    with typing(*command(daemon.home, "chat", "--answer")) as terminal:
+        terminal.reads("bob: Tea?")
+        terminal.types("ye")
+        terminal.reads("ye")
+        daemon.tell("prompt", prompt(FIRST, "Tea?", status="expired"))
+        terminal.reads("This question is already expired.")
+        terminal.reads("Discarded, because the question is over: ye")
+        terminal.types("s\r")
+        terminal.reads("bob: Delete PRODUCTION?")
+        terminal.types("no\r")
+        terminal.reads("you: no")
+        assert terminal.ends() == 0
+    assert inbox.taken == [("answer", SECOND, "no")]
+
+
+def test_what_is_pasted_without_brackets_answers_one_question(daemon: ScriptedDaemon) -> None:
+    """A second line that comes with the first answers no question that was not shown yet."""
+    inbox = ScriptedInbox(daemon, prompt(FIRST, "Tea?"), prompt(SECOND, "Delete PRODUCTION?"))
+    with typing(*command(daemon.home, "chat", "--answer")) as terminal:
+        terminal.reads("bob: Tea?")
+        terminal.types("yes\rcertainly\rabso")
+        terminal.reads(
+            "Not sent, because it was typed before the next question was shown: certainly",
+            "Delete PRODUCTION?",
+            "Discarded, because it was typed before the next question was shown: abso",
+        )
+        assert terminal.ends() == 0
     assert inbox.taken == [("answer", FIRST, "yes")]
 
 
 def test_ctrl_c_and_a_lost_daemon_end_it(daemon: ScriptedDaemon) -> None:
     """Neither waits for another line of input."""
     ScriptedInbox(daemon, prompt(FIRST, "Tea?"))
-    with _typing(daemon) as typing:
-        typing.reads("bob: Tea?\n")
-        typing.process.send_signal(2)
-        assert typing.process.wait(20) == 130
-    with _typing(daemon) as typing:
-        typing.reads("bob: Tea?\n")
+    with _typing(daemon) as typed:
+        typed.reads("bob: Tea?\n")
+        typed.process.send_signal(2)
+        assert typed.process.wait(20) == 130
+    with _typing(daemon) as typed:
+        typed.reads("bob: Tea?\n")
         daemon.script["answer"] = lambda _: daemon.die()
-        typing.types("yes\n")
-        assert typing.process.wait(20) == 3
+        typed.types("yes\n")
+        assert typed.process.wait(20) == 3
 
 
 class _Typing:
     """A process of `chat --answer`, with somebody who reads and types."""
 
-    def __init__(self, daemon: ScriptedDaemon, terminal: bool) -> None:
+    def __init__(self, daemon: ScriptedDaemon) -> None:
         arguments, environment = command(daemon.home, "chat", "--answer")
-        ends: tuple[int | None, int | None] = pty.openpty() if terminal else (None, None)
-        self._terminal, self._far = ends
+        pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             arguments,
             env={**environment, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.PIPE if self._far is None else self._far,
-            stdout=subprocess.PIPE if self._far is None else self._far,
-            stderr=subprocess.PIPE if self._far is None else self._far,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
         )
         self._seen = ""
         self._guard = threading.Timer(30, self.process.kill)
@@ -98,12 +130,9 @@ class _Typing:
 
     def types(self, text: str) -> None:
         """Type a text."""
-        if self._terminal is not None:
-            os.write(self._terminal, text.encode())
-        else:
-            assert self.process.stdin is not None
-            self.process.stdin.write(text.encode())
-            self.process.stdin.flush()
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
 
     def ends(self) -> int:
         """End the input, and return the exit code."""
@@ -120,21 +149,16 @@ class _Typing:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-        for end in (self._terminal, self._far):
-            if end is not None:
-                os.close(end)
 
     def _read(self) -> bytes:
-        if self._terminal is not None:
-            return os.read(self._terminal, 4096)
         assert self.process.stdout is not None
         return os.read(self.process.stdout.fileno(), 4096)
 
 
 @contextlib.contextmanager
-def _typing(daemon: ScriptedDaemon, *, terminal: bool = False) -> Iterator[_Typing]:
-    typing = _Typing(daemon, terminal)
+def _typing(daemon: ScriptedDaemon) -> Iterator[_Typing]:
+    typed = _Typing(daemon)
     try:
-        yield typing
+        yield typed
     finally:
-        typing.close()
+        typed.close()

@@ -377,7 +377,7 @@ def conversation_of(user: LocalUser, conversation: str) -> dict[str, Any]:
 def test_a_chat_is_resumed(alice: LocalUser, bob: LocalUser) -> None:
     """`chat --resume` continues a conversation for the neighbour, and first shows what came meanwhile."""
     with in_background(lambda: answer(bob, "Fine", to="How are you?")):
-        assert run(alice.home, "chat", "bob/User", stdin="How are you?\n").out == "bob: Fine\n"
+        assert run(alice.home, "chat", "bob", "--timeout", "60", stdin="How are you?\n").out == "bob: Fine\n"
     (first,) = [prompt for prompt in bob.inbox(all=True) if prompt["text"] == "How are you?"]
     meanwhile = {"address": "bob/User", "data": {"text": "Still fine?"}, "conversation": first["conversation"]}
     alice.request("submit", **meanwhile)

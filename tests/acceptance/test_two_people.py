@@ -273,8 +273,8 @@ def test_a_watch_outlives_the_daemon(pair_without_workers: tuple[Person, Person]
 
 
 def test_a_chat(alice: Person, bob: Person) -> None:
-    """`chat` sends each line to the neighbour, and prints each answer."""
-    chat = alice.start_command("chat", "bob/User", piped=True)
+    """`chat --timeout` asks the neighbour with each line, and prints each answer."""
+    chat = alice.start_command("chat", "bob/User", "--timeout", "60", piped=True)
     assert chat.process.stdin is not None
     chat.process.stdin.write("Hello?\n")
     chat.process.stdin.flush()

@@ -12,7 +12,6 @@ from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import MAX_COUNT, Count, MustBe, Parameters, Text
 from p2pflowsd.human.transcript import HUMAN_ENDPOINT
-from p2pflowsd.journal.rows import LineRow
 
 MAX_LINES_SHOWN = 500
 MAX_SEARCHED = 500
@@ -27,7 +26,7 @@ class ChatParameters(Parameters):
 
     user: Text
     endpoint: Text = HUMAN_ENDPOINT
-    conversation: Text = ""
+    title: Text = ""
     limit: Limit = 50
 
 
@@ -53,17 +52,24 @@ async def chat(daemon: Daemon, params: ChatParameters) -> Any:
     """Return the last lines with a person; in JSON Lines, then send an event `line` for each that appears or changes.
 
     Returns:
-        `user`, `name`, `lines`: list of [lines](#lines), oldest first
+        `user`, `name`, `conversation` (the one with the title, or null), `lines`: list of [lines](#lines), oldest
+        first; with a `title`, only those of that conversation
     """
     user = daemon.resolve_user(params.user)
 
     def read() -> dict[str, Any]:
         node = daemon.node
         node.transcript.note_human(user, params.endpoint)
-        found = _read(daemon, user, params.conversation, params.limit, MAX_COUNT)
+        table, conversation = node.journal.lines, None
+        if params.title:
+            conversation = _titled(daemon, user, params.title)
+            found = [] if conversation is None else table.of_conversation(conversation, params.limit, MAX_COUNT)
+        else:
+            found = table.with_peer(user, params.limit, MAX_COUNT)
         return {
             "user": user,
             "name": node.name_of(user),
+            "conversation": conversation,
             "lines": [views.line(node, row) for row in reversed(found) if row.peer == user],
         }
 
@@ -87,7 +93,8 @@ async def lines(daemon: Daemon, params: LinesParameters) -> Any:
 
 def _search(daemon: Daemon, user: str, params: LinesParameters, before: int) -> tuple[list[dict[str, Any]], int | None]:
     """Look through some lines before a number; return those that hold the text, and the number of the last one."""
-    rows = _read(daemon, user, "", MAX_SEARCHED, before)
+    table = daemon.node.journal.lines
+    rows = table.with_peer(user, MAX_SEARCHED, before) if user else table.newest(MAX_SEARCHED, before)
     hits = [row for row in rows if params.text.casefold() in row.text.casefold()][: params.limit]
     return [views.line(daemon.node, row) for row in hits], rows[-1].row_id if rows else None
 
@@ -113,10 +120,12 @@ async def title(daemon: Daemon, params: TitleParameters) -> Any:
     return {"conversation": params.conversation, "title": params.title or None}
 
 
-def _read(daemon: Daemon, user: str, conversation: str, limit: int, before: int) -> list[LineRow]:
-    table = daemon.node.journal.lines
-    if conversation:
-        return table.of_conversation(conversation, limit, before)
-    if user:
-        return table.with_peer(user, limit, before)
-    return table.newest(limit, before)
+def _titled(daemon: Daemon, user: str, title: str) -> str | None:
+    """Return the conversation with a user that has a name."""
+    journal = daemon.node.journal
+    for conversation, known in journal.titles.all().items():
+        if known == title and any(
+            row.peer == user for row in journal.lines.of_conversation(conversation, 1, MAX_COUNT)
+        ):
+            return conversation
+    return None

@@ -195,7 +195,7 @@ def _chat(daemon: ScriptedDaemon, stdin: str, *words: str) -> CommandResult:
         return Declined("No.") if text == "fail" else {"id": params["id"], "data": {"human_input": f"{text}!\n{EVIL}"}}
 
     daemon.script.update(submit=submit, wait=wait)
-    return run_here(daemon.home, "chat", "bob/User", *words, stdin=stdin)
+    return run_here(daemon.home, "chat", "bob/Talker", *words, stdin=stdin)
 
 
 def test_chat_is_one_conversation(daemon: ScriptedDaemon) -> None:
