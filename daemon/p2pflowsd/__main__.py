@@ -101,6 +101,7 @@ def _print_greeting(out: TextIO | None, status: dict[str, Any], where: Home) -> 
     broker = status["broker"]
     name = "" if broker["name"] == broker["url"] else f"{broker['name']} at "
     state = name + broker["url"] + ("" if broker["connected"] else " (not reached yet, still trying)")
+    reason = "" if broker["connected"] or not broker["reason"] else f"\n           {broker['reason']}"
     command = "p2pflows" if shutil.which("p2pflows") else str(Path(sys.executable).with_name("p2pflows"))
     if os.environ.get("P2PFLOWS_HOME"):
         command = f"P2PFLOWS_HOME={shlex.quote(str(where.path))} {command}"
@@ -109,7 +110,7 @@ def _print_greeting(out: TextIO | None, status: dict[str, Any], where: Home) -> 
         f"""p2pflows {status["version"]} is running; Ctrl-C stops it.
 
   user id  {status["user_id"]}
-  broker   {state}
+  broker   {state}{reason}
   socket   {where.socket}
 
 Try next, in another terminal:

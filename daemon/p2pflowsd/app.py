@@ -100,7 +100,6 @@ class App:
         self._journal_error: JournalError | None = None
         self._told_failures: set[str] = set()
         self._failed_at = 0.0
-        self._down_reason: str | None = None
         self._connected = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         daemon = Daemon(
@@ -391,12 +390,10 @@ class App:
 
     def _down(self, reason: str) -> None:
         self._connected.clear()
-        self._down_reason = reason
         if not self._closed:
             self._log.warning("the broker link is down: %s", reason)
 
     def _problem(self, problem: str) -> None:
-        self._down_reason = problem
         self._log.warning("%s", problem)
 
     # What others ask.
@@ -423,7 +420,7 @@ class App:
                 "url": str(self._setting),
                 "name": self._broker_name(),
                 "connected": self._link.connected,
-                "reason": None if self._link.connected else self._down_reason,
+                "reason": None if self._link.connected else self._link.why_not("") or None,
                 "round_trip_ms": None if round_trip is None else round(round_trip * 1000, 2),
                 "warning": self._broker_warning(),
             },

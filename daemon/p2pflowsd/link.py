@@ -29,6 +29,12 @@ class Link(Protocol):
     def max_packet(self) -> int:
         """The largest packet that the broker accepts, in bytes."""
 
+    def why_not(self, topic: str) -> str:
+        """Return why messages on a topic do not reach the broker, in sentences for the user; empty if that is unknown.
+
+        It is the reason for which the link is down, or what the broker has refused on this topic.
+        """
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Send a message.
 

@@ -82,6 +82,10 @@ class WorkerSocket:
         """The largest packet that the broker accepts, in bytes."""
         return self._link.max_packet
 
+    def why_not(self, topic: str) -> str:
+        """Return why messages on a topic do not reach the broker, in sentences for the user; empty if unknown."""
+        return self._link.why_not(topic)
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Send to the worker that reads this topic here, or else to the broker."""
         worker = self._workers.get(topic)

@@ -39,7 +39,7 @@ _KEYWORDS: dict[str, frozenset[str]] = {
 _WHOLE_NUMBERS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 _NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _MAX_NUMBER = 2.0**53
-_SEE = "See what a form may hold in docs/HUMANS.md."
+_SEE = "The page about humans in the documentation says what a form may hold."
 
 
 def read_schema(schema: object) -> Node:

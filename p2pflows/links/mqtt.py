@@ -25,7 +25,8 @@ _SESSION_EXPIRY_S = 3600
 """How long a broker queues for a daemon that is away; its neighbours send again whatever it has not confirmed."""
 _PUBLISH_OVERHEAD_BYTES = 16
 """Bytes of a PUBLISH packet besides topic and payload, rounded up."""
-_RIGHTS = "the rights in broker-config/README.md"
+_MAX_REFUSALS = 100
+"""How many topics are remembered on which the broker has refused messages."""
 
 
 class MqttLink:
@@ -73,6 +74,9 @@ class MqttLink:
         self._drop_session = False
         self._reported: set[str] = set()
         self._reported_publishes: set[str] = set()
+        self._refusals: dict[str, str] = {}
+        """What the broker said to messages on some topics, the latest of them."""
+        self._problem = ""
         self.max_packet = MAX_PACKET_BYTES
         self.round_trip: float | None = None
 
@@ -80,6 +84,10 @@ class MqttLink:
     def connected(self) -> bool:
         """Whether `publish` works now."""
         return self._up and self._connection is not None and not self._connection.ended.is_set()
+
+    def why_not(self, topic: str) -> str:
+        """Return why messages on a topic do not reach the broker, in sentences for the user; empty if unknown."""
+        return self._refusals.get(topic, "") if self.connected else self._problem
 
     async def run(self) -> None:
         """Connect, serve and reconnect, until cancelled (the broker then sends the will) or closed (it does not)."""
@@ -100,8 +108,9 @@ class MqttLink:
                 self._report(f"{error.message} {error.hint}".strip())
                 min_delay = _REFUSED_DELAY_S
             except OSError as error:
+                self._problem = _unreachable(url, error)
                 if loop.time() - failing_since > _CONNECT_TIMEOUT_S:
-                    self._report(_unreachable(url, error))
+                    self._report(self._problem)
             else:
                 began = loop.time()
                 await self._serve(connection)
@@ -126,8 +135,9 @@ class MqttLink:
             return False
         if len(topic) + len(payload) + _PUBLISH_OVERHEAD_BYTES > self.max_packet:
             self._report_publish(
+                topic,
                 f"A message on {topic} is larger than the {self.max_packet} bytes that the broker takes; "
-                "ask its operator for a larger maximum packet size."
+                "ask its operator for a larger maximum packet size.",
             )
             return False
         return self._connection.publish(topic, payload, qos=qos, retain=retain)
@@ -197,6 +207,8 @@ class MqttLink:
             raise connection.fault
         # The broker would redeliver a message that paho cannot parse for ever: drop the session that holds it.
         self._drop_session = connection.malformed and self._persistent
+        if connection.reason:
+            self._problem = f"The broker link is down: {connection.reason}."
         if was_up:
             self._on_down(connection.reason)
 
@@ -204,28 +216,38 @@ class MqttLink:
         if connection is not self._connection:
             return  # not subscribed yet; what came early waits in the connection
         for name, reason in connection.take_refused_filters():
-            self._report(f"The broker refuses us the topic {name} ({reason}); ask its operator for {_RIGHTS}.")
+            self._report(
+                f"The broker refuses us the topic {name} ({reason}); ask its operator to let us subscribe to it."
+            )
         for topic, reason in connection.take_refused_messages():
             self._report_publish(
-                f"The broker refuses our messages on {topic} ({reason}); ask its operator for {_RIGHTS}."
+                topic,
+                f"The broker refuses our messages on {topic} ({reason}); ask its operator to let us publish there.",
             )
         if connection.round_trip is not None:
             self.round_trip = connection.round_trip
         if connection.granted and not self._up and not connection.ended.is_set():
             self._up = True
             self._reported.clear()
+            self._refusals.clear()
+            self._problem = ""
             self._on_up(connection.session_present)
         arrived = connection.take_arrived()
         if arrived:
             self._on_deliveries(arrived)
 
     def _report(self, sentence: str) -> None:
+        self._problem = sentence
         if sentence not in self._reported:
             self._reported.add(sentence)
             self._on_problem(sentence)
 
-    def _report_publish(self, sentence: str) -> None:
+    def _report_publish(self, topic: str, sentence: str) -> None:
         """Report a refused message once, however often the link is up again meanwhile."""
+        self._refusals.pop(topic, None)
+        self._refusals[topic] = sentence
+        if len(self._refusals) > _MAX_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
         if sentence not in self._reported_publishes:
             self._reported_publishes.add(sentence)
             self._on_problem(sentence)

@@ -326,7 +326,9 @@ def test_no_broker() -> None:
         alice.wait_for_status(lambda now: not now["broker"]["connected"])
         assert "not connected" in alice.cli("status").ok().out
         result = alice.cli("call", "bob/User", "text=x", "--timeout", "1s", "--json")
-        assert "your own daemon" in check_failure(result, "unreachable", 3)["message"].lower()
+        message = check_failure(result, "unreachable", 3)["message"]
+        assert message.startswith("Your own daemon has no connection to its broker. The broker mqtt://")
+        assert "(connection refused)" in message
         alice.cli("send", "bob/User", "text=x").ok()
         assert "secret-word" not in alice.log_text() + alice.cli("status", "--json").ok().out
         assert alice.stop() == 0

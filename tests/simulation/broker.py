@@ -211,6 +211,11 @@ class SimulatedLink:
         """Whether a message can be published now."""
         return self._connection is not None and self._connection.open
 
+    def why_not(self, topic: str) -> str:
+        """Return nothing, as nothing is refused."""
+        del topic
+        return ""
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Send a message; return False if the link is down."""
         del qos

@@ -54,7 +54,7 @@ class HttpServer:
         try:
             params = _parse(await request.read())
             if method == "watch":
-                raise UsageError("HTTP sends no events.", "Use JSON Lines; see docs/CONTROL.md.")
+                raise UsageError("HTTP sends no events.", "Use JSON Lines; see the page about the control socket.")
             return _response(200, await self._methods.run(method, params))
         except P2pflowsError as error:
             return _response(HTTP_STATUS.get(error.exit_code, 422), {"error": error.as_reply()})

@@ -93,7 +93,11 @@ class Methods:
         """
         method = self.by_name.get(name)
         if method is None:
-            raise UsageError(f"There is no method {name!r}.", "See docs/CONTROL.md.")
+            raise UsageError(
+                f"There is no method {name!r}.", "See the page about the control socket in the documentation."
+            )
         if not isinstance(params, dict):
-            raise UsageError("The parameters are not a JSON object.", "See docs/CONTROL.md.")
+            raise UsageError(
+                "The parameters are not a JSON object.", "See the page about the control socket in the documentation."
+            )
         return await method(params)

@@ -15,7 +15,7 @@ from p2pflows.protocol.message import MAX_TYPED
 MAX_TIMEOUT_S = 30 * 24 * 3600
 MAX_COUNT = 2**62 - 1
 
-_SEE_PAGE = "See docs/CONTROL.md."
+_SEE_PAGE = "See the page about the control socket in the documentation."
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,8 +163,13 @@ class Deadlines:
 
     def _why_not_stored(self, row: OutgoingRow, who: str) -> P2pflowsError:
         """The most helpful error for a message whose recipient never confirmed it; `who` is the recipient."""
+        why_not = self._link.why_not(topics.inbox(row.peer, row.endpoint))
         if not self._link.connected:
-            return Unreachable("Your own daemon has no connection to its broker.", "See why: p2pflows status")
+            return Unreachable(
+                f"Your own daemon has no connection to its broker. {why_not}".strip(), "See also: p2pflows status"
+            )
+        if why_not:
+            return Unreachable(f"The broker does not take messages to {who}. {why_not}", "See also: p2pflows log")
         if row.note in NO_ROOM:
             return Unreachable(
                 f"{who} has no room for more requests that wait there.",

@@ -86,4 +86,6 @@ class People:
             case "allowed":
                 self.wishes.receive(row)
             case _:
-                self._settlement.fail(row, BadInput("There is no such operation.", "See docs/PROTOCOL.md."))
+                self._settlement.fail(
+                    row, BadInput("There is no such operation.", "See the specification of the protocol.")
+                )

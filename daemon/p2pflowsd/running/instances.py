@@ -259,7 +259,9 @@ def read_mount(data: dict[str, Any], me: str) -> Mount:
     try:
         mount = _mount_in(data)
     except ValueError as error:
-        raise BadInput("That is no request for an instance.", "See docs/PROTOCOL.md, Instances.") from error
+        raise BadInput(
+            "That is no request for an instance.", "See Instances in the specification of the protocol."
+        ) from error
     if (me, mount.endpoint) in mount.path:
         above = [endpoint for _, endpoint in mount.path[mount.path.index((me, mount.endpoint)) :]]
         raise _circle([*above, mount.endpoint])
@@ -275,7 +277,9 @@ def read_change(data: dict[str, Any]) -> Change:
     try:
         return Change.model_validate(data)
     except ValidationError as error:
-        raise BadInput("That is no request about an instance.", "See docs/PROTOCOL.md, Instances.") from error
+        raise BadInput(
+            "That is no request about an instance.", "See Instances in the specification of the protocol."
+        ) from error
 
 
 def check_stateless(mount: Mount) -> None:
