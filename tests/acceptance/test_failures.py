@@ -116,7 +116,7 @@ def test_an_unknown_user_id(alice: Person) -> None:
 def test_a_user_id_that_is_no_key(alice: Person, user: str) -> None:
     """A user id that is no Ed25519 key, as half of all random ones, is refused at once, and does no harm later."""
     check_failure(alice.cli("call", f"{user}/User", "text=x", "--timeout", "2s", "--json"), "unknown_user", 3)
-    for method, params in (("send", {"address": f"{user}/User"}), ("ls", {"user": user})):
+    for method, params in (("send", {"address": f"{user}/User", "data": {"text": "x"}}), ("ls", {"user": user})):
         with pytest.raises(UnknownUser):
             alice.request(method, **params)
     alice.wait_for_status(lambda now: now["pending"] == 0)
