@@ -44,7 +44,9 @@ def main() -> int:
         return _print_error(error)
     except OSError as error:
         failing = from_system(error)
-        hint = "Check who owns it, or set P2PFLOWS_HOME." if failing is None else f"{failing.advice}"
+        hint = "Check who owns it, or set P2PFLOWS_HOME."
+        if failing is not None:
+            hint = f"{failing.remedy}. Then run: p2pflows up"
         return _print_error(UsageError(f"The home {where.path} cannot be used: {error}.", hint))
     except Exception as error:  # noqa: BLE001 - nothing above here could report it
         return _print_error(_known_cause(error) or _bug(where, error))
@@ -54,7 +56,7 @@ def main() -> int:
 def _known_cause(error: BaseException) -> P2pflowsError | None:
     """Return the first error with a message for the user, also from inside an exception group."""
     if isinstance(error, JournalError):
-        return JournalFailed(f"The journal cannot be written: {error}.", f"{error.advice} Then run: p2pflows up")
+        return JournalFailed(f"The journal cannot be written: {error}.", f"{error.remedy}. Then run: p2pflows up")
     if isinstance(error, BaseExceptionGroup):
         return next((known for inner in error.exceptions if (known := _known_cause(inner)) is not None), None)
     return error if isinstance(error, P2pflowsError) else None

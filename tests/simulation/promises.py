@@ -22,6 +22,7 @@ from p2pflows.protocol.envelope import BundleKind, Envelope, Refused
 from p2pflows.protocol.message import ANSWERS, Message
 from p2pflows.protocol.notice import Notice
 from p2pflows.protocol.worker_frames import DaemonFrame
+from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.running.points import point_key
 from p2pflowsd.running.task import row_id_of
 from p2pflowsd.sending.presence import open_signed
@@ -118,7 +119,7 @@ class Promises(list[Fact]):
             case topics.DispatchTopic():
                 channel = Channel(point_key(machine.identity, POINT))
                 for task in DaemonFrame.read(*channel.open(topic, payload)).done:
-                    self._mark(machine.name, "a worker may forget a result", _RUN, row_id_of(task))
+                    self._forgotten(machine, row_id_of(task))
             case _:
                 pass
 
@@ -138,6 +139,13 @@ class Promises(list[Fact]):
                         self._mark(machine.name, "a PUBACK was sent", _STORED, message.sender, message.id)
             case _:
                 pass
+
+    def _forgotten(self, machine: Machine, row_id: int) -> None:
+        """Note that a worker may forget a task; one that waits again, or whose result came too late, has not ended."""
+        assert machine.node is not None
+        row = machine.node.journal.incoming.get(row_id)
+        if row is not None and row.state != IncomingState.READY:
+            self._mark(machine.name, "a worker may forget a result", _RUN, row_id)
 
     def _receipts(self, machine: Machine, peer: str, notice: Notice) -> None:
         for message_id in (*notice.received, *notice.held, *notice.waiting):

@@ -8,20 +8,20 @@ import sqlite3
 
 from p2pflows.errors import UsageError
 
-_FULL = "Free some disk space; the daemon goes on by itself."
-_READ_ONLY = "Make the file system writable again; the daemon goes on by itself."
-_FAILING = "Check the disk and the system's log; the daemon goes on by itself once the disk works."
-_DAMAGED = "Stop the daemon. Put back your copy of the journal, or move it away to start an empty one."
-_REPLACED = "Put the file back, as everything accepted before is in it; the daemon goes on by itself."
-_REMOVED = "Remove only copies of it; the daemon goes on by itself."
+_FULL = "Free some disk space"
+_READ_ONLY = "Make the file system writable again"
+_FAILING = "Check the disk and the system's log"
+_DAMAGED = "Stop the daemon. Put back your copy of the journal, or move it away to start an empty one"
+_REPLACED = "Put the file back, as everything accepted before is in it"
+_REMOVED = "Let nothing but the daemon remove it"
 
-_ADVICE = {
+_REMEDIES = {
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_READONLY: _READ_ONLY,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
-_ADVICE_OF_SYSTEM = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _READ_ONLY, errno.EIO: _FAILING}
+_REMEDIES_OF_SYSTEM = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _READ_ONLY, errno.EIO: _FAILING}
 PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 """Codes of failures that say nothing against the file: the user must not move it away."""
 
@@ -31,32 +31,37 @@ class JournalError(Exception):
 
     Args:
         reason: what failed, as the end of a sentence.
-        advice: what the owner can do.
+        remedy: what the owner can do, as a sentence without a full stop.
     """
 
-    def __init__(self, reason: str, advice: str = _FAILING) -> None:
+    def __init__(self, reason: str, remedy: str = _FAILING) -> None:
         super().__init__(reason)
-        self.advice = advice
+        self.remedy = remedy
+
+    @property
+    def advice(self) -> str:
+        """What the owner of a running daemon can do, as a sentence."""
+        return f"{self.remedy}." if self.remedy == _DAMAGED else f"{self.remedy}; the daemon goes on by itself."
 
 
 def from_sqlite(error: sqlite3.Error) -> JournalError:
     """The JournalError for an error of SQLite (https://sqlite.org/rescode.html)."""
     code = primary_code(error)
-    reason = "it is damaged" if _ADVICE.get(code) == _DAMAGED else str(error)
-    return JournalError(reason, _ADVICE.get(code, _FAILING))
+    reason = "it is damaged" if _REMEDIES.get(code) == _DAMAGED else str(error)
+    return JournalError(reason, _REMEDIES.get(code, _FAILING))
 
 
 def from_system(error: OSError) -> JournalError | None:
     """The JournalError for an error of the operating system; None if the disk is not to blame."""
-    advice = _ADVICE_OF_SYSTEM.get(error.errno or 0)
-    return None if advice is None else JournalError(os.strerror(error.errno or 0), advice)
+    remedy = _REMEDIES_OF_SYSTEM.get(error.errno or 0)
+    return None if remedy is None else JournalError(os.strerror(error.errno or 0), remedy)
 
 
 def from_opening(error: UsageError) -> JournalError:
     """The JournalError for what keeps a running daemon from opening its journal again."""
     if isinstance(error.__cause__, sqlite3.Error):
         return from_sqlite(error.__cause__)
-    return JournalError(error.message.rstrip("."), error.hint)
+    return JournalError(error.message.rstrip("."), error.hint.rstrip("."))
 
 
 def damaged(verdict: str) -> sqlite3.DatabaseError:
