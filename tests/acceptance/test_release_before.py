@@ -229,3 +229,16 @@ def test_a_journal(network: Network, alice_and_bob: tuple[Person, Person], code_
         assert bob.request("wait", id=question)["data"] == {"human_input": "I am."}
         assert carol.request("wait", id=note)["state"] == "delivered"
         assert [prompt["text"] for prompt in dave.ready().prompts()] == ["For later"]
+
+
+def test_a_question_with_a_form_to_the_release_before(alice_and_bob: tuple[Person, Person]) -> None:
+    """It shows the text only, and answers with text: that is read by the form, and is no answer if it does not fit."""
+    alice, bob = alice_and_bob
+    outcomes = []
+    for text in ("Yes", "perhaps"):
+        question = bob.request("ask", who=["alice"], text="Drop the table?", schema={"type": "boolean"})["id"]
+        alice.wait_for_prompts()
+        alice.request("answer", id=question, text=text)
+        ended = bob.request("wait", id=question, timeout=20)
+        outcomes.append((ended["outcome"], ended["value"], (ended["error"] or {}).get("code")))
+    assert outcomes == [("answered", True, None), ("failed", None, "bad_answer")]
