@@ -535,6 +535,15 @@ def test_a_contact_who_comes_back_gets_only_what_is_theirs(bob: LoneDaemon, ann:
     bob.sleep(0.03)
     assert {endpoint: len(ann.received(endpoint)) - before[endpoint] for endpoint in ("x", "y")} == {"x": 1, "y": 1}
     assert bob.node.outbox.attempts(other) == 1
+    mallory.show(boot=1, online=True)
+    bob.sleep(0.03)
+    assert bob.node.outbox.attempts(other) == 2
+    cyd = Peer(bob, 69, "cyd")
+    last = accept(bob, cyd)
+    cyd.notify(received=[last])
+    cyd.show(boot=1, online=True)
+    bob.sleep(0.03)
+    assert [each["id"] for each in cyd.received("x")] == [last, last]
     nobody = Peer(bob, 70, "nobody")
     nobody.show(boot=1, online=True)
     assert nobody.user not in bob.node.outbox._came_back
@@ -577,6 +586,16 @@ def test_times_from_a_clock_that_was_ahead_are_set_right(bob: LoneDaemon, ann: P
     assert times[call] <= now
     assert bob.node.outbox.next_expiry is not None
     assert bob.node.outbox.next_expiry <= now + HOUR_MS
+
+
+def test_a_deadline_from_a_clock_that_was_ahead_comes_in_time(bob: LoneDaemon, ann: Peer) -> None:
+    """A call that was accepted with a clock a day ahead ends after the time that it was given."""
+    bob.clock.skew_ms += DAY_MS
+    call = accept(bob, ann, expires=bob.clock.now() + 10_000)
+    bob.clock.skew_ms -= DAY_MS
+    for _ in range(14):
+        bob.sleep(1.1)
+    assert row_of(bob, call).state == "expired"
 
 
 def test_an_answer_whose_deadline_is_very_far_lives_a_month(bob: LoneDaemon, ann: Peer) -> None:
