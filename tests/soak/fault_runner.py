@@ -42,7 +42,6 @@ class FaultRunner:
     def __init__(self, participants: list[Participant], brokers: Sequence[Broker], log: HistoryLog) -> None:
         self.happened: list[tuple[float, str]] = []
         self.counts: Counter[str] = Counter()
-        self.problems: list[str] = []
         self._participants = participants
         self._brokers = brokers
         self._broker_busy = asyncio.Lock()
@@ -56,7 +55,7 @@ class FaultRunner:
                 await asyncio.sleep(began + fault.at - self._log.elapsed())
                 group.create_task(self._perform(fault))
 
-    async def heal(self) -> None:
+    def heal(self) -> None:
         """Undo what could still be wrong."""
         for participant in self._participants:
             participant.proxy.faults = FrameFaults()

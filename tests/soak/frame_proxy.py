@@ -100,12 +100,10 @@ class FrameProxy:
 
     Attributes:
         faults: what is done to frames at this moment.
-        frames: how many frames have passed.
     """
 
     def __init__(self, broker: tuple[str, int], random: Random) -> None:
         self.faults = FrameFaults()
-        self.frames = 0
         self._broker = broker
         self._random = random
         self._flows = asyncio.Event()
@@ -206,7 +204,6 @@ class FrameProxy:
                 if due > loop.time():
                     await asyncio.sleep(due - loop.time())
                 await self._flows.wait()
-                self.frames += 1
                 if connection.is_cut:
                     target.write(frame[: max(1, len(frame) // 2)])
                     await target.drain()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from soak.scene import Options, Outcome
 from soak.traffic import KINDS
 from soak.verdict import summarize
 
 SETTLE_GOAL_S = 30.0
 _MAX_SHOWN = 15
+_WIDTH = 100
 
 
 def report(options: Options, outcome: Outcome, command: str) -> str:
     """Return the whole report."""
     lines = ["", *_messages(outcome), "", *_daemons(outcome), ""]
     faults = ", ".join(f"{count} {name}" for name, count in sorted(outcome.faults.items()))
-    lines.append(f"faults     {outcome.faults.total()}: {faults}")
+    lines += textwrap.wrap(f"faults     {outcome.faults.total()}: {faults}", _WIDTH, subsequent_indent=" " * 11)
     lines.append(f"           {outcome.reruns} runs again, {outcome.unsure} messages without a word whether accepted")
     if outcome.settle_s is None:
         settled = "never: see below"

@@ -144,7 +144,7 @@ class Scene:
             await runner.run(plan)
             await asyncio.sleep(max(0.0, began + options.seconds - self._log.elapsed()))
             await self._wait_for_senders()
-            await runner.heal()
+            runner.heal()
             await self._settle()
             for task in tasks:
                 task.cancel()
@@ -250,11 +250,10 @@ class Scene:
             facts,
             outcome.asked,
             {one.name: read_effects(one.person.folder / "effects") for one in self._participants},
-            {token for user in self._users for token in user.unsure},
             {one.person.user_id: one.name for one in self._participants},
         )
         self._count_ends(facts)
-        outcome.unsure = len(evidence.unsure)
+        outcome.unsure = sum(len(user.unsure) for user in self._users)
         outcome.reruns = count_reruns(evidence)
         outcome.violations = judge(evidence)
         if outcome.settle_s is None:

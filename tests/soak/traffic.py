@@ -54,7 +54,6 @@ class Asked:
         withdrawn: whether its sender has asked to withdraw it.
         end: how it ended for its sender: `done`, or the kind of an error; None as long as it is not known.
         answer: the data of the answer.
-        ended_at: when it ended, in seconds after the beginning.
     """
 
     id: str
@@ -64,7 +63,6 @@ class Asked:
     withdrawn: bool = False
     end: str | None = None
     answer: dict[str, Any] | None = None
-    ended_at: float = 0.0
 
     @property
     def token(self) -> str:
@@ -105,7 +103,6 @@ class User:
         asked: all messages that the daemon has accepted, by id.
         unsure: tokens of messages of which the daemon died before it answered.
         facts: what this client has observed, for the checker.
-        lost_connections: how often the daemon went away.
         problems: errors that a client should never get.
     """
 
@@ -118,7 +115,6 @@ class User:
         self.unsure: set[str] = set()
         self.facts: list[Fact] = []
         self.sent = 0
-        self.lost_connections = 0
         self.problems: list[str] = []
         self._others = others
         self._private_to = private_to
@@ -154,7 +150,6 @@ class User:
                     async with connect_async(self.me.person.home) as client:
                         await self._use(client)
                 self._client = None
-                self.lost_connections += 1
                 await asyncio.sleep(_RETRY_S)
         finally:
             for task in (sending, *self._running):
@@ -259,7 +254,7 @@ class User:
 
     def _note_end(self, message: Asked, end: str, answer: dict[str, Any] | None, why: str) -> None:
         self._open_calls.discard(message.id)
-        message.end, message.answer, message.ended_at = end, answer, self._log.elapsed()
+        message.end, message.answer = end, answer
         about = {"error": why} if why else {"sha256": hashlib.sha256(repr(answer).encode()).hexdigest()[:16]}
         self._log.write("ended", self.name, id=message.id, token=message.token, end=end, **about)
 

@@ -43,14 +43,12 @@ class Evidence:
         facts: the history of all journals, and what clients have observed.
         asked: all accepted messages, by the name of their sender.
         effects: the lines that the flows of each user have written.
-        unsure: tokens of messages of which a daemon died before it answered.
         names: the petname of each user id.
     """
 
     facts: list[Fact]
     asked: Mapping[str, Sequence[Asked]]
     effects: Mapping[str, Sequence[dict[str, str]]]
-    unsure: set[str]
     names: dict[str, str] = field(default_factory=dict)
 
 

@@ -50,7 +50,7 @@ def evidence() -> Evidence:
     """Two calls from ann to bob, with nothing wrong."""
     (first, facts), (second, more) = call(1), call(2)
     effects = [{"endpoint": "record", "token": message.token} for message in (first, second)]
-    return Evidence([*facts, *more], {"ann": [first, second]}, {"bob": effects}, set(), {ANN: "ann", BOB: "bob"})
+    return Evidence([*facts, *more], {"ann": [first, second]}, {"bob": effects}, {ANN: "ann", BOB: "bob"})
 
 
 def lose_effect(evidence: Evidence) -> None:
