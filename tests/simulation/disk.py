@@ -184,7 +184,9 @@ class Disk:
         """
         if self._failure is not None and (code := self._failure.of(operation, path)) is not None:
             self.failed += 1
-            raise apsw.exception_for(code)
+            error = apsw.exception_for(code)
+            error.args = (f"the test lets {operation} fail",)
+            raise error
 
 
 class _Files(apsw.VFS):
