@@ -51,12 +51,11 @@ async def url(mosquitto: str, plugin: str, free_port: int, tmp_path: Path) -> As
     own = {
         "plugin": plugin,
         "plugin_opt_config_file": users,
-        "persistence_location": f"{tmp_path}/",
         "listener": f"{free_port} 127.0.0.1",
         "certfile": certificate,
         "keyfile": key,
     }
-    text = "user root\n" + (CONFIG / "mosquitto.conf").read_text()
+    text = f"user root\npersistence true\npersistence_location {tmp_path}/\n" + (CONFIG / "mosquitto.conf").read_text()
     for name, value in own.items():
         text, count = re.subn(rf"^{name} .*$", f"{name} {value}", text, flags=re.MULTILINE)
         assert count == 1, name
@@ -70,9 +69,10 @@ async def url(mosquitto: str, plugin: str, free_port: int, tmp_path: Path) -> As
             await peer.wait_until_up()
             for name, user in (("alice", ALICE), ("bob", BOB)):
                 role = (CONFIG / "dynsec-role.json").read_text().replace("USER_ID", user)
-                role = role.replace("NAME", name).replace("PASSWORD", f"{name}-secret")
-                peer.link.publish(CONTROL, role.encode())
-            await wait_until(lambda: len(peer.received()) == 2)
+                peer.link.publish(CONTROL, role.replace("NAME", name).encode())
+                password = {"command": "setClientPassword", "username": name, "password": f"{name}-secret"}
+                peer.link.publish(CONTROL, json.dumps({"commands": [password]}).encode())
+            await wait_until(lambda: len(peer.received()) == 4)
             for response in peer.received():
                 assert not [step for step in json.loads(response)["responses"] if "error" in step]
             await peer.link.close()
