@@ -20,6 +20,8 @@ _PYTHON = (
     (r"p2pflows status", "cl.request('status')"),
     (r"p2pflows log(?! \w)", "cl.request('log')"),
     (r"p2pflows outbox(?! \w)", "cl.request('outbox')"),
+    (r"p2pflows asked(?! --?\w| \w)", "cl.request('asked')"),
+    (r"p2pflows wait (\w+)", r"cl.wait('\1')"),
     (r"p2pflows id(?! \w)", "cl.user_id"),
     (r"add: --replace", "first unserve it: cl.request('unserve', endpoint=flow_endpoint)"),
     (r"a longer --timeout", "a longer timeout"),

@@ -38,7 +38,7 @@ def _asking(command: str) -> Callable[[_F], _F]:
         return click.argument(
             "words",
             nargs=-1,
-            shell_complete=candidates.contacts,
+            shell_complete=candidates.people,
             metavar="WHO 'QUESTION'",
             callback=_split_for(command),
         )(function)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import Duration
 from p2pflows.errors import UsageError
 
@@ -42,7 +43,13 @@ def group_options(function: _F) -> _F:
             click.option("--first", is_flag=True, help="Of several people, the first answer counts."),
             click.option("--all", "everybody", is_flag=True, help="Of several people, all are to answer."),
             click.option("--quorum", type=click.IntRange(1), metavar="N", help="N people must give the same answer."),
-            click.option("--then", multiple=True, metavar="WHO", help="Whom else to ask if nobody answers."),
+            click.option(
+                "--then",
+                multiple=True,
+                metavar="WHO",
+                shell_complete=candidates.people,
+                help="Whom else to ask if nobody answers.",
+            ),
             click.option("--after", multiple=True, type=Duration(), metavar="TIME", help="When, for each --then."),
             click.option("--at", "at", type=Moment(), metavar="TIME", help="Ask then: 18:30, 2026-12-24T18:30."),
             click.option("--in", "delay", type=Duration(), metavar="TIME", help="Ask in this time, such as 1h."),

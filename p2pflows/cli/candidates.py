@@ -48,6 +48,17 @@ def contacts(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     return _that_begin(((name, "") for name in petnames()), incomplete)
 
 
+def people(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete whom to ask: a petname, or a group of contacts such as @team."""
+    from p2pflows.contacts import Contacts
+
+    try:
+        groups = sorted(Contacts(home().contacts).book().groups)
+    except P2pflowsError:
+        groups = []
+    return [*contacts(ctx, param, incomplete), *_that_begin(((f"@{name}", "") for name in groups), incomplete)]
+
+
 def addresses(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete an address: first the user, and after the slash what that user serves to this one."""
     del ctx, param
@@ -102,7 +113,13 @@ def sent(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
 def failed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the id of a failed message, or of a dead letter."""
     del ctx, param
-    return _ids(_messages("failed", "dead"), incomplete)
+    asked = _ask("asked", limit=MAX_LISTED).get("asked", [])
+    rows = {
+        each["id"]: _description(f"{_who(each, 'to')}: {each['text']}")
+        for each in asked
+        if each["outcome"] == "failed" and each["kind"] != "question"
+    }
+    return _ids({**rows, **dict(_messages("dead"))}.items(), incomplete)
 
 
 def invitations(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import time
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 import p2pflows
-from p2pflows.cli.output import Interrupted, display_name, say, short_id, time_left
+from p2pflows.cli.output import Interrupted, display_name, say, short_id, time_left, truncate
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 
 _POLL_S = 0.5
@@ -94,5 +95,6 @@ class _Progress:
 
     def _write(self, line: str) -> None:
         if self.is_shown and line != self._line:
-            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+            shown = truncate(line, shutil.get_terminal_size().columns - 1)
+            click.echo(f"\r\x1b[K{shown}", err=True, nl=False)
             self._line = line

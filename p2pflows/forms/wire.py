@@ -13,6 +13,8 @@ SCHEMA, DRAFT = "answer_schema", "answer_draft"
 TEXT, VALUE, REMARK = "human_input", "value", "remark"
 SHOWN = {"human": "shown"}
 """The progress of a call whose question is before the eyes of the human."""
+SNOOZED = "snoozed"
+"""What the human has done with the question until a time, in the progress `{"human": "snoozed", "until": TIME}`."""
 MAX_REMARK_CHARS = 4_000
 
 

@@ -9,7 +9,7 @@ from p2pflows.errors import from_peer
 from p2pflows.protocol.message import Type
 from p2pflowsd.api.views import rfc3339
 from p2pflowsd.asking.question import Person, Result, Wish, people_from_json
-from p2pflowsd.asking.questions import NOTE_SHOWN, as_error
+from p2pflowsd.asking.questions import NOTE_SHOWN, NOTE_SNOOZED, as_error
 from p2pflowsd.human.texts import text_in
 from p2pflowsd.journal.rows import OutgoingRow, QuestionRow
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, QuestionState
@@ -146,6 +146,8 @@ def _where_sent(node: Node, sent: OutgoingRow) -> str:
     if sent.state == OutgoingState.STORED:
         if sent.note == NOTE_SHOWN:
             return "shown to them"
+        if sent.note.startswith(NOTE_SNOOZED):
+            return f"put off until {rfc3339(int(sent.note.removeprefix(NOTE_SNOOZED)))}"
         return {"held": "waits to be allowed", "waiting": "waits for a worker"}.get(sent.note, "arrived")
     if sent.note in NO_ROOM:
         return "waits for room there"

@@ -25,7 +25,7 @@ from p2pflows.errors import (
     UsageError,
     from_peer,
 )
-from p2pflows.forms.wire import SHOWN, read_reply, with_form
+from p2pflows.forms.wire import SHOWN, SNOOZED, read_reply, with_form
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.message import Type, new_id
 from p2pflowsd.asking import rules
@@ -251,10 +251,11 @@ class Questions:
             self._next_due = due
 
     def on_progress(self, peer: str, message_id: str, data: dict[str, Any]) -> None:
-        """Record that a question is before the eyes of the human; only the one who was asked may say so."""
-        sent = self._journal.outgoing.find(message_id) if data == SHOWN else None
-        if sent is not None and question_in(sent.origin) is not None and sent.note != NOTE_SHOWN:
-            self._journal.outgoing.set_note(message_id, peer, NOTE_SHOWN)
+        """Record that the human sees a question, or has put it off; only the one who was asked may say so."""
+        note = _note_in(data)
+        sent = self._journal.outgoing.find(message_id) if note else None
+        if sent is not None and question_in(sent.origin) is not None and sent.note != note:
+            self._journal.outgoing.set_note(message_id, peer, note)
 
     def _send_to(self, row: QuestionRow, wish: Wish, people: Sequence[Person]) -> list[Person]:
         """Send a question to some people, and return them with the ids of the messages.
@@ -350,6 +351,20 @@ class Questions:
 
 NOTE_SHOWN = "shown"
 """The note of a call whose question is before the eyes of the human."""
+NOTE_SNOOZED = "snoozed "
+"""The note of a call whose question the human has put off, before the time until which, in milliseconds."""
+MAX_TIME_MS = 253_402_300_799_000
+"""The last time that RFC 3339 can write."""
+
+
+def _note_in(data: dict[str, Any]) -> str:
+    """Return what progress says of a question, as it is stored; empty if it says nothing of that kind."""
+    until = data.get("until")
+    if data == SHOWN:
+        return NOTE_SHOWN
+    if data.get("human") == SNOOZED and type(until) is int and 0 < until <= MAX_TIME_MS:
+        return f"{NOTE_SNOOZED}{until}"
+    return ""
 
 
 def _step_of(people: Sequence[Person]) -> int:

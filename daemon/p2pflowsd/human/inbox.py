@@ -13,7 +13,7 @@ from p2pflows import short_ids
 from p2pflows.errors import BadInput, DeadlinePassed, Declined, NotAllowed, TooLarge, UsageError
 from p2pflows.foreign_text import shorten
 from p2pflows.forms.typed import show
-from p2pflows.forms.wire import MAX_REMARK_CHARS, SHOWN, form_of, reply_data
+from p2pflows.forms.wire import MAX_REMARK_CHARS, SHOWN, SNOOZED, form_of, reply_data
 from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
@@ -270,6 +270,9 @@ class Inbox:
             heapq.heappush(self._wakes, (until, prompt.row_id))
         prompt = prompt._replace(snoozed=until)
         self._changed(prompt)
+        if until and prompt.type == Type.CALL:
+            self._shown.discard(prompt.row_id)
+            self._notices.send_progress(prompt.peer, prompt.id, {"human": SNOOZED, "until": until})
         return prompt
 
     def wake(self) -> None:

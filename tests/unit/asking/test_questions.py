@@ -172,6 +172,10 @@ def test_where_a_question_is_comes_from_the_one_who_was_asked(desk: Desk, alice:
     assert shown(desk, question)["where"] == "arrived"
     alice.publishes("_notice", line, kind=NOTICE)
     assert shown(desk, question)["where"] == "shown to them"
+    for until in (b"1767225600000", b'"soon"', b"-1", b"true", b"9007199254740991"):
+        line = b'{"to":"%s","progress":[["%s",{"human":"snoozed","until":%s}]]}' % (to, name, until)
+        alice.publishes("_notice", line, kind=NOTICE)
+        assert shown(desk, question)["where"] == "put off until 2026-01-01T00:00:00.000Z"
 
 
 def test_a_withdrawn_question_is_withdrawn_there_too(desk: Desk, alice: Neighbour) -> None:

@@ -47,8 +47,13 @@ def busy(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> ScriptedDae
     talk = {"conversation": ONE, "user": KEY, "name": "bob", "endpoint": "User", "text": "Hm?"}
     daemon.script.update(
         inbox={"prompts": [prompt(ONE, EVIL), prompt(TWO, "Second")], "next": None},
-        outbox={"pending": [message], "failed": [{**message, "id": TWO}], "dead": [message]},
-        asked={"asked": [{"id": TWO, "to": KEY, "to_name": "bob", "text": "Well?"}]},
+        outbox={"pending": [message], "dead": [message]},
+        asked={
+            "asked": [
+                {"id": TWO, "to": KEY, "to_name": "bob", "text": "Well?", "kind": "call", "outcome": "failed"},
+                {"id": ONE, "to": KEY, "to_name": "bob", "text": "Hm?", "kind": "question", "outcome": "failed"},
+            ]
+        },
         ls={"flows": flows},
         instances={"instances": [{"instance": ONE, "endpoint": "Counter"}]},
         conversations={"conversations": [talk, {**talk, "conversation": TWO, "endpoint": "other"}]},
@@ -57,6 +62,7 @@ def busy(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> ScriptedDae
         invitations={"invitations": [{"id": ONE, "name": "carol"}]},
     )
     Contacts(daemon.home / "contacts.yaml").add("bob", KEY)
+    Contacts(daemon.home / "contacts.yaml").add_to_group("team", ["bob"])
     return daemon
 
 
@@ -74,6 +80,7 @@ def busy(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> ScriptedDae
         ("ask b", ["bob"]),
         ("confirm b", ["bob"]),
         ("tell b", ["bob"]),
+        ("ask @", ["@team"]),
         ("outbox retry ''", ["4f1c22d9", "38689ea2"]),
         ("invite revoke ''", ["38689ea2"]),
         ("reset ''", ["38689ea2"]),

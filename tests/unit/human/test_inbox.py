@@ -122,3 +122,23 @@ def test_all_that_the_asker_says_is_shown(desk: Desk, alice: Neighbour) -> None:
     shown = views.prompt(desk.node, row)
     assert shown["about"] == {"options": ["drop", "keep"], "text": "another text"}
     assert shown["form"]["expects"] == "yes or no"
+
+
+def test_the_asker_hears_once_that_the_question_is_shown_and_that_it_is_put_off(desk: Desk, alice: Neighbour) -> None:
+    """Of a note, nobody hears anything."""
+    request = alice.sends("User", YES_OR_NO)
+    alice.sends("User", {"text": "A note"}, type="post")
+
+    def progress() -> list[Any]:
+        desk.passes(0.05)
+        return [line for notice in alice._heard("_notice") for line in notice.get("progress", [])]
+
+    assert progress() == []
+    for _ in range(2):
+        desk.do(lambda: desk.node.inbox.note_shown(desk.journal.prompts.open()))
+    assert progress() == [[request, {"human": "shown"}]]
+    until = desk.clock.now() + 60_000
+    desk.do(lambda: desk.node.inbox.snooze(request, 60_000))
+    assert progress()[1:] == [[request, {"human": "snoozed", "until": until}]]
+    desk.do(lambda: desk.node.inbox.note_shown(desk.journal.prompts.open()))
+    assert progress()[2:] == [[request, {"human": "shown"}]]
