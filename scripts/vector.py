@@ -21,7 +21,7 @@ from p2pflows.protocol import framing, strict_json, topics
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key
 
 VECTORS = Path(__file__).parent.parent / "tests" / "vectors"
 SEED_1, SEED_2 = b"\1" * 32, b"\2" * 32

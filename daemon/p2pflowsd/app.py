@@ -36,7 +36,6 @@ from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 from p2pflowsd.processes.worker_processes import WorkerProcess
 from p2pflowsd.receiving.invitations import story
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
-from p2pflowsd.running.points import point_key
 from p2pflowsd.worker_socket import WorkerSocket
 
 DISK_RETRY_S = 2.0
@@ -441,7 +440,8 @@ class App:
         return (await self._broker()).with_secret()
 
     async def _token(self, point: str) -> str:
-        return Enrolment(await self._broker_for_workers(), self._me.user_id, point, point_key(self._me, point)).token()
+        key = self._node.worker_tokens.key(point, "")
+        return Enrolment(await self._broker_for_workers(), self._me.user_id, point, key).token()
 
     def _worker_ended(self, point: str, pid: int) -> None:
         self._submit(lambda: self._node.dispatch.on_process_ended(point, pid), lambda _result: None)

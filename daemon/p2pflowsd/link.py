@@ -16,6 +16,7 @@ class Delivery(Protocol):
     topic: str
     payload: bytes
     retain: bool
+    is_local: bool
 
 
 class Link(Protocol):

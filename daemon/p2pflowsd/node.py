@@ -52,6 +52,7 @@ from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.running.task_specs import TaskSpecs
 from p2pflowsd.running.turns import Turns
+from p2pflowsd.running.worker_tokens import WorkerTokens
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
@@ -157,7 +158,8 @@ class Node:
         catalog = self.catalog = Catalog(journal)
         instances = self.instances = Instances(user=user, journal=journal, clock=clock)
         authority = Authority(user=user, journal=journal, catalog=catalog, instances=instances)
-        points = self.points = Points(identity)
+        points = self.points = Points()
+        tokens = self.worker_tokens = WorkerTokens(identity=identity, journal=journal, clock=clock, entropy=entropy)
         leases = self._leases = Leases(points=points, journal=journal, clock=clock)
         effects = Effects(journal=journal, clock=clock, outbox=outbox, leases=leases)
         turns = Turns(journal)
@@ -216,6 +218,7 @@ class Node:
             clock=clock,
             faults=faults,
             points=points,
+            tokens=tokens,
             leases=leases,
             loads=loads,
             specs=TaskSpecs(effects=effects, instances=instances, authority=authority, name_of=name_of),
@@ -462,10 +465,10 @@ class Node:
             match topics.parse(delivery.topic):
                 case topics.InboxTopic(user, endpoint) if user == self.user:
                     self.intake.receive(endpoint, delivery)
-                case topics.ResultsTopic(user, point) if user == self.user:
+                case topics.ResultsTopic() as results if results.user == self.user:
                     if delivery.retain:
                         raise Refused("retained")  # noqa: TRY301 - one place counts refusals
-                    self.dispatch.receive(point, delivery.payload)
+                    self.dispatch.receive(results, delivery.payload, is_local=delivery.is_local)
                 case topics.PresenceTopic(user, "status") if user == self.user:
                     self._notice_twin(delivery)
                 case topics.PresenceTopic(user, "status"):

@@ -118,15 +118,15 @@ class WorkerSocket:
             The topic of the frames that the connection sends; None if it may not read the dispatch topic.
         """
         match topics.parse(topic):
-            case topics.DispatchTopic(user, point, _) if user == self._user and topic not in self._workers:
+            case topics.DispatchTopic(user=user) as found if user == self._user and topic not in self._workers:
                 self._workers[topic] = connection
-                return topics.results(user, point)
+                return topics.results(user, found.queue)
         self._log.warning("refused a connection to the socket for workers: it claims the topic %.200r", topic)
         return None
 
     def on_frames(self, topic: str, frames: list[bytes]) -> None:
         """Pass on the frames that a worker has sent."""
-        self._on_deliveries([Delivery(topic, frame, retain=False) for frame in frames])
+        self._on_deliveries([Delivery(topic, frame, retain=False, is_local=True) for frame in frames])
 
     def on_lost(self, connection: _Connection, reads: str) -> None:
         """Remove a connection that has ended, and its topic."""

@@ -93,16 +93,25 @@ class NameOrAddress(Address):
 
 
 class Duration(click.ParamType[float]):
-    """A length of time, written as 90, 2s, 5m, 1h or 7d; converted to seconds."""
+    """A length of time, written as 90, 2s, 5m, 1h or 7d; converted to seconds.
+
+    Args:
+        max_days: how long it may be.
+    """
 
     name = "duration"
 
+    def __init__(self, max_days: int = _MAX_DAYS) -> None:
+        self._max_days = max_days
+
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds: more than 0, and at most 30 days."""
+        """Return the seconds: more than 0, and no longer than the limit."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|[smhd]?)", str(value).strip())
         seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-        if not 0 < seconds <= _MAX_DAYS * 86_400:
-            self.fail(f"{value!r} is not a length of time: give 2s, 5m, 1h or 7d, up to {_MAX_DAYS} days.", param, ctx)
+        if not 0 < seconds <= self._max_days * 86_400:
+            self.fail(
+                f"{value!r} is not a length of time: give 2s, 5m, 1h or 7d, up to {self._max_days} days.", param, ctx
+            )
         return seconds
 
 

@@ -1,4 +1,4 @@
-"""Commands for additional workers: `worker` and `worker-token`."""
+"""Commands for additional workers: `worker`, and `worker-token` with `list` and `revoke`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import sys
 import click
 
 import p2pflows
-from p2pflows.cli.arguments import DispatchPoint, examples, json_option, read_stdin
-from p2pflows.cli.output import print_json, say
+from p2pflows.cli.arguments import DispatchPoint, Duration, examples, json_option, read_stdin
+from p2pflows.cli.output import ago, print_json, print_result, print_table, say, stdout_is_terminal, time_left
 from p2pflows.errors import UsageError
+from p2pflows.foreign_text import escape
 from p2pflows.home import home
 
 _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, not a secret
@@ -101,23 +102,108 @@ def worker(
     os.execv(sys.executable, command)  # noqa: S606 - the worker replaces this process, so signals reach it
 
 
-@click.command(
+class _TokenCommands(click.Group):
+    """Makes a token where the first word is no command but a dispatch point."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `make` before a dispatch point, and before options of `make`."""
+        first = next((word for word in args if word != "--json"), None)
+        if first is not None and first not in self.commands and first not in ctx.help_option_names:
+            args = ["make", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_TokenCommands,
     name="worker-token",
-    epilog=examples("p2pflows worker-token gpu", "p2pflows worker-token gpu | ssh big p2pflows worker --token -"),
+    invoke_without_command=True,
+    epilog=examples(
+        "p2pflows worker-token gpu",
+        "p2pflows worker-token gpu --expires 30d --name big",
+        "p2pflows worker-token gpu | ssh big p2pflows worker --token -",
+        "p2pflows worker-token list",
+        "p2pflows worker-token revoke 3f9a02c1",
+    ),
+)
+@json_option
+@click.pass_context
+def worker_token(ctx: click.Context, as_json: bool) -> None:
+    """Print a token for a worker on any machine: `worker-token POINT`.
+
+    Keep it secret: anyone who has it can see and run all tasks of the dispatch point POINT, until you revoke it. It
+    also holds the password for the broker.
+    """
+    del as_json  # read by the commands below
+    if ctx.invoked_subcommand is None:
+        raise UsageError("Which dispatch point is the token for?", "Give its name: p2pflows worker-token default")
+
+
+@worker_token.command(
+    name="make", epilog=examples("p2pflows worker-token make gpu", "p2pflows worker-token make list --expires 1h")
 )
 @click.argument("dispatch_point", type=DispatchPoint(), metavar="POINT")
+@click.option("--expires", type=Duration(max_days=366), help="How long the token is good.  [default: until revoked]")
+@click.option("--name", help="What you call it, to tell it from others in the list.")
 @json_option
-def worker_token(dispatch_point: str, as_json: bool) -> None:
-    """Print a token for a worker on any machine.
-
-    Keep it secret: anyone who has it can see and run all tasks of the dispatch point POINT.
-    """
+def make_token(dispatch_point: str, expires: float | None, name: str | None, as_json: bool) -> None:
+    """Print a token for a worker of the dispatch point POINT. The word `make` may be left out."""
     with p2pflows.connect() as me:
-        result = me.request("worker_token", dispatch_point=dispatch_point)
+        result = me.request("worker_token", dispatch_point=dispatch_point, name=name, expires_in=expires)
     if as_json:
         print_json(result)
+        return
+    click.echo(result["token"])
+    if stdout_is_terminal():
+        until = f" It expires in {time_left(result['expires'])}." if result["expires"] else ""
+        say(f"Its id is {result['id']}.{until} To revoke it: p2pflows worker-token revoke {result['id']}")
+
+
+@worker_token.command(name="list", epilog=examples("p2pflows worker-token list", "p2pflows worker-token list --json"))
+@json_option
+def list_tokens(as_json: bool) -> None:
+    """List your worker tokens.
+
+    Those with an id that begins with old- were made by an earlier release: all of one dispatch point are one entry.
+    """
+    with p2pflows.connect() as me:
+        tokens = me.request("worker_tokens")["tokens"]
+    if as_json:
+        print_json(tokens)
+    elif tokens:
+        print_table(
+            ["ID", "POINT", "MADE", "LEFT", "STATE", "WORKERS", "NAME"],
+            [
+                [
+                    token["id"],
+                    token["dispatch_point"],
+                    ago(token["created"]) if token["created"] else "earlier",
+                    time_left(token["expires"]) if token["expires"] else "no end",
+                    token["state"],
+                    token["workers"],
+                    token["name"],
+                ]
+                for token in tokens
+            ],
+        )
     else:
-        click.echo(result["token"])
+        say("There are no worker tokens. Make one with: p2pflows worker-token POINT")
+
+
+@worker_token.command(name="revoke", epilog=examples("p2pflows worker-token revoke 3f9a02c1"))
+@click.argument("token_id", metavar="ID")
+@json_option
+def revoke_token(token_id: str, as_json: bool) -> None:
+    """Revoke a token: its workers end at once, and others get their tasks.
+
+    ID is the id that the list shows, or how it begins.
+    """
+    with p2pflows.connect() as me:
+        result = me.request("revoke_worker_token", id=token_id)
+    ended = "" if not result["workers"] else f" Disconnected: {result['workers']}."
+    sentence = f"Revoked {escape(result['id'])} for the dispatch point {escape(result['dispatch_point'])}.{ended}"
+    print_result(result, sentence, as_json)
+    if not as_json:
+        say("Whoever has the token still has the broker's password, if it has one: change that, too.")
 
 
 def _token(token: str | None, dispatch_point: str | None) -> str:
@@ -132,7 +218,7 @@ def _token(token: str | None, dispatch_point: str | None) -> str:
         token = read_stdin()
     if token is None:
         with p2pflows.connect() as me:
-            token = str(me.request("worker_token", dispatch_point=dispatch_point or "default")["token"])
+            token = str(me.request("worker_token", dispatch_point=dispatch_point or "default", local=True)["token"])
     enrolment = read_token(token)
     if dispatch_point not in (None, enrolment.point):
         raise UsageError(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Delivery:
-    """A message that arrived; over MQTT, the broker delivers it again after a reconnect unless it is acknowledged."""
+    """A message that arrived; over MQTT, the broker delivers it again after a reconnect unless it is acknowledged.
+
+    Attributes:
+        is_local: whether it came over a socket that only this user's programs can open.
+    """
 
     topic: str
     payload: bytes
     retain: bool
+    is_local: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Sealed frames between a daemon and its workers, under one symmetric key per dispatch point.
+"""Sealed frames between a daemon and its workers, under a symmetric key of a worker token or a dispatch point.
 
 A frame is a JSON header and blobs (`framing`), sealed with NaCl secretbox. Its topic is sealed with it, so a frame
 cannot be sent back or moved to another topic. Headers carry counters against replay (docs/PROTOCOL.md, Dispatch).
@@ -15,7 +15,7 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from p2pflows.errors import UsageError
-from p2pflows.protocol import framing, strict_json
+from p2pflows.protocol import framing, strict_json, topics
 
 _TOKEN_PREFIX = "p2pflows-worker-1."  # noqa: S105 - names the format, holds no secret
 
@@ -54,16 +54,27 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a worker needs to connect: the broker, the dispatch point and its key, but no key of the user."""
+    """What a worker needs to connect: the broker, the dispatch point and a key for it, but no key of the user.
+
+    Attributes:
+        token_id: the id by which its daemon lists and revokes the token; "" for workers on the daemon's machine, and
+            in tokens of older releases.
+    """
 
     broker: str
     user: str
     point: str
     key: bytes = field(repr=False)
+    token_id: str = ""
+
+    @property
+    def queue(self) -> str:
+        """What stands for the dispatch point in topics."""
+        return topics.queue_of(self.point, self.token_id)
 
     def token(self) -> str:
         """Return the enrolment as one line to paste. The line holds the key, so it is secret."""
-        content = {"broker": self.broker, "user": self.user, "point": self.point, "key": self.key.hex()}
+        content = {"broker": self.broker, "user": self.user, "point": self.queue, "key": self.key.hex()}
         return _TOKEN_PREFIX + json.dumps(content, separators=(",", ":")).encode().hex()
 
 
@@ -78,11 +89,15 @@ def read_token(token: str) -> Enrolment:
         if not text.startswith(_TOKEN_PREFIX):
             raise ValueError  # noqa: TRY301 - every defect has the same error
         content = strict_json.loads(bytes.fromhex(text.removeprefix(_TOKEN_PREFIX)))
+        parts = topics.split_queue(str(content["point"]))
+        if parts is None:
+            raise ValueError  # noqa: TRY301 - every defect has the same error
         enrolment = Enrolment(
             broker=str(content["broker"]),
             user=str(content["user"]),
-            point=str(content["point"]),
+            point=parts[0],
             key=bytes.fromhex(content["key"]),
+            token_id=parts[1],
         )
         SecretBox(enrolment.key)
     except (ValueError, KeyError, TypeError, CryptoError):

@@ -22,6 +22,7 @@ INVITE = "_invite"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _USER = re.compile(r"[0-9a-f]{64}")
+_TOKEN_ID = re.compile(r"[0-9a-f]{8}")
 
 
 def is_name(text: str) -> bool:
@@ -32,6 +33,19 @@ def is_name(text: str) -> bool:
 def is_user_id(text: str) -> bool:
     """Return whether a text has the form of a user id: 64 lower-case hex digits."""
     return _USER.fullmatch(text) is not None
+
+
+def queue_of(point: str, token: str) -> str:
+    """Return what stands for a dispatch point in topics: its name, with the id of a worker's token if it has one."""
+    return f"{point}.{token}" if token else point
+
+
+def split_queue(text: str) -> tuple[str, str] | None:
+    """Return the dispatch point and the token id, or "", of what `queue_of` returned; None if it has another form."""
+    point, dot, token = text.partition(".")
+    if not is_name(point) or (dot and not _TOKEN_ID.fullmatch(token)):
+        return None
+    return point, token
 
 
 def check_name(text: str, what: str) -> str:
@@ -75,14 +89,14 @@ def status(user: str) -> str:
     return f"{PREFIX}/{user}/status"
 
 
-def dispatch(user: str, point: str, worker: str) -> str:
-    """Return the topic on which the daemon publishes frames for one worker."""
-    return f"{PREFIX}/{user}/dispatch/{point}/{worker}"
+def dispatch(user: str, queue: str, worker: str) -> str:
+    """Return the topic on which the daemon publishes frames for one worker; see `queue_of`."""
+    return f"{PREFIX}/{user}/dispatch/{queue}/{worker}"
 
 
-def results(user: str, point: str) -> str:
-    """Return the topic on which the workers of a dispatch point publish frames for the daemon."""
-    return f"{PREFIX}/{user}/results/{point}"
+def results(user: str, queue: str) -> str:
+    """Return the topic on which workers of a dispatch point publish frames for the daemon; see `queue_of`."""
+    return f"{PREFIX}/{user}/results/{queue}"
 
 
 def daemon_filters(user: str) -> list[str]:
@@ -100,10 +114,11 @@ class InboxTopic:
 
 @dataclass(frozen=True, slots=True)
 class ResultsTopic:
-    """A topic that carries frames from workers."""
+    """A topic that carries frames from workers of a dispatch point: those with one token, or those without an id."""
 
     user: str
     point: str
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +136,12 @@ class DispatchTopic:
     user: str
     point: str
     worker: str
+    token: str = ""
+
+    @property
+    def queue(self) -> str:
+        """What stands for the dispatch point; see `queue_of`."""
+        return queue_of(self.point, self.token)
 
 
 @lru_cache(maxsize=1024)
@@ -129,12 +150,12 @@ def parse(topic: str) -> InboxTopic | ResultsTopic | PresenceTopic | DispatchTop
     match topic.split("/"):
         case ["p2pflows", "1", user, "in", endpoint] if is_user_id(user) and is_name(endpoint):
             return InboxTopic(user, endpoint)
-        case ["p2pflows", "1", user, "results", point] if is_user_id(user) and is_name(point):
-            return ResultsTopic(user, point)
-        case ["p2pflows", "1", user, "dispatch", point, worker] if (
-            is_user_id(user) and is_name(point) and is_name(worker)
+        case ["p2pflows", "1", user, "results", queue] if is_user_id(user) and (parts := split_queue(queue)):
+            return ResultsTopic(user, *parts)
+        case ["p2pflows", "1", user, "dispatch", queue, worker] if (
+            is_user_id(user) and is_name(worker) and (parts := split_queue(queue))
         ):
-            return DispatchTopic(user, point, worker)
+            return DispatchTopic(user, parts[0], worker, parts[1])
         case ["p2pflows", "1", user, ("status" | "card") as what] if is_user_id(user):
             return PresenceTopic(user, what)
         case _:

@@ -459,6 +459,7 @@ class DaemonFrame:
         cancel: ids of tasks that are not wanted any more.
         stop: the worker finishes what runs, and ends.
         reads_changes: the daemon reads frames without `held`, and suspended runs; those of older releases do not.
+        refused: why the daemon takes nothing from this worker, in a sentence; "" if it does.
     """
 
     worker: str
@@ -470,10 +471,11 @@ class DaemonFrame:
     answers: Sequence[AskAnswer] = ()
     stop: bool = False
     reads_changes: bool = True
+    refused: str = ""
 
     def to_wire(self) -> tuple[Header, list[bytes]]:
         """The header and the blobs."""
-        header = {
+        header: Header = {
             "worker": self.worker,
             "boot": self.boot,
             "n": self.number,
@@ -484,6 +486,8 @@ class DaemonFrame:
             "stop": self.stop,
             "reads_changes": self.reads_changes,
         }
+        if self.refused:
+            header["refused"] = self.refused
         return header, [task.data for task in self.tasks]
 
     @classmethod
@@ -504,6 +508,7 @@ class DaemonFrame:
                 answers=[AskAnswer.read(entry) for entry in header.get("answers", ())],
                 stop=header["stop"],
                 reads_changes=bool(header.get("reads_changes", False)),
+                refused=str(header.get("refused") or ""),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadFrame(f"a frame without its fields: {error!r}") from error

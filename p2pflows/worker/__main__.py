@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2pflows import logs, terminal
-from p2pflows.errors import UsageError
+from p2pflows.errors import NotAllowed, UsageError
 from p2pflows.protocol.channel import Enrolment, read_token
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _MAX_SLOTS = 256
 _SWITCH_INTERVAL_S = 0.001
 """How long a busy flow may keep the interpreter from the thread that talks to the daemon."""
+
+
+class _Refused(Exception):
+    """The daemon takes nothing from this worker."""
 
 
 def main() -> int:
@@ -42,6 +46,9 @@ def main() -> int:
         keys = _keys(arguments.api_info, given)
         parent = None if arguments.no_parent else stdin
         all_ended = asyncio.run(_run(enrolment, arguments, keys, parent))
+        code = 0
+    except _Refused:  # the worker has said why
+        all_ended, code = False, NotAllowed.exit_code
     except UsageError as error:
         sys.stderr.write(f"{error.message} {error.hint}\n")
         return error.exit_code
@@ -51,8 +58,8 @@ def main() -> int:
         # A flow still runs: the interpreter's own exit would tear it down half-way, or wait for it.
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(0)
-    return 0
+        os._exit(code)
+    return code
 
 
 async def _run(
@@ -74,7 +81,10 @@ async def _run(
     if parent is not None:
         # In a thread, as not every kind of stdin can be polled.
         threading.Thread(target=_watch, args=(parent, loop, worker.stop), name="parent", daemon=True).start()
-    return await worker.run()
+    all_ended = await worker.run()
+    if worker.refusal is not None:
+        raise _Refused
+    return all_ended
 
 
 def _arguments() -> argparse.Namespace:

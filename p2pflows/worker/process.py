@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2pflows.errors import TooLarge, UsageError
+from p2pflows.foreign_text import escape
 from p2pflows.links import broker_url
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Delivery, Will
@@ -59,6 +60,9 @@ class Worker:
         daemon: the socket of a daemon on this machine; None connects through the broker.
         max_waiting: how many runs may wait here before the oldest of them are suspended.
 
+    Attributes:
+        refusal: why the daemon refused this worker, which has ended it; None if it did not.
+
     Raises:
         UsageError: the enrolment names no broker address.
     """
@@ -77,11 +81,12 @@ class Worker:
         if not isinstance(url, BrokerUrl):
             raise UsageError("That token names no broker address.", "Make one with: p2pflows worker-token POINT")
         self._url = url
+        self.refusal: str | None = None
         self._on_connected = on_connected
         self._name = f"w-{secrets.token_hex(8)}"
         self._channel = Channel(enrolment.key)
-        self._results = topics.results(enrolment.user, enrolment.point)
-        self._dispatch = topics.dispatch(enrolment.user, enrolment.point, self._name)
+        self._results = topics.results(enrolment.user, enrolment.queue)
+        self._dispatch = topics.dispatch(enrolment.user, enrolment.queue, self._name)
         self._presence = topics.status(enrolment.user)
         self._last_presence: bytes | None = None
         self._lanes = Lanes(WorkerInfo(self._name, slots, os.getpid(), socket.gethostname()), max_waiting)
@@ -235,9 +240,19 @@ class Worker:
                 task.stop()
         for settled in received.settled:
             self._runner.deliver(settled)
-        if frame.stop:
+        if frame.refused:
+            self._end_refused(frame.refused)
+        elif frame.stop:
             self.stop()
         return received.is_new_boot
+
+    def _end_refused(self, reason: str) -> None:
+        """End at once: the daemon takes no results, and has given the tasks to others."""
+        if self.refusal is None:
+            self.refusal = escape(reason)
+            _log.error("%s", self.refusal)
+        self._settled.set()
+        self._stopping.set()
 
     def _request_send(self) -> None:
         """Have the loop send what there is to send, unless it is about to; callable from any thread."""

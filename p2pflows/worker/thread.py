@@ -116,7 +116,7 @@ def run_dispatch_worker_thread(
     """
     if concurrency < 1:
         raise UsageError("A worker runs at least one task at a time.", "Give a concurrency of 1 or more.")
-    token = cl.request("worker_token", dispatch_point=dispatch_point)["token"]
+    token = cl.request("worker_token", dispatch_point=dispatch_point, local=True)["token"]
     return WorkerThread(read_token(token), concurrency, api_infos, cl.worker_socket)
 
 

@@ -255,7 +255,10 @@ def test_a_worker_gets_its_token_through_a_pipe(daemon: ScriptedDaemon) -> None:
     ):
         assert (given["words"], given["stdin"]) == ([*words, "4", "--max-waiting", "256"], f"{token}\n{{}}\n")
         assert token not in given["environment"].values()
-    assert daemon.asked == [("worker_token", {"dispatch_point": "gpu"})] * 2
+    assert daemon.asked == [
+        ("worker_token", {"dispatch_point": "gpu"}),
+        ("worker_token", {"dispatch_point": "gpu", "local": True}),
+    ]
     assert run_here(daemon.home, "worker", "--token", "nonsense").code == 2
     ended = run_here(daemon.home, "worker", "--token", token, "--dispatch-point", "cpu")
     assert ended.code == 2

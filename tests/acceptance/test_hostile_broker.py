@@ -44,7 +44,9 @@ class Scene:
 
     def start_remote_worker(self) -> subprocess.Popen[bytes]:
         """Start a worker of bob with a token, as on another machine, so that its frames pass through the broker."""
-        worker = self.bob.start_worker("--token", self.bob.request("worker_token", dispatch_point="default")["token"])
+        token = self.bob.request("worker_token", dispatch_point="default")["token"]
+        self.results = topics.results(self.bob.user_id, read_token(token).queue)
+        worker = self.bob.start_worker("--token", token)
         self.bob.wait_for_status(lambda now: bool(now["workers"]))
         return worker
 
@@ -260,7 +262,7 @@ def test_garbage_everywhere(scene: Scene) -> None:
     )  # fmt: skip
     garbage = [b"x", b"{}", b"\0" * 58, b"\1\1" + b"\0" * 200, secrets.token_bytes(500), b"\xff" * 100_000]
     counted = [scene.inbox(name) for name in ("trace", "User", "_reply", "_notice", "_flows", "nobody", "x" * 200)]
-    counted += [topics.results(bob, "default"), topics.results(bob, "no-such-point")]
+    counted += [scene.results, topics.results(bob, "default"), topics.results(bob, "no-such-point")]
     scene.check_refused([(topic, one) for topic in counted for one in garbage], *reasons)
     scene.check_refused([(topics.status(scene.alice.user_id), one) for one in garbage], *reasons)
     for topic in (worker, topics.card(bob), topics.status(bob), f"p2pflows/1/{bob}", f"p2pflows/1/{bob}/in/ü"):
@@ -282,7 +284,7 @@ def test_frames_with_another_key(scene: Scene) -> None:
     bob, start = scene.bob.user_id, len(scene.spy.seen)
     assert scene.answers_honest_call()
     wrong = Channel(secrets.token_bytes(32))
-    results = topics.results(bob, "default")
+    results = scene.results
     header = {
         "worker": "w-0123456789abcdef", "boot": 2**60, "n": 1, "seen": 0, "slots": 256, "held": [],
         "results": [], "pid": 1, "host": "x", "draining": False, "bye": False,
@@ -310,7 +312,7 @@ def test_replayed_worker_frames(scene: Scene) -> None:
     """Replayed and copied frames between daemon and worker run nothing and answer nothing."""
     bob, start = scene.bob.user_id, len(scene.spy.seen)
     assert scene.answers_honest_call()
-    results = topics.results(bob, "default")
+    results = scene.results
     wait_until(lambda: any(packet.topic == results for packet in scene.spy.seen[start:]))
     time.sleep(0.3)
     passed = scene.spy.seen[start:]

@@ -21,11 +21,10 @@ from support.processes import wait_until
 
 from p2pflows.errors import CallError, DeadlinePassed, UsageError
 from p2pflows.protocol import identity, topics
-from p2pflows.protocol.channel import Channel
+from p2pflows.protocol.channel import Channel, read_token
 from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.message import Message, derived_id
 from p2pflows.protocol.notice import Notice
-from p2pflowsd.running.points import point_key
 
 ESC = "\x1b]0;mine\x07\x1b[2J\u202e\u2066"
 """What a terminal would obey."""
@@ -522,10 +521,10 @@ def test_a_worker_with_the_key_of_another_point(scene: Scene) -> None:
     bob = scene.bob.user_id
     call = scene.alice.request("submit", address="bob/Keeper", data={"question": "Why?"}, timeout=60)["id"]
     wait_until(lambda: scene.has_open_request(scene.alice.user_id, "Keeper"))
-    topic = topics.results(bob, "attic")
-    channel = Channel(point_key(scene.bob.me, "attic"))
+    enrolment = read_token(scene.bob.request("worker_token", dispatch_point="attic")["token"])
+    topic, channel = topics.results(bob, enrolment.queue), Channel(enrolment.key)
     scene.spy.publish(topic, channel.seal(topic, _frame("w-rogue", 0, 1)))
-    answer = scene.spy.first(lambda packet: packet.topic == topics.dispatch(bob, "attic", "w-rogue"))
+    answer = scene.spy.first(lambda packet: packet.topic == topics.dispatch(bob, enrolment.queue, "w-rogue"))
     boot = channel.open(answer.topic, answer.payload)[0]["boot"]
     name = re.findall(r"as (w-\w+)\.", scene.bob.log_text())[-1]
     tasks = [f"{n}-{call}" for n in range(300)]

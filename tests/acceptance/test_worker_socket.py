@@ -20,7 +20,7 @@ from support.processes import wait_until
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.framing import Records, pack
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key
 
 FLOW = """
 import os

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from support.network import Network
 from support.people import Person
 from support.processes import kill_process, wait_until
 
-from p2pflows.errors import DeadlinePassed, NoWorker
+from p2pflows.errors import DeadlinePassed, NotAllowed, NoWorker
 
 FLOWS = '''
 import os
@@ -40,6 +41,14 @@ def slow(seconds: float) -> int:
     (HERE / f"runs-{os.getpid()}").touch()
     time.sleep(seconds)
     (HERE / f"runs-{os.getpid()}").unlink(missing_ok=True)
+    return os.getpid()
+
+
+def held() -> int:
+    """Run until the file `go` is there; leaves a file while it runs."""
+    (HERE / f"runs-{os.getpid()}").touch()
+    while not (HERE / "go").exists():
+        time.sleep(0.02)
     return os.getpid()
 
 
@@ -329,3 +338,25 @@ def test_slots_that_are_occupied(alice: Person, bob: Person, point: str) -> None
     bob.serve("again", "gpu.py:pid", "--dispatch-point", point)
     with pytest.raises(NoWorker):
         alice.request("call", address="bob/pid", timeout=2)
+
+
+def test_a_revoked_token(alice: Person, bob: Person, point: str, tmp_path: Path) -> None:
+    """`worker-token revoke` ends a worker elsewhere at once; its run goes to another, and the token is of no use."""
+    made = bob.cli("worker-token", point, "--expires", "30d", "--name", "big", "--json").ok().document
+    far = start_worker_elsewhere(bob, made["token"], tmp_path, "--concurrency", "1")
+    wait_for_workers(bob, point, 1)
+    bob.serve("held", "gpu.py:held", "--dispatch-point", point)
+    call = alice.request("submit", address="bob/held", timeout=40)["id"]
+    wait_until(lambda: running_processes(bob) == [far.pid])
+    near = bob.start_worker("--dispatch-point", point, "--concurrency", "1")
+    wait_for_workers(bob, point, 2)
+    (listed,) = [token for token in bob.cli("worker-token", "list", "--json").ok().document if token["name"] == "big"]
+    assert (listed["id"], listed["state"], listed["workers"]) == (made["id"], "good", 1)
+    assert "Disconnected: 1." in bob.cli("worker-token", "revoke", made["id"][:6]).ok().err
+    assert far.wait(15) == NotAllowed.exit_code
+    (bob.folder / "go").touch()
+    assert alice.request("wait", id=call)["data"] == {"result": near.pid}
+    assert re.search(rf"{made['id']} +{point} .* revoked +0 +big", bob.cli("worker-token", "list").ok().out)
+    again = bob.cli("worker", "--token", made["token"])
+    assert again.code == NotAllowed.exit_code
+    assert f"was revoked. Ask for another: p2pflows worker-token {point}" in again.err

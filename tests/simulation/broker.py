@@ -47,6 +47,8 @@ class Packet:
     payload: bytes
     retain: bool
     connection: Connection | None = None
+    is_local: bool = True
+    """Workers of the simulation need no token."""
 
 
 @dataclass(slots=True, eq=False)

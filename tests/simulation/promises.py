@@ -23,8 +23,8 @@ from p2pflows.protocol.message import ANSWERS, Message
 from p2pflows.protocol.notice import Notice
 from p2pflows.protocol.worker_frames import DaemonFrame
 from p2pflowsd.lifecycle import IncomingState
-from p2pflowsd.running.points import point_key
 from p2pflowsd.running.task import row_id_of
+from p2pflowsd.running.worker_tokens import point_key
 from p2pflowsd.sending.presence import open_signed
 
 _STORED = "SELECT 1 FROM incoming WHERE peer = ? AND id = ?"

@@ -21,7 +21,7 @@ from p2pflows.protocol.channel import BadFrame, Channel
 from p2pflows.protocol.worker_frames import ClassTarget, DaemonFrame, ErrorInfo, Progress, TaskResult, WorkerInfo
 from p2pflows.worker.lanes import HeldTask, Lanes
 from p2pflows.worker.packing import Updates
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key
 
 HEARTBEAT_INTERVAL_S = 1.0
 RESEND_AFTER_S = 2.0

@@ -14,7 +14,7 @@ from p2pflows.protocol.message import Message
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.node import Request
 from p2pflowsd.running.catalog import Served
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key, token_key
 from support.lone_daemon import HOUR_MS, LoneDaemon, Packet
 
 
@@ -31,9 +31,9 @@ class Desk(LoneDaemon):
             )
         )
 
-    def arrives(self, topic: str, payload: bytes) -> None:
+    def arrives(self, topic: str, payload: bytes, *, is_local: bool = True) -> None:
         """Take something in, and let so much time pass that all is said that there is to say."""
-        self.node.process_batch([Packet(topic, payload)])
+        self.node.process_batch([Packet(topic, payload, is_local=is_local)])
         self.passes(0.03)
         self.passes(0.03)
 
@@ -126,11 +126,12 @@ class Neighbour:
 
 
 class Hand:
-    """A worker of our own making: it has the key of one point, and says what it likes."""
+    """A worker of our own making: it has the key of one point, or of a token for it, and says what it likes."""
 
-    def __init__(self, desk: Desk, point: str, name: str) -> None:
-        self.desk, self.point, self.name = desk, point, name
-        self._channel = Channel(point_key(desk.identity, point))
+    def __init__(self, desk: Desk, point: str, name: str, *, token: str = "", is_local: bool = True) -> None:
+        self.desk, self.point, self.name = desk, topics.queue_of(point, token), name
+        self._is_local = is_local
+        self._channel = Channel(token_key(desk.identity, point, token) if token else point_key(desk.identity, point))
         self._count = 0
         self._read = self._told = 0
         self._answers: list[dict[str, Any]] = []
@@ -146,7 +147,7 @@ class Hand:
         }  # fmt: skip
         if told["held"] is None:  # as in a frame that says only what has changed
             del told["held"]
-        self.desk.arrives(topic, self._channel.seal(topic, told, blobs))
+        self.desk.arrives(topic, self._channel.seal(topic, told, blobs), is_local=self._is_local)
 
     def takes(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """The tasks since the last time, each with its order."""
@@ -159,6 +160,12 @@ class Hand:
             for header, blobs in opened
             for task, blob in zip(header["tasks"], blobs, strict=True)
         ]
+
+    def refusal(self) -> str:
+        """Why the last frame from the daemon says that it takes nothing from this worker; "" if it does."""
+        topic = topics.dispatch(self.desk.user, self.point, self.name)
+        frames = self.desk.link.sent.get(topic, [])
+        return str(self._channel.open(topic, frames[-1])[0].get("refused", "")) if frames else ""
 
     def is_told(self) -> list[dict[str, Any]]:
         """The answers to what tasks asked, from the beginning."""

@@ -32,11 +32,12 @@ _COUNT_EVERY = 100
 
 @dataclass(slots=True)
 class Packet:
-    """Something that arrives."""
+    """Something that arrives; frames of workers come over the socket of this machine."""
 
     topic: str
     payload: bytes
     retain: bool = False
+    is_local: bool = True
 
 
 class RecordedLink:

@@ -8,7 +8,18 @@ from functools import partial
 from typing import Any, Self
 
 from p2pflows.errors import UsageError
-from p2pflowsd.api import human, instances, invitations, messages, questions, requests, serving, status, talk
+from p2pflowsd.api import (
+    human,
+    instances,
+    invitations,
+    messages,
+    questions,
+    requests,
+    serving,
+    status,
+    talk,
+    worker_tokens,
+)
 from p2pflowsd.api.daemon import Daemon, Method, OnOutcome
 from p2pflowsd.api.parameters import NoParameters
 from p2pflowsd.sending.waiters import OnProgress
@@ -57,7 +68,9 @@ METHODS: dict[str, Method[Any]] = {
     "outbox": Method(NoParameters, messages.outbox),
     "retry": Method(messages.MessageParameters, messages.retry),
     "log": Method(status.LogParameters, status.log),
-    "worker_token": Method(status.WorkerTokenParameters, status.worker_token),
+    "worker_token": Method(worker_tokens.WorkerTokenParameters, worker_tokens.worker_token),
+    "worker_tokens": Method(NoParameters, worker_tokens.worker_tokens),
+    "revoke_worker_token": Method(worker_tokens.TokenParameters, worker_tokens.revoke_worker_token),
     "watch": Method(NoParameters, human.watch),
     "chat": Method(talk.ChatParameters, talk.chat),
     "lines": Method(talk.LinesParameters, talk.lines),

@@ -1,18 +1,14 @@
-"""The methods about the daemon itself: who it is, how it does, what it noted, and tokens for its workers."""
+"""The methods about the daemon itself: who it is, how it does, and what it noted."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import Any
 
-from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import JournalFailed
-from p2pflows.protocol import topics
-from p2pflows.protocol.channel import Enrolment
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
-from p2pflowsd.api.parameters import Count, NoParameters, Parameters, Text
-from p2pflowsd.running.points import point_key
+from p2pflowsd.api.parameters import Count, NoParameters, Parameters
 
 
 class LogParameters(Parameters):
@@ -20,12 +16,6 @@ class LogParameters(Parameters):
 
     limit: Count = 100
     after: Count = 0
-
-
-class WorkerTokenParameters(Parameters):
-    """The dispatch point that the worker is to serve."""
-
-    dispatch_point: Text = ""
 
 
 async def user_id(daemon: Daemon, _params: NoParameters) -> Any:
@@ -57,15 +47,3 @@ async def log(daemon: Daemon, params: LogParameters) -> Any:
     """
     rows = await daemon.read(lambda: daemon.node.journal.log.newest(params.limit, params.after))
     return {"entries": [views.log_entry(daemon.node, row) for row in rows]}
-
-
-async def worker_token(daemon: Daemon, params: WorkerTokenParameters) -> Any:
-    """Make a token with which a worker on another machine serves a dispatch point.
-
-    Returns:
-        `token`, a secret
-    """
-    node = daemon.node
-    point = topics.check_name(params.dispatch_point or DEFAULT_POINT, "a dispatch point")
-    enrolment = Enrolment(await daemon.broker_url(), node.user, point, point_key(node.identity, point))
-    return {"token": enrolment.token()}

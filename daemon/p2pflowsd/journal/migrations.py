@@ -172,6 +172,26 @@ def _people_meet(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _worker_tokens_have_a_table(db: sqlite3.Connection) -> None:
+    """List worker tokens. A journal that an earlier release began has one entry for its tokens of each point.
+
+    Those had no id, so all of one point are one key. In a new journal there is no such token to accept.
+    """
+    db.execute(
+        """CREATE TABLE worker_tokens (
+             id TEXT PRIMARY KEY, point TEXT NOT NULL, name TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER,
+             revoked INTEGER) STRICT, WITHOUT ROWID"""
+    )
+    if db.execute("SELECT 1 FROM meta WHERE key = 'user'").fetchone() is not None:
+        db.execute("INSERT INTO meta (key, value) VALUES ('old_worker_tokens', 'accepted')")
+        db.execute(
+            """INSERT INTO worker_tokens
+                 SELECT DISTINCT 'old-' || json_extract(record, '$.dispatch_point'),
+                   json_extract(record, '$.dispatch_point'), '', 0, NULL, NULL
+                 FROM served WHERE json_extract(record, '$.dispatch_point') != ''"""
+        )
+
+
 def _people_talk(db: sqlite3.Connection) -> None:
     """Add what the user and other people have said to each other, which outlives the messages."""
     for statement in (
@@ -214,6 +234,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _people_meet,
     _people_talk,
     _questions_are_kept,
+    _worker_tokens_have_a_table,
 )
 
 

@@ -211,6 +211,17 @@ class WishRow(NamedTuple):
     last: int
 
 
+class WorkerTokenRow(NamedTuple):
+    """A token with which workers serve a dispatch point; `expires` and `revoked` are None if it is never, or not."""
+
+    id: str
+    point: str
+    name: str
+    created: int
+    expires: int | None
+    revoked: int | None
+
+
 _EXPRESSION_OF = {
     "row_id": "n",
     "call_index": "k",

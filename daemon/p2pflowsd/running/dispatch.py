@@ -9,8 +9,17 @@ from collections.abc import Callable, Collection
 from p2pflows.errors import TooLarge, WorkerLost
 from p2pflows.protocol import topics
 from p2pflows.protocol.asks import Ask, Recorded
+from p2pflows.protocol.channel import BadFrame, Channel
 from p2pflows.protocol.envelope import Refused
-from p2pflows.protocol.worker_frames import Failure, Overdue, Success, SuspendedRun, TaskResult, WorkerFrame
+from p2pflows.protocol.worker_frames import (
+    DaemonFrame,
+    Failure,
+    Overdue,
+    Success,
+    SuspendedRun,
+    TaskResult,
+    WorkerFrame,
+)
 from p2pflowsd.clock import Clock
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
@@ -28,6 +37,7 @@ from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task import Task, row_id_of
 from p2pflowsd.running.task_specs import TaskSpecs
 from p2pflowsd.running.worker_outbox import MAX_FRAME_BYTES
+from p2pflowsd.running.worker_tokens import WorkerTokens
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.waiters import is_progress
 
@@ -55,6 +65,7 @@ class Dispatch:
         clock: Clock,
         faults: Faults,
         points: Points,
+        tokens: WorkerTokens,
         leases: Leases,
         loads: Loads,
         specs: TaskSpecs,
@@ -71,6 +82,7 @@ class Dispatch:
         self._clock = clock
         self._faults = faults
         self._points = points
+        self._tokens = tokens
         self._leases = leases
         self._loads = loads
         self._specs = specs
@@ -85,22 +97,34 @@ class Dispatch:
 
     # From workers.
 
-    def receive(self, point_name: str, payload: bytes) -> None:
+    def receive(self, topic: topics.ResultsTopic, payload: bytes, *, is_local: bool) -> None:
         """Take in a frame from a worker.
 
+        Args:
+            topic: where it came.
+            payload: the sealed frame.
+            is_local: whether it came over the socket of this machine, where a worker needs no token.
+
         Raises:
-            BadFrame: it is not sealed with the point's key, or malformed.
-            Refused: it was seen before.
+            BadFrame: it is not sealed with the key of its token or point, or malformed, or of another worker.
+            Refused: the token is not good, or the frame was seen before.
         """
-        channel = self._points.channel(point_name)
-        frame = WorkerFrame.read(*channel.open(topics.results(self._user, point_name), payload))
-        point = self._points.get(point_name)
+        queue = topics.queue_of(topic.point, topic.token)
+        channel = Channel(self._tokens.key(topic.point, topic.token))
+        frame = WorkerFrame.read(*channel.open(topics.results(self._user, queue), payload))
+        token = topic.token or ("" if is_local else self._tokens.old_id(topic.point))
         name, now = frame.worker.name, self._clock.elapsed()
+        if token and (problem := self._tokens.problem(topic.point, token)) is not None:
+            self._refuse(name, queue, channel, problem)
+            raise Refused("worker_token")
+        point = self._points.get(topic.point)
         worker = point.workers.get(name)
         if worker is None:
             if frame.bye:
                 return
-            worker = point.workers[name] = Worker(now)
+            worker = point.workers[name] = Worker(channel, queue, token, now)
+        if worker.token != token:
+            raise BadFrame("the worker has another token")
         if frame.number <= worker.last_number:
             raise Refused("replayed")
         worker.last_number, worker.last_heard = frame.number, now
@@ -192,18 +216,35 @@ class Dispatch:
         if not isinstance(status, Recorded):
             self._leases.answer_ask(row.row_id, call_index, status)
 
-    # Workers that are gone.
+    # Workers that are gone, or have to go.
+
+    def _refuse(self, name: str, queue: str, channel: Channel, problem: str) -> None:
+        """Tell a worker why nothing is taken from it; releases that do not know the reason still end."""
+        self._frame_number += 1
+        frame = DaemonFrame(worker=name, boot=self._boot, number=self._frame_number, stop=True, refused=problem)
+        topic = topics.dispatch(self._user, queue, name)
+        self._link.publish(topic, channel.seal(topic, *frame.to_wire()), qos=0)
+
+    def disconnect_refused(self) -> None:
+        """End the workers whose tokens are not good any more; others get their tasks."""
+        for point in self._points:
+            for name, worker in list(point.workers.items()):
+                problem = self._tokens.problem(point.name, worker.token) if worker.token else None
+                if problem is not None:
+                    self._refuse(name, worker.queue, worker.channel, problem)
+                    self._remove(point, name, graceful=True)
+                    self._log.note("worker_token", "", "", problem)
 
     def on_process_ended(self, point_name: str, pid: int) -> None:
         """Remove a worker whose process has ended on this machine; its link need not break first."""
         point = self._points.get(point_name)
-        here = socket.gethostname()
-        for name in [name for name, worker in point.workers.items() if (worker.host, worker.pid) == (here, pid)]:
+        for name in [name for name, worker in point.workers.items() if _is_here(worker) and worker.pid == pid]:
             self._remove(point, name, graceful=point.workers[name].is_being_replaced)
 
     def tick(self) -> None:
-        """Remove silent workers, and see to the loads that they leave."""
+        """Remove silent workers and those whose tokens have expired, and see to the loads that they leave."""
         now = self._clock.elapsed()
+        self.disconnect_refused()
         for point in self._points:
             for name, worker in list(point.workers.items()):
                 is_silent = now - worker.last_heard > HEARTBEAT_TIMEOUT_S
@@ -224,8 +265,11 @@ class Dispatch:
         for endpoint in {task.endpoint for task in occupying}:
             text = f"A run of {endpoint!r} goes on though nobody waits for it. It occupies a slot of {point.name!r}."
             self._log.note("overdue", "", endpoint, text)
-        is_here = worker.host == socket.gethostname() and not worker.is_being_replaced
-        if is_here and 0 < worker.slots - len(worker.parked) <= len(occupying):
+        if (
+            _is_here(worker)
+            and not worker.is_being_replaced
+            and 0 < worker.slots - len(worker.parked) <= len(occupying)
+        ):
             worker.is_being_replaced = self._replace_process(worker.pid)
 
     def forgive_silence(self) -> None:
@@ -320,17 +364,22 @@ class Dispatch:
                     self._send(point, name, worker)
 
     def _send(self, point: Point, name: str, worker: Worker) -> None:
-        topic = topics.dispatch(self._user, point.name, name)
+        topic = topics.dispatch(self._user, worker.queue, name)
         self._faults.reach("dispatch.before_publish")
         while True:
             self._frame_number += 1
             frame, unsent = worker.outbox.next_frame(name, self._boot, self._frame_number)
             self._leases.set_frame((task.id for task in frame.tasks), frame.number)
-            self._link.publish(topic, point.channel.seal(topic, *frame.to_wire()), qos=0)
+            self._link.publish(topic, worker.channel.seal(topic, *frame.to_wire()), qos=0)
             self._leases.requeue(point, [row_id_of(task.id) for task in unsent], unsent=True)
             if not worker.outbox.needs_another_frame:
                 break
         self._faults.reach("dispatch.after_publish")
+
+
+def _is_here(worker: Worker) -> bool:
+    """Whether a worker runs on this machine. The holder of a token may say so of any process."""
+    return not worker.token and worker.host == socket.gethostname()
 
 
 def _too_large(flow: Served) -> TooLarge:

@@ -1,4 +1,4 @@
-"""Dispatch points: the queue, the key and the workers of each."""
+"""Dispatch points: the queue and the workers of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2pflows.protocol.channel import Channel
-from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.worker_frames import Overdue
 from p2pflowsd.running.scheduler import Scheduler
 from p2pflowsd.running.worker_outbox import WorkerOutbox
@@ -18,6 +17,9 @@ class Worker:
     """A worker of one point, by what it last reported.
 
     Attributes:
+        channel: seals its frames.
+        queue: what stands for its dispatch point in topics.
+        token: the token that lets it work; "" if it runs on this machine, and connects without one.
         last_heard: when its last frame came, in the clock's elapsed seconds.
         last_number: the number of that frame.
         is_greeted: whether it has reported what it holds since this daemon started.
@@ -30,6 +32,9 @@ class Worker:
         is_being_replaced: whether its process was ended, as nothing else could free its slots.
     """
 
+    channel: Channel
+    queue: str
+    token: str
     last_heard: float
     last_number: int = 0
     is_greeted: bool = False
@@ -50,7 +55,6 @@ class Point:
     """A dispatch point."""
 
     name: str
-    channel: Channel
     scheduler: Scheduler = field(default_factory=Scheduler)
     workers: dict[str, Worker] = field(default_factory=dict)
 
@@ -68,8 +72,7 @@ class Point:
 class Points:
     """The dispatch points of one daemon."""
 
-    def __init__(self, identity: Identity) -> None:
-        self._identity = identity
+    def __init__(self) -> None:
         self._points: dict[str, Point] = {}
 
     def __iter__(self) -> Iterator[Point]:
@@ -79,17 +82,16 @@ class Points:
         """The point with a name, created if it is new."""
         point = self._points.get(name)
         if point is None:
-            point = self._points[name] = Point(name, self.channel(name))
+            point = self._points[name] = Point(name)
         return point
-
-    def channel(self, name: str) -> Channel:
-        """The sealed channel of a point. It need not exist: a sender without its key creates no point."""
-        known = self._points.get(name)
-        return known.channel if known is not None else Channel(point_key(self._identity, name))
 
     def has_workers(self, name: str) -> bool:
         """Whether any worker serves a point."""
         return name in self._points and self._points[name].scheduler.slots > 0
+
+    def workers_with(self, token: str) -> int:
+        """How many workers are connected with a token."""
+        return sum(worker.token == token for point in self for worker in point.workers.values())
 
     def status(self) -> list[dict[str, Any]]:
         """Workers, slots and queue of each point that has any."""
@@ -113,8 +115,3 @@ def _shown(point: Point) -> dict[str, Any]:
         **({"waiting": waiting, "suspended": scheduler.suspended} if waiting else {}),
         **({"overdue": overdue} if overdue else {}),
     }
-
-
-def point_key(identity: Identity, name: str) -> bytes:
-    """The symmetric key that a user's daemon shares with the workers of one dispatch point."""
-    return identity.derive(f"dispatch point {name}")

@@ -433,3 +433,26 @@ def test_bodies_are_removed_when_nothing_needs_them(journal: Journal) -> None:
         OutgoingState.FAILED,
         OutgoingState.EXPIRED,
     }
+
+
+def test_tokens_of_an_earlier_release_are_listed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal of the release before has one worker token for each point at which something is served; a new none."""
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "STEPS", migrations.STEPS[:9])
+        db = sqlite3.connect(path, isolation_level=None)
+        migrations.migrate(db)
+        db.execute("INSERT INTO meta VALUES ('user', ?)", (ANN,))
+        for endpoint, point in (("a", "gpu"), ("b", "gpu"), ("c", "default"), ("User", "")):
+            db.execute("INSERT INTO served VALUES (?, json_object('dispatch_point', ?))", (endpoint, point))
+        db.close()
+    journal = Journal(path, ANN, NoFaults())
+    assert [(row.id, row.point) for row in journal.worker_tokens.all()] == [
+        ("old-default", "default"),
+        ("old-gpu", "gpu"),
+    ]
+    assert journal.meta.get("old_worker_tokens") == "accepted"
+    journal.close()
+    fresh = Journal(tmp_path / "fresh.sqlite3", ANN, NoFaults())
+    assert fresh.worker_tokens.all() == []
+    assert fresh.meta.get("old_worker_tokens") is None
+    fresh.close()

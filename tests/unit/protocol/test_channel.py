@@ -8,7 +8,7 @@ from p2pflows.errors import UsageError
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment, read_token
 from p2pflows.protocol.identity import Identity
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key
 
 USER = "a1" * 32
 RESULTS, DISPATCH = topics.results(USER, "gpu"), topics.dispatch(USER, "gpu", "w-1")

@@ -29,7 +29,7 @@ from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.node import Node
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key, token_key
 from p2pflowsd.sending import presence
 
 VECTORS = Path(__file__).parents[2] / "vectors"
@@ -56,6 +56,8 @@ def test_a_seed_gives_its_user_id_and_keys(case: dict[str, Any]) -> None:
     assert identity.user_id == case["user_id"]
     assert crypto_sign_ed25519_pk_to_curve25519(identity.public).hex() == case["x25519_public"]
     assert {point: point_key(identity, point).hex() for point in case["point_keys"]} == case["point_keys"]
+    token_keys = case.get("token_keys", {})
+    assert {queue: token_key(identity, *queue.split(".")).hex() for queue in token_keys} == token_keys
 
 
 @_cases("uuid7")
@@ -170,6 +172,7 @@ class _Delivery:
     topic: str
     payload: bytes
     retain: bool
+    is_local: bool = True
 
 
 class _Stopped:
@@ -299,7 +302,9 @@ def test_a_frame_of_anybody_else_is_refused(case: dict[str, Any]) -> None:
 def test_a_worker_token_is_written_and_read_as_frozen(case: dict[str, Any]) -> None:
     """A token is the frozen text, and holds the enrolment."""
     fields = case["enrolment"]
-    enrolment = Enrolment(fields["broker"], fields["user"], fields["point"], bytes.fromhex(fields["key"]))
+    enrolment = Enrolment(
+        fields["broker"], fields["user"], fields["point"], bytes.fromhex(fields["key"]), fields.get("id", "")
+    )
     assert enrolment.token() == case["token"]
     assert channel.read_token(f" {case['token']}\n") == enrolment
 

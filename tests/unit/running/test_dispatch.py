@@ -10,7 +10,7 @@ from support.desk import Desk, Hand, Neighbour
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.running import instances
 from p2pflowsd.running.instances import requested_endpoint
 from p2pflowsd.running.leases import LOST_FRAME_TIMEOUT_S
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key
 
 SECRET = {"for": "alice alone"}
 

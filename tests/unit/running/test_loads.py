@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from p2pflows.errors import WorkerLost
-from p2pflows.protocol import identity
+from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.worker_frames import Failure, Outcome, Success, TaskResult
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.loads import LOAD_TIMEOUT_S, Loads
@@ -28,6 +26,11 @@ class StoppedClock:
         return self.seconds
 
 
+def worker(*, is_greeted: bool = False) -> Worker:
+    """A worker on this machine."""
+    return Worker(Channel(bytes(32)), "a", "", 0.0, is_greeted=is_greeted)
+
+
 @pytest.fixture
 def clock() -> StoppedClock:
     """A clock at zero."""
@@ -35,16 +38,16 @@ def clock() -> StoppedClock:
 
 
 @pytest.fixture
-def points(tmp_path: Path) -> Points:
+def points() -> Points:
     """Points without workers."""
-    return Points(identity.create(tmp_path / "key"))
+    return Points()
 
 
 @pytest.fixture
 def point(points: Points) -> Point:
     """Point a, with one worker."""
     point = points.get("a")
-    point.workers["first"] = Worker(0.0, is_greeted=True)
+    point.workers["first"] = worker(is_greeted=True)
     return point
 
 
@@ -66,10 +69,10 @@ def loads(points: Points, point: Point, clock: StoppedClock, outcomes: list[Outc
 def test_a_load_outlives_its_worker(loads: Loads, point: Point, outcomes: list[Outcome]) -> None:
     """A load whose worker is gone is given to the next worker that is ready."""
     del point.workers["first"]
-    point.workers["greeting"] = Worker(0.0)
+    point.workers["greeting"] = worker()
     loads.tick()
     assert not point.workers["greeting"].outbox.tasks
-    point.workers["second"] = Worker(0.0, is_greeted=True)
+    point.workers["second"] = worker(is_greeted=True)
     loads.tick()
     loads.tick()
     (task,) = point.workers["second"].outbox.tasks
