@@ -133,7 +133,7 @@ def _prepare(alice: Home, bob: Home, folder: Path) -> str:
     (folder / "echo.py").write_text(FLOW)
     _until(lambda: any(point["free"] for point in _client(bob).request("status")["workers"]))
     _client(bob).request("serve", endpoint="echo", kind="python", target=f"{folder}/echo.py:echo", cwd=str(folder))
-    return read_token(_client(bob).request("worker_token", dispatch_point="default")["token"]).broker
+    return read_token(_client(bob).request("worker_token", dispatch_point="default", local=True)["token"]).broker
 
 
 def _until(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -39,6 +39,7 @@ from p2pflowsd.receiving.retries import Retries
 from p2pflowsd.receiving.rights import Rights
 from p2pflowsd.running.authority import Authority
 from p2pflowsd.running.catalog import ANYONE, Catalog
+from p2pflowsd.running.declarations import Declarations
 from p2pflowsd.running.dispatch import Dispatch
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
@@ -221,6 +222,9 @@ class Node:
             tokens=tokens,
             leases=leases,
             loads=loads,
+            declarations=Declarations(
+                user=user, clock=clock, contacts=contacts, catalog=catalog, points=points, loads=loads, log=log
+            ),
             specs=TaskSpecs(effects=effects, instances=instances, authority=authority, name_of=name_of),
             runs=runs,
             settlement=settlement,

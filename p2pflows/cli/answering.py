@@ -12,8 +12,8 @@ import click
 
 import p2pflows
 from p2pflows.cli.arguments import decode, stdin_is_piped
-from p2pflows.cli.output import display_name, say, say_error, stdout_is_terminal, time_left
-from p2pflows.cli.speech import print_speech, with_label
+from p2pflows.cli.output import say, say_error, stdout_is_terminal, time_left
+from p2pflows.cli.speech import asker, print_speech
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 from p2pflows.foreign_text import escape
 
@@ -96,9 +96,7 @@ class _Answerer:
         """Show the next question unless one is shown; also show the notes before it, which need no answer."""
         while self._shown is None and (prompt := self._choose()) is not None:
             self._conversation = prompt["conversation"], prompt["from"]
-            print_speech(
-                with_label(display_name(prompt["name"], prompt["from"]), prompt.get("label", "")), prompt["text"]
-            )
+            print_speech(asker(prompt), prompt["text"])
             if prompt.get("wants_answer", True):
                 if prompt.get("form"):
                     say(f"Expected: {escape(prompt['form']['expects'])}.")

@@ -128,6 +128,7 @@ def serve(
             description="A conversation with a language model." if chat else None,
             schema={"type": "object", "properties": {"query": {}}, "required": ["query"]} if chat else None,
             overridable=_open_keys_of_chat(config) if chat else None,
+            subflows=config.get("subflows_config", {}) if chat else None,
         )
     print_result(
         served,
@@ -135,6 +136,8 @@ def serve(
         f"Try: {_example_call(f'me/{name}', served)}",
         as_json,
     )
+    if served.get("may_call") and not as_json:
+        say(f"In your name, it may call {_listed(served['may_call'])}.")
 
 
 @click.command(epilog=examples("p2pflows unserve translate"))
@@ -190,6 +193,7 @@ def describe(address: str, as_json: bool) -> None:
             ("dispatch point", escape(flow.get("dispatch_point") or "")),
             ("description", escape(flow.get("description") or "")),
             *_overridable(flow),
+            *_may_call(flow),
             *([("release", escape(flow["release"]))] if flow.get("release") else []),
         ]
     )
@@ -290,6 +294,22 @@ def _overridable(flow: dict[str, Any]) -> list[tuple[str, str]]:
     return [("others may set", escape(", ".join(map(str, flow["overridable"]))) or "nothing")]
 
 
+def _may_call(flow: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the line about the flows that the runs of one's own class may call in one's name."""
+    if "may_call" not in flow:
+        return []
+    known = flow["may_call"]
+    return [("it may call", "not known yet; serve it again" if known is None else _listed(known) or "nothing")]
+
+
+def _listed(addresses: list[str]) -> str:
+    more = len(addresses) - _MAX_LISTED
+    shown = [escape(address) for address in addresses[:_MAX_LISTED]]
+    return ", ".join([*shown, f"and {more} more"] if more > 0 else shown)
+
+
+_MAX_LISTED = 20
+"""How many addresses one line names."""
 _FORMS = {
     "function": ("FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION", ""),
     "class": ("FILE.py:CLASS or MODULE.CLASS", "--class "),

@@ -27,7 +27,7 @@ from p2pflows.cli.output import (
     wrap,
 )
 from p2pflows.cli.questions import question_text
-from p2pflows.cli.speech import with_label
+from p2pflows.cli.speech import asker
 from p2pflows.errors import DaemonNotRunning, UsageError
 from p2pflows.foreign_text import escape
 
@@ -292,7 +292,7 @@ def _show(prompt: dict[str, Any]) -> None:
 
 
 def _asker(prompt: dict[str, Any]) -> str:
-    return with_label(display_name(prompt["name"], prompt["from"]), prompt.get("label", ""))
+    return asker(prompt)
 
 
 def _state(prompt: dict[str, Any]) -> str:

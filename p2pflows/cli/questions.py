@@ -8,7 +8,6 @@ import click
 
 from p2pflows.cli.output import (
     ago,
-    display_name,
     print_facts,
     print_table,
     say,
@@ -16,7 +15,7 @@ from p2pflows.cli.output import (
     time_left,
     to_json,
 )
-from p2pflows.cli.speech import with_label
+from p2pflows.cli.speech import asker
 from p2pflows.foreign_text import escape, escape_lines
 
 
@@ -33,7 +32,8 @@ def print_prompt(prompt: dict[str, Any]) -> None:
     print_facts(
         [
             ("id", prompt["id"]),
-            ("from", with_label(display_name(prompt["name"], prompt["from"]), prompt["label"])),
+            ("from", asker(prompt)),
+            ("run at", f"the dispatch point {escape(prompt['dispatch_point'])}" if prompt.get("flow") else ""),
             ("to", escape(prompt["endpoint"])),
             ("asked", ago(prompt["received"])),
             ("status", escape(prompt["status"])),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import click
 
-from p2pflows.cli.output import fold, stdout_is_terminal, style
+from p2pflows.cli.output import display_name, fold, stdout_is_terminal, style
 from p2pflows.foreign_text import escape, escape_lines
 
 _MIN_COLUMNS = 30
@@ -46,3 +47,10 @@ def _columns() -> int:
 def with_label(name: str, label: str) -> str:
     """Return an asker's name, followed by the label under which their flow knows the user whom it asks."""
     return f"{name} ({escape(label)})" if label else name
+
+
+def asker(prompt: dict[str, Any]) -> str:
+    """Return who asks a question: the name, the flow if it is not that user in person, and its label."""
+    name = display_name(prompt["name"], prompt["from"])
+    by = f", flow {escape(prompt['flow'])}" if prompt.get("flow") else ""
+    return with_label(f"{name}{by}", prompt.get("label", ""))

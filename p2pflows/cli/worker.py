@@ -128,9 +128,11 @@ class _TokenCommands(click.Group):
 @json_option
 @click.pass_context
 def worker_token(ctx: click.Context, as_json: bool) -> None:
-    """Print a token for a worker on any machine: `worker-token POINT`.
+    """Make, list and revoke tokens for workers on any machine.
 
-    Keep it secret: anyone who has it can see and run all tasks of the dispatch point POINT, until you revoke it. It
+    `worker-token POINT` prints a token for a worker of the dispatch point POINT.
+
+    Keep it secret: anyone who has it can see and run all tasks of that point, until you revoke it. It
     also holds the password for the broker.
     """
     del as_json  # read by the commands below

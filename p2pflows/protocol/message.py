@@ -31,6 +31,7 @@ MAX_TYPED = 256
 UserId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MessageId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 Name = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
+FlowAtPoint = Annotated[str, StringConstraints(pattern="^([A-Za-z0-9_-]{1,64}@[A-Za-z0-9_-]{1,64})?$")]
 MAX_COUNT = 2**53 - 1
 """The largest number that we send: the largest one that every JSON reader reads exactly."""
 Count = Annotated[int, Field(ge=0, le=2**62)]
@@ -56,8 +57,9 @@ class Message(BaseModel):
 
     Requests (call, post, cancel) carry `epoch` and `seq`, their position in the stream of one endpoint; answers have
     none. `in_reply_to` is the id of the request that an answer answers, or that a cancel withdraws. `instance` names
-    one mounted flow among those under the endpoint. `typed` has the texts that a person typed for some keys of
-    `data`: where the flow takes texts, they take the place of the values there.
+    one mounted flow among those under the endpoint. `flow` says which flow of the sender has sent a request, and at
+    which dispatch point, "Booking@default"; it is empty if the sender has in person. `typed` has the texts that a
+    person typed for some keys of `data`: where the flow takes texts, they take the place of the values there.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -75,6 +77,7 @@ class Message(BaseModel):
     created: Count
     expires: Count
     source: Annotated[str, StringConstraints(max_length=MAX_SOURCE_CHARS)] = ""
+    flow: FlowAtPoint = ""
     data: dict[str, Any] = {}
     typed: Annotated[dict[str, str], Field(max_length=MAX_TYPED)] = {}
 

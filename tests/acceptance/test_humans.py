@@ -420,4 +420,5 @@ def test_a_human_answers_a_whole_talk_in_one_terminal(alice: LocalUser, bob: Loc
         assert answering.wait(WAIT) == 0
         assert answering.stdout is not None
         shown = answering.stdout.read().decode()
-    assert shown.startswith("alice (User2): Alice says one\nalice (User2): Alice says two\n")
+    who = "alice, flow HumanToHuman (User2)"
+    assert shown.startswith(f"{who}: Alice says one\n{who}: Alice says two\n")

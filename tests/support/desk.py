@@ -25,6 +25,7 @@ class Desk(LoneDaemon):
         """Serve a class, or something else."""
         kind = settings.pop("kind", "class")
         target = "" if kind == "human" else "x:X"
+        settings = {"subflows": {}, **settings} if kind == "class" else settings
         self.do(
             lambda: self.node.catalog.put(
                 Served(endpoint=endpoint, kind=kind, target=target, dispatch_point=point, **settings)

@@ -87,7 +87,7 @@ async def serve(daemon: Daemon, params: ServeParameters) -> Any:
     served = flow.model_copy(update=found)
     before = await daemon.run(lambda: _publish(daemon, served, params))
     replaced = None if before is None or before.closed else {"kind": before.kind, "target": before.target}
-    return {**served.as_json(daemon.node.name_of), "replaced": replaced}
+    return {**served.as_json(daemon.node.name_of, daemon.node.user), "replaced": replaced}
 
 
 async def unserve(daemon: Daemon, params: EndpointParameters) -> Any:
@@ -117,7 +117,7 @@ async def ls(daemon: Daemon, params: LsParameters) -> Any:
     """
     user = daemon.resolve_user(params.user)
     if user == daemon.node.user:
-        return {"flows": [flow.as_json(daemon.node.name_of) for flow in daemon.node.catalog.all()]}
+        return {"flows": [flow.as_json(daemon.node.name_of, user) for flow in daemon.node.catalog.all()]}
     return await peers.ask(daemon, user, {}, FlowList)
 
 
@@ -140,7 +140,7 @@ def _describe_own(daemon: Daemon, endpoint: str) -> tuple[dict[str, Any], bool |
     flow = daemon.node.catalog.get(endpoint)
     if flow is None:
         raise NotServed(f"You do not serve {endpoint!r}.", "See: p2pflows ls")
-    return {"served": True, "allowed": True, **flow.as_json(daemon.node.name_of)}, True
+    return {"served": True, "allowed": True, **flow.as_json(daemon.node.name_of, daemon.node.user)}, True
 
 
 async def _describe_theirs(daemon: Daemon, user: str, endpoint: str) -> tuple[dict[str, Any], bool | None]:

@@ -152,6 +152,8 @@ def prompt(node: Node, row: PromptRow) -> dict[str, Any]:
         "wants_answer": row.type == Type.CALL,
         "conversation": row.conversation,
         "label": row.label,
+        "flow": row.flow.partition("@")[0] or None,
+        "dispatch_point": row.flow.partition("@")[2] or None,
         "answer": row.answer,
         **_form(row.text, json.loads(row.data)),
         "snoozed": rfc3339(row.snoozed) if row.snoozed else None,

@@ -107,13 +107,14 @@ class Inbox:
         self._wakes = [(prompt.snoozed, prompt.row_id) for prompt in journal.prompts.snoozed()]
         """A heap of when each hidden prompt is shown again, with its number."""
 
-    def ask(self, row: IncomingRow, data: dict[str, Any], label: str = "") -> None:
+    def ask(self, row: IncomingRow, data: dict[str, Any], label: str = "", flow: str = "") -> None:
         """Ask the human what a request asks.
 
         Args:
             row: the request.
             data: its data, with the text for the human.
             label: the name by which the asking flow knows the human.
+            flow: the flow that asks, with its dispatch point; empty if the sender does in person.
 
         Raises:
             BadInput: the data has no text or a form that cannot be shown, or another prompt has the same id.
@@ -127,7 +128,7 @@ class Inbox:
         if self._journal.prompts.has_id(row.id):
             raise BadInput("Another question has the same id.", "Send it again under an id of its own.")
         form_of(data)
-        prompt = self._journal.prompts.add(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label)
+        prompt = self._journal.prompts.add(row, prompt_text(data), json.dumps(data, ensure_ascii=False), label, flow)
         self.open.add(prompt)
         self._transcript.on_asked(prompt)
         self._changed(prompt)

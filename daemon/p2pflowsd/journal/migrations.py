@@ -219,6 +219,11 @@ def _questions_are_kept(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX questions_open ON questions (due) WHERE state = 'open'")
 
 
+def _prompts_have_flows(db: sqlite3.Connection) -> None:
+    """Prompts have the flow that asks, with its dispatch point; it is empty for older prompts."""
+    db.execute("ALTER TABLE prompts ADD COLUMN flow TEXT NOT NULL DEFAULT ''")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -235,6 +240,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _people_talk,
     _questions_are_kept,
     _worker_tokens_have_a_table,
+    _prompts_have_flows,
 )
 
 

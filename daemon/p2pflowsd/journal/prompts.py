@@ -83,7 +83,7 @@ class PromptTable(Table[PromptRow]):
     name = "prompts"
     row_type = PromptRow
 
-    def add(self, request: IncomingRow, text: str, data: str, label: str = "") -> PromptRow:
+    def add(self, request: IncomingRow, text: str, data: str, label: str = "", flow: str = "") -> PromptRow:
         """Store the question that a request asks; both have the same number.
 
         Args:
@@ -91,6 +91,7 @@ class PromptTable(Table[PromptRow]):
             text: what the human reads.
             data: all of the request's data, as JSON.
             label: the name by which the asking flow knows this human.
+            flow: the flow that asks, with its dispatch point.
         """
         prompt = PromptRow(
             row_id=request.row_id,
@@ -106,6 +107,7 @@ class PromptTable(Table[PromptRow]):
             state=PromptState.OPEN,
             answer=None,
             label=label,
+            flow=flow,
         )
         values = [value for name, value in zip(_COLUMNS, prompt, strict=True) if name != "place"]
         return prompt._replace(place=self._value(_INSERT, *values, prompt.id[::-1]))

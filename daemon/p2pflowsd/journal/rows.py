@@ -66,6 +66,8 @@ class PromptRow(NamedTuple):
     """Its position in the order in which questions are asked."""
     snoozed: int = 0
     """Until when it is hidden, in milliseconds since the Unix epoch; 0 if it is shown."""
+    flow: str = ""
+    """The flow that asks, with its dispatch point: "Booking@default"; empty if its owner asks in person."""
 
 
 class LineRow(NamedTuple):

@@ -278,7 +278,7 @@ class Admission:
 
     def _ask(self, row: IncomingRow, message: Message) -> None:
         try:
-            self._inbox.ask(row, read_typed(message.data, message.typed, HUMAN_SCHEMA), message.source)
+            self._inbox.ask(row, read_typed(message.data, message.typed, HUMAN_SCHEMA), message.source, message.flow)
         except CallError as error:
             self._settlement.fail(row, error)
             return

@@ -43,7 +43,7 @@ class Authority:
         """Whether a run's mount request asks for a subflow with just the config that its flow declares."""
         flow = self._flow_of(row)
         if flow is None or flow.subflows is None:
-            return flow is not None
+            return False
         wanted = request.data.get("config_overrides") or {}
         specs = self._specs(row, flow).values()
         return any(_matches(spec, request, self._user) and spec.overrides == wanted for spec in specs)
@@ -83,8 +83,8 @@ class Authority:
         Raises:
             NotAllowed: it has.
         """
-        if flow.subflows is None:
-            return
+        if flow.subflows is None and mounted.subflows:
+            raise _unknown(flow)
         declared = {(self._user_of(spec), spec.endpoint) for spec in self._specs(row, flow).values()}
         for key, part in mounted.subflows.items():
             if (part.user, part.endpoint) not in declared:
@@ -92,8 +92,10 @@ class Authority:
 
     def _check_declared(self, row: IncomingRow, request: FlowRequest) -> None:
         flow = self._flow_of(row)
-        if flow is None or flow.subflows is None:
-            return  # served by a release that did not record what a flow declares
+        if flow is None:
+            return
+        if flow.subflows is None:
+            raise _unknown(flow)
         if not any(_matches(spec, request, self._user) for spec in self._specs(row, flow).values()):
             raise _undeclared(row, request)
 
@@ -125,6 +127,13 @@ def _mounts(request: FlowRequest) -> bool:
 def _matches(spec: SubflowSpec, request: FlowRequest, me: str) -> bool:
     endpoint = request.data.get("endpoint") if _mounts(request) else request.endpoint
     return (me if spec.user == LOCAL else spec.user, spec.endpoint) == (request.user, endpoint)
+
+
+def _unknown(flow: Served) -> NotAllowed:
+    return NotAllowed(
+        f"{flow.endpoint!r} was served by an earlier release, which did not record what it may call.",
+        "Its owner serves it again.",
+    )
 
 
 def _undeclared(row: IncomingRow, request: FlowRequest) -> NotAllowed:

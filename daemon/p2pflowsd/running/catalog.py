@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from p2pflows.contacts import Book, resolve
 from p2pflows.errors import NotServed, UsageError
+from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS
 from p2pflows.protocol import topics
 from p2pflowsd.journal import Journal
 
@@ -42,7 +43,7 @@ class Served(BaseModel):
     singleton: bool = False
     """Whether all callers share one instance."""
     subflows: dict[str, Any] | None = None
-    """The `subflows_config` that the class and its owner declare; None if a release before this one served it."""
+    """The `subflows_config` that the class and its owner declare; None until it is known (`declarations`)."""
     interleaved: bool = False
     """Whether an instance may work on several requests at once, as its class keeps them apart."""
     config: dict[str, Any] = {}
@@ -59,10 +60,17 @@ class Served(BaseModel):
     release: str = ""
     """A fingerprint of its code when it was served; empty if that is installed, or a command."""
 
-    def as_json(self, name_of: Callable[[str], str | None]) -> dict[str, Any]:
-        """What its owner sees, with names in place of the user ids of contacts."""
+    def as_json(self, name_of: Callable[[str], str | None], me: str) -> dict[str, Any]:
+        """What its owner sees, with names in place of the user ids of contacts.
+
+        Args:
+            name_of: returns the petname of a user.
+            me: the user id of the owner.
+        """
         shown = self.model_dump(mode="json", by_alias=True, exclude={"strangers"})
         shown["allow"] = ",".join(name_of(part) or part for part in self.allow.split(","))
+        if self.kind == "class":
+            shown["may_call"] = may_call(self, me, name_of)
         return shown
 
     def as_shown(self) -> dict[str, Any]:
@@ -93,6 +101,10 @@ class Catalog:
     def all(self) -> list[Served]:
         """All open flows, by name; a closed flow serves only the instances that it has."""
         return [self._flows[name] for name in sorted(self._flows) if not self._flows[name].closed]
+
+    def undeclared(self) -> list[Served]:
+        """The classes of which it is not known yet what they declare, closed ones too."""
+        return [flow for flow in self._flows.values() if flow.kind == "class" and flow.subflows is None]
 
     def next_revision(self, now: int) -> int:
         """A revision higher than any before, also of flows that are served no more: workers cache flows by it.
@@ -152,6 +164,31 @@ def check_allow(text: str, book: Book, me: str) -> str:
             f"The allow rule {text!r} is unclear.", "Use me, contacts, anyone, or names of contacts: --allow bob,carol"
         )
     return ",".join(dict.fromkeys(resolve(name, book, me) for name in names))
+
+
+def may_call(flow: Served, me: str, name_of: Callable[[str], str | None]) -> list[str] | None:
+    """Return the addresses that the runs of a class may call in its owner's name, sorted; None if that is not known.
+
+    Args:
+        flow: the class.
+        me: the user id of its owner.
+        name_of: returns the petname of a user.
+    """
+    return None if flow.subflows is None else sorted(_addresses(flow.subflows, me, name_of))
+
+
+def _addresses(subflows: dict[str, Any], me: str, name_of: Callable[[str], str | None]) -> set[str]:
+    """The addresses that a `subflows_config` names, with those that it sets for subflows of subflows."""
+    found: set[str] = set()
+    for entry in subflows.values():
+        if not isinstance(entry, dict):
+            continue
+        user = str(entry.get("user_id") or LOCAL).strip()
+        who = ME if user in (LOCAL, me) else name_of(user) or user
+        found.add(f"{who}/{entry.get('flow_endpoint') or OPEN}")
+        if isinstance(entry.get(SUBFLOWS), dict):
+            found |= _addresses(entry[SUBFLOWS], me, name_of)
+    return found
 
 
 def strangers_in(allow: str, book: Book) -> list[str]:

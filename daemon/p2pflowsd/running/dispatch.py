@@ -27,6 +27,7 @@ from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.link import Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.running.catalog import Served
+from p2pflowsd.running.declarations import Declarations
 from p2pflowsd.running.instances import is_request
 from p2pflowsd.running.leases import GRACE_PERIOD_S, Leases
 from p2pflowsd.running.loads import Loads
@@ -68,6 +69,7 @@ class Dispatch:
         tokens: WorkerTokens,
         leases: Leases,
         loads: Loads,
+        declarations: Declarations,
         specs: TaskSpecs,
         runs: Runs,
         settlement: Settlement,
@@ -85,6 +87,7 @@ class Dispatch:
         self._tokens = tokens
         self._leases = leases
         self._loads = loads
+        self._declarations = declarations
         self._specs = specs
         self._runs = runs
         self._settlement = settlement
@@ -302,7 +305,10 @@ class Dispatch:
         fresh = self._leases.take_data()
         if not self._link.connected or self._leases.are_held_back:
             return
+        self._declarations.look()
         for point in self._points:
+            if self._declarations.are_open(point.name):
+                continue
             assignments = self._fitting(point, point.scheduler.assign(), fresh)
             if not assignments:
                 continue

@@ -89,6 +89,11 @@ class Points:
         """Whether any worker serves a point."""
         return name in self._points and self._points[name].scheduler.slots > 0
 
+    def has_greeted(self, name: str) -> bool:
+        """Whether a worker of a point has said what it holds, and its link is up."""
+        workers = self._points[name].workers.values() if name in self._points else ()
+        return any(worker.is_greeted and worker.lost_at is None for worker in workers)
+
     def workers_with(self, token: str) -> int:
         """How many workers are connected with a token."""
         return sum(worker.token == token for point in self for worker in point.workers.values())

@@ -42,7 +42,7 @@ from p2pflowsd.running.authority import Authority
 from p2pflowsd.running.catalog import Catalog, Served
 from p2pflowsd.running.effects import MOUNT, POST_LIFETIME_MS, Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
-from p2pflowsd.running.instances import Instances, is_request, mount_reply, read_change
+from p2pflowsd.running.instances import Instances, is_request, mount_reply, read_change, requested_endpoint
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.origin import AskOrigin, CallBackOrigin, Origin, read_origin
 from p2pflowsd.running.settlement import Settlement
@@ -312,11 +312,17 @@ class Runs:
             expires=self._deadline(row, sent.timeout) if kind is Type.CALL else self._clock.now() + POST_LIFETIME_MS,
             conversation=self._conversation(row, sent.instance),
             source=sent.source,
+            flow=self._sender(row),
             message_id=message_id,
             instance=sent.instance,
             origin=None if origin is None else origin.to_json(),
         )
         self._journal.count("accepted")
+
+    def _sender(self, row: IncomingRow) -> str:
+        """The flow that a request runs, with its dispatch point: as this daemon knows them, not as its worker says."""
+        flow = self._catalog.get(requested_endpoint(self._journal, row))
+        return "" if flow is None else f"{flow.endpoint}@{flow.dispatch_point}"
 
     def _conversation(self, row: IncomingRow, instance: str | None) -> str:
         """The conversation of a message that a run sends: that of its request, or one derived from it.

@@ -172,6 +172,7 @@ class Outbox:
         conversation: str | None = None,
         in_reply_to: str | None = None,
         source: str = "",
+        flow: str = "",
         message_id: str | None = None,
         instance: str | None = None,
         typed: Mapping[str, str] | None = None,
@@ -188,6 +189,7 @@ class Outbox:
             conversation: the conversation that it belongs to; a new one by default.
             in_reply_to: the id of the message that it answers or withdraws.
             source: what it shows as its origin.
+            flow: the endpoint and dispatch point of the flow whose run sends it: "Booking@default".
             message_id: its id; a new one by default.
             instance: the instance under the endpoint; by default the recipient chooses.
             typed: texts that a person typed for keys of the data; the recipient takes them where its flow takes texts.
@@ -219,6 +221,7 @@ class Outbox:
                 "created": now,
                 "expires": min(expires, now + MAX_LIFETIME_MS),
                 "source": source,
+                "flow": flow,
                 "data": data,
                 "typed": dict(typed or {}),
             }

@@ -277,6 +277,18 @@ def test_serve_says_what_it_replaces(
     assert daemon.asked[0][1]["replace"] is True
 
 
+def test_serve_and_describe_show_what_a_class_may_call(daemon: ScriptedDaemon) -> None:
+    """The owner sees whom a class calls in their name, whatever the worker that loaded it says."""
+    daemon.script["serve"] = _served(kind="class", may_call=["bob/x\x1b", *(f"me/f{n:02}" for n in range(30))])
+    ended = run_here(daemon.home, "serve", "A", "--class", "a.A")
+    assert "\nIn your name, it may call bob/x\\x1b, me/f00, " in ended.err
+    assert ended.err.endswith(", me/f18, and 11 more.\n")
+    about = {"address": "me/A", "user": BOB, "online": True, "served": True, "allowed": True}
+    for known, shown in ((["me/User"], "me/User"), ([], "nothing"), (None, "not known yet; serve it again")):
+        daemon.script["describe"] = {**_served(kind="class", may_call=known), **about}
+        assert f"it may call     {shown}\n" in run_here(daemon.home, "describe", "me/A").out
+
+
 def test_serve_sends_the_target(daemon: ScriptedDaemon, tmp_path: Path) -> None:
     """The path of a file is made absolute, a module and a command stay as they are; the output suggests a call."""
     daemon.script["serve"] = _served()
@@ -344,6 +356,7 @@ def test_a_chat_is_served_with_the_option_of_its_worker(daemon: ScriptedDaemon) 
     assert ended.code == 0, ended
     backend = {"model_name": "m", "api_base": "http://h/v1"}
     assert daemon.asked[0][1]["config"] == {"n": 2, "backend": backend}
+    assert daemon.asked[0][1]["subflows"] == {}
     assert "--api-base belong to --chat" in run_here(daemon.home, "serve", "A", "--api-base", "x", "--human").err
 
 

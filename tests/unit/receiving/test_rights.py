@@ -235,7 +235,7 @@ def test_a_journal_with_petnames_keeps_the_rights_of_their_users(desk: Desk, ali
     assert found["old"].allow == f"{alice.user},{stranger.user}"
     assert found["none"].allow == "me"
     assert found["all"].allow == "contacts"
-    assert found["old"].as_json(desk.node.name_of)["allow"] == f"alice,{stranger.user}"
+    assert found["old"].as_json(desk.node.name_of, desk.user)["allow"] == f"alice,{stranger.user}"
     assert heir.hears_error(heir.sends("old", {})) == "not_allowed"
     assert heir.hears_error(heir.sends("none", {})) == "not_allowed"
     for who in (alice, stranger):
@@ -292,8 +292,8 @@ def test_rules_are_shown_with_names(desk: Desk, alice: Neighbour) -> None:
     """`ls` shows the petnames that users have now."""
     desk.passes(0.1)
     flow = Served(endpoint="x", kind="python", allow=f"{alice.user},{'f' * 64}", strangers=["f" * 64])
-    assert flow.as_json(desk.node.name_of)["allow"] == f"alice,{'f' * 64}"
-    assert "strangers" not in flow.as_json(desk.node.name_of)
+    assert flow.as_json(desk.node.name_of, desk.user)["allow"] == f"alice,{'f' * 64}"
+    assert "strangers" not in flow.as_json(desk.node.name_of, desk.user)
 
 
 async def test_a_denial_holds_while_the_journal_cannot_be_written(desk: Desk, mallory: Neighbour) -> None:

@@ -21,6 +21,7 @@ from p2pflows.protocol.message import Message, Type, derived_id
 from p2pflows.protocol.notice import Notice
 from p2pflows.protocol.worker_frames import Outcome, Success
 from p2pflowsd import owners_log
+from p2pflowsd.api import views
 from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.running import instances
 from p2pflowsd.running.instances import requested_endpoint
@@ -61,10 +62,19 @@ def hand(desk: Desk) -> Hand:
     return Hand(desk, "b", "w1")
 
 
+def declare(desk: Desk, endpoint: str, calls: Sequence[tuple[Neighbour, str]]) -> None:
+    """Let the class at an endpoint declare more subflows."""
+    flow = desk.node.catalog.get(endpoint)
+    assert flow is not None
+    declared = {name: {"user_id": user.user, "flow_endpoint": name} for user, name in calls}
+    desk.do(lambda: desk.node.catalog.put(flow.model_copy(update={"subflows": {**(flow.subflows or {}), **declared}})))
+
+
 def instance_of(
     desk: Desk, hand: Hand, who: Neighbour, endpoint: str = "own", *, calls: Sequence[tuple[Neighbour, str]] = ()
 ) -> str:
-    """Mount an instance for somebody, with these subflows, and return its id."""
+    """Mount an instance for somebody, with these subflows, which its class declares, and return its id."""
+    declare(desk, endpoint, calls)
     request = who.mounts(endpoint)
     ((task, order),) = hand.takes()
     parts = {name: {"user": user.user, "endpoint": name, "instance": None, "shared": True} for user, name in calls}
@@ -422,8 +432,9 @@ def test_a_run_that_gives_orders(desk: Desk, alice: Neighbour, mallory: Neighbou
     assert topics.inbox(desk.user, topics.INSTANCES) not in desk.link.sent
 
 
-def test_a_run_resets_its_own_subflows(alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
+def test_a_run_resets_its_own_subflows(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
     """What a composite was mounted with it may reset, in its very first run, too."""
+    declare(desk, "own", [(alice, "far")])
     part = {"user": alice.user, "endpoint": "far", "instance": "5" * 32}
     call = mallory.sends("own", {})
     ((task, order),) = hand.takes()
@@ -486,6 +497,7 @@ def test_runs_that_have_recorded_much(desk: Desk, alice: Neighbour, hand: Hand) 
 
 def test_a_long_answer_and_a_long_task(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
     """An answer and a task that are too large for one frame leave in two."""
+    declare(desk, "own", [(mallory, "far")])
     call = alice.sends("own", {})
     ((task, order),) = hand.takes()
     ask = {"op": "call", "k": 0, "mark": "m", "user": mallory.user, "endpoint": "far", "data": {}}
@@ -945,3 +957,30 @@ def test_a_worker_does_not_invent_subflows(desk: Desk, alice: Neighbour, hand: H
     hand.ends(task, {"out": [], "mounted": {"config": {}, "subflows": parts}})
     assert alice.hears_error(request) == "not_allowed"
     assert desk.journal.instances.of("tree") == []
+
+
+def test_questions_show_the_flow_and_the_point_that_ask(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
+    """A worker that asks in its owner's name, under any label, is shown as the flow and the dispatch point it is."""
+    desk.serves(
+        "own", subflows={"human": {"flow_endpoint": "User"}, "far": {"user_id": alice.user, "flow_endpoint": "User"}}
+    )
+    hand = Hand(desk, "b", "w1")
+    mallory.sends("own", {})
+    ((task, _),) = hand.takes()
+    ask = {"op": "call", "mark": "m", "endpoint": "User", "data": {"text": "Type your PIN"}, "source": "in person"}
+    asks = [{"task": task["task"], "k": k, "user": user, **ask} for k, user in enumerate((desk.user, alice.user))]
+    hand.says(held=[task["task"]], asks=asks)
+    desk.passes(1)
+    ((topic, packets),) = [
+        (topic, packets) for topic, packets in desk.link.sent.items() if topic == topics.inbox(desk.user, "User")
+    ]
+    for packet in list(packets):
+        desk.arrives(topic, packet)
+    (prompt,) = desk.do(desk.journal.prompts.all)
+    assert (prompt.label, prompt.flow) == ("in person", "own@b")
+    shown = views.prompt(desk.node, prompt)
+    assert (shown["name"], shown["flow"], shown["dispatch_point"]) == ("me", "own", "b")
+    (asked,) = alice.gets("User")
+    assert asked["flow"] == "own@b"
+    desk.do(lambda: desk.node.messages.send(Type.CALL, alice.user, "User", {"text": "I ask"}, life_ms=HOUR_MS))
+    assert "flow" not in alice.gets("User")[-1]
