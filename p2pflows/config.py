@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from p2pflows import yaml_file
 from p2pflows.errors import UsageError
 from p2pflows.home import Home
+from p2pflows.limits import Limits
 from p2pflows.links import broker_url
 from p2pflows.protocol import topics
 
@@ -55,6 +56,7 @@ class Settings(BaseModel):
     broker: str = "embedded"
     human_endpoint: str = "User"
     workers: list[WorkerConfig] = [WorkerConfig()]
+    limits: Limits = Limits()
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     @field_validator("human_endpoint")
@@ -84,6 +86,12 @@ def load(where: Home) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         setting = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            groups: dict[str, type[BaseModel]] = {"limits": Limits, "workers": WorkerConfig}
+            known = groups.get(str(first["loc"][0]), Settings)
+            raise UsageError(
+                f"There is no setting {setting!r}.", f"{hint} Known ones: {', '.join(known.model_fields)}."
+            ) from error
         raise UsageError(f"The setting {setting!r} is wrong: {first['msg']}.", hint) from error
     broker_url.parse(settings.broker)
     return settings

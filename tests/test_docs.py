@@ -26,16 +26,18 @@ import p2pflows
 from p2pflows import errors
 from p2pflows.cli import cli
 from p2pflows.flows import state
+from p2pflows.limits import Limits
 from p2pflows.protocol import asks, envelope, framing, message, notice, strict_json
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
 from p2pflowsd.api import talk
 from p2pflowsd.api.methods import METHODS
 from p2pflowsd.human import inbox, pages, transcript
 from p2pflowsd.journal import prompts
-from p2pflowsd.receiving import allowance, blocked, held, intake
+from p2pflowsd.receiving import allowance, blocked, intake
 from p2pflowsd.running import dispatch, instances
 from p2pflowsd.sending import presence, send_queue
 
+LIMITS = Limits()
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for folder in ("docs", "broker-config") for page in (ROOT / folder).rglob("*.md"))]
@@ -216,13 +218,13 @@ def test_every_kind_of_error_is_explained() -> None:
         ("ids in `received`, `held`, `waiting`, `untimely` and `refused` of one bundle", notice.MAX_RECEIPTS),
         ("streams in each of `gaps`, `skips` and `rewound` of one bundle", notice.MAX_STREAM_LINES),
         ("lines in `progress` of one bundle", notice.MAX_PROGRESS_LINES),
-        ("blocked requests of one contact", intake.MAX_BLOCKED_PER_CONTACT),
-        ("blocked requests of one stranger", intake.MAX_BLOCKED_PER_STRANGER),
-        ("blocked requests of all strangers", intake.MAX_BLOCKED_OF_STRANGERS),
+        ("blocked requests of one contact", LIMITS.blocked_per_contact),
+        ("blocked requests of one stranger", LIMITS.requests_per_stranger),
+        ("blocked requests of all strangers", LIMITS.requests_of_strangers),
         ("blocked requests of all users", intake.MAX_BLOCKED),
         ("packets of strangers", int(allowance.PACKET_RATE)),
-        ("held requests of one stranger", held.MAX_HELD_PER_SENDER),
-        ("held requests of all strangers", held.MAX_HELD),
+        ("held requests of one stranger", LIMITS.requests_per_stranger),
+        ("held requests of all strangers", LIMITS.requests_of_strangers),
         ("messages of strangers", int(allowance.MESSAGE_RATE)),
         ("messages in one bundle", envelope.MAX_BODIES),
         ("signed fact", presence.MAX_CARD_BYTES),
@@ -255,16 +257,16 @@ def test_limits_are_those_of_the_code(row: str, value: int) -> None:
         ("`progress` in", [notice.MAX_PROGRESS_LINES]),
         ("missing messages that", [notice.MAX_STREAM_LINES]),
         ("blocked requests that are released", [blocked.MAX_RELEASED, blocked.MAX_RELEASED_OF_STREAM]),
-        ("blocked requests of one contact", [intake.MAX_BLOCKED_PER_CONTACT]),
-        ("blocked requests of one stranger", [intake.MAX_BLOCKED_PER_STRANGER, intake.MAX_BLOCKED_OF_STRANGERS]),
+        ("blocked requests of one contact", [LIMITS.blocked_per_contact]),
+        ("blocked requests of one stranger", [LIMITS.requests_per_stranger, LIMITS.requests_of_strangers]),
         ("open questions and notes", [inbox.MAX_OPEN_OF_PEER]),
         ("remembered lines", [transcript.MAX_LINES_OF_PEER, transcript.MAX_LINES, transcript.MAX_CHARS]),
         ("conversations with names", [talk.MAX_TITLES]),
         ("hidden questions", [inbox.MAX_SNOOZED]),
         ("a page of the inbox", [pages.MAX_PAGE, prompts.MAX_PAGE_CHARS]),
         ("blocked requests of all users", [intake.MAX_BLOCKED]),
-        ("held requests of one stranger", [held.MAX_HELD_PER_SENDER]),
-        ("held requests of all strangers", [held.MAX_HELD]),
+        ("held requests of one stranger", [LIMITS.requests_per_stranger]),
+        ("held requests of all strangers", [LIMITS.requests_of_strangers]),
         ("messages sent again", [send_queue.MAX_BUNDLE_MESSAGES, send_queue.MAX_BUNDLE_BYTES]),
         ("unsettled messages and bytes", [send_queue.MAX_IN_FLIGHT_MESSAGES, send_queue.MAX_IN_FLIGHT_BYTES]),
     ],

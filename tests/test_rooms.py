@@ -64,6 +64,7 @@ FLOORS = (
         "p2pflows.terminal",
         "p2pflows.backoff",
     },
+    {"p2pflows.limits"},
     {"p2pflows.errors", "p2pflows.foreign_text"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""

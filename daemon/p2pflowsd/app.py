@@ -306,6 +306,7 @@ class App:
                 on_met=self._on_met,
                 on_line=lambda line: self._control.send_event("line", views.line(self._node, line)),
                 replace_process=lambda pid: any(process.replace(pid) for process in self._processes),
+                limits=self._settings.limits,
             )
             self._serve_human(node)
         return node

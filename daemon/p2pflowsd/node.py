@@ -13,6 +13,7 @@ from typing import Any
 
 from p2pflows.contacts import Contacts, naming
 from p2pflows.errors import NotServed, P2pflowsError
+from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.envelope import Envelope, Refused
@@ -35,6 +36,7 @@ from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.receiving.intake import Intake
 from p2pflowsd.receiving.people import People
+from p2pflowsd.receiving.quotas import Quotas
 from p2pflowsd.receiving.retries import Retries
 from p2pflowsd.receiving.rights import Rights
 from p2pflowsd.running.authority import Authority
@@ -71,6 +73,7 @@ MAX_PAUSE_S = 3.0
 """How late a tick may be before it counts as a pause of the whole process."""
 MAX_CLOCK_STEP_MS = 1_000
 """How far the clock may be set back without a correction of deadlines."""
+DEFAULT_LIMITS = Limits()
 MAX_UNACKNOWLEDGED = 50
 """Deliveries that may wait for a commit; brokers send only so many ahead of our PUBACK."""
 
@@ -119,15 +122,14 @@ class Node:
         on_met: Callable[[MeetingRow], None] = lambda _meeting: None,
         on_line: Callable[[LineRow], None] = lambda _line: None,
         replace_process: Callable[[int], bool] = lambda _pid: False,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         contacts.reload_if_changed()
         user = self.user = identity.user_id
         self.identity = identity
-        self.journal = journal
-        self.contacts = contacts
-        self.clock = clock
-        self._link = link
-        self._faults = faults
+        self.journal, self.contacts = journal, contacts
+        self.clock, self.limits = clock, limits
+        self._link, self._faults = link, faults
         self.boot = _next_boot(journal, clock)
         envelope = Envelope(identity)
         callbacks = self.callbacks = Callbacks()
@@ -165,7 +167,14 @@ class Node:
         effects = Effects(journal=journal, clock=clock, outbox=outbox, leases=leases)
         turns = Turns(journal)
         settlement = self._settlement = Settlement(
-            journal=journal, clock=clock, outbox=outbox, notices=notices, effects=effects, turns=turns, log=log
+            journal=journal,
+            clock=clock,
+            outbox=outbox,
+            notices=notices,
+            effects=effects,
+            turns=turns,
+            log=log,
+            answer_lifetime_ms=self._answer_lifetime_ms,
         )
         queue = self._queue = TaskQueue(
             user=user, journal=journal, catalog=catalog, leases=leases, effects=effects, notices=notices, turns=turns
@@ -245,6 +254,7 @@ class Node:
             callbacks=callbacks,
             transcript=self.transcript,
             on_prompt=on_prompt,
+            max_open_of_peer=limits.questions_per_contact,
         )
         blocked = self.blocked = BlockedRequests(journal, notices)
         deadlines = self._deadlines = Deadlines(
@@ -311,6 +321,7 @@ class Node:
             end_unserved=self.serving.end,
         )
         self.dispatch.may_run = rights.may_run
+        quotas = self.quotas = Quotas(user=user, limits=limits, journal=journal, contacts=contacts, clock=clock)
         self.intake = Intake(
             user=user,
             envelope=envelope,
@@ -325,7 +336,9 @@ class Node:
             admission=admission,
             deadlines=deadlines,
             blocked=blocked,
-            held=HeldRequests(journal=journal, clock=clock, settlement=settlement),
+            held=HeldRequests(journal=journal, clock=clock, settlement=settlement, limits=limits),
+            limits=limits,
+            quotas=quotas,
             restored=restored,
             log=log,
         )
@@ -516,6 +529,7 @@ class Node:
             self._next_tidying = elapsed + PRUNE_INTERVAL_S
             self.journal.log.prune()
             self.journal.questions.prune()
+            self.journal.usage.forget_idle()
             self.changes.delete_idle()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
 
@@ -569,6 +583,10 @@ class Node:
         self.rights.review_all()
         self._next_prune = self._next_tidying = self.clock.elapsed() + PRUNE_INTERVAL_S
         self._prune_at_rows = self._rows_added() + ROWS_PER_PRUNING
+
+    def _answer_lifetime_ms(self, peer: str) -> int | None:
+        is_known = peer == self.user or peer in self.contacts.known.by_user
+        return None if is_known else self.limits.answers_to_strangers * 1000
 
     def _fail_unserved(self, rows: Sequence[IncomingRow]) -> None:
         for row in rows:

@@ -77,6 +77,7 @@ def status(as_json: bool) -> None:
             ("refused", _counts_by_reason(now["refused"])),
             ("inbox", _count(now["prompts_open"], "open question", "p2pflows inbox")),
             ("requests", _count(now["requests"], "stranger", "p2pflows requests")),
+            *(("nearly full", line) for line in _nearly_full(now.get("quotas", {}))),
             ("serving", _count(now["served"], "endpoint", "p2pflows ls")),
             ("restored", _restored(now.get("restored", []))),
             ("clocks", ", ".join(map(_clock, now.get("clocks", [])))),
@@ -114,6 +115,38 @@ def _restored(journals: list[dict[str, Any]]) -> str:
         return ""
     names = [f"{display_name(each['name'], each['user'])} {ago(each['at'])}" for each in journals]
     return f"older journals of {', '.join(names)} (see: p2pflows log)"
+
+
+def _nearly_full(quotas: dict[str, Any]) -> list[str]:
+    """Return a line for each limit that a user has nearly reached: who, what, and how to clear it."""
+    lines = []
+    for peer in quotas.get("peers", ()):
+        who = display_name(peer["name"], peer["user"])
+        for fill in peer["near"]:
+            is_size = fill["what"] == "bytes"
+            used, most = (_size(fill[name]) if is_size else f"{fill[name]:,}" for name in ("used", "most"))
+            what = "" if is_size else f" {fill['what']}"
+            lines.append(f"{who} has {used} of {most}{what} ({fill['limit']}). {_how_to_clear(peer, fill, who)}")
+    return lines
+
+
+def _how_to_clear(peer: dict[str, Any], fill: dict[str, Any], who: str) -> str:
+    """Return what the owner can do about a limit."""
+    if peer["name"] is None:
+        return f"To clear: p2pflows deny {escape(peer['user'])}"
+    if peer["name"] == "me":
+        return "Raise it in config.yaml, or look at p2pflows outbox."
+    if fill["what"] == "questions" or peer["questions"]:
+        return f"To clear: p2pflows decline --from {who} --all"
+    return f"Raise it in config.yaml, or end all of theirs: p2pflows contacts remove {who}"
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in its largest unit."""
+    for unit, length in (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count} B"
 
 
 def _clock(clock: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from simulation.timeline import Timeline, TimelineClock
 
 from p2pflows.contacts import Contacts
+from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
@@ -94,7 +95,8 @@ class Cost:
 class LoneDaemon:
     """A node on a real journal, with a virtual clock; a test decides what arrives and when time passes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
         self.random = Random(7)  # noqa: S311 - a test, no secrets
         self.timeline = Timeline()
         self.clock = TimelineClock(self.timeline)
@@ -110,7 +112,7 @@ class LoneDaemon:
         self.journal = Journal(self._path, self.user, NoFaults())
         self.node = Node(
             identity=self.identity, journal=self.journal, contacts=self.contacts, link=self.link, clock=self.clock,
-            entropy=self.random.randbytes, faults=NoFaults(),
+            entropy=self.random.randbytes, faults=NoFaults(), limits=self.limits,
         )  # fmt: skip
 
     def restart(self) -> None:

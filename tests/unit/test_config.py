@@ -76,7 +76,7 @@ def test_the_environment_has_precedence(where: Home, monkeypatch: pytest.MonkeyP
         ("broker: " + "1" * 5000, "cannot be read"),
         ("workers: " + "{a: " * 5000, "cannot be read"),
         ("- broker", "not a mapping"),
-        ("brokr: embedded", "'brokr' is wrong"),
+        ("brokr: embedded", "no setting 'brokr'"),
         ("broker: 5", "'broker' is wrong"),
         ("broker: http://broker", "unknown form"),
         ("human_endpoint: _reply", "'human_endpoint' is wrong"),
@@ -86,7 +86,19 @@ def test_the_environment_has_precedence(where: Home, monkeypatch: pytest.MonkeyP
         ("workers: [{concurrency: 0}]", "'workers.0.concurrency' is wrong"),
         ("workers: [{concurrency: 257}]", "'workers.0.concurrency' is wrong"),
         ("workers: [{dispatch_point: a/b}]", "'workers.0.dispatch_point' is wrong"),
-        ("workers: [{threads: 2}]", "'workers.0.threads' is wrong"),
+        (
+            "limits: {bytes_per_contact: many}",
+            "give a number with a unit, such as 64 MB",
+        ),
+        ("limits: {bytes_per_contact: 5 parsecs}", "'limits.bytes_per_contact' is wrong"),
+        ("limits: {bytes_per_contact: 1 kB}", "'limits.bytes_per_contact' is wrong"),
+        ("limits: {questions_per_contact: -1}", "'limits.questions_per_contact' is wrong"),
+        ("limits: {questions_per_contact: 1.5}", "'limits.questions_per_contact' is wrong"),
+        ("limits: {questions_per_contact: true}", "'limits.questions_per_contact' is wrong"),
+        ("limits: {answers_to_strangers: 90d}", "'limits.answers_to_strangers' is wrong"),
+        ("limits: {question_per_contact: 5}", "no setting 'limits.question_per_contact'"),
+        ("limits: 5", "'limits' is wrong"),
+        ("workers: [{threads: 2}]", "no setting 'workers.0.threads'"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(where: Home, text: str, sentence: str) -> None:
@@ -95,6 +107,25 @@ def test_a_mistake_in_the_file_is_named(where: Home, text: str, sentence: str) -
         _load(where, text)
     assert sentence in error.value.message
     assert error.value.hint
+
+
+def test_limits_have_units(where: Home) -> None:
+    """Sizes and times are numbers, or texts with a unit; what is left out keeps its default."""
+    text = "limits: {bytes_per_contact: 1.5 GB, bytes_per_stranger: 2000000, answers_to_strangers: 10m, own_bytes: 5MB}"
+    limits = _load(where, text).limits
+    assert (limits.bytes_per_contact, limits.bytes_per_stranger, limits.own_bytes) == (
+        1_500_000_000,
+        2_000_000,
+        5_000_000,
+    )
+    assert (limits.answers_to_strangers, limits.questions_per_contact) == (600, 1_000)
+
+
+def test_an_unknown_limit_names_those_that_there_are(where: Home) -> None:
+    """The error of an unknown key lists the keys of its group."""
+    with pytest.raises(UsageError) as error:
+        _load(where, "limits: {x: 1}")
+    assert "requests_per_contact, " in error.value.hint
 
 
 def test_a_mistake_does_not_show_the_password(where: Home) -> None:

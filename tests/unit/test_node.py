@@ -16,14 +16,13 @@ from simulation.machine import ClientRequest, Machine
 from simulation.world import ECHO, HUMAN, MAX_LIFETIME_S, World
 
 from p2pflows.errors import JournalFailed
+from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.message import Message, Type
-from p2pflowsd.human import inbox
 from p2pflowsd.journal import JournalError
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.node import Node, Request
-from p2pflowsd.receiving.held import MAX_HELD_PER_SENDER
 from p2pflowsd.sending.presence import Presence
 from p2pflowsd.sending.send_queue import MAX_CACHED_BYTES
 
@@ -98,10 +97,10 @@ def test_a_stranger_with_many_gaps(world: World) -> None:
     """A stranger cannot fill the journal, not even with messages whose turn never comes."""
     _, bob, cyd = world.machines
     bob.contacts.remove("cyd")
-    for number in range(2 * MAX_HELD_PER_SENDER):
+    for number in range(2 * Limits().requests_per_stranger):
         forge(world, cyd, bob, ECHO, id=f"{number:032x}", seq=2 * number, epoch=1)
     world.run(5)
-    assert bob.rows("incoming") == MAX_HELD_PER_SENDER
+    assert bob.rows("incoming") == Limits().requests_per_stranger
 
 
 def test_proofs_of_repetitions(world: World) -> None:
@@ -874,8 +873,9 @@ def test_what_waits_behind_a_message_that_has_ended_goes_on_at_once(world: World
 
 def test_a_contact_cannot_flood_the_human(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An asker has so many open questions; the next is refused, others still ask, and all can be declined at once."""
-    monkeypatch.setattr(inbox, "MAX_OPEN_OF_PEER", 5)
     ann, bob, cyd = world.machines
+    assert bob.node is not None
+    monkeypatch.setattr(bob.node.inbox, "_max_open_of_peer", 5)
     asked = [ann.send(Type.CALL, bob, HUMAN, {"text": str(number)}, 300) for number in range(7)]
     asked.append(cyd.send(Type.POST, bob, HUMAN, {"text": "a note"}, 300))
     world.run(2)

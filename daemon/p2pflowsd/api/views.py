@@ -16,10 +16,10 @@ from p2pflowsd.human.texts import TEXT_KEYS
 from p2pflowsd.journal.rows import IncomingRow, InvitationRow, LineRow, LogRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.node import Node
-from p2pflowsd.receiving.held import MAX_HELD
 from p2pflowsd.running.instances import requested_endpoint
 
 MAX_BLOCKED_SHOWN = 20
+MAX_PEERS_SHOWN = 20
 _REFUSED = "refused."
 
 
@@ -37,11 +37,12 @@ def counts(node: Node) -> dict[str, Any]:
         "dead": journal.incoming.count_dead(),
         "prompts_open": node.inbox.open.questions + node.inbox.open.notes,
         "requests": len(requests(node)),
-        "held": {"messages": journal.incoming.count_held(), "most": MAX_HELD},
+        "held": {"messages": journal.incoming.count_held(), "most": node.limits.requests_of_strangers},
         "blocked": [
             {"user": user, "name": node.name_of(user), "messages": count}
             for user, count in sorted(node.blocked.counts().items(), key=lambda each: -each[1])[:MAX_BLOCKED_SHOWN]
         ],
+        "quotas": _quotas(node),
         "served": len(node.catalog),
         "workers": node.points.status(),
         "restored": [
@@ -53,6 +54,12 @@ def counts(node: Node) -> dict[str, Any]:
             for user, offset in sorted(node.outbox.peer_clocks.known().items())
         ],
     }
+
+
+def _quotas(node: Node) -> dict[str, Any]:
+    """What each peer fills, with their names."""
+    found = node.quotas.status(MAX_PEERS_SHOWN)
+    return {**found, "peers": [{**peer, "name": node.name_of(peer["user"])} for peer in found["peers"]]}
 
 
 def outbox(node: Node) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Inbox:
         callbacks: run after the commit.
         transcript: gets each prompt, and how it ends.
         on_prompt: called after the commit with each prompt that is new or has changed.
+        max_open_of_peer: how many open prompts one asker may have.
 
     Attributes:
         open: how many prompts are open, by asker.
@@ -93,6 +94,7 @@ class Inbox:
         callbacks: Callbacks,
         transcript: Transcript,
         on_prompt: Callable[[PromptRow], None],
+        max_open_of_peer: int = MAX_OPEN_OF_PEER,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -106,6 +108,7 @@ class Inbox:
         self.open = OpenPrompts(journal)
         self._wakes = [(prompt.snoozed, prompt.row_id) for prompt in journal.prompts.snoozed()]
         """A heap of when each hidden prompt is shown again, with its number."""
+        self._max_open_of_peer = max_open_of_peer
 
     def ask(self, row: IncomingRow, data: dict[str, Any], label: str = "", flow: str = "") -> None:
         """Ask the human what a request asks.
@@ -120,9 +123,9 @@ class Inbox:
             BadInput: the data has no text or a form that cannot be shown, or another prompt has the same id.
             NotAllowed: the asker has as many open questions as one may have.
         """
-        if self.open.count_of(row.peer) >= MAX_OPEN_OF_PEER:
+        if self.open.count_of(row.peer) >= self._max_open_of_peer:
             raise NotAllowed(
-                f"You have {MAX_OPEN_OF_PEER:,} open questions there, as many as one may have.",
+                f"You have {self._max_open_of_peer:,} open questions there, as many as one may have.",
                 "Ask again when some of them have ended.",
             )
         if self._journal.prompts.has_id(row.id):

@@ -40,6 +40,7 @@ from p2pflowsd.journal.pruning import Pruner
 from p2pflowsd.journal.questions import QuestionTable
 from p2pflowsd.journal.records import RecordTable
 from p2pflowsd.journal.streams import StreamTable
+from p2pflowsd.journal.usage import UsageTable
 from p2pflowsd.journal.worker_tokens import WorkerTokenTable
 
 __all__ = ["Journal", "JournalError", "from_opening", "from_system"]
@@ -92,6 +93,7 @@ class Journal:
         self.streams = StreamTable(self._db)
         self.instances = InstanceTable(self._db)
         self.records = RecordTable(self._db)
+        self.usage = UsageTable(self._db)
         self.worker_tokens = WorkerTokenTable(self._db)
         self.log = LogTable(self._db)
         self.invitations = InvitationTable(self._db)

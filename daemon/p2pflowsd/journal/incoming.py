@@ -110,6 +110,10 @@ class IncomingTable(Table[IncomingRow]):
         statement = "INSERT INTO bundles (peer, proof, expires) VALUES (?, ?, ?)"
         return self._db.execute(statement, (peer, proof, expires)).lastrowid or 0
 
+    def keep_bundle(self, bundle: int, expires: int) -> None:
+        """Keep the proof of a bundle as long as the last of its messages may live."""
+        self._db.execute("UPDATE bundles SET expires = ? WHERE n = ?", (expires, bundle))
+
     def drop_bundle(self, bundle: int) -> None:
         """Remove the proof of a bundle from which no message was stored."""
         self._db.execute("DELETE FROM bundles WHERE n = ?", (bundle,))

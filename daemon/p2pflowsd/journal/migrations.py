@@ -224,6 +224,69 @@ def _prompts_have_flows(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE prompts ADD COLUMN flow TEXT NOT NULL DEFAULT ''")
 
 
+_USAGE_OF_STATE = {
+    "blocked": "= 'blocked'",
+    "held": "= 'held'",
+    "tasks": "IN ('ready', 'kept')",
+    "dead": "= 'dead'",
+    "questions": "= 'asked'",
+    "remembered": "IN ('done', 'failed', 'expired')",
+}
+
+
+def _usage_is_counted(db: sqlite3.Connection) -> None:
+    """Count what each peer fills, in a table that triggers keep."""
+    states = _USAGE_OF_STATE.items()
+    names = ", ".join(_USAGE_OF_STATE)
+    counters = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in [*_USAGE_OF_STATE, "answers", "bytes"])
+    added = ", ".join(f"NEW.state {condition}" for _, condition in states)
+    summed = ", ".join(f"{name} = {name} + excluded.{name}" for name in [*_USAGE_OF_STATE, "bytes"])
+    moved = ", ".join(f"{name} = {name} + (NEW.state {each}) - (OLD.state {each})" for name, each in states)
+    removed = ", ".join(f"{name} = {name} - (OLD.state {condition})" for name, condition in states)
+    totals = ", ".join(f"CAST(total(state {condition}) AS INTEGER)" for _, condition in states)
+    size = "coalesce(length({0}.body), 0)"
+    question = "(length(CAST({0}.text AS BLOB)) + length(CAST({0}.data AS BLOB)))"
+    is_answer = "{0}.type IN ('reply', 'error')"
+    waits = "({0}.state IN ('pending', 'stored'))"
+    for statement in (
+        f"CREATE TABLE usage (peer TEXT PRIMARY KEY, {counters}) STRICT, WITHOUT ROWID",
+        "CREATE INDEX prompts_ended_of_peer ON prompts (peer, n) WHERE state != 'open'",
+        f"""CREATE TRIGGER usage_of_request AFTER INSERT ON incoming BEGIN
+             INSERT INTO usage (peer, {names}, bytes) VALUES (NEW.peer, {added}, {size.format("NEW")})
+               ON CONFLICT (peer) DO UPDATE SET {summed}; END""",
+        f"""CREATE TRIGGER usage_of_moved_request AFTER UPDATE OF state, body ON incoming BEGIN
+             UPDATE usage SET {moved}, bytes = bytes + {size.format("NEW")} - {size.format("OLD")}
+               WHERE peer = NEW.peer; END""",
+        f"""CREATE TRIGGER usage_of_removed_request AFTER DELETE ON incoming BEGIN
+             UPDATE usage SET {removed}, bytes = bytes - {size.format("OLD")} WHERE peer = OLD.peer; END""",
+        f"""CREATE TRIGGER usage_of_question AFTER INSERT ON prompts BEGIN
+             INSERT INTO usage (peer, bytes) VALUES (NEW.peer, {question.format("NEW")})
+               ON CONFLICT (peer) DO UPDATE SET bytes = bytes + excluded.bytes; END""",
+        f"""CREATE TRIGGER usage_of_removed_question AFTER DELETE ON prompts BEGIN
+             UPDATE usage SET bytes = bytes - {question.format("OLD")} WHERE peer = OLD.peer; END""",
+        f"""CREATE TRIGGER usage_of_answer AFTER INSERT ON outgoing WHEN {is_answer.format("NEW")} BEGIN
+             INSERT INTO usage (peer, answers, bytes) VALUES (NEW.peer, 1, {size.format("NEW")})
+               ON CONFLICT (peer) DO UPDATE SET answers = answers + 1, bytes = bytes + excluded.bytes; END""",
+        f"""CREATE TRIGGER usage_of_moved_answer AFTER UPDATE OF state, body ON outgoing
+             WHEN {is_answer.format("NEW")} BEGIN
+             UPDATE usage SET answers = answers + {waits.format("NEW")} - {waits.format("OLD")},
+               bytes = bytes + {size.format("NEW")} - {size.format("OLD")} WHERE peer = NEW.peer; END""",
+        f"""CREATE TRIGGER usage_of_removed_answer AFTER DELETE ON outgoing WHEN {is_answer.format("OLD")} BEGIN
+             UPDATE usage SET answers = answers - {waits.format("OLD")}, bytes = bytes - {size.format("OLD")}
+               WHERE peer = OLD.peer; END""",
+        f"""INSERT INTO usage (peer, {names}, bytes)
+             SELECT peer, {totals}, CAST(total(length(body)) AS INTEGER) FROM incoming GROUP BY peer""",
+        f"""INSERT INTO usage (peer, bytes)
+             SELECT peer, CAST(total({question.format("prompts")}) AS INTEGER) FROM prompts WHERE true GROUP BY peer
+             ON CONFLICT (peer) DO UPDATE SET bytes = bytes + excluded.bytes""",
+        f"""INSERT INTO usage (peer, answers, bytes)
+             SELECT peer, CAST(total({waits.format("outgoing")}) AS INTEGER), CAST(total(length(body)) AS INTEGER)
+               FROM outgoing WHERE {is_answer.format("outgoing")} GROUP BY peer
+             ON CONFLICT (peer) DO UPDATE SET answers = excluded.answers, bytes = bytes + excluded.bytes""",
+    ):
+        db.execute(statement)
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -241,6 +304,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _questions_are_kept,
     _worker_tokens_have_a_table,
     _prompts_have_flows,
+    _usage_is_counted,
 )
 
 

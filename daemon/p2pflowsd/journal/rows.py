@@ -213,6 +213,36 @@ class WishRow(NamedTuple):
     last: int
 
 
+class UsageRow(NamedTuple):
+    """How much of the journal one peer fills.
+
+    Attributes:
+        blocked: requests that wait for an earlier one.
+        held: requests that wait for the owner's decision.
+        tasks: requests that wait for a worker, run, or await a later answer.
+        dead: dead letters.
+        questions: open questions and notes.
+        answers: answers that the peer has not confirmed.
+        remembered: requests that have ended, whose ids are kept until their deadline.
+        bytes: the bodies of all of these, and what questions hold.
+    """
+
+    peer: str
+    blocked: int = 0
+    held: int = 0
+    tasks: int = 0
+    dead: int = 0
+    questions: int = 0
+    answers: int = 0
+    remembered: int = 0
+    bytes: int = 0
+
+    @property
+    def requests(self) -> int:
+        """Requests that have not ended."""
+        return self.blocked + self.held + self.tasks + self.dead + self.questions
+
+
 class WorkerTokenRow(NamedTuple):
     """A token with which workers serve a dispatch point; `expires` and `revoked` are None if it is never, or not."""
 

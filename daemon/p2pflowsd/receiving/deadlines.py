@@ -170,6 +170,11 @@ class Deadlines:
             )
         if why_not:
             return Unreachable(f"The broker does not take messages to {who}. {why_not}", "See also: p2pflows log")
+        if row.note == "quota_full":
+            return Unreachable(
+                f"{who} takes no more of your messages until some of those have ended that are there.",
+                "It is sent again by itself until its deadline: try again later, or with a longer --timeout.",
+            )
         if row.note in NO_ROOM:
             return Unreachable(
                 f"{who} has no room for more requests that wait there.",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from p2pflows.errors import NotAllowed
+from p2pflows.limits import Limits
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.running.settlement import Settlement
 
-MAX_HELD_PER_SENDER = 20
-MAX_HELD = 200
 MIN_HELD_MS = 24 * 3_600_000
 """For how long a request is safe from those of other senders who hold no fewer."""
 
@@ -16,10 +15,11 @@ MIN_HELD_MS = 24 * 3_600_000
 class HeldRequests:
     """Makes room for held requests, so that no few senders can take all of it."""
 
-    def __init__(self, *, journal: Journal, clock: Clock, settlement: Settlement) -> None:
+    def __init__(self, *, journal: Journal, clock: Clock, settlement: Settlement, limits: Limits) -> None:
         self._journal = journal
         self._clock = clock
         self._settlement = settlement
+        self._limits = limits
 
     def make_room_for(self, peer: str) -> bool:
         """Return whether one more request of a stranger can be held.
@@ -28,9 +28,9 @@ class HeldRequests:
         its sender: if that sender holds more than this one would, or if it has waited for a day.
         """
         incoming = self._journal.incoming
-        if incoming.count_held(peer) >= MAX_HELD_PER_SENDER:
+        if incoming.count_held(peer) >= self._limits.requests_per_stranger:
             return False
-        if incoming.count_held() < MAX_HELD:
+        if incoming.count_held() < self._limits.requests_of_strangers:
             return True
         holders = incoming.held_by_sender()
         own = next((count for holder, count, _ in holders if holder == peer), 0)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from p2pflows.contacts import Contacts
 from p2pflows.errors import as_theirs
+from p2pflows.limits import Limits
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import BundleKind, Envelope, Opened, Refused, claimed_sender
 from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
@@ -27,6 +28,7 @@ from p2pflowsd.receiving.allowance import StrangersAllowance
 from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.held import HeldRequests
+from p2pflowsd.receiving.quotas import Quotas
 from p2pflowsd.receiving.seen_notices import SeenNotices
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.sending.notices import Notices
@@ -37,15 +39,22 @@ from p2pflowsd.sending.waiters import Waiters
 
 MAX_CLOCK_SKEW_MS = 300_000
 """How far a peer's clock may be ahead of ours."""
-MAX_BLOCKED_PER_STRANGER = 20
-MAX_BLOCKED_OF_STRANGERS = 200
-MAX_BLOCKED_PER_CONTACT = 4_096
 MAX_BLOCKED = 40_000
 """How many requests of all users together may wait for an earlier one of their stream."""
 _MIN_BUNDLE_BYTES = 58
 """Bytes of a bundle's header and nonce."""
 _HONEST = frozenset(
-    {"replayed", "expired", "rewound", "blocked", "rate_limited", "requests_full", "streams_full", "unrelated"}
+    {
+        "replayed",
+        "expired",
+        "rewound",
+        "blocked",
+        "rate_limited",
+        "requests_full",
+        "streams_full",
+        "quota_full",
+        "unrelated",
+    }
 )
 """Refusals that an honest sender can cause, or that are only counted so that no sender can fill the log."""
 
@@ -71,6 +80,8 @@ class Intake:
         blocked: BlockedRequests,
         held: HeldRequests,
         restored: RestoredJournals,
+        limits: Limits,
+        quotas: Quotas,
         log: OwnersLog,
     ) -> None:
         self._user = user
@@ -88,6 +99,8 @@ class Intake:
         self._blocked = blocked
         self._held = held
         self._restored = restored
+        self._limits = limits
+        self._quotas = quotas
         self._log = log
         self._allowance = StrangersAllowance(clock)
         self._seen_notices = SeenNotices()
@@ -178,6 +191,7 @@ class Intake:
 
     def _messages(self, endpoint: str, opened: Opened) -> None:
         bundle: int | None = None
+        until = 0
         wanted = False
         is_charged = not self._is_known(opened.sender) and not self._outbox.awaits(opened.sender)
         for position, body in enumerate(opened.bodies):
@@ -190,9 +204,11 @@ class Intake:
                     self._answer(message)
                     continue
                 if bundle is None:
-                    bundle = self._journal.incoming.add_bundle(
-                        opened.sender, opened.proof, self._clock.now() + MAX_LIFETIME_MS
-                    )
+                    bundle = self._journal.incoming.add_bundle(opened.sender, opened.proof, message.expires)
+                    until = message.expires
+                elif message.expires > until:
+                    until = message.expires
+                    self._journal.incoming.keep_bundle(bundle, until)
                 self._request(message, body, bundle)
                 wanted = True
             except Refused as refused:
@@ -244,7 +260,7 @@ class Intake:
         )
         state = IncomingState.READY if position == expected and not others_first else IncomingState.BLOCKED
         if position >= expected:
-            self._ensure_room(message, state)
+            self._ensure_room(message, state, len(body))
         if is_new_epoch:
             if had_epoch and self._is_known(peer):
                 self._restored.note_new_epoch(peer, endpoint)
@@ -266,20 +282,32 @@ class Intake:
             self._blocked.add(peer, endpoint, position)
             self._blocked.move_on(peer, endpoint, expected)
 
-    def _ensure_room(self, message: Message, state: IncomingState) -> None:
+    def _ensure_room(self, message: Message, state: IncomingState, size: int) -> None:
         """Check that a request may be stored in a state, or is stored already.
 
+        A withdrawal makes room, so it needs none, unless it waits for an earlier message.
+
         Raises:
-            Refused: there are too many in that state; the sender is told so.
+            Refused: there are too many in that state, or its sender fills too much; the sender is told so.
         """
         peer = message.sender
+        needs_room = message.type != Type.CANCEL or state == IncomingState.BLOCKED
+        if needs_room and not self._quotas.has_room(peer, size) and self._is_new(message):
+            self._refuse(message, "quota_full")
         if state == IncomingState.BLOCKED:
             if not self._has_room_to_block(peer) and self._is_new(message):
-                self._notices.refuse(peer, message.id, "streams_full")
-                raise Refused("streams_full")
+                self._refuse(message, "streams_full")
         elif self._admission.would_hold(message) and self._is_new(message) and not self._held.make_room_for(peer):
-            self._notices.refuse(peer, message.id, "requests_full")
-            raise Refused("requests_full")
+            self._refuse(message, "requests_full")
+
+    def _refuse(self, message: Message, reason: str) -> None:
+        """Tell the sender of a message why there is no room for it; it comes again.
+
+        Raises:
+            Refused: always.
+        """
+        self._notices.refuse(message.sender, message.id, reason)
+        raise Refused(reason)
 
     def _is_new(self, message: Message) -> bool:
         return self._journal.incoming.find(message.sender, message.id) is None
@@ -289,10 +317,11 @@ class Intake:
         if self._blocked.count() >= MAX_BLOCKED:
             return False
         if self._is_known(peer):
-            return count < MAX_BLOCKED_PER_CONTACT
+            return count < self._limits.blocked_per_contact
         # Counted with held ones: what follows a request without a place would otherwise be blocked by it.
         count += self._journal.incoming.count_held(peer)
-        return count < MAX_BLOCKED_PER_STRANGER and self._blocked_of_strangers() < MAX_BLOCKED_OF_STRANGERS
+        limits = self._limits
+        return count < limits.requests_per_stranger and self._blocked_of_strangers() < limits.requests_of_strangers
 
     def _blocked_of_strangers(self) -> int:
         return sum(count for peer, count in self._blocked.counts().items() if not self._is_known(peer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from p2pflows.errors import BadInput, FlowFailed, P2pflowsError, TooLarge
@@ -25,7 +26,10 @@ _ANSWER_LESS = "Its author can let it answer with less, or with a reference."
 
 
 class Settlement:
-    """Ends requests."""
+    """Ends requests.
+
+    `answer_lifetime_ms` returns how long an answer to a user is kept at most; None for as long as they wait for it.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Settlement:
         effects: Effects,
         turns: Turns,
         log: OwnersLog,
+        answer_lifetime_ms: Callable[[str], int | None] = lambda _peer: None,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -45,6 +50,7 @@ class Settlement:
         self._effects = effects
         self._turns = turns
         self._log = log
+        self._answer_lifetime_ms = answer_lifetime_ms
 
     def finish(self, row: IncomingRow, data: dict[str, Any]) -> None:
         """End a request with its result; a call is answered."""
@@ -99,6 +105,9 @@ class Settlement:
             self.tell_error(root, error)
 
     def _reply(self, row: IncomingRow, kind: Type, data: dict[str, Any], expires: int) -> None:
+        lifetime_ms = self._answer_lifetime_ms(row.peer)
+        if lifetime_ms is not None:
+            expires = min(expires, self._clock.now() + lifetime_ms)
         self._outbox.accept(
             kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, in_reply_to=row.id
         )

@@ -47,7 +47,7 @@ EPOCH_INTERVAL_S = 5.0
 """How often a stream may begin a new epoch."""
 MAX_NAMED_EPOCH = 2**52
 """A recipient that names a later epoch is not believed, since a stream whose epochs are used up has come to its end."""
-NO_ROOM = frozenset({"requests_full", "streams_full"})
+NO_ROOM = frozenset({"requests_full", "streams_full", "quota_full"})
 """The reasons for which a recipient does not store a message that it may store later."""
 
 

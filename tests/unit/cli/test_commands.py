@@ -624,3 +624,26 @@ def test_a_key_in_place_of_the_name_of_its_variable_is_not_printed(daemon: Scrip
     unset = run_here(daemon.home, "worker", "--api-key-env", "P2PFLOWS_NO_SUCH_KEY")
     assert (unset.code, daemon.asked) == (2, [])
     assert "P2PFLOWS_NO_SUCH_KEY is not set" in unset.err
+
+
+def test_status_names_who_has_nearly_filled_a_quota(daemon: ScriptedDaemon) -> None:
+    """`status` says who fills what, and how to make room."""
+    near = {"limit": "questions_per_contact", "what": "questions", "used": 950, "most": 1_000}
+    size = {"limit": "bytes_per_stranger", "what": "bytes", "used": 3_900_000, "most": 4_000_000}
+    peers = [
+        {"user": BOB, "name": "bob", "questions": 950, "near": [near]},
+        {"user": "c0" * 32, "name": None, "questions": 0, "near": [size]},
+        {"user": "d0" * 32, "name": "dan", "questions": 0, "near": []},
+    ]
+    daemon.script["status"] = {
+        "user_id": BOB, "pid": 7, "since": moment(-7300), "version": "0.1.0", "home": "/home/bob/.p2pflows",
+        "broker": {"url": "embedded", "name": "x", "connected": True, "round_trip_ms": 0.42},
+        "accepted": 1, "delivered": 1, "received": 3, "refused": {}, "pending": 0, "dead": 0, "prompts_open": 950,
+        "requests": 1, "served": 0, "workers": [], "quotas": {"peers": peers},
+    }  # fmt: skip
+    shown = run_here(daemon.home, "status").out
+    assert (
+        "bob has 950 of 1,000 questions (questions_per_contact). To clear: p2pflows decline --from bob --all" in shown
+    )
+    assert f"has 3.9 MB of 4.0 MB (bytes_per_stranger). To clear: p2pflows deny {'c0' * 32}" in shown
+    assert "dan" not in shown

@@ -309,4 +309,4 @@ def test_no_batch_ends_everything_that_expires_at_once(
     costs = desk.sleep(2 * HOUR_S)
     assert desk.journal.prompts.open() == []
     assert len(costs) >= 4
-    assert max(cost.changes for cost in costs) < 10 * 4
+    assert max(cost.changes for cost in costs) < 10 * 8  # with what triggers count

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.lone_daemon import LoneDaemon, Peer
 
+from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.message import Type
@@ -19,12 +20,13 @@ from p2pflows.protocol.notice import MAX_NOTICE_BYTES, MAX_RECEIPTS, MAX_STREAM_
 from p2pflowsd.api import views
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState
-from p2pflowsd.receiving import held, intake
+from p2pflowsd.receiving import held
 from p2pflowsd.receiving.blocked import MAX_RELEASED
 from p2pflowsd.sending.outbox import EPOCH_INTERVAL_S, RESEND_INTERVAL_S
 from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES, MAX_BUNDLE_MESSAGES
 
 EPOCH = 5
+LIMITS = Limits()
 LARGEST = 2**62
 """The largest number that a reader takes."""
 STEPS_OF_A_STATEMENT = 300
@@ -322,9 +324,10 @@ def test_a_contact_with_many_gaps_does_not_lock_strangers_out(bob: LoneDaemon, m
     assert [each["user"] for each in views.requests(bob.node)] == [carol.user]
 
 
-def test_a_contact_with_more_gaps_than_there_is_room_for(bob: LoneDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contact_with_more_gaps_than_there_is_room_for(bob: LoneDaemon) -> None:
     """Requests beyond the bound are refused with a reason, and taken once the gap is closed."""
-    monkeypatch.setattr(intake, "MAX_BLOCKED_PER_CONTACT", 10)
+    bob.limits = Limits(blocked_per_contact=10)
+    bob.restart()
     ann = Peer(bob, 67, name="ann")
     late = [ann.message(epoch=EPOCH, seq=n, data={"text": str(n)}) for n in range(1, 15)]
     ann.send(*late)
@@ -342,7 +345,7 @@ def test_strangers_with_gaps_are_shown_and_can_be_denied(bob: LoneDaemon) -> Non
     mallory = Peer(bob, 66)
     block(mallory, 30)
     (shown,) = views.requests(bob.node)
-    assert (shown["user"], shown["messages"]) == (mallory.user, intake.MAX_BLOCKED_PER_STRANGER)
+    assert (shown["user"], shown["messages"]) == (mallory.user, LIMITS.requests_per_stranger)
     bob.do(lambda: bob.node.admission.deny(mallory.user))
     bob.sleep(0.1)
     assert views.requests(bob.node) == []
@@ -366,21 +369,23 @@ def test_ten_strangers_do_not_take_all_places(bob: LoneDaemon) -> None:
     """A stranger who holds nothing has a place though ten others hold all: the oldest of theirs gives way."""
     hoarders = [Peer(bob, seed) for seed in range(70, 80)]
     for hoarder in hoarders:
-        hoarder.send(*(hoarder.message(epoch=EPOCH, seq=n) for n in range(held.MAX_HELD_PER_SENDER)))
+        hoarder.send(*(hoarder.message(epoch=EPOCH, seq=n) for n in range(LIMITS.requests_per_stranger)))
         bob.sleep(2)
-    assert in_state(bob, IncomingState.HELD) == held.MAX_HELD
+    assert in_state(bob, IncomingState.HELD) == LIMITS.requests_of_strangers
     carol = Peer(bob, 90)
     carol.send(carol.message())
     bob.sleep(0.03)
-    assert views.counts(bob.node)["held"] == {"messages": held.MAX_HELD, "most": held.MAX_HELD}
+    most = LIMITS.requests_of_strangers
+    assert views.counts(bob.node)["held"] == {"messages": most, "most": most}
     assert len(carol.received_lines("held")) == 1
     (error,) = hoarders[0].received("_reply")
     assert error["data"]["kind"] == "not_allowed"
 
 
-def test_two_hundred_strangers_take_all_places_for_a_day(bob: LoneDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_hundred_strangers_take_all_places_for_a_day(bob: LoneDaemon) -> None:
     """Nobody gives way to one who would hold as many, and the refused one is told; after a day, the oldest does."""
-    monkeypatch.setattr(held, "MAX_HELD", 5)
+    bob.limits = Limits(requests_of_strangers=5)
+    bob.restart()
     for seed in range(70, 75):
         peer = Peer(bob, seed)
         peer.send(peer.message(expires=bob.clock.now() + 2 * held.MIN_HELD_MS))
@@ -398,9 +403,9 @@ def test_a_stranger_without_a_place_may_still_call_what_is_for_anyone(bob: LoneD
     """Held requests take no room of those that wait for nobody's decision."""
     bob.serve_human("Open", allow="anyone")
     carol = Peer(bob, 67)
-    carol.send(*(carol.message(epoch=EPOCH, seq=n) for n in range(held.MAX_HELD_PER_SENDER + 1)))
+    carol.send(*(carol.message(epoch=EPOCH, seq=n) for n in range(LIMITS.requests_per_stranger + 1)))
     carol.send(carol.message("Open"), endpoint="Open")
-    assert in_state(bob, IncomingState.HELD) == held.MAX_HELD_PER_SENDER
+    assert in_state(bob, IncomingState.HELD) == LIMITS.requests_per_stranger
     assert in_state(bob, IncomingState.ASKED) == 1
 
 

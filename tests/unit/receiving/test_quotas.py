@@ -1,0 +1,227 @@
+"""Quotas: how much of a journal each user may fill, what happens to the others, and how the owner makes room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulation.world import ECHO, HUMAN, World
+from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
+
+from p2pflows.limits import Limits
+from p2pflows.protocol.message import Type
+from p2pflowsd.api import views
+from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import UsageRow
+from p2pflowsd.node import Node
+
+EPOCH = 5
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., LoneDaemon]]:
+    """Starts bob's daemon with other limits than the usual ones."""
+    made: list[LoneDaemon] = []
+
+    def make(**limits: int) -> LoneDaemon:
+        daemon = LoneDaemon(tmp_path, Limits(**limits))
+        daemon.serve_human()
+        made.append(daemon)
+        return daemon
+
+    yield make
+    for daemon in made:
+        daemon.journal.close()
+
+
+def posts(peer: Peer, count: int, *, size: int = 0, start: int = 0, **fields: Any) -> None:
+    """Send posts in order, each in a bundle of its own."""
+    for seq in range(start, start + count):
+        peer.send(peer.message(epoch=EPOCH, seq=seq, data={"text": "x" * (size or 1)}, **fields))
+
+
+def refusals(peer: Peer) -> list[str]:
+    """The reasons that a peer was told."""
+    return [reason for _, reason in peer.received_lines("refused")]
+
+
+def check_usage(journal: Journal) -> None:
+    """Compare what the journal counts with what it holds."""
+    db = journal._db
+    found: dict[str, dict[str, int]] = {}
+    kind_of = {"blocked": "blocked", "held": "held", "ready": "tasks", "kept": "tasks", "dead": "dead"}
+    kind_of |= {"asked": "questions", "done": "remembered", "failed": "remembered", "expired": "remembered"}
+
+    def add(peer: str, size: int | None, kind: str | None = None) -> None:
+        row = found.setdefault(peer, {})
+        row["bytes"] = row.get("bytes", 0) + (size or 0)
+        if kind is not None:
+            row[kind] = row.get(kind, 0) + 1
+
+    for peer, state, size in db.execute("SELECT peer, state, length(body) FROM incoming"):
+        add(peer, size, kind_of[state])
+    for peer, text, data in db.execute("SELECT peer, text, data FROM prompts"):
+        add(peer, len(text.encode()) + len(data.encode()))
+    for peer, state, size in db.execute(
+        "SELECT peer, state, length(body) FROM outgoing WHERE type IN ('reply', 'error')"
+    ):
+        add(peer, size, "answers" if state in ("pending", "stored") else None)
+    counted = {row.peer: row for row in journal.usage.all() if row != UsageRow(row.peer)}
+    expected = {peer: UsageRow(peer, **row) for peer, row in found.items()}
+    assert counted == {peer: row for peer, row in expected.items() if row != UsageRow(peer)}
+
+
+def test_a_contact_fills_no_more_than_their_bytes(make: Callable[..., LoneDaemon]) -> None:
+    """Large notes of a contact are refused when their bytes are used up; others go on; clearing makes room."""
+    bob = make(bytes_per_contact=1_500_000)
+    mallory, ann = Peer(bob, 66, name="mallory"), Peer(bob, 67, name="ann")
+    posts(mallory, 5, size=200_000)
+    bob.sleep(0.03)
+    stored = len(bob.journal.prompts.open())
+    assert 0 < stored < 5
+    assert bob.journal.usage.of(mallory.user).bytes <= 1_500_000 + 200_000  # the text is in the data, too
+    assert set(refusals(mallory)) == {"quota_full"}
+    posts(ann, 2, size=200_000)
+    bob.do(lambda: bob.node.messages.send(Type.POST, bob.user, "User", {"text": "mine"}, life_ms=HOUR_MS))
+    assert bob.node.quotas.has_room(bob.user, 700_000)
+    assert len(bob.journal.prompts.open()) == stored + 2
+    ended = bob.do(lambda: bob.node.inbox.end_some(mallory.user, "", 200))
+    assert ended.total() == stored
+    posts(mallory, 5 - stored, size=200_000, start=stored)
+    assert len(bob.journal.prompts.open()) == 2 + 5 - stored
+    check_usage(bob.journal)
+
+
+def test_a_contact_has_so_many_requests(make: Callable[..., LoneDaemon]) -> None:
+    """Requests beyond the limit wait at their sender; a withdrawal passes and makes room, also after a restart."""
+    bob = make(requests_per_contact=6)
+    ann = Peer(bob, 67, name="ann")
+    first = ann.message(epoch=EPOCH, seq=0, id="a" * 32, type="call")
+    ann.send(first)
+    posts(ann, 9, start=1)
+    bob.sleep(0.03)
+    assert len(bob.journal.prompts.open()) == 6
+    assert refusals(ann)[0] == "quota_full"
+    bob.restart()
+    posts(ann, 1, start=6)
+    assert len(bob.journal.prompts.open()) == 6
+    ann.send(ann.message(epoch=EPOCH, seq=6, type="cancel", cause="a" * 32))
+    posts(ann, 3, start=7)
+    assert len(bob.journal.prompts.open()) == 6
+    check_usage(bob.journal)
+
+
+def test_what_was_stored_is_confirmed_on_a_full_quota(make: Callable[..., LoneDaemon]) -> None:
+    """A repeated message needs no room: its sender gets the receipt, and no refusal."""
+    bob = make(requests_per_contact=2)
+    ann = Peer(bob, 67, name="ann")
+    message = ann.message(epoch=EPOCH, seq=0)
+    ann.send(message)
+    posts(ann, 1, start=1)
+    ann.send(message)
+    bob.sleep(0.03)
+    assert refusals(ann) == []
+    assert bob.journal.counters["refused.replayed"] == 1
+
+
+def test_answers_to_strangers_live_briefly(make: Callable[..., LoneDaemon]) -> None:
+    """A stranger who asks and never confirms fills a few answers, which end after an hour and not with the question."""
+    bob = make(answers_per_stranger=3)
+    carol = Peer(bob, 68)
+    latest = bob.clock.now() + 600 * HOUR_MS
+    for seq in range(5):
+        carol.send(
+            carol.message("_flows", type="call", epoch=EPOCH, seq=seq, data={}, expires=latest),
+            endpoint="_flows",
+        )
+    bob.sleep(0.03)
+    assert bob.journal.usage.of(carol.user).answers == 3
+    assert "quota_full" in refusals(carol)
+    assert all(row.expires <= bob.clock.now() + HOUR_MS for row in bob.journal.outgoing.pending())
+    bob.sleep(3_601)
+    assert bob.journal.usage.of(carol.user).answers == 0
+    carol.send(carol.message("_flows", type="call", epoch=EPOCH, seq=3, data={}), endpoint="_flows")
+    assert bob.journal.usage.of(carol.user).answers == 1
+    check_usage(bob.journal)
+
+
+def test_strangers_together_leave_room_for_contacts(make: Callable[..., LoneDaemon]) -> None:
+    """Strangers fill only their own bytes, together and each, and what is remembered of them is bounded."""
+    bob = make(bytes_per_stranger=1_000_000, bytes_of_strangers=2_000_000, remembered_of_strangers=4)
+    bob.serve_human("Open", allow="anyone")
+    for seed in range(70, 76):
+        posts(Peer(bob, seed), 3, size=400_000)
+        bob.sleep(2)
+    strangers = [row for row in bob.journal.usage.all() if row.peer != bob.user]
+    assert all(row.bytes <= 1_000_000 for row in strangers)
+    assert 1_000_000 < sum(row.bytes for row in strangers) <= 2_000_000
+    ann = Peer(bob, 67, name="ann")
+    posts(ann, 3, size=400_000)
+    assert len(bob.journal.prompts.open()) == 3
+    assert bob.node.quotas.status(5)["strangers"]["peers"] == len(strangers)
+
+
+def test_ids_of_strangers_are_remembered_up_to_a_limit(make: Callable[..., LoneDaemon]) -> None:
+    """Whoever makes ever new requests that end at once does not fill the journal with their ids."""
+    bob = make(remembered_of_strangers=4)
+    carol = Peer(bob, 68)
+    for seq in range(8):
+        carol.send(carol.message("_flows", epoch=EPOCH, seq=seq, data={}), endpoint="_flows")
+        bob.sleep(1.5)
+    assert bob.journal.usage.of(carol.user).remembered == 4
+    assert "quota_full" in refusals(carol)
+
+
+def test_the_proof_of_a_bundle_lives_as_long_as_its_messages(make: Callable[..., LoneDaemon]) -> None:
+    """What proves who signed is removed with the last of its messages, and not after 30 days."""
+    bob = make()
+    ann = Peer(bob, 67, name="ann")
+    now = bob.clock.now()
+    bodies = [ann.message(epoch=EPOCH, seq=n, expires=now + life) for n, life in enumerate((60_000, HOUR_MS, 5_000))]
+    ann.send(*bodies)
+    assert bob.journal._db.execute("SELECT expires FROM bundles").fetchall() == [(now + HOUR_MS,)]
+
+
+def test_the_owner_sees_who_fills_what(make: Callable[..., LoneDaemon]) -> None:
+    """`status` lists what each user fills, with the limits that they have nearly reached."""
+    bob = make(questions_per_contact=5)
+    ann = Peer(bob, 67, name="ann")
+    posts(ann, 4)
+    shown = views.counts(bob.node)["quotas"]
+    assert shown["limits"]["questions_per_contact"] == 5
+    (row,) = [each for each in shown["peers"] if each["user"] == ann.user]
+    assert (row["name"], row["questions"]) == ("ann", 4)
+    assert row["near"] == [{"limit": "questions_per_contact", "what": "questions", "used": 4, "most": 5}]
+
+
+def cancel(node: Node, call: str) -> object:
+    """Withdraw a call."""
+    return node.messages.cancel(call)
+
+
+def test_usage_is_right_whatever_happens() -> None:
+    """After calls, posts, withdrawals, answers, expiries and a restart, the counts are those of the rows."""
+    with World(seed=5, people=3) as world:
+        world.run(0.5)
+        ann, bob, _ = world.machines
+        calls = [ann.send(Type.CALL, bob, endpoint, {"text": "x"}, 20) for endpoint in (ECHO, HUMAN, "nobody") * 4]
+        world.run(1)
+        for call in calls[::5]:
+            ann.ask(partial(cancel, call=call.result))
+        ann.send(Type.POST, bob, HUMAN, {"text": "note"}, 5)
+        for prompt, _ in bob.open_prompts()[:2]:
+            bob.answer(prompt, "yes")
+        world.run(3)
+        bob.kill()
+        bob.start()
+        world.run(30)
+        assert bob.node is not None
+        assert ann.user in {row.peer for row in bob.node.journal.usage.all()}
+        for machine in world.machines:
+            assert machine.node is not None
+            check_usage(machine.node.journal)
+            machine.node.journal.prune(machine.clock.now() + 40 * 24 * HOUR_MS)
+            check_usage(machine.node.journal)
