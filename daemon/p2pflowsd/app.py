@@ -423,6 +423,8 @@ class App:
                 "reason": None if self._link.connected else self._link.why_not("") or None,
                 "round_trip_ms": None if round_trip is None else round(round_trip * 1000, 2),
                 "warning": self._broker_warning(),
+                "max_packet": self._link.max_packet,
+                "hangs_up": self._link.found_limit,
             },
         }
 

@@ -36,6 +36,14 @@ class Link(Protocol):
         It is the reason for which the link is down, or what the broker has refused on this topic.
         """
 
+    @property
+    def max_bundle(self) -> int:
+        """How many bytes of messages one packet should join; a larger message goes alone."""
+
+    @property
+    def broker(self) -> str:
+        """The broker, in words for the user."""
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Send a message.
 

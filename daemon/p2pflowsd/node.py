@@ -74,6 +74,8 @@ MAX_PAUSE_S = 3.0
 MAX_CLOCK_STEP_MS = 1_000
 """How far the clock may be set back without a correction of deadlines."""
 DEFAULT_LIMITS = Limits()
+NOTICE_OVERHEAD_BYTES = 1_000
+"""Bytes of a packet with notices besides their lines, rounded up."""
 MAX_UNACKNOWLEDGED = 50
 """Deliveries that may wait for a commit; brokers send only so many ahead of our PUBACK."""
 
@@ -377,6 +379,7 @@ class Node:
         has_work = (
             self.blocked.may_go_on
             or self._deadlines.has_expired
+            or self.outbox.has_too_large
             or self.people.invitations.has_new_contacts
             or self.rights.is_reviewing
             or self.serving.is_ending
@@ -459,6 +462,7 @@ class Node:
             self._deadlines.expire()
             self.serving.end_unserved()
             self._prune(elapsed)
+            self._end_too_large()
             self.intake.release_blocked()
             self._fail_unserved(self._queue.add_next_turns())
             self.dispatch.prepare()
@@ -502,7 +506,7 @@ class Node:
         self.journal.commit(count_now=ticks)
         self._commit_by = None
         self.dispatch.on_commit(acknowledge=ticks)
-        for peer, notice in self.notices.take():
+        for peer, notice in self.notices.take(self._link.max_packet - NOTICE_OVERHEAD_BYTES):
             self.outbox.send_notice(peer, notice)
         self.outbox.flush()
         unacknowledged, self._unacknowledged = self._unacknowledged, []
@@ -583,6 +587,10 @@ class Node:
         self.rights.review_all()
         self._next_prune = self._next_tidying = self.clock.elapsed() + PRUNE_INTERVAL_S
         self._prune_at_rows = self._rows_added() + ROWS_PER_PRUNING
+
+    def _end_too_large(self) -> None:
+        for entry, error in self.outbox.end_too_large():
+            self._log.note(error.kind, entry.peer, entry.endpoint, error.message)
 
     def _answer_lifetime_ms(self, peer: str) -> int | None:
         is_known = peer == self.user or peer in self.contacts.known.by_user

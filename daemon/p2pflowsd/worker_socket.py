@@ -86,6 +86,16 @@ class WorkerSocket:
         """Return why messages on a topic do not reach the broker, in sentences for the user; empty if unknown."""
         return self._link.why_not(topic)
 
+    @property
+    def max_bundle(self) -> int:
+        """How many bytes of messages one packet should join."""
+        return self._link.max_bundle
+
+    @property
+    def broker(self) -> str:
+        """The broker, in words for the user."""
+        return self._link.broker
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Send to the worker that reads this topic here, or else to the broker."""
         worker = self._workers.get(topic)

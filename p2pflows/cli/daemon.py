@@ -14,6 +14,9 @@ from p2pflows.cli.output import ago, display_name, in_one_unit, print_facts, pri
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
 
+_USUAL_PACKET_BYTES = 1_000_000
+"""Brokers that take packets of this size take every message."""
+
 
 @click.command(
     epilog=examples(
@@ -68,6 +71,7 @@ def status(as_json: bool) -> None:
             ("home", escape(now["home"])),
             ("problem", style(escape(now["problem"]), fg="red") if now.get("problem") else ""),
             ("broker", _broker(now["broker"])),
+            ("largest", _largest_packet(now["broker"])),
             ("WARNING", style(escape(warning), fg="red") if (warning := now["broker"].get("warning")) else ""),
             (
                 "out",
@@ -115,6 +119,15 @@ def _restored(journals: list[dict[str, Any]]) -> str:
         return ""
     names = [f"{display_name(each['name'], each['user'])} {ago(each['at'])}" for each in journals]
     return f"older journals of {', '.join(names)} (see: p2pflows log)"
+
+
+def _largest_packet(broker: dict[str, Any]) -> str:
+    """Return the line about a broker that takes small messages only; empty if it takes those of the usual size."""
+    most = broker.get("max_packet", _USUAL_PACKET_BYTES)
+    if most >= _USUAL_PACKET_BYTES:
+        return ""
+    why = "it hangs up on larger ones" if broker.get("hangs_up") else "it says so"
+    return f"the broker takes messages of up to {_size(most)} ({why}); larger ones fail as too_large"
 
 
 def _nearly_full(quotas: dict[str, Any]) -> list[str]:

@@ -11,7 +11,17 @@ from p2pflows.backoff import Backoff
 from p2pflows.errors import P2pflowsError
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Delivery, Will
-from p2pflows.links.mqtt_connection import MAX_PACKET_BYTES, Arrived, BrokerRefused, Connection, NoAnswer, describe
+from p2pflows.links.mqtt_connection import (
+    MAX_PACKET_BYTES,
+    MAX_WINDOW,
+    Arrived,
+    BrokerRefused,
+    Connection,
+    NoAnswer,
+    describe,
+    packet_size,
+)
+from p2pflows.links.packet_limit import STABLE_AFTER_S, PacketLimit
 
 _CONNECT_TIMEOUT_S = 3.0
 """How long a broker may be out of reach before the user hears of it."""
@@ -23,8 +33,6 @@ _STABLE_AFTER_S = 1.0
 _TICK_S = 1.0
 _SESSION_EXPIRY_S = 3600
 """How long a broker queues for a daemon that is away; its neighbours send again whatever it has not confirmed."""
-_PUBLISH_OVERHEAD_BYTES = 16
-"""Bytes of a PUBLISH packet besides topic and payload, rounded up."""
 _MAX_REFUSALS = 100
 """How many topics are remembered on which the broker has refused messages."""
 
@@ -77,6 +85,8 @@ class MqttLink:
         self._refusals: dict[str, str] = {}
         """What the broker said to messages on some topics, the latest of them."""
         self._problem = ""
+        self._limit = PacketLimit(MAX_PACKET_BYTES)
+        self._url: BrokerUrl | None = None
         self.max_packet = MAX_PACKET_BYTES
         self.round_trip: float | None = None
 
@@ -88,6 +98,21 @@ class MqttLink:
     def why_not(self, topic: str) -> str:
         """Return why messages on a topic do not reach the broker, in sentences for the user; empty if unknown."""
         return self._refusals.get(topic, "") if self.connected else self._problem
+
+    @property
+    def max_bundle(self) -> int:
+        """How many bytes of messages one packet should join, besides `max_packet`."""
+        return self._limit.max_bundle
+
+    @property
+    def found_limit(self) -> bool:
+        """Whether `max_packet` was found out by losses, because the broker does not announce it."""
+        return self._limit.is_found
+
+    @property
+    def broker(self) -> str:
+        """The broker of the last connection, without the password."""
+        return "" if self._url is None else str(self._url)
 
     async def run(self) -> None:
         """Connect, serve and reconnect, until cancelled (the broker then sends the will) or closed (it does not)."""
@@ -133,7 +158,7 @@ class MqttLink:
         """
         if self._connection is None or not self.connected:
             return False
-        if len(topic) + len(payload) + _PUBLISH_OVERHEAD_BYTES > self.max_packet:
+        if packet_size(topic, payload) > self.max_packet:
             self._report_publish(
                 topic,
                 f"A message on {topic} is larger than the {self.max_packet} bytes that the broker takes; "
@@ -164,6 +189,8 @@ class MqttLink:
             await self._connection.close()
 
     async def _open(self, url: BrokerUrl, will: Will | None) -> Connection:
+        if self._url != url:
+            self._url, self._limit = url, PacketLimit(MAX_PACKET_BYTES)
         connection = Connection(
             url,
             self._client_id,
@@ -171,6 +198,7 @@ class MqttLink:
             clean=not self._persistent or self._drop_session,
             will=will,
             after_read=self._after_read,
+            window=1 if self._limit.is_careful else MAX_WINDOW,
         )
         try:
             await connection.open()
@@ -183,7 +211,7 @@ class MqttLink:
         """Use one connection, from its CONNACK to its end."""
         loop = asyncio.get_running_loop()
         try:
-            self.max_packet = connection.max_packet
+            self.max_packet = min(connection.max_packet, self._limit.max_packet)
             connection.subscribe(self._subscriptions())
             self._connection = connection
             self._after_read(connection)
@@ -195,6 +223,8 @@ class MqttLink:
                     async with asyncio.timeout(_TICK_S):
                         await connection.ended.wait()
                 connection.tick()
+                if loop.time() - subscribed_at > STABLE_AFTER_S and not connection.ended.is_set():
+                    self._limit.on_stable()
                 if connection.refused and not self._up and loop.time() - subscribed_at > _REFUSED_DELAY_S:
                     # The broker's operator may grant the filters meanwhile. Until then we stay connected and not up.
                     subscribed_at = loop.time()
@@ -209,8 +239,26 @@ class MqttLink:
         self._drop_session = connection.malformed and self._persistent
         if connection.reason:
             self._problem = f"The broker link is down: {connection.reason}."
+        if not (connection.closed_by_us or connection.taken_over):
+            self._note_loss(connection)
         if was_up:
             self._on_down(connection.reason)
+
+    def _note_loss(self, connection: Connection) -> None:
+        """Find out whether the broker hangs up on packets of some size, and send none of that size any more."""
+        self._note_taken(connection)
+        found = self._limit.on_lost(connection.unacknowledged)
+        if found is not None:
+            self.max_packet = min(self.max_packet, self._limit.max_packet)
+            self._report_publish(
+                "",
+                f"The broker {self.broker} hangs up when it is sent a message of {found:,} bytes. No message of that "
+                "size is sent any more; ask its operator for a larger maximum packet size."
+            )
+
+    def _note_taken(self, connection: Connection) -> None:
+        for size in connection.take_taken():
+            self._limit.on_taken(size)
 
     def _after_read(self, connection: Connection) -> None:
         if connection is not self._connection:
@@ -224,6 +272,7 @@ class MqttLink:
                 topic,
                 f"The broker refuses our messages on {topic} ({reason}); ask its operator to let us publish there.",
             )
+        self._note_taken(connection)
         if connection.round_trip is not None:
             self.round_trip = connection.round_trip
         if connection.granted and not self._up and not connection.ended.is_set():

@@ -41,7 +41,7 @@ _HEARTBEAT_TIMEOUT_FACTOR = 1.5
 _ANSWER_TIMEOUT_S = 5.0
 """How long a broker may take for each of TCP connect, CONNACK and SUBACK."""
 _DRAIN_TIMEOUT_S = 1.0
-_WINDOW = 1000
+MAX_WINDOW = 1000
 """Most unacknowledged PUBLISH packets, in each direction."""
 MAX_PACKET_BYTES = 1_048_576
 _MAX_SUBSCRIBE_BYTES = 65_536
@@ -50,6 +50,8 @@ _SUBSCRIBE_BYTES = 16
 """Bytes of a SUBSCRIBE beside its filters, rounded up."""
 _FILTER_BYTES = 3
 """Bytes of a SUBSCRIBE for each filter beside its text: a length and its options."""
+_PUBLISH_OVERHEAD_BYTES = 16
+"""Bytes of a PUBLISH packet besides topic and payload, rounded up."""
 _MAX_READS = 200
 """How often the socket is read before the loop may do something else."""
 
@@ -88,6 +90,7 @@ class Connection:
         clean: whether the broker drops what it has kept of an earlier session.
         will: what the broker publishes when we vanish.
         after_read: called after each read of the socket, with this connection.
+        window: how many packets may wait for their acknowledgement at once.
 
     Attributes:
         ended: set once the connection is lost or closed.
@@ -110,6 +113,7 @@ class Connection:
         clean: bool,
         will: Will | None,
         after_read: Callable[[Connection], None],
+        window: int = MAX_WINDOW,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._url = url
@@ -129,11 +133,12 @@ class Connection:
         self._client.password = url.password
         if will is not None:
             self._client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
-        self._window = _WINDOW
+        self._window = window
         self._waiting: deque[tuple[str, bytes, int, bool]] = deque()
-        self._sent: dict[int, tuple[str, float]] = {}
-        """Topic of each message without PUBACK, and when it was sent, by packet id; the oldest one first."""
+        self._sent: dict[int, tuple[str, int, float]] = {}
+        """Topic and size of each message without PUBACK, and when it was sent, by packet id; the oldest one first."""
         self._last_puback_at = 0.0
+        self._taken: list[int] = []
         self._subscribed = False
         self._unanswered_subscribes: dict[int, tuple[Sequence[str], float]] = {}
         self._arrived: list[Delivery] = []
@@ -179,7 +184,7 @@ class Connection:
                 ) from error
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._session_seconds
-        properties.ReceiveMaximum = _WINDOW
+        properties.ReceiveMaximum = MAX_WINDOW
         try:
             # If we are cancelled here, nobody refers to the client once the thread is done, and its socket closes.
             await asyncio.to_thread(
@@ -243,6 +248,16 @@ class Connection:
         taken, self._refused_messages = self._refused_messages, []
         return taken
 
+    def take_taken(self) -> list[int]:
+        """Return the sizes of the packets that the broker has acknowledged since the last call."""
+        taken, self._taken = self._taken, []
+        return taken
+
+    @property
+    def unacknowledged(self) -> list[int]:
+        """The sizes of the packets that wait for their acknowledgement."""
+        return [size for _, size, _ in self._sent.values()]
+
     def tick(self) -> None:
         """Send a ping when it is due, and end the connection when the broker has been silent too long."""
         if self.ended.is_set():
@@ -266,6 +281,11 @@ class Connection:
             self.reason = reason
             self.ended.set()
             self._connack_or_end.set()
+
+    @property
+    def closed_by_us(self) -> bool:
+        """Whether we have ended it."""
+        return self._disconnecting or self.fault is not None
 
     async def close(self) -> None:
         """Send DISCONNECT once the broker has acknowledged what was published, or after a time limit."""
@@ -345,7 +365,7 @@ class Connection:
             topic, payload, qos, retain = self._waiting.popleft()
             info = self._client.publish(topic, payload, qos=qos, retain=retain)
             if qos and info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._sent[info.mid] = (topic, self._loop.time())
+                self._sent[info.mid] = (topic, packet_size(topic, payload), self._loop.time())
         if not (self._waiting or self._sent):
             self._drained.set()
 
@@ -373,7 +393,7 @@ class Connection:
         else:
             self._accepted = True
             self.session_present = flags.session_present
-            self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", _WINDOW))
+            self._window = min(self._window, getattr(properties, "ReceiveMaximum", MAX_WINDOW))
             self.max_packet = min(MAX_PACKET_BYTES, getattr(properties, "MaximumPacketSize", MAX_PACKET_BYTES))
         self._connack_or_end.set()
 
@@ -403,15 +423,16 @@ class Connection:
         """Whether nothing more can be sent, because acknowledgements that a whole window waits for were lost."""
         if not 0 < self._window <= len(self._sent):
             return False
-        _, oldest = next(iter(self._sent.values()))
+        _, _, oldest = next(iter(self._sent.values()))
         return now - max(oldest, self._last_puback_at) > _BLOCKED_TIMEOUT_S
 
     def _on_publish(
         self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Properties | None
     ) -> None:
-        topic, at = self._sent.pop(mid, ("", 0.0))
+        topic, size, at = self._sent.pop(mid, ("", 0, 0.0))
         self._last_puback_at = self._loop.time()
         self.round_trip = self._last_puback_at - at
+        self._taken.append(size)
         if reason.value >= _REFUSED:
             self._refused_messages.append((topic, reason.getName().lower()))
 
@@ -477,6 +498,11 @@ def _ask_for_quick_acks(sock: socket.socket) -> None:
     # Without this option, the peer's Nagle algorithm and our delayed ACK cost 40 ms. Linux resets it after a while.
     if hasattr(socket, "TCP_QUICKACK"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def packet_size(topic: str, payload: bytes) -> int:
+    """Return the bytes of a PUBLISH packet, rounded up."""
+    return len(topic) + len(payload) + _PUBLISH_OVERHEAD_BYTES
 
 
 def describe(error: OSError) -> str:

@@ -207,6 +207,8 @@ class SimulatedLink:
         broker.timeline.after(LATENCY_S, self._connect)
 
     max_packet = 1_048_576
+    max_bundle = 1_048_576
+    broker = "the broker"
 
     @property
     def connected(self) -> bool:

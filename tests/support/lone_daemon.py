@@ -45,6 +45,8 @@ class RecordedLink:
     """A broker link that keeps what was published, as far as a broker would take it."""
 
     max_packet = 1_048_576
+    max_bundle = 1_048_576
+    broker = "the broker"
     connected = True
 
     def __init__(self) -> None:

@@ -174,8 +174,12 @@ class Notices:
         dues = [draft.due for draft in self._drafts.values()]
         return min((*dues, *(() if gap is None else (gap,))), default=None)
 
-    def take(self) -> list[tuple[str, Notice]]:
-        """Take the notices that are due now, as (peer, notice)."""
+    def take(self, max_bytes: int = MAX_NOTICE_BYTES) -> list[tuple[str, Notice]]:
+        """Take the notices that are due now, as (peer, notice).
+
+        Args:
+            max_bytes: how large each may be, if that is less than its reader takes.
+        """
         elapsed = self._clock.elapsed()
         gaps: dict[str, list[tuple[str, int, int]]] = {}
         for peer, endpoint in self._gaps.take(MAX_STREAM_LINES):
@@ -188,7 +192,7 @@ class Notices:
         notices = []
         for peer in sorted(due_now | set(gaps)):
             draft = self._drafts.pop(peer, None) or _Draft(elapsed)
-            notices += [(peer, notice) for notice in _split(peer, draft, gaps.get(peer, []))]
+            notices += [(peer, notice) for notice in _split(peer, draft, gaps.get(peer, []), max_bytes)]
         return notices
 
     def _draft(self, peer: str) -> _Draft:
@@ -198,7 +202,7 @@ class Notices:
         return draft
 
 
-def _split(peer: str, draft: _Draft, gaps: list[tuple[str, int, int]]) -> list[Notice]:
+def _split(peer: str, draft: _Draft, gaps: list[tuple[str, int, int]], max_bytes: int) -> list[Notice]:
     """Return the notices that hold the lines of a draft, each within what its reader takes."""
     notices: list[dict[str, list[Any]]] = []
     space = receipts = 0
@@ -210,7 +214,7 @@ def _split(peer: str, draft: _Draft, gaps: list[tuple[str, int, int]]) -> list[N
             or (receipts >= MAX_RECEIPTS if is_receipt else len(notices[-1].get(name, ())) >= MAX_STREAM_LINES)
         ):
             notices.append({})
-            space, receipts = MAX_NOTICE_BYTES - _EMPTY_NOTICE_BYTES, 0
+            space, receipts = min(MAX_NOTICE_BYTES, max_bytes) - _EMPTY_NOTICE_BYTES, 0
         notices[-1].setdefault(name, []).append(line)
         space -= size
         receipts += is_receipt

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from p2pflows.backoff import Backoff
-from p2pflows.errors import BadInput, TooLarge, UnknownUser
+from p2pflows.errors import BadInput, FlowFailed, TooLarge, UnknownUser
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
 from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_COUNT, MAX_LIFETIME_MS, Message, Type, new_id
@@ -29,7 +29,13 @@ from p2pflowsd.sending.pace import Pace
 from p2pflowsd.sending.peer_clocks import PeerClocks
 from p2pflowsd.sending.presence import Followed
 from p2pflowsd.sending.restored_journals import RestoredJournals
-from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES, MAX_BUNDLE_MESSAGES, OutboxEntry, SendQueue
+from p2pflowsd.sending.send_queue import (
+    BUNDLED_OVERHEAD_BYTES,
+    MAX_BUNDLE_BYTES,
+    MAX_BUNDLE_MESSAGES,
+    OutboxEntry,
+    SendQueue,
+)
 from p2pflowsd.sending.waiters import Waiters
 
 END_OF_EPOCH = MAX_COUNT
@@ -114,6 +120,8 @@ class Outbox:
         self._queue = SendQueue()
         self._resends = Pace[str](clock, RESEND_INTERVAL_S)
         self._came_back: set[str] = set()
+        self._too_large: list[str] = []
+        """Ids of messages that were found to be larger than the broker takes."""
         """The recipients to whom everything is sent again as soon as their turn comes."""
         self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
         self._unanswered: Counter[str] = Counter()
@@ -320,15 +328,22 @@ class Outbox:
             self.peer_clocks.forget(peer)
         return self.end(row, state, answer)
 
-    def end(self, row: OutgoingRow, state: OutgoingState, answer: bytes | None = None) -> bool:
-        """End a message of ours; return False if it has ended already."""
+    def end(self, row: OutgoingRow, state: OutgoingState, answer: bytes | None = None, *, skips: bool = False) -> bool:
+        """End a message of ours; return False if it has ended already.
+
+        Args:
+            row: the message.
+            state: how it ends.
+            answer: the answer, or the error, as JSON.
+            skips: whether its recipient never gets it, so that later messages must not wait for it there.
+        """
         if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer):
             return False
         entry = self._queue.get(row.id)
         was_head = entry is not None and self._queue.is_head(entry)
         self._queue.remove(row.id)
         self._queue.forget_stored(row.peer, row.endpoint, row.id)
-        if was_head and state in (OutgoingState.EXPIRED, OutgoingState.CANCELLED):
+        if was_head and (skips or state in (OutgoingState.EXPIRED, OutgoingState.CANCELLED)):
             self._announce_skip(row.peer, row.endpoint)
         if row.state in OPEN_OUTGOING and row.type not in ANSWERS:
             self._stop_waiting(row.peer, 1)
@@ -519,10 +534,56 @@ class Outbox:
         """Publish what may be sent; called after each commit."""
         if not self._link.connected:
             return
+        overhead = PACKET_OVERHEAD_BYTES + MAX_BUNDLE_MESSAGES * BUNDLED_OVERHEAD_BYTES
+        max_bytes = min(MAX_BUNDLE_BYTES, self._link.max_packet - overhead, self._link.max_bundle)
         for peer in self._queue.peers():
-            while bundle := self._queue.next_bundle(peer):
+            while bundle := self._queue.next_bundle(peer, max_bytes):
                 if not self._publish(peer, bundle):
                     return
+
+    @property
+    def has_too_large(self) -> bool:
+        """Whether a message was found to be larger than the broker takes, and has not ended yet."""
+        return bool(self._too_large)
+
+    def end_too_large(self) -> list[tuple[OutboxEntry, TooLarge]]:
+        """End the messages that were found to be larger than the broker takes; return each with its error.
+
+        An answer is replaced by an error, so that whoever waits for it hears why it does not come.
+        """
+        ended: list[tuple[OutboxEntry, TooLarge]] = []
+        found, self._too_large = self._too_large, []
+        for message_id in found:
+            entry, row = self._queue.get(message_id), self._journal.outgoing.find(message_id)
+            if entry is None or row is None:
+                continue
+            error = TooLarge(
+                f"The message is {entry.size:,} bytes, more than the broker {self._link.broker} takes "
+                f"({max(0, self._link.max_packet - PACKET_OVERHEAD_BYTES):,}).",
+                "Send a reference to the data, or split it; its operator can set a larger maximum packet size.",
+            )
+            ended.append((entry, error))
+            if entry.is_answer:
+                self._replace_answer(row, error)
+            else:
+                self.end(row, OutgoingState.FAILED, strict_json.dumps(error.as_wire()), skips=True)
+        return ended
+
+    def _replace_answer(self, row: OutgoingRow, error: TooLarge) -> None:
+        """Send an error in place of an answer."""
+        answer = Message.model_validate_json(self._journal.outgoing.body(row.id) or b"{}")
+        self._queue.remove(row.id)
+        self._journal.outgoing.mark_stored([], [], [row.id], self._clock.now())
+        failed = FlowFailed(f"The answer does not arrive. {error.message}", "Its author can let it answer with less.")
+        self.accept(
+            Type.ERROR,
+            row.peer,
+            row.endpoint,
+            failed.as_wire(),
+            expires=answer.expires,
+            conversation=answer.conversation,
+            in_reply_to=answer.in_reply_to,
+        )
 
     def send_notice(self, peer: str, notice: Notice) -> None:
         """Send a notice if the link is up; a notice that is lost is not sent again."""
@@ -611,7 +672,9 @@ class Outbox:
         if not published and not self._link.connected:
             self._queue.put_back(peer, bundle)
             return False
-        # A bundle that is too large for this broker waits like one without a receipt, so that others can be sent.
+        if not published:
+            # Too large for this broker: the next batch ends it. Until then it waits like one without a receipt.
+            self._too_large += [entry.id for entry in bundle]
         self._faults.reach("outbox.after_publish")
         elapsed = self._clock.elapsed()
         for entry in bundle:

@@ -12,6 +12,8 @@ from p2pflows.protocol.message import ANSWERS
 
 MAX_BUNDLE_BYTES = 128_000
 MAX_BUNDLE_MESSAGES = 256
+BUNDLED_OVERHEAD_BYTES = 40
+"""Bytes that a message takes in a bundle besides its body: its length and its hash, rounded up."""
 MAX_IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that the broker's queue for a slow reader stays short."""
 MAX_IN_FLIGHT_MESSAGES = 512
@@ -226,8 +228,12 @@ class SendQueue:
         """Return the recipients of the messages that are to be sent."""
         return list(self._unsent)
 
-    def next_bundle(self, peer: str) -> list[OutboxEntry]:
+    def next_bundle(self, peer: str, max_bytes: int = MAX_BUNDLE_BYTES) -> list[OutboxEntry]:
         """Take the next messages of one stream to a recipient that fit into one bundle.
+
+        Args:
+            peer: the recipient.
+            max_bytes: how many bytes messages may have together; a larger one is alone.
 
         Returns:
             The messages; none if there are none, or if enough bytes are in flight to this recipient.
@@ -238,7 +244,7 @@ class SendQueue:
         bundle: list[OutboxEntry] = []
         while streams and not bundle:
             endpoint, queue = next(iter(streams.items()))
-            bundle = _take_bundle(queue, window, most)
+            bundle = _take_bundle(queue, window, most, max_bytes)
             if not queue:
                 del streams[endpoint]
             elif bundle:
@@ -285,13 +291,14 @@ class SendQueue:
         return True
 
 
-def _take_bundle(queue: deque[OutboxEntry], window: int, most: int) -> list[OutboxEntry]:
+def _take_bundle(queue: deque[OutboxEntry], window: int, most: int, max_bytes: int) -> list[OutboxEntry]:
     """Take the first messages of a queue that fit into one bundle, and drop those that are settled.
 
     Args:
         queue: the messages of one stream.
         window: how many more bytes may be in flight; a message larger than that still goes, but alone.
         most: how many messages it may take.
+        max_bytes: how many bytes they may have together; a larger one is alone.
     """
     bundle: list[OutboxEntry] = []
     size = 0
@@ -300,7 +307,7 @@ def _take_bundle(queue: deque[OutboxEntry], window: int, most: int) -> list[Outb
         if entry.is_settled:
             queue.popleft()
             continue
-        fits = size + entry.size <= min(window, MAX_BUNDLE_BYTES) if bundle else window > 0
+        fits = size + entry.size <= min(window, max_bytes) if bundle else window > 0
         if not fits:
             break
         bundle.append(queue.popleft())

@@ -190,6 +190,8 @@ class _NoLink:
 
     connected = False
     max_packet = 1_048_576
+    max_bundle = 1_048_576
+    broker = "the broker"
 
     def why_not(self, topic: str) -> str:
         del topic
