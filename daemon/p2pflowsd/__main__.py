@@ -24,6 +24,9 @@ from p2pflows.protocol import identity
 from p2pflowsd.app import App
 from p2pflowsd.journal import JournalError, from_system
 
+TAKE_OVER = "--take-over"
+"""The argument with which another daemon of this identity has to end."""
+
 
 def main() -> int:
     """Run the daemon of the home that the environment names; return the exit code."""
@@ -39,7 +42,7 @@ def main() -> int:
         with _lock(where):
             if not where.key.exists():
                 identity.create(where.key)
-            asyncio.run(_run(where, settings))
+            asyncio.run(_run(where, settings, take_over=TAKE_OVER in sys.argv[1:]))
     except P2pflowsError as error:
         return _print_error(error)
     except OSError as error:
@@ -73,7 +76,7 @@ def _bug(where: Home, error: Exception) -> P2pflowsError:
     )
 
 
-async def _run(where: Home, settings: config.Settings) -> None:
+async def _run(where: Home, settings: config.Settings, *, take_over: bool) -> None:
     stopping = asyncio.Event()
     log = logging.getLogger("p2pflowsd")
 
@@ -86,7 +89,7 @@ async def _run(where: Home, settings: config.Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
     gc.freeze()  # the objects of start-up live as long as the process, so no collection need look at them
     gc.set_threshold(20_000, 20, 50)
-    app = App(where, settings, log)
+    app = App(where, settings, log, take_over=take_over)
     await app.run(stopping, lambda status: _print_greeting(sys.stdout, status, where))
     _write(sys.stderr, "stopped; everything accepted is kept\n")
 

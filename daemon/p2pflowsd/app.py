@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -36,10 +37,15 @@ from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 from p2pflowsd.processes.worker_processes import WorkerProcess
 from p2pflowsd.receiving.invitations import story
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
+from p2pflowsd.sending.twins import Standing, Twins
 from p2pflowsd.worker_socket import WorkerSocket
 
 DISK_RETRY_S = 2.0
 """Seconds between attempts to go on after the disk has failed."""
+TWIN_TIMEOUT_S = 1.0
+"""How long another daemon with this identity has to answer, if it was seen."""
+ECHO_TIMEOUT_S = 2.0
+"""How long the broker has to pass on our question to others with this identity."""
 ANNOUNCE_TIMEOUT_S = 5.0
 """How long start-up waits for the broker before it reports to the user."""
 
@@ -51,16 +57,18 @@ class App:
         home: its folder.
         settings: what `config.yaml` says.
         log: where it tells what happens.
+        take_over: whether another daemon with this identity has to end.
 
     Raises:
         UsageError: the key, contacts, journal or broker setting cannot be used.
     """
 
-    def __init__(self, home: Home, settings: Settings, log: logging.Logger) -> None:
+    def __init__(self, home: Home, settings: Settings, log: logging.Logger, *, take_over: bool = False) -> None:
         self._home = home
         self._settings = settings
         self._log = log
         self._me = identity.load(home.key)
+        self._status_topic = topics.status(self._me.user_id)
         self._contacts = contacts.Contacts(home.contacts)
         self._contacts.book()
         self._faults = faults.from_environment(os.environ)
@@ -88,6 +96,9 @@ class App:
             home.worker_socket, user=self._me.user_id, link=self._link, on_deliveries=self._arrived, log=log
         )
         self._node = self._new_node(self._journal)
+        self._twins = Twins(self._me, boot=self._node.boot, take_over=take_over, entropy=system_entropy)
+        self._workers.is_held = True
+        self._gave_way: asyncio.Future[P2pflowsError] = asyncio.get_running_loop().create_future()
         self._deliveries: list[Delivery] = []
         self._requests: list[Request] = []
         self._closed = False
@@ -141,14 +152,18 @@ class App:
                 crew += [group.create_task(child.run()) for child in self._processes]
                 self._schedule()
                 stop: asyncio.Future[Any] = group.create_task(stopping.wait())
-                await asyncio.wait({stop, self._crashed}, return_when=asyncio.FIRST_COMPLETED)
+                ends: set[asyncio.Future[Any]] = {stop, self._crashed, self._gave_way}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 stop.cancel()
                 if self._crashed.done():
                     self._crashed.result()
                 for task in crew:
                     task.cancel()
                 await asyncio.gather(*crew, return_exceptions=True)
-                self._link.publish(topics.status(self._me.user_id), self._node.presence.mine(online=False), retain=True)
+                if not self._gave_way.done():
+                    self._workers.publish(
+                        topics.status(self._me.user_id), self._node.presence.mine(online=False), retain=True
+                    )
                 self._closed = True
                 try:
                     self._node.close()
@@ -158,6 +173,8 @@ class App:
                 link.cancel()
             if self._journal_error is not None:
                 raise self._journal_error
+            if self._gave_way.done():
+                raise self._gave_way.result()
         finally:
             self._closed = True
             await self._control.close()
@@ -178,7 +195,9 @@ class App:
             return
         if self._timer is not None:
             self._timer.cancel()
-        deliveries, self._deliveries = self._deliveries, []
+        deliveries: list[Delivery] = []
+        if not self._workers.is_held:
+            deliveries, self._deliveries = self._deliveries, []
         requests, self._requests = self._requests, []
         if self._journal_error is not None:  # the node is dead: deliveries come again, and clients get an error
             self._refuse(requests, self._journal_error)
@@ -284,12 +303,18 @@ class App:
     # Building.
 
     def _client_id(self) -> str:
-        """The MQTT client id: random, since an id suffices to take over a session; stored, to find ours again."""
+        """The MQTT client id: random, since an id suffices to take over a session; stored, to find ours again.
+
+        A copied home gets another one, or the broker would end the connection of one daemon for that of the other.
+        """
+        meta, place = self._journal.meta, _place_of(self._home)
         with self._journal.transaction():
-            known = self._journal.meta.get("client_id")
-            if known is None:
+            known = meta.get("client_id")
+            if known is None or meta.get("client_id_of") not in (None, place):
                 known = f"p2p-{secrets.token_hex(16)}"
-                self._journal.meta.set("client_id", known)
+            if meta.get("client_id_of") != place:
+                meta.set("client_id", known)
+                meta.set("client_id_of", place)
         return known
 
     def _new_node(self, journal: Journal) -> Node:
@@ -372,7 +397,50 @@ class App:
 
     def _arrived(self, deliveries: list[Delivery]) -> None:
         self._deliveries += deliveries
+        for delivery in deliveries:
+            if delivery.topic == self._twins.topic:
+                self._hear_twin(delivery)
+            elif delivery.topic == self._status_topic:
+                self._twins.note_status(delivery.payload)
         self._schedule()
+
+    def _hear_twin(self, delivery: Delivery) -> None:
+        """Take in what another daemon of this user says, or the echo of our own question."""
+        was_heard = self._twins.is_heard
+        answer = None if delivery.retain else self._twins.receive(delivery.payload)
+        if answer is not None:
+            self._link.publish(self._twins.topic, answer, qos=0)
+            self._link.flush()
+        if self._twins.standing is Standing.BACK:
+            self._give_way()
+        elif self._twins.is_heard and not was_heard:
+            asyncio.get_running_loop().call_later(TWIN_TIMEOUT_S if self._twins.is_seen else 0.0, self._go_on)
+
+    def _give_way(self) -> None:
+        """End, as another daemon runs with this identity; nothing is sent any more."""
+        if self._gave_way.done():
+            return
+        self._workers.is_held = True
+        mine, theirs = (views.rfc3339(moment) for moment in (self._node.boot, self._twins.other))
+        if self._twins.other > self._node.boot:
+            error = UsageError(
+                f"Another daemon with this identity has taken over: it started at {theirs}, this one at {mine}.",
+                "Nothing is lost: what this one has accepted is in its journal. Run only one of them.",
+            )
+        else:
+            error = UsageError(
+                f"Another daemon runs with this identity: it started at {theirs}, this one at {mine}.",
+                "Stop that one first, or end it from here: p2pflows up --take-over",
+            )
+        self._gave_way.set_result(error)
+
+    def _go_on(self) -> None:
+        """Begin to send and receive, as no other daemon has answered."""
+        self._twins.settle()
+        if self._twins.standing is not Standing.ALONE or not self._workers.is_held or not self._link.connected:
+            return
+        self._workers.is_held = False
+        self._begin()
 
     def _up(self, session_present: bool) -> None:
         if self._journal_failed.is_set():
@@ -380,6 +448,15 @@ class App:
         self._log.info(
             "connected to the broker %s (session %s)", self._broker_name(), "kept" if session_present else "new"
         )
+        self._link.publish(self._twins.topic, self._twins.question(), qos=0)
+        self._link.flush()
+        if self._twins.standing is Standing.ALONE:
+            self._workers.is_held = False
+            self._begin()
+        elif self._twins.standing is Standing.UNKNOWN:
+            asyncio.get_running_loop().call_later(ECHO_TIMEOUT_S, self._go_on)
+
+    def _begin(self) -> None:
         self._connected.set()
         try:
             self._node.link_up()
@@ -454,6 +531,12 @@ class App:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._connected.wait(), ANNOUNCE_TIMEOUT_S)
         ready(self._about())
+
+
+def _place_of(home: Home) -> str:
+    """What tells a home folder from a copy of it, on this machine or another."""
+    info = home.path.stat()
+    return f"{socket.gethostname()} {info.st_dev} {info.st_ino}"
 
 
 def _key_names(workers: Sequence[WorkerConfig]) -> set[str]:

@@ -484,6 +484,8 @@ class Node:
         """Hand a delivery to the part that its topic names; a refusal is counted under its reason."""
         try:
             match topics.parse(delivery.topic):
+                case topics.InboxTopic(user, topics.DAEMON) if user == self.user:
+                    pass  # read before, by `Twins`
                 case topics.InboxTopic(user, endpoint) if user == self.user:
                     self.intake.receive(endpoint, delivery)
                 case topics.ResultsTopic() as results if results.user == self.user:
@@ -557,7 +559,12 @@ class Node:
             self._runs.on_call_settled(sent, state, answer)
 
     def _notice_twin(self, delivery: Delivery) -> None:
-        if self.presence.is_twin(delivery.payload, retained=delivery.retain):
+        is_twin = self.presence.is_twin(delivery.payload, retained=delivery.retain)
+        if self.presence.rise_above(delivery.payload):
+            self.outbox.boot = self.presence.boot
+            self.journal.meta.set("boot", str(self.presence.boot))
+            self._link.publish(topics.status(self.user), self.presence.mine(online=True), retain=True)
+        if is_twin:
             self.has_twin = True
             self._log.note("twin", "", "", "Another daemon runs with this identity; each takes messages of the other.")
 

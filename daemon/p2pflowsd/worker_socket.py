@@ -33,6 +33,9 @@ class WorkerSocket:
         link: the link to the broker, for all other topics.
         on_deliveries: called with the frames that workers send.
         log: gets a warning for each connection that is refused.
+
+    Attributes:
+        is_held: whether nothing may be sent to the broker, as another daemon may run with this identity.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class WorkerSocket:
         self._workers: dict[str, _Connection] = {}
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
+        self.is_held = False
 
     async def start(self) -> None:
         """Listen; a socket that a dead daemon has left is replaced.
@@ -74,8 +78,8 @@ class WorkerSocket:
 
     @property
     def connected(self) -> bool:
-        """Whether the link to the broker is up."""
-        return self._link.connected
+        """Whether the link to the broker is up, and may be used."""
+        return self._link.connected and not self.is_held
 
     @property
     def max_packet(self) -> int:
@@ -101,6 +105,8 @@ class WorkerSocket:
         worker = self._workers.get(topic)
         if worker is not None:
             return worker.send(payload)
+        if self.is_held:
+            return False
         return self._link.publish(topic, payload, qos=qos, retain=retain)
 
     def ack(self, delivery: Any) -> None:

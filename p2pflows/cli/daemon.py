@@ -23,8 +23,9 @@ _USUAL_PACKET_BYTES = 1_000_000
         "p2pflows up", "p2pflows up --broker mqtts://broker.example.org", "P2PFLOWS_HOME=~/alice p2pflows up"
     )
 )
+@click.option("--take-over", is_flag=True, help="End another daemon that runs with your identity, as in a copied home.")
 @click.option("--broker", metavar="URL", help="The MQTT broker: embedded, mqtt://HOST or mqtts://HOST.")
-def up(broker: str | None) -> None:
+def up(broker: str | None, take_over: bool) -> None:
     """Run your daemon here, until Ctrl-C.
 
     The first run makes your identity; each later run resumes where the last one stopped. By default, one of your
@@ -40,7 +41,7 @@ def up(broker: str | None) -> None:
     if made:
         say(f"Made your identity {identity.user_id} in {home().path}.")
     # -P: a file in the current folder must not be imported in place of a module.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd"])  # noqa: S606 - the daemon replaces this process, so signals reach it
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd", *(["--take-over"] if take_over else [])])  # noqa: S606 - the daemon replaces this process, so signals reach it
 
 
 @click.command(

@@ -8,8 +8,10 @@ import re
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 import p2pflows
+from p2pflows.cli import candidates
 from p2pflows.cli.arguments import DispatchPoint, Duration, examples, json_option, read_stdin
 from p2pflows.cli.output import ago, print_json, print_result, print_table, say, stdout_is_terminal, time_left
 from p2pflows.errors import UsageError
@@ -111,6 +113,11 @@ class _TokenCommands(click.Group):
         if first is not None and first not in self.commands and first not in ctx.help_option_names:
             args = ["make", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command, or the dispatch point of a new token."""
+        param = next(param for param in self.commands["make"].params if param.name == "dispatch_point")
+        return [*super().shell_complete(ctx, incomplete), *candidates.points(ctx, param, incomplete)]
 
 
 @click.group(

@@ -253,7 +253,7 @@ class MqttLink:
             self._report_publish(
                 "",
                 f"The broker {self.broker} hangs up when it is sent a message of {found:,} bytes. No message of that "
-                "size is sent any more; ask its operator for a larger maximum packet size."
+                "size is sent any more; ask its operator for a larger maximum packet size.",
             )
 
     def _note_taken(self, connection: Connection) -> None:

@@ -34,7 +34,7 @@ from p2pflows.protocol.notice import Notice
 from p2pflows.protocol.worker_frames import DaemonFrame
 from p2pflowsd.api.methods import METHODS, Methods
 from p2pflowsd.api.sessions import Session
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key
 from p2pflowsd.sending import presence
 
 VECTORS = Path(__file__).parents[1] / "vectors"

@@ -26,7 +26,7 @@ from p2pflows.protocol.message import Type
 from p2pflows.protocol.notice import MAX_RECEIPTS, MAX_STREAM_LINES
 from p2pflowsd.api.methods import METHODS, Methods
 from p2pflowsd.receiving.blocked import MAX_RELEASED
-from p2pflowsd.running.points import point_key
+from p2pflowsd.running.worker_tokens import point_key
 from p2pflowsd.sending import presence
 from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES
 

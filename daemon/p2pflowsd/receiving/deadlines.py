@@ -170,16 +170,13 @@ class Deadlines:
             )
         if why_not:
             return Unreachable(f"The broker does not take messages to {who}. {why_not}", "See also: p2pflows log")
-        if row.note == "quota_full":
-            return Unreachable(
-                f"{who} takes no more of your messages until some of those have ended that are there.",
-                "It is sent again by itself until its deadline: try again later, or with a longer --timeout.",
-            )
         if row.note in NO_ROOM:
-            return Unreachable(
-                f"{who} has no room for more requests that wait there.",
-                "Try again later, or with a longer --timeout.",
+            what = (
+                "takes no more of your messages until some of those have ended that are there"
+                if row.note == "quota_full"
+                else "has no room for more requests that wait there"
             )
+            return Unreachable(f"{who} {what}.", "Try again later, or with a longer --timeout.")
         online = self._presence.online(row.peer)
         if online is None and self._name_of(row.peer) is None:
             return UnknownUser(

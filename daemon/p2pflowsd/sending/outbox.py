@@ -101,7 +101,7 @@ class Outbox:
         boot_of: Callable[[str], int],
     ) -> None:
         self._user = user
-        self._boot = boot
+        self.boot = boot
         self._envelope = envelope
         self._journal = journal
         self._link = link
@@ -589,7 +589,7 @@ class Outbox:
         """Send a notice if the link is up; a notice that is lost is not sent again."""
         if self._link.connected:
             self._notices_sent += 1
-            body = notice.model_copy(update={"boot": self._boot, "number": self._notices_sent}).to_bytes()
+            body = notice.model_copy(update={"boot": self.boot, "number": self._notices_sent}).to_bytes()
             bundle = self._envelope.seal(BundleKind.NOTICE, peer, [body], self._entropy(NONCE_BYTES))
             self._faults.reach("outbox.before_notice")
             self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)

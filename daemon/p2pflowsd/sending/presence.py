@@ -51,13 +51,13 @@ class Presence:
 
     def __init__(self, identity: Identity, boot: int) -> None:
         self._identity = identity
-        self._boot = boot
+        self.boot = boot
         self._connection = 0
         self._known: dict[str, _Status] = {}
 
     def card(self, flows: list[dict[str, Any]]) -> bytes:
         """Return the payload of our card: the flows that anyone may call, or only their endpoints if it is too long."""
-        about = {"boot": self._boot, "user": self._identity.user_id}
+        about = {"boot": self.boot, "user": self._identity.user_id}
         topic = topics.card(self._identity.user_id)
         sealed = seal(self._identity, topic, {**about, "flows": flows})
         if len(sealed) <= MAX_CARD_BYTES:
@@ -67,7 +67,7 @@ class Presence:
 
     def mine(self, *, online: bool) -> bytes:
         """Return the payload of our own status on the present connection."""
-        fact = {"boot": self._boot, "n": self._connection, "online": online}
+        fact = {"boot": self.boot, "n": self._connection, "online": online}
         return seal(self._identity, topics.status(self._identity.user_id), fact)
 
     def will(self) -> bytes:
@@ -95,7 +95,24 @@ class Presence:
         if not payload:
             return False
         status = _read_status(self._identity.user_id, payload)
-        return status.online and status.boot != self._boot and (status.boot > self._boot or not retained)
+        return status.online and status.boot != self.boot and (status.boot > self.boot or not retained)
+
+    def rise_above(self, payload: bytes) -> bool:
+        """Number our status above one of this user that another daemon has left, or the contacts would ignore ours.
+
+        Returns:
+            Whether our status has to be published again.
+
+        Raises:
+            Refused: this user did not sign it, or it is not a status.
+        """
+        if not payload:
+            return False
+        boot = _read_status(self._identity.user_id, payload).boot
+        if not self.boot < boot < MAX_COUNT:
+            return False
+        self.boot = boot + 1
+        return True
 
     def learn(self, user: str, payload: bytes) -> bool:
         """Store the status of a user.

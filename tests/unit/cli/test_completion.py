@@ -95,6 +95,8 @@ def busy(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> ScriptedDae
         ("serve re", ["render"]),
         ("worker --dispatch-point ''", ["default", "gpu"]),
         ("worker-token g", ["gpu"]),
+        ("worker-token re", ["revoke"]),
+        ("worker-token make g", ["gpu"]),
         ("allow b", ["b1" * 32]),
         ("deny b", ["b1" * 32]),
         ("contacts remove b", ["bob"]),
@@ -108,7 +110,9 @@ def test_what_is_offered(busy: ScriptedDaemon, words: str, offered: list[str]) -
     assert _complete(busy.home, *words.split(" ")) == offered
 
 
-@pytest.mark.parametrize("words", ["answer ''", "call bob/", "worker-token ''", "unmount ''", "outbox retry ''"])
+@pytest.mark.parametrize(
+    "words", ["answer ''", "call bob/", "worker --dispatch-point ''", "unmount ''", "outbox retry ''"]
+)
 def test_without_a_daemon_the_shell_is_left_in_peace(busy: ScriptedDaemon, words: str) -> None:
     """Nothing is printed, and what needs no daemon is still offered."""
     busy.die()
@@ -122,7 +126,7 @@ def test_a_daemon_that_hangs_is_not_waited_for(busy: ScriptedDaemon, monkeypatch
     monkeypatch.setattr(candidates, "TIMEOUT_S", 0.15)
     busy.script["status"] = busy.script["ls"] = lambda _: time.sleep(1)
     begun = time.monotonic()
-    assert _complete(busy.home, "worker-token", "''") == []
+    assert _complete(busy.home, "worker", "--dispatch-point", "''") == []
     assert time.monotonic() - begun < 0.9
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.desk import Desk, Hand, Neighbour
 
+from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Envelope
 from p2pflowsd.lifecycle import IncomingState
@@ -48,6 +49,13 @@ def bob(desk: Desk) -> Neighbour:
     bob = Neighbour(desk, 7)
     bob.me, bob.user, bob.envelope = desk.identity, desk.user, Envelope(desk.identity)
     return bob
+
+
+@pytest.fixture
+def one_place(desk: Desk) -> None:
+    """Of each stranger, no more than one request is held."""
+    desk.limits = Limits(requests_per_stranger=1)
+    desk.restart()
 
 
 def shown(who: Neighbour, endpoint: Any = None) -> dict[str, Any]:
@@ -218,14 +226,14 @@ def test_a_reset_of_what_has_no_state_of_its_own_is_immediate(desk: Desk, ann: N
 # Strangers, and requests that have waited.
 
 
+@pytest.mark.usefixtures("one_place")
 @pytest.mark.parametrize(
     "wish", [{"op": "list"}, {"op": "mount"}, {"op": "mount", "endpoint": ["own"]}, {"op": "reset"}]
 )
 def test_a_request_that_is_answered_at_once_takes_no_place(
-    desk: Desk, stranger: Neighbour, wish: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    desk: Desk, stranger: Neighbour, wish: dict[str, Any]
 ) -> None:
     """A stranger for whom no more is held still gets answers to what nobody has to decide."""
-    monkeypatch.setattr("p2pflowsd.receiving.held.MAX_HELD_PER_SENDER", 1)
     stranger.sends("team", {})
     assert desk.journal.incoming.count_held() == 1
     assert len(stranger.hears(stranger.sends(topics.INSTANCES, wish))) == 1
@@ -236,11 +244,9 @@ def test_a_request_that_is_answered_at_once_takes_no_place(
     assert row.state == IncomingState.FAILED
 
 
-def test_a_mount_that_needs_a_decision_takes_a_place(
-    desk: Desk, stranger: Neighbour, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("one_place")
+def test_a_mount_that_needs_a_decision_takes_a_place(desk: Desk, stranger: Neighbour) -> None:
     """A mount is held like a call of its endpoint, and refused when there is no room for it."""
-    monkeypatch.setattr("p2pflowsd.receiving.held.MAX_HELD_PER_SENDER", 1)
     stranger.mounts("own")
     assert desk.journal.incoming.count_held() == 1
     stranger.mounts("own")
@@ -248,9 +254,9 @@ def test_a_mount_that_needs_a_decision_takes_a_place(
     assert desk.journal.counters["refused.requests_full"] == 1
 
 
-def test_a_cancel_of_a_stranger_is_never_held(desk: Desk, stranger: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("one_place")
+def test_a_cancel_of_a_stranger_is_never_held(desk: Desk, stranger: Neighbour) -> None:
     """A stranger can withdraw what is held for them, though there is no room for more."""
-    monkeypatch.setattr("p2pflowsd.receiving.held.MAX_HELD_PER_SENDER", 1)
     held = stranger.sends("team", {})
     stranger.sends("team", {}, type="cancel", cause=held)
     assert desk.journal.incoming.count_held() == 0

@@ -18,8 +18,9 @@ from p2pflows.protocol.message import MAX_PROGRESS_BYTES
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.running.dispatch import HEARTBEAT_TIMEOUT_S, MAX_ATTEMPTS, RECOVERY_S
 from p2pflowsd.running.leases import GRACE_PERIOD_S
-from p2pflowsd.running.points import Worker, point_key
+from p2pflowsd.running.points import Worker
 from p2pflowsd.running.worker_outbox import MAX_FRAME_BYTES
+from p2pflowsd.running.worker_tokens import point_key
 
 HERE = socket.gethostname()
 

@@ -1,0 +1,101 @@
+"""Two daemons with one identity: which of them goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pflows.protocol import topics
+from p2pflows.protocol.identity import Identity
+from p2pflowsd.sending import presence
+from p2pflowsd.sending.twins import Standing, Twins
+
+ME = Identity(b"m" * 32)
+OTHER = Identity(b"o" * 32)
+
+
+def twin(boot: int, *, take_over: bool = False, runs: bool = False, identity: Identity = ME) -> Twins:
+    """A daemon that starts, or runs already."""
+    made = Twins(identity, boot=boot, take_over=take_over, entropy=lambda count: bytes([boot % 256]) * count)
+    if runs:
+        made.settle()
+    return made
+
+
+def ask(one: Twins, other: Twins) -> None:
+    """Let one ask: both hear the question, and the one hears the answer."""
+    question = one.question()
+    assert one.receive(question) is None
+    answer = other.receive(question)
+    if answer is not None:
+        assert other.receive(answer) is None
+        one.receive(answer)
+    one.settle()
+
+
+@pytest.mark.parametrize("boot", [5, 15])
+def test_the_second_daemon_steps_back(boot: int) -> None:
+    """Whoever starts while another one runs steps back, also if its clock is behind."""
+    first, second = twin(10, runs=True), twin(boot)
+    ask(second, first)
+    assert (first.standing, second.standing) == (Standing.ALONE, Standing.BACK)
+    assert second.other == 10
+
+
+def test_a_daemon_that_is_to_take_over_goes_on() -> None:
+    """The first one ends, and knows who took over; the second has its answer and goes on."""
+    first, second = twin(10, runs=True), twin(15, take_over=True)
+    ask(second, first)
+    assert (first.standing, first.other, second.standing) == (Standing.BACK, 15, Standing.ALONE)
+    ask(second, twin(10))
+    assert second.standing is Standing.ALONE
+
+
+def test_of_two_that_start_at_once_the_earlier_goes_on() -> None:
+    """Both ask, and only the later one gets an answer."""
+    first, second = twin(10), twin(15)
+    questions = first.question(), second.question()
+    answer = first.receive(questions[1])
+    assert second.receive(questions[0]) is None
+    assert answer is not None
+    second.receive(answer)
+    first.settle()
+    assert (first.standing, second.standing) == (Standing.ALONE, Standing.BACK)
+
+
+@pytest.mark.parametrize("asker", [0, 1, 2])
+def test_of_two_that_both_run_the_earlier_goes_on(asker: int) -> None:
+    """After a partition, whoever asks first, or if both do, one steps back and the other does not."""
+    first, second = twin(10, runs=True), twin(15, runs=True)
+    if asker != 1:
+        ask(first, second)
+    if asker != 0:
+        ask(second, first)
+    assert (first.standing, second.standing) == (Standing.ALONE, Standing.BACK)
+
+
+def test_recorded_and_forged_words_have_no_effect() -> None:
+    """An answer to another question, an old take-over, another signer and garbage end nobody."""
+    first = twin(10, runs=True)
+    for recorded in (
+        twin(5, runs=True).receive(twin(7).question()),
+        twin(5, take_over=True).question(),
+        twin(15, take_over=True, identity=OTHER).question(),
+        twin(15, take_over=True).question()[:-1] + b"x",
+        presence.seal(ME, topics.status(ME.user_id), {"boot": 15, "asks": "x", "takes_over": True}),
+        presence.seal(ME, first.topic, {"boot": "15", "asks": "x", "takes_over": True}),
+        presence.seal(ME, first.topic, {"boot": 15, "asks": 7, "takes_over": True}),
+        b"",
+    ):
+        assert recorded is not None
+        first.receive(recorded)
+        assert first.standing is Standing.ALONE
+
+
+def test_a_status_of_another_daemon_is_seen() -> None:
+    """What is stored at the broker tells whether another daemon may be online."""
+    second = twin(15)
+    for boot, online, seen in ((10, True, True), (15, True, False), (10, False, False)):
+        second.note_status(presence.Presence(ME, boot).mine(online=online))
+        assert second.is_seen is seen
+    second.note_status(presence.Presence(OTHER, 10).mine(online=True))
+    assert not second.is_seen
