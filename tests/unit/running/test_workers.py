@@ -83,6 +83,8 @@ def test_a_frame_counts_once_and_in_order(desk: Desk, ann: Neighbour) -> None:
     assert ann.hears(request) == []
     hand.ends(task, {"n": 1})
     assert ann.hears(request) == [{"n": 1}]
+    desk.passes(1.1)
+    assert [frame["cancel"] for frame in frames(desk, hand) if frame["cancel"]] == []
 
 
 def test_a_frame_for_an_earlier_start_of_the_daemon_only_shows_life(desk: Desk, ann: Neighbour) -> None:
@@ -138,6 +140,16 @@ def test_a_worker_that_drains_and_leaves_is_gone_at_once(desk: Desk, ann: Neighb
     desk.passes(0.1)
     ((again, _),) = other.takes()
     assert (again["task"], again["attempt"]) == (task["task"], 1)
+
+
+def test_the_last_frame_of_a_worker_may_bring_results(desk: Desk, ann: Neighbour) -> None:
+    """A worker that has drained says goodbye together with what it has done."""
+    hand = Hand(desk, "b", "w")
+    request = ann.sends("f", {})
+    ((task, _),) = hand.takes()
+    hand.says((b'{"n":1}',), results=[{"task": task["task"], "error": None}], draining=True, bye=True)
+    assert ann.hears(request) == [{"n": 1}]
+    assert workers(desk) == {}
 
 
 def test_what_a_worker_holds_is_known_at_its_first_frame(desk: Desk, ann: Neighbour) -> None:
@@ -316,10 +328,30 @@ def test_nothing_is_leased_while_the_link_is_down(desk: Desk, ann: Neighbour) ->
     row = desk.journal.incoming.find(ann.user, request)
     assert row is not None
     assert row.attempts == 0
+    assert workers(desk)["w"].leased == set()
+    before = desk.link.bytes_published
+    hand.says(boot=desk.node.boot - 1, held=None)
+    Hand(desk, "b", "x").says(boot=desk.node.boot - 1)
+    assert desk.link.bytes_published == before
     assert len(hand.takes()) == 0
     desk.link.connected = True
     desk.passes(1.1)
     assert len(hand.takes()) == 1
+
+
+def test_tasks_wait_a_moment_for_their_workers_after_a_restart(desk: Desk, ann: Neighbour) -> None:
+    """A worker that comes first after a restart does not get what another one still has."""
+    one, other = Hand(desk, "b", "w"), Hand(desk, "b", "x")
+    request = ann.sends("f", {})
+    ((task, _),) = one.takes()
+    desk.restart()
+    other.says()
+    assert other.takes() == []
+    one.says(held=[task["task"]])
+    desk.passes(GRACE_PERIOD_S + 1)
+    assert other.takes() == []
+    one.ends(task, {"n": 1})
+    assert ann.hears(request) == [{"n": 1}]
 
 
 def test_a_task_that_no_frame_can_hold_fails(desk: Desk, ann: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
