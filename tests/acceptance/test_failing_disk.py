@@ -6,6 +6,7 @@ The daemon runs inside the test, on a disk that fails when the test wants it to;
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import Iterator, Mapping
@@ -52,9 +53,11 @@ def running(alice: Person) -> Iterator[None]:
         assert callable(stop)
         stop()
         thread.join(20)
+        gc.collect()
     assert not thread.is_alive()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # of a link that is ended while it connects
 @pytest.mark.parametrize(
     ("failure", "words"),
     [(disks.INPUT_OUTPUT_ERROR, "Check the disk"), (disks.FULL, "Free some disk space"), (disks.READ_ONLY, "writable")],
