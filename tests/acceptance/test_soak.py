@@ -37,10 +37,14 @@ def finish(process: subprocess.Popen[str], seconds: float) -> str:
         raise AssertionError(f"it did not end:\n{process.communicate(timeout=60)[0]}") from None
 
 
-def test_a_short_soak(tmp_path: Path) -> None:
-    """All promises hold while processes, connections and clocks of three users fail for some seconds."""
-    process = start(tmp_path, "--minutes", "0.33", "--users", "3", "--seed", "11", "--rate", "4")
-    text = finish(process, 240)
+@pytest.mark.parametrize(
+    ("minutes", "users", "rate"),
+    [("0.33", "3", "4"), pytest.param("2", "5", "10", marks=pytest.mark.slow)],
+)
+def test_a_short_soak(tmp_path: Path, minutes: str, users: str, rate: str) -> None:
+    """All promises hold while processes, connections and clocks of some users fail."""
+    process = start(tmp_path, "--minutes", minutes, "--users", users, "--seed", "11", "--rate", rate)
+    text = finish(process, 240 + 60 * float(minutes))
     logs = "".join(f"\n--- {log.name}\n{log.read_text()[-3000:]}" for log in tmp_path.glob("*.log"))
     assert process.returncode == 0, text + logs
     assert "0 lost, 0 doubled, 0 out of order, 0 asked twice" in text
