@@ -12,14 +12,18 @@ import pytest
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal, streams
-from p2pflowsd.journal.rows import InstanceRow, RecordRow
+from p2pflowsd.journal.invitations import MAX_ENDPOINTS_CHARS
+from p2pflowsd.journal.rows import InstanceRow, IntroductionRow, InvitationRow, MeetingRow, RecordRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
 
 ME, ANN, CYD = "b" * 64, "a" * 64, "c" * 64
 ONE, TWO = "1" * 32, "2" * 32
 NOW = 1_800_000_000_000
-TABLES = ("incoming", "outgoing", "prompts", "instances", "records", "bundles", "streams", "log")
+TABLES = (
+    "incoming", "outgoing", "prompts", "instances", "records", "bundles", "streams", "log", "invitations", "meetings",
+    "introductions", "wishes",
+)  # fmt: skip
 
 
 class Rows:
@@ -41,7 +45,8 @@ class Rows:
         return Message.model_validate(
             {
                 "id": f"{number:032x}", "type": kind, "from": sender, "to": recipient, "endpoint": endpoint,
-                "conversation": f"{number:032x}", "cause": "0" * 32, "epoch": 1, "seq": number, "created": NOW + number,
+                "conversation": f"{number:032x}", "cause": "0" * 32, "data": {"n": number},
+                "epoch": 1, "seq": number, "created": NOW + number,
                 "expires": NOW + 1_000 * number,
             }
         )  # fmt: skip
@@ -227,6 +232,20 @@ def test_deadlines_of_open_requests(rows: Rows) -> None:
     assert incoming.expired(row.expires - 1, 9) == []
 
 
+def test_the_only_open_request_has_the_first_deadline(journal: Journal) -> None:
+    """A journal without open requests has no deadline, and one with a single request has its deadline."""
+    assert journal.incoming.next_expiry() is None
+    assert journal.outgoing.next_expiry() is None
+    message = Message.model_validate(
+        {
+            "id": ONE, "type": "call", "from": ANN, "to": ME, "endpoint": "x", "conversation": ONE, "created": NOW,
+            "expires": NOW + 5,
+        }
+    )  # fmt: skip
+    journal.incoming.add(message, b"{}", 1, NOW, IncomingState.READY)
+    assert journal.incoming.next_expiry() == NOW + 5
+
+
 def test_bodies_and_sizes_of_some_requests(rows: Rows) -> None:
     """Bodies are read for the numbers that are named; those without one are left out."""
     incoming = rows.journal.incoming
@@ -236,6 +255,7 @@ def test_bodies_and_sizes_of_some_requests(rows: Rows) -> None:
     assert incoming.sizes([]) == {}
     assert incoming.bodies([ready, done]) == {ready: incoming.body(ready)}
     assert incoming.sizes([ready, done]) == {ready: len(incoming.body(ready))}
+    assert incoming.data(ready)["n"] > 0
     assert incoming.body(done) == b"{}"
     assert incoming.data(done) == {}
 
@@ -384,6 +404,9 @@ def test_one_instance_is_changed(rows: Rows, change: Callable[[Any], object]) ->
     table = rows.journal.instances
     table.add(instance(ONE, "x", ANN))
     table.add(instance(TWO, "x", ANN))
+    found = table.get(TWO)
+    assert found is not None
+    assert found.id == TWO
     assert rows.changed_by(lambda: change(table)) == [("instances", ONE)]
 
 
@@ -437,6 +460,85 @@ def test_questions_are_found_by_id_and_number(rows: Rows) -> None:
     assert ended == [("prompts", str(first.row_id))]
     assert not prompts.end(first.row_id, PromptState.DECLINED, NOW)
     assert [row.row_id for row in prompts.open()] == [second.row_id]
+
+
+# How people meet.
+
+
+def invitation(name: str, **fields: Any) -> InvitationRow:
+    """Return an invitation."""
+    usual = InvitationRow(0, name, b"secret", "", "", 1, 0, NOW, NOW + 10, 0)
+    return usual._replace(**fields)
+
+
+def test_invitations_are_used_and_revoked_alone(rows: Rows) -> None:
+    """A use, or a revocation, is that of one invitation; ended ones cannot be used."""
+    table = rows.journal.invitations
+    for row in (invitation(ONE, uses=2), invitation(TWO), invitation("3" * 32, expires=NOW)):
+        table.add(row)
+    first, second = table.find(ONE), table.find(TWO)
+    assert first is not None
+    assert second is not None
+    assert (first.id, second.id) == (ONE, TWO)
+    assert table.count_open(NOW) == 2
+    assert rows.changed_by(lambda: table.use(first.row_id)) == [("invitations", str(first.row_id))]
+    assert rows.changed_by(lambda: table.revoke(second.row_id, NOW)) == [("invitations", str(second.row_id))]
+    assert table.count_open(NOW) == 1
+
+
+def test_meetings_are_those_of_one_invitation_and_one_user(rows: Rows) -> None:
+    """A user uses an invitation once; what is noted of one meeting leaves the others as they are."""
+    table = rows.journal.meetings
+    found = [
+        table.add(MeetingRow(0, which, peer, "", "", "invited", NOW)) for which in (ONE, TWO) for peer in (ANN, CYD)
+    ]
+    numbers = [row.row_id for row in found if row is not None]
+    assert len(set(numbers)) == 4
+    assert table.add(MeetingRow(0, ONE, ANN, "again", "", "invited", NOW)) is None
+    assert [table.get(number) for number in numbers] == found
+    assert table.find(TWO, ANN) == found[2]
+    assert table.find("3" * 32, ANN) is None
+    assert table.of(ONE) == found[:2]
+    changed = rows.changed_by(lambda: table.set_added(numbers[0], "ann"))
+    assert changed == [("meetings", str(numbers[0]))]
+    assert rows.changed_by(lambda: table.set_words(numbers[0], "one two")) == [("meetings", str(numbers[0]))]
+    assert not table.set_words(numbers[0], "three four")
+    assert [row.row_id for row in table.unfinished()] == numbers[1:]
+
+
+def test_introductions_of_one_contact_make_room_for_theirs(rows: Rows) -> None:
+    """The oldest introduction of a contact goes when they have made as many as one may, and no other."""
+    table = rows.journal.introductions
+    for number, by in enumerate((ANN, ANN, CYD, ANN)):
+        table.add(IntroductionRow(0, f"{number:064x}", by, "", NOW + number), 2)
+    assert [row.peer for row in table.all()] == [f"{number:064x}" for number in (3, 2, 1)]
+    table.remove(f"{2:064x}")
+    assert [row.peer for row in table.all()] == [f"{number:064x}" for number in (3, 1)]
+
+
+def test_wishes_are_those_of_one_stranger(rows: Rows) -> None:
+    """A wish that is repeated grows by what else is wished for, up to a length; others stay."""
+    table = rows.journal.wishes
+    for peer in (ANN, CYD):
+        table.note(peer, "x", NOW)
+    first, other = table.find(ANN), table.find(CYD)
+    assert first is not None
+    assert other is not None
+    assert rows.changed_by(lambda: table.note(ANN, "y", NOW + 1)) == [("wishes", str(first.row_id))]
+    table.note(ANN, "y", NOW + 2)
+    first = table.find(ANN)
+    assert first is not None
+    assert (first.endpoints, first.first, first.last) == ('["x", "y"]', NOW, NOW + 2)
+    assert table.peers() == {ANN, CYD}
+    assert table.oldest() == other
+    for number in range(1_000):
+        table.note(ANN, f"endpoint-{number}", NOW + 3)
+    first = table.find(ANN)
+    assert first is not None
+    assert len(first.endpoints) < MAX_ENDPOINTS_CHARS + 100
+    assert table.remove(CYD)
+    assert not table.remove(CYD)
+    assert table.peers() == {ANN}
 
 
 # Streams and the log.
