@@ -15,6 +15,7 @@ P2pflowsError
     ├── WorkerLost      the worker died at every attempt           exit 1
     ├── NoWorker        no worker runs for the dispatch point      exit 3
     ├── Declined        the human declined                         exit 1
+    ├── Delegated       the human has passed the question on       exit 1
     ├── Cancelled       the call was cancelled                     exit 1
     ├── BadAnswer       the human's answer is not what was asked   exit 1
     ├── Undecided       those who were asked do not agree          exit 1
@@ -165,6 +166,27 @@ class Declined(CallError):
     kind = "declined"
 
 
+class Delegated(CallError):
+    """The human has passed the question on to another user.
+
+    Args:
+        message: what happened, as one sentence.
+        hint: what the user can do next.
+        to: the id of the other user.
+        why: the reason; may be empty.
+    """
+
+    kind = "delegated"
+
+    def __init__(self, message: str, hint: str = "", *, to: str = "", why: str = "") -> None:
+        super().__init__(message, hint)
+        self.to, self.why = to, why
+
+    def as_wire(self, max_chars: int | None = None) -> dict[str, str]:
+        """Return the object that goes to other daemons: also to whom, and why."""
+        return {**super().as_wire(max_chars), "to": self.to, "why": self.why[:max_chars]}
+
+
 class Cancelled(CallError):
     """The call or message was cancelled."""
 
@@ -206,6 +228,7 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
         WorkerLost,
         NoWorker,
         Declined,
+        Delegated,
         Cancelled,
         BadAnswer,
         Undecided,

@@ -31,7 +31,7 @@ from p2pflows.protocol import asks, envelope, framing, message, notice, strict_j
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
 from p2pflowsd.api import talk
 from p2pflowsd.api.methods import METHODS
-from p2pflowsd.human import inbox, pages, transcript
+from p2pflowsd.human import delegations, inbox, pages, transcript
 from p2pflowsd.journal import prompts
 from p2pflowsd.receiving import allowance, blocked, intake
 from p2pflowsd.running import dispatch, instances
@@ -261,6 +261,7 @@ def test_limits_are_those_of_the_code(row: str, value: int) -> None:
         ("blocked requests of one stranger", [LIMITS.requests_per_stranger, LIMITS.requests_of_strangers]),
         ("open questions and notes", [inbox.MAX_OPEN_OF_PEER]),
         ("remembered lines", [transcript.MAX_LINES_OF_PEER, transcript.MAX_LINES, transcript.MAX_CHARS]),
+        ("passing one question on", [delegations.MAX_HOPS, inbox.MAX_WHY_CHARS]),
         ("conversations with names", [talk.MAX_TITLES]),
         ("hidden questions", [inbox.MAX_SNOOZED]),
         ("a page of the inbox", [pages.MAX_PAGE, prompts.MAX_PAGE_CHARS]),

@@ -22,6 +22,7 @@ from p2pflowsd.asking.questions import Questions
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
+from p2pflowsd.human.delegations import Delegations
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.human.transcript import Transcript
 from p2pflowsd.journal import Journal, JournalError
@@ -247,6 +248,15 @@ class Node:
         self.transcript = Transcript(
             journal=journal, clock=clock, callbacks=callbacks, messages=self.messages, outbox=outbox, on_line=on_line
         )
+        self.delegations = Delegations(
+            user=user,
+            journal=journal,
+            clock=clock,
+            contacts=contacts,
+            outbox=outbox,
+            messages=self.messages,
+            transcript=self.transcript,
+        )
         inbox = self.inbox = Inbox(
             journal=journal,
             clock=clock,
@@ -336,6 +346,7 @@ class Node:
             notices=notices,
             leases=leases,
             admission=admission,
+            delegations=self.delegations,
             deadlines=deadlines,
             blocked=blocked,
             held=HeldRequests(journal=journal, clock=clock, settlement=settlement, limits=limits),
@@ -555,7 +566,9 @@ class Node:
         """Pass the end of a message with an origin on to the part that sent it."""
         if sent.endpoint == topics.INVITE:
             self.people.invitations.on_settled(sent, state, answer)
-        elif not self.questions.on_call_settled(sent, state, answer):
+        elif not (
+            self.delegations.on_call_settled(sent, state, answer) or self.questions.on_call_settled(sent, state, answer)
+        ):
             self._runs.on_call_settled(sent, state, answer)
 
     def _notice_twin(self, delivery: Delivery) -> None:

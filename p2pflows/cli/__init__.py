@@ -62,6 +62,7 @@ _SECTIONS = {
         "show": "human:show",
         "answer": "human:answer",
         "decline": "human:decline",
+        "delegate": "human:delegate",
         "dismiss": "inbox:dismiss",
         "snooze": "inbox:snooze",
     },

@@ -8,10 +8,11 @@ import click
 
 import p2pflows
 from p2pflows.cli import candidates
-from p2pflows.cli.arguments import examples, json_option, read_stdin
+from p2pflows.cli.arguments import Contact, examples, json_option, read_stdin
 from p2pflows.cli.output import number_of, print_json, print_result, short_id
 from p2pflows.cli.questions import print_prompt
 from p2pflows.errors import UsageError
+from p2pflows.foreign_text import escape
 
 
 @click.command(epilog=examples("p2pflows show 4f1c22d9", "p2pflows show 4f1c22d9 --json"))
@@ -113,3 +114,19 @@ def decline(prompt_id: str | None, reason: str | None, asker: str | None, everyt
         f"Declined {number_of(result['declined'], 'question')}, and put away {number_of(result['dismissed'], 'note')}."
     )
     print_result(result, done, as_json)
+
+
+@click.command(epilog=examples("p2pflows delegate 4f1c22d9 carol", "p2pflows delegate 4f1c22d9 carol -m 'She knows.'"))
+@click.argument("prompt_id", metavar="ID", shell_complete=candidates.prompts)
+@click.argument("contact", type=Contact())
+@click.option("-m", "--reason", metavar="TEXT", help="The reason, for the user who asks.")
+@json_option
+def delegate(prompt_id: str, contact: str, reason: str | None, as_json: bool) -> None:
+    """Pass a question on to a contact.
+
+    ID is the id that the inbox shows. The user who asks is told, and their daemon asks your contact instead if they
+    know each other; the answer goes to the user who asks, and not to you.
+    """
+    with p2pflows.connect() as me:
+        result = me.request("delegate", id=prompt_id, user=contact, reason=reason)
+    print_result(result, f"Passed {short_id(result['id'])} on to {escape(contact)}.", as_json)

@@ -25,8 +25,8 @@ from p2pflows.foreign_text import escape, shorten
 
 DELIVERY_WAIT_S = 1.0
 """How long a line of the user waits to be shown together with the word that it was delivered."""
-_VERBS = {"note": "", "question": " asks", "answer": " answers", "declined": " declines"}
-_OWN_VERBS = {"note": "", "question": " ask", "answer": " answer", "declined": " decline"}
+_VERBS = {"note": "", "question": " asks", "answer": " answers", "declined": " declines", "delegated": " passes it"}
+_OWN_VERBS = {"note": "", "question": " ask", "answer": " answer", "declined": " decline", "delegated": " pass it"}
 _ENDS = {"expired": "has expired", "cancelled": "was withdrawn", "delegated": "was passed on"}
 _FATES = {"held": "waits until they let you in", "expired": "nobody answered in time", "cancelled": "withdrawn"}
 
@@ -175,6 +175,8 @@ class _Talk:
             mark = f"  ({short_id(line['message'])}, {time_left(line['prompt']['expires'])} left)"
         elif line["kind"] == "question":
             mark = f"  ({escape(line['state'])})"
+        if line["kind"] == "delegated":
+            verb += f" on to {display_name(line['to_name'], line['to'])}"
         text = line["text"] if line["prompt"] is None else question_text(line["prompt"])
         self._front.show(speech(who, verb, text, mark))
 

@@ -68,6 +68,14 @@ class GroupsParameters(Parameters):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE), MustBe(f"a whole number from 1 to {MAX_PAGE}")] = 100
 
 
+class DelegateParameters(Parameters):
+    """A question, by its id or a part of it, who is to answer it instead, and why."""
+
+    id: IdPart
+    user: Text
+    reason: Text = ""
+
+
 class DismissParameters(Parameters):
     """Notes, by their ids or parts of them."""
 
@@ -249,6 +257,19 @@ async def decline_all(daemon: Daemon, params: DeclineAllParameters) -> Any:
     """
     ended = await _end_all(daemon, daemon.resolve_user(params.user), params.reason)
     return {"declined": ended[Type.CALL], "dismissed": ended[Type.POST]}
+
+
+async def delegate(daemon: Daemon, params: DelegateParameters) -> Any:
+    """Pass a question on to a contact: the daemon of its asker asks them instead, if the asker knows them.
+
+    Returns:
+        `id`, `to` (user id)
+    """
+    to = daemon.resolve_user(params.user)
+    if to == daemon.node.user:
+        raise UsageError("A question cannot be passed on to yourself.", "Answer it.")
+    prompt = await daemon.run(lambda: daemon.node.inbox.delegate(params.id, to, params.reason))
+    return {"id": prompt.id, "to": to}
 
 
 async def dismiss(daemon: Daemon, params: DismissParameters) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -191,8 +192,8 @@ async def wait(daemon: Daemon, params: WaitParameters) -> Any:
 
     Returns:
         for a question the [question](#questions);
-        for a call `id`, `data`, `from`, `conversation`; for a post `id` and `state` `delivered`, once its recipient has
-        stored it
+        for a call `id`, `data`, `from` (who answered), `conversation`, `hops` (how it was passed on: `by`,
+        `to`, `why`); for a post `id` and `state` `delivered`, once its recipient has stored it
     """
     end: asyncio.Future[tuple[OutgoingState, bytes | None]] = asyncio.get_running_loop().create_future()
 
@@ -213,7 +214,9 @@ async def wait(daemon: Daemon, params: WaitParameters) -> Any:
     data = _answer_data(daemon, state, answer)
     if row.type == Type.POST:
         return {"id": row.id, "state": "delivered"}
-    return {"id": row.id, "data": data, "from": row.peer, "conversation": row.conversation}
+    hops = [asdict(hop) for hop in daemon.node.delegations.hops(row.id)]
+    by = hops[-1]["to"] if hops else row.peer
+    return {"id": row.id, "data": data, "from": by, "conversation": row.conversation, "hops": hops}
 
 
 async def cancel(daemon: Daemon, params: MessageParameters) -> Any:

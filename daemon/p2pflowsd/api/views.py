@@ -208,6 +208,7 @@ def line(node: Node, row: LineRow) -> dict[str, Any]:
     if not row.by_me and row.state == PromptState.OPEN:
         found = [each for each in node.journal.prompts.matching(row.message) if each.state == PromptState.OPEN]
         asked = prompt(node, found[0]) if found else None
+    to, text = ("", row.text) if row.kind != "delegated" else row.text.partition(" ")[::2]
     return {
         "n": row.row_id,
         "user": row.peer,
@@ -219,7 +220,9 @@ def line(node: Node, row: LineRow) -> dict[str, Any]:
         "conversation": row.conversation,
         "title": node.journal.titles.get(row.conversation),
         "label": row.label,
-        "text": row.text,
+        "text": text,
+        "to": to or None,
+        "to_name": node.name_of(to) if to else None,
         "at": rfc3339(row.at),
         "state": row.state,
         "prompt": asked,

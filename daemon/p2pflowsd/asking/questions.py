@@ -19,6 +19,7 @@ from p2pflows.errors import (
     Cancelled,
     DeadlinePassed,
     Declined,
+    Delegated,
     NotAllowed,
     P2pflowsError,
     TooLarge,
@@ -27,7 +28,7 @@ from p2pflows.errors import (
 )
 from p2pflows.forms.wire import SHOWN, SNOOZED, read_reply, with_form
 from p2pflows.protocol import strict_json
-from p2pflows.protocol.message import Type, new_id
+from p2pflows.protocol.message import Type, derived_id, new_id
 from p2pflowsd.asking import rules
 from p2pflowsd.asking.origin import question_in, write_origin
 from p2pflowsd.asking.question import Need, Person, Result, Wish, people_from_json, people_to_json, with_result
@@ -322,6 +323,14 @@ class Questions:
             data = {"reason": why} if why else {}
             self._outbox.accept(Type.CANCEL, sent.peer, sent.endpoint, data, expires=expires, in_reply_to=sent.id)
 
+    def _answerer(self, sent: OutgoingRow) -> str:
+        """Return the user whose answer ended a call: the one who was asked, or the last to whom it was passed on."""
+        delegate = self._journal.lines.delegate_of(sent.id)
+        if delegate is None:
+            return sent.peer
+        follower = self._journal.outgoing.find(derived_id("delegated", sent.id, delegate[0]))
+        return delegate[0] if follower is None else self._answerer(follower)
+
     def _result(self, sent: OutgoingRow, state: OutgoingState, content: dict[str, Any], wish: Wish) -> Result:
         """Return what has become of the call that asks somebody.
 
@@ -331,17 +340,17 @@ class Questions:
             content: the data of the reply, or of the error.
             wish: what the asker wants.
         """
-        at = self._clock.now()
+        at, by = self._clock.now(), self._answerer(sent)
         if state is OutgoingState.DONE:
             try:
                 reply = read_reply(wish.read_form(), content)
             except (BadAnswer, BadInput) as error:
-                return Result(QuestionState.FAILED, at=at, by=sent.peer, error=error.as_wire())
-            return Result(QuestionState.ANSWERED, reply.value, reply.text, reply.remark, sent.peer, at)
+                return Result(QuestionState.FAILED, at=at, by=by, error=error.as_wire())
+            return Result(QuestionState.ANSWERED, reply.value, reply.text, reply.remark, by, at)
         kind = content.get("kind")
         timed_out = state is OutgoingState.EXPIRED
-        if kind == Declined.kind:
-            return Result(QuestionState.DECLINED, at=at, by=sent.peer, error=content)
+        if kind in (Declined.kind, Delegated.kind):
+            return Result(QuestionState(kind), at=at, by=by, error=content)
         if state is OutgoingState.CANCELLED:
             return Result(QuestionState.CANCELLED, at=at, error=content)
         if timed_out and kind == DeadlinePassed.kind:

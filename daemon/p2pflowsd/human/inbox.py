@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pflows import short_ids
-from p2pflows.errors import BadInput, DeadlinePassed, Declined, NotAllowed, TooLarge, UsageError
+from p2pflows.errors import BadInput, DeadlinePassed, Declined, Delegated, NotAllowed, TooLarge, UsageError
 from p2pflows.foreign_text import shorten
 from p2pflows.forms.typed import show
 from p2pflows.forms.wire import MAX_REMARK_CHARS, SHOWN, SNOOZED, form_of, reply_data
@@ -19,7 +19,7 @@ from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
 from p2pflowsd.human.open_prompts import OpenPrompts
 from p2pflowsd.human.texts import text_in
-from p2pflowsd.human.transcript import Transcript
+from p2pflowsd.human.transcript import Transcript, delegated_text
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import PromptState
@@ -30,6 +30,8 @@ MAX_OPEN_OF_PEER = 1_000
 """Open questions and notes of one asker."""
 MAX_SNOOZED = 1_000
 """How many questions and notes may be hidden."""
+MAX_WHY_CHARS = 1_000
+"""How long the reason may be for which a question is passed on."""
 MAX_ANSWER_BYTES = 100_000
 """So that the answer fits into a message even when JSON escapes all of it."""
 
@@ -211,6 +213,31 @@ class Inbox:
                 f"Put it away with: p2pflows dismiss {prompt.id[-8:]}",
             )
         self._end_unanswered(prompt, reason)
+        return prompt
+
+    def delegate(self, part: str, to: str, why: str) -> PromptRow:
+        """Let somebody else answer a question: its asker is told whom to ask instead.
+
+        Args:
+            part: the beginning or end of the prompt's id.
+            to: the user id of the other one.
+            why: the reason for the asker; may be empty.
+
+        Raises:
+            UsageError: not exactly one open prompt has such an id, it is a note, or the other one asks it.
+            TooLarge: the reason is too long.
+        """
+        prompt = self._find_open(part)
+        if prompt.type == Type.POST:
+            raise UsageError(f"Message {prompt.id[-8:]} is a note, which asks nothing.", "Tell them yourself.")
+        if to == prompt.peer:
+            raise UsageError("They ask it themselves.", f"Answer it: p2pflows answer {prompt.id[-8:]} TEXT")
+        if len(why) > MAX_WHY_CHARS:
+            raise TooLarge(f"The reason is longer than {MAX_WHY_CHARS:,} characters.", "Write a shorter one.")
+        self._end(prompt, PromptState.DELEGATED, delegated_text(to, why))
+        reason = f": {why}" if why else "."
+        error = Delegated(f"Your question was passed on to user {to}{reason}", "Ask them.", to=to, why=why)
+        self._settlement.fail(self._request(prompt), error)
         return prompt
 
     def dismiss(self, parts: Sequence[str]) -> list[PromptRow]:

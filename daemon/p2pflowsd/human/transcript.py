@@ -25,6 +25,22 @@ MAX_CHARS = 4_000
 HUMAN_ENDPOINT = "User"
 """Under which people are served, unless they say otherwise."""
 
+_REPLIES = {
+    PromptState.ANSWERED: "answer",
+    PromptState.DECLINED: "declined",
+    PromptState.DELEGATED: "delegated",
+}
+
+
+def delegated_text(to: str, why: str) -> str:
+    """Return the text of a line which says that a question was passed on.
+
+    Args:
+        to: the id of the user who is asked instead.
+        why: the reason; may be empty.
+    """
+    return f"{to} {why}".rstrip()
+
 
 class Transcript:
     """The lines of all conversations with people.
@@ -59,7 +75,7 @@ class Transcript:
         self._catch_up()
         messages.on_sent = self.on_sent
         outbox.on_stored = self.on_stored
-        outbox.on_ended = self.on_ended
+        outbox.on_ended.append(self.on_ended)
 
     def is_human(self, peer: str, endpoint: str) -> bool:
         """Return whether a person is known to be behind an endpoint."""
@@ -110,6 +126,8 @@ class Transcript:
             self._set_state(line, str(content.get("kind", "failed")))
         else:
             self._set_state(line, state)
+        if self._journal.lines.delegate_of(line.message) is not None:
+            return  # it was answered by somebody else, to another question
         if line.kind == "question" and state == OutgoingState.DONE:
             self._add_reply(line, "answer", str(content.get("human_input") or json.dumps(content, ensure_ascii=False)))
         elif line.kind == "question" and content.get("kind") == Declined.kind:
@@ -137,8 +155,22 @@ class Transcript:
         if line is None:
             return
         self._set_state(line, state)
-        if state in (PromptState.ANSWERED, PromptState.DECLINED):
-            self._add_reply(line, "answer" if state == PromptState.ANSWERED else "declined", answer or "")
+        kind = _REPLIES.get(state)
+        if kind is not None:
+            self._add_reply(line, kind, answer or "")
+
+    def on_passed_on(self, row: OutgoingRow, to: str, why: str) -> None:
+        """Add that the person who was asked has passed the question on."""
+        self._add(
+            row.peer,
+            by_me=False,
+            kind="delegated",
+            message=row.id,
+            endpoint=row.endpoint,
+            conversation=row.conversation,
+            text=delegated_text(to, why),
+            state="answered",
+        )
 
     def _add_reply(self, line: LineRow, kind: str, text: str) -> None:
         """Add what the one who was asked says to a question."""

@@ -30,6 +30,14 @@ class LineTable(Table[LineRow]):
             "WHERE message = ? AND by_me = ? AND (kind = 'note' OR kind = 'question')", message_id, int(by_me)
         )
 
+    def delegate_of(self, message_id: str) -> tuple[str, str] | None:
+        """Return to whom a question of the user was passed on, and why; None if it was not."""
+        line = self._one("WHERE message = ? AND by_me = 0 AND kind = 'delegated'", message_id)
+        if line is None:
+            return None
+        to, _, why = line.text.partition(" ")
+        return to, why
+
     def under_way(self) -> list[LineRow]:
         """Return what the user has sent and that may still change."""
         return self._many(f"INDEXED BY lines_under_way WHERE {_IS_UNDER_WAY} AND by_me = 1")

@@ -17,6 +17,7 @@ from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
 from p2pflows.protocol.notice import Notice
 from p2pflowsd.asking.questions import Questions
 from p2pflowsd.clock import Clock
+from p2pflowsd.human.delegations import Delegations
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.journal.streams import Direction, Position
@@ -76,6 +77,7 @@ class Intake:
         notices: Notices,
         leases: Leases,
         admission: Admission,
+        delegations: Delegations,
         deadlines: Deadlines,
         blocked: BlockedRequests,
         held: HeldRequests,
@@ -95,6 +97,7 @@ class Intake:
         self._notices = notices
         self._leases = leases
         self._admission = admission
+        self._delegations = delegations
         self._deadlines = deadlines
         self._blocked = blocked
         self._held = held
@@ -241,6 +244,8 @@ class Intake:
 
     def _answer(self, message: Message) -> None:
         self._notices.confirm(message.sender, message.id)
+        if self._delegations.follow(message):
+            return
         state = OutgoingState.FAILED if message.type == Type.ERROR else OutgoingState.DONE
         is_theirs = message.type == Type.ERROR and message.sender != self._user
         data = as_theirs(message.data, message.sender) if is_theirs else message.data

@@ -78,7 +78,7 @@ class Outbox:
     Attributes:
         on_call_settled: called with row, state and answer when a message ends that was accepted with an origin.
         on_stored: called with a recipient, the id of a message that they have confirmed, and why it is not run yet.
-        on_ended: called with row, state and answer of each message that ends in another way.
+        on_ended: each is called with row, state and answer of each message that ends in another way.
         peer_clocks: how far other clocks are from ours, as refused messages show it.
         next_expiry: when the first deadline of an open message may pass, in milliseconds since the Unix epoch.
     """
@@ -116,7 +116,7 @@ class Outbox:
         self._boot_of = boot_of
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
         self.on_stored: Callable[[str, str, str], None] = lambda _peer, _message_id, _note: None
-        self.on_ended: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
+        self.on_ended: list[Callable[[OutgoingRow, OutgoingState, bytes | None], None]] = []
         self._queue = SendQueue()
         self._resends = Pace[str](clock, RESEND_INTERVAL_S)
         self._came_back: set[str] = set()
@@ -348,7 +348,8 @@ class Outbox:
         if row.state in OPEN_OUTGOING and row.type not in ANSWERS:
             self._stop_waiting(row.peer, 1)
         self._waiters.on_settled(row.id, state, answer)
-        self.on_ended(row, state, answer)
+        for on_ended in self.on_ended:
+            on_ended(row, state, answer)
         if row.origin is not None:
             self.on_call_settled(row, state, answer)
         return True
