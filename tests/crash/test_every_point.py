@@ -51,7 +51,10 @@ def one_of_everything(world: World) -> Counter[str]:
 
     steps: dict[float, Callable[[], Any]] = {
         0.0: lambda: ann.send(Type.CALL, bob, HUMAN, {"text": "shall we?"}, 600),
-        0.02: lambda: [ann.ask_human(bob, HUMAN, "drop it?", 600), bob.ask_human(ann, HUMAN, "keep it?", 600)],
+        0.02: lambda: [
+            ann.ask_humans([bob], HUMAN, "drop it?", 600),
+            bob.ask_humans([ann, bob], HUMAN, "keep it?", 600),
+        ],
         0.05: lambda: [ann.send(Type.CALL, bob, flow, {"human": True}, 600) for flow in (flows.GUIDE, flows.PAIR)],
         0.07: lambda: ann.send(Type.CALL, bob, topics.INSTANCES, {"op": "mount", "endpoint": flows.TOWER}, 600),
         0.1: lambda: [ann.send(Type.CALL, bob, ECHO, {"number": number}, 600) for number in range(3)],

@@ -23,7 +23,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Type
 from p2pflowsd.app import DISK_RETRY_S
-from p2pflowsd.asking.question import Wish
+from p2pflowsd.asking.question import Need, Wish
 from p2pflowsd.asking.questions import Answerer
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.human.inbox import Typed
@@ -284,10 +284,11 @@ class Machine:
             return self.ask(lambda node: node.inbox.dismiss([prompt]))
         return self.ask(lambda node: node.inbox.decline(prompt, "no"))
 
-    def ask_human(self, of: Machine, endpoint: str, text: str, seconds: float) -> ClientRequest:
-        """Ask a human for a yes or no."""
-        wish = Wish(form={"answer_schema": {"type": "boolean"}}, life_ms=int(seconds * 1000))
-        return self.ask(lambda node: node.questions.ask(text, [Answerer(of.user, endpoint)], wish))
+    def ask_humans(self, machines: Sequence[Machine], endpoint: str, text: str, seconds: float) -> ClientRequest:
+        """Ask humans for a yes or no; with several, all have to say yes."""
+        wish = Wish(form={"answer_schema": {"type": "boolean"}}, life_ms=int(seconds * 1000), need=Need.UNANIMOUS)
+        people = [Answerer(machine.user, endpoint) for machine in machines]
+        return self.ask(lambda node: node.questions.ask(text, people, wish))
 
     def questions(self) -> list[tuple[str, str, str]]:
         """Return id, state and result of each question that this person has asked."""
