@@ -337,8 +337,8 @@ class App:
         return node
 
     def _on_prompt(self, prompt: PromptRow) -> None:
-        self._control.send_event("prompt", views.prompt(self._node, prompt))
         if self._control.has_watchers("prompt"):
+            self._control.send_event("prompt", views.prompt(self._node, prompt))
             self._node.inbox.note_shown([prompt])
 
     def _serve_human(self, node: Node) -> None:

@@ -19,15 +19,19 @@ from p2pflows.forms.schema import Node, patterns
 from p2pflows.forms.typed import show
 from p2pflows.protocol import strict_json
 
-MAX_ANSWER_NODES = 10_000
-"""How many values an answer may hold, those inside of lists and objects counted."""
+MAX_ANSWER_NODES = 2_000
+"""How many values an answer may hold that are checked one by one, those inside of lists and objects counted."""
+MAX_DOCUMENT_NODES = 50_000
+"""The same for a document whose form says only that it is an object, or a list."""
 MAX_INTEGER = 2**53 - 1
 """The largest whole number that every JSON reader reads exactly."""
 
 
 def find_problem(node: Node, value: Any) -> Problem | None:
     """Return what is wrong with a value; None if it fits the schema."""
-    problem = _check_size(value)
+    is_checked_inside = bool(node.get("properties")) or any(node.get(key) for key in ("items", "anyOf"))
+    is_checked_inside = is_checked_inside or isinstance(node.get("additionalProperties"), dict)
+    problem = _check_size(value, MAX_ANSWER_NODES if is_checked_inside else MAX_DOCUMENT_NODES)
     if problem is not None:
         return problem
     error = next(iter(_validator()(node).iter_errors(value)), None)
@@ -48,14 +52,14 @@ def check_patterns(node: Node) -> None:
             )
 
 
-def _check_size(value: Any) -> Problem | None:
+def _check_size(value: Any, max_nodes: int) -> Problem | None:
     """Return what is wrong with the number of values, or with a number among them."""
     count, waiting = 0, [(value, "")]
     while waiting:
         part, path = waiting.pop()
         count += 1
-        if count > MAX_ANSWER_NODES:
-            return Problem("", f"has more than {MAX_ANSWER_NODES:,} parts")
+        if count > max_nodes:
+            return Problem("", f"has more than {max_nodes:,} parts")
         match part:
             case bool():
                 continue

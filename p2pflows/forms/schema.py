@@ -6,7 +6,6 @@ and are replaced, every length is limited, and an alternative holds at most one 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -195,7 +194,7 @@ class _Reader:
             if key not in _KEYWORDS[kind]:
                 raise _wrong(path, f"has {key!r}, which a form cannot show")
             self._check_keyword(key, value, path)
-        found: Node = {"type": kind, **copy.deepcopy(rest)}
+        found: Node = {"type": kind, **rest}
         if kind == "array":
             if "items" not in rest:
                 raise _wrong(path, "has items of no type")

@@ -104,6 +104,14 @@ def test_what_is_no_form_is_refused_where_it_is_asked(wanted: Any) -> None:
         TypedForm(wanted)
 
 
+def test_the_answers_of_all_are_a_list() -> None:
+    """Each of them of the type that was asked for."""
+    question: dict[str, Any] = {"need": "all", "people": [{}, {}], "outcome": "answered", "error": None}
+    question |= {"value": ["s", "l"], "answer": "", "remark": "", "by": ""}
+    assert TypedForm(Size).answer_in(question).value == [Size.SMALL, Size.LARGE]
+    assert TypedForm(Size).answer_in({**question, "need": "first", "value": "s"}).value == Size.SMALL
+
+
 def test_no_answer_is_an_error() -> None:
     """With the words of the one who declined."""
     error = {"code": "declined", "message": "Not me.", "hint": "", "from": "b0" * 32, "name": "bob"}
