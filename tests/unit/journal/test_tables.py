@@ -11,7 +11,7 @@ import pytest
 
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import Journal, streams
+from p2pflowsd.journal import Journal, pruning, streams
 from p2pflowsd.journal.invitations import MAX_ENDPOINTS_CHARS
 from p2pflowsd.journal.rows import InstanceRow, IntroductionRow, InvitationRow, MeetingRow, RecordRow
 from p2pflowsd.journal.streams import Direction, Position
@@ -374,6 +374,8 @@ def test_calls_of_runs_are_known_by_root_and_instance(journal: Journal) -> None:
     ended = rows._fields(ME, ANN, "z", Type.CALL)
     journal.outgoing.add(ended, b"{}", origin.replace("7", "8"))
     journal.outgoing.move(ended.id, OutgoingState.DONE, NOW)
+    for part in (f'{{"instance": "{TWO}"}}', '{"root": 9}'):
+        journal.outgoing.add(rows._fields(ME, ANN, "z", Type.CALL), b"{}", part)
     assert [row.id for row in journal.outgoing.of_root(7)] == [message.id]
     assert [row.id for row in journal.outgoing.of_instance(ONE)] == [message.id]
     assert journal.outgoing.has_open_of_root(7)
@@ -431,9 +433,10 @@ def test_one_record_is_changed(rows: Rows) -> None:
     assert not table.set_value(1, 0, "second")
     assert not table.set_value(3, 0, "nothing")
     assert [(row.row_id, row.call_index) for row in table.of(1)] == [(1, 0), (1, 1)]
-    found = table.get(1, 0)
+    found, other = table.get(1, 0), table.get(2, 0)
     assert found is not None
-    assert found.value == "first"
+    assert other is not None
+    assert (found.value, other.row_id) == ("first", 2)
     assert table.get(1, 5) is None
     assert table.runs() == {1, 2}
     assert rows.changed_by(lambda: table.remove_one(1, 0)) == [("records", "1/0")]
@@ -556,6 +559,29 @@ def test_streams_are_known_by_direction_peer_and_endpoint(rows: Rows, monkeypatc
     assert len(table._cached) <= 4
     assert table.has_any(Direction.OUTGOING, ANN)
     assert not table.has_any(Direction.OUTGOING, ME)
+    table.set(Direction.INCOMING, ME, "x", Position(1, 1))
+    table.save()
+    assert not table.has_any(Direction.OUTGOING, ME)
+
+
+def test_a_position_that_is_not_written_yet_is_known(journal: Journal) -> None:
+    """A stream is where it was moved last, whether the file says so already or not."""
+    table, key = journal.streams, (Direction.INCOMING, ANN, "x")
+    table.set(*key, Position(1, 1))
+    table.save()
+    table.set(*key, Position(1, 2))
+    assert table.get(*key) == Position(1, 2)
+
+
+def test_each_call_looks_at_the_next_streams(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams that stay do not keep those behind them from being looked at."""
+    monkeypatch.setattr(streams, "_MAX_CHECKED_STREAMS", 2)
+    table = rows.journal.streams
+    for peer in (ANN, CYD, "d" * 64):
+        table.set(Direction.INCOMING, peer, "x", Position(1, 1))
+    table.save()
+    assert rows.changed_by(lambda: table.forget_strangers(set())) == []
+    assert rows.changed_by(lambda: table.forget_strangers(set())) == [("streams", f"in/{'d' * 64}/x")]
 
 
 def test_only_streams_of_strangers_without_requests_are_forgotten(journal: Journal) -> None:
@@ -601,3 +627,33 @@ def test_only_what_is_over_for_long_is_pruned(rows: Rows) -> None:
     assert {key for table, key in gone if table == "outgoing"} == {
         message for (*_, state), message in rows.sent.items() if state in ended and message != call
     }
+
+
+def test_a_call_looks_at_one_slice(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can go in a slice that was looked at before goes when the round comes there again."""
+    monkeypatch.setattr(pruning, "MAX_PRUNED_ROWS", 4)
+    for _ in range(10):
+        journal.incoming.add_bundle(ANN, b"proof", NOW)
+    left = []
+    for now in (NOW, *[NOW + 24 * 3_600_000] * 4):
+        journal.prune(now)
+        left.append([number for (number,) in journal._db.execute("SELECT n FROM bundles ORDER BY n")])
+    first, second, third = list(range(1, 5)), list(range(5, 9)), [9, 10]
+    assert left == [[*first, *second, *third], [*first, *third], first, first, []]
+
+
+def test_a_call_gives_back_some_pages(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that has much room gives it back bit by bit, so that no call takes long."""
+    monkeypatch.setattr(pruning, "MAX_FREED_PAGES", 3)
+    bundle = journal.incoming.add_bundle(ANN, b"x" * 400_000, NOW)
+    journal.incoming.drop_bundle(bundle)
+    journal.commit()
+
+    def free() -> int:
+        return int(journal._db.execute("PRAGMA freelist_count").fetchone()[0])
+
+    before = free()
+    assert before > 50
+    with journal.transaction():
+        journal.prune(NOW)
+    assert free() == before - 3
