@@ -20,6 +20,9 @@ _GENERATION = slice(68, 72)
 
 A journal has there a number that grows while it changes, so an older copy has a lower one.
 """
+_FORMAT = slice(18, 20)
+_WITH_LOG = b"\2\2"
+"""What a SQLite file has there while it is used with a log; copies made with `.backup` or `VACUUM INTO` have not."""
 _HEADER_BYTES = 100
 _LOG_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _FIRST_PAGE = (1).to_bytes(4, "big")
@@ -123,8 +126,9 @@ class JournalFile:
         if _identity(self._path) != self._identity:
             self.change = Change.MOVED
             raise replaced()
-        generation = _generation(os.pread(self._descriptor, _HEADER_BYTES, 0))
-        if generation is None or generation < self.generation:
+        header = os.pread(self._descriptor, _HEADER_BYTES, 0)
+        generation = _generation(header)
+        if generation is None or generation < self.generation or header[_FORMAT] != _WITH_LOG:
             self.change = Change.OVERWRITTEN
             raise replaced()
         self.generation = generation

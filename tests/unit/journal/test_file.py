@@ -130,6 +130,32 @@ def test_an_older_copy_put_in_its_place(
     after.close()
 
 
+def test_a_vacuumed_copy_of_a_moment_ago(journal: Journal, path: Path, tmp_path: Path) -> None:
+    """A copy with other pages is not mixed with the log, even if it is newer than the database without the log."""
+    copy = tmp_path / "copy.sqlite3"
+    journal._db.execute("VACUUM INTO ?", (str(copy),))
+    put(journal, "second", "lost with the copy")
+    shutil.copyfile(copy, path)
+    fails(journal)
+    again = journal.reopened()
+    assert again.older_copy is not None
+    assert (again.meta.get("first"), again.meta.get("second")) == ("kept", None)
+    journal.close()
+    again.close()
+    assert facts(path)["first"] == "kept"
+
+
+def test_a_copy_of_a_moment_ago(journal: Journal, path: Path, tmp_path: Path) -> None:
+    """A copy with the same pages, newer than the database without the log, does no harm: the log has what differs."""
+    copy = tmp_path / "copy.sqlite3"
+    back_up(journal, copy)
+    put(journal, "second", "kept")
+    shutil.copyfile(copy, path)
+    put(journal, "third", "kept")
+    journal.close()
+    assert facts(path).items() >= {"first": "kept", "second": "kept", "third": "kept"}.items()
+
+
 @pytest.mark.parametrize("has_own_log", [False, True])
 def test_an_older_copy_beside_the_log_of_a_killed_daemon(
     has_own_log: bool, journal: Journal, path: Path, tmp_path: Path
