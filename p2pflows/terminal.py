@@ -8,6 +8,24 @@ import signal
 TERMINAL_CLOSED = "The terminal was closed (SIGHUP), so this process stops. To go on without one, start it with nohup."
 
 
+def hold_interrupts() -> None:
+    """Let Ctrl-C wait until the program that replaces this process calls `begin_quietly`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+
+def begin_quietly() -> None:
+    """Let Ctrl-C end this process without a traceback while it imports what it needs; it has done nothing yet."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def end_quiet_start() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again; undoes `begin_quietly`."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def open_closed_streams() -> None:
     """Open `/dev/null` in place of stdin, stdout and stderr where they are closed.
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from p2pflows import terminal
+
+if __name__ == "__main__":
+    terminal.begin_quietly()
+
 import asyncio
 import contextlib
 import fcntl
@@ -17,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from p2pflows import config, logs, strict_modes, terminal
+from p2pflows import config, logs, strict_modes
 from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home, home
 from p2pflows.protocol import identity

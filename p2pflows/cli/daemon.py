@@ -13,6 +13,7 @@ from p2pflows.cli.identity import load_or_create
 from p2pflows.cli.output import ago, display_name, in_one_unit, print_facts, print_json, print_table, say, style
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
+from p2pflows.terminal import hold_interrupts
 
 _USUAL_PACKET_BYTES = 1_000_000
 """Brokers that take packets of this size take every message."""
@@ -41,6 +42,7 @@ def up(broker: str | None, take_over: bool) -> None:
     if made:
         say(f"Made your identity {identity.user_id} in {home().path}.")
     # -P: a file in the current folder must not be imported in place of a module.
+    hold_interrupts()
     os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd", *(["--take-over"] if take_over else [])])  # noqa: S606 - the daemon replaces this process, so signals reach it
 
 

@@ -17,6 +17,7 @@ from p2pflows.cli.output import ago, print_json, print_result, print_table, say,
 from p2pflows.errors import UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
+from p2pflows.terminal import hold_interrupts
 
 _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 
@@ -101,6 +102,7 @@ def worker(
         *([] if is_token_given else ["--socket", str(home().worker_socket)]),
         *key_arguments,
     ]
+    hold_interrupts()
     os.execv(sys.executable, command)  # noqa: S606 - the worker replaces this process, so signals reach it
 
 

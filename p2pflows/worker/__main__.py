@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from p2pflows import terminal
+
+if __name__ == "__main__":
+    terminal.begin_quietly()
+
 import argparse
 import asyncio
 import contextlib
@@ -16,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from p2pflows import logs, terminal
+from p2pflows import logs
 from p2pflows.errors import NotAllowed, UsageError
 from p2pflows.protocol.channel import Enrolment, read_token
 

@@ -79,7 +79,7 @@ def test_a_reader_that_stops_is_not_an_error(daemon: ScriptedDaemon) -> None:
     running.stdin.close()
     assert running.stderr.read() == b""
     running.stderr.close()
-    assert running.wait(10) == 1
+    assert running.wait(10) == 128 + signal.SIGPIPE
 
 
 def test_progress_is_shown_on_a_terminal_only(daemon: ScriptedDaemon, tmp_path: Path) -> None:

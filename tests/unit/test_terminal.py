@@ -6,6 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from p2pflows import terminal
 
@@ -33,3 +36,19 @@ def test_nothing_takes_the_place_of_a_closed_stream() -> None:
 
     assert run(open_one.format("open_closed_streams();")) > 2
     assert run(open_one.format("")) == 0
+
+
+@pytest.mark.parametrize("program", ["p2pflows", "p2pflows.worker", "p2pflowsd"])
+def test_ctrl_c_while_a_program_begins_leaves_no_traceback(tmp_path: Path, program: str) -> None:
+    """Whoever starts it by mistake and presses Ctrl-C at once reads nothing; the program has done nothing."""
+    code = (
+        "import os, signal, sys; from p2pflows import terminal; terminal.hold_interrupts();"
+        "os.kill(os.getpid(), signal.SIGINT);"
+        f"os.execv(sys.executable, [sys.executable, '-P', '-m', '{program}'])"
+    )
+    environment = {**os.environ, "P2PFLOWS_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
+    assert not list(tmp_path.iterdir())
