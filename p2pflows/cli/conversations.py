@@ -16,10 +16,12 @@ def print_conversations(conversations: list[dict[str, Any]]) -> None:
     if not conversations:
         say("There were no conversations in the last day.")
         return
-    print_table(
-        ["ID", "WITH", "AT", "WHEN", "OPEN", "LAST"],
-        [_row(conversation) for conversation in conversations],
-    )
+    head, rows = ["ID", "WITH", "AT", "WHEN", "OPEN", "LAST"], [_row(conversation) for conversation in conversations]
+    if any(conversation.get("title") for conversation in conversations):
+        head.insert(1, "TOPIC")
+        for row, conversation in zip(rows, conversations, strict=True):
+            row.insert(1, conversation.get("title") or "")
+    print_table(head, rows)
     say("Continue one with: p2pflows chat ADDRESS --resume ID")
     if any(conversation["open"] for conversation in conversations):
         say("Answer open questions with: p2pflows chat --answer")

@@ -227,3 +227,23 @@ def test_a_group_is_asked(trio: tuple[Person, Person, Person]) -> None:
     carol.cli("answer", asked(carol, "Later?"), "Here.").ok()
     assert alice.cli("wait", later).ok().out == "Here.\n"
     wait_until(lambda: bob.prompts() == [], 20)
+
+
+def test_a_question_is_passed_on(trio: tuple[Person, Person, Person]) -> None:
+    """The asker sees each hop, and gets the answer of the other one, signed by them; also over a restart."""
+    alice, bob, carol = trio
+    bob.add_contact(carol)
+    asking = alice.start_command("ask", "bob", "Where is the key?", "--json")
+    question = asked(bob, "Where is the key?")
+    bob.cli("delegate", question, "carol", "-m", "She has it.").ok()
+    passed_on = asked(carol, "Where is the key?")
+    (open_one,) = alice.cli("asked", "--json").ok().document
+    assert open_one["where"].startswith("passed on to carol: ")
+    assert open_one["people"][0]["hops"] == [{"by": bob.user_id, "to": carol.user_id, "why": "She has it."}]
+    alice.kill_daemon()
+    carol.cli("answer", passed_on, "Under the mat.").ok()
+    alice.ready()
+    ended = asking.wait().ok().document
+    assert (ended["outcome"], ended["answer"], ended["by"]) == ("answered", "Under the mat.", carol.user_id)
+    assert "bob passes it on to carol: She has it." in alice.cli("chat", "bob", stdin="").ok().out
+    assert bob.prompts(everything=True)[-1]["status"] == "delegated"

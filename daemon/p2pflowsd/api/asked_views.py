@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from p2pflows.errors import from_peer
@@ -50,6 +51,7 @@ def question(node: Node, row: QuestionRow) -> dict[str, Any]:
                 "to_name": node.name_of(person.user),
                 "endpoint": person.endpoint,
                 "where": _where(node, person) if person.result.outcome == QuestionState.OPEN else "",
+                "hops": [asdict(hop) for hop in node.delegations.hops(person.call)] if person.call else [],
                 **_result(node, person.result),
             }
             for person in people
@@ -142,7 +144,14 @@ def _where(node: Node, person: Person) -> str:
 
 
 def _where_sent(node: Node, sent: OutgoingRow) -> str:
-    """Say in a few words how far a message has got."""
+    """Say in a few words how far a message has got, or the one that asks somebody else instead."""
+    last = node.delegations.last(sent)
+    if last.id == sent.id:
+        return _where_message(node, sent)
+    return f"passed on to {node.name_of(last.peer) or last.peer[:8]}: {_where_message(node, last)}"
+
+
+def _where_message(node: Node, sent: OutgoingRow) -> str:
     if sent.state == OutgoingState.STORED:
         if sent.note == NOTE_SHOWN:
             return "shown to them"

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from p2pflowsd.journal import Journal
-from p2pflowsd.journal.rows import OutgoingRow, PromptRow
+from p2pflowsd.journal.rows import LineRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, PromptState
 
-MAX_ROWS_READ = 5_000
-"""How many of the last calls, and how many of the last prompts, are read."""
+MAX_ROWS_READ = 1_000
+"""How many of the last calls, of the last prompts and of the last lines are read."""
+_AFTER_ALL = 2**62
+"""A number after those of all lines."""
 MAX_TEXT_CHARS = 500
 
 _TEXTS = ("human_input", "api_output", "text", "prompt", "query", "result")
@@ -61,6 +63,11 @@ def newest(journal: Journal, limit: int) -> list[Conversation]:
         if key not in found:
             found[key] = _asked(prompt)
         found[key].open += prompt.state == PromptState.OPEN
+    talked = {(each.conversation, each.user) for each in found.values()}
+    for line in journal.lines.newest(MAX_ROWS_READ, _AFTER_ALL):
+        if line.kind == "note" and (line.conversation, line.peer) not in talked:
+            talked.add((line.conversation, line.peer))
+            found["notes", line.conversation, line.peer] = _noted(line)
     return sorted(found.values(), key=lambda each: each.at, reverse=True)[:limit]
 
 
@@ -90,6 +97,19 @@ def _asked(prompt: PromptRow) -> Conversation:
         text[:MAX_TEXT_CHARS],
         "me" if answered else "them",
         prompt.received,
+    )
+
+
+def _noted(line: LineRow) -> Conversation:
+    return Conversation(
+        line.conversation,
+        "asking" if line.by_me else "asked",
+        line.peer,
+        line.endpoint,
+        line.label,
+        line.text[:MAX_TEXT_CHARS],
+        "me" if line.by_me else "them",
+        line.at,
     )
 
 

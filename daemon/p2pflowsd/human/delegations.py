@@ -131,14 +131,22 @@ class Delegations:
 
     def hops(self, message_id: str) -> list[Hop]:
         """Return how a question of the user was passed on, first to last."""
-        found: list[Hop] = []
         row = self._journal.outgoing.find(message_id)
-        while row is not None and len(found) < MAX_HOPS:
-            delegate = self._journal.lines.delegate_of(row.id)
-            if delegate is None:
+        return [] if row is None else [hop for hop, _ in self._walk(row)]
+
+    def last(self, row: OutgoingRow) -> OutgoingRow:
+        """Return the message that asks a question now: the one by which it was followed last, or itself."""
+        return next((message for _, message in reversed(self._walk(row))), row)
+
+    def _walk(self, row: OutgoingRow) -> list[tuple[Hop, OutgoingRow]]:
+        """Return how a question was passed on, each time with the message that followed it."""
+        found: list[tuple[Hop, OutgoingRow]] = []
+        while len(found) < MAX_HOPS and (delegate := self._journal.lines.delegate_of(row.id)) is not None:
+            follower = self._journal.outgoing.find(_follower(row.id, delegate[0]))
+            if follower is None:
                 break
-            found.append(Hop(row.peer, *delegate))
-            row = self._journal.outgoing.find(_follower(row.id, delegate[0]))
+            found.append((Hop(row.peer, *delegate), follower))
+            row = follower
         return found
 
     def _may_follow(self, row: OutgoingRow, sender: str, to: str) -> bool:

@@ -40,6 +40,14 @@ def test_conversations_are_listed(daemon: ScriptedDaemon) -> None:
     assert run_here(daemon.home, "chat", "--list", "--json").out == "[]\n"
 
 
+def test_a_topic_is_listed(daemon: ScriptedDaemon) -> None:
+    """If a conversation has one."""
+    daemon.script["conversations"] = {"conversations": [_conversation(title="Our trip"), _conversation(SECOND)]}
+    shown = run_here(daemon.home, "chat", "--list").out.splitlines()
+    assert shown[0].split()[:3] == ["ID", "TOPIC", "WITH"]
+    assert ["Our trip" in line for line in shown] == [False, True, False]
+
+
 def _can_chat(daemon: ScriptedDaemon, *conversations: dict[str, Any]) -> None:
     daemon.script.update(
         describe={"kind": "python", "user": BOB, "endpoint": "Talker", "schema": None},

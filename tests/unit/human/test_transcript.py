@@ -12,6 +12,7 @@ from support.desk import Desk, Neighbour
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.human import transcript
+from p2pflowsd.human.conversations import newest
 from p2pflowsd.human.inbox import Typed
 from p2pflowsd.journal.rows import LineRow
 
@@ -139,3 +140,14 @@ def test_changes_are_announced_after_the_commit(desk: Desk, alice: Neighbour) ->
         ("question", "Tea?", "declined"),
         ("declined", "No.", "answered"),
     ]
+
+
+def test_notes_are_listed_as_conversations(desk: Desk, alice: Neighbour) -> None:
+    """Those of one conversation once, with the last text; a conversation with questions is listed as such."""
+    alice.sends("User", {"text": "one"}, type="post", conversation="a" * 32)
+    alice.sends("User", {"text": "two"}, type="post", conversation="a" * 32)
+    asked = alice.sends("User", {"text": "Tea?"})
+    say(desk, alice, "Hello")
+    found = newest(desk.journal, 10)
+    assert sorted((each.text, each.by) for each in found) == [("Hello", "me"), ("Tea?", "them"), ("two", "them")]
+    assert asked in {each.conversation for each in found}
