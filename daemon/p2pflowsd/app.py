@@ -517,7 +517,8 @@ class App:
         return self._embedded.name if self._embedded is not None else str(self._setting)
 
     async def _broker_for_workers(self) -> str:
-        return (await self._broker()).with_secret()
+        url = await (self._broker() if self._embedded is None else self._embedded.ensure_for_workers())
+        return url.with_secret()
 
     async def _token(self, point: str) -> str:
         key = self._node.worker_tokens.key(point, "")

@@ -40,6 +40,8 @@ class BrokerUrl:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     ca_file: str | None = None
+    socket: str | None = None
+    """The path of a unix socket on which the broker listens, too: it is used in place of host and port."""
 
     def __str__(self) -> str:
         user = f"{self.username}@" if self.username else ""

@@ -125,6 +125,7 @@ class Connection:
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5,
             manual_ack=True,
+            transport="tcp" if url.socket is None else "unix",
         )
         # paho's own window is fixed before CONNACK, and scanned in full at every PUBACK: _send_waiting has ours.
         self._client.max_inflight_messages = 0
@@ -189,7 +190,7 @@ class Connection:
             # If we are cancelled here, nobody refers to the client once the thread is done, and its socket closes.
             await asyncio.to_thread(
                 self._client.connect,
-                self._url.host,
+                self._url.host if self._url.socket is None else self._url.socket,
                 self._url.port,
                 keepalive=_KEEPALIVE_S,
                 clean_start=self._clean,
@@ -332,7 +333,8 @@ class Connection:
         if not isinstance(sock, socket.socket):
             self.end("closed while connecting")
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop.add_reader(sock, self._on_readable, sock)
         if client.want_write():
             self._on_want_write(client, None, sock)
@@ -496,7 +498,7 @@ def _has_more(sock: socket.socket) -> bool:
 
 def _ask_for_quick_acks(sock: socket.socket) -> None:
     # Without this option, the peer's Nagle algorithm and our delayed ACK cost 40 ms. Linux resets it after a while.
-    if hasattr(socket, "TCP_QUICKACK"):
+    if hasattr(socket, "TCP_QUICKACK") and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 

@@ -17,10 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.mqtt_peer import Peer
 
 from p2pflows.errors import UsageError
 from p2pflows.links.broker_url import BrokerUrl
-from p2pflows.links.mqtt_connection import NoAnswer
+from p2pflows.links.mqtt_connection import BrokerRefused, NoAnswer
 from p2pflows.links.mqtt_probe import probe
 from p2pflowsd.processes import broker_home, broker_programs, embedded_broker
 from p2pflowsd.processes.broker_programs import Program
@@ -138,9 +139,10 @@ async def test_ensure_takes_over_at_once(broker: EmbeddedBroker, free_port: int,
     assert url == await broker.ensure()
     await broker.close()
     assert not broker.owned
-    assert await second.ensure() == url
+    later = await second.ensure()
+    assert (later.port, later.username) == (url.port, url.username)
     assert second.owned
-    await probe(url, 3.0)
+    await probe(later, 3.0)
     await second.close()
 
 
@@ -166,7 +168,7 @@ async def test_the_watchdog_restarts_a_broker_that_ended(
 ) -> None:
     """A broker that was killed is started again, although nobody asks for it."""
     monkeypatch.setattr(embedded_broker, "_LOOK_INTERVAL_S", 0.1)
-    url = await broker.ensure()
+    url = await broker.ensure_for_workers()
     watch = asyncio.create_task(broker.watch())
     pid = broker._child.pid
     assert pid
@@ -195,15 +197,23 @@ async def test_a_broker_that_outlived_its_owner_is_ended(program: Program, free_
     await stranger.wait()
 
 
-async def test_a_second_start_keeps_password_and_messages(mosquitto: str, free_port: int, tmp_path: Path) -> None:
-    """The password is created once, only the owner can read the files, and mosquitto keeps its database."""
+async def test_a_second_start_changes_the_password_of_daemons(mosquitto: str, free_port: int, tmp_path: Path) -> None:
+    """Daemons get a new password each time, tokens keep theirs; the files are private, and messages stay."""
     assert mosquitto
-    urls = []
+    urls, for_workers = [], []
     for _ in range(2):
         broker = EmbeddedBroker(free_port, directory=tmp_path / "b", program="mosquitto", log=LOG)
         urls.append(await broker.ensure())
+        for_workers.append(await broker.ensure_for_workers())
+        if len(urls) > 1:
+            with pytest.raises(BrokerRefused):
+                await probe(urls[0], 3.0)
+        await probe(urls[-1], 3.0)
+        await probe(for_workers[0], 3.0)
         await broker.close()
-    assert urls[0] == urls[1]
+    assert urls[0].password != urls[1].password
+    assert for_workers[0] == for_workers[1]
+    assert for_workers[0].socket is None
     assert len(urls[0].password or "") >= 24
     assert (tmp_path / "b" / "mosquitto.db").stat().st_size
     for path in (tmp_path / "b").iterdir():
@@ -239,7 +249,7 @@ async def test_another_broker_on_the_port(broker: EmbeddedBroker, free_port: int
     await probe(url, 3.0)
     await broker.close()
     ours = await other.ensure()
-    assert ours == replace(url, password=ours.password)
+    assert ours == replace(url, password=ours.password, socket=ours.socket)
     await other.close()
 
 
@@ -322,11 +332,52 @@ async def test_a_full_broker_is_not_restarted(
     assert mosquitto
 
 
+async def test_a_flood_of_the_port_keeps_no_daemon_out(
+    mosquitto: str, free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Daemons reach the broker on a socket in its private folder, whoever fills its port, and send nothing there."""
+    monkeypatch.setattr(broker_programs, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(broker_programs, "MIN_CONNECTIONS", 20)
+    broker = EmbeddedBroker(free_port, directory=tmp_path / "b", program="mosquitto", log=LOG)
+    url = await broker.ensure()
+    assert url.socket == str(tmp_path / "b" / "broker.sock")
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o700
+    idle = [await asyncio.open_connection("127.0.0.1", free_port) for _ in range(40)]
+    try:
+        await asyncio.sleep(0.2)
+        with pytest.raises((NoAnswer, ConnectionResetError)):
+            await probe(await broker.ensure_for_workers(), 1.0)
+        await probe(url, 3.0)
+        assert await broker._answers()
+        async with Peer(replace(url, port=1), "t/in", name="b") as peer:
+            await peer.wait_until_up()
+            peer.link.publish("t/in", b"x" * 200_000)
+            await peer.wait_for(b"x" * 200_000)
+    finally:
+        for _, writer in idle:
+            writer.close()
+        await broker.close()
+    assert mosquitto
+    assert not (tmp_path / "b" / "broker.sock").exists()
+
+
+async def test_a_long_path_has_no_socket(mosquitto: str, free_port: int, tmp_path: Path) -> None:
+    """Where the path of a socket would be too long, daemons use the port."""
+    assert mosquitto
+    folder = tmp_path / ("x" * 100)
+    broker = EmbeddedBroker(free_port, directory=folder, program="mosquitto", log=LOG)
+    url = await broker.ensure()
+    assert url.socket is None
+    await probe(url, 3.0)
+    await broker.close()
+
+
 async def test_the_port_of_another_user_gets_no_password(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon sends nothing to a program of another user, and the error names that user."""
     await broker.ensure()
+    monkeypatch.setattr(broker._home, "socket", None)  # as with a broker that listens on no socket
     monkeypatch.setattr(os, "geteuid", lambda: 4_242)
     with pytest.raises(UsageError, match=r"Another user of this machine \(uid"):
         await broker._home.probe()

@@ -89,6 +89,8 @@ class BrokerChild:
             process.stdin.close()
         self._process = None
         self._home.pid_file.unlink(missing_ok=True)
+        if self._home.socket is not None:
+            self._home.socket.unlink(missing_ok=True)
 
     async def _run(self) -> bool:
         """Start the program and wait until it answers; return False if it ends instead."""
@@ -106,6 +108,8 @@ class BrokerChild:
         return False
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        if self._home.socket is not None:
+            self._home.socket.unlink(missing_ok=True)
         command = prepare(self._home, self._program)
         self.name = command.name
         log = os.open(self._home.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

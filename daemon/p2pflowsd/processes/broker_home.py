@@ -17,6 +17,11 @@ from p2pflows.links.mqtt_probe import probe
 
 HOST = "127.0.0.1"
 USER = "local"
+"""The broker's user for workers with a token, whose password stays: it is in the tokens."""
+DAEMON = "daemon"
+"""The broker's user for daemons, with a new password at each start of the broker."""
+MAX_SOCKET_PATH = 100
+"""Bytes of the longest path that every system takes for a unix socket, rounded down."""
 _PROBE_TIMEOUT_S = 3.0
 _LISTENING = "0A"
 _LOOPBACK = {
@@ -42,6 +47,9 @@ class BrokerHome:
         self.folder = self._folders[-1]
         self.log = self.folder / "broker.log"
         self.pid_file = self.folder / "broker.pid"
+        socket = self.folder / "broker.sock"
+        self.socket = socket if len(os.fsencode(socket)) <= MAX_SOCKET_PATH else None
+        """Where the broker listens for daemons, if it can: in a folder that is this user's alone."""
 
     def check(self) -> None:
         """Create the folder, and check that no other user can write to it.
@@ -79,8 +87,14 @@ class BrokerHome:
             os.close(self._lock)
             self._lock = None
 
+    def renew_password(self) -> str:
+        """Make a new password for the daemons here, for a broker that starts, and return it."""
+        password = secrets.token_urlsafe(24)
+        files.replace(self.folder / "daemon-password", password)
+        return password
+
     def password(self) -> str:
-        """Return the password that all daemons use here; the first daemon creates it."""
+        """Return the password for workers with a token; the first daemon creates it."""
         path = self.folder / "password"
         if not path.exists():
             with contextlib.suppress(FileExistsError):
@@ -88,7 +102,16 @@ class BrokerHome:
         return path.read_text(encoding="ascii").strip()
 
     def url(self) -> BrokerUrl:
-        """Return the address of the broker."""
+        """Return the address of the broker for daemons of this user: its socket, if it has one."""
+        try:
+            user, password = DAEMON, (self.folder / "daemon-password").read_text(encoding="ascii").strip()
+        except FileNotFoundError:  # a daemon of an earlier release runs the broker
+            user, password = USER, self.password()
+        socket = str(self.socket) if self.socket is not None and self.socket.is_socket() else None
+        return BrokerUrl(HOST, self.port, username=user, password=password, socket=socket)
+
+    def url_for_workers(self) -> BrokerUrl:
+        """Return the address of the broker for workers with a token, and other programs."""
         return BrokerUrl(HOST, self.port, username=USER, password=self.password())
 
     async def probe(self) -> None:
@@ -98,7 +121,8 @@ class BrokerHome:
             UsageError: the port belongs to another user, who must not get our password.
             OSError: it does not answer, or refuses us.
         """
-        self._check_listener()
+        if self.url().socket is None:
+            self._check_listener()
         await probe(self.url(), _PROBE_TIMEOUT_S)
 
     def _check_listener(self) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from p2pflows import files
 from p2pflows.errors import UsageError
-from p2pflowsd.processes.broker_home import HOST, USER, BrokerHome
+from p2pflowsd.processes.broker_home import DAEMON, HOST, USER, BrokerHome
 
 Program = Literal["mosquitto", "iotcore"]
 
@@ -52,7 +52,7 @@ allow_anonymous false
 password_file {folder}/passwords
 {as_root}listener {port} {host}
 max_connections {max_connections}
-"""
+{unix}"""
 _IOTCORE_CONFIG = """\
 id = 0
 [router]
@@ -71,6 +71,7 @@ next_connection_delay_ms = 1
     max_inflight_count = 100
     [v5.1.connections.auth]
     {user} = "{password}"
+    {daemon} = "{daemon_password}"
 """
 
 
@@ -139,14 +140,21 @@ def _find_mosquitto() -> tuple[str, str] | None:
 
 
 def _prepare_mosquitto(home: BrokerHome, path: str, version: str) -> BrokerCommand:
-    files.replace(home.folder / "passwords", _password_line(home.password()))
+    lines = _password_line(USER, home.password()) + _password_line(DAEMON, home.renew_password())
+    files.replace(home.folder / "passwords", lines)
+    unix = "" if home.socket is None else f"listener 0 {home.socket}\n"
     # Started as root, mosquitto would switch to a user who cannot read our files.
     as_root = "user root\n" if os.geteuid() == 0 else ""
     config = home.folder / "mosquitto.conf"
     files.replace(
         config,
         _MOSQUITTO_CONFIG.format(
-            folder=home.folder, port=home.port, host=HOST, as_root=as_root, max_connections=_max_connections()
+            folder=home.folder,
+            port=home.port,
+            host=HOST,
+            as_root=as_root,
+            max_connections=_max_connections(),
+            unix=unix,
         ),
     )
     # The child runs by path and isolated, so that it imports nothing from the working directory; iotcore likewise.
@@ -164,16 +172,24 @@ def _max_connections() -> int:
 
 def _prepare_iotcore(home: BrokerHome) -> BrokerCommand:
     config = home.folder / "iotcore.toml"
-    files.replace(config, _IOTCORE_CONFIG.format(host=HOST, port=home.port, user=USER, password=home.password()))
+    content = _IOTCORE_CONFIG.format(
+        host=HOST,
+        port=home.port,
+        user=USER,
+        password=home.password(),
+        daemon=DAEMON,
+        daemon_password=home.renew_password(),
+    )
+    files.replace(config, content)
     version = importlib.metadata.version("iotcore")
     return BrokerCommand(f"iotcore {version}", [sys.executable, "-P", _beside("iotcore_child.py"), str(config)])
 
 
-def _password_line(password: str) -> str:
+def _password_line(user: str, password: str) -> str:
     """Return user and password in mosquitto's format: PBKDF2 with SHA-512."""
     salt, rounds = secrets.token_bytes(12), 101
     key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
-    return f"{USER}:$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}\n"
+    return f"{user}:$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}\n"
 
 
 def _beside(name: str) -> str:

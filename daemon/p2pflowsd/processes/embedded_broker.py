@@ -65,6 +65,17 @@ class EmbeddedBroker:
         async with self._busy:
             return await self._ensure()
 
+    async def ensure_for_workers(self) -> BrokerUrl:
+        """Return the address of the broker for workers with a token; start it as `ensure` does.
+
+        Raises:
+            UsageError: as `ensure`.
+            P2pflowsError: as `ensure`.
+            TimeoutError: as `ensure`.
+        """
+        await self.ensure()
+        return self._home.url_for_workers()
+
     async def watch(self) -> None:
         """Run until cancelled: start the broker again when it ends or hangs, and when its owner has ended."""
         loop = asyncio.get_running_loop()
