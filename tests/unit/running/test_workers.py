@@ -422,3 +422,74 @@ def test_packets_of_others_are_no_frames(desk: Desk) -> None:
     desk.node.process_batch([Packet(topic, b"x" * 100), Packet(topic, json.dumps({"worker": "w"}).encode())])
     assert desk.journal.counters["refused.bad_frame"] == 2
     assert [point.name for point in desk.node.points] == []
+
+
+# Runs that wait for an answer.
+
+
+def waiting_run(desk: Desk, ann: Neighbour) -> tuple[Hand, str, str]:
+    """Return a worker, a task of it that waits for ann's answer to its call 0, and the id of that call."""
+    desk.serves("own", subflows={"far": {"user_id": ann.user, "flow_endpoint": "x"}})
+    hand = Hand(desk, "b", "w")
+    ann.sends("own", {})
+    ((task, _),) = hand.takes()
+    ask = {"task": task["task"], "k": 0, "op": "call", "user": ann.user, "endpoint": "x", "data": {}, "mark": "m"}
+    hand.says(held=[task["task"]], seen=9, asks=[ask])
+    (call,) = ann.gets("x")
+    return hand, task["task"], call["id"]
+
+
+def test_a_wait_is_answered_once_there_is_an_answer(desk: Desk, ann: Neighbour) -> None:
+    """A worker that asks again after the frame with the result was lost gets it again, and nothing before."""
+    hand, task, call = waiting_run(desk, ann)
+    hand.is_told().clear()
+    for waits in ([[task, 0], [task, 0]], [["1-" + "0" * 32, 0]]):
+        hand.says(held=[task], seen=99, waits=waits)
+        assert [answer for answer in hand.is_told() if not answer.get("kept")] == []
+    ann.sends(topics.REPLY, {"n": 1}, type="reply", cause=call, epoch=0, seq=0)
+    before = len([answer for answer in hand.is_told() if answer.get("data") == {"n": 1}])
+    assert before == 1
+    hand.says(held=[task], seen=99, waits=[[task, 0], [task, 0]])
+    assert len([answer for answer in hand.is_told() if answer.get("data") == {"n": 1}]) == 2
+
+
+def test_an_ask_for_a_task_that_is_gone_is_dropped(desk: Desk, ann: Neighbour) -> None:
+    """What a worker asks for a task that it does not have is recorded for nobody."""
+    hand, task, _ = waiting_run(desk, ann)
+    ask = {"task": "7-" + "0" * 32, "k": 5, "op": "step", "value": 1, "mark": "m"}
+    hand.says(held=[task], seen=99, asks=[ask])
+    assert desk.journal.records.runs() == {int(task.split("-", maxsplit=1)[0])}
+    assert desk.journal.records.get(int(task.split("-", maxsplit=1)[0]), 5) is None
+
+
+def test_a_suspended_run_waits_without_a_worker(desk: Desk, ann: Neighbour) -> None:
+    """A run that its worker has put aside goes to a worker again when its answer is there, with what it recorded."""
+    hand, task, call = waiting_run(desk, ann)
+    hand.takes()
+    hand.says(held=None, seen=99, suspended=[[task, [0]]])
+    hand.says(held=None, seen=99, suspended=[[task, [0]]])
+    assert hand.takes() == []
+    desk.passes(1.1)
+    assert any(task in frame["done"] for frame in frames(desk, hand))
+    assert desk.node.points.get("b").scheduler.suspended == 1
+    ann.sends(topics.REPLY, {"n": 1}, type="reply", cause=call, epoch=0, seq=0)
+    ((again, _),) = hand.takes()
+    assert again["task"] == task
+    assert again["records"][0][2]["data"] == {"n": 1}
+
+
+def test_a_run_whose_answer_has_come_is_not_suspended(desk: Desk, ann: Neighbour) -> None:
+    """A worker that puts a run aside while its answer is under way gets it again at once."""
+    hand, task, call = waiting_run(desk, ann)
+    ann.sends(topics.REPLY, {"n": 1}, type="reply", cause=call, epoch=0, seq=0)
+    hand.takes()
+    hand.says(held=None, seen=99, suspended=[[task, [0]]])
+    ((again, _),) = hand.takes()
+    assert again["task"] == task
+
+
+def test_a_worker_that_repeats_itself_suspends_no_run_that_it_has_got_again(desk: Desk, ann: Neighbour) -> None:
+    """Only a worker that has seen the frame with a task can have put it aside."""
+    hand, task, _ = waiting_run(desk, ann)
+    hand.says(held=None, seen=0, suspended=[[task, [0]]])
+    assert desk.node.points.get("b").scheduler.suspended == 0
