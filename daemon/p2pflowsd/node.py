@@ -564,10 +564,10 @@ class Node:
 
     def _on_call_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
         """Pass the end of a message with an origin on to the part that sent it."""
-        if sent.endpoint == topics.INVITE:
-            self.people.invitations.on_settled(sent, state, answer)
-        elif not (
-            self.delegations.on_call_settled(sent, state, answer) or self.questions.on_call_settled(sent, state, answer)
+        if not (
+            (sent.endpoint == topics.INVITE and self.people.invitations.on_settled(sent, state, answer))
+            or self.delegations.on_call_settled(sent, state, answer)
+            or self.questions.on_call_settled(sent, state, answer)
         ):
             self._runs.on_call_settled(sent, state, answer)
 

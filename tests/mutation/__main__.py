@@ -61,6 +61,10 @@ TESTS: dict[str, Sequence[str]] = {
     f"{_D}/running/dispatch.py": _first("tests/unit/running", "tests/unit/test_node.py"),
     f"{_D}/sending/notices.py": _first("tests/unit/sending", "tests/unit/receiving"),
     f"{_D}/receiving/admission.py": _CORE,
+    **{
+        f"{_D}/receiving/{name}.py": ("tests/unit/receiving/test_invitations.py",)
+        for name in ("invitations", "introductions", "wishes", "people")
+    },
     f"{_D}/human/inbox.py": _first("tests/unit/human"),
     **{
         f"{_D}/journal/{name}.py": _JOURNAL

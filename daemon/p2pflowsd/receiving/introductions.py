@@ -99,7 +99,7 @@ class Introductions:
 
     def _keep(self, by: str, user: object, name: object) -> None:
         book = self._contacts.known
-        if by not in book.by_user or by == self._user:
+        if by not in book.by_user:
             raise NotAllowed("Only contacts may introduce others.", "Ask to become a contact first.")
         if not isinstance(user, str) or not topics.is_user_id(user):
             raise BadInput("An introduction names a user.", 'Put their id under "user".')

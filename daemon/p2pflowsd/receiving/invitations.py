@@ -233,7 +233,7 @@ class Invitations:
                 )
         suggested = data.get("name")
         suggested = suggested if isinstance(suggested, str) and petnames.has_form(suggested) else ""
-        name = self._contacts.known.by_user.get(peer) or found.name or default_name(peer)
+        name = found.name or default_name(peer)
         self._journal.invitations.use(found.row_id)
         self._meet(MeetingRow(0, found.id, peer, name, suggested, INVITED, now))
         for endpoint in filter(None, found.allow.split(",")):
@@ -332,17 +332,18 @@ class Invitations:
         except UsageError:
             return default_name(invitation.user)
 
-    def on_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
-        """Note how an acceptance of ours ended."""
-        origin = read_origin(sent.origin or "{}")
+    def on_settled(self, sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> bool:
+        """Note how an acceptance of ours ended; return False if the message is something else."""
+        origin = None if sent.origin is None else read_origin(sent.origin)
         if not isinstance(origin, AcceptOrigin):
-            return
+            return False
         if state is OutgoingState.DONE:
             now = self._clock.now()
             self._meet(MeetingRow(0, origin.invitation, sent.peer, origin.name, origin.suggested, ACCEPTED, now))
         elif state is not OutgoingState.CANCELLED:
             error = from_peer(strict_json.loads(answer or b"{}"))
             self._log.note(error.kind, sent.peer, topics.INVITE, f"Their invitation came to nothing: {error.message}")
+        return True
 
     # Both.
 
@@ -378,12 +379,10 @@ class Invitations:
             row_id: the number of the meeting.
             words: the words to compare; empty if they could not be computed.
         """
-        if not self._journal.meetings.set_words(row_id, words):
-            return
         meeting = self._journal.meetings.get(row_id)
-        if meeting is not None:
+        if meeting is not None and self._journal.meetings.set_words(row_id, words):
             self._log.note("met", meeting.peer, "", story(meeting, words))
-        self._tell_listeners()
+            self._tell_listeners()
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call back after each commit that may have ended an invitation; return what ends that."""
@@ -409,9 +408,7 @@ class Invitations:
         if name is None:
             try:
                 name = self._contacts.add(meeting.name, meeting.peer)
-            except UsageError:
-                if meeting.name == default_name(meeting.peer):
-                    raise
+            except UsageError:  # it was taken meanwhile
                 name = self._contacts.add(default_name(meeting.peer), meeting.peer)
         self._contacts.reload_if_changed()
         self._followed.add(meeting.peer)

@@ -62,9 +62,8 @@ class Wishes:
 
     def forget(self, peer: str) -> None:
         """Forget the wish of a stranger."""
-        if peer in self.peers:
-            self._journal.wishes.remove(peer)
-            self.peers.discard(peer)
+        self._journal.wishes.remove(peer)
+        self.peers.discard(peer)
 
     def current(self) -> list[WishRow]:
         """Return the wishes about which the owner has not decided, in the order in which they were first made."""

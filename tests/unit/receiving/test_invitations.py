@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,26 +19,35 @@ from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Envelope
 from p2pflows.protocol.invitation import Invitation, parse
+from p2pflows.protocol.message import MAX_LIFETIME_MS, Type
 from p2pflowsd.api import views
 from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import InvitationRow, MeetingRow, RecordRow
 from p2pflowsd.node import Node
 from p2pflowsd.receiving import introductions, invitations, wishes
 from p2pflowsd.running.catalog import Served
+from p2pflowsd.running.origin import AskOrigin
 
 BROKER = "mqtts://broker.example.org"
 
 
 class Mortal(LoneDaemon):
-    """A daemon that can be killed at a crash point."""
+    """A daemon that can be killed at a crash point.
+
+    Attributes:
+        faults: kills it.
+        met: the names of those who have become contacts, and whom the owner is to be told of.
+    """
 
     def start(self) -> None:
         """Start on what the journal holds."""
         if not hasattr(self, "faults"):
             self.faults = KillAt()
+            self.met: list[str] = []
         self.journal = Journal(self._path, self.user, self.faults)
         self.node = Node(
             identity=self.identity, journal=self.journal, contacts=self.contacts, link=self.link, clock=self.clock,
-            entropy=self.random.randbytes, faults=self.faults,
+            entropy=self.random.randbytes, faults=self.faults, on_met=lambda meeting: self.met.append(meeting.name),
         )  # fmt: skip
 
 
@@ -186,6 +197,45 @@ def test_a_proof_that_was_overheard_helps_nobody_else(alice: Mortal, bob: Peer, 
     assert send(alice, bob, acceptance(bob, invitation)) == {"met": True}
 
 
+def test_a_proof_of_another_type_is_wrong(alice: Mortal, eve: Peer) -> None:
+    """Also if the invitation exists; and the answer lives no longer than the call."""
+    body = acceptance(eve, invite(alice), proof=5)
+    call = json.loads(body)
+    assert send(alice, eve, body)["message"] == "There is no such invitation."
+    short = {**call, "id": "0" * 32, "epoch": next(_epochs), "expires": alice.clock.now() + 5_000}
+    send(alice, eve, json.dumps(short).encode())
+    assert [each["expires"] for each in eve.received(topics.REPLY)] == [
+        alice.clock.now() + invitations.UNPROVEN_ANSWER_MS - 200, short["expires"]
+    ]  # fmt: skip
+
+
+def test_the_owner_is_told_again_after_a_crash_and_the_contact_is_not_added_again(alice: Mortal, bob: Peer) -> None:
+    """The words were not computed yet, and Alice has removed Bob at once."""
+    send(alice, bob, acceptance(bob, invite(alice, name="bob")))
+    assert alice.met == ["bob"]
+    alice.contacts.remove("bob")
+    alice.restart()
+    alice.sleep(1)
+    assert (names(alice), alice.met) == ({}, ["bob", "bob"])
+    alice.do(lambda: alice.node.people.invitations.tell(1, "words"))
+    alice.do(lambda: alice.node.people.invitations.tell(1, "words"))
+    alice.do(lambda: alice.node.people.invitations.tell(999, "words"))
+    alice.restart()
+    alice.sleep(1)
+    assert (len(log(alice, "met")), alice.met) == (1, ["bob", "bob"])
+
+
+def test_an_id_in_short_that_fits_several_or_none_is_refused(alice: Mortal) -> None:
+    """The error says which of both."""
+    for end in ("a", "b"):
+        row = InvitationRow(0, "1234" + "0" * 27 + end, b"secret", "", "", 1, 0, 1, 2**50, 0)
+        alice.do(partial(alice.journal.invitations.add, row))
+    for part, said in (("1234", "Several invitations have"), ("abcd", "No invitation of yours has")):
+        with pytest.raises(UsageError, match=said):
+            alice.node.people.invitations.find(part)
+    assert alice.node.people.invitations.find("000a").id.endswith("a")
+
+
 def test_nobody_meets_themselves(alice: Mortal) -> None:
     """Alice's own key proves nothing to Alice, so no program of hers makes her a contact of her own."""
     me = Peer(alice, 1)
@@ -214,6 +264,7 @@ def test_guessing_is_slow_and_leaves_little_behind(alice: Mortal, eve: Peer) -> 
         {"op": "accept"},
         {"op": "accept", "invitation": 5, "proof": 5},
         {"op": "accept", "invitation": "x" * 1000, "proof": "\u00e9"},
+        {"op": "accept", "invitation": ["x"], "proof": "x"},
         {"op": ["accept"]},
         {"op": "introduce"},
         {"op": "introduce", "user": "b0" * 32, "name": "x"},
@@ -303,7 +354,6 @@ def test_an_invitation_may_open_endpoints(alice: Mortal, bob: Peer) -> None:
     invitation = invite(alice, name="bob", allow=list(rules))
     alice.do(lambda: alice.node.serving.unserve("gone"))
     send(alice, bob, acceptance(bob, invitation))
-    alice.restart()
     found = {flow.endpoint: flow.allow for flow in alice.node.catalog.all()}
     assert found == {
         "User": "contacts", "own": bob.user, "some": f"{'cd' * 32},{bob.user}", "wide": "contacts", "open": "anyone"
@@ -382,7 +432,9 @@ def test_an_address_book_that_cannot_be_written_is_tried_again(alice: Mortal, bo
     assert not alice.has_work
     assert any("cannot be added to your contacts yet" in detail for detail in log(alice, "ignored"))
     file.unlink()
-    alice.sleep(invitations.RETRY_INTERVAL_S + 1)
+    alice.sleep(1)
+    assert names(alice) == {}
+    alice.sleep(invitations.RETRY_INTERVAL_S)
     assert names(alice) == {"bob": bob.user}
 
 
@@ -449,8 +501,66 @@ def test_a_confirmation_survives_a_restart(alice: Mortal, bob: Peer) -> None:
     sent = accept(alice, invitation_of(bob, alice, life_s=48 * 3600), "bob")
     alice.restart()
     alice.sleep(24 * 3600)
+    assert "name" not in bob.received(topics.INVITE)[0]["data"]
     reply(alice, bob, sent, met=True)
     assert names(alice) == {"bob": bob.user}
+
+
+def test_invitations_of_one_user_are_accepted_one_by_one(alice: Mortal, bob: Peer) -> None:
+    """Each has its own message beside others that wait; a second confirmation of the same one changes nothing."""
+    first, second = invitation_of(bob, alice), replace(invitation_of(bob, alice), secret=bytes(16))
+    alice.do(lambda: alice.node.messages.send(Type.POST, bob.user, topics.INVITE, {}, life_ms=HOUR_MS))
+    sent = [accept(alice, invitation, "bob") for invitation in (first, second, first)]
+    assert (sent[0], len(set(sent))) == (sent[2], 2)
+    reply(alice, bob, sent[0], met=True)
+    again = accept(alice, first, "bob")
+    assert again != sent[0]
+    reply(alice, bob, again, met=True)
+    assert (names(alice), alice.met) == ({"bob": bob.user}, ["bob"])
+
+
+def test_an_acceptance_lives_as_long_as_it_can_matter(alice: Mortal, bob: Peer) -> None:
+    """Ten minutes longer than the invitation, or than now if that has just ended; but no longer than messages may."""
+    for life_s, expected_ms in ((3600, 3_600_000 + invitations.GRACE_MS), (-300, invitations.GRACE_MS)):
+        accept(alice, invitation_of(bob, alice, life_s=life_s), "bob")
+        alice.sleep(0.1)
+        message = bob.received(topics.INVITE)[-1]
+        assert message["expires"] - message["created"] == expected_ms
+        alice.do(partial(alice.node.messages.cancel, message["id"]))
+    distant = Invitation(bob.user, bytes(16), 2**32 - 1, BROKER)
+    accept(alice, distant, "bob")
+    alice.sleep(0.1)
+    message = bob.received(topics.INVITE)[-1]
+    assert message["expires"] - message["created"] == MAX_LIFETIME_MS
+    assert log(alice, "cancelled") == []
+
+
+def test_a_run_that_calls_this_endpoint_gets_its_answer(alice: Mortal, bob: Peer) -> None:
+    """Only acceptances are for the invitations."""
+    origin = AskOrigin(1, 0).to_json()
+    later = alice.clock.now() + HOUR_MS
+    sent = alice.do(
+        lambda: alice.node.outbox.accept(Type.CALL, bob.user, topics.INVITE, {}, expires=later, origin=origin)
+    )
+    alice.do(lambda: alice.journal.records.add(RecordRow(1, 0, "call", "", sent.id, None)))
+    reply(alice, bob, sent.id, met=True)
+    record = alice.journal.records.get(1, 0)
+    assert record is not None
+    assert record.value is not None
+
+
+@pytest.mark.parametrize(
+    ("way", "words", "said"),
+    [
+        ("invited", "a b", "They accepted your invitation: 'bob' is your contact now. The words to compare are: a b."),
+        ("accepted", "", "They confirmed that you accepted theirs: 'bob' is your contact now. Compare the words: HOW"),
+    ],
+)  # fmt: skip
+def test_what_the_owner_reads(way: str, words: str, said: str) -> None:
+    """Who began it, and the words, or how to see them."""
+    assert invitations.story(MeetingRow(1, "0" * 32, "ab" * 32, "bob", "bob", way, 0), words) == said.replace(
+        "HOW", "p2pflows contacts verify bob"
+    )
 
 
 def test_a_refusal_adds_nobody_and_is_told(alice: Mortal, bob: Peer) -> None:
@@ -493,6 +603,7 @@ def test_the_name_of_an_inviter(alice: Mortal, bob: Peer) -> None:
     alice.contacts.add("bert", bob.user)
     alice.contacts.reload_if_changed()
     assert people.name_for(invitation_of(bob, alice), "") == "bert"
+    assert people.name_for(invitation_of(bob, alice), "bert") == "bert"
     with pytest.raises(UsageError, match="as 'bert'"):
         people.name_for(invitation_of(bob, alice), "bob")
 
@@ -538,14 +649,49 @@ def test_only_contacts_introduce_and_only_users_who_are_new(alice: Mortal, eve: 
     bob, dora = Peer(alice, 2, name="bob"), Peer(alice, 4, name="dora")
     alice.contacts.block(Peer(alice, 5).user)
     introduce(alice, eve, Peer(alice, 6).user)
-    for user in (alice.user, dora.user, Peer(alice, 5).user, "b0" * 32, "x", None, 5):
+    for user in (alice.user, dora.user, Peer(alice, 5).user, eve.user.upper(), "b0" * 32, "x", None, 5):
         introduce(alice, bob, user)
-    assert views.requests(alice.node) == []
-    introduce(alice, bob, eve.user, "not a name")
-    assert views.requests(alice.node)[0]["introduced_by"][0]["as"] == ""
+    assert alice.journal.introductions.all() == []
+    for name in ("not a name", 5):
+        introduce(alice, bob, eve.user, name)
+        assert views.requests(alice.node)[0]["introduced_by"][0]["as"] == ""
+    introduce(alice, bob, eve.user, "Eva")
+    assert log(alice, "introduced") == [
+        f"They introduce the user {eve.user}. See: p2pflows requests",
+        f"They introduce the user {eve.user} as 'Eva'. See: p2pflows requests",
+    ]
     alice.contacts.remove("bob")
     alice.sleep(1)
     assert views.requests(alice.node) == []
+
+
+def test_an_introduction_ends_with_a_decision_in_any_way(alice: Mortal) -> None:
+    """A user who became a contact, or was denied, is shown no more; each keeps their own introducer."""
+    bob, dora = Peer(alice, 2, name="bob"), Peer(alice, 4, name="dora")
+    first, second, third = (Peer(alice, seed).user for seed in (6, 7, 8))
+    for by, user in ((bob, first), (bob, second), (dora, third)):
+        introduce(alice, by, user)
+    assert alice.node.people.introductions.introducer_of(first) == bob.user
+    assert alice.node.people.introductions.introducer_of(third) == dora.user
+    alice.contacts.add("carol", first)
+    alice.contacts.block(second)
+    alice.contacts.reload_if_changed()
+    assert [row.peer for row in alice.node.people.introductions.current()] == [third]
+
+
+def test_only_two_different_contacts_are_introduced(alice: Mortal, eve: Peer) -> None:
+    """Each gets the other, by the name that Alice has for them."""
+    bob, dora = Peer(alice, 2, name="bob"), Peer(alice, 4, name="dora")
+    alice.contacts.reload_if_changed()
+    introduce = alice.node.people.introductions.introduce
+    for one, other in ((bob, bob), (bob, eve), (eve, bob)):
+        assert isinstance(alice.do(partial(introduce, one.user, other.user)), UsageError)
+    alice.do(partial(introduce, bob.user, dora.user))
+    alice.sleep(0.1)
+    assert [each["data"] for each in bob.received(topics.INVITE)] == [
+        {"op": "introduce", "user": dora.user, "name": "dora"}
+    ]
+    assert dora.received(topics.INVITE)[0]["data"] == {"op": "introduce", "user": bob.user, "name": "bob"}
 
 
 def test_introductions_are_bounded(alice: Mortal) -> None:
@@ -598,6 +744,20 @@ def test_a_denied_stranger_has_no_wish(alice: Mortal, eve: Peer) -> None:
     assert eve.received(topics.INVITE) == []
 
 
+def test_a_wish_about_which_the_owner_has_decided_is_not_shown(alice: Mortal, bob: Peer, eve: Peer) -> None:
+    """From the moment at which the address book says so; who never asked is told nothing."""
+    for peer in (bob, eve):
+        peer.send(peer.message("User", epoch=1))
+    alice.contacts.add("bob", bob.user)
+    alice.contacts.block(eve.user)
+    alice.contacts.reload_if_changed()
+    assert alice.node.people.wishes.current() == []
+    carol = Peer(alice, 9)
+    alice.do(lambda: alice.node.admission.allow(carol.user, "carol"))
+    alice.sleep(0.1)
+    assert carol.received(topics.INVITE) == []
+
+
 def test_wishes_are_bounded(alice: Mortal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many strangers cannot push out the wish of one within a day; after that, the oldest gives way."""
     monkeypatch.setattr(wishes, "MAX_WISHES", 3)
@@ -606,7 +766,10 @@ def test_wishes_are_bounded(alice: Mortal, monkeypatch: pytest.MonkeyPatch) -> N
         peer.send(peer.message("User", epoch=1, expires=alice.clock.now() + 1000))
         alice.sleep(2)
     assert [wish.peer for wish in alice.node.people.wishes.current()] == [peer.user for peer in peers[:3]]
-    alice.sleep(wishes.MIN_KEPT_MS / 1000)
+    alice.sleep(wishes.MIN_KEPT_MS / 1000 - 60)
+    peers[1].send(peers[1].message("trace", epoch=1), endpoint="trace")
+    assert alice.node.people.wishes.current()[1].endpoints == '["User", "trace"]'
+    alice.sleep(60)
     peers[4].send(peers[4].message("User", epoch=1))
     assert [wish.peer for wish in alice.node.people.wishes.current()] == [peers[n].user for n in (1, 2, 4)]
 
