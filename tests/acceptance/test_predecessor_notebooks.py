@@ -773,5 +773,5 @@ def test_two_humans(cls: LocalUsers) -> None:
         assert (prompt["text"], prompt["data"]["api_output"]) == (shown, shown)
         human.answer(prompt["id"], said)
     wait_until(lambda: len(cls[0].inbox()) == 1, WAIT)
-    cls[0].dismiss(cls[0].inbox()[0]["id"])
+    cls[0].decline(cls[0].inbox()[0]["id"])
     assert [len(human.inbox(all=True)) for human in cls] == [3, 2]

@@ -143,7 +143,7 @@ def test_unanswered(alice: Person, bob: Person) -> None:
     assert "deadline" in result.err
     bob.wait_for_status(lambda now: now["prompts_open"] == 0, 3)
     late = bob.cli("answer", prompt, "Sorry, I was out.", "--json")
-    assert late.code == 2
+    assert late.code == 5
     assert "expired" in late.error["message"]
 
 

@@ -91,7 +91,7 @@ def test_invitations_are_listed_and_revoked(daemon: ScriptedDaemon) -> None:
 @pytest.mark.parametrize("words", [[LINE], [LINE[:50], LINE[50:]], ["p2pflows", "accept", LINE.upper()]])
 def test_accept_shows_who_asks_before_anything_is_sent(daemon: ScriptedDaemon, words: list[str]) -> None:
     """User id, name, end, broker and words; scripts say --yes."""
-    daemon.script.update(read_invitation=READ, accept_invitation=MET)
+    daemon.script.update(read_invitation={**READ, "expires": moment(3600)}, accept_invitation=MET)
     refused = run_here(daemon.home, "accept", *words)
     assert (refused.code, "--yes" in refused.err) == (2, True)
     assert [method for method, _ in daemon.asked] == ["read_invitation"]
