@@ -80,6 +80,20 @@ class NoAnswer(ConnectionError):
     """The broker accepted the TCP connection and sent no MQTT answer."""
 
 
+class _Client(Client):
+    """A paho client that closes a unix socket on which nobody listens, and does not wait for ever for one."""
+
+    def _create_unix_socket_connection(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.settimeout(_ANSWER_TIMEOUT_S)
+            sock.connect(self._host)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
 class Connection:
     """A paho client from CONNECT until its socket closes, driven by this thread's event loop.
 
@@ -120,7 +134,7 @@ class Connection:
         self._clean = clean
         self._session_seconds = session_seconds
         self._after_read = after_read
-        self._client = Client(
+        self._client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5,

@@ -381,3 +381,16 @@ async def test_the_port_of_another_user_gets_no_password(
     monkeypatch.setattr(os, "geteuid", lambda: 4_242)
     with pytest.raises(UsageError, match=r"Another user of this machine \(uid"):
         await broker._home.probe()
+
+
+async def test_a_socket_on_which_nobody_listens(broker: EmbeddedBroker, program: Program) -> None:
+    """A socket that a broker has left is refused at once, and leaves nothing open."""
+    if program != "mosquitto":
+        pytest.skip("only mosquitto listens on a socket")
+    url = await broker.ensure()
+    assert broker._child.pid
+    os.kill(broker._child.pid, signal.SIGKILL)
+    await gone(broker._child.pid)
+    with pytest.raises(ConnectionRefusedError):
+        await probe(url, 3.0)
+    await probe(await broker.ensure(), 3.0)

@@ -173,12 +173,12 @@ async def test_probe_measures_or_raises(broker: EmbeddedBroker) -> None:
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionRefusedError):
-            await probe(replace(url, port=trial.getsockname()[1]), 3.0)
+            await probe(replace(url, port=trial.getsockname()[1], socket=None), 3.0)
 
 
 async def test_the_link_outlives_a_killed_broker(broker: EmbeddedBroker) -> None:
     """When the broker is killed, the link reports it, refuses to publish, and reconnects by itself."""
-    url = await broker.ensure()
+    url = await broker.ensure_for_workers()
     async with Peer(url, "t/in", persistent=True) as peer:
         await peer.wait_until_up()
         assert broker._child.pid
