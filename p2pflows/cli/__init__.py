@@ -138,10 +138,11 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Examples:
-  p2pflows up                                         run your daemon
-  p2pflows invite --for bob                           print a line for him
-  p2pflows call bob/User '{"api_output": "Hello?"}'   ask him, and wait
-  p2pflows inbox                                      list questions to you
+  p2pflows up                            run your daemon
+  p2pflows invite --for bob              print a line for him
+  p2pflows ask bob 'Hello?'              ask him, and wait
+  p2pflows call bob/translate text=Yes   call what he serves
+  p2pflows inbox                         list questions to you
 
 \b
 An address is CONTACT/ENDPOINT, such as bob/User; your own is me/ENDPOINT.
