@@ -593,6 +593,8 @@ class Node:
         offset = self.clock.now() - elapsed * 1000
         if abs(offset - self._clock_offset) > MAX_CLOCK_STEP_MS:
             self.outbox.peer_clocks.forget_all()
+        if offset > self._clock_offset + MAX_CLOCK_STEP_MS:
+            self.outbox.restore_times()
         if offset < self._clock_offset - MAX_CLOCK_STEP_MS:
             self._deadlines.clock_set_back(int(self._clock_offset - offset))
         self._clock_offset = offset

@@ -641,6 +641,22 @@ def test_a_clock_that_was_ahead_for_one_send_does_not_block_the_stream(world: Wo
         assert ann.state_of(first.result) == "expired"
 
 
+def test_a_clock_that_was_behind_for_a_while_ends_no_request(world: World) -> None:
+    """A request that waits for its recipient goes on when the clock goes back by a day, and forward again soon."""
+    ann, bob, _ = world.machines
+    bob.kill()
+    call = ann.send(Type.CALL, bob, ECHO, {}, 60)
+    post = ann.send(Type.POST, bob, ECHO, {}, 60)
+    world.run(1)
+    for change in (-DAY_MS, DAY_MS, -2 * DAY_MS, 2 * DAY_MS):
+        ann.clock.skew_ms += change
+        world.run(3)
+    assert [ann.state_of(asked.result) for asked in (call, post)] == ["pending"] * 2
+    bob.start()
+    world.run(30)
+    assert [ann.state_of(asked.result) for asked in (call, post)] == ["done"] * 2
+
+
 def test_an_answer_of_a_clock_that_was_ahead_arrives(world: World) -> None:
     """An answer that was given with a clock a day ahead reaches the caller once the clock is right."""
     ann, bob, _ = world.machines

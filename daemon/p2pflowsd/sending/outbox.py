@@ -129,6 +129,8 @@ class Outbox:
         self._confirmed = Confirmed()
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._last_created = 0
+        self._redated: dict[str, tuple[int, int]] = {}
+        """When some of the requests that `redate` has changed were created, and their deadlines, by id."""
         """When the newest pending message was accepted, by the clock of that moment."""
         for row in journal.outgoing.pending():
             self._last_created = max(self._last_created, row.created)
@@ -267,7 +269,7 @@ class Outbox:
             self.on_stored(peer, message_id, note)
         self._journal.count("delivered", len(settled))
         for entry in settled:
-            if not entry.is_answer:
+            if not entry.is_answer and len(self._redated) < MAX_REDATED:
                 self._confirmed.add(entry.stream, entry.seq, self._boot_of(peer))
             if entry.type == Type.CALL:
                 self._queue.keep_stored(entry)
@@ -482,10 +484,25 @@ class Outbox:
                 continue
             lifetime = row.expires - (now if entry.is_answer else row.created)
             expires = now + min(lifetime, MAX_LIFETIME_MS)
+            if not entry.is_answer:
+                self._redated.setdefault(row.id, (row.created, row.expires))
             self._restamp(entry, created=now, expires=expires)
             self.next_expiry = min(expires, self.next_expiry or expires)
         if len(rows) < MAX_REDATED:
             self._last_created = now
+            self._redated = {each: times for each, times in self._redated.items() if self._queue.get(each) is not None}
+
+    def restore_times(self) -> None:
+        """Give requests their own times again, because the clock was right before it was set back."""
+        now = self._clock.now()
+        for message_id, (created, expires) in list(self._redated.items()):
+            if created > now:
+                continue
+            del self._redated[message_id]
+            entry = self._queue.get(message_id)
+            if entry is not None:
+                self._restamp(entry, created=created, expires=expires)
+                self._last_created = max(self._last_created, created)
 
     def _restamp(self, entry: OutboxEntry, **fields: int) -> None:
         """Send a pending message with another position in its stream, or with other times."""
