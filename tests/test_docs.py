@@ -76,7 +76,7 @@ def _refusals() -> set[str]:
     found = set()
     for path in SOURCES:
         source = path.read_text(encoding="utf-8")
-        found |= set(re.findall(r"\.refuse\(\"(\w+)\"", source))
+        found |= set(re.findall(r"\._?refuse\((?:message, )?\"(\w+)\"", source))
         for node in ast.walk(ast.parse(source)):
             match node:
                 case ast.Call(func=ast.Name(id="Refused"), args=[reason]):
@@ -303,7 +303,7 @@ def test_the_fields_of_frames_are_explained_and_frozen() -> None:
     assert explained == [set().union(*frozen) for frozen in (from_worker, to_worker, tasks)]
     worker = WorkerFrame(worker=WorkerInfo("w", 1), boot=0, number=0, seen=0)
     assert set(worker.to_wire()[0]) <= explained[0]
-    assert set(DaemonFrame(worker="w", boot=0, number=0).to_wire()[0]) == explained[1]
+    assert set(DaemonFrame(worker="w", boot=0, number=0, refused="why").to_wire()[0]) == explained[1]
 
 
 def test_every_method_of_the_control_socket_is_explained() -> None:
