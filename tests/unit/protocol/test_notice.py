@@ -105,10 +105,11 @@ def test_a_notice_that_is_cut_off_in_something_unknown_is_read(last: Any) -> Non
         b"{" + b" " * MAX_NOTICE_BYTES + b"}",
         b'"' + b"x" * MAX_NOTICE_BYTES + b'"',
         b'{"to":1,"to":2}',
+        b'{"to":"' + BOB.encode() + b'","held":[],"held":["' + b"0" * 32 + b'"]}',
         b"{}",
         b"",
     ],
-    ids=["list", "empty", "text", "twice", "nobody", "nothing"],
+    ids=["list", "empty", "text", "twice", "two lists", "nobody", "nothing"],
 )
 def test_what_is_no_notice_is_refused(text: bytes) -> None:
     """A body that is no object, or that does not say for whom it is, is refused whole, however long it is."""
