@@ -228,7 +228,7 @@ class App:
         A step that only reads is run even while the journal cannot be written.
         """
         if self._journal_error is None:
-            self._requests.append(Request(step, on_outcome))
+            self._requests.append(Request(step, on_outcome, reads_only=reads_only))
             self._schedule()
         elif reads_only:
             on_outcome(self._read(step))
@@ -256,7 +256,7 @@ class App:
 
     def _refuse(self, requests: Sequence[Request], error: JournalError) -> None:
         for request in requests:
-            request.done(_disk_error(error))
+            request.done(self._read(request.run) if request.reads_only else _disk_error(error))
 
     async def _keep_link(self) -> None:
         """Keep the broker link up; after a disk failure reopen the journal and reconnect."""

@@ -88,11 +88,13 @@ class Request:
     Attributes:
         run: does it, inside the transaction.
         done: takes its result, or its error, after the commit.
+        reads_only: whether it needs no commit, so that it can be run again if the commit fails.
     """
 
     run: Callable[[], Any]
     done: Callable[[Any], None]
     result: Any = None
+    reads_only: bool = False
 
 
 class Node:

@@ -30,7 +30,7 @@ from p2pflowsd.api.parameters import (
 from p2pflowsd.api.questions import HUMAN, wait_for_question
 from p2pflowsd.human.inbox import prompt_text
 from p2pflowsd.human.texts import TEXT_KEYS
-from p2pflowsd.lifecycle import OutgoingState
+from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.node import Node
 from p2pflowsd.sending.waiters import OnProgress
 
@@ -201,10 +201,12 @@ async def wait(daemon: Daemon, params: WaitParameters) -> Any:
         if not end.done():
             end.set_result((state, answer))
 
-    asked = await daemon.run(lambda: daemon.node.questions.find(params.id))
+    asked = await daemon.read(lambda: daemon.node.questions.find(params.id))
     if asked is not None:
         return await wait_for_question(daemon, asked, params.timeout)
-    row = await daemon.run(lambda: daemon.node.messages.wait(params.id, on_settled))
+    row = await daemon.read(lambda: daemon.node.messages.wait(params.id, on_settled))
+    if row.state not in OPEN_OUTGOING:  # while the journal cannot be written, nobody else says so
+        on_settled(OutgoingState(row.state), row.answer)
     try:
         state, answer = await asyncio.wait_for(end, params.timeout)
     except TimeoutError:

@@ -22,7 +22,7 @@ A journal has there a number that grows while it changes, so an older copy has a
 """
 _FORMAT = slice(18, 20)
 _WITH_LOG = b"\2\2"
-"""What a SQLite file has there while it is used with a log; copies made with `.backup` or `VACUUM INTO` have not."""
+"""What a SQLite file has there while it is used with a log; copies made with `VACUUM INTO` have not."""
 _HEADER_BYTES = 100
 _LOG_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _FIRST_PAGE = (1).to_bytes(4, "big")

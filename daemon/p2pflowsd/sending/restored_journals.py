@@ -55,15 +55,18 @@ class RestoredJournals:
     def note_own(self, copy: OlderCopy) -> None:
         """Note that the owner's journal is an older copy, as the file beside it shows."""
         if copy.until:
-            begin = f"Your journal was replaced by an older copy, which ends at {_time(copy.until)}"
+            what = (
+                f"an older copy, which ends at {_time(copy.until)}. What came and went after that, until "
+                f"{_time(copy.changed)}, is not in it"
+            )
         else:
-            begin = "Your journal was replaced by an empty one"
+            what = f"an empty one. What the one before had, until {_time(copy.changed)}, is gone"
         self._note(
             self._user,
             "",
-            f"{begin}. The one before was in use until {_time(copy.changed)}. Of what came meanwhile, calls that are "
-            "still open come again, and notes do not; questions that you have answered may be asked again. What you "
-            "have sent meanwhile is not listed, and answers to it are dropped.",
+            f"Your journal was replaced by {what}: calls of others that are still open come again, and notes do not; "
+            "questions that you have answered may be asked again. What you have sent is not listed, and answers to it "
+            "are dropped.",
         )
 
     def note_own_by_peer(self, peer: str, endpoint: str) -> None:
