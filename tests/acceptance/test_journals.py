@@ -129,10 +129,13 @@ def remove_log(alice: Person, _copy: Path) -> None:
 
 def move_away_and_back(alice: Person, copy: Path) -> None:
     """Move a journal away, and back once the daemon has noticed."""
+    sent = alice.request("send", address="me/User", data={"text": "a note"})["id"]
+    alice.request("wait", id=sent, timeout=15)
     moved = journal_of(alice).rename(copy.with_name("moved"))
     alice.wait_for_status(lambda now: now["problem"] is not None)
     for reading in ("inbox", "outbox", "log", "requests", "status"):
         assert alice.cli(reading).code == 0
+    assert alice.request("wait", id=sent, timeout=5)["state"] == "delivered"
     shutil.move(moved, journal_of(alice))
 
 

@@ -31,6 +31,7 @@ from p2pflowsd.api.parameters import (
 from p2pflowsd.asking.question import Need, Wish
 from p2pflowsd.asking.questions import Answerer
 from p2pflowsd.journal.rows import QuestionRow
+from p2pflowsd.lifecycle import QuestionState
 
 ASK_TIMEOUT_S = 600
 HUMAN = "User"
@@ -167,10 +168,14 @@ async def wait_for_question(daemon: Daemon, row: QuestionRow, timeout: float) ->
         if not end.done():
             end.set_result(ended)
 
-    def step() -> None:
-        daemon.node.questions.wait(_find(daemon, row.id), on_end)
+    def step() -> QuestionRow:
+        found = _find(daemon, row.id)
+        daemon.node.questions.wait(found, on_end)
+        return found
 
-    await daemon.run(step)
+    found = await daemon.read(step)
+    if found.state != QuestionState.OPEN:  # while the journal cannot be written, nobody else says so
+        on_end(found)
     try:
         ended = await asyncio.wait_for(end, timeout)
     except TimeoutError:
