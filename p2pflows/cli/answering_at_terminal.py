@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import Any
 
@@ -51,22 +52,23 @@ class TerminalAnswerer:
 
     async def _watch(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(DaemonNotRunning):
                 async for prompt in self._me.watch():
                     await self._update(prompt)
-            except DaemonNotRunning:
-                self._tell("The daemon went away. What you type is kept; waiting until it is back.")
+            self._tell("The daemon went away. What you type is kept; waiting until it is back.")
             self._me = await reconnect(self._me)
             self._tell("The daemon is back.")
 
     async def _update(self, prompt: dict[str, Any]) -> None:
         if prompt["status"] != "open" or prompt.get("snoozed"):
-            is_asked = self._dialogue.question is not None and self._dialogue.question["id"] == prompt["id"]
+            is_asked = self._dialogue.is_asked(prompt["id"])
             begun = self._dialogue.ended(prompt["id"])
             if is_asked:
                 state = "snoozed" if prompt["status"] == "open" else prompt["status"]
                 self._tell(f"This question is already {escape(state)}.")
             self._discard(begun, "the question is over")
+            if is_asked:
+                self._front.pause()
         elif prompt.get("wants_answer", True):
             self._dialogue.asked(prompt, is_shown=False)
         else:

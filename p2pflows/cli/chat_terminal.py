@@ -17,6 +17,7 @@ import click
 
 from p2pflows.cli.arguments import decode
 from p2pflows.cli.dialogue import Dialogue
+from p2pflows.cli.speech import aside
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -47,6 +48,9 @@ class Pipes:
 
     def discard(self) -> None:
         """Do nothing: a line from a pipe is entered as soon as it comes."""
+
+    def pause(self) -> None:
+        """Do nothing: no fingers are on their way."""
 
     def put_back(self, text: str) -> None:
         """Do nothing: a line from a pipe cannot be typed on."""
@@ -98,6 +102,7 @@ class Terminal:
         self._dialogue = dialogue
         self._on_enter = on_enter
         self._paused_until = 0.0
+        self._says_ignored = False
         self._session: PromptSession[str] = PromptSession(
             message=label,
             key_bindings=self._keys(),
@@ -119,7 +124,12 @@ class Terminal:
     def discard(self) -> None:
         """Remove the text that is being typed, and take no keys until there is a pause."""
         self._session.default_buffer.reset()
+        self.pause()
+
+    def pause(self) -> None:
+        """Take no keys until there is a pause, as they were meant for what was shown before."""
         self._paused_until = time.monotonic() + PAUSE_S
+        self._says_ignored = True
 
     def put_back(self, text: str) -> None:
         """Put a text back that was not sent, unless another one is being typed."""
@@ -164,6 +174,9 @@ class Terminal:
         @keys.add(Keys.BracketedPaste, filter=is_paused, eager=True)
         def wait_on(_event: KeyPressEvent) -> None:
             self._paused_until = time.monotonic() + PAUSE_S
+            if self._says_ignored:
+                self._says_ignored = False
+                self.show(aside("Keys are ignored until you pause, as they were meant for what was shown before."))
 
         @keys.add("enter", filter=is_paused, eager=True)
         def end_pause(_event: KeyPressEvent) -> None:

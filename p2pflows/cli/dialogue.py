@@ -97,6 +97,10 @@ class Dialogue:
         """The question that is asked now."""
         return None if self._shown is None else self._open.get(self._shown)
 
+    def is_asked(self, question_id: str) -> bool:
+        """Return whether a question is asked now, and the user has not answered it yet."""
+        return self._shown == question_id and question_id not in self._answering
+
     @property
     def open_questions(self) -> list[dict[str, Any]]:
         """The questions that are open, with those that were skipped."""

@@ -17,6 +17,7 @@ async def reconnect(old: p2pflows.AsyncClient) -> p2pflows.AsyncClient:
         new = p2pflows.connect_async()
         try:
             await new.open()
+            await new.request("id")  # a daemon that is about to end takes connections, but answers nothing
         except DaemonNotRunning:
             await asyncio.sleep(INTERVAL_S)
         else:

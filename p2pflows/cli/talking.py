@@ -6,6 +6,7 @@ The daemon keeps what was said, so two chats that are open at the same time show
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Awaitable
 from typing import Any
@@ -97,6 +98,9 @@ class _Talk:
     async def _begin(self) -> None:
         """Show what was said before, and ask for what will be said."""
         found = await self._me.request("chat", **self._wanted)
+        if self._is_away:
+            self._is_away = False
+            self._tell("The daemon is back.")
         self._user, self._name = found["user"], display_name(found["name"], found["user"])
         self._conversation = self._conversation or found["conversation"]
         is_first = not self._states
@@ -115,10 +119,10 @@ class _Talk:
                     self._go_on()
             self._is_away = True
             self._tell("The daemon went away. What you type is kept; waiting until it is back.")
-            self._me = await reconnect(self._me)
-            self._is_away = False
-            self._tell("The daemon is back.")
-            await self._begin()
+            while self._is_away:
+                self._me = await reconnect(self._me)
+                with contextlib.suppress(DaemonNotRunning):  # it goes away again
+                    await self._begin()
 
     def _on_line(self, line: dict[str, Any], *, is_past: bool = False) -> None:
         number, state = line["n"], line["state"]
@@ -135,7 +139,10 @@ class _Talk:
             self._states[number] = state
             self._on_change(line)
         if line["by"] == "them" and line["kind"] == "question" and state != "open":
+            was_asked = self._dialogue.is_asked(line["message"])
             self._discard(self._dialogue.ended(line["message"]), "the question is over")
+            if was_asked:
+                self._front.pause()
 
     def _on_prompt(self, line: dict[str, Any]) -> None:
         """Ask a question that is open, and put a note away that was read."""

@@ -13,13 +13,15 @@ from simulation.world import World
 
 from p2pflowsd.journal.migrations import migrate
 
-GROWING = {"incoming", "outgoing", "bundles", "log", "streams"}
+GROWING = {"incoming", "outgoing", "bundles", "log", "streams", "prompts", "lines"}
 """Tables with a row for every message, or for every stream."""
 INDEXES_OF_FEW = {
     "incoming_live", "incoming_blocked", "incoming_of_instance", "incoming_open_of_peer",
-    "outgoing_live", "outgoing_of_root",
+    "outgoing_live", "outgoing_of_root", "lines_under_way", "prompts_snoozed",
 }  # fmt: skip
 """Indexes of the few open messages and requests."""
+AT_START = ("SET place = n", "backwards(id)", "GROUP BY peer", "SELECT DISTINCT peer, endpoint FROM lines")
+"""Parts of statements that run once, when a journal is opened or a daemon starts."""
 
 
 def statements(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[str]:
@@ -52,7 +54,7 @@ def test_no_statement_reads_a_whole_table_that_grows(monkeypatch: pytest.MonkeyP
     migrate(db)
     wrong = set()
     for text in texts:
-        if "history" in text:
+        if "history" in text or any(part in text for part in AT_START):
             continue
         for *_, step in db.execute(f"EXPLAIN QUERY PLAN {text}"):
             match step.split():
