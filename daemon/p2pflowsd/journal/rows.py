@@ -175,7 +175,7 @@ class MeetingRow(NamedTuple):
 
     Attributes:
         invitation: the id of the invitation.
-        name: the petname that they get.
+        name: the petname that they get; empty, until they are added, for one made of their user id.
         suggested: what they suggest to call them.
         way: "invited" if the invitation was ours, "accepted" if it was theirs.
         added: 1 once they are in the address book.

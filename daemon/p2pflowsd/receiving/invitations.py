@@ -233,9 +233,8 @@ class Invitations:
                 )
         suggested = data.get("name")
         suggested = suggested if isinstance(suggested, str) and petnames.has_form(suggested) else ""
-        name = found.name or default_name(peer)
         self._journal.invitations.use(found.row_id)
-        self._meet(MeetingRow(0, found.id, peer, name, suggested, INVITED, now))
+        self._meet(MeetingRow(0, found.id, peer, found.name, suggested, INVITED, now))
         for endpoint in filter(None, found.allow.split(",")):
             self._allow(endpoint, peer)
 
@@ -281,7 +280,7 @@ class Invitations:
             invitation.user,
             topics.INVITE,
             data,
-            expires=min(max(invitation.expires * 1000, now) + GRACE_MS, now + MAX_LIFETIME_MS),
+            expires=max(invitation.expires * 1000, now) + GRACE_MS,
             origin=AcceptOrigin(invitation.id, name, invitation.name).to_json(),
         )
         return message.id
@@ -408,7 +407,7 @@ class Invitations:
         if name is None:
             try:
                 name = self._contacts.add(meeting.name, meeting.peer)
-            except UsageError:  # it was taken meanwhile
+            except UsageError:  # it was taken meanwhile, or there is none
                 name = self._contacts.add(default_name(meeting.peer), meeting.peer)
         self._contacts.reload_if_changed()
         self._followed.add(meeting.peer)

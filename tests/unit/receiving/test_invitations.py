@@ -146,7 +146,7 @@ def test_a_contact_who_accepts_keeps_their_name(alice: Mortal) -> None:
     """Nobody is renamed by an invitation."""
     bert = Peer(alice, 4, name="bert")
     assert send(alice, bert, acceptance(bert, invite(alice, name="bob"))) == {"met": True}
-    assert names(alice) == {"bert": bert.user}
+    assert (names(alice), alice.met) == ({"bert": bert.user}, ["bert"])
 
 
 def test_a_name_that_was_taken_meanwhile_stays_with_its_user(alice: Mortal, bob: Peer) -> None:
