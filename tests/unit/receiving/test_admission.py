@@ -173,6 +173,44 @@ def test_a_shared_instance_that_exists_keeps_its_settings(desk: Desk, bob: Neigh
     assert hand.takes() == []
 
 
+def test_a_shared_instance_stays_where_it_was_put(desk: Desk, bob: Neighbour, ann: Neighbour) -> None:
+    """Whoever names no dispatch point gets the shared instance wherever it runs."""
+    there = Hand(desk, "c", "w")
+    wish: dict[str, Any] = {"dispatch_point": "c", "initial_state": {"k": 1}}
+    request = bob.mounts("shared", **wish)
+    ((task, order),) = there.takes()
+    there.answers(task, order, {})
+    (answer,) = bob.hears(request)
+    assert bob.hears(bob.mounts("shared", **wish))[0].get("instance") == answer["instance"]
+    assert bob.hears_error(bob.mounts("shared", initial_state={"k": 2})) == "bad_input"
+    for who in (bob, ann):
+        assert who.hears(who.mounts("shared"))[0].get("instance") == answer["instance"]
+
+
+def test_a_shared_instance_is_not_mounted_below_itself(desk: Desk, bob: Neighbour, ann: Neighbour) -> None:
+    """A flow above that is also below an instance that exists would make a circle."""
+    part = {"user": ann.user, "endpoint": "x", "instance": None, "shared": True}
+    desk.serves("tree", singleton=True, subflows={"part": {"user_id": ann.user, "flow_endpoint": "x"}})
+    mounted(desk, bob, Hand(desk, "b", "w"), "tree", mounted={"subflows": {"part": part}})
+    assert ann.hears(ann.mounts("tree", path=[[ann.user, "y"]]))[0]["shared"] is True
+    assert ann.hears_error(ann.mounts("tree", path=[[ann.user, "x"]])) == "bad_input"
+
+
+def test_a_question_without_a_text_is_refused(desk: Desk, ann: Neighbour) -> None:
+    """The human is asked nothing that they cannot read, and the asker is told."""
+    assert ann.hears_error(ann.sends("User", {"n": 1})) == "bad_input"
+    assert desk.journal.prompts.all() == []
+
+
+def test_a_flow_without_state_runs_as_it_is(desk: Desk, ann: Neighbour) -> None:
+    """A call of a function goes to a worker, and one that names an instance of it is refused."""
+    hand = Hand(desk, "a", "w")
+    assert ann.hears_error(ann.sends("team", {}, instance="0" * 32)) == "not_allowed"
+    request = ann.sends("team", {"n": 1})
+    ((task, order),) = hand.takes()
+    assert (task["message"], order) == (request, {"n": 1})
+
+
 def test_a_flow_that_is_served_no_more_gets_no_new_instance(desk: Desk, ann: Neighbour) -> None:
     """Instances that exist go on after `unserve`; further ones are not made."""
     hand = Hand(desk, "b", "w")
@@ -228,7 +266,14 @@ def test_a_reset_of_what_has_no_state_of_its_own_is_immediate(desk: Desk, ann: N
 
 @pytest.mark.usefixtures("one_place")
 @pytest.mark.parametrize(
-    "wish", [{"op": "list"}, {"op": "mount"}, {"op": "mount", "endpoint": ["own"]}, {"op": "reset"}]
+    "wish",
+    [
+        {"op": "list"},
+        {"op": "list", "endpoint": "own"},
+        {"op": "mount"},
+        {"op": "mount", "endpoint": ["own"]},
+        {"op": "reset"},
+    ],
 )
 def test_a_request_that_is_answered_at_once_takes_no_place(
     desk: Desk, stranger: Neighbour, wish: dict[str, Any]
