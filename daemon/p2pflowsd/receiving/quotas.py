@@ -68,12 +68,13 @@ class Quotas:
         usage = self._usage.of(peer)
         if not self._is_known(peer) and not self._strangers_have_room(size):
             return False
-        fills = self._fills_with(usage, size)
-        if all(fill.used <= fill.most for fill in fills):
+        if not self._has_rows(usage):
+            return False
+        most = self._most_bytes(peer)
+        if usage.bytes + size <= most:
             return True
-        if all(fill.used <= fill.most for fill in fills if fill.what != "bytes"):
-            return self._usage.forget_ended_questions(peer, MAX_FORGOTTEN) > 0 and self._fits_now(peer, size)
-        return False
+        self._usage.forget_ended_questions(peer, MAX_FORGOTTEN)
+        return self._usage.of(peer).bytes + size <= most
 
     def fills(self, usage: UsageRow) -> list[Fill]:
         """Return how full each limit of one peer is."""
@@ -129,19 +130,23 @@ class Quotas:
             "limits": self._limits.model_dump(),
         }
 
-    def _fits_now(self, peer: str, size: int) -> bool:
-        return all(fill.used <= fill.most for fill in self._fills_with(self._usage.of(peer), size))
-
-    def _fills_with(self, usage: UsageRow, size: int) -> list[Fill]:
-        """The limits of a peer that one more request may reach; those of its state are checked where it is known."""
-        grown = usage._replace(
-            tasks=usage.tasks + 1,
-            answers=usage.answers + 1,
-            remembered=usage.remembered + 1,
-            bytes=usage.bytes + size,
+    def _has_rows(self, usage: UsageRow) -> bool:
+        """Whether a peer may have one more request; limits for some states are checked where the state is known."""
+        limits = self._limits
+        if usage.peer == self._user:
+            return usage.requests < limits.own_requests
+        if not self._is_known(usage.peer):
+            return usage.answers < limits.answers_per_stranger
+        return (
+            usage.requests < limits.requests_per_contact
+            and usage.answers < limits.answers_per_contact
+            and usage.remembered < limits.remembered_per_contact
         )
-        own = ("blocked_per_contact", "questions_per_contact", "requests_per_stranger")
-        return [fill for fill in self.fills(grown) if fill.limit not in own]
+
+    def _most_bytes(self, peer: str) -> int:
+        if peer == self._user:
+            return self._limits.own_bytes
+        return self._limits.bytes_per_contact if self._is_known(peer) else self._limits.bytes_per_stranger
 
     def _strangers_have_room(self, size: int) -> bool:
         now = self._clock.elapsed()
