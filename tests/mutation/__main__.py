@@ -107,9 +107,9 @@ class Verdict:
     is_reached: bool
 
 
-def explanations(path: Path = EXPLAINED) -> dict[Explained, str]:
+def explanations() -> dict[Explained, str]:
     """Return why each survivor that is explained does no harm."""
-    listed = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    listed = yaml.safe_load(EXPLAINED.read_text(encoding="utf-8")) or {}
     return {
         Explained(file, function, change): why
         for file, functions in listed.items()

@@ -260,3 +260,14 @@ def test_an_id_that_is_used_twice_does_not_stop_a_stream(bob: LoneDaemon, ann: P
         ann.send(ann.message(epoch=EPOCH, seq=seq, **fields))
     assert len(bob.journal.prompts.open()) == 2
     assert bob.journal.incoming.in_state(IncomingState.BLOCKED) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"no JSON", b"[]", b'{"to":"somebody"}'])
+def test_what_is_signed_and_no_message_is_malformed(bob: LoneDaemon, ann: Peer, body: bytes) -> None:
+    """A contact that signs nonsense, as a message or as a notice, is counted and logged, and others go on."""
+    good = ann.message(epoch=EPOCH)
+    bob.receive("User", ann.bundle(body, good))
+    bob.receive(topics.NOTICE, ann.bundle(body, kind=BundleKind.NOTICE))
+    assert bob.journal.counters["refused.malformed"] == 2
+    assert logged(bob) == [(ann.user, "User"), (ann.user, topics.NOTICE)]
+    assert len(bob.journal.prompts.open()) == 1
