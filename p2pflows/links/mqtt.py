@@ -33,6 +33,11 @@ _STABLE_AFTER_S = 1.0
 _TICK_S = 1.0
 _SESSION_EXPIRY_S = 3600
 """How long a broker queues for a daemon that is away; its neighbours send again whatever it has not confirmed."""
+_REFUSAL_LASTS_S = 600.0
+"""How long a refused message says something about a topic: as long as the longest wait until it is sent again.
+
+It outlives a connection, because mosquitto 2.0 cuts the connection at every refusal.
+"""
 _MAX_REFUSALS = 100
 """How many topics are remembered on which the broker has refused messages."""
 
@@ -82,7 +87,7 @@ class MqttLink:
         self._drop_session = False
         self._reported: set[str] = set()
         self._reported_publishes: set[str] = set()
-        self._refusals: dict[str, str] = {}
+        self._refusals: dict[str, tuple[float, str]] = {}
         """What the broker said to messages on some topics, the latest of them."""
         self._problem = ""
         self._limit = PacketLimit(MAX_PACKET_BYTES)
@@ -97,7 +102,10 @@ class MqttLink:
 
     def why_not(self, topic: str) -> str:
         """Return why messages on a topic do not reach the broker, in sentences for the user; empty if unknown."""
-        return self._refusals.get(topic, "") if self.connected else self._problem
+        if not self.connected:
+            return self._problem
+        at, sentence = self._refusals.get(topic, (0.0, ""))
+        return sentence if asyncio.get_running_loop().time() - at < _REFUSAL_LASTS_S else ""
 
     @property
     def max_bundle(self) -> int:
@@ -278,7 +286,6 @@ class MqttLink:
         if connection.granted and not self._up and not connection.ended.is_set():
             self._up = True
             self._reported.clear()
-            self._refusals.clear()
             self._problem = ""
             self._on_up(connection.session_present)
         arrived = connection.take_arrived()
@@ -294,7 +301,7 @@ class MqttLink:
     def _report_publish(self, topic: str, sentence: str) -> None:
         """Report a refused message once, however often the link is up again meanwhile."""
         self._refusals.pop(topic, None)
-        self._refusals[topic] = sentence
+        self._refusals[topic] = asyncio.get_running_loop().time(), sentence
         if len(self._refusals) > _MAX_REFUSALS:
             del self._refusals[next(iter(self._refusals))]
         if sentence not in self._reported_publishes:
