@@ -100,6 +100,5 @@ def test_a_right_that_is_missing_is_named(address: str) -> None:
 
         wait_until(names_the_right)  # mosquitto 2.0 also cuts the connection at every refusal
         assert "(not authorized); ask its operator to let us publish there." in said[-1]
-        assert not [message for message in said if "offline" in message]
     finally:
         network.close()
