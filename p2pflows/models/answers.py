@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from p2pflows.models.answer import Answer, Completion, Usage
+
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+"""Most bytes of one response."""
+MAX_DELTA_CHARS = 600
+"""Most characters of one piece that is reported, so that any of them fits into one progress report."""
+
+_MAX_WORD_CHARS = 200
 _BROKE_OFF = "its answer broke off"
 _UNREADABLE = "its answer cannot be read"
+_NO_TEXT = "its answer holds no text"
+_EVENT_LINE = re.compile(rb"(\xef\xbb\xbf)?(data|event|id|retry)?:")
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +47,8 @@ class BadAnswer(Exception):
     """The server's answer is incomplete or unreadable; the text says why."""
 
 
-class StreamedAnswers:
-    """Collects the answers to one request from its chunks, over several attempts.
+class CollectedAnswers:
+    """Collects the answers to one request, over several attempts.
 
     Args:
         first_index: the index of the request's first answer among all answers.
@@ -47,139 +60,194 @@ class StreamedAnswers:
         self._on_delta = on_delta
         self._reported: set[int] = set()
         self._restarting: set[int] = set()
-        self._texts: dict[int, list[str]] = {}
-        self._finished: set[int] = set()
+        self.begin()
 
     def begin(self) -> None:
         """Begin an attempt; the pieces of an earlier one are dropped."""
         self._restarting = set(self._reported)
-        self._texts, self._finished = {}, set()
+        self._texts: dict[int, list[str]] = {}
+        self._reasons: dict[int, str | None] = {}
+        self._reasoned: set[int] = set()
+        self._model: str | None = None
+        self._usage = Usage()
 
-    def add(self, chunk: Any) -> None:
-        """Take a chunk of the stream.
+    def read(self, parts: Iterator[bytes], check: Callable[[], object]) -> None:
+        """Read a response: a stream of events, or one document.
 
-        Raises:
-            BadAnswer: it cannot be read.
-        """
-        for index, text, is_end in _pieces_in(chunk):
-            texts = self._texts.setdefault(index, [])
-            if is_end:
-                self._finished.add(index)
-            if text:
-                texts.append(text)
-                self._report(self._first_index + index, text)
-
-    def texts(self) -> list[str]:
-        """Return the answers in order.
+        Args:
+            parts: the bytes of the response as they arrive.
+            check: called before each event is taken; what it raises is let through.
 
         Raises:
-            BadAnswer: the stream ended before every answer had ended.
+            BadAnswer: the response cannot be read, or ended too early.
+            OpenAIError: `openai` refused the response.
         """
-        if not self._texts or self._finished != set(self._texts):
+        lines = _lines(_received(parts))
+        first = next((line for line in lines if line.strip()), b"")
+        if not _EVENT_LINE.match(first):
+            self._add_document(_parsed(b"\n".join([first, *lines])))
+            return
+        for data in _events(itertools.chain([first.removeprefix(b"\xef\xbb\xbf")], lines)):
+            check()
+            if data.startswith(b"[DONE]"):
+                break
+            self._add_chunk(_parsed(data))
+        if not self._texts or set(self._reasons) != set(self._texts):
             raise BadAnswer(_BROKE_OFF)
-        return [_without_surrogates("".join(self._texts[index])) for index in sorted(self._texts)]
+
+    def completion(self) -> Completion:
+        """Return the answers in order."""
+        answers = [
+            Answer(_without_surrogates("".join(texts)), self._reasons.get(index), index in self._reasoned)
+            for index, texts in sorted(self._texts.items())
+        ]
+        return Completion(answers, self._model, self._usage)
+
+    def _add_document(self, document: Any) -> None:
+        """Take a whole response."""
+        choices = document.get("choices") if isinstance(document, dict) else None
+        if not isinstance(choices, list) or not choices:
+            raise BadAnswer(_error_text(document) or (_NO_TEXT if choices == [] else _UNREADABLE))
+        self._add_facts(document)
+        for choice in choices:
+            match choice:
+                case {"message": dict(message)}:
+                    index = choice.get("index", 0 if len(choices) == 1 else None)
+                    self._add_piece(index, message, choice.get("finish_reason"), is_end=True)
+                case _:
+                    raise BadAnswer(_UNREADABLE)
+
+    def _add_chunk(self, chunk: Any) -> None:
+        """Take a chunk of a stream. A choice that only annotates an answer is no piece of it."""
+        if not isinstance(chunk, dict) or chunk.get("error"):
+            raise BadAnswer(_error_text(chunk) or _UNREADABLE)
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise BadAnswer(_UNREADABLE)
+        self._add_facts(chunk)
+        for choice in choices:
+            delta, reason = choice.get("delta"), choice.get("finish_reason")
+            if delta is not None or reason is not None:
+                self._add_piece(choice.get("index"), delta or {}, reason, is_end=reason is not None)
+
+    def _add_piece(self, index: Any, message: Any, reason: Any, *, is_end: bool) -> None:
+        try:
+            index, text, has_reasoning = operator.index(index), _text(message), _has_reasoning(message)
+        except (AttributeError, TypeError):
+            raise BadAnswer(_UNREADABLE) from None
+        self._texts.setdefault(index, [])
+        if is_end:
+            self._reasons[index] = reason[:_MAX_WORD_CHARS] if isinstance(reason, str) else None
+        if has_reasoning:
+            self._reasoned.add(index)
+        if text:
+            self._texts[index].append(text)
+            self._report(self._first_index + index, text)
+
+    def _add_facts(self, document: dict[str, Any]) -> None:
+        match document.get("model"):
+            case str(model) if model:
+                self._model = model[:_MAX_WORD_CHARS]
+        match document.get("usage"):
+            case dict(usage):
+                self._usage = Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
 
     def _report(self, answer: int, text: str) -> None:
-        if self._on_delta is not None:
-            self._on_delta(Delta(answer, _without_surrogates(text), restart=answer in self._restarting))
+        if self._on_delta is None:
+            return
+        whole = _without_surrogates(text)
+        for start in range(0, len(whole), MAX_DELTA_CHARS):
+            piece = whole[start : start + MAX_DELTA_CHARS]
+            self._on_delta(Delta(answer, piece, restart=answer in self._restarting))
             self._restarting.discard(answer)
             self._reported.add(answer)
 
 
-def check_stream(chunks: Any) -> None:
-    """Check that a stream is one: some servers send a JSON document instead, mostly an error.
+def _received(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the parts of a response.
 
     Raises:
-        BadAnswer: it is such a document.
-    """
-    if "json" not in chunks.response.headers.get("content-type", ""):
-        return
-    try:
-        document = json.loads(chunks.response.read())
-    except ValueError:
-        return  # a stream with a wrong content type
-    except Exception as error:
-        raise BadAnswer(_BROKE_OFF) from error
-    raise BadAnswer(_error_text(document.get("error") if isinstance(document, dict) else None) or _UNREADABLE)
-
-
-def read_chunks(chunks: Iterator[Any]) -> Iterator[Any]:
-    """Yield the chunks of a stream. Older versions of `openai` let errors of the transport below them through.
-
-    Raises:
-        BadAnswer: the transport failed.
-        OpenAIError: `openai` refused the stream.
+        BadAnswer: the transport failed, or there are too many bytes.
+        OpenAIError: `openai` refused the response.
     """
     from openai import OpenAIError
 
+    size = 0
     while True:
         try:
-            chunk = next(chunks, None)
+            part = next(parts, None)
         except OpenAIError:
             raise
         except Exception as error:
             raise BadAnswer(_BROKE_OFF) from error
-        if chunk is None:
+        if part is None:
             return
-        yield chunk
+        size += len(part)
+        if size > MAX_ANSWER_BYTES:
+            raise BadAnswer(f"its answer has over {MAX_ANSWER_BYTES:,} bytes")
+        yield part
 
 
-def whole_answers(create: Callable[..., Any], request: dict[str, Any]) -> list[str]:
-    """Send a request that is not streamed, and return its answers in order.
+def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a response without their ends, as soon as they are complete."""
+    rest: list[bytes] = []
+    for part in parts:
+        *ended, last = part.split(b"\n")
+        for end in ended:
+            line = b"".join([*rest, end]).removesuffix(b"\r")
+            rest.clear()
+            yield from line.splitlines() or [b""]
+        rest.append(last)
+    yield from b"".join(rest).splitlines()
 
-    Raises:
-        BadAnswer: the answer is incomplete or unreadable.
-        OpenAIError: the server refused, or cannot be reached.
-    """
+
+def _events(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the data of each server-sent event that has any (WHATWG HTML, section 9.2.6)."""
+    data: list[bytes] = []
+    for line in itertools.chain(lines, [b""]):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif not line:
+            whole = b"\n".join(data).strip()
+            data.clear()
+            if whole:
+                yield whole
+
+
+def _parsed(text: bytes) -> Any:
     try:
-        answer = create(**request)
-    except ValueError:
+        return json.loads(text)
+    except (ValueError, RecursionError):
         raise BadAnswer(_UNREADABLE) from None
-    # A server that is not a model server may send anything: a web page, an empty object, half of one.
-    try:
-        choices = sorted(answer.choices, key=lambda choice: choice.index)
-        texts = [_without_surrogates(_text(choice.message)) for choice in choices]
-    except (AttributeError, TypeError):
-        raise BadAnswer(_error_text(getattr(answer, "error", None)) or _UNREADABLE) from None
-    if not texts:
-        raise BadAnswer(_error_text(getattr(answer, "error", None)) or "its answer holds no text")
-    return texts
-
-
-def _pieces_in(chunk: Any) -> list[tuple[int, str, bool]]:
-    """Return the pieces in a chunk: the index of the answer, its text, and whether the answer ends.
-
-    A choice that only annotates an answer is no piece.
-    """
-    pieces = []
-    try:
-        for choice in chunk.choices or ():
-            text, is_end = "" if choice.delta is None else _text(choice.delta), choice.finish_reason is not None
-            if choice.delta is not None or is_end:
-                pieces.append((operator.index(choice.index), text, is_end))
-    except (AttributeError, TypeError):
-        raise BadAnswer(_UNREADABLE) from None
-    return pieces
 
 
 def _text(message: Any) -> str:
     """Return the text of a message, or of a piece of one.
 
     Raises:
-        TypeError: its content is not text.
+        AttributeError, TypeError: the message or its content has another form.
     """
-    text = message.content or getattr(message, "refusal", None) or ""
+    text = message.get("content") or message.get("refusal") or ""
     if not isinstance(text, str):
         raise TypeError
     return text
 
 
-def _error_text(error: Any) -> str | None:
+def _has_reasoning(message: Any) -> bool:
+    return any(message.get(name) for name in _REASONING_FIELDS)
+
+
+def _count(number: Any) -> int | None:
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
+def _error_text(document: Any) -> str | None:
     """Return the server's own words in the `error` of an answer, whatever its status."""
-    match error:
-        case {"code": 401 | 403 | "401" | "403" | "invalid_api_key"}:
+    match document:
+        case {"error": {"code": 401 | 403 | "401" | "403" | "invalid_api_key"}}:
             return "the worker's key was refused"  # the server's words may show a part of the key
-        case {"message": str(text)} | str(text):
+        case {"error": {"message": str(text)} | str(text)}:
             return text
     return None
 

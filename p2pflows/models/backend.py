@@ -21,7 +21,8 @@ from typing import Any, Self
 
 from p2pflows.backoff import Backoff
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, UsageError
-from p2pflows.models.answers import BadAnswer, OnDelta, StreamedAnswers, check_stream, read_chunks, whole_answers
+from p2pflows.models.answer import Answer, Completion, Usage
+from p2pflows.models.answers import BadAnswer, CollectedAnswers, OnDelta
 from p2pflows.models.api_info import AZURE, NO_KEY, REDACTED, ApiInfo
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 
@@ -143,7 +144,7 @@ class Backend:
         messages: Sequence[Mapping[str, Any]],
         settings: Mapping[str, Any],
         on_delta: OnDelta | None = None,
-    ) -> list[str]:
+    ) -> Completion:
         """Ask the model, and return its answers.
 
         Args:
@@ -153,7 +154,8 @@ class Backend:
             on_delta: called with each piece of an answer as it arrives, when `stream` is set.
 
         Returns:
-            As many answers as `n` asks for, even from a server that sends fewer at a time.
+            As many answers as `n` asks for, even from a server that sends fewer at a time. Any of them may be cut, or
+            have no text: `Completion.check_whole` tells.
 
         Raises:
             FlowFailed: the server refused the request, or every attempt failed.
@@ -162,11 +164,16 @@ class Backend:
         """
         models, parameters = self._read(settings)
         wanted = parameters.pop("n", 1)
-        answers: list[str] = []
+        answers: list[Answer] = []
+        usage = Usage(0, 0)
+        model = None
         while len(answers) < wanted:
             request = {**parameters, "messages": list(messages), "n": wanted - len(answers)}
-            answers += self._ask(models, request, len(answers), on_delta)[: wanted - len(answers)]
-        return answers
+            completion = self._ask(models, request, len(answers), on_delta)
+            answers += completion.answers[: wanted - len(answers)]
+            usage += completion.usage
+            model = completion.model or model
+        return Completion(answers, model, usage)
 
     def _read(self, settings: Mapping[str, Any]) -> tuple[dict[ApiInfo, str], dict[str, Any]]:
         """Return the model for each key that has one, and the parameters of a request."""
@@ -189,19 +196,19 @@ class Backend:
 
     def _ask(
         self, models: dict[ApiInfo, str], request: dict[str, Any], first_index: int, on_delta: OnDelta | None
-    ) -> list[str]:
+    ) -> Completion:
         """Send one request, again if need be, and return its answers."""
-        streamed = StreamedAnswers(first_index, on_delta)
+        collected = CollectedAnswers(first_index, on_delta if request.get("stream") else None)
         attempt = 0
         while True:
             attempt += 1
             info, wait = self._keyring.reserve(models, self._wait_time_per_key)
             if wait > 0:
                 self._sleep(min(wait, self._seconds_left()))
-            streamed.begin()
+            collected.begin()
             limit = {} if (left := self._seconds_left()) == math.inf else {"timeout": min(self._timeout, left)}
-            outcome = self._attempt(info, {**request, **limit, "model": models[info]}, streamed)
-            if isinstance(outcome, list):
+            outcome = self._attempt(info, {**request, **limit, "model": models[info]}, collected)
+            if isinstance(outcome, Completion):
                 return outcome
             retry_after = outcome.retry_after or 0.0
             pause = max(retry_after, self._backoff.delay_s(attempt - 1, self._chance()))
@@ -224,19 +231,14 @@ class Backend:
             raise DeadlinePassed("The model gave no answer before the deadline.", "Give the call more time.")
         return left
 
-    def _attempt(self, info: ApiInfo, request: dict[str, Any], streamed: StreamedAnswers) -> list[str] | _Failure:
+    def _attempt(self, info: ApiInfo, request: dict[str, Any], collected: CollectedAnswers) -> Completion | _Failure:
         from openai import APIStatusError, OpenAIError
 
         try:
-            create = self._client(info).chat.completions.create
-            if not request.get("stream"):
-                return whole_answers(create, request)
-            with contextlib.closing(create(**request)) as chunks:
-                check_stream(chunks)
-                for chunk in read_chunks(chunks):
-                    self._seconds_left()
-                    streamed.add(chunk)
-            return streamed.texts()
+            # Read by us, whether it is streamed or not: the reader of `openai` fails on much that servers send.
+            with self._client(info).chat.completions.with_streaming_response.create(**request) as response:
+                collected.read(response.iter_bytes(), self._seconds_left)
+            return collected.completion()
         except APIStatusError as error:
             return self._refusal(error)
         except (OpenAIError, BadAnswer) as error:

@@ -11,6 +11,7 @@ from p2pflows.flows.flow import AtomicFlow
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.state import MAX_STATE_BYTES
 from p2pflows.models import images
+from p2pflows.models.answer import Completion
 from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import TO_BE_FILLED, ApiInfo, normal_base
 from p2pflows.models.backend import Backend
@@ -24,7 +25,10 @@ _NOT_SETTINGS = {"api_infos", "api_base", "wait_time_per_key", "timeout"}
 
 
 class ChatAtomicFlow(AtomicFlow):
-    """Asks a language model, and answers `{"api_output": text}`, or a list of texts when the config's `n` is over 1.
+    """Asks a language model, and answers its text as `api_output`, or a list of texts when the config's `n` is over 1.
+
+    Beside it are `finish_reason`, `model` and `usage`, as the server says them, or null. An answer that was cut or
+    withheld, or has no text, is an error and no part of the conversation, unless the config has `accept_incomplete`.
 
     The first message of an instance starts the conversation with the system message, then the pairs of `query` and
     `response` under `demonstrations`, then the first prompt. Later messages use the human template. Pictures under
@@ -84,7 +88,8 @@ class ChatAtomicFlow(AtomicFlow):
         Raises:
             BadInput: the data lacks an input variable, or a picture or demonstration has an unknown form.
             NotAllowed: another user forges turns, or sends the address of a picture.
-            FlowFailed: the worker has no key, the model gave no answer, or the conversation is too long to be stored.
+            FlowFailed: the worker has no key, the model gave no whole answer, or the conversation is too long to be
+                stored.
         """
         system, user, assistant = self._roles()
         self._check_permitted(input_message)
@@ -98,9 +103,13 @@ class ChatAtomicFlow(AtomicFlow):
         history.append({"role": user, "content": images.content(template.render(data), images.given(data))})
         _check_size(history)
         sent = self._window(history)
-        answers: list[str] = self.step(lambda: self._ask(sent))
-        self.flow_state[_HISTORY] = history + [{"role": assistant, "content": answer} for answer in answers]
-        return {"api_output": answers[0] if len(answers) == 1 else answers}
+        completion = Completion.from_record(self.step(lambda: self._ask(sent).to_record()))
+        if self.flow_config.get("accept_incomplete") is not True:
+            completion.check_whole()
+        # A turn without text would be sent again with each question, and many servers refuse it.
+        if texts := [text for text in completion.texts if text.strip()]:
+            self.flow_state[_HISTORY] = history + [{"role": assistant, "content": text} for text in texts]
+        return completion.to_data()
 
     def _window(self, history: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
         size = self.flow_config.get("previous_messages") or {}
@@ -121,7 +130,7 @@ class ChatAtomicFlow(AtomicFlow):
         if images.has_address(images.given(data)) and self.flow_config.get("allow_image_urls") is not True:
             raise NotAllowed("This flow takes no pictures by URL from you.", 'Send them as {"base64": "..."}.')
 
-    def _ask(self, messages: list[Mapping[str, Any]]) -> list[str]:
+    def _ask(self, messages: list[Mapping[str, Any]]) -> Completion:
         """Ask the model. It is a step of the run, so a run that starts over does not ask again."""
         if self._keyring is None:
             raise FlowFailed(f"The flow {self.name!r} has no key for its model.", GIVE_THE_WORKER_A_KEY)

@@ -654,8 +654,8 @@ def test_a_chat_with_history(cl: LocalUser, model: ModelServer, chat_atomic_flow
     replies = []
     for query in ("What is the capital of Switzerland?", "Where is it located?"):
         message = FlowMessage(data={"id": 0, "query": query})
-        replies.append(french_chatbot.get_reply_future(message).get_data(WAIT))
-    assert replies == [{"api_output": "Berne."}, {"api_output": "Au centre."}]
+        replies.append(french_chatbot.get_reply_future(message).get_data(WAIT)["api_output"])
+    assert replies == ["Berne.", "Au centre."]
     first, second = (asked.body for asked in model.requests)
     assert (first["model"], first["temperature"], first["top_p"]) == ("gpt-4", 1.0, 0.2)
     assert [(message["role"], message["content"]) for message in second["messages"]] == [
@@ -724,9 +724,15 @@ def test_interface_descriptions(cls: LocalUsers) -> None:
     assert flow.type() == "AtomicFlow"
     assert "Mine" in str(flow)
     chat = p2pflows.ChatAtomicFlow.instantiate_from_default_config(input_interface_initialized=["observation"])
-    assert chat.get_interface_description() == {"input": ["query"], "output": ["api_output"]}
+    assert chat.get_interface_description() == {
+        "input": ["query"],
+        "output": ["api_output", "finish_reason", "model", "usage"],
+    }
     chat.flow_state["previous_messages"] = [{"role": "system", "content": ""}]
-    assert chat.get_interface_description() == {"input": ["observation"], "output": ["api_output"]}
+    assert chat.get_interface_description() == {
+        "input": ["observation"],
+        "output": ["api_output", "finish_reason", "model", "usage"],
+    }
 
 
 def test_ends(cl: LocalUser, names: Callable[[str], str]) -> None:

@@ -206,7 +206,7 @@ def test_a_journal(network: Network, alice_and_bob: tuple[Person, Person], code_
         serve_flows(carol)
         carol.cli("serve", "Assistant", "--chat", "--model", "m", "--api-base", model.url).ok()
         talk = {"address": "me/Assistant", "conversation": "a" * 32}
-        assert carol.request("call", **talk, data={"query": "One"})["data"] == {"api_output": "You said: One"}
+        assert carol.request("call", **talk, data={"query": "One"})["data"]["api_output"] == "You said: One"
         counter = carol.request("mount", address="me/Counter")["instance"]
         assert carol.request("call", address="me/Counter", instance=counter)["data"]["count"] == 1
         question = bob.request("submit", address="carol/User", data={"api_output": "Still there?"})["id"]
@@ -221,7 +221,7 @@ def test_a_journal(network: Network, alice_and_bob: tuple[Person, Person], code_
         assert f"No module named '{ONLY_BEFORE}'" in python_of(carol, f"import {ONLY_BEFORE}").stderr
         (assistant,) = [flow for flow in carol.request("ls")["flows"] if flow["endpoint"] == "Assistant"]
         assert assistant["target"] == "p2pflows.chat.flow:ChatAtomicFlow"
-        assert carol.request("call", **talk, data={"query": "Two"})["data"] == {"api_output": "You said: Two"}
+        assert carol.request("call", **talk, data={"query": "Two"})["data"]["api_output"] == "You said: Two"
         messages = [message["content"] for message in model.requests[-1].body["messages"]]
         assert messages[-3:] == ["One", "You said: One", "Two"]
         assert carol.request("call", address="me/Counter", instance=counter)["data"]["count"] == 2

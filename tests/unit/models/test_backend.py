@@ -69,7 +69,7 @@ def backend(infos: ApiInfo | list[ApiInfo] | Keyring, clock: Clock, **more: Any)
 def complete(server: ModelServer, clock: Clock, settings: dict[str, Any], **more: Any) -> list[str]:
     """Return the answers to ASK."""
     with backend(key(server), clock, **more) as asked:
-        return asked.complete(ASK, settings)
+        return list(asked.complete(ASK, settings).texts)
 
 
 def failure(server: ModelServer, clock: Clock, settings: dict[str, Any], *script: Script, **more: Any) -> FlowFailed:
@@ -113,7 +113,7 @@ def test_streaming(server: ModelServer, clock: Clock) -> None:
     server.script(Says(("one two", "é")))
     told: list[Delta] = []
     with backend(key(server), clock) as asked:
-        assert asked.complete(ASK, {**STREAM, "n": 2}, told.append) == ["one two", "é"]
+        assert asked.complete(ASK, {**STREAM, "n": 2}, told.append).texts == ["one two", "é"]
     assert told == [Delta(0, "one"), Delta(1, "é"), Delta(0, " two")]
 
 
@@ -123,7 +123,7 @@ def test_a_stream_that_breaks_off(server: ModelServer, clock: Clock, broken: Say
     server.script(broken, "whole answer")
     told: list[Delta] = []
     with backend(key(server), clock) as asked:
-        assert asked.complete(ASK, STREAM, told.append) == ["whole answer"]
+        assert asked.complete(ASK, STREAM, told.append).texts == ["whole answer"]
     assert told == [Delta(0, "one"), Delta(0, " two"), Delta(0, "whole", restart=True), Delta(0, " answer")]
 
 
@@ -429,7 +429,7 @@ def test_azure(server: ModelServer, clock: Clock) -> None:
     """A request to Azure has its address, version and header."""
     info = ApiInfo(backend_used="azure", api_key=KEY, api_base=server.host, api_version="2024-06-01")
     with backend(info, clock) as asked:
-        assert asked.complete(ASK, {"model_name": {"azure": "deployed", "openai": "m"}}) == ["You said: Hello"]
+        assert asked.complete(ASK, {"model_name": {"azure": "deployed", "openai": "m"}}).texts == ["You said: Hello"]
     [request] = server.requests
     assert request.path == "/openai/deployments/deployed/chat/completions?api-version=2024-06-01"
     assert request.headers["api-key"] == KEY
@@ -491,7 +491,7 @@ def test_key_is_in_no_log(server: ModelServer, clock: Clock, caplog: pytest.LogC
 def test_real_clock_and_sleep(server: ModelServer) -> None:
     """By default the backend uses the real clock, and answers at once when no key has to wait."""
     with Backend([key(server)]) as asked:
-        assert asked.complete(ASK, SETTINGS) == ["You said: Hello"]
+        assert asked.complete(ASK, SETTINGS).texts == ["You said: Hello"]
 
 
 # Nobody waits any more.

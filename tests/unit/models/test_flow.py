@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.model_server import Fails, ModelServer, Says
+from support.model_server import Answers, Fails, ModelServer, Says
 from support.scripted_run import ALICE, Memory, ScriptedRun, incoming
 
 from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
@@ -258,6 +258,95 @@ def test_no_progress_without_streaming(server: ModelServer) -> None:
     assert chat.run.told == []
 
 
+def response(reason: str | None, *, stream: bool, usage: Any = None, **said: Any) -> Answers:
+    """Return a response with one answer."""
+    facts = {"id": "c1", "created": 0, "model": "m-2026"}
+    choice = {"index": 0, "delta" if stream else "message": {"role": "assistant", **said}, "finish_reason": reason}
+    if not stream:
+        return Answers({**facts, "object": "chat.completion", "choices": [choice], "usage": usage})
+    chunk = {**facts, "object": "chat.completion.chunk", "choices": [choice]}
+    return Answers(chunks=(chunk, {**facts, "choices": [], "usage": usage}))
+
+
+TOOL_CALL = {"id": "t1", "index": 0, "type": "function", "function": {"name": "pay", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("reason", "said", "sentence", "advice"),
+    [
+        ("length", {"content": "The answer is 4"}, "cut off", "max_tokens"),
+        ("length", {"content": "", "reasoning_content": "Hm"}, "reached its limit", "max_tokens"),
+        ("content_filter", {"content": "I thi"}, "withheld", "other words"),
+        ("content_filter", {"content": None}, "withheld", "other words"),
+        ("tool_calls", {"content": None, "tool_calls": [TOOL_CALL]}, "wants a tool", "in words"),
+        ("error", {"content": "Hal"}, "ended the answer early", "Ask again"),
+        ("stop", {"content": None, "reasoning_content": "Two and two ..."}, "only reasoned", "Ask again"),
+        ("stop", {"content": ""}, "without text", "Ask again"),
+        ("stop", {"content": " \n"}, "without text", "Ask again"),
+    ],
+)
+def test_a_cut_or_missing_answer_is_an_error(
+    server: ModelServer, reason: str, said: dict[str, Any], sentence: str, advice: str, *, stream: bool
+) -> None:
+    """It is no success, is paid once, and no part of the conversation; the config can ask for it as it is."""
+    chat = Chat(server, backend={"stream": stream})
+    chat.say(query="1")
+    before = chat.state
+    server.script(response(reason, stream=stream, **said))
+    with pytest.raises(FlowFailed, match=sentence) as failed:
+        chat.say(query="2")
+    assert advice in failed.value.hint
+    assert "accept_incomplete: true" in failed.value.hint
+    assert (chat.state, len(server.requests)) == (before, 2)
+    assert chat.say(query="3") == "You said: 3"
+    assert [content for _, content in sent(server)][-3:] == ["1", "You said: 1", "3"]
+
+    taker = Chat(server, backend={"stream": stream}, accept_incomplete=True)
+    server.script(response(reason, stream=stream, **said))
+    text = said["content"] or ""
+    assert taker.say(query="2") == text
+    assert taker.run.replies[0][1]["finish_reason"] == reason
+    assert [turn["content"] for turn in taker.history] == (["", "2", text] if text.strip() else [])
+
+
+def test_one_cut_answer_of_several(server: ModelServer) -> None:
+    """With n over 1, all answers must be whole."""
+    choices = [
+        {"index": index, "message": {"content": "Hm"}, "finish_reason": reason}
+        for index, reason in enumerate(["stop", "length"])
+    ]
+    server.script(Answers({"choices": choices}))
+    with pytest.raises(FlowFailed, match="cut off"):
+        Chat(server, backend={"n": 2, "stream": False}).say(query="1")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_the_server_says_of_its_answer(server: ModelServer, stream: bool) -> None:
+    """Beside the text are the reason why it ended, the model and the tokens; null where the server says nothing."""
+    chat = Chat(server, backend={"stream": stream})
+    server.script(
+        response("stop", stream=stream, usage={"prompt_tokens": 12, "completion_tokens": 3}, content="Four."),
+        response("stop", stream=stream, usage={"prompt_tokens": "many"}, content="Five."),
+    )
+    chat.say(query="1")
+    assert chat.run.replies[0][1] == {
+        "api_output": "Four.",
+        "finish_reason": "stop",
+        "model": "m-2026",
+        "usage": {"tokens_in": 12, "tokens_out": 3},
+    }
+    chat.say(query="2")
+    assert chat.run.replies[0][1]["usage"] == {"tokens_in": None, "tokens_out": None}
+
+
+def test_a_run_that_the_release_before_began(server: ModelServer) -> None:
+    """An answer that an earlier attempt recorded as a list of texts is not asked for again."""
+    chat = Chat(server)
+    assert chat.say(Memory(steps=['["once"]']), query="1") == "once"
+    assert (chat.run.replies[0][1]["finish_reason"], server.requests) == (None, [])
+
+
 def test_crash_bills_once(server: ModelServer) -> None:
     """A run that starts over after the model answered does not ask again, and needs no key."""
     chat, memory = Chat(server), Memory()
@@ -378,7 +467,7 @@ def test_list_of_keys(server: ModelServer) -> None:
     assert KEY not in str(refusal.value)
     flow.set_api_infos([ApiInfo(api_key=KEY, api_base=server.url)])
     invoke(flow, incoming({"query": "1"}))
-    assert run.replies[0][1] == {"api_output": "You said: 1"}
+    assert run.replies[0][1]["api_output"] == "You said: 1"
 
 
 def test_keys_take_turns_over_messages(server: ModelServer) -> None:
@@ -479,10 +568,16 @@ def test_interface_description(server: ModelServer) -> None:
     """Before the first message, the input is that of the first message; after it, that of the others."""
     chat = Chat(server, input_interface_non_initialized=["query", "tongue"], input_interface_initialized="query")
     flow = build(ChatAtomicFlow, chat.config, subflows={}, run=None, state=None)
-    assert flow.get_interface_description() == {"input": ["query", "tongue"], "output": ["api_output"]}
+    assert flow.get_interface_description() == {
+        "input": ["query", "tongue"],
+        "output": ["api_output", "finish_reason", "model", "usage"],
+    }
     chat.say(query="1")
     flow = build(ChatAtomicFlow, chat.config, subflows={}, run=None, state=chat.state)
-    assert flow.get_interface_description() == {"input": ["query"], "output": ["api_output"]}
+    assert flow.get_interface_description() == {
+        "input": ["query"],
+        "output": ["api_output", "finish_reason", "model", "usage"],
+    }
 
 
 def test_reset(server: ModelServer) -> None:

@@ -1,0 +1,129 @@
+"""Answer: what a model said, how it ended, and whether that is a whole answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from p2pflows.errors import FlowFailed
+
+_CUT_REASONS = frozenset({"length", "max_tokens", "model_length"})
+_WITHHELD_REASONS = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
+_TOOL_REASONS = frozenset({"tool_calls", "function_call", "tool_use"})
+_BROKEN_REASONS = frozenset({"error", "abort", "insufficient_system_resource"})
+_OR_ACCEPT = "or set accept_incomplete: true in the flow's config to get it as it is."
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of a model.
+
+    Args:
+        text: its text; empty when it has none.
+        finish_reason: why the model ended it, in the server's words; None when the server did not say.
+        has_reasoning: whether the model wrote down how it reasoned, which is no part of the text.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    has_reasoning: bool = False
+
+    def check_whole(self) -> None:
+        """Check that this is a whole answer with a text.
+
+        Raises:
+            FlowFailed: it was cut or withheld, wants a tool, or has no text.
+        """
+        reason = (self.finish_reason or "").lower()
+        if reason in _WITHHELD_REASONS:
+            raise FlowFailed(f"The model's server withheld its answer ({reason}).", f"Ask in other words, {_OR_ACCEPT}")
+        if reason in _TOOL_REASONS:
+            raise FlowFailed(
+                f"The model wants a tool, and this flow has none ({reason}).",
+                f"Tell it in the system message to answer in words, {_OR_ACCEPT}",
+            )
+        if reason in _BROKEN_REASONS:
+            raise FlowFailed(f"The model's server ended the answer early ({reason}).", f"Ask again, {_OR_ACCEPT}")
+        if reason in _CUT_REASONS:
+            what = (
+                "The model's answer was cut off" if self.text.strip() else "The model reached its limit before a text"
+            )
+            raise FlowFailed(
+                f"{what} ({reason}).", f"Raise backend.max_tokens or the server's limit, ask for less, {_OR_ACCEPT}"
+            )
+        if not self.text.strip():
+            what = "only reasoned, and gave no answer" if self.has_reasoning else "gave an answer without text"
+            raise FlowFailed(f"The model {what}.", f"Ask again or in other words, {_OR_ACCEPT}")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many tokens a model read and wrote; None when its server did not say."""
+
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return the sum, in which what one of both does not know is unknown."""
+        return Usage(_sum(self.tokens_in, other.tokens_in), _sum(self.tokens_out, other.tokens_out))
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """All answers to one question.
+
+    Args:
+        answers: in order.
+        model: the model that answered, in the server's words; None when the server did not say.
+        usage: the tokens of all requests that it took.
+    """
+
+    answers: Sequence[Answer]
+    model: str | None = None
+    usage: Usage = Usage()
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the answers."""
+        return [answer.text for answer in self.answers]
+
+    def check_whole(self) -> None:
+        """Check that every answer is a whole one.
+
+        Raises:
+            FlowFailed: one is not.
+        """
+        for answer in self.answers:
+            answer.check_whole()
+
+    def to_record(self) -> dict[str, Any]:
+        """Return this as JSON can store it."""
+        return {
+            "answers": [[each.text, each.finish_reason, each.has_reasoning] for each in self.answers],
+            "model": self.model,
+            "usage": [self.usage.tokens_in, self.usage.tokens_out],
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any] | Sequence[str]) -> Self:
+        """Return what `to_record` stored; a release before stored a list of texts."""
+        if isinstance(record, Mapping):
+            answers = [Answer(*fields) for fields in record["answers"]]
+            return cls(answers, record["model"], Usage(*record["usage"]))
+        return cls([Answer(text) for text in record])
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what a flow answers; texts and reasons are lists when there are several answers."""
+        texts, reasons = self.texts, [answer.finish_reason for answer in self.answers]
+        is_one = len(self.answers) == 1
+        return {
+            "api_output": texts[0] if is_one else texts,
+            "finish_reason": reasons[0] if is_one else reasons,
+            "model": self.model,
+            "usage": {"tokens_in": self.usage.tokens_in, "tokens_out": self.usage.tokens_out},
+        }
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
