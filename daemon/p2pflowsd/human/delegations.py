@@ -86,15 +86,11 @@ class Delegations:
         Returns:
             False if the answer is to be taken as it is: it passes nothing on, or not in a way that may be followed.
         """
+        if message.type != Type.ERROR or message.data.get("kind") != Delegated.kind:
+            return False
         to, why = message.data.get("to"), message.data.get("why", "")
         row = self._journal.outgoing.find(message.in_reply_to or "")
-        if (
-            message.type != Type.ERROR
-            or message.data.get("kind") != Delegated.kind
-            or not isinstance(to, str)
-            or not isinstance(why, str)
-            or row is None
-        ):
+        if not isinstance(to, str) or not isinstance(why, str) or row is None:
             return False
         if row.peer == message.sender and row.state in OPEN_OUTGOING and self._journal.lines.delegate_of(row.id):
             return True  # it comes again, or too late

@@ -43,6 +43,8 @@ from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.waiters import is_progress
 
 MAX_ATTEMPTS = 3
+MAX_CHANNELS = 256
+"""How many channels are kept; anybody may name a topic."""
 HEARTBEAT_TIMEOUT_S = 15.0
 """Seconds without a heartbeat (one every 2 s) after which a worker counts as lost."""
 RECOVERY_S = 5.0
@@ -95,6 +97,7 @@ class Dispatch:
         self._log = log
         self._replace_process = replace_process
         self._frame_number = 0
+        self._channels: dict[topics.ResultsTopic, Channel] = {}
         self.may_run: Callable[[Task], bool] = lambda _task: True
         """Whether the sender of a task may still make it run; if not, it has ended the task."""
 
@@ -113,7 +116,7 @@ class Dispatch:
             Refused: the token is not good, or the frame was seen before.
         """
         queue = topics.queue_of(topic.point, topic.token)
-        channel = Channel(self._tokens.key(topic.point, topic.token))
+        channel = self._channel_of(topic)
         frame = WorkerFrame.read(*channel.open(topics.results(self._user, queue), payload))
         token = topic.token or ("" if is_local else self._tokens.old_id(topic.point))
         name, now = frame.worker.name, self._clock.elapsed()
@@ -137,6 +140,15 @@ class Dispatch:
             self._take_in(point, worker, frame)
         if frame.bye and frame.draining:
             self._remove(point, name, graceful=True)
+
+    def _channel_of(self, topic: topics.ResultsTopic) -> Channel:
+        """The sealed channel of a topic, from a few that are kept: deriving a key takes longer than opening a frame."""
+        channel = self._channels.get(topic)
+        if channel is None:
+            if len(self._channels) >= MAX_CHANNELS:
+                self._channels.clear()
+            channel = self._channels[topic] = Channel(self._tokens.key(topic.point, topic.token))
+        return channel
 
     def _take_in(self, point: Point, worker: Worker, frame: WorkerFrame) -> None:
         name = frame.worker.name
