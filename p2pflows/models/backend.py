@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
@@ -30,6 +30,8 @@ MAX_ATTEMPTS = 6
 INITIAL_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 20.0
 TIMEOUT_S = 600.0
+CONNECT_TIMEOUT_S = 20.0
+"""Connecting is the one wait that `Backend.interrupt` cannot end, as there is no socket yet."""
 MAX_RETRY_AFTER_S = 120.0
 """A server that asks for a longer pause is not asked again."""
 
@@ -116,6 +118,7 @@ class Backend:
         self._timeout = timeout
         self._time_left = time_left
         self._interrupted = threading.Event()
+        self._is_late = False
         self._sockets: list[socket.socket] = []
         self._sleep = self._interrupted.wait if sleep is None else sleep
         self._wall = wall
@@ -136,8 +139,7 @@ class Backend:
     def interrupt(self) -> None:
         """Break off what `complete` waits for, from another thread, and let it raise Cancelled."""
         self._interrupted.set()
-        for each in list(self._sockets):
-            _shut(each)
+        self._break_off()
 
     def complete(
         self,
@@ -167,12 +169,13 @@ class Backend:
         answers: list[Answer] = []
         usage = Usage(0, 0)
         model = None
-        while len(answers) < wanted:
-            request = {**parameters, "messages": list(messages), "n": wanted - len(answers)}
-            completion = self._ask(models, request, len(answers), on_delta)
-            answers += completion.answers[: wanted - len(answers)]
-            usage += completion.usage
-            model = completion.model or model
+        with self._ending_at_deadline():
+            while len(answers) < wanted:
+                request = {**parameters, "messages": list(messages), "n": wanted - len(answers)}
+                completion = self._ask(models, request, len(answers), on_delta)
+                answers += completion.answers[: wanted - len(answers)]
+                usage += completion.usage
+                model = completion.model or model
         return Completion(answers, model, usage)
 
     def _read(self, settings: Mapping[str, Any]) -> tuple[dict[ApiInfo, str], dict[str, Any]]:
@@ -206,10 +209,10 @@ class Backend:
             if wait > 0:
                 self._sleep(min(wait, self._seconds_left()))
             collected.begin()
-            limit = {} if (left := self._seconds_left()) == math.inf else {"timeout": min(self._timeout, left)}
-            outcome = self._attempt(info, {**request, **limit, "model": models[info]}, collected)
+            outcome = self._attempt(info, {**request, "model": models[info]}, collected)
             if isinstance(outcome, Completion):
                 return outcome
+            self._seconds_left()
             retry_after = outcome.retry_after or 0.0
             pause = max(retry_after, self._backoff.delay_s(attempt - 1, self._chance()))
             is_hopeless = not outcome.is_retryable or retry_after > MAX_RETRY_AFTER_S
@@ -227,16 +230,48 @@ class Backend:
         if self._interrupted.is_set():
             raise Cancelled("The question to the model was withdrawn.")
         left = self._time_left()
-        if left <= 0:
+        if left <= 0 or self._is_late:
             raise DeadlinePassed("The model gave no answer before the deadline.", "Give the call more time.")
         return left
 
-    def _attempt(self, info: ApiInfo, request: dict[str, Any], collected: CollectedAnswers) -> Completion | _Failure:
-        from openai import APIStatusError, OpenAIError
+    @contextlib.contextmanager
+    def _ending_at_deadline(self) -> Iterator[None]:
+        """Break off what the block waits for when the time is up.
 
+        The timeout of a request does not: it begins anew with each byte, and some servers send a blank line now and
+        then while the model works.
+        """
+        left = self._seconds_left()
+        if left == math.inf:
+            yield
+            return
+        timer = threading.Timer(left, self._end_late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end_late(self) -> None:
+        self._is_late = True
+        self._break_off()
+
+    def _break_off(self) -> None:
+        """End all connections; one that is being made ends as soon as it is there."""
+        for each in list(self._sockets):
+            _shut(each)
+
+    def _attempt(self, info: ApiInfo, request: dict[str, Any], collected: CollectedAnswers) -> Completion | _Failure:
+        from openai import APIStatusError, OpenAIError, Timeout
+
+        limit = min(self._timeout, self._seconds_left())
+        timeout = Timeout(limit, connect=min(limit, CONNECT_TIMEOUT_S))
         try:
             # Read by us, whether it is streamed or not: the reader of `openai` fails on much that servers send.
-            with self._client(info).chat.completions.with_streaming_response.create(**request) as response:
+            with self._client(info).chat.completions.with_streaming_response.create(
+                **request, timeout=timeout
+            ) as response:
                 collected.read(response.iter_bytes(), self._seconds_left)
             return collected.completion()
         except APIStatusError as error:
@@ -283,7 +318,7 @@ class Backend:
             connection = event["return_value"].get_extra_info("socket")
             if isinstance(connection, socket.socket):
                 self._sockets.append(connection)
-                if self._interrupted.is_set():
+                if self._interrupted.is_set() or self._is_late:
                     _shut(connection)
 
 

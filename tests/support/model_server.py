@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -76,7 +77,22 @@ class Hangs:
     """Does not answer until the server is closed."""
 
 
-Script = str | Says | Answers | Fails | Drops | Hangs
+@dataclass(frozen=True)
+class Trickles:
+    """Answers with the same piece again and again, for five seconds or until the client has gone.
+
+    Args:
+        piece: the piece.
+        times: after how many pieces it only waits.
+        content_type: what it says that it sends.
+    """
+
+    piece: str
+    times: int = 250
+    content_type: str = "text/event-stream"
+
+
+Script = str | Says | Answers | Fails | Drops | Hangs | Trickles
 
 
 class ModelServer:
@@ -84,6 +100,8 @@ class ModelServer:
 
     def __init__(self) -> None:
         self.requests: list[Asked] = []
+        self.client_gone = threading.Event()
+        """Set when a client closed its connection before a `Trickles` had ended."""
         self._script: deque[Script] = deque()
         self._closing = threading.Event()
         self._http = _Server(("127.0.0.1", 0), _Handler)
@@ -125,9 +143,9 @@ class ModelServer:
         last = asked.body["messages"][-1]["content"]
         return f"You said: {last if isinstance(last, str) else last[0]['text']}"
 
-    def wait_until_closed(self) -> None:
-        """Wait until the server is closed."""
-        self._closing.wait()
+    def wait_until_closed(self, timeout: float | None = None) -> bool:
+        """Wait until the server is closed, and return whether it is."""
+        return self._closing.wait(timeout)
 
 
 class _Server(ThreadingHTTPServer):
@@ -157,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
             case Answers(_, tuple(chunks), content_type):
                 lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
                 self._send(200, {"Content-Type": content_type}, f"{lines}data: [DONE]\n\n")
+            case Trickles() as trickles:
+                self._trickle(trickles)
             case str(text):
                 self._say(body, Says((text,)))
             case Says() as says:
@@ -178,6 +198,19 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         self.wfile.write(b"" if says.unfinished else b"data: [DONE]\n\n")
+
+    def _trickle(self, trickles: Trickles) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", trickles.content_type)
+        self.end_headers()
+        for number in range(250):
+            if self.server.model.wait_until_closed(0.02):
+                return
+            if number < trickles.times:
+                self.wfile.write(trickles.piece.encode())
+            if select.select([self.connection], [], [], 0)[0]:
+                self.server.model.client_gone.set()
+                return
 
     def _send(self, status: int, headers: dict[str, str], text: str) -> None:
         content = text.encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import traceback
@@ -11,9 +12,10 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from support.model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script
+from support.model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script, Trickles
+from support.processes import wait_until
 
-from p2pflows.errors import CallError, Cancelled, FlowFailed, UsageError
+from p2pflows.errors import CallError, Cancelled, DeadlinePassed, FlowFailed, UsageError
 from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import NO_KEY, ApiInfo
 from p2pflows.models.backend import Backend
@@ -533,6 +535,53 @@ def test_a_deadline_limits_every_wait(server: ModelServer) -> None:
         asked.complete(ASK, SETTINGS)
     assert time.monotonic() < until + 1
     assert len(server.requests) == 1
+
+
+WORD = f"data: {json.dumps(chunk(index=0, delta={'content': 'and '}))}\n\n"
+WORKING = [
+    pytest.param(Trickles(WORD), STREAM, id="words"),
+    pytest.param(Trickles(WORD, times=3), STREAM, id="words and then silence"),
+    pytest.param(Trickles(": working\n\n"), STREAM, id="comments"),
+    pytest.param(Trickles("\n", content_type="application/json"), SETTINGS, id="blank lines"),
+]
+
+
+@pytest.mark.parametrize(("works", "settings"), WORKING)
+def test_a_model_that_works_on_stops_when_the_call_is_withdrawn(
+    server: ModelServer, works: Trickles, settings: dict[str, Any]
+) -> None:
+    """The connection is closed at once, so that the server ends its work, and nothing is asked again."""
+    assert interrupted(server, works, settings) < 1
+    assert server.client_gone.wait(1)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("works", "settings"), WORKING)
+def test_a_model_that_works_on_stops_at_the_deadline(
+    server: ModelServer, works: Trickles, settings: dict[str, Any]
+) -> None:
+    """What the server sends does not move the deadline, at which the connection is closed."""
+    server.script(works)
+    until = time.monotonic() + 0.6
+    with (
+        Backend([key(server)], time_left=lambda: until - time.monotonic()) as asked,
+        pytest.raises(DeadlinePassed, match="before the deadline"),
+    ):
+        asked.complete(ASK, settings)
+    assert time.monotonic() < until + 0.4
+    assert server.client_gone.wait(1)
+    assert len(server.requests) == 1
+
+
+def test_a_last_attempt_that_is_withdrawn(server: ModelServer) -> None:
+    """A question that was withdrawn is said to be, also when there are no more attempts."""
+    server.script(Hangs())
+    with Backend([key(server)], attempts=1) as asked, ThreadPoolExecutor(1) as thread:
+        asking = thread.submit(asked.complete, ASK, SETTINGS)
+        wait_until(lambda: bool(server.requests))
+        asked.interrupt()
+        with pytest.raises(Cancelled):
+            asking.result(5)
 
 
 def test_no_attempt_that_comes_too_late(server: ModelServer, clock: Clock) -> None:
