@@ -113,8 +113,8 @@ class ChatAtomicFlow(AtomicFlow):
 
     def _window(self, history: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
         size = self.flow_config.get("previous_messages") or {}
-        system, user, _ = self._roles()
-        return to_send(history, size.get("first_k"), size.get("last_k"), system=system, user=user)
+        _, user, _ = self._roles()
+        return to_send(history, size.get("first_k"), size.get("last_k"), user=user)
 
     def _check_permitted(self, input_message: FlowMessage) -> None:
         """Check that another user forges no turn of the conversation, and has the model server fetch no address.

@@ -31,7 +31,7 @@ def window(messages: Sequence[Message], first_k: int | None, last_k: int | None)
 
 
 def to_send(
-    history: Sequence[Mapping[str, Any]], first_k: int | None, last_k: int | None, *, system: str, user: str
+    history: Sequence[Mapping[str, Any]], first_k: int | None, last_k: int | None, *, user: str
 ) -> list[Mapping[str, Any]]:
     """Return the part of a conversation that the model receives.
 
@@ -40,17 +40,16 @@ def to_send(
     that begins with an answer. The newest question is always part of it.
 
     Args:
-        history: the whole conversation, which ends with the newest question.
+        history: the whole conversation, which begins with the system message and ends with the newest question.
         first_k: how many messages from the start, without the system message.
         last_k: how many messages from the end.
-        system: the name of the system role.
         user: the name of the user role.
 
     Raises:
         UsageError: a count is not a whole number, at least 0.
     """
-    head = list(history[:1]) if history[0]["role"] == system else []
-    messages = list(history[len(head) :])
+    # By its place, as the config may have had another name for its role when the conversation began.
+    system, *messages = history
     kept = {id(message) for message in window(messages, first_k, last_k)}
     turns: list[list[Mapping[str, Any]]] = []
     for message in messages:
@@ -59,4 +58,4 @@ def to_send(
         turns[-1].append(message)
     *earlier, newest = turns
     whole = [message for turn in earlier if kept.issuperset(map(id, turn)) for message in turn]
-    return [*head, *whole, *newest]
+    return [system, *whole, *newest]

@@ -196,6 +196,28 @@ def test_no_window_removes_the_system_message(server: ModelServer, previous: dic
         assert sent(server)[1][0] == "user"
 
 
+def test_the_system_message_stays_when_its_role_gets_another_name(server: ModelServer) -> None:
+    """A conversation that began under the old name keeps what the owner told the model, and the window its meaning."""
+    chat = Chat(server, previous_messages={"last_k": 3}, system_message_prompt_template={"template": "Never say no."})
+    for query in "12":
+        chat.say(query=query)
+    chat.config["system_name"] = "developer"
+    for query in "34":
+        chat.say(query=query)
+        assert sent(server)[0] == ("system", "Never say no.")
+    assert [content for _, content in sent(server)[1:]] == ["3", "You said: 3", "4"]
+
+
+def test_the_first_question_with_a_demonstration_and_a_window(server: ModelServer) -> None:
+    """Demonstrations count, the system message does not, and what is sent begins with a question."""
+    config = {"system_message_prompt_template": {"template": "Never say no."}}
+    for last_k, kept in ((1, ["q"]), (2, ["q"]), (3, ["May I?", "Yes.", "q"])):
+        Chat(server, previous_messages={"last_k": last_k}, **config).say(
+            query="q", demonstrations=[{"query": "May I?", "response": "Yes."}]
+        )
+        assert [content for _, content in sent(server)] == ["Never say no.", *kept]
+
+
 @pytest.mark.parametrize(
     ("data", "key"),
     [
@@ -623,7 +645,7 @@ def test_conversation_rules(queries: list[str], first_k: int | None, last_k: int
     for query in queries:
         memory = Memory(steps=[json.dumps([f"re: {query}"])])
         flow = build(ChatAtomicFlow, copy.deepcopy(config), subflows={}, run=ScriptedRun(memory=memory), state=state)
-        history = [*flow.flow_state["previous_messages"], says("user", query)]
+        history = [*(flow.flow_state["previous_messages"] or [says("system", "")]), says("user", query)]
         assert flow._window(history)[-1] == says("user", query)
         invoke(flow, incoming({"query": query}))
         state = dump_state(flow)
