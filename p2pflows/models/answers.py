@@ -47,6 +47,10 @@ class BadAnswer(Exception):
     """The server's answer is incomplete or unreadable; the text says why."""
 
 
+class UnreadableAnswer(BadAnswer):
+    """The server's answer has a form that nobody can read."""
+
+
 class CollectedAnswers:
     """Collects the answers to one request, over several attempts.
 
@@ -90,6 +94,8 @@ class CollectedAnswers:
         for data in _events(itertools.chain([first.removeprefix(b"\xef\xbb\xbf")], lines)):
             check()
             if data.startswith(b"[DONE]"):
+                # Some servers end a stream without saying why an answer ended.
+                self._reasons = {index: self._reasons.get(index) for index in self._texts}
                 break
             self._add_chunk(_parsed(data))
         if not self._texts or set(self._reasons) != set(self._texts):
@@ -107,7 +113,9 @@ class CollectedAnswers:
         """Take a whole response."""
         choices = document.get("choices") if isinstance(document, dict) else None
         if not isinstance(choices, list) or not choices:
-            raise BadAnswer(_error_text(document) or (_NO_TEXT if choices == [] else _UNREADABLE))
+            if said := _error_text(document) or (_NO_TEXT if choices == [] else None):
+                raise BadAnswer(said)
+            raise UnreadableAnswer(_UNREADABLE)
         self._add_facts(document)
         for choice in choices:
             match choice:
@@ -115,15 +123,17 @@ class CollectedAnswers:
                     index = choice.get("index", 0 if len(choices) == 1 else None)
                     self._add_piece(index, message, choice.get("finish_reason"), is_end=True)
                 case _:
-                    raise BadAnswer(_UNREADABLE)
+                    raise UnreadableAnswer(_UNREADABLE)
 
     def _add_chunk(self, chunk: Any) -> None:
         """Take a chunk of a stream. A choice that only annotates an answer is no piece of it."""
+        if said := _error_text(chunk):
+            raise BadAnswer(said)
         if not isinstance(chunk, dict) or chunk.get("error"):
-            raise BadAnswer(_error_text(chunk) or _UNREADABLE)
+            raise UnreadableAnswer(_UNREADABLE)
         choices = chunk.get("choices") or []
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise BadAnswer(_UNREADABLE)
+            raise UnreadableAnswer(_UNREADABLE)
         self._add_facts(chunk)
         for choice in choices:
             delta, reason = choice.get("delta"), choice.get("finish_reason")
@@ -134,7 +144,7 @@ class CollectedAnswers:
         try:
             index, text, has_reasoning = operator.index(index), _text(message), _has_reasoning(message)
         except (AttributeError, TypeError):
-            raise BadAnswer(_UNREADABLE) from None
+            raise UnreadableAnswer(_UNREADABLE) from None
         self._texts.setdefault(index, [])
         if is_end:
             self._reasons[index] = reason[:_MAX_WORD_CHARS] if isinstance(reason, str) else None
@@ -219,7 +229,7 @@ def _parsed(text: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise BadAnswer(_UNREADABLE) from None
+        raise UnreadableAnswer(_UNREADABLE) from None
 
 
 def _text(message: Any) -> str:
@@ -228,10 +238,23 @@ def _text(message: Any) -> str:
     Raises:
         AttributeError, TypeError: the message or its content has another form.
     """
-    text = message.get("content") or message.get("refusal") or ""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(_part_text(part) for part in content)
+    text = content or message.get("refusal") or ""
     if not isinstance(text, str):
         raise TypeError
     return text
+
+
+def _part_text(part: Any) -> str:
+    """Return the text of a part of a content; a part of another type, such as a picture or a thought, has none."""
+    match part:
+        case str(text) | {"type": "text" | "output_text", "text": str(text)}:
+            return text
+        case {"type": str()}:
+            return ""
+    raise TypeError
 
 
 def _has_reasoning(message: Any) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Self
 from p2pflows.backoff import Backoff
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, UsageError
 from p2pflows.models.answer import Answer, Completion, Usage
-from p2pflows.models.answers import BadAnswer, CollectedAnswers, OnDelta
+from p2pflows.models.answers import BadAnswer, CollectedAnswers, OnDelta, UnreadableAnswer
 from p2pflows.models.api_info import AZURE, NO_KEY, REDACTED, ApiInfo
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 
@@ -39,10 +39,12 @@ SETTINGS = frozenset(
     {
         *("n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "frequency_penalty"),
         *("presence_penalty", "stop", "seed", "response_format", "reasoning_effort", "verbosity", "stream"),
+        "stream_options",
     }
 )
 """What a config may set besides `model_name`; none of it names a server, a header or a key."""
 
+_STREAM_SETTINGS = frozenset({"stream", "stream_options"})
 _MAX_REASON_CHARS = 300
 _KEY_REFUSED_STATUSES = (401, 403)
 _RETRYABLE_STATUSES = (408, 409, 429)
@@ -63,12 +65,14 @@ class _Failure:
         hint: what the user can do.
         is_retryable: whether another attempt may succeed.
         retry_after: seconds that the server asks to wait.
+        is_unreadable: whether the answer had a form that nobody can read.
     """
 
     reason: str
     hint: str
     is_retryable: bool
     retry_after: float | None = None
+    is_unreadable: bool = False
 
 
 class Backend:
@@ -213,6 +217,9 @@ class Backend:
             if isinstance(outcome, Completion):
                 return outcome
             self._seconds_left()
+            if outcome.is_unreadable and request.get("stream"):
+                # The server may stream in a way of its own, so the rest is asked for as plain documents.
+                request = {name: value for name, value in request.items() if name not in _STREAM_SETTINGS}
             retry_after = outcome.retry_after or 0.0
             pause = max(retry_after, self._backoff.delay_s(attempt - 1, self._chance()))
             is_hopeless = not outcome.is_retryable or retry_after > MAX_RETRY_AFTER_S
@@ -279,7 +286,10 @@ class Backend:
         except (OpenAIError, BadAnswer) as error:
             reason = self._server_text(error) or "its connection broke"
             return _Failure(
-                reason, f"Check that the worker reaches {info.base}, and that a model answers there.", is_retryable=True
+                reason,
+                f"Check that the worker reaches {info.base}, and that a model answers there.",
+                is_retryable=True,
+                is_unreadable=isinstance(error, UnreadableAnswer),
             )
 
     def _refusal(self, error: Any) -> _Failure:

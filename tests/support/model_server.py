@@ -85,11 +85,13 @@ class Trickles:
         piece: the piece.
         times: after how many pieces it only waits.
         content_type: what it says that it sends.
+        ends: whether the response ends after that.
     """
 
     piece: str
     times: int = 250
     content_type: str = "text/event-stream"
+    ends: bool = False
 
 
 Script = str | Says | Answers | Fails | Drops | Hangs | Trickles
@@ -205,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for number in range(250):
             if self.server.model.wait_until_closed(0.02):
+                return
+            if trickles.ends and number == trickles.times:
                 return
             if number < trickles.times:
                 self.wfile.write(trickles.piece.encode())

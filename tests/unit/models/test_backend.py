@@ -150,7 +150,7 @@ BAD_ANSWERS = [
     {"choices": []},
     {"choices": [message(content="a"), message(content="b")]},
     {"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]},
-    {"choices": [{"index": 0, **message(content=[{"type": "text", "text": "a"}])}]},
+    {"choices": [{"index": 0, **message(content=[5])}]},
     {"error": {"message": "Overloaded."}},
     {"error": "Overloaded."},
 ]
@@ -163,7 +163,7 @@ BAD_CHUNKS = [
     chunk(delta={"content": "a"}),
     chunk(index="0", delta={"content": "a"}),
     chunk(index=0, delta="a"),
-    chunk(index=0, delta={"content": [{"type": "text", "text": "a"}]}),
+    chunk(index=0, delta={"content": [5]}),
     {"error": {"message": "Overloaded."}},
 ]
 
@@ -205,6 +205,56 @@ def test_an_annotation_in_a_stream_does_not_spoil_the_answer(server: ModelServer
     server.script(Answers(chunks=(*notes, text, *notes, chunk(index=0, finish_reason="stop"), *notes)))
     assert complete(server, clock, STREAM) == ["Whole"]
     assert clock.slept == []
+
+
+HALF = f"data: {json.dumps(chunk(index=0, delta={'content': 'Half '}, finish_reason=None))}\n\n"
+REST = f"data: {json.dumps(chunk(index=0, delta={'content': 'and half'}, finish_reason='stop'))}\n\n"
+PARTS = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Half "}, {"type": "text", "text": "and half"}]
+DOCUMENT = {"choices": [{"index": 0, **message(content="Half and half")}]}
+AS_SENT = {
+    "fields without data": f"retry: 3000\n\nid: 7\n\n: hi\n\n{HALF}event: ping\n\ndata:\n\n{REST}data: [DONE]\n\n",
+    "ends of lines of Windows": f"{HALF}{REST}data: [DONE]\n\n".replace("\n", "\r\n"),
+    "ends of lines of old": f"{HALF}{REST}data: [DONE]\n\n".replace("\n", "\r"),
+    "a byte order mark": f"\ufeff{HALF}{REST}",
+    "no space, no end": f"{HALF}{REST}".replace("data: ", "data:").strip(),
+    "no reason": f"{HALF}{REST}data: [DONE]\n\n".replace('"stop"', "null"),
+    "content as parts": f"data: {json.dumps(chunk(index=0, delta={'content': PARTS}, finish_reason='stop'))}\n\n",
+    "a document": json.dumps(DOCUMENT),
+    "a document with lines": json.dumps(DOCUMENT, indent=2),
+    "a document of parts": json.dumps({"choices": [message(content=PARTS)]}),
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("text", AS_SENT.values(), ids=AS_SENT)
+def test_what_servers_really_send_is_read_at_once(server: ModelServer, clock: Clock, text: str, stream: bool) -> None:
+    """Each form is paid once, whichever one was asked for."""
+    server.script(Trickles(text, times=1, ends=True))
+    assert complete(server, clock, {**SETTINGS, "stream": stream}) == ["Half and half"]
+    assert (len(server.requests), clock.slept) == (1, [])
+
+
+def test_an_unreadable_stream_is_asked_for_as_a_plain_document(server: ModelServer, clock: Clock) -> None:
+    """A server that streams in a way of its own is asked once more, without a stream; the listener gets the answer."""
+    server.script(Trickles("data: <b>Half</b>\n\n", times=1, ends=True), "Half and half")
+    told: list[Delta] = []
+    with backend(key(server), clock) as asked:
+        assert asked.complete(ASK, {**STREAM, "stream_options": {"include_usage": True}}, told.append).texts == [
+            "Half and half"
+        ]
+    assert [asked.body.get("stream") for asked in server.requests] == [True, None]
+    assert "stream_options" not in server.requests[1].body
+    assert told == [Delta(0, "Half and half")]
+
+
+def test_a_long_piece_is_reported_in_parts(server: ModelServer, clock: Clock) -> None:
+    """Each part fits into one progress report, whatever its letters are."""
+    server.script(Answers(chunks=(chunk(index=0, delta={"content": "\x01" * 5000}), END)))
+    told: list[Delta] = []
+    with backend(key(server), clock) as asked:
+        asked.complete(ASK, STREAM, told.append)
+    assert "".join(delta.text for delta in told) == "\x01" * 5000
+    assert max(len(json.dumps({"answer": 99, "restart": True, "delta": delta.text})) for delta in told) < 4000
 
 
 def test_a_stream_that_is_called_json_is_a_stream(server: ModelServer, clock: Clock) -> None:
