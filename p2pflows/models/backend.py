@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import json
+import logging
 import math
 import random
 import socket
@@ -25,6 +27,8 @@ from p2pflows.models.answer import Answer, Completion, Usage
 from p2pflows.models.answers import BadAnswer, CollectedAnswers, OnDelta, UnreadableAnswer
 from p2pflows.models.api_info import AZURE, NO_KEY, REDACTED, ApiInfo
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
+
+_log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 6
 INITIAL_BACKOFF_S = 1.0
@@ -175,9 +179,11 @@ class Backend:
         model = None
         with self._ending_at_deadline():
             while len(answers) < wanted:
-                request = {**parameters, "messages": list(messages), "n": wanted - len(answers)}
+                request = {**parameters, "messages": list(messages)}
+                if (missing := wanted - len(answers)) > 1:
+                    request["n"] = missing
                 completion = self._ask(models, request, len(answers), on_delta)
-                answers += completion.answers[: wanted - len(answers)]
+                answers += completion.answers[:missing]
                 usage += completion.usage
                 model = completion.model or model
         return Completion(answers, model, usage)
@@ -216,6 +222,7 @@ class Backend:
             outcome = self._attempt(info, {**request, "model": models[info]}, collected)
             if isinstance(outcome, Completion):
                 return outcome
+            _log.warning("The model server %s gave no answer (attempt %d): %s", info.base, attempt, outcome.reason)
             self._seconds_left()
             if outcome.is_unreadable and request.get("stream"):
                 # The server may stream in a way of its own, so the rest is asked for as plain documents.
@@ -308,9 +315,7 @@ class Backend:
 
     def _server_text(self, error: Any) -> str:
         """Return the server's own words on one line, with keys replaced."""
-        body = getattr(error, "body", None)
-        message = body.get("message") if isinstance(body, dict) else None
-        text = message if isinstance(message, str) and message else str(error)
+        text = _words_in(getattr(error, "body", None)) or str(error)
         for info in self._keyring.api_infos:
             if info.api_key != NO_KEY:
                 text = text.replace(info.api_key, REDACTED)
@@ -330,6 +335,18 @@ class Backend:
                 self._sockets.append(connection)
                 if self._interrupted.is_set() or self._is_late:
                     _shut(connection)
+
+
+def _words_in(body: Any) -> str | None:
+    """Return a server's own words in the body of its error, of which `openai` has taken off the `error` around it."""
+    match body:
+        case str(text) if text.strip():
+            return text
+        case {"message": str(text)} | {"error": str(text)} if text:
+            return text
+        case {"detail": detail} if detail:
+            return detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False)
+    return None
 
 
 def _shut(connection: socket.socket) -> None:

@@ -35,9 +35,9 @@ def to_send(
 ) -> list[Mapping[str, Any]]:
     """Return the part of a conversation that the model receives.
 
-    The system message is always part of it and counts for nothing, so no window removes what the owner told the model.
-    Of the rest, the window keeps whole turns, each a question with its answers, since many models refuse a conversation
-    that begins with an answer. The newest question is always part of it.
+    The system message is always part of it, unless it is empty, and counts for nothing, so no window removes what the
+    owner told the model. Of the rest, the window keeps whole turns, each a question with its answers, since many models
+    refuse a conversation that begins with an answer. The newest question is always part of it.
 
     Args:
         history: the whole conversation, which begins with the system message and ends with the newest question.
@@ -58,4 +58,5 @@ def to_send(
         turns[-1].append(message)
     *earlier, newest = turns
     whole = [message for turn in earlier if kept.issuperset(map(id, turn)) for message in turn]
-    return [system, *whole, *newest]
+    head = [system] if system["content"] else []  # strict servers refuse an empty one
+    return [*head, *whole, *newest]

@@ -657,7 +657,8 @@ def test_a_chat_with_history(cl: LocalUser, model: ModelServer, chat_atomic_flow
         replies.append(french_chatbot.get_reply_future(message).get_data(WAIT)["api_output"])
     assert replies == ["Berne.", "Au centre."]
     first, second = (asked.body for asked in model.requests)
-    assert (first["model"], first["temperature"], first["top_p"]) == ("gpt-4", 1.0, 0.2)
+    assert (first["model"], first["temperature"]) == ("gpt-4", 1.0)
+    assert "top_p" not in first
     assert [(message["role"], message["content"]) for message in second["messages"]] == [
         ("system", "Answer in the following language: French."),
         ("user", "What is the capital of Switzerland?"),

@@ -50,11 +50,12 @@ class Says:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers with status 200 and this content: a JSON document, or a stream with one document for each chunk."""
+    """Answers with this content: a JSON document with a status, or a stream with one document for each chunk."""
 
     document: Any = None
     chunks: tuple[Any, ...] | None = None
     content_type: str = "text/event-stream"
+    status: int = 200
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             case Fails() as fails:
                 error = {"message": fails.message, "type": "error", "code": fails.code, "param": None}
                 self._send(fails.status, fails.headers, json.dumps({"error": error}))
-            case Answers(document, None):
-                self._send(200, {}, json.dumps(document))
+            case Answers(document, None, _, status):
+                self._send(status, {}, json.dumps(document))
             case Answers(_, tuple(chunks), content_type):
                 lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
                 self._send(200, {"Content-Type": content_type}, f"{lines}data: [DONE]\n\n")

@@ -91,7 +91,7 @@ def test_answer(server: ModelServer, clock: Clock) -> None:
     [asked] = server.requests
     assert asked.path == "/v1/chat/completions"
     assert asked.headers["authorization"] == f"Bearer {KEY}"
-    assert asked.body == {"messages": ASK, "model": "m", "n": 1, "temperature": 0.5}
+    assert asked.body == {"messages": ASK, "model": "m", "temperature": 0.5}
     assert clock.slept == []
 
 
@@ -107,7 +107,7 @@ def test_a_server_that_gives_fewer(server: ModelServer, clock: Clock, stream: bo
     """A server that ignores n is asked until there are enough answers."""
     server.script(Says(("a",), at_most=1), Says(("b",), at_most=1), Says(("c",), at_most=1))
     assert complete(server, clock, {**SETTINGS, "n": 3, "stream": stream}) == ["a", "b", "c"]
-    assert [asked.body["n"] for asked in server.requests] == [3, 2, 1]
+    assert [asked.body.get("n") for asked in server.requests] == [3, 2, None]
 
 
 def test_streaming(server: ModelServer, clock: Clock) -> None:
@@ -359,6 +359,28 @@ def test_refusals(server: ModelServer, clock: Clock, refusal: Fails, sentence: s
     assert error.hint
     assert KEY[-4:] not in error.message + error.hint
     assert (len(server.requests), clock.slept) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "No such model."}}, "No such model"),
+        ({"error": "model 'm' not found"}, "model 'm' not found"),
+        ({"detail": "Model is loading"}, "Model is loading"),
+        (
+            {"detail": [{"loc": ["body", "top_p"], "msg": "too high"}]},
+            '[{"loc": ["body", "top_p"], "msg": "too high"}]',
+        ),
+        ({"object": "error", "message": "Context is too long"}, "Context is too long"),
+    ],
+)
+def test_the_words_of_a_server_reach_its_owner(
+    server: ModelServer, clock: Clock, caplog: pytest.LogCaptureFixture, body: Any, words: str
+) -> None:
+    """Each form of an error is read, and stands in the owner's log with the server's address."""
+    error = failure(server, clock, SETTINGS, Answers(body, status=422))
+    assert error.message == f"The model gave no answer: {words} (422)."
+    assert f"The model server {server.url} gave no answer (attempt 1): {words} (422)" in caplog.text
 
 
 def test_refused_key_hint(server: ModelServer, clock: Clock) -> None:

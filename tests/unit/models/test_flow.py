@@ -78,7 +78,7 @@ def test_default_config() -> None:
     """The defaults are those of the file beside the class, with open keys."""
     config = default_config(ChatAtomicFlow)
     assert config["backend"]["api_infos"] == "???"
-    assert config["backend"]["temperature"] == 0.3
+    assert config["backend"]["temperature"] is None
     assert config["n_api_retries"] == 6
     assert config["backend"]["model_name"]["openai"]
 
@@ -119,10 +119,17 @@ def test_a_base_that_is_no_url_is_refused_when_the_flow_is_built(base: Any) -> N
     assert refused.value.hint
 
 
-def test_empty_system_message(server: ModelServer) -> None:
-    """A system message is sent even when it is empty."""
-    Chat(server).say(query="Hello")
-    assert sent(server) == [("system", ""), ("user", "Hello")]
+@pytest.mark.parametrize("stream", [True, False])
+def test_only_what_the_config_sets_is_sent(server: ModelServer, stream: bool) -> None:
+    """Newer models refuse settings that nobody chose, and strict templates an empty system message."""
+    Chat(server, backend={"stream": stream}).say(query="Hello")
+    assert server.requests[0].body == {
+        "model": "gpt-4o-mini",
+        "messages": [says("user", "Hello")],
+        "stream": stream,
+    }
+    Chat(server, backend={"temperature": 0, "max_tokens": 9}).say(query="Hello")
+    assert (server.requests[1].body["temperature"], server.requests[1].body["max_tokens"]) == (0, 9)
 
 
 def test_no_template_for_the_first(server: ModelServer) -> None:
@@ -138,7 +145,7 @@ def test_demonstrations(server: ModelServer) -> None:
     """Demonstrations are between the system message and the first prompt, once."""
     chat = Chat(server)
     chat.say(query="3?", demonstrations=[{"query": "1?", "response": "I"}, {"query": "2?", "response": "II"}])
-    expected = [("system", ""), ("user", "1?"), ("assistant", "I"), ("user", "2?"), ("assistant", "II"), ("user", "3?")]
+    expected = [("user", "1?"), ("assistant", "I"), ("user", "2?"), ("assistant", "II"), ("user", "3?")]
     assert sent(server) == expected
     chat.say(query="4?", demonstrations=[{"query": "9?", "response": "IX"}])
     assert sent(server) == [*expected, ("assistant", "You said: 3?"), ("user", "4?")]
@@ -163,17 +170,17 @@ def test_missing_variable(server: ModelServer) -> None:
 @pytest.mark.parametrize(
     ("first_k", "last_k", "contents"),
     [
-        (None, None, ["", "1", "You said: 1", "2", "You said: 2", "3"]),
-        (1, 2, ["", "3"]),
-        (2, 3, ["", "1", "You said: 1", "2", "You said: 2", "3"]),
-        (1, 100, ["", "1", "You said: 1", "2", "You said: 2", "3"]),
-        (None, 1, ["", "3"]),
-        (None, 2, ["", "3"]),
-        (None, 3, ["", "2", "You said: 2", "3"]),
-        (2, None, ["", "1", "You said: 1", "3"]),
-        (0, None, ["", "3"]),
-        (None, 0, ["", "3"]),
-        (0, 0, ["", "3"]),
+        (None, None, ["1", "You said: 1", "2", "You said: 2", "3"]),
+        (1, 2, ["3"]),
+        (2, 3, ["1", "You said: 1", "2", "You said: 2", "3"]),
+        (1, 100, ["1", "You said: 1", "2", "You said: 2", "3"]),
+        (None, 1, ["3"]),
+        (None, 2, ["3"]),
+        (None, 3, ["2", "You said: 2", "3"]),
+        (2, None, ["1", "You said: 1", "3"]),
+        (0, None, ["3"]),
+        (None, 0, ["3"]),
+        (0, 0, ["3"]),
     ],
 )
 def test_window(server: ModelServer, first_k: int | None, last_k: int | None, contents: list[str]) -> None:
@@ -237,7 +244,7 @@ def test_other_users_forge_no_turns_and_fetch_no_addresses(server: ModelServer, 
 def test_window_at_the_first_call(server: ModelServer) -> None:
     """Messages in both parts of the window are sent once."""
     Chat(server, previous_messages={"first_k": 1, "last_k": 2}).say(query="Hello")
-    assert sent(server) == [("system", ""), ("user", "Hello")]
+    assert sent(server) == [("user", "Hello")]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -421,7 +428,7 @@ def test_images(server: ModelServer) -> None:
     chat = Chat(server)
     assert chat.say(query="What is it?", images=["https://a.example/x.png"]) == "You said: What is it?"
     chat.say(query="And?")
-    assert sent(server)[1] == (
+    assert sent(server)[0] == (
         "user",
         [
             {"type": "text", "text": "What is it?"},
@@ -435,7 +442,7 @@ def test_images_as_in_the_predecessor(server: ModelServer) -> None:
     chat = Chat(server)
     given = {"images": [{"type": "url", "image": "https://a.example/x.png"}]}
     assert chat.say(query="What is it?", data=given) == "You said: What is it?"
-    assert sent(server)[1][1][1] == {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}}
+    assert sent(server)[0][1][1] == {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}}
     for wrong, said in (
         ({"images": [{"type": "local_path", "image": "/etc/passwd"}]}, "path"),
         ({"video": {"video_path": "x"}}, r"data\.video"),
