@@ -222,8 +222,8 @@ class Backend:
             outcome = self._attempt(info, {**request, "model": models[info]}, collected)
             if isinstance(outcome, Completion):
                 return outcome
-            _log.warning("The model server %s gave no answer (attempt %d): %s", info.base, attempt, outcome.reason)
             self._seconds_left()
+            _log.warning("The model server %s gave no answer (attempt %d): %s", info.base, attempt, outcome.reason)
             if outcome.is_unreadable and request.get("stream"):
                 # The server may stream in a way of its own, so the rest is asked for as plain documents.
                 request = {name: value for name, value in request.items() if name not in _STREAM_SETTINGS}
