@@ -16,7 +16,7 @@ from uuid import UUID
 from p2pflows.errors import BadInput
 from p2pflows.forms.problem import Problem
 from p2pflows.forms.schema import Node, patterns
-from p2pflows.forms.typed import show
+from p2pflows.forms.shown import show
 from p2pflows.protocol import strict_json
 
 MAX_ANSWER_NODES = 2_000

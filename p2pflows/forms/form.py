@@ -9,7 +9,7 @@ from p2pflows.errors import BadInput
 from p2pflows.forms import typed
 from p2pflows.forms.problem import Problem
 from p2pflows.forms.schema import Node, choices_of, labels_of, read_schema, without_null
-from p2pflows.forms.typed import show
+from p2pflows.forms.shown import show
 
 MAX_DRAFT_BYTES = 60_000
 """So that the edited document fits into an answer, too."""

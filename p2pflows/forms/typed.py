@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from p2pflows.forms.problem import Problem
 from p2pflows.forms.schema import Node, choices_of, labels_of, without_null
+from p2pflows.forms.shown import show
 from p2pflows.protocol import strict_json
 
 _YES, _NO = frozenset({"yes", "y", "true"}), frozenset({"no", "n", "false"})
@@ -92,19 +92,6 @@ def read_json(text: str, path: str = "") -> Any:
         return strict_json.loads_exact(text.strip().encode())
     except ValueError:
         raise Problem(path, "is not JSON") from None
-
-
-def show(value: Any) -> str:
-    """Return a value as a person writes it: text as it is, yes or no, and anything else as JSON."""
-    match value:
-        case True:
-            return "yes"
-        case False:
-            return "no"
-        case str():
-            return value
-        case _:
-            return json.dumps(value, ensure_ascii=False)
 
 
 def _split(word: str) -> tuple[str, bool, str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from p2pflows.errors import BadAnswer, BadInput
 from p2pflows.forms.form import Form
-from p2pflows.forms.typed import show
+from p2pflows.forms.shown import show
 
 SCHEMA, DRAFT = "answer_schema", "answer_draft"
 TEXT, VALUE, REMARK = "human_input", "value", "remark"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from p2pflows.errors import DeadlinePassed, Undecided
-from p2pflows.forms.typed import show
+from p2pflows.forms.shown import show
 from p2pflows.protocol.strict_json import compact
 from p2pflowsd.asking.question import Need, Person, Result, Wish
 from p2pflowsd.lifecycle import QuestionState

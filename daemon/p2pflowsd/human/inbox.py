@@ -12,7 +12,7 @@ from typing import Any
 from p2pflows import short_ids
 from p2pflows.errors import BadInput, DeadlinePassed, Declined, Delegated, NotAllowed, TooLarge, UsageError
 from p2pflows.foreign_text import shorten
-from p2pflows.forms.typed import show
+from p2pflows.forms.shown import show
 from p2pflows.forms.wire import MAX_REMARK_CHARS, SHOWN, SNOOZED, form_of, reply_data
 from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
