@@ -370,10 +370,6 @@ def _read_groups(content: object, by_name: dict[str, str], hint: str) -> dict[st
     }
 
 
-def _is_user_id(value: object) -> bool:
-    return isinstance(value, str) and topics.is_user_id(value)
-
-
 def _read_about(content: object, hint: str) -> tuple[frozenset[str], dict[str, str]]:
     """Return who is verified, and who introduced whom; what a later release adds is ignored."""
     if not isinstance(content, dict) or not all(isinstance(known, dict) for known in content.values()):

@@ -65,8 +65,6 @@ from p2pflowsd.sending.restored_journals import RestoredJournals
 from p2pflowsd.sending.waiters import Waiters
 
 TICK_S = 0.5
-ROWS_PER_PRUNING = MAX_REMOVED_ROWS
-"""After how many new messages old rows are removed, so that removing keeps up with adding."""
 PRUNE_INTERVAL_S = 10.0
 COMMIT_DELAY_S = 0.02
 """How long a commit may be delayed to batch more deliveries when no client waits for it."""
@@ -109,9 +107,9 @@ class Node:
     _is_dead = False
     _commit_by: float | None = None
     _next_tick = 0.0
-    _next_prune = 0.0
-    _next_tidying = 0.0
-    _prune_at_rows = 0
+    _next_prune: float
+    _next_tidying: float
+    _prune_at_rows: int
 
     def __init__(
         self,
@@ -148,7 +146,6 @@ class Node:
         waiters = self.waiters = Waiters(journal, callbacks)
         outbox = self.outbox = Outbox(
             user=user,
-            boot=self.boot,
             envelope=envelope,
             journal=journal,
             link=link,
@@ -159,7 +156,7 @@ class Node:
             notices=notices,
             followed=followed,
             restored=restored,
-            boot_of=presence.boot_of,
+            presence=presence,
         )
         self.messages = OwnMessages(journal=journal, clock=clock, outbox=outbox, waiters=waiters)
 
@@ -558,7 +555,7 @@ class Node:
             return
         has_more = self.journal.prune(self.clock.now())
         self._next_prune = elapsed + (TICK_S if has_more else PRUNE_INTERVAL_S)
-        self._prune_at_rows = self._rows_added() + ROWS_PER_PRUNING
+        self._prune_at_rows = self._rows_added() + MAX_REMOVED_ROWS
 
     def _rows_added(self) -> int:
         counters = self.journal.counters
@@ -576,7 +573,6 @@ class Node:
     def _notice_twin(self, delivery: Delivery) -> None:
         is_twin = self.presence.is_twin(delivery.payload, retained=delivery.retain)
         if self.presence.rise_above(delivery.payload):
-            self.outbox.boot = self.presence.boot
             self.journal.meta.set("boot", str(self.presence.boot))
             self._link.publish(topics.status(self.user), self.presence.mine(online=True), retain=True)
         if is_twin:
@@ -610,7 +606,7 @@ class Node:
             self._fail_unserved(self._queue.restore())
         self.rights.review_all()
         self._next_prune = self._next_tidying = self.clock.elapsed() + PRUNE_INTERVAL_S
-        self._prune_at_rows = self._rows_added() + ROWS_PER_PRUNING
+        self._prune_at_rows = self._rows_added() + MAX_REMOVED_ROWS
 
     def _end_too_large(self) -> None:
         for entry, error in self.outbox.end_too_large():

@@ -122,11 +122,6 @@ class Form:
         """The choices as texts, in order; empty if the answer is no choice."""
         return [show(choice) for choice in choices_of(without_null(self.schema)[0]) or []]
 
-    @property
-    def is_yes_no(self) -> bool:
-        """Whether the answer is yes or no."""
-        return self.schema.get("type") == "boolean"
-
     def fields(self) -> list[dict[str, Any]]:
         """Return the fields of the answer, if it is an object: `name`, `expects`, `required`, `about`."""
         inner = without_null(self.schema)[0]

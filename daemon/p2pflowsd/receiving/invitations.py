@@ -16,7 +16,7 @@ from p2pflows.contacts import Contacts
 from p2pflows.errors import CallError, NotAllowed, UsageError, from_peer
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.invitation import SECRET_BYTES, Invitation, proof, proves
-from p2pflows.protocol.message import MAX_LIFETIME_MS, Message, Type
+from p2pflows.protocol.message import Message, Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.journal import Journal
@@ -32,7 +32,6 @@ from p2pflowsd.sending.presence import Followed
 MAX_OPEN = 100
 """Invitations of ours that can be used at the same time."""
 MAX_USES = 1_000
-MAX_LIFE_MS = MAX_LIFETIME_MS
 GRACE_MS = 600_000
 """For how long after the end of an invitation its acceptance still travels, to be told that it comes too late."""
 RETRY_INTERVAL_S = 10.0

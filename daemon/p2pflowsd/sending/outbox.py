@@ -27,7 +27,7 @@ from p2pflowsd.sending.confirmed import Confirmed
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.pace import Pace
 from p2pflowsd.sending.peer_clocks import PeerClocks
-from p2pflowsd.sending.presence import Followed
+from p2pflowsd.sending.presence import Followed, Presence
 from p2pflowsd.sending.restored_journals import RestoredJournals
 from p2pflowsd.sending.send_queue import (
     BUNDLED_OVERHEAD_BYTES,
@@ -62,7 +62,6 @@ class Outbox:
 
     Args:
         user: the user id of the owner.
-        boot: a number that grows with every start of the daemon.
         envelope: seals the bundles.
         journal: where messages are stored.
         link: where they are published.
@@ -73,7 +72,7 @@ class Outbox:
         notices: tells recipients what they need not wait for.
         followed: gets the users whose status matters, because we wait for something from them.
         restored: told when a journal turns out to be an older copy.
-        boot_of: returns the number of the last start of a user's daemon.
+        presence: numbers the starts of this daemon, and of those of others.
 
     Attributes:
         on_call_settled: called with row, state and answer when a message ends that was accepted with an origin.
@@ -87,7 +86,6 @@ class Outbox:
         self,
         *,
         user: str,
-        boot: int,
         envelope: Envelope,
         journal: Journal,
         link: Link,
@@ -98,10 +96,9 @@ class Outbox:
         notices: Notices,
         followed: Followed,
         restored: RestoredJournals,
-        boot_of: Callable[[str], int],
+        presence: Presence,
     ) -> None:
         self._user = user
-        self.boot = boot
         self._envelope = envelope
         self._journal = journal
         self._link = link
@@ -113,25 +110,25 @@ class Outbox:
         self.peer_clocks = PeerClocks(clock)
         self._followed = followed
         self._restored = restored
-        self._boot_of = boot_of
+        self._presence = presence
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
         self.on_stored: Callable[[str, str, str], None] = lambda _peer, _message_id, _note: None
         self.on_ended: list[Callable[[OutgoingRow, OutgoingState, bytes | None], None]] = []
         self._queue = SendQueue()
         self._resends = Pace[str](clock, RESEND_INTERVAL_S)
         self._came_back: set[str] = set()
+        """The recipients to whom everything is sent again as soon as their turn comes."""
         self._too_large: list[str] = []
         """Ids of messages that were found to be larger than the broker takes."""
-        """The recipients to whom everything is sent again as soon as their turn comes."""
         self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
         self._unanswered: Counter[str] = Counter()
         self._notices_sent = 0
         self._confirmed = Confirmed()
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._last_created = 0
+        """When the newest pending message was accepted, by the clock of that moment."""
         self._redated: dict[str, tuple[int, int]] = {}
         """When some of the requests that `redate` has changed were created, and their deadlines, by id."""
-        """When the newest pending message was accepted, by the clock of that moment."""
         for row in journal.outgoing.pending():
             self._last_created = max(self._last_created, row.created)
             self._enqueue(_entry(row))
@@ -270,7 +267,7 @@ class Outbox:
         self._journal.count("delivered", len(settled))
         for entry in settled:
             if not entry.is_answer and len(self._redated) < MAX_REDATED:
-                self._confirmed.add(entry.stream, entry.seq, self._boot_of(peer))
+                self._confirmed.add(entry.stream, entry.seq, self._presence.boot_of(peer))
             if entry.type == Type.CALL:
                 self._queue.keep_stored(entry)
         calls = [entry.id for entry in settled if entry.type == Type.CALL]
@@ -394,7 +391,7 @@ class Outbox:
         The start that has confirmed a message may have asked for it before, and that may arrive late.
         """
         boot = self._confirmed.boot_of((peer, endpoint), seq)
-        return boot is not None and boot < self._boot_of(peer)
+        return boot is not None and boot < self._presence.boot_of(peer)
 
     def _announce_skip(self, peer: str, endpoint: str) -> None:
         """Tell a recipient at once that the first pending message of a stream has ended, as others may wait for it."""
@@ -607,7 +604,7 @@ class Outbox:
         """Send a notice if the link is up; a notice that is lost is not sent again."""
         if self._link.connected:
             self._notices_sent += 1
-            body = notice.model_copy(update={"boot": self.boot, "number": self._notices_sent}).to_bytes()
+            body = notice.model_copy(update={"boot": self._presence.boot, "number": self._notices_sent}).to_bytes()
             bundle = self._envelope.seal(BundleKind.NOTICE, peer, [body], self._entropy(NONCE_BYTES))
             self._faults.reach("outbox.before_notice")
             self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)

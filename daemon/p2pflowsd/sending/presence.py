@@ -82,7 +82,8 @@ class Presence:
 
     def boot_of(self, user: str) -> int:
         """Return the number of the last start of a user's daemon; -1 if it never sent a status."""
-        return self._known.get(user, (-1, False))[0]
+        known = self._known.get(user)
+        return known.boot if known else -1
 
     def is_twin(self, payload: bytes, *, retained: bool) -> bool:
         """Whether a status of this user comes from another daemon with the same key, as in a copied home.
