@@ -7,24 +7,22 @@ import contextlib
 from collections.abc import Awaitable
 from typing import Any
 
-import p2pflows
+from p2pflows.cli.chat_session import ChatSession
 from p2pflows.cli.chat_terminal import Terminal
-from p2pflows.cli.dialogue import COMMANDS, Action, Decline, Dialogue, End, NotSent, Send, Show, Target
+from p2pflows.cli.dialogue import Dialogue, Target
 from p2pflows.cli.output import display_name, error_lines, say, short_id, time_left
 from p2pflows.cli.questions import question_text
 from p2pflows.cli.reconnecting import reconnect
 from p2pflows.cli.speech import aside, speech, with_label
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
-from p2pflows.foreign_text import escape, shorten
+from p2pflows.foreign_text import escape
 
 
-class TerminalAnswerer:
+class TerminalAnswerer(ChatSession):
     """Shows one question at a time; what is typed answers the question under which it was begun, or nothing."""
 
     def __init__(self) -> None:
-        self._me = p2pflows.connect_async()
-        self._dialogue = Dialogue(takes_notes=False, show=self._show)
-        self._entered: asyncio.Queue[tuple[Action, str]] = asyncio.Queue()
+        super().__init__(Dialogue(takes_notes=False, show=self._show))
         self._front = Terminal(self._dialogue, self._enter, self._label)
 
     async def run(self) -> None:
@@ -76,30 +74,12 @@ class TerminalAnswerer:
             await self._succeeds(self._me.dismiss(prompt["id"]))
         self._go_on()
 
-    def _enter(self, text: str | None) -> None:
-        self._entered.put_nowait((End() if text is None else self._dialogue.enter(text), text or ""))
+    def _who(self) -> str:
+        questions = [f"{short_id(each['id'])}  {self._name(each)}" for each in self._dialogue.open_questions]
+        return "\n".join(questions or ["No question is open."])
 
-    async def _send_all(self) -> None:
-        while True:
-            action, text = await self._entered.get()
-            if isinstance(action, End):
-                return
-            await self._do(action, text)
-            self._go_on()
-
-    async def _do(self, action: Action, text: str) -> None:
-        match action:
-            case Show(what):
-                questions = [f"{short_id(each['id'])}  {self._name(each)}" for each in self._dialogue.open_questions]
-                self._front.show("\n".join(questions or ["No question is open."]) if what == "who" else _HELP)
-            case NotSent(why, is_kept):
-                self._tell(f"Not sent, because {why}: {shorten(text, 60)}" if not is_kept else f"Not sent: {why}.")
-                if is_kept:
-                    self._front.put_back(text)
-            case Send(target, words):
-                await self._answer(target, text, self._me.answer(target.question, words))
-            case Decline(question, reason):
-                await self._answer(Target("answer", question), text, self._me.decline(question, reason or None))
+    async def _send(self, target: Target, words: str, text: str) -> None:
+        await self._answer(target, text, self._me.answer(target.question, words))
 
     async def _answer(self, target: Target, text: str, request: Awaitable[object]) -> None:
         if await self._succeeds(request):
@@ -118,14 +98,6 @@ class TerminalAnswerer:
             return False
         return True
 
-    def _go_on(self) -> None:
-        self._discard(self._dialogue.go_on(), "it was typed before the next question was shown")
-
-    def _discard(self, text: str | None, why: str) -> None:
-        if text is not None:
-            self._front.discard()
-            self._tell(f"Discarded, because {why}: {shorten(text, 60)}")
-
     def _show(self, prompt: dict[str, Any]) -> None:
         self._front.show(speech(self._name(prompt), "", question_text(prompt)))
 
@@ -141,6 +113,3 @@ class TerminalAnswerer:
 
     def _tell(self, text: str) -> None:
         self._front.show(aside(text))
-
-
-_HELP = "\n".join(COMMANDS.values())

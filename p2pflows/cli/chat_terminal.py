@@ -154,6 +154,9 @@ class Terminal:
         if self._session.app.is_running:
             self._session.app.exit(result="")
 
+    def done(self) -> None:
+        """Do nothing: nothing is read ahead of what is typed."""
+
     def _keys(self) -> KeyBindings:
         from prompt_toolkit.filters import Condition
         from prompt_toolkit.key_binding import KeyBindings

@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-import p2pflows
 from p2pflows.cli.arguments import stdin_is_piped
-from p2pflows.cli.chat_terminal import Pipes, new_front
-from p2pflows.cli.dialogue import COMMANDS, Action, Decline, Dialogue, End, NotSent, Send, Show, Target
+from p2pflows.cli.chat_session import ChatSession
+from p2pflows.cli.chat_terminal import new_front
+from p2pflows.cli.dialogue import Dialogue, Target
 from p2pflows.cli.output import display_name, error_lines, short_id, stdout_is_terminal, time_left
 from p2pflows.cli.questions import question_text
 from p2pflows.cli.reconnecting import reconnect
@@ -50,26 +50,23 @@ def talk(user: str, endpoint: str, limit: int, topic: str | None) -> P2pflowsErr
     return asyncio.run(_Talk(user, endpoint, limit, topic).run())
 
 
-class _Talk:
+class _Talk(ChatSession):
     def __init__(self, user: str, endpoint: str, limit: int, topic: str | None) -> None:
+        super().__init__(Dialogue(takes_notes=True, show=self._show_again))
         self._address = f"{user}/{endpoint}"
         self._wanted = {"user": user, "endpoint": endpoint, "limit": limit, "title": topic}
         self._topic = topic
         self._conversation: str | None = None
-        self._me = p2pflows.connect_async()
         self._user = self._name = ""
         self._states: dict[int, str] = {}
         """The lines that were shown, by number, each with the state in which it was shown last."""
         self._unshown: dict[int, asyncio.Task[None]] = {}
         """Lines of the user that wait a moment to be delivered, each with what shows it then."""
         self._read: set[asyncio.Task[Any]] = set()
-        self._entered: asyncio.Queue[tuple[Action, str]] = asyncio.Queue()
         self._is_away = False
         self._sent = 0
-        on_terminal = not stdin_is_piped() and sys.stdin is not None and stdout_is_terminal()
-        self._dialogue = Dialogue(takes_notes=True, show=self._show_again)
         self._failure: P2pflowsError | None = None
-        self._on_terminal = on_terminal
+        self._on_terminal = not stdin_is_piped() and sys.stdin is not None and stdout_is_terminal()
 
     async def run(self) -> P2pflowsError | None:
         await self._me.open()
@@ -192,35 +189,11 @@ class _Talk:
 
     # What the user says.
 
-    def _enter(self, text: str | None) -> None:
-        self._entered.put_nowait((End() if text is None else self._dialogue.enter(text), text or ""))
-
-    async def _send_all(self) -> None:
-        """Handle what is entered until the input ends."""
-        while True:
-            action, text = await self._entered.get()
-            if isinstance(self._front, Pipes):
-                self._front.done()
-            if isinstance(action, End):
-                return
-            await self._do(action, text)
-            self._go_on()
-
-    async def _do(self, action: Action, text: str) -> None:
-        match action:
-            case Show(what):
-                self._front.show(self._who() if what == "who" else "\n".join(COMMANDS.values()))
-            case NotSent(why, is_kept) if is_kept:
-                self._tell(f"Not sent: {why}.")
-                self._front.put_back(text)
-            case NotSent(why):
-                self._tell(f"Not sent, because {why}: {shorten(text, 60)}")
-            case Send(to, words) if to.kind == "answer":
-                await self._answer(to, text, self._me.answer(to.question, words))
-            case Send(_, words):
-                await self._note(words)
-            case Decline(question, reason):
-                await self._answer(Target("answer", question), text, self._me.decline(question, reason or None))
+    async def _send(self, target: Target, words: str, text: str) -> None:
+        if target.kind == "answer":
+            await self._answer(target, text, self._me.answer(target.question, words))
+        else:
+            await self._note(words)
 
     async def _answer(self, target: Target, text: str, request: Awaitable[object]) -> None:
         try:
@@ -259,14 +232,6 @@ class _Talk:
             await request
         except P2pflowsError:
             return  # it was put away elsewhere, or will be when the daemon is back
-
-    def _go_on(self) -> None:
-        self._discard(self._dialogue.go_on(), "it was typed before the next question was shown")
-
-    def _discard(self, text: str | None, why: str) -> None:
-        if text is not None:
-            self._front.discard()
-            self._tell(f"Discarded, because {why}: {shorten(text, 60)}")
 
     def _who(self) -> str:
         questions = [
