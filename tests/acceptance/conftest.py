@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def pair() -> Iterator[tuple[Person, Person]]:
     """Alice and bob on an embedded broker; many tests share them, because their daemons take seconds to start."""
-    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     try:
         yield network.pair()
     finally:
@@ -64,7 +64,7 @@ def program(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def network() -> Iterator[Network]:
     """An empty network for one test."""
-    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     try:
         yield network
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.network import MOSQUITTO, Network
+from support.network import Network
 from support.people import Person
 from support.processes import wait_until
 
@@ -163,7 +163,7 @@ def test_a_note_is_left_and_an_empty_one_is_refused_now(alice: Person, bob: Pers
 @pytest.fixture
 def couple() -> Iterator[tuple[Person, Person]]:
     """Alice and bob, whose daemons may be killed."""
-    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     try:
         yield network.pair()
     finally:
@@ -195,7 +195,7 @@ def test_a_question_survives_every_daemon(couple: tuple[Person, Person]) -> None
 @pytest.fixture
 def trio() -> Iterator[tuple[Person, Person, Person]]:
     """Alice, and two whom she asks; the daemon of alice may be killed."""
-    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     try:
         carol = network.person("carol").without_workers()
         carol.start(wait=False)

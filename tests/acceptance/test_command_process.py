@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from support.scripted_daemon import ScriptedDaemon, command, prompt, run, run_here
+from support.scripted_daemon import ScriptedDaemon, command, prompt, run, run_here, run_in_terminal
 
 from p2pflows import errors
 from p2pflows.contacts import Contacts
@@ -114,29 +112,10 @@ def test_a_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def _in_terminal(home: Path, *words: str, **more: str) -> tuple[int, str]:
-    """Run a command in a terminal, and return its exit code and all its output."""
-    arguments, environment = command(home, *words, **more)
-    ours, theirs = pty.openpty()
-    running = subprocess.Popen(arguments, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(ours, 4096)
-        except OSError:
-            break
-        shown += chunk
-        if not chunk:
-            break
-    os.close(ours)
-    return running.wait(10), shown.decode().replace("\r\n", "\n")
-
-
 def test_a_terminal_is_not_read_for_data(daemon: ScriptedDaemon) -> None:
     """On a terminal, `call` does not wait for stdin, and prints the same JSON."""
     daemon.script.update(submit={"id": "1"}, wait={"id": "1", "data": {"text": "x\x9b31m"}})
-    assert _in_terminal(daemon.home, "call", "bob/x") == (0, '{"text":"x\\u009b31m"}\n')
+    assert run_in_terminal(daemon.home, "call", "bob/x") == (0, '{"text":"x\\u009b31m"}\n')
     assert daemon.asked[0] == ("submit", {"address": "bob/x", "data": {}})
 
 
@@ -144,9 +123,9 @@ def test_colour_is_for_terminals(daemon: ScriptedDaemon) -> None:
     """A terminal gets colour, and a pipe does not, unless a variable says otherwise; NO_COLOR always holds."""
     daemon.script["ls"] = errors.NotAllowed("No.")
     plain = [{"NO_COLOR": "1"}, {"CLICOLOR": "0"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "CLICOLOR_FORCE": "1"}]
-    assert "\x1b[" in _in_terminal(daemon.home, "ls", "bob", TERM="xterm")[1]
+    assert "\x1b[" in run_in_terminal(daemon.home, "ls", "bob", TERM="xterm")[1]
     for variables in plain:
-        assert "\x1b[" not in _in_terminal(daemon.home, "ls", "bob", **{"TERM": "xterm", **variables})[1], variables
+        assert "\x1b[" not in run_in_terminal(daemon.home, "ls", "bob", **{"TERM": "xterm", **variables})[1], variables
     assert "\x1b[" not in run(daemon.home, "ls", "bob").err
     assert "\x1b[" in run(daemon.home, "ls", "bob", CLICOLOR_FORCE="1").err
     daemon.script["ls"] = {"flows": [{"endpoint": "e", "kind": "exec", "description": ""}]}
@@ -162,7 +141,7 @@ def test_what_takes_long_says_so_on_a_terminal(daemon: ScriptedDaemon) -> None:
         return {"flows": []}
 
     daemon.script["ls"] = slowly
-    shown = _in_terminal(daemon.home, "ls", "bob", COLUMNS="40")[1]
+    shown = run_in_terminal(daemon.home, "ls", "bob", COLUMNS="40")[1]
     assert "\rAsking bob … 1s\x1b[K\r\x1b[Kbob serves nothing to you." in shown
     assert run(daemon.home, "ls", "bob").err == "bob serves nothing to you.\n"
 

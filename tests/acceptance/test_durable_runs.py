@@ -13,7 +13,7 @@ from typing import Any
 import flow_classes
 import pytest
 from flow_classes import notes
-from support.network import MOSQUITTO, Network
+from support.network import Network
 from support.people import Person
 from support.processes import kill_process, wait_until
 
@@ -96,7 +96,7 @@ class Caller:
 @pytest.fixture(scope="module")
 def users() -> Iterator[tuple[Caller, Owner, Owner]]:
     """Alice, who asks and answers; bob, who serves at several dispatch points; and carol, whose daemon is killed."""
-    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     people = alice, bob, carol = [network.person(name) for name in ("alice", "bob", "carol")]
     alice.without_workers()
     workers = [

@@ -15,7 +15,7 @@ from typing import Any
 import flow_classes
 import pytest
 from support.broker_spy import Forger, Spy
-from support.network import MOSQUITTO, Network
+from support.network import Network
 from support.people import Person
 from support.processes import wait_until
 
@@ -158,7 +158,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     """The scene; all tests of this module share it, because it takes seconds to build."""
-    network = Network("mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     try:
         scene = Scene(network)
         with scene.spy:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support.network import MOSQUITTO, Network
+from support.network import Network
 from support.people import Person
 from support.processes import wait_until
 
@@ -17,7 +17,7 @@ from p2pflows.errors import NotAllowed, P2pflowsError
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     """A network of people who do not know each other."""
-    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     try:
         yield network
     finally:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import flow_classes
 import pytest
 from support.model_server import ModelServer
-from support.network import MOSQUITTO, Network
+from support.network import Network
 from support.people import Person
 
 from p2pflows.errors import BadInput, NotAllowed
@@ -66,7 +66,7 @@ def code_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     """One broker for all tests of this module."""
-    network = Network(program="mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     try:
         yield network
     finally:

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import pytest
 from soak import __main__ as soak
-from support.network import MOSQUITTO
+from support.network import BROKER_PROGRAM
 from support.processes import wait_until
 
 TESTS = Path(__file__).parents[1]
-BROKER = "mosquitto" if MOSQUITTO else "iotcore"
 
 
 def start(out: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     """Start a soak in the background, with some variables changed in its environment."""
     return subprocess.Popen(
-        [sys.executable, "-m", "soak", "--broker", BROKER, "--out", str(out), *words],
+        [sys.executable, "-m", "soak", "--broker", BROKER_PROGRAM, "--out", str(out), *words],
         env={**os.environ, "PYTHONPATH": str(TESTS), **variables},
         text=True,
         stdout=subprocess.PIPE,

@@ -8,19 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.network import MOSQUITTO, Network
+from support.network import Network
 from support.people import Person
 from support.processes import wait_until
 
 END_S = 20
 
 
-@pytest.fixture(params=["mosquitto" if MOSQUITTO else "iotcore"])
-def network(request: pytest.FixtureRequest) -> Iterator[Network]:
+@pytest.fixture
+def network() -> Iterator[Network]:
     """Alice and bob; alice's daemon runs the broker."""
-    if request.param == "mosquitto" and not MOSQUITTO:
-        pytest.skip("mosquitto is not installed")
-    network = Network(program=request.param)
+    network = Network()
     network.pair(workers=False)
     try:
         yield network

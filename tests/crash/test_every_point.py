@@ -19,7 +19,7 @@ from simulation.checker import check
 from simulation.history import Fact
 from simulation.machine import POINTS, Machine
 from simulation.world import ECHO, HUMAN, World
-from support.network import MOSQUITTO, Network
+from support.network import Network
 from support.people import Person
 from support.processes import wait_until
 
@@ -241,7 +241,7 @@ class RealPerson:
 @pytest.fixture
 def real_people() -> Iterator[tuple[RealPerson, RealPerson]]:
     """Ann and Bob, who are contacts of each other; Ann's daemon runs the broker, and is not killed."""
-    network = Network("mosquitto" if MOSQUITTO else "iotcore")
+    network = Network()
     try:
         people = [network.person(name) for name in ("ann", "bob")]
         ann, bob = (RealPerson(person) for person in people)

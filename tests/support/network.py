@@ -14,6 +14,8 @@ from support.processes import command_line_of, free_port, kill_process
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 """The path of mosquitto, if it is installed."""
+BROKER_PROGRAM = "mosquitto" if MOSQUITTO else "iotcore"
+"""The program that daemons run as their embedded broker, as far as a test does not care which."""
 
 
 class Network:
@@ -24,7 +26,7 @@ class Network:
         broker: the broker setting of all; by default an embedded broker on a port of its own.
     """
 
-    def __init__(self, program: str | None = "mosquitto", broker: str | None = None) -> None:
+    def __init__(self, program: str | None = BROKER_PROGRAM, broker: str | None = None) -> None:
         # A short path, for unix sockets take about a hundred bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="p2p-", dir=memory_disk() or "/tmp"))  # noqa: S108 - a private folder
         self.port = free_port()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 import tempfile
@@ -235,3 +237,18 @@ def run_here(home: Path, *words: str, stdin: str = "", cwd: Path | None = None, 
     _, out, err = streams
     assert isinstance(ended.value.code, int)
     return CommandResult(ended.value.code, out.read(), err.read())
+
+
+def run_in_terminal(home: Path, *words: str, typed: str = "", **more: str) -> tuple[int, str]:
+    """Run a command in a terminal, type something, and return its exit code and all that the terminal shows."""
+    arguments, environment = command(home, *words, **more)
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(arguments, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    return running.wait(10), shown.decode().replace("\r\n", "\n")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_daemon import ScriptedDaemon, command, moment, run_here
+from support.scripted_daemon import ScriptedDaemon, moment, run_here, run_in_terminal
 
 from p2pflows.contacts import Contacts
 from p2pflows.errors import NotAllowed
@@ -152,36 +149,16 @@ def test_accept_says_what_to_do_when_brokers_differ(
     assert ("accept_invitation" in [method for method, _ in daemon.asked]) == (code == 0)
 
 
-def in_terminal(home: Path, *words: str, typed: str) -> tuple[int, str]:
-    """Run a command in a terminal, type something, and return its exit code and all that the terminal shows."""
-    arguments, environment = command(home, *words, NO_COLOR="1")
-    ours, theirs = pty.openpty()
-    running = subprocess.Popen(arguments, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    os.write(ours, typed.encode())
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(ours, 4096)
-        except OSError:
-            break
-        shown += chunk
-        if not chunk:
-            break
-    os.close(ours)
-    return running.wait(10), shown.decode().replace("\r\n", "\n")
-
-
 def test_accept_asks_on_a_terminal(daemon: ScriptedDaemon) -> None:
     """It takes a line that is pasted in pieces; only a yes is a yes, and a no sends nothing."""
     daemon.script.update(read_invitation=READ, accept_invitation=MET)
     pasted = f"> {LINE[:70]}\n> {LINE[70:]}\n"
-    code, shown = in_terminal(daemon.home, "accept", typed=f"{pasted}\n")
+    code, shown = run_in_terminal(daemon.home, "accept", NO_COLOR="1", typed=f"{pasted}\n")
     assert code == 1
     assert "Do you want to become contacts? [y/N]" in shown
     assert "Nothing was sent." in shown
     assert "accept_invitation" not in [method for method, _ in daemon.asked]
-    code, shown = in_terminal(daemon.home, "accept", typed=f"{pasted}y\n")
+    code, shown = run_in_terminal(daemon.home, "accept", NO_COLOR="1", typed=f"{pasted}y\n")
     assert (code, "alice is your contact now" in shown) == (0, True)
 
 
@@ -192,10 +169,10 @@ def test_verify_compares_the_words_and_needs_no_daemon(tmp_path: Path) -> None:
     words = words_of(me, BOB)
     asked = run_here(tmp_path, "contacts", "verify", "bob")
     assert (asked.code, asked.out) == (2, f"{words}\n")
-    code, shown = in_terminal(tmp_path, "contacts", "verify", "bob", typed="n\n")
+    code, shown = run_in_terminal(tmp_path, "contacts", "verify", "bob", NO_COLOR="1", typed="n\n")
     assert (code, "trust nothing that comes in their name" in shown) == (1, True)
     assert run_here(tmp_path, "contacts", "--json").document[0]["verified"] is False
-    assert in_terminal(tmp_path, "contacts", "verify", "bob", typed="y\n")[0] == 0
+    assert run_in_terminal(tmp_path, "contacts", "verify", "bob", NO_COLOR="1", typed="y\n")[0] == 0
     (bob,) = run_here(tmp_path, "contacts", "--json").ok().document
     assert bob == {"name": "bob", "user": BOB, "verified": True, "introduced_by": None}
     assert run_here(tmp_path, "contacts", "list").ok().out.endswith(f"{BOB}  verified\n")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,21 +13,6 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.human.delegations import MAX_HOPS, Hop
 from p2pflowsd.lifecycle import OutgoingState, PromptState
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """Bob's daemon, which serves him to his contacts."""
-    desk = Desk(tmp_path)
-    desk.serve_human()
-    yield desk
-    desk.journal.close()
-
-
-@pytest.fixture
-def alice(desk: Desk) -> Neighbour:
-    """The contact whom Bob asks."""
-    return Neighbour(desk, 1, "alice")
 
 
 @pytest.fixture

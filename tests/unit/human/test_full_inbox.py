@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,21 +21,6 @@ from p2pflowsd.receiving import deadlines
 
 HOUR_S = 3_600
 HOUR_MS = HOUR_S * 1000
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """Bob's daemon, which serves him to his contacts."""
-    desk = Desk(tmp_path)
-    desk.serve_human()
-    yield desk
-    desk.journal.close()
-
-
-@pytest.fixture
-def alice(desk: Desk) -> Neighbour:
-    """A contact of Bob's."""
-    return Neighbour(desk, 1, "alice")
 
 
 def note(alice: Neighbour, text: str = "I am home.", **changes: Any) -> str:

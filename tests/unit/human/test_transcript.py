@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,21 +15,6 @@ from p2pflowsd.human.inbox import Typed
 from p2pflowsd.journal.rows import LineRow
 
 LAST = 2**62
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """Bob's daemon, which serves him to his contacts."""
-    desk = Desk(tmp_path)
-    desk.serve_human()
-    yield desk
-    desk.journal.close()
-
-
-@pytest.fixture
-def alice(desk: Desk) -> Neighbour:
-    """A contact of Bob's."""
-    return Neighbour(desk, 1, "alice")
 
 
 def say(desk: Desk, to: Neighbour, text: str, kind: Type = Type.POST, endpoint: str = "User") -> str:
