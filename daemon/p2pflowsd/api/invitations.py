@@ -22,7 +22,7 @@ from p2pflowsd.receiving.invitations import MAX_USES
 LIFE_S = 3600
 ACCEPT_TIMEOUT_S = 15.0
 _CHECK_INTERVAL_S = 1.0
-"""How often a client that waits for an invitation is told that it has expired."""
+"""How often an invitation that a client waits for is looked at, as nothing tells when it expires."""
 _DOMAIN = b"p2pflows broker"
 
 

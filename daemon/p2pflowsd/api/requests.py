@@ -71,7 +71,11 @@ async def deny(daemon: Daemon, params: DenyParameters) -> Any:
 
 
 def _allow(daemon: Daemon, user: str, name: str) -> tuple[int, bool]:
-    """Make a user a contact; return how many of their requests go on, and whether they are told instead."""
+    """Make a user a contact.
+
+    Returns:
+        How many of their requests go on; and whether none does, so that they are told of it.
+    """
     wanted = user in daemon.node.people.wishes.peers
     released = daemon.node.admission.allow(user, name)
     return released, wanted and not released

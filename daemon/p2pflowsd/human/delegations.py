@@ -1,9 +1,8 @@
 """Questions of this user that the one who was asked has passed on to somebody else (docs/PROTOCOL.md, section 12).
 
-Whoever is asked can only say whom to ask instead. The asker's own daemon then asks that user, so each answer is signed
-by the one who gives it, for the one who asked, and about the words that were asked. Nobody can make this daemon send
-anything else: it asks only contacts of its owner, only at the endpoint of people, only what was asked of a person
-before, and only a few times.
+A user who is asked can only name another user. The asker's daemon then asks that user itself. So the one who answers
+signs the answer, and sees the words that were asked. Nobody can make this daemon send anything else: it asks only
+contacts of its owner, only at the endpoint of people, only what was asked of a person before, and only a few times.
 """
 
 from __future__ import annotations
