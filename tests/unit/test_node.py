@@ -135,6 +135,17 @@ def test_a_gap_after_a_long_night(world: World) -> None:
     assert bob.unsettled() == []
 
 
+def test_a_recipient_connects_later_to_a_broker_that_has_forgotten_all(world: World) -> None:
+    """A call whose recipient was not there yet when it was sent again comes as soon as they are."""
+    ann, bob, _ = world.machines
+    asked = ann.send(Type.CALL, bob, ECHO, {}, 600)
+    world.run(0.0)
+    world.broker.forget()
+    bob.cut(40.0)
+    world.run(41.0)
+    assert ann.state_of(asked.result) == "done"
+
+
 def test_a_retried_dead_letter_expires(world: World) -> None:
     """A dead letter that is retried where no worker is left ends in an error at its new deadline."""
     ann, bob, _ = world.machines

@@ -133,6 +133,7 @@ class Intake:
             self._notice(opened.sender, opened.bodies)
         else:
             self._messages(endpoint, opened)
+        self._outbox.hear_from(opened.sender)
 
     def release_blocked(self) -> None:
         """Admit some of the blocked requests whose turn has come."""

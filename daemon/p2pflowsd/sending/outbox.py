@@ -118,6 +118,8 @@ class Outbox:
         self._resends = Pace[str](clock, RESEND_INTERVAL_S)
         self._came_back: set[str] = set()
         """The recipients to whom everything is sent again as soon as their turn comes."""
+        self._heard_from: set[str] = set()
+        """The recipients from whom something has arrived while messages to them wait for their receipts."""
         self._too_large: list[str] = []
         """Ids of messages that were found to be larger than the broker takes."""
         self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
@@ -524,11 +526,27 @@ class Outbox:
             self._came_back.add(peer)
             self._resend_to_those_who_came_back()
 
+    def hear_from(self, peer: str) -> None:
+        """Let what waits for a recipient's receipt be sent again soon, because the way to them works again."""
+        if self._queue.has_messages_to(peer):
+            self._heard_from.add(peer)
+
     def resend_due(self) -> None:
         """Send again what has waited long enough for its receipt, or for the turn of its recipient."""
         for entry in self._queue.take_due(self._clock.elapsed()):
             self._queue.resend(entry)
+        self._resend_to_those_who_were_heard()
         self._resend_to_those_who_came_back()
+
+    def _resend_to_those_who_were_heard(self) -> None:
+        """Send again what the back-off would hold up; each message waits longer each time, so that it stays a few."""
+        elapsed = self._clock.elapsed()
+        for peer in sorted(self._heard_from):
+            for entry in self._queue.sent_to(peer):
+                if elapsed >= entry.sent_at + BACKOFF.delay_s(entry.times_hurried):
+                    entry.times_hurried += 1
+                    self._queue.resend(entry)
+        self._heard_from.clear()
 
     def _resend_to_those_who_came_back(self) -> None:
         for peer in sorted(self._came_back):
@@ -542,7 +560,7 @@ class Outbox:
 
     def _resend(self, entries: Iterable[OutboxEntry]) -> None:
         for entry in entries:
-            entry.times_requested = entry.times_requested_first = 0
+            entry.waits = entry.times_hurried = entry.times_requested = entry.times_requested_first = 0
             self._queue.resend(entry)
 
     def flush(self) -> None:
@@ -694,7 +712,7 @@ class Outbox:
         elapsed = self._clock.elapsed()
         for entry in bundle:
             entry.first_sent = elapsed if entry.first_sent is None else entry.first_sent
-            delay_s = BACKOFF.delay_s(entry.attempts, self._entropy(1)[0] / 256)
+            delay_s = BACKOFF.delay_s(entry.waits, self._entropy(1)[0] / 256)
             self._queue.mark_sent(entry, at=elapsed, due=elapsed + delay_s)
         return True
 

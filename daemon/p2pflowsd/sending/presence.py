@@ -119,7 +119,8 @@ class Presence:
         """Store the status of a user.
 
         Returns:
-            Whether the user's daemon has come online, after it was offline or with a new start.
+            Whether the user's daemon has come online: after it was offline, with a new start, or on a new connection,
+            as the broker may have forgotten what was under way to it.
 
         Raises:
             Refused: the user did not sign it, or it is not a status.
@@ -131,7 +132,7 @@ class Presence:
         if before is not None and status.is_older_than(before):
             return False
         self._known[user] = status
-        return status.online and (before is None or not before.online or before.boot != status.boot)
+        return status.online and status != before
 
 
 class _Status(NamedTuple):

@@ -35,10 +35,12 @@ class OutboxEntry:
         size: the length of its body in bytes.
         body: the body; None if it has to be read from the journal.
         attempts: how often it was sent since this daemon started.
+        waits: how often it has waited for its receipt since a broker or recipient came back; each wait is longer.
         due: when it is sent again, in the clock's elapsed seconds.
         first_sent: when it was first sent since its recipient came online, in the clock's elapsed seconds.
         is_untimely: whether its recipient has refused it for its times.
         sent_at: when it was sent last.
+        times_hurried: how often it was sent before it was due; see `Outbox.hear_from`.
         times_requested: how often it was sent because its recipient has asked for one before it; see `Outbox.fill_gap`.
         times_requested_first: how often because its recipient has asked for it.
         is_settled: whether it was removed from the queue; a stored call may come back.
@@ -54,10 +56,12 @@ class OutboxEntry:
     size: int
     body: bytes | None = None
     attempts: int = 0
+    waits: int = 0
     due: float = 0.0
     first_sent: float | None = None
     is_untimely: bool = False
     sent_at: float = 0.0
+    times_hurried: int = 0
     times_requested: int = 0
     times_requested_first: int = 0
     is_settled: bool = False
@@ -272,6 +276,7 @@ class SendQueue:
         entry.sent_at = at
         entry.due = due
         entry.attempts += 1
+        entry.waits += 1
         self._sent.setdefault(entry.peer, {})[entry.id] = entry
         heapq.heappush(self._due, (due, next(self._numbers), entry))
         self._in_flight[entry.peer] = self._in_flight.get(entry.peer, 0) + entry.size

@@ -17,6 +17,7 @@ from p2pflows.protocol.message import MAX_BODY_BYTES, MAX_LIFETIME_MS, Type
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OutgoingState
+from p2pflowsd.node import TICK_S
 from p2pflowsd.sending.outbox import BACKOFF, EPOCH_INTERVAL_S, MAX_REDATED, PACKET_OVERHEAD_BYTES
 from p2pflowsd.sending.send_queue import MAX_BUNDLE_MESSAGES
 
@@ -526,6 +527,40 @@ def test_a_message_is_sent_again_until_its_receipt_and_from_the_journal(bob: Lon
     before = len(ann.received("x"))
     bob.sleep(BACKOFF.max_s * 1.3)
     assert len(ann.received("x")) == before
+
+
+def test_a_recipient_who_is_heard_again_gets_at_once_what_was_lost(bob: LoneDaemon, ann: Peer, mallory: Peer) -> None:
+    """After a long silence, the first word of the recipient ends the wait for the next attempt, and of no other."""
+    lost, other = accept(bob, ann), accept(bob, mallory)
+    for _ in range(60):
+        bob.sleep(1.0)
+    assert bob.node.outbox.attempts(lost) == 5
+    ann.notify(received=["0" * 32])
+    bob.sleep(TICK_S)
+    assert bob.node.outbox.attempts(lost) == 6
+    assert bob.node.outbox.attempts(other) == 5
+
+
+def test_a_recipient_who_talks_but_confirms_nothing_gets_few_copies(bob: LoneDaemon, ann: Peer, mallory: Peer) -> None:
+    """Whatever a recipient sends, a message that they do not confirm is sent about twice as often as to the silent."""
+    lost, other = accept(bob, ann), accept(bob, mallory)
+    for second in range(600):
+        ann.notify(received=[f"{second:032x}"])
+        ann.send(ann.message())
+        bob.sleep(1.0)
+    assert bob.node.outbox.attempts(other) == 8
+    assert bob.node.outbox.attempts(lost) <= 2 * 8
+
+
+def test_a_link_that_was_often_lost_lets_no_message_wait_longer(bob: LoneDaemon, ann: Peer) -> None:
+    """A message that was sent again at each of many connections does not wait for minutes when the last one is good."""
+    call = accept(bob, ann)
+    for _ in range(8):
+        bob.node.link_up()
+        bob.sleep(TICK_S)
+    before = bob.node.outbox.attempts(call)
+    bob.sleep(BACKOFF.initial_s * BACKOFF.jitter[1])
+    assert bob.node.outbox.attempts(call) == before + 1
 
 
 def test_a_contact_who_comes_back_gets_only_what_is_theirs(bob: LoneDaemon, ann: Peer, mallory: Peer) -> None:

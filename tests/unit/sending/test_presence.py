@@ -17,8 +17,8 @@ ALICE, BOB, MALLORY = Identity(b"a" * 32), Identity(b"b" * 32), Identity(b"m" * 
 STATUS = topics.status(ALICE.user_id)
 
 
-def _status(boot: Any = 5, online: Any = True, by: Identity = ALICE) -> bytes:
-    return presence.seal(by, STATUS, {"boot": boot, "online": online})
+def _status(boot: Any = 5, online: Any = True, by: Identity = ALICE, connection: int = 0) -> bytes:
+    return presence.seal(by, STATUS, {"boot": boot, "n": connection, "online": online})
 
 
 @pytest.fixture
@@ -47,6 +47,14 @@ def test_only_a_change_is_news(bob: Presence) -> None:
     assert bob.learn(ALICE.user_id, _status(boot=6, online=True))
     bob.learn(ALICE.user_id, _status(boot=6, online=False))
     assert bob.learn(ALICE.user_id, _status(boot=6, online=True))
+
+
+def test_a_new_connection_is_news(bob: Presence) -> None:
+    """A user on a new connection comes online, although no last will has told that the one before had ended."""
+    assert bob.learn(ALICE.user_id, _status(connection=1))
+    assert bob.learn(ALICE.user_id, _status(connection=2))
+    assert not bob.learn(ALICE.user_id, _status(connection=2))
+    assert not bob.learn(ALICE.user_id, _status(connection=1))
 
 
 def test_others_accept_our_own_status(bob: Presence) -> None:
@@ -108,4 +116,4 @@ def test_a_cleared_status_changes_nothing(bob: Presence) -> None:
 
 def test_a_fact_is_signed_and_readable() -> None:
     """A retained payload is a signature followed by plain JSON, which anybody can read."""
-    assert json.loads(_status()[64:]) == {"boot": 5, "online": True}
+    assert json.loads(_status()[64:]) == {"boot": 5, "n": 0, "online": True}
