@@ -222,11 +222,23 @@ Outcome = Success | Failure
 
 
 class TaskResult(NamedTuple):
-    """How a task ended: with the JSON bytes of its data, or an error and `null`."""
+    """How a task ended: with the JSON bytes of its data, or an error and `null`.
+
+    Attributes:
+        took_ms: how long it ran, in milliseconds; 0 if that was next to nothing.
+    """
 
     task: str
     error: ErrorInfo | None
     data: bytes
+    took_ms: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of `results`; the data is a blob."""
+        entry: dict[str, Any] = {"task": self.task, "error": None if self.error is None else self.error.as_json()}
+        if self.took_ms:
+            entry["took_ms"] = self.took_ms
+        return entry
 
     @property
     def outcome(self) -> Outcome:
@@ -378,9 +390,7 @@ class WorkerFrame:
             "boot": self.boot,
             "n": self.number,
             "seen": self.seen,
-            "results": [
-                {"task": task, "error": None if error is None else error.as_json()} for task, error, _ in self.results
-            ],
+            "results": [result.as_json() for result in self.results],
             "draining": self.draining,
             "bye": self.bye,
         }
@@ -426,7 +436,9 @@ class WorkerFrame:
                 unparked=[str(task) for task in header.get("unparked", ())],
                 suspended=[SuspendedRun.read(entry) for entry in header.get("suspended", ())],
                 results=[
-                    TaskResult(str(result["task"]), _read_error(result["error"]), blob)
+                    TaskResult(
+                        str(result["task"]), _read_error(result["error"]), blob, _count(result.get("took_ms", 0))
+                    )
                     for result, blob in zip(header["results"], blobs, strict=True)
                 ],
                 draining=bool(header["draining"]),

@@ -50,6 +50,8 @@ class HeldTask:
     """Ends it while it runs, from any thread; a plain function ends only where it waits."""
     suspended: SuspendedRun | None = None
     """Set when its run ends here only because it waits."""
+    started_s: float = 0.0
+    """When it began to run, by the monotonic clock."""
 
 
 class SettledAsk(NamedTuple):

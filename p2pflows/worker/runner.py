@@ -208,18 +208,21 @@ class Runner:
 
     def _take(self) -> HeldTask | None:
         with self._lock:
-            return self._lanes.take()
+            task = self._lanes.take()
+        if task is not None:
+            task.started_s = time.monotonic()
+        return task
 
     def _take_load(self) -> HeldTask | None:
         with self._lock:
             return self._lanes.take_load()
 
     def _finish(self, task: HeldTask, data: bytes) -> None:
-        self._end(task, TaskResult(task.spec.id, None, data))
+        self._end(task, TaskResult(task.spec.id, None, data, _took_ms(task)))
 
     def _fail(self, task: HeldTask, error: BaseException) -> None:
         info = None if task.suspended is not None else _error_info(task, error)
-        self._end(task, TaskResult(task.spec.id, info, b"null"))
+        self._end(task, TaskResult(task.spec.id, info, b"null", _took_ms(task)))
 
     def _end(self, task: HeldTask, result: TaskResult) -> None:
         with self._lock:
@@ -388,6 +391,11 @@ def _run_command(task: HeldTask, command: Command) -> bytes:
     if task.cancelled:
         run.stop()
     return to_json(run.reply(spec.data, spec.expires_s - time.time()))
+
+
+def _took_ms(task: HeldTask) -> int:
+    """How long a task has run, in milliseconds; 0 if it is a load."""
+    return int((time.monotonic() - task.started_s) * 1000) if task.started_s else 0
 
 
 def _check_size(data: bytes) -> None:

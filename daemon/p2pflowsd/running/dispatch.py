@@ -162,11 +162,9 @@ class Dispatch:
         if frame.held is not None:
             self._leases.reconcile(point, name, frame.seen, frame.held, self._loads.task_ids)
             worker.is_greeted = True
-            worker.parked = set(frame.parked)
         else:
             self._leases.confirm(point, name, frame.received)
-            worker.parked.update(frame.parked)
-            worker.parked.difference_update(frame.unparked)
+        self._note_parked(point, worker, frame)
         for run in frame.suspended:
             self._take_suspended(point, name, run, frame.seen)
         # Each ask is answered once, as its answer may be much longer than a line that repeats it.
@@ -187,6 +185,22 @@ class Dispatch:
             if task is not None and is_progress(data):
                 self._notices.send_progress(task.row.peer, task.row.id, data)
 
+    @staticmethod
+    def _note_parked(point: Point, worker: Worker, frame: WorkerFrame) -> None:
+        """Note which runs of a worker wait for answers now; the scheduler does not count those as running."""
+        if frame.held is not None:
+            changed, worker.parked = worker.parked ^ set(frame.parked), set(frame.parked)
+        elif frame.parked or frame.unparked:
+            changed = {*frame.parked, *frame.unparked}
+            worker.parked.update(frame.parked)
+            worker.parked.difference_update(frame.unparked)
+        else:
+            return
+        for task_id in changed:
+            row_id = row_id_of(task_id)
+            if row_id in worker.leased:
+                point.scheduler.set_waiting(row_id, task_id in worker.parked)
+
     def _take_result(self, point: Point, worker: str, result: TaskResult) -> bool:
         """Take in a result.
 
@@ -202,6 +216,7 @@ class Dispatch:
         if not point.scheduler.is_head(row.row_id):
             return False
         if self._leases.holds(point, worker, row.row_id):
+            self._points.paces.note(task.flow.endpoint, result.took_ms)
             self._leases.forget(row.row_id)
         else:
             self._leases.drop(row.row_id)

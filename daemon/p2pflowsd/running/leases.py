@@ -64,7 +64,7 @@ class Leases:
         self._tasks[row_id] = task
         if data is not None:
             self._data[row_id] = data
-        scheduler.add(row_id, task.lane, task.window)
+        scheduler.add(row_id, task.lane, task.window, task.row.peer, task.flow.endpoint)
         if scheduler.usable == 0:
             self._reported_waiting.add(row_id)
             return False

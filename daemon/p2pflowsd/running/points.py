@@ -8,6 +8,7 @@ from typing import Any
 
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.worker_frames import Overdue
+from p2pflowsd.running.paces import Paces
 from p2pflowsd.running.scheduler import Scheduler
 from p2pflowsd.running.worker_outbox import WorkerOutbox
 
@@ -55,7 +56,7 @@ class Point:
     """A dispatch point."""
 
     name: str
-    scheduler: Scheduler = field(default_factory=Scheduler)
+    scheduler: Scheduler
     workers: dict[str, Worker] = field(default_factory=dict)
 
     @property
@@ -74,6 +75,7 @@ class Points:
 
     def __init__(self) -> None:
         self._points: dict[str, Point] = {}
+        self.paces = Paces()
 
     def __iter__(self) -> Iterator[Point]:
         return iter(self._points.values())
@@ -82,7 +84,7 @@ class Points:
         """The point with a name, created if it is new."""
         point = self._points.get(name)
         if point is None:
-            point = self._points[name] = Point(name)
+            point = self._points[name] = Point(name, Scheduler(self.paces.windows))
         return point
 
     def has_workers(self, name: str) -> bool:

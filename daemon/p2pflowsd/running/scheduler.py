@@ -10,12 +10,13 @@ lane waits for one; otherwise it empties and queues again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
 
-MAX_WINDOW = 128
+from p2pflowsd.running.fair_queue import FairQueue
+from p2pflowsd.running.paces import FIRST_WINDOW, MAX_WINDOW
 
 
 class Assignment(NamedTuple):
@@ -25,10 +26,39 @@ class Assignment(NamedTuple):
     task: int
 
 
+class Group(NamedTuple):
+    """A bound on how many lanes run at once.
+
+    Attributes:
+        name: what names the group.
+        most: how many of its lanes may run at once.
+    """
+
+    name: str
+    most: int
+
+
+@dataclass(slots=True)
+class _GroupState:
+    most: int
+    lanes: int = 0
+    """Those that know the group; without any it is forgotten."""
+    running: int = 0
+    held: FairQueue = field(default_factory=FairQueue)
+    """Lanes whose turn for a slot has come while the group was full."""
+
+
 @dataclass(slots=True)
 class _Lane:
     name: str
     window: int = MAX_WINDOW
+    caller: str = ""
+    endpoint: str | None = None
+    groups: tuple[str, ...] = ()
+    held_in: str | None = None
+    """The group in which it waits, if its turn has come while that was full."""
+    is_counted: bool = False
+    """Whether it counts as running; a run that waits for an answer does not."""
     waiting: deque[int] = field(default_factory=deque)
     leased: dict[int, None] = field(default_factory=dict)
     worker: str | None = None
@@ -52,12 +82,18 @@ class _Worker:
 
 
 class Scheduler:
-    """The lanes and workers of one dispatch point."""
+    """The lanes and workers of one dispatch point.
 
-    def __init__(self) -> None:
+    Args:
+        windows: how many tasks of one lane of an endpoint may be leased at once.
+    """
+
+    def __init__(self, windows: Mapping[str, int] | None = None) -> None:
+        self._windows = {} if windows is None else windows
         self._lanes: dict[str, _Lane] = {}
         self._lane_of: dict[int, str] = {}
-        self._idle: dict[str, None] = {}
+        self._idle = FairQueue()
+        self._groups: dict[str, _GroupState] = {}
         self._wants_more: dict[str, None] = {}
         self._workers: dict[str, _Worker] = {}
         self._suspended = 0
@@ -95,18 +131,33 @@ class Scheduler:
         """The number of those that wait for an answer, and that no worker holds."""
         return self._suspended
 
-    def add(self, task: int, lane: str, window: int = MAX_WINDOW) -> None:
+    def add(  # noqa: PLR0917 - the last four are those of a new lane
+        self,
+        task: int,
+        lane: str,
+        window: int = MAX_WINDOW,
+        caller: str = "",
+        endpoint: str | None = None,
+        groups: Collection[Group] = (),
+    ) -> None:
         """Queue a task at the end of a lane.
 
         Args:
             task: the task.
             lane: the lane, which is created if it is new.
             window: how many tasks of a new lane may be leased at once.
+            caller: whose turn it is when a new lane gets a slot; FIRST if it comes before all others.
+            endpoint: the endpoint whose window bounds that of a new lane; None for no other bound.
+            groups: those of a new lane. A new bound of a group holds for all its lanes from now on.
         """
         if task in self._lane_of:
             return
         self._lane_of[task] = lane
-        found = self._lanes.setdefault(lane, _Lane(lane, window))
+        found = self._lanes.get(lane)
+        if found is None:
+            found = self._lanes[lane] = _Lane(lane, window, caller, endpoint)
+            if groups:
+                self._join(found, groups)
         found.waiting.append(task)
         self._queue_lane(found)
 
@@ -137,10 +188,20 @@ class Scheduler:
                     lane.leased[lane.waiting.popleft()] = None
                 lane.worker = worker
                 self._workers[worker].lanes.add(lane.name)
-                self._idle.pop(lane.name, None)
+                self._unqueue(lane)
+                self._set_counted(lane, True)
                 self._queue_lane(lane)
                 adopted += first
         return adopted
+
+    def set_waiting(self, task: int, is_waiting: bool) -> None:
+        """Note whether the run of a leased task waits for an answer; meanwhile its lane does not count as running.
+
+        Else a run could wait for one that its own group keeps from running.
+        """
+        lane = self._lanes[self._lane_of[task]]
+        if lane.worker is not None and task in lane.leased:
+            self._set_counted(lane, not is_waiting)
 
     def suspend(self, task: int) -> list[int]:
         """Take a task that waits for an answer from its worker; its lane stands still until `resume`.
@@ -180,10 +241,12 @@ class Scheduler:
         """Lease what can be leased now."""
         assignments: list[Assignment] = []
         while self._idle and (worker := self._least_loaded()) is not None:
-            lane = self._lanes[next(iter(self._idle))]
-            del self._idle[lane.name]
+            lane = self._lanes[self._idle.pop()]
+            if lane.groups and self._is_held(lane):
+                continue
             lane.worker = worker
             self._workers[worker].lanes.add(lane.name)
+            self._set_counted(lane, True)
             self._fill_window(lane, assignments)
         if not self._idle:
             for name in list(self._wants_more):
@@ -236,7 +299,7 @@ class Scheduler:
         Returns:
             The first task of each of its lanes, which may have been running.
         """
-        removed = self._workers.pop(worker, None)
+        removed = self._workers.get(worker)
         if removed is None:
             return []
         first = []
@@ -246,10 +309,8 @@ class Scheduler:
             first += leased[:1]
             lane.leased.clear()
             lane.waiting.extendleft(reversed(leased))
-            lane.worker = None
-            lane.unconfirmed = False
-            self._wants_more.pop(name, None)
-            self._idle[name] = None
+            self._release(lane)
+        del self._workers[worker]
         return first
 
     def _least_loaded(self) -> str | None:
@@ -261,7 +322,10 @@ class Scheduler:
         """Lease tasks of a lane that has a slot, as many as its window allows."""
         assert lane.worker is not None  # noqa: S101 - callers pass lanes with a slot
         if not self._workers[lane.worker].draining and not lane.unconfirmed:
-            while lane.waiting and len(lane.leased) < lane.window:
+            window = lane.window
+            if window > 1 and lane.endpoint is not None:
+                window = min(window, self._windows.get(lane.endpoint, FIRST_WINDOW))
+            while lane.waiting and len(lane.leased) < window:
                 task = lane.waiting.popleft()
                 lane.leased[task] = None
                 lane.unconfirmed = True
@@ -271,10 +335,10 @@ class Scheduler:
     def _queue_lane(self, lane: _Lane) -> None:
         """Queue a lane for a slot, or for more tasks at its worker, if tasks of it wait."""
         if lane.is_suspended:
-            self._idle.pop(lane.name, None)
+            self._unqueue(lane)
         elif lane.worker is None:
-            if lane.waiting:
-                self._idle.setdefault(lane.name)
+            if lane.waiting and lane.held_in is None:
+                self._idle.add(lane.name, lane.caller)
         elif lane.waiting:
             self._wants_more.setdefault(lane.name)
         else:
@@ -284,15 +348,81 @@ class Scheduler:
         self._suspended += is_suspended - lane.is_suspended
         lane.is_suspended = is_suspended
 
+    def _unqueue(self, lane: _Lane) -> None:
+        """Let a lane wait for a slot no more."""
+        if lane.held_in is not None:
+            self._groups[lane.held_in].held.discard(lane.name, lane.caller)
+            lane.held_in = None
+        self._idle.discard(lane.name, lane.caller)
+
+    def _set_counted(self, lane: _Lane, is_counted: bool) -> None:
+        """Count a lane as running, or no more; then lanes that its groups held may queue again."""
+        if lane.is_counted == is_counted:
+            return
+        lane.is_counted = is_counted
+        if is_counted:
+            self._idle.begin(lane.caller)
+        else:
+            self._idle.end(lane.caller)
+        for name in lane.groups:
+            group = self._groups[name]
+            if is_counted:
+                group.running += 1
+                group.held.begin(lane.caller)
+            else:
+                group.running -= 1
+                group.held.end(lane.caller)
+                self._let_on(group)
+
+    def _join(self, lane: _Lane, groups: Collection[Group]) -> None:
+        lane.groups = tuple(group.name for group in groups)
+        for name, most in groups:
+            group = self._groups.setdefault(name, _GroupState(most))
+            group.lanes += 1
+            more, group.most = most - group.most, most
+            for _ in range(more):
+                self._let_on(group)
+
+    def _leave_groups(self, lane: _Lane) -> None:
+        for name in lane.groups:
+            group = self._groups[name]
+            group.lanes -= 1
+            if not group.lanes:
+                del self._groups[name]
+
+    def _is_held(self, lane: _Lane) -> bool:
+        """Whether one of its groups is full; then the lane waits there, and lets others of its groups go on."""
+        full = next((name for name in lane.groups if self._is_full(self._groups[name])), None)
+        if full is None:
+            return False
+        lane.held_in = full
+        self._groups[full].held.add(lane.name, lane.caller)
+        for name in lane.groups:
+            self._let_on(self._groups[name])
+        return True
+
+    def _let_on(self, group: _GroupState) -> None:
+        """Let the next lane that a group holds queue again, if the group has room."""
+        if group.held and not self._is_full(group):
+            lane = self._lanes[group.held.pop()]
+            lane.held_in = None
+            self._queue_lane(lane)
+
+    @staticmethod
+    def _is_full(group: _GroupState) -> bool:
+        return group.running >= group.most
+
     def _release(self, lane: _Lane) -> None:
         """Free the slot of a lane without leased tasks; if tasks of it wait, it queues at the end."""
         if lane.worker is not None:
             self._workers[lane.worker].lanes.discard(lane.name)
             lane.worker = None
             lane.unconfirmed = False
+            self._set_counted(lane, False)
         self._wants_more.pop(lane.name, None)
         if lane.waiting:
             self._queue_lane(lane)
         else:
-            self._idle.pop(lane.name, None)
+            self._unqueue(lane)
+            self._leave_groups(lane)
             del self._lanes[lane.name]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.instances import is_request
-from p2pflowsd.running.scheduler import MAX_WINDOW
+from p2pflowsd.running.paces import MAX_WINDOW
 
 _MAX_DIGITS = 19
 

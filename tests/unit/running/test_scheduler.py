@@ -6,7 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from p2pflowsd.running.scheduler import MAX_WINDOW, Assignment, Scheduler
+from p2pflowsd.running.fair_queue import FIRST
+from p2pflowsd.running.paces import FIRST_WINDOW, MAX_WINDOW, Paces
+from p2pflowsd.running.scheduler import Assignment, Group, Scheduler
 
 
 def test_a_lane_goes_to_one_worker() -> None:
@@ -162,7 +164,124 @@ def test_no_slot_is_free_while_a_lane_waits() -> None:
     assert (scheduler.workers, scheduler.slots, scheduler.queued) == (2, 4, 6)
 
 
+def test_callers_take_turns() -> None:
+    """Twenty calls of one caller do not keep the single call of another waiting; nor do those that run already."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 2)
+    for task in range(20):
+        scheduler.add(task, f"bob {task}", caller="bob")
+    assert [task for _, task in scheduler.assign()] == [0, 1]
+    for task in (50, 51):
+        scheduler.add(task, f"carol {task}", caller="carol")
+    scheduler.done(0)
+    assert [task for _, task in scheduler.assign()] == [50]
+    scheduler.done(1)
+    assert [task for _, task in scheduler.assign()] == [2]
+    scheduler.done(50)
+    assert [task for _, task in scheduler.assign()] == [51]
+
+
+def test_some_callers_come_first() -> None:
+    """The lanes of the owner come before those of all others, if the owner says so."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 1)
+    for task in range(3):
+        scheduler.add(task, f"bob {task}", caller="bob")
+    for task in (10, 11):
+        scheduler.add(task, f"me {task}", caller=FIRST)
+    order = []
+    for _ in range(5):
+        given = [task for _, task in scheduler.assign()]
+        order += given
+        scheduler.done(given[0])
+    assert order == [10, 11, 0, 1, 2]
+
+
+def test_a_full_group_holds_its_lanes_and_no_others() -> None:
+    """Of one endpoint run as many as it allows, callers in turn, while other endpoints use the slots that are left."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 4)
+    model = Group("Assistant", 2)
+    for task in range(4):
+        scheduler.add(task, f"bob {task}", caller="bob", groups=(model, Group("Assistant bob", 1)))
+    assert [task for _, task in scheduler.assign()] == [0]
+    scheduler.add(10, "carol", caller="carol", groups=(model, Group("Assistant carol", 1)))
+    scheduler.add(20, "dave", caller="dave", groups=(model, Group("Assistant dave", 1)))
+    scheduler.add(30, "echo of bob", caller="bob")
+    assert sorted(task for _, task in scheduler.assign()) == [10, 30]
+    scheduler.done(10)
+    assert [task for _, task in scheduler.assign()] == [20]
+    scheduler.done(0)
+    assert [task for _, task in scheduler.assign()] == [1]
+
+
+def test_a_waiting_run_leaves_its_group_to_others() -> None:
+    """Else a run that calls its own endpoint would wait for itself."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 2)
+    only = (Group("Helper", 1),)
+    scheduler.add(1, "outer", groups=only)
+    scheduler.add(2, "inner", groups=only)
+    assert [task for _, task in scheduler.assign()] == [1]
+    scheduler.set_waiting(1, True)
+    assert [task for _, task in scheduler.assign()] == [2]
+    scheduler.done(2)
+    scheduler.set_waiting(1, False)
+    scheduler.done(1)
+    assert not scheduler._groups
+
+
+def test_a_higher_bound_lets_what_waits_go_on() -> None:
+    """The bound that came last holds for all lanes of the group."""
+    scheduler = Scheduler()
+    scheduler.announce("w", 8)
+    for task in range(4):
+        scheduler.add(task, f"lane {task}", groups=(Group("Assistant", 1),))
+    assert len(scheduler.assign()) == 1
+    scheduler.add(4, "lane 4", groups=(Group("Assistant", 4),))
+    assert len(scheduler.assign()) == 3
+
+
+def test_long_runs_are_leased_one_at_a_time() -> None:
+    """What is leased to a worker cannot go to another, so a lane of long runs gets no second one at hand."""
+    paces = Paces()
+    paces.note("slow", 3_000)
+    scheduler = Scheduler(paces.windows)
+    scheduler.announce("w", 1)
+    for task in range(3):
+        scheduler.add(task, "bob", caller="bob", endpoint="slow")
+    assert [task for _, task in scheduler.assign()] == [0]
+    scheduler.confirm(0)
+    scheduler.add(10, "carol", caller="carol", endpoint="slow")
+    scheduler.done(0)
+    assert [task for _, task in scheduler.assign()] == [10]
+
+
+def test_windows_follow_how_long_runs_take() -> None:
+    """Unknown runs get few, short ones many, long ones one; a single long run among short ones does not stay."""
+    paces = Paces()
+    for endpoint, took_ms in (("short", 0), ("middle", 20), ("long", 400)):
+        paces.note(endpoint, took_ms)
+    assert paces.windows == {"short": MAX_WINDOW, "middle": 10, "long": 1}
+    paces.note("short", 10_000)
+    assert paces.windows["short"] == 1
+    for _ in range(30):
+        paces.note("short", 0)
+    assert paces.windows["short"] == MAX_WINDOW
+    scheduler = Scheduler(paces.windows)
+    scheduler.announce("w", 1)
+    for task in range(10):
+        scheduler.add(task, "bob", caller="bob", endpoint="new")
+    assert len(scheduler.assign()) == FIRST_WINDOW
+
+
 LANES = st.sampled_from("abc")
+CALLER_OF = {"a": "ann", "b": "ann", "c": "bob"}
+GROUPS_OF = {
+    "a": (Group("one", 1), Group("two", 2)),
+    "b": (Group("one", 1),),
+    "c": (Group("two", 2),),
+}
 WORKERS = st.sampled_from(("w1", "w2", "w3"))
 ANY = st.integers(0, 1_000)
 
@@ -183,7 +302,7 @@ class Scheduling(RuleBasedStateMachine):
         for _ in range(times):
             self.count += 1
             self.order[lane].append(self.count)
-            self.scheduler.add(self.count, lane)
+            self.scheduler.add(self.count, lane, caller=CALLER_OF[lane], groups=GROUPS_OF[lane])
 
     @rule(worker=WORKERS, slots=st.integers(1, 2), draining=st.booleans())
     def announce(self, worker: str, slots: int, draining: bool) -> None:
@@ -196,6 +315,7 @@ class Scheduling(RuleBasedStateMachine):
         """What is given out is the next of its lane, to a worker with room; no lane waits while there is room."""
         leased = self._leased()
         before = {worker: len(self.scheduler._workers[worker].lanes) for worker in self.slots}
+        running = {name: group.running for name, group in self.scheduler._groups.items()}
         for worker, task in self.scheduler.assign():
             lane = next(lane for lane, tasks in self.order.items() if task in tasks)
             assert self.order[lane][len(leased[lane])] == task
@@ -204,6 +324,9 @@ class Scheduling(RuleBasedStateMachine):
         for worker, slots in self.slots.items():
             assert len(self.scheduler._workers[worker].lanes) <= max(slots, before[worker])
         assert not self.scheduler._idle or self.scheduler.free == 0
+        for name, group in self.scheduler._groups.items():
+            assert group.running <= max(group.most, running[name])
+            assert not group.held or group.running >= group.most or self.scheduler.free == 0
 
     @rule(which=ANY)
     def confirm(self, which: int) -> None:
@@ -222,6 +345,12 @@ class Scheduling(RuleBasedStateMachine):
             for tasks in self.order.values():
                 if task in tasks:
                     tasks.remove(task)
+
+    @rule(which=ANY, is_waiting=st.booleans())
+    def wait(self, which: int, is_waiting: bool) -> None:
+        """A run begins to wait for an answer, or goes on."""
+        if task := self._some_leased(which):
+            self.scheduler.set_waiting(task, is_waiting)
 
     @rule(which=ANY)
     def get_lost(self, which: int) -> None:
@@ -263,6 +392,18 @@ class Scheduling(RuleBasedStateMachine):
             owners = [worker for worker, known in self.scheduler._workers.items() if name in known.lanes]
             assert owners == ([lane.worker] if lane.worker else [])
             assert bool(lane.leased) == bool(lane.worker)
+
+    @invariant()
+    def groups_count_what_runs(self) -> None:
+        """A group knows its running lanes, and holds no lane that also queues."""
+        for name, group in self.scheduler._groups.items():
+            lanes = [lane for lane in self.scheduler._lanes.values() if name in lane.groups]
+            assert group.lanes == len(lanes)
+            assert group.running == sum(lane.is_counted for lane in lanes)
+        for lane in self.scheduler._lanes.values():
+            assert not (lane.is_counted and lane.worker is None)
+            queued = lane.name in self.scheduler._idle._waiting.get(lane.caller, {})
+            assert (lane.worker is None) == (queued != (lane.held_in is not None))
 
     def _leased(self) -> dict[str, list[int]]:
         lanes = self.scheduler._lanes
