@@ -24,10 +24,23 @@ if TYPE_CHECKING:
     from support.scripted_daemon import ScriptedDaemon
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keep the folders of `tmp_path` in memory if possible, because a journal syncs its file at each commit."""
+    config.addinivalue_line("markers", "early: takes minutes; begins before all others, which then run beside it")
     if disk := memory_disk():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(disk))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that take minutes begin first, so that none of them is alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have recorded as `report`: measurements that make no test fail."""
+    for result in terminalreporter.getreports("passed"):
+        for text in (value for name, value in result.user_properties if name == "report"):
+            terminalreporter.write_line(f"{text}")
 
 
 @pytest.fixture
