@@ -12,6 +12,7 @@ from p2pflows.home import Home
 from p2pflows.limits import Limits
 from p2pflows.links import broker_url
 from p2pflows.protocol import topics
+from p2pflows.retention import Retention
 
 DEFAULT_POINT = "default"
 
@@ -57,6 +58,7 @@ class Settings(BaseModel):
     human_endpoint: str = "User"
     workers: list[WorkerConfig] = [WorkerConfig()]
     limits: Limits = Limits()
+    retention: Retention = Retention()
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     @field_validator("human_endpoint")
@@ -87,7 +89,7 @@ def load(where: Home) -> Settings:
         first = error.errors(include_url=False)[0]
         setting = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            groups: dict[str, type[BaseModel]] = {"limits": Limits, "workers": WorkerConfig}
+            groups: dict[str, type[BaseModel]] = {"limits": Limits, "retention": Retention, "workers": WorkerConfig}
             known = groups.get(str(first["loc"][0]), Settings)
             raise UsageError(
                 f"There is no setting {setting!r}.", f"{hint} Known ones: {', '.join(known.model_fields)}."

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-_BYTES = {"": 1, "b": 1, "kb": 1_000, "mb": 1_000_000, "gb": 1_000_000_000}
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+from p2pflows.units import read_seconds, read_size
+
 MIN_BYTES = 1_000_000
 """A limit in bytes leaves room for one message of the greatest size."""
 
-
-def _read(value: Any, units: dict[str, int], example: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip().lower())
-    if found is None or found[2] not in units:
-        raise ValueError(f"give a number with a unit, such as {example}")
-    return int(float(found[1]) * units[found[2]])
-
-
-def _size(value: Any) -> Any:
-    return _read(value, _BYTES, "64 MB")
-
-
-def _time(value: Any) -> Any:
-    return _read(value, _SECONDS, "1h")
-
-
 Rows = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
-Size = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=MIN_BYTES, le=1_000_000_000_000)]
-Seconds = Annotated[int, BeforeValidator(_time), Field(strict=True, ge=10, le=30 * 86_400)]
+Size = Annotated[int, BeforeValidator(read_size), Field(strict=True, ge=MIN_BYTES, le=1_000_000_000_000)]
+Seconds = Annotated[int, BeforeValidator(read_seconds), Field(strict=True, ge=10, le=30 * 86_400)]
 
 
 class Limits(BaseModel):

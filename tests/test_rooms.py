@@ -64,8 +64,8 @@ FLOORS = (
         "p2pflows.terminal",
         "p2pflows.backoff",
     },
-    {"p2pflows.limits"},
-    {"p2pflows.errors", "p2pflows.foreign_text"},
+    {"p2pflows.limits", "p2pflows.retention"},
+    {"p2pflows.errors", "p2pflows.foreign_text", "p2pflows.units"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""
 

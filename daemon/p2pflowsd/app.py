@@ -332,6 +332,7 @@ class App:
                 on_line=lambda line: self._control.send_event("line", views.line(self._node, line)),
                 replace_process=lambda pid: any(process.replace(pid) for process in self._processes),
                 limits=self._settings.limits,
+                retention=self._settings.retention,
             )
             self._serve_human(node)
         return node

@@ -18,6 +18,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.envelope import Envelope, Refused
 from p2pflows.protocol.identity import Identity
+from p2pflows.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.asking.questions import Questions
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock, Entropy
@@ -126,12 +127,13 @@ class Node:
         on_line: Callable[[LineRow], None] = lambda _line: None,
         replace_process: Callable[[int], bool] = lambda _pid: False,
         limits: Limits = DEFAULT_LIMITS,
+        retention: Retention = DEFAULT_RETENTION,
     ) -> None:
         contacts.reload_if_changed()
         user = self.user = identity.user_id
         self.identity = identity
         self.journal, self.contacts = journal, contacts
-        self.clock, self.limits = clock, limits
+        self.clock, self.limits, self.retention = clock, limits, retention
         self._link, self._faults = link, faults
         self.boot = _next_boot(journal, clock)
         envelope = Envelope(identity)
@@ -543,7 +545,9 @@ class Node:
         self.questions.tick()
         if elapsed >= self._next_tidying:
             self._next_tidying = elapsed + PRUNE_INTERVAL_S
-            self.journal.log.prune()
+            now = self.clock.now()
+            self.journal.log.prune(now - self.retention.log * 1000)
+            self.transcript.forget_before(now - self.retention.transcripts * 1000)
             self.journal.questions.prune()
             self.journal.usage.forget_idle()
             self.changes.delete_idle()
@@ -553,7 +557,7 @@ class Node:
         """Remove rows that are not needed any more: as fast as new ones come, and at least once in a minute."""
         if elapsed < self._next_prune and self._rows_added() < self._prune_at_rows:
             return
-        has_more = self.journal.prune(self.clock.now())
+        has_more = self.journal.prune(self.clock.now(), self.retention)
         self._next_prune = elapsed + (TICK_S if has_more else PRUNE_INTERVAL_S)
         self._prune_at_rows = self._rows_added() + MAX_REMOVED_ROWS
 

@@ -25,7 +25,7 @@ def asked(ctx: click.Context, is_open: bool, page: int, as_json: bool) -> None:
     """List what you have asked, and what became of it.
 
     Open questions come first, then the newest. Calls that programs made are listed, too, and notes that failed.
-    Calls are forgotten a day after their end; of questions, the last 1,000 are kept.
+    Calls are forgotten a day after their end, or when `retention` in config.yaml says; of questions, 1,000 are kept.
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -19,6 +19,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message
+from p2pflows.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.node import Node, Request
@@ -97,8 +98,8 @@ class Cost:
 class LoneDaemon:
     """A node on a real journal, with a virtual clock; a test decides what arrives and when time passes."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, folder: Path, limits: Limits | None = None, retention: Retention = DEFAULT_RETENTION) -> None:
+        self.limits, self.retention = limits or Limits(), retention
         self.random = Random(7)  # noqa: S311 - a test, no secrets
         self.timeline = Timeline()
         self.clock = TimelineClock(self.timeline)
@@ -114,7 +115,7 @@ class LoneDaemon:
         self.journal = Journal(self._path, self.user, NoFaults())
         self.node = Node(
             identity=self.identity, journal=self.journal, contacts=self.contacts, link=self.link, clock=self.clock,
-            entropy=self.random.randbytes, faults=NoFaults(), limits=self.limits,
+            entropy=self.random.randbytes, faults=NoFaults(), limits=self.limits, retention=self.retention,
         )  # fmt: skip
 
     def restart(self) -> None:

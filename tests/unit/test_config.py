@@ -98,6 +98,11 @@ def test_the_environment_has_precedence(where: Home, monkeypatch: pytest.MonkeyP
         ("limits: {answers_to_strangers: 90d}", "'limits.answers_to_strangers' is wrong"),
         ("limits: {question_per_contact: 5}", "no setting 'limits.question_per_contact'"),
         ("limits: 5", "'limits' is wrong"),
+        ("retention: {calls: forever}", "give a number with a unit, such as 1h"),
+        ("retention: {calls: 10s}", "'retention.calls' is wrong"),
+        ("retention: {log: 4000d}", "'retention.log' is wrong"),
+        ("retention: {answers: 1d}", "no setting 'retention.answers'"),
+        ("retention: 1d", "'retention' is wrong"),
         ("workers: [{threads: 2}]", "no setting 'workers.0.threads'"),
     ],
 )
@@ -121,11 +126,18 @@ def test_limits_have_units(where: Home) -> None:
     assert (limits.answers_to_strangers, limits.questions_per_contact) == (600, 1_000)
 
 
-def test_an_unknown_limit_names_those_that_there_are(where: Home) -> None:
+@pytest.mark.parametrize(("group", "known"), [("limits", "requests_per_contact, "), ("retention", "calls, ")])
+def test_an_unknown_limit_names_those_that_there_are(where: Home, group: str, known: str) -> None:
     """The error of an unknown key lists the keys of its group."""
     with pytest.raises(UsageError) as error:
-        _load(where, "limits: {x: 1}")
-    assert "requests_per_contact, " in error.value.hint
+        _load(where, f"{group}: {{x: 1}}")
+    assert known in error.value.hint
+
+
+def test_how_long_things_are_kept_has_units(where: Home) -> None:
+    """A time is a number of seconds, or a text with a unit; what is left out keeps its default."""
+    kept = _load(where, "retention: {calls: 2h, log: 7d, inbox: 90}").retention
+    assert (kept.calls, kept.log, kept.inbox, kept.transcripts) == (7_200, 604_800, 90, 31_536_000)
 
 
 def test_a_mistake_does_not_show_the_password(where: Home) -> None:

@@ -43,6 +43,7 @@ def counts(node: Node) -> dict[str, Any]:
             for user, count in sorted(node.blocked.counts().items(), key=lambda each: -each[1])[:MAX_BLOCKED_SHOWN]
         ],
         "quotas": _quotas(node),
+        "retention": node.retention.model_dump(),
         "served": len(node.catalog),
         "workers": node.points.status(),
         "restored": [

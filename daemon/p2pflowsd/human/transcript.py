@@ -20,6 +20,7 @@ from p2pflowsd.sending.own_messages import OwnMessages
 MAX_LINES = 20_000
 """Lines with all people together; the oldest go first."""
 MAX_LINES_OF_PEER = 2_000
+MAX_FORGOTTEN = 500
 MAX_CHARS = 4_000
 """How much of a line is kept here; its message is longer."""
 HUMAN_ENDPOINT = "User"
@@ -217,6 +218,10 @@ class Transcript:
         )
         self._changed(line)
         return line
+
+    def forget_before(self, at: int) -> None:
+        """Forget the oldest lines, as far as they were said before a time in milliseconds; at most some hundreds."""
+        self._counts.subtract(self._journal.lines.remove_before(at, MAX_FORGOTTEN))
 
     def _make_room(self, peer: str) -> None:
         if self._counts[peer] >= MAX_LINES_OF_PEER:

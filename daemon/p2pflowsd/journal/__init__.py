@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from p2pflows.errors import UsageError
+from p2pflows.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal.errors import (
     PASSING,
@@ -217,9 +218,9 @@ class Journal:
         """Add to a counter; one of the next commits writes it."""
         self.counters[name] = self.counters.get(name, 0) + by
 
-    def prune(self, now: int) -> bool:
+    def prune(self, now: int, retention: Retention = DEFAULT_RETENTION) -> bool:
         """Remove some of the rows that no promise needs any more; return whether to do so again soon; see `Pruner`."""
-        return self._pruner.prune(now)
+        return self._pruner.prune(now, retention)
 
     def close(self) -> None:
         """Close the file."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from p2pflowsd.journal.rows import LineRow, columns
 from p2pflowsd.journal.sql import insert_into
 from p2pflowsd.journal.table import Table
@@ -61,6 +63,12 @@ class LineTable(Table[LineRow]):
     def human_endpoints(self) -> set[tuple[str, str]]:
         """Return the endpoints of other people to which the user has said something, each with its owner."""
         return set(self._db.execute("SELECT DISTINCT peer, endpoint FROM lines WHERE by_me = 1"))
+
+    def remove_before(self, at: int, limit: int) -> list[str]:
+        """Remove the oldest lines, as far as they were said before a time; return with whom each was."""
+        old = list(itertools.takewhile(lambda line: line.at < at, self._many("ORDER BY n LIMIT ?", limit)))
+        self._db.executemany("DELETE FROM lines WHERE n = ?", [(line.row_id,) for line in old])
+        return [line.peer for line in old]
 
     def remove_first(self, peer: str | None = None) -> str | None:
         """Remove the oldest line, with one person or with anybody; return with whom it was."""

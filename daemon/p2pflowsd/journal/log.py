@@ -7,6 +7,8 @@ from p2pflowsd.journal.sql import insert_into
 from p2pflowsd.journal.table import Table
 
 MAX_ENTRIES = 10_000
+MAX_REMOVED = 500
+"""How many entries one call removes for their age."""
 MAX_DETAIL_CHARS = 500
 _INSERT = insert_into("log", columns(LogRow)[1:])
 
@@ -25,6 +27,9 @@ class LogTable(Table[LogRow]):
         """Return the newest entries that come after one, oldest first."""
         return self._many("WHERE n > ? ORDER BY n DESC LIMIT ?", after, limit)[::-1]
 
-    def prune(self) -> None:
-        """Remove the oldest entries beyond the limit."""
+    def prune(self, before: int) -> None:
+        """Remove the oldest entries beyond the limit, and some of those that were made before a time."""
         self._db.execute("DELETE FROM log WHERE n <= (SELECT max(n) FROM log) - ?", (MAX_ENTRIES,))
+        self._db.execute(
+            "DELETE FROM log WHERE n IN (SELECT n FROM log ORDER BY n LIMIT ?) AND at < ?", (MAX_REMOVED, before)
+        )

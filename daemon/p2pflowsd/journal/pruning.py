@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
+from p2pflows.retention import Retention
 from p2pflowsd.journal.sql import HAS_NUMBER
 
 MAX_PRUNED_ROWS = 1_000
@@ -21,8 +22,8 @@ _CONDITIONS = {
     "incoming": "expires < :skew AND state IN ('done', 'failed', 'expired') AND n NOT IN (SELECT n FROM prompts)",
     "bundles": "expires < :skew",
     # A call stays as long as the run that made it, because the run may have to withdraw it.
-    "outgoing": "ended < :day AND id NOT IN (SELECT message FROM records WHERE message IS NOT NULL)",
-    "prompts": "ended < :day",
+    "outgoing": "ended < :calls AND id NOT IN (SELECT message FROM records WHERE message IS NOT NULL)",
+    "prompts": "ended < :inbox",
     "invitations": "expires < :month",
     "meetings": "at < :two_months AND added = 1",
     "introductions": "at < :month",
@@ -31,8 +32,9 @@ _CONDITIONS = {
 """Which rows of each table go.
 
 Ids of received messages are remembered until ten minutes after their deadline, for clock skew. Ended messages and
-prompts stay for a day, so that `wait` still finds the answer. Invitations stay for a month after their end, so that who
-comes too late reads why; meetings stay longer than any invitation, so that none is used twice by the same user.
+prompts stay as long as the owner has set, so that `wait` still finds the answer. Invitations stay for a month after
+their end, so that who comes too late reads why; meetings stay longer than any invitation, so that none is used twice by
+the same user.
 """
 
 
@@ -43,18 +45,20 @@ class Pruner:
         self._db = db
         self._reached = dict.fromkeys(_CONDITIONS, 0)
 
-    def prune(self, now: int) -> bool:
+    def prune(self, now: int, retention: Retention) -> bool:
         """Remove what is no longer needed from the next slice of each table; after the last slice, the first is next.
 
         Args:
             now: the time in milliseconds since the Unix epoch.
+            retention: how long what has ended stays.
 
         Returns:
             Whether a slice holds more of it than one call removes, so that the next call should come soon.
         """
         limits = {
             "skew": now - _CLOCK_SKEW_MS,
-            "day": now - _DAY_MS,
+            "calls": now - retention.calls * 1000,
+            "inbox": now - retention.inbox * 1000,
             "month": now - 30 * _DAY_MS,
             "two_months": now - 61 * _DAY_MS,
         }

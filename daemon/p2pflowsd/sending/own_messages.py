@@ -120,6 +120,6 @@ class OwnMessages:
         if not rows:
             raise BadInput(
                 f"No message of yours has an id like {part!r}.",
-                "Ended messages are remembered for a day. See: p2pflows asked",
+                "Ended messages are forgotten after a day, unless config.yaml says otherwise. See: p2pflows asked",
             )
         return rows[0]
