@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from p2pflows import short_ids
 from p2pflows.protocol.message import Type
@@ -26,7 +28,7 @@ _END = {
 _OPEN = "INDEXED BY prompts_open WHERE state = 'open'"
 _OPEN_OF = "INDEXED BY prompts_open_of_peer WHERE state = 'open' AND peer = ?"
 _OPEN_SINCE = "INDEXED BY prompts_open_since WHERE state = 'open'"
-_SNOOZED = "INDEXED BY prompts_snoozed WHERE snoozed > 0 AND state = 'open'"
+_SNOOZED = "INDEXED BY prompts_snoozed WHERE snoozed > 0"
 _ALL = "INDEXED BY prompts_place WHERE true"
 _ALL_OF = "INDEXED BY prompts_of_peer WHERE peer = ?"
 _SHOWN = "snoozed = 0"
@@ -131,40 +133,39 @@ class PromptTable(Table[PromptRow]):
         long. The cost depends on the length of the page, and on what one peer may have open, but not on how many
         questions there are.
         """
-        if page.is_open and page.since is not None and page.peer is None and page.type is None:
-            return self._questions_then_notes(page)
-        base, key = _base(page)
-        conditions: list[tuple[str, object]] = []
-        if page.is_open and page.type is not None:
-            conditions.append(("type = ?", page.type))
-        if page.is_open and page.since is not None:
-            conditions.append(("received >= ?", page.since))
-        values = [value for _, value in conditions]
-        clause = " AND ".join([base, *(condition for condition, _ in conditions)])
-        if page.after is not None:
-            clause += f" AND ({', '.join(key)}) > ({', '.join('?' * len(key))})"
-            values += [getattr(page.after, "row_id" if name == "n" else name) for name in key]
-        if page.peer is not None:
-            values.insert(0, page.peer)
-        statement = self._select(f"{clause} ORDER BY {', '.join(key)} LIMIT ?")
         found: list[PromptRow] = []
         size = 0
-        for row in self._db.execute(statement, (*values, page.limit)):
-            found.append(PromptRow._make(row))
-            size += len(found[-1].text) + len(found[-1].data)
+        for row in itertools.islice(self._rows(page), page.limit):
+            found.append(row)
+            size += len(row.text) + len(row.data)
             if size > MAX_PAGE_CHARS:
                 break
         return found
 
-    def _questions_then_notes(self, page: Page) -> list[PromptRow]:
-        found: list[PromptRow] = []
+    def _rows(self, page: Page) -> Iterator[PromptRow]:
+        if not page.is_open:
+            yield from self._rows_of(page, None, page.after)
+            return
         for kind in (Type.CALL, Type.POST):
-            after = page.after if page.after is not None and page.after.type == kind else None
-            if page.after is not None and page.after.type > kind:
-                continue
-            if len(found) < page.limit:
-                found += self.page(replace(page, type=kind, after=after, limit=page.limit - len(found)))
-        return found
+            if page.type in (None, kind) and (page.after is None or page.after.type <= kind):
+                after = page.after if page.after is not None and page.after.type == kind else None
+                yield from self._rows_of(page, kind, after)
+
+    def _rows_of(self, page: Page, kind: Type | None, after: PromptRow | None) -> Iterator[PromptRow]:
+        """Read the rows of a page that have a type, or any, and come after another row."""
+        clause, key = _base(page)
+        values: list[object] = [] if page.peer is None else [page.peer]
+        if kind is not None:
+            clause += " AND type = ?"
+            values.append(kind)
+        if page.is_open and page.since is not None:
+            clause += " AND received >= ?"
+            values.append(page.since)
+        if after is not None:
+            clause += f" AND ({', '.join(key)}) > ({', '.join('?' * len(key))})"
+            values += [getattr(after, "row_id" if name == "n" else name) for name in key]
+        statement = self._select(f"{clause} ORDER BY {', '.join(key)} LIMIT ?")
+        yield from map(PromptRow._make, self._db.execute(statement, (*values, page.limit)))
 
     def groups_of(self, peer: str, limit: int) -> list[tuple[str, str, int, int]]:
         """Return a peer's open questions by conversation and type: how many, and the number of the first one."""
@@ -204,16 +205,12 @@ class PromptTable(Table[PromptRow]):
         """Return some open questions whose id is written in short as `id_part`; if there are none, past ones."""
         if not short_ids.is_id_part(id_part):
             return []
-        if short_ids.is_whole(id_part):
-            return self._many("WHERE id = ?", id_part)
         return self._with_id(_OPEN_WITH_ID, id_part) or self._with_id(_WITH_ID, id_part)
 
     def _with_id(self, clauses: dict[str, str], id_part: str) -> list[PromptRow]:
         """Return some questions whose id, backwards or not, or as it is shown, begins with a part."""
         found: dict[int, PromptRow] = {}
         for column, clause in clauses.items():
-            if column == _SHOWN_ID and len(id_part) > short_ids.SHOWN:
-                continue
             part = id_part[::-1] if column == "backwards" else id_part
             range_of = f"{clause} AND {column} >= ? AND {column} < ? LIMIT {MAX_MATCHING}"
             found |= {row.row_id: row for row in self._many(range_of, part, part + _AFTER_HEX)}
@@ -225,9 +222,9 @@ def _base(page: Page) -> tuple[str, tuple[str, ...]]:
     if not page.is_open:
         return (_ALL if page.peer is None else _ALL_OF), ("place",)
     if page.snoozed:
-        return (_SNOOZED if page.peer is None else f"{_SNOOZED} AND peer = ?"), ("type", "place")
+        return (_SNOOZED if page.peer is None else f"{_SNOOZED} AND peer = ?"), ("place",)
     if page.peer is not None:
-        return f"{_OPEN_OF} AND {_SHOWN}", ("type", "place")
+        return f"{_OPEN_OF} AND {_SHOWN}", ("place",)
     if page.since is not None:
         return f"{_OPEN_SINCE} AND {_SHOWN}", ("received", "n")
-    return f"{_OPEN} AND {_SHOWN}", ("type", "place")
+    return f"{_OPEN} AND {_SHOWN}", ("place",)

@@ -14,7 +14,7 @@ from p2pflows.protocol.message import Type
 from p2pflowsd.human import inbox
 from p2pflowsd.human.inbox import Typed
 from p2pflowsd.human.pages import groups, groups_of, read_page
-from p2pflowsd.journal.prompts import Page
+from p2pflowsd.journal.prompts import MAX_MATCHING, Page
 from p2pflowsd.journal.rows import PromptRow
 from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.receiving import deadlines
@@ -203,6 +203,44 @@ def test_a_page_of_long_texts_ends_early(desk: Desk, alice: Neighbour) -> None:
     assert len(read_page(desk.journal, Page(limit=100), after)[0]) == 2
 
 
+@pytest.mark.parametrize("since", [None, 0])
+def test_long_questions_are_not_left_out_before_notes(desk: Desk, alice: Neighbour, since: int | None) -> None:
+    """A page that ends early among the questions goes on with the others, not with the notes."""
+    for number in range(5):
+        ask(alice, f"{number}" * 300_000)
+    note(alice, "note")
+    found = [text[0] for text in _walk(desk, Page(limit=100, since=since))]
+    assert found == ["0", "1", "2", "3", "4", "n"]
+
+
+def test_pages_of_what_arrived_since(desk: Desk, alice: Neighbour) -> None:
+    """Among the open, the hidden and the past ones, of one user or of all, each is there once."""
+    carol = Neighbour(desk, 2, "carol")
+    ask(alice, "too early")
+    note(carol, "too early")
+    hidden = ask(alice, "too early")
+    desk.passes(60)
+    since = desk.clock.now() - 1_000
+    for whom in (carol, alice):
+        note(whom, f"note {whom is alice:d}")
+        ask(whom, f"question {whom is alice:d}")
+    for question in (hidden, ask(alice, "hidden 1"), ask(carol, "hidden 0")):
+        desk.do(lambda question=question: desk.node.inbox.snooze(question, HOUR_MS // 2))  # type: ignore[misc]
+    assert _walk(desk, Page(limit=1, since=since)) == ["question 0", "question 1", "note 0", "note 1"]
+    assert _walk(desk, Page(limit=1, since=since, peer=alice.user)) == ["question 1", "note 1"]
+    assert _walk(desk, Page(limit=1, since=since, snoozed=True)) == ["hidden 1", "hidden 0"]
+    assert _walk(desk, Page(limit=1, since=since, snoozed=True, peer=carol.user)) == ["hidden 0"]
+    past = ["note 1", "question 1", "hidden 1"]
+    assert _walk(desk, Page(limit=1, since=since, is_open=False, peer=alice.user)) == past
+
+
+def test_an_end_of_a_page_that_has_other_types_is_no_place_to_begin_again(desk: Desk, alice: Neighbour) -> None:
+    """Questions come before every note, and notes after every question, wherever a page of one type begins."""
+    letter, question = note(alice), ask(alice)
+    assert read_page(desk.journal, Page(limit=9, type=Type.CALL), letter)[0] == []
+    assert [row.id for row in read_page(desk.journal, Page(limit=9, type=Type.POST), question)[0]] == [letter]
+
+
 def test_a_page_after_nothing_is_refused(desk: Desk) -> None:
     """The error says where to begin."""
     with pytest.raises(P2pflowsError, match="No single message has the id 'abcd'"):
@@ -245,6 +283,37 @@ def test_the_open_one_of_two_short_ids_is_meant(desk: Desk, alice: Neighbour) ->
     assert "already answered" in desk.do(lambda: desk.node.inbox.answer("bbbb", Typed("yes"))).message
 
 
+@pytest.mark.parametrize("part", ["", "a", "%", "aaa", "zzzz", "a" * 33])
+def test_what_is_no_part_of_an_id_names_no_question(desk: Desk, alice: Neighbour, part: str) -> None:
+    """An empty variable in a script does not answer the only question that is open."""
+    ask(alice, id="a" * 32)
+    refused = desk.do(lambda: desk.node.inbox.answer(part, Typed("yes")))
+    assert isinstance(refused, UsageError)
+    assert refused.message == f"No prompt has the id {part!r}."
+    assert texts(desk) == ["Tea?"]
+
+
+@pytest.mark.parametrize("part", ["aaaa", "bbbb", "bbbbbbbb"])
+def test_past_questions_do_not_hide_the_open_one(desk: Desk, alice: Neighbour, part: str) -> None:
+    """However many past ones have an id that begins or ends alike."""
+    for number in range(MAX_MATCHING + 1):
+        past = ask(alice, id=f"aaaa{number:020x}bbbbbbbb")
+        desk.do(lambda past=past: desk.node.inbox.answer(past, Typed("no")))  # type: ignore[misc]
+    last = ask(alice, id=f"aaaa{'f' * 20}bbbbbbbb")
+    assert desk.do(lambda: desk.node.inbox.find(part)).id == last
+    assert len(desk.journal.prompts.matching(part)) == 1
+    desk.do(lambda: desk.node.inbox.answer(part, Typed("yes")))
+    assert len(desk.journal.prompts.matching(part)) == MAX_MATCHING
+
+
+def test_a_page_of_ambiguous_ids_is_short(desk: Desk, alice: Neighbour) -> None:
+    """Of questions whose ids begin alike, and others whose ids end alike, a few are read in all."""
+    for number in range(MAX_MATCHING):
+        ask(alice, id=f"aaaa{number:028x}")
+        ask(alice, id=f"{number:028x}aaaa")
+    assert len(desk.journal.prompts.matching("aaaa")) == MAX_MATCHING
+
+
 # A full inbox.
 
 
@@ -271,6 +340,8 @@ def _costs(desk: Desk, alice: Neighbour, peers: list[str]) -> dict[str, int]:
         "page": lambda: read_page(journal, Page(limit=10), ids[0]),
         "of one": lambda: read_page(journal, Page(limit=1, peer=peers[3]), ""),
         "since": lambda: read_page(journal, Page(limit=10, since=now - HOUR_MS), ""),
+        "since later": lambda: read_page(journal, Page(limit=10, since=now + HOUR_MS), ""),
+        "past since later": lambda: read_page(journal, Page(limit=10, is_open=False, since=now + HOUR_MS), ""),
         "past": lambda: read_page(journal, Page(limit=10, is_open=False), ""),
         "groups": lambda: groups(journal, human.open, 10),
         "some": lambda: human.end_some(peers[4], "", 1),

@@ -13,6 +13,7 @@ from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal, pruning, streams
 from p2pflowsd.journal.invitations import MAX_ENDPOINTS_CHARS
+from p2pflowsd.journal.prompts import Page
 from p2pflowsd.journal.rows import InstanceRow, IntroductionRow, InvitationRow, MeetingRow, RecordRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
@@ -462,7 +463,23 @@ def test_questions_are_found_by_id_and_number(rows: Rows) -> None:
     ended = rows.changed_by(lambda: prompts.end(first.row_id, PromptState.ANSWERED, NOW, "yes"))
     assert ended == [("prompts", str(first.row_id))]
     assert not prompts.end(first.row_id, PromptState.DECLINED, NOW)
+    assert not prompts.snooze(first.row_id, NOW + 5)
+    assert rows.changed_by(lambda: prompts.snooze(second.row_id, NOW + 5)) == [("prompts", str(second.row_id))]
+    assert prompts.snoozed() == [prompts.get(second.row_id)]
     assert [row.row_id for row in prompts.open()] == [second.row_id]
+
+
+def test_questions_are_listed_in_the_order_of_asking(rows: Rows) -> None:
+    """A question that arrived first but was asked later, because its sender was a stranger, comes later."""
+    prompts, incoming = rows.journal.prompts, rows.journal.incoming
+    asked = []
+    for endpoint in ("y", "x"):
+        row = incoming.get(rows.requests[ANN, endpoint, IncomingState.ASKED])
+        assert row is not None
+        asked.append(prompts.add(row, "Yes?", "{}"))
+    assert asked[0].row_id > asked[1].row_id
+    for page in (Page(9), Page(9, peer=ANN), Page(9, is_open=False)):
+        assert prompts.page(page) == asked
 
 
 # How people meet.
