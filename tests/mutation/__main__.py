@@ -62,6 +62,14 @@ TESTS: dict[str, Sequence[str]] = {
     f"{_D}/sending/notices.py": _first("tests/unit/sending", "tests/unit/receiving"),
     f"{_D}/receiving/admission.py": _CORE,
     **{
+        f"{_D}/receiving/{name}.py": _CORE
+        for name in ("allowance", "blocked", "deadlines", "held", "quotas", "rights")
+    },
+    **{
+        f"{_D}/sending/{name}.py": _first("tests/unit/sending", "tests/unit/receiving")
+        for name in ("confirmed", "gaps", "restored_journals", "send_queue", "twins")
+    },
+    **{
         f"{_D}/receiving/{name}.py": ("tests/unit/receiving/test_invitations.py",)
         for name in ("invitations", "introductions", "wishes", "people")
     },
@@ -69,8 +77,9 @@ TESTS: dict[str, Sequence[str]] = {
     **{
         f"{_D}/journal/{name}.py": _JOURNAL
         for name in (
-            "__init__", "errors", "incoming", "instances", "invitations",
-            "key_values", "log", "migrations", "outgoing", "prompts", "pruning", "records", "streams", "table",
+            "__init__", "errors", "file", "incoming", "instances", "invitations", "key_values", "last_change", "lines",
+            "log", "migrations", "outgoing", "prompts", "pruning", "questions", "records", "streams", "table", "usage",
+            "worker_tokens",
         )
     },
 }  # fmt: skip

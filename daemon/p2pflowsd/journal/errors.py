@@ -53,8 +53,9 @@ def from_sqlite(error: sqlite3.Error) -> JournalError:
 
 def from_system(error: OSError) -> JournalError | None:
     """The JournalError for an error of the operating system; None if the disk is not to blame."""
-    remedy = _REMEDIES_OF_SYSTEM.get(error.errno or 0)
-    return None if remedy is None else JournalError(os.strerror(error.errno or 0), remedy)
+    number = error.errno or 0
+    remedy = _REMEDIES_OF_SYSTEM.get(number)
+    return None if remedy is None else JournalError(os.strerror(number), remedy)
 
 
 def from_opening(error: UsageError) -> JournalError:
