@@ -244,6 +244,15 @@ class Client:
         """Decline a question, and return its id."""
         return str(self.request("decline", id=prompt_id, reason=reason)["id"])
 
+    def claim(self, prompt_id: str, seconds: float | None = None) -> str:
+        """Say that you work on the answer to a question of which others are asked, too, and return its id.
+
+        Args:
+            prompt_id: the id, in full or in short.
+            seconds: for how long, by default half an hour; 0 if you do so no more.
+        """
+        return str(self.request("claim", id=prompt_id, seconds=seconds)["id"])
+
     def dismiss(self, *note_ids: str) -> list[str]:
         """Put notes away, and return their ids."""
         return list(self.request("dismiss", ids=list(note_ids))["ids"])
@@ -469,6 +478,15 @@ class AsyncClient:
     async def decline(self, prompt_id: str, reason: str | None = None) -> str:
         """Decline a question, and return its id."""
         return str((await self.begin("decline", id=prompt_id, reason=reason))["id"])
+
+    async def claim(self, prompt_id: str, seconds: float | None = None) -> str:
+        """Say that you work on the answer to a question of which others are asked, too, and return its id.
+
+        Args:
+            prompt_id: the id, in full or in short.
+            seconds: for how long, by default half an hour; 0 if you do so no more.
+        """
+        return str((await self.begin("claim", id=prompt_id, seconds=seconds))["id"])
 
     async def dismiss(self, *note_ids: str) -> list[str]:
         """Put notes away, and return their ids."""

@@ -50,6 +50,7 @@ STORIES = [
     "docs/CONTROL.md",
     "docs/MODULES.md",
     "docs/FLOWS.md",
+    "docs/HUMANS.md",
 ]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])

@@ -19,6 +19,7 @@ from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.envelope import Envelope, Refused
 from p2pflows.protocol.identity import Identity
 from p2pflows.retention import DEFAULT_RETENTION, Retention
+from p2pflowsd.asking.claims import Hops
 from p2pflowsd.asking.questions import Questions
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock, Entropy
@@ -34,6 +35,7 @@ from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
 from p2pflowsd.receiving.blocked import BlockedRequests
+from p2pflowsd.receiving.claims import ClaimDesk
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.receiving.intake import Intake
@@ -214,6 +216,18 @@ class Node:
             turns=turns,
         )
         outbox.on_call_settled = self._on_call_settled
+        self.transcript = Transcript(
+            journal=journal, clock=clock, callbacks=callbacks, messages=self.messages, outbox=outbox, on_line=on_line
+        )
+        self.delegations = Delegations(
+            user=user,
+            journal=journal,
+            clock=clock,
+            contacts=contacts,
+            outbox=outbox,
+            messages=self.messages,
+            transcript=self.transcript,
+        )
         questions = self.questions = Questions(
             journal=journal,
             clock=clock,
@@ -222,6 +236,7 @@ class Node:
             outbox=outbox,
             messages=self.messages,
             callbacks=callbacks,
+            hops=Hops(first=self.delegations.first, last=self.delegations.last),
         )
         loads = self.loads = Loads(user=user, boot=self.boot, points=points, clock=clock)
         self.dispatch = Dispatch(
@@ -246,18 +261,6 @@ class Node:
             replace_process=replace_process,
         )
 
-        self.transcript = Transcript(
-            journal=journal, clock=clock, callbacks=callbacks, messages=self.messages, outbox=outbox, on_line=on_line
-        )
-        self.delegations = Delegations(
-            user=user,
-            journal=journal,
-            clock=clock,
-            contacts=contacts,
-            outbox=outbox,
-            messages=self.messages,
-            transcript=self.transcript,
-        )
         inbox = self.inbox = Inbox(
             journal=journal,
             clock=clock,
@@ -267,6 +270,8 @@ class Node:
             callbacks=callbacks,
             transcript=self.transcript,
             on_prompt=on_prompt,
+            user=user,
+            outbox=outbox,
             max_open_of_peer=limits.questions_per_contact,
         )
         blocked = self.blocked = BlockedRequests(journal, notices)
@@ -321,6 +326,7 @@ class Node:
             log=log,
             inbox=inbox,
             people=people,
+            claims=ClaimDesk(own=questions.claims, of_prompts=inbox.claims, settlement=settlement),
         )
         rights = self.rights = Rights(
             user=user,

@@ -63,6 +63,7 @@ _SECTIONS = {
         "answer": "human:answer",
         "decline": "human:decline",
         "delegate": "human:delegate",
+        "claim": "human:claim",
         "dismiss": "inbox:dismiss",
         "snooze": "inbox:snooze",
     },

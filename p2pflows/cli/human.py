@@ -1,4 +1,4 @@
-"""Commands that answer questions to you: `answer` and `decline`."""
+"""Commands that answer questions to you, or say who does: `answer`, `decline`, `delegate` and `claim`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import click
 
 import p2pflows
 from p2pflows.cli import candidates
-from p2pflows.cli.arguments import Contact, examples, json_option, read_stdin
-from p2pflows.cli.output import number_of, print_json, print_result, short_id
+from p2pflows.cli.arguments import Contact, Duration, examples, json_option, read_stdin
+from p2pflows.cli.output import local_time, number_of, print_json, print_result, short_id
 from p2pflows.cli.questions import print_prompt
 from p2pflows.errors import UsageError
 from p2pflows.foreign_text import escape
@@ -130,3 +130,25 @@ def delegate(prompt_id: str, contact: str, reason: str | None, as_json: bool) ->
     with p2pflows.connect() as me:
         result = me.request("delegate", id=prompt_id, user=contact, reason=reason)
     print_result(result, f"Passed {short_id(result['id'])} on to {escape(contact)}.", as_json)
+
+
+@click.command(
+    epilog=examples("p2pflows claim 4f1c22d9", "p2pflows claim 4f1c22d9 --for 2h", "p2pflows claim 4f1c22d9 --release")
+)
+@click.argument("prompt_id", metavar="ID", shell_complete=candidates.prompts)
+@click.option("--for", "time", type=Duration(), metavar="TIME", help="For how long (by default 30m, at most 24h).")
+@click.option("--release", is_flag=True, help="Say that you are not on it any more.")
+@json_option
+def claim(prompt_id: str, time: float | None, release: bool, as_json: bool) -> None:
+    """Say that you are on it, when several people are asked.
+
+    ID is the id that the inbox shows. The user who asks and the others see it for that time. They may answer all the
+    same, and the first answer still counts.
+    """
+    if release and time is not None:
+        raise UsageError("A claim that you release has no time.", "Give --for or --release.")
+    with p2pflows.connect() as me:
+        result = me.request("claim", id=prompt_id, seconds=0 if release else time)
+    what = short_id(result["id"])
+    done = f"You are not on {what} any more." if release else f"You are on {what} until {local_time(result['until'])}."
+    print_result(result, done, as_json)

@@ -16,6 +16,7 @@ from p2pflows.cli.arguments import Contact, Duration, examples, json_option
 from p2pflows.cli.output import (
     ago,
     display_name,
+    local_time,
     number_of,
     print_json,
     print_result,
@@ -26,7 +27,7 @@ from p2pflows.cli.output import (
     time_left,
     wrap,
 )
-from p2pflows.cli.questions import question_text
+from p2pflows.cli.questions import claim_text, question_text
 from p2pflows.cli.speech import asker
 from p2pflows.errors import DaemonNotRunning, UsageError
 from p2pflows.foreign_text import escape
@@ -169,7 +170,7 @@ def snooze(prompt_id: str, time: float | None, end: bool, as_json: bool) -> None
     with p2pflows.connect() as me:
         result = me.request("snooze", id=prompt_id, seconds=time or 0)
     what = short_id(result["id"])
-    done = f"{what} is shown again." if end else f"{what} is hidden for {time_left(result['until'])}."
+    done = f"{what} is shown again." if end else f"{what} is hidden until {local_time(result['until'])}."
     print_result(result, done, as_json)
 
 
@@ -252,10 +253,11 @@ async def _watch(as_json: bool) -> None:
             async for prompt in _changes(me, shown):
                 if shown.get(prompt["id"]) == prompt:  # it was shown before the daemon went away
                     continue
+                is_known = prompt["id"] in shown
                 shown[prompt["id"]] = prompt
                 if len(shown) > _MAX_REMEMBERED:
                     del shown[next(iter(shown))]
-                print_json(prompt) if as_json else _show(prompt)
+                print_json(prompt) if as_json else _show(prompt, is_known=is_known)
         except DaemonNotRunning:
             if not as_json:
                 say("The daemon went away; waiting until it is back.")
@@ -278,13 +280,18 @@ async def _changes(me: p2pflows.AsyncClient, shown: dict[str, dict[str, Any]]) -
         yield prompt
 
 
-def _show(prompt: dict[str, Any]) -> None:
+def _show(prompt: dict[str, Any], *, is_known: bool) -> None:
+    """Print a question that is new, or what has changed of one that was shown before."""
     title = f"{short_id(prompt['id'])}  {_asker(prompt)} to {escape(prompt['endpoint'])}"
     if prompt["status"] != "open":
         click.echo(f"{title}: {escape(prompt['status'])}")
         return
     if prompt.get("snoozed"):
         click.echo(f"{title}: hidden for {time_left(prompt['snoozed'])}")
+        return
+    claimed = claim_text(prompt)
+    if claimed and is_known:
+        click.echo(f"{title}: {claimed}")
         return
     click.echo(f"{style(title, bold=True)}, {time_left(prompt['expires'])} left")
     for line in wrap(question_text(prompt), shutil.get_terminal_size().columns - 2):

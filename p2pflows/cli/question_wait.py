@@ -12,6 +12,7 @@ import click
 
 import p2pflows
 from p2pflows.cli.output import Interrupted, display_name, say, short_id, time_left, truncate
+from p2pflows.cli.questions import claim_text
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 
 _POLL_S = 0.5
@@ -86,6 +87,8 @@ class _Progress:
         states = [
             f"{display_name(each['to_name'], each['user'])}: {each['where'] or each['outcome']}" for each in people
         ]
+        claimed = claim_text(question)
+        states = [claimed, *states] if claimed else states
         self._write(f"{'; '.join(states)} ({time_left(question['expires'])} left)")
 
     def end(self) -> None:

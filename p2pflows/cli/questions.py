@@ -8,6 +8,7 @@ import click
 
 from p2pflows.cli.output import (
     ago,
+    display_name,
     print_facts,
     print_table,
     say,
@@ -23,7 +24,21 @@ def question_text(prompt: dict[str, Any]) -> str:
     """Return the text of a question, and after it in brackets what the answer must be."""
     form = prompt.get("form")
     more = "" if form is None else f"  [{form['expects']}]"
-    return f"{prompt['text']}{more}" + ("  (more: p2pflows show ID)" if prompt.get("about") else "")
+    claimed = claim_text(prompt)
+    return (
+        f"{prompt['text']}{more}"
+        + (f"  ({claimed})" if claimed else "")
+        + ("  (more: p2pflows show ID)" if prompt.get("about") else "")
+    )
+
+
+def claim_text(entry: dict[str, Any]) -> str:
+    """Return who works on the answer to a question, to you or of yours; empty if nobody does."""
+    if not entry.get("claimed_by"):
+        return ""
+    name = entry["claimed_name"]
+    who = "you" if name == "me" else display_name(name, entry["claimed_by"])
+    return f"claimed by {who}, {time_left(entry['claimed_until'])} left"
 
 
 def print_prompt(prompt: dict[str, Any]) -> None:
@@ -37,6 +52,8 @@ def print_prompt(prompt: dict[str, Any]) -> None:
             ("to", escape(prompt["endpoint"])),
             ("asked", ago(prompt["received"])),
             ("status", escape(prompt["status"])),
+            ("asked of", f"{prompt['asked_of']} people" if prompt.get("asked_of") else ""),
+            ("claimed", claim_text(prompt).removeprefix("claimed ")),
             ("left", time_left(prompt["expires"]) if prompt["status"] == "open" else ""),
             ("answer" if prompt["status"] == "answered" else "reason", escape(prompt["answer"] or "")),
             ("expects", escape(form["expects"]) if form is not None else ""),

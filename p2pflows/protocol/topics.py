@@ -21,6 +21,8 @@ INSTANCES = "_instances"
 """The daemon's endpoint that mounts, resets and deletes instances of the flows it serves."""
 INVITE = "_invite"
 """The daemon's endpoint where people meet: accepted invitations, introductions, and news of being allowed."""
+QUESTIONS = "_questions"
+"""The daemon's endpoint where people who are asked the same say which of them works on the answer."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _USER = re.compile(r"[0-9a-f]{64}")

@@ -247,3 +247,27 @@ def test_a_question_is_passed_on(trio: tuple[Person, Person, Person]) -> None:
     assert (ended["outcome"], ended["answer"], ended["by"]) == ("answered", "Under the mat.", carol.user_id)
     assert "bob passes it on to carol: She has it." in alice.cli("chat", "bob", stdin="").ok().out
     assert bob.prompts(everything=True)[-1]["status"] == "delegated"
+
+
+def test_one_of_a_group_says_that_they_are_on_it(trio: tuple[Person, Person, Person]) -> None:
+    """The asker and the others see it, over a restart of theirs; another one answers all the same."""
+    alice, bob, carol = trio
+    bob.add_contact(carol)
+    asking = alice.start_command("ask", "bob", "carol", "Who is on it?", "--first")
+    claimed = asked(carol, "Who is on it?")
+    assert carol.cli("claim", claimed, "--for", "2h").ok().err.startswith(f"You are on {claimed[-8:]} until ")
+    question = asked(bob, "Who is on it?")
+    wait_until(lambda: "(claimed by carol, " in bob.cli("inbox").ok().out, 20)
+    bob.kill_daemon()
+    bob.ready()
+    refused = bob.cli("claim", question)
+    assert (refused.code, refused.err.splitlines()[0]) == (2, "Error [usage]: carol is on it for 10 minutes more.")
+    (open_one,) = alice.cli("asked", "--open", "--json").ok().document
+    assert open_one["where"] == "claimed by carol; 0 of 2 have answered"
+    carol.cli("claim", claimed, "--release").ok()
+    wait_until(lambda: "claimed" not in bob.cli("inbox").ok().out, 20)
+    bob.cli("claim", question).ok()
+    carol.cli("answer", claimed, "I am.").ok()
+    assert asking.wait().ok().out == "I am.\n"
+    wait_until(lambda: bob.prompts() == [], 20)
+    assert "is already cancelled: It is settled." in bob.cli("claim", question).err

@@ -8,7 +8,7 @@ from typing import Any
 
 from p2pflows.errors import from_peer
 from p2pflows.protocol.message import Type
-from p2pflowsd.api.views import rfc3339
+from p2pflowsd.api.views import claim, rfc3339
 from p2pflowsd.asking.question import Person, Result, Wish, people_from_json
 from p2pflowsd.asking.questions import NOTE_SHOWN, NOTE_SNOOZED, as_error
 from p2pflowsd.human.texts import text_in
@@ -43,7 +43,8 @@ def question(node: Node, row: QuestionRow) -> dict[str, Any]:
         "expires": rfc3339(row.expires),
         "need": wish.need,
         "quorum": wish.quorum,
-        "where": _where_question(node, wish, people) if row.state == QuestionState.OPEN else "",
+        "where": _where_question(node, row, wish, people) if row.state == QuestionState.OPEN else "",
+        **claim(node, row.claimed_by, row.claimed_until if row.state == QuestionState.OPEN else 0),
         **_result(node, Result.from_json(row.result)),
         "people": [
             {
@@ -114,6 +115,7 @@ def _call(node: Node, row: OutgoingRow) -> dict[str, Any]:
         "need": "first",
         "quorum": 0,
         "where": _where_sent(node, row) if is_open else "",
+        **claim(node, "", 0),
         "outcome": outcome,
         "value": content if outcome == QuestionState.ANSWERED else None,
         "answer": str(content.get("human_input", "")) if outcome == QuestionState.ANSWERED else "",
@@ -128,14 +130,16 @@ def _call(node: Node, row: OutgoingRow) -> dict[str, Any]:
     }
 
 
-def _where_question(node: Node, wish: Wish, people: list[Person]) -> str:
+def _where_question(node: Node, row: QuestionRow, wish: Wish, people: list[Person]) -> str:
     """Say in a few words how far a question has got."""
     if not any(person.call for person in people):
         return f"begins at {rfc3339(wish.start)}"
     if len(people) == 1:
         return _where(node, people[0])
     answered = sum(person.result.outcome == QuestionState.ANSWERED for person in people)
-    return f"{answered} of {len(people)} have answered"
+    claimed = row.claimed_until > node.clock.now()
+    by = f"claimed by {node.name_of(row.claimed_by) or row.claimed_by[:8]}; " if claimed else ""
+    return f"{by}{answered} of {len(people)} have answered"
 
 
 def _where(node: Node, person: Person) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from p2pflows.errors import UsageError
+from p2pflows.protocol.claims import MAX_CLAIM_MS
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon
@@ -30,6 +32,7 @@ from p2pflowsd.human.pages import MAX_PAGE, groups, groups_of, read_page
 from p2pflowsd.journal.prompts import Page
 from p2pflowsd.lifecycle import PromptState
 
+CLAIM_S = 1_800.0
 MAX_ENDED = 20
 """Prompts that one batch declines or puts away, so that no batch takes long."""
 MAX_DISMISSED = 100
@@ -95,6 +98,15 @@ class SnoozeParameters(Parameters):
 
     id: IdPart
     seconds: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S), MustBe("from 0 to 30 days", "Give it in seconds.")]
+
+
+class ClaimParameters(Parameters):
+    """A question, by its id or a part of it, and for how many seconds the user works on its answer."""
+
+    id: IdPart
+    seconds: Annotated[
+        float, Field(ge=0, le=MAX_CLAIM_MS / 1000), MustBe("from 0 seconds to 24 hours", "Give it in seconds.")
+    ] = CLAIM_S
 
 
 class PromptParameters(Parameters):
@@ -301,6 +313,17 @@ async def snooze(daemon: Daemon, params: SnoozeParameters) -> Any:
     ms = round(params.seconds * 1000)
     prompt = await daemon.run(lambda: daemon.node.inbox.snooze(params.id, ms))
     return {"id": prompt.id, "until": views.rfc3339(prompt.snoozed) if prompt.snoozed else None}
+
+
+async def claim(daemon: Daemon, params: ClaimParameters) -> Any:
+    """Say that the user works on the answer to a question of which others are asked, too; with 0 seconds, no more.
+
+    Returns:
+        `id`, `until` (null if it is released)
+    """
+    ms = math.ceil(params.seconds * 1000)
+    prompt = await daemon.run(lambda: daemon.node.inbox.claim(params.id, ms))
+    return {"id": prompt.id, "until": views.rfc3339(prompt.claimed_until) if prompt.claimed_until else None}
 
 
 async def _end_all(daemon: Daemon, user: str, reason: str, kind: Type | None = None) -> Counter[str]:

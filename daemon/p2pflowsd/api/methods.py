@@ -44,6 +44,7 @@ METHODS: dict[str, Method[Any]] = {
     "decline": Method(human.DeclineParameters, human.decline),
     "decline_all": Method(human.DeclineAllParameters, human.decline_all),
     "delegate": Method(human.DelegateParameters, human.delegate),
+    "claim": Method(human.ClaimParameters, human.claim),
     "dismiss": Method(human.DismissParameters, human.dismiss),
     "dismiss_all": Method(human.DismissAllParameters, human.dismiss_all),
     "snooze": Method(human.SnoozeParameters, human.snooze),

@@ -9,6 +9,7 @@ from typing import Any
 
 from p2pflows.errors import BadInput
 from p2pflows.forms.wire import DRAFT, SCHEMA, form_of
+from p2pflows.protocol.claims import ASKED_OF, asked_of
 from p2pflows.protocol.message import Type
 from p2pflowsd.human.conversations import Conversation
 from p2pflowsd.human.pages import Group
@@ -165,7 +166,16 @@ def prompt(node: Node, row: PromptRow) -> dict[str, Any]:
         "answer": row.answer,
         **_form(row.text, json.loads(row.data)),
         "snoozed": rfc3339(row.snoozed) if row.snoozed else None,
+        "asked_of": asked_of(json.loads(row.data)),
+        **claim(node, row.claimed_by, row.claimed_until if row.state == PromptState.OPEN else 0),
     }
+
+
+def claim(node: Node, by: str, until: int) -> dict[str, Any]:
+    """Who works on the answer to a question, if somebody does."""
+    if until <= node.clock.now():
+        return {"claimed_by": None, "claimed_name": None, "claimed_until": None}
+    return {"claimed_by": by, "claimed_name": node.name_of(by), "claimed_until": rfc3339(until)}
 
 
 def group(node: Node, found: Group) -> dict[str, Any]:
@@ -189,7 +199,7 @@ def _form(text: str, data: dict[str, Any]) -> dict[str, Any]:
     about = {
         name: value
         for name, value in data.items()
-        if name not in (SCHEMA, DRAFT) and not (name in TEXT_KEYS and value == text)
+        if name not in (SCHEMA, DRAFT, ASKED_OF) and not (name in TEXT_KEYS and value == text)
     }
     if form is None:
         return {"about": about, "form": None}

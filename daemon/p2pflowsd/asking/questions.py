@@ -28,8 +28,10 @@ from p2pflows.errors import (
 )
 from p2pflows.forms.wire import SHOWN, SNOOZED, read_reply, with_form
 from p2pflows.protocol import strict_json
+from p2pflows.protocol.claims import ASKED_OF
 from p2pflows.protocol.message import Type, derived_id, new_id
 from p2pflowsd.asking import rules
+from p2pflowsd.asking.claims import Hops, QuestionClaims
 from p2pflowsd.asking.origin import question_in, write_origin
 from p2pflowsd.asking.question import Need, Person, Result, Wish, people_from_json, people_to_json, with_result
 from p2pflowsd.callbacks import Callbacks
@@ -61,7 +63,11 @@ class Answerer:
 
 
 class Questions:
-    """The questions that this user asks."""
+    """The questions that this user asks.
+
+    Attributes:
+        claims: who works on their answers.
+    """
 
     def __init__(
         self,
@@ -73,6 +79,7 @@ class Questions:
         outbox: Outbox,
         messages: OwnMessages,
         callbacks: Callbacks,
+        hops: Hops,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -81,6 +88,7 @@ class Questions:
         self._outbox = outbox
         self._messages = messages
         self._callbacks = callbacks
+        self.claims = QuestionClaims(journal=journal, clock=clock, outbox=outbox, hops=hops)
         self._waiting: dict[str, list[OnEnd]] = {}
         self._next_due: int | None = journal.questions.next_due()
         """When something is to be done for a question, in milliseconds since the Unix epoch."""
@@ -113,7 +121,7 @@ class Questions:
             )
         everybody = _check_people(people, wish)
         for answerer in everybody:
-            self._outbox.check(answerer.user, answerer.endpoint, with_form({"api_output": text}, form))
+            self._outbox.check(answerer.user, answerer.endpoint, _data(text, wish, len(everybody)))
         now = self._clock.now()
         start = max(wish.start, now)
         row = QuestionRow(
@@ -244,7 +252,9 @@ class Questions:
             return
         step = _step_of(people) + 1
         more = [Person(user, endpoint, step=step) for user, endpoint in wish.steps[step - 1]["people"]]
-        self._decide(row, wish, [*people, *self._send_to(row, wish, more)], _next_due(row, wish, step))
+        asked = self._send_to(row, wish, more, len(people))
+        self.claims.tell(row.row_id, asked)
+        self._decide(row, wish, [*people, *asked], _next_due(row, wish, step))
 
     def _set_people(self, row: QuestionRow, people: Sequence[Person], due: int | None) -> None:
         self._journal.questions.set_people(row.row_id, people_to_json(people), due)
@@ -258,13 +268,19 @@ class Questions:
         if sent is not None and question_in(sent.origin) is not None and sent.note != note:
             self._journal.outgoing.set_note(message_id, peer, note)
 
-    def _send_to(self, row: QuestionRow, wish: Wish, people: Sequence[Person]) -> list[Person]:
+    def _send_to(self, row: QuestionRow, wish: Wish, people: Sequence[Person], before: int = 0) -> list[Person]:
         """Send a question to some people, and return them with the ids of the messages.
 
         If one person alone is asked, the message has the id of the question.
+
+        Args:
+            row: the question.
+            wish: what the asker wants.
+            people: whom to ask.
+            before: how many were asked before.
         """
         now = self._clock.now()
-        data = with_form({"api_output": row.text}, wish.read_form())
+        data = _data(row.text, wish, before + len(people))
         is_alone = len(people) == 1 and people[0].step == 0
         sent = []
         for person in people:
@@ -374,6 +390,19 @@ def _note_in(data: dict[str, Any]) -> str:
     if data.get("human") == SNOOZED and type(until) is int and 0 < until <= MAX_TIME_MS:
         return f"{NOTE_SNOOZED}{until}"
     return ""
+
+
+def _data(text: str, wish: Wish, count: int) -> dict[str, Any]:
+    """Return the data of a call that asks somebody.
+
+    Args:
+        text: the question.
+        wish: what the asker wants.
+        count: how many are asked.
+    """
+    data = with_form({"api_output": text}, wish.read_form())
+    may_be_claimed = count > 1 and wish.need in (Need.FIRST, Need.QUORUM)
+    return {**data, ASKED_OF: count} if may_be_claimed else data
 
 
 def _step_of(people: Sequence[Person]) -> int:

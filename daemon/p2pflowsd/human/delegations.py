@@ -133,6 +133,16 @@ class Delegations:
         """Return the message that asks a question now: the one by which it was followed last, or itself."""
         return next((message for _, message in reversed(self._walk(row))), row)
 
+    def first(self, row: OutgoingRow) -> OutgoingRow:
+        """Return the message with which a question was asked first: the one that others follow, or itself."""
+        for _ in range(MAX_HOPS):
+            followed = _followed(row)
+            before = None if followed is None else self._journal.outgoing.find(followed)
+            if before is None:
+                break
+            row = before
+        return row
+
     def _walk(self, row: OutgoingRow) -> list[tuple[Hop, OutgoingRow]]:
         """Return how a question was passed on, each time with the message that followed it."""
         found: list[tuple[Hop, OutgoingRow]] = []

@@ -17,6 +17,7 @@ from p2pflows.forms.wire import MAX_REMARK_CHARS, SHOWN, SNOOZED, form_of, reply
 from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
+from p2pflowsd.human.claims import Claims
 from p2pflowsd.human.open_prompts import OpenPrompts
 from p2pflowsd.human.texts import text_in
 from p2pflowsd.human.transcript import Transcript, delegated_text
@@ -25,6 +26,7 @@ from p2pflowsd.journal.rows import IncomingRow, PromptRow
 from p2pflowsd.lifecycle import PromptState
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.sending.notices import Notices
+from p2pflowsd.sending.outbox import Outbox
 
 MAX_OPEN_OF_PEER = 1_000
 """Open questions and notes of one asker."""
@@ -34,6 +36,9 @@ MAX_WHY_CHARS = 1_000
 """How long the reason may be for which a question is passed on."""
 MAX_ANSWER_BYTES = 100_000
 """So that the answer fits into a message even when JSON escapes all of it."""
+
+
+_ENDED_BY_USER = frozenset({PromptState.ANSWERED, PromptState.DECLINED, PromptState.DELEGATED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +84,13 @@ class Inbox:
         callbacks: run after the commit.
         transcript: gets each prompt, and how it ends.
         on_prompt: called after the commit with each prompt that is new or has changed.
+        user: the user id of the owner.
+        outbox: tells askers who works on an answer.
         max_open_of_peer: how many open prompts one asker may have.
 
     Attributes:
         open: how many prompts are open, by asker.
+        claims: who works on the answers.
     """
 
     def __init__(
@@ -96,6 +104,8 @@ class Inbox:
         callbacks: Callbacks,
         transcript: Transcript,
         on_prompt: Callable[[PromptRow], None],
+        user: str,
+        outbox: Outbox,
         max_open_of_peer: int = MAX_OPEN_OF_PEER,
     ) -> None:
         self._journal = journal
@@ -107,6 +117,15 @@ class Inbox:
         self._callbacks = callbacks
         self._transcript = transcript
         self._on_prompt = on_prompt
+        self.claims = Claims(
+            user=user,
+            journal=journal,
+            clock=clock,
+            outbox=outbox,
+            name_of=name_of,
+            callbacks=callbacks,
+            on_prompt=on_prompt,
+        )
         self.open = OpenPrompts(journal)
         self._wakes = [(prompt.snoozed, prompt.row_id) for prompt in journal.prompts.snoozed()]
         """A heap of when each hidden prompt is shown again, with its number."""
@@ -240,6 +259,20 @@ class Inbox:
         self._settlement.fail(self._request(prompt), error)
         return prompt
 
+    def claim(self, part: str, ms: int) -> PromptRow:
+        """Say that this user works on the answer to a question of which others are asked, too; with 0, no more.
+
+        Args:
+            part: the beginning or end of the prompt's id.
+            ms: for how many milliseconds.
+
+        Raises:
+            UsageError: not exactly one open prompt has such an id, nobody else is asked, or somebody else works on it.
+            DeadlinePassed: it has expired.
+        """
+        prompt = self._find_open(part)
+        return self.claims.claim(prompt, ms) if ms else self.claims.release(prompt)
+
     def dismiss(self, parts: Sequence[str]) -> list[PromptRow]:
         """Put notes away.
 
@@ -347,6 +380,8 @@ class Inbox:
         if self._journal.prompts.end(prompt.row_id, state, self._clock.now(), answer):
             self.open.remove(prompt)
             self._transcript.on_prompt_ended(prompt, state, answer)
+            if state in _ENDED_BY_USER:
+                self.claims.drop(prompt)
         self._wakes = [wake for wake in self._wakes if wake[1] != prompt.row_id] if prompt.snoozed else self._wakes
         self._changed(prompt._replace(state=state, answer=answer, snoozed=0))
 

@@ -287,6 +287,13 @@ def _usage_is_counted(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _questions_are_claimed(db: sqlite3.Connection) -> None:
+    for table in ("prompts", "questions"):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN claimed_by TEXT NOT NULL DEFAULT ''")
+        db.execute(f"ALTER TABLE {table} ADD COLUMN claimed_until INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE questions ADD COLUMN claims INTEGER NOT NULL DEFAULT 0")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -305,6 +312,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _worker_tokens_have_a_table,
     _prompts_have_flows,
     _usage_is_counted,
+    _questions_are_claimed,
 )
 
 

@@ -189,6 +189,10 @@ class PromptTable(Table[PromptRow]):
         """Hide an open question until a time, or show it again with 0; return False if it is not open."""
         return self._changes_one("UPDATE prompts SET snoozed = ? WHERE n = ? AND state = 'open'", until, row_id)
 
+    def set_claim(self, row_id: int, by: str, until: int) -> None:
+        """Store who works on the answer to a question, and until when."""
+        self._db.execute("UPDATE prompts SET claimed_by = ?, claimed_until = ? WHERE n = ?", (by, until, row_id))
+
     def snoozed(self) -> list[PromptRow]:
         """Return the hidden questions, those first that are shown again first."""
         return self._many(f"{_SNOOZED} ORDER BY snoozed")

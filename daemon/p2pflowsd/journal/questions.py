@@ -34,6 +34,13 @@ class QuestionTable(Table[QuestionRow]):
         """Store what has become of those who are asked, and when something else is to be done."""
         self._db.execute("UPDATE questions SET people = ?, due = ? WHERE n = ?", (people, due, row_id))
 
+    def set_claim(self, row_id: int, by: str, until: int, claims: int) -> None:
+        """Store who works on the answer, until when, and how often that was said."""
+        self._db.execute(
+            "UPDATE questions SET claimed_by = ?, claimed_until = ?, claims = ? WHERE n = ?",
+            (by, until, claims, row_id),
+        )
+
     def end(self, row_id: int, state: QuestionState, result: str, people: str, now: int) -> bool:
         """Move a question to a final state; return False if it was not open."""
         return self._changes_one(_END[state], result, people, now, row_id)

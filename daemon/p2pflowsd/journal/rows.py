@@ -68,6 +68,10 @@ class PromptRow(NamedTuple):
     """Until when it is hidden, in milliseconds since the Unix epoch; 0 if it is shown."""
     flow: str = ""
     """The flow that asks, with its dispatch point: "Booking@default"; empty if its owner asks in person."""
+    claimed_by: str = ""
+    """The user id of the one who works on the answer, if several are asked; empty if nobody does."""
+    claimed_until: int = 0
+    """When that ends, in milliseconds since the Unix epoch."""
 
 
 class LineRow(NamedTuple):
@@ -106,6 +110,12 @@ class QuestionRow(NamedTuple):
     state: str
     result: str | None
     ended: int | None
+    claimed_by: str = ""
+    """The user id of the one who works on the answer; empty if nobody does."""
+    claimed_until: int = 0
+    """When that ends, in milliseconds since the Unix epoch."""
+    claims: int = 0
+    """How often it was claimed."""
 
 
 class InstanceRow(NamedTuple):

@@ -20,6 +20,7 @@ from p2pflowsd.journal.rows import IncomingRow, InstanceRow
 from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving import gate
+from p2pflowsd.receiving.claims import ClaimDesk
 from p2pflowsd.receiving.people import People
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Catalog, Served
 from p2pflowsd.running.effects import Effects
@@ -58,6 +59,7 @@ class Admission:
         turns: Turns,
         inbox: Inbox,
         people: People,
+        claims: ClaimDesk,
         log: OwnersLog,
     ) -> None:
         self._user = user
@@ -78,6 +80,7 @@ class Admission:
         self._log = log
         self._inbox = inbox
         self._people = people
+        self._claims = claims
 
     def admit(self, row: IncomingRow, message: Message) -> None:
         """Admit, hold or refuse a request that is next in its stream."""
@@ -93,6 +96,9 @@ class Admission:
             return
         if row.endpoint == topics.INVITE:
             self._people.receive(row, message)
+            return
+        if row.endpoint == topics.QUESTIONS:
+            self._claims.receive(row, message)
             return
         flow = self._catalog.get(row.endpoint)
         if not self._passes(row, row.endpoint, flow):

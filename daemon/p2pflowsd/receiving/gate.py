@@ -9,7 +9,7 @@ from p2pflows.errors import NotAllowed
 from p2pflows.protocol import topics
 from p2pflowsd.running.catalog import ANYONE, CONTACTS, ME, Served
 
-_OPEN_TO_STRANGERS = frozenset({topics.FLOWS, topics.INVITE})
+_OPEN_TO_STRANGERS = frozenset({topics.FLOWS, topics.INVITE, topics.QUESTIONS})
 """Endpoints of the daemon itself, which decides on each request there."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from support.scripted_daemon import ScriptedDaemon, moment, prompt, run_here
 
@@ -74,9 +76,30 @@ def test_notes_are_dismissed(daemon: ScriptedDaemon) -> None:
 def test_a_question_is_snoozed(daemon: ScriptedDaemon) -> None:
     """For a while, or not any more."""
     daemon.script["snooze"] = lambda params: {"id": ID, "until": moment(3605) if params["seconds"] else None}
-    assert run_here(daemon.home, "snooze", "22d9", "1h").err == "4f1c22d9 is hidden for 1h.\n"
+    assert re.fullmatch(r"4f1c22d9 is hidden until .*\d\d:\d\d\.\n", run_here(daemon.home, "snooze", "22d9", "1h").err)
     assert run_here(daemon.home, "snooze", "22d9", "--end").err == "4f1c22d9 is shown again.\n"
     assert [params["seconds"] for _, params in daemon.asked] == [3600.0, 0]
+
+
+def test_a_question_is_claimed_and_released(daemon: ScriptedDaemon) -> None:
+    """For half an hour, or a time, or not any more."""
+    daemon.script["claim"] = lambda params: {"id": ID, "until": None if params.get("seconds") == 0 else moment(1805)}
+    assert re.fullmatch(r"You are on 4f1c22d9 until .*\d\d:\d\d\.\n", run_here(daemon.home, "claim", "22d9").err)
+    run_here(daemon.home, "claim", "22d9", "--for", "2h").ok()
+    assert run_here(daemon.home, "claim", "22d9", "--release").err == "You are not on 4f1c22d9 any more.\n"
+    assert [params.get("seconds") for _, params in daemon.asked] == [None, 7200.0, 0]
+
+
+def test_who_is_on_a_question_stands_beside_it(daemon: ScriptedDaemon) -> None:
+    """In the list, and in full."""
+    claim = {"claimed_by": "c" * 64, "claimed_name": "carol", "claimed_until": moment(1205)}
+    question = {**prompt(ID, "Deploy?"), "about": {}, "answer": None, "asked_of": 3, **claim}
+    daemon.script["inbox"] = {"prompts": [question], "next": None, "questions": 1, "notes": 0}
+    assert "Deploy?  (claimed by carol, 20m left)" in run_here(daemon.home, "inbox").out
+    daemon.script["prompt"] = {**question, "claimed_name": "me", "form": None}
+    shown = run_here(daemon.home, "show", ID).out
+    assert "3 people" in shown
+    assert "by you, 20m left" in shown
 
 
 @pytest.mark.parametrize(
@@ -92,6 +115,7 @@ def test_a_question_is_snoozed(daemon: ScriptedDaemon) -> None:
         (["dismiss", ID, "--from", "bob", "--all"], "What to dismiss is not clear."),
         (["snooze", ID], "For how long is not clear."),
         (["snooze", ID, "1h", "--end"], "For how long is not clear."),
+        (["claim", ID, "--for", "1h", "--release"], "A claim that you release has no time."),
         (["snooze", ID, "soon"], "is not a length of time"),
     ],
 )
