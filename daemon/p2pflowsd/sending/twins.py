@@ -3,7 +3,8 @@
 Each daemon asks on its user's own topic before it says or sends anything (docs/PROTOCOL.md, section 10), and again at
 each connection. Whoever runs already answers, and the new one ends; a new one that is to take over says so, and the old
 one ends. Of two that both run, as after a partition, the earlier one goes on. An answer repeats the number of the
-question, so that a recorded one has no effect.
+question, so that a recorded one has no effect. A question proves nothing, since anyone can repeat a recorded one: who
+hears from one that the other daemon goes on asks back, and ends only when that is answered.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Twins:
         self._identity = identity
         self._boot = boot
         self._take_over = take_over
+        self._entropy = entropy
         self._nonce = entropy(_NONCE_BYTES).hex()
         self.topic = topics.inbox(identity.user_id, topics.DAEMON)
         self.standing = Standing.UNKNOWN
@@ -66,6 +68,7 @@ class Twins:
         """Run: no other daemon has answered in time."""
         if self.standing is Standing.UNKNOWN:
             self.standing = Standing.ALONE
+            self._nonce = self._entropy(_NONCE_BYTES).hex()  # the one that was taken over has answered the other
 
     def note_status(self, payload: bytes) -> None:
         """Take note of a status of this user, which may be that of another daemon."""
@@ -74,7 +77,7 @@ class Twins:
             self.is_seen = fact.get("online") is True and fact.get("boot") != self._boot
 
     def receive(self, payload: bytes) -> bytes | None:
-        """Take in what came on the topic; return the answer, if there is one to publish."""
+        """Take in what came on the topic; return the answer or question that is to be published, if there is one."""
         fact = open_signed(self._identity.user_id, self.topic, payload)
         if fact is None or type(boot := fact.get("boot")) is not int:
             return None
@@ -93,15 +96,14 @@ class Twins:
             self.standing, self.other = Standing.BACK, boot
 
     def _asked(self, boot: int, asked: str, *, runs: bool, takes_over: bool) -> bytes | None:
-        """Answer another daemon if it has to end, or if this one ends because the other takes over."""
+        """Answer another daemon if it has to end, or if this one ends because the other takes over; or ask it back."""
         if self.standing is Standing.BACK:
             return None
         is_earlier, is_running = self._boot < boot, self.standing is Standing.ALONE
         if takes_over and is_earlier:
             self.standing, self.other = Standing.BACK, boot
         elif runs and not (is_running and is_earlier):
-            self.standing, self.other = Standing.BACK, boot
-            return None
+            return self.question()
         elif not is_running and not is_earlier:
             return None
         return self._seal({"answers": asked})

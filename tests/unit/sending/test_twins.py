@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 
 from p2pflows.protocol import topics
@@ -15,7 +17,7 @@ OTHER = Identity(b"o" * 32)
 
 def twin(boot: int, *, take_over: bool = False, runs: bool = False, identity: Identity = ME) -> Twins:
     """A daemon that starts, or runs already."""
-    made = Twins(identity, boot=boot, take_over=take_over, entropy=lambda count: bytes([boot % 256]) * count)
+    made = Twins(identity, boot=boot, take_over=take_over, entropy=secrets.token_bytes)
     if runs:
         made.settle()
     return made
@@ -27,8 +29,10 @@ def ask(one: Twins, other: Twins) -> None:
     assert one.receive(question) is None
     answer = other.receive(question)
     if answer is not None:
-        assert other.receive(answer) is None
-        one.receive(answer)
+        other.receive(answer)
+        back = one.receive(answer)
+        if back is not None:
+            other.receive(back)
     one.settle()
 
 
@@ -79,6 +83,7 @@ def test_recorded_and_forged_words_have_no_effect() -> None:
     for recorded in (
         twin(5, runs=True).receive(twin(7).question()),
         twin(5, take_over=True).question(),
+        twin(5, runs=True).question(),
         twin(15, take_over=True, identity=OTHER).question(),
         twin(15, take_over=True).question()[:-1] + b"x",
         presence.seal(ME, topics.status(ME.user_id), {"boot": 15, "asks": "x", "takes_over": True}),
@@ -89,6 +94,28 @@ def test_recorded_and_forged_words_have_no_effect() -> None:
         assert recorded is not None
         first.receive(recorded)
         assert first.standing is Standing.ALONE
+
+
+def test_a_recorded_question_ends_no_later_start() -> None:
+    """Whoever repeats what an earlier start has asked on a new connection ends neither a start nor a running daemon."""
+    recorded = twin(5, runs=True).question()
+    for daemon in (twin(10), twin(10, runs=True), twin(10, take_over=True)):
+        asked_back = daemon.receive(recorded)
+        assert asked_back is not None
+        assert daemon.standing is not Standing.BACK
+        daemon.receive(asked_back)
+        daemon.settle()
+        assert daemon.standing is Standing.ALONE
+
+
+def test_a_recorded_answer_to_a_take_over_ends_nobody() -> None:
+    """What the one that was taken over has answered ends the other one not, when it comes again."""
+    first, second = twin(10, runs=True), twin(15, take_over=True)
+    answer = first.receive(second.question())
+    assert answer is not None
+    second.receive(answer)
+    second.receive(answer)
+    assert second.standing is Standing.ALONE
 
 
 def test_a_status_of_another_daemon_is_seen() -> None:
