@@ -397,7 +397,9 @@ def _text(path: Path, module: str) -> bytes | None:
         raise UsageError(f"{path} cannot be read: {error}", f"Correct {path}.") from error
 
 
+@functools.lru_cache(maxsize=64)
 def _parse(text: bytes, path: Path) -> Any:
+    """Return the content of a config file. It is cached, as each new instance needs it; callers must not change it."""
     try:
         content = yaml.load(text.decode(), _Loader)  # noqa: S506 - a SafeLoader
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
