@@ -41,12 +41,14 @@ class P2pflowsError(Exception):
         exit_code: the exit code of a command that fails with this error.
         user: the id of the other user whose daemon or flow chose the words; empty if they are ours.
         name: the petname of that user, if they are a contact.
+        details: the whole cause, for the owner of the flow that failed and nobody else; empty if the message says it.
     """
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
     user: str = ""
     name: str | None = None
+    details: str = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -173,6 +173,7 @@ class Node:
         effects = Effects(journal=journal, clock=clock, outbox=outbox, leases=leases)
         turns = Turns(journal)
         settlement = self._settlement = Settlement(
+            user=user,
             journal=journal,
             clock=clock,
             outbox=outbox,

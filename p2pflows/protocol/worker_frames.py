@@ -191,16 +191,21 @@ class TaskSpec(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """An error as it travels: its kind, one sentence, what to do next, and the class that a flow raised."""
+    """An error as it travels: its kind, one sentence, what to do next, and the class that a flow raised.
+
+    `details` is the whole cause, for the owner of the flow only.
+    """
 
     kind: str
     message: str
     hint: str = ""
     type: str = ""
+    details: str = ""
 
     def as_json(self) -> dict[str, str]:
         """The fields as they travel; empty ones are left out."""
-        more = {name: text for name, text in (("hint", self.hint), ("type", self.type)) if text}
+        named = (("hint", self.hint), ("type", self.type), ("details", self.details))
+        more = {name: text for name, text in named if text}
         return {"kind": self.kind, "message": self.message, **more}
 
 
@@ -244,7 +249,9 @@ class TaskResult(NamedTuple):
     def outcome(self) -> Outcome:
         """The data, or the error; a failure too if the worker sent neither."""
         if self.error is not None:
-            return Failure(from_kind(self.error.kind or "flow_failed", self.error.message, self.error.hint))
+            error = from_kind(self.error.kind or "flow_failed", self.error.message, self.error.hint)
+            error.details = self.error.details
+            return Failure(error)
         try:
             data = strict_json.loads(self.data)
         except ValueError:
@@ -258,9 +265,8 @@ def _read_error(content: Any) -> ErrorInfo | None:
     if not isinstance(content, dict):
         return None
     # What a flow raised may hold half a character, as file names do, which no message can carry.
-    return ErrorInfo(
-        *(str(content.get(name, "")).encode(errors="replace").decode() for name in ("kind", "message", "hint", "type"))
-    )
+    names = ("kind", "message", "hint", "type", "details")
+    return ErrorInfo(*(str(content.get(name, "")).encode(errors="replace").decode() for name in names))
 
 
 # From a worker to its daemon.

@@ -446,7 +446,9 @@ def _describe(task: HeldTask, error: BaseException) -> ErrorInfo:
 def _with_hint(kind: str, error: P2pflowsError) -> ErrorInfo:
     if error.user:  # a subflow of another user failed: its words stay theirs, and are no advice of ours
         return ErrorInfo(kind, _sendable(quote(f"User {error.user[:8]}…", error.message, error.hint)))
-    return ErrorInfo(kind, _sendable(error.message), _sendable(error.hint) if error.hint else "")
+    if error.details:
+        _log.error("%s", error.details)
+    return ErrorInfo(kind, _sendable(error.message), _sendable(error.hint), details=_sendable(error.details))
 
 
 def _sendable(message: str) -> str:

@@ -28,12 +28,15 @@ _ANSWER_LESS = "Its author can let it answer with less, or with a reference."
 class Settlement:
     """Ends requests.
 
+    `user` is the id of the daemon's owner, to whom errors say more than to others.
+
     `answer_lifetime_ms` returns how long an answer to a user is kept at most; None for as long as they wait for it.
     """
 
     def __init__(
         self,
         *,
+        user: str,
         journal: Journal,
         clock: Clock,
         outbox: Outbox,
@@ -43,6 +46,7 @@ class Settlement:
         log: OwnersLog,
         answer_lifetime_ms: Callable[[str], int | None] = lambda _peer: None,
     ) -> None:
+        self._user = user
         self._journal = journal
         self._clock = clock
         self._outbox = outbox
@@ -79,7 +83,16 @@ class Settlement:
         """Send an error to the sender of a request."""
         # Errors of posts have no client waiting at a deadline, so they travel long enough to arrive.
         expires = row.expires if row.type == Type.CALL else self._clock.now() + ERROR_LIFETIME_MS
+        if error.details and self._is_from_owner(row):
+            error = type(error)(error.details, f"It failed in {requested_endpoint(self._journal, row)!r}.")
         self._reply(row, Type.ERROR, error.as_wire(MAX_ERROR_CHARS), expires)
+
+    def _is_from_owner(self, row: IncomingRow) -> bool:
+        """Whether the owner sent a request in person; a run of theirs may pass errors on to its own caller."""
+        if row.peer != self._user:
+            return False
+        sent = self._journal.outgoing.find(row.id)
+        return sent is not None and sent.origin is None
 
     def _fail(self, row: IncomingRow, state: IncomingState, error: P2pflowsError) -> None:
         self._turns.touch(row.instance)
@@ -90,7 +103,7 @@ class Settlement:
             self._effects.undo(row.row_id)
         error = _located(error, row, endpoint)
         where = "" if row.instance is None else f" (instance {row.instance[:8]}…)"
-        self._log.note(error.kind, row.peer, endpoint, error.message + where)
+        self._log.note(error.kind, row.peer, endpoint, (error.details or error.message) + where)
         if is_request(row):
             self.tell_error(row, error)
             return
@@ -119,4 +132,6 @@ def _located(error: P2pflowsError, row: IncomingRow, endpoint: str) -> P2pflowsE
     if not isinstance(error, FlowFailed) or not is_request(row):
         return error
     where = repr(endpoint) if row.instance is None else f"instance {row.instance[:8]}… of {endpoint!r}"
-    return type(error)(error.message, f"{error.hint} It failed in {where}.".strip())
+    located = type(error)(error.message, f"{error.hint} It failed in {where}.".strip())
+    located.details = error.details
+    return located
