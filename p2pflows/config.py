@@ -28,6 +28,8 @@ class KeyConfig(BaseModel):
     api_base: str | None = None
     api_version: str | None = None
     model: str | None = None
+    ca_file: str | None = None
+    """A PEM file with the certificates of the authorities that the server may have its own from."""
 
 
 class WorkerConfig(BaseModel):

@@ -44,8 +44,20 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
 @click.option("--human", is_flag=True, help="Serve yourself: messages wait in your inbox for your answers.")
 @click.option("--class", "flow_class", metavar="CLASS", help="Serve a flow class: FILE.py:CLASS or MODULE.CLASS.")
 @click.option("--chat", is_flag=True, help="Serve a conversation with a language model.")
-@click.option("--model", metavar="NAME", help="With --chat: the model.")
-@click.option("--api-base", metavar="URL", help="With --chat: the model's server.  [default: OpenAI's]")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="With --chat: the model. If you name several, each is asked when those before it fail.",
+)
+@click.option(
+    "--api-base",
+    "api_bases",
+    multiple=True,
+    metavar="URL",
+    help="With --chat: the server of all models, or once for each --model.  [default: any with a key]",
+)
 @settings_option
 @click.option("--singleton", is_flag=True, help="Let all callers share one instance.")
 @click.option(
@@ -77,8 +89,8 @@ def serve(
     human: bool,
     flow_class: str | None,
     chat: bool,
-    model: str | None,
-    api_base: str | None,
+    models: tuple[str, ...],
+    api_bases: tuple[str, ...],
     settings: tuple[str, ...],
     singleton: bool,
     dispatch_point: str,
@@ -101,7 +113,7 @@ def serve(
     kind, what = _kind_and_target(
         name, {"TARGET": target, "--exec CMD": command, "--human": human, "--class CLASS": flow_class, "--chat": chat}
     )
-    if (model or api_base) and not chat:
+    if (models or api_bases) and not chat:
         raise UsageError("--model and --api-base belong to --chat.", "Add --chat, or leave them out.")
     if (settings or singleton) and kind != "class":
         raise UsageError("Only a flow class has a config and instances.", "Leave out --set and --singleton.")
@@ -109,7 +121,7 @@ def serve(
         raise UsageError("--errors belongs to --exec.", "Leave it out.")
     config = read_settings(settings)
     if chat:
-        _chat_config(config, model, api_base)
+        _chat_config(config, models, api_bases)
     with p2pflows.connect() as me, waiting(f"Waiting for a worker of {dispatch_point!r} to load {name}"):
         served = me.request(
             "serve",
@@ -268,14 +280,27 @@ def _replacing(served: dict[str, Any]) -> str:
     return f", in place of {'the command ' * (before['kind'] == 'exec')}{escape(before['target'])}"
 
 
-def _chat_config(config: dict[str, Any], model: str | None, api_base: str | None) -> None:
+def _chat_config(config: dict[str, Any], models: tuple[str, ...], api_bases: tuple[str, ...]) -> None:
+    """Add the options for a chat to its config.
+
+    Raises:
+        UsageError: there are several servers, and not one for each model.
+    """
     backend = config.setdefault("backend", {})
     if not isinstance(backend, dict):
         raise UsageError("'backend' is a group of settings.", "Set one setting of it, for example: --set backend.n=2")
-    if model is not None:
-        backend.setdefault("model_name", model)
-    if api_base is not None:
-        backend.setdefault("api_base", api_base)
+    if len(api_bases) > 1 and len(api_bases) != len(models):
+        raise UsageError(
+            f"There are {len(models)} models and {len(api_bases)} servers.",
+            "Give --api-base once, or after each --model.",
+        )
+    if len(api_bases) == 1:
+        backend.setdefault("api_base", api_bases[0])
+    if len(api_bases) > 1:
+        pairs = zip(models, api_bases, strict=True)
+        backend.setdefault("model_name", [{"model_name": model, "api_base": base} for model, base in pairs])
+    elif models:
+        backend.setdefault("model_name", models[0] if len(models) == 1 else list(models))
 
 
 def _open_keys_of_chat(config: dict[str, Any]) -> list[str]:

@@ -63,6 +63,11 @@ _TOKEN = "P2PFLOWS_WORKER_TOKEN"  # noqa: S105 - the name of a variable, not a s
     help="The environment variable that holds the key of a model server. The key stays in this worker.",
 )
 @click.option("--api-base", metavar="URL", help="The only server that gets the key.  [default: OpenAI's]")
+@click.option(
+    "--ca-file",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    help="With --api-base: the certificate of the authority that the server has its own from.",
+)
 def worker(
     *,
     dispatch_point: str | None,
@@ -71,13 +76,14 @@ def worker(
     token: str | None,
     api_key_env: str | None,
     api_base: str | None,
+    ca_file: str | None,
 ) -> None:
     """Run a worker here, until Ctrl-C.
 
     It works for the daemon of this home or, with a token, for a daemon on another machine. It never gets the key
     of the daemon's user. On Ctrl-C, it first finishes the tasks that it runs.
     """
-    key_arguments = _key_arguments(api_key_env, api_base)
+    key_arguments = _key_arguments(api_key_env, api_base, ca_file)
     is_token_given = token is not None
     token = _token(token, dispatch_point)
     # Token and key are passed through a pipe, which no other process can read, and not in the environment of flows.
@@ -240,12 +246,14 @@ def _token(token: str | None, dispatch_point: str | None) -> str:
     return token.strip()
 
 
-def _key_arguments(api_key_env: str | None, api_base: str | None) -> list[str]:
+def _key_arguments(api_key_env: str | None, api_base: str | None, ca_file: str | None) -> list[str]:
     """Return the worker's arguments that say where its key is, without the key itself.
 
     Raises:
         UsageError: there is no key there. The error does not quote an invalid name, which may be the key itself.
     """
+    if ca_file is not None and api_base is None:
+        raise UsageError("--ca-file is for the server of --api-base.", "Add --api-base URL.")
     if api_key_env is None and api_base is None:
         return []
     if api_key_env is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", api_key_env):
@@ -255,5 +263,5 @@ def _key_arguments(api_key_env: str | None, api_base: str | None) -> list[str]:
         )
     if api_key_env is not None and not os.environ.get(api_key_env):
         raise UsageError(f"The environment variable {api_key_env} is not set.", "Set it to the key.")
-    api_info = {"api_key_env": api_key_env, "api_base": api_base}
+    api_info = {"api_key_env": api_key_env, "api_base": api_base, "ca_file": ca_file}
     return ["--api-info", json.dumps({name: value for name, value in api_info.items() if value is not None})]

@@ -8,6 +8,9 @@ from typing import Any, Self
 
 from p2pflows.errors import FlowFailed
 
+ABOUT_THE_ANSWER = ("finish_reason", "model", "usage", "attempts", "trimmed")
+"""What a flow says beside the text of an answer."""
+
 _CUT_REASONS = frozenset({"length", "max_tokens", "model_length"})
 _WITHHELD_REASONS = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
 _TOOL_REASONS = frozenset({"tool_calls", "function_call", "tool_use"})
@@ -63,10 +66,20 @@ class Usage:
 
     tokens_in: int | None = None
     tokens_out: int | None = None
+    tokens_cached: int | None = None
+    """How many of those that it read it had at hand from an earlier question, which many servers sell for less."""
 
     def __add__(self, other: Usage) -> Usage:
         """Return the sum, in which what one of both does not know is unknown."""
-        return Usage(_sum(self.tokens_in, other.tokens_in), _sum(self.tokens_out, other.tokens_out))
+        return Usage(
+            _sum(self.tokens_in, other.tokens_in),
+            _sum(self.tokens_out, other.tokens_out),
+            _sum(self.tokens_cached, other.tokens_cached),
+        )
+
+    def to_data(self) -> dict[str, int | None]:
+        """Return this as an answer has it."""
+        return {"tokens_in": self.tokens_in, "tokens_out": self.tokens_out, "tokens_cached": self.tokens_cached}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +89,14 @@ class Completion:
     Args:
         answers: in order.
         model: the model that answered, in the server's words; None when the server did not say.
-        usage: the tokens of all requests that it took.
+        usage: the tokens of all requests that were answered.
+        attempts: how many requests were sent, those included that failed.
     """
 
     answers: Sequence[Answer]
     model: str | None = None
     usage: Usage = Usage()
+    attempts: int = 1
 
     @property
     def texts(self) -> list[str]:
@@ -102,7 +117,8 @@ class Completion:
         return {
             "answers": [[each.text, each.finish_reason, each.has_reasoning] for each in self.answers],
             "model": self.model,
-            "usage": [self.usage.tokens_in, self.usage.tokens_out],
+            "usage": [self.usage.tokens_in, self.usage.tokens_out, self.usage.tokens_cached],
+            "attempts": self.attempts,
         }
 
     @classmethod
@@ -110,7 +126,7 @@ class Completion:
         """Return what `to_record` stored; a release before stored a list of texts."""
         if isinstance(record, Mapping):
             answers = [Answer(*fields) for fields in record["answers"]]
-            return cls(answers, record["model"], Usage(*record["usage"]))
+            return cls(answers, record["model"], Usage(*record["usage"]), record.get("attempts", 1))
         return cls([Answer(text) for text in record])
 
     def to_data(self) -> dict[str, Any]:
@@ -121,7 +137,8 @@ class Completion:
             "api_output": texts[0] if is_one else texts,
             "finish_reason": reasons[0] if is_one else reasons,
             "model": self.model,
-            "usage": {"tokens_in": self.usage.tokens_in, "tokens_out": self.usage.tokens_out},
+            "usage": self.usage.to_data(),
+            "attempts": self.attempts,
         }
 
 

@@ -47,6 +47,19 @@ class BadAnswer(Exception):
     """The server's answer is incomplete or unreadable; the text says why."""
 
 
+class ServerError(BadAnswer):
+    """The server sent an error in place of an answer, with a status that says that all is well.
+
+    Args:
+        text: the server's own words.
+        body: the error, as the server wrote it.
+    """
+
+    def __init__(self, text: str, body: Any) -> None:
+        super().__init__(text)
+        self.body = body
+
+
 class UnreadableAnswer(BadAnswer):
     """The server's answer has a form that nobody can read."""
 
@@ -113,8 +126,9 @@ class CollectedAnswers:
         """Take a whole response."""
         choices = document.get("choices") if isinstance(document, dict) else None
         if not isinstance(choices, list) or not choices:
-            if said := _error_text(document) or (_NO_TEXT if choices == [] else None):
-                raise BadAnswer(said)
+            _check_no_error(document)
+            if choices == []:
+                raise BadAnswer(_NO_TEXT)
             raise UnreadableAnswer(_UNREADABLE)
         self._add_facts(document)
         for choice in choices:
@@ -127,8 +141,7 @@ class CollectedAnswers:
 
     def _add_chunk(self, chunk: Any) -> None:
         """Take a chunk of a stream. A choice that only annotates an answer is no piece of it."""
-        if said := _error_text(chunk):
-            raise BadAnswer(said)
+        _check_no_error(chunk)
         if not isinstance(chunk, dict) or chunk.get("error"):
             raise UnreadableAnswer(_UNREADABLE)
         choices = chunk.get("choices") or []
@@ -160,7 +173,12 @@ class CollectedAnswers:
                 self._model = model[:_MAX_WORD_CHARS]
         match document.get("usage"):
             case dict(usage):
-                self._usage = Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+                details = usage.get("prompt_tokens_details")
+                self._usage = Usage(
+                    _count(usage.get("prompt_tokens")),
+                    _count(usage.get("completion_tokens")),
+                    _count(details.get("cached_tokens")) if isinstance(details, dict) else None,
+                )
 
     def _report(self, answer: int, text: str) -> None:
         if self._on_delta is None:
@@ -265,14 +283,15 @@ def _count(number: Any) -> int | None:
     return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
-def _error_text(document: Any) -> str | None:
-    """Return the server's own words in the `error` of an answer, whatever its status."""
+def _check_no_error(document: Any) -> None:
+    """Check that a document is no error of the server.
+
+    Raises:
+        ServerError: it is one, in the server's own words.
+    """
     match document:
-        case {"error": {"code": 401 | 403 | "401" | "403" | "invalid_api_key"}}:
-            return "the worker's key was refused"  # the server's words may show a part of the key
-        case {"error": {"message": str(text)} | str(text)}:
-            return text
-    return None
+        case {"error": {"message": str(text)} as body} | {"error": str(text) as body}:
+            raise ServerError(text, body)
 
 
 def _without_surrogates(text: str) -> str:

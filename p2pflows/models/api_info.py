@@ -31,18 +31,21 @@ class ApiInfo:
         api_base: the server's URL; the key is never sent to another one. It is optional for `openai`.
         api_version: the version of the API, for `azure`.
         model: the model that this key is for; it overrides a flow's config.
+        ca_file: a PEM file with the certificates of the authorities that this server may have its own from; by default
+            those that everybody trusts.
 
     Raises:
         UsageError: an argument is missing or malformed.
     """
 
-    __slots__ = ("_api_key", "api_base", "api_version", "backend_used", "model")
+    __slots__ = ("_api_key", "api_base", "api_version", "backend_used", "ca_file", "model")
 
     backend_used: str
     _api_key: str
     api_base: str | None
     api_version: str | None
     model: str | None
+    ca_file: str | None
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class ApiInfo:
         api_base: str | None = None,
         *,
         model: str | None = None,
+        ca_file: str | None = None,
     ) -> None:
         if not backend_used or not isinstance(backend_used, str):
             raise UsageError("An ApiInfo names no backend.", "Set backend_used, for example to 'openai'.")
@@ -80,6 +84,7 @@ class ApiInfo:
             "api_base": api_base,
             "api_version": api_version,
             "model": model,
+            "ca_file": ca_file,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -102,12 +107,13 @@ class ApiInfo:
 
     def __repr__(self) -> str:
         shown = {"backend_used": self.backend_used, "api_key": REDACTED}
-        named = {"api_base": self.api_base, "api_version": self.api_version, "model": self.model}
+        names = ("api_base", "api_version", "model", "ca_file")
+        named = {name: getattr(self, name) for name in names}
         shown |= {name: value for name, value in named.items() if value is not None}
         return f"ApiInfo({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def _identity(self) -> tuple[str | None, ...]:
-        return (self.backend_used, self._api_key, self.api_base, self.api_version, self.model)
+        return (self.backend_used, self._api_key, self.api_base, self.api_version, self.model, self.ca_file)
 
     def __eq__(self, other: object) -> bool:
         return self._identity() == other._identity() if isinstance(other, ApiInfo) else NotImplemented

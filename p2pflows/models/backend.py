@@ -1,4 +1,4 @@
-"""Asks a model server: retries, keys that take turns, and failures explained in plain words.
+"""Asks a model server: retries, keys that take turns, and other servers when one fails.
 
 Only `p2pflows.models` uses the `openai` library. It is imported when the first question is asked, as it takes a second.
 """
@@ -6,38 +6,41 @@ Only `p2pflows.models` uses the `openai` library. It is imported when the first 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
-import json
 import logging
 import math
 import random
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from p2pflows.backoff import Backoff
-from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, UsageError
+from p2pflows.errors import Cancelled, DeadlinePassed, UsageError
 from p2pflows.models.answer import Answer, Completion, Usage
-from p2pflows.models.answers import BadAnswer, CollectedAnswers, OnDelta, UnreadableAnswer
-from p2pflows.models.api_info import AZURE, NO_KEY, REDACTED, ApiInfo
-from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
+from p2pflows.models.answers import BadAnswer, CollectedAnswers, OnDelta
+from p2pflows.models.api_info import NO_KEY, REDACTED, ApiInfo
+from p2pflows.models.connections import Connection
+from p2pflows.models.failures import Cause, Failure, ModelFailed, Remedy, explain
+from p2pflows.models.keyring import Keyring
+from p2pflows.models.routes import Route, find_routes, read_choices
 
 _log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 6
+MAX_ATTEMPTS_AT_DEAD_SERVER = 3
+"""How often a server is asked to which no connection can be made; it may be restarting."""
+MAX_ATTEMPTS_BEFORE_NEXT = 2
+"""How often a model is asked when there is another one to ask after it."""
 INITIAL_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 20.0
 TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 20.0
 """Connecting is the one wait that `Backend.interrupt` cannot end, as there is no socket yet."""
-MAX_RETRY_AFTER_S = 120.0
-"""A server that asks for a longer pause is not asked again."""
+ASIDE_S = 300.0
+"""How long others are asked before a model that refused."""
+DEAD_ASIDE_S = 30.0
+"""How long others are asked before a model whose server cannot be reached."""
 
 SETTINGS = frozenset(
     {
@@ -49,41 +52,38 @@ SETTINGS = frozenset(
 """What a config may set besides `model_name`; none of it names a server, a header or a key."""
 
 _STREAM_SETTINGS = frozenset({"stream", "stream_options"})
-_MAX_REASON_CHARS = 300
-_KEY_REFUSED_STATUSES = (401, 403)
-_RETRYABLE_STATUSES = (408, 409, 429)
-_FIRST_SERVER_ERROR_STATUS = 500
-_HINTS = {
-    400: "Check the model's name and the settings in the flow's config.",
-    404: "Check the model's name, and the URL that the worker has for its key.",
-    429: "Wait, raise the limit at the model's provider, or give the worker more keys.",
-}
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why an attempt failed. It keeps no exception, as that would keep the request, and so the key.
+@dataclass(slots=True)
+class _Search:
+    """What is known while one request goes from route to route.
 
-    Args:
-        reason: part of a sentence.
-        hint: what the user can do.
-        is_retryable: whether another attempt may succeed.
-        retry_after: seconds that the server asks to wait.
-        is_unreadable: whether the answer had a form that nobody can read.
+    Attributes:
+        groups: the routes of each model of the config, in the order of preference.
+        tries: how often each group was asked.
+        failures: why each route was given up, with the last failure of each.
+        attempts: how many requests were sent.
     """
 
-    reason: str
-    hint: str
-    is_retryable: bool
-    retry_after: float | None = None
-    is_unreadable: bool = False
+    groups: Sequence[Sequence[Route]]
+    tries: list[int] = field(default_factory=list)
+    failures: dict[Route, Failure] = field(default_factory=dict)
+    attempts: int = 0
+
+    def __post_init__(self) -> None:
+        self.tries = [0] * len(self.groups)
+
+    def open_groups(self) -> list[int]:
+        """The indexes of the groups with routes that were not given up."""
+        return [number for number, group in enumerate(self.groups) if any(each not in self.failures for each in group)]
 
 
 class Backend:
-    """A client of a model server, for one flow at a time. Close it, or use it as a context manager.
+    """Asks model servers, for one flow at a time. Close it, or use it as a context manager.
 
     Args:
-        api_infos: the worker's keys. A Keyring remembers over many Backends when each key was used.
+        api_infos: the worker's keys. A Keyring remembers over many Backends when each key was used, and keeps its
+            connections open.
         api_base: the server that the config names; only keys for that server are used.
         attempts: how often to send one request before it counts as failed.
         max_wait: most seconds between two attempts, unless the server asks for more.
@@ -96,7 +96,6 @@ class Backend:
         chance: returns a random number from 0 to 1.
 
     Raises:
-        FlowFailed: no key is for `api_base`.
         UsageError: there is no key, or a number is out of range.
     """
 
@@ -118,8 +117,9 @@ class Backend:
         for name, number, least in (("attempts", attempts, 1), ("max_wait", max_wait, 0)):
             if number < least:
                 raise UsageError(f"{name} must be at least {least}.", "Correct the flow's config.")
+        self._owns_keyring = not isinstance(api_infos, Keyring)
         self._keyring = api_infos if isinstance(api_infos, Keyring) else Keyring(api_infos, clock=clock)
-        self._infos = self._keyring.for_base(api_base)
+        self._api_base = api_base
         self._attempts = attempts
         self._backoff = Backoff(initial_s=INITIAL_BACKOFF_S, max_s=max_wait, jitter=(0.5, 1.0))
         self._wait_time_per_key = wait_time_per_key
@@ -127,11 +127,10 @@ class Backend:
         self._time_left = time_left
         self._interrupted = threading.Event()
         self._is_late = False
-        self._sockets: list[socket.socket] = []
+        self._connection: Connection | None = None
         self._sleep = self._interrupted.wait if sleep is None else sleep
         self._wall = wall
         self._chance = chance
-        self._clients: dict[ApiInfo, Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -140,9 +139,9 @@ class Backend:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
-        while self._clients:
-            self._clients.popitem()[1].close()
+        """Close the connections, unless they belong to a Keyring that others use."""
+        if self._owns_keyring:
+            self._keyring.close()
 
     def interrupt(self) -> None:
         """Break off what `complete` waits for, from another thread, and let it raise Cancelled."""
@@ -159,8 +158,8 @@ class Backend:
 
         Args:
             messages: the conversation as dicts with `role` and `content`.
-            settings: `model_name`, one name or a mapping of names by backend; and any of SETTINGS. None leaves a
-                setting to the server.
+            settings: `model_name`: one name, a mapping of names by backend, or a list of models in the order of
+                preference; and any of SETTINGS. None leaves a setting to the server.
             on_delta: called with each piece of an answer as it arrives, when `stream` is set.
 
         Returns:
@@ -168,72 +167,128 @@ class Backend:
             have no text: `Completion.check_whole` tells.
 
         Raises:
-            FlowFailed: the server refused the request, or every attempt failed.
+            ModelFailed: no server gave an answer.
             UsageError: a setting is unknown, or no model is named for any key.
             Cancelled, DeadlinePassed: nobody waits for the answer any more.
         """
-        models, parameters = self._read(settings)
+        groups, parameters = self._read(settings)
         wanted = parameters.pop("n", 1)
         answers: list[Answer] = []
-        usage = Usage(0, 0)
-        model = None
+        usage = Usage(0, 0, 0)
+        model, attempts = None, 0
         with self._ending_at_deadline():
             while len(answers) < wanted:
                 request = {**parameters, "messages": list(messages)}
                 if (missing := wanted - len(answers)) > 1:
                     request["n"] = missing
-                completion = self._ask(models, request, len(answers), on_delta)
+                completion = self._ask(groups, request, len(answers), on_delta)
                 answers += completion.answers[:missing]
                 usage += completion.usage
+                attempts += completion.attempts
                 model = completion.model or model
-        return Completion(answers, model, usage)
+        return Completion(answers, model, usage, attempts)
 
-    def _read(self, settings: Mapping[str, Any]) -> tuple[dict[ApiInfo, str], dict[str, Any]]:
-        """Return the model for each key that has one, and the parameters of a request."""
+    def _read(self, settings: Mapping[str, Any]) -> tuple[list[list[Route]], dict[str, Any]]:
+        """Return the routes of each model, and the parameters of a request."""
         unknown = sorted(set(settings) - SETTINGS - {"model_name"})
         if unknown:
             raise UsageError(
                 f"The model's settings have unknown keys: {', '.join(unknown)}.",
                 f"Use only: {', '.join(sorted(SETTINGS))}.",
             )
-        names = settings.get("model_name")
-        models = {info: model for info in self._infos if (model := _model(info, names))}
-        if not models:
-            backends = ", ".join(sorted({info.backend_used for info in self._infos}))
-            raise UsageError(f"The config names no model for: {backends}.", "Set backend.model_name.")
+        groups = find_routes(read_choices(settings.get("model_name"), self._api_base), self._keyring)
         parameters = {name: settings[name] for name in sorted(SETTINGS) if settings.get(name) is not None}
         n = parameters.get("n", 1)
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise UsageError("n must be a whole number, at least 1.", "Correct the flow's config.")
-        return models, parameters
+        return groups, parameters
 
     def _ask(
-        self, models: dict[ApiInfo, str], request: dict[str, Any], first_index: int, on_delta: OnDelta | None
+        self, groups: list[list[Route]], request: dict[str, Any], first_index: int, on_delta: OnDelta | None
     ) -> Completion:
-        """Send one request, again if need be, and return its answers."""
+        """Send one request, again or elsewhere if need be, and return its answers."""
         collected = CollectedAnswers(first_index, on_delta if request.get("stream") else None)
-        attempt = 0
-        while True:
-            attempt += 1
-            info, wait = self._keyring.reserve(models, self._wait_time_per_key)
-            if wait > 0:
+        search = _Search(groups)
+        pause = 0.0
+        while open_groups := search.open_groups():
+            number, route, wait = self._next_route(search, open_groups)
+            if (wait := max(wait, pause)) > 0:
                 self._sleep(min(wait, self._seconds_left()))
+            search.attempts += 1
+            search.tries[number] += 1
             collected.begin()
-            outcome = self._attempt(info, {**request, "model": models[info]}, collected)
+            outcome = self._attempt(route, request, collected)
             if isinstance(outcome, Completion):
-                return outcome
+                return self._answered(route, outcome, search)
             self._seconds_left()
-            _log.warning("The model server %s gave no answer (attempt %d): %s", info.base, attempt, outcome.reason)
+            _log.warning(
+                "The model server %s gave no answer (attempt %d): %s", route.info.base, search.attempts, outcome.reason
+            )
             if outcome.is_unreadable and request.get("stream"):
                 # The server may stream in a way of its own, so the rest is asked for as plain documents.
                 request = {name: value for name, value in request.items() if name not in _STREAM_SETTINGS}
-            retry_after = outcome.retry_after or 0.0
-            pause = max(retry_after, self._backoff.delay_s(attempt - 1, self._chance()))
-            is_hopeless = not outcome.is_retryable or retry_after > MAX_RETRY_AFTER_S
-            if attempt >= self._attempts or is_hopeless or pause >= self._seconds_left():
-                tried = f" after {attempt} attempts" if attempt > 1 else ""
-                raise FlowFailed(f"The model gave no answer{tried}: {outcome.reason}.", outcome.hint)
-            self._sleep(pause)
+            pause = self._pause_after(outcome, search, number, route)
+        raise self._failed(search)
+
+    def _next_route(self, search: _Search, open_groups: list[int]) -> tuple[int, Route, float]:
+        """Return the group and the route to ask next, and how long to wait for its key.
+
+        Models and keys that have failed lately come after the others.
+        """
+        ready = {
+            number: [each for each in search.groups[number] if each not in search.failures] for number in open_groups
+        }
+        fresh = {
+            number: [each for each in routes if not self._keyring.is_set_aside(*each)]
+            for number, routes in ready.items()
+        }
+        number = next((number for number in open_groups if fresh[number]), open_groups[0])
+        routes = fresh[number] or ready[number]
+        info, wait = self._keyring.reserve([route.info for route in routes], self._wait_time_per_key)
+        return number, next(route for route in routes if route.info == info), wait
+
+    def _pause_after(self, outcome: Failure, search: _Search, number: int, route: Route) -> float:
+        """Decide what is tried after a failed attempt.
+
+        Returns:
+            How many seconds to wait before it.
+        """
+        if outcome.refuses_format:
+            self._keyring.note_formless(*route)
+            return 0.0
+        is_last = len(search.open_groups()) == 1
+        limit = self._attempts if is_last else min(self._attempts, MAX_ATTEMPTS_BEFORE_NEXT)
+        if outcome.remedy is Remedy.SOON:
+            limit = min(limit, MAX_ATTEMPTS_AT_DEAD_SERVER if is_last else 1)
+        if outcome.remedy is Remedy.ELSEWHERE:
+            search.failures[route] = outcome
+            if outcome.cause in (Cause.NOT_SET_UP, Cause.BUSY, Cause.UNREACHABLE):
+                self._keyring.set_aside(*route, max(ASIDE_S, outcome.retry_after or 0.0))
+            return 0.0
+        pause = max(outcome.retry_after or 0.0, self._backoff.delay_s(search.tries[number] - 1, self._chance()))
+        if search.tries[number] >= limit or pause >= self._seconds_left():
+            for each in search.groups[number]:
+                search.failures.setdefault(each, outcome)
+            if outcome.remedy is Remedy.SOON:
+                self._keyring.set_aside(*route, DEAD_ASIDE_S)
+            return 0.0
+        return pause
+
+    def _answered(self, route: Route, completion: Completion, search: _Search) -> Completion:
+        if search.attempts > 1:
+            _log.info("%s at %s answered at attempt %d.", route.model, route.info.base, search.attempts)
+        return Completion(completion.answers, completion.model or route.model, completion.usage, search.attempts)
+
+    def _failed(self, search: _Search) -> ModelFailed:
+        """Return the error of a request that no route answered: for its owner, with what each of them said."""
+        failures = search.failures
+        said = dict.fromkeys(f"{failure.reason} (from {route.info.base})" for route, failure in failures.items())
+        hints = dict.fromkeys(failure.hint for failure in failures.values() if failure.hint)
+        tried = f" after {search.attempts} attempts" if search.attempts > 1 else ""
+        cause = min((failure.cause for failure in failures.values()), key=list(Cause).index)
+        sizes = [failure.max_tokens for failure in failures.values() if failure.max_tokens]
+        details = f"The model gave no answer{tried}: {'; '.join(said)}. {' '.join(hints)}".strip()
+        return ModelFailed(cause, details, max(sizes, default=None))
 
     def _seconds_left(self) -> float:
         """Seconds until nobody waits for the answer any more.
@@ -272,132 +327,50 @@ class Backend:
         self._break_off()
 
     def _break_off(self) -> None:
-        """End all connections; one that is being made ends as soon as it is there."""
-        for each in list(self._sockets):
-            _shut(each)
+        """End the connection in use; one that is being made ends as soon as it is there."""
+        connection = self._connection
+        if connection is not None:
+            connection.break_off()
 
-    def _attempt(self, info: ApiInfo, request: dict[str, Any], collected: CollectedAnswers) -> Completion | _Failure:
-        from openai import APIStatusError, OpenAIError, Timeout
+    def _attempt(self, route: Route, request: dict[str, Any], collected: CollectedAnswers) -> Completion | Failure:
+        from openai import APIConnectionError, APITimeoutError, OpenAIError, Timeout
 
         limit = min(self._timeout, self._seconds_left())
         timeout = Timeout(limit, connect=min(limit, CONNECT_TIMEOUT_S))
+        request = {**request, "model": route.model}
+        if self._keyring.is_formless(*route):
+            request.pop("response_format", None)
         try:
-            # Read by us, whether it is streamed or not: the reader of `openai` fails on much that servers send.
-            with self._client(info).chat.completions.with_streaming_response.create(
-                **request, timeout=timeout
-            ) as response:
-                collected.read(response.iter_bytes(), self._seconds_left)
-            return collected.completion()
-        except APIStatusError as error:
-            return self._refusal(error)
-        except (OpenAIError, BadAnswer) as error:
-            reason = self._server_text(error) or "its connection broke"
-            return _Failure(
-                reason,
-                f"Check that the worker reaches {info.base}, and that a model answers there.",
-                is_retryable=True,
-                is_unreadable=isinstance(error, UnreadableAnswer),
-            )
+            with self._keyring.connections.lent(route.info) as connection:
+                self._use(connection)
+                try:
+                    return self._read_response(connection, request, timeout, collected)
+                except (APIConnectionError, BadAnswer) as error:
+                    # Many servers close an unused connection after some seconds, now and then just as it is used again.
+                    if not connection.is_stale or connection.is_broken_off or isinstance(error, APITimeoutError):
+                        raise
+                    return self._read_response(connection, request, timeout, collected)
+        except (OpenAIError, BadAnswer, OSError) as error:
+            return explain(error, request, base=route.info.base, redact=self._redact, wall=self._wall)
+        finally:
+            self._connection = None
 
-    def _refusal(self, error: Any) -> _Failure:
-        """Explain an answer with an error status; `error` is an APIStatusError."""
-        status: int = error.status_code
-        if status in _KEY_REFUSED_STATUSES:
-            # The server's words may show a part of the key.
-            return _Failure(f"the worker's key was refused ({status})", GIVE_THE_WORKER_A_KEY, is_retryable=False)
-        is_quota_spent = error.code == "insufficient_quota"
-        return _Failure(
-            reason=f"{self._server_text(error)} ({status})",
-            hint=_HINTS.get(status, "Try again later." if status >= _FIRST_SERVER_ERROR_STATUS else _HINTS[400]),
-            is_retryable=(status in _RETRYABLE_STATUSES or status >= _FIRST_SERVER_ERROR_STATUS) and not is_quota_spent,
-            retry_after=_retry_after(error.response.headers, self._wall),
-        )
+    def _use(self, connection: Connection) -> None:
+        """Let `interrupt`, and the end of the time, break off this connection."""
+        self._connection = connection
+        if self._interrupted.is_set() or self._is_late:
+            connection.break_off()
 
-    def _server_text(self, error: Any) -> str:
-        """Return the server's own words on one line, with keys replaced."""
-        text = _words_in(getattr(error, "body", None)) or str(error)
+    def _read_response(
+        self, connection: Connection, request: dict[str, Any], timeout: Any, collected: CollectedAnswers
+    ) -> Completion:
+        with connection.response(request, timeout) as parts:
+            collected.read(parts, self._seconds_left)
+        return collected.completion()
+
+    def _redact(self, text: str) -> str:
+        """Return the words of a server with keys replaced."""
         for info in self._keyring.api_infos:
             if info.api_key != NO_KEY:
                 text = text.replace(info.api_key, REDACTED)
-        return " ".join(text.split())[:_MAX_REASON_CHARS].rstrip(".")
-
-    def _client(self, info: ApiInfo) -> Any:
-        client = self._clients.get(info)
-        if client is None:
-            client = self._clients[info] = _new_client(info, self._timeout, self._on_transport_event)
-        return client
-
-    def _on_transport_event(self, name: str, event: Mapping[str, Any]) -> None:
-        """Keep each new connection, so that `interrupt` can end what is read from it."""
-        if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
-            connection = event["return_value"].get_extra_info("socket")
-            if isinstance(connection, socket.socket):
-                self._sockets.append(connection)
-                if self._interrupted.is_set() or self._is_late:
-                    _shut(connection)
-
-
-def _words_in(body: Any) -> str | None:
-    """Return a server's own words in the body of its error, of which `openai` has taken off the `error` around it."""
-    match body:
-        case str(text) if text.strip():
-            return text
-        case {"message": str(text)} | {"error": str(text)} if text:
-            return text
-        case {"detail": detail} if detail:
-            return detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False)
-    return None
-
-
-def _shut(connection: socket.socket) -> None:
-    """End a connection that another thread reads; closing it would leave that thread waiting."""
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-def _model(info: ApiInfo, names: Any) -> str | None:
-    name = info.model or (names.get(info.backend_used) if isinstance(names, Mapping) else names)
-    return name if isinstance(name, str) and name else None
-
-
-def _retry_after(headers: Any, wall: Callable[[], float]) -> float | None:
-    """Return the seconds that a server asks to wait, from either form of the header (RFC 9110, section 10.2.3)."""
-    text = headers.get("retry-after")
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError, OverflowError):
-        return max(0.0, float(text))
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return max(0.0, parsedate_to_datetime(text).timestamp() - wall())
-    return None
-
-
-def _new_client(info: ApiInfo, timeout: float, on_event: Callable[[str, Mapping[str, Any]], None]) -> Any:
-    """Return a client that sends the key to one server, follows no redirect, and leaves retries to us."""
-    import openai
-
-    def trace(request: Any) -> None:
-        request.extensions = {**request.extensions, "trace": on_event}
-
-    common: dict[str, Any] = {
-        "api_key": info.api_key,
-        "max_retries": 0,
-        "timeout": timeout,
-        "http_client": openai.DefaultHttpxClient(
-            follow_redirects=False, verify=_tls_context(), event_hooks={"request": [trace]}
-        ),
-    }
-    if info.backend_used == AZURE:
-        return openai.AzureOpenAI(azure_endpoint=info.base, api_version=info.api_version, **common)
-    return openai.OpenAI(base_url=info.base, **common)
-
-
-@functools.cache
-def _tls_context() -> ssl.SSLContext:
-    """Return the default TLS context of the HTTP library, for all clients: reading the certificates takes 40 ms."""
-    import openai
-
-    # httpx, or httpx2 in later versions of openai.
-    http_client = next(base for base in openai.DefaultHttpxClient.__mro__ if not base.__module__.startswith("openai"))
-    context: ssl.SSLContext = importlib.import_module(http_client.__module__.partition(".")[0]).create_ssl_context()
-    return context
+        return text

@@ -15,6 +15,7 @@ from p2pflows.models.answer import Completion
 from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import TO_BE_FILLED, ApiInfo, normal_base
 from p2pflows.models.backend import Backend
+from p2pflows.models.failures import Cause, ModelFailed
 from p2pflows.models.history import to_send
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
 from p2pflows.models.templates import Template
@@ -133,7 +134,8 @@ class ChatAtomicFlow(AtomicFlow):
     def _ask(self, messages: list[Mapping[str, Any]]) -> Completion:
         """Ask the model. It is a step of the run, so a run that starts over does not ask again."""
         if self._keyring is None:
-            raise FlowFailed(f"The flow {self.name!r} has no key for its model.", GIVE_THE_WORKER_A_KEY)
+            details = f"The flow {self.name!r} has no key for its model. {GIVE_THE_WORKER_A_KEY}"
+            raise ModelFailed(Cause.NOT_SET_UP, details)
         config = _backend_config(self.flow_config)
         settings = {name: value for name, value in config.items() if name not in _NOT_SETTINGS}
         with (

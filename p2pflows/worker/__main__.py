@@ -155,6 +155,8 @@ def _keys(texts: list[str], given: Mapping[str, str]) -> list[ApiInfo]:
             raise UsageError("An api_key_env is not the name of a variable.", "Give the NAME, not the key.")
         if not key:
             raise UsageError(f"The environment variable {config.api_key_env} is not set.", "Set it to the key.")
+        if config.ca_file is not None and not os.access(config.ca_file, os.R_OK):
+            raise UsageError(f"The ca_file {config.ca_file} cannot be read.", "Correct its path in config.yaml.")
         more = config.model_dump(exclude={"api_key_env"})
         keys.append(ApiInfo(api_key=key, **more))
     for name in used:

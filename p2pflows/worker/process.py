@@ -91,8 +91,9 @@ class Worker:
         self._last_presence: bytes | None = None
         self._lanes = Lanes(WorkerInfo(self._name, slots, os.getpid(), socket.gethostname()), max_waiting)
         self._lock = threading.Lock()
+        self._keyring = _keyring(api_infos)
         self._runner = Runner(
-            self._lanes, self._lock, slots, self._request_send, user=enrolment.user, keyring=_keyring(api_infos)
+            self._lanes, self._lock, slots, self._request_send, user=enrolment.user, keyring=self._keyring
         )
         self._loop = asyncio.get_running_loop()
         self._send_requested = False
@@ -152,6 +153,8 @@ class Worker:
             if task.stop is not None:
                 task.stop()
         self._runner.close()
+        if self._keyring is not None:
+            self._keyring.close()
         return not left and not abandoned
 
     def stop(self) -> None:

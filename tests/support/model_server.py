@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import select
+import ssl
 import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,12 +42,14 @@ class Says:
         at_most: how many choices it returns at most.
         breaks_after: the number of stream chunks after which the connection breaks.
         unfinished: whether a stream ends without its end marker.
+        hangs_up: whether the connection, which may be used again, is closed a moment after the answer.
     """
 
     texts: tuple[str, ...]
     at_most: int = 100
     breaks_after: int | None = None
     unfinished: bool = False
+    hangs_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,22 +103,33 @@ Script = str | Says | Answers | Fails | Drops | Hangs | Trickles
 
 
 class ModelServer:
-    """The server, which runs inside `with`."""
+    """The server, which runs inside `with`.
 
-    def __init__(self) -> None:
+    Args:
+        certificate: a file with a certificate and its key, for a server that speaks TLS.
+    """
+
+    def __init__(self, certificate: Path | None = None) -> None:
         self.requests: list[Asked] = []
+        self.connections = 0
+        """How many connections clients have made."""
         self.client_gone = threading.Event()
         """Set when a client closed its connection before a `Trickles` had ended."""
         self._script: deque[Script] = deque()
         self._closing = threading.Event()
         self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.model = self
+        self._scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), name="model server")
 
     @property
     def host(self) -> str:
         """The address of the server without a path."""
-        return f"http://127.0.0.1:{self._http.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_port}"
 
     @property
     def url(self) -> str:
@@ -153,6 +168,8 @@ class ModelServer:
 
 class _Server(ThreadingHTTPServer):
     model: ModelServer
+    daemon_threads = True  # a client may keep its connection open
+    block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a client that has gone is what some tests are about."""
@@ -160,16 +177,23 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        """Count the connection."""
+        super().setup()
+        self.server.model.connections += 1
 
     def do_POST(self) -> None:
-        """Answer as scripted; the connection closes after it."""
+        """Answer as scripted; a whole answer leaves the connection open."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         headers = {name.lower(): value for name, value in self.headers.items()}
         match self.server.model.take(Asked(self.path, headers, body)):
             case Drops():
-                return
+                self.close_connection = True
             case Hangs():
                 self.server.model.wait_until_closed()
+                self.close_connection = True
             case Fails() as fails:
                 error = {"message": fails.message, "type": "error", "code": fails.code, "param": None}
                 self._send(fails.status, fails.headers, json.dumps({"error": error}))
@@ -190,21 +214,29 @@ class _Handler(BaseHTTPRequestHandler):
         texts = [*says.texts, *says.texts[-1:] * count][:count]
         if not body.get("stream"):
             self._send(200, {}, json.dumps(_completion(body["model"], texts)))
+            self.close_connection = says.hangs_up
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        if says.breaks_after is not None:
-            self.send_header("Content-Length", "1000000")  # so that the client sees that it broke off
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for number, chunk in enumerate(_chunks(body["model"], texts, says)):
             if number == says.breaks_after:
+                self.close_connection = True
                 return
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.write(b"" if says.unfinished else b"data: [DONE]\n\n")
+            self._write_chunk(f"data: {json.dumps(chunk)}\n\n")
+        if not says.unfinished:
+            self._write_chunk("data: [DONE]\n\n")
+        self._write_chunk("")
+        self.close_connection = says.hangs_up
+
+    def _write_chunk(self, text: str) -> None:
+        self.wfile.write(f"{len(text.encode()):x}\r\n{text}\r\n".encode())
 
     def _trickle(self, trickles: Trickles) -> None:
         self.send_response(200)
         self.send_header("Content-Type", trickles.content_type)
+        self.send_header("Connection", "close")
         self.end_headers()
         for number in range(250):
             if self.server.model.wait_until_closed(0.02):

@@ -15,10 +15,11 @@ import pytest
 from support.model_server import Answers, Drops, Fails, Hangs, ModelServer, Says, Script, Trickles
 from support.processes import wait_until
 
-from p2pflows.errors import CallError, Cancelled, DeadlinePassed, FlowFailed, UsageError
+from p2pflows.errors import CallError, Cancelled, DeadlinePassed, UsageError
 from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import NO_KEY, ApiInfo
 from p2pflows.models.backend import Backend
+from p2pflows.models.failures import Cause, ModelFailed
 from p2pflows.models.keyring import Keyring
 
 KEY, OTHER_KEY = "sk-secret-0123456789", "sk-other-9876543210"
@@ -74,14 +75,15 @@ def complete(server: ModelServer, clock: Clock, settings: dict[str, Any], **more
         return list(asked.complete(ASK, settings).texts)
 
 
-def failure(server: ModelServer, clock: Clock, settings: dict[str, Any], *script: Script, **more: Any) -> FlowFailed:
+def failure(server: ModelServer, clock: Clock, settings: dict[str, Any], *script: Script, **more: Any) -> ModelFailed:
     """Return the error that a script leads to, and check that no form of it shows a key."""
     server.script(*script)
-    with pytest.raises(FlowFailed) as failed:
+    with pytest.raises(ModelFailed) as failed:
         complete(server, clock, settings, **more)
     error = failed.value
     printed = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
-    assert KEY not in printed + error.hint + repr(error.__cause__) + repr(error.__context__)
+    assert KEY not in printed + error.hint + error.details + repr(error.__cause__) + repr(error.__context__)
+    assert (error.message, error.hint) == error.cause.value  # callers read nothing else
     return error
 
 
@@ -192,10 +194,10 @@ def test_an_error_with_status_200_has_the_words_of_the_server(
 ) -> None:
     """The error has the body's words, without a key or a part of a refused key."""
     error = failure(server, clock, settings, Answers({"error": {"message": f"No room for {KEY}."}}), attempts=1)
-    assert error.message == "The model gave no answer: No room for [redacted]."
+    assert error.details.startswith(f"The model gave no answer: No room for [redacted] (from {server.url}).")
     refused = Answers({"error": {"code": 401, "message": f"Incorrect API key: {KEY[:5]}***{KEY[-4:]}"}})
     error = failure(server, clock, settings, refused, attempts=1)
-    assert error.message == "The model gave no answer: the worker's key was refused."
+    assert error.details.startswith("The model gave no answer: the worker's key was refused (401) (from")
 
 
 def test_an_annotation_in_a_stream_does_not_spoil_the_answer(server: ModelServer, clock: Clock) -> None:
@@ -267,8 +269,9 @@ def test_a_stream_that_is_called_json_is_a_stream(server: ModelServer, clock: Cl
 def test_the_word_none_is_not_taken_for_a_key_in_what_a_server_says(server: ModelServer, clock: Clock) -> None:
     """`none` stands for no key, so it is not removed from a server's words."""
     server.script(Fails(400, "tool_choice must be none."))
-    with backend(key(server, NO_KEY), clock) as asked, pytest.raises(FlowFailed, match=r"must be none \(400\)"):
+    with backend(key(server, NO_KEY), clock) as asked, pytest.raises(ModelFailed) as failed:
         asked.complete(ASK, SETTINGS)
+    assert "must be none (400)" in failed.value.details
     assert server.requests[0].key == "none"
 
 
@@ -308,8 +311,8 @@ def test_rests_have_an_end(server: ModelServer, clock: Clock) -> None:
     error = failure(server, clock, SETTINGS, *[Fails(500, "Overloaded")] * 6, attempts=6, max_wait=5)
     assert clock.slept == [1, 2, 4, 5, 5]
     assert len(server.requests) == 6
-    assert error.message == "The model gave no answer after 6 attempts: Overloaded (500)."
-    assert error.hint == "Try again later."
+    assert error.details.startswith("The model gave no answer after 6 attempts: Overloaded (500) (from")
+    assert error.details.endswith("Try again later.")
 
 
 def test_rests_differ(server: ModelServer, clock: Clock) -> None:
@@ -336,8 +339,9 @@ def test_retry_after_too_long(server: ModelServer, clock: Clock) -> None:
     """No worker waits for a server that asks for an hour."""
     error = failure(server, clock, SETTINGS, Fails(429, "Slow down.", headers={"Retry-After": "3600"}))
     assert clock.slept == []
-    assert error.message == "The model gave no answer: Slow down (429)."
-    assert "more keys" in error.hint
+    assert error.details.startswith("The model gave no answer: Slow down (429) (from")
+    assert "more keys" in error.details
+    assert error.cause is Cause.BUSY
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -355,9 +359,8 @@ def test_retry_after_too_long(server: ModelServer, clock: Clock) -> None:
 def test_refusals(server: ModelServer, clock: Clock, refusal: Fails, sentence: str, stream: bool) -> None:
     """A failure that will not pass is not retried, and is explained in plain words without a part of a key."""
     error = failure(server, clock, {**SETTINGS, "stream": stream}, refusal)
-    assert error.message == f"The model gave no answer: {sentence}."
-    assert error.hint
-    assert KEY[-4:] not in error.message + error.hint
+    assert error.details.startswith(f"The model gave no answer: {sentence} (from")
+    assert KEY[-4:] not in error.details
     assert (len(server.requests), clock.slept) == (1, [])
 
 
@@ -379,34 +382,35 @@ def test_the_words_of_a_server_reach_its_owner(
 ) -> None:
     """Each form of an error is read, and stands in the owner's log with the server's address."""
     error = failure(server, clock, SETTINGS, Answers(body, status=422))
-    assert error.message == f"The model gave no answer: {words} (422)."
+    assert error.details.startswith(f"The model gave no answer: {words} (422) (from {server.url}).")
     assert f"The model server {server.url} gave no answer (attempt 1): {words} (422)" in caplog.text
 
 
 def test_refused_key_hint(server: ModelServer, clock: Clock) -> None:
     """The hint of a refused key says how to give the worker another one."""
-    assert "p2pflows worker --api-key-env NAME" in failure(server, clock, SETTINGS, Fails(401)).hint
+    assert "p2pflows worker --api-key-env NAME" in failure(server, clock, SETTINGS, Fails(401)).details
 
 
 def test_no_server(clock: Clock) -> None:
     """The error names a server that cannot be reached."""
     with ModelServer() as gone:
         info = key(gone)
-    with backend(info, clock, attempts=2) as asked, pytest.raises(FlowFailed, match="after 2 attempts") as failed:
+    with backend(info, clock, attempts=2) as asked, pytest.raises(ModelFailed) as failed:
         asked.complete(ASK, SETTINGS)
-    assert gone.url in failed.value.hint
+    assert "after 2 attempts: nothing listens there" in failed.value.details
+    assert gone.url in failed.value.details
 
 
 def test_silent_server(server: ModelServer, clock: Clock) -> None:
     """A server that does not answer in time counts as failed."""
     error = failure(server, clock, SETTINGS, Hangs(), timeout=0.05, attempts=1)
-    assert error.message == "The model gave no answer: Request timed out."
+    assert error.details.startswith("The model gave no answer: it was silent for too long (from")
 
 
 def test_no_answers_in_the_answer(server: ModelServer, clock: Clock) -> None:
     """An answer without text counts as failed."""
     error = failure(server, clock, SETTINGS, Says((), at_most=0), attempts=1)
-    assert "holds no text" in error.message
+    assert "holds no text" in error.details
 
 
 def test_no_redirect(server: ModelServer, clock: Clock) -> None:
@@ -469,17 +473,22 @@ def test_base_of_the_config_sends_no_key_elsewhere(server: ModelServer, clock: C
     """No key is sent to a server that it is not for; a key without a server is for OpenAI's only."""
     with ModelServer() as elsewhere:
         for info in (key(server), ApiInfo(backend_used="openai", api_key=KEY)):
-            with pytest.raises(FlowFailed, match="No key of this worker is for") as failed:
-                backend(info, clock, api_base=f"{elsewhere.host}{path}")
-            assert failed.value.hint
+            with (
+                backend(info, clock, api_base=f"{elsewhere.host}{path}") as asked,
+                pytest.raises(ModelFailed) as failed,
+            ):
+                asked.complete(ASK, SETTINGS)
+            assert "No key of this worker is for" in failed.value.details
+            assert failed.value.cause is Cause.NOT_SET_UP
         assert elsewhere.requests == []
 
 
-@pytest.mark.parametrize("base", ["file:///etc", "http://user@host", "text", "http://h:x", 5, []])
-def test_base_of_the_config_that_is_none(server: ModelServer, clock: Clock, base: Any) -> None:
+@pytest.mark.parametrize("base", ["file:///etc", "http://user@host", "text", "http://h:x"])
+def test_base_of_the_config_that_is_none(server: ModelServer, clock: Clock, base: str) -> None:
     """A config with a server that is not a URL fails the flow."""
-    with pytest.raises(FlowFailed, match=r"backend\.api_base cannot be used"):
-        backend(key(server), clock, api_base=base)
+    with backend(key(server), clock, api_base=base) as asked, pytest.raises(ModelFailed) as failed:
+        asked.complete(ASK, SETTINGS)
+    assert "backend.api_base cannot be used" in failed.value.details
 
 
 def test_openai_itself_may_be_named(clock: Clock) -> None:
@@ -660,5 +669,5 @@ def test_a_last_attempt_that_is_withdrawn(server: ModelServer) -> None:
 def test_no_attempt_that_comes_too_late(server: ModelServer, clock: Clock) -> None:
     """A failure is reported when the time left is too short for the pause before another attempt."""
     error = failure(server, clock, SETTINGS, Fails(503, "busy"), time_left=lambda: 0.5)
-    assert "busy (503)" in error.message
+    assert "busy (503)" in error.details
     assert clock.slept == []

@@ -19,6 +19,7 @@ from p2pflows.flows.config import default_config, effective_config
 from p2pflows.flows.flow import build, dump_state, invoke
 from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.models.api_info import ApiInfo, quick_load_api_keys
+from p2pflows.models.failures import ModelFailed
 from p2pflows.models.flow import ChatAtomicFlow, ChatFlow
 from p2pflows.models.keyring import Keyring
 
@@ -350,12 +351,15 @@ def test_one_cut_answer_of_several(server: ModelServer) -> None:
         Chat(server, backend={"n": 2, "stream": False}).say(query="1")
 
 
+TOKENS = {"prompt_tokens": 12, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_what_the_server_says_of_its_answer(server: ModelServer, stream: bool) -> None:
     """Beside the text are the reason why it ended, the model and the tokens; null where the server says nothing."""
     chat = Chat(server, backend={"stream": stream})
     server.script(
-        response("stop", stream=stream, usage={"prompt_tokens": 12, "completion_tokens": 3}, content="Four."),
+        response("stop", stream=stream, usage=TOKENS, content="Four."),
         response("stop", stream=stream, usage={"prompt_tokens": "many"}, content="Five."),
     )
     chat.say(query="1")
@@ -363,10 +367,11 @@ def test_what_the_server_says_of_its_answer(server: ModelServer, stream: bool) -
         "api_output": "Four.",
         "finish_reason": "stop",
         "model": "m-2026",
-        "usage": {"tokens_in": 12, "tokens_out": 3},
+        "usage": {"tokens_in": 12, "tokens_out": 3, "tokens_cached": 8},
+        "attempts": 1,
     }
     chat.say(query="2")
-    assert chat.run.replies[0][1]["usage"] == {"tokens_in": None, "tokens_out": None}
+    assert set(chat.run.replies[0][1]["usage"].values()) == {None}
 
 
 def test_a_run_that_the_release_before_began(server: ModelServer) -> None:
@@ -394,8 +399,9 @@ def test_failure_keeps_the_conversation(server: ModelServer) -> None:
     chat.say(query="1")
     before = chat.state
     server.script(Fails(400, "Odd"))
-    with pytest.raises(FlowFailed, match="Odd"):
+    with pytest.raises(ModelFailed) as failed:
         chat.say(query="2")
+    assert "Odd" in failed.value.details
     assert chat.state == before
     assert chat.say(query="3") == "You said: 3"
 
@@ -404,8 +410,9 @@ def test_retries_from_the_config(server: ModelServer) -> None:
     """The config says how often the model is asked."""
     chat = Chat(server, n_api_retries=2, wait_time_between_retries=0)
     server.script(Fails(500), Fails(500))
-    with pytest.raises(FlowFailed, match="after 2 attempts"):
+    with pytest.raises(ModelFailed) as failed:
         chat.say(query="1")
+    assert "after 2 attempts" in failed.value.details
     assert len(server.requests) == 2
 
 
@@ -465,9 +472,9 @@ def test_no_key(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     chat = Chat(server)
     chat.keyring = None
-    with pytest.raises(FlowFailed, match="'tester' has no key") as failed:
+    with pytest.raises(ModelFailed) as failed:
         chat.say(query="1")
-    assert failed.value.hint == "Give the worker the key: p2pflows worker --api-key-env NAME"
+    assert failed.value.details.startswith("The flow 'tester' has no key for its model. Give the worker the key: ")
 
 
 def test_key_in_memory(server: ModelServer) -> None:
@@ -511,8 +518,9 @@ def test_keys_take_turns_over_messages(server: ModelServer) -> None:
 def test_config_sends_no_key_elsewhere(server: ModelServer) -> None:
     """No key is sent to a server in a config for which the worker has no key."""
     with ModelServer() as elsewhere:
-        with pytest.raises(FlowFailed, match="No key of this worker is for"):
+        with pytest.raises(ModelFailed) as failed:
             Chat(server, backend={"api_base": elsewhere.url}).say(query="1")
+        assert "No key of this worker is for" in failed.value.details
         assert elsewhere.requests == []
     assert server.requests == []
 
