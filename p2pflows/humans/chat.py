@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from p2pflows.flows.interfaces import KeyInterface
 from p2pflows.humans.interaction import Interaction, need_text
+from p2pflows.models.answer import ABOUT_THE_ANSWER
 
 _ASSISTANT, _USER = "Assistant", "User"
 
@@ -51,7 +52,8 @@ class ChatHumanFlow(Interaction):
             return
         self.flow_state["user_inputs" if is_human else "assistant_outputs"].append(said)
         if not is_human:
-            self.ask_next(_USER, {**data, "api_output": said})
+            question = {name: value for name, value in data.items() if name not in ABOUT_THE_ANSWER}
+            self.ask_next(_USER, {**question, "api_output": said})
             return
         last = self.round_is_last()
         if self.says_end(said):

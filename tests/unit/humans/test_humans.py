@@ -134,6 +134,15 @@ def test_several_answers_of_an_assistant_are_put_as_one_question() -> None:
     assert talk.question == ("User", {"api_output": "One.\n\nTwo."})
 
 
+def test_a_human_reads_what_the_assistant_says_and_not_what_it_cost() -> None:
+    """What the model's server says of its answer is no part of the question; what else the assistant sends is."""
+    talk = Talk(ChatHumanFlow)
+    talk.takes(incoming({"query": "Hello"}))
+    facts = {"finish_reason": "stop", "model": "m", "usage": {"tokens_in": 3}, "attempts": 2, "trimmed": 0}
+    talk.hears("Assistant", api_output="Hi.", form={"type": "boolean"}, **facts)
+    assert talk.question == ("User", {"api_output": "Hi.", "form": {"type": "boolean"}})
+
+
 def test_a_chat_that_nobody_waits_for_goes_on_all_the_same() -> None:
     """A chat that a post has kicked off, as in the tutorial, runs to its end and sends no answer."""
     talk = Talk(ChatHumanFlow, max_rounds=1)
