@@ -70,6 +70,7 @@ class Item:
         tables = {"Incoming": "incoming", "Outgoing": "outgoing", "Prompt": "prompts", "Question": "questions"}
         table = tables[type(state).__name__.removesuffix("State")]
         self.journal._db.execute(f"UPDATE {table} SET state = ?", (state,))  # noqa: S608 - a test's table
+        self.journal.incoming.load()
 
     def move(self, state: StrEnum) -> bool:
         """Ask for a move; return whether it was made."""

@@ -16,6 +16,7 @@ from simulation import history
 from simulation.broker import Packet, SimulatedBroker, SimulatedLink, Will
 from simulation.history import Fact
 from simulation.timeline import Timeline, TimelineClock
+from support.usage import counted_usage, summed_usage
 
 from p2pflows.contacts import Contacts
 from p2pflows.errors import JournalFailed, P2pflowsError
@@ -375,6 +376,17 @@ class Machine:
             "state IN ('pending', 'stored')",
             "state IN ('blocked', 'ready', 'kept') OR state = 'asked' AND type = 'call'",
         )
+
+    def wrong_counts(self) -> list[str]:
+        """Describe for which peers the journal does not count what it holds."""
+        if self.node is None:
+            return []
+        counted, summed = counted_usage(self.node.journal), summed_usage(self.node.journal)
+        return [
+            f"{self.name} counts {counted.get(peer)} of {peer[:8]}, and has {summed.get(peer)}"
+            for peer in sorted(counted.keys() | summed.keys())
+            if counted.get(peer) != summed.get(peer)
+        ]
 
     def _describe(self, outgoing: str, incoming: str) -> list[str]:
         found = self._reader.execute(

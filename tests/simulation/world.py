@@ -132,6 +132,7 @@ class World:
         self._sleep(2 * POST_LIFETIME_MS / 1000 if restored else MAX_LIFETIME_S)
         stuck += [f"at the very end: {what}" for machine in self.machines for what in machine.unsettled()]
         stuck += self.probe()
+        stuck += [f"at the very end: {what}" for machine in self.machines for what in machine.wrong_counts()]
         for machine in self.machines:
             machine.collect_facts()
         return stuck

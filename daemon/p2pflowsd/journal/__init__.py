@@ -86,15 +86,15 @@ class Journal:
         self._db, self._file = _open(path, 0 if self._noted is None else self._noted.without_log)
         self._noted_changes = -1
         self._noted_generation = -1
-        self.incoming = IncomingTable(self._db)
-        self.outgoing = OutgoingTable(self._db)
-        self.prompts = PromptTable(self._db)
+        self.usage = UsageTable(self._db)
+        self.incoming = IncomingTable(self._db, self.usage)
+        self.outgoing = OutgoingTable(self._db, self.usage)
+        self.prompts = PromptTable(self._db, self.usage)
         self.lines = LineTable(self._db)
         self.questions = QuestionTable(self._db)
         self.streams = StreamTable(self._db)
         self.instances = InstanceTable(self._db)
         self.records = RecordTable(self._db)
-        self.usage = UsageTable(self._db)
         self.worker_tokens = WorkerTokenTable(self._db)
         self.log = LogTable(self._db)
         self.invitations = InvitationTable(self._db)
@@ -105,9 +105,11 @@ class Journal:
         self.titles = KeyValueTable[str](self._db, "titles", "conversation", "title")
         self.served = KeyValueTable[str](self._db, "served", "endpoint", "record")
         self._counter_table = KeyValueTable[int](self._db, "counters", "name", "value")
-        self._pruner = Pruner(self._db)
+        self._pruner = Pruner(self._db, self.usage)
         try:
             with _opening(path):
+                self.incoming.load()
+                self.outgoing.load()
                 self.counters = self._counter_table.all()
                 owner = self.meta.get("user")
                 (self._generation,) = self._db.execute("PRAGMA application_id").fetchone()
@@ -192,6 +194,7 @@ class Journal:
         """
         with self.work():
             self.streams.save()
+            self.usage.save()
             if count_now:
                 self._save_counters()
                 self._next_generation()

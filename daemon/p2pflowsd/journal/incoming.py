@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from p2pflows.protocol.message import Message
 from p2pflowsd.journal.rows import IncomingRow, columns
 from p2pflowsd.journal.sql import HAS_NUMBER, insert_into, is_one_of
 from p2pflowsd.journal.table import Table
+from p2pflowsd.journal.usage import UsageTable
 from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState, may_become
 
 _INSERT = insert_into("incoming", [*columns(IncomingRow)[1:], "body", "bundle"]) + " ON CONFLICT (peer, id) DO NOTHING"
@@ -17,15 +20,19 @@ _KEEPS_BODY = frozenset({IncomingState.BLOCKED, IncomingState.HELD, IncomingStat
 _MOVE = {
     state: f"UPDATE incoming SET state = '{state}', error = coalesce(?, error)"
     + ("" if state in _KEEPS_BODY else ", body = NULL")
-    + f" WHERE n = ? AND {is_one_of(may_become(state))}"
+    + " WHERE n = ?"
     for state in IncomingState
 }
+_MAY_BECOME = {state: frozenset(may_become(state)) for state in IncomingState}
 _BODIES = f"SELECT n, body FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
 _SIZES = f"SELECT n, length(body) FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
 
 # Few requests are open or dead. SQLite may read all rows of a peer to find them, unless it must use this index.
 _IN_STATE = {
     state: f"INDEXED BY incoming_live WHERE state = '{state}'" for state in (*sorted(OPEN_INCOMING), IncomingState.DEAD)
+}
+_LIVE = {
+    state: f"SELECT n, peer, coalesce(length(body), 0) FROM incoming {clause}" for state, clause in _IN_STATE.items()
 }
 _ALL_IN_STATE = {state: f"{clause} ORDER BY n" for state, clause in _IN_STATE.items()}
 _ALL_BLOCKED = "INDEXED BY incoming_blocked WHERE state = 'blocked'"
@@ -49,11 +56,31 @@ _EXPIRED = tuple(f"{_IN_STATE[state]} AND expires <= ? ORDER BY expires LIMIT ?"
 _NEXT_EXPIRY = tuple(f"SELECT min(expires) FROM incoming {_IN_STATE[state]}" for state in sorted(OPEN_INCOMING))
 
 
+class _Live(NamedTuple):
+    """What is kept in memory of a request that is open or dead: its sender, its state and the bytes of its body."""
+
+    peer: str
+    state: str
+    size: int
+
+
 class IncomingTable(Table[IncomingRow]):
     """Requests in the order of their arrival."""
 
     name = "incoming"
     row_type = IncomingRow
+
+    def __init__(self, db: sqlite3.Connection, usage: UsageTable) -> None:
+        super().__init__(db)
+        self._usage = usage
+        self._live: dict[int, _Live] = {}
+
+    def load(self) -> None:
+        """Read which requests are open or dead."""
+        self._live.clear()
+        for state, statement in _LIVE.items():
+            for row_id, peer, size in self._db.execute(statement):
+                self._live[row_id] = _Live(sys.intern(peer), state, size)
 
     def add(self, message: Message, body: bytes, bundle: int, now: int, state: IncomingState) -> IncomingRow | None:
         """Store a request; return None if its sender has sent this id before."""
@@ -120,7 +147,17 @@ class IncomingTable(Table[IncomingRow]):
 
     def move(self, row_id: int, state: IncomingState, error: str | None = None) -> bool:
         """Move a request to a state if the move is legal; its body is removed once nothing can need it any more."""
-        return self._changes_one(_MOVE[state], error, row_id)
+        found = self._live.get(row_id)
+        if found is None or found.state not in _MAY_BECOME[state]:
+            return False
+        self._db.execute(_MOVE[state], (error, row_id))
+        size = found.size if state in _KEEPS_BODY else 0
+        if state in _IN_STATE:
+            self._live[row_id] = _Live(found.peer, state, size)
+        else:
+            del self._live[row_id]
+        self._usage.move_request(found.peer, found.state, state, found.size - size)
+        return True
 
     def set_instance(self, row_id: int, instance: str) -> None:
         """Store which instance a request is for."""
@@ -250,4 +287,10 @@ class IncomingTable(Table[IncomingRow]):
     def _insert(self, row: IncomingRow, body: bytes, bundle: int | None) -> IncomingRow | None:
         # Not RETURNING: it doubles the cost of an INSERT, and returns nothing that is not known here.
         cursor = self._db.execute(_INSERT, (*row[1:], body, bundle))
-        return row._replace(row_id=cursor.lastrowid or 0) if cursor.rowcount == 1 else None
+        if cursor.rowcount != 1:
+            return None
+        row_id = cursor.lastrowid or 0
+        self._usage.add_request(row.peer, row.state, len(body))
+        if row.state in _IN_STATE:
+            self._live[row_id] = _Live(sys.intern(row.peer), row.state, len(body))
+        return row._replace(row_id=row_id)

@@ -294,6 +294,21 @@ def _questions_are_claimed(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE questions ADD COLUMN claims INTEGER NOT NULL DEFAULT 0")
 
 
+def _usage_is_counted_in_memory(db: sqlite3.Connection) -> None:
+    """Remove the triggers that kept the counts, at a cost for every row; `UsageTable` writes them now."""
+    for trigger in (
+        "usage_of_request",
+        "usage_of_moved_request",
+        "usage_of_removed_request",
+        "usage_of_question",
+        "usage_of_removed_question",
+        "usage_of_answer",
+        "usage_of_moved_answer",
+        "usage_of_removed_answer",
+    ):
+        db.execute(f"DROP TRIGGER {trigger}")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -313,6 +328,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _prompts_have_flows,
     _usage_is_counted,
     _questions_are_claimed,
+    _usage_is_counted_in_memory,
 )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Sequence
 
-from p2pflows.protocol.message import Message
+from p2pflows.protocol.message import ANSWERS, Message
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.sql import HAS_NUMBER, insert_into, is_one_of
 from p2pflowsd.journal.table import Table
+from p2pflowsd.journal.usage import UsageTable
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, may_become
 
 _INSERT = insert_into(
@@ -29,6 +31,7 @@ _BODIES = f"SELECT n, body FROM outgoing WHERE {HAS_NUMBER} AND state = 'pending
 
 # Few messages are open. SQLite may read the whole table to find them, unless it must use one of these indexes.
 _OPEN = "INDEXED BY outgoing_live WHERE state IN ('pending', 'stored')"
+_OPEN_ANSWERS = f"SELECT id, peer, coalesce(length(body), 0) FROM outgoing {_OPEN} AND type IN ('reply', 'error')"
 _OPEN_OF_RUNS = "INDEXED BY outgoing_of_root WHERE origin IS NOT NULL AND state IN ('pending', 'stored')"
 
 _OWN = "origin IS NULL AND endpoint NOT GLOB '_*'"
@@ -44,6 +47,18 @@ class OutgoingTable(Table[OutgoingRow]):
 
     name = "outgoing"
     row_type = OutgoingRow
+
+    def __init__(self, db: sqlite3.Connection, usage: UsageTable) -> None:
+        super().__init__(db)
+        self._usage = usage
+        self._answers: dict[str, tuple[str, int]] = {}
+        """The recipients of open answers, and the bytes of their bodies, by id."""
+
+    def load(self) -> None:
+        """Read which answers are open."""
+        self._answers.clear()
+        for message_id, peer, size in self._db.execute(_OPEN_ANSWERS):
+            self._answers[message_id] = (peer, size)
 
     def add(self, message: Message, body: bytes, origin: str | None = None) -> int:
         """Store a message to be sent; return its number."""
@@ -62,12 +77,21 @@ class OutgoingTable(Table[OutgoingRow]):
             OutgoingState.PENDING,
             origin,
         )
-        return self._db.execute(_INSERT, values).lastrowid or 0
+        row_id = self._db.execute(_INSERT, values).lastrowid or 0
+        if message.type in ANSWERS:
+            self._answers[message.id] = (message.recipient, len(body))
+            self._usage.add_answer(message.recipient, 1, len(body))
+        return row_id
 
     def move(self, message_id: str, state: OutgoingState, now: int, answer: bytes | None = None) -> bool:
         """Move a message to a state if the move is legal; its body stays if it may have to be sent again."""
         ended = None if state in OPEN_OUTGOING else now
-        return self._changes_one(_MOVE[state], ended, answer, message_id)
+        if not self._changes_one(_MOVE[state], ended, answer, message_id):
+            return False
+        if state not in OPEN_OUTGOING and message_id in self._answers:
+            peer, size = self._answers.pop(message_id)
+            self._usage.add_answer(peer, -1, 0 if state in _KEEPS_BODY else -size)
+        return True
 
     def mark_stored(self, calls: Sequence[str], others: Sequence[str], answers: Sequence[str], now: int) -> None:
         """Move pending messages on, because their recipient has stored them.
@@ -75,12 +99,16 @@ class OutgoingTable(Table[OutgoingRow]):
         Args:
             calls: ids of calls, which now wait for their answer.
             others: ids of posts and withdrawals, which are done.
-            answers: ids of answers, which are removed.
+            answers: ids of open answers, which are removed.
             now: the time in milliseconds since the Unix epoch.
         """
         self._db.executemany(_MOVE[OutgoingState.STORED], [(None, None, message_id) for message_id in calls])
         self._db.executemany(_MOVE[OutgoingState.DONE], [(now, None, message_id) for message_id in others])
-        self._db.executemany("DELETE FROM outgoing WHERE id = ?", [(message_id,) for message_id in answers])
+        for message_id in answers:
+            if message_id in self._answers:
+                peer, size = self._answers.pop(message_id)
+                self._db.execute("DELETE FROM outgoing WHERE id = ?", (message_id,))
+                self._usage.add_answer(peer, -1, -size)
 
     def reopen(self, calls: Sequence[str]) -> None:
         """Move stored calls back, because their recipient misses them.
@@ -100,11 +128,16 @@ class OutgoingTable(Table[OutgoingRow]):
 
     def restamp(self, row_id: int, message: Message) -> None:
         """Give a pending message another position in its stream, or other times."""
-        self._db.execute(
+        body = message.to_bytes()
+        is_changed = self._changes_one(
             "UPDATE outgoing SET epoch = ?, seq = ?, created = ?, expires = ?, body = ?"
             " WHERE n = ? AND state = 'pending'",
-            (message.epoch, message.seq, message.created, message.expires, message.to_bytes(), row_id),
+            *(message.epoch, message.seq, message.created, message.expires, body, row_id),
         )
+        if is_changed and message.id in self._answers:
+            peer, size = self._answers[message.id]
+            self._answers[message.id] = (peer, len(body))
+            self._usage.add_answer(peer, 0, len(body) - size)
 
     def find(self, message_id: str) -> OutgoingRow | None:
         """Return the message with an id."""

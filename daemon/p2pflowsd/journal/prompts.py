@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from p2pflows.protocol.message import Type
 from p2pflowsd.journal.rows import IncomingRow, PromptRow, columns
 from p2pflowsd.journal.sql import is_one_of
 from p2pflowsd.journal.table import Table
+from p2pflowsd.journal.usage import UsageTable
 from p2pflowsd.lifecycle import PromptState, may_become
 
 _COLUMNS = columns(PromptRow)
@@ -85,6 +87,10 @@ class PromptTable(Table[PromptRow]):
     name = "prompts"
     row_type = PromptRow
 
+    def __init__(self, db: sqlite3.Connection, usage: UsageTable) -> None:
+        super().__init__(db)
+        self._usage = usage
+
     def add(self, request: IncomingRow, text: str, data: str, label: str = "", flow: str = "") -> PromptRow:
         """Store the question that a request asks; both have the same number.
 
@@ -112,6 +118,7 @@ class PromptTable(Table[PromptRow]):
             flow=flow,
         )
         values = [value for name, value in zip(_COLUMNS, prompt, strict=True) if name != "place"]
+        self._usage.add_question(request.peer, len(text.encode()) + len(data.encode()))
         return prompt._replace(place=self._value(_INSERT, *values, prompt.id[::-1]))
 
     def end(self, row_id: int, state: PromptState, now: int, answer: str | None = None) -> bool:

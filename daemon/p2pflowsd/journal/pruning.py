@@ -7,6 +7,7 @@ import sqlite3
 
 from p2pflows.retention import Retention
 from p2pflowsd.journal.sql import HAS_NUMBER
+from p2pflowsd.journal.usage import UsageTable
 
 MAX_PRUNED_ROWS = 1_000
 """How many rows of a table one call looks at, so that no call takes long."""
@@ -41,8 +42,9 @@ the same user.
 class Pruner:
     """Goes round the tables, one slice of each at a time."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, usage: UsageTable) -> None:
         self._db = db
+        self._usage = usage
         self._reached = dict.fromkeys(_CONDITIONS, 0)
 
     def prune(self, now: int, retention: Retention) -> bool:
@@ -77,6 +79,7 @@ class Pruner:
                 {"start": start, "end": end, **limits},
             )
             rows = [row_id for (row_id,) in found]
+            self._usage.forget(table, rows)
             self._db.execute(f"DELETE FROM {table} WHERE {HAS_NUMBER}", (json.dumps(rows),))
             if len(rows) == MAX_REMOVED_ROWS:
                 self._reached[table] = rows[-1]

@@ -270,15 +270,21 @@ def test_bodies_and_sizes_of_some_requests(rows: Rows) -> None:
         lambda table, message: table.move(message, OutgoingState.CANCELLED, NOW),
         lambda table, message: table.mark_stored([message], [], [], NOW),
         lambda table, message: table.mark_stored([], [message], [], NOW),
-        lambda table, message: table.mark_stored([], [], [message], NOW),
         lambda table, message: table.set_note(message, ANN, "waiting"),
     ],
-    ids=["move", "stored", "done", "removed", "note"],
+    ids=["move", "stored", "done", "note"],
 )
 def test_one_message_is_changed(rows: Rows, change: Callable[[Any, str], object]) -> None:
     """A change of a message leaves all others as they are."""
     message = rows.sent[ANN, "x", Type.CALL, OutgoingState.PENDING]
     assert rows.changed_by(lambda: change(rows.journal.outgoing, message)) == [("outgoing", message)]
+
+
+def test_a_confirmed_answer_is_removed(rows: Rows) -> None:
+    """Its row goes, and those of other answers stay, also of those that have ended."""
+    outgoing = rows.journal.outgoing
+    pending, ended = (rows.sent[ANN, "x", Type.REPLY, state] for state in (OutgoingState.PENDING, OutgoingState.FAILED))
+    assert rows.changed_by(lambda: outgoing.mark_stored([], [], [pending, ended], NOW)) == [("outgoing", pending)]
 
 
 def test_a_note_is_only_for_an_open_message_of_that_recipient(rows: Rows) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from simulation.world import ECHO, HUMAN, World
 from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
+from support.usage import check_usage
 
 from p2pflows.limits import Limits
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
-from p2pflowsd.journal import Journal
-from p2pflowsd.journal.rows import UsageRow
 from p2pflowsd.node import Node
 
 EPOCH = 5
@@ -46,32 +45,6 @@ def posts(peer: Peer, count: int, *, size: int = 0, start: int = 0, **fields: An
 def refusals(peer: Peer) -> list[str]:
     """The reasons that a peer was told."""
     return [reason for _, reason in peer.received_lines("refused")]
-
-
-def check_usage(journal: Journal) -> None:
-    """Compare what the journal counts with what it holds."""
-    db = journal._db
-    found: dict[str, dict[str, int]] = {}
-    kind_of = {"blocked": "blocked", "held": "held", "ready": "tasks", "kept": "tasks", "dead": "dead"}
-    kind_of |= {"asked": "questions", "done": "remembered", "failed": "remembered", "expired": "remembered"}
-
-    def add(peer: str, size: int | None, kind: str | None = None) -> None:
-        row = found.setdefault(peer, {})
-        row["bytes"] = row.get("bytes", 0) + (size or 0)
-        if kind is not None:
-            row[kind] = row.get(kind, 0) + 1
-
-    for peer, state, size in db.execute("SELECT peer, state, length(body) FROM incoming"):
-        add(peer, size, kind_of[state])
-    for peer, text, data in db.execute("SELECT peer, text, data FROM prompts"):
-        add(peer, len(text.encode()) + len(data.encode()))
-    for peer, state, size in db.execute(
-        "SELECT peer, state, length(body) FROM outgoing WHERE type IN ('reply', 'error')"
-    ):
-        add(peer, size, "answers" if state in ("pending", "stored") else None)
-    counted = {row.peer: row for row in journal.usage.all() if row != UsageRow(row.peer)}
-    expected = {peer: UsageRow(peer, **row) for peer, row in found.items()}
-    assert counted == {peer: row for peer, row in expected.items() if row != UsageRow(peer)}
 
 
 def test_a_contact_fills_no_more_than_their_bytes(make: Callable[..., LoneDaemon]) -> None:
