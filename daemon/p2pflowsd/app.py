@@ -29,6 +29,7 @@ from p2pflowsd.api.control import Control
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import Methods
 from p2pflowsd.batch_times import BatchTimes
+from p2pflowsd.checkpoints import Checkpoints
 from p2pflowsd.clock import SystemClock, system_entropy
 from p2pflowsd.journal import Journal, JournalError, from_opening
 from p2pflowsd.journal.rows import MeetingRow, PromptRow
@@ -77,7 +78,8 @@ class App:
         self._version = version("p2pflows")
         self._setting = broker_url.parse(settings.broker)
         self._embedded = EmbeddedBroker(self._setting.port, log=log) if isinstance(self._setting, Embedded) else None
-        self._journal = Journal(home.journal, self._me.user_id, self._faults)
+        self._journal = Journal(home.journal, self._me.user_id, self._faults, has_thread=True)
+        self._checkpoints = Checkpoints()
         self._link = MqttLink(
             broker=self._broker,
             client_id=self._client_id(),
@@ -181,6 +183,7 @@ class App:
             await self._workers.close()
             if self._embedded is not None:
                 await self._embedded.close()
+            self._checkpoints.close()
             self._journal.close()
 
     # The pump: deliveries and requests that arrive during a commit form the next batch.
@@ -213,6 +216,7 @@ class App:
                 self._crashed.set_exception(error)
             return
         self._batch_times.add(began, self._clock.elapsed())
+        self._checkpoints.after_batch(self._journal)
         if self._contacts.problem is not self._told:
             self._told = self._contacts.problem
             if self._told is not None:
@@ -277,6 +281,7 @@ class App:
     def _reopen_journal(self) -> None:
         """Go on with a new node, if the journal can be written; until then the old one can still be read."""
         self._deliveries.clear()
+        self._checkpoints.wait()
         journal: Journal | None = None
         try:
             journal = self._journal.reopened()

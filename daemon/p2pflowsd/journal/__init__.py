@@ -1,7 +1,8 @@
 """The journal: the SQLite file in which a daemon keeps what it promised. No other module opens this file.
 
 WAL with synchronous=FULL: a commit that has returned survives power loss (https://sqlite.org/wal.html, section 3;
-https://sqlite.org/pragma.html#pragma_synchronous). There is one connection, and one thread uses it.
+https://sqlite.org/pragma.html#pragma_synchronous). There is one connection that reads and writes, and one thread uses
+it. Another connection may copy the log into the database meanwhile, on another thread; see `Checkpoint`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from p2pflows.errors import UsageError
 from p2pflows.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.faults import Faults
+from p2pflowsd.journal.checkpoint import Checkpoint
 from p2pflowsd.journal.errors import (
     PASSING,
     JournalError,
@@ -64,8 +66,10 @@ class Journal:
         path: the file; it is created, readable by its owner alone, if it does not exist.
         user: the user id of the owner; the journal of another user is refused.
         faults: notified before and after every commit.
+        has_thread: whether the caller makes the checkpoints, on another thread; otherwise commits make them.
 
     Attributes:
+        checkpoint: makes the checkpoints if commits do not.
         meta: facts about this journal, such as its owner.
         titles: the names that the user has given to conversations, by the conversation's id.
         served: what is served, as JSON by endpoint.
@@ -77,13 +81,14 @@ class Journal:
         JournalError: the disk is full or fails.
     """
 
-    def __init__(self, path: Path, user: str, faults: Faults) -> None:
+    def __init__(self, path: Path, user: str, faults: Faults, *, has_thread: bool = False) -> None:
         self._faults = faults
         self._path = path
         self._user = user
         self._last_change = LastChange(path.with_name(FILE_NAME), user)
         self._noted = self._last_change.read()
         self._db, self._file = _open(path, 0 if self._noted is None else self._noted.without_log)
+        self.checkpoint: Checkpoint | None = None
         self._noted_changes = -1
         self._noted_generation = -1
         self.usage = UsageTable(self._db)
@@ -114,6 +119,8 @@ class Journal:
                 owner = self.meta.get("user")
                 (self._generation,) = self._db.execute("PRAGMA application_id").fetchone()
                 self.older_copy = self._find_older_copy()
+                if has_thread:
+                    self.checkpoint = Checkpoint(path, self._db)
         except BaseException:
             self.close()
             raise
@@ -171,8 +178,8 @@ class Journal:
         if not self._path.exists():  # no new journal takes the place of one that was in use
             raise replaced()
         if self._file.change is not None:
-            self._db.close()
-        return Journal(self._path, self._user, self._faults)
+            self._close_connections()
+        return Journal(self._path, self._user, self._faults, has_thread=self.checkpoint is not None)
 
     def check_file(self) -> None:
         """Check that no other program has moved, removed or overwritten the journal's files.
@@ -181,6 +188,16 @@ class Journal:
             JournalError: one has.
         """
         self._file.check()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether there is something that no commit has kept yet."""
+        return self._db.in_transaction
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of the `-wal` file at the last commit."""
+        return self._file.log_bytes
 
     def commit(self, *, count_now: bool = False) -> None:
         """Keep the open transaction. One in which nothing changed costs no fsync.
@@ -226,9 +243,14 @@ class Journal:
         return self._pruner.prune(now, retention)
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Close the file; no checkpoint may run."""
+        self._close_connections()
         self._file.close()
+
+    def _close_connections(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+        self._db.close()
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):

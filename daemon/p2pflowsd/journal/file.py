@@ -102,6 +102,7 @@ class JournalFile:
     Attributes:
         change: what `check` has found.
         generation: the generation of the database without its log.
+        log_bytes: the size of the log at the last `check`; it may begin with what is in the database already.
 
     Raises:
         JournalError: the files were changed since the connection was opened.
@@ -113,7 +114,7 @@ class JournalFile:
         self._identity, self._descriptor = _headers.open(path)
         self._log_identity = _identity(self._log)
         self._is_closed = False
-        self.generation = 0
+        self.generation = self.log_bytes = 0
         self.change: Change | None = None
         self.check()
 
@@ -132,9 +133,11 @@ class JournalFile:
             self.change = Change.OVERWRITTEN
             raise replaced()
         self.generation = generation
-        if _identity(self._log) != self._log_identity:
+        found = _stat(self._log)
+        if found is None or (found.st_dev, found.st_ino) != self._log_identity:
             self.change = Change.LOG_REMOVED
             raise removed(self._log.name)
+        self.log_bytes = found.st_size
 
     def salvage(self, db: sqlite3.Connection) -> None:
         """Bring the files into a state in which they can be opened again, after `check` has failed.
@@ -182,11 +185,15 @@ def _generation_of_log(log: Path) -> int:
 
 def _identity(path: Path) -> Identity | None:
     """What tells one file from another at the same path; None if there is none."""
+    found = _stat(path)
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        found = path.stat()
+        return path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
 
 
 def _generation(header: bytes) -> int | None:
