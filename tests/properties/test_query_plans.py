@@ -13,7 +13,7 @@ from simulation.world import World
 
 from p2pflowsd.journal.migrations import migrate
 
-GROWING = {"incoming", "outgoing", "bundles", "log", "streams", "prompts", "lines"}
+GROWING = {"incoming", "outgoing", "bundles", "log", "streams", "prompts", "lines", "bodies"}
 """Tables with a row for every message, or for every stream."""
 INDEXES_OF_FEW = {
     "incoming_live", "incoming_blocked", "incoming_of_instance", "incoming_open_of_peer",

@@ -13,14 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from p2pflowsd.journal.bodies import Kind, read_either
+
 
 def _new(columns: str) -> dict[str, str]:
     return {column: f"NEW.{column}" for column in columns.split()}
 
 
-_IN_BODY = "json_extract(CAST(NEW.body AS TEXT), '$.{}')"
+_BODY = read_either("NEW.body", "NEW.large", "NEW", Kind.MESSAGE)
+_ANSWER = read_either("NEW.answer", "NEW.large_answer", "NEW", Kind.ANSWER)
 _MOVED = {"was": "OLD.state", "state": "NEW.state"}
 _OF_RUN = "(SELECT {} FROM incoming WHERE incoming.n = {}.n)"
+
+
+def _in(body: str, field: str) -> str:
+    return f"json_extract(CAST({body} AS TEXT), '$.{field}')"
 
 
 def _record(row: str) -> dict[str, str]:
@@ -37,13 +44,13 @@ _TRIGGERS: dict[str, tuple[str, dict[str, str]]] = {
     "accepted": (
         "INSERT ON outgoing",
         _new("type peer endpoint epoch seq cause expires")
-        | {"data": _IN_BODY.format("data"), "instance": _IN_BODY.format("instance"), "origin": "json(NEW.origin)"},
+        | {"data": _in(_BODY, "data"), "instance": _in(_BODY, "instance"), "origin": "json(NEW.origin)"},
     ),
-    "outgoing_moved": ("UPDATE OF state ON outgoing", {**_MOVED, "answer": "json(CAST(NEW.answer AS TEXT))"}),
+    "outgoing_moved": ("UPDATE OF state ON outgoing", {**_MOVED, "answer": f"json(CAST({_ANSWER} AS TEXT))"}),
     "outgoing_removed": ("DELETE ON outgoing", {"state": "OLD.state"}),
     "received": (
         "INSERT ON incoming",
-        _new("type peer endpoint epoch seq state instance") | {"cause": _IN_BODY.format("cause")},
+        _new("type peer endpoint epoch seq state instance") | {"cause": _in("NEW.body", "cause")},
     ),
     "incoming_moved": (
         "UPDATE OF state ON incoming",

@@ -29,6 +29,7 @@ from p2pflowsd.asking.questions import Answerer
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.human.inbox import Typed
 from p2pflowsd.journal import Journal, JournalError
+from p2pflowsd.journal.bodies import Kind, read_either
 from p2pflowsd.node import Node, Request
 from p2pflowsd.running.catalog import Served
 
@@ -326,8 +327,9 @@ class Machine:
 
     def mounted(self, to: Machine) -> list[tuple[str, str]]:
         """Return endpoint and id of each instance that somebody else has mounted for this person."""
+        answer = read_either("answer", "large_answer", "outgoing", Kind.ANSWER)
         found = self._reader.execute(
-            "SELECT CAST(answer AS TEXT) FROM outgoing WHERE endpoint = '_instances' AND type = 'call' AND peer = ?"
+            f"SELECT CAST({answer} AS TEXT) FROM outgoing WHERE endpoint = '_instances' AND type = 'call' AND peer = ?"  # noqa: S608 - an expression of the journal's
             " AND state = 'done' AND origin IS NULL ORDER BY n",
             (to.user,),
         )
@@ -362,9 +364,17 @@ class Machine:
 
     def min_work_s(self) -> float:
         """Return how many seconds the requests that wait for workers, here or on their way, take at least."""
-        total = "SELECT total(json_extract(CAST(body AS TEXT), '$.data.seconds'))"
-        tables = ("incoming WHERE state IN ('blocked', 'ready')", "outgoing WHERE state = 'pending'")
-        return float(sum(self._reader.execute(f"{total} FROM {table}").fetchone()[0] for table in tables))
+        tables = (
+            ("incoming", "state IN ('blocked', 'ready')", Kind.REQUEST),
+            ("outgoing", "state = 'pending'", Kind.MESSAGE),
+        )
+        total = 0.0
+        for table, condition, kind in tables:
+            body = read_either("body", "large", table, kind)
+            seconds = f"json_extract(CAST({body} AS TEXT), '$.data.seconds')"
+            statement = f"SELECT total({seconds}) FROM {table} WHERE {condition}"  # noqa: S608 - a test's tables
+            total += self._reader.execute(statement).fetchone()[0]
+        return total
 
     def unsettled(self) -> list[str]:
         """Describe what waits for this daemon or for others; without runs, which may wait for humans."""

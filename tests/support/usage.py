@@ -29,12 +29,12 @@ def summed_usage(journal: Journal) -> dict[str, UsageRow]:
         if kind is not None:
             row[kind] = row.get(kind, 0) + 1
 
-    for peer, state, size in db.execute("SELECT peer, state, length(body) FROM incoming AS summed"):
+    for peer, state, size in db.execute("SELECT peer, state, coalesce(length(body), large) FROM incoming AS summed"):
         add(peer, size, _KIND_OF[state])
     for peer, text, data in db.execute("SELECT peer, text, data FROM prompts AS summed"):
         add(peer, len(text.encode()) + len(data.encode()))
     for peer, state, size in db.execute(
-        "SELECT peer, state, length(body) FROM outgoing AS summed WHERE type IN ('reply', 'error')"
+        "SELECT peer, state, coalesce(length(body), large) FROM outgoing AS summed WHERE type IN ('reply', 'error')"
     ):
         add(peer, size, "answers" if state in ("pending", "stored") else None)
     rows = (UsageRow(peer, **row) for peer, row in found.items())

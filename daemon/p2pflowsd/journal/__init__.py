@@ -17,6 +17,7 @@ from pathlib import Path
 from p2pflows.errors import UsageError
 from p2pflows.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.faults import Faults
+from p2pflowsd.journal.bodies import BodyTable
 from p2pflowsd.journal.checkpoint import Checkpoint
 from p2pflowsd.journal.errors import (
     PASSING,
@@ -56,7 +57,14 @@ SELECT max(coalesce((SELECT received FROM incoming ORDER BY n DESC LIMIT 1), 0),
            coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'boot'), 0))
 """
 """When something was last added to a journal."""
-_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "cache_size = -16000")
+_PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "busy_timeout = 5000",
+    "cache_size = -16000",
+    "secure_delete = FAST",
+)
+"""FAST: some builds of SQLite write zeros over every page that becomes free, which is each long body once more."""
 
 
 class Journal:
@@ -92,8 +100,9 @@ class Journal:
         self._noted_changes = -1
         self._noted_generation = -1
         self.usage = UsageTable(self._db)
-        self.incoming = IncomingTable(self._db, self.usage)
-        self.outgoing = OutgoingTable(self._db, self.usage)
+        self._bodies = BodyTable(self._db)
+        self.incoming = IncomingTable(self._db, self.usage, self._bodies)
+        self.outgoing = OutgoingTable(self._db, self.usage, self._bodies)
         self.prompts = PromptTable(self._db, self.usage)
         self.lines = LineTable(self._db)
         self.questions = QuestionTable(self._db)
@@ -211,6 +220,7 @@ class Journal:
         """
         with self.work():
             self.streams.save()
+            self._bodies.save()
             self.usage.save()
             if count_now:
                 self._save_counters()
@@ -253,6 +263,7 @@ class Journal:
         self._db.close()
 
     def _roll_back(self) -> None:
+        self._bodies.forget_unsaved()
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")

@@ -9,30 +9,36 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from p2pflows.protocol.message import Message
+from p2pflowsd.journal.bodies import BodyTable, Kind, in_row, lies_apart, read_either
 from p2pflowsd.journal.rows import IncomingRow, columns
 from p2pflowsd.journal.sql import HAS_NUMBER, insert_into, is_one_of
 from p2pflowsd.journal.table import Table
 from p2pflowsd.journal.usage import UsageTable
 from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState, may_become
 
-_INSERT = insert_into("incoming", [*columns(IncomingRow)[1:], "body", "bundle"]) + " ON CONFLICT (peer, id) DO NOTHING"
+_COLUMNS = [*columns(IncomingRow)[1:], "body", "large", "bundle"]
+_INSERT = insert_into("incoming", _COLUMNS) + " ON CONFLICT (peer, id) DO NOTHING"
 _KEEPS_BODY = frozenset({IncomingState.BLOCKED, IncomingState.HELD, IncomingState.READY, IncomingState.DEAD})
 _MOVE = {
     state: f"UPDATE incoming SET state = '{state}', error = coalesce(?, error)"
-    + ("" if state in _KEEPS_BODY else ", body = NULL")
+    + ("" if state in _KEEPS_BODY else ", body = NULL, large = 0")
     + " WHERE n = ?"
     for state in IncomingState
 }
 _MAY_BECOME = {state: frozenset(may_become(state)) for state in IncomingState}
-_BODIES = f"SELECT n, body FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
-_SIZES = f"SELECT n, length(body) FROM incoming WHERE {HAS_NUMBER} AND body IS NOT NULL"
+_BODY_OF = read_either("body", "large", "incoming", Kind.REQUEST)
+_BODY = f"SELECT {_BODY_OF} FROM incoming WHERE n = ?"
+_HAS_BODY = "(body IS NOT NULL OR large > 0)"
+_BODIES = f"SELECT n, {_BODY_OF} FROM incoming WHERE {HAS_NUMBER} AND {_HAS_BODY}"
+_SIZES = f"SELECT n, coalesce(length(body), large) FROM incoming WHERE {HAS_NUMBER} AND {_HAS_BODY}"
 
 # Few requests are open or dead. SQLite may read all rows of a peer to find them, unless it must use this index.
 _IN_STATE = {
     state: f"INDEXED BY incoming_live WHERE state = '{state}'" for state in (*sorted(OPEN_INCOMING), IncomingState.DEAD)
 }
 _LIVE = {
-    state: f"SELECT n, peer, coalesce(length(body), 0) FROM incoming {clause}" for state, clause in _IN_STATE.items()
+    state: f"SELECT n, peer, coalesce(length(body), large) FROM incoming {clause}"
+    for state, clause in _IN_STATE.items()
 }
 _ALL_IN_STATE = {state: f"{clause} ORDER BY n" for state, clause in _IN_STATE.items()}
 _ALL_BLOCKED = "INDEXED BY incoming_blocked WHERE state = 'blocked'"
@@ -70,9 +76,10 @@ class IncomingTable(Table[IncomingRow]):
     name = "incoming"
     row_type = IncomingRow
 
-    def __init__(self, db: sqlite3.Connection, usage: UsageTable) -> None:
+    def __init__(self, db: sqlite3.Connection, usage: UsageTable, bodies: BodyTable) -> None:
         super().__init__(db)
         self._usage = usage
+        self._long_bodies = bodies
         self._live: dict[int, _Live] = {}
 
     def load(self) -> None:
@@ -151,6 +158,8 @@ class IncomingTable(Table[IncomingRow]):
         if found is None or found.state not in _MAY_BECOME[state]:
             return False
         self._db.execute(_MOVE[state], (error, row_id))
+        if state not in _KEEPS_BODY:
+            self._long_bodies.drop_unsaved(row_id)
         size = found.size if state in _KEEPS_BODY else 0
         if state in _IN_STATE:
             self._live[row_id] = _Live(found.peer, state, size)
@@ -193,7 +202,7 @@ class IncomingTable(Table[IncomingRow]):
 
     def body(self, row_id: int) -> bytes:
         """Return the signed body of an open request."""
-        body: bytes | None = self._value("SELECT body FROM incoming WHERE n = ?", row_id)
+        body: bytes | None = self._long_bodies.unsaved.get(row_id) or self._value(_BODY, row_id)
         return b"{}" if body is None else body
 
     def data(self, row_id: int) -> dict[str, Any]:
@@ -203,7 +212,10 @@ class IncomingTable(Table[IncomingRow]):
 
     def bodies(self, row_ids: Sequence[int]) -> dict[int, bytes]:
         """Return the signed bodies of some requests, by number; those without a body are left out."""
-        return dict(self._db.execute(_BODIES, (json.dumps(row_ids),))) if row_ids else {}
+        if not row_ids:
+            return {}
+        unsaved = self._long_bodies.unsaved
+        return {n: unsaved.get(n) or body for n, body in self._db.execute(_BODIES, (json.dumps(row_ids),))}
 
     def sizes(self, row_ids: Sequence[int]) -> dict[int, int]:
         """Return the length in bytes of the bodies of some requests, by number; the bodies are not read."""
@@ -286,10 +298,12 @@ class IncomingTable(Table[IncomingRow]):
 
     def _insert(self, row: IncomingRow, body: bytes, bundle: int | None) -> IncomingRow | None:
         # Not RETURNING: it doubles the cost of an INSERT, and returns nothing that is not known here.
-        cursor = self._db.execute(_INSERT, (*row[1:], body, bundle))
+        cursor = self._db.execute(_INSERT, (*row[1:], *in_row(body), bundle))
         if cursor.rowcount != 1:
             return None
         row_id = cursor.lastrowid or 0
+        if lies_apart(body):
+            self._long_bodies.put_soon(row_id, body)
         self._usage.add_request(row.peer, row.state, len(body))
         if row.state in _IN_STATE:
             self._live[row_id] = _Live(sys.intern(row.peer), row.state, len(body))

@@ -309,6 +309,24 @@ def _usage_is_counted_in_memory(db: sqlite3.Connection) -> None:
         db.execute(f"DROP TRIGGER {trigger}")
 
 
+def _long_bodies_have_a_table(db: sqlite3.Connection) -> None:
+    """Keep long bodies and answers apart from the rows of their messages, so that no move writes them again.
+
+    Those that an earlier release has stored stay in their rows.
+    """
+    db.execute("CREATE TABLE bodies (n INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT")
+    for table, column, kind in (("incoming", "large", 0), ("outgoing", "large", 1), ("outgoing", "large_answer", 2)):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+        for what, event, condition in (
+            ("dropped", f"UPDATE OF {column}", f"OLD.{column} > 0 AND NEW.{column} = 0"),
+            ("removed", "DELETE", f"OLD.{column} > 0"),
+        ):
+            db.execute(
+                f"""CREATE TRIGGER {table}_{column}_{what} AFTER {event} ON {table} WHEN {condition} BEGIN
+                     DELETE FROM bodies WHERE n = OLD.n * 3 + {kind}; END"""
+            )
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -329,6 +347,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _usage_is_counted,
     _questions_are_claimed,
     _usage_is_counted_in_memory,
+    _long_bodies_have_a_table,
 )
 
 

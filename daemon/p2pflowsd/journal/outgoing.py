@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from p2pflows.protocol.message import ANSWERS, Message
+from p2pflowsd.journal.bodies import BodyTable, Kind, in_row, lies_apart, number_of, read_either
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.sql import HAS_NUMBER, insert_into, is_one_of
 from p2pflowsd.journal.table import Table
@@ -16,22 +17,32 @@ from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, may_become
 _INSERT = insert_into(
     "outgoing",
     (
-        "id", "type", "peer", "endpoint", "epoch", "seq", "conversation", "cause", "body", "created", "expires",
-        "state", "origin",
+        "n", "id", "type", "peer", "endpoint", "epoch", "seq", "conversation", "cause", "body", "large", "created",
+        "expires", "state", "origin",
     ),
 )  # fmt: skip
 _KEEPS_BODY = frozenset({OutgoingState.PENDING, OutgoingState.STORED, OutgoingState.FAILED, OutgoingState.EXPIRED})
-_MOVE = {
-    state: f"UPDATE outgoing SET state = '{state}', ended = ?, answer = coalesce(?, answer)"
-    + ("" if state in _KEEPS_BODY else ", body = NULL")
-    + f" WHERE id = ? AND {is_one_of(may_become(state))}"
+_MAY_MOVE = {state: f"WHERE id = ? AND {is_one_of(may_become(state))}" for state in OutgoingState}
+_MOVED = {
+    state: f"state = '{state}', ended = ?"
+    + ("" if state in _KEEPS_BODY else ", body = NULL, large = 0")
+    + f" {_MAY_MOVE[state]}"
     for state in OutgoingState
 }
-_BODIES = f"SELECT n, body FROM outgoing WHERE {HAS_NUMBER} AND state = 'pending'"
+_MOVE = {state: f"UPDATE outgoing SET {moved}" for state, moved in _MOVED.items()}
+_END = {state: f"UPDATE outgoing SET answer = ?, large_answer = ?, {moved}" for state, moved in _MOVED.items()}
+_ADD_ANSWER = {
+    state: f"INSERT OR REPLACE INTO bodies (n, body) SELECT {number_of(Kind.ANSWER)}, ? FROM outgoing {may_move}"
+    for state, may_move in _MAY_MOVE.items()
+}
+_NEXT_NUMBER = "SELECT coalesce(max(n), 0) + 1 FROM outgoing"
+_BODY_OF = read_either("body", "large", "outgoing", Kind.MESSAGE)
+_BODY = f"SELECT {_BODY_OF} FROM outgoing WHERE id = ?"
+_BODIES = f"SELECT n, {_BODY_OF} FROM outgoing WHERE {HAS_NUMBER} AND state = 'pending'"
 
 # Few messages are open. SQLite may read the whole table to find them, unless it must use one of these indexes.
 _OPEN = "INDEXED BY outgoing_live WHERE state IN ('pending', 'stored')"
-_OPEN_ANSWERS = f"SELECT id, peer, coalesce(length(body), 0) FROM outgoing {_OPEN} AND type IN ('reply', 'error')"
+_OPEN_ANSWERS = f"SELECT id, peer, coalesce(length(body), large) FROM outgoing {_OPEN} AND type IN ('reply', 'error')"
 _OPEN_OF_RUNS = "INDEXED BY outgoing_of_root WHERE origin IS NOT NULL AND state IN ('pending', 'stored')"
 
 _OWN = "origin IS NULL AND endpoint NOT GLOB '_*'"
@@ -48,9 +59,10 @@ class OutgoingTable(Table[OutgoingRow]):
     name = "outgoing"
     row_type = OutgoingRow
 
-    def __init__(self, db: sqlite3.Connection, usage: UsageTable) -> None:
+    def __init__(self, db: sqlite3.Connection, usage: UsageTable, bodies: BodyTable) -> None:
         super().__init__(db)
         self._usage = usage
+        self._long_bodies = bodies
         self._answers: dict[str, tuple[str, int]] = {}
         """The recipients of open answers, and the bytes of their bodies, by id."""
 
@@ -62,7 +74,12 @@ class OutgoingTable(Table[OutgoingRow]):
 
     def add(self, message: Message, body: bytes, origin: str | None = None) -> int:
         """Store a message to be sent; return its number."""
+        number: int | None = None
+        if lies_apart(body):  # before its row, so that whoever sees the row finds the body
+            (number,) = self._db.execute(_NEXT_NUMBER).fetchone()
+            self._long_bodies.put(Kind.MESSAGE, number or 0, body)
         values = (
+            number,
             message.id,
             message.type,
             message.recipient,
@@ -71,7 +88,7 @@ class OutgoingTable(Table[OutgoingRow]):
             message.seq,
             message.conversation,
             message.in_reply_to,
-            body,
+            *in_row(body),
             message.created,
             message.expires,
             OutgoingState.PENDING,
@@ -86,7 +103,14 @@ class OutgoingTable(Table[OutgoingRow]):
     def move(self, message_id: str, state: OutgoingState, now: int, answer: bytes | None = None) -> bool:
         """Move a message to a state if the move is legal; its body stays if it may have to be sent again."""
         ended = None if state in OPEN_OUTGOING else now
-        if not self._changes_one(_MOVE[state], ended, answer, message_id):
+        if answer is not None and lies_apart(answer):
+            self._db.execute(_ADD_ANSWER[state], (answer, message_id))
+        moved = (
+            self._changes_one(_MOVE[state], ended, message_id)
+            if answer is None
+            else self._changes_one(_END[state], *in_row(answer), ended, message_id)
+        )
+        if not moved:
             return False
         if state not in OPEN_OUTGOING and message_id in self._answers:
             peer, size = self._answers.pop(message_id)
@@ -102,8 +126,8 @@ class OutgoingTable(Table[OutgoingRow]):
             answers: ids of open answers, which are removed.
             now: the time in milliseconds since the Unix epoch.
         """
-        self._db.executemany(_MOVE[OutgoingState.STORED], [(None, None, message_id) for message_id in calls])
-        self._db.executemany(_MOVE[OutgoingState.DONE], [(now, None, message_id) for message_id in others])
+        self._db.executemany(_MOVE[OutgoingState.STORED], [(None, message_id) for message_id in calls])
+        self._db.executemany(_MOVE[OutgoingState.DONE], [(now, message_id) for message_id in others])
         for message_id in answers:
             if message_id in self._answers:
                 peer, size = self._answers.pop(message_id)
@@ -116,7 +140,7 @@ class OutgoingTable(Table[OutgoingRow]):
         Args:
             calls: ids of stored calls.
         """
-        self._db.executemany(_MOVE[OutgoingState.PENDING], [(None, None, message_id) for message_id in calls])
+        self._db.executemany(_MOVE[OutgoingState.PENDING], [(None, message_id) for message_id in calls])
         self._db.executemany("UPDATE outgoing SET note = '' WHERE id = ?", [(message_id,) for message_id in calls])
 
     def set_note(self, message_id: str, peer: str, note: str) -> None:
@@ -130,10 +154,12 @@ class OutgoingTable(Table[OutgoingRow]):
         """Give a pending message another position in its stream, or other times."""
         body = message.to_bytes()
         is_changed = self._changes_one(
-            "UPDATE outgoing SET epoch = ?, seq = ?, created = ?, expires = ?, body = ?"
+            "UPDATE outgoing SET epoch = ?, seq = ?, created = ?, expires = ?, body = ?, large = ?"
             " WHERE n = ? AND state = 'pending'",
-            *(message.epoch, message.seq, message.created, message.expires, body, row_id),
+            *(message.epoch, message.seq, message.created, message.expires, *in_row(body), row_id),
         )
+        if is_changed and lies_apart(body):
+            self._long_bodies.put(Kind.MESSAGE, row_id, body)
         if is_changed and message.id in self._answers:
             peer, size = self._answers[message.id]
             self._answers[message.id] = (peer, len(body))
@@ -153,7 +179,7 @@ class OutgoingTable(Table[OutgoingRow]):
 
     def body(self, message_id: str) -> bytes | None:
         """Return the body of a message, or None once it cannot be sent again."""
-        body: bytes | None = self._value("SELECT body FROM outgoing WHERE id = ?", message_id)
+        body: bytes | None = self._value(_BODY, message_id)
         return body
 
     def bodies(self, row_ids: Sequence[int]) -> dict[int, bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from p2pflowsd.journal.bodies import Kind, read_either
+
 
 class IncomingRow(NamedTuple):
     """A request that we received, without its body."""
@@ -270,11 +272,16 @@ _EXPRESSION_OF = {
     "fingerprint": "mark",
     "root_request": "root",
     "is_explicit": "own",
-    "size": "coalesce(length(body), 0)",
+    "size": "coalesce(length(body), large)",
 }
 """The SQL expression that a field is read from, where that is not a column of the same name."""
+_EXPRESSION_IN: dict[type[NamedTuple], dict[str, str]] = {
+    OutgoingRow: {"answer": read_either("answer", "large_answer", "outgoing", Kind.ANSWER)}
+}
+"""The same, for fields of one row type."""
 
 
 def columns(row_type: type[NamedTuple]) -> tuple[str, ...]:
     """Return the SQL expressions that the fields of a row type are read from, in their order."""
-    return tuple(_EXPRESSION_OF.get(field, field) for field in row_type._fields)
+    expressions = _EXPRESSION_OF | _EXPRESSION_IN.get(row_type, {})
+    return tuple(expressions.get(field, field) for field in row_type._fields)

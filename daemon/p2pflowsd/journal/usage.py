@@ -39,8 +39,8 @@ _SAVE = (
     + ", ".join(f"{name} = excluded.{name}" for name in _COUNTED)
 )
 _ROWS = {
-    "incoming": f"SELECT peer, state, coalesce(length(body), 0) FROM incoming WHERE {HAS_NUMBER}",
-    "outgoing": "SELECT peer, NULL, coalesce(length(body), 0) FROM outgoing"
+    "incoming": f"SELECT peer, state, coalesce(length(body), large) FROM incoming WHERE {HAS_NUMBER}",
+    "outgoing": "SELECT peer, NULL, coalesce(length(body), large) FROM outgoing"
     f" WHERE {HAS_NUMBER} AND type IN ('reply', 'error')",
     "prompts": "SELECT peer, NULL, length(CAST(text AS BLOB)) + length(CAST(data AS BLOB)) FROM prompts"
     f" WHERE {HAS_NUMBER}",
