@@ -122,6 +122,7 @@ class Journal:
         self._pruner = Pruner(self._db, self.usage)
         try:
             with _opening(path):
+                self.check_file()
                 self.incoming.load()
                 self.outgoing.load()
                 self.counters = self._counter_table.all()
@@ -187,7 +188,7 @@ class Journal:
         if not self._path.exists():  # no new journal takes the place of one that was in use
             raise replaced()
         if self._file.change is not None:
-            self._close_connections()
+            self.close()
         return Journal(self._path, self._user, self._faults, has_thread=self.checkpoint is not None)
 
     def check_file(self) -> None:
@@ -228,7 +229,7 @@ class Journal:
             self.check_file()
             self._faults.reach("journal.before_commit")
             self._db.execute("COMMIT")
-        if count_now and self._generation != self._noted_generation:
+        if self._generation != self._noted_generation:
             self._last_change.write(self._generation, self._file.generation)
             self._noted_generation = self._generation
         self._faults.reach("journal.after_commit")
@@ -254,20 +255,15 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; no checkpoint may run."""
-        self._close_connections()
-        self._file.close()
-
-    def _close_connections(self) -> None:
         if self.checkpoint is not None:
             self.checkpoint.close()
-        self._db.close()
+        self._file.close(self._db)
 
     def _roll_back(self) -> None:
         self._bodies.forget_unsaved()
-        with contextlib.suppress(sqlite3.Error):
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self._file.salvage(self._db)
+        with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled it back already
+            self._db.execute("ROLLBACK")
+        self._file.salvage(self._db)
 
     def _next_generation(self) -> None:
         """Give the file a higher number, if it has changed since it got the last one."""

@@ -25,7 +25,6 @@ _WITH_LOG = b"\2\2"
 """What a SQLite file has there while it is used with a log; copies made with `VACUUM INTO` have not."""
 _HEADER_BYTES = 100
 _LOG_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
-_FIRST_PAGE = (1).to_bytes(4, "big")
 
 Identity = tuple[int, int]
 
@@ -53,14 +52,12 @@ class _Headers:
 
     def open(self, path: Path) -> tuple[Identity, int]:
         """Return what identifies a file, and a descriptor that reads it."""
-        identity = _identity(path)
-        found = self._open.get(identity) if identity is not None else None
-        if identity is None or found is None:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            stat = os.fstat(descriptor)
-            identity, found = (stat.st_dev, stat.st_ino), (descriptor, 0)
-        self._open[identity] = found[0], found[1] + 1
-        return identity, found[0]
+        identity = _identity_of(path.stat())
+        if identity not in self._open:
+            self._open[identity] = os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0
+        descriptor, users = self._open[identity]
+        self._open[identity] = descriptor, users + 1
+        return identity, descriptor
 
     def close(self, identity: Identity) -> None:
         """Stop using the descriptor of a file; it is closed after its last user."""
@@ -103,20 +100,17 @@ class JournalFile:
         change: what `check` has found.
         generation: the generation of the database without its log.
         log_bytes: the size of the log at the last `check`; it may begin with what is in the database already.
-
-    Raises:
-        JournalError: the files were changed since the connection was opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._log = _log_of(path)
+        self._log_descriptor = os.open(self._log, os.O_RDWR | os.O_CLOEXEC)
+        self._log_identity = _identity_of(os.fstat(self._log_descriptor))
         self._identity, self._descriptor = _headers.open(path)
-        self._log_identity = _identity(self._log)
         self._is_closed = False
         self.generation = self.log_bytes = 0
         self.change: Change | None = None
-        self.check()
 
     def check(self) -> None:
         """Check that the paths still lead to the open files, and that the database is not older than before.
@@ -134,7 +128,7 @@ class JournalFile:
             raise replaced()
         self.generation = generation
         found = _stat(self._log)
-        if found is None or (found.st_dev, found.st_ino) != self._log_identity:
+        if found is None or _identity_of(found) != self._log_identity:
             self.change = Change.LOG_REMOVED
             raise removed(self._log.name)
         self.log_bytes = found.st_size
@@ -142,8 +136,8 @@ class JournalFile:
     def salvage(self, db: sqlite3.Connection) -> None:
         """Bring the files into a state in which they can be opened again, after `check` has failed.
 
-        The database that the connection has open gets what is in its log. But if it was overwritten, the log is
-        emptied, because it would damage what is there now.
+        The database that the connection has open gets what is in its log. But if it was overwritten, that log is
+        emptied, because it would damage what is there now; SQLite writes it into the database when it is closed.
         """
         match self.change:
             case Change.MOVED | Change.LOG_REMOVED:
@@ -151,16 +145,28 @@ class JournalFile:
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             case Change.OVERWRITTEN:
                 with contextlib.suppress(OSError):
-                    if _identity(self._log) == self._log_identity:
-                        os.truncate(self._log, 0)
+                    os.ftruncate(self._log_descriptor, 0)
             case None:
                 pass
 
-    def close(self) -> None:
-        """Stop watching; the connection must be closed."""
-        if not self._is_closed:
-            self._is_closed = True
-            _headers.close(self._identity)
+    def close(self, db: sqlite3.Connection) -> None:
+        """Close the connection, and stop watching.
+
+        SQLite then removes the log by its name, even if another log has that name by now, which came with another
+        database. So that one has another name meanwhile.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        is_foreign = _identity(self._log) not in (None, self._log_identity)
+        aside = self._log.with_name(f"{self._log.name}.new") if is_foreign else self._log
+        with contextlib.suppress(OSError):
+            self._log.rename(aside)
+        db.close()
+        with contextlib.suppress(OSError):
+            aside.rename(self._log)
+        os.close(self._log_descriptor)
+        _headers.close(self._identity)
 
 
 def _log_of(path: Path) -> Path:
@@ -175,10 +181,7 @@ def _generation_of_log(log: Path) -> int:
         size = int.from_bytes(header[8:12], "big")
         frame = file.read(_FRAME_HEADER_BYTES)
         while len(frame) == _FRAME_HEADER_BYTES and frame[8:16] == header[16:24]:
-            if frame[:4] == _FIRST_PAGE:
-                found = _generation(file.read(size)) or found
-            else:
-                file.seek(size, os.SEEK_CUR)
+            found = _generation(file.read(size)) or found  # only the first page of a database has it
             frame = file.read(_FRAME_HEADER_BYTES)
     return found
 
@@ -186,7 +189,7 @@ def _generation_of_log(log: Path) -> int:
 def _identity(path: Path) -> Identity | None:
     """What tells one file from another at the same path; None if there is none."""
     found = _stat(path)
-    return None if found is None else (found.st_dev, found.st_ino)
+    return None if found is None else _identity_of(found)
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -194,6 +197,10 @@ def _stat(path: Path) -> os.stat_result | None:
         return path.stat()
     except OSError:
         return None
+
+
+def _identity_of(stat: os.stat_result) -> Identity:
+    return stat.st_dev, stat.st_ino
 
 
 def _generation(header: bytes) -> int | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from p2pflows.errors import UsageError
 from p2pflows.protocol.message import Message, Type
+from p2pflowsd import journal as module
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal, JournalError, migrations, pruning
 from p2pflowsd.journal.streams import Direction, Position
@@ -251,6 +255,63 @@ def test_a_file_of_a_newer_release_is_refused(journal: Journal, path: Path) -> N
     with pytest.raises(UsageError, match="schema 999") as refused:
         Journal(path, ANN, NoFaults())
     assert "newer release" in refused.value.hint
+
+
+def damage_rows(path: Path) -> None:
+    """Overwrite what only a check of the whole file finds: a page with rows that nothing reads at the start."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE not_read AS SELECT value, randomblob(500) FROM json_each('[1,2,3,4,5,6,7,8,9,10]')")
+        db.commit()
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'not_read'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4_096)
+        file.write(b"x" * 4_096)
+
+
+def test_damage_in_any_row_is_found_at_the_start(journal: Journal, path: Path) -> None:
+    """A daemon does not go on with a damaged file until somebody asks for what is lost."""
+    journal.close()
+    damage_rows(path)
+    with pytest.raises(UsageError, match="damaged"):
+        Journal(path, ANN, NoFaults())
+
+
+def test_a_large_file_is_not_read_whole_at_the_start(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon with a year of messages starts as fast as a new one."""
+    journal.close()
+    damage_rows(path)
+    monkeypatch.setattr(module, "MAX_CHECKED_BYTES", 10_000)
+    Journal(path, ANN, NoFaults()).close()
+
+
+def test_a_log_that_cannot_be_opened_says_nothing_against_the_file(journal: Journal, path: Path) -> None:
+    """Its owner must not move the journal away because of another trouble."""
+    journal.close()
+    Path(f"{path}-wal").mkdir()
+    with pytest.raises(JournalError, match="unable to open"):
+        Journal(path, ANN, NoFaults())
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "words"),
+    [(os.ST_RDONLY, JournalError, "Read-only file system"), (0, UsageError, "cannot be opened.*Permission denied")],
+)
+def test_a_file_that_must_not_be_written(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, flags: int, error: type[Exception], words: str
+) -> None:
+    """A read-only file system passes; for a file of somebody else, its owner must do something."""
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write everything
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flags))
+    with pytest.raises(error, match=words):
+        journal.reopened()
+
+
+def test_an_error_while_reading_is_a_journal_error(journal: Journal) -> None:
+    """Whoever only reads hears of a failing file, too."""
+    with pytest.raises(JournalError), journal.reading():
+        journal._db.execute("SELECT * FROM nowhere")
 
 
 def test_a_missing_folder_is_an_error(path: Path) -> None:
