@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,13 +229,16 @@ def copy_tree(to: Path) -> Path:
     return tree
 
 
-def try_all(files: Sequence[str], only: Sequence[str], jobs: int, tests: Sequence[str]) -> int:
+def try_all(files: Sequence[str], only: Sequence[str], jobs: int, tests: Sequence[str], *, is_quick: bool) -> int:
     """Try the mutants of some files, and print what survives; return the exit code."""
     explained = explanations()
     counts: Counter[str] = Counter()
     open_survivors: list[Verdict] = []
     mutants = {file: found for file in files if (found := mutants_of(file, only))}
     total = sum(map(len, mutants.values()))
+    if is_quick:
+        mutants = {file: _unexplained(file, found, explained) for file, found in mutants.items()}
+        counts["explained"] = total - sum(map(len, mutants.values()))
     with tempfile.TemporaryDirectory(prefix="p2pflows-mutate-", dir=memory_disk()) as folder:
         trial = Trial(Path(folder), jobs, tests)
         for verdict in trial.verdicts(mutants):
@@ -263,6 +266,10 @@ def try_all(files: Sequence[str], only: Sequence[str], jobs: int, tests: Sequenc
             print(_shown(verdict))
     print(f"\n{counts['noticed']} noticed by a test, {counts['explained']} explained, {len(open_survivors)} open.")
     return 1 if open_survivors or stale else 0
+
+
+def _unexplained(file: str, mutants: list[Mutant], explained: Container[Explained]) -> list[Mutant]:
+    return [mutant for mutant in mutants if Explained.of(file, mutant) not in explained]
 
 
 def _shown(verdict: Verdict) -> str:
@@ -300,6 +307,11 @@ def main() -> int:
         "--tests", action="append", default=[], metavar="PATH", help="only these tests, which is faster but misses some"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many to try at once (%(default)s)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="do not try what is explained, which takes most of the time",
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants, and try none")
     arguments = parser.parse_args()
     files = [file for file in TESTS if not arguments.file or any(part in file for part in arguments.file)]
@@ -315,7 +327,7 @@ def main() -> int:
     for path in arguments.tests:
         if not (ROOT / path).exists():
             parser.error(f"there is no {path}")
-    return try_all(files, arguments.only, arguments.jobs, arguments.tests)
+    return try_all(files, arguments.only, arguments.jobs, arguments.tests, is_quick=arguments.quick)
 
 
 if __name__ == "__main__":

@@ -97,8 +97,7 @@ class Journal:
         self._noted = self._last_change.read()
         self._db, self._file = _open(path, 0 if self._noted is None else self._noted.without_log)
         self.checkpoint: Checkpoint | None = None
-        self._noted_changes = -1
-        self._noted_generation = -1
+        self._noted_changes = self._noted_generation = -1
         self.usage = UsageTable(self._db)
         self._bodies = BodyTable(self._db)
         self.incoming = IncomingTable(self._db, self.usage, self._bodies)

@@ -352,7 +352,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Bring the schema of a journal up to date.
+    """Bring the schema of a journal up to date; a step that fails has no effect once the connection is closed.
 
     Raises:
         sqlite3.DatabaseError: the file cannot be written, or is not a SQLite file.
@@ -363,10 +363,6 @@ def migrate(db: sqlite3.Connection) -> None:
         raise ValueError(f"the journal has schema {version}, this release knows {len(STEPS)}")
     for number, step in enumerate(STEPS[version:], start=version + 1):
         db.execute("BEGIN IMMEDIATE")
-        try:
-            step(db)
-            db.execute(f"PRAGMA user_version = {number}")
-            db.execute("COMMIT")
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
+        step(db)
+        db.execute(f"PRAGMA user_version = {number}")
+        db.execute("COMMIT")

@@ -10,7 +10,7 @@ from p2pflowsd.lifecycle import QuestionState, may_become
 MAX_KEPT = 1_000
 """How many ended questions are remembered."""
 
-_INSERT = insert_into("questions", [name for name in columns(QuestionRow) if name != "n"])
+_INSERT = insert_into("questions", columns(QuestionRow)[1:])
 _END = {
     state: f"UPDATE questions SET state = '{state}', result = ?, people = ?, ended = ?, due = NULL"
     f" WHERE n = ? AND {is_one_of(may_become(state))}"

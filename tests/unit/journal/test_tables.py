@@ -11,19 +11,28 @@ import pytest
 
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import Journal, pruning, streams
+from p2pflowsd.journal import Journal, pruning, questions, streams
 from p2pflowsd.journal.invitations import MAX_ENDPOINTS_CHARS
 from p2pflowsd.journal.prompts import Page
-from p2pflowsd.journal.rows import InstanceRow, IntroductionRow, InvitationRow, MeetingRow, RecordRow
+from p2pflowsd.journal.rows import (
+    InstanceRow,
+    IntroductionRow,
+    InvitationRow,
+    LineRow,
+    MeetingRow,
+    QuestionRow,
+    RecordRow,
+    WorkerTokenRow,
+)
 from p2pflowsd.journal.streams import Direction, Position
-from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
+from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState, QuestionState
 
 ME, ANN, CYD = "b" * 64, "a" * 64, "c" * 64
 ONE, TWO = "1" * 32, "2" * 32
 NOW = 1_800_000_000_000
 TABLES = (
     "incoming", "outgoing", "prompts", "instances", "records", "bundles", "streams", "log", "invitations", "meetings",
-    "introductions", "wishes",
+    "introductions", "wishes", "questions", "lines",
 )  # fmt: skip
 
 
@@ -161,10 +170,12 @@ def test_only_a_dead_request_is_run_again(rows: Rows) -> None:
     assert incoming.count_dead() == 3
 
 
-def test_one_proof_is_dropped(rows: Rows) -> None:
-    """The proof of a bundle without requests goes, and no other."""
+def test_one_proof_is_dropped_or_kept(rows: Rows) -> None:
+    """The proof of a bundle without requests goes, and no other; the proof of one that lives longer stays longer."""
     bundle = rows.journal.incoming.add_bundle(ANN, b"proof", NOW)
     assert bundle > 0
+    keep = rows.changed_by(lambda: rows.journal.incoming.keep_bundle(bundle, NOW + 5))
+    assert keep == [("bundles", str(bundle))]
     assert rows.changed_by(lambda: rows.journal.incoming.drop_bundle(bundle)) == [("bundles", str(bundle))]
 
 
@@ -345,6 +356,7 @@ def test_messages_are_listed_by_state_and_kind(rows: Rows) -> None:
     pending, stored = {OutgoingState.PENDING}, {OutgoingState.STORED}
     assert ids(outgoing.pending()) == of(every, pending)
     assert ids(outgoing.stored()) == of(every, stored)
+    assert ids(outgoing.open_own(99)) == of({Type.CALL}, pending | stored, "x")
     assert ids(outgoing.unsent()) == of({Type.CALL, Type.POST}, {OutgoingState.FAILED, OutgoingState.EXPIRED})
     assert ids(outgoing.newest_calls(99)) == of({Type.CALL}, set(OutgoingState), "x")
     row = outgoing.find(rows.sent[CYD, "y", Type.CALL, OutgoingState.PENDING])
@@ -358,6 +370,20 @@ def test_messages_are_listed_by_state_and_kind(rows: Rows) -> None:
         rows.sent[ANN, "x", kind, state]
         for kind, state in itertools.product(every, (OutgoingState.PENDING, OutgoingState.STORED))
     }
+
+
+def test_what_the_users_programs_asked_is_cleared_once_it_has_ended(rows: Rows) -> None:
+    """Open calls stay, as do posts that arrived, what flows have sent, and a call that a run may have to withdraw."""
+    outgoing = rows.journal.outgoing
+    ended = {OutgoingState.DONE, OutgoingState.FAILED, OutgoingState.EXPIRED, OutgoingState.CANCELLED}
+    listed = {rows.sent[peer, "x", Type.CALL, state] for peer, state in itertools.product((ANN, CYD), ended)}
+    failed = (OutgoingState.FAILED, OutgoingState.EXPIRED)
+    listed |= {rows.sent[peer, "x", Type.POST, state] for peer, state in itertools.product((ANN, CYD), failed)}
+    assert {row.id for row in outgoing.ended_own(99)} == listed
+    needed = rows.sent[ANN, "x", Type.CALL, OutgoingState.DONE]
+    rows.journal.records.add(RecordRow(1, 0, "call", "m", needed, None))
+    gone = rows.changed_by(lambda: outgoing.clear_own(99))
+    assert {message for table, message in gone if table == "outgoing"} == listed - {needed}
 
 
 def test_bodies_of_pending_messages(rows: Rows) -> None:
@@ -451,6 +477,88 @@ def test_one_record_is_changed(rows: Rows) -> None:
 
 
 # Questions.
+
+
+def question(name: str, **fields: Any) -> QuestionRow:
+    """Return a question to somebody."""
+    return QuestionRow(0, name, "Tea?", "{}", "[]", NOW, NOW + 100, None, "open", None, None)._replace(**fields)
+
+
+def test_one_question_to_others_is_changed(rows: Rows) -> None:
+    """What becomes of those who are asked, and its end, are that of one question; it ends once."""
+    table = rows.journal.questions
+    first, second = (table.add(question(name)) for name in (ONE, TWO))
+    assert rows.changed_by(lambda: table.set_people(first, "[1]", NOW + 5)) == [("questions", str(first))]
+    assert (table.next_due(), [row.id for row in table.due(NOW + 5)], table.due(NOW + 4)) == (NOW + 5, [ONE], [])
+    end = QuestionState.ANSWERED
+    assert rows.changed_by(lambda: table.end(first, end, "{}", "[2]", NOW)) == [("questions", str(first))]
+    assert not table.end(first, QuestionState.CANCELLED, "{}", "[]", NOW)
+    assert (table.next_due(), table.due(NOW + 5), table.count_open()) == (None, [], 1)
+    found = table.get(first)
+    assert found is not None
+    assert (found.people, found.state, found.due) == ("[2]", "answered", None)
+    assert [row.id for row in table.open(9)] == [TWO]
+    assert table.matching(TWO[:8]) == table.matching(TWO) == [table.get(second)]
+    assert table.ended(9) == [found]
+
+
+def test_only_questions_that_have_ended_are_forgotten(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest beyond a limit, or all on request; those that are open stay."""
+    monkeypatch.setattr(questions, "MAX_KEPT", 1)
+    table = rows.journal.questions
+    numbers = [table.add(question(f"{number:032x}")) for number in range(4)]
+    for number in numbers[:3]:
+        table.end(number, QuestionState.EXPIRED, "{}", "[]", NOW)
+    assert rows.changed_by(table.prune) == [("questions", str(number)) for number in numbers[:2]]
+    assert table.clear() == 1
+    assert [row.row_id for row in table.open(9)] == numbers[3:]
+
+
+def test_lines_are_those_of_one_person_or_conversation(rows: Rows) -> None:
+    """A page has the lines before a number; an answer is found by the question that it answers, and by who asked it."""
+    table = rows.journal.lines
+
+    def line(
+        peer: str, talk: str, by: int, kind: str, message: str, *, text: str = "Hi", state: str = "sent"
+    ) -> LineRow:
+        return table.add(LineRow(0, peer, by, kind, message, "User", talk, "", text, NOW, state))
+
+    asked = line(ANN, ONE, 1, "question", "a" * 32)
+    line(ANN, ONE, 0, "answer", "a" * 32)
+    theirs = line(CYD, TWO, 0, "question", "a" * 32, state="open")
+    passed = line(ANN, TWO, 0, "delegated", "a" * 32, text=f"{CYD} I am away")
+    note = line(CYD, ONE, 1, "note", "b" * 32, state="delivered")
+    end = note.row_id
+    assert [row.row_id for row in table.with_peer(ANN, 9, end)] == [4, 2, 1]
+    assert [row.row_id for row in table.with_peer(ANN, 9, passed.row_id)] == [2, 1]
+    assert [row.row_id for row in table.of_conversation(ONE, 9, end + 1)] == [5, 2, 1]
+    assert [row.row_id for row in table.of_conversation(ONE, 9, end)] == [2, 1]
+    assert [row.row_id for row in table.newest(9, end)] == [4, 3, 2, 1]
+    assert table.of_message("a" * 32, by_me=True) == asked
+    assert table.of_message("a" * 32, by_me=False) == theirs
+    assert table.delegate_of("a" * 32) == (CYD, "I am away")
+    assert table.delegate_of("b" * 32) is None
+    assert [row.row_id for row in table.under_way()] == [1, 5]
+    assert table.human_endpoints() == {(ANN, "User"), (CYD, "User")}
+    assert rows.changed_by(lambda: table.set_state(end, "read")) == [("lines", "5")]
+    assert rows.changed_by(lambda: table.remove_first(CYD)) == [("lines", "3")]
+    assert rows.changed_by(table.remove_first) == [("lines", "1")]
+    assert table.counts() == {ANN: 2, CYD: 1}
+    assert table.remove_first("e" * 64) is None
+
+
+def test_one_worker_token_is_revoked_or_removed(rows: Rows) -> None:
+    """The others of that point stay good."""
+    table = rows.journal.worker_tokens
+    for number in range(3):
+        table.add(WorkerTokenRow(f"t{number}", "gpu", "", NOW + number, None, None))
+    found = table.get("t1")
+    assert found is not None
+    assert found.id == "t1"
+    table.revoke("t1", NOW + 9)
+    assert [row.revoked for row in table.all()] == [None, NOW + 9, None]
+    table.remove("t0")
+    assert [row.id for row in table.all()] == ["t1", "t2"]
 
 
 def test_questions_are_found_by_id_and_number(rows: Rows) -> None:
