@@ -37,10 +37,11 @@ from p2pflows.home import Home, expand_user, home
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from p2pflows.forms.python import Answer, TypedForm
     from p2pflows.links.client_stream import ClientStream
+    from p2pflows.streams import AsyncCallStream, CallStream
 
 NO_DEFAULT: Any = object()
 """Stands for a default that was not given, since None may be one."""
@@ -143,6 +144,38 @@ class Client:
         """
         message = _message(address, data, timeout, conversation, instance)
         return dict(self.request("call", **message)["data"])
+
+    def stream(
+        self,
+        address: str,
+        data: dict[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        conversation: str | None = None,
+        instance: str | None = None,
+        typed: Mapping[str, str] | None = None,
+    ) -> CallStream:
+        """Call a flow, and return what reads the answer while it grows (`p2pflows.streams`).
+
+        Args:
+            address: `<contact or user id>/<endpoint>`.
+            data: what the endpoint takes.
+            timeout: seconds until the deadline (by default ten minutes).
+            conversation: the conversation to go on with.
+            instance: the mounted flow to call, among those under the endpoint.
+            typed: texts that a person typed for keys of the data; they count where the flow's schema takes texts.
+        """
+        from p2pflows.streams import CallStream
+
+        message = _message(address, data, timeout, conversation, instance)
+        body = _encode({**message, "typed": typed, "progress": True})
+        connection = _Connection(self._home, self._timeout)
+        self._connections.add(connection)
+        return CallStream(
+            self._call_items(connection, body),
+            withdraw=lambda message_id: self.request("cancel", id=message_id),
+            close=lambda: self._drop(connection),
+        )
 
     def send(
         self,
@@ -283,6 +316,20 @@ class Client:
             self._connections.add(connection)
         return connection
 
+    def _call_items(self, connection: _Connection, body: bytes) -> Iterator[dict[str, Any]]:
+        """Make a call, and yield what the daemon says about it, at last its `result`.
+
+        Raises:
+            P2pflowsError: the daemon went away, or it returned this error.
+        """
+        try:
+            for item in connection.items("call", body):
+                if "error" in item:
+                    raise _error(item["error"])
+                yield item
+        except OSError as error:
+            raise _no_response(self._home, error) from error
+
     def _drop(self, connection: _Connection) -> None:
         connection.close()
         self._connections.discard(connection)
@@ -299,7 +346,8 @@ class AsyncClient:
         self._home = _home(home)
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Any]] = {}
-        self._on_progress: dict[int, Callable[[dict[str, Any]], None]] = {}
+        self._listeners: dict[int, Callable[[dict[str, Any]], None]] = {}
+        """What takes what the daemon says about a request before its response."""
         self._is_closed = False
         self._stream: ClientStream
         self._events: asyncio.Queue[dict[str, Any] | None]
@@ -348,7 +396,33 @@ class AsyncClient:
             on_progress: takes what the flow reports before its reply, such as the words of a model as they come.
         """
         message = _message(address, data, timeout, conversation, instance)
-        return dict((await self._begin("call", {**message, "typed": typed}, on_progress))["data"])
+        if on_progress is None:
+            return dict((await self._begin("call", {**message, "typed": typed}))["data"])
+
+        def on_item(item: dict[str, Any]) -> None:
+            if "progress" in item:
+                on_progress(item["progress"])
+
+        return dict((await self._begin("call", {**message, "typed": typed, "progress": True}, on_item))["data"])
+
+    def stream(
+        self,
+        address: str,
+        data: dict[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        conversation: str | None = None,
+        instance: str | None = None,
+        typed: Mapping[str, str] | None = None,
+    ) -> AsyncCallStream:
+        """Call a flow, and return what reads the answer while it grows; the arguments are those of `call`."""
+        from p2pflows.streams import AsyncCallStream
+
+        message = _message(address, data, timeout, conversation, instance)
+        return AsyncCallStream(
+            lambda on_item: self._begin("call", {**message, "typed": typed, "progress": True}, on_item),
+            withdraw=lambda message_id: self.begin("cancel", id=message_id),
+        )
 
     async def send(
         self,
@@ -523,7 +597,7 @@ class AsyncClient:
         await self.close()
 
     def _begin(
-        self, method: str, params: dict[str, Any], on_progress: Callable[[dict[str, Any]], None] | None = None
+        self, method: str, params: dict[str, Any], on_item: Callable[[dict[str, Any]], None] | None = None
     ) -> asyncio.Future[Any]:
         import asyncio
 
@@ -537,8 +611,8 @@ class AsyncClient:
             _fail(future, error)
             return future
         self._pending[request_id] = future
-        if on_progress is not None:
-            self._on_progress[request_id] = on_progress
+        if on_item is not None:
+            self._listeners[request_id] = on_item
         self._stream.request(b'{"id":%d,"method":"%s","params":%s}' % (request_id, method.encode(), body))
         return future
 
@@ -560,10 +634,10 @@ class AsyncClient:
         request_id = item.get("id", 0)
         if "event" in item:
             self._events.put_nowait(item)
-        elif "progress" in item:
-            self._report_progress(request_id, item["progress"])
+        elif "result" not in item and "error" not in item:
+            self._tell_listener(request_id, item)
         else:
-            self._on_progress.pop(request_id, None)
+            self._listeners.pop(request_id, None)
             future = self._pending.pop(request_id, None)
             if future is None or future.done():
                 return
@@ -572,14 +646,14 @@ class AsyncClient:
             else:
                 future.set_result(item.get("result"))
 
-    def _report_progress(self, request_id: int, progress: dict[str, Any]) -> None:
-        """Pass progress on; an error of the callback ends its own call, and no other."""
-        on_progress = self._on_progress.get(request_id)
+    def _tell_listener(self, request_id: int, item: dict[str, Any]) -> None:
+        """Pass an item on that comes before the response; an error of the listener ends its own call, and no other."""
+        listener = self._listeners.get(request_id)
         try:
-            if on_progress is not None:
-                on_progress(progress)
+            if listener is not None:
+                listener(item)
         except Exception as error:  # noqa: BLE001 - raised again by the call
-            del self._on_progress[request_id]
+            del self._listeners[request_id]
             _fail(self._pending.pop(request_id), error)
 
 
@@ -597,17 +671,25 @@ class _Connection:
         self._responses = self._socket.makefile("rb")
 
     def request(self, method: str, params: bytes) -> dict[str, Any]:
-        """Send a request and return its response, an object with `result` or `error`.
+        """Send a request and return its response, an object with `result` or `error`; raises as `items`."""
+        for item in self.items(method, params):
+            if "result" in item or "error" in item:
+                return item
+        raise ConnectionResetError
+
+    def items(self, method: str, params: bytes) -> Iterator[dict[str, Any]]:
+        """Send a request and yield what the daemon says about it, up to the response.
 
         Raises:
             OSError: the daemon closed the connection, or did not answer in time.
-            CallError: the response is not one of this protocol.
+            CallError: a line is not one of this protocol.
         """
         self._socket.sendall(b'{"id":1,"method":%s,"params":%s}\n' % (json.dumps(method).encode(), params))
         while line := self._responses.readline():
             for item in _items(line):
+                yield item
                 if "result" in item or "error" in item:
-                    return item
+                    return
         raise ConnectionResetError
 
     def is_closed_by_daemon(self) -> bool:

@@ -27,7 +27,7 @@ from p2pflows import errors
 from p2pflows.cli import cli
 from p2pflows.flows import state
 from p2pflows.limits import Limits
-from p2pflows.protocol import asks, envelope, framing, message, notice, strict_json
+from p2pflows.protocol import asks, envelope, framing, message, notice, progress, strict_json
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
 from p2pflowsd.api import talk
 from p2pflowsd.api.methods import METHODS
@@ -238,6 +238,7 @@ def test_every_kind_of_error_is_explained() -> None:
         ("instances of a flow for one stranger", instances.MAX_PER_STRANGER),
         ("instances of a flow for all strangers", instances.MAX_OF_STRANGERS),
         ("progress of a call at a time", message.MAX_PROGRESS_BYTES),
+        ("choices of which a reader follows the pieces", progress.MAX_CHOICES),
     ],
 )
 def test_limits_are_those_of_the_code(row: str, value: int) -> None:

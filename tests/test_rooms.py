@@ -52,7 +52,7 @@ FLOORS = (
     {"p2pflows.models", "p2pflows.modules", "p2pflows.local"},
     {"p2pflows.flows"},
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
-    {"p2pflows.links", "p2pflows.forms"},
+    {"p2pflows.links", "p2pflows.forms", "p2pflows.streams"},
     {"p2pflows.protocol"},
     {"p2pflows.yaml_file", "p2pflows.strict_modes", "p2pflows.petnames"},
     {

@@ -53,6 +53,7 @@ from p2pflowsd.running.instances import Instances
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.loads import Loads
 from p2pflowsd.running.points import Points
+from p2pflowsd.running.reports import Reports
 from p2pflowsd.running.runs import Runs
 from p2pflowsd.running.serving import Serving
 from p2pflowsd.running.settlement import Settlement
@@ -171,7 +172,7 @@ class Node:
         tokens = self.worker_tokens = WorkerTokens(identity=identity, journal=journal, clock=clock, entropy=entropy)
         leases = self._leases = Leases(points=points, journal=journal, clock=clock)
         effects = Effects(journal=journal, clock=clock, outbox=outbox, leases=leases)
-        turns = Turns(journal)
+        turns, reports = Turns(journal), Reports(journal=journal, notices=notices)
         settlement = self._settlement = Settlement(
             user=user,
             journal=journal,
@@ -215,6 +216,7 @@ class Node:
             effects=effects,
             settlement=settlement,
             turns=turns,
+            reports=reports,
         )
         outbox.on_call_settled = self._on_call_settled
         self.transcript = Transcript(
@@ -254,10 +256,13 @@ class Node:
             declarations=Declarations(
                 user=user, clock=clock, contacts=contacts, catalog=catalog, points=points, loads=loads, log=log
             ),
-            specs=TaskSpecs(effects=effects, instances=instances, authority=authority, name_of=name_of),
+            specs=TaskSpecs(
+                effects=effects, instances=instances, authority=authority, reports=reports, name_of=name_of
+            ),
             runs=runs,
             settlement=settlement,
             notices=notices,
+            reports=reports,
             log=log,
             replace_process=replace_process,
         )
@@ -352,6 +357,7 @@ class Node:
             waiters=waiters,
             questions=questions,
             notices=notices,
+            reports=reports,
             leases=leases,
             admission=admission,
             delegations=self.delegations,

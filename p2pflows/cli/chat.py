@@ -14,7 +14,7 @@ from p2pflows.cli import candidates
 from p2pflows.cli.arguments import NameOrAddress, decode, examples, json_option, stdin_is_piped, timeout_option
 from p2pflows.cli.conversations import find_conversation, print_conversations, print_last
 from p2pflows.cli.flows import input_fields
-from p2pflows.cli.messages import wait_for
+from p2pflows.cli.messages import saying_how_to_go_on, wait_for
 from p2pflows.cli.output import (
     Interrupted,
     ago,
@@ -181,18 +181,47 @@ def _converse(
             "timeout": timeout,
             "conversation": conversation,
         }
-        try:
-            message_id = me.request("submit", **given)["id"]
-        except DaemonNotRunning:
-            raise
-        except P2pflowsError as error:
-            say_error(error)
-            failure = error
-        else:
-            conversation = conversation or message_id  # the id of a conversation is that of its first message
-            failure = _print_reply(me, message_id, name)
-            answered = answered or failure is None
+        # A person sees the answer grow; a program that reads it gets it once.
+        message_id, failure = (_grow_reply if stdout_is_terminal() else _send_line)(me, given, name)
+        conversation = conversation or message_id or None  # the id of a conversation is that of its first message
+        answered = answered or failure is None
     return None if answered else failure
+
+
+def _send_line(me: p2pflows.Client, given: dict[str, Any], name: str) -> tuple[str, P2pflowsError | None]:
+    """Send a line, and print the answer or the error.
+
+    Returns:
+        The id of the call, empty if it was not accepted; and the error.
+    """
+    try:
+        message_id = me.request("submit", **given)["id"]
+    except DaemonNotRunning:
+        raise
+    except P2pflowsError as error:
+        say_error(error)
+        return "", error
+    return message_id, _print_reply(me, message_id, name)
+
+
+def _grow_reply(me: p2pflows.Client, given: dict[str, Any], name: str) -> tuple[str, P2pflowsError | None]:
+    """Send a line, and print the answer as it grows, or the error; returns what `_send_line` does."""
+    from p2pflows.cli.streaming import GrowingSpeech
+
+    call, speech = me.stream(**given), GrowingSpeech(name)
+    try:
+        with saying_how_to_go_on(lambda: call.id):
+            for piece in call:
+                speech.add(piece)
+            reply = call.answer()
+    except P2pflowsError as error:
+        speech.end_line()
+        if isinstance(error, (DaemonNotRunning, Interrupted)):
+            raise
+        say_error(error)
+        return call.id, error
+    speech.end(_reply_text(reply))
+    return call.id, None
 
 
 def _print_reply(me: p2pflows.Client, message_id: str, name: str) -> P2pflowsError | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -10,13 +12,12 @@ import p2pflows
 from p2pflows import short_ids
 from p2pflows.cli import candidates, fields
 from p2pflows.cli.arguments import Address, examples, json_option, timeout_option
-from p2pflows.cli.message_data import MessageData, read_data
-from p2pflows.cli.output import Interrupted, print_json, print_result, short_id, to_json
+from p2pflows.cli.message_data import read_data
+from p2pflows.cli.output import Interrupted, print_json, print_result, short_id
 from p2pflows.cli.progress import waiting
 from p2pflows.cli.question_outcome import print_answer, raise_for_outcome
 from p2pflows.cli.whole_ids import whole_conversation, whole_instance
 from p2pflows.errors import DaemonNotRunning, UsageError
-from p2pflows.foreign_text import escape_lines
 
 _lines_option = click.option("--lines", is_flag=True, help="Send one message for each line of JSON on stdin.")
 _instance_option = click.option(
@@ -43,7 +44,7 @@ _conversation_option = click.option(
 @timeout_option("How long to wait for the answer (by default 10m).")
 @_conversation_option
 @_instance_option
-@click.option("--stream", is_flag=True, help="Print what the flow sends before its answer, to stderr.")
+@click.option("--stream", is_flag=True, help="Print the answer to stderr while it grows.")
 @_lines_option
 @json_option
 def call(
@@ -70,10 +71,12 @@ def call(
       '{...}'     one JSON object; '-' reads it from stdin, as no DATA does
       TEXT        anything else: short for text=TEXT
 
+    --stream prints to stderr what the flow reports before its answer: the text of the first answer as it grows, or
+    each report as a line of JSON with --json.
+
     --lines makes many calls at the same time, one for each line of stdin, and prints the answers in the order of
     the lines. For a call that fails, it prints an object with the "error".
     """  # noqa: D301 - the \\b of click keeps the lines apart
-    del as_json  # the answer is JSON anyway, and `main` looks for --json itself when it prints an error
     params = {"address": address, "timeout": timeout, **_whole_ids(address, conversation, instance)}
     if lines:
         if stream:
@@ -85,9 +88,9 @@ def call(
         return
     content = read_data(data)
     if stream:
-        import asyncio
+        from p2pflows.cli.streaming import stream_call
 
-        print_json(asyncio.run(_stream(params, content)))
+        print_json(stream_call(params, content, as_json=as_json))
         return
     with p2pflows.connect() as me:
         with waiting(f"Waiting for {address}"):
@@ -198,36 +201,28 @@ def wait_for(me: p2pflows.Client, message_id: str, timeout: float | None = None)
 
 def _wait_for_end(me: p2pflows.Client, message_id: str, timeout: float | None) -> dict[str, Any]:
     """Return the result of the method `wait`."""
-    command = f"p2pflows wait {message_id}"
-    try:
+    with saying_how_to_go_on(lambda: message_id):
         return dict(me.request("wait", id=message_id, timeout=timeout))
-    except KeyboardInterrupt:
+
+
+@contextlib.contextmanager
+def saying_how_to_go_on(message_id: Callable[[], str]) -> Iterator[None]:
+    """Say in the error how to wait again for a message, if the user or the daemon ends the wait.
+
+    Args:
+        message_id: returns its id; empty if it was not accepted.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, DaemonNotRunning) as error:
+        if not message_id():
+            raise
+        command = f"p2pflows wait {message_id()}"
+        if isinstance(error, DaemonNotRunning):
+            raise DaemonNotRunning(
+                error.message, f"The message is kept. Start the daemon with: p2pflows up. Then wait again: {command}"
+            ) from error
         raise Interrupted("You stopped waiting; the message continues.", f"Wait for it again with: {command}") from None
-    except DaemonNotRunning as error:
-        raise DaemonNotRunning(
-            error.message, f"The message is kept. Start the daemon with: p2pflows up. Then wait again: {command}"
-        ) from error
-
-
-async def _stream(params: dict[str, Any], content: MessageData) -> dict[str, Any]:
-    """Make a call and print its progress to stderr: a text as it is, anything else as a line of JSON."""
-    line_is_complete = True
-
-    def print_progress(data: dict[str, Any]) -> None:
-        nonlocal line_is_complete
-        text = data.get("delta")
-        if isinstance(text, str):
-            click.echo(escape_lines(text), err=True, nl=False)
-            line_is_complete = text.endswith("\n")
-        else:
-            click.echo(to_json(data), err=True)
-
-    async with p2pflows.connect_async() as me:
-        try:
-            return await me.call(**content._asdict(), on_progress=print_progress, **params)
-        finally:
-            if not line_is_complete:
-                click.echo(err=True)
 
 
 def _run_lines(method: str, params: dict[str, Any], data: tuple[str, ...], *, as_json: bool) -> None:

@@ -35,8 +35,16 @@ class ClientRun:
         self.user = client.user_id
         self.instance: str | None = None
 
-    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
+    @property
+    def wants_progress(self) -> bool:
+        """Nobody listens."""
+        return False
+
+    def call(
+        self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
+    ) -> Future[CallResult]:
         """Send a call; when this returns, the daemon has committed it."""
+        del progress
         submitted = self._client.request(
             "submit",
             address=f"{target.user}/{target.endpoint}",
@@ -98,13 +106,15 @@ class ClientRun:
             return False
         return True
 
-    def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
+    def call_back(
+        self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
+    ) -> None:
         """Refuse: there is no run that an answer could enter.
 
         Raises:
             UsageError: always.
         """
-        del target, message, timeout, subflow
+        del target, message, timeout, subflow, progress
         raise UsageError(
             "get_reply passes the answer to the run method of a flow, and no flow runs here.",
             "Use get_reply_future(message).get_data(), or send_message(message).",

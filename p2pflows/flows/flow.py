@@ -195,8 +195,16 @@ class Flow:
             )
         return self.subflows[subflow]
 
+    @property
+    def wants_progress(self) -> bool:
+        """Whether the caller listens to progress; if not, `progress` sends nothing."""
+        return self._run is not None and self._run.wants_progress
+
     def progress(self, data: Mapping[str, Any]) -> None:
-        """Report progress to the caller before the answer; a report may be lost.
+        """Report progress to the caller before the answer, if the caller listens; a report may be lost.
+
+        A report with a text under `delta` is the next piece of the answer; `{"delta": ..., "restart": True}` begins the
+        answer again.
 
         Raises:
             FlowFailed: JSON cannot hold a value.

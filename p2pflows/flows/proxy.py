@@ -75,38 +75,46 @@ class FlowProxy:
         else:
             run.post(target, self._addressed(message, run, target))
 
-    def get_reply(self, message: FlowMessage, timeout: float | None = None) -> None:
+    def get_reply(self, message: FlowMessage, timeout: float | None = None, *, progress: bool = False) -> None:
         """Send a message when this run succeeds; its answer becomes an input message of the flow that sends it.
 
         Args:
             message: the message. The answer has its id as `input_message_id`, and the proxy's name as `subflow`.
             timeout: seconds until an error becomes the input message instead; None for the default deadline.
+            progress: whether what the flow reports is passed on to the caller of the flow that runs, if they listen.
         """
         run, target = self._ready()
-        run.call_back(target, self._addressed(message, run, target), timeout=timeout, subflow=self.name)
+        sent = self._addressed(message, run, target)
+        run.call_back(target, sent, timeout=timeout, subflow=self.name, progress=progress)
 
-    def get_reply_future(self, message: FlowMessage, timeout: float | None = None) -> FlowFuture:
+    def get_reply_future(
+        self, message: FlowMessage, timeout: float | None = None, *, progress: bool = False
+    ) -> FlowFuture:
         """Send a message now, and return the future of its answer.
 
         Args:
             message: the message.
             timeout: seconds until the call itself ends; None for the default deadline.
+            progress: whether what the flow reports is passed on to the caller of the flow that runs, if they listen.
         """
         run, target = self._ready()
         sent = self._addressed(message, run, target)
-        pending = run.call(target, sent, timeout=timeout, subflow=self.name)
+        pending = run.call(target, sent, timeout=timeout, subflow=self.name, progress=progress)
         return FlowFuture(run, pending, request=sent, subflow=self.name)
 
-    def call(self, data: Mapping[str, Any] | FlowMessage, timeout: float | None = None) -> dict[str, Any]:
+    def call(
+        self, data: Mapping[str, Any] | FlowMessage, timeout: float | None = None, *, progress: bool = False
+    ) -> dict[str, Any]:
         """Send data, wait for the call's end, and return the answer's data. Raises as `FlowFuture.get_data`.
 
         Args:
             data: the data to send.
             timeout: seconds until the call itself ends; None for the default deadline.
+            progress: whether what the flow reports is passed on to the caller of the flow that runs, if they listen.
         """
         # Wait a moment longer than the call lives: its own end says why there is no answer.
         wait_s = None if timeout is None else timeout + _END_TIMEOUT_S
-        return self.get_reply_future(self.package_input_message(data), timeout).get_data(wait_s)
+        return self.get_reply_future(self.package_input_message(data), timeout, progress=progress).get_data(wait_s)
 
     def ask(self, text: str, *, form: Any = None, edit: Any = None, timeout: float | None = None) -> Answer[Any]:
         """Ask the human behind this proxy, wait, and return the answer. If the run starts over, nobody is asked again.

@@ -75,8 +75,22 @@ class Run(Protocol):
     def instance(self) -> str | None:
         """The instance that runs; None for a stateless flow."""
 
-    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
-        """Send a call now. It is recorded, so a run that starts over continues with the same call."""
+    @property
+    def wants_progress(self) -> bool:
+        """Whether the caller listens to progress."""
+
+    def call(
+        self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
+    ) -> Future[CallResult]:
+        """Send a call now. It is recorded, so a run that starts over continues with the same call.
+
+        Args:
+            target: what is called.
+            message: the message.
+            timeout: seconds until the deadline; None for the default one.
+            subflow: the name under which the flow that runs knows the target.
+            progress: whether what the target reports is progress of this run.
+        """
 
     def wait(self, pending: Future[CallResult], timeout: float | None) -> CallResult:
         """Block until the call ends, without holding a worker slot.
@@ -95,8 +109,13 @@ class Run(Protocol):
     def cancel(self, pending: Future[CallResult]) -> bool:
         """Withdraw a call; return whether it was still open."""
 
-    def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
-        """Send a call when this run succeeds; its answer becomes an input message of the same instance."""
+    def call_back(
+        self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
+    ) -> None:
+        """Send a call when this run succeeds; its answer becomes an input message of the same instance.
+
+        The arguments are those of `call`.
+        """
 
     def post(self, target: Target, message: FlowMessage) -> None:
         """Send a message that needs no answer, when this run succeeds."""
@@ -114,7 +133,7 @@ class Run(Protocol):
         """Compute a value once and record it as JSON; a run that starts over receives the recorded value."""
 
     def progress(self, data: dict[str, Any]) -> None:
-        """Report progress to the caller before the answer; a report may be lost."""
+        """Report progress to the caller before the answer, if the caller listens; a report may be lost."""
 
     def time_left(self) -> float:
         """Return the seconds until the deadline of the request; infinite if there is none.

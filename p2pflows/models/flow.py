@@ -150,13 +150,13 @@ class ChatAtomicFlow(AtomicFlow):
             ) as backend,
             self._running().stopping(backend.interrupt),
         ):
-            return backend.complete(messages, settings, self._report)
+            return backend.complete(messages, settings, self._report if self.wants_progress else None)
 
     def _report(self, delta: Delta) -> None:
-        """Report a piece of an answer to the caller, with `answer` if n is over 1, and with `restart` if it is true."""
+        """Report a piece of an answer to the caller (docs/PROTOCOL.md, section 9)."""
         report: dict[str, Any] = {"delta": delta.text}
-        if _backend_config(self.flow_config).get("n", 1) != 1:
-            report["answer"] = delta.answer
+        if delta.answer:
+            report["choice"] = delta.answer
         if delta.restart:
             report["restart"] = True
         self.progress(report)

@@ -38,6 +38,7 @@ class FlowRequest:
     Attributes:
         source: a label for the recipient; it has no meaning.
         timeout: seconds until the deadline of a call; None takes the deadline of what the run answers.
+        progress: whether the progress of a call is that of the request that the run answers.
     """
 
     user: UserId
@@ -46,9 +47,10 @@ class FlowRequest:
     data: dict[str, Any]
     source: Annotated[str, StringConstraints(max_length=MAX_SOURCE_CHARS)] = ""
     timeout: _TimeoutS | None = None
+    progress: Annotated[bool, Strict()] = False
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as they travel."""
+        """The fields as they travel; older daemons know no `progress`."""
         return {
             "user": self.user,
             "endpoint": self.endpoint,
@@ -56,6 +58,7 @@ class FlowRequest:
             "data": self.data,
             "source": self.source,
             "timeout": self.timeout,
+            **({"progress": True} if self.progress else {}),
         }
 
 

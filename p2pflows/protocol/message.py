@@ -60,6 +60,7 @@ class Message(BaseModel):
     one mounted flow among those under the endpoint. `flow` says which flow of the sender has sent a request, and at
     which dispatch point, "Booking@default"; it is empty if the sender has in person. `typed` has the texts that a
     person typed for some keys of `data`: where the flow takes texts, they take the place of the values there.
+    `progress` says whether the sender of a call wants to hear how far it has got.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -80,6 +81,7 @@ class Message(BaseModel):
     flow: FlowAtPoint = ""
     data: dict[str, Any] = {}
     typed: Annotated[dict[str, str], Field(max_length=MAX_TYPED)] = {}
+    progress: bool = False
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Self:

@@ -109,6 +109,7 @@ class TaskSpec(NamedTuple):
         attempt: 1 and up.
         records: what earlier attempts have recorded, by call index.
         data: the JSON bytes that it runs on.
+        progress: whether somebody wants to hear how far it has got.
     """
 
     id: str
@@ -125,6 +126,7 @@ class TaskSpec(NamedTuple):
     sender_name: str = ""
     attempt: int = 1
     records: Mapping[int, Record] = MappingProxyType({})
+    progress: bool = False
 
     @property
     def expires_s(self) -> float:
@@ -150,6 +152,7 @@ class TaskSpec(NamedTuple):
                 [call_index, fingerprint, None if result is None else result.as_json()]
                 for call_index, (fingerprint, result) in self.records.items()
             ],
+            **({"progress": True} if self.progress else {}),
         }
 
     @classmethod
@@ -177,6 +180,7 @@ class TaskSpec(NamedTuple):
                 for call_index, fingerprint, result in entry.get("records", ())
             },
             data=data,
+            progress=entry.get("progress") is True,
         )
 
     def size(self) -> int:

@@ -40,6 +40,8 @@ _RESEND_AFTER_S = 2.0
 _DRAIN_TIMEOUT_S = 30.0
 _MIN_FRAME_INTERVAL_S = 0.001
 """The least time between two frames with results while tasks queue up; without a backlog, a result leaves at once."""
+_MIN_REPORT_INTERVAL_S = 0.05
+"""The least time between two frames that carry nothing but progress, whatever runs report."""
 _HEADER_BYTES = 4_000
 _QUOTES_BYTES = 3
 """Bytes that JSON adds to each id in a list."""
@@ -93,11 +95,19 @@ class Worker:
         self._lock = threading.Lock()
         self._keyring = _keyring(api_infos)
         self._runner = Runner(
-            self._lanes, self._lock, slots, self._request_send, user=enrolment.user, keyring=self._keyring
+            self._lanes,
+            self._lock,
+            slots,
+            self._request_send,
+            self._request_report,
+            user=enrolment.user,
+            keyring=self._keyring,
         )
         self._loop = asyncio.get_running_loop()
         self._send_requested = False
         self._last_send = 0.0
+        self._report_requested = False
+        self._last_report = 0.0
         self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
         self._address = str(url) if daemon is None else "the daemon"
@@ -265,6 +275,24 @@ class Worker:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._send_soon)
 
+    def _request_report(self) -> None:
+        """Have the loop send progress, at once or as soon as it may; callable from any thread."""
+        if not self._report_requested:
+            self._report_requested = True
+            with contextlib.suppress(RuntimeError):  # as above
+                self._loop.call_soon_threadsafe(self._report_soon)
+
+    def _report_soon(self) -> None:
+        self._loop.call_at(self._last_report + _MIN_REPORT_INTERVAL_S, self._report)
+
+    def _report(self) -> None:
+        self._report_requested = False  # first, as above
+        self._last_report = self._loop.time()
+        with self._lock:
+            updates = Updates(progress=self._runner.take_progress())
+        if updates:
+            self._send((), updates, is_full=False)
+
     def _send_soon(self) -> None:
         delay = self._last_send + _MIN_FRAME_INTERVAL_S - self._loop.time()
         with self._lock:
@@ -279,7 +307,8 @@ class Worker:
         self._last_send = self._loop.time()
         with self._lock:
             results = self._lanes.fresh_results(self._last_send)
-            updates = Updates(self._lanes.fresh_asks(self._last_send), progress=self._runner.take_progress())
+            progress = self._runner.take_progress([result.task for result in results])
+            updates = Updates(self._lanes.fresh_asks(self._last_send), progress=progress)
             slots_changed = self._lanes.take_slots_changed()
         if results or updates or slots_changed:
             self._send(results, updates, is_full=False)

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from p2pflows.errors import (
@@ -35,6 +35,7 @@ from p2pflows.protocol.worker_frames import ErrorInfo, Progress, TaskResult, Tas
 from p2pflows.worker import loading
 from p2pflows.worker.instance_run import InstanceRun
 from p2pflows.worker.lanes import HeldTask, Lanes, SettledAsk
+from p2pflows.worker.pending_progress import PendingProgress
 from p2pflows.worker.shell import Command, ShellRun
 from p2pflows.worker.task_run import TaskRun
 
@@ -58,6 +59,7 @@ class Runner:
         lock: held around each use of the lanes.
         slots: how many tasks may run at once.
         request_send: called from any thread when there is something to send to the daemon.
+        request_report: the same, when there is only progress, which may wait for more.
         user: the user id of the daemon's owner.
         keyring: API keys for the flows; they stay in this object.
     """
@@ -68,6 +70,7 @@ class Runner:
         lock: threading.Lock,
         slots: int,
         request_send: Callable[[], None],
+        request_report: Callable[[], None],
         *,
         user: str,
         keyring: Keyring | None = None,
@@ -75,13 +78,14 @@ class Runner:
         self._lanes = lanes
         self._lock = lock
         self._request_send = request_send
+        self._request_report = request_report
         self._user = user
         self._keyring = keyring
         self._runs: dict[str, TaskRun] = {}
         self._slots = slots
         self._waiting_threads = 0
         self._threads = slots
-        self._progress: list[Progress] = []
+        self._progress = PendingProgress()
         self._loader = loading.Loader()
         self._closed = False
         self._queue: queue.SimpleQueue[HeldTask | None] = queue.SimpleQueue()
@@ -162,8 +166,8 @@ class Runner:
     def progress(self, task: HeldTask, data: dict[str, Any]) -> None:
         """Send data to the caller before the answer."""
         with self._lock:
-            self._progress.append(Progress(task.spec.id, data))
-        self._request_send()
+            self._progress.add(task.spec.id, data)
+        self._request_report()
 
     # Called by the worker.
 
@@ -173,10 +177,13 @@ class Runner:
         if run is not None:
             run.deliver(settled.call_index, settled.result)
 
-    def take_progress(self) -> list[Progress]:
-        """Take what runs have reported since the last call; the caller holds the lock."""
-        progress, self._progress = self._progress, []
-        return progress
+    def take_progress(self, ended: Collection[str] | None = None) -> list[Progress]:
+        """Take what runs have reported since the last call; the caller holds the lock.
+
+        Args:
+            ended: the tasks whose reports have to leave, as their results do; None for all tasks.
+        """
+        return self._progress.take() if ended is None else self._progress.take_of(ended)
 
     def _work(self) -> None:
         """Run a task from the queue, then all others that may start, and wait for the next one."""

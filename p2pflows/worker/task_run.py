@@ -32,6 +32,7 @@ from p2pflows.protocol.asks import (
     StepValue,
 )
 from p2pflows.protocol.message import MAX_BODY_BYTES, derived_id
+from p2pflows.protocol.progress import Numbering
 from p2pflows.protocol.run_result import CallBack, Post, Reply, Sent
 from p2pflows.protocol.worker_frames import ErrorInfo
 from p2pflows.worker.lanes import HeldTask
@@ -88,10 +89,13 @@ class TaskRun:
         self._call_indexes: dict[Future[CallResult], int] = {}
         self._stopped = False
         self._on_stop: list[Callable[[], None]] = []
+        self._numbering = Numbering()
 
-    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
+    def call(
+        self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
+    ) -> Future[CallResult]:
         """Send a call at once; a run that starts over finds the same call."""
-        fields = _request(target, message, timeout, subflow)
+        fields = _request(target, message, timeout, subflow, progress=progress)
         fingerprint = derived_id("call", target.user, target.endpoint, target.instance, _sorted(fields["data"]))
         call_index, result = self._call(Call(**fields, fingerprint=fingerprint))
         pending: Future[CallResult] = Future()
@@ -148,9 +152,11 @@ class TaskRun:
         self._ask(-1 - call_index, CancelCall(call=call_index))
         return True
 
-    def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
+    def call_back(
+        self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
+    ) -> None:
         """Send a call when this run ends well; its answer enters `run` of this instance as a message."""
-        fields = _request(target, message, timeout, subflow)
+        fields = _request(target, message, timeout, subflow, progress=progress)
         self._add_sent(CallBack(**fields, subflow=subflow, packaged=message.message_id))
 
     def post(self, target: Target, message: FlowMessage) -> None:
@@ -178,9 +184,16 @@ class TaskRun:
             raise result.as_error()
         return result.value if isinstance(result, StepValue) else None
 
+    @property
+    def wants_progress(self) -> bool:
+        """Whether the caller listens to progress."""
+        return self._task.spec.progress
+
     def progress(self, data: dict[str, Any]) -> None:
-        """Send data to the caller before the answer; it may be lost."""
-        plain = _plain(data)
+        """Send data to the caller before the answer, if the caller listens; it may be lost."""
+        if not self.wants_progress:
+            return
+        plain = self._numbering.number(_plain(data))
         if len(_sorted(plain)) > MAX_PROGRESS_BYTES:
             raise TooLarge(f"Progress may have {MAX_PROGRESS_BYTES:,} bytes at a time.", "Report it in parts.")
         self._host.progress(self._task, plain)
@@ -284,9 +297,12 @@ class _RequestFields(TypedDict):
     data: dict[str, Any]
     source: str
     timeout: float | None
+    progress: bool
 
 
-def _request(target: Target, message: FlowMessage, timeout: float | None, subflow: str) -> _RequestFields:
+def _request(
+    target: Target, message: FlowMessage, timeout: float | None, subflow: str, *, progress: bool = False
+) -> _RequestFields:
     if timeout is not None and not 0 < timeout <= MAX_TIMEOUT_S:
         raise UsageError("The timeout is not between 0 seconds and 30 days.", "Give it in seconds.")
     return {
@@ -296,6 +312,7 @@ def _request(target: Target, message: FlowMessage, timeout: float | None, subflo
         "data": _plain(message.sendable()),
         "source": subflow[:MAX_SOURCE_CHARS],
         "timeout": timeout if timeout is None else float(timeout),
+        "progress": progress,
     }
 
 

@@ -32,6 +32,7 @@ class ScriptedDaemon:
         script: by method, the result, the error, or a function, possibly async, of the parameters.
         asked: every method and its parameters, in the order of arrival.
         frames: how many lines have arrived.
+        reports: what each call that wants progress reports before its answer.
     """
 
     def __init__(self, home: Path) -> None:
@@ -39,6 +40,7 @@ class ScriptedDaemon:
         self.script: dict[str, Any] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.frames = 0
+        self.reports: list[dict[str, Any]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
         self._ready = threading.Event()
@@ -129,6 +131,9 @@ class ScriptedDaemon:
             task.add_done_callback(self._tasks.discard)
 
     async def _reply(self, connection: _Connection, item: dict[str, Any]) -> None:
+        if item["params"].get("progress"):
+            connection.write({"id": item["id"], "accepted": "1" * 32})
+            connection.write([{"id": item["id"], "progress": data} for data in self.reports])
         answer = await self._answer(item["method"], item["params"])
         connection.write([{"id": item["id"], **answer}])
 

@@ -27,6 +27,7 @@ class Sent:
     message: FlowMessage
     subflow: str = ""
     timeout: float | None = None
+    progress: bool = False
 
 
 @dataclass
@@ -47,6 +48,7 @@ class ScriptedRun:
     def __init__(self, user: str = ALICE, instance: str | None = INSTANCE, memory: Memory | None = None) -> None:
         self.user = user
         self.instance = instance
+        self.wants_progress = True
         self.memory = memory or Memory()
         self.posts: list[Sent] = []
         self.call_backs: list[Sent] = []
@@ -56,11 +58,13 @@ class ScriptedRun:
         self._calls_made = 0
         self._steps_made = 0
 
-    def call(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> Future[CallResult]:
+    def call(
+        self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
+    ) -> Future[CallResult]:
         """Keep the n-th call of this run, or return the earlier one."""
         number, self._calls_made = self._calls_made, self._calls_made + 1
         if number == len(self.memory.calls):
-            self.memory.calls.append((Sent(target, message, subflow, timeout), Future()))
+            self.memory.calls.append((Sent(target, message, subflow, timeout, progress), Future()))
         return self.memory.calls[number][1]
 
     def wait(self, pending: Future[CallResult], timeout: float | None) -> CallResult:
@@ -84,9 +88,11 @@ class ScriptedRun:
         pending.set_result(CallResult("", self.user, error=Cancelled("The call was withdrawn.")))
         return True
 
-    def call_back(self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str) -> None:
+    def call_back(
+        self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
+    ) -> None:
         """Keep the message until the run ends."""
-        self.call_backs.append(Sent(target, message, subflow, timeout))
+        self.call_backs.append(Sent(target, message, subflow, timeout, progress))
 
     def post(self, target: Target, message: FlowMessage) -> None:
         """Keep the message until the run ends."""

@@ -18,6 +18,7 @@ from p2pflowsd.api.daemon import Daemon, OnOutcome, settle
 from p2pflowsd.api.parameters import (
     MAX_TIMEOUT_S,
     ConversationId,
+    Flag,
     IdPart,
     InstanceId,
     MessageData,
@@ -53,6 +54,12 @@ class CallParameters(Parameters):
     typed: TypedTexts = Field(default_factory=dict)
 
 
+class HeardCallParameters(CallParameters):
+    """A call whose client waits, and may want to hear how far it has got."""
+
+    progress: Flag = False
+
+
 class SendParameters(CallParameters):
     """A message that wants no answer."""
 
@@ -79,6 +86,7 @@ class OpenCall:
         daemon: the daemon.
         send: accepts the message inside a batch, and returns its id.
         on_outcome: takes the result of the method `call`, or the P2pflowsError; called once at most.
+        on_accepted: takes the id of the call once it is committed.
         on_progress: takes what the flow reports before its answer.
         conversation: the conversation that the call belongs to; by default it starts one.
     """
@@ -88,12 +96,15 @@ class OpenCall:
         daemon: Daemon,
         send: Callable[[], str],
         on_outcome: OnOutcome,
+        *,
+        on_accepted: Callable[[str], None] | None = None,
         on_progress: OnProgress | None = None,
         conversation: str = "",
     ) -> None:
         self._daemon = daemon
         self._send = send
         self._on_outcome = on_outcome
+        self._on_committed = on_accepted
         self._on_progress = on_progress
         self._conversation = conversation
         self._id = ""
@@ -111,6 +122,8 @@ class OpenCall:
         if isinstance(outcome, P2pflowsError):
             self.stop_waiting()  # it may have been recorded, and then not kept
             self._on_outcome(outcome)
+        elif self._on_committed is not None:
+            self._on_committed(self._id)
 
     def _on_settled(self, state: OutgoingState, answer: bytes | None) -> None:
         try:
@@ -122,7 +135,11 @@ class OpenCall:
 
 
 def start_call(
-    daemon: Daemon, params: Mapping[str, Any], on_outcome: OnOutcome, on_progress: OnProgress
+    daemon: Daemon,
+    params: Mapping[str, Any],
+    on_outcome: OnOutcome,
+    on_accepted: Callable[[str], None],
+    on_progress: OnProgress,
 ) -> Callable[[], None]:
     """Start the method `call` without a task of its own, as it has to be fast.
 
@@ -130,18 +147,24 @@ def start_call(
         daemon: the daemon.
         params: the parameters of the request, unchecked.
         on_outcome: takes the result or the P2pflowsError, once.
-        on_progress: takes what the flow reports before its answer.
+        on_accepted: takes the id of the call once it is committed, if the client wants progress.
+        on_progress: takes what the flow reports before its answer, if the client wants it.
 
     Returns:
         What to call when the client leaves.
     """
     try:
-        checked = CallParameters.parse(params)
+        checked = HeardCallParameters.parse(params)
     except P2pflowsError as error:
         on_outcome(error)
         return lambda: None
     send = _sending(daemon, Type.CALL, checked)
-    return OpenCall(daemon, send, on_outcome, on_progress, checked.conversation).stop_waiting
+    conversation = checked.conversation
+    if not checked.progress:
+        return OpenCall(daemon, send, on_outcome, conversation=conversation).stop_waiting
+    return OpenCall(
+        daemon, send, on_outcome, on_accepted=on_accepted, on_progress=on_progress, conversation=conversation
+    ).stop_waiting
 
 
 async def wait_for_call(daemon: Daemon, send: Callable[[], str], conversation: str = "") -> dict[str, Any]:
@@ -158,10 +181,11 @@ async def wait_for_call(daemon: Daemon, send: Callable[[], str], conversation: s
         open_call.stop_waiting()
 
 
-async def call(daemon: Daemon, params: CallParameters) -> Any:
+async def call(daemon: Daemon, params: HeardCallParameters) -> Any:
     """Call a flow or a human, and wait for the answer.
 
-    `typed` has texts for keys of `data`, which count [where the flow takes texts](PROTOCOL.md#7-messages).
+    With `progress`, JSON Lines say what the flow reports before it. `typed` has
+    texts for keys of `data`, which count [where the flow takes texts](PROTOCOL.md#7-messages).
 
     Returns:
         `id`, `data`, `conversation`
@@ -275,6 +299,7 @@ def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[],
             source=params.source[:MAX_SOURCE_CHARS],
             instance=params.instance or None,
             typed=params.typed,
+            progress=isinstance(params, HeardCallParameters) and params.progress,
         )
 
     return step

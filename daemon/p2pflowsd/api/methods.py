@@ -27,7 +27,7 @@ from p2pflowsd.sending.waiters import OnProgress
 METHODS: dict[str, Method[Any]] = {
     "id": Method(NoParameters, status.user_id),
     "status": Method(NoParameters, status.status),
-    "call": Method(messages.CallParameters, messages.call),
+    "call": Method(messages.HeardCallParameters, messages.call),
     "submit": Method(messages.CallParameters, messages.submit),
     "send": Method(messages.SendParameters, messages.send),
     "wait": Method(messages.WaitParameters, messages.wait),
@@ -90,7 +90,7 @@ class Methods:
     """
 
     by_name: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
-    start_call: Callable[[dict[str, Any], OnOutcome, OnProgress], Callable[[], None]]
+    start_call: Callable[[dict[str, Any], OnOutcome, Callable[[str], None], OnProgress], Callable[[], None]]
 
     @classmethod
     def of(cls, daemon: Daemon) -> Self:

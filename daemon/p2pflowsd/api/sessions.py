@@ -134,12 +134,16 @@ class Session(RecordStream):
             else:
                 self._put({"id": request_id, "result": outcome})
 
+        def on_accepted(message_id: str) -> None:
+            if call in self._calls:
+                self._put({"id": request_id, "accepted": message_id})
+
         def on_progress(data: dict[str, Any]) -> None:
             if len(self._unsent) < MAX_UNSENT_ITEMS:  # a client that does not read must not fill our memory
                 self._put({"id": request_id, "progress": data})
 
         self._calls[call] = lambda: None
-        stop_waiting = self._methods.start_call(params, on_outcome, on_progress)
+        stop_waiting = self._methods.start_call(params, on_outcome, on_accepted, on_progress)
         if call in self._calls:
             self._calls[call] = stop_waiting
 

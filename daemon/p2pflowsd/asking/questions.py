@@ -261,12 +261,11 @@ class Questions:
         if due is not None and (self._next_due is None or due < self._next_due):
             self._next_due = due
 
-    def on_progress(self, peer: str, message_id: str, data: dict[str, Any]) -> None:
-        """Record that the human sees a question, or has put it off; only the one who was asked may say so."""
+    def on_progress(self, sent: OutgoingRow, data: dict[str, Any]) -> None:
+        """Record that the one who was asked a question sees it, or has put it off."""
         note = _note_in(data)
-        sent = self._journal.outgoing.find(message_id) if note else None
-        if sent is not None and question_in(sent.origin) is not None and sent.note != note:
-            self._journal.outgoing.set_note(message_id, peer, note)
+        if note and question_in(sent.origin) is not None and sent.note != note:
+            self._journal.outgoing.set_note(sent.id, sent.peer, note)
 
     def _send_to(self, row: QuestionRow, wish: Wish, people: Sequence[Person], before: int = 0) -> list[Person]:
         """Send a question to some people, and return them with the ids of the messages.

@@ -104,6 +104,7 @@ class IncomingTable(Table[IncomingRow]):
             expires=message.expires,
             state=state,
             instance=message.instance,
+            wants_progress=int(message.progress),
         )
         return self._insert(row, body, bundle)
 

@@ -327,6 +327,11 @@ def _long_bodies_have_a_table(db: sqlite3.Connection) -> None:
             )
 
 
+def _requests_want_progress(db: sqlite3.Connection) -> None:
+    """Requests say whether their sender wants to hear how far they have got; older ones do not."""
+    db.execute("ALTER TABLE incoming ADD COLUMN wants_progress INTEGER NOT NULL DEFAULT 0")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -348,6 +353,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _questions_are_claimed,
     _usage_is_counted_in_memory,
     _long_bodies_have_a_table,
+    _requests_want_progress,
 )
 
 

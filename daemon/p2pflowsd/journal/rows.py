@@ -25,6 +25,8 @@ class IncomingRow(NamedTuple):
     error: str | None = None
     instance: str | None = None
     root_request: int | None = None
+    wants_progress: int = 0
+    """1 if its sender wants to hear how far it has got."""
 
 
 class OutgoingRow(NamedTuple):

@@ -21,7 +21,7 @@ from p2pflowsd.human.delegations import Delegations
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.journal.streams import Direction, Position
-from p2pflowsd.lifecycle import IncomingState, OutgoingState
+from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState
 from p2pflowsd.link import Delivery
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
@@ -32,7 +32,8 @@ from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.receiving.quotas import Quotas
 from p2pflowsd.receiving.seen_notices import SeenNotices
 from p2pflowsd.running.leases import Leases
-from p2pflowsd.sending.notices import Notices
+from p2pflowsd.running.reports import Reports
+from p2pflowsd.sending.notices import Notices, is_progress
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.peer_clocks import difference
 from p2pflowsd.sending.restored_journals import RestoredJournals
@@ -75,6 +76,7 @@ class Intake:
         waiters: Waiters,
         questions: Questions,
         notices: Notices,
+        reports: Reports,
         leases: Leases,
         admission: Admission,
         delegations: Delegations,
@@ -95,6 +97,7 @@ class Intake:
         self._waiters = waiters
         self._questions = questions
         self._notices = notices
+        self._reports = reports
         self._leases = leases
         self._admission = admission
         self._delegations = delegations
@@ -190,8 +193,12 @@ class Intake:
             if skip is not None:
                 self._notices.announce_skip(sender, *skip)
         for message_id, data in notice.progress:
-            self._waiters.on_progress(sender, message_id, data)
-            self._questions.on_progress(sender, message_id, data)
+            sent = self._journal.outgoing.find(message_id)
+            if sent is None or sent.peer != sender or sent.state not in OPEN_OUTGOING or not is_progress(data):
+                continue
+            self._waiters.on_progress(message_id, data)
+            self._questions.on_progress(sent, data)
+            self._reports.pass_on(sent, data)
 
     def _messages(self, endpoint: str, opened: Opened) -> None:
         bundle: int | None = None

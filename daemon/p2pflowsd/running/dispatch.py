@@ -11,6 +11,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.asks import Ask, Recorded
 from p2pflows.protocol.channel import BadFrame, Channel
 from p2pflows.protocol.envelope import Refused
+from p2pflows.protocol.progress import RESTART
 from p2pflows.protocol.worker_frames import (
     DaemonFrame,
     Failure,
@@ -32,6 +33,7 @@ from p2pflowsd.running.instances import is_request
 from p2pflowsd.running.leases import GRACE_PERIOD_S, Leases
 from p2pflowsd.running.loads import Loads
 from p2pflowsd.running.points import Point, Points, Worker
+from p2pflowsd.running.reports import Reports
 from p2pflowsd.running.runs import Runs
 from p2pflowsd.running.scheduler import Assignment
 from p2pflowsd.running.settlement import Settlement
@@ -40,7 +42,6 @@ from p2pflowsd.running.task_specs import TaskSpecs
 from p2pflowsd.running.worker_outbox import MAX_FRAME_BYTES
 from p2pflowsd.running.worker_tokens import WorkerTokens
 from p2pflowsd.sending.notices import Notices
-from p2pflowsd.sending.waiters import is_progress
 
 MAX_ATTEMPTS = 3
 MAX_CHANNELS = 256
@@ -76,6 +77,7 @@ class Dispatch:
         runs: Runs,
         settlement: Settlement,
         notices: Notices,
+        reports: Reports,
         log: OwnersLog,
         replace_process: Callable[[int], bool],
     ) -> None:
@@ -94,6 +96,7 @@ class Dispatch:
         self._runs = runs
         self._settlement = settlement
         self._notices = notices
+        self._reports = reports
         self._log = log
         self._replace_process = replace_process
         self._frame_number = 0
@@ -182,8 +185,8 @@ class Dispatch:
                 self._answer_wait(task.row, call_index)
         for task_id, data in frame.progress:
             task = self._leases.find_leased(point, name, task_id)
-            if task is not None and is_progress(data):
-                self._notices.send_progress(task.row.peer, task.row.id, data)
+            if task is not None and self._reports.report(task.row, data):
+                self._leases.note_report(task.row.row_id)
 
     @staticmethod
     def _note_parked(point: Point, worker: Worker, frame: WorkerFrame) -> None:
@@ -313,6 +316,8 @@ class Dispatch:
 
     def _remove(self, point: Point, name: str, *, graceful: bool) -> None:
         """Requeue the tasks of a worker that is gone, and give up those whose attempts are used up."""
+        for row in self._leases.reported_by(point, name):
+            self._reports.report(row, RESTART)
         for task in self._leases.remove_worker(point, name, graceful=graceful):
             attempts = task.row.attempts
             if attempts >= MAX_ATTEMPTS:

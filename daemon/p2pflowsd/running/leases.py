@@ -13,6 +13,7 @@ from typing import Any
 from p2pflows.protocol.asks import AskAnswer, AskStatus
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
+from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.running.points import Point, Points, Worker
 from p2pflowsd.running.task import Task, row_id_of
 
@@ -29,6 +30,7 @@ class Lease:
     worker: str
     frame: int
     since: float
+    has_reported: bool = False
 
 
 class Leases:
@@ -252,6 +254,15 @@ class Leases:
             own = {self._tasks[row_id].id for row_id in worker.leased}
             outbox.cancelled += [task for task in held if task not in own and task not in outbox.finished]
         outbox.cancelled += self._overdue_strays(worker, held, loads)
+
+    def note_report(self, row_id: int) -> None:
+        """Note that the sender of a request has heard something of its run, which is void if the worker is lost."""
+        self._leases[row_id].has_reported = True
+
+    def reported_by(self, point: Point, name: str) -> list[IncomingRow]:
+        """The requests that a worker holds, and of whose runs their senders have heard something."""
+        held = point.workers[name].leased
+        return [self._tasks[row_id].row for row_id in held if self._leases[row_id].has_reported]
 
     def remove_worker(self, point: Point, name: str, *, graceful: bool) -> list[Task]:
         """Forget a worker that is gone; its tasks wait again.

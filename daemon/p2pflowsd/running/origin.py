@@ -15,15 +15,20 @@ class AskOrigin(NamedTuple):
         row_id: the row of the task's request.
         call_index: the index of the call in its run.
         is_declared: whether it mounts a subflow just as the flow declares it, and so speaks for the owner.
+        passes_progress: whether its progress is that of the request.
     """
 
     row_id: int
     call_index: int
     is_declared: bool = False
+    passes_progress: bool = False
 
     def to_json(self) -> str:
         """The text that is stored."""
-        return compact({"n": self.row_id, "k": self.call_index, **({"declared": True} if self.is_declared else {})})
+        flags = {"declared": self.is_declared, "progress": self.passes_progress}
+        return compact(
+            {"n": self.row_id, "k": self.call_index, **{name: True for name, is_set in flags.items() if is_set}}
+        )
 
 
 class CallBackOrigin(NamedTuple):
@@ -35,6 +40,7 @@ class CallBackOrigin(NamedTuple):
         root_request: the row of the request that the call was made for, if any.
         subflow: the key of the subflow that was called.
         packaged: the id under which the flow knows the call.
+        passes_progress: whether its progress is that of the root request.
     """
 
     instance: str
@@ -42,6 +48,7 @@ class CallBackOrigin(NamedTuple):
     root_request: int | None
     subflow: str
     packaged: str
+    passes_progress: bool = False
 
     def to_json(self) -> str:
         """The text that is stored; the journal has an index of `root`."""
@@ -52,6 +59,7 @@ class CallBackOrigin(NamedTuple):
                 "root": self.root_request,
                 "subflow": self.subflow,
                 "packaged": self.packaged,
+                **({"progress": True} if self.passes_progress else {}),
             }
         )
 
@@ -82,6 +90,17 @@ def read_origin(text: str) -> Origin:
     content = json.loads(text)
     if "accept" in content:
         return AcceptOrigin(*content["accept"])
+    passes_progress = content.get("progress") is True
     if "k" in content:
-        return AskOrigin(content["n"], content["k"], content.get("declared") is True)
-    return CallBackOrigin(*(content[name] for name in ("instance", "endpoint", "root", "subflow", "packaged")))
+        return AskOrigin(content["n"], content["k"], content.get("declared") is True, passes_progress)
+    names = ("instance", "endpoint", "root", "subflow", "packaged")
+    return CallBackOrigin(*(content[name] for name in names))._replace(passes_progress=passes_progress)
+
+
+def row_of_progress(text: str | None) -> int | None:
+    """The row of the request whose progress the progress of a call is, by the stored text; None if there is none."""
+    content = json.loads(text) if text else {}
+    if content.get("progress") is not True:
+        return None
+    row_id: int | None = content["n"] if "k" in content else content["root"]
+    return row_id

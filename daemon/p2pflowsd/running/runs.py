@@ -44,7 +44,8 @@ from p2pflowsd.running.effects import MOUNT, POST_LIFETIME_MS, Effects
 from p2pflowsd.running.instance_changes import InstanceChanges
 from p2pflowsd.running.instances import Instances, is_request, mount_reply, read_change, requested_endpoint
 from p2pflowsd.running.leases import Leases
-from p2pflowsd.running.origin import AskOrigin, CallBackOrigin, Origin, read_origin
+from p2pflowsd.running.origin import AskOrigin, CallBackOrigin, read_origin
+from p2pflowsd.running.reports import Reports
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.task import Task
 from p2pflowsd.running.task_queue import TaskQueue
@@ -72,6 +73,7 @@ class Runs:
         effects: Effects,
         settlement: Settlement,
         turns: Turns,
+        reports: Reports,
     ) -> None:
         self._user = user
         self._journal = journal
@@ -87,6 +89,7 @@ class Runs:
         self._effects = effects
         self._settlement = settlement
         self._turns = turns
+        self._reports = reports
 
     def record(self, row: IncomingRow, ask: Ask) -> AskStatus:
         """Record a call or step of a running task, or withdraw a call.
@@ -279,7 +282,8 @@ class Runs:
         if sent is None:
             try:
                 self._authority.check_call(row, call, None)
-                origin = AskOrigin(row.row_id, call_index, mounts and self._authority.declares(row, call))
+                is_declared = mounts and self._authority.declares(row, call)
+                origin = AskOrigin(row.row_id, call_index, is_declared, self._passes_progress(row, call))
                 self._accept(Type.CALL, row, call, origin=origin, message_id=message_id)
             except CallError as error:
                 sent_id, result = None, CallFailed(error.as_wire())
@@ -292,7 +296,8 @@ class Runs:
         if isinstance(sent, Post):
             self._accept(Type.POST, row, sent, origin=None)
             return
-        origin = CallBackOrigin(row.instance or "", flow.endpoint, root, sent.subflow, sent.packaged)
+        passes_progress = self._passes_progress(row, sent)
+        origin = CallBackOrigin(row.instance or "", flow.endpoint, root, sent.subflow, sent.packaged, passes_progress)
         self._accept(Type.CALL, row, sent, origin=origin)
 
     def _accept(
@@ -301,7 +306,7 @@ class Runs:
         row: IncomingRow,
         sent: FlowRequest,
         *,
-        origin: Origin | None,
+        origin: AskOrigin | CallBackOrigin | None,
         message_id: str | None = None,
     ) -> None:
         self._outbox.accept(
@@ -316,8 +321,12 @@ class Runs:
             message_id=message_id,
             instance=sent.instance,
             origin=None if origin is None else origin.to_json(),
+            progress=origin is not None and origin.passes_progress,
         )
         self._journal.count("accepted")
+
+    def _passes_progress(self, row: IncomingRow, sent: FlowRequest) -> bool:
+        return sent.progress and self._reports.listener(row) is not None
 
     def _sender(self, row: IncomingRow) -> str:
         """The flow that a request runs, with its dispatch point: as this daemon knows them, not as its worker says."""

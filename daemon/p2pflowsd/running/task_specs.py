@@ -11,6 +11,7 @@ from p2pflowsd.running.authority import Authority
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instances import Instances
+from p2pflowsd.running.reports import Reports
 from p2pflowsd.running.task import Task
 from p2pflowsd.running.typed_texts import read_typed_body
 
@@ -19,11 +20,18 @@ class TaskSpecs:
     """Describes tasks to workers."""
 
     def __init__(
-        self, *, effects: Effects, instances: Instances, authority: Authority, name_of: Callable[[str], str | None]
+        self,
+        *,
+        effects: Effects,
+        instances: Instances,
+        authority: Authority,
+        reports: Reports,
+        name_of: Callable[[str], str | None],
     ) -> None:
         self._effects = effects
         self._instances = instances
         self._authority = authority
+        self._reports = reports
         self._name_of = name_of
 
     def describe(self, task: Task, *, data: dict[str, Any] | None, body: bytes) -> TaskSpec:
@@ -55,6 +63,7 @@ class TaskSpecs:
             attempt=row.attempts + 1,
             records=self._effects.records(row.row_id),
             data=payload,
+            progress=self._reports.listener(row) is not None,
         )
 
 

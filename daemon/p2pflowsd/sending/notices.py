@@ -6,12 +6,13 @@ asks again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from p2pflows.protocol import strict_json
-from p2pflows.protocol.message import MAX_COUNT
+from p2pflows.protocol.message import MAX_COUNT, MAX_PROGRESS_BYTES
 from p2pflows.protocol.notice import (
     MAX_NOTICE_BYTES,
     MAX_PROGRESS_LINES,
@@ -200,6 +201,15 @@ class Notices:
         if draft is None:
             draft = self._drafts[peer] = _Draft(self._clock.elapsed() + GATHER_S)
         return draft
+
+
+def is_progress(data: dict[str, Any]) -> bool:
+    """Return whether data may be sent as progress: it is JSON of at most MAX_PROGRESS_BYTES."""
+    try:
+        strict_json.check_numbers(data)
+        return len(json.dumps(data, ensure_ascii=False).encode()) <= MAX_PROGRESS_BYTES
+    except ValueError:
+        return False
 
 
 def _split(peer: str, draft: _Draft, gaps: list[tuple[str, int, int]], max_bytes: int) -> list[Notice]:

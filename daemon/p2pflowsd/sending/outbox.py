@@ -186,6 +186,7 @@ class Outbox:
         instance: str | None = None,
         typed: Mapping[str, str] | None = None,
         origin: str | None = None,
+        progress: bool = False,
     ) -> Message:
         """Store a message; it is sent after the commit.
 
@@ -203,6 +204,7 @@ class Outbox:
             instance: the instance under the endpoint; by default the recipient chooses.
             typed: texts that a person typed for keys of the data; the recipient takes them where its flow takes texts.
             origin: JSON that is stored with it and passed to `on_call_settled` when it ends.
+            progress: whether the recipient is to report how far a call has got.
 
         Returns:
             The message as it will be sent.
@@ -233,6 +235,7 @@ class Outbox:
                 "flow": flow,
                 "data": data,
                 "typed": dict(typed or {}),
+                "progress": progress,
             }
         )
         if kind not in ANSWERS:

@@ -47,6 +47,7 @@ class OwnMessages:
         typed: Mapping[str, str] | None = None,
         message_id: str | None = None,
         origin: str | None = None,
+        progress: bool = False,
     ) -> str:
         """Accept a call or a post, and return its id; for the arguments see `Outbox.accept`.
 
@@ -65,6 +66,7 @@ class OwnMessages:
             typed=typed,
             message_id=message_id,
             origin=origin,
+            progress=progress,
         )
         self._journal.count("accepted")
         self.on_sent(message)

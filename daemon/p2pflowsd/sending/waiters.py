@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from p2pflows.errors import CallError
 from p2pflows.protocol import strict_json
-from p2pflows.protocol.message import MAX_PROGRESS_BYTES
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import OutgoingRow
@@ -85,18 +83,8 @@ class Waiters:
         for on_settled in self._waiting.pop(message_id, ()):
             call_back(lambda on_settled=on_settled: on_settled(state, answer))  # type: ignore[misc]
 
-    def on_progress(self, sender: str, message_id: str, data: dict[str, Any]) -> None:
-        """Pass progress on to the client that listens, if the sender is the one who runs the call."""
+    def on_progress(self, message_id: str, data: dict[str, Any]) -> None:
+        """Pass the progress of a call on to the client that listens."""
         on_progress = self._listening.get(message_id)
-        sent = self._journal.outgoing.find(message_id) if on_progress is not None else None
-        if on_progress is not None and sent is not None and sent.peer == sender and is_progress(data):
+        if on_progress is not None:
             self._callbacks.before_commit(lambda: on_progress(data))
-
-
-def is_progress(data: dict[str, Any]) -> bool:
-    """Whether data may be sent as progress: it is JSON of at most MAX_PROGRESS_BYTES."""
-    try:
-        strict_json.check_numbers(data)
-        return len(json.dumps(data, ensure_ascii=False).encode()) <= MAX_PROGRESS_BYTES
-    except ValueError:
-        return False

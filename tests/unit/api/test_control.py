@@ -49,10 +49,12 @@ class ScriptedMethods:
         self,
         params: dict[str, Any],
         respond: Callable[[Any], None],
-        progress: Callable[[dict[str, Any]], None] | None = None,
+        accepted: Callable[[str], None],
+        progress: Callable[[dict[str, Any]], None],
     ) -> Callable[[], None]:
         """Keep a call, to which the test responds."""
-        assert progress is not None
+        if params.get("progress"):
+            accepted("1" * 32)
         self.calls.append((params, respond, progress))
 
         def stop() -> None:

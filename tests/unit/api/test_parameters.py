@@ -31,7 +31,7 @@ TEXTS = {
     "address", "allow", "conversation", "cwd", "description", "dispatch_point", "endpoint", "errors", "id", "instance",
     "kind", "name", "page", "reason", "release", "remark", "since", "source", "target", "text", "title", "user",
 }  # fmt: skip
-FLAGS = {"all", "interleaved", "local", "open", "parallel", "recursive", "replace", "singleton", "snoozed"}
+FLAGS = {"all", "interleaved", "local", "open", "parallel", "progress", "recursive", "replace", "singleton", "snoozed"}
 OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "schema"}
 NUMBERS = {"after", "before", "expires_in", "limit", "offset", "seconds", "timeout"}
 LISTS = {"ids", "overridable", "who", "words"}

@@ -33,11 +33,13 @@ class Chat:
         self.keyring: Keyring | None = Keyring([ApiInfo(api_key=KEY, api_base=server.url)])
         self.config = effective_config(ChatAtomicFlow, {"name": "tester", **overrides})
         self.state: bytes | None = None
+        self.wants_progress = True
         self.run = ScriptedRun()
 
     def say(self, memory: Memory | None = None, sender: str = ALICE, **data: Any) -> Any:
         """Send data, and return the flow's answer."""
         self.run = ScriptedRun(memory=memory)
+        self.run.wants_progress = self.wants_progress
         flow = build(ChatAtomicFlow, self.config, subflows={}, run=self.run, state=self.state)
         if self.keyring is not None:
             flow.set_api_infos(self.keyring)
@@ -266,11 +268,11 @@ def test_progress(server: ModelServer) -> None:
 
 
 def test_progress_of_several_answers(server: ModelServer) -> None:
-    """With n over 1 each piece has the index of its answer."""
+    """Each piece has the index of its answer, unless that is 0."""
     chat = Chat(server, backend={"n": 2})
     server.script(Says(("one", "two")))
     chat.say(query="Hello")
-    assert chat.run.told == [{"delta": "one", "answer": 0}, {"delta": "two", "answer": 1}]
+    assert chat.run.told == [{"delta": "one"}, {"delta": "two", "choice": 1}]
 
 
 def test_progress_after_a_break(server: ModelServer) -> None:
@@ -279,6 +281,14 @@ def test_progress_after_a_break(server: ModelServer) -> None:
     server.script(Says(("one two",), breaks_after=1), "whole")
     assert chat.say(query="Hello") == "whole"
     assert chat.run.told == [{"delta": "one"}, {"delta": "whole", "restart": True}]
+
+
+def test_no_progress_for_nobody(server: ModelServer) -> None:
+    """Nothing is computed when the caller does not listen."""
+    chat = Chat(server)
+    chat.wants_progress = False
+    assert chat.say(query="Hello") == "You said: Hello"
+    assert chat.run.told == []
 
 
 def test_no_progress_without_streaming(server: ModelServer) -> None:

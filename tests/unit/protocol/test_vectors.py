@@ -24,6 +24,7 @@ from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
 from p2pflows.protocol.invitation import Invitation, parse
 from p2pflows.protocol.message import Message, new_id
 from p2pflows.protocol.notice import Notice
+from p2pflows.protocol.progress import Reader
 from p2pflows.protocol.words import words_of
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame
 from p2pflowsd.faults import NoFaults
@@ -316,6 +317,22 @@ def test_a_damaged_worker_token_is_refused(case: dict[str, Any]) -> None:
     """An incomplete token is a UsageError."""
     with pytest.raises(UsageError, match="not a complete worker token"):
         channel.read_token(case["token"])
+
+
+@_cases("progress")
+def test_a_reader_of_progress_notices_what_is_lost_and_what_begins_again(case: dict[str, Any]) -> None:
+    """It has the text of each choice, and knows where a part of it is missing."""
+    reader, texts, lost = Reader(), dict[str, str](), []
+    for number, report in enumerate(case["reports"]):
+        piece = reader.read(report)
+        if piece.restarts and not piece.text:
+            texts.clear()
+        if piece.text:
+            before = "" if piece.restarts else texts.get(str(piece.choice), "")
+            texts[str(piece.choice)] = before + piece.text
+        if piece.skips:
+            lost.append(number)
+    assert (texts, lost) == (case["texts"], case["lost"])
 
 
 @_cases("form", "typed")

@@ -170,14 +170,38 @@ def test_what_a_worker_holds_is_known_at_its_first_frame(desk: Desk, ann: Neighb
 def test_progress_is_passed_on_if_it_is_short(desk: Desk, ann: Neighbour) -> None:
     """Progress of a task that the worker does not have, or that is too long, is dropped."""
     hand = Hand(desk, "b", "w")
-    request = ann.sends("f", {})
+    request = ann.sends("f", {}, progress=True)
     ((task, _),) = hand.takes()
+    assert task["progress"] is True
     held = [task["task"]]
     hand.says(held=held, progress=[{"task": "1-" + "0" * 32, "data": {"n": 1}}])
     hand.says(held=held, progress=[{"task": task["task"], "data": {"n": "x" * MAX_PROGRESS_BYTES}}])
     hand.says(held=held, progress=[{"task": task["task"], "data": {"n": 2}}])
     found = [line for notice in ann.gets_notices() for line in notice.get("progress", [])]
     assert found == [[request, {"n": 2}]]
+
+
+def test_progress_that_nobody_asked_for_is_not_sent(desk: Desk, ann: Neighbour) -> None:
+    """The worker is told so; one of an older release, which reports all the same, is not listened to."""
+    hand = Hand(desk, "b", "w")
+    ann.sends("f", {})
+    ((task, _),) = hand.takes()
+    assert "progress" not in task
+    hand.says(held=[task["task"]], progress=[{"task": task["task"], "data": {"n": 1}}])
+    assert [notice for notice in ann.gets_notices() if "progress" in notice] == []
+
+
+def test_the_caller_hears_that_a_run_begins_again(desk: Desk, ann: Neighbour) -> None:
+    """When its worker is lost; once, and only if something was reported that is void now."""
+    hand = Hand(desk, "b", "w")
+    loud, _quiet = (ann.sends("f", {}, progress=True) for _ in range(2))
+    tasks = {task["message"]: task["task"] for task, _ in hand.takes()}
+    hand.says(held=list(tasks.values()), progress=[{"task": tasks[loud], "data": {"delta": "Once", "at": 0}}])
+    hand.says(bye=True)
+    desk.passes(GRACE_PERIOD_S)
+    desk.passes(1)
+    found = [line for notice in ann.gets_notices() for line in notice.get("progress", [])]
+    assert found == [[loud, {"delta": "Once", "at": 0}], [loud, {"restart": True}]]
 
 
 # Results.
