@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from p2pflows.errors import (
         BadAnswer,
         BadInput,
+        Busy,
         CallError,
         Cancelled,
         DaemonNotRunning,
@@ -62,6 +63,7 @@ __all__ = [
     "AtomicFlow",
     "BadAnswer",
     "BadInput",
+    "Busy",
     "CallError",
     "Cancelled",
     "ChatAtomicFlow",

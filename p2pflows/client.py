@@ -776,7 +776,12 @@ def _unreadable(what: str) -> CallError:
 
 
 def _error(content: dict[str, Any]) -> P2pflowsError:
-    error = from_kind(str(content["code"]), str(content["message"]), for_reader(str(content.get("hint") or "")))
+    error = from_kind(
+        str(content["code"]),
+        str(content["message"]),
+        for_reader(str(content.get("hint") or "")),
+        content.get("retry_after_s"),
+    )
     return error.said_by(str(content["from"]), content.get("name")) if content.get("from") else error
 
 

@@ -11,6 +11,7 @@ from p2pflows.errors import UsageError
 from p2pflows.home import Home
 from p2pflows.limits import Limits
 from p2pflows.links import broker_url
+from p2pflows.prices import MAX_MODELS, Price
 from p2pflows.protocol import topics
 from p2pflows.retention import Retention
 
@@ -61,6 +62,8 @@ class Settings(BaseModel):
     workers: list[WorkerConfig] = [WorkerConfig()]
     limits: Limits = Limits()
     retention: Retention = Retention()
+    prices: dict[str, Price] = Field(default={}, max_length=MAX_MODELS)
+    """What models cost, by name."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     @field_validator("human_endpoint")
@@ -91,7 +94,12 @@ def load(where: Home) -> Settings:
         first = error.errors(include_url=False)[0]
         setting = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            groups: dict[str, type[BaseModel]] = {"limits": Limits, "retention": Retention, "workers": WorkerConfig}
+            groups: dict[str, type[BaseModel]] = {
+                "limits": Limits,
+                "retention": Retention,
+                "workers": WorkerConfig,
+                "prices": Price,
+            }
             known = groups.get(str(first["loc"][0]), Settings)
             raise UsageError(
                 f"There is no setting {setting!r}.", f"{hint} Known ones: {', '.join(known.model_fields)}."

@@ -9,6 +9,7 @@ P2pflowsError
     ├── Unreachable     the other daemon did not get the message   exit 3
     ├── NotServed       the other user does not serve the endpoint exit 1
     ├── NotAllowed      the other user does not allow the call     exit 4
+    ├── Busy            a limit is reached: come again later       exit 6
     ├── BadInput        the endpoint does not accept the data      exit 2
     ├── TooLarge        the data is over the size limit            exit 2
     ├── FlowFailed      the flow raised, or its command failed     exit 1
@@ -55,11 +56,11 @@ class P2pflowsError(Exception):
         self.message = str(message)
         self.hint = str(hint)
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         return {"code": self.kind, "message": self.message, "hint": self.hint}
 
-    def as_reply(self) -> dict[str, str | None]:
+    def as_reply(self) -> dict[str, Any]:
         """Return the object that the control API returns; it also says whose words they are, if not ours."""
         about = {"from": self.user, "name": self.name} if self.user else {}
         return {**self.as_json(), **about}
@@ -69,7 +70,7 @@ class P2pflowsError(Exception):
         self.user, self.name = user, name
         return self
 
-    def as_wire(self, max_chars: int | None = None) -> dict[str, str]:
+    def as_wire(self, max_chars: int | None = None) -> dict[str, Any]:
         """Return the object that goes to other daemons and to workers (docs/PROTOCOL.md).
 
         Args:
@@ -129,6 +130,34 @@ class NotAllowed(CallError):
     exit_code = 4
 
 
+class Busy(CallError):
+    """A limit of the endpoint is reached.
+
+    Args:
+        message: which limit, as one sentence.
+        hint: what the user can do next.
+        retry_after_s: after how many seconds there may be room again; 0 if that is not known.
+    """
+
+    kind = "busy"
+    exit_code = 6
+
+    def __init__(self, message: str, hint: str = "", *, retry_after_s: int = 0) -> None:
+        super().__init__(message, hint)
+        self.retry_after_s = retry_after_s
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints: also when to come again."""
+        return {**super().as_json(), **self._when()}
+
+    def as_wire(self, max_chars: int | None = None) -> dict[str, Any]:
+        """Return the object that goes to other daemons: also when to come again."""
+        return {**super().as_wire(max_chars), **self._when()}
+
+    def _when(self) -> dict[str, int]:
+        return {"retry_after_s": self.retry_after_s} if self.retry_after_s else {}
+
+
 class BadInput(CallError):
     """The endpoint does not accept the data."""
 
@@ -184,7 +213,7 @@ class Delegated(CallError):
         super().__init__(message, hint)
         self.to, self.why = to, why
 
-    def as_wire(self, max_chars: int | None = None) -> dict[str, str]:
+    def as_wire(self, max_chars: int | None = None) -> dict[str, Any]:
         """Return the object that goes to other daemons: also to whom, and why."""
         return {**super().as_wire(max_chars), "to": self.to, "why": self.why[:max_chars]}
 
@@ -214,6 +243,9 @@ class DeadlinePassed(CallError):
     exit_code = 5
 
 
+MAX_RETRY_AFTER_S = 10 * 86_400
+"""A longer time is not believed."""
+
 BY_KIND: dict[str, type[P2pflowsError]] = {
     error.kind: error
     for error in (
@@ -224,6 +256,7 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
         Unreachable,
         NotServed,
         NotAllowed,
+        Busy,
         BadInput,
         TooLarge,
         FlowFailed,
@@ -261,9 +294,19 @@ def as_theirs(content: dict[str, Any], user: str) -> dict[str, Any]:
     return {**content, "kind": FlowFailed.kind if kind in ONLY_LOCAL else kind, "from": user}
 
 
-def from_kind(kind: str, message: str, hint: str = "") -> P2pflowsError:
-    """Return an error of a kind; of an unknown kind, a plain CallError."""
-    return BY_KIND.get(kind, CallError)(message, hint)
+def from_kind(kind: str, message: str, hint: str = "", retry_after_s: object = 0) -> P2pflowsError:
+    """Return an error of a kind; of an unknown kind, a plain CallError.
+
+    Args:
+        kind: the kind.
+        message: what failed.
+        hint: what the user can do next.
+        retry_after_s: of a Busy: after how many seconds there may be room again; ignored if it is no such number.
+    """
+    error = BY_KIND.get(kind, CallError)(message, hint)
+    if isinstance(error, Busy) and type(retry_after_s) is int and 0 < retry_after_s <= MAX_RETRY_AFTER_S:
+        error.retry_after_s = retry_after_s
+    return error
 
 
 def replay_diverged(line: str = "") -> FlowFailed:
@@ -286,6 +329,7 @@ def from_peer(content: object) -> CallError:
     """
     fields = content if isinstance(content, dict) else {}
     kind, message, hint = (str(fields.get(name, "")) for name in ("kind", "message", "hint"))
-    known = BY_KIND.get(kind, CallError)
-    error = (known if issubclass(known, CallError) else CallError)(message or "No reason was given.", hint)
+    known = kind if issubclass(BY_KIND.get(kind, CallError), CallError) else CallError.kind
+    error = from_kind(known, message or "No reason was given.", hint, fields.get("retry_after_s"))
+    assert isinstance(error, CallError)  # noqa: S101 - other kinds were left out
     return error.said_by(fields["from"]) if isinstance(fields.get("from"), str) else error

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from p2pflows.call_limits import CallLimits
 from p2pflows.client import Client
 from p2pflows.config import DEFAULT_POINT
 from p2pflows.contacts import Contacts, resolve
@@ -45,6 +46,9 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
     *,
     allow: str = CONTACTS,
     config: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] | None = None,
+    limits_per_caller: Mapping[str, Any] | None = None,
+    owner_first: bool = False,
 ) -> bool:
     """Serve a flow class under an endpoint.
 
@@ -60,6 +64,9 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
         singleton: whether all callers share one instance.
         allow: who may call it: `me`, `contacts`, `anyone`, or petnames separated by commas.
         config: settings merged over the class's config, for all instances.
+        limits: how much all callers together may call it, such as `{"at_once": 2, "rate": "30/min"}`.
+        limits_per_caller: how much each user but its owner may.
+        owner_first: whether its owner's calls come before those of others that wait.
 
     Returns:
         False if the endpoint served exactly this already.
@@ -89,6 +96,9 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
         ),
         "overridable": open_keys(effective),
         "release": loaded.release,
+        "limits": CallLimits.read(dict(limits)).model_dump() if limits else None,
+        "limits_per_caller": CallLimits.read(dict(limits_per_caller)).model_dump() if limits_per_caller else None,
+        "owner_first": owner_first,
     }
     served = _served(cl).get(flow_endpoint)
     if served is not None and all(served.get(name) == value for name, value in wanted.items()):

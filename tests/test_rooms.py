@@ -52,7 +52,7 @@ FLOORS = (
     {"p2pflows.models", "p2pflows.modules", "p2pflows.local"},
     {"p2pflows.flows"},
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
-    {"p2pflows.links", "p2pflows.forms", "p2pflows.streams"},
+    {"p2pflows.links", "p2pflows.forms", "p2pflows.streams", "p2pflows.prices"},
     {"p2pflows.protocol"},
     {"p2pflows.yaml_file", "p2pflows.strict_modes", "p2pflows.petnames"},
     {
@@ -64,7 +64,7 @@ FLOORS = (
         "p2pflows.terminal",
         "p2pflows.backoff",
     },
-    {"p2pflows.limits", "p2pflows.retention"},
+    {"p2pflows.call_limits", "p2pflows.limits", "p2pflows.retention"},
     {"p2pflows.errors", "p2pflows.foreign_text", "p2pflows.units"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""

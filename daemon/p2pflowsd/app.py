@@ -338,6 +338,7 @@ class App:
                 replace_process=lambda pid: any(process.replace(pid) for process in self._processes),
                 limits=self._settings.limits,
                 retention=self._settings.retention,
+                prices=self._settings.prices,
             )
             self._serve_human(node)
         return node

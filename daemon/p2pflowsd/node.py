@@ -7,13 +7,14 @@ commit). Time, randomness, the broker link and crash points are passed in, so th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from p2pflows.contacts import Contacts, naming
 from p2pflows.errors import NotServed, P2pflowsError
 from p2pflows.limits import Limits
+from p2pflows.prices import Price
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.envelope import Envelope, Refused
@@ -39,6 +40,7 @@ from p2pflowsd.receiving.claims import ClaimDesk
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.receiving.intake import Intake
+from p2pflowsd.receiving.limiter import Limiter
 from p2pflowsd.receiving.people import People
 from p2pflowsd.receiving.quotas import Quotas
 from p2pflowsd.receiving.retries import Retries
@@ -57,6 +59,7 @@ from p2pflowsd.running.reports import Reports
 from p2pflowsd.running.runs import Runs
 from p2pflowsd.running.serving import Serving
 from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.running.spending import Spending
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.running.task_specs import TaskSpecs
 from p2pflowsd.running.turns import Turns
@@ -77,6 +80,7 @@ MAX_PAUSE_S = 3.0
 MAX_CLOCK_STEP_MS = 1_000
 """How far the clock may be set back without a correction of deadlines."""
 DEFAULT_LIMITS = Limits()
+DEFAULT_PRICES: Mapping[str, Price] = {}
 NOTICE_OVERHEAD_BYTES = 1_000
 """Bytes of a packet with notices besides their lines, rounded up."""
 MAX_UNACKNOWLEDGED = 50
@@ -131,13 +135,13 @@ class Node:
         replace_process: Callable[[int], bool] = lambda _pid: False,
         limits: Limits = DEFAULT_LIMITS,
         retention: Retention = DEFAULT_RETENTION,
+        prices: Mapping[str, Price] = DEFAULT_PRICES,
     ) -> None:
         contacts.reload_if_changed()
         user = self.user = identity.user_id
-        self.identity = identity
         self.journal, self.contacts = journal, contacts
         self.clock, self.limits, self.retention = clock, limits, retention
-        self._link, self._faults = link, faults
+        self._link, self._faults, self.identity = link, faults, identity
         self.boot = _next_boot(journal, clock)
         envelope = Envelope(identity)
         callbacks = self.callbacks = Callbacks()
@@ -170,7 +174,7 @@ class Node:
         authority = Authority(user=user, journal=journal, catalog=catalog, instances=instances)
         points = self.points = Points()
         tokens = self.worker_tokens = WorkerTokens(identity=identity, journal=journal, clock=clock, entropy=entropy)
-        leases = self._leases = Leases(points=points, journal=journal, clock=clock)
+        leases = self._leases = Leases(user=user, points=points, journal=journal, clock=clock)
         effects = Effects(journal=journal, clock=clock, outbox=outbox, leases=leases)
         turns, reports = Turns(journal), Reports(journal=journal, notices=notices)
         settlement = self._settlement = Settlement(
@@ -201,6 +205,7 @@ class Node:
         self.serving = Serving(
             journal=journal, catalog=catalog, leases=leases, turns=turns, settlement=settlement, changes=changes
         )
+        spending = self.spending = Spending(user=user, journal=journal, clock=clock, prices=prices)
         runs = self._runs = Runs(
             user=user,
             journal=journal,
@@ -217,6 +222,7 @@ class Node:
             settlement=settlement,
             turns=turns,
             reports=reports,
+            spending=spending,
         )
         outbox.on_call_settled = self._on_call_settled
         self.transcript = Transcript(
@@ -260,6 +266,7 @@ class Node:
                 effects=effects, instances=instances, authority=authority, reports=reports, name_of=name_of
             ),
             runs=runs,
+            spending=spending,
             settlement=settlement,
             notices=notices,
             reports=reports,
@@ -333,6 +340,7 @@ class Node:
             inbox=inbox,
             people=people,
             claims=ClaimDesk(own=questions.claims, of_prompts=inbox.claims, settlement=settlement),
+            limiter=Limiter(user=user, journal=journal, clock=clock, spending=spending),
         )
         rights = self.rights = Rights(
             user=user,
@@ -563,6 +571,7 @@ class Node:
             self.transcript.forget_before(now - self.retention.transcripts * 1000)
             self.journal.questions.prune()
             self.journal.usage.forget_idle()
+            self.spending.tidy()
             self.changes.delete_idle()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
 
@@ -620,6 +629,7 @@ class Node:
             if self.journal.older_copy is not None:
                 self.restored.note_own(self.journal.older_copy)
             self.catalog.name_users_by_id(self.contacts.known)
+            self.admission.restore()
             self._fail_unserved(self._queue.restore())
         self.rights.review_all()
         self._next_prune = self._next_tidying = self.clock.elapsed() + PRUNE_INTERVAL_S

@@ -76,6 +76,7 @@ _SECTIONS = {
         "unmount": "instances:unmount",
         "reset": "instances:reset",
         "instances": "instances:instances",
+        "usage": "usage:usage",
         "modules": "modules:modules",
     },
     "Workers": {

@@ -78,6 +78,13 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
     type=click.Choice(["none", "last-line", "all"]),
     help="With --exec: how much of stderr callers see if CMD fails.  [default: last-line]",
 )
+@click.option(
+    "--limit", "limits", multiple=True, metavar="LIMIT,...", help="How much all callers together may call it."
+)
+@click.option(
+    "--limit-per-caller", "caller_limits", multiple=True, metavar="LIMIT,...", help="How much each other user may."
+)
+@click.option("--owner-first", is_flag=True, help="Run your own calls before those of others that wait.")
 @click.option("--parallel", is_flag=True, help="Run calls at the same time, not one after another.")
 @click.option("--replace", is_flag=True, help="Serve it even in place of yourself in person.")
 @json_option
@@ -96,6 +103,9 @@ def serve(
     dispatch_point: str,
     allow: str,
     errors: str | None,
+    limits: tuple[str, ...],
+    caller_limits: tuple[str, ...],
+    owner_first: bool,
     parallel: bool,
     replace: bool,
     as_json: bool,
@@ -109,6 +119,9 @@ def serve(
 
     A flow class has instances, each with its own state: one for each conversation, and one for each mount. --set
     changes the config of its instances. Other users may set only what the config lists under "overridable".
+
+    A LIMIT is one of at_once=2 (others wait), open=20 (waiting or running), rate=30/min, tokens_per_day=100k and
+    cost_per_day=0.50 (models; see "prices" in config.yaml). What is over a limit is refused, with when to come again.
     """
     kind, what = _kind_and_target(
         name, {"TARGET": target, "--exec CMD": command, "--human": human, "--class CLASS": flow_class, "--chat": chat}
@@ -135,6 +148,9 @@ def serve(
             singleton=singleton or None,
             config=config or None,
             errors=errors,
+            limits=_read_limits(limits),
+            limits_per_caller=_read_limits(caller_limits),
+            owner_first=owner_first or None,
             replace=replace or None,  # older daemons do not know it
             # Given here, so that no worker need load the class: the worker with the key may start later.
             description="A conversation with a language model." if chat else None,
@@ -206,6 +222,7 @@ def describe(address: str, as_json: bool) -> None:
             ("description", escape(flow.get("description") or "")),
             *_overridable(flow),
             *_may_call(flow),
+            *_limits(flow),
             *([("release", escape(flow["release"]))] if flow.get("release") else []),
         ]
     )
@@ -266,6 +283,25 @@ def _kind_and_target(name: str, given: dict[str, str | bool | None]) -> tuple[st
             return "class", _python_target(name, f"{dotted}:{attribute}" if dot else str(value), "class")
         case _:
             return "python", _python_target(name, str(value), "function")
+
+
+def _read_limits(texts: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the limits that options give, or None if there are none; the daemon reads them again."""
+    if not texts:
+        return None
+    from p2pflows.call_limits import CallLimits
+
+    return CallLimits.parse(",".join(texts))
+
+
+def _limits(flow: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines about the limits of one's own flow."""
+    lines = []
+    for name, title in (("limits", "limits"), ("limits_per_caller", "limits per caller")):
+        given = {key: value for key, value in (flow.get(name) or {}).items() if value is not None}
+        if given:
+            lines.append((title, escape(", ".join(f"{key}={value}" for key, value in given.items()))))
+    return [*lines, ("order", "your calls first")] if flow.get("owner_first") else lines
 
 
 def _replacing(served: dict[str, Any]) -> str:

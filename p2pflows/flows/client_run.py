@@ -14,6 +14,7 @@ from p2pflows.client import Client
 from p2pflows.errors import CallError, DaemonNotRunning, P2pflowsError, UsageError
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import CallResult, Target, too_late
+from p2pflows.protocol.spent import Spent
 
 DEFAULT_TIMEOUT_S = 24 * 3600.0
 """How long a call without a timeout stays open; a human may have to answer it."""
@@ -61,6 +62,10 @@ class ClientRun:
             target=self._await, args=(submitted["id"], pending), name=f"answer of {target.endpoint}", daemon=True
         ).start()
         return pending
+
+    def note_spent(self, spent: Spent) -> None:
+        """Drop it: whoever runs the program pays."""
+        del spent
 
     def time_left(self) -> float:
         """There is no deadline."""

@@ -24,6 +24,7 @@ from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.proxy import FlowProxy, check_message, package, send_reply
 from p2pflows.flows.run import Run, Target, outside
 from p2pflows.forms.python import Answer
+from p2pflows.protocol.spent import Spent
 
 Models = tuple[type[BaseModel], ...]
 
@@ -163,6 +164,22 @@ class Flow:
         if inspect.iscoroutinefunction(function):
             raise UsageError("A step cannot be async.", "Pass a function without async.")
         return self._running().step(functools.partial(function, *args, **kwargs))
+
+    def note_tokens(self, model: str, *, tokens_in: int, tokens_out: int, cached: int = 0) -> None:
+        """Note what a request to a model took, if this flow asks one itself.
+
+        `p2pflows usage` shows it, and limits count it.
+
+        Args:
+            model: the model's name.
+            tokens_in: the tokens that it read.
+            tokens_out: the tokens that it wrote.
+            cached: how many of those that it read its server had at hand.
+
+        Raises:
+            UsageError: no worker runs this flow.
+        """
+        self._running().note_spent(Spent(model, tokens_in, tokens_out, cached))
 
     def ask(
         self, subflow: str, text: str, *, form: Any = None, edit: Any = None, timeout: float | None = None

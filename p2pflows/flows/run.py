@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from p2pflows.errors import CallError, DeadlinePassed, UsageError
 from p2pflows.protocol import topics
+from p2pflows.protocol.spent import Spent
 
 if TYPE_CHECKING:
     from p2pflows.flows.message import FlowMessage
@@ -134,6 +135,9 @@ class Run(Protocol):
 
     def progress(self, data: dict[str, Any]) -> None:
         """Report progress to the caller before the answer, if the caller listens; a report may be lost."""
+
+    def note_spent(self, spent: Spent) -> None:
+        """Note what a request to a model took, for the owner's account and limits."""
 
     def time_left(self) -> float:
         """Return the seconds until the deadline of the request; infinite if there is none.

@@ -150,7 +150,11 @@ class ChatAtomicFlow(AtomicFlow):
             ) as backend,
             self._running().stopping(backend.interrupt),
         ):
-            return backend.complete(messages, settings, self._report if self.wants_progress else None)
+            completion = backend.complete(messages, settings, self._report if self.wants_progress else None)
+        usage = completion.usage
+        model = completion.model or str(settings.get("model", ""))
+        self.note_tokens(model, tokens_in=usage.tokens_in or 0, tokens_out=usage.tokens_out or 0)
+        return completion
 
     def _report(self, delta: Delta) -> None:
         """Report a piece of an answer to the caller (docs/PROTOCOL.md, section 9)."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, Strict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, PlainValidator, Strict, StringConstraints, TypeAdapter, ValidationError
 
 from p2pflows.errors import CallError, from_peer
 from p2pflows.protocol.message import MessageId, Name, UserId
+from p2pflows.protocol.spent import Spent, read_all
 
 MAX_RECORDS = 10_000
 """Most calls and steps of one run."""
@@ -85,10 +86,13 @@ class Step:
     op: Literal["step"] = "step"
     value: Any
     fingerprint: Annotated[Label, Field(alias="mark")]
+    spent: Annotated[tuple[Spent, ...], PlainValidator(read_all)] = ()
+    """What it took at models."""
 
     def as_json(self) -> dict[str, Any]:
         """The fields as they travel."""
-        return {"op": self.op, "value": self.value, "mark": self.fingerprint}
+        spent = {"spent": [list(each) for each in self.spent]} if self.spent else {}
+        return {"op": self.op, "value": self.value, "mark": self.fingerprint, **spent}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from p2pflows.errors import P2pflowsError, from_kind
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.asks import Ask, AskAnswer, Record, read_call_index, read_result
 from p2pflows.protocol.channel import BadFrame
+from p2pflows.protocol.spent import Spent, read_all
 
 Header = dict[str, Any]
 
@@ -235,19 +236,35 @@ class TaskResult(NamedTuple):
 
     Attributes:
         took_ms: how long it ran, in milliseconds; 0 if that was next to nothing.
+        spent: what it took at models, beside that of its steps.
     """
 
     task: str
     error: ErrorInfo | None
     data: bytes
     took_ms: int = 0
+    spent: Sequence[Spent] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `results`; the data is a blob."""
         entry: dict[str, Any] = {"task": self.task, "error": None if self.error is None else self.error.as_json()}
         if self.took_ms:
             entry["took_ms"] = self.took_ms
+        if self.spent:
+            entry["spent"] = [list(each) for each in self.spent]
         return entry
+
+    @classmethod
+    def read(cls, entry: Any, data: bytes) -> Self:
+        """The result in an entry of `results` and its blob.
+
+        Raises:
+            KeyError: the entry has no task or no error, which may be null.
+            TypeError: it is no object.
+            ValueError: it has another wrong form.
+        """
+        took_ms, spent = _count(entry.get("took_ms", 0)), read_all(entry.get("spent", []))
+        return cls(str(entry["task"]), _read_error(entry["error"]), data, took_ms, spent)
 
     @property
     def outcome(self) -> Outcome:
@@ -445,12 +462,7 @@ class WorkerFrame:
                 parked={str(task) for task in header.get("parked", ())},
                 unparked=[str(task) for task in header.get("unparked", ())],
                 suspended=[SuspendedRun.read(entry) for entry in header.get("suspended", ())],
-                results=[
-                    TaskResult(
-                        str(result["task"]), _read_error(result["error"]), blob, _count(result.get("took_ms", 0))
-                    )
-                    for result, blob in zip(header["results"], blobs, strict=True)
-                ],
+                results=[TaskResult.read(result, blob) for result, blob in zip(header["results"], blobs, strict=True)],
                 draining=bool(header["draining"]),
                 bye=bool(header["bye"]),
                 asks=[Ask.read(entry) for entry in header.get("asks", ())],

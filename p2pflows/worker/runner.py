@@ -31,6 +31,7 @@ from p2pflows.foreign_text import quote
 from p2pflows.protocol.asks import Ask
 from p2pflows.protocol.instance_tasks import InstanceTask
 from p2pflows.protocol.message import MAX_BODY_BYTES
+from p2pflows.protocol.spent import Spent
 from p2pflows.protocol.worker_frames import ErrorInfo, Progress, TaskResult, TaskSpec
 from p2pflows.worker import loading
 from p2pflows.worker.instance_run import InstanceRun
@@ -225,11 +226,15 @@ class Runner:
             return self._lanes.take_load()
 
     def _finish(self, task: HeldTask, data: bytes) -> None:
-        self._end(task, TaskResult(task.spec.id, None, data, _took_ms(task)))
+        self._end(task, TaskResult(task.spec.id, None, data, _took_ms(task), self._take_spent(task)))
 
     def _fail(self, task: HeldTask, error: BaseException) -> None:
         info = None if task.suspended is not None else _error_info(task, error)
-        self._end(task, TaskResult(task.spec.id, info, b"null", _took_ms(task)))
+        self._end(task, TaskResult(task.spec.id, info, b"null", _took_ms(task), self._take_spent(task)))
+
+    def _take_spent(self, task: HeldTask) -> tuple[Spent, ...]:
+        run = self._runs.get(task.spec.id)
+        return () if run is None else run.take_spent()
 
     def _end(self, task: HeldTask, result: TaskResult) -> None:
         with self._lock:

@@ -34,6 +34,7 @@ from p2pflows.protocol.asks import (
 from p2pflows.protocol.message import MAX_BODY_BYTES, derived_id
 from p2pflows.protocol.progress import Numbering
 from p2pflows.protocol.run_result import CallBack, Post, Reply, Sent
+from p2pflows.protocol.spent import Spent, add_up
 from p2pflows.protocol.worker_frames import ErrorInfo
 from p2pflows.worker.lanes import HeldTask
 
@@ -90,6 +91,7 @@ class TaskRun:
         self._stopped = False
         self._on_stop: list[Callable[[], None]] = []
         self._numbering = Numbering()
+        self._spent: list[Spent] = []
 
     def call(
         self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
@@ -179,7 +181,7 @@ class TaskRun:
         result = None if record is None else record.result
         if result is None:
             value = _plain(compute()) if record is None else None
-            result = self._wait_for(call_index, Step(value=value, fingerprint=_STEP)).result()
+            result = self._wait_for(call_index, Step(value=value, fingerprint=_STEP, spent=self.take_spent())).result()
         if isinstance(result, CallFailed):
             raise result.as_error()
         return result.value if isinstance(result, StepValue) else None
@@ -197,6 +199,17 @@ class TaskRun:
         if len(_sorted(plain)) > MAX_PROGRESS_BYTES:
             raise TooLarge(f"Progress may have {MAX_PROGRESS_BYTES:,} bytes at a time.", "Report it in parts.")
         self._host.progress(self._task, plain)
+
+    def note_spent(self, spent: Spent) -> None:
+        """Note what a request to a model took; it travels with the step inside which that was, else with the result."""
+        with self._lock:
+            self._spent.append(spent)
+
+    def take_spent(self) -> tuple[Spent, ...]:
+        """Take what was spent since the last call."""
+        with self._lock:
+            spent, self._spent = self._spent, []
+        return add_up(spent)
 
     def time_left(self) -> float:
         """Seconds until the deadline.

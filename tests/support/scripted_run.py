@@ -14,6 +14,7 @@ from typing import Any
 from p2pflows.errors import CallError, Cancelled, DeadlinePassed
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import CallResult, Target
+from p2pflows.protocol.spent import Spent
 
 ALICE, BOB, CAROL = "a" * 64, "b" * 64, "c" * 64
 INSTANCE = "1" * 32
@@ -55,6 +56,7 @@ class ScriptedRun:
         self.replies: list[tuple[str, dict[str, Any]]] = []
         self.errors: list[tuple[str, CallError]] = []
         self.told: list[dict[str, Any]] = []
+        self.spent: list[Spent] = []
         self._calls_made = 0
         self._steps_made = 0
 
@@ -115,6 +117,10 @@ class ScriptedRun:
     def progress(self, data: dict[str, Any]) -> None:
         """Keep the progress in order."""
         self.told.append(data)
+
+    def note_spent(self, spent: Spent) -> None:
+        """Keep it."""
+        self.spent.append(spent)
 
     def time_left(self) -> float:
         """There is no deadline."""

@@ -18,6 +18,7 @@ from p2pflowsd.api import (
     serving,
     status,
     talk,
+    usage,
     worker_tokens,
 )
 from p2pflowsd.api.daemon import Daemon, Method, OnOutcome
@@ -70,6 +71,7 @@ METHODS: dict[str, Method[Any]] = {
     "outbox": Method(NoParameters, messages.outbox),
     "retry": Method(messages.MessageParameters, messages.retry),
     "log": Method(status.LogParameters, status.log),
+    "usage": Method(usage.UsageParameters, usage.usage),
     "worker_token": Method(worker_tokens.WorkerTokenParameters, worker_tokens.worker_token),
     "worker_tokens": Method(NoParameters, worker_tokens.worker_tokens),
     "revoke_worker_token": Method(worker_tokens.TokenParameters, worker_tokens.revoke_worker_token),

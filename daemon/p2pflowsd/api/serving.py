@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from p2pflows.call_limits import CallLimits
 from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import FlowFailed, NotAllowed, NotServed, UnknownUser, Unreachable, UsageError
 from p2pflows.flows.config import with_user_ids
@@ -47,6 +48,9 @@ class ServeParameters(Parameters):
     description: Text = ""
     input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
     overridable: Annotated[list[str], MustBe("a list of dotted keys")] = Field(default_factory=list)
+    limits: Annotated[dict[str, Any] | None, MustBe("an object of limits")] = None
+    limits_per_caller: Annotated[dict[str, Any] | None, MustBe("an object of limits")] = None
+    owner_first: Flag = False
     release: Text = ""
     replace: Flag = False
 
@@ -165,6 +169,9 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
     if params.kind != "exec" and params.errors:
         raise UsageError("Only a command has errors of its own to show.", "Leave out `errors`.")
     check_keyless(params.config)
+    limits, per_caller = _limits(params.limits), _limits(params.limits_per_caller)
+    if params.kind == "human" and (limits or per_caller or params.owner_first):
+        raise UsageError("Limits of calls do not hold for humans.", "See questions_per_contact in the settings.")
     if params.kind == "human":
         point, revision = "", 1
     else:
@@ -184,7 +191,14 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
         allow=allow,
         strangers=strangers_in(allow, daemon.node.contacts.known),
         revision=revision,
+        limits=limits,
+        limits_per_caller=per_caller,
+        owner_first=params.owner_first,
     )
+
+
+def _limits(fields: dict[str, Any] | None) -> CallLimits | None:
+    return CallLimits.read(fields) if fields else None
 
 
 def _check_human_stays(daemon: Daemon, params: ServeParameters) -> None:

@@ -43,6 +43,7 @@ from p2pflowsd.journal.prompts import PromptTable
 from p2pflowsd.journal.pruning import Pruner
 from p2pflowsd.journal.questions import QuestionTable
 from p2pflowsd.journal.records import RecordTable
+from p2pflowsd.journal.spending import SpendingTable
 from p2pflowsd.journal.streams import StreamTable
 from p2pflowsd.journal.usage import UsageTable
 from p2pflowsd.journal.worker_tokens import WorkerTokenTable
@@ -90,9 +91,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, user: str, faults: Faults, *, has_thread: bool = False) -> None:
-        self._faults = faults
-        self._path = path
-        self._user = user
+        self._path, self._user, self._faults = path, user, faults
         self._last_change = LastChange(path.with_name(FILE_NAME), user)
         self._noted = self._last_change.read()
         self._db, self._file = _open(path, 0 if self._noted is None else self._noted.without_log)
@@ -109,6 +108,7 @@ class Journal:
         self.instances = InstanceTable(self._db)
         self.records = RecordTable(self._db)
         self.worker_tokens = WorkerTokenTable(self._db)
+        self.spending = SpendingTable(self._db)
         self.log = LogTable(self._db)
         self.invitations = InvitationTable(self._db)
         self.meetings = MeetingTable(self._db)

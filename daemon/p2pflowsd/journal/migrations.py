@@ -332,6 +332,17 @@ def _requests_want_progress(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE incoming ADD COLUMN wants_progress INTEGER NOT NULL DEFAULT 0")
 
 
+def _spending_is_kept(db: sqlite3.Connection) -> None:
+    """Add what was spent at models."""
+    db.execute(
+        """CREATE TABLE spending (
+             day INTEGER NOT NULL, endpoint TEXT NOT NULL, caller TEXT NOT NULL, model TEXT NOT NULL,
+             is_direct INTEGER NOT NULL, calls INTEGER NOT NULL, tokens_in INTEGER NOT NULL,
+             tokens_out INTEGER NOT NULL, cached INTEGER NOT NULL, cost INTEGER NOT NULL,
+             PRIMARY KEY (day, endpoint, caller, model, is_direct)) STRICT, WITHOUT ROWID"""
+    )
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -354,6 +365,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _usage_is_counted_in_memory,
     _long_bodies_have_a_table,
     _requests_want_progress,
+    _spending_is_kept,
 )
 
 

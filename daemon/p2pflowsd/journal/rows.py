@@ -227,6 +227,34 @@ class WishRow(NamedTuple):
     last: int
 
 
+class SpendingRow(NamedTuple):
+    """What a caller has spent at an endpoint at one model on one day.
+
+    Attributes:
+        day: days since 1970-01-01, UTC.
+        endpoint: where it was spent.
+        caller: who called, first of all if the owner's flows have called each other.
+        model: the model's name.
+        is_direct: 1 if the endpoint's own runs spent it; 0 if flows did that these have called.
+        calls: how many requests to the model it took.
+        tokens_in: the tokens that the model read.
+        tokens_out: the tokens that it wrote.
+        cached: how many of those that it read its server had at hand.
+        cost: what it cost, in millionths of the currency of the prices.
+    """
+
+    day: int
+    endpoint: str
+    caller: str
+    model: str
+    is_direct: int
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    cached: int
+    cost: int
+
+
 class UsageRow(NamedTuple):
     """How much of the journal one peer fills.
 

@@ -21,6 +21,7 @@ from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving import gate
 from p2pflowsd.receiving.claims import ClaimDesk
+from p2pflowsd.receiving.limiter import Limiter
 from p2pflowsd.receiving.people import People
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Catalog, Served
 from p2pflowsd.running.effects import Effects
@@ -61,6 +62,7 @@ class Admission:
         people: People,
         claims: ClaimDesk,
         log: OwnersLog,
+        limiter: Limiter,
     ) -> None:
         self._user = user
         self._journal = journal
@@ -81,6 +83,11 @@ class Admission:
         self._inbox = inbox
         self._people = people
         self._claims = claims
+        self._limiter = limiter
+
+    def restore(self) -> None:
+        """Count what the journal holds after a restart."""
+        self._limiter.restore(self._catalog)
 
     def admit(self, row: IncomingRow, message: Message) -> None:
         """Admit, hold or refuse a request that is next in its stream."""
@@ -112,7 +119,13 @@ class Admission:
         """Hand an admitted request to its human, to an instance, or to a worker."""
         if flow.kind == "human":
             self._ask(row, message)
-        elif flow.kind == "class":
+            return
+        try:
+            self._limiter.admit(row, flow)
+        except CallError as error:
+            self._settlement.fail(row, error)
+            return
+        if flow.kind == "class":
             try:
                 instance = self._instances.find(row, message, flow)
                 if self._journal.instances.get(instance) is None:

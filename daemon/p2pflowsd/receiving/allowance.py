@@ -45,6 +45,10 @@ class TokenBucket:
         """Remove some tokens."""
         self._tokens -= tokens
 
+    def seconds_until(self, tokens: float) -> float:
+        """Return after how many seconds it holds some tokens."""
+        return 0.0 if self.has(tokens) else (tokens - self._tokens) / self._rate
+
 
 class _Allowance:
     """A bucket for each sender, and one for all of them; a sender beyond its own share takes nothing from the others.

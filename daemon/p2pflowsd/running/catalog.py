@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from p2pflows.call_limits import CallLimits
 from p2pflows.contacts import Book, resolve
 from p2pflows.errors import NotServed, UsageError
 from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS
@@ -57,6 +58,12 @@ class Served(BaseModel):
     description: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
     revision: int = 1
+    limits: CallLimits | None = None
+    """How much all callers together may call it."""
+    limits_per_caller: CallLimits | None = None
+    """How much each caller but its owner may call it."""
+    owner_first: bool = False
+    """Whether its owner's calls come before those of others that wait."""
     release: str = ""
     """A fingerprint of its code when it was served; empty if that is installed, or a command."""
 

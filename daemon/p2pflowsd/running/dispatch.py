@@ -37,6 +37,7 @@ from p2pflowsd.running.reports import Reports
 from p2pflowsd.running.runs import Runs
 from p2pflowsd.running.scheduler import Assignment
 from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.running.spending import Spending
 from p2pflowsd.running.task import Task, row_id_of
 from p2pflowsd.running.task_specs import TaskSpecs
 from p2pflowsd.running.worker_outbox import MAX_FRAME_BYTES
@@ -75,6 +76,7 @@ class Dispatch:
         declarations: Declarations,
         specs: TaskSpecs,
         runs: Runs,
+        spending: Spending,
         settlement: Settlement,
         notices: Notices,
         reports: Reports,
@@ -94,6 +96,7 @@ class Dispatch:
         self._declarations = declarations
         self._specs = specs
         self._runs = runs
+        self._spending = spending
         self._settlement = settlement
         self._notices = notices
         self._reports = reports
@@ -218,6 +221,8 @@ class Dispatch:
         row = task.row
         if not point.scheduler.is_head(row.row_id):
             return False
+        if result.spent:
+            self._spending.add(row, result.spent)
         if self._leases.holds(point, worker, row.row_id):
             self._points.paces.note(task.flow.endpoint, result.took_ms)
             self._leases.forget(row.row_id)

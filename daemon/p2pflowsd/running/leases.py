@@ -36,7 +36,8 @@ class Lease:
 class Leases:
     """The tasks of one daemon, by the row ids of their requests."""
 
-    def __init__(self, *, points: Points, journal: Journal, clock: Clock) -> None:
+    def __init__(self, *, user: str, points: Points, journal: Journal, clock: Clock) -> None:
+        self._user = user
         self._points = points
         self._journal = journal
         self._clock = clock
@@ -66,7 +67,9 @@ class Leases:
         self._tasks[row_id] = task
         if data is not None:
             self._data[row_id] = data
-        scheduler.add(row_id, task.lane, task.window, task.row.peer, task.flow.endpoint)
+        scheduler.add(
+            row_id, task.lane, task.window, task.caller(self._user), task.flow.endpoint, task.groups(self._user)
+        )
         if scheduler.usable == 0:
             self._reported_waiting.add(row_id)
             return False

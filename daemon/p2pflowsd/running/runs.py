@@ -47,6 +47,7 @@ from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.origin import AskOrigin, CallBackOrigin, read_origin
 from p2pflowsd.running.reports import Reports
 from p2pflowsd.running.settlement import Settlement
+from p2pflowsd.running.spending import Spending
 from p2pflowsd.running.task import Task
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.running.turns import Turns
@@ -74,6 +75,7 @@ class Runs:
         settlement: Settlement,
         turns: Turns,
         reports: Reports,
+        spending: Spending,
     ) -> None:
         self._user = user
         self._journal = journal
@@ -90,6 +92,7 @@ class Runs:
         self._settlement = settlement
         self._turns = turns
         self._reports = reports
+        self._spending = spending
 
     def record(self, row: IncomingRow, ask: Ask) -> AskStatus:
         """Record a call or step of a running task, or withdraw a call.
@@ -111,6 +114,8 @@ class Runs:
                 known = self._journal.records.get(row.row_id, ask.call_index)
                 if known is None:
                     self._journal.incoming.reset_attempts(row.row_id)
+                    if isinstance(content, Step) and content.spent:
+                        self._spending.add(row, content.spent)
                     known = (
                         self._step(row, ask.call_index, content)
                         if isinstance(content, Step)

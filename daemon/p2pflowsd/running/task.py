@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.running.catalog import Served
+from p2pflowsd.running.fair_queue import FIRST
 from p2pflowsd.running.instances import is_request
 from p2pflowsd.running.paces import MAX_WINDOW
+from p2pflowsd.running.scheduler import Group
 
 _MAX_DIGITS = 19
 
@@ -45,6 +47,22 @@ class Task(NamedTuple):
         return (
             self.row.instance is not None and is_request(self.row) and not (self.flow.parallel or self.flow.interleaved)
         )
+
+    def caller(self, owner: str) -> str:
+        """Whose turn it is when the lane gets a slot."""
+        return FIRST if self.flow.owner_first and self.row.peer == owner else self.row.peer
+
+    def groups(self, owner: str) -> tuple[Group, ...]:
+        """What bounds how many lanes of the endpoint run at once. No limit per caller holds for its owner."""
+        of_all, of_each = self.flow.limits, self.flow.limits_per_caller
+        if of_all is None and of_each is None:
+            return ()
+        groups = []
+        if of_each is not None and of_each.at_once is not None and self.row.peer != owner:
+            groups.append(Group(f"{self.flow.endpoint}/{self.row.peer}", of_each.at_once))
+        if of_all is not None and of_all.at_once is not None:
+            groups.append(Group(self.flow.endpoint, of_all.at_once))
+        return tuple(groups)
 
     @property
     def window(self) -> int:
