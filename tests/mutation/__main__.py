@@ -32,6 +32,8 @@ from mutation.guards import Mutant
 
 ROOT = Path(__file__).parents[2]
 EXPLAINED = Path(__file__).parent / "explained.yaml"
+NOTICED = ROOT / ".noticed.json"
+"""Which test has noticed which mutant; it only saves time."""
 _CORE = (
     "tests/unit/receiving",
     "tests/unit/sending",
@@ -141,18 +143,22 @@ class Trial:
     Args:
         folder: where the copy goes.
         jobs: how many mutants to try at once.
+        seconds: how much processor time the tests of one mutant may take.
         tests: files and folders with the tests to use for all files; by default those of TESTS.
 
     Attributes:
         failing: the tests that fail though no guard is removed; they are not used.
+        noticed: which test has noticed which mutant, in this run or one before; the next run tries it first.
     """
 
-    def __init__(self, folder: Path, jobs: int, tests: Sequence[str]) -> None:
+    def __init__(self, folder: Path, jobs: int, seconds: float, tests: Sequence[str]) -> None:
         self._tests = tests
         self._folder = folder
         self._tree = copy_tree(folder)
         self._jobs = jobs
+        self._seconds = seconds
         self.failing: list[str] = []
+        self.noticed = noticed_before()
 
     def verdicts(self, mutants: dict[str, list[Mutant]]) -> Iterator[Verdict]:
         """Try the mutants of some files; yield a verdict on each as soon as there is one.
@@ -174,14 +180,20 @@ class Trial:
                     self.failing.append(fact["test"])
             else:
                 file = files[fact["module"]]
-                yield Verdict(file, by_number.pop((file, fact["number"])), fact["survives"], fact["is_reached"])
+                mutant = by_number.pop((file, fact["number"]))
+                if fact["by"]:
+                    self.noticed[f"{fact['module']} {mutant.function}: {mutant.text}"] = fact["by"]
+                yield Verdict(file, mutant, fact["survives"], fact["is_reached"])
         if by_number:
             raise RuntimeError(f"no verdict on {len(by_number)} mutants")
 
     def _run(self, what: dict[str, Any], tests: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Run pytest with the plugin, which does what it is told; yield the facts that it tells."""
         reading, writing = os.pipe()
-        order = {**what, "pipe": writing, "folder": str(self._folder), "jobs": self._jobs}
+        order = {
+            **what, "noticed": self.noticed, "pipe": writing, "folder": str(self._folder), "jobs": self._jobs,
+            "seconds": self._seconds,
+        }  # fmt: skip
         order_file = self._folder / "order.json"
         order_file.write_text(json.dumps(order), encoding="utf-8")
         environment = os.environ | {
@@ -205,11 +217,22 @@ class Trial:
                 yield from map(json.loads, facts)
             process.wait()
         finally:
+            noticed = noticed_before() | self.noticed
+            NOTICED.write_text(json.dumps(noticed, indent=0, sort_keys=True), encoding="utf-8")
             if process.poll() is None:
                 process.terminate()
                 process.wait()
         if process.returncode not in (0, 1, 5):
             raise RuntimeError(f"pytest failed:\n{log.read_text(encoding='utf-8', errors='replace')[-3_000:]}")
+
+
+def noticed_before() -> dict[str, str]:
+    """Return which test has noticed which mutant in earlier runs."""
+    try:
+        found: dict[str, str] = json.loads(NOTICED.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def module_of(file: str) -> str:
@@ -229,18 +252,19 @@ def copy_tree(to: Path) -> Path:
     return tree
 
 
-def try_all(files: Sequence[str], only: Sequence[str], jobs: int, tests: Sequence[str], *, is_quick: bool) -> int:
+def try_all(files: Sequence[str], arguments: argparse.Namespace) -> int:
     """Try the mutants of some files, and print what survives; return the exit code."""
+    only: Sequence[str] = arguments.only
     explained = explanations()
     counts: Counter[str] = Counter()
     open_survivors: list[Verdict] = []
     mutants = {file: found for file in files if (found := mutants_of(file, only))}
     total = sum(map(len, mutants.values()))
-    if is_quick:
+    if arguments.quick:
         mutants = {file: _unexplained(file, found, explained) for file, found in mutants.items()}
         counts["explained"] = total - sum(map(len, mutants.values()))
     with tempfile.TemporaryDirectory(prefix="p2pflows-mutate-", dir=memory_disk()) as folder:
-        trial = Trial(Path(folder), jobs, tests)
+        trial = Trial(Path(folder), arguments.jobs, arguments.seconds, arguments.tests)
         for verdict in trial.verdicts(mutants):
             key = Explained.of(verdict.file, verdict.mutant)
             if not verdict.survives:
@@ -308,6 +332,12 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many to try at once (%(default)s)")
     parser.add_argument(
+        "--seconds",
+        type=float,
+        default=8.0,
+        help="how much processor time the tests of a mutant may take (%(default)s)",
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
         help="do not try what is explained, which takes most of the time",
@@ -327,7 +357,7 @@ def main() -> int:
     for path in arguments.tests:
         if not (ROOT / path).exists():
             parser.error(f"there is no {path}")
-    return try_all(files, arguments.only, arguments.jobs, arguments.tests, is_quick=arguments.quick)
+    return try_all(files, arguments)
 
 
 if __name__ == "__main__":

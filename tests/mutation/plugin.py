@@ -30,8 +30,6 @@ from mutation.guards import Mutant
 
 ORDER = "MUTATION"
 """The environment variable with the path of a JSON file, which has the fields of `Order`."""
-TEST_S = 8.0
-"""How many seconds of processor time the tests of one mutant may take together; the slowest are left out."""
 _SWITCH = "_is_removed_"
 _MAX_MEMORY = 8 * 2**30
 _SURVIVED, _NOTICED = 0, 1
@@ -44,18 +42,22 @@ class Order:
     Attributes:
         mutants: the numbers of the mutants to try, by module.
         tests: the files and folders with the tests of each module; those that are named first come first.
+        noticed: the tests that noticed mutants in an earlier run, by module, function and change; they come before all.
         pipe: the descriptor of the pipe.
         folder: an own folder for the files of the tests.
         jobs: how many mutants to try at once.
+        seconds: how much processor time the tests of one mutant may take together; the slowest are left out.
     """
 
     def __init__(self) -> None:
         order = json.loads(Path(os.environ[ORDER]).read_text(encoding="utf-8"))
         self.mutants: dict[str, list[int]] = order["mutants"]
         self.tests: dict[str, list[str]] = order["tests"]
+        self.noticed: dict[str, str] = order["noticed"]
         self.pipe: int = order["pipe"]
         self.folder = Path(order["folder"])
         self.jobs: int = order["jobs"]
+        self.seconds: float = order["seconds"]
 
 
 class Switches(MetaPathFinder):
@@ -169,20 +171,23 @@ class Runs:
                 running[pid] = module, mutant, bool(tests)
             pid, status = os.wait()
             module, mutant, is_reached = running.pop(pid)
+            test = ""
             with contextlib.suppress(OSError):
                 test = self._noticing_test(pid).read_text(encoding="utf-8")
                 self._noticed_by.setdefault((module, mutant.function), {})[test] = None
             self._clear(pid)
             survives = os.waitstatus_to_exitcode(status) == _SURVIVED
-            self._tell(module=module, number=mutant.number, survives=survives, is_reached=is_reached)
+            self._tell(module=module, number=mutant.number, survives=survives, is_reached=is_reached, by=test)
 
     def _tests_of(self, module: str, mutant: Mutant) -> list[str]:
-        """Return the tests that reach a guard: those that know its function first, then by place, then by time."""
+        """Return the tests that reach a guard: those that noticed it or others of its function, by place, by time."""
         if mutant.is_early:  # whoever uses the module uses its constants
             found = {test for key, tests in self._reached.items() if key[0] == module for test in tests}
         else:
             found = set(self._reached.get((module, mutant.number), ()))
-        tests = [test for test in self._noticed_by.get((module, mutant.function), ()) if test in found]
+        before = self._order.noticed.get(f"{module} {mutant.function}: {mutant.text}", "")
+        first = dict.fromkeys([before, *self._noticed_by.get((module, mutant.function), ())])
+        tests = [test for test in first if test in found]
         seconds = 0.0
         places = self._order.tests[module]
         ranked = [
@@ -192,7 +197,7 @@ class Runs:
         ]
         for *_, test in sorted(ranked):
             seconds += self._times[test]
-            if seconds > TEST_S and tests:
+            if seconds > self._order.seconds and tests:
                 break
             tests.append(test)
         return tests
