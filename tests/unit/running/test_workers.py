@@ -16,6 +16,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.message import MAX_PROGRESS_BYTES
 from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.running import dispatch
 from p2pflowsd.running.dispatch import HEARTBEAT_TIMEOUT_S, MAX_ATTEMPTS, RECOVERY_S
 from p2pflowsd.running.leases import GRACE_PERIOD_S
 from p2pflowsd.running.points import Worker
@@ -446,6 +447,15 @@ def test_packets_of_others_are_no_frames(desk: Desk) -> None:
     desk.node.process_batch([Packet(topic, b"x" * 100), Packet(topic, json.dumps({"worker": "w"}).encode())])
     assert desk.journal.counters["refused.bad_frame"] == 2
     assert [point.name for point in desk.node.points] == []
+
+
+def test_frames_for_many_points_fill_no_memory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may publish for points that nobody has, and each would have a key."""
+    monkeypatch.setattr(dispatch, "MAX_CHANNELS", 4)
+    for number in range(9):
+        desk.arrives(topics.results(desk.user, f"p{number}"), b"x" * 100)
+    assert desk.journal.counters["refused.bad_frame"] == 9
+    assert len(desk.node.dispatch._channels) <= 4
 
 
 # Runs that wait for an answer.
