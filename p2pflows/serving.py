@@ -23,7 +23,7 @@ from p2pflows.contacts import Contacts, resolve
 from p2pflows.errors import NotServed, UsageError
 from p2pflows.flows import state as codec
 from p2pflows.flows.client_run import ClientRun
-from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS, effective_config, input_schema, subflow_specs, with_user_ids
+from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS, effective_config, subflow_specs, with_user_ids
 from p2pflows.flows.overrides import check_keyless, open_keys
 from p2pflows.flows.proxy import FlowProxy
 from p2pflows.flows.run import Target
@@ -79,6 +79,7 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
     settings = dict(config or {})
     check_keyless(settings)
     effective = effective_config(flow_class, settings, complete=False)
+    flow_class.check_config(effective)
     wanted = {
         "kind": "class",
         "target": target,
@@ -89,7 +90,8 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
         "allow": allow,
         "config": settings,
         "description": str(effective.get("description") or ""),
-        "schema": input_schema(effective),
+        "schema": flow_class.describe_input(effective),
+        "output": flow_class.describe_output(effective),
         "interleaved": flow_class.interleaves,
         "subflows": with_user_ids(
             effective.get(SUBFLOWS) or {}, lambda name: resolve(name, Contacts(cl.contacts_file).book(), cl.user_id)

@@ -19,7 +19,7 @@ from p2pflows.cli.arguments import (
     read_settings,
     settings_option,
 )
-from p2pflows.cli.message_data import is_key
+from p2pflows.cli.message_data import is_key, read_content
 from p2pflows.cli.output import print_facts, print_json, print_result, print_table, say
 from p2pflows.cli.progress import waiting
 from p2pflows.errors import UsageError
@@ -36,6 +36,7 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
         "p2pflows serve User --human --allow anyone",
         "p2pflows serve Planner --class my_flows.Planner --set max_rounds=3",
         "p2pflows serve Assistant --chat --model NAME --dispatch-point assistant",
+        "p2pflows serve Assistant --chat --model NAME --system @house_rules.txt",
     )
 )
 @click.argument("name", shell_complete=candidates.endpoints)
@@ -58,6 +59,7 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
     metavar="URL",
     help="With --chat: the server of all models, or once for each --model.  [default: any with a key]",
 )
+@click.option("--system", metavar="TEXT|@FILE", help="With --chat: what the model is told first, in all conversations.")
 @settings_option
 @click.option("--singleton", is_flag=True, help="Let all callers share one instance.")
 @click.option(
@@ -98,6 +100,7 @@ def serve(
     chat: bool,
     models: tuple[str, ...],
     api_bases: tuple[str, ...],
+    system: str | None,
     settings: tuple[str, ...],
     singleton: bool,
     dispatch_point: str,
@@ -126,15 +129,17 @@ def serve(
     kind, what = _kind_and_target(
         name, {"TARGET": target, "--exec CMD": command, "--human": human, "--class CLASS": flow_class, "--chat": chat}
     )
-    if (models or api_bases) and not chat:
-        raise UsageError("--model and --api-base belong to --chat.", "Add --chat, or leave them out.")
+    if (models or api_bases or system is not None) and not chat:
+        raise UsageError("--model, --api-base and --system belong to --chat.", "Add --chat, or leave them out.")
     if (settings or singleton) and kind != "class":
         raise UsageError("Only a flow class has a config and instances.", "Leave out --set and --singleton.")
     if errors and kind != "exec":
         raise UsageError("--errors belongs to --exec.", "Leave it out.")
     config = read_settings(settings)
+    about_chat: dict[str, Any] = {}
     if chat:
-        _chat_config(config, models, api_bases)
+        _chat_config(config, models, api_bases, system)
+        about_chat = _describe_chat(config)
     with p2pflows.connect() as me, waiting(f"Waiting for a worker of {dispatch_point!r} to load {name}"):
         served = me.request(
             "serve",
@@ -152,18 +157,17 @@ def serve(
             limits_per_caller=_read_limits(caller_limits),
             owner_first=owner_first or None,
             replace=replace or None,  # older daemons do not know it
-            # Given here, so that no worker need load the class: the worker with the key may start later.
-            description="A conversation with a language model." if chat else None,
-            schema={"type": "object", "properties": {"query": {}}, "required": ["query"]} if chat else None,
-            overridable=_open_keys_of_chat(config) if chat else None,
-            subflows=config.get("subflows_config", {}) if chat else None,
+            **about_chat,
         )
+        lacking = _lacking_for_chat(me, dispatch_point) if chat else None
     print_result(
         served,
         f"Serving {name} for {_allowed(served['allow'])}{_replacing(served)}. "
         f"Try: {_example_call(f'me/{name}', served)}",
         as_json,
     )
+    if lacking is not None:
+        say(lacking)
     if served.get("may_call") and not as_json:
         say(f"In your name, it may call {_listed(served['may_call'])}.")
 
@@ -230,6 +234,9 @@ def describe(address: str, as_json: bool) -> None:
     if rows:
         click.echo()
         print_table(["FIELD", "TYPE", "NEEDED", "MEANING"], rows)
+    if answers := _output_fields(flow):
+        click.echo()
+        print_table(["ANSWER", "TYPE", "MEANING"], answers)
     if flow["served"] and flow["allowed"]:
         say(f"\nCall it: {_example_call(address, flow)}")
 
@@ -240,17 +247,26 @@ def input_fields(flow: dict[str, Any]) -> list[list[str]]:
     The schema comes from another user and may be anything.
     """
     schema = flow.get("schema")
-    properties = schema.get("properties") if isinstance(schema, dict) else None
     needed = schema.get("required") if isinstance(schema, dict) else None
-    if not isinstance(properties, dict):
-        return []
     if not isinstance(needed, list):
         needed = []
     return [
         [name, _type(field), "yes" if name in needed else "no", _meaning(field)]
-        for name, field in properties.items()
-        if isinstance(field, dict)
+        for name, field in _properties(schema).items()
     ]
+
+
+def _output_fields(flow: dict[str, Any]) -> list[list[str]]:
+    """Return the fields of a flow's answer, each as its name, its type and its meaning."""
+    return [[name, _type(field), _meaning(field)] for name, field in _properties(flow.get("output")).items()]
+
+
+def _properties(schema: Any) -> dict[str, dict[str, Any]]:
+    """Return the fields of an object in a schema, which comes from another user and may be anything."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict):
+        return {}
+    return {name: field for name, field in properties.items() if isinstance(field, dict)}
 
 
 def _kind_and_target(name: str, given: dict[str, str | bool | None]) -> tuple[str, str | None]:
@@ -316,12 +332,20 @@ def _replacing(served: dict[str, Any]) -> str:
     return f", in place of {'the command ' * (before['kind'] == 'exec')}{escape(before['target'])}"
 
 
-def _chat_config(config: dict[str, Any], models: tuple[str, ...], api_bases: tuple[str, ...]) -> None:
+def _chat_config(
+    config: dict[str, Any], models: tuple[str, ...], api_bases: tuple[str, ...], system: str | None
+) -> None:
     """Add the options for a chat to its config.
 
     Raises:
-        UsageError: there are several servers, and not one for each model.
+        UsageError: there are several servers, and not one for each model; or two system messages.
     """
+    if system is not None:
+        if "system_message_prompt_template" in config:
+            raise UsageError("There are two system messages.", "Leave out --system, or the template in --set.")
+        # As a variable, so that no brace in the text is taken for one.
+        text = read_content("--system", system)
+        config["system_message_prompt_template"] = {"template": "{{text}}", "partial_variables": {"text": text}}
     backend = config.setdefault("backend", {})
     if not isinstance(backend, dict):
         raise UsageError("'backend' is a group of settings.", "Set one setting of it, for example: --set backend.n=2")
@@ -339,13 +363,36 @@ def _chat_config(config: dict[str, Any], models: tuple[str, ...], api_bases: tup
         backend.setdefault("model_name", models[0] if len(models) == 1 else list(models))
 
 
-def _open_keys_of_chat(config: dict[str, Any]) -> list[str]:
-    """Return the keys of a chat flow that other users may set."""
+def _describe_chat(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a chat says of itself, so that no worker need load it: the worker with the key may start later.
+
+    Raises:
+        UsageError: a setting is unknown, or means nothing.
+    """
     from p2pflows.flows.config import effective_config
     from p2pflows.flows.overrides import open_keys
     from p2pflows.models.flow import ChatAtomicFlow
 
-    return open_keys(effective_config(ChatAtomicFlow, config, complete=False))
+    effective = effective_config(ChatAtomicFlow, config, complete=False)
+    ChatAtomicFlow.check_config(effective)
+    return {
+        "description": str(config.get("description") or "A conversation with a language model."),
+        "schema": ChatAtomicFlow.describe_input(effective),
+        "output": ChatAtomicFlow.describe_output(effective),
+        "overridable": open_keys(effective),
+        "subflows": config.get("subflows_config", {}),
+    }
+
+
+def _lacking_for_chat(me: p2pflows.Client, dispatch_point: str) -> str | None:
+    """Return what is missing before a chat can answer, with the next step; None if nothing is known to be."""
+    workers = [each for each in me.request("status")["workers"] if each["dispatch_point"] == dispatch_point]
+    start = f"p2pflows worker --dispatch-point {dispatch_point} --api-key-env NAME"
+    if not any(each["workers"] for each in workers):
+        return f"No worker of {dispatch_point!r} runs yet. Start one with the key of the model: {start}"
+    if all(each.get("keys") == 0 for each in workers):
+        return f"No worker of {dispatch_point!r} has a key of a model server. Start one that has: {start}"
+    return None
 
 
 def _overridable(flow: dict[str, Any]) -> list[tuple[str, str]]:

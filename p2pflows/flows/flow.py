@@ -19,7 +19,15 @@ from pydantic import BaseModel
 
 from p2pflows.errors import FlowFailed, P2pflowsError, UsageError
 from p2pflows.flows import state as codec
-from p2pflows.flows.config import SUBFLOWS, check_required, effective_config, interface_fields, merge, subflow_specs
+from p2pflows.flows.config import (
+    SUBFLOWS,
+    check_required,
+    effective_config,
+    input_schema,
+    interface_fields,
+    merge,
+    subflow_specs,
+)
 from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.proxy import FlowProxy, check_message, package, send_reply
 from p2pflows.flows.run import Run, Target, outside
@@ -81,6 +89,24 @@ class Flow:
     def get_config(cls, **overrides: Any) -> dict[str, Any]:
         """Return the default config of the class, with these keys overriding it."""
         return effective_config(cls, overrides)
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Check the settings in a config, when the class is served and when an instance is mounted with overrides.
+
+        Raises:
+            UsageError: a subclass raises it, for a setting that is unknown or means nothing.
+        """
+
+    @classmethod
+    def describe_input(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a config says of the input, as a JSON Schema that informs people."""
+        return input_schema(config)
+
+    @classmethod
+    def describe_output(cls, config: Mapping[str, Any]) -> dict[str, Any] | None:  # noqa: ARG003 - subclasses use it
+        """Return what a config says of the output, as a JSON Schema that informs people; None if it says nothing."""
+        return None
 
     @classmethod
     def type(cls) -> str:

@@ -178,7 +178,7 @@ def _unreachable(error: OSError, base: str) -> Failure | None:
 
 
 def _reachable(base: str) -> str:
-    return f"Check that the worker reaches {base}, and that a model answers there."
+    return f"Check that a model answers at {base}, and that the worker reaches it."
 
 
 def _refusal(status: int, body: Any, said: str, request: Mapping[str, Any], retry_after: float | None) -> Failure:

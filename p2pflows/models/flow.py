@@ -7,17 +7,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
+from p2pflows.flows.config import default_config
 from p2pflows.flows.flow import AtomicFlow
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.state import MAX_STATE_BYTES
 from p2pflows.models import images
-from p2pflows.models.answer import Completion
+from p2pflows.models.answer import Completion, output_fields
 from p2pflows.models.answers import Delta
 from p2pflows.models.api_info import TO_BE_FILLED, ApiInfo, normal_base
 from p2pflows.models.backend import Backend
 from p2pflows.models.failures import Cause, ModelFailed
 from p2pflows.models.history import to_send
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
+from p2pflows.models.settings import check_settings
 from p2pflows.models.templates import Template
 
 _HISTORY = "previous_messages"
@@ -56,6 +58,27 @@ class ChatAtomicFlow(AtomicFlow):
         backend = _backend_config(config)
         _check_base(backend.get("api_base"))
         self._keyring = _keyring_in(backend.get("api_infos"))
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Check all settings.
+
+        Raises:
+            UsageError: a key is unknown, or a value means nothing.
+        """
+        check_settings(config, None if cls is ChatAtomicFlow else default_config(cls).keys())
+
+    @classmethod
+    def describe_input(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of the input: those that the config names, pictures and demonstrations."""
+        described = super().describe_input(config)
+        fields = {**described.get("properties", {}), **_extra_fields(config)}
+        return {"type": "object", "required": [], **described, "properties": fields}
+
+    @classmethod
+    def describe_output(cls, config: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003 - the base class's
+        """Return the fields of the answer."""
+        return {"type": "object", "properties": output_fields()}
 
     def set_up_flow_state(self) -> None:
         """Start with an empty conversation."""
@@ -179,6 +202,15 @@ def _backend_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(backend, Mapping):
         raise UsageError("The config's 'backend' is not a mapping.", "Write: backend: {model_name: ...}")
     return {name: value for name, value in backend.items() if not name.startswith("_")}
+
+
+def _extra_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that each chat takes beside those of its prompts."""
+    urls = ", or addresses" if config.get("allow_image_urls") is True else "; addresses from the owner only"
+    images_field = {"type": "array", "description": f'pictures, each as {{"base64": ...}}{urls}'}
+    whose = "" if config.get("allow_demonstrations") is True else ", from the owner only"
+    demonstrations = {"type": "array", "description": f'at first: [{{"query": ..., "response": ...}}]{whose}'}
+    return {"images": images_field, "demonstrations": demonstrations}
 
 
 def _check_base(api_base: Any) -> None:

@@ -362,12 +362,14 @@ class WorkerInfo:
     Attributes:
         name: `w-` and 16 random hex digits, new at each start of the worker.
         slots: how many lanes can run at once, 1 or more.
+        keys: how many keys of model servers it has; None from a release that does not say.
     """
 
     name: str
     slots: int
     pid: int = 0
     host: str = ""
+    keys: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,6 +423,8 @@ class WorkerFrame:
             "draining": self.draining,
             "bye": self.bye,
         }
+        if self.worker.keys is not None:
+            header["keys"] = self.worker.keys
         if self.held is not None:
             header["held"] = list(self.held)
         if self.received:
@@ -453,6 +457,7 @@ class WorkerFrame:
                     _count(header["slots"]),
                     _count(header.get("pid", 0)),
                     str(header.get("host", "")),
+                    None if header.get("keys") is None else _count(header["keys"]),
                 ),
                 boot=_count(header["boot"]),
                 number=_count(header["n"]),

@@ -28,6 +28,9 @@ from p2pflows.protocol.channel import Enrolment, read_token
 if TYPE_CHECKING:
     from p2pflows.models.api_info import ApiInfo
 
+UNUSABLE_SETTINGS = os.EX_CONFIG
+"""The exit code of a worker that its daemon need not start again, as its settings cannot be used."""
+
 _MAX_SLOTS = 256
 _SWITCH_INTERVAL_S = 0.001
 """How long a busy flow may keep the interpreter from the thread that talks to the daemon."""
@@ -56,7 +59,7 @@ def main() -> int:
         all_ended, code = False, NotAllowed.exit_code
     except UsageError as error:
         sys.stderr.write(f"{error.message} {error.hint}\n")
-        return error.exit_code
+        return error.exit_code if arguments.no_parent else UNUSABLE_SETTINGS
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # before there was anything to drain
     if not all_ended:

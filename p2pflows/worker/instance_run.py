@@ -168,7 +168,13 @@ class InstanceRun:
                 raise NotAllowed("Only its owner sets its initial state.", "Ask for it without one.")
         except UsageError as error:
             raise FlowFailed(error.message, error.hint) from error
-        return configs.merge(defaults, plan.overrides)
+        config = configs.merge(defaults, plan.overrides)
+        if plan.overrides:
+            try:
+                self._class.check_config(config)
+            except UsageError as error:
+                raise BadInput(error.message, error.hint) from error
+        return config
 
     def _user_of(self, spec: configs.SubflowSpec) -> str:
         return self._run.user if spec.user == configs.LOCAL else spec.user

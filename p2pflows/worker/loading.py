@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from p2pflows.errors import UsageError
-from p2pflows.flows.config import SUBFLOWS, effective_config, input_schema
+from p2pflows.flows.config import SUBFLOWS, effective_config
 from p2pflows.flows.flow import Flow
 from p2pflows.flows.function import FlowFunction
 from p2pflows.flows.overrides import open_keys
@@ -129,15 +129,21 @@ class Loader:
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
-    """Describe an endpoint: JSON Schemas of its input and output, a text, and whether it is asynchronous."""
+    """Describe an endpoint: JSON Schemas of its input and output, a text, and whether it is asynchronous.
+
+    Raises:
+        UsageError: the config of a class has a setting that is unknown or means nothing.
+    """
     if isinstance(loaded, Command):
         return {"schema": {"type": "object"}, "output": None, "description": "", "async": False}
     if isinstance(loaded, FlowClass):
         config = effective_config(loaded.flow_class, loaded.config, complete=False)
-        description = str(config.get("description") or "")
-        facts = {"schema": input_schema(config), "output": None, "description": description, "async": False}
+        loaded.flow_class.check_config(config)
         return {
-            **facts,
+            "schema": loaded.flow_class.describe_input(config),
+            "output": loaded.flow_class.describe_output(config),
+            "description": str(config.get("description") or ""),
+            "async": False,
             "interleaved": loaded.flow_class.interleaves,
             "overridable": open_keys(config),
             "subflows": dict(config.get(SUBFLOWS) or {}),

@@ -91,7 +91,8 @@ class Worker:
         self._dispatch = topics.dispatch(enrolment.user, enrolment.queue, self._name)
         self._presence = topics.status(enrolment.user)
         self._last_presence: bytes | None = None
-        self._lanes = Lanes(WorkerInfo(self._name, slots, os.getpid(), socket.gethostname()), max_waiting)
+        info = WorkerInfo(self._name, slots, os.getpid(), socket.gethostname(), len(api_infos))
+        self._lanes = Lanes(info, max_waiting)
         self._lock = threading.Lock()
         self._keyring = _keyring(api_infos)
         self._runner = Runner(

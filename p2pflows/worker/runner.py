@@ -441,7 +441,7 @@ def _describe(task: HeldTask, error: BaseException) -> ErrorInfo:
     """An error as it is sent to the daemon; one that nobody raised on purpose is logged in full."""
     spec = task.spec
     if isinstance(error, UsageError) and spec.op == "load":
-        return ErrorInfo(error.kind, _sendable(error.message))
+        return ErrorInfo(error.kind, _sendable(error.message), _sendable(error.hint))
     if isinstance(error, CallError) and error.kind in BY_KIND:
         return _with_hint(error.kind, error)
     if task.cancelled and isinstance(error, asyncio.CancelledError):

@@ -65,3 +65,40 @@ def test_the_next_model_answers_and_the_caller_reads_which(alice: Person, bob: P
     answer = json.loads(alice.cli("call", "bob/Assistant", "query=Hello").ok().out)
     assert (answer["api_output"], answer["model"], answer["attempts"]) == ("You said: Hello", "there", 2)
     assert f"there at {server.url} answered at attempt 2" in bob.log_text()
+
+
+def test_what_a_chat_takes_and_answers_is_described(alice: Person, bob: Person, server: ModelServer) -> None:
+    """A neighbour sees pictures and demonstrations beside the query, and the fields of the answer."""
+    serve_assistant(bob, "--model", "m", "--system", "Never say no.")
+    shown = alice.cli("describe", "bob/Assistant").ok().out
+    for field in ("query", "images", "demonstrations", "api_output", "finish_reason", "attempts"):
+        assert field in shown
+    assert "Never say no." not in shown
+    alice.cli("call", "bob/Assistant", "query=Hello").ok()
+    assert server.requests[-1].body["messages"][0] == {"role": "system", "content": "Never say no."}
+
+
+def test_settings_that_mean_nothing_are_refused_when_they_are_set(bob: Person, server: ModelServer) -> None:
+    """`serve` of a class, and `mount`, name the key, and nothing is asked of the model."""
+    asked = len(server.requests)
+    serve_assistant(bob, "--model", "m")
+    refused = bob.cli("mount", "me/Assistant", "--set", "previous_messages.last_k=-1")
+    assert (refused.code, "'previous_messages.last_k' is wrong" in refused.err) == (2, True)
+    bob.write_file("talkers.py", "from p2pflows import ChatFlow\n\nclass Talker(ChatFlow):\n    pass\n")
+    words = ("--class", "talkers.py:Talker", "--set", "backend.max_token=5")
+    refused = bob.cli("serve", "Talker", *words)
+    assert refused.code == 2
+    assert "'backend.max_token'" in refused.err
+    assert "Do you mean 'backend.max_tokens'?" in refused.err
+    assert len(server.requests) == asked
+
+
+def test_who_serves_a_chat_reads_what_its_point_lacks(bob: Person, server: ModelServer) -> None:
+    """A point without workers, one whose worker has no key, and one that has all."""
+    del server
+    said = bob.cli("serve", "Assistant", "--chat", "--model", "m", "--dispatch-point", "nowhere").ok().err
+    assert "No worker of 'nowhere' runs yet." in said
+    said = bob.cli("serve", "Assistant", "--chat", "--model", "m").ok().err
+    assert "No worker of 'default' has a key of a model server." in said
+    said = bob.cli("serve", "Assistant", "--chat", "--model", "m", "--dispatch-point", POINT).ok().err
+    assert "No worker" not in said

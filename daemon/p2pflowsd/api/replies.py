@@ -30,6 +30,7 @@ class LoadedFlow(Reply):
 
     description: str | None = None
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    output_schema: dict[str, Any] | None = Field(default=None, alias="output")
     interleaved: bool | None = None
     overridable: list[str] | None = None
     subflows: dict[str, Any] | None = None
@@ -52,6 +53,7 @@ class DescribeReply(Reply):
     description: str = ""
     dispatch_point: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    output_schema: dict[str, Any] | None = Field(default=None, alias="output")
     overridable: list[str] | None = None
 
 

@@ -47,6 +47,7 @@ class ServeParameters(Parameters):
     ] = ""
     description: Text = ""
     input_schema: Annotated[dict[str, Any] | None, Field(alias="schema"), MustBe("a JSON object")] = None
+    output_schema: Annotated[dict[str, Any] | None, Field(alias="output"), MustBe("a JSON object")] = None
     overridable: Annotated[list[str], MustBe("a list of dotted keys")] = Field(default_factory=list)
     limits: Annotated[dict[str, Any] | None, MustBe("an object of limits")] = None
     limits_per_caller: Annotated[dict[str, Any] | None, MustBe("an object of limits")] = None
@@ -130,7 +131,8 @@ async def describe(daemon: Daemon, params: DescribeParameters) -> Any:
 
     Returns:
         `address`, `user`, `endpoint`, `online`, `served`, `allowed` (true, false, or null when not known), and of the
-        flow `kind`, `description`, `dispatch_point`, `schema`; of a class `overridable`, the keys that others may set
+        flow `kind`, `description`, `dispatch_point`, `schema`, `output`; of a class `overridable`, the keys that others
+        may set
     """
     user, endpoint = daemon.resolve_address(params.address, daemon.contacts())
     if user == daemon.node.user:
@@ -223,6 +225,7 @@ async def _description(daemon: Daemon, flow: Served, params: ServeParameters) ->
         return {
             "description": params.description,
             "input_schema": params.input_schema,
+            "output_schema": params.output_schema,
             "interleaved": params.interleaved,
             "overridable": params.overridable,
             "subflows": params.subflows,
@@ -238,6 +241,7 @@ async def _description(daemon: Daemon, flow: Served, params: ServeParameters) ->
     return {
         "description": loaded.description or "",
         "input_schema": loaded.input_schema,
+        "output_schema": loaded.output_schema,
         "interleaved": loaded.interleaved is True,
         "overridable": loaded.overridable or [],
         "subflows": loaded.subflows,

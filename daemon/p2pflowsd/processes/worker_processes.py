@@ -14,6 +14,7 @@ from pathlib import Path
 
 from p2pflows.backoff import Backoff
 from p2pflows.config import WorkerConfig
+from p2pflows.worker.__main__ import UNUSABLE_SETTINGS
 
 BACKOFF = Backoff(initial_s=0.1, max_s=10.0)
 STABLE_AFTER_S = 10.0
@@ -70,11 +71,27 @@ class WorkerProcess:
         return True
 
     async def run(self) -> None:
-        """Run the process again and again until cancelled; then let it finish its tasks, and end it."""
+        """Run the process again and again until cancelled; then let it finish its tasks, and end it.
+
+        A worker whose settings cannot be used is not started again: it would end each time for the same reason.
+        """
         failures = 0
         while True:
+            if missing := self._missing_variables():
+                self._log.error(
+                    "no worker of dispatch point %s runs, as its key is missing: set %s, and start p2pflows up again",
+                    self._config.dispatch_point,
+                    " and ".join(missing),
+                )
+                return
             began = asyncio.get_running_loop().time()
             code = await self._run_once()
+            if code == UNUSABLE_SETTINGS:  # it has said why
+                self._log.error(
+                    "no worker of dispatch point %s runs; correct its settings, and start p2pflows up again",
+                    self._config.dispatch_point,
+                )
+                return
             if asyncio.get_running_loop().time() - began > STABLE_AFTER_S:
                 failures = 0
             self._log.warning(
@@ -124,6 +141,11 @@ class WorkerProcess:
             self._pid = None
         self._on_ended(self._config.dispatch_point, process.pid)
         return code
+
+    def _missing_variables(self) -> list[str]:
+        """The names of the variables that are to hold its keys, and do not."""
+        names = {key.api_key_env for key in self._config.api_infos if key.api_key_env is not None}
+        return sorted(name for name in names if not os.environ.get(name))
 
     def _environment(self) -> dict[str, str]:
         hidden = _SECRET | set(self._hidden_variables)

@@ -57,6 +57,8 @@ class Served(BaseModel):
     """How much of what a command writes to stderr its callers see if it fails."""
     description: str = ""
     input_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    output_schema: dict[str, Any] | None = Field(default=None, alias="output")
+    """What its answers look like, if it says so."""
     revision: int = 1
     limits: CallLimits | None = None
     """How much all callers together may call it."""
@@ -85,7 +87,7 @@ class Served(BaseModel):
         return self.model_dump(
             mode="json",
             by_alias=True,
-            include={"endpoint", "kind", "description", "dispatch_point", "input_schema"}
+            include={"endpoint", "kind", "description", "dispatch_point", "input_schema", "output_schema"}
             | ({"overridable"} if self.kind == "class" else set()),
         )
 

@@ -160,6 +160,7 @@ class Dispatch:
         name = frame.worker.name
         worker.lost_at = None
         worker.host, worker.pid, worker.slots = frame.worker.host, frame.worker.pid, frame.worker.slots
+        worker.keys = frame.worker.keys
         now = self._clock.elapsed()
         worker.overdue = {task: worker.overdue.get(task, now) for task in frame.overdue}
         overdue = len(self._occupying(worker))

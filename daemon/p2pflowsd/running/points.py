@@ -25,6 +25,7 @@ class Worker:
         last_number: the number of that frame.
         is_greeted: whether it has reported what it holds since this daemon started.
         lost_at: when it counts as lost unless it sends a frame, after its link broke.
+        keys: how many keys of model servers it has; None from a release that does not say.
         parked: tasks that wait for others and hold no slot: the death of their worker does not count against them.
         leased: the rows of the tasks that are leased to it.
         strays: tasks that it holds though nothing waits for them, and since when: the frame that cancelled them may be
@@ -43,6 +44,7 @@ class Worker:
     host: str = ""
     pid: int = 0
     slots: int = 0
+    keys: int | None = None
     parked: set[str] = field(default_factory=set)
     leased: set[int] = field(default_factory=set)
     strays: dict[str, float] = field(default_factory=dict)
@@ -113,12 +115,14 @@ def _shown(point: Point) -> dict[str, Any]:
     scheduler = point.scheduler
     waiting = point.parked + scheduler.suspended
     overdue = [{"endpoint": task.endpoint, "expires": task.expires} for task in point.overdue]
+    keys = [worker.keys for worker in point.workers.values()]
     return {
         "dispatch_point": point.name,
         "workers": scheduler.workers,
         "slots": scheduler.slots - point.parked,
         "free": scheduler.free,
         "queued": scheduler.queued - waiting,
+        **({} if None in keys else {"keys": sum(each or 0 for each in keys)}),
         **({"waiting": waiting, "suspended": scheduler.suspended} if waiting else {}),
         **({"overdue": overdue} if overdue else {}),
     }

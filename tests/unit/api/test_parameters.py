@@ -32,7 +32,7 @@ TEXTS = {
     "kind", "name", "page", "reason", "release", "remark", "since", "source", "target", "text", "title", "user",
 }  # fmt: skip
 FLAGS = {"all", "interleaved", "local", "open", "parallel", "progress", "recursive", "replace", "singleton", "snoozed"}
-OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "schema"}
+OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "output", "schema"}
 NUMBERS = {"after", "before", "expires_in", "limit", "offset", "seconds", "timeout"}
 LISTS = {"ids", "overridable", "who", "words"}
 ANYTHING = {"value", "draft", "default"}

@@ -12,6 +12,7 @@ from support.commands import CommandResult
 from support.scripted_daemon import ScriptedDaemon, moment, prompt, run_here
 
 from p2pflows.errors import Declined, NotServed, UsageError
+from p2pflows.models.templates import Template
 
 BOB = "b0" * 32
 KEY = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"
@@ -349,15 +350,76 @@ def test_a_class_that_cannot_be_served_is_not_called_a_function(words: list[str]
     assert "FILE.py:CLASS or MODULE.CLASS, for example: p2pflows serve x --class " in ended.err
 
 
+def serve_chat(daemon: ScriptedDaemon, *words: str, workers: Any = ()) -> CommandResult:
+    """Serve a chat; `workers` is what the status shows of them."""
+    daemon.script |= {"serve": _served(kind="class"), "status": {"workers": list(workers)}}
+    ended = run_here(daemon.home, "serve", "A", "--chat", *words)
+    assert ended.code == 0, ended
+    return ended
+
+
+def test_several_models_are_served_in_their_order(daemon: ScriptedDaemon) -> None:
+    """They share one server, or have one each; anything between is refused."""
+    serve_chat(daemon, "--model", "a", "--model", "b", "--api-base", "http://h/v1")
+    assert daemon.asked[0][1]["config"]["backend"] == {"model_name": ["a", "b"], "api_base": "http://h/v1"}
+    daemon.asked.clear()
+    serve_chat(daemon, "--model", "a", "--api-base", "http://a/v1", "--model", "b", "--api-base", "http://b/v1")
+    pairs = [{"model_name": name, "api_base": f"http://{name}/v1"} for name in "ab"]
+    assert daemon.asked[0][1]["config"]["backend"] == {"model_name": pairs}
+    words = ["--model", "a", "--api-base", "http://a/v1", "--api-base", "http://b/v1"]
+    assert "There are 1 models and 2 servers." in run_here(daemon.home, "serve", "A", "--chat", *words).err
+
+
+def test_a_chat_is_told_what_to_be(daemon: ScriptedDaemon, tmp_path: Path) -> None:
+    """`--system` takes a text or a file as it is, with any braces."""
+    for text in ("Be {{kind}}.", f"@{tmp_path / 'rules'}"):
+        (tmp_path / "rules").write_text("Be {{kind}}.")
+        daemon.asked.clear()
+        serve_chat(daemon, "--model", "m", "--system", text)
+        template = Template.from_config(daemon.asked[0][1]["config"]["system_message_prompt_template"])
+        assert template.render({"kind": "harsh"}) == "Be {{kind}}."
+    for words in (["--human"], ["--chat", "--set", "system_message_prompt_template.template=x"]):
+        assert run_here(daemon.home, "serve", "A", "--system", "Be kind.", *words).code == 2
+    assert "Cannot read" in run_here(daemon.home, "serve", "A", "--chat", "--system", "@nowhere").err
+
+
+@pytest.mark.parametrize(
+    "words", [["backend.max_token=5"], ["backend.temperature=hot"], ["previous_messages.last_k=-1"]]
+)
+def test_settings_of_a_chat_that_mean_nothing_are_refused(daemon: ScriptedDaemon, words: list[str]) -> None:
+    """Nothing is served, and the error names the key."""
+    ended = run_here(daemon.home, "serve", "A", "--chat", "--model", "m", "--set", *words)
+    assert (ended.code, daemon.asked) == (2, [])
+    assert words[0].partition("=")[0] in ended.err
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        ([], "No worker of 'p' runs yet. Start one with the key of the model: p2pflows worker --dispatch-point p"),
+        ([{"dispatch_point": "p", "workers": 1, "keys": 0}], "No worker of 'p' has a key of a model server."),
+        ([{"dispatch_point": "p", "workers": 0, "keys": 0}], "No worker of 'p' runs yet."),
+        ([{"dispatch_point": "p", "workers": 1, "keys": 2}], None),
+        ([{"dispatch_point": "p", "workers": 1}], None),
+    ],
+)
+def test_a_chat_says_what_its_point_lacks(
+    daemon: ScriptedDaemon, workers: list[dict[str, Any]], said: str | None
+) -> None:
+    """Who serves a chat reads at once that no worker, or no key, is there; workers of a release before do not say."""
+    ended = serve_chat(daemon, "--model", "m", "--dispatch-point", "p", workers=workers)
+    assert (said or "No worker") in ended.err if said else "No worker" not in ended.err
+
+
 def test_a_chat_is_served_with_the_option_of_its_worker(daemon: ScriptedDaemon) -> None:
     """`serve` and `worker` have the same option --api-base for the model's server."""
-    daemon.script["serve"] = _served(kind="class")
-    ended = run_here(daemon.home, "serve", "A", "--chat", "--model", "m", "--api-base", "http://h/v1", "--set", "n=2")
-    assert ended.code == 0, ended
-    backend = {"model_name": "m", "api_base": "http://h/v1"}
-    assert daemon.asked[0][1]["config"] == {"n": 2, "backend": backend}
+    serve_chat(daemon, "--model", "m", "--api-base", "http://h/v1", "--set", "backend.n=2")
+    assert daemon.asked[0][1]["config"] == {"backend": {"n": 2, "model_name": "m", "api_base": "http://h/v1"}}
     assert daemon.asked[0][1]["subflows"] == {}
-    assert "--api-base belong to --chat" in run_here(daemon.home, "serve", "A", "--api-base", "x", "--human").err
+    assert (
+        "--api-base and --system belong to --chat"
+        in run_here(daemon.home, "serve", "A", "--api-base", "x", "--human").err
+    )
 
 
 def test_two_settings_of_one_key_are_refused(daemon: ScriptedDaemon) -> None:
