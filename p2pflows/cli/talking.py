@@ -126,7 +126,7 @@ class _Talk(ChatSession):
         before = self._states.get(number)
         if before is None:
             self._states[number] = state
-            if line["by"] == "me" and line["kind"] in ("note", "question") and state == "sent" and not is_past:
+            if line["by"] == "me" and state == "sent" and not is_past:
                 self._unshown[number] = asyncio.ensure_future(self._show_late(line))
             else:
                 self._show_line(line)
@@ -161,7 +161,7 @@ class _Talk(ChatSession):
             waiting.cancel()
             self._show_line(line)
         elif line["state"] != "answered" and line["state"] != "declined":
-            self._tell(f"{_fate(line['state'])}: {shorten(line['text'], 40)}")
+            self._tell(f"{_fate(line)}: {shorten(line['text'], 40)}")
 
     async def _show_late(self, line: dict[str, Any]) -> None:
         await asyncio.sleep(DELIVERY_WAIT_S)
@@ -173,8 +173,8 @@ class _Talk(ChatSession):
         who = "you" if is_mine else with_label(self._name, line["label"])
         verb = (_OWN_VERBS if is_mine else _VERBS)[line["kind"]]
         mark = ""
-        if is_mine and line["kind"] in ("note", "question"):
-            mark = f"  ({_fate(line['state'])})"
+        if is_mine and (line["kind"] in ("note", "question") or line["state"] != "answered"):
+            mark = f"  ({_fate(line)})"
         elif line["prompt"] is not None and line["kind"] == "question":
             mark = f"  ({short_id(line['message'])}, {time_left(line['prompt']['expires'])} left)"
         elif line["kind"] == "question":
@@ -254,5 +254,8 @@ class _Talk(ChatSession):
             click.echo(text, err=True)
 
 
-def _fate(state: str) -> str:
-    return _FATES.get(state, escape(state))
+def _fate(line: dict[str, Any]) -> str:
+    """Return what became of something that the user has said."""
+    if line["state"] == "expired" and line["kind"] != "question":
+        return "not delivered in time"
+    return _FATES.get(line["state"], escape(line["state"]))

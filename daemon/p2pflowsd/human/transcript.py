@@ -14,6 +14,7 @@ from p2pflowsd.human.texts import text_in
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import LineRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, PromptState
+from p2pflowsd.running.settlement import id_of_answer
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
 
@@ -71,8 +72,8 @@ class Transcript:
         self._on_line = on_line
         self._counts = Counter(journal.lines.counts())
         self._human_endpoints = journal.lines.human_endpoints()
-        self._under_way = {line.message: line for line in journal.lines.under_way()}
-        """What the user has sent and whose fate is not known yet, by id."""
+        self._under_way = {_sent_as(line): line for line in journal.lines.under_way()}
+        """What the user has said and whose fate is not known yet, by the id of the message that says it."""
         self._catch_up()
         messages.on_sent = self.on_sent
         outbox.on_stored = self.on_stored
@@ -112,7 +113,7 @@ class Transcript:
         if line is None or line.peer != peer:
             return
         self._set_state(line, "held" if note == "held" else "delivered")
-        if line.kind == "note" and note != "held":
+        if line.kind != "question" and note != "held":
             del self._under_way[message_id]
 
     def on_ended(self, row: OutgoingRow, state: OutgoingState, answer: bytes | None) -> None:
@@ -175,7 +176,7 @@ class Transcript:
 
     def _add_reply(self, line: LineRow, kind: str, text: str) -> None:
         """Add what the one who was asked says to a question."""
-        self._add(
+        reply = self._add(
             line.peer,
             by_me=not line.by_me,
             kind=kind,
@@ -183,8 +184,10 @@ class Transcript:
             endpoint=line.endpoint,
             conversation=line.conversation,
             text=text,
-            state="answered",
+            state="answered" if line.by_me else "sent",
         )
+        if reply.by_me:
+            self._under_way[_sent_as(reply)] = reply
 
     def _add(
         self,
@@ -237,8 +240,8 @@ class Transcript:
         if line.state != state:
             self._journal.lines.set_state(line.row_id, state)
             line = line._replace(state=state)
-            if line.by_me and line.message in self._under_way:
-                self._under_way[line.message] = line
+            if line.by_me and _sent_as(line) in self._under_way:
+                self._under_way[_sent_as(line)] = line
             self._changed(line)
 
     def _changed(self, line: LineRow) -> None:
@@ -250,3 +253,8 @@ class Transcript:
             row = self._journal.outgoing.find(message_id)
             if row is None or row.state not in OPEN_OUTGOING:
                 del self._under_way[message_id]
+
+
+def _sent_as(line: LineRow) -> str:
+    """Return the id of the message that says what the user has said."""
+    return line.message if line.kind in ("note", "question") else id_of_answer(line.peer, line.message)

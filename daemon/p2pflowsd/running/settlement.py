@@ -7,7 +7,7 @@ from typing import Any
 
 from p2pflows.errors import BadInput, FlowFailed, P2pflowsError, TooLarge
 from p2pflows.protocol import topics
-from p2pflows.protocol.message import Type
+from p2pflows.protocol.message import Type, derived_id
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
@@ -122,9 +122,21 @@ class Settlement:
         if lifetime_ms is not None:
             expires = min(expires, self._clock.now() + lifetime_ms)
         self._outbox.accept(
-            kind, row.peer, topics.REPLY, data, expires=expires, conversation=row.conversation, in_reply_to=row.id
+            kind,
+            row.peer,
+            topics.REPLY,
+            data,
+            expires=expires,
+            conversation=row.conversation,
+            in_reply_to=row.id,
+            message_id=id_of_answer(row.peer, row.id) if row.state == IncomingState.ASKED else None,
         )
         self._notices.drop_receipt(row.peer, row.id)
+
+
+def id_of_answer(peer: str, question_id: str) -> str:
+    """Return the id of the message with which this user's human answers a question, or declines it."""
+    return derived_id("answer of the human", peer, question_id)
 
 
 def _located(error: P2pflowsError, row: IncomingRow, endpoint: str) -> P2pflowsError:

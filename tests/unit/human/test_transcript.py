@@ -48,7 +48,7 @@ def test_both_sides_are_in_one_order(desk: Desk, alice: Neighbour) -> None:
         ("bob", "note", "Hi!", "sent"),
         ("alice", "question", "Tea?", "answered"),
         ("bob", "question", "Milk?", "answered"),
-        ("bob", "answer", "Yes", "answered"),
+        ("bob", "answer", "Yes", "sent"),
         ("alice", "answer", "No", "answered"),
     ]
 
@@ -73,6 +73,27 @@ def test_each_line_says_what_became_of_it(desk: Desk, alice: Neighbour) -> None:
     states = {text: state for _, _, text, state in said(desk, alice)}
     assert (states["a"], states["d"]) == ("expired", "expired")
     assert expired
+
+
+def test_an_answer_says_whether_it_was_delivered(desk: Desk, alice: Neighbour) -> None:
+    """As notes do, over a restart; what they are not there to take in time has expired."""
+    answered, declined, late = (alice.sends("User", {"text": text}) for text in ("Tea?", "Milk?", "Sugar?"))
+    desk.do(lambda: desk.node.inbox.answer(answered, Typed("Yes")))
+    desk.do(lambda: desk.node.inbox.decline(declined, "No."))
+    desk.do(lambda: desk.node.inbox.answer(late, Typed("Two")))
+    mallory = Neighbour(desk, 2, "mallory")
+    replies_of = {message["cause"]: message["id"] for message in alice.gets(topics.REPLY)}
+    desk.do(lambda: desk.node.outbox.confirm_stored(mallory.user, [replies_of[answered]]))
+    assert [line[3] for line in said(desk, alice)[3:]] == ["sent", "sent", "sent"]
+    desk.do(lambda: desk.node.outbox.confirm_stored(alice.user, [replies_of[answered]]))
+    desk.restart()
+    desk.do(lambda: desk.node.outbox.confirm_stored(alice.user, [replies_of[declined]]))
+    desk.passes(3_601)
+    assert [line[1:] for line in said(desk, alice)[3:]] == [
+        ("answer", "Yes", "delivered"),
+        ("declined", "No.", "delivered"),
+        ("answer", "Two", "expired"),
+    ]
 
 
 def test_nobody_confirms_a_line_to_another(desk: Desk, alice: Neighbour) -> None:
@@ -121,7 +142,7 @@ def test_changes_are_announced_after_the_commit(desk: Desk, alice: Neighbour) ->
     assert [(line.kind, line.text, line.state) for line in announced] == [
         ("question", "Tea?", "open"),
         ("question", "Tea?", "declined"),
-        ("declined", "No.", "answered"),
+        ("declined", "No.", "sent"),
     ]
 
 
