@@ -290,6 +290,14 @@ class Client:
         """Put notes away, and return their ids."""
         return list(self.request("dismiss", ids=list(note_ids))["ids"])
 
+    def open(self) -> None:
+        """Connect to the daemon now, and not only with the first request of this thread.
+
+        Raises:
+            P2pflowsError: no daemon runs, or it is another user's.
+        """
+        self._connection()
+
     def close(self) -> None:
         """Close the connections of all threads."""
         for connection in list(self._connections):

@@ -164,7 +164,7 @@ settings_option = click.option(
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Set a key of its config; dots in KEY nest, VALUE is JSON or else text. Or set several with a JSON object.",
+    help="Set a key of its config; dots in KEY nest, VALUE is JSON or else text (KEY:=JSON: JSON). Or a JSON object.",
 )
 
 
@@ -223,7 +223,7 @@ def decode(content: bytes, source: str = "The input") -> str:
 
 
 def read_settings(words: Sequence[str]) -> dict[str, Any]:
-    """Build a config from the values of `--set`: KEY=VALUE pairs, in which dots nest, and JSON objects.
+    """Build a config from the values of `--set`: KEY=VALUE pairs, in which dots nest, KEY:=JSON, and JSON objects.
 
     Raises:
         UsageError: a value is neither, or two set the same key.
@@ -231,11 +231,13 @@ def read_settings(words: Sequence[str]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
+        is_json = key.endswith(":")
+        key = key.removesuffix(":")
         parts = key.split(".")
         if word.lstrip().startswith("{"):
             _merge(config, parse_object(word, _SETTINGS_HINT))
         elif equals and all(parts):
-            value = parse_value(text)
+            value = parse_json(text, f"{key}:=", f"For a text, write: {key}=TEXT") if is_json else parse_value(text)
             for part in reversed(parts):
                 value = {part: value}
             _merge(config, value)

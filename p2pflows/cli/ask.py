@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,7 +14,7 @@ from p2pflows.cli import candidates
 from p2pflows.cli.arguments import examples, json_option, parse_json, timeout_option
 from p2pflows.cli.ask_group import group_options, group_params
 from p2pflows.cli.message_data import read_content
-from p2pflows.cli.output import print_json, say, short_id
+from p2pflows.cli.output import display_name, print_json, say, short_id
 from p2pflows.cli.question_outcome import print_answer, raise_for_outcome
 from p2pflows.errors import BadInput, UsageError
 
@@ -61,32 +63,31 @@ def _split_for(command: str) -> Callable[[click.Context, click.Parameter, tuple[
         "p2pflows tell bob 'Back at six'",
         "p2pflows tell bob @letter.txt",
         "date | p2pflows tell bob -",
+        "p2pflows tell @team carol 'Lunch at one'",
     )
 )
-@click.argument(
-    "words", nargs=-1, shell_complete=candidates.contacts, metavar="WHO 'TEXT'", callback=_split_for("tell")
-)
+@click.argument("words", nargs=-1, shell_complete=candidates.people, metavar="WHO 'TEXT'", callback=_split_for("tell"))
 @timeout_option("How long your daemon tries to deliver it (by default 7d).")
 @json_option
 def tell(*, words: tuple[list[str], str], timeout: float | None, as_json: bool) -> None:
     """Leave a note for a person, who need not answer.
 
-    WHO is a contact, or CONTACT/ENDPOINT. TEXT is one argument; '-' reads it from stdin, @FILE from a file, and @@
-    begins a text with @.
+    WHO is a contact, CONTACT/ENDPOINT, or a group of contacts such as @team; there may be several. Either all of them
+    get the note, or nobody does. TEXT is one argument; '-' reads it from stdin, @FILE from a file, and @@ begins a text
+    with @.
     """
     who, text = words
     if not text.strip():
         raise BadInput("The note is empty.", _WORDS_HINT.format(command="tell"))
     with p2pflows.connect() as me:
-        sent = [
-            me.request("send", address=_address(each), data={"api_output": text}, timeout=timeout)["id"] for each in who
-        ]
-    if as_json:
-        for message_id in sent:
-            print_json({"id": message_id})
-        return
-    for name, message_id in zip(who, sent, strict=True):
-        say(f"Left a note for {name} ({short_id(message_id)}).")
+        sent = me.request("tell", who=who, text=text, timeout=timeout)["sent"]
+    for each in sent:
+        if as_json:
+            print_json({"id": each["id"]})
+        else:
+            name = display_name(each["name"], each["user"])
+            to = name if each["endpoint"] == _HUMAN else f"{name}/{each['endpoint']}"
+            say(f"Left a note for {to} ({short_id(each['id'])}).")
 
 
 @click.command(
@@ -183,15 +184,16 @@ def _ask(asked: dict[str, Any], timeout: float | None, *, detach: bool, as_json:
     Raises:
         Interrupted: the user pressed Ctrl-C, and the question is withdrawn.
     """
-    from p2pflows.cli.question_wait import wait_for_answer, withdraw  # they import asyncio
+    from p2pflows.cli.question_wait import begin, wait_for_answer, withdraw  # they import asyncio
+    from p2pflows.protocol.ids import new_id
 
     lifetime = DETACHED_TIMEOUT_S if detach and timeout is None else timeout
-    with p2pflows.connect() as me:
-        question_id = str(me.request("ask", **{"timeout": lifetime, **asked})["id"])
-    if detach:
-        print_json({"id": question_id}) if as_json else click.echo(question_id)
-        return None
+    question_id = new_id(int(time.time() * 1000), os.urandom(10))
     try:
+        question_id = begin({"id": question_id, "timeout": lifetime, **asked})
+        if detach:
+            print_json({"id": question_id}) if as_json else click.echo(question_id)
+            return None
         return wait_for_answer(question_id, shows_progress=not as_json)
     except KeyboardInterrupt:
         raise withdraw(question_id) from None
@@ -231,7 +233,3 @@ def _parse_default(asked: dict[str, Any], text: str) -> Any:
 
 def _read_json_file(path: str, what: str) -> Any:
     return parse_json(read_content(what, f"@{path}"), path, "Check it, for example with: python -m json.tool")
-
-
-def _address(who: str) -> str:
-    return who if "/" in who else f"{who}/{_HUMAN}"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from p2pflows.cli.arguments import Contact, examples, is_agreed, json_option
-from p2pflows.cli.output import display_name, print_json, print_result, print_table, say
-from p2pflows.errors import Cancelled, UnknownUser
+from p2pflows.cli.output import clock_text, display_name, print_json, print_result, print_table, say
+from p2pflows.errors import Cancelled, P2pflowsError, UnknownUser
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
 
 if TYPE_CHECKING:
     from p2pflows.contacts import Book
+
+_STATUS_TIMEOUT_S = 1.0
 
 
 @click.group(
@@ -53,10 +55,14 @@ def add(name: str, user_id: str, as_json: bool) -> None:
 @contacts.command(name="list", epilog=examples("p2pflows contacts list", "p2pflows contacts list --json"))
 @json_option
 def list_all(as_json: bool) -> None:
-    """List your contacts."""
+    """List your contacts.
+
+    If your daemon runs, it says whose clock differs from yours; --json has it as clock_ahead_ms.
+    """
     from p2pflows.contacts import Contacts
 
     book = Contacts(home().contacts).book()
+    clocks = {user: clock for user, clock in _clocks().items() if user in book.by_user}
     if as_json:
         print_json(
             [
@@ -65,6 +71,7 @@ def list_all(as_json: bool) -> None:
                     "user": user,
                     "verified": user in book.verified,
                     "introduced_by": book.introduced_by.get(user),
+                    "clock_ahead_ms": clocks[user]["ahead_ms"] if user in clocks else None,
                 }
                 for name, user in sorted(book.by_name.items())
             ]
@@ -76,6 +83,8 @@ def list_all(as_json: bool) -> None:
         )
     else:
         say("You have no contacts. Meet somebody with: p2pflows invite --for NAME")
+    if clocks and not as_json:
+        say(f"Clocks: {', '.join(map(clock_text, clocks.values()))} of yours. See: p2pflows status")
     if book.blocked and not as_json:
         say(f"You denied: {', '.join(escape(user) for user in sorted(book.blocked))}")
 
@@ -201,6 +210,17 @@ def remove_members(name: str, who: tuple[str, ...], as_json: bool) -> None:
 def _print_group(name: str, members: list[str], as_json: bool) -> None:
     sentence = f"In @{escape(name)}: {', '.join(map(escape, members))}." if members else f"@{escape(name)} is gone."
     print_result({"name": name, "members": members}, sentence, as_json)
+
+
+def _clocks() -> dict[str, dict[str, Any]]:
+    """Return the users whose clock differs, as a running daemon knows it, by user id."""
+    from p2pflows.client import Client
+
+    try:
+        with Client(timeout=_STATUS_TIMEOUT_S) as me:
+            return {clock["user"]: clock for clock in me.request("status").get("clocks", [])}
+    except P2pflowsError:
+        return {}
 
 
 def _how_known(user: str, book: Book) -> str:

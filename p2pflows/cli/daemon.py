@@ -10,7 +10,7 @@ import click
 
 from p2pflows.cli.arguments import examples, json_option
 from p2pflows.cli.identity import load_or_create
-from p2pflows.cli.output import ago, display_name, in_one_unit, print_facts, print_json, print_table, say, style
+from p2pflows.cli.output import ago, clock_text, display_name, print_facts, print_json, print_table, say, style
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
 from p2pflows.terminal import hold_interrupts
@@ -87,7 +87,7 @@ def status(as_json: bool) -> None:
             *(("nearly full", line) for line in _nearly_full(now.get("quotas", {}))),
             ("serving", _count(now["served"], "endpoint", "p2pflows ls")),
             ("restored", _restored(now.get("restored", []))),
-            ("clocks", ", ".join(map(_clock, now.get("clocks", [])))),
+            ("clocks", ", ".join(map(clock_text, now.get("clocks", [])))),
         ]
     )
     if now["workers"]:
@@ -163,11 +163,6 @@ def _size(count: int) -> str:
         if count >= length:
             return f"{count / length:.1f} {unit}"
     return f"{count} B"
-
-
-def _clock(clock: dict[str, Any]) -> str:
-    side = "ahead" if clock["ahead_ms"] > 0 else "behind"
-    return f"{display_name(clock['name'], clock['user'])} is {in_one_unit(abs(clock['ahead_ms']) / 1000)} {side}"
 
 
 def _counts_by_reason(refused: dict[str, int]) -> str:

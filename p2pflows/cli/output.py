@@ -111,6 +111,12 @@ def display_name(name: str | None, user: str) -> str:
     return escape(name or f"{user[:8]}…")
 
 
+def clock_text(clock: dict[str, Any]) -> str:
+    """Return how far a user's clock is from the one of this daemon, as `status` lists it."""
+    side = "ahead" if clock["ahead_ms"] > 0 else "behind"
+    return f"{display_name(clock['name'], clock['user'])} is {in_one_unit(abs(clock['ahead_ms']) / 1000)} {side}"
+
+
 def stdout_is_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout is not None and sys.stdout.isatty()

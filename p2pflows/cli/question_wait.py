@@ -21,6 +21,34 @@ _MAX_AWAY_S = 60.0
 """How long your own daemon may be away while a command waits."""
 
 
+def begin(asked: dict[str, Any]) -> str:
+    """Ask a question and return its id; if the daemon goes away meanwhile, ask again under the same id once it is back.
+
+    Args:
+        asked: the parameters of the method `ask`, with the id.
+
+    Raises:
+        P2pflowsError: no daemon runs, it stays away, or it refuses the question.
+    """
+    with p2pflows.connect() as me:
+        me.open()  # so that a later failure means that a daemon was there
+        away_until: float | None = None
+        while True:
+            try:
+                return str(me.request("ask", **asked)["id"])
+            except DaemonNotRunning as error:
+                if away_until is None:
+                    away_until = time.monotonic() + _MAX_AWAY_S
+                    say("Your daemon went away while it took the question. Waiting for the daemon.")
+                if time.monotonic() > away_until:
+                    raise DaemonNotRunning(
+                        error.message,
+                        "The question may be asked. Start the daemon with: p2pflows up."
+                        f" Then see: p2pflows wait {asked['id']}",
+                    ) from None
+                time.sleep(_RETRY_S)
+
+
 def wait_for_answer(question_id: str, *, shows_progress: bool, timeout: float | None = None) -> dict[str, Any]:
     """Return a question once it has ended; a daemon that restarts meanwhile is waited for.
 

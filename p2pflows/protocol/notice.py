@@ -35,6 +35,7 @@ class Notice(BaseModel):
 
     Attributes:
         boot: grows with each start of the daemon that sends the notice; 0 if it does not number its notices.
+        at: when the notice was written, in milliseconds since the Unix epoch by its sender's clock; 0 if unknown.
         number: grows with each notice of this boot; one that was seen before has no effect.
         received: ids that the sender of the notice has committed to its journal.
         held: ids that it has committed, and that wait until its user allows their sender; not in `received`.
@@ -52,6 +53,7 @@ class Notice(BaseModel):
 
     to: UserId
     boot: Count = 0
+    at: Count = 0
     number: Count = Field(alias="n", default=0)
     received: list[MessageId] = []
     held: list[MessageId] = []

@@ -31,7 +31,8 @@ from p2pflows.protocol.asks import (
     Step,
     StepValue,
 )
-from p2pflows.protocol.message import MAX_BODY_BYTES, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import MAX_BODY_BYTES
 from p2pflows.protocol.progress import Numbering
 from p2pflows.protocol.run_result import CallBack, Post, Reply, Sent
 from p2pflows.protocol.spent import Spent, add_up

@@ -192,6 +192,25 @@ def test_a_question_survives_every_daemon(couple: tuple[Person, Person]) -> None
     assert alice.request("question", id=question)["value"] is True
 
 
+def test_a_daemon_that_is_killed_while_it_takes_a_question_is_asked_again(couple: tuple[Person, Person]) -> None:
+    """The command waits for it, asks under the same id, and the question is there once."""
+    alice, bob = couple
+    alice.kill_daemon()
+    alice.environment["P2PFLOWS_CRASH_AT"] = "questions.asked:1"
+    alice.ready()
+    asking = alice.start_command("confirm", "bob", "Are you there?", "--timeout", "2m")
+    assert alice.daemon is not None
+    alice.daemon.wait(20)
+    del alice.environment["P2PFLOWS_CRASH_AT"]
+    alice.ready()
+    bob.cli("answer", asked(bob, "Are you there?"), "yes").ok()
+    ended = asking.wait()
+    assert ended.code == 0
+    assert "Your daemon went away while it took the question." in ended.err
+    questions = alice.request("asked")["asked"]
+    assert [each["text"] for each in questions].count("Are you there?") == 1
+
+
 @pytest.fixture
 def trio() -> Iterator[tuple[Person, Person, Person]]:
     """Alice, and two whom she asks; the daemon of alice may be killed."""

@@ -23,7 +23,8 @@ from p2pflows.errors import CallError, DeadlinePassed, UsageError
 from p2pflows.protocol import identity, topics
 from p2pflows.protocol.channel import Channel, read_token
 from p2pflows.protocol.envelope import BundleKind
-from p2pflows.protocol.message import Message, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import Message
 from p2pflows.protocol.notice import Notice
 
 ESC = "\x1b]0;mine\x07\x1b[2J\u202e\u2066"

@@ -28,7 +28,7 @@ from p2pflows.errors import (
 )
 from p2pflows.local import LocalUser, LocalUsers
 from p2pflows.protocol import identity
-from p2pflows.protocol.message import new_id
+from p2pflows.protocol.ids import new_id
 
 WAIT = 20.0
 

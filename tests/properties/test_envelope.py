@@ -10,7 +10,8 @@ from p2pflows.protocol import framing, topics
 from p2pflows.protocol.channel import BadFrame, Channel
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope, Refused
 from p2pflows.protocol.identity import Identity
-from p2pflows.protocol.message import Message, Type, new_id
+from p2pflows.protocol.ids import new_id
+from p2pflows.protocol.message import Message, Type
 from p2pflows.protocol.notice import Notice
 
 SEEDS = st.binary(min_size=32, max_size=32)

@@ -14,7 +14,8 @@ from simulation.machine import POINTS
 from simulation.world import CLASSES, ECHO, HUMAN, MAX_LIFETIME_S, SPREAD, World
 
 from p2pflows.protocol import topics
-from p2pflows.protocol.message import Type, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import Type
 
 SETTINGS = settings(
     max_examples=200 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 30,

@@ -24,7 +24,7 @@ from simulation.history import Fact
 from simulation.run_checker import check_runs
 
 from p2pflows.errors import as_theirs
-from p2pflows.protocol.message import derived_id
+from p2pflows.protocol.ids import derived_id
 from p2pflowsd.lifecycle import MOVES, OPEN_INCOMING, OPEN_OUTGOING, IncomingState, OutgoingState, PromptState
 
 REQUESTS = ("call", "post")

@@ -19,7 +19,8 @@ from simulation.machine import Machine
 from simulation.world import CLASSES, ECHO, HUMAN, MAX_LIFETIME_S, SPREAD, World
 
 from p2pflows.protocol import topics
-from p2pflows.protocol.message import Type, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import Type
 
 PACKET_FAULTS = (
     PacketFaults(),

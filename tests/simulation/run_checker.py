@@ -30,7 +30,8 @@ from simulation.flows import INTERLEAVED
 from simulation.history import Fact
 
 from p2pflows.protocol import topics
-from p2pflows.protocol.message import ANSWERS, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import ANSWERS
 from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState
 
 _QUESTION = re.compile("[0-9a-f]{32}: ")

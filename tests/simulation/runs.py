@@ -13,7 +13,7 @@ from simulation.flows import Action, Call, Cancel, Pause, Script, SendProgress, 
 from p2pflows.errors import Cancelled, FlowFailed, P2pflowsError
 from p2pflows.protocol import asks
 from p2pflows.protocol.asks import Ask, AskContent, AskResult, CancelCall
-from p2pflows.protocol.message import derived_id
+from p2pflows.protocol.ids import derived_id
 from p2pflows.protocol.worker_frames import ErrorInfo, TaskResult
 from p2pflows.worker.lanes import HeldTask
 

@@ -17,7 +17,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
-from p2pflows.protocol.message import Message, new_id
+from p2pflows.protocol.ids import new_id
+from p2pflows.protocol.message import Message
 
 _TIMEOUT_S = 10.0
 _HOUR_MS = 3_600_000

@@ -17,6 +17,7 @@ from p2pflowsd.api import views
 from p2pflowsd.api.daemon import Daemon, OnOutcome, settle
 from p2pflowsd.api.parameters import (
     MAX_TIMEOUT_S,
+    POST_TIMEOUT_S,
     ConversationId,
     Flag,
     IdPart,
@@ -36,7 +37,6 @@ from p2pflowsd.node import Node
 from p2pflowsd.sending.waiters import OnProgress
 
 CALL_TIMEOUT_S = 600
-POST_TIMEOUT_S = 7 * 24 * 3600
 MAX_SOURCE_CHARS = 64
 
 

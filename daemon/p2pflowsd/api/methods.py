@@ -34,6 +34,7 @@ METHODS: dict[str, Method[Any]] = {
     "wait": Method(messages.WaitParameters, messages.wait),
     "cancel": Method(messages.MessageParameters, messages.cancel),
     "ask": Method(questions.AskParameters, questions.ask),
+    "tell": Method(questions.TellParameters, questions.tell),
     "question": Method(questions.QuestionParameters, questions.question),
     "asked": Method(questions.AskedParameters, questions.asked),
     "clear_asked": Method(NoParameters, questions.clear_asked),

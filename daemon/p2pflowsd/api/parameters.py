@@ -13,6 +13,8 @@ from p2pflows.errors import BadInput, P2pflowsError, UsageError
 from p2pflows.protocol.message import MAX_TYPED
 
 MAX_TIMEOUT_S = 30 * 24 * 3600
+POST_TIMEOUT_S = 7 * 24 * 3600
+"""How long a message travels that wants no answer, unless its sender says otherwise."""
 MAX_COUNT = 2**62 - 1
 
 _SEE_PAGE = "See the page about the control socket in the documentation."
@@ -56,6 +58,7 @@ Seconds = Annotated[
 ConversationId = Annotated[
     str, Field(pattern="^([0-9a-f]{32})?$"), MustBe("32 hex digits", "Use the `conversation` of an earlier message.")
 ]
+NewId = Annotated[str, Field(pattern="^([0-9a-f]{32})?$"), MustBe("32 hex digits", "Leave it out.")]
 InstanceId = Annotated[
     str, Field(pattern="^([0-9a-f]{32})?$"), MustBe("32 hex digits", "Get one with: p2pflows mount ADDRESS")
 ]

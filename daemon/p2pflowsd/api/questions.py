@@ -9,19 +9,22 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from p2pflows.contacts import members_of
-from p2pflows.errors import DeadlinePassed, UsageError
+from p2pflows.errors import BadInput, DeadlinePassed, UsageError
 from p2pflows.forms import Form
 from p2pflows.protocol import topics
+from p2pflows.protocol.message import Type
 from p2pflowsd.api import asked_views
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import (
     MAX_TIMEOUT_S,
+    POST_TIMEOUT_S,
     Count,
     Flag,
     IdPart,
     Json,
     JsonObject,
     MustBe,
+    NewId,
     NoParameters,
     Parameters,
     Seconds,
@@ -29,7 +32,7 @@ from p2pflowsd.api.parameters import (
     Words,
 )
 from p2pflowsd.asking.question import Need, Wish
-from p2pflowsd.asking.questions import Answerer
+from p2pflowsd.asking.questions import MAX_PEOPLE, Answerer
 from p2pflowsd.journal.rows import QuestionRow
 from p2pflowsd.lifecycle import QuestionState
 
@@ -56,6 +59,7 @@ class AskParameters(Parameters):
 
     NOT_NULL: ClassVar[frozenset[str]] = frozenset({"default"})
 
+    id: NewId = ""
     who: Words
     text: Text
     schema_: JsonObject = Field(default_factory=dict, alias="schema")
@@ -69,6 +73,14 @@ class AskParameters(Parameters):
         default_factory=list
     )
     delay: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S), MustBe("from 0 to 30 days", "Give it in seconds.")] = 0
+
+
+class TellParameters(Parameters):
+    """A note, and for whom it is."""
+
+    who: Words
+    text: Text
+    timeout: Seconds = POST_TIMEOUT_S
 
 
 class QuestionParameters(Parameters):
@@ -89,7 +101,8 @@ async def ask(daemon: Daemon, params: AskParameters) -> Any:
     """Ask humans, without waiting for the answer: `who` has contacts, addresses, and groups such as `@team`.
 
     `need` says whose answers decide: the `first`, `all`, those of all until one says no (`unanimous`), or the same
-    one of `quorum` people. `then` has others, who are asked `after` some seconds; `delay` says when to begin.
+    one of `quorum` people. `then` has others, who are asked `after` some seconds; `delay` says when to begin. `id` is
+    a new id for it; with the id of an earlier question nothing is asked, so that a client can repeat a request.
 
     Returns:
         `id` of the question, once it is committed
@@ -114,9 +127,40 @@ async def ask(daemon: Daemon, params: AskParameters) -> Any:
 
     def step() -> str:
         start = daemon.node.clock.now() + int(params.delay * 1000) if params.delay else 0
-        return daemon.node.questions.ask(params.text, people, replace(wish, start=start))
+        return daemon.node.questions.ask(params.text, people, replace(wish, start=start), params.id)
 
     return {"id": await daemon.run(step)}
+
+
+async def tell(daemon: Daemon, params: TellParameters) -> Any:
+    """Leave a note for people: `who` is as for `ask`. Either all of them get it, or nothing is sent.
+
+    Returns:
+        `sent`: list of `id`, `user`, `name`, `endpoint`, once they are committed
+    """
+    data = {"api_output": params.text}
+
+    def step() -> list[dict[str, Any]]:
+        node = daemon.node
+        people = list(dict.fromkeys(_people(daemon, params.who)))
+        if not 1 <= len(people) <= MAX_PEOPLE:
+            raise BadInput(f"A note goes to 1 to {MAX_PEOPLE} people.", "Name them, or a group of them.")
+        if not params.text.strip():
+            raise BadInput("The note is empty.", "Give a text.")
+        for person in people:
+            node.outbox.check(person.user, person.endpoint, data)
+        life_ms = int(params.timeout * 1000)
+        return [
+            {
+                "id": node.messages.send(Type.POST, person.user, person.endpoint, data, life_ms=life_ms),
+                "user": person.user,
+                "name": node.name_of(person.user),
+                "endpoint": person.endpoint,
+            }
+            for person in people
+        ]
+
+    return {"sent": await daemon.run(step)}
 
 
 async def question(daemon: Daemon, params: QuestionParameters) -> Any:

@@ -29,7 +29,8 @@ from p2pflows.errors import (
 from p2pflows.forms.wire import SHOWN, SNOOZED, read_reply, with_form
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.claims import ASKED_OF
-from p2pflows.protocol.message import Type, derived_id, new_id
+from p2pflows.protocol.ids import derived_id, new_id
+from p2pflows.protocol.message import Type
 from p2pflowsd.asking import rules
 from p2pflowsd.asking.claims import Hops, QuestionClaims
 from p2pflowsd.asking.origin import question_in, write_origin
@@ -93,19 +94,25 @@ class Questions:
         self._next_due: int | None = journal.questions.next_due()
         """When something is to be done for a question, in milliseconds since the Unix epoch."""
 
-    def ask(self, text: str, people: Sequence[Answerer], wish: Wish) -> str:
+    def ask(self, text: str, people: Sequence[Answerer], wish: Wish, question_id: str = "") -> str:
         """Ask people, and return the id of the question.
 
         Args:
             text: the question.
             people: whom to ask.
             wish: what else the asker wants.
+            question_id: a new id; if a question has it already, this is a repetition, which asks nobody.
 
         Raises:
             BadInput: the text is empty, the form cannot be shown, or the default does not fit it.
+            UsageError: a message has the id.
             NotAllowed: too many questions are open.
             CallError: a message to one of the people cannot be sent; see `Outbox.accept`.
         """
+        if question_id and self._journal.questions.matching(question_id):
+            return question_id
+        if question_id and self._journal.outgoing.find(question_id) is not None:
+            raise UsageError("A message of yours has this id.", "Leave the id out.")
         form = wish.read_form()
         if form is not None:
             form.check_own()
@@ -126,7 +133,7 @@ class Questions:
         start = max(wish.start, now)
         row = QuestionRow(
             row_id=0,
-            id=new_id(now, self._entropy(10)),
+            id=question_id or new_id(now, self._entropy(10)),
             text=text,
             wish=wish.to_json(),
             people="[]",

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from p2pflows.contacts import Contacts
 from p2pflows.errors import CallError, Cancelled, Delegated
 from p2pflows.protocol import strict_json
-from p2pflows.protocol.message import Message, Type, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import Message, Type
 from p2pflowsd.clock import Clock
 from p2pflowsd.human.inbox import MAX_WHY_CHARS
 from p2pflowsd.human.transcript import HUMAN_ENDPOINT, Transcript

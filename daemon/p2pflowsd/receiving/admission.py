@@ -12,7 +12,8 @@ from p2pflows.contacts import Contacts
 from p2pflows.errors import BadInput, CallError, Cancelled, NotAllowed, NotServed
 from p2pflows.flows.config import merge
 from p2pflows.protocol import topics
-from p2pflows.protocol.message import Message, Type, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import Message, Type
 from p2pflowsd.clock import Clock
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.journal import Journal

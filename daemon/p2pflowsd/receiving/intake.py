@@ -174,9 +174,9 @@ class Intake:
 
     def _notice(self, sender: str, bodies: Sequence[bytes]) -> None:
         notice = self._read_notice(sender, bodies)
-        self._outbox.confirm_stored(sender, notice.received)
-        self._outbox.confirm_stored(sender, notice.held, "held")
-        self._outbox.confirm_stored(sender, notice.waiting, "waiting")
+        self._outbox.confirm_stored(sender, notice.received, at=notice.at)
+        self._outbox.confirm_stored(sender, notice.held, "held", at=notice.at)
+        self._outbox.confirm_stored(sender, notice.waiting, "waiting", at=notice.at)
         for endpoint in self._outbox.record_untimely(sender, notice.untimely):
             clocks = difference(self._outbox.peer_clocks.offset_ms(sender))
             self._log.note("refused", sender, endpoint, f"They refused a message of yours: {clocks}.")
@@ -257,7 +257,8 @@ class Intake:
         state = OutgoingState.FAILED if message.type == Type.ERROR else OutgoingState.DONE
         is_theirs = message.type == Type.ERROR and message.sender != self._user
         data = as_theirs(message.data, message.sender) if is_theirs else message.data
-        if not self._outbox.record_answer(message.sender, message.in_reply_to or "", state, strict_json.dumps(data)):
+        answer, question = strict_json.dumps(data), message.in_reply_to or ""
+        if not self._outbox.record_answer(message.sender, question, state, answer, created=message.created):
             raise Refused("replayed")
 
     def _request(self, message: Message, body: bytes, bundle: int) -> None:

@@ -18,8 +18,9 @@ from p2pflows.contacts import Book
 from p2pflows.errors import BadInput, NotAllowed, NotServed
 from p2pflows.flows.config import SUBFLOWS, merge, users_in
 from p2pflows.protocol import topics
+from p2pflows.protocol.ids import derived_id
 from p2pflows.protocol.instance_tasks import InstanceMessage, MountPlan, StoredInstance, write_instance_task
-from p2pflows.protocol.message import ANSWERS, Message, MessageId, Name, UserId, derived_id
+from p2pflows.protocol.message import ANSWERS, Message, MessageId, Name, UserId
 from p2pflows.protocol.run_result import Mounted, Subflow, read_subflow
 from p2pflows.protocol.strict_json import compact
 from p2pflowsd.clock import Clock

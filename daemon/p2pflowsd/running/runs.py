@@ -29,8 +29,9 @@ from p2pflows.protocol.asks import (
     Unrecorded,
     read_result,
 )
+from p2pflows.protocol.ids import derived_id
 from p2pflows.protocol.instance_tasks import InstanceMessage
-from p2pflows.protocol.message import MAX_LIFETIME_MS, Type, derived_id
+from p2pflows.protocol.message import MAX_LIFETIME_MS, Type
 from p2pflows.protocol.run_result import CallBack, Mounted, Post, Reply, RunResult, Sent, read_run_result
 from p2pflows.protocol.strict_json import compact, dumps
 from p2pflowsd.clock import Clock

@@ -7,7 +7,8 @@ from typing import Any
 
 from p2pflows.errors import BadInput, FlowFailed, P2pflowsError, TooLarge
 from p2pflows.protocol import topics
-from p2pflows.protocol.message import Type, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import Type
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow

@@ -14,7 +14,8 @@ from p2pflows.backoff import Backoff
 from p2pflows.errors import BadInput, FlowFailed, TooLarge, UnknownUser
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
-from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_COUNT, MAX_LIFETIME_MS, Message, Type, new_id
+from p2pflows.protocol.ids import new_id
+from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_COUNT, MAX_LIFETIME_MS, Message, Type
 from p2pflows.protocol.notice import Notice
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
@@ -78,7 +79,7 @@ class Outbox:
         on_call_settled: called with row, state and answer when a message ends that was accepted with an origin.
         on_stored: called with a recipient, the id of a message that they have confirmed, and why it is not run yet.
         on_ended: each is called with row, state and answer of each message that ends in another way.
-        peer_clocks: how far other clocks are from ours, as refused messages show it.
+        peer_clocks: how far other clocks are from ours.
         next_expiry: when the first deadline of an open message may pass, in milliseconds since the Unix epoch.
     """
 
@@ -250,13 +251,14 @@ class Outbox:
             self.next_expiry = message.expires
         return message
 
-    def confirm_stored(self, peer: str, ids: Iterable[str], note: str = "") -> None:
+    def confirm_stored(self, peer: str, ids: Iterable[str], note: str = "", *, at: int = 0) -> None:
         """Settle the messages that their recipient has confirmed as stored.
 
         Args:
             peer: the user id of the recipient.
             ids: message ids; those of other recipients are ignored.
             note: why the recipient does not run them yet, "held" or "waiting"; empty if it does.
+            at: when the recipient says so, by its clock, in milliseconds since the Unix epoch; 0 if that is not known.
         """
         settled: list[OutboxEntry] = []
         for message_id in ids:
@@ -269,6 +271,7 @@ class Outbox:
             if note or entry is None:
                 self._journal.outgoing.set_note(message_id, peer, note)
             self.on_stored(peer, message_id, note)
+        self._compare_clocks(peer, at, settled)
         self._journal.count("delivered", len(settled))
         for entry in settled:
             if not entry.is_answer and len(self._redated) < MAX_REDATED:
@@ -319,8 +322,18 @@ class Outbox:
             if entry is not None and entry.peer == peer and reason in NO_ROOM:
                 self._journal.outgoing.set_note(message_id, peer, reason)
 
-    def record_answer(self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes) -> bool:
-        """End a request with the answer that arrived; return False if the request is unknown or over."""
+    def record_answer(
+        self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes, *, created: int = 0
+    ) -> bool:
+        """End a request with the answer that arrived; return False if the request is unknown or over.
+
+        Args:
+            peer: the user id of the one who answers.
+            in_reply_to: the id of the request.
+            state: how it ends.
+            answer: the answer, or the error, as JSON.
+            created: when the answer was made, by the clock of that user, in milliseconds since the Unix epoch.
+        """
         row = self._journal.outgoing.find(in_reply_to)
         if row is None or row.peer != peer or row.type in ANSWERS:
             return False
@@ -330,7 +343,15 @@ class Outbox:
             self._journal.count("delivered")
         if self.is_untimely(row.id):
             self.peer_clocks.forget(peer)
+        entry = self._queue.get(row.id)
+        self._compare_clocks(peer, created, [] if entry is None else [entry])
         return self.end(row, state, answer)
+
+    def _compare_clocks(self, peer: str, theirs: int, confirmed: Sequence[OutboxEntry]) -> None:
+        """Learn how far a peer's clock is from ours: it has got some messages by a time of its clock."""
+        sent = [entry.first_sent for entry in confirmed if entry.first_sent is not None]
+        if theirs and sent:
+            self.peer_clocks.learn(peer, theirs, max(sent))
 
     def end(self, row: OutgoingRow, state: OutgoingState, answer: bytes | None = None, *, skips: bool = False) -> bool:
         """End a message of ours; return False if it has ended already.
@@ -625,7 +646,8 @@ class Outbox:
         """Send a notice if the link is up; a notice that is lost is not sent again."""
         if self._link.connected:
             self._notices_sent += 1
-            body = notice.model_copy(update={"boot": self._presence.boot, "number": self._notices_sent}).to_bytes()
+            about = {"boot": self._presence.boot, "number": self._notices_sent, "at": self._clock.now()}
+            body = notice.model_copy(update=about).to_bytes()
             bundle = self._envelope.seal(BundleKind.NOTICE, peer, [body], self._entropy(NONCE_BYTES))
             self._faults.reach("outbox.before_notice")
             self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)

@@ -1,7 +1,8 @@
-"""How far the clocks of other users are from ours, as the times at which they refuse our messages show it.
+"""How far the clocks of other users are from ours, as the times show at which they confirm or refuse our messages.
 
-A peer that refuses a message as expired or too_long_lived reports the time of its own clock. A broker can delay such a
-report, so the offset is a hint: errors and `status` show it, and nothing else depends on it.
+A notice and an answer have the time of the clock of their sender, and so has the refusal of a message as expired or
+too_long_lived. A broker can delay such a report, so the offset is a hint: errors and
+`status` show it, and nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ class PeerClocks:
         self._offsets: dict[str, int] = {}
 
     def learn(self, peer: str, theirs: int, sent: float) -> None:
-        """Compare the clocks, because a peer has refused a message of ours.
+        """Compare the clocks, because a peer has confirmed, answered or refused a message of ours.
 
-        The refusal took place between the sending and now, so the offset is known up to that span of time. The value
+        It did so between the sending and now, so the offset is known up to that span of time. The value
         nearest to zero is stored, so a late report never makes a difference look larger than it is.
 
         Args:
             peer: the user id of the peer.
-            theirs: when it refused the message, by its clock, in milliseconds since the Unix epoch.
+            theirs: when it did so, by its clock, in milliseconds since the Unix epoch.
             sent: when the message was first sent, in the clock's elapsed seconds.
         """
         least = theirs - self._clock.now()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.desk import Desk, Neighbour
 
-from p2pflows.errors import BadInput, NotAllowed, P2pflowsError, TooLarge
+from p2pflows.errors import BadInput, NotAllowed, P2pflowsError, TooLarge, UsageError
 from p2pflows.forms import Form
 from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.message import Type
@@ -279,3 +279,17 @@ def test_ended_questions_are_forgotten_beyond_a_limit(
     desk.do(desk.journal.questions.prune)
     assert [row.id for row in desk.journal.questions.ended(9)] == asked[:1:-1]
     assert [row.id for row in desk.journal.questions.open(9)] == [waiting]
+
+
+def test_a_request_that_is_repeated_asks_once(desk: Desk, alice: Neighbour) -> None:
+    """A client that does not know whether its question was taken asks again under the same id."""
+    wanted, people = wish(), [Answerer(alice.user, "User")]
+    question = "0198" + "a" * 28
+    for _ in range(2):
+        assert desk.do(lambda: desk.node.questions.ask("Tea?", people, wanted, question)) == question
+        desk.restart()
+    desk.passes(5)
+    assert [message["id"] for message in alice.gets("User") if message["type"] == "call"] == [question]
+    note = desk.do(lambda: desk.node.messages.send(Type.POST, alice.user, "User", {"text": "Hi"}, life_ms=60_000))
+    error = desk.do(lambda: desk.node.questions.ask("Milk?", people, wanted, str(note)))
+    assert isinstance(error, UsageError)

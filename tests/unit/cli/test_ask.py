@@ -52,7 +52,9 @@ def test_options_say_what_the_answer_must_be(
     daemon.script.update(ask={"id": ID}, wait=ended())
     done = run_here(daemon.home, "ask", "bob", "Hm?", *words, cwd=tmp_path)
     assert (done.code, done.out, done.err) == (0, "Yes\n", "")
-    assert daemon.asked == [("ask", {"who": ["bob"], "text": "Hm?", **sent}), ("wait", {"id": ID})]
+    (_, asked), waited = daemon.asked
+    assert {**asked, "id": ID} == {"id": ID, "who": ["bob"], "text": "Hm?", **sent}
+    assert waited == ("wait", {"id": ID})
 
 
 @pytest.mark.parametrize(
@@ -82,14 +84,16 @@ def test_wrong_use_is_said_before_anything_is_sent(daemon: ScriptedDaemon, tmp_p
 def test_the_text_comes_from_stdin_or_a_file(daemon: ScriptedDaemon, tmp_path: Path) -> None:
     """`@@` is a literal @."""
     (tmp_path / "letter.txt").write_text("Dear Bob\n")
-    daemon.script.update(ask={"id": ID}, wait=ended(), send={"id": ID})
+    daemon.script.update(
+        ask={"id": ID}, wait=ended(), tell={"sent": [{"id": ID, "user": BOB, "name": "bob", "endpoint": "Boss"}]}
+    )
     run_here(daemon.home, "ask", "bob", "-", stdin="two\nlines\n")
     run_here(daemon.home, "ask", "bob", "@letter.txt", cwd=tmp_path)
     run_here(daemon.home, "ask", "bob", "@@home?")
     texts = [params["text"] for method, params in daemon.asked if method == "ask"]
     assert texts == ["two\nlines", "Dear Bob", "@home?"]
     assert run_here(daemon.home, "tell", "bob/Boss", "@letter.txt", cwd=tmp_path).code == 0
-    assert daemon.asked[-1] == ("send", {"address": "bob/Boss", "data": {"api_output": "Dear Bob"}})
+    assert daemon.asked[-1] == ("tell", {"who": ["bob/Boss"], "text": "Dear Bob"})
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_only_yes_is_yes(daemon: ScriptedDaemon, value: Any, code: int) -> None:
     daemon.script.update(ask={"id": ID}, wait=ended(value=value))
     assert run_here(daemon.home, "confirm", "bob", "Hm?").code == code
     assert run_here(daemon.home, "confirm", "bob", "Hm?", "--json").code == code
-    assert daemon.asked[0] == ("ask", {"who": ["bob"], "text": "Hm?", "schema": {"type": "boolean"}})
+    assert daemon.asked[0][1]["schema"] == {"type": "boolean"}
 
 
 def test_words_of_another_user_cannot_control_the_terminal(daemon: ScriptedDaemon) -> None:

@@ -11,13 +11,14 @@ import pytest
 from support.commands import CommandResult
 from support.scripted_daemon import ScriptedDaemon, moment, prompt, run_here
 
+from p2pflows.contacts import Contacts
 from p2pflows.errors import Declined, NotServed, UsageError
 from p2pflows.models.templates import Template
 
 BOB = "b0" * 32
 KEY = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"
 """A user id that is a public key, which `contacts add` asks for."""
-KNOWN = {"verified": False, "introduced_by": None}
+KNOWN = {"verified": False, "introduced_by": None, "clock_ahead_ms": None}
 ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
 EVIL = "\x1b]0;owned\x07"
 
@@ -435,15 +436,17 @@ def test_two_settings_of_one_key_are_refused(daemon: ScriptedDaemon) -> None:
 def test_mount_accepts_settings_as_serve_does(daemon: ScriptedDaemon) -> None:
     """Settings are KEY=VALUE, JSON objects, or both; for anything else, the error shows these forms."""
     daemon.script["mount"] = {"instance": ID}
-    overrides = ['{"a": {"b": 1}, "n": {}}', "a.c=[2]", "a.d=x=y", "n.o=null"]
+    overrides = ['{"a": {"b": 1}, "n": {}}', "a.c=[2]", "a.d=x=y", "n.o=null", 'a.e:="5"']
     words = [word for override in overrides for word in ("--set", override)]
     assert run_here(daemon.home, "mount", "bob/x", *words).out == f"{ID}\n"
-    config = {"a": {"b": 1, "c": [2], "d": "x=y"}, "n": {"o": None}}
+    config = {"a": {"b": 1, "c": [2], "d": "x=y", "e": "5"}, "n": {"o": None}}
     assert daemon.asked == [("mount", {"address": "bob/x", "config_overrides": config})]
     for wrong in ('{"a', "a", "=1", "a..b=1", ".=1", ""):
         ended = run_here(daemon.home, "mount", "bob/x", "--set", wrong)
         assert ended.code == 2, wrong
         assert "Give KEY=VALUE, for example: max_rounds=3; or one JSON object in single quotes." in ended.err
+    no_json = run_here(daemon.home, "mount", "bob/x", "--set", "a.b:=x")
+    assert (no_json.code, no_json.err.splitlines()[-1]) == (2, "For a text, write: a.b=TEXT")
     ended = run_here(daemon.home, "mount", "bob/x", "--state", "a=1")
     assert ended.err.endswith("\nGive one JSON object in single quotes.\n")
     run_here(daemon.home, "mount", "bob/x", "--state", '{"a": 1}')
@@ -709,3 +712,14 @@ def test_status_names_who_has_nearly_filled_a_quota(daemon: ScriptedDaemon) -> N
     )
     assert f"has 3.9 MB of 4.0 MB (bytes_per_stranger). To clear: p2pflows deny {'c0' * 32}" in shown
     assert "dan" not in shown
+
+
+def test_contacts_list_says_whose_clock_differs(daemon: ScriptedDaemon) -> None:
+    """If a daemon runs; others than contacts are left out."""
+    bob = "b0" * 32
+    Contacts(daemon.home / "contacts.yaml").add("bob", bob)
+    clocks = [{"user": user, "name": name, "ahead_ms": 3_540_000} for user, name in ((bob, "bob"), ("d1" * 32, None))]
+    daemon.script["status"] = {"clocks": clocks}
+    listed = run_here(daemon.home, "contacts", "list")
+    assert listed.err == "Clocks: bob is 59m ahead of yours. See: p2pflows status\n"
+    assert run_here(daemon.home, "contacts", "list", "--json").document[0]["clock_ahead_ms"] == 3_540_000

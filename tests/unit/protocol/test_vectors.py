@@ -21,8 +21,9 @@ from p2pflows.protocol import channel, framing, topics
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Refused
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
+from p2pflows.protocol.ids import new_id
 from p2pflows.protocol.invitation import Invitation, parse
-from p2pflows.protocol.message import Message, new_id
+from p2pflows.protocol.message import Message
 from p2pflows.protocol.notice import Notice
 from p2pflows.protocol.progress import Reader
 from p2pflows.protocol.words import words_of

@@ -94,7 +94,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     scene.journal.close()
 
 
-LISTS = [name for name in Notice.model_fields if name not in ("to", "boot", "number")]
+LISTS = [name for name in Notice.model_fields if name not in ("to", "boot", "number", "at")]
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -17,7 +17,8 @@ from p2pflows.errors import NotAllowed
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.envelope import BundleKind
-from p2pflows.protocol.message import Message, Type, derived_id
+from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.message import Message, Type
 from p2pflows.protocol.notice import Notice
 from p2pflows.protocol.worker_frames import Outcome, Success
 from p2pflowsd import owners_log

@@ -271,11 +271,13 @@ def test_a_message_that_was_not_sent_yet_says_nothing_of_clocks(bob: LoneDaemon,
     assert not bob.node.outbox.is_untimely(call)
 
 
-def test_an_answer_to_a_timely_message_leaves_what_is_known_of_clocks(bob: LoneDaemon, ann: Peer) -> None:
-    """An answer to a message that was refused before shows that the clocks agree; one to another does not."""
+def test_a_receipt_without_a_time_leaves_what_is_known_of_clocks(bob: LoneDaemon, ann: Peer) -> None:
+    """One of a message that was refused before shows that the clocks agree; so does an answer with our time."""
     refused, other = accept(bob, ann), accept(bob, ann)
     ann.notify(untimely=[[refused, bob.clock.now() + HOUR_MS]])
     answer(bob, ann, other)
+    assert bob.node.outbox.peer_clocks.offset_ms(ann.user) == 0
+    ann.notify(untimely=[[refused, bob.clock.now() + HOUR_MS]])
     assert bob.node.outbox.peer_clocks.offset_ms(ann.user) > 0
     ann.notify(received=[accept(bob, ann, Type.POST)])
     assert bob.node.outbox.peer_clocks.offset_ms(ann.user) > 0
