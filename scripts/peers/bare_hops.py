@@ -3,6 +3,7 @@
 client -> alice: SQLite commit with fsync, sign, seal -> broker -> bob: open, verify, keep -> worker -> bob: commit with
 fsync, sign, seal -> broker -> alice: open, verify -> client. Four processes and the broker, blocking sockets, paho-mqtt
 driven by hand. There are no contacts, streams, duplicates, refusals, leases or deadlines; only signatures are checked.
+It makes one call at a time. Run with the URL of the broker as argument.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import select
 import socket
 import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,37 +25,37 @@ import paho.mqtt.client as mqtt
 import raw_paho
 from nacl.public import Box, PrivateKey
 from nacl.signing import SigningKey, VerifyKey
+from program import WARM_UP, cases, running, say, text_of
 
 _BUFFER = 1_000_000
-_WARM_UP = 50
 _SIGNATURE = 64
 _SEEDS = {"alice": b"a" * 32, "bob": b"b" * 32}
 
 
-def measure(url: str, folder: Path, size: int, count: int) -> list[float]:
-    """Measure calls, one at a time.
-
-    Args:
-        url: the URL of the broker.
-        folder: an empty folder, for sockets and journals.
-        size: bytes of text in each call.
-        count: how many calls to make.
-
-    Returns:
-        The seconds that each call took.
-    """
-    content = json.dumps({"text": "x" * size}).encode()
+def main() -> None:
+    """Measure calls, one at a time."""
+    url = sys.argv[1]
     with ExitStack() as stack:
-        for role in ("bob", "worker", "alice"):
-            stack.enter_context(raw_paho.process(url, __file__, role, str(folder)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        roles = ("bob", "worker", "alice")
+        command = (sys.executable, __file__, url)
+        processes = {role: stack.enter_context(running(*command, role, str(folder))).pid for role in roles}
         client = _connect(folder / "alice.sock")
-        times = []
-        for _ in range(_WARM_UP + count):
+
+        def call(content: bytes) -> float:
             began = time.perf_counter()
             client.send(content)
             json.loads(client.recv(_BUFFER))
-            times.append(time.perf_counter() - began)
-        return times[_WARM_UP:]
+            return time.perf_counter() - began
+
+        say(processes=processes)
+        for size, _, count in cases():
+            content = json.dumps({"text": text_of(size)}).encode()
+            for _ in range(WARM_UP):
+                call(content)
+            began = time.perf_counter()
+            times = [call(content) for _ in range(count)]
+            say(times=times, seconds=time.perf_counter() - began)
 
 
 class _Side:
@@ -167,4 +169,7 @@ def _connect(path: Path) -> socket.socket:
 
 
 if __name__ == "__main__":
-    {"alice": _alice, "bob": _bob, "worker": _worker}[sys.argv[1]](sys.stdin.readline().strip(), Path(sys.argv[2]))
+    if sys.argv[2:]:
+        {"alice": _alice, "bob": _bob, "worker": _worker}[sys.argv[2]](sys.argv[1], Path(sys.argv[3]))
+    else:
+        main()

@@ -1,0 +1,1 @@
+"""Measures calls beside what other programs do, in one run: `scripts/bench`."""

@@ -1,0 +1,168 @@
+"""How figures change as work grows: what waits, what is queued, whom one knows; on real daemons."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from support.network import Network
+from support.people import Person
+from support.processes import wait_until
+
+import p2pflows
+from p2pflows.client import Client
+from p2pflows.protocol.identity import Identity
+
+CALLS = 100
+WAIT_S = 300.0
+_MS = 1_000
+FLOWS = '''
+from p2pflows import AtomicFlow
+
+
+def gate(n: int) -> int:
+    """Run where no worker is, so that its callers wait."""
+    return n
+
+
+def sink(n: int) -> None:
+    """Do nothing."""
+
+
+def echo(n: int) -> int:
+    """Return the number."""
+    return n
+
+
+class Asker(AtomicFlow):
+    """Waits for gate."""
+
+    default_config = {"name": "Asker", "description": "Waits.", "subflows_config": {"Gate": {"flow_endpoint": "gate"}}}
+
+    def run(self, message):
+        return self.subflows["Gate"].call(message.data)
+'''
+
+
+class Growth(NamedTuple):
+    """A curve.
+
+    Attributes:
+        name: what it is about.
+        unit: of what is measured.
+        sizes: how much work there is at each point.
+        measure: starts persons, and returns the value at one size.
+    """
+
+    name: str
+    unit: str
+    sizes: tuple[int, ...]
+    measure: Callable[[Network, int], float]
+
+
+def beside_waiting_runs(network: Network, count: int) -> float:
+    """Return the median time of a call, in milliseconds, beside so many runs that wait for an answer."""
+    alice, bob = network.pair()
+    _write_flows(bob)
+    worker = bob.start_worker("--dispatch-point", "closed")
+    wait_until(lambda: "closed" in {point["dispatch_point"] for point in bob.status()["workers"]}, WAIT_S)
+    bob.serve("gate", "flows.py:gate", "--dispatch-point", "closed", "--parallel")
+    bob.cli("serve", "Asker", "--class", f"{bob.folder}/flows.py:Asker", "--parallel").ok()
+    worker.terminate()
+    worker.wait(20)
+    me = p2pflows.connect(alice.home)
+    instance = me.request("mount", address="bob/Asker")["instance"]
+    for n in range(count):
+        me.request("submit", address="bob/Asker", instance=instance, data={"n": n}, timeout=3_600)
+    wait_until(lambda: _queued(bob, "closed") >= count, WAIT_S)
+    return _median_call(me)
+
+
+def beside_a_backlog(network: Network, count: int) -> float:
+    """Return the median time of a call, in milliseconds, while so many posts to another endpoint are delivered."""
+    alice, bob = network.pair()
+    _write_flows(bob)
+    bob.serve("sink", "flows.py:sink")
+    bob.stop()
+    me = p2pflows.connect(alice.home)
+    for n in range(count):
+        me.request("send", address="bob/sink", data={"n": n})
+    bob.start(wait=False)
+    wait_until(lambda: bob.is_running and bool(bob.status()["broker"]["connected"]), WAIT_S)
+    return _median_call(me)
+
+
+def start_with_contacts(network: Network, count: int) -> float:
+    """Return the seconds from the start of a daemon with so many contacts until it is connected."""
+    bob = network.person("bob")
+    lines = [f"  user{n:06}: {Identity(n.to_bytes(32, 'big')).user_id}\n" for n in range(1, count + 1)]
+    contacts = Path(bob.home) / "contacts.yaml"
+    contacts.write_text("contacts:\n" + "".join(lines), encoding="utf-8")
+    contacts.chmod(0o600)
+    began = time.perf_counter()
+    bob.start(wait=False)
+
+    def is_connected() -> bool:
+        try:
+            return bool(bob.status()["broker"]["connected"])
+        except p2pflows.DaemonNotRunning:
+            return False
+
+    wait_until(is_connected, WAIT_S)
+    return time.perf_counter() - began
+
+
+GROWTHS = (
+    Growth("a call beside N waiting runs", "ms", (0, 1_000, 5_000), beside_waiting_runs),
+    Growth("a call beside N queued posts", "ms", (0, 5_000, 20_000), beside_a_backlog),
+    Growth("start with N contacts", "s", (10, 2_000, 20_000), start_with_contacts),
+)
+
+
+def measure_all(report: Callable[[str], None]) -> dict[Growth, dict[int, float]]:
+    """Measure all curves.
+
+    Args:
+        report: is told what is measured now.
+    """
+    found: dict[Growth, dict[int, float]] = {}
+    for growth in GROWTHS:
+        found[growth] = {}
+        for size in growth.sizes:
+            report(f"{growth.name}, N = {size:,}")
+            network = Network()
+            try:
+                found[growth][size] = growth.measure(network, size)
+            finally:
+                network.close()
+    return found
+
+
+def table(found: dict[Growth, dict[int, float]]) -> str:
+    """Return the curves as text."""
+    lines = []
+    for growth, values in found.items():
+        points = ", ".join(f"{size:,}: {value:,.1f} {growth.unit}" for size, value in values.items())
+        lines.append(f"{growth.name:<32}{points}")
+    return "\n".join(lines)
+
+
+def _write_flows(bob: Person) -> None:
+    bob.write_file("flows.py", FLOWS)
+    bob.serve("echo", "flows.py:echo")
+
+
+def _queued(bob: Person, point: str) -> int:
+    return next((int(each["queued"]) for each in bob.status()["workers"] if each["dispatch_point"] == point), 0)
+
+
+def _median_call(me: Client) -> float:
+    times = []
+    for n in range(CALLS):
+        began = time.perf_counter()
+        me.request("call", address="bob/echo", data={"n": n}, timeout=WAIT_S)
+        times.append((time.perf_counter() - began) * _MS)
+    return statistics.median(times)
