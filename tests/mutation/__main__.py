@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,7 +168,7 @@ class Trial:
         """
         files = {module_of(file): file for file in mutants}
         by_number = {(file, each.number): each for file, found in mutants.items() for each in found}
-        places = {module_of(file): list(self._tests or TESTS[file]) for file in mutants}
+        places = {module_of(file): [_own_tests(file), *(self._tests or TESTS[file])] for file in mutants}
         tests = sorted({path for paths in places.values() for path in paths if (self._tree / path).exists()})
         numbers = {module_of(file): [each.number for each in found] for file, found in mutants.items()}
         recorded = 0
@@ -182,7 +182,7 @@ class Trial:
                 file = files[fact["module"]]
                 mutant = by_number.pop((file, fact["number"]))
                 if fact["by"]:
-                    self.noticed[f"{fact['module']} {mutant.function}: {mutant.text}"] = fact["by"]
+                    self.noticed[name_of(file, mutant)] = fact["by"]
                 yield Verdict(file, mutant, fact["survives"], fact["is_reached"])
         if by_number:
             raise RuntimeError(f"no verdict on {len(by_number)} mutants")
@@ -226,6 +226,12 @@ class Trial:
             raise RuntimeError(f"pytest failed:\n{log.read_text(encoding='utf-8', errors='replace')[-3_000:]}")
 
 
+def _own_tests(file: str) -> str:
+    """Return how the path of each test file begins that is about the module in a file."""
+    path = Path(file)
+    return f"tests/unit/{path.parent.name}/test_{path.stem}"
+
+
 def noticed_before() -> dict[str, str]:
     """Return which test has noticed which mutant in earlier runs."""
     try:
@@ -238,6 +244,11 @@ def noticed_before() -> dict[str, str]:
 def module_of(file: str) -> str:
     """Return the name of the module in a file."""
     return ".".join(Path(file.removeprefix("daemon/")).with_suffix("").parts).removesuffix(".__init__")
+
+
+def name_of(file: str, mutant: Mutant) -> str:
+    """Return what names a mutant among all."""
+    return f"{module_of(file)} {mutant.function}: {mutant.text}"
 
 
 def copy_tree(to: Path) -> Path:
@@ -261,8 +272,10 @@ def try_all(files: Sequence[str], arguments: argparse.Namespace) -> int:
     mutants = {file: found for file in files if (found := mutants_of(file, only))}
     total = sum(map(len, mutants.values()))
     if arguments.quick:
-        mutants = {file: _unexplained(file, found, explained) for file, found in mutants.items()}
-        counts["explained"] = total - sum(map(len, mutants.values()))
+        counts["explained"] = _leave_out(mutants, lambda file, each: Explained.of(file, each) in explained)
+    if arguments.again:
+        noticed = noticed_before()
+        counts["noticed"] = _leave_out(mutants, lambda file, each: name_of(file, each) in noticed)
     with tempfile.TemporaryDirectory(prefix="p2pflows-mutate-", dir=memory_disk()) as folder:
         trial = Trial(Path(folder), arguments.jobs, arguments.seconds, arguments.tests)
         for verdict in trial.verdicts(mutants):
@@ -282,18 +295,26 @@ def try_all(files: Sequence[str], arguments: argparse.Namespace) -> int:
             _say(f"{test} fails though no guard is removed; it was not used.")
     _progress("")
     stale = [] if only else stale_explanations(files)
+    _report(open_survivors, stale)
+    print(f"\n{counts['noticed']} noticed by a test, {counts['explained']} explained, {len(open_survivors)} open.")
+    return 1 if open_survivors or stale else 0
+
+
+def _report(open_survivors: Sequence[Verdict], stale: Sequence[Explained]) -> None:
     for key in stale:
         print(f"There is no such mutant: {key.file}, {key.function}: {key.change}")
     if open_survivors:
         print("\nNo test notices these. Write one, or say in tests/mutation/explained.yaml why it does no harm.\n")
         for verdict in sorted(open_survivors, key=lambda each: (each.file, each.mutant.number)):
             print(_shown(verdict))
-    print(f"\n{counts['noticed']} noticed by a test, {counts['explained']} explained, {len(open_survivors)} open.")
-    return 1 if open_survivors or stale else 0
 
 
-def _unexplained(file: str, mutants: list[Mutant], explained: Container[Explained]) -> list[Mutant]:
-    return [mutant for mutant in mutants if Explained.of(file, mutant) not in explained]
+def _leave_out(mutants: dict[str, list[Mutant]], is_known: Callable[[str, Mutant], bool]) -> int:
+    """Remove the mutants of which something is known; return how many there are."""
+    before = sum(map(len, mutants.values()))
+    for file, found in mutants.items():
+        mutants[file] = [mutant for mutant in found if not is_known(file, mutant)]
+    return before - sum(map(len, mutants.values()))
 
 
 def _shown(verdict: Verdict) -> str:
@@ -342,6 +363,7 @@ def main() -> int:
         action="store_true",
         help="do not try what is explained, which takes most of the time",
     )
+    parser.add_argument("--again", action="store_true", help="only mutants that no earlier run has noticed")
     parser.add_argument("--list", action="store_true", help="print the mutants, and try none")
     arguments = parser.parse_args()
     files = [file for file in TESTS if not arguments.file or any(part in file for part in arguments.file)]
