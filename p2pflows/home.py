@@ -54,6 +54,11 @@ class Home:
         return self.path / "worker.sock"
 
     @property
+    def openai_key(self) -> Path:
+        """The key that clients of the OpenAI-compatible server need."""
+        return self.path / "openai.key"
+
+    @property
     def lock(self) -> Path:
         """The lock file that a running daemon holds."""
         return self.path / "daemon.lock"

@@ -51,6 +51,7 @@ STORIES = [
     "docs/MODULES.md",
     "docs/FLOWS.md",
     "docs/HUMANS.md",
+    "docs/OPENAI.md",
 ]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])

@@ -19,7 +19,7 @@ OUTSIDE_LIBRARIES = {
     "click": {"p2pflows.cli"},
     "segno": {"p2pflows.cli"},
     "prompt_toolkit": {"p2pflows.cli.chat_terminal"},
-    "aiohttp": {"p2pflowsd.api.http_server"},
+    "aiohttp": {"p2pflowsd.api.http_server", "p2pflows.openai_server.server"},
     "yaml": {
         "p2pflows.yaml_file",
         "p2pflows.flows.config",
@@ -49,7 +49,7 @@ FLOORS = (
     {"p2pflows.cli"},
     {"p2pflows", "p2pflows.serving", "p2pflows.chat", "p2pflows.interfaces", "p2pflows.transformations"},
     {"p2pflows.humans", "p2pflows.worker", "p2pflows.flow_verse"},
-    {"p2pflows.models", "p2pflows.modules", "p2pflows.local"},
+    {"p2pflows.models", "p2pflows.modules", "p2pflows.local", "p2pflows.openai_server"},
     {"p2pflows.flows"},
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
     {"p2pflows.links", "p2pflows.forms", "p2pflows.streams", "p2pflows.prices"},

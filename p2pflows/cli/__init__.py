@@ -78,6 +78,7 @@ _SECTIONS = {
         "instances": "instances:instances",
         "usage": "usage:usage",
         "modules": "modules:modules",
+        "openai": "openai:openai",
     },
     "Workers": {
         "worker": "worker:worker",
