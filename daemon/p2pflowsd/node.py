@@ -35,6 +35,7 @@ from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
+from p2pflowsd.receiving.allowance import LINES_OF_A_STATUS
 from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.claims import ClaimDesk
 from p2pflowsd.receiving.deadlines import Deadlines
@@ -528,8 +529,7 @@ class Node:
                 case topics.PresenceTopic(user, "status") if user == self.user:
                     self._notice_twin(delivery)
                 case topics.PresenceTopic(user, "status"):
-                    if self.presence.learn(user, delivery.payload):
-                        self.outbox.resend_to(user)
+                    self._hear_status(user, delivery.payload)
                 case _:
                     raise Refused("wrong_topic")  # noqa: TRY301 - one place counts refusals
         except Refused as refused:
@@ -595,6 +595,21 @@ class Node:
             or self.questions.on_call_settled(sent, state, answer)
         ):
             self._runs.on_call_settled(sent, state, answer)
+
+    def _hear_status(self, user: str, payload: bytes) -> None:
+        """Take in the status of another user.
+
+        Raises:
+            Refused: it does not matter here, is not theirs, or they send too many.
+        """
+        self.intake.useless.check(user)
+        is_news = self.presence.learn(user, payload)
+        if not self._followed.has(user):  # only a broker delivers what nobody has subscribed to
+            self.presence.forget(user)
+            raise Refused("unrelated")
+        if is_news:
+            self.intake.useless.charge(user, LINES_OF_A_STATUS)
+            self.outbox.resend_to(user)
 
     def _notice_twin(self, delivery: Delivery) -> None:
         is_twin = self.presence.is_twin(delivery.payload, retained=delivery.retain)

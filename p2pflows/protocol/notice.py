@@ -7,9 +7,9 @@ off in a few milliseconds, and ignores the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
 from pydantic_core import from_json, to_json
 
 from p2pflows.protocol import strict_json
@@ -28,6 +28,9 @@ MAX_PROGRESS_LINES = 100
 
 Reason = Annotated[str, StringConstraints(pattern="^[a-z_]{1,32}$")]
 StreamLine = tuple[Name, Count, Count]
+T = TypeVar("T")
+Lines = Annotated[list[T], FailFast()]
+"""A list that is refused at its first wrong line, as to describe thousands of them takes long."""
 
 
 class Notice(BaseModel):
@@ -55,16 +58,16 @@ class Notice(BaseModel):
     boot: Count = 0
     at: Count = 0
     number: Count = Field(alias="n", default=0)
-    received: list[MessageId] = []
-    held: list[MessageId] = []
-    waiting: list[MessageId] = []
-    untimely: list[tuple[MessageId, Count]] = []
-    refused: list[tuple[MessageId, Reason]] = []
-    gaps: list[StreamLine] = []
-    skips: list[StreamLine] = []
-    rewound: list[tuple[Name, Count, MessageId]] = []
-    positions: list[StreamLine] = []
-    progress: list[tuple[MessageId, dict[str, Any]]] = []
+    received: Lines[MessageId] = []
+    held: Lines[MessageId] = []
+    waiting: Lines[MessageId] = []
+    untimely: Lines[tuple[MessageId, Count]] = []
+    refused: Lines[tuple[MessageId, Reason]] = []
+    gaps: Lines[StreamLine] = []
+    skips: Lines[StreamLine] = []
+    rewound: Lines[tuple[Name, Count, MessageId]] = []
+    positions: Lines[StreamLine] = []
+    progress: Lines[tuple[MessageId, dict[str, Any]]] = []
 
     @classmethod
     def from_bodies(cls, bodies: Sequence[bytes]) -> Self:

@@ -1,7 +1,8 @@
-"""How much work strangers may cause: one of them, and all together."""
+"""How much work strangers may cause, one of them and all together; and how much useless work anybody may cause."""
 
 from __future__ import annotations
 
+from p2pflows.protocol.envelope import Refused
 from p2pflowsd.clock import Clock
 
 PACKET_RATE = 500.0
@@ -15,6 +16,14 @@ MESSAGE_BURST_S = 5.0
 """How many seconds' worth the buckets hold; the largest packet has to fit in."""
 BYTES_PER_UNIT = 16_384
 """A packet counts once, and once more for each of so many bytes."""
+USELESS_RATE = 5_000.0
+"""Useless lines of one user that are read in a second. One costs a few microseconds."""
+USELESS_BURST_S = 4.0
+LINES_OF_A_STREAM = 5
+"""For how many lines a line about a stream counts, as it costs more than one about a message."""
+LINES_OF_A_REFUSED_MESSAGE = 3
+LINES_OF_A_STATUS = 20
+LINES_OF_A_BAD_NOTICE = 500
 MAX_SENDERS = 1_000
 """How many senders have a bucket; beyond that, the ones that sent nothing for longest are forgotten."""
 
@@ -98,3 +107,36 @@ class StrangersAllowance:
     def may_read(self, sender: str) -> bool:
         """Return whether one more message of a sender may be read now."""
         return self._messages.take(sender, 1)
+
+
+class UselessAllowance:
+    """Stops reading from a user, contact or not, who sends much that has no effect, such as receipts for nothing.
+
+    Useful messages are not charged, as quotas and receipts limit them. What was sent before is not, either: anybody who
+    has recorded it can repeat it, and would so stop the user. For the same reason only what was opened is charged.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._buckets: dict[str, TokenBucket] = {}
+
+    def check(self, claimed: str) -> None:
+        """Check that something that claims to be from a user may be opened now.
+
+        Raises:
+            Refused: the user has sent too much that has no effect.
+        """
+        bucket = self._buckets.get(claimed)
+        if bucket is not None and not bucket.has(0):
+            raise Refused("rate_limited")
+
+    def charge(self, sender: str, lines: int) -> None:
+        """Charge a user for useless lines that were read."""
+        if lines <= 0:
+            return
+        bucket = self._buckets.pop(sender, None) or TokenBucket(self._clock, USELESS_RATE, USELESS_BURST_S)
+        self._buckets[sender] = bucket
+        if len(self._buckets) > MAX_SENDERS:
+            del self._buckets[next(iter(self._buckets))]
+        bucket.has(0)  # counts what has come in since
+        bucket.take(lines)

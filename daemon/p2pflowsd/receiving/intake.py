@@ -12,7 +12,7 @@ from p2pflows.contacts import Contacts
 from p2pflows.errors import as_theirs
 from p2pflows.limits import Limits
 from p2pflows.protocol import strict_json, topics
-from p2pflows.protocol.envelope import BundleKind, Envelope, Opened, Refused, claimed_sender
+from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Opened, Refused, claimed_sender
 from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
 from p2pflows.protocol.notice import Notice
 from p2pflowsd.asking.questions import Questions
@@ -25,11 +25,18 @@ from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState
 from p2pflowsd.link import Delivery
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
-from p2pflowsd.receiving.allowance import StrangersAllowance
+from p2pflowsd.receiving.allowance import (
+    LINES_OF_A_BAD_NOTICE,
+    LINES_OF_A_REFUSED_MESSAGE,
+    LINES_OF_A_STREAM,
+    StrangersAllowance,
+    UselessAllowance,
+)
 from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.receiving.quotas import Quotas
+from p2pflowsd.receiving.refusals import REPEATED, Refusals
 from p2pflowsd.receiving.seen_notices import SeenNotices
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.reports import Reports
@@ -43,26 +50,16 @@ MAX_CLOCK_SKEW_MS = 300_000
 """How far a peer's clock may be ahead of ours."""
 MAX_BLOCKED = 40_000
 """How many requests of all users together may wait for an earlier one of their stream."""
-_MIN_BUNDLE_BYTES = 58
+_MIN_BUNDLE_BYTES = HEADER_BYTES + NONCE_BYTES
 """Bytes of a bundle's header and nonce."""
-_HONEST = frozenset(
-    {
-        "replayed",
-        "expired",
-        "rewound",
-        "blocked",
-        "rate_limited",
-        "requests_full",
-        "streams_full",
-        "quota_full",
-        "unrelated",
-    }
-)
-"""Refusals that an honest sender can cause, or that are only counted so that no sender can fill the log."""
 
 
 class Intake:
-    """Verifies bundles, and records their messages and notices."""
+    """Verifies bundles, and records their messages and notices.
+
+    Attributes:
+        useless: stops users who send much that has no effect.
+    """
 
     def __init__(
         self,
@@ -109,7 +106,9 @@ class Intake:
         self._quotas = quotas
         self._log = log
         self._allowance = StrangersAllowance(clock)
+        self.useless = UselessAllowance(clock)
         self._seen_notices = SeenNotices()
+        self._refusals = Refusals(journal=journal, clock=clock, log=log)
 
     def receive(self, endpoint: str, delivery: Delivery) -> None:
         """Take in a bundle that was published for an endpoint.
@@ -129,10 +128,15 @@ class Intake:
                 raise Refused("unrelated")
             if not self._outbox.awaits(claimed) and not self._allowance.may_open(claimed, len(delivery.payload)):
                 raise Refused("rate_limited")
+        self.useless.check(claimed)
+        nonce = delivery.payload[HEADER_BYTES:_MIN_BUNDLE_BYTES]
+        if endpoint == topics.NOTICE and self._seen_notices.has_bundle(nonce):
+            raise Refused("replayed")
         opened = self._envelope.open(delivery.payload)
         if (opened.kind is BundleKind.NOTICE) != (endpoint == topics.NOTICE):
             raise Refused("wrong_topic")
         if opened.kind is BundleKind.NOTICE:
+            self._seen_notices.add_bundle(nonce)
             self._notice(opened.sender, opened.bodies)
         else:
             self._messages(endpoint, opened)
@@ -144,15 +148,14 @@ class Intake:
 
     def refuse(self, reason: str, delivery: Delivery) -> None:
         """Count a refused delivery; log it if no honest peer would send it, with the sender that it claims."""
-        self._journal.count(f"refused.{reason}")
-        if reason in _HONEST:
-            return
         match topics.parse(delivery.topic):
             case topics.InboxTopic(_, endpoint):
                 claimed = claimed_sender(delivery.payload) if len(delivery.payload) >= _MIN_BUNDLE_BYTES else ""
-                self._log.note("refused", claimed, endpoint, f"A bundle was refused as {reason}.")
-            case _:
-                self._log.note("refused", "", "", f"A delivery on {delivery.topic[:200]} was refused as {reason}.")
+                self._refusals.note(reason, claimed, endpoint, f"A bundle was refused as {reason}.")
+            case found:
+                claimed = found.user if isinstance(found, topics.PresenceTopic) else ""
+                topic = delivery.topic[:200]
+                self._refusals.note(reason, claimed, "", f"A delivery on {topic} was refused as {reason}.")
 
     def _is_known(self, user: str) -> bool:
         return user == self._user or user in self._contacts.known.by_user
@@ -165,8 +168,10 @@ class Intake:
         try:
             notice = Notice.from_bodies(bodies)
         except ValueError as error:
+            self.useless.charge(sender, LINES_OF_A_BAD_NOTICE)
             raise Refused("malformed") from error
         if notice.to != self._user:
+            self.useless.charge(sender, LINES_OF_A_BAD_NOTICE)
             raise Refused("wrong_recipient")
         if not self._seen_notices.take(sender, notice.boot, notice.number):
             raise Refused("replayed")
@@ -174,6 +179,7 @@ class Intake:
 
     def _notice(self, sender: str, bodies: Sequence[bytes]) -> None:
         notice = self._read_notice(sender, bodies)
+        pending = self._outbox.pending
         self._outbox.confirm_stored(sender, notice.received, at=notice.at)
         self._outbox.confirm_stored(sender, notice.held, "held", at=notice.at)
         self._outbox.confirm_stored(sender, notice.waiting, "waiting", at=notice.at)
@@ -181,6 +187,7 @@ class Intake:
             clocks = difference(self._outbox.peer_clocks.offset_ms(sender))
             self._log.note("refused", sender, endpoint, f"They refused a message of yours: {clocks}.")
         self._outbox.record_refusals(sender, notice.refused)
+        useless = _lines(notice) - (pending - self._outbox.pending)
         for endpoint, epoch, seq in notice.gaps:
             skip = self._outbox.fill_gap(sender, endpoint, epoch, seq)
             if skip is not None:
@@ -195,10 +202,12 @@ class Intake:
         for message_id, data in notice.progress:
             sent = self._journal.outgoing.find(message_id)
             if sent is None or sent.peer != sender or sent.state not in OPEN_OUTGOING or not is_progress(data):
+                useless += 1
                 continue
             self._waiters.on_progress(message_id, data)
             self._questions.on_progress(sent, data)
             self._reports.pass_on(sent, data)
+        self.useless.charge(sender, useless)
 
     def _messages(self, endpoint: str, opened: Opened) -> None:
         bundle: int | None = None
@@ -207,7 +216,7 @@ class Intake:
         is_charged = not self._is_known(opened.sender) and not self._outbox.awaits(opened.sender)
         for position, body in enumerate(opened.bodies):
             if is_charged and not self._allowance.may_read(opened.sender):
-                self._journal.count("refused.rate_limited", len(opened.bodies) - position)
+                self._refusals.note("rate_limited", opened.sender, endpoint, "", len(opened.bodies) - position)
                 break
             try:
                 message = self._checked(endpoint, opened.sender, body)
@@ -223,9 +232,10 @@ class Intake:
                 self._request(message, body, bundle)
                 wanted = True
             except Refused as refused:
-                self._journal.count(f"refused.{refused.reason}")
-                if refused.reason not in _HONEST:
-                    self._log.note("refused", opened.sender, endpoint, f"A message was refused as {refused.reason}.")
+                detail = f"A message was refused as {refused.reason}."
+                self._refusals.note(refused.reason, opened.sender, endpoint, detail)
+                if refused.reason not in REPEATED:
+                    self.useless.charge(opened.sender, LINES_OF_A_REFUSED_MESSAGE)
         if bundle is not None and not wanted:
             self._journal.incoming.drop_bundle(bundle)
 
@@ -369,3 +379,10 @@ class Intake:
 
     def _stored(self, row: IncomingRow) -> Message:
         return Message.model_validate_json(self._journal.incoming.body(row.row_id))
+
+
+def _lines(notice: Notice) -> int:
+    """Return how many lines without progress a notice has, those about streams counted as they cost."""
+    of_messages = (notice.received, notice.held, notice.waiting, notice.untimely, notice.refused)
+    of_streams = (notice.gaps, notice.skips, notice.rewound)
+    return sum(len(lines) for lines in of_messages) + LINES_OF_A_STREAM * sum(len(lines) for lines in of_streams)

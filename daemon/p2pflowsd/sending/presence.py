@@ -134,6 +134,10 @@ class Presence:
         self._known[user] = status
         return status.online and status != before
 
+    def forget(self, user: str) -> None:
+        """Forget the status of a user who does not matter."""
+        self._known.pop(user, None)
+
 
 class _Status(NamedTuple):
     """What a status says.
@@ -183,6 +187,10 @@ class Followed:
         if user not in self._users and user != self._me:
             self._users.add(user)
             self._callbacks.after_commit(lambda: self._link.subscribe([topics.status(user)]))
+
+    def has(self, user: str) -> bool:
+        """Return whether the status of a user matters; a broker may deliver that of anybody."""
+        return user in self._users
 
     def reset(self, users: set[str]) -> list[str]:
         """Follow these users and no others; return the topics to subscribe to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -536,3 +536,119 @@ def test_old_rows_go_as_fast_as_new_ones_come(bob: LoneDaemon, mallory: Peer) ->
     before = rows()
     send(2_000, 1_000)
     assert rows() <= before
+
+
+# What has no effect, and who is named for it.
+
+
+def names_in_log(bob: LoneDaemon, reason: str) -> set[str]:
+    """Return the users whom the log names for much that was refused for a reason."""
+    rows = bob.journal.log.newest(1000)
+    return {row.peer for row in rows if row.detail.endswith(f"were refused, the last one as {reason}.")}
+
+
+def ids(bob: LoneDaemon, count: int) -> list[str]:
+    """Return ids of no message."""
+    return [bob.random.randbytes(16).hex() for _ in range(count)]
+
+
+USELESS: dict[str, Callable[[LoneDaemon], dict[str, Any]]] = {
+    "receipts": lambda bob: {"received": ids(bob, 1_000)},
+    "refusals": lambda bob: {"refused": [[each, "quota_full"] for each in ids(bob, 1_000)]},
+    "gaps": lambda bob: {"gaps": [[f"e{each[:20]}", 1, 1] for each in ids(bob, 100)]},
+    "rewound streams": lambda bob: {"rewound": [[f"e{each[:20]}", 1, each] for each in ids(bob, 100)]},
+    "progress": lambda bob: {"progress": [[each, {"text": "."}] for each in ids(bob, 100)]},
+    "nonsense": lambda _bob: {"received": ["x"] * 10_000},
+    "words for another": lambda _bob: {"to": "ab" * 32},
+}
+
+
+@pytest.mark.parametrize("what", USELESS)
+def test_a_contact_floods_with_notices_for_nothing(bob: LoneDaemon, mallory: Peer, what: str) -> None:
+    """A flood without any effect is soon not opened any more, its sender is named, and others are heard as before."""
+    ann = Peer(bob, 65, name="ann")
+    for _ in range(301):
+        mallory.notify(**USELESS[what](bob))
+    assert bob.journal.counters["refused.rate_limited"] >= 99
+    assert mallory.user in {row.peer for row in bob.journal.log.newest(1000)}
+    ann.send(ann.message())
+    assert in_state(bob, IncomingState.ASKED) == 1
+    bob.timeline.sleep(10.0)
+    mallory.send(mallory.message())
+    assert in_state(bob, IncomingState.ASKED) == 2
+
+
+def test_a_contact_floods_with_malformed_messages(bob: LoneDaemon, mallory: Peer) -> None:
+    """Bundles full of what is no message are soon not opened any more."""
+    for _ in range(200):
+        mallory.send(*[b"x"] * 256)
+    assert bob.journal.counters["refused.rate_limited"] > 100
+    assert mallory.user in {row.peer for row in bob.journal.log.newest(1000)}
+
+
+def test_a_contact_floods_with_new_connections(bob: LoneDaemon, mallory: Peer) -> None:
+    """A contact whose status says again and again that it has connected is soon not read any more."""
+    bob.sleep(0.0)
+    bob.node.subscriptions()
+    for connection in range(2_000):
+        mallory.show(boot=1, online=True, connection=connection + 1)
+    assert bob.journal.counters["refused.rate_limited"] > 500
+    assert names_in_log(bob, "rate_limited") == {mallory.user}
+
+
+def test_recorded_packets_of_a_contact_do_not_shut_them_out(bob: LoneDaemon) -> None:
+    """Whoever repeats what a contact has sent, or forges their name, changes nothing for the contact."""
+    ann = Peer(bob, 65, name="ann")
+    post = ann.bundle(*(ann.message(epoch=EPOCH, seq=n) for n in range(200)))
+    notice = ann.bundle(ann.notice(received=ids(bob, 1_000)), kind=BundleKind.NOTICE)
+    forged = ann.bundle(b"x")[:-1] + b"x"
+    for _ in range(100):
+        bob.receive("User", post, forged)
+        bob.receive(topics.NOTICE, notice, notice)
+    assert "refused.rate_limited" not in bob.journal.counters
+    ann.send(ann.message(epoch=EPOCH, seq=200))
+    assert bob.journal.counters["received"] == 201
+    assert names_in_log(bob, "replayed") == {ann.user}
+
+
+def test_receipts_that_settle_something_cost_nothing(bob: LoneDaemon) -> None:
+    """A contact who confirms many messages is never refused."""
+    ann = Peer(bob, 65, name="ann")
+    for _ in range(3):
+        asked = bob.do(
+            lambda: [bob.node.messages.send(Type.POST, ann.user, "x", {}, life_ms=60_000) for _ in range(9_000)]
+        )
+        for start in range(0, 9_000, 1_000):
+            ann.notify(received=asked[start : start + 1_000])
+    assert "refused.rate_limited" not in bob.journal.counters
+
+
+def test_a_stranger_who_is_refused_a_hundred_times_is_named(bob: LoneDaemon) -> None:
+    """A flood of requests of one stranger is in the log, and a few refusals are not."""
+    mallory, carol = Peer(bob, 66), Peer(bob, 67)
+    for _ in range(250):
+        mallory.send(mallory.message())
+    for _ in range(30):
+        carol.notify(received=["0" * 32])
+    assert mallory.user in names_in_log(bob, "rate_limited") | names_in_log(bob, "streams_full")
+    assert names_in_log(bob, "unrelated") == set()
+
+
+def test_a_flood_under_ever_new_names_is_told_once_in_a_minute(bob: LoneDaemon) -> None:
+    """Whoever claims to be somebody else with each packet is told of together."""
+    sample = bytearray(Peer(bob, 66).bundle(b"x", kind=BundleKind.NOTICE))
+    for _ in range(3):
+        for _ in range(3_000):
+            sample[2:34] = bob.random.randbytes(32)
+            bob.receive(topics.NOTICE, bytes(sample))
+        bob.timeline.sleep(61.0)
+    rows = [row for row in bob.journal.log.newest(1000) if "under ever other names" in row.detail]
+    assert len(rows) == 3
+
+
+def test_a_broker_delivers_statuses_that_nobody_asked_for(bob: LoneDaemon) -> None:
+    """Statuses of users whom nobody here knows are refused, and fill no memory."""
+    for seed in range(100):
+        Peer(bob, seed).show(boot=1, online=True)
+    assert bob.journal.counters["refused.unrelated"] == 100
+    assert bob.node.presence._known == {}
