@@ -756,6 +756,8 @@ def _message(
 
 def _encode(params: dict[str, Any]) -> bytes:
     given = {name: value for name, value in params.items() if value is not None}
+    if "data" in given:
+        given["data"] = given.pop("data")  # last, where the daemon passes it on as it is
     try:
         body = json.dumps(given, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:

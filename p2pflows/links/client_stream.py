@@ -15,7 +15,9 @@ _MAX_RECORD_BYTES = 2**31
 _CLOSE_TIMEOUT_S = 1.0
 """How long closing waits for the last requests to be sent."""
 _MAX_WRITE_BYTES = 256 * 1024
-"""Bytes of requests in one line; a single larger request has a line of its own."""
+"""Bytes of requests in one line, about."""
+_MAX_SHARING_BYTES = 2_000
+"""A longer request has a line of its own, whose data the daemon passes on as it is."""
 
 
 class ClientStream(RecordStream):
@@ -79,9 +81,10 @@ class ClientStream(RecordStream):
 def _take_line(requests: list[bytes]) -> bytes:
     """Remove as many requests from the front as one line may hold, and return them as that line."""
     size = count = 0
-    while count < len(requests) and (not count or size + len(requests[count]) <= _MAX_WRITE_BYTES):
+    while count < len(requests) and len(requests[count]) <= _MAX_SHARING_BYTES and size <= _MAX_WRITE_BYTES:
         size += len(requests[count])
         count += 1
+    count = count or 1
     line = b"[" + b",".join(requests[:count]) + b"]"
     del requests[:count]
     return line

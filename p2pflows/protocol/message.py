@@ -5,12 +5,14 @@ Times are whole milliseconds since the Unix epoch, UTC.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValidator
 
 from p2pflows.protocol import strict_json
+from p2pflows.protocol.strict_json import JsonObject
 
 MAX_LIFETIME_MS = 30 * 24 * 3600 * 1000
 """No message may live longer, so ids that were seen can be forgotten after it without allowing a replay."""
@@ -35,6 +37,15 @@ MAX_COUNT = 2**53 - 1
 """The largest number that we send: the largest one that every JSON reader reads exactly."""
 Count = Annotated[int, Field(ge=0, le=2**62)]
 """Peers that are older than this limit send numbers up to 2^62."""
+
+
+def _keep_text(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Do not copy an object that has its text."""
+    return value if isinstance(value, JsonObject) else check(value)
+
+
+ReadObject = Annotated[dict[str, Any], WrapValidator(_keep_text)]
+"""A JSON object, with its text if it was read just now."""
 
 
 class Type(StrEnum):
@@ -78,7 +89,7 @@ class Message(BaseModel):
     expires: Count
     source: Annotated[str, StringConstraints(max_length=MAX_SOURCE_CHARS)] = ""
     flow: FlowAtPoint = ""
-    data: dict[str, Any] = {}
+    data: ReadObject = {}
     typed: Annotated[dict[str, str], Field(max_length=MAX_TYPED)] = {}
     progress: bool = False
 
@@ -91,11 +102,14 @@ class Message(BaseModel):
         """
         if len(body) > MAX_BODY_BYTES:
             raise ValueError(f"a body of {len(body)} bytes")
-        message = cls.model_validate(strict_json.loads_exact(body))
+        message = cls.model_validate(strict_json.loads_keeping(body, "data"))
         if message.in_reply_to is None and message.type in _NEED_CAUSE:
             raise ValueError(f"a message of type {message.type} without a cause")
         return message
 
     def to_bytes(self) -> bytes:
         """Return the body to sign and send."""
-        return self.model_dump_json(by_alias=True, exclude_defaults=True).encode()
+        if not isinstance(self.data, JsonObject):
+            return self.model_dump_json(by_alias=True, exclude_defaults=True).encode()
+        head = self.model_dump_json(by_alias=True, exclude_defaults=True, exclude={"data"}).encode()
+        return b'%s,"data":%s}' % (head[:-1], self.data.text)

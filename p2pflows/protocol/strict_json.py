@@ -1,21 +1,37 @@
-"""JSON as RFC 8259 defines it, without NaN and Infinity, and not nested more deeply than every reader can take."""
+"""JSON as RFC 8259 defines it, without NaN and Infinity, and not nested more deeply than every reader can take.
+
+What is read once is passed on as the bytes that it was read from, in a `JsonObject`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from typing import Any
+import string
+from typing import Any, NoReturn
 
+import jiter
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 MAX_DEPTH = 150
 """How deeply a message may be nested. `from_json` reads 201 levels, so a message fits into other documents."""
 
-_SPARE_LEVELS = 51
+_READABLE_LEVELS = 201
 _MAX_UNCHECKED_BRACKETS = 100
 """A text with no more opening brackets than this cannot be nested too deeply."""
+_MAX_COUNTED_BYTES = 2_000
+"""In a longer text, counting brackets takes more time than it can save."""
+_MIN_SPLIT_BYTES = 500
+"""A shorter text is parsed whole, as that takes less time than to find its parts."""
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NUMBERS = bytes(
+    ord("0") if chr(byte) in "0123456789." else ord("e") if chr(byte) in "eE" else ord(" ") for byte in range(256)
+)
+_NOT_COUNTED = re.sub("[eE]", "+", string.ascii_letters).encode() + bytes(range(128, 256))
+"""What is in no number, and the plus sign of an exponent."""
+_DIGITS_OF_A_FLOAT = 309
+"""A number with fewer digits and without an exponent is in the range of a float."""
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -48,7 +64,8 @@ def loads(text: str | bytes) -> Any:
         ValueError: the text is not JSON, is nested too deeply, or holds NaN, Infinity or a number beyond a float.
     """
     value = from_json(text, allow_inf_nan=False)
-    check_numbers(value)
+    if _may_hold_infinity(text if isinstance(text, bytes) else text.encode(errors="replace")):
+        check_numbers(value)
     return value
 
 
@@ -59,14 +76,114 @@ def loads_exact(text: bytes) -> Any:
         ValueError: the text is not JSON, is nested deeper than MAX_DEPTH, has two equal keys in one object, or holds
             NaN, Infinity or a number beyond a float.
     """
-    check_levels(text)
-    value = from_json(text, allow_inf_nan=False)
-    written = to_json(value, inf_nan_mode="constants")
-    if written != text:  # white space, or something that is lost by reading
+    return _loads_exact(text, MAX_DEPTH)
+
+
+def _loads_exact(text: bytes, depth: int) -> Any:
+    spare = _READABLE_LEVELS - depth if _may_be_deep(text) else 0
+    value = jiter.from_json(
+        b"[" * spare + text + b"]" * spare if spare else text, allow_inf_nan=False, catch_duplicate_keys=True
+    )
+    for _ in range(spare):
+        (value,) = value
+    if _may_hold_infinity(text):
         check_numbers(value)
-        if _STRING.sub(b"", written).count(b":") != _STRING.sub(b"", text).count(b":"):
-            raise ValueError("two keys of one object are equal")
     return value
+
+
+class JsonObject(dict[str, Any]):
+    """A JSON object, with the text that it was read from: whoever passes it on does not write it again.
+
+    It cannot be changed, as its text would no longer be right. A copy made with `dict` can.
+
+    Attributes:
+        text: its JSON, which has one meaning for every reader, and fits into a message.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, value: dict[str, Any], text: bytes) -> None:
+        super().__init__(value)
+        self.text = text
+
+    @classmethod
+    def read(cls, text: bytes) -> JsonObject:
+        """Read the object in a text.
+
+        Raises:
+            ValueError: the text is none that `loads_exact` reads, or no object, or nested too deeply for a message.
+        """
+        value = _loads_exact(text, MAX_DEPTH - 1)
+        if not isinstance(value, dict):
+            raise ValueError("not an object")  # noqa: TRY004 - a defect of the text like any other
+        return cls(value, text)
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("what was read cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+
+def text_of(value: dict[str, Any]) -> bytes:
+    """Return the JSON of an object: the text that it was read from, or else the shortest.
+
+    Raises:
+        ValueError: the value holds a lone surrogate.
+    """
+    return value.text if isinstance(value, JsonObject) else dumps(value)
+
+
+def loads_keeping(text: bytes, key: str) -> Any:
+    """Do the same as `loads_exact`; a long object under a key of the outermost one becomes a JsonObject, if it is last.
+
+    Raises:
+        ValueError: as for `loads_exact`.
+    """
+    parts = split(text, key, b"}")
+    if parts is not None:
+        rest, found = parts
+        with contextlib.suppress(ValueError):
+            value = loads_exact(rest)
+            if isinstance(value, dict) and key not in value:
+                return {**value, key: found}
+    return loads_exact(text)
+
+
+def split(text: bytes, key: str, end: bytes) -> tuple[bytes, JsonObject] | None:
+    """Take the object apart that is the last thing in a text.
+
+    The first `,"KEY":{` in a text is a key, as a quotation mark inside of a text has a backslash before it. If what
+    follows is an object up to the end, and what is left without it is JSON as well, nothing else can be meant.
+
+    Args:
+        text: a JSON text.
+        key: the key of the object.
+        end: what follows the object in the text.
+
+    Returns:
+        The text without the object, which the caller must read, and the object; None if the text is short or written in
+        another way, so that it is to be read as a whole.
+    """
+    if len(text) < _MIN_SPLIT_BYTES or not text.endswith(end):
+        return None
+    start = text.find(b',"%s":{' % key.encode())
+    if start < 0:
+        return None
+    try:
+        found = JsonObject.read(text[start + len(key) + 4 : len(text) - len(end)])
+    except ValueError:
+        return None
+    return text[:start] + end, found
+
+
+def _may_be_deep(text: bytes) -> bool:
+    return len(text) > _MAX_COUNTED_BYTES or text.count(b"[") + text.count(b"{") > _MAX_UNCHECKED_BRACKETS
+
+
+def _may_hold_infinity(text: bytes) -> bool:
+    """Return whether a number in a text may be beyond a float; often so only because of the words in it."""
+    numbers = text.translate(_NUMBERS, _NOT_COUNTED)
+    return b"0e0" in numbers or b"0" * _DIGITS_OF_A_FLOAT in numbers
 
 
 def check_numbers(value: Any) -> None:
@@ -87,4 +204,5 @@ def check_levels(text: bytes) -> None:
         ValueError: the text is nested too deeply, or is not JSON.
     """
     if text.count(b"[") + text.count(b"{") > _MAX_UNCHECKED_BRACKETS:
-        from_json(b"[" * _SPARE_LEVELS + text + b"]" * _SPARE_LEVELS)
+        spare = _READABLE_LEVELS - MAX_DEPTH
+        from_json(b"[" * spare + text + b"]" * spare)

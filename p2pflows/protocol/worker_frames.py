@@ -7,6 +7,7 @@ created in a third of the time that a frozen dataclass takes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.asks import Ask, AskAnswer, Record, read_call_index, read_result
 from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.spent import Spent, read_all
+from p2pflows.protocol.strict_json import JsonObject
 
 Header = dict[str, Any]
 
@@ -273,12 +275,11 @@ class TaskResult(NamedTuple):
             error = from_kind(self.error.kind or "flow_failed", self.error.message, self.error.hint)
             error.details = self.error.details
             return Failure(error)
-        try:
-            data = strict_json.loads(self.data)
-        except ValueError:
-            data = None
-        if isinstance(data, dict):
-            return Success(data)
+        for read in (JsonObject.read, strict_json.loads):  # a message cannot carry all that the latter reads
+            with contextlib.suppress(ValueError):
+                data = read(self.data)
+                if isinstance(data, dict):
+                    return Success(data)
         return Failure(from_kind("flow_failed", "The worker sent a result that is no JSON object."))
 
 

@@ -20,6 +20,12 @@ OnOutcome = Callable[[Any], None]
 """Takes the result of a step or a method, or its P2pflowsError."""
 
 
+class Written(bytes):
+    """JSON in a result, which is passed on as it is."""
+
+    __slots__ = ()
+
+
 class Submit(Protocol):
     """Runs a step inside the node's next batch."""
 

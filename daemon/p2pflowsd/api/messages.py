@@ -14,7 +14,7 @@ from p2pflows.errors import DeadlinePassed, P2pflowsError, from_peer
 from p2pflows.forms.wire import form_of
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
-from p2pflowsd.api.daemon import Daemon, OnOutcome, settle
+from p2pflowsd.api.daemon import Daemon, OnOutcome, Written, settle
 from p2pflowsd.api.parameters import (
     MAX_TIMEOUT_S,
     POST_TIMEOUT_S,
@@ -85,7 +85,8 @@ class OpenCall:
     Args:
         daemon: the daemon.
         send: accepts the message inside a batch, and returns its id.
-        on_outcome: takes the result of the method `call`, or the P2pflowsError; called once at most.
+        on_outcome: takes the result of the method `call`, whose data is `Written`, or the P2pflowsError; called once
+            at most.
         on_accepted: takes the id of the call once it is committed.
         on_progress: takes what the flow reports before its answer.
         conversation: the conversation that the call belongs to; by default it starts one.
@@ -126,12 +127,11 @@ class OpenCall:
             self._on_committed(self._id)
 
     def _on_settled(self, state: OutgoingState, answer: bytes | None) -> None:
-        try:
-            data = _answer_data(self._daemon, state, answer)
-        except P2pflowsError as error:
-            self._on_outcome(error)
-        else:
+        if state is OutgoingState.DONE:
+            data = Written(answer or b"{}")
             self._on_outcome({"id": self._id, "data": data, "conversation": self._conversation or self._id})
+        else:
+            self._on_outcome(_error(self._daemon, answer))
 
 
 def start_call(
@@ -146,7 +146,7 @@ def start_call(
     Args:
         daemon: the daemon.
         params: the parameters of the request, unchecked.
-        on_outcome: takes the result or the P2pflowsError, once.
+        on_outcome: takes the result, whose data is `Written`, or the P2pflowsError, once.
         on_accepted: takes the id of the call once it is committed, if the client wants progress.
         on_progress: takes what the flow reports before its answer, if the client wants it.
 
@@ -176,7 +176,8 @@ async def wait_for_call(daemon: Daemon, send: Callable[[], str], conversation: s
     outcome: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     open_call = OpenCall(daemon, send, settle(outcome), conversation=conversation)
     try:
-        return await outcome
+        result = await outcome
+        return {**result, "data": json.loads(result["data"])}
     finally:
         open_call.stop_waiting()
 
@@ -326,8 +327,12 @@ def _answer_data(daemon: Daemon, state: OutgoingState, answer: bytes | None) -> 
     Raises:
         P2pflowsError: the answer is an error.
     """
-    content = json.loads(answer) if answer else {}
     if state is not OutgoingState.DONE:
-        error = from_peer(content)
-        raise error.said_by(error.user, daemon.node.name_of(error.user)) if error.user else error
-    return content
+        raise _error(daemon, answer)
+    return json.loads(answer) if answer else {}
+
+
+def _error(daemon: Daemon, answer: bytes | None) -> P2pflowsError:
+    """Return the error in an answer."""
+    error = from_peer(json.loads(answer) if answer else {})
+    return error.said_by(error.user, daemon.node.name_of(error.user)) if error.user else error

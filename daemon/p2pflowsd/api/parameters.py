@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from p2pflows import short_ids
 from p2pflows.errors import BadInput, P2pflowsError, UsageError
-from p2pflows.protocol.message import MAX_TYPED
+from p2pflows.protocol.message import MAX_TYPED, ReadObject
 
 MAX_TIMEOUT_S = 30 * 24 * 3600
 POST_TIMEOUT_S = 7 * 24 * 3600
@@ -42,9 +42,7 @@ Words = Annotated[list[str], MustBe("a list of texts")]
 Json = Annotated[Any, MustBe("JSON")]
 Flag = Annotated[bool, MustBe("true or false")]
 JsonObject = Annotated[dict[str, Any], MustBe("a JSON object")]
-MessageData = Annotated[
-    dict[str, Any], MustBe("a JSON object", 'Flows take objects such as {"text": "hello"}.', BadInput)
-]
+MessageData = Annotated[ReadObject, MustBe("a JSON object", 'Flows take objects such as {"text": "hello"}.', BadInput)]
 TypedTexts = Annotated[
     dict[str, str],
     Field(max_length=MAX_TYPED),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.links.record_stream import RecordStream
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.framing import FramingError, Lines
+from p2pflowsd.api.daemon import Written
 from p2pflowsd.api.methods import Methods
 
 MAX_LINE_BYTES = 4_000_000
@@ -85,8 +87,8 @@ class Session(RecordStream):
         """Send what is ready as one line, and close the connection if nothing more can become ready."""
         if self._unsent and not self.write_paused:
             items, self._unsent = self._unsent, []
-            # An error may quote a lone surrogate from its request, which UTF-8 lacks; JSON can escape it.
-            self.send(strict_json.dumps(items if len(items) > 1 else items[0], errors="backslashreplace"))
+            written = [_written(item) for item in items]
+            self.send(b"[" + b",".join(written) + b"]" if len(written) > 1 else written[0])
         if self._is_half_closed and not (self._tasks or self._calls or self._unsent or self._watched):
             self.close()
 
@@ -109,7 +111,7 @@ class Session(RecordStream):
 
     def _receive(self, line: bytes) -> None:
         try:
-            content = strict_json.loads(line)
+            content = _read(line)
         except (ValueError, RecursionError) as error:
             self._put_error(None, UsageError(f"What was sent is not JSON: {error}."))
             return
@@ -181,3 +183,33 @@ class Session(RecordStream):
 
     def _put_error(self, request_id: Any, error: P2pflowsError) -> None:
         self._put({"id": request_id, "error": error.as_reply()})
+
+
+def _read(line: bytes) -> Any:
+    """Return what a line says; long data of a request that is alone in its line keeps its text.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+    """
+    for end in (b"}}]", b"}}"):
+        parts = strict_json.split(line, "data", end)
+        if parts is None:
+            continue
+        rest, data = parts
+        with contextlib.suppress(ValueError):
+            match content := strict_json.loads(rest):
+                case {"params": dict(params)} | [{"params": dict(params)}] if "data" not in params:
+                    params["data"] = data
+                    return content
+    return strict_json.loads(line)
+
+
+def _written(item: dict[str, Any]) -> bytes:
+    """Return the JSON of what a client is sent; the answer to a call is JSON already."""
+    match item:
+        case {"id": request_id, "result": {"data": Written(data), **rest}}:
+            head = strict_json.dumps({"id": request_id, "result": rest})
+            return b'%s,"data":%s}}' % (head[:-2], data.replace(b"\n", b" "))  # no line break may be in a line
+        case _:
+            # An error may quote a lone surrogate from its request, which UTF-8 lacks; JSON can escape it.
+            return strict_json.dumps(item, errors="backslashreplace")

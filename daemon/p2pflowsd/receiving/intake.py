@@ -267,7 +267,7 @@ class Intake:
         state = OutgoingState.FAILED if message.type == Type.ERROR else OutgoingState.DONE
         is_theirs = message.type == Type.ERROR and message.sender != self._user
         data = as_theirs(message.data, message.sender) if is_theirs else message.data
-        answer, question = strict_json.dumps(data), message.in_reply_to or ""
+        answer, question = strict_json.text_of(data), message.in_reply_to or ""
         if not self._outbox.record_answer(message.sender, question, state, answer, created=message.created):
             raise Refused("replayed")
 

@@ -47,7 +47,7 @@ class TaskSpecs:
             trusted = self._authority.is_owners_wish(row)
             payload = self._instances.task_payload(row, flow, body, trusted=trusted)
         else:
-            payload = strict_json.dumps(read_typed_body(body, flow.input_schema)["data"] if data is None else data)
+            payload = strict_json.text_of(read_typed_body(body, flow.input_schema)["data"] if data is None else data)
         return TaskSpec(
             id=task.id,
             op="mount" if row.endpoint == topics.INSTANCES else "run",

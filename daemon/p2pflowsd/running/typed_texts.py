@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from p2pflows.protocol.message import Type
+from p2pflows.protocol.strict_json import loads_keeping
 
 _MAX_REFERENCES = 16
 """How many references and choices are followed in the schema of one key."""
@@ -51,7 +52,11 @@ def read_typed(data: dict[str, Any], typed: Mapping[str, str], schema: dict[str,
 
 def read_typed_body(body: bytes, schema: dict[str, Any] | None) -> dict[str, Any]:
     """Return the body of a stored message; if it is a request, with its typed texts as `read_typed` puts them."""
-    content: dict[str, Any] = json.loads(body)
+    content: dict[str, Any]
+    try:
+        content = loads_keeping(body, "data")
+    except ValueError:  # an answer to a run may lie deeper than a message allows
+        content = json.loads(body)
     data = content.setdefault("data", {})
     if content.get("type") in (Type.CALL, Type.POST):
         content["data"] = read_typed(data, content.get("typed") or {}, schema)

@@ -14,6 +14,7 @@ import pytest
 
 from p2pflows.errors import FlowFailed
 from p2pflowsd.api.control import Control
+from p2pflowsd.api.daemon import Written
 from p2pflowsd.api.methods import Methods
 from p2pflowsd.api.sessions import MAX_LINE_BYTES, MAX_UNSENT_ITEMS
 
@@ -207,6 +208,31 @@ async def test_a_call_has_progress_and_then_a_result_or_an_error(tmp_path: Path)
             {"id": 1, "result": {"data": {}}},
             {"id": 2, "error": FlowFailed("It broke.").as_json()},
         ]
+
+
+async def test_long_data_reaches_the_daemon_as_the_bytes_that_were_sent(tmp_path: Path) -> None:
+    """Alone in a line, also as an array; among other requests it has the same meaning."""
+    data = b'{ "n": 1.50e1, "text": "' + b"x" * 1_000 + b'"}'
+    request = b'{"id":1,"method":"call","params":{"address":"bob/echo","data":' + data + b"}}"
+    async with serving(tmp_path) as (_, methods), connected(tmp_path) as line:
+        for sent in (request, b"[" + request + b"]", b"[" + request + b"," + request + b"]"):
+            line.writer.write(sent + b"\n")
+        await until(lambda: len(methods.calls) == 4)
+    first, second, *others = [params["data"] for params, _, _ in methods.calls]
+    assert first.text == second.text == data
+    assert all(params == {"address": "bob/echo", "data": json.loads(data)} for params, _, _ in methods.calls)
+    assert len(others) == 2
+
+
+async def test_an_answer_with_line_breaks_does_not_break_the_line_of_its_client(tmp_path: Path) -> None:
+    """An answer reaches the client as its sender wrote it, and JSON may have line breaks between its parts."""
+    async with serving(tmp_path) as (_, methods), connected(tmp_path) as line:
+        line.send({"id": "x", "method": "call", "params": {}})
+        await until(lambda: len(methods.calls) == 1)
+        _, respond, _ = methods.calls[0]
+        respond({"id": "7", "data": Written(b'{\n"a" :\n"b\\n"}'), "conversation": "8"})
+        result = {"id": "7", "conversation": "8", "data": {"a": "b\n"}}
+        assert await line.receive() == {"id": "x", "result": result}
 
 
 async def test_a_client_that_leaves_waits_no_more(tmp_path: Path) -> None:

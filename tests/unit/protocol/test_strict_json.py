@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from p2pflows.errors import FlowFailed
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.message import Message
+from p2pflows.protocol.strict_json import JsonObject
 from p2pflows.worker import task_run
 
 TOO_LARGE = ["1e999", "-1e999", "9" * 400 + ".0", "1" * 200 + "e200", "NaN", "Infinity", "-Infinity"]
@@ -84,3 +86,59 @@ def test_every_number_that_is_none_is_found(number: str) -> None:
     else:
         with pytest.raises(ValueError, match=r"."):
             strict_json.loads(number)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "data", '"', ""]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "data", "b"]), JSON), max_size=4), st.sampled_from([",", ", "]))
+def test_a_long_object_is_read_as_a_whole_text_is(members: list[tuple[str, Any]], comma: str) -> None:
+    """To keep the text of an object changes nothing about what is read or refused."""
+    pieces = [f"{json.dumps(key)}:{json.dumps(value, separators=(comma, ':'))}" for key, value in members]
+    text = ("{" + comma.join([f'"pad":"{"x" * 500}"', *pieces]) + "}").encode()
+    try:
+        expected = strict_json.loads_exact(text)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"."):
+            strict_json.loads_keeping(text, "data")
+        return
+    found = strict_json.loads_keeping(text, "data")
+    assert found == expected
+    if isinstance(found.get("data"), JsonObject):
+        assert json.loads(found["data"].text) == found["data"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda read: read.update(a=2),
+        lambda read: read.setdefault("b", 1),
+        lambda read: read.pop("a"),
+        lambda read: read.popitem(),
+        lambda read: read.clear(),
+        lambda read: read.__setitem__("a", 2),
+        lambda read: read.__delitem__("a"),
+        lambda read: read.__ior__({"b": 1}),
+    ],
+)
+def test_what_keeps_its_text_cannot_be_changed(change: Callable[[JsonObject], object]) -> None:
+    """The text would say something else; a copy can be changed."""
+    read = JsonObject.read(b'{"a":1}')
+    with pytest.raises(TypeError):
+        change(read)
+    change(dict(read))  # type: ignore[arg-type]
+    assert (read, read.text) == ({"a": 1}, b'{"a":1}')
+
+
+def test_an_object_that_keeps_its_text_fits_into_a_message() -> None:
+    """It has one level less than a message may have."""
+    inner = strict_json.MAX_DEPTH - 2
+    JsonObject.read(b'{"a":' + b"[" * inner + b"]" * inner + b"}")
+    with pytest.raises(ValueError, match="recursion"):
+        JsonObject.read(b'{"a":' + b"[" * (inner + 1) + b"]" * (inner + 1) + b"}")
