@@ -6,9 +6,10 @@ commit). Time, randomness, the broker link and crash points are passed in, so th
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from p2pflows.contacts import Contacts, naming
@@ -104,6 +105,25 @@ class Request:
     reads_only: bool = False
 
 
+class _Alive(AbstractContextManager[None]):
+    """Lets nothing into a dead node, and lets any exception kill it."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._reading = journal.reading()  # also after the commit, as what is published is read then
+        self._is_dead = False
+
+    def __enter__(self) -> None:
+        if self._is_dead:
+            raise JournalError("an earlier failure has not been repaired yet")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._is_dead = True
+        self._reading.__exit__(kind, error, traceback)
+
+
 class Node:
     """The core of a daemon: builds its parts, and runs one batch after the other through them.
 
@@ -113,7 +133,6 @@ class Node:
 
     has_twin = False
     """Whether another daemon with this identity was seen."""
-    _is_dead = False
     _commit_by: float | None = None
     _next_tick = 0.0
     _next_prune: float
@@ -142,7 +161,7 @@ class Node:
         user = self.user = identity.user_id
         self.journal, self.contacts = journal, contacts
         self.clock, self.limits, self.retention = clock, limits, retention
-        self._link, self._faults, self.identity = link, faults, identity
+        self._link, self._faults, self._alive, self.identity = link, faults, _Alive(journal), identity
         self.boot = _next_boot(journal, clock)
         envelope = Envelope(identity)
         callbacks = self.callbacks = Callbacks()
@@ -396,7 +415,7 @@ class Node:
         Raises:
             JournalError: nothing since the last commit was kept, and the node is dead.
         """
-        with self._alive():
+        with self._alive:
             self._process_batch(deliveries, requests)
 
     def close(self) -> None:
@@ -405,7 +424,7 @@ class Node:
         Raises:
             JournalError: it cannot be kept; its senders send it again.
         """
-        with self._alive():
+        with self._alive:
             self._commit_and_publish((), ticks=True)
 
     def next_wake(self) -> float:
@@ -420,8 +439,9 @@ class Node:
         )
         if has_work:
             return self.clock.elapsed()
-        wakes = (self._next_tick, self._commit_by, self.notices.next_due())
-        return min(wake for wake in wakes if wake is not None)
+        wake = self._next_tick if self._commit_by is None else min(self._next_tick, self._commit_by)
+        notice = self.notices.next_due()
+        return wake if notice is None else min(wake, notice)
 
     def link_up(self) -> None:
         """Publish again what a broker may have forgotten, as it answers again.
@@ -429,7 +449,7 @@ class Node:
         Raises:
             JournalError: the node is dead.
         """
-        with self._alive():
+        with self._alive:
             self._link.publish(topics.status(self.user), self.presence.mine(online=True), retain=True)
             self.publish_card()
             self.outbox.resend_all()
@@ -447,7 +467,7 @@ class Node:
         Raises:
             JournalError: the node is dead.
         """
-        with self._alive():
+        with self._alive:
             flows = [flow.as_shown() for flow in self.catalog.all() if flow.allow == ANYONE]
             self._link.publish(topics.card(self.user), self.presence.card(flows), retain=True)
 
@@ -459,18 +479,6 @@ class Node:
             seconds: for how long.
         """
         self._log.note("disk", "", "", f"The journal could not be written for {seconds:.0f} s: {reason}.")
-
-    @contextlib.contextmanager
-    def _alive(self) -> Iterator[None]:
-        """Let nothing into a dead node, and let any exception kill it."""
-        if self._is_dead:
-            raise JournalError("an earlier failure has not been repaired yet")
-        try:
-            with self.journal.reading():  # also after the commit, as what is published is read then
-                yield
-        except BaseException:
-            self._is_dead = True
-            raise
 
     def _process_batch(self, deliveries: Sequence[Delivery], requests: Sequence[Request]) -> None:
         elapsed = self.clock.elapsed()

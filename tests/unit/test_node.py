@@ -599,7 +599,7 @@ def test_a_journal_that_is_taken_away_is_noticed(world: World, replaced: bool) -
         path.write_bytes(path.with_suffix(".moved").read_bytes())
     world.run(1)
     node = bob.node
-    assert node is None or node._is_dead
+    assert node is None or node._alive._is_dead
     assert ann.send(Type.POST, bob, ECHO, {}, 60) is not None
     if node is not None and not replaced:
         with pytest.raises(JournalError, match="removed or replaced"):

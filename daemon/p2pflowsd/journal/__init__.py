@@ -11,7 +11,8 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from p2pflows.errors import UsageError
@@ -96,6 +97,7 @@ class Journal:
         self._noted = self._last_change.read()
         self._db, self._file = _open(path, 0 if self._noted is None else self._noted.without_log)
         self.checkpoint: Checkpoint | None = None
+        self._reading, self._work = _Reading(), _Work(self._db, self._roll_back)
         self._noted_changes = self._noted_generation = -1
         self.usage = UsageTable(self._db)
         self._bodies = BodyTable(self._db)
@@ -144,35 +146,21 @@ class Journal:
                 "Put the matching key and journal together.",
             )
 
-    @contextlib.contextmanager
-    def work(self) -> Iterator[None]:
+    def work(self) -> AbstractContextManager[None]:
         """Add what happens inside to the open transaction, or to a new one; `commit` keeps it.
 
         Raises:
             JournalError: the disk or the file failed; the transaction is rolled back.
         """
-        try:
-            if not self._db.in_transaction:
-                self._db.execute("BEGIN")
-            yield
-        except sqlite3.Error as error:
-            self._roll_back()
-            raise from_sqlite(error) from error
-        except BaseException:
-            self._roll_back()
-            raise
+        return self._work
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Read outside a transaction; this works on a full or read-only disk, too.
 
         Raises:
             JournalError: the disk or the file failed.
         """
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise from_sqlite(error) from error
+        return self._reading
 
     def reopened(self) -> Journal:
         """Open the file again, after it has failed.
@@ -284,6 +272,34 @@ class Journal:
             if self._saved_counters.get(name) != value:
                 self._counter_table.set(name, value)
                 self._saved_counters[name] = value
+
+
+class _Reading(AbstractContextManager[None]):
+    """Turns what SQLite raises into a JournalError; no generator, as each batch enters several of these."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise from_sqlite(error) from error
+
+
+class _Work(_Reading):
+    """Begins a transaction if none is open, and undoes it after any error."""
+
+    def __init__(self, db: sqlite3.Connection, roll_back: Callable[[], None]) -> None:
+        self._db = db
+        self._roll_back = roll_back
+
+    def __enter__(self) -> None:
+        if not self._db.in_transaction:
+            try:
+                self._db.execute("BEGIN")
+            except sqlite3.Error as error:
+                self.__exit__(None, error, None)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None:
+            self._roll_back()
+        super().__exit__(_kind, error, _traceback)
 
 
 def _open(path: Path, generation: int) -> tuple[sqlite3.Connection, JournalFile]:

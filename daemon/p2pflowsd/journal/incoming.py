@@ -308,4 +308,4 @@ class IncomingTable(Table[IncomingRow]):
         self._usage.add_request(row.peer, row.state, len(body))
         if row.state in _IN_STATE:
             self._live[row_id] = _Live(sys.intern(row.peer), row.state, len(body))
-        return row._replace(row_id=row_id)
+        return IncomingRow(row_id, *row[1:])

@@ -128,11 +128,11 @@ class OutgoingTable(Table[OutgoingRow]):
         """
         self._db.executemany(_MOVE[OutgoingState.STORED], [(None, message_id) for message_id in calls])
         self._db.executemany(_MOVE[OutgoingState.DONE], [(now, message_id) for message_id in others])
-        for message_id in answers:
-            if message_id in self._answers:
-                peer, size = self._answers.pop(message_id)
-                self._db.execute("DELETE FROM outgoing WHERE id = ?", (message_id,))
-                self._usage.add_answer(peer, -1, -size)
+        removed = [message_id for message_id in dict.fromkeys(answers) if message_id in self._answers]
+        self._db.executemany("DELETE FROM outgoing WHERE id = ?", [(message_id,) for message_id in removed])
+        for message_id in removed:
+            peer, size = self._answers.pop(message_id)
+            self._usage.add_answer(peer, -1, -size)
 
     def reopen(self, calls: Sequence[str]) -> None:
         """Move stored calls back, because their recipient misses them.

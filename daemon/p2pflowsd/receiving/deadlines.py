@@ -109,10 +109,9 @@ class Deadlines:
     @property
     def has_expired(self) -> bool:
         """Whether messages or requests are left for the next batch to end."""
+        sent, received = self._outbox.next_expiry, self._next_request
         now = self._clock.now()
-        return any(
-            next_one is not None and next_one <= now for next_one in (self._outbox.next_expiry, self._next_request)
-        )
+        return (sent is not None and sent <= now) or (received is not None and received <= now)
 
     def _expire_sent(self, sent: OutgoingRow) -> None:
         error = strict_json.dumps(self._why_expired(sent).as_wire())

@@ -172,8 +172,10 @@ class Notices:
     def next_due(self) -> float | None:
         """Return when the next notice is due, in the clock's elapsed seconds; None if there is none."""
         gap = self._gaps.next_due()
-        dues = [draft.due for draft in self._drafts.values()]
-        return min((*dues, *(() if gap is None else (gap,))), default=None)
+        if not self._drafts:
+            return gap
+        draft = min(draft.due for draft in self._drafts.values())
+        return draft if gap is None else min(draft, gap)
 
     def take(self, max_bytes: int = MAX_NOTICE_BYTES) -> list[tuple[str, Notice]]:
         """Take the notices that are due now, as (peer, notice).

@@ -51,6 +51,8 @@ REQUEST_BACKOFF = Backoff(initial_s=0.25, max_s=60.0)
 """How long ago a message must have been sent before it is sent again because its recipient asks for it."""
 RESEND_INTERVAL_S = 5.0
 """How often everything is sent again to a recipient whose daemon comes back again and again."""
+MAX_RECENT = 2_000
+"""How many of the calls accepted last are in memory as rows; the answers to others are matched with the journal."""
 EPOCH_INTERVAL_S = 5.0
 """How often a stream may begin a new epoch."""
 MAX_NAMED_EPOCH = 2**52
@@ -129,6 +131,8 @@ class Outbox:
         self._notices_sent = 0
         self._confirmed = Confirmed()
         self.next_expiry: int | None = journal.outgoing.next_expiry()
+        self._recent: dict[str, OutgoingRow] = {}
+        """Calls that were accepted a moment ago, by id, as they are in the journal while they are pending."""
         self._last_created = 0
         """When the newest pending message was accepted, by the clock of that moment."""
         self._redated: dict[str, tuple[int, int]] = {}
@@ -248,6 +252,8 @@ class Outbox:
         entry = OutboxEntry(row_id, message_id, kind, peer, endpoint, len(body))
         entry.epoch, entry.seq = position
         self._enqueue(entry, body)
+        if kind == Type.CALL:
+            self._remember(message, row_id, len(body), origin)
         if self.next_expiry is None or message.expires < self.next_expiry:
             self.next_expiry = message.expires
         return message
@@ -335,7 +341,8 @@ class Outbox:
             answer: the answer, or the error, as JSON.
             created: when the answer was made, by the clock of that user, in milliseconds since the Unix epoch.
         """
-        row = self._journal.outgoing.find(in_reply_to)
+        recent = self._recent.get(in_reply_to) if self._queue.get(in_reply_to) is not None else None
+        row = recent or self._journal.outgoing.find(in_reply_to)
         if row is None or row.peer != peer or row.type in ANSWERS:
             return False
         if row.type == Type.CALL and (row.state == OutgoingState.DONE or row.expires <= self._clock.now()):
@@ -365,6 +372,7 @@ class Outbox:
         """
         if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer):
             return False
+        self._recent.pop(row.id, None)
         entry = self._queue.get(row.id)
         was_head = entry is not None and self._queue.is_head(entry)
         self._queue.remove(row.id)
@@ -532,6 +540,7 @@ class Outbox:
         """Send a pending message with another position in its stream, or with other times."""
         body = self._journal.outgoing.body(entry.id) or b"{}"
         message = Message.model_validate_json(body).model_copy(update=fields)
+        self._recent.pop(entry.id, None)
         self._journal.outgoing.restamp(entry.row_id, message)
         self._queue.drop_body(entry)
         self._queue.resend(entry)
@@ -704,6 +713,28 @@ class Outbox:
             )
         return message, body
 
+    def _remember(self, message: Message, row_id: int, size: int, origin: str | None) -> None:
+        """Keep the row of a call in memory, as its answer may come within milliseconds."""
+        if len(self._recent) >= MAX_RECENT:
+            del self._recent[next(iter(self._recent))]
+        self._recent[message.id] = OutgoingRow(
+            row_id=row_id,
+            id=message.id,
+            type=message.type,
+            peer=message.recipient,
+            endpoint=message.endpoint,
+            epoch=message.epoch,
+            seq=message.seq,
+            conversation=message.conversation,
+            size=size,
+            created=message.created,
+            expires=message.expires,
+            state=OutgoingState.PENDING,
+            note="",
+            answer=None,
+            origin=origin,
+        )
+
     def _next_position(self, peer: str, endpoint: str) -> Position:
         return self._journal.streams.get(Direction.OUTGOING, peer, endpoint) or Position(self._clock.now(), 0)
 
@@ -738,11 +769,13 @@ class Outbox:
             # Too large for this broker: the next batch ends it. Until then it waits like one without a receipt.
             self._too_large += [entry.id for entry in bundle]
         self._faults.reach("outbox.after_publish")
-        elapsed = self._clock.elapsed()
+        elapsed, random = self._clock.elapsed(), self._entropy(1)[0] / 256
+        by_waits: dict[int, list[OutboxEntry]] = {}
         for entry in bundle:
             entry.first_sent = elapsed if entry.first_sent is None else entry.first_sent
-            delay_s = BACKOFF.delay_s(entry.waits, self._entropy(1)[0] / 256)
-            self._queue.mark_sent(entry, at=elapsed, due=elapsed + delay_s)
+            by_waits.setdefault(entry.waits, []).append(entry)
+        for waits, entries in by_waits.items():
+            self._queue.mark_sent(entries, at=elapsed, due=elapsed + BACKOFF.delay_s(waits, random))
         return True
 
 

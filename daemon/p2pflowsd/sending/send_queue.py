@@ -96,8 +96,8 @@ class SendQueue:
         self._stored: dict[str, dict[str, dict[str, OutboxEntry]]] = {}
         """Calls that wait for their answer, by recipient, endpoint and id."""
         self._count_to: Counter[str] = Counter()
-        self._due: list[tuple[float, int, OutboxEntry]] = []
-        """A heap; an entry that is not sent, or was sent again, is out of date."""
+        self._due: list[tuple[float, int, Sequence[OutboxEntry]]] = []
+        """A heap of bundles; an entry that is not sent, or was sent again, is out of date."""
         self._numbers = count()
         self._in_flight: dict[str, int] = {}
         self._cached_bytes = 0
@@ -219,9 +219,8 @@ class SendQueue:
         """Return the messages that have waited long enough for their receipt; each of them is to be sent again."""
         due = []
         while self._due and self._due[0][0] <= elapsed:
-            at, _, entry = heapq.heappop(self._due)
-            if entry.due == at and entry.id in self._sent.get(entry.peer, ()):
-                due.append(entry)
+            at, _, bundle = heapq.heappop(self._due)
+            due += [entry for entry in bundle if entry.due == at and entry.id in self._sent.get(entry.peer, ())]
         return due
 
     def stream(self, peer: str, endpoint: str, limit: int) -> list[OutboxEntry]:
@@ -264,22 +263,23 @@ class SendQueue:
         self._queue_of(bundle[0]).extendleft(reversed(bundle))
         self._unsent[peer].move_to_end(bundle[0].endpoint, last=False)
 
-    def mark_sent(self, entry: OutboxEntry, *, at: float, due: float) -> None:
-        """Let a message wait for its receipt.
+    def mark_sent(self, bundle: Sequence[OutboxEntry], *, at: float, due: float) -> None:
+        """Let messages wait for their receipts.
 
         Args:
-            entry: a message of a bundle that was sent.
-            at: when it was sent, in the clock's elapsed seconds.
-            due: when to send it again, in the clock's elapsed seconds.
+            bundle: messages that were sent together.
+            at: when they were sent, in the clock's elapsed seconds.
+            due: when to send them again, in the clock's elapsed seconds.
         """
-        self.drop_body(entry)
-        entry.sent_at = at
-        entry.due = due
-        entry.attempts += 1
-        entry.waits += 1
-        self._sent.setdefault(entry.peer, {})[entry.id] = entry
-        heapq.heappush(self._due, (due, next(self._numbers), entry))
-        self._in_flight[entry.peer] = self._in_flight.get(entry.peer, 0) + entry.size
+        for entry in bundle:
+            self.drop_body(entry)
+            entry.sent_at = at
+            entry.due = due
+            entry.attempts += 1
+            entry.waits += 1
+            self._sent.setdefault(entry.peer, {})[entry.id] = entry
+            self._in_flight[entry.peer] = self._in_flight.get(entry.peer, 0) + entry.size
+        heapq.heappush(self._due, (due, next(self._numbers), bundle))
 
     def _queue_of(self, entry: OutboxEntry) -> deque[OutboxEntry]:
         """The queue of an entry's stream, which is created if it is new."""

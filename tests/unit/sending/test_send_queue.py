@@ -28,7 +28,7 @@ def send(queue: SendQueue, peer: str = ANN) -> list[OutboxEntry]:
     """Send the next bundle to a recipient; return its messages."""
     bundle = queue.next_bundle(peer)
     for entry in bundle:
-        queue.mark_sent(entry, at=0.0, due=1.0)
+        queue.mark_sent([entry], at=0.0, due=1.0)
     return bundle
 
 
