@@ -166,7 +166,7 @@ def test_damage_that_is_read_after_a_commit(bob: LoneDaemon, ann: Peer, monkeypa
 def test_random_lives(restores: bool) -> None:
     """Who puts back a copy that is older by more than a moment is told; nothing else is taken for that."""
     ever = False
-    for seed in (1, 2, 3):
+    for seed in (1, 11, 14):
         with World(seed, people=2) as world:
             world.run(0.5)
             actions = RandomActions(world, world.random, restores=restores)
