@@ -11,8 +11,10 @@ import p2pflows
 from p2pflows.cli import candidates
 from p2pflows.cli.arguments import Contact, Duration, examples, is_agreed, json_option, read_stdin, stdin_is_piped
 from p2pflows.cli.output import (
+    ago,
     display_name,
     draw_qr_code,
+    is_over,
     local_time,
     print_json,
     print_result,
@@ -204,7 +206,7 @@ def _show_reading(found: dict[str, Any], name: str | None) -> None:
     for title, value in (
         ("from", escape(found["user"])),
         ("name", called),
-        ("ends in", time_left(found["expires"])),
+        ("ended", ago(found["expires"])) if is_over(found["expires"]) else ("ends in", time_left(found["expires"])),
         ("broker", escape(found["broker"]) + same),
         ("words", found["words"]),
     ):

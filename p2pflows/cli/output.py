@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -142,8 +142,12 @@ def ago(moment: str) -> str:
 
 def time_left(moment: str) -> str:
     """Return how long it is until a moment (RFC 3339); `over` when it has passed."""
-    seconds = _seconds_until(moment)
-    return in_one_unit(seconds) if seconds > 0 else "over"
+    return "over" if is_over(moment) else in_one_unit(_seconds_until(moment))
+
+
+def is_over(moment: str) -> bool:
+    """Whether a moment (RFC 3339) has passed."""
+    return _seconds_until(moment) <= 0
 
 
 def local_time(moment: str) -> str:
@@ -159,7 +163,8 @@ def _seconds_until(moment: str) -> float:
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows in aligned columns, with columns of numbers aligned to the right.
 
-    On a terminal, the last column is wrapped to the remaining width. Elsewhere each row is one line, never cut.
+    On a terminal, the last column is wrapped to the remaining width. If too little remains, each cell gets a line of
+    its own, after the name of its column. Elsewhere each row is one line, never cut.
     """
     on_terminal = stdout_is_terminal()
     cells = [[escape("" if cell is None else cell) for cell in row[:-1]] for row in rows]
@@ -168,19 +173,31 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     widths = [max(map(width, column)) for column in zip(head[:-1], *cells, strict=True)]
     are_numbers = [all(isinstance(row[i], int) for row in rows) for i in range(len(widths))]
     margin = sum(widths) + len(_GAP) * len(widths)
-    columns = max(shutil.get_terminal_size().columns - margin, _MIN_TEXT_COLUMNS)
+    texts = ["" if row[-1] is None else str(row[-1]) for row in rows]
+    columns = shutil.get_terminal_size().columns - margin
+    needed = max(width(escape(text)) for text in [head[-1], *texts])
+    if on_terminal and columns < min(needed, _MIN_TEXT_COLUMNS):
+        _print_blocks(head, [[*front, text] for front, text in zip(cells, texts, strict=True)])
+        return
 
     def line(front: Sequence[str], last: str) -> str:
         padded = (_pad(*column) for column in zip(front, widths, are_numbers, strict=True))
         return _GAP.join([*padded, last]).rstrip()
 
     click.echo(style(line(head[:-1], head[-1]), bold=True))
-    for front, row in zip(cells, rows, strict=True):
-        text = "" if row[-1] is None else str(row[-1])
+    for front, text in zip(cells, texts, strict=True):
         first, *more = wrap(text, columns) if on_terminal else [escape(text)]
         click.echo(line(front, first))
         for continuation in more:
             click.echo(" " * margin + continuation)
+
+
+def _print_blocks(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print each row as a block of lines, one for each cell that is not empty."""
+    for number, row in enumerate(rows):
+        if number:
+            click.echo()
+        _print_lines([(name, cell) for name, cell in zip(head, row, strict=True) if cell], wrap)
 
 
 def _fit_cell(cell: str) -> str:
@@ -188,11 +205,27 @@ def _fit_cell(cell: str) -> str:
 
 
 def print_facts(pairs: Iterable[tuple[str, str]]) -> None:
-    """Print names and values in two columns, leaving out pairs without a value."""
-    shown = [(name, value) for name, value in pairs if value]
-    longest = max((len(name) for name, _ in shown), default=0)
-    for name, value in shown:
-        click.echo(f"{style(name.ljust(longest), bold=True)}{_GAP}{value}")
+    """Print names and values in two columns, leaving out pairs without a value; on a terminal, values are wrapped."""
+    on_terminal = stdout_is_terminal()
+    _print_lines(
+        [(name, value) for name, value in pairs if value], _fold_escaped if on_terminal else lambda value, _: [value]
+    )
+
+
+def _print_lines(pairs: Sequence[tuple[str, str]], fold_to: Callable[[str, int], list[str]]) -> None:
+    """Print names and values in two columns.
+
+    Args:
+        pairs: the names and values.
+        fold_to: breaks a value into lines of so many columns.
+    """
+    longest = max((width(name) for name, _ in pairs), default=0)
+    columns = max(shutil.get_terminal_size().columns - longest - len(_GAP), 1)
+    for name, value in pairs:
+        first, *more = fold_to(value, columns)
+        click.echo(f"{style(_pad(name, longest, is_number=False), bold=True)}{_GAP}{first}")
+        for continuation in more:
+            click.echo(" " * (longest + len(_GAP)) + continuation)
 
 
 def draw_qr_code(text: str) -> None:
@@ -227,11 +260,16 @@ def truncate(text: str, columns: int) -> str:
 
 def fold(text: str, columns: int) -> list[str]:
     """Escape foreign text and break it into lines; a long word, such as a URL, stays whole."""
+    return _fold_escaped(escape_lines(text), columns)
+
+
+def _fold_escaped(text: str, columns: int) -> list[str]:
+    """Break text into lines that is escaped, and may have colours."""
     lines: list[str] = []
-    for paragraph in escape_lines(text).split("\n"):
+    for paragraph in text.split("\n"):
         line = ""
         for piece in _unbreakable_pieces(paragraph, columns):
-            if line and width(line) + width(piece.rstrip()) > columns:
+            if line and width(click.unstyle(line + piece.rstrip())) > columns:
                 lines.append(line.rstrip())
                 line = ""
             line += piece

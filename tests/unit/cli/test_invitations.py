@@ -106,6 +106,12 @@ def test_accept_shows_who_asks_before_anything_is_sent(daemon: ScriptedDaemon, w
     assert as_json.err == ""
 
 
+def test_accept_says_when_an_invitation_has_ended(daemon: ScriptedDaemon) -> None:
+    """By the clock of the reader; the inviter's daemon decides."""
+    daemon.script.update(read_invitation={**READ, "expires": moment(-65)}, accept_invitation=MET)
+    assert "ended    1m ago\n" in run_here(daemon.home, "accept", LINE, "--yes").ok().err
+
+
 def test_accept_reads_a_pasted_mail(daemon: ScriptedDaemon) -> None:
     """From stdin, with all that stands around the line."""
     daemon.script.update(read_invitation=READ, accept_invitation=MET)

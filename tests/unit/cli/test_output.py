@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +86,46 @@ def test_a_terminal_shows_ids_and_names_whole(
     monkeypatch.setattr(output, "stdout_is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     output.print_table(["INSTANCE", "ENDPOINT", "FOR"], [["0123" * 8, "e" * 64, "me"]])
-    assert capsys.readouterr().out.splitlines()[1] == f"{'0123' * 8}  {'e' * 64}  me"
+    assert capsys.readouterr().out.splitlines() == [
+        f"INSTANCE  {'0123' * 8}",
+        f"ENDPOINT  {'e' * 64}",
+        "FOR       me",
+    ]
+
+
+def test_a_narrow_terminal_gets_a_block_for_each_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line is wider than the screen, empty cells are left out, and foreign text controls nothing."""
+    monkeypatch.setattr(output, "stdout_is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    row = ["61ca0a3b", "bob", 3, "arrived at the other side", "word " * 12 + EVIL]
+    output.print_table(["ID", "FROM", "N", "STATE", "TEXT"], [row, ["0739f151", "bob", 0, None, "Hi"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        "ID     61ca0a3b",
+        "FROM   bob",
+        "N      3",
+        "STATE  arrived at the other si…",
+        "TEXT   " + ("word " * 6).rstrip(),
+    ]
+    assert lines[-5:] == ["", "ID    0739f151", "FROM  bob", "N     0", "TEXT  Hi"]
+    assert all(output.width(line) <= 40 for line in lines if "\\x1b" not in line)
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_facts_are_wrapped_under_each_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colour takes no room; a pipe gets one line for each."""
+    facts = [("home", "here"), ("problem", "\x1b[31m" + "word " * 9 + "end\x1b[0m"), ("none", "")]
+    output.print_facts(facts)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    monkeypatch.setattr(output, "stdout_is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    output.print_facts(facts)
+    lines = [click.unstyle(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["home     here", "problem  word word word word word word", "         word word word end"]
 
 
 def test_a_long_word_stays_whole_and_a_long_text_does_not() -> None:
