@@ -257,8 +257,12 @@ def input_fields(flow: dict[str, Any]) -> list[list[str]]:
 
 
 def _output_fields(flow: dict[str, Any]) -> list[list[str]]:
-    """Return the fields of a flow's answer, each as its name, its type and its meaning."""
-    return [[name, _type(field), _meaning(field)] for name, field in _properties(flow.get("output")).items()]
+    """Return the fields of a flow's answer, and of the objects in it: each as its name, its type and its meaning."""
+    rows = []
+    for name, field in _properties(flow.get("output")).items():
+        rows.append([name, _type(field), _meaning(field)])
+        rows += [[f"{name}.{inner}", _type(part), _meaning(part)] for inner, part in _properties(field).items()]
+    return rows
 
 
 def _properties(schema: Any) -> dict[str, dict[str, Any]]:

@@ -146,12 +146,18 @@ def _sum(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
-def output_fields() -> dict[str, Any]:
-    """Return the fields of a chat flow's answer as properties of a JSON Schema, for people."""
+def output_fields(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of a chat flow's answer as properties of a JSON Schema, for people.
+
+    Args:
+        schema: what the answer of the model must be; None for a text.
+    """
+    text = {"type": "string", "description": "what the model says"}
     return {
-        "api_output": {"type": "string", "description": "what the model says"},
+        "api_output": text if schema is None else dict(schema),
         "finish_reason": {"type": "string", "description": "why it ended, in the words of its server"},
         "model": {"type": "string", "description": "the model that answered"},
         "usage": {"type": "object", "description": "tokens_in, tokens_out and tokens_cached"},
         "attempts": {"type": "integer", "description": "how many requests it took"},
+        "trimmed": {"type": "integer", "description": "how many earlier messages the model did not receive"},
     }

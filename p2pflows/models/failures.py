@@ -215,7 +215,7 @@ def _refusal(status: int, body: Any, said: str, request: Mapping[str, Any], retr
 def _refused_question(words: str, reason: str, body: Any, request: Mapping[str, Any]) -> Failure | None:
     """Explain an error that is about what was asked; None if it is about something else."""
     if _TOO_LONG.search(words):
-        hint = "Set previous_messages.max_tokens, or give the model a larger context."
+        hint = "Set previous_messages.context_tokens, or give the model a larger context."
         return Failure(Cause.TOO_LONG, reason, hint, max_tokens=_max_tokens_in(body, reason))
     if _has_pictures(request) and _ABOUT_PICTURES.search(words):
         return Failure(Cause.NO_PICTURES, reason, "Choose a model that reads pictures.")

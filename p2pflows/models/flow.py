@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
+from pydantic import BaseModel
+
+from p2pflows.errors import BadInput, NotAllowed, UsageError
 from p2pflows.flows.config import default_config
 from p2pflows.flows.flow import AtomicFlow
 from p2pflows.flows.message import FlowMessage
-from p2pflows.flows.state import MAX_STATE_BYTES
 from p2pflows.models import images
 from p2pflows.models.answer import Completion, output_fields
-from p2pflows.models.answers import Delta
-from p2pflows.models.api_info import TO_BE_FILLED, ApiInfo, normal_base
+from p2pflows.models.answers import Delta, OnDelta
+from p2pflows.models.api_info import OPENAI, TO_BE_FILLED, ApiInfo, normal_base
 from p2pflows.models.backend import Backend
+from p2pflows.models.context import Counter, known_encoder
+from p2pflows.models.exchange import TRIM, Exchange, Request, Roles, Rules
 from p2pflows.models.failures import Cause, ModelFailed
-from p2pflows.models.history import to_send
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
+from p2pflows.models.routes import read_choices
 from p2pflows.models.settings import check_settings
+from p2pflows.models.structured import OutputSchema
 from p2pflows.models.templates import Template
 
 _HISTORY = "previous_messages"
-_ANSWER_RESERVE_BYTES = 25_000
+_LEFT_OUT, _BYTES_PER_TOKEN = "left_out", "bytes_per_token"
+_NOT_FOR_SUMMARIES = {"n", "response_format", "stream", "stream_options", "stop", "max_tokens"}
 _NOT_SETTINGS = {"api_infos", "api_base", "wait_time_per_key", "timeout"}
 
 
@@ -43,6 +47,8 @@ class ChatAtomicFlow(AtomicFlow):
     """
 
     REQUIRED_KEYS_CONFIG: ClassVar[list[str]] = ["backend"]
+    output_model: ClassVar[type[BaseModel] | None] = None
+    """The pydantic class whose fields the answer is to have, in place of a schema in the config."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -76,9 +82,17 @@ class ChatAtomicFlow(AtomicFlow):
         return {"type": "object", "required": [], **described, "properties": fields}
 
     @classmethod
-    def describe_output(cls, config: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003 - the base class's
+    def describe_output(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of the answer."""
-        return {"type": "object", "properties": output_fields()}
+        schema = cls._output_schema(config)
+        return {"type": "object", "properties": output_fields(None if schema is None else schema.node)}
+
+    @classmethod
+    def _output_schema(cls, config: Mapping[str, Any]) -> OutputSchema | None:
+        if cls.output_model is not None:
+            return OutputSchema.of_model(cls.output_model)
+        schema = config.get("output_schema")
+        return None if schema is None else OutputSchema(schema)
 
     def set_up_flow_state(self) -> None:
         """Start with an empty conversation."""
@@ -125,20 +139,46 @@ class ChatAtomicFlow(AtomicFlow):
             for query, response in _demonstrations(data.get("demonstrations")):
                 history += [{"role": user, "content": query}, {"role": assistant, "content": response}]
         history.append({"role": user, "content": images.content(template.render(data), images.given(data))})
-        _check_size(history)
-        sent = self._window(history)
-        completion = Completion.from_record(self.step(lambda: self._ask(sent).to_record()))
-        if self.flow_config.get("accept_incomplete") is not True:
-            completion.check_whole()
+        exchange = Exchange(
+            self._rules(), self._ask_in_step, list(history), self._counter(), self.flow_state.get(_LEFT_OUT, 0)
+        )
+        completion, output = exchange.run()
         # A turn without text would be sent again with each question, and many servers refuse it.
         if texts := [text for text in completion.texts if text.strip()]:
-            self.flow_state[_HISTORY] = history + [{"role": assistant, "content": text} for text in texts]
-        return completion.to_data()
+            answers = [{"role": assistant, "content": text} for text in texts]
+            self.flow_state[_HISTORY] = [*map(dict, exchange.history), *answers]
+            self._remember(exchange)
+        answer = {**completion.to_data(), "trimmed": exchange.trimmed}
+        return answer if exchange.rules.schema is None else {**answer, "api_output": output}
 
-    def _window(self, history: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
-        size = self.flow_config.get("previous_messages") or {}
-        _, user, _ = self._roles()
-        return to_send(history, size.get("first_k"), size.get("last_k"), user=user)
+    def _rules(self) -> Rules:
+        config = self.flow_config
+        window = config.get("previous_messages") or {}
+        return Rules(
+            self._roles(),
+            window.get("first_k"),
+            window.get("last_k"),
+            window.get("context_tokens"),
+            window.get("on_overflow") or TRIM,
+            self._output_schema(config),
+            _number(config, "output_retries", 2),
+            config.get("accept_incomplete") is True,
+        )
+
+    def _counter(self) -> Counter:
+        """Return what counts tokens, where the config limits them."""
+        if (self.flow_config.get("previous_messages") or {}).get("context_tokens") is None:
+            return Counter()
+        model = read_choices(_backend_config(self.flow_config).get("model_name"))[0].model
+        name = model.get(OPENAI) if isinstance(model, Mapping) else model
+        return Counter(known_encoder(name) if name else None, self.flow_state.get(_BYTES_PER_TOKEN))
+
+    def _remember(self, exchange: Exchange) -> None:
+        """Keep in the state what the next question needs beside the conversation."""
+        if exchange.left_out:
+            self.flow_state[_LEFT_OUT] = exchange.left_out
+        if exchange.rules.max_tokens is not None and exchange.counter.bytes_per_token is not None:
+            self.flow_state[_BYTES_PER_TOKEN] = exchange.counter.bytes_per_token
 
     def _check_permitted(self, input_message: FlowMessage) -> None:
         """Check that another user forges no turn of the conversation, and has the model server fetch no address.
@@ -154,13 +194,34 @@ class ChatAtomicFlow(AtomicFlow):
         if images.has_address(images.given(data)) and self.flow_config.get("allow_image_urls") is not True:
             raise NotAllowed("This flow takes no pictures by URL from you.", 'Send them as {"base64": "..."}.')
 
-    def _ask(self, messages: list[Mapping[str, Any]]) -> Completion:
-        """Ask the model. It is a step of the run, so a run that starts over does not ask again."""
+    def _ask_in_step(self, request: Request) -> Completion | ModelFailed:
+        """Ask the model once, in a step of the run, so that a run that starts over does not ask again."""
+        record = self.step(lambda: self._ask_for_record(request))
+        match record:
+            case {"too_long": str(details)}:
+                return ModelFailed(Cause.TOO_LONG, details, record.get("max_tokens"))
+        return Completion.from_record(record)
+
+    def _ask_for_record(self, request: Request) -> dict[str, Any]:
+        try:
+            return self._ask(request).to_record()
+        except ModelFailed as error:
+            if error.cause is not Cause.TOO_LONG:
+                raise
+            return {"too_long": error.details, "max_tokens": error.max_tokens}
+
+    def _ask(self, request: Request) -> Completion:
         if self._keyring is None:
             details = f"The flow {self.name!r} has no key for its model. {GIVE_THE_WORKER_A_KEY}"
             raise ModelFailed(Cause.NOT_SET_UP, details)
         config = _backend_config(self.flow_config)
         settings = {name: value for name, value in config.items() if name not in _NOT_SETTINGS}
+        schema = self._output_schema(self.flow_config)
+        if request.is_summary:
+            settings = {name: value for name, value in settings.items() if name not in _NOT_FOR_SUMMARIES}
+        elif schema is not None:
+            settings["response_format"] = schema.response_format
+        report = self._reporter(is_again=request.is_again) if self.wants_progress and not request.is_summary else None
         with (
             Backend(
                 self._keyring,
@@ -173,25 +234,30 @@ class ChatAtomicFlow(AtomicFlow):
             ) as backend,
             self._running().stopping(backend.interrupt),
         ):
-            completion = backend.complete(messages, settings, self._report if self.wants_progress else None)
+            completion = backend.complete(request.messages, settings, report)
         usage = completion.usage
         model = completion.model or str(settings.get("model", ""))
         self.note_tokens(model, tokens_in=usage.tokens_in or 0, tokens_out=usage.tokens_out or 0)
         return completion
 
-    def _report(self, delta: Delta) -> None:
-        """Report a piece of an answer to the caller (docs/PROTOCOL.md, section 9)."""
-        report: dict[str, Any] = {"delta": delta.text}
-        if delta.answer:
-            report["choice"] = delta.answer
-        if delta.restart:
-            report["restart"] = True
-        self.progress(report)
+    def _reporter(self, *, is_again: bool) -> OnDelta:
+        """Return what reports each piece of an answer to the caller (docs/PROTOCOL.md, section 9).
 
-    def _roles(self) -> tuple[str, str, str]:
-        names = (str(self.flow_config.get(f"{role}_name") or role) for role in ("system", "user", "assistant"))
-        system, user, assistant = names
-        return system, user, assistant
+        Args:
+            is_again: whether pieces of an earlier answer were reported, in place of which this one comes.
+        """
+        begun: set[int] = set()
+
+        def report(delta: Delta) -> None:
+            is_restart = delta.restart or (is_again and delta.answer not in begun)
+            begun.add(delta.answer)
+            choice = {"choice": delta.answer} if delta.answer else {}
+            self.progress({"delta": delta.text, **choice, **({"restart": True} if is_restart else {})})
+
+        return report
+
+    def _roles(self) -> Roles:
+        return Roles(*(str(self.flow_config.get(f"{role}_name") or role) for role in Roles._fields))
 
 
 ChatFlow = ChatAtomicFlow
@@ -243,16 +309,6 @@ def _number(config: Mapping[str, Any], name: str, default: int) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UsageError(f"The config's {name!r} is not a number.", "Write a number.")
     return value
-
-
-def _check_size(history: list[dict[str, Any]]) -> None:
-    """Refuse to ask for an answer for which the state has no space left: the answer would cost money and be lost."""
-    size = len(json.dumps(history, ensure_ascii=False).encode(errors="replace"))
-    if size > MAX_STATE_BYTES - _ANSWER_RESERVE_BYTES:
-        raise FlowFailed(
-            f"The conversation has {size} bytes, too many to be stored.",
-            "Reset the instance or get a new one; send pictures by URL, or smaller ones.",
-        )
 
 
 def _demonstrations(value: Any) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from p2pflows.errors import UsageError
+from p2pflows.models.context import split_turns
 
 Message = TypeVar("Message")
 
@@ -51,12 +52,7 @@ def to_send(
     # By its place, as the config may have had another name for its role when the conversation began.
     system, *messages = history
     kept = {id(message) for message in window(messages, first_k, last_k)}
-    turns: list[list[Mapping[str, Any]]] = []
-    for message in messages:
-        if message["role"] == user or not turns:
-            turns.append([])
-        turns[-1].append(message)
-    *earlier, newest = turns
+    *earlier, newest = split_turns(messages, user)
     whole = [message for turn in earlier if kept.issuperset(map(id, turn)) for message in turn]
     head = [system] if system["content"] else []  # strict servers refuse an empty one
     return [*head, *whole, *newest]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.models.api_info import normal_base
 from p2pflows.models.routes import read_choices
+from p2pflows.models.structured import OutputSchema
 from p2pflows.models.templates import Template
 
 _CORRECT = "Correct the flow's config; docs/MODELS.md has all settings."
@@ -43,6 +44,14 @@ def _models(value: Any) -> Any:
     if value is not None:
         for choice in read_choices(value):
             _base(choice.api_base)
+    return value
+
+
+def _schema(value: Any) -> Any:
+    if value is not None:
+        if not isinstance(value, dict):
+            raise UsageError("The config's 'output_schema' is not a JSON Schema.", 'Write: {"type": "object", ...}')
+        OutputSchema(value)
     return value
 
 
@@ -85,6 +94,8 @@ class Window(_Group):
 
     first_k: Annotated[int, Field(ge=0)] | None = None
     last_k: Annotated[int, Field(ge=0)] | None = None
+    context_tokens: Annotated[int, Field(ge=100)] | None = None
+    on_overflow: Literal["trim", "summarise", "error"] | None = None
 
 
 class ChatSettings(_Group):
@@ -94,6 +105,8 @@ class ChatSettings(_Group):
     n_api_retries: Annotated[int, Field(ge=1, le=20)] | None = None
     wait_time_between_retries: _Seconds | None = None
     accept_incomplete: bool | None = None
+    output_schema: Annotated[Any, BeforeValidator(_schema)] = None
+    output_retries: Annotated[int, Field(ge=0, le=10)] | None = None
     system_name: str | None = None
     user_name: str | None = None
     assistant_name: str | None = None
@@ -126,6 +139,8 @@ def check_settings(config: Mapping[str, Any], own_keys: Collection[str] | None =
         if own_keys is None or meant:
             raise UsageError(f"The config of a chat flow has no key {key!r}.", meant or _CORRECT)
     plain = {key: _without_private(value) for key, value in config.items() if key in known}
+    if config.get("output_schema") is not None and (plain["backend"] or {}).get("response_format") is not None:
+        raise UsageError("The config has both output_schema and backend.response_format.", "Keep one of them.")
     try:
         ChatSettings.model_validate(plain)
     except P2pflowsError as error:  # a template or a URL, which says itself what is wrong

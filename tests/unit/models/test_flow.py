@@ -21,6 +21,7 @@ from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.models.api_info import ApiInfo, quick_load_api_keys
 from p2pflows.models.failures import ModelFailed
 from p2pflows.models.flow import ChatAtomicFlow, ChatFlow
+from p2pflows.models.history import to_send
 from p2pflows.models.keyring import Keyring
 
 KEY = "sk-secret-0123456789"
@@ -379,6 +380,7 @@ def test_what_the_server_says_of_its_answer(server: ModelServer, stream: bool) -
         "model": "m-2026",
         "usage": {"tokens_in": 12, "tokens_out": 3, "tokens_cached": 8},
         "attempts": 1,
+        "trimmed": 0,
     }
     chat.say(query="2")
     assert set(chat.run.replies[0][1]["usage"].values()) == {None}
@@ -617,13 +619,13 @@ def test_interface_description(server: ModelServer) -> None:
     flow = build(ChatAtomicFlow, chat.config, subflows={}, run=None, state=None)
     assert flow.get_interface_description() == {
         "input": ["query", "tongue"],
-        "output": ["api_output", "finish_reason", "model", "usage"],
+        "output": ["api_output", "finish_reason", "model", "usage", "attempts", "trimmed"],
     }
     chat.say(query="1")
     flow = build(ChatAtomicFlow, chat.config, subflows={}, run=None, state=chat.state)
     assert flow.get_interface_description() == {
         "input": ["query"],
-        "output": ["api_output", "finish_reason", "model", "usage"],
+        "output": ["api_output", "finish_reason", "model", "usage", "attempts", "trimmed"],
     }
 
 
@@ -671,7 +673,7 @@ def test_conversation_rules(queries: list[str], first_k: int | None, last_k: int
         memory = Memory(steps=[json.dumps([f"re: {query}"])])
         flow = build(ChatAtomicFlow, copy.deepcopy(config), subflows={}, run=ScriptedRun(memory=memory), state=state)
         history = [*(flow.flow_state["previous_messages"] or [says("system", "")]), says("user", query)]
-        assert flow._window(history)[-1] == says("user", query)
+        assert to_send(history, first_k, last_k, user="user")[-1] == says("user", query)
         invoke(flow, incoming({"query": query}))
         state = dump_state(flow)
     told = [message["content"] for message in flow.flow_state["previous_messages"]]
