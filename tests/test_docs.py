@@ -20,6 +20,7 @@ import click
 import pytest
 from support.command_tree import commands
 from support.console_examples import PageRunner, read
+from support.model_server import Asked, Fails, ModelServer, Script
 from test_rooms import FLOORS
 
 import p2pflows
@@ -52,6 +53,7 @@ STORIES = [
     "docs/FLOWS.md",
     "docs/HUMANS.md",
     "docs/OPENAI.md",
+    "docs/MODELS.md",
 ]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])
@@ -96,6 +98,18 @@ def _texts(expression: ast.expr) -> set[str]:
     return set()
 
 
+class StoryModel(ModelServer):
+    """The model server of the pages: it does not know the model `gone`, and answers with data where it is asked to."""
+
+    def take(self, asked: Asked) -> Script:
+        """Return the answer to a request."""
+        if asked.body["model"] == "gone":
+            return Fails(404, "model 'gone' not found")
+        if "response_format" in asked.body:
+            return '{"city": "Bern", "people": 140000}'
+        return super().take(asked)
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """An empty folder with a short path, as unix sockets need."""
@@ -128,9 +142,9 @@ def test_a_page_does_what_it_shows(name: str, folder: Path, environment: dict[st
     for tool in ("curl", "socat", "mosquitto"):
         if f"{tool} -" in page and not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
-    steps = read(page)
-    assert steps
-    with PageRunner(folder, environment) as runner:
+    with StoryModel() as model, PageRunner(folder, environment) as runner:
+        steps = read(page.replace("http://127.0.0.1:8080/v1", model.url))
+        assert steps
         for step in steps:
             runner.run_step(step)
 
