@@ -83,7 +83,8 @@ class Answer:
 
     text: str
     finish_reason: str
-    usage: dict[str, int] | None
+    usage: dict[str, Any]
+    """All 0 if the flow does not say: clients take it for granted."""
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Answer:
@@ -99,12 +100,16 @@ class Answer:
         )
 
 
-def _usage(usage: Any) -> dict[str, int] | None:
-    match usage:
-        case {"tokens_in": int(tokens_in), "tokens_out": int(tokens_out)}:
-            total = tokens_in + tokens_out
-            return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": total}
-    return None
+def _usage(usage: Any) -> dict[str, Any]:
+    fields = usage if isinstance(usage, dict) else {}
+    tokens_in, tokens_out, cached = (_count(fields.get(f"tokens_{name}")) for name in ("in", "out", "cached"))
+    details = {"prompt_tokens_details": {"cached_tokens": cached}} if cached else {}
+    total = tokens_in + tokens_out
+    return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": total, **details}
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,7 @@ class Completion:
         """Return the whole completion."""
         message = {"role": "assistant", "content": answer.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
-        usage = {} if answer.usage is None else {"usage": answer.usage}
-        return {**self._about("chat.completion"), "choices": [choice], **usage}
+        return {**self._about("chat.completion"), "choices": [choice], "usage": answer.usage}
 
     def piece(self, text: str, *, is_first: bool) -> dict[str, Any]:
         """Return a chunk with the next piece of the text."""
@@ -138,7 +142,7 @@ class Completion:
         return self._chunk([{"index": 0, "delta": {}, "logprobs": None, "finish_reason": answer.finish_reason}])
 
     def usage(self, answer: Answer) -> dict[str, Any]:
-        """Return the chunk that says how many tokens it took; null if the flow does not say."""
+        """Return the chunk that says how many tokens it took."""
         return {**self._chunk([]), "usage": answer.usage}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:

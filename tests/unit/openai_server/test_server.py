@@ -28,7 +28,11 @@ HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
 def daemon(tmp_path: Path) -> Any:
     """A daemon with an assistant that says hello."""
     with ScriptedDaemon(tmp_path) as daemon:
-        answer = {"api_output": "Hello you", "finish_reason": "length", "usage": {"tokens_in": 3, "tokens_out": 2}}
+        answer = {
+            "api_output": "Hello you",
+            "finish_reason": "length",
+            "usage": {"tokens_in": 3, "tokens_out": 2, "tokens_cached": 1},
+        }
         daemon.script.update(
             describe=ASSISTANT,
             submit={"id": "1" * 32},
@@ -74,9 +78,29 @@ async def test_an_answer(daemon: ScriptedDaemon) -> None:
     assert (done.choices[0].message.content, done.choices[0].finish_reason) == ("Hello you", "length")
     assert done.usage is not None
     assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.total_tokens) == (3, 2, 5)
+    assert done.usage.prompt_tokens_details is not None
+    assert done.usage.prompt_tokens_details.cached_tokens == 1
     asked = dict(daemon.asked)
     assert asked["submit"]["data"] == {"query": "Hi"}
     assert "call" not in asked
+
+
+@pytest.mark.parametrize("data", [{"text": "Hello you"}, {"result": "Hello you", "usage": {"tokens_in": None}}])
+async def test_an_answer_of_a_flow_that_counts_no_tokens(daemon: ScriptedDaemon, data: dict[str, Any]) -> None:
+    """Clients find what they take for granted."""
+    daemon.script["wait"] = {"data": data}
+    async with serving(daemon) as client:
+        done = await client.chat.completions.create(model="bob/Assistant", messages=HI)
+    assert (done.choices[0].message.content, done.choices[0].finish_reason) == ("Hello you", "stop")
+    assert done.usage is not None
+    assert done.usage.total_tokens == 0
+
+
+async def test_data_without_a_text_is_shown_as_json(daemon: ScriptedDaemon) -> None:
+    """Nothing of it is lost."""
+    daemon.script["wait"] = {"data": {"n": 1}}
+    async with serving(daemon) as client:
+        assert await ask(client) == '{"n": 1}'
 
 
 async def test_a_stream(daemon: ScriptedDaemon) -> None:
