@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 from p2pflowsd.journal.table import Table
 
+MAX_STREAMS_OF_PEER = 10_000
+"""How many streams of one sender are remembered."""
 _MAX_CACHED_STREAMS = 10_000
+_MAX_COUNTED_PEERS = 10_000
 _MAX_CHECKED_STREAMS = 500
 """How many streams one call of `forget_strangers` looks at."""
 
@@ -47,6 +50,8 @@ class StreamTable(Table[Position]):
         self._cached: dict[_Key, Position | None] = {}
         self._changed: set[_Key] = set()
         self._last_checked = ("", "")
+        self._incoming_of: dict[str, int] = {}
+        """How many incoming streams some peers have, at least."""
 
     def get(self, direction: Direction, peer: str, endpoint: str) -> Position | None:
         """Return the position of a stream, or None before its first message."""
@@ -64,9 +69,21 @@ class StreamTable(Table[Position]):
         statement = "SELECT 1 FROM streams WHERE way = ? AND peer = ? LIMIT 1"
         return self._value(statement, direction, peer) is not None
 
+    def has_room(self, peer: str) -> bool:
+        """Return whether one more stream of a sender can be remembered."""
+        if peer not in self._incoming_of:
+            self.save()
+            if len(self._incoming_of) >= _MAX_COUNTED_PEERS:
+                self._incoming_of.clear()
+            counted = self._value("SELECT count(*) FROM streams WHERE way = 'in' AND peer = ?", peer)
+            self._incoming_of[peer] = counted or 0
+        return self._incoming_of[peer] < MAX_STREAMS_OF_PEER
+
     def set(self, direction: Direction, peer: str, endpoint: str, position: Position) -> None:
         """Move a stream to a position."""
         key = (direction, peer, endpoint)
+        if direction == Direction.INCOMING and peer in self._incoming_of and self.get(*key) is None:
+            self._incoming_of[peer] += 1
         self._cached[key] = position
         self._changed.add(key)
 
@@ -90,6 +107,7 @@ class StreamTable(Table[Position]):
             self._db.execute("DELETE FROM streams WHERE way = ? AND peer = ? AND endpoint = ?", key)
             self._cached.pop(key, None)
             self._changed.discard(key)
+            self._incoming_of.pop(peer, None)
         self._last_checked = streams[-1] if streams else ("", "")
 
     def save(self) -> None:

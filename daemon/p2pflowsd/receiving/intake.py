@@ -276,6 +276,8 @@ class Intake:
         position = Position(message.epoch, message.seq)
         expected = self._journal.streams.get(Direction.INCOMING, peer, endpoint)
         had_epoch = expected is not None
+        if not had_epoch and not self._journal.streams.has_room(peer):
+            self._refuse(message, "streams_full")
         is_new_epoch = expected is None or expected.epoch < message.epoch
         if expected is None or is_new_epoch:
             expected = Position(message.epoch, 0)

@@ -47,6 +47,10 @@ from p2pflowsd.sending.notices import Notices
 MAX_ATTEMPTS = 3
 MAX_CHANNELS = 256
 """How many channels are kept; anybody may name a topic."""
+MAX_WORKERS_OF_TOKEN = 500
+"""How many workers may be connected with one token; anyone who has it may call themselves ever new names."""
+MAX_PARKED = 20_000
+"""How many runs of one worker may wait for answers."""
 HEARTBEAT_TIMEOUT_S = 15.0
 """Seconds without a heartbeat (one every 2 s) after which a worker counts as lost."""
 RECOVERY_S = 5.0
@@ -134,11 +138,10 @@ class Dispatch:
         if worker is None:
             if frame.bye:
                 return
+            if token and self._points.workers_with(token) >= MAX_WORKERS_OF_TOKEN:
+                raise Refused("workers_full")
             worker = point.workers[name] = Worker(channel, queue, token, now)
-        if worker.token != token:
-            raise BadFrame("the worker has another token")
-        if frame.number <= worker.last_number:
-            raise Refused("replayed")
+        _check(worker, token, frame)
         worker.last_number, worker.last_heard = frame.number, now
         if frame.bye and not frame.draining:
             worker.lost_at = now + GRACE_PERIOD_S
@@ -431,3 +434,18 @@ def _too_large(flow: Served) -> TooLarge:
         f"What {flow.endpoint!r} keeps and what it is sent are together too large for its worker.",
         "Send less at a time, or a reference to the data.",
     )
+
+
+def _check(worker: Worker, token: str, frame: WorkerFrame) -> None:
+    """Check that a frame is a new one of a worker.
+
+    Raises:
+        BadFrame: it is of another worker, or fills too much memory.
+        Refused: it was seen before.
+    """
+    if worker.token != token:
+        raise BadFrame("the worker has another token")
+    if len(frame.parked) + (len(worker.parked) if frame.held is None else 0) > MAX_PARKED:
+        raise BadFrame("too many of its runs wait")
+    if frame.number <= worker.last_number:
+        raise Refused("replayed")

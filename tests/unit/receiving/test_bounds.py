@@ -18,6 +18,7 @@ from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.message import Type
 from p2pflows.protocol.notice import MAX_NOTICE_BYTES, MAX_RECEIPTS, MAX_STREAM_LINES
 from p2pflowsd.api import views
+from p2pflowsd.journal import streams
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.receiving import held
@@ -652,3 +653,22 @@ def test_a_broker_delivers_statuses_that_nobody_asked_for(bob: LoneDaemon) -> No
         Peer(bob, seed).show(boot=1, online=True)
     assert bob.journal.counters["refused.unrelated"] == 100
     assert bob.node.presence._known == {}
+
+
+def test_a_contact_writes_to_ever_other_endpoints(
+    bob: LoneDaemon, mallory: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The streams of one sender are remembered up to a limit; those that are known go on, and others have theirs."""
+    monkeypatch.setattr(streams, "MAX_STREAMS_OF_PEER", 20)
+    for n in range(15):
+        mallory.send(mallory.message(f"e{n}"), endpoint=f"e{n}")
+    bob.restart()
+    for n in range(15, 30):
+        mallory.send(mallory.message(f"e{n}"), endpoint=f"e{n}")
+    assert bob.journal.counters["refused.streams_full"] == 10
+    assert bob.journal._db.execute("SELECT count(*) FROM streams WHERE way = 'in'").fetchone() == (20,)
+    mallory.send(mallory.message("e3"), endpoint="e3")
+    assert bob.journal.counters["refused.streams_full"] == 10
+    ann = Peer(bob, 65, name="ann")
+    ann.send(ann.message())
+    assert in_state(bob, IncomingState.ASKED) == 1

@@ -12,6 +12,7 @@ from p2pflows.errors import NotAllowed, UsageError
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflowsd.journal.rows import WorkerTokenRow
+from p2pflowsd.running import dispatch
 from p2pflowsd.running.worker_tokens import MAX_ENDED_TOKENS, MAX_TOKENS, token_key
 
 DAY_MS = 24 * 3_600_000
@@ -139,6 +140,31 @@ def test_a_worker_cannot_play_one_with_another_token(desk: Desk) -> None:
     Hand(desk, "b", "w-here", token=thief.id, is_local=False).says(bye=True, draining=True)
     assert desk.node.points.status()[0]["workers"] == 2
     assert desk.journal.counters["refused.bad_frame"] == 4
+
+
+def test_a_token_connects_so_many_workers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls themselves ever new names fills no memory, is in the log, and keeps nobody else out."""
+    monkeypatch.setattr(dispatch, "MAX_WORKERS_OF_TOKEN", 5)
+    token = make(desk)
+    for number in range(20):
+        Hand(desk, "b", f"w-{number}", token=token.id, is_local=False)
+    Hand(desk, "b", "w-3", token=token.id, is_local=False)
+    assert desk.node.points.status()[0]["workers"] == 5
+    assert desk.journal.counters["refused.workers_full"] == 15
+    assert any(token.id in row.detail and "workers_full" in row.detail for row in desk.journal.log.newest(10))
+    Hand(desk, "b", "w-other", token=make(desk).id, is_local=False)
+    assert desk.node.points.status()[0]["workers"] == 6
+
+
+def test_a_worker_says_that_ever_more_runs_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that nobody leased to a worker fill no memory, however often it says that they wait."""
+    monkeypatch.setattr(dispatch, "MAX_PARKED", 100)
+    worker = Hand(desk, "b", "w", token=make(desk).id, is_local=False)
+    for frame in range(10):
+        worker.says(held=None, parked=[f"{frame}-{number}" for number in range(40)])
+    (known,) = (each for point in desk.node.points for each in point.workers.values())
+    assert len(known.parked) <= 100
+    assert desk.journal.counters["refused.bad_frame"] == 8
 
 
 def test_a_worker_elsewhere_cannot_end_a_process_here(desk: Desk) -> None:
