@@ -17,6 +17,7 @@ class Retention(BaseModel):
 
     Attributes:
         calls: calls and posts of the owner after their end, with the answers.
+        fetched_answers: of these, the answers over 16,000 bytes that a program of the owner has got.
         inbox: questions and notes to the owner after their end.
         log: entries of the owner's log.
         transcripts: what the owner and other people have said to each other.
@@ -25,6 +26,7 @@ class Retention(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     calls: Age = _DAY
+    fetched_answers: Age = 60
     inbox: Age = _DAY
     log: Age = 90 * _DAY
     transcripts: Age = 365 * _DAY

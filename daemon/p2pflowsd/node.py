@@ -30,7 +30,6 @@ from p2pflowsd.human.delegations import Delegations
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.human.transcript import Transcript
 from p2pflowsd.journal import Journal, JournalError
-from p2pflowsd.journal.pruning import MAX_REMOVED_ROWS
 from p2pflowsd.journal.rows import IncomingRow, LineRow, MeetingRow, OutgoingRow, PromptRow
 from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.link import Delivery, Link
@@ -75,6 +74,8 @@ from p2pflowsd.sending.waiters import Waiters
 
 TICK_S = 0.5
 PRUNE_INTERVAL_S = 10.0
+PRUNE_AFTER_ROWS = 200
+"""After so many new messages the journal is pruned, which removes up to twice as many."""
 COMMIT_DELAY_S = 0.02
 """How long a commit may be delayed to batch more deliveries when no client waits for it."""
 MAX_PAUSE_S = 3.0
@@ -589,7 +590,7 @@ class Node:
             return
         has_more = self.journal.prune(self.clock.now(), self.retention)
         self._next_prune = elapsed + (TICK_S if has_more else PRUNE_INTERVAL_S)
-        self._prune_at_rows = self._rows_added() + MAX_REMOVED_ROWS
+        self._prune_at_rows = self._rows_added() + PRUNE_AFTER_ROWS
 
     def _rows_added(self) -> int:
         counters = self.journal.counters
@@ -656,7 +657,7 @@ class Node:
             self._fail_unserved(self._queue.restore())
         self.rights.review_all()
         self._next_prune = self._next_tidying = self.clock.elapsed() + PRUNE_INTERVAL_S
-        self._prune_at_rows = self._rows_added() + MAX_REMOVED_ROWS
+        self._prune_at_rows = self._rows_added() + PRUNE_AFTER_ROWS
 
     def _end_too_large(self) -> None:
         for entry, error in self.outbox.end_too_large():

@@ -13,14 +13,20 @@ from simulation.world import World
 
 from p2pflowsd.journal.migrations import migrate
 
-GROWING = {"incoming", "outgoing", "bundles", "log", "streams", "prompts", "lines", "bodies"}
+GROWING = {
+    "incoming", "outgoing", "bundles", "log", "streams", "prompts", "lines", "bodies", "senders", "remembered",
+    "records",
+}  # fmt: skip
 """Tables with a row for every message, or for every stream."""
 INDEXES_OF_FEW = {
     "incoming_live", "incoming_blocked", "incoming_of_instance", "incoming_open_of_peer",
     "outgoing_live", "outgoing_of_root", "lines_under_way", "prompts_snoozed",
 }  # fmt: skip
 """Indexes of the few open messages and requests."""
-AT_START = ("SET place = n", "backwards(id)", "GROUP BY peer", "SELECT DISTINCT peer, endpoint FROM lines")
+AT_START = (
+    "SET place = n", "backwards(id)", "GROUP BY peer", "SELECT DISTINCT peer, endpoint FROM lines",
+    "SELECT DISTINCT n FROM records",
+)  # fmt: skip
 """Parts of statements that run once, when a journal is opened or a daemon starts."""
 
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from simulation.broker import PacketFaults
 from simulation.checker import check
 from simulation.machine import POINTS
-from simulation.world import CLASSES, ECHO, HUMAN, MAX_LIFETIME_S, SPREAD, World
+from simulation.world import CLASSES, ECHO, FEW_MESSAGES, HUMAN, MAX_LIFETIME_S, SPREAD, World
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.ids import derived_id
@@ -52,7 +52,7 @@ class Faults(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 2**32 - 1))
     def begin(self, seed: int) -> None:
         """Start with a new world."""
-        self.world = World(seed, people=2)
+        self.world = World(seed, people=2, kept_messages=FEW_MESSAGES)
         self.world.run(0.5)
         self.count = 0
 

@@ -27,9 +27,14 @@ from p2pflowsd.running.task import row_id_of
 from p2pflowsd.running.worker_tokens import point_key
 from p2pflowsd.sending.presence import open_signed
 
-_STORED = "SELECT 1 FROM incoming WHERE peer = ? AND id = ?"
-_ENDED = _STORED + " AND state IN ('done', 'failed', 'expired')"
-_RUN = "SELECT 1 FROM incoming WHERE n = ? AND state NOT IN ('blocked', 'held', 'ready')"
+_REMEMBERED = (
+    " UNION ALL SELECT 1 FROM remembered JOIN senders ON senders.n = remembered.sender"
+    " WHERE senders.user = ?1 AND lower(hex(remembered.id)) = ?2"
+)
+_RECEIVED = "SELECT 1 FROM incoming WHERE peer = ?1 AND id = ?2"
+_STORED = _RECEIVED + _REMEMBERED
+_ENDED = _RECEIVED + " AND state IN ('done', 'failed', 'expired')" + _REMEMBERED
+_RUN = _RECEIVED + " AND state NOT IN ('blocked', 'held', 'ready')" + _REMEMBERED
 _ACCEPTED = "SELECT 1 FROM outgoing WHERE id = ?"
 _SETTLED = _ACCEPTED + " AND state NOT IN ('pending', 'stored')"
 _CLOSED = "SELECT 1 FROM prompts WHERE id = ? AND state != 'open'"
@@ -135,7 +140,7 @@ class Promises(list[Fact]):
                 assert opened.kind is BundleKind.MESSAGES
                 assert machine.node is not None
                 for message in map(Message.from_bytes, opened.bodies):
-                    if machine.node.journal.incoming.find(message.sender, message.id) is not None:
+                    if machine.node.journal.incoming.knows(message.sender, message.id):
                         self._mark(machine.name, "a PUBACK was sent", _STORED, message.sender, message.id)
             case _:
                 pass
@@ -145,7 +150,7 @@ class Promises(list[Fact]):
         assert machine.node is not None
         row = machine.node.journal.incoming.get(row_id)
         if row is not None and row.state != IncomingState.READY:
-            self._mark(machine.name, "a worker may forget a result", _RUN, row_id)
+            self._mark(machine.name, "a worker may forget a result", _RUN, row.peer, row.id)
 
     def _receipts(self, machine: Machine, peer: str, notice: Notice) -> None:
         for message_id in (*notice.received, *notice.held, *notice.waiting):

@@ -16,7 +16,7 @@ from typing import Any
 from simulation.broker import PacketFaults
 from simulation.checker import check
 from simulation.machine import Machine
-from simulation.world import CLASSES, ECHO, HUMAN, MAX_LIFETIME_S, SPREAD, World
+from simulation.world import CLASSES, ECHO, FEW_MESSAGES, HUMAN, MAX_LIFETIME_S, SPREAD, World
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.ids import derived_id
@@ -282,7 +282,7 @@ def simulate(seed: int, steps: int, *, people: int = 3, restores: bool = False) 
     Returns:
         A sentence for each violation, and the folder with history and journals if there are any.
     """
-    world = World(seed, people)
+    world = World(seed, people, kept_messages=FEW_MESSAGES)
     try:
         actions = RandomActions(world, Random(seed + 1), restores=restores)  # noqa: S311 - a simulation, no secrets
         world.run(1.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
+import pytest
 from simulation import flows
 from simulation.broker import PacketFaults, SimulatedBroker
 from simulation.history import Fact
@@ -19,6 +20,8 @@ from simulation.timeline import Timeline
 from simulation.worker import POINT, Worker
 
 from p2pflows.protocol.message import Type
+from p2pflowsd import node
+from p2pflowsd.journal import pruning
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
 from p2pflowsd.running.effects import POST_LIFETIME_MS
 
@@ -35,6 +38,9 @@ SETTLE_TIMEOUT_S = 30.0
 ANSWER_INTERVAL_S = 5.0
 """How often humans answer their prompts at the end."""
 MAX_ANSWER_ROUNDS = 100
+KEPT_REQUESTS = FEW_MESSAGES = 3
+PRUNE_AFTER_ROWS = 3
+"""Few, so that short lives prune too."""
 MAX_LIFETIME_S = 600.0
 """The longest time before the deadline of a message that a person sends."""
 
@@ -46,9 +52,16 @@ class World:
         seed: the seed of all random choices.
         people: how many people there are.
         facts: where the history goes; by default a new list.
+        kept_messages: of so many of the newest messages of each person, more is kept than somebody still asks for.
     """
 
-    def __init__(self, seed: int, people: int = 2, facts: list[Fact] | None = None) -> None:
+    def __init__(
+        self, seed: int, people: int = 2, facts: list[Fact] | None = None, kept_messages: int = pruning.KEPT_MESSAGES
+    ) -> None:
+        self._patches = pytest.MonkeyPatch()
+        self._patches.setattr(pruning, "KEPT_REQUESTS", KEPT_REQUESTS)
+        self._patches.setattr(pruning, "KEPT_MESSAGES", kept_messages)
+        self._patches.setattr(node, "PRUNE_AFTER_ROWS", PRUNE_AFTER_ROWS)
         self.random = Random(seed)  # noqa: S311 - a simulation, no secrets
         self.timeline = Timeline()
         self.broker = SimulatedBroker(self.timeline, self.random)
@@ -170,6 +183,7 @@ class World:
         """End all processes, and remove the files."""
         for machine in self.machines:
             machine.close()
+        self._patches.undo()
         shutil.rmtree(self.folder)
 
     def save_history(self) -> Path:

@@ -31,6 +31,8 @@ def summed_usage(journal: Journal) -> dict[str, UsageRow]:
 
     for peer, state, size in db.execute("SELECT peer, state, coalesce(length(body), large) FROM incoming AS summed"):
         add(peer, size, _KIND_OF[state])
+    for (peer,) in db.execute("SELECT user FROM remembered AS summed JOIN senders ON senders.n = summed.sender"):
+        add(peer, 0, "remembered")
     for peer, text, data in db.execute("SELECT peer, text, data FROM prompts AS summed"):
         add(peer, len(text.encode()) + len(data.encode()))
     for peer, state, size in db.execute(

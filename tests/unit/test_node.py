@@ -110,7 +110,7 @@ def test_proofs_of_repetitions(world: World) -> None:
     for _ in range(5):
         ann.send(Type.POST, bob, ECHO, {}, 60)
         world.run(1)
-    assert bob.rows("bundles") == 5
+    assert (bob.rows("incoming"), bob.rows("bundles")) == (5, 0)
 
 
 def test_a_gap_after_a_long_night(world: World) -> None:

@@ -117,7 +117,7 @@ def _call(node: Node, row: OutgoingRow) -> dict[str, Any]:
         "where": _where_sent(node, row) if is_open else "",
         **claim(node, "", 0),
         "outcome": outcome,
-        "value": content if outcome == QuestionState.ANSWERED else None,
+        "value": content if outcome == QuestionState.ANSWERED and row.answer is not None else None,
         "answer": str(content.get("human_input", "")) if outcome == QuestionState.ANSWERED else "",
         "remark": "",
         "by": "" if is_open else row.peer,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from p2pflows.errors import DeadlinePassed, P2pflowsError, from_peer
+from p2pflows.errors import BadInput, DeadlinePassed, P2pflowsError, from_peer
 from p2pflows.forms.wire import form_of
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
@@ -241,6 +241,13 @@ async def wait(daemon: Daemon, params: WaitParameters) -> Any:
     data = _answer_data(daemon, state, answer)
     if row.type == Type.POST:
         return {"id": row.id, "state": "delivered"}
+    if row.state not in OPEN_OUTGOING:
+        if row.answer is None:
+            raise BadInput(
+                f"The answer to {row.id[-8:]} was given to a program, and is too large to be kept for longer.",
+                "Call again, or let `retention` in config.yaml keep `fetched_answers` longer.",
+            )
+        daemon.submit(lambda: daemon.node.journal.outgoing.mark_fetched(row), lambda _result: None)
     hops = [asdict(hop) for hop in daemon.node.delegations.hops(row.id)]
     by = hops[-1]["to"] if hops else row.peer
     return {"id": row.id, "data": data, "from": by, "conversation": row.conversation, "hops": hops}

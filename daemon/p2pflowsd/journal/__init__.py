@@ -44,6 +44,7 @@ from p2pflowsd.journal.prompts import PromptTable
 from p2pflowsd.journal.pruning import Pruner
 from p2pflowsd.journal.questions import QuestionTable
 from p2pflowsd.journal.records import RecordTable
+from p2pflowsd.journal.remembered import RememberedTable
 from p2pflowsd.journal.spending import SpendingTable
 from p2pflowsd.journal.streams import StreamTable
 from p2pflowsd.journal.usage import UsageTable
@@ -91,22 +92,24 @@ class Journal:
         JournalError: the disk is full or fails.
     """
 
+    checkpoint: Checkpoint | None = None
+
     def __init__(self, path: Path, user: str, faults: Faults, *, has_thread: bool = False) -> None:
         self._path, self._user, self._faults = path, user, faults
         self._last_change = LastChange(path.with_name(FILE_NAME), user)
         self._noted = self._last_change.read()
         self._db, self._file = _open(path, 0 if self._noted is None else self._noted.without_log)
-        self.checkpoint: Checkpoint | None = None
         self._reading, self._work = _Reading(), _Work(self._db, self._roll_back)
         self._noted_changes = self._noted_generation = -1
         self.usage = UsageTable(self._db)
         self._bodies = BodyTable(self._db)
-        self.incoming = IncomingTable(self._db, self.usage, self._bodies)
+        self.remembered = RememberedTable(self._db, self.usage)
+        self.incoming = IncomingTable(self._db, self.usage, self._bodies, self.remembered)
         self.outgoing = OutgoingTable(self._db, self.usage, self._bodies)
         self.prompts = PromptTable(self._db, self.usage)
         self.lines = LineTable(self._db)
         self.questions = QuestionTable(self._db)
-        self.streams = StreamTable(self._db)
+        self.streams = StreamTable(self._db, self.remembered)
         self.instances = InstanceTable(self._db)
         self.records = RecordTable(self._db)
         self.worker_tokens = WorkerTokenTable(self._db)
@@ -120,7 +123,7 @@ class Journal:
         self.titles = KeyValueTable[str](self._db, "titles", "conversation", "title")
         self.served = KeyValueTable[str](self._db, "served", "endpoint", "record")
         self._counter_table = KeyValueTable[int](self._db, "counters", "name", "value")
-        self._pruner = Pruner(self._db, self.usage)
+        self._pruner = Pruner(self._db, self.usage, self.remembered)
         try:
             with _opening(path):
                 self.check_file()
@@ -209,6 +212,7 @@ class Journal:
         with self.work():
             self.streams.save()
             self._bodies.save()
+            self.incoming.save()
             self.usage.save()
             if count_now:
                 self._save_counters()

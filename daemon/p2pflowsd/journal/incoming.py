@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from p2pflows.protocol.message import Message
 from p2pflowsd.journal.bodies import BodyTable, Kind, in_row, lies_apart, read_either
+from p2pflowsd.journal.remembered import RememberedTable
 from p2pflowsd.journal.rows import IncomingRow, columns
 from p2pflowsd.journal.sql import HAS_NUMBER, insert_into, is_one_of
 from p2pflowsd.journal.table import Table
@@ -21,7 +23,7 @@ _INSERT = insert_into("incoming", _COLUMNS) + " ON CONFLICT (peer, id) DO NOTHIN
 _KEEPS_BODY = frozenset({IncomingState.BLOCKED, IncomingState.HELD, IncomingState.READY, IncomingState.DEAD})
 _MOVE = {
     state: f"UPDATE incoming SET state = '{state}', error = coalesce(?, error)"
-    + ("" if state in _KEEPS_BODY else ", body = NULL, large = 0")
+    + ("" if state in _KEEPS_BODY else ", body = NULL, large = 0, bundle = NULL")
     + " WHERE n = ?"
     for state in IncomingState
 }
@@ -37,7 +39,7 @@ _IN_STATE = {
     state: f"INDEXED BY incoming_live WHERE state = '{state}'" for state in (*sorted(OPEN_INCOMING), IncomingState.DEAD)
 }
 _LIVE = {
-    state: f"SELECT n, peer, coalesce(length(body), large) FROM incoming {clause}"
+    state: f"SELECT n, peer, coalesce(length(body), large), bundle FROM incoming {clause}"
     for state, clause in _IN_STATE.items()
 }
 _ALL_IN_STATE = {state: f"{clause} ORDER BY n" for state, clause in _IN_STATE.items()}
@@ -63,11 +65,19 @@ _NEXT_EXPIRY = tuple(f"SELECT min(expires) FROM incoming {_IN_STATE[state]}" for
 
 
 class _Live(NamedTuple):
-    """What is kept in memory of a request that is open or dead: its sender, its state and the bytes of its body."""
+    """What is kept in memory of a request that is open or dead.
+
+    Attributes:
+        peer: its sender.
+        state: its state.
+        size: the bytes of its body; 0 if that is removed.
+        bundle: the number of the bundle in which it came; None if its body is removed, or if it came in none.
+    """
 
     peer: str
     state: str
     size: int
+    bundle: int | None
 
 
 class IncomingTable(Table[IncomingRow]):
@@ -76,18 +86,26 @@ class IncomingTable(Table[IncomingRow]):
     name = "incoming"
     row_type = IncomingRow
 
-    def __init__(self, db: sqlite3.Connection, usage: UsageTable, bodies: BodyTable) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, usage: UsageTable, bodies: BodyTable, remembered: RememberedTable
+    ) -> None:
         super().__init__(db)
         self._usage = usage
         self._long_bodies = bodies
+        self._remembered = remembered
         self._live: dict[int, _Live] = {}
+        self._bodies_in: Counter[int] = Counter()
+        """How many bodies there are of the requests in each bundle."""
+        self._without_bodies: set[int] = set()
+        """The bundles that had their last body removed in this transaction."""
 
     def load(self) -> None:
         """Read which requests are open or dead."""
         self._live.clear()
+        self._bodies_in.clear()
         for state, statement in _LIVE.items():
-            for row_id, peer, size in self._db.execute(statement):
-                self._live[row_id] = _Live(sys.intern(peer), state, size)
+            for row_id, peer, size, bundle in self._db.execute(statement):
+                self._note_live(row_id, _Live(sys.intern(peer), state, size, bundle if state in _KEEPS_BODY else None))
 
     def add(self, message: Message, body: bytes, bundle: int, now: int, state: IncomingState) -> IncomingRow | None:
         """Store a request; return None if its sender has sent this id before."""
@@ -146,11 +164,11 @@ class IncomingTable(Table[IncomingRow]):
         return self._db.execute(statement, (peer, proof, expires)).lastrowid or 0
 
     def keep_bundle(self, bundle: int, expires: int) -> None:
-        """Keep the proof of a bundle as long as the last of its messages may live."""
+        """Keep the proof of a bundle at most as long as the last of its messages may live."""
         self._db.execute("UPDATE bundles SET expires = ? WHERE n = ?", (expires, bundle))
 
     def drop_bundle(self, bundle: int) -> None:
-        """Remove the proof of a bundle from which no message was stored."""
+        """Remove the proof of a bundle, as no body of its messages is stored."""
         self._db.execute("DELETE FROM bundles WHERE n = ?", (bundle,))
 
     def move(self, row_id: int, state: IncomingState, error: str | None = None) -> bool:
@@ -159,14 +177,16 @@ class IncomingTable(Table[IncomingRow]):
         if found is None or found.state not in _MAY_BECOME[state]:
             return False
         self._db.execute(_MOVE[state], (error, row_id))
+        moved = found._replace(state=state)
         if state not in _KEEPS_BODY:
+            moved = moved._replace(size=0, bundle=None)
             self._long_bodies.drop_unsaved(row_id)
-        size = found.size if state in _KEEPS_BODY else 0
+            self._drop_body(found.bundle)
         if state in _IN_STATE:
-            self._live[row_id] = _Live(found.peer, state, size)
+            self._live[row_id] = moved
         else:
             del self._live[row_id]
-        self._usage.move_request(found.peer, found.state, state, found.size - size)
+        self._usage.move_request(found.peer, found.state, state, found.size - moved.size)
         return True
 
     def set_instance(self, row_id: int, instance: str) -> None:
@@ -193,8 +213,20 @@ class IncomingTable(Table[IncomingRow]):
         )
         return self.move(row_id, IncomingState.READY)
 
+    def save(self) -> None:
+        """Remove the proofs of bundles of whose messages no body is left."""
+        for bundle in self._without_bodies:
+            if not self._bodies_in[bundle]:  # a later message of the bundle may have been stored
+                del self._bodies_in[bundle]
+                self.drop_bundle(bundle)
+        self._without_bodies.clear()
+
+    def knows(self, peer: str, message_id: str) -> bool:
+        """Return whether a peer has sent a request under an id, and a copy could still be valid."""
+        return self.find(peer, message_id) is not None or self._remembered.has(peer, message_id)
+
     def find(self, peer: str, message_id: str) -> IncomingRow | None:
-        """Return the request that a peer sent under an id."""
+        """Return the request that a peer sent under an id; None also if it has ended, and only its id is left."""
         return self._one("WHERE peer = ? AND id = ?", peer, message_id)
 
     def get(self, row_id: int) -> IncomingRow | None:
@@ -298,6 +330,8 @@ class IncomingTable(Table[IncomingRow]):
         return min((expires for expires in deadlines if expires is not None), default=None)
 
     def _insert(self, row: IncomingRow, body: bytes, bundle: int | None) -> IncomingRow | None:
+        if self._remembered.has(row.peer, row.id):
+            return None
         # Not RETURNING: it doubles the cost of an INSERT, and returns nothing that is not known here.
         cursor = self._db.execute(_INSERT, (*row[1:], *in_row(body), bundle))
         if cursor.rowcount != 1:
@@ -307,5 +341,17 @@ class IncomingTable(Table[IncomingRow]):
             self._long_bodies.put_soon(row_id, body)
         self._usage.add_request(row.peer, row.state, len(body))
         if row.state in _IN_STATE:
-            self._live[row_id] = _Live(sys.intern(row.peer), row.state, len(body))
+            self._note_live(row_id, _Live(sys.intern(row.peer), row.state, len(body), bundle))
         return IncomingRow(row_id, *row[1:])
+
+    def _note_live(self, row_id: int, live: _Live) -> None:
+        self._live[row_id] = live
+        if live.bundle:
+            self._bodies_in[live.bundle] += 1
+
+    def _drop_body(self, bundle: int | None) -> None:
+        """Count the bodies that a bundle still proves, as one is removed."""
+        if bundle:
+            self._bodies_in[bundle] -= 1
+            if not self._bodies_in[bundle]:
+                self._without_bodies.add(bundle)

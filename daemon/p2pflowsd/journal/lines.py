@@ -66,7 +66,7 @@ class LineTable(Table[LineRow]):
 
     def remove_before(self, at: int, limit: int) -> list[str]:
         """Remove the oldest lines, as far as they were said before a time; return with whom each was."""
-        old = list(itertools.takewhile(lambda line: line.at < at, self._many("ORDER BY n LIMIT ?", limit)))
+        old = list(itertools.takewhile(lambda line: line.at < at, self._many("WHERE n > 0 ORDER BY n LIMIT ?", limit)))
         self._db.executemany("DELETE FROM lines WHERE n = ?", [(line.row_id,) for line in old])
         return [line.peer for line in old]
 

@@ -31,5 +31,6 @@ class LogTable(Table[LogRow]):
         """Remove the oldest entries beyond the limit, and some of those that were made before a time."""
         self._db.execute("DELETE FROM log WHERE n <= (SELECT max(n) FROM log) - ?", (MAX_ENTRIES,))
         self._db.execute(
-            "DELETE FROM log WHERE n IN (SELECT n FROM log ORDER BY n LIMIT ?) AND at < ?", (MAX_REMOVED, before)
+            "DELETE FROM log WHERE n IN (SELECT n FROM log WHERE n > 0 ORDER BY n LIMIT ?) AND at < ?",
+            (MAX_REMOVED, before),
         )

@@ -343,6 +343,19 @@ def _spending_is_kept(db: sqlite3.Connection) -> None:
     )
 
 
+def _ended_requests_take_less(db: sqlite3.Connection) -> None:
+    """Add a table for the ids of requests that have ended, and note which answers a program has got."""
+    for statement in (
+        "CREATE TABLE senders (n INTEGER PRIMARY KEY, user TEXT NOT NULL UNIQUE) STRICT",
+        """CREATE TABLE remembered (
+             sender INTEGER NOT NULL, id BLOB NOT NULL, until INTEGER NOT NULL,
+             PRIMARY KEY (sender, id)) STRICT, WITHOUT ROWID""",
+        "ALTER TABLE outgoing ADD COLUMN fetched INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX outgoing_large ON outgoing (ended) WHERE fetched = 2",
+    ):
+        db.execute(statement)
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -366,6 +379,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _long_bodies_have_a_table,
     _requests_want_progress,
     _spending_is_kept,
+    _ended_requests_take_less,
 )
 
 

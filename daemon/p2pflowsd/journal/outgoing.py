@@ -30,7 +30,9 @@ _MOVED = {
     for state in OutgoingState
 }
 _MOVE = {state: f"UPDATE outgoing SET {moved}" for state, moved in _MOVED.items()}
-_END = {state: f"UPDATE outgoing SET answer = ?, large_answer = ?, {moved}" for state, moved in _MOVED.items()}
+_END = {
+    state: f"UPDATE outgoing SET answer = ?, large_answer = ?, fetched = ?, {moved}" for state, moved in _MOVED.items()
+}
 _ADD_ANSWER = {
     state: f"INSERT OR REPLACE INTO bodies (n, body) SELECT {number_of(Kind.ANSWER)}, ? FROM outgoing {may_move}"
     for state, may_move in _MAY_MOVE.items()
@@ -51,6 +53,10 @@ _ENDED_OWN = (
     f" AND {_OWN} AND ((type = 'call' AND state NOT IN ('pending', 'stored'))"
     " OR (type = 'post' AND state IN ('failed', 'expired')))"
 )
+
+
+MAX_KEPT_ANSWER_BYTES = 16_000
+"""An answer that a program has got is kept with its call if it is not larger."""
 
 
 class OutgoingTable(Table[OutgoingRow]):
@@ -100,15 +106,33 @@ class OutgoingTable(Table[OutgoingRow]):
             self._usage.add_answer(message.recipient, 1, len(body))
         return row_id
 
-    def move(self, message_id: str, state: OutgoingState, now: int, answer: bytes | None = None) -> bool:
-        """Move a message to a state if the move is legal; its body stays if it may have to be sent again."""
+    def move(
+        self,
+        message_id: str,
+        state: OutgoingState,
+        now: int,
+        answer: bytes | None = None,
+        *,
+        is_fetched: bool = False,
+    ) -> bool:
+        """Move a message to a state if the move is legal; its body stays if it may have to be sent again.
+
+        Args:
+            message_id: the message.
+            state: the new state.
+            now: the time in milliseconds since the Unix epoch.
+            answer: the answer, or the error, as JSON.
+            is_fetched: whether a program of the user gets it now, so that it need not be kept for one.
+        """
         ended = None if state in OPEN_OUTGOING else now
         if answer is not None and lies_apart(answer):
             self._db.execute(_ADD_ANSWER[state], (answer, message_id))
         moved = (
             self._changes_one(_MOVE[state], ended, message_id)
             if answer is None
-            else self._changes_one(_END[state], *in_row(answer), ended, message_id)
+            else self._changes_one(
+                _END[state], *in_row(answer), _fetched(answer) if is_fetched else 0, ended, message_id
+            )
         )
         if not moved:
             return False
@@ -142,6 +166,10 @@ class OutgoingTable(Table[OutgoingRow]):
         """
         self._db.executemany(_MOVE[OutgoingState.PENDING], [(None, message_id) for message_id in calls])
         self._db.executemany("UPDATE outgoing SET note = '' WHERE id = ?", [(message_id,) for message_id in calls])
+
+    def mark_fetched(self, row: OutgoingRow) -> None:
+        """Note that a program of the user has got the answer to a message that has ended."""
+        self._db.execute("UPDATE outgoing SET fetched = ? WHERE n = ?", (_fetched(row.answer), row.row_id))
 
     def set_note(self, message_id: str, peer: str, note: str) -> None:
         """Store what the recipient last reported about an open message."""
@@ -260,3 +288,8 @@ class OutgoingTable(Table[OutgoingRow]):
         """Return the earliest deadline of an open message, in milliseconds since the Unix epoch."""
         deadline: int | None = self._value(f"SELECT min(expires) FROM outgoing {_OPEN}")
         return deadline
+
+
+def _fetched(answer: bytes | None) -> int:
+    """The value of the column `fetched` for an answer that a program has got: 2 if it is large, otherwise 1."""
+    return 2 if answer is not None and len(answer) > MAX_KEPT_ANSWER_BYTES else 1

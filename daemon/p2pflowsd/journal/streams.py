@@ -7,6 +7,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import NamedTuple
 
+from p2pflowsd.journal.remembered import RememberedTable
 from p2pflowsd.journal.table import Table
 
 MAX_STREAMS_OF_PEER = 10_000
@@ -45,8 +46,9 @@ class StreamTable(Table[Position]):
     name = "streams"
     row_type = Position
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, remembered: RememberedTable) -> None:
         super().__init__(db)
+        self._remembered = remembered
         self._cached: dict[_Key, Position | None] = {}
         self._changed: set[_Key] = set()
         self._last_checked = ("", "")
@@ -101,7 +103,9 @@ class StreamTable(Table[Position]):
             (*self._last_checked, _MAX_CHECKED_STREAMS),
         ).fetchall()
         for peer, endpoint in streams:
-            if peer in known or self._value("SELECT 1 FROM incoming WHERE peer = ? LIMIT 1", peer):
+            if peer in known or self._remembered.has_any(peer):
+                continue
+            if self._value("SELECT 1 FROM incoming WHERE peer = ? LIMIT 1", peer):
                 continue
             key = (Direction.INCOMING, peer, endpoint)
             self._db.execute("DELETE FROM streams WHERE way = ? AND peer = ? AND endpoint = ?", key)

@@ -18,7 +18,7 @@ from p2pflowsd.lifecycle import IncomingState
 _MAX_CACHED_PEERS = 10_000
 _COLUMNS = columns(UsageRow)
 _COUNTED = _COLUMNS[1:]
-_ANSWERS, _BYTES = _COUNTED.index("answers"), _COUNTED.index("bytes")
+_ANSWERS, _REMEMBERED, _BYTES = (_COUNTED.index(name) for name in ("answers", "remembered", "bytes"))
 _COLUMN_OF: dict[str, int] = {
     state: _COUNTED.index(column)
     for state, column in {
@@ -83,6 +83,10 @@ class UsageTable(Table[UsageRow]):
         counts[_COLUMN_OF[old]] -= 1
         counts[_COLUMN_OF[new]] += 1
         counts[_BYTES] -= freed
+
+    def forget_remembered(self, peer: str, count: int) -> None:
+        """Stop counting requests that have ended, as their ids are forgotten."""
+        self._change(peer)[_REMEMBERED] -= count
 
     def add_answer(self, peer: str, by: int, size: int) -> None:
         """Count answers that wait for their receipt; `by` and `size` are negative for one that waits no more."""

@@ -336,7 +336,7 @@ class Intake:
         raise Refused(reason)
 
     def _is_new(self, message: Message) -> bool:
-        return self._journal.incoming.find(message.sender, message.id) is None
+        return not self._journal.incoming.knows(message.sender, message.id)
 
     def _has_room_to_block(self, peer: str) -> bool:
         count = self._blocked.count_of(peer)
@@ -354,13 +354,13 @@ class Intake:
 
     def _seen_or_lost(self, message: Message, expected: Position) -> None:
         """Refuse a message whose position is taken: by a copy of it, or by another, if the sender's journal is old."""
-        row = self._journal.incoming.find(message.sender, message.id)
-        if row is not None:
+        if self._journal.incoming.knows(message.sender, message.id):
+            row = self._journal.incoming.find(message.sender, message.id)
             self._notices.confirm(
                 message.sender,
                 message.id,
-                held=row.state == IncomingState.HELD,
-                waiting=self._leases.is_waiting(row.row_id),
+                held=row is not None and row.state == IncomingState.HELD,
+                waiting=row is not None and self._leases.is_waiting(row.row_id),
             )
             raise Refused("replayed")
         self._notices.report_rewind(message.sender, message.endpoint, message.epoch, message.id, expected)

@@ -370,7 +370,8 @@ class Outbox:
             answer: the answer, or the error, as JSON.
             skips: whether its recipient never gets it, so that later messages must not wait for it there.
         """
-        if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer):
+        is_fetched = self._waiters.are_there_for(row.id)
+        if not self._journal.outgoing.move(row.id, state, self._clock.now(), answer, is_fetched=is_fetched):
             return False
         self._recent.pop(row.id, None)
         entry = self._queue.get(row.id)

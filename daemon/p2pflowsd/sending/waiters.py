@@ -56,6 +56,10 @@ class Waiters:
             self._waiting.pop(message_id, None)
             self._listening.pop(message_id, None)
 
+    def are_there_for(self, message_id: str) -> bool:
+        """Return whether a client waits for the end of a message."""
+        return message_id in self._waiting
+
     def message_ids(self) -> list[str]:
         """The messages that clients wait for."""
         return list(self._waiting)

@@ -747,8 +747,10 @@ def test_only_what_is_over_for_long_is_pruned(rows: Rows) -> None:
     kept = journal.incoming.get(rows.requests[ANN, "x", IncomingState.DONE])
     assert kept is not None
     journal.prompts.add(kept, "Yes?", "{}")
-    call = rows.sent[ANN, "x", Type.CALL, OutgoingState.DONE]
-    journal.records.add(RecordRow(1, 0, "call", "m", call, None))
+    call = rows._fields(ME, ANN, "x", Type.CALL)
+    journal.outgoing.add(call, call.to_bytes(), '{"n":1,"k":0}')
+    journal.outgoing.move(call.id, OutgoingState.DONE, NOW)
+    journal.records.add(RecordRow(1, 0, "call", "m", call.id, None))
     over = {IncomingState.DONE, IncomingState.FAILED, IncomingState.EXPIRED}
     gone = rows.changed_by(lambda: journal.prune(NOW + 30 * 24 * 3_600_000))
     assert {key for table, key in gone if table == "incoming"} == {
@@ -756,7 +758,7 @@ def test_only_what_is_over_for_long_is_pruned(rows: Rows) -> None:
     }
     ended = {OutgoingState.DONE, OutgoingState.FAILED, OutgoingState.EXPIRED, OutgoingState.CANCELLED}
     assert {key for table, key in gone if table == "outgoing"} == {
-        message for (*_, state), message in rows.sent.items() if state in ended and message != call
+        message for (*_, state), message in rows.sent.items() if state in ended
     }
 
 
@@ -770,7 +772,7 @@ def test_a_call_looks_at_one_slice(journal: Journal, monkeypatch: pytest.MonkeyP
         journal.prune(now)
         left.append([number for (number,) in journal._db.execute("SELECT n FROM bundles ORDER BY n")])
     first, second, third = list(range(1, 5)), list(range(5, 9)), [9, 10]
-    assert left == [[*first, *second, *third], [*first, *third], first, first, []]
+    assert left == [[*first, *second, *third], [*first, *third], first, [], []]
 
 
 def test_a_call_gives_back_some_pages(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

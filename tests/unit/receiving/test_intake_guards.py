@@ -183,7 +183,7 @@ def test_a_retained_bundle_is_refused(bob: LoneDaemon, ann: Peer) -> None:
 
 def test_requests_of_one_bundle_share_one_proof(bob: LoneDaemon, ann: Peer) -> None:
     """A signature is stored once for all requests that it covers, and not at all if none of them was stored."""
-    bodies = posts(ann, 3)
+    bodies = [ann.message(epoch=EPOCH, seq=seq) for seq in (1, 2, 3)]  # which wait for the one before them
     ann.send(*bodies)
     assert bob.journal._db.execute("SELECT count(*) FROM bundles").fetchone() == (1,)
     ann.send(*bodies)

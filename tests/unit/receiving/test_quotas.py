@@ -149,13 +149,23 @@ def test_ids_of_strangers_are_remembered_up_to_a_limit(make: Callable[..., LoneD
 
 
 def test_the_proof_of_a_bundle_lives_as_long_as_its_messages(make: Callable[..., LoneDaemon]) -> None:
-    """What proves who signed is removed with the last of its messages, and not after 30 days."""
+    """What proves who signed is removed with the last body that it proves, also after a restart."""
+
+    def proofs() -> list[tuple[int]]:
+        return bob.journal._db.execute("SELECT expires FROM bundles").fetchall()
+
     bob = make()
     ann = Peer(bob, 67, name="ann")
     now = bob.clock.now()
-    bodies = [ann.message(epoch=EPOCH, seq=n, expires=now + life) for n, life in enumerate((60_000, HOUR_MS, 5_000))]
-    ann.send(*bodies)
-    assert bob.journal._db.execute("SELECT expires FROM bundles").fetchall() == [(now + HOUR_MS,)]
+    lives = (HOUR_MS, 60_000, 30_000)
+    ann.send(*(ann.message(epoch=EPOCH, seq=1 + n, expires=now + life) for n, life in enumerate(lives)))
+    assert proofs() == [(now + HOUR_MS,)]
+    bob.sleep(61)
+    assert proofs() == [(now + HOUR_MS,)]
+    bob.restart()
+    ann.send(ann.message(epoch=EPOCH, seq=0))
+    bob.sleep(1)
+    assert proofs() == []
 
 
 def test_the_owner_sees_who_fills_what(make: Callable[..., LoneDaemon]) -> None:
