@@ -30,6 +30,7 @@ _SECTIONS = {
     "Your daemon": {
         "up": "daemon:up",
         "status": "daemon:status",
+        "doctor": "doctor:doctor",
         "init": "identity:init",
         "id": "identity:show_id",
     },

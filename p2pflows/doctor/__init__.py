@@ -1,0 +1,1 @@
+"""What may keep a daemon from working, found out one by one: `p2pflows doctor`."""
