@@ -294,7 +294,7 @@ class Intake:
         row = None
         if position >= expected:
             row = self._journal.incoming.add(message, body, bundle, self._clock.now(), state)
-        if position == expected and (row is None or state == IncomingState.READY):
+        if position == expected:
             self._move_on(peer, endpoint, expected.next)
         if row is None:
             self._seen_or_lost(message, expected)

@@ -11,7 +11,7 @@ from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind
-from p2pflows.protocol.message import Type
+from p2pflows.protocol.message import MAX_PROGRESS_BYTES, Type
 from p2pflows.protocol.notice import Notice
 from p2pflowsd.journal.streams import Direction
 from p2pflowsd.receiving.seen_notices import MAX_PEERS, WINDOW, SeenNotices
@@ -139,6 +139,13 @@ def test_progress_that_a_broker_repeats_is_shown_once(scene: Scene) -> None:
     replayed(scene, 4, boot=7, n=1, progress=[[STORED, {"done": 1}]])
     assert scene.progress == [{"done": 1}]
     assert scene.journal.counters["refused.replayed"] == 3
+
+
+def test_progress_that_is_too_long_or_about_nothing_is_dropped(scene: Scene) -> None:
+    """Nobody makes a client read pages, nor stops a daemon with the id of a message that it does not have."""
+    for message_id, data in (("9" * 32, {"done": 1}), (STORED, {"done": "x" * MAX_PROGRESS_BYTES}), (STORED, {})):
+        scene.ann.notify(progress=[[message_id, data]])
+    assert scene.progress == [{}]
 
 
 def test_an_old_receipt_does_not_take_back_a_later_one(scene: Scene) -> None:
