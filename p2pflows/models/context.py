@@ -15,6 +15,8 @@ Message = Mapping[str, Any]
 Encode = Callable[[str], int]
 """Returns how many tokens a text has."""
 
+BYTES_PER_TOKEN = 4
+"""About, of English in most models."""
 TOKENS_PER_MESSAGE = 8
 """What a server adds to each message, at most, to say whose it is."""
 TOKENS_PER_PICTURE = 1_500
@@ -117,6 +119,11 @@ class Conversation:
         if not self.middle:
             return None
         return replace(self, middle=self.middle[(len(self.middle) + 1) // 2 :])
+
+
+def about_tokens(*texts: str) -> int:
+    """Return about how many tokens some texts have, for an account; more exact figures cost more."""
+    return sum(math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN) for text in texts)
 
 
 def split_turns(messages: Sequence[Message], user: str) -> list[tuple[Message, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from p2pflows.models.answer import Completion, output_fields
 from p2pflows.models.answers import Delta, OnDelta
 from p2pflows.models.api_info import OPENAI, TO_BE_FILLED, ApiInfo, normal_base
 from p2pflows.models.backend import Backend
-from p2pflows.models.context import Counter, known_encoder
+from p2pflows.models.context import Counter, about_tokens, known_encoder
 from p2pflows.models.exchange import TRIM, Exchange, Request, Roles, Rules
 from p2pflows.models.failures import Cause, ModelFailed
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY, Keyring
@@ -235,10 +236,21 @@ class ChatAtomicFlow(AtomicFlow):
             self._running().stopping(backend.interrupt),
         ):
             completion = backend.complete(request.messages, settings, report)
-        usage = completion.usage
-        model = completion.model or str(settings.get("model", ""))
-        self.note_tokens(model, tokens_in=usage.tokens_in or 0, tokens_out=usage.tokens_out or 0)
+        self._note_spent(request, completion, str(settings.get("model", "")))
         return completion
+
+    def _note_spent(self, request: Request, completion: Completion, model: str) -> None:
+        """Note the tokens that a request took; where the server does not count them, about how many there were.
+
+        Else a limit of tokens a day would hold for some servers only.
+        """
+        usage = completion.usage
+        read, written = usage.tokens_in, usage.tokens_out
+        if read is None:
+            read = about_tokens(*(json.dumps(message.get("content")) for message in request.messages))
+        if written is None:
+            written = about_tokens(*completion.texts)
+        self.note_tokens(completion.model or model, tokens_in=read, tokens_out=written, cached=usage.tokens_cached or 0)
 
     def _reporter(self, *, is_again: bool) -> OnDelta:
         """Return what reports each piece of an answer to the caller (docs/PROTOCOL.md, section 9).

@@ -14,7 +14,7 @@ from p2pflows.models.routes import read_choices
 from p2pflows.models.structured import OutputSchema
 from p2pflows.models.templates import Template
 
-_CORRECT = "Correct the flow's config; docs/MODELS.md has all settings."
+_CORRECT = "Correct the flow's config; the page about models has all settings."
 _OF_EVERY_FLOW = frozenset(
     {
         *("_target_", "name", "description", "private_keys", "unsent_keys", "overridable", "subflows_config"),

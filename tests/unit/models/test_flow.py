@@ -114,6 +114,16 @@ def test_conversation(server: ModelServer) -> None:
     ]
 
 
+def test_tokens_count_for_the_caller_also_where_the_server_counts_none(server: ModelServer) -> None:
+    """Else a neighbour could spend without a limit at a server that leaves out `usage` in streams."""
+    chat = Chat(server, system_message_prompt_template={"template": "x" * 400})
+    server.script("y" * 80)
+    chat.say(query="z" * 40)
+    [spent] = chat.run.spent
+    assert 110 <= spent.tokens_in <= 130
+    assert spent.tokens_out == 20
+
+
 @pytest.mark.parametrize("base", [5, [], "text", "http://user@host"])
 def test_a_base_that_is_no_url_is_refused_when_the_flow_is_built(base: Any) -> None:
     """A wrong api_base is a UsageError before anything runs."""
