@@ -245,7 +245,7 @@ class Contacts:
         if book.blocked:
             content["blocked"] = sorted(book.blocked)
         yaml_file.write(self._path, content)
-        self._read_stamp = None
+        self._book, self._read_stamp = book, _stamp(self._path)
 
 
 def normal_user_id(text: str) -> str:

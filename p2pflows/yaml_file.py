@@ -12,8 +12,12 @@ from p2pflows import files
 from p2pflows.errors import UsageError
 
 _Dumper: type[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FLAT_ENTRY = re.compile(r"  ([^\W\d_][\w-]*): ([0-9a-f]*[a-f][0-9a-f]*)", re.ASCII)
 """An entry whose key and value are plain texts to every reader of YAML, but for the words in `_NO_TEXTS`."""
+_SECTION = re.compile(r"^(?=[a-z]+:$)", re.MULTILINE)
+_PLAIN_REST = re.compile(r"(?:[a-z]+:\n|(?: +|- )[\w: -]+\n)*")
+"""Lines of which none can belong to a text of several lines."""
 _NO_TEXTS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _QUOTE = re.compile(r"\b(alias|handle|tag) (['\"]).*\2", re.DOTALL)
 """The parts of PyYAML's messages that quote the file."""
@@ -40,11 +44,37 @@ def read(path: Path, what: str, hint: str) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return _flat(text) or yaml.safe_load(text)
+        return _by_sections(text) or _load(text)
     except FileNotFoundError:
         return None
     except Exception as error:  # PyYAML raises errors of many types: for impossible dates, for overlong numbers, ...
         raise UsageError(f"{what} cannot be read: {_reason(error)}.", hint) from error
+
+
+def _load(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - one of the safe loaders
+    except Exception:  # noqa: BLE001 - whatever it is, the slow reader says it in its own words
+        return yaml.safe_load(text)
+
+
+def _by_sections(text: str) -> dict[str, Any] | None:
+    """Read a file of several keys of which some hold only plain names with hex values; None if it has another form."""
+    start, *sections = _SECTION.split(text)
+    found: dict[str, Any] = {}
+    rest = ""
+    for section in sections:
+        flat = _flat(section)
+        if flat is None:
+            rest += section
+        elif found.keys() & flat.keys():
+            return None
+        else:
+            found |= flat
+    if start or not found or not _PLAIN_REST.fullmatch(rest):
+        return None
+    others = _load(rest) if rest else {}
+    return found | others if isinstance(others, dict) and not found.keys() & others.keys() else None
 
 
 def _flat(text: str) -> dict[str, dict[str, str]] | None:

@@ -399,7 +399,13 @@ class Node:
             log=log,
         )
         self.retries = Retries(
-            journal=journal, clock=clock, messages=self.messages, leases=leases, queue=queue, deadlines=deadlines
+            journal=journal,
+            clock=clock,
+            outbox=outbox,
+            messages=self.messages,
+            leases=leases,
+            queue=queue,
+            deadlines=deadlines,
         )
 
         self._unacknowledged: list[Delivery] = []

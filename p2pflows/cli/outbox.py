@@ -11,14 +11,17 @@ from p2pflows.cli import candidates
 from p2pflows.cli.arguments import examples, json_option
 from p2pflows.cli.output import ago, display_name, print_json, print_result, print_table, say, short_id, time_left
 
+_PAGE = 100
+
 
 @click.group(
     invoke_without_command=True,
-    epilog=examples("p2pflows outbox", "p2pflows outbox --json", "p2pflows outbox retry 4f1c22d9"),
+    epilog=examples("p2pflows outbox", "p2pflows outbox --page 2", "p2pflows outbox retry 4f1c22d9"),
 )
+@click.option("--page", type=click.IntRange(1), default=1, help=f"Which {_PAGE} to list (by default the oldest).")
 @json_option
 @click.pass_context
-def outbox(ctx: click.Context, as_json: bool) -> None:
+def outbox(ctx: click.Context, page: int, as_json: bool) -> None:
     """List undelivered messages and dead letters.
 
     Dead letters are messages to you whose workers died at every attempt to run them. For what you have asked, and
@@ -27,15 +30,20 @@ def outbox(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     with p2pflows.connect() as me:
-        messages = me.request("outbox")
+        messages = me.request("outbox", limit=_PAGE, offset=(page - 1) * _PAGE)
     if as_json:
         print_json(messages)
         return
     for kind, head, cells in _TABLES:
         if messages.get(kind):
             print_table(head, [cells(message) for message in messages[kind]])
+    more = max(messages.get("count", {"all": 0}).values()) - page * _PAGE
+    if more > 0:
+        say(f"There are {more:,} more: p2pflows outbox --page {page + 1}")
     if messages.get("dead"):
         say("Retry one with: p2pflows outbox retry ID")
+    elif not messages["pending"] and page > 1:
+        say("There are no more.")
     elif not messages["pending"]:
         say("All messages are delivered, and there are no dead letters.")
 

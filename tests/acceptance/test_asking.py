@@ -147,7 +147,7 @@ def test_what_is_not_waited_for_is_collected_later(alice: Person, bob: Person) -
     assert "Lunch." in alice.cli("asked").ok().out
     alice.cli("asked", "clear").ok()
     assert question not in alice.cli("asked", "--json").ok().out
-    assert alice.request("outbox") == {"pending": [], "dead": []}
+    assert alice.request("outbox") == {"pending": [], "dead": [], "count": {"pending": 0, "dead": 0}}
 
 
 def test_a_note_is_left_and_an_empty_one_is_refused_now(alice: Person, bob: Person) -> None:

@@ -57,6 +57,31 @@ NAMES = st.sampled_from(["yes", "Null", "on", "y", "ann", "Bob-2", "_x", "1e3", 
 VALUES = st.text("0123456789abcdef", min_size=1, max_size=8) | st.sampled_from(["1e5", "0b1", "true", "~", ""])
 
 
+SECTIONS = st.sampled_from(["contacts", "about", "blocked", "groups"])
+LINES = st.sampled_from(
+    ["  ab: cd", "- cd", "- 12", "  - cd", "    verified: true", "  x:", "  ab: 'cd", "# ab", "cd", " |", ""]
+)
+
+
+@given(st.lists(st.tuples(SECTIONS, st.lists(LINES, max_size=3)), min_size=1, max_size=4))
+def test_sections_are_read_as_any_reader_of_yaml_reads_them(
+    tmp_path_factory: pytest.TempPathFactory, sections: list[tuple[str, list[str]]]
+) -> None:
+    """The quick way for one section changes nothing for the others."""
+    text = "".join(f"{name}:\n" + "".join(f"{line}\n" for line in lines) for name, lines in sections)
+    try:
+        expected = yaml.safe_load(text)
+    except yaml.YAMLError:
+        expected = None
+    path = tmp_path_factory.getbasetemp() / "sections.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        found = yaml_file.read(path, "The contacts", "Correct it.")
+    except UsageError:
+        found = None
+    assert found == expected
+
+
 @given(st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=4))
 def test_a_flat_file_is_read_as_any_reader_of_yaml_reads_it(
     tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, str]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -60,18 +61,16 @@ def question(node: Node, row: QuestionRow) -> dict[str, Any]:
     }
 
 
-def listed(node: Node, limit: int, *, open_only: bool) -> list[dict[str, Any]]:
-    """The first entries of what this user has asked: open ones first, then the newest."""
-    outgoing, questions = node.journal.outgoing, node.journal.questions
-    found = _newest(
-        [question(node, row) for row in questions.open(limit)] + [_call(node, row) for row in outgoing.open_own(limit)]
-    )
-    if not open_only and len(found) < limit:
-        found += _newest(
-            [question(node, row) for row in questions.ended(limit)]
-            + [_call(node, row) for row in outgoing.ended_own(limit)]
-        )
-    return found[:limit]
+def are_open(node: Node, calls: Sequence[OutgoingRow], limit: int) -> list[dict[str, Any]]:
+    """The questions of this user that are open and some open calls, newest first."""
+    questions = [question(node, row) for row in node.journal.questions.open(limit)]
+    return _newest(questions + [_call(node, row) for row in calls])[:limit]
+
+
+def have_ended(node: Node, calls: Sequence[OutgoingRow], limit: int) -> list[dict[str, Any]]:
+    """The questions of this user that have ended and some calls that have, newest first."""
+    questions = [question(node, row) for row in node.journal.questions.ended(limit)]
+    return _newest(questions + [_call(node, row) for row in calls])[:limit]
 
 
 def _newest(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

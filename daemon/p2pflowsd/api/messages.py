@@ -19,11 +19,11 @@ from p2pflowsd.api.parameters import (
     MAX_TIMEOUT_S,
     POST_TIMEOUT_S,
     ConversationId,
+    Count,
     Flag,
     IdPart,
     InstanceId,
     MessageData,
-    NoParameters,
     Parameters,
     Seconds,
     Text,
@@ -38,6 +38,7 @@ from p2pflowsd.sending.waiters import OnProgress
 
 CALL_TIMEOUT_S = 600
 MAX_SOURCE_CHARS = 64
+MAX_LISTED = 500
 
 
 class CallParameters(Parameters):
@@ -77,6 +78,13 @@ class MessageParameters(Parameters):
     """One message, by its id or a part of it."""
 
     id: IdPart
+
+
+class OutboxParameters(Parameters):
+    """Which page of the outbox to list."""
+
+    limit: Count = MAX_LISTED
+    offset: Count = 0
 
 
 class OpenCall:
@@ -271,14 +279,16 @@ async def cancel(daemon: Daemon, params: MessageParameters) -> Any:
     return {"id": await daemon.run(step)}
 
 
-async def outbox(daemon: Daemon, _params: NoParameters) -> Any:
-    """List the messages that wait to be confirmed, and dead letters.
+async def outbox(daemon: Daemon, params: OutboxParameters) -> Any:
+    """List the messages that wait to be confirmed, oldest first, and dead letters; a page of at most 500 of each.
 
     Returns:
         `pending`: list of `id`, `to`, `name`, `endpoint`, `type`, `created`, `expires`, `attempts`, `state`; `dead`:
-        list of `id`, `from`, `name`, `endpoint`, `received`, `attempts`, `error`
+        list of `id`, `from`, `name`, `endpoint`, `received`, `attempts`, `error`; `count`: how many `pending` and
+        `dead` there are in all
     """
-    return await daemon.read(lambda: views.outbox(daemon.node))
+    limit = min(params.limit, MAX_LISTED)
+    return await daemon.read(lambda: views.outbox(daemon.node, limit, params.offset))
 
 
 async def retry(daemon: Daemon, params: MessageParameters) -> Any:

@@ -69,7 +69,7 @@ METHODS: dict[str, Method[Any]] = {
     "read_invitation": Method(invitations.LineParameters, invitations.read_invitation),
     "accept_invitation": Method(invitations.AcceptParameters, invitations.accept_invitation),
     "introduce": Method(invitations.IntroduceParameters, invitations.introduce),
-    "outbox": Method(NoParameters, messages.outbox),
+    "outbox": Method(messages.OutboxParameters, messages.outbox),
     "retry": Method(messages.MessageParameters, messages.retry),
     "log": Method(status.LogParameters, status.log),
     "usage": Method(usage.UsageParameters, usage.usage),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,7 +34,7 @@ from p2pflowsd.api.parameters import (
 )
 from p2pflowsd.asking.question import Need, Wish
 from p2pflowsd.asking.questions import MAX_PEOPLE, Answerer
-from p2pflowsd.journal.rows import QuestionRow
+from p2pflowsd.journal.rows import OutgoingRow, QuestionRow
 from p2pflowsd.lifecycle import QuestionState
 
 ASK_TIMEOUT_S = 600
@@ -41,8 +42,8 @@ HUMAN = "User"
 """The endpoint at which every daemon serves its user."""
 MAX_SOURCE_CHARS = 64
 MAX_LISTED = 1_000
-MAX_CLEARED = 5_000
-"""Messages that one batch forgets, so that no batch takes long."""
+_AFTER_ALL = 2**62
+"""A number above those of all rows."""
 
 
 class ThenParameters(BaseModel):
@@ -184,7 +185,12 @@ async def asked(daemon: Daemon, params: AskedParameters) -> Any:
     """
     limit = min(params.limit, MAX_LISTED)
     offset = min(params.offset, MAX_LISTED)
-    found = await daemon.read(lambda: asked_views.listed(daemon.node, offset + limit + 1, open_only=params.open))
+    wanted = offset + limit + 1
+    calls = await _own(daemon, wanted, is_open=True)
+    found = await daemon.read(lambda: asked_views.are_open(daemon.node, calls, wanted))
+    if not params.open and (wanted := wanted - len(found)) > 0:
+        ended = await _own(daemon, wanted, is_open=False)
+        found += await daemon.read(lambda: asked_views.have_ended(daemon.node, ended, wanted))
     return {"asked": found[offset : offset + limit], "more": len(found) > offset + limit}
 
 
@@ -195,9 +201,22 @@ async def clear_asked(daemon: Daemon, _params: NoParameters) -> Any:
         `cleared`: how many there were
     """
     total: int = await daemon.run(daemon.node.journal.questions.clear)
-    while found := await daemon.run(lambda: daemon.node.journal.outgoing.clear_own(MAX_CLEARED)):
+    before: int | None = _AFTER_ALL
+    while before is not None:
+        found, before = await daemon.run(partial(daemon.node.journal.outgoing.clear_own, before))
         total += found
     return {"cleared": total}
+
+
+async def _own(daemon: Daemon, limit: int, *, is_open: bool) -> list[OutgoingRow]:
+    """Return the newest calls of this user's programs, from slices of the journal that different batches read."""
+    found: list[OutgoingRow] = []
+    before: int | None = _AFTER_ALL
+    while before is not None and len(found) < limit:
+        outgoing = daemon.node.journal.outgoing
+        rows, before = await daemon.read(partial(outgoing.own, before, limit - len(found), is_open=is_open))
+        found += rows
+    return found
 
 
 async def wait_for_question(daemon: Daemon, row: QuestionRow, timeout: float) -> dict[str, Any]:  # noqa: ASYNC109

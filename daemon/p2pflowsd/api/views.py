@@ -64,12 +64,15 @@ def _quotas(node: Node) -> dict[str, Any]:
     return {**found, "peers": [{**peer, "name": node.name_of(peer["user"])} for peer in found["peers"]]}
 
 
-def outbox(node: Node) -> dict[str, Any]:
-    """The messages that are not delivered, and dead letters."""
-    outgoing = node.journal.outgoing
+def outbox(node: Node, limit: int, offset: int) -> dict[str, Any]:
+    """A page of the messages that are not delivered, and of the dead letters."""
+    incoming = node.journal.incoming
     return {
-        "pending": [{**_sent(node, row), "attempts": node.outbox.attempts(row.id)} for row in outgoing.pending()],
-        "dead": [_dead_letter(node, row) for row in node.journal.incoming.in_state(IncomingState.DEAD)],
+        "pending": [
+            {**_sent(node, row), "attempts": node.outbox.attempts(row.id)} for row in node.outbox.page(offset, limit)
+        ],
+        "dead": [_dead_letter(node, row) for row in incoming.dead(limit, offset)],
+        "count": {"pending": node.outbox.pending, "dead": incoming.count_dead()},
     }
 
 

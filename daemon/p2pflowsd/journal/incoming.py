@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from p2pflows import short_ids
 from p2pflows.protocol.message import Message
 from p2pflowsd.journal.bodies import BodyTable, Kind, in_row, lies_apart, read_either
 from p2pflowsd.journal.remembered import RememberedTable
@@ -257,6 +258,16 @@ class IncomingTable(Table[IncomingRow]):
     def in_state(self, state: IncomingState) -> list[IncomingRow]:
         """Return all requests in an open state, or dead, oldest first."""
         return self._many(_ALL_IN_STATE[state])
+
+    def dead(self, limit: int, offset: int = 0) -> list[IncomingRow]:
+        """Return some dead letters, in the order of their deadlines."""
+        return self._many(f"{_IN_STATE[IncomingState.DEAD]} ORDER BY expires LIMIT ? OFFSET ?", limit, offset)
+
+    def dead_matching(self, id_part: str) -> list[IncomingRow]:
+        """Return some dead letters whose id is written in short as `id_part`."""
+        patterns = short_ids.globs(id_part)
+        either = " OR ".join(["id GLOB ?"] * len(patterns)) or "false"
+        return self._many(f"{_IN_STATE[IncomingState.DEAD]} AND ({either}) LIMIT 6", *patterns)
 
     def count_dead(self) -> int:
         """Return how many dead letters there are."""

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
+from p2pflows import short_ids
 from p2pflows.protocol.message import ANSWERS, Message
 from p2pflowsd.journal.bodies import BodyTable, Kind, in_row, lies_apart, number_of, read_either
 from p2pflowsd.journal.rows import OutgoingRow
@@ -48,13 +49,22 @@ _OPEN_ANSWERS = f"SELECT id, peer, coalesce(length(body), large) FROM outgoing {
 _OPEN_OF_RUNS = "INDEXED BY outgoing_of_root WHERE origin IS NOT NULL AND state IN ('pending', 'stored')"
 
 _OWN = "origin IS NULL AND endpoint NOT GLOB '_*'"
+_OPEN_OWN = f"{_OWN} AND type = 'call' AND state IN ('pending', 'stored')"
 _ENDED_OWN = (
-    "n > (SELECT max(n) FROM outgoing) - 50000"  # so that no list takes long
-    f" AND {_OWN} AND ((type = 'call' AND state NOT IN ('pending', 'stored'))"
+    f"{_OWN} AND ((type = 'call' AND state NOT IN ('pending', 'stored'))"
     " OR (type = 'post' AND state IN ('failed', 'expired')))"
 )
-
-
+MAX_LOOKED = 2_000
+"""How many rows one call of `own` looks at, so that it takes a few milliseconds."""
+_END_OF_LOOK = f"SELECT min(n) FROM (SELECT n FROM outgoing WHERE n < ? ORDER BY n DESC LIMIT {MAX_LOOKED})"
+MAX_NEW = 10_000
+"""How many of the newest messages are searched for one of which only a part is known."""
+_IS_NEW = f"n > (SELECT max(n) FROM outgoing) - {MAX_NEW}"
+_ARE_REQUESTS = "type IN ('call', 'post')"
+MAX_MATCHING = 6
+"""How many messages a short id finds; more than one are ambiguous, and errors name five."""
+_AFTER_HEX = "g"
+"""Comes after every hex digit."""
 MAX_KEPT_ANSWER_BYTES = 16_000
 """An answer that a program has got is kept with its call if it is not larger."""
 
@@ -202,8 +212,16 @@ class OutgoingTable(Table[OutgoingRow]):
         return self._one("WHERE n = ?", row_id)
 
     def matching(self, id_part: str) -> list[OutgoingRow]:
-        """Return the calls and posts whose id is written in short as `id_part`."""
-        return self._matching(id_part, "type IN ('call', 'post')")
+        """Return some calls and posts whose id begins with `id_part`, and those of the newest that it stands for."""
+        patterns = short_ids.globs(id_part)
+        if not patterns:
+            return []
+        if short_ids.is_whole(id_part):
+            return self._many(f"WHERE id = ? AND {_ARE_REQUESTS}", id_part)
+        either = " OR ".join(["id GLOB ?"] * len(patterns))
+        begins = f"WHERE id >= ? AND id < ? AND {_ARE_REQUESTS} ORDER BY id LIMIT {MAX_MATCHING}"
+        newest = f"WHERE {_IS_NEW} AND ({either}) AND {_ARE_REQUESTS} ORDER BY n DESC LIMIT {MAX_MATCHING}"
+        return self._many(begins, id_part, id_part + _AFTER_HEX) + self._many(newest, *patterns)
 
     def body(self, message_id: str) -> bytes | None:
         """Return the body of a message, or None once it cannot be sent again."""
@@ -226,36 +244,44 @@ class OutgoingTable(Table[OutgoingRow]):
         """Return the calls that wait for their answer, oldest first."""
         return self._many(f"{_OPEN} AND state = 'stored' ORDER BY n")
 
-    def unsent(self) -> list[OutgoingRow]:
-        """Return the requests that failed or expired, and that the user can send again, oldest first."""
-        return self._many(
-            "WHERE state IN ('failed', 'expired') AND type IN ('call', 'post')"
-            " AND (origin IS NULL OR origin NOT GLOB '{\"question\"*') ORDER BY n"
-        )
-
     def newest_calls(self, limit: int) -> list[OutgoingRow]:
         """Return the last calls that the user made, newest first; without those of flows and of the daemon itself."""
         return self._many(
-            "WHERE type = 'call' AND (origin IS NULL OR origin GLOB '{\"question\"*') AND endpoint NOT GLOB '_*'"
+            f"WHERE {_IS_NEW} AND type = 'call'"
+            " AND (origin IS NULL OR origin GLOB '{\"question\"*') AND endpoint NOT GLOB '_*'"
             " ORDER BY n DESC LIMIT ?",
             limit,
         )
 
-    def open_own(self, limit: int) -> list[OutgoingRow]:
-        """Return the calls of the user's programs that wait for their answer, newest first."""
-        return self._many(f"{_OPEN} AND type = 'call' AND {_OWN} ORDER BY n DESC LIMIT ?", limit)
+    def own(self, before: int, limit: int, *, is_open: bool) -> tuple[list[OutgoingRow], int | None]:
+        """Look for calls of the user's programs, and for their posts that failed, among some rows.
 
-    def ended_own(self, limit: int) -> list[OutgoingRow]:
-        """Return the last calls of the user's programs that have ended, and their posts that failed, newest first."""
-        return self._many(f"WHERE {_ENDED_OWN} ORDER BY n DESC LIMIT ?", limit)
+        Args:
+            before: the number of the row below which to look.
+            limit: how many to return at most.
+            is_open: whether to return the calls that wait for their answer, or what has ended.
 
-    def clear_own(self, limit: int) -> int:
-        """Remove some of the messages that `ended_own` lists, and return how many."""
-        return self._db.execute(
-            f"DELETE FROM outgoing WHERE n IN (SELECT n FROM outgoing WHERE {_ENDED_OWN}"
-            " AND id NOT IN (SELECT message FROM records WHERE message IS NOT NULL) LIMIT ?)",
-            (limit,),
-        ).rowcount
+        Returns:
+            Those that were found, newest first, and the number below which to look next; None if no row is left.
+        """
+        end = self._value(_END_OF_LOOK, before)
+        if end is None:
+            return [], None
+        condition = _OPEN_OWN if is_open else _ENDED_OWN
+        found = self._many(f"WHERE n >= ? AND n < ? AND {condition} ORDER BY n DESC LIMIT ?", end, before, limit)
+        return found, (found[-1].row_id if len(found) == limit else end)
+
+    def clear_own(self, before: int) -> tuple[int, int | None]:
+        """Remove what has ended among the rows that one call of `own` looks at.
+
+        Returns:
+            How many rows were removed, and the number below which to look next; None if no row is left.
+        """
+        end = self._value(_END_OF_LOOK, before)
+        if end is None:
+            return 0, None
+        gone = self._db.execute(f"DELETE FROM outgoing WHERE n >= ? AND n < ? AND {_ENDED_OWN}", (end, before))
+        return gone.rowcount, end
 
     def expired(self, now: int, limit: int) -> list[OutgoingRow]:
         """Return the first open messages whose deadline has passed."""

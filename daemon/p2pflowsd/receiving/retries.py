@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from p2pflows import short_ids
 from p2pflows.errors import BadInput
+from p2pflowsd.asking.origin import question_in
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
-from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import ERROR_LIFETIME_MS
 from p2pflowsd.running.task_queue import TaskQueue
+from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
 
 
@@ -22,6 +24,7 @@ class Retries:
         *,
         journal: Journal,
         clock: Clock,
+        outbox: Outbox,
         messages: OwnMessages,
         leases: Leases,
         queue: TaskQueue,
@@ -29,6 +32,7 @@ class Retries:
     ) -> None:
         self._journal = journal
         self._clock = clock
+        self._outbox = outbox
         self._messages = messages
         self._leases = leases
         self._queue = queue
@@ -43,8 +47,12 @@ class Retries:
         Raises:
             BadInput: no message, or more than one, has an id like that; or its flow is served no more.
         """
-        dead = [row for row in self._journal.incoming.in_state(IncomingState.DEAD) if short_ids.matches(part, row.id)]
-        unsent = [row for row in self._journal.outgoing.unsent() if short_ids.matches(part, row.id)]
+        dead = self._journal.incoming.dead_matching(part)
+        unsent = [
+            row
+            for row in self._outbox.matching(part)
+            if row.state in (OutgoingState.FAILED, OutgoingState.EXPIRED) and question_in(row.origin) is None
+        ]
         found = [row.id for row in dead] + [row.id for row in unsent]
         if len(found) > 1:
             ids = short_ids.name_all(found)

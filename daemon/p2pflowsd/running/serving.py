@@ -14,7 +14,7 @@ from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.turns import Turns
 
-MAX_ENDED = 100
+MAX_ENDED = 50
 """How many requests for an endpoint that is not served any more one batch ends."""
 
 

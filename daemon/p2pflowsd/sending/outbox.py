@@ -27,6 +27,7 @@ from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
 from p2pflowsd.sending.confirmed import Confirmed
 from p2pflowsd.sending.notices import Notices
+from p2pflowsd.sending.open_ids import OpenIds
 from p2pflowsd.sending.pace import Pace
 from p2pflowsd.sending.peer_clocks import PeerClocks
 from p2pflowsd.sending.presence import Followed, Presence
@@ -119,6 +120,7 @@ class Outbox:
         self.on_stored: Callable[[str, str, str], None] = lambda _peer, _message_id, _note: None
         self.on_ended: list[Callable[[OutgoingRow, OutgoingState, bytes | None], None]] = []
         self._queue = SendQueue()
+        self._open_ids = OpenIds()
         self._resends = Pace[str](clock, RESEND_INTERVAL_S)
         self._came_back: set[str] = set()
         """The recipients to whom everything is sent again as soon as their turn comes."""
@@ -142,6 +144,7 @@ class Outbox:
             self._enqueue(_entry(row))
         for row in journal.outgoing.stored():
             self._unanswered[row.peer] += 1
+            self._open_ids.add(row.id)
             if row.size:  # older releases have removed the body
                 self._queue.keep_stored(_entry(row))
 
@@ -170,6 +173,23 @@ class Outbox:
             or self._queue.has_messages_to(peer)
             or self._journal.streams.has_any(Direction.OUTGOING, peer)
         )
+
+    def matching(self, id_part: str) -> list[OutgoingRow]:
+        """Return calls and posts whose id is written in short as `id_part`: a few, if it is ambiguous.
+
+        The end of an id finds a message that is open, or one of the last 10,000.
+        """
+        found = {row.row_id: row for row in self._journal.outgoing.matching(id_part)}
+        for message_id in self._open_ids.matching(id_part):
+            row = self._journal.outgoing.find(message_id)
+            if row is not None and row.type in (Type.CALL, Type.POST):
+                found[row.row_id] = row
+        return [found[row_id] for row_id in sorted(found)]
+
+    def page(self, offset: int, limit: int) -> list[OutgoingRow]:
+        """Return some of the messages that are not stored by their recipients, oldest first."""
+        rows = (self._journal.outgoing.get(entry.row_id) for entry in self._queue.page(offset, limit))
+        return [row for row in rows if row is not None]
 
     def attempts(self, message_id: str) -> int:
         """Return how often a pending message was sent since this daemon started."""
@@ -290,6 +310,8 @@ class Outbox:
         others = [entry.id for entry in settled if entry.type in (Type.POST, Type.CANCEL)]
         self._journal.outgoing.mark_stored(calls, others, answers, self._clock.now())
         self._stop_waiting(peer, len(others))
+        for message_id in others:
+            self._open_ids.remove(message_id)
         for message_id in (*others, *answers):
             self._waiters.on_settled(message_id, OutgoingState.DONE, None)
 
@@ -377,6 +399,7 @@ class Outbox:
         entry = self._queue.get(row.id)
         was_head = entry is not None and self._queue.is_head(entry)
         self._queue.remove(row.id)
+        self._open_ids.remove(row.id)
         self._queue.forget_stored(row.peer, row.endpoint, row.id)
         if was_head and (skips or state in (OutgoingState.EXPIRED, OutgoingState.CANCELLED)):
             self._announce_skip(row.peer, row.endpoint)
@@ -743,6 +766,7 @@ class Outbox:
         self._queue.add(entry, body)
         if not entry.is_answer:
             self._unanswered[entry.peer] += 1
+            self._open_ids.add(entry.id)
 
     def _stop_waiting(self, peer: str, count: int) -> None:
         """Expect fewer receipts and answers from a user."""

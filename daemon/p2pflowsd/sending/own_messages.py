@@ -115,7 +115,7 @@ class OwnMessages:
         )
 
     def _find(self, part: str) -> OutgoingRow:
-        rows = self._journal.outgoing.matching(part)
+        rows = self._outbox.matching(part)
         if len(rows) > 1:
             ids = short_ids.name_all([row.id for row in rows])
             raise BadInput(f"Several messages of yours have an id like {part!r}: {ids}.", "Give more of the id.")

@@ -125,6 +125,10 @@ class SendQueue:
         """Return the pending message with an id."""
         return self._entries.get(message_id)
 
+    def page(self, offset: int, limit: int) -> list[OutboxEntry]:
+        """Return some of the pending messages, in the order in which they were added."""
+        return list(islice(self._entries.values(), offset, offset + limit))
+
     def remove(self, message_id: str) -> None:
         """Remove a message that needs no further attempt; does nothing if it is not pending."""
         entry = self._entries.pop(message_id, None)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.desk import Desk, Neighbour
+from support.desk import Desk, Neighbour, control_of
 
 from p2pflows.errors import BadInput, NotAllowed, P2pflowsError, TooLarge, UsageError
 from p2pflows.forms import Form
 from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import asked_views
+from p2pflowsd.api.parameters import NoParameters
+from p2pflowsd.api.questions import AskedParameters, asked, clear_asked
 from p2pflowsd.asking import questions as module
 from p2pflowsd.asking.question import Wish
 from p2pflowsd.asking.questions import Answerer
@@ -244,6 +247,12 @@ def test_open_questions_have_a_limit(desk: Desk, alice: Neighbour, monkeypatch: 
     assert ask(desk, alice, wish())
 
 
+def listed(desk: Desk, **params: Any) -> list[dict[str, Any]]:
+    """Return what the method `asked` lists."""
+    found: list[dict[str, Any]] = asyncio.run(asked(control_of(desk), AskedParameters.parse(params)))["asked"]
+    return found
+
+
 def test_the_list_has_open_ones_first_and_can_be_cleared(desk: Desk, alice: Neighbour) -> None:
     """Questions, calls, and posts that failed; not what flows or the daemon itself send."""
     answered, waiting = ask(desk, alice, wish(), "One?"), ask(desk, alice, wish(), "Two?")
@@ -253,7 +262,7 @@ def test_the_list_has_open_ones_first_and_can_be_cleared(desk: Desk, alice: Neig
     note = desk.do(lambda: sends(Type.POST, alice.user, "log", {"text": "Note"}, life_ms=5_000))
     reply(alice, answered, {"human_input": "Yes"})
     desk.passes(6)
-    found = asked_views.listed(desk.node, 10, open_only=False)
+    found = listed(desk)
     assert [(each["id"], each["kind"], each["outcome"]) for each in found] == [
         (call, "call", "open"),
         (waiting, "question", "open"),
@@ -261,10 +270,11 @@ def test_the_list_has_open_ones_first_and_can_be_cleared(desk: Desk, alice: Neig
         (answered, "question", "answered"),
     ]
     assert [each["text"] for each in found] == ["Hello", "Two?", "Note", "One?"]
-    assert [each["id"] for each in asked_views.listed(desk.node, 1, open_only=False)] == [call]
-    desk.do(desk.journal.questions.clear)
-    desk.do(lambda: desk.journal.outgoing.clear_own(10))
-    assert [each["id"] for each in asked_views.listed(desk.node, 10, open_only=False)] == [call, waiting]
+    assert [each["id"] for each in listed(desk, limit=1)] == [call]
+    assert [each["id"] for each in listed(desk, limit=2, offset=1)] == [waiting, note]
+    assert [each["id"] for each in listed(desk, open=True)] == [call, waiting]
+    assert asyncio.run(clear_asked(control_of(desk), NoParameters())) == {"cleared": 2}
+    assert [each["id"] for each in listed(desk)] == [call, waiting]
 
 
 def test_ended_questions_are_forgotten_beyond_a_limit(

@@ -662,6 +662,7 @@ def test_outbox_shows_what_waits(daemon: ScriptedDaemon) -> None:
                 "error": "died",
             }
         ],
+        "count": {"pending": 1, "dead": 1},
     }
     daemon.script.update(outbox=outbox, retry={"id": ID})
     assert run_here(daemon.home, "outbox").out.splitlines() == [
@@ -675,6 +676,11 @@ def test_outbox_shows_what_waits(daemon: ScriptedDaemon) -> None:
     assert daemon.asked[-1] == ("retry", {"id": "4f1c22d9"})
     daemon.script["outbox"] = {"pending": [], "dead": []}
     assert "All messages are delivered" in run_here(daemon.home, "outbox").err
+    daemon.script["outbox"] = {**outbox, "count": {"pending": 1_234, "dead": 1}}
+    assert "There are 1,034 more: p2pflows outbox --page 3" in run_here(daemon.home, "outbox", "--page", "2").err
+    assert daemon.asked.pop() == ("outbox", {"limit": 100, "offset": 100})
+    daemon.script["outbox"] = {"pending": [], "dead": [], "count": {"pending": 0, "dead": 0}}
+    assert "There are no more." in run_here(daemon.home, "outbox", "--page", "9").err
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])

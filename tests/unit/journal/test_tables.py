@@ -30,6 +30,7 @@ from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState, Quest
 ME, ANN, CYD = "b" * 64, "a" * 64, "c" * 64
 ONE, TWO = "1" * 32, "2" * 32
 NOW = 1_800_000_000_000
+LAST = 2**62
 TABLES = (
     "incoming", "outgoing", "prompts", "instances", "records", "bundles", "streams", "log", "invitations", "meetings",
     "introductions", "wishes", "questions", "lines",
@@ -356,8 +357,7 @@ def test_messages_are_listed_by_state_and_kind(rows: Rows) -> None:
     pending, stored = {OutgoingState.PENDING}, {OutgoingState.STORED}
     assert ids(outgoing.pending()) == of(every, pending)
     assert ids(outgoing.stored()) == of(every, stored)
-    assert ids(outgoing.open_own(99)) == of({Type.CALL}, pending | stored, "x")
-    assert ids(outgoing.unsent()) == of({Type.CALL, Type.POST}, {OutgoingState.FAILED, OutgoingState.EXPIRED})
+    assert ids(outgoing.own(LAST, 99, is_open=True)[0]) == of({Type.CALL}, pending | stored, "x")
     assert ids(outgoing.newest_calls(99)) == of({Type.CALL}, set(OutgoingState), "x")
     row = outgoing.find(rows.sent[CYD, "y", Type.CALL, OutgoingState.PENDING])
     assert row is not None
@@ -373,17 +373,42 @@ def test_messages_are_listed_by_state_and_kind(rows: Rows) -> None:
 
 
 def test_what_the_users_programs_asked_is_cleared_once_it_has_ended(rows: Rows) -> None:
-    """Open calls stay, as do posts that arrived, what flows have sent, and a call that a run may have to withdraw."""
+    """Open calls stay, as do posts that arrived, and what flows have sent."""
     outgoing = rows.journal.outgoing
     ended = {OutgoingState.DONE, OutgoingState.FAILED, OutgoingState.EXPIRED, OutgoingState.CANCELLED}
     listed = {rows.sent[peer, "x", Type.CALL, state] for peer, state in itertools.product((ANN, CYD), ended)}
     failed = (OutgoingState.FAILED, OutgoingState.EXPIRED)
     listed |= {rows.sent[peer, "x", Type.POST, state] for peer, state in itertools.product((ANN, CYD), failed)}
-    assert {row.id for row in outgoing.ended_own(99)} == listed
-    needed = rows.sent[ANN, "x", Type.CALL, OutgoingState.DONE]
-    rows.journal.records.add(RecordRow(1, 0, "call", "m", needed, None))
-    gone = rows.changed_by(lambda: outgoing.clear_own(99))
-    assert {message for table, message in gone if table == "outgoing"} == listed - {needed}
+    assert {row.id for row in outgoing.own(LAST, 99, is_open=False)[0]} == listed
+    gone = rows.changed_by(lambda: outgoing.clear_own(LAST))
+    assert {message for table, message in gone if table == "outgoing"} == listed
+
+
+def test_own_calls_are_found_slice_by_slice(rows: Rows) -> None:
+    """Each look goes on below the last one, also after a page that is full in the middle of a slice."""
+    outgoing = rows.journal.outgoing
+    whole = outgoing.own(LAST, 99, is_open=False)[0]
+    found: list[Any] = []
+    before: int | None = LAST
+    while before is not None:
+        some, before = outgoing.own(before, 2, is_open=False)
+        found += some
+    assert found == whole
+    assert [row.row_id for row in whole] == sorted((row.row_id for row in whole), reverse=True)
+
+
+def test_dead_letters_have_pages_and_short_ids(rows: Rows) -> None:
+    """A page of them, and one by its id or a part of it; requests in other states are not meant."""
+    incoming = rows.journal.incoming
+    dead = [row for (_, _, state), row in rows.requests.items() if state == IncomingState.DEAD]
+    assert [row.row_id for row in incoming.dead(99)] == dead
+    assert [row.row_id for row in incoming.dead(2, 1)] == dead[1:3]
+    first = incoming.get(dead[0])
+    assert first is not None
+    assert incoming.dead_matching(first.id) == incoming.dead_matching(first.id[-8:]) == [first]
+    other = incoming.get(rows.requests[ANN, "x", IncomingState.DONE])
+    assert other is not None
+    assert incoming.dead_matching(other.id) == incoming.dead_matching("no") == []
 
 
 def test_bodies_of_pending_messages(rows: Rows) -> None:
