@@ -81,6 +81,16 @@ class RecordStream(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def pause_reading(self) -> None:
+        """Read no more from the peer for now; what it sends waits there."""
+        if isinstance(self._transport, asyncio.Transport):
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read from the peer again."""
+        if isinstance(self._transport, asyncio.Transport):
+            self._transport.resume_reading()
+
     def abort(self) -> None:
         """Close the connection at once; unsent bytes are lost."""
         if self._transport is not None:

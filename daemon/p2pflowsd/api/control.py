@@ -77,7 +77,11 @@ class Control:
     async def _hand_to_http(self, transport: asyncio.Transport, data: bytes) -> None:
         if self._http is None:
             self._http = asyncio.create_task(_start_http(self._methods))
-        http = await asyncio.shield(self._http)
+        try:
+            http = await asyncio.shield(self._http)
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
         if not transport.is_closing():
             _hand_over(transport, http.protocol(), data)
             transport.resume_reading()

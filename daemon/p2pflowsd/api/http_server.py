@@ -52,7 +52,11 @@ class HttpServer:
     async def _handle(self, request: web.Request) -> web.Response:
         method = request.match_info["method"]
         try:
-            params = _parse(await request.read())
+            content = await request.read()
+        except ConnectionError:  # the client has left in the middle of its request
+            return web.Response(status=400)
+        try:
+            params = _parse(content)
             if method == "watch":
                 raise UsageError("HTTP sends no events.", "Use JSON Lines; see the page about the control socket.")
             return _response(200, await self._methods.run(method, params))

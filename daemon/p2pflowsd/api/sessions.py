@@ -17,7 +17,9 @@ from p2pflowsd.api.methods import Methods
 MAX_LINE_BYTES = 4_000_000
 """The longest line that a client may send."""
 MAX_UNSENT_ITEMS = 1_000
-"""How many objects may wait for a slow client before its progress reports are dropped."""
+"""How many objects may wait for a slow client before its progress reports are dropped, and no more is read from it."""
+MAX_UNSENT_EVENTS = 10_000
+"""How many may wait for a client that watches; then its connection ends, and it can watch again."""
 
 EVENT_OF = {"watch": "prompt", "chat": "line"}
 """The event that a client gets once it has called a method."""
@@ -57,8 +59,10 @@ class Session(RecordStream):
             return
         if self._held_events is not None:
             self._held_events.append({"event": event, "data": data})
-        else:
+        elif len(self._unsent) < MAX_UNSENT_EVENTS:
             self._put({"event": event, "data": data})
+        else:
+            self.abort()
 
     def flush_and_close(self) -> None:
         """Send what is ready, and close the connection."""
@@ -89,6 +93,7 @@ class Session(RecordStream):
             items, self._unsent = self._unsent, []
             written = [_written(item) for item in items]
             self.send(b"[" + b",".join(written) + b"]" if len(written) > 1 else written[0])
+            self.resume_reading()
         if self._is_half_closed and not (self._tasks or self._calls or self._unsent or self._watched):
             self.close()
 
@@ -179,6 +184,8 @@ class Session(RecordStream):
 
     def _put(self, item: dict[str, Any]) -> None:
         self._unsent.append(item)
+        if self.write_paused and len(self._unsent) >= MAX_UNSENT_ITEMS:
+            self.pause_reading()
         self.flush_soon()
 
     def _put_error(self, request_id: Any, error: P2pflowsError) -> None:

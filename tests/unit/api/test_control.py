@@ -271,6 +271,60 @@ async def test_a_client_that_does_not_read_gets_its_answers_later_and_loses_only
         assert 0 < sum("progress" in item for item in items) < 20 * MAX_UNSENT_ITEMS
 
 
+async def test_a_client_that_asks_and_does_not_read_is_not_read_either(tmp_path: Path) -> None:
+    """Its answers fill no memory; once it reads, it gets all of them."""
+    count = 20 * MAX_UNSENT_ITEMS
+    async with serving(tmp_path) as (control, _), connected(tmp_path) as lazy:
+        lazy.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        for n in range(count):
+            lazy.send({"id": n, "method": "echo", "params": {"text": "x" * 1_000}})
+        await asyncio.sleep(0.2)
+        (session,) = control._sessions
+        await until(lambda: len(session._unsent) >= MAX_UNSENT_ITEMS)
+        await asyncio.sleep(0.2)
+        assert len(session._unsent) < 3 * MAX_UNSENT_ITEMS
+        lazy.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        got: list[Any] = []
+        while len(got) < count:
+            received = await lazy.receive()
+            got += received if isinstance(received, list) else [received]
+        assert {item["id"] for item in got} == set(range(count))
+
+
+async def test_a_client_that_watches_and_does_not_read_loses_its_connection(tmp_path: Path) -> None:
+    """Events fill no memory; it can watch again."""
+    async with serving(tmp_path) as (control, _), connected(tmp_path) as lazy:
+        lazy.send({"id": 1, "method": "watch"})
+        await lazy.receive()
+        lazy.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        for n in range(100_000):
+            control.send_event("prompt", {"id": str(n), "text": "x" * 100})
+            if n % 1_000 == 0:
+                await asyncio.sleep(0)
+        await until(lambda: not control._sessions)
+
+
+@pytest.mark.parametrize(
+    "request_half",
+    [
+        b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /v1/ec",
+        b"\x16\x03\x01 hello?\r\n\r\n",
+    ],
+)
+async def test_half_an_http_request_writes_nothing_into_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, request_half: bytes
+) -> None:
+    """A client that leaves in the middle of its request leaves no line behind."""
+    async with serving(tmp_path):
+        for _ in range(5):
+            async with connected(tmp_path) as line:
+                line.writer.write(request_half)
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
+    assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
 async def test_a_daemon_that_stops_sends_what_is_ready(tmp_path: Path) -> None:
     """Then it closes the connection."""
     async with serving(tmp_path) as (control, methods), connected(tmp_path) as line:
