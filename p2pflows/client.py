@@ -34,6 +34,7 @@ from p2pflows.errors import (
 )
 from p2pflows.hints import for_reader
 from p2pflows.home import Home, expand_user, home
+from p2pflows.links.socket_options import send_in_one_piece
 
 if TYPE_CHECKING:
     import asyncio
@@ -48,6 +49,8 @@ NO_DEFAULT: Any = object()
 MAX_REQUEST_BYTES = 1_000_000
 """More than any message may hold; below it, the daemon checks the exact limit."""
 
+_READ_BYTES = 2**16
+"""How much of a response is read at once; Python's default is 8 KB."""
 MAX_PAGE = 1_000
 """The most prompts that the daemon returns at once."""
 MAX_INBOX = 10_000
@@ -670,13 +673,14 @@ class _Connection:
 
     def __init__(self, home: Home, timeout: float | None) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
+        send_in_one_piece(self._socket)
         self._socket.settimeout(timeout)
         try:
             self._socket.connect(str(home.socket))
         except OSError as error:
             self._socket.close()
             raise _cannot_connect(home, error) from error
-        self._responses = self._socket.makefile("rb")
+        self._responses = self._socket.makefile("rb", buffering=_READ_BYTES)
 
     def request(self, method: str, params: bytes) -> dict[str, Any]:
         """Send a request and return its response, an object with `result` or `error`; raises as `items`."""
@@ -693,12 +697,18 @@ class _Connection:
             CallError: a line is not one of this protocol.
         """
         self._socket.sendall(b'{"id":1,"method":%s,"params":%s}\n' % (json.dumps(method).encode(), params))
-        while line := self._responses.readline():
+        while line := self._read_line():
             for item in _items(line):
                 yield item
                 if "result" in item or "error" in item:
                     return
         raise ConnectionResetError
+
+    def _read_line(self) -> bytes:
+        try:
+            return self._responses.readline()
+        except ValueError:  # another thread has closed it a moment ago
+            raise ConnectionResetError from None
 
     def is_closed_by_daemon(self) -> bool:
         """Whether this idle connection is closed; checked before each request, so that none has to be repeated."""

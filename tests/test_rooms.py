@@ -28,6 +28,7 @@ OUTSIDE_LIBRARIES = {
     "iotcore": {"p2pflowsd.processes.iotcore_child"},
     "openai": {"p2pflows.models"},
     "jinja2": {"p2pflows.models"},
+    "jiter": {"p2pflows.protocol.strict_json"},
     "jsonschema": {"p2pflows.forms"},
 }
 """Each outside library, and the modules or folders that alone import it."""
@@ -60,6 +61,7 @@ FLOORS = (
         "p2pflows.files",
         "p2pflows.hints",
         "p2pflows.logs",
+        "p2pflows.memory",
         "p2pflows.short_ids",
         "p2pflows.terminal",
         "p2pflows.backoff",

@@ -25,6 +25,7 @@ from typing import Any, TextIO
 from p2pflows import config, logs, strict_modes
 from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.home import Home, home
+from p2pflows.memory import keep_large_buffers
 from p2pflows.protocol import identity
 from p2pflowsd.app import App
 from p2pflowsd.journal import JournalError, from_system
@@ -36,6 +37,7 @@ TAKE_OVER = "--take-over"
 def main() -> int:
     """Run the daemon of the home that the environment names; return the exit code."""
     terminal.open_closed_streams()
+    keep_large_buffers()
     try:
         where = home()
     except UsageError as error:

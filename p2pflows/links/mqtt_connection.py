@@ -30,6 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Delivery, Will
+from p2pflows.links.socket_options import send_in_one_piece
 
 _KEEPALIVE_S = 20
 _PUBACK_TIMEOUT_S = 10.0
@@ -349,6 +350,8 @@ class Connection:
             return
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            send_in_one_piece(sock)
         self._loop.add_reader(sock, self._on_readable, sock)
         if client.want_write():
             self._on_want_write(client, None, sock)

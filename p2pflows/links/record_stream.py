@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 
+from p2pflows.links.socket_options import send_in_one_piece
 from p2pflows.protocol.framing import FramingError, Lines, Records
 
 
@@ -106,6 +107,7 @@ class RecordStream(asyncio.Protocol):
         """Keep the transport, and call `on_open`."""
         assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket's
         self._transport = transport
+        send_in_one_piece(transport.get_extra_info("socket"))
         self.on_open()
 
     def data_received(self, data: bytes) -> None:

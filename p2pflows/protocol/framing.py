@@ -16,29 +16,31 @@ class FramingError(ValueError):
     """The bytes are not exactly one frame, or a record or line is too long."""
 
 
-def pack(parts: Sequence[bytes]) -> bytes:
-    """Join parts into one frame."""
+def pack(parts: Sequence[bytes], before: bytes = b"") -> bytes:
+    """Join parts into one frame, behind some other bytes."""
     count = len(parts)
-    return b"".join((struct.pack(f">{count + 1}I", count, *map(len, parts)), *parts))
+    return b"".join((before, struct.pack(f">{count + 1}I", count, *map(len, parts)), *parts))
 
 
-def unpack(frame: bytes, max_parts: int = MAX_PARTS) -> list[bytes]:
+def unpack(frame: bytes, max_parts: int = MAX_PARTS, start: int = 0) -> list[bytes]:
     """Return the parts of a frame.
 
     Args:
         frame: the bytes.
         max_parts: how many parts it may have.
+        start: where it begins in the bytes.
 
     Raises:
         FramingError: the lengths do not add up to the frame, or it has too many parts.
     """
-    if len(frame) < _INTEGER:
+    if len(frame) < start + _INTEGER:
         raise FramingError("shorter than its part count")
-    (count,) = struct.unpack_from(">I", frame)
-    start = _INTEGER * (count + 1)
+    (count,) = struct.unpack_from(">I", frame, start)
+    first = start + _INTEGER
+    start = first + _INTEGER * count
     if count > max_parts or start > len(frame):
         raise FramingError("part count does not fit")
-    lengths = struct.unpack_from(f">{count}I", frame, _INTEGER)
+    lengths = struct.unpack_from(f">{count}I", frame, first)
     if start + sum(lengths) != len(frame):
         raise FramingError("part lengths do not add up")
     parts = []

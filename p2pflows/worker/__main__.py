@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from p2pflows import logs
 from p2pflows.errors import NotAllowed, UsageError
+from p2pflows.memory import keep_large_buffers
 from p2pflows.protocol.channel import Enrolment, read_token
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class _Refused(Exception):
 def main() -> int:
     """Run a worker until a signal, or the end of stdin, stops it; return the exit code."""
     terminal.open_closed_streams()
+    keep_large_buffers()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logs.to_stderr("info")
     sys.dont_write_bytecode = True  # bytecode of a module that is edited within the same second would hide the edit
