@@ -10,6 +10,13 @@ from p2pflows.cli.output import display_name, say, stdout_is_terminal
 from p2pflows.errors import from_kind
 from p2pflows.foreign_text import escape_lines, quote, shorten
 
+_NO_ANSWER = {
+    "declined": "declined",
+    "delegated": "passed it on",
+    "unreachable": "could not be reached",
+    "not_allowed": "does not let you ask",
+}
+
 
 def print_answer(question: dict[str, Any], *, to_stderr: bool = False) -> None:
     """Print the answer as text; to a terminal with its controls escaped, and elsewhere exactly as it was given.
@@ -60,4 +67,17 @@ def raise_for_outcome(question: dict[str, Any], *, quietly: bool) -> None:
         error.said_by(content["from"], content.get("name"))
     if quietly:
         click.get_current_context().exit(error.exit_code)
+    if len(question["people"]) > 1:
+        _print_people(question)
     raise error
+
+
+def _print_people(question: dict[str, Any]) -> None:
+    """Say what each of several people has done, except for answers that are printed as the result."""
+    for person in question["people"]:
+        who = display_name(person["to_name"], person["user"])
+        if person["outcome"] != "answered":
+            kind = (person["error"] or {}).get("code", person["outcome"])
+            say(f"{who}: {_NO_ANSWER.get(kind, 'no answer')}")
+        elif question["need"] != "all":
+            say(quote(display_name(person["name"], person["by"]), person["answer"]))

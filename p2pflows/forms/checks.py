@@ -161,7 +161,8 @@ def _explain(error: Any) -> Problem:  # noqa: PLR0911 - one for each keyword
         case "format":
             return Problem(path, f"must be {FORMATS_SHOWN.get(wanted, wanted)}")
         case keyword:
-            return Problem(path, _SENTENCES[keyword].format(show(wanted)))
+            sentence = _SENTENCES[keyword].format(show(wanted))
+            return Problem(path, sentence.removesuffix("s") if wanted == 1 and keyword in _COUNTS else sentence)
 
 
 def _explain_alternatives(error: Any, path: str) -> Problem:
@@ -254,6 +255,10 @@ _SENTENCES = {
     "minProperties": "must have at least {} fields",
     "maxProperties": "must have at most {} fields",
 }
+
+
+_COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
+"""The keywords whose sentences end with a number of things."""
 
 
 def is_json(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from p2pflows.errors import BadInput
@@ -123,17 +123,26 @@ class Form:
         return [show(choice) for choice in choices_of(without_null(self.schema)[0]) or []]
 
     def fields(self) -> list[dict[str, Any]]:
-        """Return the fields of the answer, if it is an object: `name`, `expects`, `required`, `about`."""
-        inner = without_null(self.schema)[0]
-        required = inner.get("required", [])
-        return [
+        """Return the fields of the answer, if it is an object: `name`, `expects`, `required`, `about`.
+
+        The fields of an object inside of it are listed in its place, with names as in `address.city`.
+        """
+        return list(_fields(self.schema))
+
+
+def _fields(node: Node, prefix: str = "", *, is_needed: bool = True) -> Iterator[dict[str, Any]]:
+    inner = without_null(node)[0]
+    required = inner.get("required", [])
+    for name, part in inner.get("properties", {}).items():
+        needs_it = is_needed and name in required
+        more = list(_fields(part, f"{prefix}{name}.", is_needed=needs_it))
+        yield from more or [
             {
-                "name": name,
+                "name": f"{prefix}{name}",
                 "expects": describe(part),
-                "required": name in required,
+                "required": needs_it,
                 "about": str(part.get("description") or part.get("title") or ""),
             }
-            for name, part in inner.get("properties", {}).items()
         ]
 
 

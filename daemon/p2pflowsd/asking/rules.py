@@ -97,4 +97,4 @@ def expired() -> DeadlinePassed:
 
 
 def _undecided() -> Undecided:
-    return Undecided("Not enough people gave the same answer.", "See who said what: p2pflows wait ID --json")
+    return Undecided("Not enough people gave the same answer.", "Ask again, or let fewer decide.")

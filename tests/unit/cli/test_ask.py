@@ -214,14 +214,36 @@ def test_a_time_of_day_is_the_next_one(daemon: ScriptedDaemon) -> None:
 def test_the_answers_of_all_have_a_line_each(daemon: ScriptedDaemon) -> None:
     """Also if somebody has not answered, which is an error then."""
     people = [
-        {**ended(), "name": "bob", "answer": "yes\x1b"},
-        {**failed("declined", "declined"), "name": "carol"},
+        {**ended(), "user": BOB, "name": "bob", "answer": "yes\x1b"},
+        {**failed("declined", "declined"), "user": BOB, "to_name": "carol"},
     ]
     question = failed("declined", "declined", **{"from": BOB, "name": "carol"}) | {"need": "all", "people": people}
     daemon.script.update(ask={"id": ID}, wait=question)
     done = run_here(daemon.home, "ask", "@team", "Hm?", "--all")
     assert (done.code, done.out) == (1, "bob: yes\x1b\n")
-    assert done.err.startswith("Error [declined]: carol says: ")
+    assert done.err.startswith("carol: declined\nError [declined]: carol says: ")
+
+
+def test_who_said_what_is_said_when_a_group_is_undecided(daemon: ScriptedDaemon) -> None:
+    """For each of them, before the error; as JSON it is in the outcome."""
+    error = {"code": "unreachable", "message": "They are offline.", "hint": ""}
+    people = [
+        {**ended(), "user": BOB, "name": "bob", "answer": "yes\x1b"},
+        {**failed("declined", "declined"), "user": BOB, "to_name": "carol"},
+        {**ended("failed", error=error), "user": BOB, "to_name": "dave"},
+        {**ended("expired"), "to_name": None, "user": BOB},
+    ]
+    question = failed("failed", "undecided") | {"need": "quorum", "quorum": 2, "people": people}
+    daemon.script.update(ask={"id": ID}, wait=question)
+    done = run_here(daemon.home, "confirm", "@team", "Hm?", "--quorum", "2")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines()[:5] == [
+        "bob says: yes\\x1b",
+        "carol: declined",
+        "dave: could not be reached",
+        "b0b0b0b0…: no answer",
+        "Error [undecided]: It went wrong.",
+    ]
 
 
 def test_contacts_are_put_into_groups(tmp_path: Path) -> None:

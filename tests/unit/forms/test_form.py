@@ -92,6 +92,35 @@ def test_the_fields_of_a_nested_model_are_typed_as_pairs() -> None:
     assert wanted.parse(json.dumps(found)) == found
 
 
+def test_the_fields_inside_of_a_field_are_listed_as_they_are_typed() -> None:
+    """So a person sees what to type; a field is needed only if what holds it is."""
+    inner = {"type": "object", "properties": {"city": {"type": "string"}, "zip": {"type": "integer"}}}
+    wanted = form(
+        {
+            "type": "object",
+            "properties": {
+                "home": {**inner, "required": ["city"]},
+                "work": {**inner, "required": ["city"]},
+                "more": {"type": "object"},
+            },
+            "required": ["home"],
+        }
+    )
+    assert [(field["name"], field["required"], field["expects"]) for field in wanted.fields()] == [
+        ("home.city", True, "text"),
+        ("home.zip", False, "a whole number"),
+        ("work.city", False, "text"),
+        ("work.zip", False, "a whole number"),
+        ("more", False, "an object with fields"),
+    ]
+
+
+def test_one_thing_is_no_plural() -> None:
+    """In the sentences about counts."""
+    assert problem({"type": "string", "minLength": 1}, "") == "The answer must have at least 1 character."
+    assert problem({"type": "string", "maxLength": 2}, "abc") == "The answer must have at most 2 characters."
+
+
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
