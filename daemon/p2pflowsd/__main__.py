@@ -28,10 +28,13 @@ from p2pflows.home import Home, home
 from p2pflows.memory import keep_large_buffers
 from p2pflows.protocol import identity
 from p2pflowsd.app import App
-from p2pflowsd.journal import JournalError, from_system
+from p2pflowsd.faults import NoFaults
+from p2pflowsd.journal import Journal, JournalError, from_system
 
 TAKE_OVER = "--take-over"
 """The argument with which another daemon of this identity has to end."""
+COMPACT = "--compact"
+"""The argument with which the journal is written anew first."""
 
 
 def main() -> int:
@@ -49,6 +52,8 @@ def main() -> int:
         with _lock(where):
             if not where.key.exists():
                 identity.create(where.key)
+            if COMPACT in sys.argv[1:]:
+                _compact(where)
             asyncio.run(_run(where, settings, take_over=TAKE_OVER in sys.argv[1:]))
     except P2pflowsError as error:
         return _print_error(error)
@@ -61,6 +66,17 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 - nothing above here could report it
         return _print_error(_known_cause(error) or _bug(where, error))
     return 0
+
+
+def _compact(where: Home) -> None:
+    """Write the journal anew, and tell the user what that brings."""
+    with contextlib.closing(Journal(where.journal, identity.load(where.key).user_id, NoFaults())) as journal:
+        before = where.journal.stat().st_size
+        _write(
+            sys.stderr, f"Compacting the journal of {before / 1e6:,.1f} MB; this takes a second for some 50 MB ...\n"
+        )
+        journal.compact()
+    _write(sys.stderr, f"The journal has {where.journal.stat().st_size / 1e6:,.1f} MB now.\n")
 
 
 def _known_cause(error: BaseException) -> P2pflowsError | None:

@@ -80,6 +80,10 @@ class App:
         self._embedded = EmbeddedBroker(self._setting.port, log=log) if isinstance(self._setting, Embedded) else None
         self._journal = Journal(home.journal, self._me.user_id, self._faults, has_thread=True)
         self._checkpoints = Checkpoints()
+        if not self._journal.shrinks:
+            log.warning(
+                "An earlier release began the journal, so its file does not shrink. Once: p2pflows up --compact"
+            )
         self._link = MqttLink(
             broker=self._broker,
             client_id=self._client_id(),

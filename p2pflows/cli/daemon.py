@@ -26,7 +26,8 @@ _USUAL_PACKET_BYTES = 1_000_000
 )
 @click.option("--take-over", is_flag=True, help="End another daemon that runs with your identity, as in a copied home.")
 @click.option("--broker", metavar="URL", help="The MQTT broker: embedded, mqtt://HOST or mqtts://HOST.")
-def up(broker: str | None, take_over: bool) -> None:
+@click.option("--compact", is_flag=True, help="First write the journal anew, as small as it can be.")
+def up(broker: str | None, take_over: bool, compact: bool) -> None:
     """Run your daemon here, until Ctrl-C.
 
     The first run makes your identity; each later run resumes where the last one stopped. By default, one of your
@@ -43,7 +44,8 @@ def up(broker: str | None, take_over: bool) -> None:
         say(f"Made your identity {identity.user_id} in {home().path}.")
     # -P: a file in the current folder must not be imported in place of a module.
     hold_interrupts()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd", *(["--take-over"] if take_over else [])])  # noqa: S606 - the daemon replaces this process, so signals reach it
+    options = [name for name, is_set in (("--take-over", take_over), ("--compact", compact)) if is_set]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd", *options])  # noqa: S606 - the daemon replaces this process, so signals reach it
 
 
 @click.command(

@@ -60,6 +60,8 @@ SELECT max(coalesce((SELECT received FROM incoming ORDER BY n DESC LIMIT 1), 0),
            coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'boot'), 0))
 """
 """When something was last added to a journal."""
+_INCREMENTAL = 2
+"""The value of `auto_vacuum` (https://sqlite.org/pragma.html#pragma_auto_vacuum)."""
 _PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
@@ -244,6 +246,20 @@ class Journal:
         """Remove some of the rows that no promise needs any more; return whether to do so again soon; see `Pruner`."""
         return self._pruner.prune(now, retention)
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether the file gets smaller when its rows are gone; larger files of some earlier releases do not."""
+        return _shrinks(self._db)
+
+    def compact(self) -> None:
+        """Write the file anew, as small as it can be; for a large one it takes some time, and as much of free disk.
+
+        Raises:
+            JournalError: the disk is full or fails; the file is as it was.
+        """
+        with self.reading():
+            _compact(self._db)
+
     def close(self) -> None:
         """Close the file; no checkpoint may run."""
         if self.checkpoint is not None:
@@ -343,6 +359,22 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise damaged(verdict)
+        if not _shrinks(db):
+            with contextlib.suppress(sqlite3.OperationalError):  # the disk may be full; it is tried at the next start
+                _compact(db)
+
+
+def _shrinks(db: sqlite3.Connection) -> bool:
+    """Return whether pages that are not used any more can be given back to the disk one by one."""
+    (mode,) = db.execute("PRAGMA auto_vacuum").fetchone()
+    return int(mode) == _INCREMENTAL
+
+
+def _compact(db: sqlite3.Connection) -> None:
+    """Write the file anew, without holes, and so that it shrinks by itself from then on."""
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    db.execute("VACUUM")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 @contextlib.contextmanager
