@@ -44,7 +44,8 @@ _CORE = (
 _PROTOCOL = ("tests/unit/protocol", "tests/properties/test_envelope.py", "tests/properties/test_fuzz_inputs.py")
 _JOURNAL = (
     "tests/unit/journal", "tests/unit/human", "tests/unit/receiving/test_rights.py",
-    "tests/unit/running/test_instances.py", "tests/unit/test_node.py",
+    "tests/unit/receiving/test_quotas.py", "tests/unit/test_checkpoints.py", "tests/unit/running/test_instances.py",
+    "tests/unit/test_node.py",
 )  # fmt: skip
 _D = "daemon/p2pflowsd"
 

@@ -130,6 +130,12 @@ def test_a_log_that_was_removed(pattern: str, journal: Journal, path: Path) -> N
     assert "late" not in facts(path)
 
 
+def test_a_log_that_was_replaced(journal: Journal, path: Path, tmp_path: Path) -> None:
+    """Nothing is committed to the log that was there before, which nobody would find again."""
+    Path(shutil.copy(f"{path}-wal", tmp_path)).rename(f"{path}-wal")
+    fails(journal, "journal.sqlite3-wal was removed or replaced")
+
+
 @pytest.mark.parametrize("replace", [shutil.copyfile, os.replace], ids=["overwritten", "replaced"])
 def test_an_older_copy_put_in_its_place(
     replace: Callable[[Path, Path], object], journal: Journal, path: Path, tmp_path: Path
@@ -194,9 +200,10 @@ def test_an_older_copy_before_the_first_commit(journal: Journal, path: Path, tmp
     assert facts(path).get("first") == "kept"
 
 
+@pytest.mark.parametrize("is_copied", [False, True])
 @pytest.mark.parametrize("replace", [shutil.copyfile, os.replace], ids=["overwritten", "replaced"])
 def test_an_older_copy_with_a_log_of_its_own(
-    replace: Callable[[Path, Path], object], journal: Journal, path: Path, tmp_path: Path
+    replace: Callable[[Path, Path], object], is_copied: bool, journal: Journal, path: Path, tmp_path: Path
 ) -> None:
     """Of a copy that is put over a journal in use together with its log, the log has everything that was in it."""
     for value in ("database", "database", "log"):
@@ -206,6 +213,8 @@ def test_an_older_copy_with_a_log_of_its_own(
     for value in ("later", "last"):
         journal._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         put(journal, "second", f"{value:10}")  # as long as before, so that the files fit together by their size
+    if is_copied:  # SQLite removes a log of which everything is in the database when it closes that
+        journal._db.execute("PRAGMA wal_checkpoint").fetchall()
     replace(Path(database), path)
     Path(log).rename(f"{path}-wal")
     fails(journal)
@@ -218,7 +227,9 @@ def test_an_older_copy_with_a_log_of_its_own(
 @pytest.mark.parametrize("content", [bytes(5_000), b"SQLite format 3\0" + bytes(4)])
 def test_a_log_stays_beside_what_is_no_journal(content: bytes, journal: Journal, path: Path, tmp_path: Path) -> None:
     """Only an older copy of the journal is told apart from its log; what is no journal has no age."""
-    put(journal, "second", "in the log")
+    put(journal, "second", "in the database")
+    journal._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+    put(journal, "third", "in the log")
     killed = tmp_path / "killed"
     killed.mkdir()
     for file in (path, Path(f"{path}-wal"), path.parent / "last_change"):
@@ -293,7 +304,7 @@ def test_the_age_of_an_older_copy(newest: str, journal: Journal, path: Path, tmp
     later, copy = NOW + 1_000, tmp_path / "copy.sqlite3"
     with journal.transaction():
         journal.meta.set("boot", str(later if newest == "boot" else NOW))
-        journal.meta.set("kept_days", str(NOW + 9_000_000))
+        journal.meta.set("a", str(NOW + 9_000_000))
         request = message(later + 500, sender=CYD)
         journal.incoming.add(request, b"{}", 0, later if newest == "received" else NOW, IncomingState.READY)
         journal.outgoing.add(message(later if newest == "created" else NOW, sender=ANN), b"{}")

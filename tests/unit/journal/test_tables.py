@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.usage import check_usage
 
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import Journal, pruning, questions, streams
+from p2pflowsd.journal import Journal, pruning, questions, streams, usage
 from p2pflowsd.journal.invitations import MAX_ENDPOINTS_CHARS
 from p2pflowsd.journal.prompts import Page
 from p2pflowsd.journal.rows import (
@@ -25,7 +26,7 @@ from p2pflowsd.journal.rows import (
     WorkerTokenRow,
 )
 from p2pflowsd.journal.streams import Direction, Position
-from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState, QuestionState
+from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState, OutgoingState, PromptState, QuestionState, may_become
 
 ME, ANN, CYD = "b" * 64, "a" * 64, "c" * 64
 ONE, TWO = "1" * 32, "2" * 32
@@ -271,6 +272,79 @@ def test_bodies_and_sizes_of_some_requests(rows: Rows) -> None:
     assert incoming.data(ready)["n"] > 0
     assert incoming.body(done) == b"{}"
     assert incoming.data(done) == {}
+
+
+def test_a_request_that_has_ended_cannot_go_on(rows: Rows) -> None:
+    """Each request is where legal moves have brought it, and those that have ended take no memory."""
+    incoming = rows.journal.incoming
+    for (_, _, state), row_id in rows.requests.items():
+        for to in IncomingState:
+            is_legal = state in may_become(to)
+            assert incoming.move(row_id, to) is is_legal
+            state = to if is_legal else state  # noqa: PLW2901 - it moves on
+        found = incoming.get(row_id)
+        assert found is not None
+        assert found.state == state
+    live = {row.row_id for state in (*OPEN_INCOMING, IncomingState.DEAD) for row in incoming.in_state(state)}
+    assert set(incoming._live) == live
+
+
+@pytest.mark.parametrize("peers", [1, 100])
+def test_what_each_peer_fills_is_counted_at_each_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peers: int
+) -> None:
+    """Whatever becomes of requests, answers and questions, over restarts, and when memory has room for few peers."""
+    monkeypatch.setattr(usage, "_MAX_CACHED_PEERS", peers)
+    journal = Journal(tmp_path / "journal.sqlite3", ME, NoFaults())
+    with journal.transaction():
+        rows = Rows(journal)
+        for (_, _, state), row_id in rows.requests.items():
+            row = journal.incoming.get(row_id)
+            assert row is not None
+            if state == IncomingState.ASKED:
+                journal.prompts.add(row, "Tea?", "{}")
+    check_usage(journal)
+    again = journal.reopened()
+    journal.close()
+    check_usage(again)
+    for number, row_id in enumerate(rows.requests.values()):
+        for to in list(IncomingState)[number % 3 :]:
+            again.incoming.move(row_id, to)
+        again.prompts.end(row_id, PromptState.ANSWERED, NOW, "yes")
+        check_usage(again)
+    for (*_, kind, _), message_id in rows.sent.items():
+        found = again.outgoing.find(message_id)
+        assert found is not None
+        longer = rows._fields(ME, found.peer, found.endpoint, kind).model_copy(
+            update={"id": message_id, "data": {"text": "x" * 3_000}}
+        )
+        again.outgoing.restamp(found.row_id, longer)
+        check_usage(again)
+        for end in OutgoingState:
+            again.outgoing.move(message_id, end, NOW)
+            check_usage(again)
+    again.commit()
+    for now in (NOW + 3_600_000, *[NOW + 400 * 24 * 3_600_000] * 3):
+        with again.transaction():
+            again.prune(now)
+            again.usage.forget_idle()
+        check_usage(again)
+    assert again.usage.all() == []
+    again.close()
+
+
+def test_past_questions_of_one_peer_make_room(rows: Rows) -> None:
+    """The oldest ones of that peer go; open ones and those of others stay."""
+    journal = rows.journal
+    asked = {}
+    for (peer, endpoint, _), row_id in list(rows.requests.items()):
+        row = journal.incoming.get(row_id)
+        assert row is not None
+        asked[peer, endpoint] = journal.prompts.add(row, "Tea?", "{}").row_id
+    for peer in (ANN, CYD):
+        journal.prompts.end(asked[peer, "x"], PromptState.ANSWERED, NOW, "yes")
+    gone = rows.changed_by(lambda: journal.usage.forget_ended_questions(ANN, 9))
+    assert [row for table, row in gone if table == "prompts"] == [str(asked[ANN, "x"])]
 
 
 # Messages.
@@ -523,6 +597,8 @@ def test_one_question_to_others_is_changed(rows: Rows) -> None:
     assert found is not None
     assert (found.people, found.state, found.due) == ("[2]", "answered", None)
     assert [row.id for row in table.open(9)] == [TWO]
+    assert rows.changed_by(lambda: table.set_claim(second, "carol", NOW, 1)) == [("questions", str(second))]
+    assert table.matching("%") == []
     assert table.matching(TWO[:8]) == table.matching(TWO) == [table.get(second)]
     assert table.ended(9) == [found]
 
@@ -553,6 +629,7 @@ def test_lines_are_those_of_one_person_or_conversation(rows: Rows) -> None:
     theirs = line(CYD, TWO, 0, "question", "a" * 32, state="open")
     passed = line(ANN, TWO, 0, "delegated", "a" * 32, text=f"{CYD} I am away")
     note = line(CYD, ONE, 1, "note", "b" * 32, state="delivered")
+    assert table.of_message("b" * 32, by_me=True) == note
     end = note.row_id
     assert [row.row_id for row in table.with_peer(ANN, 9, end)] == [4, 2, 1]
     assert [row.row_id for row in table.with_peer(ANN, 9, passed.row_id)] == [2, 1]
@@ -570,6 +647,8 @@ def test_lines_are_those_of_one_person_or_conversation(rows: Rows) -> None:
     assert rows.changed_by(table.remove_first) == [("lines", "1")]
     assert table.counts() == {ANN: 2, CYD: 1}
     assert table.remove_first("e" * 64) is None
+    assert table.remove_before(NOW, 9) == []
+    assert rows.changed_by(lambda: table.remove_before(NOW + 1, 1)) == [("lines", "2")]
 
 
 def test_one_worker_token_is_revoked_or_removed(rows: Rows) -> None:
@@ -605,6 +684,7 @@ def test_questions_are_found_by_id_and_number(rows: Rows) -> None:
     assert not prompts.snooze(first.row_id, NOW + 5)
     assert rows.changed_by(lambda: prompts.snooze(second.row_id, NOW + 5)) == [("prompts", str(second.row_id))]
     assert prompts.snoozed() == [prompts.get(second.row_id)]
+    assert rows.changed_by(lambda: prompts.set_claim(second.row_id, ANN, NOW)) == [("prompts", str(second.row_id))]
     assert [row.row_id for row in prompts.open()] == [second.row_id]
 
 
@@ -761,6 +841,10 @@ def test_the_log_is_read_from_an_entry_on(journal: Journal) -> None:
     assert [entry.detail[0] for entry in entries] == ["0", "1", "2"]
     assert max(len(entry.detail) for entry in entries) == 500
     assert journal.log.newest(9, after=entries[1].row_id) == entries[2:]
+    journal.log.prune(NOW)
+    assert journal.log.newest(9) == entries
+    journal.log.prune(NOW + 1)
+    assert journal.log.newest(9) == []
 
 
 # Pruning.
