@@ -37,6 +37,7 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
         "p2pflows serve Planner --class my_flows.Planner --set max_rounds=3",
         "p2pflows serve Assistant --chat --model NAME --dispatch-point assistant",
         "p2pflows serve Assistant --chat --model NAME --system @house_rules.txt",
+        "p2pflows serve Assistant --chat --model NAME --tool bob/search",
     )
 )
 @click.argument("name", shell_complete=candidates.endpoints)
@@ -60,6 +61,20 @@ CHAT_FLOW = "p2pflows.models.flow:ChatAtomicFlow"
     help="With --chat: the server of all models, or once for each --model.  [default: any with a key]",
 )
 @click.option("--system", metavar="TEXT|@FILE", help="With --chat: what the model is told first, in all conversations.")
+@click.option(
+    "--tool",
+    "tools",
+    multiple=True,
+    type=Address(),
+    help="With --chat: a flow or person that the model may call; several times for several.",
+)
+@click.option(
+    "--confirm",
+    "confirmed",
+    multiple=True,
+    type=Address(),
+    help="With --chat: like --tool, but you are asked each time.",
+)
 @settings_option
 @click.option("--singleton", is_flag=True, help="Let all callers share one instance.")
 @click.option(
@@ -101,6 +116,8 @@ def serve(
     models: tuple[str, ...],
     api_bases: tuple[str, ...],
     system: str | None,
+    tools: tuple[str, ...],
+    confirmed: tuple[str, ...],
     settings: tuple[str, ...],
     singleton: bool,
     dispatch_point: str,
@@ -129,8 +146,10 @@ def serve(
     kind, what = _kind_and_target(
         name, {"TARGET": target, "--exec CMD": command, "--human": human, "--class CLASS": flow_class, "--chat": chat}
     )
-    if (models or api_bases or system is not None) and not chat:
-        raise UsageError("--model, --api-base and --system belong to --chat.", "Add --chat, or leave them out.")
+    if (models or api_bases or system is not None or tools or confirmed) and not chat:
+        raise UsageError(
+            "--model, --api-base, --system, --tool and --confirm belong to --chat.", "Add --chat, or leave them out."
+        )
     if (settings or singleton) and kind != "class":
         raise UsageError("Only a flow class has a config and instances.", "Leave out --set and --singleton.")
     if errors and kind != "exec":
@@ -139,6 +158,11 @@ def serve(
     about_chat: dict[str, Any] = {}
     if chat:
         _chat_config(config, models, api_bases, system)
+        if tools or confirmed:
+            from p2pflows.cli.chat_tools import add_tools
+
+            with p2pflows.connect() as me, waiting("Asking what the tools take"):
+                add_tools(me, config, tools, confirmed)
         about_chat = _describe_chat(config)
     with p2pflows.connect() as me, waiting(f"Waiting for a worker of {dispatch_point!r} to load {name}"):
         served = me.request(

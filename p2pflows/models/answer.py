@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from p2pflows.errors import FlowFailed
+from p2pflows.models.tools import ToolCall
 
 ABOUT_THE_ANSWER = ("finish_reason", "model", "usage", "attempts", "trimmed")
 """What a flow says beside the text of an answer."""
@@ -26,11 +27,13 @@ class Answer:
         text: its text; empty when it has none.
         finish_reason: why the model ended it, in the server's words; None when the server did not say.
         has_reasoning: whether the model wrote down how it reasoned, which is no part of the text.
+        tool_calls: what it wants done before it answers.
     """
 
     text: str
     finish_reason: str | None = None
     has_reasoning: bool = False
+    tool_calls: Sequence[ToolCall] = ()
 
     def check_whole(self) -> None:
         """Check that this is a whole answer with a text.
@@ -115,7 +118,10 @@ class Completion:
     def to_record(self) -> dict[str, Any]:
         """Return this as JSON can store it."""
         return {
-            "answers": [[each.text, each.finish_reason, each.has_reasoning] for each in self.answers],
+            "answers": [
+                [each.text, each.finish_reason, each.has_reasoning, [list(call) for call in each.tool_calls]]
+                for each in self.answers
+            ],
             "model": self.model,
             "usage": [self.usage.tokens_in, self.usage.tokens_out, self.usage.tokens_cached],
             "attempts": self.attempts,
@@ -125,7 +131,10 @@ class Completion:
     def from_record(cls, record: Mapping[str, Any] | Sequence[str]) -> Self:
         """Return what `to_record` stored; a release before stored a list of texts."""
         if isinstance(record, Mapping):
-            answers = [Answer(*fields) for fields in record["answers"]]
+            answers = [
+                Answer(text, reason, has_reasoning, [ToolCall(*call) for calls in more for call in calls])
+                for text, reason, has_reasoning, *more in record["answers"]
+            ]
             return cls(answers, record["model"], Usage(*record["usage"]), record.get("attempts", 1))
         return cls([Answer(text) for text in record])
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pflows.models.answer import Answer, Completion, Usage
+from p2pflows.models.tools import ToolCall
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """Most bytes of one response."""
@@ -18,6 +19,7 @@ MAX_DELTA_CHARS = 600
 """Most characters of one piece that is reported, so that any of them fits into one progress report."""
 
 _MAX_WORD_CHARS = 200
+_MAX_CALLS = 128
 _BROKE_OFF = "its answer broke off"
 _UNREADABLE = "its answer cannot be read"
 _NO_TEXT = "its answer holds no text"
@@ -85,6 +87,7 @@ class CollectedAnswers:
         self._texts: dict[int, list[str]] = {}
         self._reasons: dict[int, str | None] = {}
         self._reasoned: set[int] = set()
+        self._calls: dict[int, _Calls] = {}
         self._model: str | None = None
         self._usage = Usage()
 
@@ -117,7 +120,12 @@ class CollectedAnswers:
     def completion(self) -> Completion:
         """Return the answers in order."""
         answers = [
-            Answer(_without_surrogates("".join(texts)), self._reasons.get(index), index in self._reasoned)
+            Answer(
+                _without_surrogates("".join(texts)),
+                self._reasons.get(index),
+                index in self._reasoned,
+                self._calls[index].whole() if index in self._calls else (),
+            )
             for index, texts in sorted(self._texts.items())
         ]
         return Completion(answers, self._model, self._usage)
@@ -156,6 +164,8 @@ class CollectedAnswers:
     def _add_piece(self, index: Any, message: Any, reason: Any, *, is_end: bool) -> None:
         try:
             index, text, has_reasoning = operator.index(index), _text(message), _has_reasoning(message)
+            if wanted := message.get("tool_calls"):
+                self._calls.setdefault(index, _Calls()).add(wanted)
         except (AttributeError, TypeError):
             raise UnreadableAnswer(_UNREADABLE) from None
         self._texts.setdefault(index, [])
@@ -189,6 +199,45 @@ class CollectedAnswers:
             self._on_delta(Delta(answer, piece, restart=answer in self._restarting))
             self._restarting.discard(answer)
             self._reported.add(answer)
+
+
+class _Calls:
+    """The calls of tools in one answer, of which a stream brings pieces."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[str]] = {}
+        """By index: the id, the name and the pieces of the arguments."""
+
+    def add(self, pieces: Any) -> None:
+        """Add what a message, or a piece of one, holds.
+
+        Raises:
+            AttributeError, TypeError: it has another form.
+        """
+        for number, piece in enumerate(pieces):
+            # A whole message numbers no calls; in a stream, a piece with an id and no number is a call of its own.
+            index = piece.get("index")
+            if index is None:
+                index = len(self._parts) if piece.get("id") else number
+            known = self._parts.setdefault(operator.index(index), ["", ""])
+            if len(self._parts) > _MAX_CALLS:
+                raise TypeError
+            function = piece.get("function") or {}
+            arguments = function.get("arguments") or ""
+            known[0] = known[0] or str(piece.get("id") or "")
+            known[1] = known[1] or str(function.get("name") or "")
+            known.append(arguments if isinstance(arguments, str) else json.dumps(arguments))
+
+    def whole(self) -> list[ToolCall]:
+        """Return the calls in order; one without an id gets its number."""
+        return [
+            ToolCall(_without_surrogates(call_id) or f"call_{index}", _without_surrogates(name), _joined(arguments))
+            for index, (call_id, name, *arguments) in sorted(self._parts.items())
+        ]
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    return _without_surrogates("".join(pieces))
 
 
 def _received(parts: Iterator[bytes]) -> Iterator[bytes]:

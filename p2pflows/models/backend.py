@@ -46,10 +46,10 @@ SETTINGS = frozenset(
     {
         *("n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "frequency_penalty"),
         *("presence_penalty", "stop", "seed", "response_format", "reasoning_effort", "verbosity", "stream"),
-        "stream_options",
+        *("stream_options", "tools"),
     }
 )
-"""What a config may set besides `model_name`; none of it names a server, a header or a key."""
+"""What may be set besides `model_name`; none of it names a server, a header or a key."""
 
 _STREAM_SETTINGS = frozenset({"stream", "stream_options"})
 

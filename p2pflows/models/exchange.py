@@ -21,6 +21,7 @@ from p2pflows.models.context import (
 from p2pflows.models.failures import Cause, ModelFailed
 from p2pflows.models.history import to_send
 from p2pflows.models.structured import NoFit, OutputSchema, correction, with_text
+from p2pflows.models.tools import Toolbox
 
 TRIM, SUMMARISE, ERROR = "trim", "summarise", "error"
 OVERFLOWS = (TRIM, SUMMARISE, ERROR)
@@ -53,6 +54,8 @@ class Rules:
         schema: what an answer must be; None for any text.
         retries: how often an answer is asked for again that does not fit the schema.
         accept_incomplete: whether an answer that was cut or withheld, or has no text, is taken.
+        tool_rounds: how often the model may use its tools before it answers.
+        tool_tokens: how many tokens all requests may take together, if it uses tools; None for any number.
     """
 
     roles: Roles
@@ -63,6 +66,8 @@ class Rules:
     schema: OutputSchema | None = None
     retries: int = 2
     accept_incomplete: bool = False
+    tool_rounds: int = 8
+    tool_tokens: int | None = None
 
 
 class Request(NamedTuple):
@@ -90,6 +95,7 @@ class Exchange:
     Attributes:
         rules: what the config says.
         ask: asks the model.
+        toolbox: carries out what the model wants done; None if it has no tools.
         history: the conversation as it is to be stored, from the system message to the question; what was left out for
             good is missing.
         counter: counts tokens; after the answer, with what the server has counted.
@@ -107,6 +113,8 @@ class Exchange:
     usage: Usage = field(default_factory=lambda: Usage(0, 0, 0))
     attempts: int = 0
     trimmed: int = 0
+    toolbox: Toolbox | None = None
+    _tool_turns: list[Message] = field(default_factory=list)
     _corrections: list[Message] = field(default_factory=list)
 
     def run(self) -> tuple[Completion, Any]:
@@ -124,7 +132,7 @@ class Exchange:
         sent = self._selected()
         problem = ""
         for _ in range(1 + self.rules.retries):
-            completion, sent = self._ask_shorter_and_shorter(sent)
+            completion, sent = self._ask_with_tools(sent)
             if not self.rules.accept_incomplete:
                 completion.check_whole()
             completion = replace(completion, usage=self.usage, attempts=self.attempts)
@@ -142,14 +150,36 @@ class Exchange:
             "Ask in other words, or choose a larger model.",
         )
 
+    def _ask_with_tools(self, sent: Conversation) -> tuple[Completion, Conversation]:
+        """Ask, and carry out what the model wants done, until it answers."""
+        rounds = 0
+        while True:
+            completion, sent = self._ask_shorter_and_shorter(sent)
+            answer = completion.answers[0]
+            if self.toolbox is None or not answer.tool_calls:
+                return completion, sent
+            used = (self.usage.tokens_in or 0) + (self.usage.tokens_out or 0)
+            if rounds >= self.rules.tool_rounds:
+                raise FlowFailed(
+                    f"The model used its tools {rounds} times without an answer.", "Ask for less, or raise tool_rounds."
+                )
+            if self.rules.tool_tokens is not None and used > self.rules.tool_tokens:
+                raise FlowFailed(
+                    f"The model took {used:,} tokens without an answer.", "Ask for less, or raise tool_tokens."
+                )
+            rounds += 1
+            calls = [call.as_message_part() for call in answer.tool_calls]
+            said = {"role": self.rules.roles.assistant, "content": answer.text or None, "tool_calls": calls}
+            self._tool_turns += [said, *self.toolbox.run(answer.tool_calls)]
+
     def _ask_shorter_and_shorter(self, sent: Conversation) -> tuple[Completion, Conversation]:
         """Ask, and leave out more while the server says that the conversation is too long."""
         while True:
             messages = sent.messages
             if self.rules.schema is not None:
                 messages = with_text(messages, self.rules.schema.instructions)
-            messages += self._corrections
-            outcome = self.ask(Request(messages, is_again=bool(self._corrections)))
+            messages = [*messages, *self._tool_turns, *self._corrections]
+            outcome = self.ask(Request(messages, is_again=bool(self._tool_turns or self._corrections)))
             if isinstance(outcome, Completion):
                 self._take(outcome)
                 self.counter = self.counter.measured(messages, outcome.usage.tokens_in or 0)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from p2pflows.errors import BadInput, NotAllowed, UsageError
 from p2pflows.flows.config import default_config
 from p2pflows.flows.flow import AtomicFlow
+from p2pflows.flows.future import FlowFuture
 from p2pflows.flows.message import FlowMessage
 from p2pflows.models import images
 from p2pflows.models.answer import Completion, output_fields
@@ -25,6 +26,7 @@ from p2pflows.models.routes import read_choices
 from p2pflows.models.settings import check_settings
 from p2pflows.models.structured import OutputSchema
 from p2pflows.models.templates import Template
+from p2pflows.models.tools import OWNER, Tool, Toolbox, read_tools
 
 _HISTORY = "previous_messages"
 _LEFT_OUT, _BYTES_PER_TOKEN = "left_out", "bytes_per_token"
@@ -140,8 +142,14 @@ class ChatAtomicFlow(AtomicFlow):
             for query, response in _demonstrations(data.get("demonstrations")):
                 history += [{"role": user, "content": query}, {"role": assistant, "content": response}]
         history.append({"role": user, "content": images.content(template.render(data), images.given(data))})
+        toolbox = self._toolbox(input_message)
         exchange = Exchange(
-            self._rules(), self._ask_in_step, list(history), self._counter(), self.flow_state.get(_LEFT_OUT, 0)
+            self._rules(),
+            self._ask_in_step,
+            list(history),
+            self._counter(),
+            self.flow_state.get(_LEFT_OUT, 0),
+            toolbox=toolbox,
         )
         completion, output = exchange.run()
         # A turn without text would be sent again with each question, and many servers refuse it.
@@ -150,6 +158,8 @@ class ChatAtomicFlow(AtomicFlow):
             self.flow_state[_HISTORY] = [*map(dict, exchange.history), *answers]
             self._remember(exchange)
         answer = {**completion.to_data(), "trimmed": exchange.trimmed}
+        if toolbox is not None and self.flow_config.get("tool_transcript") is True:
+            answer["tool_calls"] = toolbox.transcript
         return answer if exchange.rules.schema is None else {**answer, "api_output": output}
 
     def _rules(self) -> Rules:
@@ -164,7 +174,25 @@ class ChatAtomicFlow(AtomicFlow):
             self._output_schema(config),
             _number(config, "output_retries", 2),
             config.get("accept_incomplete") is True,
+            _number(config, "tool_rounds", 8),
+            config.get("tool_tokens"),
         )
+
+    def _toolbox(self, input_message: FlowMessage) -> Toolbox | None:
+        tools = read_tools(self.flow_config)
+        if not tools:
+            return None
+        caller = f" for user {input_message.user_id[:8]}…" if input_message.user_id else ""
+
+        def begin(tool: Tool, data: dict[str, Any]) -> FlowFuture:
+            proxy = self.subflows[tool.name]
+            return proxy.get_reply_future(proxy.package_input_message(data), tool.timeout)
+
+        def confirm(what: str) -> bool:
+            question = f"Your assistant {self.name!r} wants to use {what}{caller}. Shall it?"
+            return self.ask(OWNER, question, form=bool).value is True
+
+        return Toolbox(tools, begin=begin, confirm=confirm, check=self.time_left)
 
     def _counter(self) -> Counter:
         """Return what counts tokens, where the config limits them."""
@@ -222,6 +250,8 @@ class ChatAtomicFlow(AtomicFlow):
             settings = {name: value for name, value in settings.items() if name not in _NOT_FOR_SUMMARIES}
         elif schema is not None:
             settings["response_format"] = schema.response_format
+        if (tools := read_tools(self.flow_config)) and not request.is_summary:
+            settings["tools"] = [tool.as_setting() for tool in tools]
         report = self._reporter(is_again=request.is_again) if self.wants_progress and not request.is_summary else None
         with (
             Backend(

@@ -13,6 +13,7 @@ from p2pflows.models.api_info import normal_base
 from p2pflows.models.routes import read_choices
 from p2pflows.models.structured import OutputSchema
 from p2pflows.models.templates import Template
+from p2pflows.models.tools import read_tools
 
 _CORRECT = "Correct the flow's config; the page about models has all settings."
 _OF_EVERY_FLOW = frozenset(
@@ -98,6 +99,15 @@ class Window(_Group):
     on_overflow: Literal["trim", "summarise", "error"] | None = None
 
 
+class ToolSettings(_Group):
+    """What stands under `tools`, for each of them: how the model sees it, and who is asked before it runs."""
+
+    description: Annotated[str, Field(max_length=4_000)] | None = None
+    parameters: dict[str, Any] | None = None
+    confirm: Literal["owner"] | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+
+
 class ChatSettings(_Group):
     """The keys of a chat flow's own."""
 
@@ -116,6 +126,10 @@ class ChatSettings(_Group):
     previous_messages: Window | None = None
     allow_demonstrations: bool | None = None
     allow_image_urls: bool | None = None
+    tools: Annotated[dict[str, ToolSettings | None], Field(max_length=64)] | None = None
+    tool_rounds: Annotated[int, Field(ge=1, le=100)] | None = None
+    tool_tokens: _Count | None = None
+    tool_transcript: bool | None = None
 
 
 _GROUPS: dict[str, type[BaseModel]] = {"backend": BackendSettings, "previous_messages": Window}
@@ -143,6 +157,7 @@ def check_settings(config: Mapping[str, Any], own_keys: Collection[str] | None =
         raise UsageError("The config has both output_schema and backend.response_format.", "Keep one of them.")
     try:
         ChatSettings.model_validate(plain)
+        read_tools(config)
     except P2pflowsError as error:  # a template or a URL, which says itself what is wrong
         raise UsageError(error.message, error.hint) from None
     except ValidationError as error:
