@@ -6,6 +6,7 @@ letters that look alike make two names that nobody can tell apart (UTS 39, "high
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Iterable
 
@@ -79,6 +80,7 @@ def check(name: str, others: Iterable[str] = ()) -> str:
     return name
 
 
+@functools.lru_cache(maxsize=20_000)
 def _look(name: str) -> str:
     """Return what names that look alike have in common."""
     return normalize(name).translate(_LOOKALIKES)

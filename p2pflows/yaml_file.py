@@ -25,7 +25,21 @@ _QUOTE = re.compile(r"\b(alias|handle|tag) (['\"]).*\2", re.DOTALL)
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Replace a YAML file; only its owner can read it."""
-    files.replace(path, yaml.dump(content, Dumper=_Dumper, allow_unicode=True))
+    sections = [_flat_text(key, value) or _dump({key: value}) for key, value in content.items()]
+    files.replace(path, "".join(sections) or _dump(content))
+
+
+def _dump(content: dict[str, Any]) -> str:
+    return str(yaml.dump(content, Dumper=_Dumper, allow_unicode=True))
+
+
+def _flat_text(key: str, value: Any) -> str | None:
+    """Write a section that `_flat` reads; None if PyYAML has to write it, which takes ten times as long."""
+    if not isinstance(value, dict) or not value:
+        return None
+    lines = [f"  {name}: {text}" for name, text in value.items()]
+    text = "\n".join((f"{key}:", *lines, ""))
+    return text if _flat(text) == {key: value} else None
 
 
 def read(path: Path, what: str, hint: str) -> Any:

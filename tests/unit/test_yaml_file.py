@@ -99,3 +99,24 @@ def test_a_flat_file_is_read_as_any_reader_of_yaml_reads_it(
     except UsageError:
         found = None
     assert found == expected
+
+
+@given(st.dictionaries(SECTIONS, st.dictionaries(NAMES, VALUES, max_size=4) | st.lists(VALUES, max_size=3), max_size=4))
+def test_what_is_written_is_read_again(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, dict[str, str] | list[str]]
+) -> None:
+    """By this module and by any reader of YAML, whichever way a section was written."""
+    path = tmp_path_factory.getbasetemp() / "written.yaml"
+    yaml_file.write(path, content)
+    assert yaml_file.read(path, "The contacts", "Correct it.") == content
+    assert yaml.safe_load(path.read_text(encoding="utf-8")) == content
+
+
+def test_ten_thousand_contacts_are_written_in_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The section of the names, the only long one, is written and read without PyYAML."""
+    monkeypatch.setattr(yaml_file, "_dump", lambda content: f"{next(iter(content))}:\n- ab\n")
+    names = {f"person-{number}": f"{number:063x}a" for number in range(10_000)}
+    path = tmp_path / "contacts.yaml"
+    yaml_file.write(path, {"contacts": names, "blocked": ["ab"]})
+    monkeypatch.setattr(yaml_file, "_load", lambda text: {"blocked": text.count("ab")})
+    assert yaml_file.read(path, "The contacts", "") == {"contacts": names, "blocked": 1}
