@@ -27,6 +27,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
 from p2pflows.errors import BadInput, FlowFailed, UsageError
+from p2pflows.protocol import strict_json
 
 _MARK = "__p2pflows_flow__"
 _WHOLE_NAMES = ("data", "message")
@@ -158,7 +159,7 @@ def to_json(data: dict[str, Any]) -> bytes:
         FlowFailed: it holds NaN, infinity or a lone surrogate.
     """
     try:
-        return json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        return strict_json.dumps_finite(data)
     except UnicodeEncodeError as error:
         raise FlowFailed("It returned text that is not valid Unicode, which JSON cannot hold.") from error
     except (ValueError, RecursionError) as error:
