@@ -18,7 +18,7 @@ OUTSIDE_LIBRARIES = {
     "sqlite3": {"p2pflowsd.journal"},
     "click": {"p2pflows.cli"},
     "segno": {"p2pflows.cli"},
-    "prompt_toolkit": {"p2pflows.cli.chat_terminal"},
+    "prompt_toolkit": {"p2pflows.cli.chat.chat_terminal"},
     "aiohttp": {"p2pflowsd.api.http_server", "p2pflows.openai_server.server"},
     "yaml": {
         "p2pflows.yaml_file",

@@ -17,78 +17,78 @@ from typing import Any, NoReturn
 import click
 
 from p2pflows import __version__
-from p2pflows.cli.output import Interrupted, colour, error_lines, say, style, to_json
+from p2pflows.cli.printing.output import Interrupted, colour, error_lines, say, style, to_json
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.hints import in_shell
 from p2pflows.terminal import open_closed_streams
 
 COMPLETE = "_P2PFLOWS_COMPLETE"
-"""Set by the script of a shell that asks for candidates (`p2pflows/cli/shells.py`)."""
+"""Set by the script of a shell that asks for candidates (`p2pflows/cli/shell/shells.py`)."""
 DEBUG = "P2PFLOWS_DEBUG"
 
 _SECTIONS = {
     "Your daemon": {
-        "up": "daemon:up",
-        "status": "daemon:status",
-        "doctor": "doctor:doctor",
-        "init": "identity:init",
-        "id": "identity:show_id",
+        "up": "processes.daemon:up",
+        "status": "processes.daemon:status",
+        "doctor": "processes.doctor:doctor",
+        "init": "people.identity:init",
+        "id": "people.identity:show_id",
     },
     "People": {
-        "invite": "invitations:invite",
-        "accept": "invitations:accept",
-        "contacts": "contacts:contacts",
-        "introduce": "invitations:introduce",
-        "requests": "requests:requests",
-        "allow": "requests:allow",
-        "deny": "requests:deny",
+        "invite": "people.invitations:invite",
+        "accept": "people.invitations:accept",
+        "contacts": "people.contacts:contacts",
+        "introduce": "people.invitations:introduce",
+        "requests": "people.requests:requests",
+        "allow": "people.requests:allow",
+        "deny": "people.requests:deny",
     },
     "Ask people": {
-        "ask": "ask:ask",
-        "confirm": "ask:confirm",
-        "tell": "ask:tell",
-        "asked": "asked:asked",
+        "ask": "asking.ask:ask",
+        "confirm": "asking.ask:confirm",
+        "tell": "asking.ask:tell",
+        "asked": "asking.asked:asked",
     },
     "Calls and messages": {
-        "call": "messages:call",
-        "send": "messages:send",
-        "wait": "messages:wait",
-        "cancel": "messages:cancel",
-        "chat": "chat:chat",
-        "outbox": "outbox:outbox",
-        "log": "log:log",
+        "call": "messages.messages:call",
+        "send": "messages.messages:send",
+        "wait": "messages.messages:wait",
+        "cancel": "messages.messages:cancel",
+        "chat": "chat.chat:chat",
+        "outbox": "messages.outbox:outbox",
+        "log": "messages.log:log",
     },
     "Questions to you": {
-        "inbox": "inbox:inbox",
-        "show": "human:show",
-        "answer": "human:answer",
-        "decline": "human:decline",
-        "delegate": "human:delegate",
-        "claim": "human:claim",
-        "dismiss": "inbox:dismiss",
-        "snooze": "inbox:snooze",
+        "inbox": "inbox.inbox:inbox",
+        "show": "inbox.human:show",
+        "answer": "inbox.human:answer",
+        "decline": "inbox.human:decline",
+        "delegate": "inbox.human:delegate",
+        "claim": "inbox.human:claim",
+        "dismiss": "inbox.inbox:dismiss",
+        "snooze": "inbox.inbox:snooze",
     },
     "Flows": {
-        "serve": "flows:serve",
-        "unserve": "flows:unserve",
-        "ls": "flows:ls",
-        "describe": "flows:describe",
-        "mount": "instances:mount",
-        "unmount": "instances:unmount",
-        "reset": "instances:reset",
-        "instances": "instances:instances",
-        "usage": "usage:usage",
-        "modules": "modules:modules",
-        "openai": "openai:openai",
+        "serve": "flows.flows:serve",
+        "unserve": "flows.flows:unserve",
+        "ls": "flows.flows:ls",
+        "describe": "flows.flows:describe",
+        "mount": "flows.instances:mount",
+        "unmount": "flows.instances:unmount",
+        "reset": "flows.instances:reset",
+        "instances": "flows.instances:instances",
+        "usage": "flows.usage:usage",
+        "modules": "flows.modules:modules",
+        "openai": "flows.openai:openai",
     },
     "Workers": {
-        "worker": "worker:worker",
-        "worker-token": "worker:worker_token",
+        "worker": "processes.worker:worker",
+        "worker-token": "processes.worker:worker_token",
     },
     "Help": {
-        "help": "help:show_help",
-        "version": "help:version",
-        "completion": "completion:completion",
+        "help": "shell.help:show_help",
+        "version": "shell.help:version",
+        "completion": "shell.completion:completion",
     },
 }
 
@@ -183,8 +183,8 @@ def _complete() -> NoReturn:
     """Print candidates for the shell that asks; an error would be printed into the line that a person types."""
     from click.shell_completion import add_completion_class
 
-    from p2pflows.cli import candidates
-    from p2pflows.cli.shells import SHELLS
+    from p2pflows.cli.input import candidates
+    from p2pflows.cli.shell.shells import SHELLS
 
     candidates.begin()
     for shell in SHELLS.values():

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from p2pflows.cli.arguments import read_settings
+from p2pflows.cli.input.arguments import read_settings
 from p2pflows.errors import UsageError
 from p2pflows.flows.config import effective_config
 from p2pflows.models.flow import ChatAtomicFlow

@@ -1,0 +1,1 @@
+"""Commands that ask people, and what became of their questions."""

@@ -1,0 +1,1 @@
+"""Commands for what is served: flows, their instances, modules and models."""

@@ -1,0 +1,1 @@
+"""Commands for the questions and notes of others."""

@@ -1,0 +1,1 @@
+"""Commands for oneself and for others: identity, contacts, invitations and requests."""

@@ -1,0 +1,1 @@
+"""Commands that run and look at the processes: the daemon and workers."""
