@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+
 from p2pflowsd.journal.rows import InstanceRow, columns
 from p2pflowsd.journal.sql import insert_into
 from p2pflowsd.journal.table import Table
 
 _INSERT = insert_into("instances", columns(InstanceRow))
+_MAX_COUNTS = 10_000
+"""Of how many clients it is kept in memory how many instances of an endpoint they have."""
 
 
 class InstanceTable(Table[InstanceRow]):
@@ -15,9 +20,14 @@ class InstanceTable(Table[InstanceRow]):
     name = "instances"
     row_type = InstanceRow
 
+    def __init__(self, db: sqlite3.Connection) -> None:
+        super().__init__(db)
+        self._counts: dict[tuple[str, str], int] = {}
+
     def add(self, row: InstanceRow) -> None:
         """Store a mounted instance."""
         self._db.execute(_INSERT, row)
+        self._count_more(row, 1)
 
     def get(self, instance: str) -> InstanceRow | None:
         """Return the instance with an id."""
@@ -37,9 +47,10 @@ class InstanceTable(Table[InstanceRow]):
         """Remove the state of an instance."""
         self._db.execute("UPDATE instances SET state = NULL WHERE id = ?", (instance,))
 
-    def remove(self, instance: str) -> None:
+    def remove(self, row: InstanceRow) -> None:
         """Remove an instance."""
-        self._db.execute("DELETE FROM instances WHERE id = ?", (instance,))
+        if self._changes_one("DELETE FROM instances WHERE id = ?", row.id):
+            self._count_more(row, -1)
 
     def of(self, endpoint: str | None = None, client: str | None = None) -> list[InstanceRow]:
         """Return the instances of an endpoint or of all, for a client or for all, oldest first."""
@@ -56,14 +67,31 @@ class InstanceTable(Table[InstanceRow]):
 
     def count(self, endpoint: str, client: str) -> int:
         """Return how many instances of an endpoint a client has."""
-        return int(self._value("SELECT count(*) FROM instances WHERE endpoint = ? AND client = ?", endpoint, client))
+        key = (endpoint, client)
+        if key not in self._counts:
+            if len(self._counts) >= _MAX_COUNTS:
+                self._counts.clear()
+            statement = "SELECT count(*) FROM instances WHERE endpoint = ? AND client = ?"
+            self._counts[key] = int(self._value(statement, endpoint, client))
+        return self._counts[key]
 
-    def oldest_conversations(self, endpoint: str, client: str, limit: int) -> list[InstanceRow]:
-        """Return some instances of an endpoint that a client's conversations use, the longest unused first."""
-        return self._many(
-            "WHERE endpoint = ? AND client = ? AND own = 0 ORDER BY used, id LIMIT ?", endpoint, client, limit
+    def oldest_conversations(self, endpoint: str, client: str, limit: int) -> Iterator[str]:
+        """Return some instances of an endpoint that a client's conversations use, the longest unused first.
+
+        They are read one by one; nothing may change the table meanwhile.
+        """
+        found = self._db.execute(
+            "SELECT id FROM instances INDEXED BY instances_of_client"
+            " WHERE endpoint = ? AND client = ? AND own = 0 ORDER BY used, id LIMIT ?",
+            (endpoint, client, limit),
         )
+        return (instance for (instance,) in found)
 
     def idle(self, before: int, limit: int) -> list[InstanceRow]:
         """Return some instances of conversations that nobody has used since a time in milliseconds."""
         return self._many("WHERE own = 0 AND used < ? LIMIT ?", before, limit)
+
+    def _count_more(self, row: InstanceRow, change: int) -> None:
+        key = (row.endpoint, row.client)
+        if key in self._counts:
+            self._counts[key] += change

@@ -356,6 +356,12 @@ def _ended_requests_take_less(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _instances_have_an_order(db: sqlite3.Connection) -> None:
+    """Let the index of a client's instances find the longest unused one without reading the others."""
+    db.execute("DROP INDEX instances_of_client")
+    db.execute("CREATE INDEX instances_of_client ON instances (endpoint, client, own, used)")
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -380,6 +386,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _requests_want_progress,
     _spending_is_kept,
     _ended_requests_take_less,
+    _instances_have_an_order,
 )
 
 

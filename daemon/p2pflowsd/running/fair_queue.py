@@ -41,6 +41,11 @@ class FairQueue:
             del self._waiting[caller]
             self._leave(caller)
 
+    def peek(self) -> str:
+        """Return the name of the next lane. One must wait."""
+        caller = next(iter(self._by_running[min(self._by_running)]))
+        return next(iter(self._waiting[caller]))
+
     def pop(self) -> str:
         """Remove the next lane, and return its name. One must wait."""
         callers = self._by_running[min(self._by_running)]

@@ -61,7 +61,7 @@ class InstanceChanges:
         if row is None:
             return
         self._turns.touch(instance)
-        self._journal.instances.remove(instance)  # first, so that nothing runs it any more
+        self._journal.instances.remove(row)  # first, so that nothing runs it any more
         gone = FlowFailed(f"The instance of {row.endpoint!r} was deleted.", "Get another with: p2pflows mount ADDRESS")
         for request in waiting:
             self._settlement.fail(request, gone)
@@ -85,7 +85,7 @@ class InstanceChanges:
         """
         idle = self._instances.find_evictable(row.peer, flow, self._contacts.known)
         if idle is not None:
-            self.delete(idle.id, recursive=True)
+            self.delete(idle, recursive=True)
 
     def delete_idle(self) -> None:
         """Delete some instances that no message can come for any more."""

@@ -203,8 +203,8 @@ class Instances:
         """Some instances that no message can come for any more."""
         return self._journal.instances.idle(self._clock.now() - IDLE_AFTER_MS, limit)
 
-    def find_evictable(self, client: str, flow: Served, book: Book) -> InstanceRow | None:
-        """The instance that has to go so that a client may have another; None if there is room.
+    def find_evictable(self, client: str, flow: Served, book: Book) -> str | None:
+        """The id of the instance that has to go so that a client may have another; None if there is room.
 
         Raises:
             NotAllowed: there is no room, and each of theirs is one that they asked for, or in use.
@@ -217,7 +217,7 @@ class Instances:
                 raise NotAllowed(f"Too many people have instances of {flow.endpoint!r}.", "Ask its owner to allow you.")
             return None
         for idle in table.oldest_conversations(flow.endpoint, client, _MAX_ROWS_READ):
-            if not self._journal.incoming.open_of(idle.id):
+            if not self._journal.incoming.open_of(idle):
                 return idle
         raise NotAllowed(
             f"You have as many instances of {flow.endpoint!r} as one may have.",

@@ -13,6 +13,8 @@ AT_HAND_MS = 200.0
 """How long a worker works on what it has got of a lane, about."""
 FIRST_WINDOW = 4
 """The window of an endpoint of which no run has ended yet."""
+_LANES_AHEAD = 4
+"""What part of a window the lanes of others are that wait at a worker while all its slots are taken: a fourth."""
 _WEIGHT = 0.3
 """How much the last run counts beside all before it."""
 
@@ -37,3 +39,8 @@ class Paces:
         mean = took_ms if mean is None else mean + _WEIGHT * (took_ms - mean)
         self._means_ms[endpoint] = mean
         self._windows[endpoint] = MAX_WINDOW if mean * MAX_WINDOW <= AT_HAND_MS else max(1, int(AT_HAND_MS / mean))
+
+
+def lanes_ahead(window: int) -> int:
+    """Return how many lanes may wait at a worker for a slot there, if their endpoint has this window."""
+    return window // _LANES_AHEAD

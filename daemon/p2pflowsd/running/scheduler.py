@@ -5,6 +5,10 @@ work occupies one slot of one worker. Several of its tasks may be leased to that
 them in order. What is leased is always the beginning of its lane, and a lane gets more only once its worker holds what
 it got before, so a worker that misses a frame never runs what comes behind it. A lane keeps its slot while no other
 lane waits for one; otherwise it empties and queues again.
+
+Between the end of a run and the next task, a slot would stand still for a round trip. So the only worker of a point has
+some lanes of short runs at hand before a slot is free for them. With several workers, such a lane could wait at one
+while another stands still.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from p2pflowsd.running.fair_queue import FairQueue
-from p2pflowsd.running.paces import FIRST_WINDOW, MAX_WINDOW
+from p2pflowsd.running.paces import FIRST_WINDOW, MAX_WINDOW, lanes_ahead
 
 
 class Assignment(NamedTuple):
@@ -71,7 +75,8 @@ class _Lane:
 @dataclass(slots=True)
 class _Worker:
     slots: int
-    lanes: set[str] = field(default_factory=set)
+    lanes: dict[str, None] = field(default_factory=dict)
+    """Its lanes, in the order in which they get its slots."""
     draining: bool = False
     overdue: int = 0
     """Slots with tasks that were cancelled and go on."""
@@ -187,7 +192,7 @@ class Scheduler:
                 for _ in first:
                     lane.leased[lane.waiting.popleft()] = None
                 lane.worker = worker
-                self._workers[worker].lanes.add(lane.name)
+                self._workers[worker].lanes[lane.name] = None
                 self._unqueue(lane)
                 self._set_counted(lane, True)
                 self._queue_lane(lane)
@@ -244,10 +249,9 @@ class Scheduler:
             lane = self._lanes[self._idle.pop()]
             if lane.groups and self._is_held(lane):
                 continue
-            lane.worker = worker
-            self._workers[worker].lanes.add(lane.name)
-            self._set_counted(lane, True)
-            self._fill_window(lane, assignments)
+            self._begin(lane, worker, assignments)
+        if self._idle and len(self._workers) == 1:
+            self._assign_ahead(*next(iter(self._workers.items())), assignments)
         if not self._idle:
             for name in list(self._wants_more):
                 self._fill_window(self._lanes[name], assignments)
@@ -267,6 +271,9 @@ class Scheduler:
             lane.waiting.remove(task)
         if not lane.leased:
             self._release(lane)
+        elif lane.worker is not None:  # its worker lets it go behind its other lanes
+            lanes = self._workers[lane.worker].lanes
+            lanes[name] = lanes.pop(name)
 
     def requeue(self, tasks: Collection[int], *, unsent: bool = False) -> list[int]:
         """Let leased tasks that did not reach their worker wait again, with all behind them in their lanes.
@@ -297,16 +304,16 @@ class Scheduler:
         """Remove a worker that is gone; its tasks wait again.
 
         Returns:
-            The first task of each of its lanes, which may have been running.
+            The first task of each lane that had a slot, which may have been running.
         """
         removed = self._workers.get(worker)
         if removed is None:
             return []
         first = []
-        for name in sorted(removed.lanes):
+        for number, name in enumerate(list(removed.lanes)):
             lane = self._lanes[name]
             leased = list(lane.leased)
-            first += leased[:1]
+            first += leased[:1] if number < removed.slots else []
             lane.leased.clear()
             lane.waiting.extendleft(reversed(leased))
             self._release(lane)
@@ -317,6 +324,22 @@ class Scheduler:
         """The worker with the most free slots; None if there are none."""
         best = max(self._workers, key=lambda name: self._workers[name].free, default=None)
         return best if best is not None and self._workers[best].free > 0 else None
+
+    def _assign_ahead(self, name: str, worker: _Worker, assignments: list[Assignment]) -> None:
+        """Let a worker have lanes at hand whose slots are not free yet. Groups bound what runs, so theirs wait here."""
+        usable = worker.slots - worker.overdue
+        while self._idle and usable > 0 and not worker.draining:
+            lane = self._lanes[self._idle.peek()]
+            most = usable + lanes_ahead(self._windows.get(lane.endpoint or "", 1))
+            if lane.groups or len(worker.lanes) >= most:
+                return
+            self._begin(self._lanes[self._idle.pop()], name, assignments)
+
+    def _begin(self, lane: _Lane, worker: str, assignments: list[Assignment]) -> None:
+        lane.worker = worker
+        self._workers[worker].lanes[lane.name] = None
+        self._set_counted(lane, True)
+        self._fill_window(lane, assignments)
 
     def _fill_window(self, lane: _Lane, assignments: list[Assignment]) -> None:
         """Lease tasks of a lane that has a slot, as many as its window allows."""
@@ -415,7 +438,7 @@ class Scheduler:
     def _release(self, lane: _Lane) -> None:
         """Free the slot of a lane without leased tasks; if tasks of it wait, it queues at the end."""
         if lane.worker is not None:
-            self._workers[lane.worker].lanes.discard(lane.name)
+            del self._workers[lane.worker].lanes[lane.name]
             lane.worker = None
             lane.unconfirmed = False
             self._set_counted(lane, False)

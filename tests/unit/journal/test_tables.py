@@ -529,7 +529,7 @@ def instance(name: str, endpoint: str, client: str, *, explicit: int = 0, used: 
         lambda table: table.save(ONE, '{"n":2}', NOW + 1),
         lambda table: table.restore(ONE, '{"n":3}'),
         lambda table: table.reset(ONE),
-        lambda table: table.remove(ONE),
+        lambda table: table.remove(instance(ONE, "x", ANN)),
     ],
     ids=["save", "restore", "reset", "remove"],
 )
@@ -552,7 +552,15 @@ def test_instances_are_counted_by_endpoint_and_client(journal: Journal) -> None:
     table.add(instance("f" * 32, "x", ANN, explicit=1, used=NOW - 100))
     assert (table.count("x", ANN), table.count("x", CYD), table.count("y", CYD)) == (3, 1, 0)
     assert table.counts("x") == {ANN: 3, CYD: 1}
-    assert [row.id for row in table.oldest_conversations("x", ANN, 9)] == [f"{1:032x}", f"{0:032x}"]
+    assert list(table.oldest_conversations("x", ANN, 9)) == [f"{1:032x}", f"{0:032x}"]
+    for _ in range(2):  # what is not there is not counted again
+        for row in table.of("x", CYD):
+            table.remove(row)
+    table.add(instance("e" * 32, "x", ANN))
+    assert (table.count("x", ANN), table.count("x", CYD)) == (4, 0)
+    table.remove(instance(f"{0:032x}", "x", ANN))
+    table.remove(instance(f"{0:032x}", "x", ANN))
+    assert table.count("x", ANN) == 3
     assert [row.id for row in table.idle(NOW - 2, 9)] == [f"{3:032x}"]
 
 

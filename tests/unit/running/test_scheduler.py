@@ -242,6 +242,56 @@ def test_a_higher_bound_lets_what_waits_go_on() -> None:
     assert len(scheduler.assign()) == 3
 
 
+def test_the_only_worker_has_short_runs_at_hand() -> None:
+    """A slot goes on at once with a lane that waits at its worker; there are few of them, and fewer of longer runs."""
+    scheduler = Scheduler({"short": MAX_WINDOW, "longer": 12, "long": 1})
+    scheduler.announce("w", 2)
+    for task in range(100):
+        scheduler.add(task, f"lane{task}", endpoint="short")
+    assert [task for _, task in scheduler.assign()] == list(range(2 + MAX_WINDOW // 4))
+    for endpoint, ahead in (("longer", 3), ("long", 0), ("unknown", 0)):
+        others = Scheduler({"short": MAX_WINDOW, "longer": 12, "long": 1})
+        others.announce("w", 2)
+        for task in range(100):
+            others.add(task, f"lane{task}", endpoint=endpoint)
+        assert len(others.assign()) == 2 + ahead
+    scheduler.done(1)
+    assert scheduler.assign() == [Assignment("w", 2 + MAX_WINDOW // 4)]
+
+
+def test_no_lane_waits_at_a_worker_while_another_could_run_it() -> None:
+    """Where several workers serve a point, and where a group bounds what runs, lanes wait in the queue."""
+    scheduler = Scheduler({"short": MAX_WINDOW})
+    for worker in ("w1", "w2"):
+        scheduler.announce(worker, 1)
+    for task in range(9):
+        scheduler.add(task, f"lane{task}", endpoint="short")
+    assert len(scheduler.assign()) == 2
+    for busy in ({"slots": 0}, {"slots": 2, "overdue": 2}, {"slots": 2, "draining": True}):
+        alone = Scheduler({"short": MAX_WINDOW})
+        alone.announce("w", **busy)  # type: ignore[arg-type]
+        alone.add(1, "lane", endpoint="short")
+        assert alone.assign() == []
+    bound = Scheduler({"short": MAX_WINDOW})
+    bound.announce("w", 1)
+    for task in range(9):
+        bound.add(task, f"lane{task}", endpoint="short", groups=[Group("g", 5)])
+    assert len(bound.assign()) == 1
+
+
+def test_only_what_had_a_slot_counts_as_tried() -> None:
+    """When a worker dies, lanes that waited there for a slot have not run; a lane that goes on comes behind them."""
+    scheduler = Scheduler({"short": MAX_WINDOW})
+    scheduler.announce("w", 1)
+    for task, lane in enumerate("aabc"):
+        scheduler.add(task, lane, endpoint="short")
+    assert [task for _, task in scheduler.assign()] == [0, 1, 2, 3]
+    scheduler.done(0)
+    assert scheduler.remove_worker("w") == [2]
+    scheduler.announce("v", 4)
+    assert {task for _, task in scheduler.assign()} == {1, 2, 3}
+
+
 def test_long_runs_are_leased_one_at_a_time() -> None:
     """What is leased to a worker cannot go to another, so a lane of long runs gets no second one at hand."""
     paces = Paces()
