@@ -319,7 +319,7 @@ class Inbox:
         prompt = self._find_open(part)
         until = self._clock.now() + ms if ms else 0
         if until >= prompt.expires:
-            left = max(0, prompt.expires - self._clock.now()) // 1000
+            left = (prompt.expires - self._clock.now()) // 1000
             raise UsageError(
                 f"Message {prompt.id[-8:]} ends in {left:,} s, while it would be hidden.", "Snooze it for less time."
             )

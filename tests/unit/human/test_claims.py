@@ -209,6 +209,15 @@ def test_the_asker_is_told_who_is_on_it(desk: Desk, alice: Neighbour) -> None:
     assert heard[0]["until"] - heard[2]["until"] == (HALF_AN_HOUR_S - 1) * 1000
 
 
+def test_a_claim_ends_with_its_question(desk: Desk, alice: Neighbour) -> None:
+    """An asker who has withdrawn it need not be told that nobody works on it."""
+    question = is_asked(alice)
+    desk.do(lambda: desk.node.inbox.claim(question, HALF_AN_HOUR_S * 1000))
+    alice.sends("User", {"reason": "It is settled."}, type="cancel", cause=question)
+    desk.passes(0.05)
+    assert [message["data"]["op"] for message in alice.gets("_questions")] == ["claim"]
+
+
 def test_what_another_has_claimed_can_be_answered(desk: Desk, alice: Neighbour) -> None:
     """But not claimed as well; its claim is gone when its time is over."""
     question, carol = is_asked(alice), Neighbour(desk, 2, "carol")

@@ -152,6 +152,8 @@ def test_only_so_many_questions_are_hidden(desk: Desk, alice: Neighbour, monkeyp
     first, second = ask(alice), ask(alice)
     desk.do(lambda: desk.node.inbox.snooze(first, 60_000))
     assert isinstance(desk.do(lambda: desk.node.inbox.snooze(second, 60_000)), UsageError)
+    assert isinstance(desk.do(lambda: desk.node.inbox.snooze(second, 0)), PromptRow)
+    assert isinstance(desk.do(lambda: desk.node.inbox.snooze(first, 90_000)), PromptRow)
     desk.do(lambda: desk.node.inbox.answer(first, Typed("yes")))
     assert isinstance(desk.do(lambda: desk.node.inbox.snooze(second, 60_000)), PromptRow)
 

@@ -27,6 +27,7 @@ def ask(one: Twins, other: Twins) -> None:
     """Let one ask: both hear the question, and the one hears the answer."""
     question = one.question()
     assert one.receive(question) is None
+    assert one.is_heard
     answer = other.receive(question)
     if answer is not None:
         other.receive(answer)
@@ -75,6 +76,24 @@ def test_of_two_that_both_run_the_earlier_goes_on(asker: int) -> None:
     if asker != 0:
         ask(second, first)
     assert (first.standing, second.standing) == (Standing.ALONE, Standing.BACK)
+
+
+def test_a_daemon_that_took_over_is_not_above_the_rule() -> None:
+    """Once it runs, an earlier one that was cut off until then goes on, as among others."""
+    first, second = twin(10, runs=True), twin(15, take_over=True, runs=True)
+    ask(second, first)
+    assert (first.standing, second.standing) == (Standing.ALONE, Standing.BACK)
+
+
+def test_a_daemon_that_ends_says_nothing_more() -> None:
+    """Neither does it end others, nor does it answer what it has asked itself."""
+    first = twin(10)
+    early = first.question()
+    first.settle()
+    assert first.receive(early) is None
+    first.receive(twin(15, take_over=True).question())
+    assert first.standing is Standing.BACK
+    assert first.receive(twin(20).question()) is None
 
 
 def test_recorded_and_forged_words_have_no_effect() -> None:
