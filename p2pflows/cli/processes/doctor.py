@@ -16,9 +16,10 @@ _COLOURS = {"fine": "green", "note": "yellow", "problem": "red"}
 @click.command(epilog=examples("p2pflows doctor", "p2pflows doctor --json | jq '.[] | select(.level == \"problem\")'"))
 @json_option
 def doctor(as_json: bool) -> None:
-    """Find out why something does not work: home, disk, journal, daemon, broker, rights, workers, clock.
+    """Find out why something does not work.
 
-    Each problem comes with what to do next. Nothing is changed. The exit code is 1 if there is a problem.
+    It looks at home, disk, journal, daemon, broker, rights, workers and clock. Each problem comes with what to do next.
+    Nothing is changed. The exit code is 1 if there is a problem.
     """
     from p2pflows.doctor.finding import Level
     from p2pflows.doctor.visit import visit

@@ -418,8 +418,7 @@ def test_a_chat_is_served_with_the_option_of_its_worker(daemon: ScriptedDaemon) 
     assert daemon.asked[0][1]["config"] == {"backend": {"n": 2, "model_name": "m", "api_base": "http://h/v1"}}
     assert daemon.asked[0][1]["subflows"] == {}
     assert (
-        "--api-base and --system belong to --chat"
-        in run_here(daemon.home, "serve", "A", "--api-base", "x", "--human").err
+        "--tool and --confirm belong to --chat" in run_here(daemon.home, "serve", "A", "--api-base", "x", "--human").err
     )
 
 
