@@ -210,7 +210,7 @@ def _what_is_ordered(fact: Fact) -> str | None:
         case "run_started", _:
             return "runs"
         case "incoming_moved", {"was": "ready", "state": "kept" | "done" | "dead" | "failed", "error": error} if (
-            error != "cancelled"
+            error not in ("cancelled", "not_allowed")  # a refusal has no effect
         ):
             return "effects"
     return None

@@ -15,6 +15,10 @@ a short deadline may pass by the clock as it was before.
 """
 
 
+READING_MS = 100
+"""How far apart a process may have read its wall clock and its monotonic clock when it noticed that one was set."""
+
+
 class ShiftedClock:
     """A clock that the processes with `environment` use.
 
@@ -39,4 +43,4 @@ class ShiftedClock:
         """Return the latest wall time that a process can have read by a true time, if it read just now."""
         before = [shift for moment, shift in self._jumps if moment < true_ms - _MARGIN_MS]
         near = [shift for moment, shift in self._jumps if abs(moment - true_ms) <= _MARGIN_MS]
-        return true_ms + max([*before[-1:], *near])
+        return true_ms + max([*before[-1:], *near]) + (READING_MS if near else 0)

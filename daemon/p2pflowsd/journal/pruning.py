@@ -127,6 +127,8 @@ class Pruner:
         """
         found = self._in_slice("incoming", _ENDED_REQUESTS, limits)
         has_more = self._remove("incoming", [row_id for row_id, *_ in found])
+        if any(expires < limits["skew"] for *_, expires in found):
+            self._remembered.note_forgotten(limits["skew"])
         self._remembered.add(
             (peer, message_id, expires) for _, peer, message_id, expires in found if expires >= limits["skew"]
         )

@@ -14,6 +14,8 @@ from p2pflowsd.lifecycle import IncomingState
 
 MAX_PRUNED = 1_000
 """How many ids, and senders, one call of `prune` looks at."""
+_FORGOTTEN = "forgotten_until"
+"""The key in `meta` of the time before which the deadlines of all forgotten ids were."""
 _MAX_CACHED_SENDERS = 10_000
 _FIRST = (0, b"")
 _END_OF_SLICE = (
@@ -37,6 +39,7 @@ class RememberedTable:
         """The numbers of senders, as far as they were looked up; None of those who have none."""
         self._pruned_to = _FIRST
         self._pruned_senders_to = 0
+        self._forgotten_until: int | None = None
 
     def has(self, peer: str, message_id: str) -> bool:
         """Return whether an id of a sender is remembered here."""
@@ -53,6 +56,26 @@ class RememberedTable:
         number = self._number_of(peer)
         found = self._db.execute("SELECT 1 FROM remembered WHERE sender = ? LIMIT 1", (number,))
         return number is not None and found.fetchone() is not None
+
+    @property
+    def forgotten_until(self) -> int:
+        """The time before which the deadlines of all forgotten ids were, in milliseconds since the Unix epoch.
+
+        It is long past, unless the clock was ahead when they were forgotten.
+        """
+        if self._forgotten_until is None:
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (_FORGOTTEN,)).fetchone()
+            self._forgotten_until = int(row[0]) if row else 0
+        return self._forgotten_until
+
+    def note_forgotten(self, before: int) -> None:
+        """Take note that ids are forgotten whose deadlines were before a time."""
+        if before > self.forgotten_until:
+            self._forgotten_until = before
+            self._db.execute(
+                "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (_FORGOTTEN, str(before)),
+            )
 
     def add(self, requests: Iterable[tuple[str, str, int]]) -> None:
         """Remember requests that have ended.
@@ -82,6 +105,7 @@ class RememberedTable:
         gone = self._db.execute(f"SELECT sender, count(*) {_IN_SLICE} GROUP BY sender", bounds).fetchall()
         if gone:
             self._db.execute(f"DELETE {_IN_SLICE}", bounds)
+            self.note_forgotten(before)
             for number, count in gone:
                 (peer,) = self._db.execute("SELECT user FROM senders WHERE n = ?", (number,)).fetchone()
                 self._usage.forget_remembered(peer, count)

@@ -353,8 +353,12 @@ class Intake:
         return sum(count for peer, count in self._blocked.counts().items() if not self._is_known(peer))
 
     def _seen_or_lost(self, message: Message, expected: Position) -> None:
-        """Refuse a message whose position is taken: by a copy of it, or by another, if the sender's journal is old."""
-        if self._journal.incoming.knows(message.sender, message.id):
+        """Refuse a message whose position is taken: by a copy of it, or by another, if the sender's journal is old.
+
+        If ids with later deadlines were forgotten, because the clock was ahead, it counts as a copy.
+        """
+        may_be_forgotten = message.expires < self._journal.remembered.forgotten_until
+        if may_be_forgotten or self._journal.incoming.knows(message.sender, message.id):
             row = self._journal.incoming.find(message.sender, message.id)
             self._notices.confirm(
                 message.sender,

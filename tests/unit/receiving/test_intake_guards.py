@@ -271,3 +271,29 @@ def test_what_is_signed_and_no_message_is_malformed(bob: LoneDaemon, ann: Peer, 
     assert bob.journal.counters["refused.malformed"] == 2
     assert logged(bob) == [(ann.user, "User"), (ann.user, topics.NOTICE)]
     assert len(bob.journal.prompts.open()) == 1
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_clock_that_was_ahead_for_a_while_lets_nothing_take_effect_twice(
+    bob: LoneDaemon, ann: Peer, restarts: bool
+) -> None:
+    """What was forgotten while the clock was an hour ahead is a copy when it comes again, and is confirmed."""
+    asked = [ann.message(epoch=EPOCH, seq=n, id=f"{n:032x}", expires=bob.clock.now() + 60_000) for n in range(3)]
+    ann.send(*asked)
+    bob.do(lambda: [bob.node.inbox.dismiss([f"{n:032x}"]) for n in range(3)])
+    bob.clock.skew_ms += 3_600_000
+    with bob.journal.transaction():
+        bob.journal._db.execute("DELETE FROM prompts")
+    for _ in range(10):
+        bob.sleep(10.0)
+    bob.clock.skew_ms -= 3_600_000 + 100_000
+    assert not any(bob.journal.incoming.knows(ann.user, f"{n:032x}") for n in range(3))
+    if restarts:
+        bob.restart()
+    ann.send(asked[2])
+    bob.sleep(0.1)
+    assert bob.journal.counters["refused.replayed"] == 1
+    assert ann.received_lines("received")[-1] == f"{2:032x}"
+    assert ann.received_lines("rewound") == []
+    ann.send(ann.message(epoch=EPOCH, seq=3))
+    assert len(bob.journal.prompts.all()) == 1

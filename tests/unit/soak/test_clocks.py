@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from soak.clocks import ShiftedClock
+from soak.clocks import READING_MS, ShiftedClock
 
 HOUR_MS = 3_600_000
 PROGRAM = (
@@ -44,8 +44,8 @@ def test_readings_near_a_jump(tmp_path: Path) -> None:
     now = time.time_ns() // 1_000_000
     assert clock.latest_reading(now) == now
     clock.jump_to(HOUR_MS)
-    assert clock.latest_reading(now) == now + HOUR_MS
+    assert clock.latest_reading(now) == now + HOUR_MS + READING_MS
     assert clock.latest_reading(now + 120_000) == now + 120_000 + HOUR_MS
     clock.jump_to(-HOUR_MS)
-    assert clock.latest_reading(now) == now + HOUR_MS
+    assert clock.latest_reading(now) == now + HOUR_MS + READING_MS
     assert clock.latest_reading(now + 120_000) == now + 120_000 - HOUR_MS
