@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-TERMINAL_CLOSED = "The terminal was closed (SIGHUP), so this process stops. To go on without one, start it with nohup."
+TERMINAL_CLOSED = "The terminal was closed (SIGHUP), so this process stops. To go on without one: p2pflows up --detach"
 
 
 def hold_interrupts() -> None:

@@ -31,6 +31,9 @@ from p2pflowsd.app import App
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal, JournalError, from_system
 
+LOG_FILE = "--log-file"
+"""The argument before the path of the file that stdout and stderr are; it is begun anew when it is long."""
+ROTATE_EVERY_S = 10.0
 TAKE_OVER = "--take-over"
 """The argument with which another daemon of this identity has to end."""
 COMPACT = "--compact"
@@ -113,8 +116,24 @@ async def _run(where: Home, settings: config.Settings, *, take_over: bool) -> No
     gc.freeze()  # the objects of start-up live as long as the process, so no collection need look at them
     gc.set_threshold(20_000, 20, 50)
     app = App(where, settings, log, take_over=take_over)
+    rotating = asyncio.create_task(_keep_short(Path(log_file))) if (log_file := _value_of(LOG_FILE)) else None
     await app.run(stopping, lambda status: _print_greeting(sys.stdout, status, where))
+    if rotating is not None:
+        rotating.cancel()
     _write(sys.stderr, "stopped; everything accepted is kept\n")
+
+
+async def _keep_short(path: Path) -> None:
+    """Begin the log file anew whenever it is long."""
+    while True:
+        await asyncio.sleep(ROTATE_EVERY_S)
+        with contextlib.suppress(OSError):  # a full disk, or a file that was moved, is no reason to end
+            logs.rotate(path)
+
+
+def _value_of(option: str) -> str | None:
+    words = sys.argv[1:]
+    return words[words.index(option) + 1] if option in words[:-1] else None
 
 
 def _write(stream: TextIO | None, text: str) -> None:

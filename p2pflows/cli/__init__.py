@@ -29,8 +29,11 @@ DEBUG = "P2PFLOWS_DEBUG"
 _SECTIONS = {
     "Your daemon": {
         "up": "processes.daemon:up",
+        "down": "processes.service:down",
         "status": "processes.daemon:status",
         "doctor": "processes.doctor:doctor",
+        "service": "processes.service:service",
+        "uninstall": "processes.service:uninstall",
         "init": "people.identity:init",
         "id": "people.identity:show_id",
     },

@@ -10,9 +10,9 @@ from typing import Any
 from p2pflows import __version__
 from p2pflows.client import Client
 from p2pflows.doctor.finding import Finding, fine, note, problem
-from p2pflows.doctor.home_checks import lock_holder
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 from p2pflows.home import Home
+from p2pflows.service.running import lock_holder
 
 TIMEOUT_S = 10.0
 CLOCK_MS = 60_000
@@ -26,7 +26,7 @@ def ask_daemon(home: Home) -> tuple[dict[str, Any] | None, list[Finding]]:
             status = client.request("status")
             return {**status, "flows": client.request("ls")["flows"]}, []
     except DaemonNotRunning as error:
-        pid = lock_holder(home.lock)
+        pid = lock_holder(home)
         if pid is None:
             return None, [note("daemon", "It does not run.", "Run: p2pflows up")]
         text = f"Process {pid} holds {home.lock} and does not answer: {error.message}"

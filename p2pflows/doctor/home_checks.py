@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from p2pflows import __version__, config, strict_modes
 from p2pflows.contacts import Contacts
@@ -104,19 +103,3 @@ def _check_keys(settings: config.Settings) -> Iterator[Finding]:
             if info.api_key_env and not os.environ.get(info.api_key_env):
                 text = f"The worker of {worker.dispatch_point!r} needs a key, and {info.api_key_env} is not set here."
                 yield note("keys", text, f"Where the daemon starts, run: export {info.api_key_env}=... && p2pflows up")
-
-
-def lock_holder(lock: Path) -> int | None:
-    """Return the process that holds the lock of a home; None if nobody does."""
-    import fcntl
-
-    try:
-        with lock.open("r") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = file.read().strip()
-                return int(text) if text.isdigit() else 0
-    except OSError:
-        return None
-    return None

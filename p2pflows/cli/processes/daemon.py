@@ -21,13 +21,17 @@ _USUAL_PACKET_BYTES = 1_000_000
 
 @click.command(
     epilog=examples(
-        "p2pflows up", "p2pflows up --broker mqtts://broker.example.org", "P2PFLOWS_HOME=~/alice p2pflows up"
+        "p2pflows up",
+        "p2pflows up --detach",
+        "p2pflows up --broker mqtts://broker.example.org",
+        "P2PFLOWS_HOME=~/alice p2pflows up",
     )
 )
 @click.option("--take-over", is_flag=True, help="End another daemon that runs with your identity, as in a copied home.")
 @click.option("--broker", metavar="URL", help="The MQTT broker: embedded, mqtt://HOST or mqtts://HOST.")
 @click.option("--compact", is_flag=True, help="First write the journal anew, as small as it can be.")
-def up(broker: str | None, take_over: bool, compact: bool) -> None:
+@click.option("--detach", is_flag=True, help="Run it in the background, with a log file; end it with p2pflows down.")
+def up(broker: str | None, take_over: bool, compact: bool, detach: bool) -> None:
     """Run your daemon here, until Ctrl-C.
 
     The first run makes your identity; each later run resumes where the last one stopped. By default, one of your
@@ -42,10 +46,13 @@ def up(broker: str | None, take_over: bool, compact: bool) -> None:
     identity, made = load_or_create(home())
     if made:
         say(f"Made your identity {identity.user_id} in {home().path}.")
+    words = [name for name, is_set in (("--take-over", take_over), ("--compact", compact)) if is_set]
+    if detach:
+        _start_in_background(words)
+        return
     # -P: a file in the current folder must not be imported in place of a module.
     hold_interrupts()
-    options = [name for name, is_set in (("--take-over", take_over), ("--compact", compact)) if is_set]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd", *options])  # noqa: S606 - the daemon replaces this process, so signals reach it
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "p2pflowsd", *words])  # noqa: S606 - the daemon replaces this process, so signals reach it
 
 
 @click.command(
@@ -107,6 +114,16 @@ def status(as_json: bool) -> None:
                 f"A slot of {point['dispatch_point']} is occupied by a run of {escape(run['endpoint'])} that nobody "
                 f"waits for. A worker without other slots is replaced if this daemon has started it; else restart it."
             )
+
+
+def _start_in_background(words: list[str]) -> None:
+    from p2pflows.cli.printing.progress import waiting
+    from p2pflows.service import running
+
+    with waiting("Starting the daemon"):
+        pid = running.start(home(), *words)
+    say(f"Your daemon runs as process {pid}. Its log is {running.log_file(home())}.")
+    say("End it with: p2pflows down")
 
 
 def _broker(broker: dict[str, Any]) -> str:
