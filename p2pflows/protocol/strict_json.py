@@ -22,7 +22,7 @@ _MAX_UNCHECKED_BRACKETS = 100
 """A text with no more opening brackets than this cannot be nested too deeply."""
 _MAX_COUNTED_BYTES = 2_000
 """In a longer text, counting brackets takes more time than it can save."""
-_MIN_SPLIT_BYTES = 500
+_MIN_SPLIT_BYTES = 4_000
 """A shorter text is parsed whole, as that takes less time than to find its parts."""
 
 _NUMBERS = bytes(

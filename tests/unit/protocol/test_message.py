@@ -37,7 +37,7 @@ def test_names_in_python_mean_nothing_on_the_wire(ours: str, wire: str) -> None:
         Message.from_bytes(json.dumps(body).encode())
 
 
-LONG = "x" * 1_000
+LONG = "x" * 5_000
 HEAD = json.dumps(REPLY, separators=(",", ":"))[:-1]
 
 
