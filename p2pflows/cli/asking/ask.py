@@ -52,7 +52,8 @@ def _split_for(command: str) -> Callable[[click.Context, click.Parameter, tuple[
     def split(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> tuple[list[str], str]:
         *who, text = words or ("",)
         if not who:
-            raise UsageError("Whom to ask, or what, is missing.", _WORDS_HINT.format(command=command))
+            what = "tell" if command == "tell" else "ask"
+            raise UsageError(f"Whom to {what}, or what, is missing.", _WORDS_HINT.format(command=command))
         return who, read_content("the text", text).removesuffix("\n")
 
     return split

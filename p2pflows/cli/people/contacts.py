@@ -84,7 +84,7 @@ def list_all(as_json: bool) -> None:
     else:
         say("You have no contacts. Meet somebody with: p2pflows invite --for NAME")
     if clocks and not as_json:
-        say(f"Clocks: {', '.join(map(clock_text, clocks.values()))} of yours. See: p2pflows status")
+        say(f"Clocks, compared with yours: {', '.join(map(clock_text, clocks.values()))}.")
     if book.blocked and not as_json:
         say(f"You denied: {', '.join(escape(user) for user in sorted(book.blocked))}")
 

@@ -726,5 +726,5 @@ def test_contacts_list_says_whose_clock_differs(daemon: ScriptedDaemon) -> None:
     clocks = [{"user": user, "name": name, "ahead_ms": 3_540_000} for user, name in ((bob, "bob"), ("d1" * 32, None))]
     daemon.script["status"] = {"clocks": clocks}
     listed = run_here(daemon.home, "contacts", "list")
-    assert listed.err == "Clocks: bob is 59m ahead of yours. See: p2pflows status\n"
+    assert listed.err == "Clocks, compared with yours: bob is 59m ahead.\n"
     assert run_here(daemon.home, "contacts", "list", "--json").document[0]["clock_ahead_ms"] == 3_540_000
