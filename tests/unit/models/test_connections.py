@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from openai import OpenAI
 from support.model_server import Hangs, ModelServer, Says, Trickles
 from support.processes import wait_until
 
@@ -125,3 +127,23 @@ def test_the_end_of_the_worker_closes_connections(keyring: Keyring) -> None:
         keyring.close()
     with keyring.connections.lent(info) as other:
         assert other is not lent
+
+
+def test_questions_cost_about_as_much_as_direct_requests(server: ModelServer, keyring: Keyring) -> None:
+    """Instant answers, 8 at once, take at most 1.5 times the processor time of the client library alone."""
+    direct: Any = OpenAI(api_key="k1", base_url=server.url, max_retries=0)
+
+    def ask_directly(_: int) -> str:
+        chunks = direct.chat.completions.create(model="m", messages=ASK, stream=True)
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+    def seconds(asks: Callable[[int], str]) -> float:
+        with ThreadPoolExecutor(8) as threads:
+            began = time.process_time()
+            assert set(threads.map(asks, range(80))) == {"You said: Hello"}
+            return time.process_time() - began
+
+    with contextlib.closing(direct):
+        seconds(ask_directly)
+        pairs = [(seconds(ask_directly), seconds(lambda _: ask(keyring))) for _ in range(3)]
+    assert statistics.median(ours / theirs for theirs, ours in pairs) < 1.5
