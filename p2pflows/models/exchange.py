@@ -248,6 +248,8 @@ class Exchange:
         """Leave turns out for good, or put a summary in their place; return what is left of what is sent."""
         turns = before.middle[: len(before.middle) - len(after.middle)]
         lost = [message for turn in turns for message in turn]
+        if not lost:
+            return after
         start = next(index for index, message in enumerate(self.history) if message is lost[0])
         names = set(map(id, lost))
         self.history = [message for message in self.history if id(message) not in names]

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from p2pflows.errors import FlowFailed
+from p2pflows.foreign_text import shorten
 from p2pflows.models.answers import BadAnswer, ServerError, UnreadableAnswer
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY
 
@@ -300,7 +301,8 @@ def _has_pictures(request: Mapping[str, Any]) -> bool:
 
 
 def _on_one_line(text: str) -> str:
-    return " ".join(text.split())[:_MAX_REASON_CHARS].rstrip(".")
+    """Return the words of a server as one line, in which nothing controls a terminal."""
+    return shorten(" ".join(text.split()), _MAX_REASON_CHARS).rstrip(".")
 
 
 def _retry_after(headers: Any, wall: Callable[[], float]) -> float | None:

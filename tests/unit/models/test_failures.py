@@ -210,6 +210,16 @@ def test_what_cannot_get_better_is_not_tried_again(server: ModelServer, says: Fa
     check_plain(error, says.message)
 
 
+def test_what_a_server_says_controls_no_terminal(server: ModelServer, caplog: pytest.LogCaptureFixture) -> None:
+    """It is shown on one line, with visible escapes, and bounded, wherever its owner reads it."""
+    server.script(Fails(400, "\x1b[31mred\n\u202eevil " + "x" * 5000))
+    error = fail(server.url)
+    assert r"\x1b[31mred \u202eevil xxx" in error.details
+    for shown in (error.details, caplog.text):
+        assert "\x1b" not in shown
+        assert len(shown) < 1000
+
+
 def test_the_log_of_the_worker_has_the_words_of_the_server(
     server: ModelServer, caplog: pytest.LogCaptureFixture
 ) -> None:
