@@ -295,12 +295,10 @@ class IncomingTable(Table[IncomingRow]):
 
         Those of each stream are in its order.
         """
-        return self._many(
-            "WHERE instance = ? AND instance IS NOT NULL AND id = coalesce(?, id) AND state IN ('ready', 'kept')"
-            " ORDER BY epoch, seq, n",
-            instance,
-            message_id,
-        )
+        condition = "WHERE instance = ? AND instance IS NOT NULL AND state IN ('ready', 'kept')"
+        if message_id is not None:
+            return self._many(f"{condition} AND id = ? ORDER BY epoch, seq, n", instance, message_id)
+        return self._many(f"{condition} ORDER BY epoch, seq, n", instance)
 
     def unanswered_of(self, instance: str) -> list[int]:
         """Return the numbers of the requests for an instance that await a reply."""

@@ -13,13 +13,13 @@ while another stands still.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
 
 from p2pflowsd.running.fair_queue import FairQueue
+from p2pflowsd.running.fifo import Fifo
 from p2pflowsd.running.paces import FIRST_WINDOW, MAX_WINDOW, lanes_ahead
 
 
@@ -63,7 +63,7 @@ class _Lane:
     """The group in which it waits, if its turn has come while that was full."""
     is_counted: bool = False
     """Whether it counts as running; a run that waits for an answer does not."""
-    waiting: deque[int] = field(default_factory=deque)
+    waiting: Fifo = field(default_factory=Fifo)
     leased: dict[int, None] = field(default_factory=dict)
     worker: str | None = None
     is_suspended: bool = False
@@ -190,7 +190,7 @@ class Scheduler:
             first = list(takewhile(lambda task: task in tasks, lane.waiting)) if is_free else []
             if first:
                 for _ in first:
-                    lane.leased[lane.waiting.popleft()] = None
+                    lane.leased[lane.waiting.take()] = None
                 lane.worker = worker
                 self._workers[worker].lanes[lane.name] = None
                 self._unqueue(lane)
@@ -219,7 +219,7 @@ class Scheduler:
         """
         lane = self._lanes[self._lane_of[task]]
         requeued = list(lane.leased)
-        lane.waiting.extendleft(reversed(requeued))
+        lane.waiting.put_back(requeued)
         lane.leased.clear()
         self._set_suspended(lane, True)
         self._release(lane)
@@ -240,7 +240,7 @@ class Scheduler:
     def is_head(self, task: int) -> bool:
         """Whether a task is the first of its lane, so that it may end now."""
         lane = self._lanes[self._lane_of[task]]
-        return task == next(iter(lane.leased or lane.waiting))
+        return task == (next(iter(lane.leased)) if lane.leased else lane.waiting.first)
 
     def assign(self) -> list[Assignment]:
         """Lease what can be leased now."""
@@ -266,7 +266,7 @@ class Scheduler:
         if task in lane.leased:
             del lane.leased[task]
         else:
-            if task == lane.waiting[0]:
+            if task == lane.waiting.first:
                 self._set_suspended(lane, False)
             lane.waiting.remove(task)
         if not lane.leased:
@@ -291,7 +291,7 @@ class Scheduler:
             leased = list(lane.leased)
             kept = list(takewhile(lambda task: task not in tasks, leased))
             lane.leased = dict.fromkeys(kept)
-            lane.waiting.extendleft(reversed(leased[len(kept) :]))
+            lane.waiting.put_back(leased[len(kept) :])
             requeued += leased[len(kept) :]
             if kept:
                 lane.unconfirmed = lane.unconfirmed and unsent
@@ -315,7 +315,7 @@ class Scheduler:
             leased = list(lane.leased)
             first += leased[:1] if number < removed.slots else []
             lane.leased.clear()
-            lane.waiting.extendleft(reversed(leased))
+            lane.waiting.put_back(leased)
             self._release(lane)
         del self._workers[worker]
         return first
@@ -349,7 +349,7 @@ class Scheduler:
             if window > 1 and lane.endpoint is not None:
                 window = min(window, self._windows.get(lane.endpoint, FIRST_WINDOW))
             while lane.waiting and len(lane.leased) < window:
-                task = lane.waiting.popleft()
+                task = lane.waiting.take()
                 lane.leased[task] = None
                 lane.unconfirmed = True
                 assignments.append(Assignment(lane.worker, task))
