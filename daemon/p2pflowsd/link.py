@@ -52,6 +52,9 @@ class Link(Protocol):
             mean that anybody received it, at any QoS.
         """
 
+    def keeps_order(self, topic: str) -> bool:
+        """Return whether of what is published on a topic nothing is missing before what arrives."""
+
     def ack(self, delivery: Any) -> None:
         """Acknowledge a stored delivery; does nothing if the connection it came on has ended."""
 

@@ -109,6 +109,10 @@ class WorkerSocket:
             return False
         return self._link.publish(topic, payload, qos=qos, retain=retain)
 
+    def keeps_order(self, topic: str) -> bool:
+        """Return whether a worker reads the topic here: a stream may end, but it has no gaps."""
+        return topic in self._workers
+
     def ack(self, delivery: Any) -> None:
         """Acknowledge a stored delivery to the broker; frames of workers here need no acknowledgement."""
         self._link.ack(delivery)

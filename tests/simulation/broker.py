@@ -220,6 +220,11 @@ class SimulatedLink:
         del topic
         return ""
 
+    def keeps_order(self, topic: str) -> bool:
+        """Return False, as a broker may lose a message and deliver the next."""
+        del topic
+        return False
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Send a message; return False if the link is down."""
         del qos

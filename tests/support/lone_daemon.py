@@ -49,6 +49,7 @@ class RecordedLink:
     max_bundle = 1_048_576
     broker = "the broker"
     connected = True
+    is_stream = False
 
     def __init__(self) -> None:
         self.sent: dict[str, list[bytes]] = defaultdict(list)
@@ -59,6 +60,11 @@ class RecordedLink:
         """Return nothing, as nothing is refused."""
         del topic
         return ""
+
+    def keeps_order(self, topic: str) -> bool:
+        """Return what the test says."""
+        del topic
+        return self.is_stream
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Keep it; return False if it is larger than a packet."""

@@ -40,7 +40,7 @@ from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.running.spending import Spending
 from p2pflowsd.running.task import Task, row_id_of
 from p2pflowsd.running.task_specs import TaskSpecs
-from p2pflowsd.running.worker_outbox import MAX_FRAME_BYTES
+from p2pflowsd.running.worker_outbox import MAX_AHEAD_BYTES, MAX_FRAME_BYTES
 from p2pflowsd.running.worker_tokens import WorkerTokens
 from p2pflowsd.sending.notices import Notices
 
@@ -368,7 +368,7 @@ class Dispatch:
                     self._notices.confirm(task.row.peer, task.row.id)
 
     def _fitting(self, point: Point, assignments: list[Assignment], fresh: Collection[int]) -> list[Assignment]:
-        """Those that fit into one frame of their lane; the others wait again, and their bodies are not read."""
+        """Those that may leave together with others of their lane; the others wait, and their bodies are not read."""
         sizes = self._journal.incoming.sizes([row_id for _, row_id in assignments if row_id not in fresh])
         if sum(sizes.values()) <= MAX_FRAME_BYTES:
             return assignments
@@ -378,7 +378,7 @@ class Dispatch:
         for assignment in assignments:
             lane = self._leases[assignment.task].lane
             size = used.get(lane, 0) + sizes.get(assignment.task, 0)
-            if size <= MAX_FRAME_BYTES or lane not in used:
+            if size <= self._most_bytes(point, assignment.worker) or lane not in used:
                 used[lane] = size
                 fitting.append(assignment)
             else:
@@ -386,6 +386,11 @@ class Dispatch:
                 waiting.add(assignment.task)
         point.scheduler.requeue(waiting, unsent=True)
         return fitting
+
+    def _most_bytes(self, point: Point, name: str) -> int:
+        """How many bytes of a lane may be leased to a worker at once, besides those that are at hand."""
+        topic = topics.dispatch(self._user, point.workers[name].queue, name)
+        return MAX_AHEAD_BYTES if self._link.keeps_order(topic) else MAX_FRAME_BYTES
 
     def on_commit(self, *, acknowledge: bool) -> None:
         """Send what waited for the commit.
@@ -412,10 +417,11 @@ class Dispatch:
 
     def _send(self, point: Point, name: str, worker: Worker) -> None:
         topic = topics.dispatch(self._user, worker.queue, name)
+        in_order = self._link.keeps_order(topic)
         self._faults.reach("dispatch.before_publish")
         while True:
             self._frame_number += 1
-            frame, unsent = worker.outbox.next_frame(name, self._boot, self._frame_number)
+            frame, unsent = worker.outbox.next_frame(name, self._boot, self._frame_number, in_order=in_order)
             self._leases.set_frame((task.id for task in frame.tasks), frame.number)
             self._link.publish(topic, worker.channel.seal(topic, *frame.to_wire()), qos=0)
             self._leases.requeue(point, [row_id_of(task.id) for task in unsent], unsent=True)

@@ -9,6 +9,8 @@ from p2pflows.protocol.asks import AskAnswer
 from p2pflows.protocol.worker_frames import DaemonFrame, TaskSpec, json_size
 
 MAX_FRAME_BYTES = 400_000
+MAX_AHEAD_BYTES = 2_000_000
+"""How many bytes of a lane are leased at once to a worker whose frames keep their order."""
 _MAX_PENDING_ACKNOWLEDGEMENTS = 64
 """With so many, acknowledgements do not wait for a frame with something else."""
 
@@ -58,11 +60,19 @@ class WorkerOutbox:
         """Whether the last frame left something behind."""
         return bool(self.tasks or self.answers)
 
-    def next_frame(self, worker: str, boot: int, number: int) -> tuple[DaemonFrame, list[TaskSpec]]:
+    def next_frame(
+        self, worker: str, boot: int, number: int, *, in_order: bool = False
+    ) -> tuple[DaemonFrame, list[TaskSpec]]:
         """Take what fits into one frame, and at least one task or answer.
 
         Tasks of one lane travel in one frame: a worker that misses it must not run those behind. So tasks that belong
         to the frame's last lane and do not fit are taken out as well.
+
+        Args:
+            worker: the name of the worker.
+            boot: the boot of the daemon.
+            number: the number of the frame.
+            in_order: a worker that misses a frame gets none behind it, so a lane may take several frames.
 
         Returns:
             The frame, and the tasks that have to be leased again.
@@ -73,7 +83,7 @@ class WorkerOutbox:
             count += 1
         answers = self._take_answers(MAX_FRAME_BYTES - size, min_count=0 if count else 1)
         tasks, rest = self.tasks[:count], self.tasks[count:]
-        unsent = list(takewhile(lambda task: task.lane == tasks[-1].lane, rest)) if tasks else []
+        unsent = list(takewhile(lambda task: task.lane == tasks[-1].lane, rest)) if tasks and not in_order else []
         self.tasks = rest[len(unsent) :]
         frame = DaemonFrame(
             worker=worker,

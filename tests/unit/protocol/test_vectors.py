@@ -199,6 +199,10 @@ class _NoLink:
         del topic
         return ""
 
+    def keeps_order(self, topic: str) -> bool:
+        del topic
+        return False
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         del topic, payload, qos, retain
         return False

@@ -28,6 +28,18 @@ def test_tasks_of_one_lane_travel_in_one_frame() -> None:
     assert not outbox.needs_another_frame
 
 
+def test_a_lane_takes_several_frames_if_none_can_be_missing_between_them() -> None:
+    """Over the socket of this machine large tasks of one lane do not wait for each other."""
+    outbox = WorkerOutbox([spec(f"a{number}", "a", MAX_FRAME_BYTES - 1) for number in range(3)])
+    frames = [outbox.next_frame("w", 1, number, in_order=True) for number in (1, 2, 3)]
+    assert [([task.id for task in frame.tasks], unsent) for frame, unsent in frames] == [
+        (["a0"], []),
+        (["a1"], []),
+        (["a2"], []),
+    ]
+    assert not outbox.needs_another_frame
+
+
 def test_a_task_larger_than_a_frame_travels_alone() -> None:
     """What no other frame could carry either is sent."""
     outbox = WorkerOutbox([spec("big", "a", 2 * MAX_FRAME_BYTES), spec("b", "b")])

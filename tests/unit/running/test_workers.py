@@ -19,8 +19,9 @@ from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.running import dispatch
 from p2pflowsd.running.dispatch import HEARTBEAT_TIMEOUT_S, MAX_ATTEMPTS, RECOVERY_S
 from p2pflowsd.running.leases import GRACE_PERIOD_S
+from p2pflowsd.running.paces import FIRST_WINDOW
 from p2pflowsd.running.points import Worker
-from p2pflowsd.running.worker_outbox import MAX_FRAME_BYTES
+from p2pflowsd.running.worker_outbox import MAX_AHEAD_BYTES, MAX_FRAME_BYTES
 from p2pflowsd.running.worker_tokens import point_key
 
 HERE = socket.gethostname()
@@ -404,6 +405,26 @@ def test_tasks_that_fill_a_frame_travel_in_their_order(desk: Desk, ann: Neighbou
     sizes = [len(payload) for payload in desk.link.sent[topics.dispatch(desk.user, "b", "w")]]
     assert max(sizes) < 1.2 * MAX_FRAME_BYTES
     assert all(ann.hears(request) == [{}] for request in requests)
+
+
+def test_large_tasks_of_one_lane_wait_at_a_worker_of_this_machine(desk: Desk, ann: Neighbour) -> None:
+    """It has the next one at hand when one ends, up to some megabytes; they run in their order, and once."""
+    desk.link.is_stream = True
+    requests = [ann.sends("lane", {"n": n, "fill": "x" * 250_000}) for n in range(12)]
+    hand = Hand(desk, "b", "w")
+    taken = [task for task, _ in hand.takes()]
+    assert [task["message"] for task in taken] == requests[:FIRST_WINDOW]
+    done: list[str] = []
+    at_once: list[int] = []
+    for _ in range(20):
+        at_once.append(len(taken))
+        for task in taken:
+            done.append(task["message"])
+            hand.ends(task, {})
+        taken = [task for task, _ in hand.takes()]
+        desk.passes(0.1)
+    assert done == requests
+    assert FIRST_WINDOW < max(at_once) <= MAX_AHEAD_BYTES // 250_000
 
 
 def test_who_may_no_longer_call_is_not_run(desk: Desk, ann: Neighbour) -> None:
