@@ -75,10 +75,10 @@ class Reader:
 
 def joined(first: dict[str, Any], second: dict[str, Any], max_chars: int) -> dict[str, Any] | None:
     """Return two reports that follow each other as one; None if they are not two pieces of one text, or too long."""
-    one, other = first.get("delta"), second.get("delta")
-    if not isinstance(one, str) or not isinstance(other, str) or len(one) + len(other) > max_chars:
+    one, other, at = first.get("delta"), second.get("delta"), _count(first.get("at"))
+    if not isinstance(one, str) or not isinstance(other, str) or at is None or len(one) + len(other) > max_chars:
         return None
-    expected = {**first, "delta": other, "at": first.get("at", 0) + len(one)}
+    expected = {**first, "delta": other, "at": at + len(one)}
     expected.pop("restart", None)
     return {**first, "delta": one + other} if second == expected else None
 

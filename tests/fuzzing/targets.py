@@ -25,12 +25,15 @@ from support.memory_disk import memory_disk
 
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.links import broker_url
-from p2pflows.protocol import framing, topics
+from p2pflows.openai_server.chat_request import BadRequest, read_request
+from p2pflows.openai_server.conversations import Conversations
+from p2pflows.protocol import framing, strict_json, topics
 from p2pflows.protocol.channel import BadFrame, Channel, read_token
 from p2pflows.protocol.envelope import BundleKind, Envelope, Refused
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message, Type
 from p2pflows.protocol.notice import Notice
+from p2pflows.protocol.progress import Numbering, Reader, joined
 from p2pflows.protocol.worker_frames import DaemonFrame
 from p2pflowsd.api.methods import METHODS, Methods
 from p2pflowsd.api.sessions import Session
@@ -151,6 +154,39 @@ def _broker() -> Iterator[Feed]:
         if isinstance(url, broker_url.BrokerUrl):
             assert broker_url.parse(url.with_secret()) == url
             str(url)
+
+    yield read
+
+
+@contextlib.contextmanager
+def _chat_request() -> Iterator[Feed]:
+    """The body of a request for a chat completion, with its conversation looked up and remembered."""
+    conversations = Conversations()
+
+    def read(data: bytes) -> None:
+        request = read_request(data)
+        assert request.beginning()["query"] or request.question.pictures
+        json.dumps(request.continuation())
+        conversations.take(request.model, request.before)
+        conversations.put(request.model, [*request.before, request.question], KNOWN_IDS[0])
+
+    yield read
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Feed]:
+    """Reports of a call, a line of JSON each."""
+
+    def read(data: bytes) -> None:
+        reader, numbering = Reader(), Numbering()
+        for line in data.splitlines():
+            try:
+                report = strict_json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(report, dict):
+                reader.read(report)
+                joined(report, numbering.number(report), 1_000)
 
     yield read
 
@@ -499,6 +535,22 @@ def _brokers() -> list[bytes]:
     ]  # fmt: skip
 
 
+def _chat_requests() -> list[bytes]:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, part]},
+    ]
+    answered = [*said, {"role": "assistant", "content": None}, {"role": "user", "content": "b"}]
+    about = {"model": "bob/Assistant", "stream": True, "stream_options": {"include_usage": True}, "n": 1, "tools": []}
+    return [json.dumps({**about, "messages": messages}).encode() for messages in (said, answered, [])]
+
+
+def _reports() -> list[bytes]:
+    cases = json.loads((VECTORS / "progress.json").read_text(encoding="utf-8"))["cases"]
+    return ["\n".join(json.dumps(report) for report in case["reports"]).encode() for case in cases]
+
+
 def _requests() -> list[bytes]:
     params: dict[str, dict[str, Any]] = {
         "id": {}, "status": {}, "call": {"address": "mallory/x", "data": {}, "timeout": 1.5},
@@ -579,5 +631,7 @@ TARGETS: dict[str, Target] = {
     "daemon_frame": Target(_daemon_frame, _frames, (BadFrame,)),
     "token": Target(_token, _tokens),
     "broker": Target(_broker, _brokers, (UsageError,)),
+    "chat_request": Target(_chat_request, _chat_requests, (BadRequest,)),
+    "progress": Target(_progress, _reports),
     "control": Target(_control, _requests),
 }

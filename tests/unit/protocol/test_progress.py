@@ -89,3 +89,5 @@ def test_only_pieces_of_one_text_are_joined() -> None:
     ]
     assert [joined(first, other, 10) for other in others] == [None] * len(others)
     assert joined({"step": 1}, first, 10) is None
+    assert joined({"delta": "ab"}, {"delta": "c"}, 10) is None
+    assert joined({"delta": "ab", "at": "0"}, {"delta": "c", "at": "02"}, 10) is None
