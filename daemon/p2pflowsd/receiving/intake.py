@@ -37,6 +37,7 @@ from p2pflowsd.receiving.deadlines import Deadlines
 from p2pflowsd.receiving.held import HeldRequests
 from p2pflowsd.receiving.quotas import Quotas
 from p2pflowsd.receiving.refusals import REPEATED, Refusals
+from p2pflowsd.receiving.seen_bundles import SeenBundles
 from p2pflowsd.receiving.seen_notices import SeenNotices
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.reports import Reports
@@ -107,6 +108,7 @@ class Intake:
         self._log = log
         self._allowance = StrangersAllowance(clock)
         self.useless = UselessAllowance(clock)
+        self._seen_bundles = SeenBundles()
         self._seen_notices = SeenNotices()
         self._refusals = Refusals(journal=journal, clock=clock, log=log)
 
@@ -129,14 +131,13 @@ class Intake:
             if not self._outbox.awaits(claimed) and not self._allowance.may_open(claimed, len(delivery.payload)):
                 raise Refused("rate_limited")
         self.useless.check(claimed)
-        nonce = delivery.payload[HEADER_BYTES:_MIN_BUNDLE_BYTES]
-        if endpoint == topics.NOTICE and self._seen_notices.has_bundle(nonce):
+        if self._seen_bundles.has(delivery.payload):
             raise Refused("replayed")
         opened = self._envelope.open(delivery.payload)
         if (opened.kind is BundleKind.NOTICE) != (endpoint == topics.NOTICE):
             raise Refused("wrong_topic")
+        self._seen_bundles.add(delivery.payload)
         if opened.kind is BundleKind.NOTICE:
-            self._seen_notices.add_bundle(nonce)
             self._notice(opened.sender, opened.bodies)
         else:
             self._messages(endpoint, opened)

@@ -8,8 +8,6 @@ WINDOW = 256
 """How many of the last numbers of a peer are remembered; a notice may overtake others by less than that."""
 MAX_PEERS = 10_000
 """Of how many peers numbers are remembered; the one that was added first is forgotten first."""
-MAX_BUNDLES = 10_000
-"""How many bundles with notices are remembered, so that their repetition is not even opened."""
 
 
 @dataclass(slots=True)
@@ -25,18 +23,6 @@ class SeenNotices:
 
     def __init__(self) -> None:
         self._by_peer: dict[str, _Seen] = {}
-        self._bundles: dict[bytes, None] = {}
-        """The nonces of the last bundles that were opened; only their senders can make others under these."""
-
-    def has_bundle(self, nonce: bytes) -> bool:
-        """Return whether the bundle with a nonce was opened before."""
-        return nonce in self._bundles
-
-    def add_bundle(self, nonce: bytes) -> None:
-        """Remember a bundle that was opened."""
-        self._bundles[nonce] = None
-        if len(self._bundles) > MAX_BUNDLES:
-            del self._bundles[next(iter(self._bundles))]
 
     def take(self, peer: str, boot: int, number: int) -> bool:
         """Take in a notice; return False if it was taken in before, or is older than those that are remembered.

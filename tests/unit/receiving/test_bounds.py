@@ -603,7 +603,7 @@ def test_recorded_packets_of_a_contact_do_not_shut_them_out(bob: LoneDaemon) -> 
     post = ann.bundle(*(ann.message(epoch=EPOCH, seq=n) for n in range(200)))
     notice = ann.bundle(ann.notice(received=ids(bob, 1_000)), kind=BundleKind.NOTICE)
     forged = ann.bundle(b"x")[:-1] + b"x"
-    for _ in range(100):
+    for _ in range(1_100):
         bob.receive("User", post, forged)
         bob.receive(topics.NOTICE, notice, notice)
     assert "refused.rate_limited" not in bob.journal.counters
