@@ -333,7 +333,7 @@ def two_requests_at_once(facts: list[Fact]) -> None:
 
 def leftover_record(facts: list[Fact]) -> None:
     """The records of a run exist after its end."""
-    del facts[index_of_run(facts, "record_removed")]
+    del facts[index_of_run(facts, "record_removed", nth=-1)]
 
 
 def index_of_id(facts: list[Fact], kind: str, message_id: str, *, nth: int = 0) -> int:
