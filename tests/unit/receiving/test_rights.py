@@ -12,6 +12,7 @@ from support.desk import Desk, Hand, Neighbour
 
 from p2pflows.errors import JournalFailed, UsageError
 from p2pflows.protocol import topics
+from p2pflows.protocol.envelope import Envelope
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.methods import METHODS
 from p2pflowsd.human.inbox import Typed
@@ -91,6 +92,7 @@ def test_a_removed_contact_leaves_nothing_behind(
     take(desk, mallory)
     desk.passes(0.6)
     assert states_of(desk, mallory) == set()
+    assert (desk.node.blocked.count(), desk.node.blocked.counts()) == (0, {})
     assert shown(desk) == [honest[1]]
     there.says()
     assert {task["message"] for task in held if task["message"] != honest[0]} <= set(told_to_stop(desk, there))
@@ -258,6 +260,41 @@ def test_a_stranger_whom_a_rule_names_loses_the_right_as_a_removed_contact(desk:
     assert states_of(desk, carol) == set()
     carol.sends("function", {})
     assert states_of(desk, carol) == {"held"}
+
+
+def test_questions_outlive_what_was_served(
+    desk: Desk, alice: Neighbour, mallory: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of contacts, and the owner's own, can still be answered; those of who was removed or blocked are hidden."""
+    monkeypatch.setattr(rights, "MAX_REVIEWED", 0)
+    carol, me = Neighbour(desk, 12, "carol"), Neighbour(desk, 7)
+    me.me, me.user, me.envelope = desk.identity, desk.user, Envelope(desk.identity)
+    asked = [who.sends("User", {"text": "?"}) for who in (alice, me, mallory, carol)]
+    desk.do(lambda: desk.node.catalog.remove("User"))
+    assert shown(desk) == asked
+    desk.contacts.block(mallory.user)
+    desk.contacts.remove("carol")
+    assert shown(desk) == asked[:2]
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_a_request_that_has_ended_before_its_review(
+    desk: Desk, mallory: Neighbour, monkeypatch: pytest.MonkeyPatch, is_pruned: bool
+) -> None:
+    """It is over, so its sender hears nothing more, and its row may be gone."""
+    monkeypatch.setattr(rights, "MAX_REVIEWED", 0)
+    request = mallory.sends("function", {}, expires=desk.clock.now() + 1_000)
+    remove(desk, mallory)
+    desk.passes(5)
+    assert states_of(desk, mallory) == set()
+    if is_pruned:
+        with desk.journal.transaction():
+            desk.journal._db.execute("DELETE FROM incoming")
+    assert desk.node.rights.is_reviewing
+    monkeypatch.undo()
+    desk.passes(1)
+    assert not desk.node.rights.is_reviewing
+    assert mallory.hears(request) == []
 
 
 def test_a_dead_letter_of_a_removed_contact_does_not_run_again(desk: Desk, mallory: Neighbour) -> None:
