@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -390,8 +390,51 @@ def test_a_task_that_no_frame_can_hold_fails(desk: Desk, ann: Neighbour, monkeyp
     assert task["message"] == small
 
 
-def test_tasks_that_fill_a_frame_travel_in_their_order(desk: Desk, ann: Neighbour) -> None:
-    """What waits in one lane arrives in its order and once, however many frames it takes."""
+def test_results_are_confirmed_once_the_link_is_back(desk: Desk, ann: Neighbour) -> None:
+    """Nothing is published for a broker that is away."""
+    hand = Hand(desk, "b", "w")
+    request = ann.sends("f", {})
+    ((task, _),) = hand.takes()
+    desk.link.connected = False
+    before = desk.link.bytes_published
+    hand.ends(task, {"n": 1})
+    desk.passes(1.1)
+    assert desk.link.bytes_published == before
+    desk.link.connected = True
+    desk.passes(1.1)
+    assert frames(desk, hand)[-1]["done"] == [task["task"]]
+    assert ann.hears(request) == [{"n": 1}]
+
+
+def test_a_task_that_is_longer_than_a_frame_usually_is_holds_up_nobody(desk: Desk, ann: Neighbour) -> None:
+    """It travels alone, and those before and behind it in its lane are not sent one by one."""
+    fills = (10, 10, MAX_FRAME_BYTES - 10_000, MAX_FRAME_BYTES + 100_000, 10)
+    requests = [ann.sends("lane", {"fill": "x" * fill}) for fill in fills]
+    hand = Hand(desk, "b", "w")
+    done, rounds = [], 0
+    while len(done) < len(requests) and rounds < 20:
+        rounds += 1
+        for task, _ in hand.takes():
+            done.append(task["message"])
+            hand.ends(task, {})
+        desk.passes(0.1)
+    assert done == requests
+    assert rounds <= 3
+
+
+def test_tasks_that_fill_a_frame_travel_in_their_order(
+    desk: Desk, ann: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits in one lane arrives in its order and once, however many frames it takes; none is read in vain."""
+    incoming, read = desk.journal.incoming, []
+    bodies = incoming.bodies
+
+    def counted(row_ids: Sequence[int]) -> dict[int, bytes]:
+        found = bodies(row_ids)
+        read.append(sum(map(len, found.values())))
+        return found
+
+    monkeypatch.setattr(incoming, "bodies", counted)
     fill = "x" * (MAX_FRAME_BYTES // 3)
     requests = [ann.sends("lane", {"n": n, "fill": fill}) for n in range(7)]
     hand = Hand(desk, "b", "w")
@@ -404,6 +447,7 @@ def test_tasks_that_fill_a_frame_travel_in_their_order(desk: Desk, ann: Neighbou
     assert done == requests
     sizes = [len(payload) for payload in desk.link.sent[topics.dispatch(desk.user, "b", "w")]]
     assert max(sizes) < 1.2 * MAX_FRAME_BYTES
+    assert 0 < max(read) <= MAX_FRAME_BYTES
     assert all(ann.hears(request) == [{}] for request in requests)
 
 
