@@ -200,12 +200,10 @@ class Dispatch:
         """Note which runs of a worker wait for answers now; the scheduler does not count those as running."""
         if frame.held is not None:
             changed, worker.parked = worker.parked ^ set(frame.parked), set(frame.parked)
-        elif frame.parked or frame.unparked:
+        else:
             changed = {*frame.parked, *frame.unparked}
             worker.parked.update(frame.parked)
             worker.parked.difference_update(frame.unparked)
-        else:
-            return
         for task_id in changed:
             row_id = row_id_of(task_id)
             if row_id in worker.leased:

@@ -165,6 +165,9 @@ def test_a_worker_says_that_ever_more_runs_wait(desk: Desk, monkeypatch: pytest.
     (known,) = (each for point in desk.node.points for each in point.workers.values())
     assert len(known.parked) <= 100
     assert desk.journal.counters["refused.bad_frame"] == 8
+    for frame in range(3):  # what a whole frame says takes the place of what was said before
+        worker.says(held=[], parked=[f"{frame}-{number}" for number in range(80)])
+    assert desk.journal.counters["refused.bad_frame"] == 8
 
 
 def test_a_worker_elsewhere_cannot_end_a_process_here(desk: Desk) -> None:

@@ -21,6 +21,7 @@ from p2pflowsd.running.dispatch import HEARTBEAT_TIMEOUT_S, MAX_ATTEMPTS, RECOVE
 from p2pflowsd.running.leases import GRACE_PERIOD_S
 from p2pflowsd.running.paces import FIRST_WINDOW
 from p2pflowsd.running.points import Worker
+from p2pflowsd.running.task import row_id_of
 from p2pflowsd.running.worker_outbox import MAX_AHEAD_BYTES, MAX_FRAME_BYTES
 from p2pflowsd.running.worker_tokens import point_key
 
@@ -523,7 +524,42 @@ def test_frames_for_many_points_fill_no_memory(desk: Desk, monkeypatch: pytest.M
     assert len(desk.node.dispatch._channels) <= 4
 
 
+def test_local_workers_need_no_token_to_be_many(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is for what a token opens to others."""
+    monkeypatch.setattr(dispatch, "MAX_WORKERS_OF_TOKEN", 1)
+    for name in ("w", "x", "y"):
+        Hand(desk, "b", name)
+    assert set(workers(desk)) == {"w", "x", "y"}
+
+
 # Runs that wait for an answer.
+
+
+def test_the_scheduler_knows_which_runs_wait(desk: Desk, ann: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By full frames and by those that say only what has changed; runs that a worker does not have do not count."""
+    hand = Hand(desk, "b", "w")
+    for _ in range(2):
+        ann.sends("f", {})
+    one, two = (task["task"] for task, _ in hand.takes())
+    noted: list[tuple[int, bool]] = []
+
+    def note(row_id: int, is_waiting: bool) -> None:
+        noted.append((row_id, is_waiting))
+
+    monkeypatch.setattr(desk.node.points.get("b").scheduler, "set_waiting", note)
+
+    def said(**header: Any) -> set[tuple[int, bool]]:
+        noted.clear()
+        hand.says(seen=9, **header)
+        return set(noted)
+
+    first, second = row_id_of(one), row_id_of(two)
+    assert said(held=[one, two], parked=[one]) == {(first, True)}
+    assert said(held=[one, two], parked=[one]) == set()
+    assert said(held=None, parked=[two], unparked=[one]) == {(first, False), (second, True)}
+    assert said(held=None) == set()
+    assert said(held=None, parked=["99-" + "0" * 32]) == set()
+    assert said(held=[one, two], parked=[]) == {(second, False)}
 
 
 def waiting_run(desk: Desk, ann: Neighbour) -> tuple[Hand, str, str]:
@@ -544,7 +580,7 @@ def test_a_wait_is_answered_once_there_is_an_answer(desk: Desk, ann: Neighbour) 
     hand.is_told().clear()
     for waits in ([[task, 0], [task, 0]], [["1-" + "0" * 32, 0]]):
         hand.says(held=[task], seen=99, waits=waits)
-        assert [answer for answer in hand.is_told() if not answer.get("kept")] == []
+        assert hand.is_told() == []
     ann.sends(topics.REPLY, {"n": 1}, type="reply", cause=call, epoch=0, seq=0)
     before = len([answer for answer in hand.is_told() if answer.get("data") == {"n": 1}])
     assert before == 1
