@@ -68,15 +68,21 @@ def remove_and_deny(desk: Desk, who: Neighbour) -> None:
     desk.do(lambda: desk.node.admission.deny(who.user))
 
 
+def asks(desk: Desk, whom: Neighbour) -> dict[str, Any]:
+    """Let the class ask somebody; return what a worker says that it has mounted."""
+    desk.serves("own", subflows={"x": {"user_id": whom.user, "flow_endpoint": "x"}})
+    return {"config": {}, "subflows": {"x": {"user": whom.user, "endpoint": "x", "instance": None, "shared": True}}}
+
+
 @pytest.mark.parametrize("take", [remove, block, remove_and_deny])
 def test_a_removed_contact_leaves_nothing_behind(
     desk: Desk, alice: Neighbour, mallory: Neighbour, take: Callable[[Desk, Neighbour], None]
 ) -> None:
     """In every state: queued, leased, awaiting a reply, waiting for a turn, asked, and blocked behind a gap."""
+    instance = asks(desk, alice)
     here, there = Hand(desk, "b", "w1"), Hand(desk, "a", "w2")
     kept = mallory.sends("own", {})
     ((task, _),) = here.takes()
-    instance: dict[str, Any] = {"config": {}, "subflows": {}}
     ask = {"op": "call_back", "user": alice.user, "endpoint": "x", "data": {}, "subflow": "x", "packaged": "x"}
     here.ends(task, {"out": [ask], "state": {"n": 1}, "mounted": instance})
     behind = mallory.sends("own", {}, conversation=kept)  # waits for its turn
@@ -88,7 +94,7 @@ def test_a_removed_contact_leaves_nothing_behind(
     honest = [alice.sends("function", {}), alice.sends("User", {"text": "Hello?"})]
     held = [task for task, _ in there.takes()]
     assert leased in {task["message"] for task in held}
-    assert states_of(desk, mallory) >= {"ready", "asked", "blocked"}
+    assert states_of(desk, mallory) == {"ready", "kept", "asked", "blocked"}
     take(desk, mallory)
     desk.passes(0.6)
     assert states_of(desk, mallory) == set()
@@ -275,6 +281,53 @@ def test_questions_outlive_what_was_served(
     desk.contacts.block(mallory.user)
     desk.contacts.remove("carol")
     assert shown(desk) == asked[:2]
+    desk.serves("User", "", kind="human", allow="me")
+    assert shown(desk) == asked[1:2]
+
+
+def test_what_is_served_no_more_does_not_start(desk: Desk, mallory: Neighbour) -> None:
+    """Its sender reads that nobody serves it."""
+    request = mallory.sends("function", {})
+    desk.do(lambda: desk.node.catalog.remove("function"))
+    hand = Hand(desk, "a", "w2")
+    assert hand.takes() == []
+    assert mallory.hears_error(request) == "not_served"
+
+
+def test_a_reset_of_a_removed_contact_waits_no_more(desk: Desk, mallory: Neighbour) -> None:
+    """A request about an instance ends with the right to its flow."""
+    hand = Hand(desk, "b", "w1")
+    mount = mallory.mounts("own")
+    ((task, order),) = hand.takes()
+    hand.answers(task, order, {})
+    (answer,) = mallory.hears(mount)
+    mallory.sends("own", {}, instance=answer["instance"])
+    reset = mallory.sends(topics.INSTANCES, {"op": "reset", "instance": answer["instance"]})
+    assert mallory.hears(reset) == []
+    desk.passes(1)
+    assert states_of(desk, mallory) == {"ready"}
+    remove(desk, mallory)
+    desk.passes(0.6)
+    assert states_of(desk, mallory) == set()
+    assert mallory.hears_error(reset) == "not_allowed"
+
+
+def test_an_answer_of_a_removed_contact_counts(desk: Desk, alice: Neighbour, mallory: Neighbour) -> None:
+    """They were asked when they were a contact; the run that has asked them goes on with what they said."""
+    mounted = asks(desk, mallory)
+    hand = Hand(desk, "b", "w1")
+    request = alice.sends("own", {})
+    ((task, _),) = hand.takes()
+    ask = {"op": "call_back", "user": mallory.user, "endpoint": "x", "data": {}, "subflow": "x", "packaged": "x"}
+    hand.ends(task, {"out": [ask], "state": {"n": 1}, "mounted": mounted})
+    (call,) = mallory.gets("x")
+    hand.says(bye=True, draining=True)
+    mallory.sends(topics.REPLY, {"n": 1}, type="reply", cause=call["id"], epoch=0, seq=0)
+    remove(desk, mallory)
+    desk.passes(0.6)
+    ((_, order),) = Hand(desk, "b", "w2").takes()
+    assert (order["type"], order["data"]) == ("reply", {"n": 1})
+    assert alice.hears(request) == []
 
 
 @pytest.mark.parametrize("is_pruned", [False, True])

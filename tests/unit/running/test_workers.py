@@ -412,7 +412,8 @@ def test_a_task_that_is_longer_than_a_frame_usually_is_holds_up_nobody(desk: Des
     fills = (10, 10, MAX_FRAME_BYTES - 10_000, MAX_FRAME_BYTES + 100_000, 10)
     requests = [ann.sends("lane", {"fill": "x" * fill}) for fill in fills]
     hand = Hand(desk, "b", "w")
-    done, rounds = [], 0
+    done: list[str] = []
+    rounds = 0
     while len(done) < len(requests) and rounds < 20:
         rounds += 1
         for task, _ in hand.takes():
