@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Mapping
 from enum import IntEnum
 
-MAX_INLINE_BYTES = 2_000
-"""Most bytes that lie in the row of a message: half a page, so that a page holds several rows."""
+MAX_INLINE_BYTES = 3_500
+"""Most bytes that lie in the row of a message: with what else the row has, they fit into one page."""
 _KINDS = 3
 
 
