@@ -855,6 +855,26 @@ def test_the_log_is_read_from_an_entry_on(journal: Journal) -> None:
     assert journal.log.newest(9) == []
 
 
+def test_one_of_many_requests_of_an_instance_is_found_at_once(journal: Journal) -> None:
+    """A run answers a request by its id, however many others the instance has."""
+    instance = "f" * 32
+    for number in range(1_000):
+        message = Message.model_validate(
+            {
+                "id": f"{number:032x}", "type": "call", "from": ANN, "to": ME, "endpoint": "x", "instance": instance,
+                "conversation": "0" * 32, "epoch": 1, "seq": number, "created": NOW, "expires": NOW + 1_000,
+            }
+        )  # fmt: skip
+        assert journal.incoming.add(message, b"{}", 0, NOW, IncomingState.READY) is not None
+    instructions = itertools.count()
+    journal._db.set_progress_handler(lambda: next(instructions) and 0, 1)
+    found = journal.incoming.open_of(instance, f"{500:032x}")
+    journal._db.set_progress_handler(None, 0)
+    assert [row.id for row in found] == [f"{500:032x}"]
+    assert next(instructions) < 200
+    assert len(journal.incoming.open_of(instance)) == 1_000
+
+
 # Pruning.
 
 
