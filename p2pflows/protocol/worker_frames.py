@@ -23,6 +23,11 @@ from p2pflows.protocol.strict_json import JsonObject
 
 Header = dict[str, Any]
 
+_MAX_HOST_CHARS = 255
+_MAX_TASK_ID_CHARS = 100
+_MAX_OVERDUE = 1_000
+"""How many tasks that occupy slots a worker may name; a daemon keeps what it names until its next frame."""
+
 
 # Tasks.
 
@@ -457,7 +462,7 @@ class WorkerFrame:
                     str(header["worker"]),
                     _count(header["slots"]),
                     _count(header.get("pid", 0)),
-                    str(header.get("host", "")),
+                    str(header.get("host", ""))[:_MAX_HOST_CHARS],
                     None if header.get("keys") is None else _count(header["keys"]),
                 ),
                 boot=_count(header["boot"]),
@@ -465,7 +470,7 @@ class WorkerFrame:
                 seen=_count(header["seen"]),
                 held=None if header.get("held") is None else dict.fromkeys(map(str, header["held"])),
                 received=[str(task) for task in header.get("received", ())],
-                parked={str(task) for task in header.get("parked", ())},
+                parked={_task_id(task) for task in header.get("parked", ())},
                 unparked=[str(task) for task in header.get("unparked", ())],
                 suspended=[SuspendedRun.read(entry) for entry in header.get("suspended", ())],
                 results=[TaskResult.read(result, blob) for result, blob in zip(header["results"], blobs, strict=True)],
@@ -474,7 +479,7 @@ class WorkerFrame:
                 asks=[Ask.read(entry) for entry in header.get("asks", ())],
                 waits=[Wait(str(task), read_call_index(index)) for task, index in header.get("waits", ())],
                 progress=[Progress(str(entry["task"]), _object(entry["data"])) for entry in header.get("progress", ())],
-                overdue=[Overdue.read(entry) for entry in header.get("overdue", ())],
+                overdue=[Overdue.read(entry) for entry in header.get("overdue", ())][:_MAX_OVERDUE],
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadFrame("a frame without its fields") from error
@@ -570,3 +575,11 @@ def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def _task_id(value: Any) -> str:
+    """Return a value that is the id of a task; a daemon keeps those of tasks that wait."""
+    text = str(value)
+    if len(text) > _MAX_TASK_ID_CHARS:
+        raise ValueError("the id of a task is too long")
+    return text

@@ -170,6 +170,18 @@ def test_a_worker_says_that_ever_more_runs_wait(desk: Desk, monkeypatch: pytest.
     assert desk.journal.counters["refused.bad_frame"] == 8
 
 
+def test_a_worker_says_long_texts_about_itself(desk: Desk) -> None:
+    """What a daemon keeps of a worker is short, whatever the worker says of its host and of its runs."""
+    worker = Hand(desk, "b", "w", token=make(desk).id, is_local=False)
+    worker.says(host="h" * 100_000, overdue=[[f"{n}", "e", 0] for n in range(5_000)])
+    worker.says(parked=["x" * 100_000])
+    (known,) = (each for point in desk.node.points for each in point.workers.values())
+    assert len(known.host) == 255
+    assert len(known.overdue) == 1_000
+    assert known.parked == set()
+    assert desk.journal.counters["refused.bad_frame"] == 1
+
+
 def test_a_worker_elsewhere_cannot_end_a_process_here(desk: Desk) -> None:
     """A worker with a token that claims the id of a process of this machine is not taken for that process."""
     import socket
