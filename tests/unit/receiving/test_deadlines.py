@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.desk import Desk, Hand, Neighbour
 from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.lifecycle import IncomingState, OutgoingState
+from p2pflowsd.receiving.deadlines import MAX_EXPIRED
 from p2pflowsd.running.catalog import Served
 
 MINUTE_MS = 60_000
@@ -170,13 +172,49 @@ def test_only_a_post_that_never_ran_is_told(bob: LoneDaemon, ann: Peer) -> None:
     assert (told["data"]["kind"], told["data"]["message"]) == ("no_worker", "No worker served 'f' in time.")
 
 
-def test_what_comes_with_an_earlier_deadline_ends_first(bob: LoneDaemon, ann: Peer) -> None:
-    """A request that lives for an hour does not keep a shorter one that comes later."""
+def test_a_post_that_runs_for_too_long_is_told_so(tmp_path: Path) -> None:
+    """A worker had it, so nobody looks for a worker."""
+    desk = Desk(tmp_path)
+    desk.serves("f", kind="python")
+    ann, hand = Neighbour(desk, 8, "ann"), Hand(desk, "b", "w")
+    post = ann.sends("f", {}, type="post", expires=desk.clock.now() + MINUTE_MS)
+    assert len(hand.takes()) == 1
+    for _ in range(61):
+        hand.says(held=None)
+        desk.passes(1)
+    told, *_ = ann.hears(post)  # it is sent again until ann confirms it
+    assert (told["kind"], told["message"]) == ("deadline", "'f' did not run in time.")
+    desk.journal.close()
+
+
+@pytest.mark.parametrize("lives", [(HOUR_MS, MINUTE_MS), (MINUTE_MS, HOUR_MS)])
+def test_each_question_ends_in_time(bob: LoneDaemon, ann: Peer, lives: tuple[int, int]) -> None:
+    """Whether one with a later deadline comes before or after it; of a note that nobody has read, nobody hears."""
     bob.serve_human()
-    for life in (HOUR_MS, MINUTE_MS):
-        ann.send(ann.message(expires=bob.clock.now() + life, epoch=1, seq=int(life == MINUTE_MS)))
+    for seq, life in enumerate(lives):
+        ann.send(ann.message(expires=bob.clock.now() + life, epoch=1, seq=seq))
     bob.sleep(61)
-    assert len(bob.journal.prompts.open()) == 1
-    assert not bob.has_work
+    assert [row.expires - row.received for row in bob.journal.prompts.open()] == [HOUR_MS]
     bob.sleep(3_600)
     assert bob.journal.prompts.open() == []
+    assert ann.received(topics.REPLY) == []
+
+
+def test_a_blocked_request_that_expires_blocks_no_more(bob: LoneDaemon, ann: Peer) -> None:
+    """Its place is free again, and only its own."""
+    bob.serve_human()
+    for seq in (0, 2):
+        ann.send(ann.message(expires=bob.clock.now() + MINUTE_MS, epoch=1, seq=seq))
+    assert bob.node.blocked.count() == 1
+    bob.sleep(61)
+    assert (bob.node.blocked.count(), bob.node.blocked.counts()) == (0, {})
+    bob.sleep(1)
+    assert not bob.node.blocked.has_stream(ann.user, "User")
+
+
+def test_many_that_expire_at_once_all_end(bob: LoneDaemon, ann: Peer) -> None:
+    """One batch after another, without a pause."""
+    for _ in range(2 * MAX_EXPIRED + 5):
+        send(bob, ann.user)
+    assert len(bob.sleep(61)) >= 3
+    assert bob.journal.outgoing.pending() == []
