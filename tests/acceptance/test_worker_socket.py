@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -17,6 +18,7 @@ from support.network import Network
 from support.people import Person
 from support.processes import wait_until
 
+import p2pflows
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.framing import Records, pack
@@ -25,8 +27,14 @@ from p2pflowsd.running.worker_tokens import point_key
 FLOW = """
 import os
 
+SEEN = []
+
 def pid() -> int:
     return os.getpid()
+
+def keep(number: int, fill: str) -> list[int]:
+    SEEN.append(number)
+    return SEEN
 """
 
 
@@ -37,6 +45,7 @@ def network() -> Iterator[Network]:
     bob = network.person("bob").start()
     bob.write_file("flow.py", FLOW)
     bob.serve("pid", "flow.py:pid")
+    bob.serve("keep", "flow.py:keep")
     try:
         yield network
     finally:
@@ -191,3 +200,11 @@ def test_a_worker_without_a_daemon(bob: Person) -> None:
         assert "Traceback" not in line
         worker.stdin.close()
         assert worker.wait(20) == 0
+
+
+async def test_large_calls_run_in_their_order_and_several_at_once_reach_the_worker(bob: Person) -> None:
+    """Over the socket they take several frames, and none overtakes another."""
+    fill = "x" * 250_000
+    async with p2pflows.connect_async(bob.home) as me:
+        answers = await asyncio.gather(*(me.call("me/keep", {"number": number, "fill": fill}) for number in range(24)))
+    assert [answer["result"] for answer in answers] == [list(range(count)) for count in range(1, 25)]
