@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from support.desk import Desk, Neighbour
+from support.desk import Desk, Neighbour, control_of
 
+from p2pflows.errors import BadInput
 from p2pflows.protocol.message import Type
 from p2pflows.retention import Retention
+from p2pflowsd.api.methods import METHODS
 from p2pflowsd.human.inbox import Typed
 from p2pflowsd.journal.rows import LineRow
 from p2pflowsd.node import PRUNE_INTERVAL_S
@@ -55,3 +58,32 @@ def test_old_lines_make_room_in_the_count(desk: Desk) -> None:
     transcript._counts["a" * 64] = 1
     desk.do(lambda: transcript.forget_before(6))
     assert transcript._counts["a" * 64] == 0
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["a program waits for it", "nobody waits for it"])
+def test_a_large_answer_stays_until_a_program_has_got_it(desk: Desk, waits: bool) -> None:
+    """A minute after that `wait` says that it is gone; one that nobody has got is there for as long as the call."""
+    alice = Neighbour(desk, 1, "alice")
+    control, large = control_of(desk), {"text": "x" * 20_000}
+    got: list[object] = []
+
+    def call() -> str:
+        message_id = desk.node.messages.send(Type.CALL, alice.user, "echo", {}, life_ms=60_000)
+        if waits:
+            desk.node.waiters.expect(message_id, lambda *end: got.append(end))
+        return message_id
+
+    sent: str = desk.do(call)
+    (request,) = alice.gets("echo")
+    alice.sends("_reply", large, type="reply", cause=request["id"], epoch=0, seq=0)
+    assert len(got) == waits
+    if not waits:
+        desk.sleep(600)
+        assert asyncio.run(METHODS["wait"].run(control, {"id": sent}))["data"] == large
+    assert asyncio.run(METHODS["wait"].run(control, {"id": sent}))["data"] == large
+    for _ in range(2):
+        desk.sleep(61)
+    with pytest.raises(BadInput, match="too large to be kept"):
+        asyncio.run(METHODS["wait"].run(control, {"id": sent}))
+    (shown,) = asyncio.run(METHODS["asked"].run(control, {}))["asked"]
+    assert (shown["outcome"], shown["value"]) == ("answered", None)
