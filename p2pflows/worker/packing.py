@@ -62,6 +62,9 @@ def split_updates(updates: Updates, max_bytes: int) -> Iterator[Updates]:
     """Split updates into parts of about `max_bytes` each; an entry that is larger travels alone."""
     part, size = Updates(), 0
     entries: list[Ask | Wait | Progress] = [*updates.asks, *updates.waits, *updates.progress]
+    if len(entries) == 1:  # travels alone, however large it is
+        yield updates
+        return
     for entry in entries:
         more = json_size(entry.as_json())
         if part and size + more > max_bytes:
