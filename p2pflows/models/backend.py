@@ -314,13 +314,8 @@ class Backend:
         if left == math.inf:
             yield
             return
-        timer = threading.Timer(left, self._end_late)
-        timer.daemon = True
-        timer.start()
-        try:
+        with self._keyring.connections.alarms.after(left, self._end_late):
             yield
-        finally:
-            timer.cancel()
 
     def _end_late(self) -> None:
         self._is_late = True

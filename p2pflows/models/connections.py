@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from p2pflows.models.alarms import Alarms
 from p2pflows.models.api_info import AZURE, ApiInfo
 
 MAX_IDLE_CONNECTIONS = 32
@@ -31,10 +32,12 @@ class Connection:
 
     Args:
         info: the key and its server.
+        alarms: end what takes too long.
     """
 
-    def __init__(self, info: ApiInfo) -> None:
+    def __init__(self, info: ApiInfo, alarms: Alarms) -> None:
         self.info = info
+        self._alarms = alarms
         self.is_stale = False
         """Whether the last request went over a connection that an earlier one had left open, and got no answer."""
         self.is_broken_off = False
@@ -75,13 +78,10 @@ class Connection:
 
         That is nearly always the end of the response, and there already. A server that goes on is left.
         """
-        limit = threading.Timer(MAX_REST_S, self.break_off)
-        limit.daemon = True
-        limit.start()
-        with contextlib.suppress(Exception):  # the answer is there, whatever happens to the connection
+        with self._alarms.after(MAX_REST_S, self.break_off), contextlib.suppress(Exception):
+            # The answer is there, whatever happens to the connection.
             for _ in itertools.islice(parts, MAX_REST_PARTS):
                 pass
-        limit.cancel()
 
     def _new_client(self) -> Any:
         import openai
@@ -116,9 +116,13 @@ class Connections:
     """The connections of one worker. It is thread-safe.
 
     Each serves one question at a time, so that breaking off one question leaves the others alone.
+
+    Attributes:
+        alarms: end what takes too long.
     """
 
     def __init__(self) -> None:
+        self.alarms = Alarms()
         self._idle: list[Connection] = []
         """Those that were used last are at the end."""
         self._lock = threading.Lock()
@@ -132,7 +136,7 @@ class Connections:
     @contextlib.contextmanager
     def lent(self, info: ApiInfo) -> Iterator[Connection]:
         """Yield a connection for this key and its server that nobody else uses meanwhile."""
-        connection = self._take(info) or Connection(info)
+        connection = self._take(info) or Connection(info, self.alarms)
         try:
             yield connection
         finally:
