@@ -189,7 +189,7 @@ class ChatAtomicFlow(AtomicFlow):
             return proxy.get_reply_future(proxy.package_input_message(data), tool.timeout)
 
         def confirm(what: str) -> bool:
-            question = f"Your assistant {self.name!r} wants to use {what}{caller}. Shall it?"
+            question = f"The model wants to use {what}{caller}. Shall it?"
             return self.ask(OWNER, question, form=bool).value is True
 
         return Toolbox(tools, begin=begin, confirm=confirm, check=self.time_left)

@@ -39,7 +39,7 @@ class Scene:
     model: ModelServer
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     """Start all of it."""
     network = Network()
@@ -113,6 +113,26 @@ def test_each_tool_runs_once_though_the_worker_of_the_assistant_dies_during_each
         ("note", "booked is done"), ("inform", "informed is done"), ("ask_alice", "Friday is fine")
     ]  # fmt: skip
     assert (notes.read_text(), informed.read_text()) == ("booked\n", "informed\n")
-    assert len(scene.alice.prompts(everything=True)) == 1
+    assert [prompt["text"] for prompt in scene.alice.prompts(everything=True)].count("Is Friday fine?") == 1
     told = [message["content"] for message in scene.model.requests[-1].body["messages"] if message["role"] == "tool"]
     assert told == ["booked is done", "informed is done", "Friday is fine"]
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_the_owner_is_asked_before_a_tool_runs(scene: Scene, *, is_allowed: bool) -> None:
+    """With the arguments, and for whom; without a yes nothing happens, and the model is told so."""
+    options = ("--chat", "--model", "m", "--api-base", scene.model.url, "--dispatch-point", "chat")
+    scene.bob.cli("serve", "Careful", *options, "--confirm", "alice/inform").ok()
+    path = scene.alice.folder / f"asked-{is_allowed}"
+    Path(f"{path}.go").touch()
+    scene.model.script(wants("inform", path=str(path), text="told"), "So be it.")
+    call = scene.alice.request("submit", address="bob/Careful", data={"query": "Tell them"})["id"]
+    (question,) = scene.bob.wait_for_prompts()
+    assert "inform with" in question["text"]
+    assert f"for user {scene.alice.user_id[:8]}" in question["text"]
+    scene.bob.request("answer", id=question["id"], text="yes" if is_allowed else "no")
+    assert scene.alice.request("wait", id=call)["data"]["api_output"] == "So be it."
+    told = scene.model.requests[-1].body["messages"][-1]["content"]
+    assert (told, path.exists()) == (
+        ("told is done", True) if is_allowed else ("Error: the owner of this assistant does not want it to run.", False)
+    )
