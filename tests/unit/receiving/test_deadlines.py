@@ -128,6 +128,11 @@ def test_nobody_has_that_id(bob: LoneDaemon) -> None:
     assert json.loads(row.answer or b"")["message"] == f"User {seen.user[:8]}… is offline."
 
 
+def test_one_s_own_daemon_did_not_get_it(bob: LoneDaemon) -> None:
+    """Who sends something to themselves has no petname."""
+    assert error(bob, send(bob, bob.user))[1] == "Your daemon is offline."
+
+
 # Why a message that was stored has no answer.
 
 
@@ -163,8 +168,9 @@ def test_a_worker_of_one_s_own_is_missing(bob: LoneDaemon, ann: Peer) -> None:
 def test_only_a_post_that_never_ran_is_told(bob: LoneDaemon, ann: Peer) -> None:
     """Who has called has a deadline of their own; who has sent a note hears that nobody has read it."""
     bob.do(lambda: bob.node.catalog.put(Served(endpoint="f", kind="python", target="m:f", dispatch_point="gpu")))
-    for kind in ("post", "call"):
-        ann.send(ann.message("f", type=kind, expires=bob.clock.now() + MINUTE_MS), endpoint="f")
+    for seq, kind in enumerate(("post", "call")):
+        ann.send(ann.message("f", type=kind, expires=bob.clock.now() + MINUTE_MS, epoch=1, seq=seq), endpoint="f")
+    assert len(bob.journal.incoming.in_state(IncomingState.READY)) == 2
     bob.sleep(61)
     assert bob.journal.incoming.in_state(IncomingState.READY) == []
     bob.sleep(1)

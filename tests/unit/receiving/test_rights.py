@@ -294,7 +294,17 @@ def test_what_is_served_no_more_does_not_start(desk: Desk, mallory: Neighbour) -
     assert mallory.hears_error(request) == "not_served"
 
 
-def test_a_reset_of_a_removed_contact_waits_no_more(desk: Desk, mallory: Neighbour) -> None:
+def narrow(desk: Desk, who: Neighbour) -> None:
+    """Serve the class for the owner alone."""
+    del who
+    desk.serves("own", allow="me")
+    desk.do(desk.node.rights.review_all)
+
+
+@pytest.mark.parametrize("take", [remove, narrow])
+def test_a_reset_waits_no_more_for_whoever_may_not_call(
+    desk: Desk, mallory: Neighbour, take: Callable[[Desk, Neighbour], None]
+) -> None:
     """A request about an instance ends with the right to its flow."""
     hand = Hand(desk, "b", "w1")
     mount = mallory.mounts("own")
@@ -306,7 +316,7 @@ def test_a_reset_of_a_removed_contact_waits_no_more(desk: Desk, mallory: Neighbo
     assert mallory.hears(reset) == []
     desk.passes(1)
     assert states_of(desk, mallory) == {"ready"}
-    remove(desk, mallory)
+    take(desk, mallory)
     desk.passes(0.6)
     assert states_of(desk, mallory) == set()
     assert mallory.hears_error(reset) == "not_allowed"

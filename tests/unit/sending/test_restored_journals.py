@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from simulation.checker import check
 from simulation.random_lives import RandomActions
+from simulation.timeline import START_MS
 from simulation.world import World
 from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 
 from p2pflows.protocol.message import Type
 from p2pflowsd.journal import JournalError
+from p2pflowsd.journal.last_change import OlderCopy
 from p2pflowsd.journal.streams import Direction
 from p2pflowsd.sending.confirmed import MAX_NUMBERS, MAX_STREAMS, Confirmed
 from p2pflowsd.sending.restored_journals import MAX_SHOWN, SHOWN_FOR_MS
@@ -160,6 +162,36 @@ def test_damage_that_is_read_after_a_commit(bob: LoneDaemon, ann: Peer, monkeypa
     with pytest.raises(JournalError, match="it is damaged") as failed:
         accept(bob, ann)
     assert "Put back your copy" in failed.value.advice
+
+
+@pytest.mark.parametrize(
+    ("until", "words"), [(0, "by an empty one."), (START_MS, "by an older copy, which ends at 2027-")]
+)
+def test_the_owner_reads_what_is_lost(bob: LoneDaemon, until: int, words: str) -> None:
+    """And from when on."""
+    bob.do(lambda: bob.node.restored.note_own(OlderCopy(until, START_MS + HOUR_MS)))
+    assert words in details(bob)[0]
+    assert noticed(bob) == [bob.user]
+
+
+@pytest.mark.parametrize(
+    ("calls", "words"), [(0, "missing there. Notes"), (1, ". 1 call is sent again."), (3, ". 3 calls are sent again.")]
+)
+def test_the_owner_reads_what_is_sent_again(bob: LoneDaemon, ann: Peer, calls: int, words: str) -> None:
+    """When somebody else has put back a copy."""
+    bob.do(lambda: bob.node.restored.note_lost_messages(ann.user, "x", calls))
+    assert words in details(bob)[0]
+
+
+def test_the_same_is_not_remembered_again_for_a_while(bob: LoneDaemon, ann: Peer) -> None:
+    """So that no peer makes the journal be written again and again; what is new is remembered at once."""
+    noted = []
+    for calls, pause in ((1, 60), (1, 3_600), (1, 60), (2, 0)):
+        bob.do(lambda calls=calls: bob.node.restored.note_lost_messages(ann.user, "x", calls))  # type: ignore[misc]
+        (found,) = bob.node.restored.recent()
+        noted.append((found.at - START_MS) // 1_000)
+        bob.sleep(pause)
+    assert noted == [0, 0, 3_660, 3_720]
 
 
 @pytest.mark.parametrize("restores", [False, True])

@@ -163,3 +163,35 @@ def test_stored_calls_come_back_before_the_pending_ones(queue: SendQueue) -> Non
         queue.remove(entry.id)
     assert queue.newest_stored(ANN) == [entries[0]]
     assert queue.newest_stored(BOB) == []
+
+
+def test_what_has_ended_leaves_nothing_behind(queue: SendQueue) -> None:
+    """Recipients to whom nothing is pending or stored are not remembered, and one message is not another."""
+    first, second = add(queue, 0), add(queue, 1, endpoint="other")
+    send(queue)
+    send(queue)
+    queue.remove(first.id)
+    queue.keep_stored(first)
+    assert queue.has_messages_to(ANN)
+    queue.remove(second.id)
+    queue.keep_stored(second)
+    assert (queue.has_messages_to(ANN), queue.has_stored(ANN), queue.has_stored(BOB)) == (False, True, False)
+    queue.forget_stored(ANN, "echo", first.id)
+    assert queue.has_stored(ANN)
+    assert queue.stored(ANN, "other", 0) == [second]
+    queue.forget_stored(ANN, "other", second.id)
+    assert not queue.has_stored(ANN)
+    assert not any((queue._sent, queue._stored, queue._streams, queue._count_to))
+
+
+def test_only_the_last_wait_for_a_receipt_counts(queue: SendQueue) -> None:
+    """A message that was sent again is due once, at its new time; one that was received is due no more."""
+    entry, received = add(queue, 0), add(queue, 1)
+    send(queue)
+    assert queue.resend(entry)
+    assert queue.next_bundle(ANN) == [entry]
+    queue.mark_sent([entry], at=0.5, due=3.0)
+    queue.remove(received.id)
+    assert queue.take_due(2.0) == []
+    assert queue.take_due(3.0) == [entry]
+    assert queue.take_due(9.0) == []
