@@ -1,8 +1,7 @@
 """Who says that they are on a question which several people are asked (docs/PROTOCOL.md, section 12).
 
-The first who says so counts, and the others are told.
-
-A claim is only for people to see. It decides nothing, and it ends by itself.
+The first who says so counts, and the others are told. A claim is only for people to see. It decides nothing, and it
+ends by itself.
 """
 
 from __future__ import annotations

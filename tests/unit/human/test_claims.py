@@ -9,6 +9,7 @@ import pytest
 from support.desk import Desk, Neighbour
 
 from p2pflows.errors import DeadlinePassed, UsageError
+from p2pflows.protocol import topics
 from p2pflows.protocol.claims import MAX_CLAIM_MS
 from p2pflowsd.api import asked_views, views
 from p2pflowsd.asking.claims import MAX_CLAIMS
@@ -16,6 +17,7 @@ from p2pflowsd.asking.question import Need, Wish
 from p2pflowsd.asking.questions import Answerer
 from p2pflowsd.human.inbox import Typed
 from p2pflowsd.lifecycle import PromptState
+from p2pflowsd.receiving import gate
 
 MINUTE_MS = 60_000
 HALF_AN_HOUR_S = 1_800
@@ -86,9 +88,24 @@ def test_the_first_answer_settles_it_whoever_is_on_it(desk: Desk, team: list[Nei
     desk.passes(0.05)
     found = shown(desk, question)
     assert (found["outcome"], found["by"], found["claimed_by"]) == ("answered", team[0].user, None)
+    before = told(team[1])
     claims(team[1])
-    assert told(team[2]) == []
+    assert (told(team[1]), told(team[2])) == (before, [])
     assert shown(desk, question)["claimed_by"] is None
+
+
+def test_who_has_declined_is_out_of_it(desk: Desk, team: list[Neighbour]) -> None:
+    """They cannot claim the question, and are told nothing any more."""
+    question = ask(desk, team)
+    declined = {"kind": "declined", "message": "No.", "hint": ""}
+    team[0].sends("_reply", declined, type="error", cause=call_of(team[0])["id"], epoch=0, seq=0)
+    desk.passes(0.05)
+    claims(team[0])
+    assert shown(desk, question)["claimed_by"] is None
+    before = told(team[0])
+    claims(team[1])
+    assert shown(desk, question)["claimed_by"] == team[1].user
+    assert told(team[0]) == before
 
 
 def test_the_second_one_is_told_who_was_first(desk: Desk, team: list[Neighbour]) -> None:
@@ -110,6 +127,9 @@ def test_a_claim_ends_by_itself(desk: Desk, team: list[Neighbour]) -> None:
     desk.passes(301)
     assert shown(desk, question)["claimed_by"] is None
     assert shown(desk, question)["where"] == "0 of 3 have answered"
+    before = told(team[1])
+    claims(team[0], "release")
+    assert told(team[1]) == before
     claims(team[1])
     assert shown(desk, question)["claimed_by"] == team[1].user
 
@@ -163,6 +183,9 @@ def test_a_question_to_one_person_is_not_claimed(desk: Desk, team: list[Neighbou
 def test_who_is_asked_later_reads_who_is_on_it(desk: Desk, team: list[Neighbour]) -> None:
     """As those do who were asked before."""
     steps = [{"people": [[team[2].user, "User"]], "after_ms": 60_000}]
+    ask(desk, team[:2], steps=steps)
+    desk.passes(61)
+    assert told(team[2]) == []
     ask(desk, team[:2], steps=steps)
     claims(team[0])
     desk.passes(61)
@@ -218,6 +241,21 @@ def test_a_claim_ends_with_its_question(desk: Desk, alice: Neighbour) -> None:
     assert [message["data"]["op"] for message in alice.gets("_questions")] == ["claim"]
 
 
+def test_a_claim_of_ones_own_can_be_made_longer_and_ends(desk: Desk, alice: Neighbour) -> None:
+    """At the latest with the question; nobody hears of a release of what is over, or was never claimed."""
+    question, other = is_asked(alice), is_asked(alice)
+    desk.do(lambda: desk.node.inbox.claim(question, 1_000))
+    desk.do(lambda: desk.node.inbox.claim(question, 86_400_000))
+    assert prompt(desk, question)["claimed_until"] == prompt(desk, question)["expires"]
+    desk.do(lambda: desk.node.inbox.claim(other, 1_000))
+    desk.passes(2)
+    assert isinstance(desk.do(lambda: desk.node.inbox.claim(other, 0)), UsageError)
+    desk.do(lambda: desk.node.inbox.decline(other, ""))
+    desk.do(lambda: desk.node.inbox.decline(is_asked(alice), ""))
+    desk.passes(0.05)
+    assert [message["data"]["op"] for message in alice.gets("_questions")] == ["claim"] * 3
+
+
 def test_what_another_has_claimed_can_be_answered(desk: Desk, alice: Neighbour) -> None:
     """But not claimed as well; its claim is gone when its time is over."""
     question, carol = is_asked(alice), Neighbour(desk, 2, "carol")
@@ -229,6 +267,7 @@ def test_what_another_has_claimed_can_be_answered(desk: Desk, alice: Neighbour) 
     assert refused.message == "carol is on it for 20 minutes more."
     desk.passes(20 * 60 + 1)
     assert prompt(desk, question)["claimed_by"] is None
+    assert not isinstance(desk.do(lambda: desk.node.inbox.claim(question, 1_000)), UsageError)
     alice.sends("_questions", {"op": "claimed", "question": question, "until": 2**53, "by": carol.user}, type="post")
     assert prompt(desk, question)["claimed_until"] == prompt(desk, question)["expires"]
     alice.sends("_questions", {"op": "released", "question": question}, type="post")
@@ -269,6 +308,25 @@ def test_what_makes_no_sense_is_answered_with_an_error(desk: Desk, alice: Neighb
     assert alice.hears_error(request) == "bad_input"
     assert prompt(desk, question)["claimed_by"] is None
     assert desk.node.inbox.find(question).state == PromptState.OPEN
+
+
+def test_nothing_is_said_of_a_question_that_is_over_or_nobody_elses(desk: Desk, alice: Neighbour) -> None:
+    """The asker may say so late, or wrongly."""
+    until, alone, over = desk.clock.now() + MINUTE_MS, alice.sends("User", {"text": "You?"}), is_asked(alice)
+    desk.do(lambda: desk.node.inbox.decline(over, ""))
+    for question, kinds in ((alone, ["bad_input"]), (over, [])):
+        data = {"op": "claimed", "question": question, "until": until, "by": alice.user}
+        request = alice.sends("_questions", data, type="post")
+        assert [answer["kind"] for answer in alice.hears(request)] == kinds
+        assert desk.node.inbox.find(question).claimed_by == ""
+    nobody = {"op": "claimed", "question": is_asked(alice), "until": until}
+    assert alice.hears_error(alice.sends("_questions", nobody, type="post")) == "bad_input"
+
+
+def test_a_stranger_who_asks_need_not_be_let_in_for_it(desk: Desk) -> None:
+    """As the question itself was let in."""
+    verdict = gate.decide("d" * 64, topics.QUESTIONS, me=desk.user, book=desk.contacts.known, served=None)
+    assert verdict is gate.Verdict.PASS
 
 
 def test_only_the_asker_says_who_is_on_it(desk: Desk, alice: Neighbour) -> None:
