@@ -17,7 +17,7 @@ MAX_PRUNED_ROWS = 1_000
 MAX_REMOVED_ROWS = 400
 """How many rows of a table one call removes."""
 MAX_FREED_PAGES = 200
-"""How many pages one call gives back to the disk, of 4 KB each; files of earlier releases keep theirs."""
+"""How many pages one call gives back to the disk, of 4 KB each."""
 MAX_DROPPED_ANSWERS = 20
 """How many large answers one call removes."""
 KEPT_REQUESTS = 1_000
@@ -94,7 +94,8 @@ class Pruner:
             retention: how long what has ended stays.
 
         Returns:
-            Whether a slice holds more of it than one call removes, so that the next call should come soon.
+            Whether a slice holds more of it than one call removes, or the file more free pages than one call gives
+            back, so that the next call should come soon.
         """
         limits = {
             "skew": now - _CLOCK_SKEW_MS,
@@ -117,8 +118,7 @@ class Pruner:
                 limits,
             )
             has_more |= self._remove(table, [row_id for (row_id,) in found])
-        self._free_pages()
-        return has_more
+        return has_more | self._free_pages()
 
     def _shrink_requests(self, limits: dict[str, int]) -> bool:
         """Keep only the ids of some requests that have ended, until copies of them cannot be valid any more.
@@ -156,9 +156,10 @@ class Pruner:
         self._reached[table] = rows[-1]
         return True
 
-    def _free_pages(self) -> None:
-        """Give some of the pages that are not used any more back to the disk."""
+    def _free_pages(self) -> bool:
+        """Give some of the pages that are not used any more back to the disk; return whether there are more."""
         (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
         for _ in range(min(free, MAX_FREED_PAGES)):
             # Python's sqlite3 steps this statement once, which frees one page whatever number it is given.
             self._db.execute("PRAGMA incremental_vacuum(1)")
+        return bool(free > MAX_FREED_PAGES)

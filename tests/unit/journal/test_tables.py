@@ -925,5 +925,9 @@ def test_a_call_gives_back_some_pages(journal: Journal, monkeypatch: pytest.Monk
     before = free()
     assert before > 50
     with journal.transaction():
-        journal.prune(NOW)
+        assert journal.prune(NOW)
     assert free() == before - 3
+    monkeypatch.setattr(pruning, "MAX_FREED_PAGES", 100)
+    with journal.transaction():
+        assert not journal.prune(NOW)
+    assert free() == 0
