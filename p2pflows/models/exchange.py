@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from p2pflows.errors import FlowFailed
 from p2pflows.flows.state import MAX_STATE_BYTES
+from p2pflows.foreign_text import shorten
 from p2pflows.models.answer import Completion, Usage
 from p2pflows.models.context import (
     MAX_SUMMARY_CHARS,
@@ -145,10 +146,12 @@ class Exchange:
                 self._correct(completion.texts[0], problem)
             else:
                 return completion, found[0] if len(found) == 1 else found
-        raise FlowFailed(
+        failure = FlowFailed(
             f"The model's answer does not fit the output_schema, after {1 + self.rules.retries} answers: {problem}.",
             "Ask in other words, or choose a larger model.",
         )
+        failure.details = f"{failure.message} The last one was: {shorten(completion.texts[0])}"
+        raise failure
 
     def _ask_with_tools(self, sent: Conversation) -> tuple[Completion, Conversation]:
         """Ask, and carry out what the model wants done, until it answers."""

@@ -153,8 +153,9 @@ def test_an_answer_that_does_not_fit_is_asked_for_again(
 def test_answers_that_never_fit_have_an_end(chat: Chat, server: ModelServer) -> None:
     """After as many answers as the config says it is an error, and the conversation is as before."""
     server.script(*["Bern."] * 3)
-    with pytest.raises(FlowFailed, match=r"does not fit the output_schema, after 3 answers: It is no JSON\."):
+    with pytest.raises(FlowFailed, match=r"does not fit the output_schema, after 3 answers: It is no JSON\.") as failed:
         chat.say("Where?")
+    assert failed.value.details.endswith("The last one was: Bern.")
     assert (len(server.requests), chat.state) == (3, None)
 
 
