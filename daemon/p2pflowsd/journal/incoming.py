@@ -33,7 +33,6 @@ _BODY_OF = read_either("body", "large", "incoming", Kind.REQUEST)
 _BODY = f"SELECT {_BODY_OF} FROM incoming WHERE n = ?"
 _HAS_BODY = "(body IS NOT NULL OR large > 0)"
 _BODIES = f"SELECT n, {_BODY_OF} FROM incoming WHERE {HAS_NUMBER} AND {_HAS_BODY}"
-_SIZES = f"SELECT n, coalesce(length(body), large) FROM incoming WHERE {HAS_NUMBER} AND {_HAS_BODY}"
 
 # Few requests are open or dead. SQLite may read all rows of a peer to find them, unless it must use this index.
 _IN_STATE = {
@@ -252,8 +251,9 @@ class IncomingTable(Table[IncomingRow]):
         return {n: unsaved.get(n) or body for n, body in self._db.execute(_BODIES, (json.dumps(row_ids),))}
 
     def sizes(self, row_ids: Sequence[int]) -> dict[int, int]:
-        """Return the length in bytes of the bodies of some requests, by number; the bodies are not read."""
-        return dict(self._db.execute(_SIZES, (json.dumps(row_ids),))) if row_ids else {}
+        """Return the length in bytes of the bodies of some requests, by number; the journal is not read."""
+        found = ((row_id, self._live.get(row_id)) for row_id in row_ids)
+        return {row_id: live.size for row_id, live in found if live is not None and live.size}
 
     def in_state(self, state: IncomingState) -> list[IncomingRow]:
         """Return all requests in an open state, or dead, oldest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from p2pflows.errors import TooLarge, WorkerLost
 from p2pflows.protocol import topics
@@ -348,7 +348,7 @@ class Dispatch:
         for point in self._points:
             if self._declarations.are_open(point.name):
                 continue
-            assignments = self._fitting(point, point.scheduler.assign(), fresh)
+            assignments = self._fitting(point, point.scheduler.assign())
             if not assignments:
                 continue
             bodies = self._journal.incoming.bodies([row_id for _, row_id in assignments if row_id not in fresh])
@@ -365,18 +365,20 @@ class Dispatch:
                 if self._leases.lease(row_id, worker, self._frame_number + 1) and is_request(task.row):
                     self._notices.confirm(task.row.peer, task.row.id)
 
-    def _fitting(self, point: Point, assignments: list[Assignment], fresh: Collection[int]) -> list[Assignment]:
+    def _fitting(self, point: Point, assignments: list[Assignment]) -> list[Assignment]:
         """Those that may leave together with others of their lane; the others wait, and their bodies are not read."""
-        sizes = self._journal.incoming.sizes([row_id for _, row_id in assignments if row_id not in fresh])
+        sizes = self._journal.incoming.sizes([row_id for _, row_id in assignments])
         if sum(sizes.values()) <= MAX_FRAME_BYTES:
             return assignments
+        ahead = MAX_AHEAD_BYTES // len({self._leases[row_id].lane for _, row_id in assignments})
         used: dict[str, float] = {}
         fitting: list[Assignment] = []
         waiting: set[int] = set()
         for assignment in assignments:
             lane = self._leases[assignment.task].lane
             size = used.get(lane, 0) + sizes.get(assignment.task, 0)
-            if size <= self._most_bytes(point, assignment.worker) or lane not in used:
+            most = ahead if self._keeps_order(point, assignment.worker) else 0
+            if size <= max(most, MAX_FRAME_BYTES) or lane not in used:
                 used[lane] = size
                 fitting.append(assignment)
             else:
@@ -385,10 +387,9 @@ class Dispatch:
         point.scheduler.requeue(waiting, unsent=True)
         return fitting
 
-    def _most_bytes(self, point: Point, name: str) -> int:
-        """How many bytes of a lane may be leased to a worker at once, besides those that are at hand."""
-        topic = topics.dispatch(self._user, point.workers[name].queue, name)
-        return MAX_AHEAD_BYTES if self._link.keeps_order(topic) else MAX_FRAME_BYTES
+    def _keeps_order(self, point: Point, name: str) -> bool:
+        """Whether a worker that misses a frame gets none behind it."""
+        return self._link.keeps_order(topics.dispatch(self._user, point.workers[name].queue, name))
 
     def on_commit(self, *, acknowledge: bool) -> None:
         """Send what waited for the commit.
@@ -415,7 +416,7 @@ class Dispatch:
 
     def _send(self, point: Point, name: str, worker: Worker) -> None:
         topic = topics.dispatch(self._user, worker.queue, name)
-        in_order = self._link.keeps_order(topic)
+        in_order = self._keeps_order(point, name)
         self._faults.reach("dispatch.before_publish")
         while True:
             self._frame_number += 1

@@ -10,7 +10,7 @@ from p2pflows.protocol.worker_frames import DaemonFrame, TaskSpec, json_size
 
 MAX_FRAME_BYTES = 400_000
 MAX_AHEAD_BYTES = 2_000_000
-"""How many bytes of a lane are leased at once to a worker whose frames keep their order."""
+"""How many bytes are leased at once to workers whose frames keep their order, if a frame of each lane takes less."""
 _MAX_PENDING_ACKNOWLEDGEMENTS = 64
 """With so many, acknowledgements do not wait for a frame with something else."""
 
