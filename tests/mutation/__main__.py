@@ -44,7 +44,8 @@ _CORE = (
 _PROTOCOL = ("tests/unit/protocol", "tests/properties/test_envelope.py", "tests/properties/test_fuzz_inputs.py")
 _JOURNAL = (
     "tests/unit/journal", "tests/unit/human", "tests/unit/receiving/test_rights.py",
-    "tests/unit/receiving/test_quotas.py", "tests/unit/test_checkpoints.py", "tests/unit/running/test_instances.py",
+    "tests/unit/receiving/test_quotas.py", "tests/unit/receiving/test_limiter.py", "tests/unit/test_checkpoints.py",
+    "tests/unit/running/test_instances.py",
     "tests/unit/test_node.py",
 )  # fmt: skip
 _D = "daemon/p2pflowsd"
@@ -80,9 +81,9 @@ TESTS: dict[str, Sequence[str]] = {
     **{
         f"{_D}/journal/{name}.py": _JOURNAL
         for name in (
-            "__init__", "errors", "file", "incoming", "instances", "invitations", "key_values", "last_change", "lines",
-            "log", "migrations", "outgoing", "prompts", "pruning", "questions", "records", "streams", "table", "usage",
-            "worker_tokens",
+            "__init__", "bodies", "checkpoint", "errors", "file", "incoming", "instances", "invitations", "key_values",
+            "last_change", "lines", "log", "migrations", "outgoing", "prompts", "pruning", "questions", "records",
+            "remembered", "spending", "streams", "table", "usage", "worker_tokens",
         )
     },
 }  # fmt: skip

@@ -516,6 +516,18 @@ def test_packets_of_others_are_no_frames(desk: Desk) -> None:
     assert [point.name for point in desk.node.points] == []
 
 
+def test_what_a_run_has_spent_is_kept_with_its_caller(desk: Desk, ann: Neighbour) -> None:
+    """Once, though a worker repeats its result until that is confirmed."""
+    hand = Hand(desk, "b", "w")
+    ann.sends("f", {})
+    ((task, _),) = hand.takes()
+    result = {"task": task["task"], "error": None, "spent": [["a-model", 100, 20, 0]]}
+    for _ in range(2):
+        hand.says((b"{}",), results=[result])
+    (row,) = desk.journal.spending.since(0)
+    assert (row.endpoint, row.caller, row.model, row.tokens_in, row.tokens_out) == ("f", ann.user, "a-model", 100, 20)
+
+
 def test_frames_for_many_points_fill_no_memory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody may publish for points that nobody has, and each would have a key."""
     monkeypatch.setattr(dispatch, "MAX_CHANNELS", 4)
