@@ -242,19 +242,23 @@ def _wrong_prompts(messages: _Messages) -> Iterator[str]:
                 yield f"question {_short(message_id)}: the answer that was sent is not the answer of the human"
 
 
+def _given(messages: _Messages, node: str, peer: str, message_id: str, kind: str) -> list[Any]:
+    """The answers of a type that a peer gave to a call, as the journal of the caller stores them."""
+    is_theirs = kind == "error" and peer != node  # stored as an error of that user, never as our own
+    return [
+        as_theirs(answer.about["data"], peer) if is_theirs else answer.about["data"]
+        for answer in messages.answers[peer, node, message_id]
+        if answer.about["type"] == kind
+    ]
+
+
 def _wrong_answers(messages: _Messages) -> Iterator[str]:
     for (node, message_id), sent in messages.sent.items():
         about = sent.accepted.about
         if about["type"] != "call" or sent.state not in ("done", "failed") or {node, about["peer"]} & messages.restored:
             continue
         kind = "reply" if sent.state == "done" else "error"
-        is_theirs = kind == "error" and about["peer"] != node  # stored as an error of that user, never as our own
-        given = [
-            as_theirs(answer.about["data"], about["peer"]) if is_theirs else answer.about["data"]
-            for answer in messages.answers[about["peer"], node, message_id]
-            if answer.about["type"] == kind
-        ]
-        if sent.answer not in given:
+        if sent.answer not in _given(messages, node, about["peer"], message_id, kind):
             yield f"call {_short(message_id)} ended with an answer that its recipient did not send"
         echo = sent.answer.get("echo") if isinstance(sent.answer, dict) else None
         if echo is not None and echo != (about["data"] or {}):
@@ -272,7 +276,8 @@ def _wrong_reports(messages: _Messages) -> Iterator[str]:
         if fact.node in messages.restored or sent is None or sent.accepted.about["type"] != "call":
             continue
         state, answer = fact.about["state"], fact.about["answer"]
-        given = [each.about["data"] for each in messages.answers[sent.accepted.about["peer"], fact.node, fact.id]]
+        kind = "reply" if state == "done" else "error"
+        given = _given(messages, fact.node, sent.accepted.about["peer"], fact.id, kind)
         ended_before_commit = sent.state in ("expired", "cancelled") and answer in given
         if not ended_before_commit and (state, answer) != (sent.state, sent.answer):
             yield f"call {_short(fact.id)}: the daemon reported {state}, but its journal says {sent.state}"
