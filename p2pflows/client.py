@@ -549,6 +549,12 @@ class AsyncClient:
             if event["event"] == "line":
                 yield event["data"]
 
+    async def news(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield each prompt and line that appears or changes, once `news` was requested, until the daemon goes away."""
+        while (event := await self._events.get()) is not None:
+            if event["event"] == "news_item":
+                yield event["data"]
+
     async def answer(self, prompt_id: str, text: str, *, remark: str | None = None) -> str:
         """Answer a prompt, and return its id.
 

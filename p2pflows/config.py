@@ -11,6 +11,7 @@ from p2pflows.errors import UsageError
 from p2pflows.home import Home
 from p2pflows.limits import Limits
 from p2pflows.links import broker_url
+from p2pflows.notify_settings import NotifySettings
 from p2pflows.prices import MAX_MODELS, Price
 from p2pflows.protocol import topics
 from p2pflows.retention import Retention
@@ -62,6 +63,7 @@ class Settings(BaseModel):
     workers: list[WorkerConfig] = [WorkerConfig()]
     limits: Limits = Limits()
     retention: Retention = Retention()
+    notify: NotifySettings = NotifySettings()
     prices: dict[str, Price] = Field(default={}, max_length=MAX_MODELS)
     """What models cost, by name."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -99,6 +101,7 @@ def load(where: Home) -> Settings:
                 "retention": Retention,
                 "workers": WorkerConfig,
                 "prices": Price,
+                "notify": NotifySettings,
             }
             known = groups.get(str(first["loc"][0]), Settings)
             raise UsageError(

@@ -59,6 +59,11 @@ class Home:
         return self.path / "openai.key"
 
     @property
+    def notifying(self) -> Path:
+        """What the process that notifies the user says of itself."""
+        return self.path / "notifying.json"
+
+    @property
     def lock(self) -> Path:
         """The lock file that a running daemon holds."""
         return self.path / "daemon.lock"

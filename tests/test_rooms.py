@@ -51,7 +51,7 @@ FLOORS = (
     {"p2pflows", "p2pflows.serving", "p2pflows.chat", "p2pflows.interfaces", "p2pflows.transformations"},
     {"p2pflows.humans", "p2pflows.worker", "p2pflows.flow_verse"},
     {"p2pflows.models", "p2pflows.modules", "p2pflows.local", "p2pflows.openai_server", "p2pflows.doctor"},
-    {"p2pflows.flows", "p2pflows.service"},
+    {"p2pflows.flows", "p2pflows.service", "p2pflows.notifying"},
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
     {"p2pflows.links", "p2pflows.forms", "p2pflows.streams", "p2pflows.prices"},
     {"p2pflows.protocol"},
@@ -66,7 +66,7 @@ FLOORS = (
         "p2pflows.terminal",
         "p2pflows.backoff",
     },
-    {"p2pflows.call_limits", "p2pflows.limits", "p2pflows.retention"},
+    {"p2pflows.call_limits", "p2pflows.limits", "p2pflows.retention", "p2pflows.notify_settings"},
     {"p2pflows.errors", "p2pflows.foreign_text", "p2pflows.units"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""

@@ -32,9 +32,10 @@ from p2pflowsd.batch_times import BatchTimes
 from p2pflowsd.checkpoints import Checkpoints
 from p2pflowsd.clock import SystemClock, system_entropy
 from p2pflowsd.journal import Journal, JournalError, from_opening
-from p2pflowsd.journal.rows import MeetingRow, PromptRow
+from p2pflowsd.journal.rows import LineRow, MeetingRow, PromptRow
 from p2pflowsd.node import Node, Request
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
+from p2pflowsd.processes.notifying_process import NotifyingProcess
 from p2pflowsd.processes.worker_processes import WorkerProcess
 from p2pflowsd.receiving.invitations import story
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
@@ -149,6 +150,7 @@ class App:
             )
             for worker in self._settings.workers
         ]
+        self._notifying = NotifyingProcess(self._home, self._settings.notify, log=self._log)
         try:
             async with asyncio.TaskGroup() as group:
                 link = group.create_task(self._keep_link())
@@ -156,6 +158,7 @@ class App:
                 if self._embedded is not None:
                     crew.append(group.create_task(self._embedded.watch()))
                 crew += [group.create_task(child.run()) for child in self._processes]
+                crew.append(group.create_task(self._notifying.run()))
                 self._schedule()
                 stop: asyncio.Future[Any] = group.create_task(stopping.wait())
                 ends: set[asyncio.Future[Any]] = {stop, self._crashed, self._gave_way}
@@ -338,7 +341,7 @@ class App:
                 faults=self._faults,
                 on_prompt=self._on_prompt,
                 on_met=self._on_met,
-                on_line=lambda line: self._control.send_event("line", views.line(self._node, line)),
+                on_line=self._on_line,
                 replace_process=lambda pid: any(process.replace(pid) for process in self._processes),
                 limits=self._settings.limits,
                 retention=self._settings.retention,
@@ -347,7 +350,15 @@ class App:
             self._serve_human(node)
         return node
 
+    def _on_line(self, line: LineRow) -> None:
+        if self._control.has_watchers("line") or self._control.has_watchers("news_item"):
+            shown = views.line(self._node, line)
+            self._control.send_event("line", shown)
+            self._control.send_event("news_item", {"line": shown})
+
     def _on_prompt(self, prompt: PromptRow) -> None:
+        if self._control.has_watchers("news_item"):
+            self._control.send_event("news_item", {"prompt": views.prompt(self._node, prompt)})
         if self._control.has_watchers("prompt"):
             self._control.send_event("prompt", views.prompt(self._node, prompt))
             self._node.inbox.note_shown([prompt])

@@ -69,6 +69,8 @@ _SECTIONS = {
         "delegate": "inbox.human:delegate",
         "claim": "inbox.human:claim",
         "dismiss": "inbox.inbox:dismiss",
+        "hook": "people.hooks:hook",
+        "notify": "people.hooks:notify",
         "snooze": "inbox.inbox:snooze",
     },
     "Flows": {

@@ -14,6 +14,7 @@ from p2pflows.contacts import Contacts
 from p2pflows.doctor.finding import Finding, fine, from_error, note, problem
 from p2pflows.errors import UsageError
 from p2pflows.home import Home
+from p2pflows.notifying import state
 from p2pflows.protocol import identity
 
 LEAST_ROOM_BYTES = 50_000_000
@@ -79,6 +80,12 @@ def check_files(home: Home) -> Iterator[Finding]:
         yield from_error("contacts", error)
     else:
         yield fine("contacts", f"{len(book.by_user):,} known, {len(book.blocked):,} denied")
+
+
+def check_notices(home: Home) -> Iterator[Finding]:
+    """Whether what tells the user works."""
+    for name, why in state.failing(home).items():
+        yield problem("notify", f"{name} does not take what it should tell you: {why}.", "Try it: p2pflows notify")
 
 
 def check_journal(home: Home) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ def visit(home: Home) -> Iterator[Finding]:
     yield from home_checks.check_home(home)
     yield from home_checks.check_files(home)
     yield from home_checks.check_journal(home)
+    yield from home_checks.check_notices(home)
     status, why = daemon_checks.ask_daemon(home)
     yield from why
     if status is not None:

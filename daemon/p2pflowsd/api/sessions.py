@@ -21,7 +21,7 @@ MAX_UNSENT_ITEMS = 1_000
 MAX_UNSENT_EVENTS = 10_000
 """How many may wait for a client that watches; then its connection ends, and it can watch again."""
 
-EVENT_OF = {"watch": "prompt", "chat": "line"}
+EVENT_OF = {"watch": "prompt", "chat": "line", "news": "news_item"}
 """The event that a client gets once it has called a method."""
 
 

@@ -94,6 +94,7 @@ def status(as_json: bool) -> None:
             ("inbox", _count(now["prompts_open"], "open question", "p2pflows inbox")),
             ("requests", _count(now["requests"], "stranger", "p2pflows requests")),
             *(("nearly full", line) for line in _nearly_full(now.get("quotas", {}))),
+            *(("told", style(line, fg="red")) for line in _failing_notices()),
             ("serving", _count(now["served"], "endpoint", "p2pflows ls")),
             ("restored", _restored(now.get("restored", []))),
             ("clocks", ", ".join(map(clock_text, now.get("clocks", [])))),
@@ -150,6 +151,13 @@ def _largest_packet(broker: dict[str, Any]) -> str:
         return ""
     why = "it hangs up on larger ones" if broker.get("hangs_up") else "it says so"
     return f"the broker takes messages of up to {_size(most)} ({why}); larger ones fail as too_large"
+
+
+def _failing_notices() -> list[str]:
+    """Return a line for each service or command that does not take what it should tell the user."""
+    from p2pflows.notifying.state import failing
+
+    return [f"{escape(name)} fails: {escape(why)}" for name, why in failing(home()).items()]
 
 
 def _nearly_full(quotas: dict[str, Any]) -> list[str]:

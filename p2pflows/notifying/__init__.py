@@ -1,0 +1,1 @@
+"""Tells the user what waits for them: a process beside the daemon, which `up` starts when it is configured."""
