@@ -362,6 +362,14 @@ def _instances_have_an_order(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX instances_of_client ON instances (endpoint, client, own, used)")
 
 
+def _calls_of_instances_have_an_index(db: sqlite3.Connection) -> None:
+    """Add an index that finds the open calls whose answers run one instance, without reading those of others."""
+    db.execute(
+        """CREATE INDEX outgoing_of_instance ON outgoing (json_extract(origin, '$.instance'))
+             WHERE origin GLOB '{"instance"*' AND state IN ('pending', 'stored')"""
+    )
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -387,6 +395,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _spending_is_kept,
     _ended_requests_take_less,
     _instances_have_an_order,
+    _calls_of_instances_have_an_index,
 )
 
 

@@ -46,6 +46,9 @@ _BODIES = f"SELECT n, {_BODY_OF} FROM outgoing WHERE {HAS_NUMBER} AND state = 'p
 # Few messages are open. SQLite may read the whole table to find them, unless it must use one of these indexes.
 _OPEN = "INDEXED BY outgoing_live WHERE state IN ('pending', 'stored')"
 _OPEN_ANSWERS = f"SELECT id, peer, coalesce(length(body), large) FROM outgoing {_OPEN} AND type IN ('reply', 'error')"
+_OPEN_OF_INSTANCE = (
+    "INDEXED BY outgoing_of_instance WHERE origin GLOB '{\"instance\"*' AND state IN ('pending', 'stored')"
+)
 _OPEN_OF_RUNS = "INDEXED BY outgoing_of_root WHERE origin IS NOT NULL AND state IN ('pending', 'stored')"
 
 _OWN = "origin IS NULL AND endpoint NOT GLOB '_*'"
@@ -308,7 +311,7 @@ class OutgoingTable(Table[OutgoingRow]):
 
     def of_instance(self, instance: str) -> list[OutgoingRow]:
         """Return the open calls whose answers run an instance again."""
-        return self._many(f"{_OPEN_OF_RUNS} AND json_extract(origin, '$.instance') = ? ORDER BY n", instance)
+        return self._many(f"{_OPEN_OF_INSTANCE} AND json_extract(origin, '$.instance') = ? ORDER BY n", instance)
 
     def next_expiry(self) -> int | None:
         """Return the earliest deadline of an open message, in milliseconds since the Unix epoch."""

@@ -255,15 +255,20 @@ def test_ended_requests_of_an_older_journal_shrink(journal: Journal, path: Path)
         for number in range(300):
             receive(journal, number, IncomingState.DONE)
     journal.close()
-    db = sqlite3.connect(path)
-    for statement in (
-        "DROP TABLE remembered", "DROP TABLE senders", "DROP INDEX outgoing_large",
-        "ALTER TABLE outgoing DROP COLUMN fetched", "UPDATE incoming SET bundle = 1",
-        f"PRAGMA user_version = {STEPS.index(_ended_requests_take_less)}",
-    ):  # fmt: skip
-        db.execute(statement)
+    old = path.with_name("old.sqlite3")
+    db = sqlite3.connect(old)
+    version = STEPS.index(_ended_requests_take_less)
+    for step in STEPS[:version]:
+        step(db)
+    db.execute(f"PRAGMA user_version = {version}")
+    db.execute("ATTACH ? AS new", (str(path),))
+    for table in ("incoming", "usage", "meta"):
+        columns = ", ".join(name for _, name, *_ in db.execute(f"PRAGMA main.table_info({table})"))
+        db.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")  # noqa: S608 - our tables
+    db.execute("UPDATE incoming SET bundle = 1")
     db.commit()
     db.close()
+    old.replace(path)
     again = Journal(path, ME, NoFaults())
     prune(again)
     assert (count(again, "incoming"), count(again, "remembered")) == (1, 299)

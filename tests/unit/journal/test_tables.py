@@ -875,6 +875,21 @@ def test_one_of_many_requests_of_an_instance_is_found_at_once(journal: Journal) 
     assert len(journal.incoming.open_of(instance)) == 1_000
 
 
+def test_the_calls_of_one_instance_are_found_at_once(journal: Journal) -> None:
+    """An instance can be deleted in the same time however many calls wait for the answers of others."""
+    rows = Rows(journal)
+    for number in range(1_000):
+        message = rows._fields(ME, ANN, "x", Type.CALL)
+        origin = f'{{"instance":"{number}","endpoint":"x","root":1,"subflow":"s","packaged":"p"}}'
+        journal.outgoing.add(message, message.to_bytes(), origin)
+    instructions = itertools.count()
+    journal._db.set_progress_handler(lambda: next(instructions) and 0, 1)
+    found = journal.outgoing.of_instance("500")
+    journal._db.set_progress_handler(None, 0)
+    assert [row.origin is not None and '"500"' in row.origin for row in found] == [True]
+    assert next(instructions) < 200
+
+
 # Pruning.
 
 
