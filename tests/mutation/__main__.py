@@ -67,7 +67,9 @@ TESTS: dict[str, Sequence[str]] = {
     f"{_D}/receiving/admission.py": _CORE,
     **{
         f"{_D}/receiving/{name}.py": _CORE
-        for name in ("allowance", "blocked", "deadlines", "held", "quotas", "rights")
+        for name in (
+            "allowance", "blocked", "deadlines", "held", "quotas", "refusals", "rights", "seen_bundles",
+        )
     },
     **{
         f"{_D}/sending/{name}.py": _first("tests/unit/sending", "tests/unit/receiving")
