@@ -12,7 +12,7 @@ from support.usage import check_usage
 
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
-from p2pflowsd.journal import Journal, pruning, questions, streams, usage
+from p2pflowsd.journal import Journal, pruning, questions, remembered, spending, streams, usage
 from p2pflowsd.journal.invitations import MAX_ENDPOINTS_CHARS
 from p2pflowsd.journal.prompts import Page
 from p2pflowsd.journal.rows import (
@@ -23,6 +23,7 @@ from p2pflowsd.journal.rows import (
     MeetingRow,
     QuestionRow,
     RecordRow,
+    SpendingRow,
     WorkerTokenRow,
 )
 from p2pflowsd.journal.streams import Direction, Position
@@ -657,6 +658,53 @@ def test_lines_are_those_of_one_person_or_conversation(rows: Rows) -> None:
     assert table.remove_first("e" * 64) is None
     assert table.remove_before(NOW, 9) == []
     assert rows.changed_by(lambda: table.remove_before(NOW + 1, 1)) == [("lines", "2")]
+
+
+def test_what_was_spent_long_ago_is_forgotten(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days beyond the limit go, and the first ones if there are too many rows, but never today."""
+    table, today = journal.spending, 20_000
+
+    def days() -> list[int]:
+        return [row.day for row in table.since(0)]
+
+    for day in (today - spending.KEPT_DAYS, today - 3, today - 2, today - 1, today):
+        table.add(SpendingRow(day, "x", ANN, "m", 1, 1, 1, 1, 0, 0))
+    assert [row.day for row in table.since(today - 1)] == [today - 1, today]
+    table.tidy(today)
+    assert days() == [today - 3, today - 2, today - 1, today]
+    monkeypatch.setattr(spending, "MAX_ROWS", 2)
+    table.tidy(today)
+    assert days() == [today - 1, today]
+    monkeypatch.setattr(spending, "MAX_ROWS", 0)
+    table.tidy(today)
+    assert days() == [today]
+
+
+def test_ids_are_those_of_one_sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has none left is forgotten, and until when ids were forgotten is known over a restart."""
+    monkeypatch.setattr(remembered, "_MAX_CACHED_SENDERS", 1)
+    journal = Journal(tmp_path / "journal.sqlite3", ME, NoFaults())
+    table = journal.remembered
+    with journal.transaction():
+        table.add([(ANN, ONE, NOW + 5), (CYD, TWO, NOW + 9)])
+    assert [table.has(peer, name) for peer in (ANN, CYD, ME) for name in (ONE, TWO)] == [
+        True, False, False, True, False, False,
+    ]  # fmt: skip
+    assert [table.has_any(peer) for peer in (ANN, CYD, ME)] == [True, True, False]
+    assert len(table._numbers) == 1
+    with journal.transaction():
+        assert not table.prune(NOW + 5)
+        assert table.forgotten_until == 0
+        assert table.prune(NOW + 6)
+        table.note_forgotten(NOW)
+        for _ in range(2):  # the round of the senders comes to its begin again
+            table.prune(NOW)
+    assert [table.has_any(peer) for peer in (ANN, CYD)] == [False, True]
+    assert journal._db.execute("SELECT user FROM senders").fetchall() == [(CYD,)]
+    again = journal.reopened()
+    journal.close()
+    assert again.remembered.forgotten_until == NOW + 6
+    again.close()
 
 
 def test_one_worker_token_is_revoked_or_removed(rows: Rows) -> None:

@@ -162,6 +162,26 @@ def test_a_worker_of_one_s_own_is_missing(bob: LoneDaemon, ann: Peer) -> None:
     assert error(bob, other)[1] == "ann has no free worker for 'x'."
 
 
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_an_answer_counts_though_the_clock_was_set_back(bob: LoneDaemon, ann: Peer, is_pruned: bool) -> None:
+    """The deadline that was meant first passes later, when the call has ended, or is forgotten."""
+    sent, ends = send(bob, ann.user), []
+    bob.do(lambda: bob.node.waiters.expect(sent, lambda state, _answer: ends.append(state)))
+    bob.sleep(1)
+    bob.clock.skew_ms -= HOUR_MS
+    bob.sleep(1)
+    reply = ann.message(topics.REPLY, type="reply", cause=sent, created=bob.clock.now(), data={"n": 1})
+    ann.send(reply, endpoint=topics.REPLY)
+    if is_pruned:
+        with bob.journal.transaction():
+            bob.journal._db.execute("DELETE FROM outgoing")
+    bob.sleep(61)
+    row = bob.journal.outgoing.find(sent)
+    assert ends == [OutgoingState.DONE]
+    assert (row is None) is is_pruned
+    assert row is None or (row.state, row.answer) == (OutgoingState.DONE, b'{"n":1}')
+
+
 # Requests of others.
 
 
