@@ -35,7 +35,7 @@ def refuse(bob: LoneDaemon, refused: Refusals, reason: str, *senders: str, count
 
 def named(bob: LoneDaemon) -> list[str]:
     """Return whom the log names, in the order of the entries."""
-    return [row.peer for row in bob.journal.log.newest(1_000)]
+    return [row.peer for row in bob.journal.log.newest(1_000) if row.what == "refused"]
 
 
 @pytest.fixture
