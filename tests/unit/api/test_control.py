@@ -212,7 +212,7 @@ async def test_a_call_has_progress_and_then_a_result_or_an_error(tmp_path: Path)
 
 async def test_long_data_reaches_the_daemon_as_the_bytes_that_were_sent(tmp_path: Path) -> None:
     """Alone in a line, also as an array; among other requests it has the same meaning."""
-    data = b'{ "n": 1.50e1, "text": "' + b"x" * 1_000 + b'"}'
+    data = b'{ "n": 1.50e1, "text": "' + b"x" * 5_000 + b'"}'
     request = b'{"id":1,"method":"call","params":{"address":"bob/echo","data":' + data + b"}}"
     async with serving(tmp_path) as (_, methods), connected(tmp_path) as line:
         for sent in (request, b"[" + request + b"]", b"[" + request + b"," + request + b"]"):
