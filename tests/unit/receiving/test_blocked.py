@@ -1,0 +1,47 @@
+"""Requests that wait for an earlier one of their stream, once it has come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.lone_daemon import LoneDaemon, Packet, Peer
+
+from p2pflows.protocol import topics
+from p2pflowsd.receiving import blocked
+
+ENDPOINTS = ("User", "team")
+
+
+@pytest.fixture
+def bob(tmp_path: Path) -> Iterator[LoneDaemon]:
+    """Bob's daemon, which asks him at two endpoints."""
+    daemon = LoneDaemon(tmp_path)
+    for endpoint in ENDPOINTS:
+        daemon.serve_human(endpoint)
+    yield daemon
+    daemon.journal.close()
+
+
+def test_streams_take_turns_and_no_batch_takes_long(bob: LoneDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long stream that goes on does not hold up another, and all goes on in its order."""
+    monkeypatch.setattr(blocked, "MAX_RELEASED", 20)
+    monkeypatch.setattr(blocked, "MAX_RELEASED_OF_STREAM", 8)
+    ann = Peer(bob, 65, "ann")
+    for endpoint in ENDPOINTS:
+        later = [ann.message(endpoint, epoch=1, seq=seq, data={"text": f"{seq}"}) for seq in range(40, 0, -1)]
+        ann.send(*later, endpoint=endpoint)
+    assert bob.journal.prompts.all() == []
+    first = [ann.bundle(ann.message(endpoint, epoch=1, seq=0, data={"text": "0"})) for endpoint in ENDPOINTS]
+    arrive = [Packet(topics.inbox(bob.user, end), bundle) for end, bundle in zip(ENDPOINTS, first, strict=True)]
+    bob.node.process_batch(arrive)
+    counts = Counter(row.endpoint for row in bob.journal.prompts.all())
+    assert counts.total() <= len(arrive) + 20
+    assert min(counts.values()) >= 1 + 8
+    bob.sleep(0)
+    for endpoint in ENDPOINTS:
+        asked = [int(row.text) for row in bob.journal.prompts.all() if row.endpoint == endpoint]
+        assert asked == list(range(41))
+    assert (bob.node.blocked.count(), bob.node.blocked.may_go_on) == (0, False)
