@@ -40,6 +40,7 @@ def test_streams_take_turns_and_no_batch_takes_long(bob: LoneDaemon, monkeypatch
     counts = Counter(row.endpoint for row in bob.journal.prompts.all())
     assert counts.total() <= len(arrive) + 20
     assert min(counts.values()) >= 1 + 8
+    assert bob.node.blocked.count_of(ann.user) == bob.node.blocked.count() == 82 - counts.total()
     bob.sleep(0)
     for endpoint in ENDPOINTS:
         asked = [int(row.text) for row in bob.journal.prompts.all() if row.endpoint == endpoint]
