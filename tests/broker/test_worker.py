@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -646,7 +647,7 @@ async def test_bad_token(token: str, tmp_path: Path) -> None:
         timeout=10,
         check=False,
     )
-    assert ended.returncode == 2
+    assert ended.returncode == os.EX_CONFIG
     assert ended.stderr.decode().splitlines() == [
         "That is not a complete worker token. Make one with: p2pflows worker-token DISPATCH_POINT"
     ]

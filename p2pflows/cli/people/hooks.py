@@ -23,9 +23,9 @@ def hook() -> None:
 
 @hook.command(
     epilog=examples(
-        "p2pflows hook add asked -- notify-send p2pflows 'Somebody asks you something.'",
+        "p2pflows hook add asked -- notify-send 'Somebody asks you.'",
         "p2pflows hook add asked --if from=bob --if form=boolean -- ./ring.sh",
-        "p2pflows hook add missed -- sh -c 'cat >> missed.jsonl'",
+        "p2pflows hook add missed -- ./note.sh",
     )
 )
 @click.argument("event", type=click.Choice(KINDS))
@@ -92,9 +92,9 @@ def remove(number: int, as_json: bool) -> None:
 @click.command(epilog=examples("p2pflows notify"))
 @json_option
 def notify(as_json: bool) -> None:
-    """Try what tells you: send a test to each service in `notify` of config.yaml.
+    """Send a test to each service that tells you.
 
-    The exit code is 1 if one of them does not take it.
+    They are named in "notify" of config.yaml. The exit code is 1 if one of them does not take it.
     """
     import asyncio
 
