@@ -486,6 +486,17 @@ def test_dead_letters_have_pages_and_short_ids(rows: Rows) -> None:
     assert incoming.dead_matching(other.id) == incoming.dead_matching("no") == []
 
 
+def test_a_message_is_found_by_a_part_of_its_id(rows: Rows) -> None:
+    """Calls and posts are, by their beginning, their end or as a whole; answers are not."""
+    outgoing = rows.journal.outgoing
+    name = "abcd" + "0" * 20 + "12345678"
+    outgoing.add(rows._fields(ME, ANN, "x", Type.POST).model_copy(update={"id": name}), b"{}")
+    for part in (name[:4], name[:9], name[-8:], name):
+        assert {row.id for row in outgoing.matching(part)} == {name}
+    for part in ("%", "abce", "ffff", name[:-1] + "9", rows.sent[ANN, "x", Type.REPLY, OutgoingState.DONE]):
+        assert outgoing.matching(part) == []
+
+
 def test_bodies_of_pending_messages(rows: Rows) -> None:
     """Bodies of messages that are not sent any more are not read for sending."""
     outgoing = rows.journal.outgoing
@@ -854,6 +865,27 @@ def test_streams_are_known_by_direction_peer_and_endpoint(rows: Rows, monkeypatc
     table.set(Direction.INCOMING, ME, "x", Position(1, 1))
     table.save()
     assert not table.has_any(Direction.OUTGOING, ME)
+
+
+def test_a_sender_has_so_many_streams(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that others send, and those that are sent to them, do not count; nor does one twice."""
+    monkeypatch.setattr(streams, "MAX_STREAMS_OF_PEER", 2)
+    monkeypatch.setattr(streams, "_MAX_COUNTED_PEERS", 2)
+    table = journal.streams
+    for direction, peer, endpoint in ((Direction.INCOMING, CYD, "x"), (Direction.OUTGOING, ANN, "x")):
+        table.set(direction, peer, endpoint, Position(1, 1))
+    found = []
+    for direction, endpoint in (
+        (Direction.INCOMING, "x"), (Direction.INCOMING, "x"), (Direction.OUTGOING, "y"), (Direction.INCOMING, "y"),
+    ):  # fmt: skip
+        assert table.has_room(ANN)
+        table.set(direction, ANN, endpoint, Position(1, 2))
+        found.append(table.has_room(ANN))
+    assert found == [True, True, True, False]
+    for peer in (CYD, ME, "d" * 64):
+        assert table.has_room(peer)
+    assert len(table._incoming_of) <= 2
+    assert not table.has_room(ANN)
 
 
 def test_a_position_that_is_not_written_yet_is_known(journal: Journal) -> None:
