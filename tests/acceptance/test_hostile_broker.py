@@ -146,7 +146,7 @@ def test_a_changed_bit(scene: Scene) -> None:
     places = [0, 1, 2, 20, 33, 34, 57, 58, 80, len(payload) // 2, len(payload) - 1]
     bent = [bytes([*payload[:at], payload[at] ^ 1, *payload[at + 1 :]]) for at in places]
     bent += [payload[:-1], payload[:60], payload + b"x", payload[:34]]
-    reasons = ("malformed", "wrong_version", "bad_seal", "bad_signature", "rate_limited", "wrong_topic")
+    reasons = ("malformed", "wrong_version", "bad_seal", "bad_signature", "rate_limited", "wrong_topic", "replayed")
     scene.check_refused([(scene.inbox("trace"), one) for one in bent], *reasons)
 
 

@@ -131,12 +131,12 @@ class Intake:
             if not self._outbox.awaits(claimed) and not self._allowance.may_open(claimed, len(delivery.payload)):
                 raise Refused("rate_limited")
         self.useless.check(claimed)
-        if self._seen_bundles.has(delivery.payload):
+        if self._seen_bundles.has(endpoint, delivery.payload):
             raise Refused("replayed")
         opened = self._envelope.open(delivery.payload)
         if (opened.kind is BundleKind.NOTICE) != (endpoint == topics.NOTICE):
             raise Refused("wrong_topic")
-        self._seen_bundles.add(delivery.payload)
+        self._seen_bundles.add(endpoint, delivery.payload)
         if opened.kind is BundleKind.NOTICE:
             self._notice(opened.sender, opened.bodies)
         else:

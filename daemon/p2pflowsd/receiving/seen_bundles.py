@@ -12,21 +12,21 @@ MAX_BUNDLES = 10_000
 
 
 class SeenBundles:
-    """The headers and nonces of the last bundles that were opened; nobody else can seal under them what opens."""
+    """The endpoints, headers and nonces of the last bundles that were opened; only their senders can seal others so."""
 
     def __init__(self) -> None:
         self._seen: dict[bytes, None] = {}
 
-    def has(self, bundle: bytes) -> bool:
-        """Return whether a bundle, or another one of the same sender and nonce, was opened before."""
-        return _key(bundle) in self._seen
+    def has(self, endpoint: str, bundle: bytes) -> bool:
+        """Return whether a bundle, or another one of the same sender and nonce, was opened at an endpoint before."""
+        return _key(endpoint, bundle) in self._seen
 
-    def add(self, bundle: bytes) -> None:
-        """Remember a bundle that was opened."""
-        self._seen[_key(bundle)] = None
+    def add(self, endpoint: str, bundle: bytes) -> None:
+        """Remember a bundle that was opened at an endpoint."""
+        self._seen[_key(endpoint, bundle)] = None
         if len(self._seen) > MAX_BUNDLES:
             del self._seen[next(iter(self._seen))]
 
 
-def _key(bundle: bytes) -> bytes:
-    return bundle[: HEADER_BYTES + NONCE_BYTES]
+def _key(endpoint: str, bundle: bytes) -> bytes:
+    return bundle[: HEADER_BYTES + NONCE_BYTES] + endpoint.encode()

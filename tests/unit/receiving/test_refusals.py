@@ -114,13 +114,14 @@ def test_a_bundle_is_remembered_for_its_sender_and_for_a_while(monkeypatch: pyte
     monkeypatch.setattr(seen_bundles, "MAX_BUNDLES", 2)
     seen = SeenBundles()
     first, other, third = (bytes([sender]) * 34 + b"n" * 24 + b"box" for sender in (1, 2, 3))
-    seen.add(first)
-    assert seen.has(first[:-1])
-    assert not seen.has(other)
-    seen.add(other)
-    seen.add(third)
-    assert not seen.has(first)
-    assert seen.has(other)
+    seen.add("x", first)
+    assert seen.has("x", first[:-1])
+    assert not seen.has("x", other)
+    assert not seen.has("y", first)
+    seen.add("x", other)
+    seen.add("x", third)
+    assert not seen.has("x", first)
+    assert seen.has("x", other)
 
 
 def test_a_repeated_bundle_is_counted_once_and_its_message_comes_anew(bob: LoneDaemon) -> None:
