@@ -27,6 +27,7 @@ def check_home(home: Home) -> None:
         home.journal,
         home.last_change,
         home.lock,
+        home.path / "hooks.yaml",
         home.path / "trusted_sources.yaml",
     ):
         check(path)

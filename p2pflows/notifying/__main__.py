@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from p2pflows import config, logs
+from p2pflows import config, logs, strict_modes
 from p2pflows.errors import P2pflowsError
 from p2pflows.home import home
 from p2pflows.notifying import hooks
@@ -21,6 +21,7 @@ def main() -> int:
     logs.to_stderr("info")
     state = State(where)
     try:
+        strict_modes.check_home(where)
         notifier = Notifier(where, config.load(where).notify, hooks.read(where), state)
     except P2pflowsError as error:
         state.note_failing({"notify": f"{error.message} {error.hint}"})

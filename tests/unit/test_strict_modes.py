@@ -46,6 +46,15 @@ def test_a_home_that_others_can_write_is_refused(home: Home, mode: int) -> None:
     assert refused.value.hint == f"Run: chmod go-w {home.path}"
 
 
+def test_hooks_that_others_can_write_are_refused(home: Home) -> None:
+    """They are commands, which would run with all rights of the owner."""
+    path = home.path / "hooks.yaml"
+    path.write_text("hooks: []\n")
+    path.chmod(0o666)
+    with pytest.raises(UsageError, match="0666"):
+        strict_modes.check_home(home)
+
+
 @pytest.mark.parametrize("name", ["key", "contacts", "config", "journal", "lock"])
 def test_a_file_that_others_can_write_is_refused(home: Home, name: str) -> None:
     """The key, the contacts, the settings, the journal and the lock alike."""
