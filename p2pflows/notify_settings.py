@@ -9,10 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from p2pflows import units
+from p2pflows.news_kinds import KINDS, Kind
 
-Kind = Literal["asked", "note", "expiring", "missed", "wish", "answered"]
-"""A question came; a note; a question is about to expire; it has expired; a stranger wants to be let in; an answer."""
-KINDS: tuple[Kind, ...] = ("asked", "note", "expiring", "missed", "wish", "answered")
 MAX_HOOKS = 100
 _QUIET = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 

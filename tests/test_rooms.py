@@ -67,7 +67,7 @@ FLOORS = (
         "p2pflows.backoff",
     },
     {"p2pflows.call_limits", "p2pflows.limits", "p2pflows.retention", "p2pflows.notify_settings"},
-    {"p2pflows.errors", "p2pflows.foreign_text", "p2pflows.units"},
+    {"p2pflows.errors", "p2pflows.foreign_text", "p2pflows.units", "p2pflows.news_kinds"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""
 

@@ -727,12 +727,12 @@ def test_interface_descriptions(cls: LocalUsers) -> None:
     chat = p2pflows.ChatAtomicFlow.instantiate_from_default_config(input_interface_initialized=["observation"])
     assert chat.get_interface_description() == {
         "input": ["query"],
-        "output": ["api_output", "finish_reason", "model", "usage"],
+        "output": ["api_output", "finish_reason", "model", "usage", "attempts", "trimmed"],
     }
     chat.flow_state["previous_messages"] = [{"role": "system", "content": ""}]
     assert chat.get_interface_description() == {
         "input": ["observation"],
-        "output": ["api_output", "finish_reason", "model", "usage"],
+        "output": ["api_output", "finish_reason", "model", "usage", "attempts", "trimmed"],
     }
 
 

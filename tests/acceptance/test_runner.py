@@ -24,7 +24,7 @@ spec = TaskSpec(
     id="t", op="run", lane="lane", endpoint="f", revision=1, target=PythonTarget("flows.py:%s", "."),
     sender="b", conversation="c", message="m", expires=int((time.time() + 60) * 1000), data=b"{}",
 )
-Runner(Lanes(HeldTask(spec)), threading.Lock(), 1, lambda: None, user="u").start()
+Runner(Lanes(HeldTask(spec)), threading.Lock(), 1, lambda: None, lambda: None, user="u").start()
 time.sleep(10)
 """
 

@@ -11,7 +11,7 @@ from p2pflows.cli.printing.output import number_of, print_json, print_table, say
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
-from p2pflows.notify_settings import KINDS
+from p2pflows.news_kinds import KINDS
 
 _CONDITIONS = {"from": "users", "endpoint": "endpoints", "form": "forms"}
 
