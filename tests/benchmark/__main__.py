@@ -135,4 +135,7 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except CannotRun as reason:
+        sys.exit(f"Nothing was measured: {reason}")
