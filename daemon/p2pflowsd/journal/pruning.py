@@ -30,10 +30,10 @@ _DAY_MS = 24 * 3_600_000
 _ENDED_REQUESTS = f"""
 SELECT n, peer, id, expires FROM incoming
 WHERE n > :start AND n <= :end AND state IN ('done', 'failed', 'expired')
+  AND (expires < :skew OR n <= (SELECT max(n) FROM incoming) - :kept_requests)
   AND NOT EXISTS (SELECT 1 FROM prompts WHERE prompts.n = incoming.n)
   AND (expires < :skew
-    OR (n <= (SELECT max(n) FROM incoming) - :kept_requests
-      AND endpoint != '{topics.INSTANCES}'
+    OR (endpoint != '{topics.INSTANCES}'
       AND NOT EXISTS (SELECT 1 FROM incoming AS answer INDEXED BY incoming_answers
             WHERE answer.root = incoming.n AND answer.root IS NOT NULL AND answer.state = 'ready')
       AND NOT EXISTS (SELECT 1 FROM outgoing INDEXED BY outgoing_of_root
@@ -55,16 +55,16 @@ _NOBODY_ASKS = """
 """Condition: whoever had to know how a message has ended knows it."""
 _CONDITIONS = {
     "bundles": "expires < :skew",
-    "outgoing": f"""ended IS NOT NULL AND (type IN ('reply', 'error') OR (NOT coalesce({_OF_RUNNING}, false)
-      AND (ended < :calls
-        OR (n <= (SELECT max(n) FROM outgoing) - :kept_messages AND coalesce({_NOBODY_ASKS}, false)))))""",
+    "outgoing": f"""ended IS NOT NULL AND (type IN ('reply', 'error')
+      OR ((ended < :calls OR n <= (SELECT max(n) FROM outgoing) - :kept_messages)
+        AND (ended < :calls OR coalesce({_NOBODY_ASKS}, false)) AND NOT coalesce({_OF_RUNNING}, false)))""",
     "prompts": "ended < :inbox",
     "invitations": "expires < :month",
     "meetings": "at < :two_months AND added = 1",
     "introductions": "at < :month",
     "wishes": "last < :month",
 }
-"""Which rows of each table go.
+"""Which rows of each table go; what is quickly said of most rows is said first.
 
 Ended messages and prompts stay as long as the owner has set, so that `wait` still finds the answer. Invitations stay
 for a month after their end, so that who comes too late reads why; meetings stay longer than any invitation, so that
