@@ -58,7 +58,10 @@ def daemon(home: Home) -> Iterator[int]:
     home.path.mkdir()
     log = (home.path / "log").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "p2pflowsd"], env={**os.environ, "P2PFLOWS_HOME": str(home.path)}, stdout=log, stderr=log
+        [sys.executable, "-P", "-m", "p2pflowsd"],
+        env={**os.environ, "P2PFLOWS_HOME": str(home.path)},
+        stdout=log,
+        stderr=log,
     )
     try:
         until(lambda: home.socket.exists() and p2pflows.connect(home.path).request("status")["broker"]["connected"])
