@@ -152,7 +152,7 @@ def _no_connection(error: Exception, base: str) -> Failure:
         hint = f"If that server speaks TLS, write https:// in place of http:// in {base}."
         if any(_TLS_ALERT in str(each) for each in chain):
             return Failure(Cause.UNREACHABLE, "it answers in TLS", hint)
-        if "RemoteProtocolError" in names:
+        if names & {"RemoteProtocolError", "ReadError", "WriteError"}:  # which one depends on who is faster
             return Failure(Cause.NO_ANSWER, "it hung up without an answer", hint, Remedy.AGAIN)
     return Failure(Cause.NO_ANSWER, "its connection broke", reachable, Remedy.AGAIN)
 
