@@ -47,6 +47,13 @@ class Asker(AtomicFlow):
 '''
 
 
+class Spread(NamedTuple):
+    """The median of some measurements, and the worst."""
+
+    median: float
+    worst: float
+
+
 class Growth(NamedTuple):
     """A curve.
 
@@ -54,17 +61,17 @@ class Growth(NamedTuple):
         name: what it is about.
         unit: of what is measured.
         sizes: how much work there is at each point.
-        measure: starts persons, and returns the value at one size.
+        measure: starts persons, and returns the values at one size.
     """
 
     name: str
     unit: str
     sizes: tuple[int, ...]
-    measure: Callable[[Network, int], float]
+    measure: Callable[[Network, int], Spread]
 
 
-def beside_waiting_runs(network: Network, count: int) -> float:
-    """Return the median time of a call, in milliseconds, beside so many runs that wait for an answer."""
+def beside_waiting_runs(network: Network, count: int) -> Spread:
+    """Return how long calls take, in milliseconds, beside so many runs that wait for an answer."""
     alice, bob = network.pair()
     _write_flows(bob)
     worker = bob.start_worker("--dispatch-point", "closed")
@@ -78,11 +85,11 @@ def beside_waiting_runs(network: Network, count: int) -> float:
     for n in range(count):
         me.request("submit", address="bob/Asker", instance=instance, data={"n": n}, timeout=3_600)
     wait_until(lambda: _queued(bob, "closed") >= count, WAIT_S)
-    return _median_call(me)
+    return _calls(me)
 
 
-def beside_a_backlog(network: Network, count: int) -> float:
-    """Return the median time of a call, in milliseconds, while so many posts to another endpoint are delivered."""
+def beside_a_backlog(network: Network, count: int) -> Spread:
+    """Return how long calls take, in milliseconds, while so many posts to another endpoint are delivered."""
     alice, bob = network.pair()
     _write_flows(bob)
     bob.serve("sink", "flows.py:sink")
@@ -91,11 +98,11 @@ def beside_a_backlog(network: Network, count: int) -> float:
     for n in range(count):
         me.request("send", address="bob/sink", data={"n": n})
     bob.start(wait=False)
-    wait_until(lambda: bob.is_running and bool(bob.status()["broker"]["connected"]), WAIT_S)
-    return _median_call(me)
+    _wait_until_connected(bob)
+    return _calls(me)
 
 
-def start_with_contacts(network: Network, count: int) -> float:
+def start_with_contacts(network: Network, count: int) -> Spread:
     """Return the seconds from the start of a daemon with so many contacts until it is connected."""
     bob = network.person("bob")
     lines = [f"  user{n:06}: {Identity(n.to_bytes(32, 'big')).user_id}\n" for n in range(1, count + 1)]
@@ -104,15 +111,9 @@ def start_with_contacts(network: Network, count: int) -> float:
     contacts.chmod(0o600)
     began = time.perf_counter()
     bob.start(wait=False)
-
-    def is_connected() -> bool:
-        try:
-            return bool(bob.status()["broker"]["connected"])
-        except p2pflows.DaemonNotRunning:
-            return False
-
-    wait_until(is_connected, WAIT_S)
-    return time.perf_counter() - began
+    _wait_until_connected(bob)
+    took = time.perf_counter() - began
+    return Spread(took, took)
 
 
 GROWTHS = (
@@ -122,13 +123,13 @@ GROWTHS = (
 )
 
 
-def measure_all(report: Callable[[str], None]) -> dict[Growth, dict[int, float]]:
+def measure_all(report: Callable[[str], None]) -> dict[Growth, dict[int, Spread]]:
     """Measure all curves.
 
     Args:
         report: is told what is measured now.
     """
-    found: dict[Growth, dict[int, float]] = {}
+    found: dict[Growth, dict[int, Spread]] = {}
     for growth in GROWTHS:
         found[growth] = {}
         for size in growth.sizes:
@@ -141,13 +142,27 @@ def measure_all(report: Callable[[str], None]) -> dict[Growth, dict[int, float]]
     return found
 
 
-def table(found: dict[Growth, dict[int, float]]) -> str:
+def table(found: dict[Growth, dict[int, Spread]]) -> str:
     """Return the curves as text."""
     lines = []
     for growth, values in found.items():
-        points = ", ".join(f"{size:,}: {value:,.1f} {growth.unit}" for size, value in values.items())
+        points = ", ".join(
+            f"{size:,}: {each.median:,.1f} {growth.unit}"
+            + (f" (worst {each.worst:,.1f})" if each.worst > each.median else "")
+            for size, each in values.items()
+        )
         lines.append(f"{growth.name:<32}{points}")
     return "\n".join(lines)
+
+
+def _wait_until_connected(person: Person) -> None:
+    def is_connected() -> bool:
+        try:
+            return bool(person.status()["broker"]["connected"])
+        except p2pflows.DaemonNotRunning:
+            return False
+
+    wait_until(is_connected, WAIT_S)
 
 
 def _write_flows(bob: Person) -> None:
@@ -159,10 +174,10 @@ def _queued(bob: Person, point: str) -> int:
     return next((int(each["queued"]) for each in bob.status()["workers"] if each["dispatch_point"] == point), 0)
 
 
-def _median_call(me: Client) -> float:
+def _calls(me: Client) -> Spread:
     times = []
     for n in range(CALLS):
         began = time.perf_counter()
         me.request("call", address="bob/echo", data={"n": n}, timeout=WAIT_S)
         times.append((time.perf_counter() - began) * _MS)
-    return statistics.median(times)
+    return Spread(statistics.median(times), max(times))
