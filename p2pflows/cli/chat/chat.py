@@ -14,7 +14,8 @@ from p2pflows.cli.chat.conversations import find_conversation, print_conversatio
 from p2pflows.cli.flows.flows import input_fields
 from p2pflows.cli.input import candidates
 from p2pflows.cli.input.arguments import NameOrAddress, decode, examples, json_option, stdin_is_piped, timeout_option
-from p2pflows.cli.messages.messages import saying_how_to_go_on, wait_for
+from p2pflows.cli.messages.interruption import saying_how_to_go_on
+from p2pflows.cli.messages.messages import wait_for
 from p2pflows.cli.printing.output import (
     Interrupted,
     ago,

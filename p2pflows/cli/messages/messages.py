@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -15,10 +13,11 @@ from p2pflows.cli.input import candidates
 from p2pflows.cli.input.arguments import Address, examples, json_option, timeout_option
 from p2pflows.cli.input.message_data import read_data
 from p2pflows.cli.input.whole_ids import whole_conversation, whole_instance
+from p2pflows.cli.messages.interruption import saying_how_to_go_on
 from p2pflows.cli.printing import fields
-from p2pflows.cli.printing.output import Interrupted, print_json, print_result, short_id
+from p2pflows.cli.printing.output import print_json, print_result, short_id
 from p2pflows.cli.printing.progress import waiting
-from p2pflows.errors import DaemonNotRunning, UsageError
+from p2pflows.errors import UsageError
 
 _lines_option = click.option("--lines", is_flag=True, help="Send one message for each line of JSON on stdin.")
 _instance_option = click.option(
@@ -204,26 +203,6 @@ def _wait_for_end(me: p2pflows.Client, message_id: str, timeout: float | None) -
     """Return the result of the method `wait`."""
     with saying_how_to_go_on(lambda: message_id):
         return dict(me.request("wait", id=message_id, timeout=timeout))
-
-
-@contextlib.contextmanager
-def saying_how_to_go_on(message_id: Callable[[], str]) -> Iterator[None]:
-    """Say in the error how to wait again for a message, if the user or the daemon ends the wait.
-
-    Args:
-        message_id: returns its id; empty if it was not accepted.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, DaemonNotRunning) as error:
-        if not message_id():
-            raise
-        command = f"p2pflows wait {message_id()}"
-        if isinstance(error, DaemonNotRunning):
-            raise DaemonNotRunning(
-                error.message, f"The message is kept. Start the daemon with: p2pflows up. Then wait again: {command}"
-            ) from error
-        raise Interrupted("You stopped waiting; the message continues.", f"Wait for it again with: {command}") from None
 
 
 def _run_lines(method: str, params: dict[str, Any], data: tuple[str, ...], *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import click
 
 import p2pflows
 from p2pflows.cli.input.message_data import MessageData
-from p2pflows.cli.messages.messages import saying_how_to_go_on
+from p2pflows.cli.messages.interruption import saying_how_to_go_on
 from p2pflows.cli.printing.output import say, style, to_json
 from p2pflows.cli.printing.speech import print_speech
 from p2pflows.foreign_text import escape_lines
