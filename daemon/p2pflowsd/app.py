@@ -357,10 +357,12 @@ class App:
             self._control.send_event("news_item", {"line": shown})
 
     def _on_prompt(self, prompt: PromptRow) -> None:
-        if self._control.has_watchers("news_item"):
-            self._control.send_event("news_item", {"prompt": views.prompt(self._node, prompt)})
+        if not (self._control.has_watchers("prompt") or self._control.has_watchers("news_item")):
+            return
+        shown = views.prompt(self._node, prompt)
+        self._control.send_event("news_item", {"prompt": shown})
         if self._control.has_watchers("prompt"):
-            self._control.send_event("prompt", views.prompt(self._node, prompt))
+            self._control.send_event("prompt", shown)
             self._node.inbox.note_shown([prompt])
 
     def _serve_human(self, node: Node) -> None:

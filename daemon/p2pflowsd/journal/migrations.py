@@ -288,6 +288,7 @@ def _usage_is_counted(db: sqlite3.Connection) -> None:
 
 
 def _questions_are_claimed(db: sqlite3.Connection) -> None:
+    """Keep who says to be answering a question, and until when."""
     for table in ("prompts", "questions"):
         db.execute(f"ALTER TABLE {table} ADD COLUMN claimed_by TEXT NOT NULL DEFAULT ''")
         db.execute(f"ALTER TABLE {table} ADD COLUMN claimed_until INTEGER NOT NULL DEFAULT 0")

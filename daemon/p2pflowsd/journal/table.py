@@ -35,15 +35,15 @@ class Table(Generic[Row]):
         make = self.row_type._make
         return [make(row) for row in self._db.execute(self._select(clause), values)]
 
-    def _matching(self, id_part: str, condition: str = "true") -> list[Row]:
-        """Return the rows that meet a condition and whose id is written in short as `id_part`."""
+    def _matching(self, id_part: str) -> list[Row]:
+        """Return the rows whose id is written in short as `id_part`."""
         patterns = short_ids.globs(id_part)
         if not patterns:
             return []
         if len(id_part) == short_ids.LENGTH:  # which an index finds
-            return self._many(f"WHERE id = ? AND {condition}", id_part)
+            return self._many("WHERE id = ?", id_part)
         either = " OR ".join(["id GLOB ?"] * len(patterns))
-        return self._many(f"WHERE ({either}) AND {condition}", *patterns)
+        return self._many(f"WHERE {either}", *patterns)
 
     def _value(self, statement: str, *values: object) -> Any:
         """Run a statement; return the first column of its first row, or None if it has no row."""

@@ -18,13 +18,12 @@ from p2pflowsd.lifecycle import OPEN_INCOMING, IncomingState
 from p2pflowsd.receiving.allowance import TokenBucket
 from p2pflowsd.running.catalog import Catalog, Served
 from p2pflowsd.running.instances import is_request
-from p2pflowsd.running.spending import EVERYBODY, Spending
+from p2pflowsd.running.spending import DAY_MS, EVERYBODY, Spending
 
 MAX_CALLERS = 10_000
 """Of how many callers the calls are counted; beyond that, those who called nothing for longest begin anew."""
 LOOK_AGAIN_S = 0.2
 """How long a caller who was over the limit of open calls counts as over it, without another look."""
-_DAY_MS = 86_400_000
 _HOUR_S = 3_600
 _MINUTE_S = 60
 
@@ -106,7 +105,7 @@ class Limiter:
         if limit.tokens_per_day is None and limit.cost_per_day is None:
             return
         spent = self._spending.today(who.endpoint, who.caller)
-        midnight_s = math.ceil((_DAY_MS - self._clock.now() % _DAY_MS) / 1000)
+        midnight_s = math.ceil((DAY_MS - self._clock.now() % DAY_MS) / 1000)
         if limit.tokens_per_day is not None and spent.tokens >= limit.tokens_per_day:
             raise _busy(who, f"{limit.tokens_per_day:,} tokens a day", midnight_s)
         if limit.cost_per_day is not None and spent.cost >= limit.cost_per_day:

@@ -65,10 +65,6 @@ class FairQueue:
         """Count a lane of a caller as running no more."""
         self._count(caller, -1)
 
-    def running(self) -> int:
-        """The number of running lanes."""
-        return sum(self._running.values())
-
     def _count(self, caller: str, change: int) -> None:
         waits = caller in self._waiting
         if waits:
