@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
+from support.processes import wait_until
 from support.scripted_daemon import ScriptedDaemon, ScriptedInbox, command, prompt
 from support.typing_terminal import typing
 
@@ -48,6 +49,7 @@ def test_a_line_without_an_open_question_is_not_sent(daemon: ScriptedDaemon) -> 
         terminal.reads("Waiting for questions")
         terminal.types("hello?\r")
         terminal.reads("Not sent, because no question is open: hello?")
+        wait_until(lambda: "watch" in dict(daemon.asked))
         daemon.tell("prompt", prompt(FIRST, "Tea?"))
         terminal.reads("bob: Tea?")
         terminal.types("yes\r")
