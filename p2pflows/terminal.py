@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Coroutine
+from typing import TypeVar
+
+T = TypeVar("T")
 
 TERMINAL_CLOSED = "The terminal was closed (SIGHUP), so this process stops. To go on without one: p2pflows up --detach"
 
@@ -24,6 +28,29 @@ def end_quiet_start() -> None:
     """Let Ctrl-C raise KeyboardInterrupt again; undoes `begin_quietly`."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def run_interruptible(main: Coroutine[object, object, T]) -> T:
+    """Run a coroutine as `asyncio.run` does, but let Ctrl-C wait until the event loop is complete.
+
+    `asyncio.run` makes its loop before it handles Ctrl-C. One that came in between left half a loop behind, which
+    Python then complained about in the user's terminal.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C; the coroutine was cancelled.
+    """
+    import asyncio
+
+    async def run() -> T:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        return await main
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return asyncio.run(run())
+    finally:
+        main.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def open_closed_streams() -> None:

@@ -15,6 +15,7 @@ from p2pflows.links.broker_url import BrokerUrl, Embedded
 from p2pflows.links.delivery import Delivery
 from p2pflows.links.mqtt_connection import BrokerRefused, Connection, NoAnswer, describe, first_set
 from p2pflows.protocol import topics
+from p2pflows.terminal import run_interruptible
 
 TIMEOUT_S = 5.0
 USUAL_PACKET_BYTES = 1_000_000
@@ -34,7 +35,7 @@ def check_broker(broker: BrokerUrl | Embedded, user: str | None, *, daemon_runs:
         if not daemon_runs:
             yield from _check_port(broker)
         return
-    yield from asyncio.run(_look(broker, user or "0" * 64))
+    yield from run_interruptible(_look(broker, user or "0" * 64))
 
 
 def _check_port(broker: Embedded) -> Iterator[Finding]:

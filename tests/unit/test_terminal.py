@@ -52,3 +52,32 @@ def test_ctrl_c_while_a_program_begins_leaves_no_traceback(tmp_path: Path, progr
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_the_event_loop_is_made_leaves_no_traceback() -> None:
+    """It cancels the coroutine, as a moment later it would; Python complains of no half loop and no lost coroutine."""
+    code = """
+import asyncio, os, selectors, signal
+from p2pflows.terminal import run_interruptible
+
+class Selector(selectors.DefaultSelector):
+    def __init__(self):
+        super().__init__()
+        os.kill(os.getpid(), signal.SIGINT)  # the loop has begun to be made
+
+selectors.DefaultSelector = Selector
+
+async def main():
+    await asyncio.sleep(60)
+
+try:
+    run_interruptible(main())
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGINT)  # a second one is not held
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr.splitlines()[-1] == "KeyboardInterrupt"
+    assert "Exception ignored" not in ended.stderr
+    assert "never awaited" not in ended.stderr

@@ -14,6 +14,7 @@ import p2pflows
 from p2pflows.cli.inbox.questions import claim_text
 from p2pflows.cli.printing.output import Interrupted, display_name, say, short_id, time_left, truncate
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
+from p2pflows.terminal import run_interruptible
 
 _POLL_S = 0.5
 _RETRY_S = 0.5
@@ -65,7 +66,7 @@ def wait_for_answer(question_id: str, *, shows_progress: bool, timeout: float | 
     while True:
         began = time.monotonic()
         try:
-            return asyncio.run(_wait(question_id, progress, timeout))
+            return run_interruptible(_wait(question_id, progress, timeout))
         except DaemonNotRunning as error:
             if away_since is None or time.monotonic() - began > _RETRY_S:
                 if away_since is None:

@@ -16,6 +16,7 @@ from p2pflows.cli.printing.output import say, say_error, stdout_is_terminal, tim
 from p2pflows.cli.printing.speech import asker, print_speech
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 from p2pflows.foreign_text import escape
+from p2pflows.terminal import run_interruptible
 
 _QUIT, _SKIP, _DECLINE = "/quit", "/skip", "/decline"
 
@@ -29,7 +30,7 @@ def answer_questions() -> None:
     Raises:
         P2pflowsError: the daemon does not run, or went away.
     """
-    asyncio.run(_answer_questions())
+    run_interruptible(_answer_questions())
 
 
 async def _answer_questions() -> None:

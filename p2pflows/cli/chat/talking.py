@@ -23,6 +23,7 @@ from p2pflows.cli.printing.output import display_name, error_lines, short_id, st
 from p2pflows.cli.printing.speech import aside, speech, with_label
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 from p2pflows.foreign_text import escape, shorten
+from p2pflows.terminal import run_interruptible
 
 DELIVERY_WAIT_S = 1.0
 """How long a line of the user waits to be shown together with the word that it was delivered."""
@@ -47,7 +48,7 @@ def talk(user: str, endpoint: str, limit: int, topic: str | None) -> P2pflowsErr
     Raises:
         P2pflowsError: there is no such person, or no daemon runs.
     """
-    return asyncio.run(_Talk(user, endpoint, limit, topic).run())
+    return run_interruptible(_Talk(user, endpoint, limit, topic).run())
 
 
 class _Talk(ChatSession):

@@ -10,6 +10,7 @@ from p2pflows.cli.input.arguments import examples, timeout_option
 from p2pflows.cli.printing.output import say
 from p2pflows.errors import UsageError
 from p2pflows.home import home
+from p2pflows.terminal import run_interruptible
 
 DEFAULT_ADDRESS = "127.0.0.1:8642"
 DEFAULT_TIMEOUT_S = 600.0
@@ -42,8 +43,6 @@ def openai(listen: str, at_once: int, timeout: float | None, *, allow_network: b
     start makes a key, which is kept in your home folder. The server runs until Ctrl-C.
     """
     host, port = _address(listen)
-    import asyncio
-
     import p2pflows
     from p2pflows.openai_server import key, server
 
@@ -68,7 +67,7 @@ def openai(listen: str, at_once: int, timeout: float | None, *, allow_network: b
         if is_new:
             say(f"This key was made just now. It is kept in {path} and not shown again.")
 
-    asyncio.run(server.serve(settings, place.path, place.contacts, on_start))
+    run_interruptible(server.serve(settings, place.path, place.contacts, on_start))
 
 
 def _address(text: str) -> tuple[str, int]:

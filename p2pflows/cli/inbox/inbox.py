@@ -31,6 +31,7 @@ from p2pflows.cli.printing.output import (
 from p2pflows.cli.printing.speech import asker
 from p2pflows.errors import DaemonNotRunning, UsageError
 from p2pflows.foreign_text import escape
+from p2pflows.terminal import run_interruptible
 
 MAX_PAGE = 1_000
 _DEFAULT_PAGE = 50
@@ -109,9 +110,7 @@ def inbox(
     if everything and snoozed:
         raise UsageError("Past questions are not snoozed.", "Give --all or --snoozed.")
     if watch:
-        import asyncio
-
-        asyncio.run(_watch(as_json))
+        run_interruptible(_watch(as_json))
         return
     with p2pflows.connect() as me:
         if grouped:

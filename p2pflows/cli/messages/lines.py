@@ -22,6 +22,7 @@ from p2pflows.cli.input.arguments import decode, parse_object
 from p2pflows.cli.printing.output import Interrupted, print_json, stdout_is_terminal
 from p2pflows.client import MAX_REQUEST_BYTES, AsyncClient
 from p2pflows.errors import DaemonNotRunning, P2pflowsError, TooLarge, UsageError, from_kind
+from p2pflows.terminal import run_interruptible
 
 MAX_IN_FLIGHT = 256
 MAX_WINDOW = 4096
@@ -44,7 +45,7 @@ def run(method: str, params: dict[str, Any], *, as_json: bool) -> None:
     """
     tally = _Tally()
     try:
-        asyncio.run(_Pipeline(method, params, tally, as_json).run())
+        run_interruptible(_Pipeline(method, params, tally, as_json).run())
     except KeyboardInterrupt:
         raise tally.interrupted() from None
     if tally.lost:

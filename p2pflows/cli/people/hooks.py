@@ -12,6 +12,7 @@ from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
 from p2pflows.news_kinds import KINDS
+from p2pflows.terminal import run_interruptible
 
 _CONDITIONS = {"from": "users", "endpoint": "endpoints", "form": "forms"}
 
@@ -96,8 +97,6 @@ def notify(as_json: bool) -> None:
 
     They are named in "notify" of config.yaml. The exit code is 1 if one of them does not take it.
     """
-    import asyncio
-
     from p2pflows import config
     from p2pflows.notifying.channels import ChannelFailed, Service
     from p2pflows.notifying.news import Said
@@ -110,7 +109,9 @@ def notify(as_json: bool) -> None:
     failed: dict[str, str] = {}
     for service in services:
         try:
-            asyncio.run(service.send(Said("p2pflows", "This is a test: here you will be told what waits for you."), []))
+            run_interruptible(
+                service.send(Said("p2pflows", "This is a test: here you will be told what waits for you."), [])
+            )
         except ChannelFailed as error:
             failed[service.name] = str(error)
     if as_json:
