@@ -244,8 +244,12 @@ class Peer:
         return [
             json.loads(body)
             for bundle in self._daemon.link.sent[topics.inbox(self.user, endpoint)]
-            for body in self._envelope.open(bundle).bodies
+            for body in self.opened(bundle)
         ]
+
+    def opened(self, bundle: bytes) -> Sequence[bytes]:
+        """Return the bodies in a bundle for this peer."""
+        return self._envelope.open(bundle).bodies
 
     def received_lines(self, name: str) -> list[Any]:
         """Return all lines of one list in the notices that the daemon has published for this peer."""

@@ -46,7 +46,7 @@ END_OF_EPOCH = MAX_COUNT
 PACKET_OVERHEAD_BYTES = 1_000
 """How many bytes topic, header, signature and framing add to a body, rounded up."""
 MAX_REDATED = 500
-"""How many messages are given other times in one batch, after the clock was set back."""
+"""How many messages are given other times in one batch, after the clock was set back, and how many get theirs back."""
 BACKOFF = Backoff(initial_s=3.0, max_s=600.0, jitter=(1.0, 1.2))
 REQUEST_BACKOFF = Backoff(initial_s=0.25, max_s=60.0)
 """How long ago a message must have been sent before it is sent again because its recipient asks for it."""
@@ -138,7 +138,7 @@ class Outbox:
         self._last_created = 0
         """When the newest pending message was accepted, by the clock of that moment."""
         self._redated: dict[str, tuple[int, int]] = {}
-        """When some of the requests that `redate` has changed were created, and their deadlines, by id."""
+        """When some of the messages that `redate` has changed were created, and their deadlines, by id."""
         for row in journal.outgoing.pending():
             self._last_created = max(self._last_created, row.created)
             self._enqueue(_entry(row))
@@ -301,7 +301,7 @@ class Outbox:
         self._compare_clocks(peer, at, settled)
         self._journal.count("delivered", len(settled))
         for entry in settled:
-            if not entry.is_answer and len(self._redated) < MAX_REDATED:
+            if not entry.is_answer:
                 self._confirmed.add(entry.stream, entry.seq, self._presence.boot_of(peer))
             if entry.type == Type.CALL:
                 self._queue.keep_stored(entry)
@@ -533,6 +533,7 @@ class Outbox:
         now = self._clock.now()
         if self._last_created <= now:
             return
+        self._redated = {each: times for each, times in self._redated.items() if self._queue.get(each) is not None}
         rows = self._journal.outgoing.created_after(now, MAX_REDATED)
         for row in rows:
             entry = self._queue.get(row.id)
@@ -540,16 +541,15 @@ class Outbox:
                 continue
             lifetime = row.expires - (now if entry.is_answer else row.created)
             expires = now + min(lifetime, MAX_LIFETIME_MS)
-            if not entry.is_answer:
+            if len(self._redated) < MAX_REDATED:
                 self._redated.setdefault(row.id, (row.created, row.expires))
             self._restamp(entry, created=now, expires=expires)
             self.next_expiry = min(expires, self.next_expiry or expires)
         if len(rows) < MAX_REDATED:
             self._last_created = now
-            self._redated = {each: times for each, times in self._redated.items() if self._queue.get(each) is not None}
 
     def restore_times(self) -> None:
-        """Give requests their own times again, because the clock was right before it was set back."""
+        """Give messages their own times again, because the clock was right before it was set back."""
         now = self._clock.now()
         for message_id, (created, expires) in list(self._redated.items()):
             if created > now:

@@ -14,6 +14,8 @@ from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 from p2pflows.errors import BadInput, TooLarge, UnknownUser
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import MAX_BODY_BYTES, MAX_LIFETIME_MS, Type
+from p2pflows.protocol.strict_json import JsonObject
+from p2pflowsd.journal.outgoing import MAX_NEW
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OutgoingState
@@ -151,6 +153,32 @@ def test_nobody_has_an_id_that_is_no_key(bob: LoneDaemon, ann: Peer) -> None:
         accept(bob, ann)
 
 
+def test_what_was_read_travels_as_it_was_written(bob: LoneDaemon, ann: Peer) -> None:
+    """Data keeps its own text, in which a number may have another form; white space goes if there is no room for it."""
+    accept(bob, ann, data=JsonObject.read(b'{"n": 1e2}'))
+    wide = JsonObject.read(b'{"n":' + b" " * MAX_BODY_BYTES + b"100}")
+    accept(bob, ann, data=wide)
+    bundles = bob.link.sent[topics.inbox(ann.user, "x")]
+    first, second = (ann.opened(bundle)[0] for bundle in bundles)
+    assert b'{"n": 1e2}' in first
+    assert b'{"n":100}' in second
+
+
+def test_an_open_message_is_found_by_a_part_of_its_id(bob: LoneDaemon, ann: Peer) -> None:
+    """A call is found as long as it is open, however many came after it; what withdraws a call is no such message."""
+    old, ended = accept(bob, ann), accept(bob, ann)
+    answer(bob, ann, ended)
+    with bob.journal.transaction():
+        bob.journal._db.execute("UPDATE outgoing SET n = n + ? WHERE id NOT IN (?, ?)", (MAX_NEW, old, ended))
+    newest = accept(bob, ann)
+    with bob.journal.transaction():
+        bob.journal._db.execute("UPDATE outgoing SET n = n + ? WHERE id = ?", (MAX_NEW, newest))
+    withdrawal = accept(bob, ann, Type.CANCEL, in_reply_to=newest)
+    found = [bob.node.outbox.matching(each[-12:]) for each in (old, ended, newest, withdrawal)]
+    assert [[row.id for row in rows] for rows in found] == [[old], [], [newest], []]
+
+
+# Receipts and answers.
 # Receipts and answers.
 
 
@@ -285,6 +313,43 @@ def test_a_receipt_without_a_time_leaves_what_is_known_of_clocks(bob: LoneDaemon
     assert bob.node.outbox.peer_clocks.offset_ms(ann.user) == 0
 
 
+def test_a_receipt_of_a_message_that_was_sent_twice_may_be_for_either(bob: LoneDaemon, ann: Peer) -> None:
+    """A receipt that comes late shows no difference of the clocks if it may be for what was sent first."""
+    call = accept(bob, ann)
+    theirs = bob.clock.now() + 1
+    bob.sleep(BACKOFF.max_s)
+    assert len(ann.received("x")) == 2
+    ann.notify(received=[call], at=theirs)
+    assert bob.node.outbox.peer_clocks.offset_ms(ann.user) == 0
+
+
+def test_an_answer_to_a_message_that_was_refused_shows_that_clocks_agree(bob: LoneDaemon, ann: Peer) -> None:
+    """What was learnt from the refusal is forgotten then, and not with an answer to another message."""
+    far = bob.clock.now() + 9 * HOUR_MS
+    other, refused = accept(bob, ann, expires=far), accept(bob, ann, expires=far)
+    ann.notify(untimely=[[refused, bob.clock.now() + 200_000]])
+    assert bob.node.outbox.peer_clocks.offset_ms(ann.user) == 200_000
+    bob.sleep(HOUR_MS / 1_000)
+    answer(bob, ann, other)
+    assert bob.node.outbox.peer_clocks.offset_ms(ann.user) == 200_000
+    answer(bob, ann, refused)
+    assert bob.node.outbox.peer_clocks.offset_ms(ann.user) == 0
+
+
+def test_only_so_many_of_the_last_calls_are_in_memory(
+    bob: LoneDaemon, ann: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest are read from the journal again when their answers come."""
+    monkeypatch.setattr("p2pflowsd.sending.outbox.MAX_RECENT", 3)
+    ids = [accept(bob, ann) for _ in range(9)]
+    assert len(bob.node.outbox._recent) == 3
+    for message_id in ids:
+        answer(bob, ann, message_id)
+    assert [row_of(bob, message_id).state for message_id in ids] == ["done"] * 9
+
+
+# Ends.
+
 # Ends.
 
 
@@ -319,6 +384,16 @@ def test_what_made_a_message_hears_of_its_end(bob: LoneDaemon, ann: Peer) -> Non
     answer(bob, ann, without)
     answer(bob, ann, with_origin)
     assert heard == [with_origin]
+
+
+def test_an_answer_that_ends_leaves_the_calls_to_its_recipient_awaited(bob: LoneDaemon, ann: Peer) -> None:
+    """Nobody waited for a receipt of that answer in order to hear from them."""
+    accept(bob, ann)
+    reply = accept(bob, ann, Type.REPLY, in_reply_to="0" * 32, expires=bob.clock.now() + 1_000)
+    bob.sleep(3)
+    assert bob.node.outbox.pending == 1
+    assert bob.journal.outgoing.find(reply) is None or row_of(bob, reply).state == "expired"
+    assert bob.node.outbox.awaits(ann.user)
 
 
 def test_whoever_has_answered_everything_is_not_awaited(bob: LoneDaemon, ann: Peer) -> None:
@@ -458,6 +533,26 @@ def test_no_more_stored_calls_come_again_than_a_bundle_holds(bob: LoneDaemon, an
     ann.notify(gaps=[["x", epoch_to(bob, ann), 0]])
     assert bob.node.outbox.pending == MAX_BUNDLE_MESSAGES
 
+
+def test_each_message_waits_longer_each_time_for_the_one_before_it(bob: LoneDaemon, ann: Peer) -> None:
+    """What comes along with a missing message is held back by how often it came along, and by nothing else."""
+    first, second, third = (accept(bob, ann) for _ in range(3))
+    ann.notify(received=[first])
+    epoch = epoch_to(bob, ann)
+
+    def asked_for(seq: int, pause: float) -> list[str]:
+        bob.sleep(pause)
+        before = len(ann.received("x"))
+        ann.notify(gaps=[["x", epoch, seq]])
+        return [each["id"] for each in ann.received("x")[before:]]
+
+    assert asked_for(1, 0.3) == [second, third]
+    assert asked_for(1, 0.3) == []
+    assert asked_for(1, 0.3) == [second, third]
+    assert set(asked_for(0, 0.3)) == {first, second}
+
+
+# Sending again.
 
 # Sending again.
 
@@ -661,3 +756,66 @@ def test_many_messages_of_a_clock_that_was_ahead(bob: LoneDaemon, ann: Peer, mon
     with bob.measured() as cost:
         bob.node.outbox.redate()
     assert cost.steps == 0
+
+
+def test_messages_get_their_own_times_back(bob: LoneDaemon, ann: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the clock was right before it was set back, what is still pending has its old times again, every time."""
+    monkeypatch.setattr("p2pflowsd.sending.outbox.MAX_REDATED", 3)
+    stored = accept(bob, ann)
+    far = bob.clock.now() + 9 * DAY_MS
+    ids = accept(bob, ann, Type.POST, expires=far), accept(bob, ann, Type.REPLY, in_reply_to="0" * 32, expires=far)
+    own = [(row_of(bob, each).created, row_of(bob, each).expires) for each in ids]
+    for back in (DAY_MS, DAY_MS // 2):
+        bob.clock.skew_ms -= back
+        bob.sleep(1.1)
+        bob.sleep(1.1)
+        assert all(row_of(bob, each).created <= bob.clock.now() for each in ids)
+        ann.notify(received=[stored])
+        bob.clock.skew_ms += back // 2  # which is not all of it
+        bob.do(lambda: None)
+        assert all(row_of(bob, each).created <= bob.clock.now() for each in ids)
+        bob.clock.skew_ms += back // 2
+        bob.sleep(1.1)
+        assert [(row_of(bob, each).created, row_of(bob, each).expires) for each in ids] == own
+
+
+def test_the_clock_is_set_back_again_after_times_were_restored(bob: LoneDaemon, ann: Peer) -> None:
+    """The message with the latest time is the one that counts, wherever it is among the others."""
+    bob.clock.skew_ms += 100_000
+    latest = accept(bob, ann)
+    bob.clock.skew_ms -= 100_000
+    accept(bob, ann)
+    own = row_of(bob, latest).created
+    for step in (-DAY_MS, DAY_MS + 200_000):
+        bob.clock.skew_ms += step
+        bob.sleep(1.1)
+    assert row_of(bob, latest).created == own
+    bob.clock.skew_ms -= 150_000
+    bob.sleep(1.1)
+    assert row_of(bob, latest).created <= bob.clock.now() < own
+
+
+def test_the_times_of_some_messages_are_remembered(bob: LoneDaemon, ann: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many get their own times back; what has ended makes room, and receipts are taken note of meanwhile."""
+    monkeypatch.setattr("p2pflowsd.sending.outbox.MAX_REDATED", 5)
+
+    def set_back_and_forth(ids: list[str]) -> int:
+        own = [row_of(bob, each).created for each in ids]
+        bob.clock.skew_ms -= DAY_MS
+        for _ in range(4):
+            bob.sleep(1.1)
+        bob.clock.skew_ms += DAY_MS
+        bob.sleep(1.1)
+        return sum(row_of(bob, each).created == created for each, created in zip(ids, own, strict=True))
+
+    first = [accept(bob, ann) for _ in range(8)]
+    assert set_back_and_forth(first) == 5
+    bob.clock.skew_ms -= DAY_MS
+    for _ in range(4):
+        bob.sleep(1.1)
+    ann.notify(received=first)
+    ann.show(boot=2, online=True)
+    ann.notify(gaps=[["x", epoch_to(bob, ann), 0]])
+    assert len(bob.node.restored.recent()) == 1
+    ann.notify(received=first)
+    assert set_back_and_forth([accept(bob, ann, endpoint="y") for _ in range(5)]) == 5
