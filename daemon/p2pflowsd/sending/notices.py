@@ -161,10 +161,6 @@ class Notices:
         """Stop asking for messages of an incoming stream, because it misses none any more."""
         self._gaps.remove((peer, endpoint))
 
-    def is_requesting(self, peer: str, endpoint: str) -> bool:
-        """Return whether an incoming stream misses a message, which is asked for."""
-        return (peer, endpoint) in self._gaps
-
     def is_requesting_from(self, peer: str) -> bool:
         """Return whether a message of any stream of a peer is asked for."""
         return self._gaps.has_any_of(peer)
@@ -220,11 +216,8 @@ def _split(peer: str, draft: _Draft, gaps: list[tuple[str, int, int]], max_bytes
     space = receipts = 0
     for name, line, size in (*(("gaps", line, _STREAM_LINE_BYTES) for line in gaps), *draft.lines()):
         is_receipt = name in RECEIPTS
-        if (
-            not notices
-            or size > space
-            or (receipts >= MAX_RECEIPTS if is_receipt else len(notices[-1].get(name, ())) >= MAX_STREAM_LINES)
-        ):
+        is_full = size > space  # as at first, when there is no notice yet
+        if is_full or (receipts >= MAX_RECEIPTS if is_receipt else len(notices[-1].get(name, ())) >= MAX_STREAM_LINES):
             notices.append({})
             space, receipts = min(MAX_NOTICE_BYTES, max_bytes) - _EMPTY_NOTICE_BYTES, 0
         notices[-1].setdefault(name, []).append(line)

@@ -75,7 +75,7 @@ class Scene(LoneDaemon):
             "clocks": self.node.outbox.peer_clocks.offset_ms(self.ann.user),
             "awaited": self.node.outbox.awaits(self.ann.user),
             "blocked": self.node.blocked.counts(),
-            "asks": self.node.notices.is_requesting(self.ann.user, "User"),
+            "asks": self.node.notices.is_requesting_from(self.ann.user),
             "sent to ann": sum(
                 len(payload)
                 for topic, payloads in self.link.sent.items()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from simulation.timeline import START_MS, Timeline, TimelineClock
 
-from p2pflows.protocol.message import MAX_COUNT
+from p2pflows.protocol.message import MAX_COUNT, MAX_PROGRESS_BYTES
 from p2pflows.protocol.notice import MAX_NOTICE_BYTES, MAX_PROGRESS_LINES, MAX_RECEIPTS, MAX_STREAM_LINES, Notice
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.sending.gaps import GAP_BACKOFF
-from p2pflowsd.sending.notices import GATHER_S, MAX_DRAFTED_STREAMS, REWIND_INTERVAL_S, Notices
+from p2pflowsd.sending.notices import GATHER_S, MAX_DRAFTED_STREAMS, REWIND_INTERVAL_S, Notices, is_progress
 
 ANN, BOB = "a" * 64, "b" * 64
 
@@ -114,7 +115,7 @@ def test_a_missing_message_is_asked_for_less_and_less_often(notices: Notices, ti
     assert pauses[-1] == pytest.approx(GAP_BACKOFF.max_s)
     notices.stop_requesting(ANN, "echo")
     assert notices.next_due() is None
-    assert not notices.is_requesting(ANN, "echo")
+    assert not notices.is_requesting_from(ANN)
 
 
 def test_a_missing_message_is_asked_for_soon_when_the_broker_is_back(notices: Notices, timeline: Timeline) -> None:
@@ -193,6 +194,38 @@ def test_each_notice_is_within_what_its_reader_takes(notices: Notices, timeline:
     assert sum(len(notice.received) for notice in sent) == 700
     assert sum(len(notice.rewound) for notice in sent) == 700
     assert len(sent) < 40
+
+
+def test_a_link_that_takes_more_changes_no_notice(notices: Notices, timeline: Timeline) -> None:
+    """A notice is never larger than its reader takes, whatever the broker takes."""
+    for number in range(2_000):
+        notices.announce_skip(ANN, f"{number:064}", 2**50, 2**50)
+    timeline.run(GATHER_S)
+    for max_bytes in (MAX_NOTICE_BYTES, 100 * MAX_NOTICE_BYTES):
+        for number in range(MAX_PROGRESS_LINES):
+            notices.send_progress(ANN, message_id(number), {"text": "x" * 3_000})
+        timeline.run(GATHER_S)
+        sent = [notice for _, notice in notices.take(max_bytes)]
+        assert len(sent) > 1
+        assert max(len(notice.to_bytes()) for notice in sent) <= MAX_NOTICE_BYTES
+
+
+def test_whatever_is_due_first_wakes_first(notices: Notices, timeline: Timeline) -> None:
+    """A receipt that waits for others holds up no request for a missing message, and the other way round."""
+    notices.request_missing(ANN, "echo")
+    notices.confirm(BOB, message_id(1))
+    assert notices.next_due() == pytest.approx(GATHER_S)
+    timeline.run(GAP_BACKOFF.initial_s - GATHER_S / 2)
+    notices.take()
+    notices.confirm(BOB, message_id(2))
+    assert notices.next_due() == pytest.approx(GAP_BACKOFF.initial_s)
+
+
+@pytest.mark.parametrize("data", [{"n": float("nan")}, {"text": "\ud800"}, {"text": "x" * MAX_PROGRESS_BYTES}])
+def test_what_no_reader_takes_is_no_progress(data: dict[str, Any]) -> None:
+    """Numbers that JSON does not have, text that is not Unicode, and what is long would make the whole notice bad."""
+    assert not is_progress(data)
+    assert is_progress({"n": 1.5, "text": "half"})
 
 
 def test_a_position_that_no_number_can_name(notices: Notices, journal: Journal, timeline: Timeline) -> None:
