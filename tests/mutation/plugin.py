@@ -171,12 +171,13 @@ class Runs:
                 running[pid] = module, mutant, bool(tests)
             pid, status = os.wait()
             module, mutant, is_reached = running.pop(pid)
-            test = ""
-            with contextlib.suppress(OSError):
-                test = self._noticing_test(pid).read_text(encoding="utf-8")
-                self._noticed_by.setdefault((module, mutant.function), {})[test] = None
-            self._clear(pid)
             survives = os.waitstatus_to_exitcode(status) == _SURVIVED
+            test = ""
+            if not survives and is_reached:
+                with contextlib.suppress(OSError):
+                    test = self._last_test(pid).read_text(encoding="utf-8")
+                    self._noticed_by.setdefault((module, mutant.function), {})[test] = None
+            self._clear(pid)
             self._tell(module=module, number=mutant.number, survives=survives, is_reached=is_reached, by=test)
 
     def _tests_of(self, module: str, mutant: Mutant) -> list[str]:
@@ -248,15 +249,15 @@ class Runs:
             seconds = self._times[item.nodeid]
             signal.setitimer(signal.ITIMER_PROF, 5 + 10 * seconds)  # either ends this process
             signal.setitimer(signal.ITIMER_REAL, 60 + 60 * seconds)
+            self._last_test(os.getpid()).write_text(item.nodeid, encoding="utf-8")
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if self._failed:
-                self._noticing_test(os.getpid()).write_text(item.nodeid, encoding="utf-8")
                 return False
         return True
 
-    def _noticing_test(self, pid: int) -> Path:
-        """The file in which a copy of this process leaves the name of the test that failed."""
-        return self._order.folder / str(pid) / "noticed-by"
+    def _last_test(self, pid: int) -> Path:
+        """The file in which a copy of this process leaves the name of the test that it runs; the last one noticed."""
+        return self._order.folder / str(pid) / "last-test"
 
     def _tell(self, **fact: Any) -> None:
         self._pipe.write(json.dumps(fact) + "\n")

@@ -78,6 +78,15 @@ def test_a_recipient_that_asks_for_what_it_has_confirmed(bob: LoneDaemon, ann: P
     assert again is (kind == Type.CALL)
 
 
+def test_only_what_was_confirmed_counts_as_lost(bob: LoneDaemon, ann: Peer) -> None:
+    """What is pending behind a lost call was never there, so the owner does not read that it is sent again."""
+    lost, _ = accept(bob, ann), accept(bob, ann)
+    ann.notify(received=[lost])
+    ann.show(boot=2, online=True)
+    ann.notify(gaps=[["x", epoch_to(bob, ann), 0]])
+    assert "1 call is sent again" in details(bob)[0]
+
+
 def test_a_recipient_that_asks_for_what_was_withdrawn(bob: LoneDaemon, ann: Peer) -> None:
     """A gap that a message has left which ended before it was delivered says nothing about a journal."""
     withdrawn = accept(bob, ann)

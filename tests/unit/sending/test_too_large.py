@@ -12,6 +12,8 @@ from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.lifecycle import IncomingState
+from p2pflowsd.sending.outbox import PACKET_OVERHEAD_BYTES
+from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES
 
 LARGE = {"text": "x" * 100_000}
 
@@ -75,6 +77,36 @@ def test_a_large_answer_is_replaced_by_an_error(bob: LoneDaemon, ann: Peer) -> N
     assert (answer["type"], answer["cause"], answer["data"]["kind"]) == ("error", asked, "flow_failed")
     assert "more than the broker" in answer["data"]["message"]
     assert bob.journal.incoming.in_state(IncomingState.ASKED) == []
+
+
+def test_a_large_request_that_is_withdrawn_meanwhile_ends_once(bob: LoneDaemon, ann: Peer) -> None:
+    """What was withdrawn before its size was told to anyone ends as cancelled, and nothing is logged of it."""
+    bob.link.connected = False
+    large = send(bob, ann, LARGE)
+    shrink(bob)
+    bob.link.connected = True
+    bob.do(lambda: None)
+    assert bob.node.outbox.has_too_large
+    bob.do(lambda: bob.node.messages.cancel(large))
+    bob.sleep(1)
+    row = bob.journal.outgoing.find(large)
+    assert row is not None
+    assert row.state == "cancelled"
+    assert [entry for entry in bob.journal.log.newest(10) if entry.what == "too_large"] == []
+
+
+@pytest.mark.parametrize("most", [20_000, 10**9])
+def test_a_bundle_is_as_large_as_link_and_reader_take(bob: LoneDaemon, ann: Peer, most: int) -> None:
+    """What waited for the link leaves in several bundles, also over a link that takes more than a reader does."""
+    bob.link.connected = False
+    ids = [send(bob, ann, {"text": "y" * 9_000}) for _ in range(60)]
+    bob.link.max_bundle = most
+    bob.link.max_packet = 10**9
+    bob.link.connected = True
+    bob.sleep(1)
+    assert [message["id"] for message in ann.received("x")] == ids
+    limit = min(most, MAX_BUNDLE_BYTES) + PACKET_OVERHEAD_BYTES
+    assert max(map(len, bob.link.sent[topics.inbox(ann.user, "x")])) <= limit
 
 
 def test_many_small_messages_and_receipts_fit(bob: LoneDaemon, ann: Peer) -> None:
