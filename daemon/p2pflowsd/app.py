@@ -48,6 +48,14 @@ TWIN_TIMEOUT_S = 1.0
 """How long another daemon with this identity has to answer, if it was seen."""
 ECHO_TIMEOUT_S = 2.0
 """How long the broker has to pass on our question to others with this identity."""
+MAX_UNACKNOWLEDGED = 100
+"""How many deliveries wait for their acknowledgement while this daemon does not know whether it has a twin.
+
+Once so many wait, iotcore sends nothing more: no SUBACK, without which we are not connected, and no answer of a twin.
+So these are acknowledged before they are stored. If this process dies, their senders, without a receipt, send again.
+"""
+MAX_ACKNOWLEDGED_EARLY = 500
+"""How many deliveries are acknowledged before they are stored."""
 ANNOUNCE_TIMEOUT_S = 5.0
 """How long start-up waits for the broker before it reports to the user."""
 
@@ -421,6 +429,9 @@ class App:
 
     def _arrived(self, deliveries: list[Delivery]) -> None:
         self._deliveries += deliveries
+        if self._workers.is_held and MAX_UNACKNOWLEDGED <= len(self._deliveries) <= MAX_ACKNOWLEDGED_EARLY:
+            for delivery in self._deliveries:
+                self._link.ack(delivery)
         for delivery in deliveries:
             if delivery.topic == self._twins.topic:
                 self._hear_twin(delivery)

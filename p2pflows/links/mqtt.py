@@ -181,9 +181,10 @@ class MqttLink:
             self._connection.flush()
 
     def ack(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery; call it in arrival order. If the delivery's connection is gone, do nothing."""
+        """Acknowledge a delivery, once; call it in arrival order. If the delivery's connection is gone, do nothing."""
         if isinstance(delivery, Arrived) and delivery.connection is self._connection:
             delivery.connection.ack(delivery.mid)
+            delivery.mid = 0
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Add topic filters to the live connection; later connections call `subscriptions` again."""

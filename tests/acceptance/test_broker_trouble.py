@@ -102,3 +102,20 @@ def test_a_right_that_is_missing_is_named(address: str) -> None:
         assert "(not authorized); ask its operator to let us publish there." in said[-1]
     finally:
         network.close()
+
+
+def test_a_daemon_comes_back_to_more_than_its_broker_sends_ahead(network_on_each_broker: Network) -> None:
+    """A hundred messages are what iotcore sends ahead; until they are acknowledged, SUBSCRIBE has no answer."""
+    alice = network_on_each_broker.person("alice").without_workers().start()  # who runs the broker
+    bob = network_on_each_broker.person("bob").without_workers()
+    for person, other in ((alice, bob), (bob, alice)):
+        person.cli("contacts", "add", other.name, other.user_id).ok()
+    bob.start().stop()
+    notes = [f"Note {number}" for number in range(250)]
+    for note in notes:
+        alice.request("tell", who=["bob"], text=note)
+    bob.start()
+    wait_until(lambda: bob.request("inbox", limit=1)["notes"] == len(notes))
+    found = bob.request("inbox", limit=len(notes))["prompts"]
+    assert sorted(prompt["text"] for prompt in found) == sorted(notes)
+    wait_until(lambda: alice.status()["pending"] == 0)
