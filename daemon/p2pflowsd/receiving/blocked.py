@@ -78,8 +78,7 @@ class BlockedRequests:
         self._count += 1
         head = self._heads.get(stream, position)
         self._heads[stream] = None if head is None else min(head, position)
-        if stream not in self._going_on:
-            self._notices.request_missing(peer, endpoint)
+        self._notices.request_missing(peer, endpoint)
 
     def move_on(self, peer: str, endpoint: str, position: Position) -> None:
         """Take note of the new position of a stream."""
@@ -130,10 +129,8 @@ class BlockedRequests:
         head = self._heads[stream] = Position(rows[count].epoch, rows[count].seq)
         if head <= position:
             self._going_on[stream] = None
-        else:
-            self._notices.request_missing(*stream)
-            if count:
-                self._notices.request_more(*stream)
+        elif count:
+            self._notices.request_more(*stream)
         return count
 
     def _forget(self, peer: str, count: int) -> None:

@@ -12,7 +12,7 @@ from p2pflowsd.clock import Clock
 from p2pflowsd.human.inbox import Inbox
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, OutgoingRow
-from p2pflowsd.lifecycle import OPEN_OUTGOING, IncomingState, OutgoingState, PromptState
+from p2pflowsd.lifecycle import IncomingState, OutgoingState, PromptState
 from p2pflowsd.link import Link
 from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.running.effects import Effects
@@ -95,7 +95,7 @@ class Deadlines:
             _, message_id = heapq.heappop(self._corrected)
             self._corrected_ids.discard(message_id)
             sent = self._journal.outgoing.find(message_id)
-            if sent is not None and sent.state in OPEN_OUTGOING:
+            if sent is not None:
                 self._expire_sent(sent)
         if self._outbox.next_expiry is not None and self._outbox.next_expiry <= now:
             for sent in self._journal.outgoing.expired(now, MAX_EXPIRED):

@@ -182,6 +182,18 @@ def test_an_answer_counts_though_the_clock_was_set_back(bob: LoneDaemon, ann: Pe
     assert row is None or (row.state, row.answer) == (OutgoingState.DONE, b'{"n":1}')
 
 
+def test_a_call_ends_when_it_was_meant_to_though_the_clock_was_set_back(bob: LoneDaemon, ann: Peer) -> None:
+    """A client waits for no longer than it has said."""
+    sent, ends = send(bob, ann.user), []
+    ann.notify(received=[sent])
+    bob.do(lambda: bob.node.waiters.expect(sent, lambda state, _answer: ends.append(state)))
+    bob.clock.skew_ms -= HOUR_MS
+    bob.sleep(58)
+    assert ends == []
+    bob.sleep(3)
+    assert ends == [OutgoingState.EXPIRED]
+
+
 # Requests of others.
 
 
@@ -244,3 +256,13 @@ def test_many_that_expire_at_once_all_end(bob: LoneDaemon, ann: Peer) -> None:
         send(bob, ann.user)
     assert len(bob.sleep(61)) >= 3
     assert bob.journal.outgoing.pending() == []
+
+
+def test_many_requests_that_expire_at_once_all_end(bob: LoneDaemon, ann: Peer) -> None:
+    """The first batch leaves some of them, and the next one does not wait."""
+    bob.serve_human()
+    expires = bob.clock.now() + MINUTE_MS
+    ann.send(*(ann.message(epoch=1, seq=seq, expires=expires) for seq in range(2 * MAX_EXPIRED + 5)))
+    assert len(bob.journal.prompts.open()) == 2 * MAX_EXPIRED + 5
+    assert len(bob.sleep(61)) >= 3
+    assert bob.journal.prompts.open() == []
