@@ -13,12 +13,16 @@ from support.lone_daemon import HOUR_MS, LoneDaemon, Packet, Peer
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.message import Type
-from p2pflowsd.journal.streams import Direction
+from p2pflows.protocol.notice import MAX_PROGRESS_LINES
+from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState, OutgoingState
+from p2pflowsd.running.catalog import Served
 
 EPOCH = 5
 MOST_PACKETS, MOST_MESSAGES = 100, 50
 """How many packets and messages one stranger gets through at once."""
+MANY_BUNDLES = 28
+"""So many full bundles without effect stop their sender."""
 
 
 @pytest.fixture
@@ -297,3 +301,67 @@ def test_a_clock_that_was_ahead_for_a_while_lets_nothing_take_effect_twice(
     assert ann.received_lines("rewound") == []
     ann.send(ann.message(epoch=EPOCH, seq=3))
     assert len(bob.journal.prompts.all()) == 1
+
+
+# What comes again, and what never comes.
+
+
+def test_who_repeats_a_message_hears_again_what_it_waits_for(bob: LoneDaemon, ann: Peer, carol: Peer) -> None:
+    """The second receipt says the same as the first: held, waiting, or none of both."""
+    bob.serve_human("team", allow="contacts")
+    bob.do(lambda: bob.node.catalog.put(Served(endpoint="f", kind="python", target="m:f", dispatch_point="gpu")))
+    said = []
+    for peer, endpoint in ((carol, "team"), (ann, "f"), (ann, "User")):
+        message = peer.message(endpoint, epoch=EPOCH)
+        for _ in range(2):
+            peer.send(message, endpoint=endpoint)
+            bob.sleep(0.03)
+            said.append([len(peer.received_lines(line)) for line in ("held", "waiting", "received")])
+    assert said == [[1, 0, 0], [2, 0, 0], [0, 1, 0], [0, 2, 0], [0, 2, 1], [0, 2, 2]]
+    assert bob.journal.counters["refused.replayed"] == 3
+
+
+def test_a_skip_moves_on_only_what_waits_for_it(bob: LoneDaemon, ann: Peer) -> None:
+    """One that comes too early, of another epoch, or to where the stream is already lets no message be lost."""
+    ann.send(ann.message(epoch=EPOCH, seq=0))
+    for skip in (["User", EPOCH, 5], ["Other", EPOCH, 5]):
+        ann.notify(skips=[skip])
+    ann.send(ann.message(epoch=EPOCH, seq=1))
+    assert len(bob.journal.prompts.all()) == 2
+    ann.send(ann.message(epoch=EPOCH, seq=4))
+    for skip in (["User", EPOCH + 1, 4], ["User", EPOCH - 1, 4], ["User", EPOCH, 0]):
+        ann.notify(skips=[skip])
+        assert bob.journal.streams.get(Direction.INCOMING, ann.user, "User") == Position(EPOCH, 2)
+    ann.send(ann.message(epoch=EPOCH, seq=2))
+    ann.notify(skips=[["User", EPOCH, 4]])
+    bob.sleep(0)
+    assert len(bob.journal.prompts.all()) == 4
+
+
+def test_whoever_repeats_much_after_an_outage_is_heard(bob: LoneDaemon, ann: Peer) -> None:
+    """Copies cost their sender nothing, as every honest sender sends some; what was never right does."""
+    message = ann.message(epoch=EPOCH)
+    for body, is_stopped in ((message, False), (ann.message("Other"), True)):
+        for _ in range(MANY_BUNDLES):
+            ann.send(*[body] * 256)
+        assert (bob.journal.counters.get("refused.rate_limited", 0) > 0) is is_stopped
+
+
+def test_progress_of_a_call_that_has_ended_counts_as_useless(bob: LoneDaemon, ann: Peer) -> None:
+    """Nobody keeps a daemon busy with how far something has got that is over."""
+    sent = call(bob, ann)
+    lines = [[sent, {"n": 1}]] * MAX_PROGRESS_LINES
+    for is_over in (False, True):
+        for _ in range(20_000 // MAX_PROGRESS_LINES + 2):
+            ann.notify(progress=lines)
+        assert (bob.journal.counters.get("refused.rate_limited", 0) > 0) is is_over
+        bob.do(lambda: bob.node.messages.cancel(sent))
+
+
+@pytest.mark.parametrize("topic", ["x" * 5_000, f"p2pflows/1/{'ab' * 32}/results/gpu", f"p2pflows/1/{'ab' * 32}/card"])
+def test_what_comes_on_a_strange_topic_is_logged_in_short(bob: LoneDaemon, topic: str) -> None:
+    """Whatever a broker delivers is counted; the log blames a user only for what is on the topic of their status."""
+    bob.node.process_batch([Packet(topic, b"?")])
+    (entry,) = [entry for entry in bob.journal.log.newest(9) if entry.what == "refused"]
+    assert entry.detail == f"A delivery on {topic[:200]} was refused as wrong_topic."
+    assert entry.peer == ("ab" * 32 if topic.endswith("card") else "")

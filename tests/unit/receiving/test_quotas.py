@@ -13,6 +13,7 @@ from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 from support.usage import check_usage
 
 from p2pflows.limits import Limits
+from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
 from p2pflowsd.node import Node
@@ -82,9 +83,120 @@ def test_a_contact_has_so_many_requests(make: Callable[..., LoneDaemon]) -> None
     posts(ann, 1, start=6)
     assert len(bob.journal.prompts.open()) == 6
     ann.send(ann.message(epoch=EPOCH, seq=6, type="cancel", cause="a" * 32))
+    assert len(bob.journal.prompts.open()) == 5
     posts(ann, 3, start=7)
     assert len(bob.journal.prompts.open()) == 6
     check_usage(bob.journal)
+
+
+def test_a_withdrawal_that_waits_for_an_earlier_message_needs_room(make: Callable[..., LoneDaemon]) -> None:
+    """It makes room only when its turn comes, so nobody fills the journal with withdrawals of nothing."""
+    bob = make(requests_per_contact=2)
+    ann = Peer(bob, 67, name="ann")
+    posts(ann, 2)
+    ann.send(*(ann.message(epoch=EPOCH, seq=seq, type="cancel", cause="a" * 32) for seq in range(4, 9)))
+    bob.sleep(0.03)
+    assert bob.node.blocked.count() == 0
+    assert refusals(ann) == ["quota_full"] * 5
+
+
+def test_what_waits_is_confirmed_on_a_full_quota(make: Callable[..., LoneDaemon]) -> None:
+    """A message that comes again while it waits for an earlier one gets its receipt, and no refusal."""
+    bob = make(requests_per_contact=2)
+    ann = Peer(bob, 67, name="ann")
+    message = ann.message(epoch=EPOCH, seq=7)
+    posts(ann, 1)
+    ann.send(message)
+    ann.send(message)
+    bob.sleep(0.03)
+    assert refusals(ann) == []
+    assert bob.journal.counters["refused.replayed"] == 1
+
+
+def test_a_stranger_gets_an_id_twice_where_no_more_is_held(make: Callable[..., LoneDaemon]) -> None:
+    """What has the id of a request that is held counts as a copy of it, and its sender hears that it is held."""
+    bob = make(requests_per_stranger=2)
+    carol = Peer(bob, 68)
+    for seq in range(3):
+        number = f"{seq % 2:032x}"
+        carol.send(carol.message(epoch=EPOCH, seq=seq, id=number, conversation=number))
+    bob.sleep(0.03)
+    assert refusals(carol) == []
+    assert carol.received_lines("held") == [f"{0:032x}", f"{1:032x}"]
+
+
+def test_blocked_requests_of_all_are_bounded(make: Callable[..., LoneDaemon], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many contacts together fill no more than one daemon can hold, and many strangers less."""
+    monkeypatch.setattr("p2pflowsd.receiving.intake.MAX_BLOCKED", 8)
+    bob = make(requests_of_strangers=3)
+
+    def waits(peer: Peer) -> int:
+        peer.send(*(peer.message(epoch=EPOCH, seq=2 * seq) for seq in (1, 2)))
+        bob.sleep(2)
+        return bob.node.blocked.count_of(peer.user)
+
+    contacts = [Peer(bob, seed, name=f"c{seed}") for seed in range(70, 73)]
+    assert [waits(peer) for peer in contacts[:2]] == [2, 2]
+    assert [waits(Peer(bob, seed)) for seed in (80, 81)] == [2, 1]
+    assert waits(contacts[2]) == 1
+    assert bob.node.blocked.count() == 8
+
+
+@pytest.mark.parametrize("limit", ["answers_per_contact", "remembered_per_contact", "requests_per_contact"])
+def test_a_contact_has_so_many_rows_of_each_kind(make: Callable[..., LoneDaemon], limit: str) -> None:
+    """Requests, answers that they never confirm, and ids that are remembered have a limit each."""
+    bob = make(**{limit: 3})
+    ann = Peer(bob, 67, name="ann")
+    for seq in range(6):
+        if limit == "requests_per_contact":
+            posts(ann, 1, start=seq)
+            continue
+        kind = "call" if limit == "answers_per_contact" else "post"
+        ann.send(ann.message("_flows", type=kind, epoch=EPOCH, seq=seq, data={}), endpoint="_flows")
+    bob.sleep(0.03)
+    usage = bob.journal.usage.of(ann.user)
+    assert {usage.requests, usage.answers, usage.remembered} >= {3}
+    assert refusals(ann) == ["quota_full"] * 3
+
+
+@pytest.mark.parametrize(("size", "stored"), [(1, 3), (600_000, 1)])
+def test_one_s_own_requests_have_limits_of_their_own(make: Callable[..., LoneDaemon], size: int, stored: int) -> None:
+    """What one's own flows send takes no room of others, and others take none of theirs."""
+    bob = make(own_requests=3, own_bytes=1_000_000, remembered_of_strangers=1)
+    carol = Peer(bob, 68)
+    for seq in range(2):
+        carol.send(carol.message("_flows", epoch=EPOCH, seq=seq, data={}), endpoint="_flows")
+        bob.sleep(1.5)
+    assert refusals(carol) == ["quota_full"]
+    for _ in range(4):
+        bob.do(lambda: bob.node.messages.send(Type.POST, bob.user, "User", {"text": "x" * size}, life_ms=HOUR_MS))
+        for bundle in bob.link.sent.pop(topics.inbox(bob.user, "User"), []):
+            bob.receive("User", bundle)
+    assert len(bob.journal.prompts.open()) == stored
+    fills = {fill.limit: fill.used for fill in bob.node.quotas.fills(bob.journal.usage.of(bob.user))}
+    assert fills.keys() == {"own_requests", "own_bytes"}
+    assert fills["own_requests"] == stored
+
+
+def test_ended_questions_stay_while_there_is_room(make: Callable[..., LoneDaemon]) -> None:
+    """What the owner has answered can be read again until its sender fills all."""
+    bob = make(bytes_per_contact=1_000_000)
+    ann = Peer(bob, 67, name="ann")
+    posts(ann, 1, size=200_000)
+    bob.do(lambda: bob.node.inbox.end_some(ann.user, "", 200))
+    posts(ann, 1, start=1)
+    assert len(bob.journal.prompts.all()) == 2
+
+
+def test_what_contacts_fill_is_not_counted_as_strangers(make: Callable[..., LoneDaemon]) -> None:
+    """A stranger finds room however much is stored of contacts."""
+    bob = make(bytes_of_strangers=1_000_000)
+    posts(Peer(bob, 67, name="ann"), 3, size=400_000)
+    bob.sleep(2)
+    carol = Peer(bob, 68)
+    posts(carol, 1, size=1_000)
+    bob.sleep(0.03)
+    assert refusals(carol) == []
 
 
 def test_what_was_stored_is_confirmed_on_a_full_quota(make: Callable[..., LoneDaemon]) -> None:
@@ -166,6 +278,9 @@ def test_the_proof_of_a_bundle_lives_as_long_as_its_messages(make: Callable[...,
     ann.send(ann.message(epoch=EPOCH, seq=0))
     bob.sleep(1)
     assert proofs() == []
+    now = bob.clock.now()
+    ann.send(*(ann.message(epoch=EPOCH, seq=9 + n, expires=now + life) for n, life in enumerate(reversed(lives))))
+    assert proofs() == [(now + HOUR_MS,)]
 
 
 def test_the_owner_sees_who_fills_what(make: Callable[..., LoneDaemon]) -> None:
@@ -178,6 +293,13 @@ def test_the_owner_sees_who_fills_what(make: Callable[..., LoneDaemon]) -> None:
     (row,) = [each for each in shown["peers"] if each["user"] == ann.user]
     assert (row["name"], row["questions"]) == ("ann", 4)
     assert row["near"] == [{"limit": "questions_per_contact", "what": "questions", "used": 4, "most": 5}]
+    assert "peer" not in row
+    carol = Peer(bob, 68)
+    posts(carol, 18)
+    shown = bob.node.quotas.status(1)
+    assert [each["user"] for each in shown["peers"]] == [carol.user]
+    assert [each["limit"] for each in shown["peers"][0]["near"]] == ["requests_per_stranger"]
+    assert shown["strangers"]["peers"] == 1
 
 
 def cancel(node: Node, call: str) -> object:

@@ -27,6 +27,7 @@ from p2pflowsd.lifecycle import IncomingState, OutgoingState
 from p2pflowsd.running import instances
 from p2pflowsd.running.instances import requested_endpoint
 from p2pflowsd.running.leases import LOST_FRAME_TIMEOUT_S
+from p2pflowsd.running.origin import AskOrigin
 from p2pflowsd.running.worker_tokens import point_key
 
 SECRET = {"for": "alice alone"}
@@ -238,6 +239,34 @@ def test_what_all_share(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: 
     shared = instance_of(desk, hand, alice, "shared")
     assert mallory.hears(mallory.mounts("shared"))[0]["instance"] == shared
     assert mallory.hears_error(mallory.mounts("shared", config_overrides={"name": "x"})) == "not_allowed"
+
+
+@pytest.mark.parametrize("order", [{"config_overrides": {"name": "x"}}, {"initial_state": {"n": 1}}, {}])
+def test_its_owner_asks_for_a_singleton_that_is_there_as_it_is_not(
+    desk: Desk, alice: Neighbour, hand: Hand, order: dict[str, Any]
+) -> None:
+    """A command is refused, as it would have no effect; a flow of the owner's goes on, and the log says so."""
+    shared = instance_of(desk, hand, alice, "shared")
+
+    def mount(origin: str | None) -> dict[str, Any]:
+        data = {"op": "mount", "endpoint": "shared", **order}
+        expires = desk.clock.now() + HOUR_MS
+        sent = desk.do(
+            lambda: desk.node.outbox.accept(
+                Type.CALL, desk.user, topics.INSTANCES, data, expires=expires, origin=origin
+            )
+        )
+        for endpoint in (topics.INSTANCES, topics.REPLY):
+            for bundle in desk.link.sent.pop(topics.inbox(desk.user, endpoint), []):
+                desk.arrives(topics.inbox(desk.user, endpoint), bundle)
+        row = desk.journal.outgoing.find(sent.id)
+        assert row is not None
+        return dict(json.loads(row.answer or b"{}"))
+
+    by_hand = mount(None)
+    assert (by_hand.get("kind"), by_hand.get("instance")) == (("bad_input", None) if order else ("class", shared))
+    assert mount(AskOrigin(1, 0).to_json())["instance"] == shared
+    assert ("ignored" in [what for what, _ in desk.log()]) is bool(order)
 
 
 def test_a_stranger_asks_for_an_instance(desk: Desk, hand: Hand) -> None:
