@@ -48,6 +48,11 @@ TWIN_TIMEOUT_S = 1.0
 """How long another daemon with this identity has to answer, if it was seen."""
 ECHO_TIMEOUT_S = 2.0
 """How long the broker has to pass on our question to others with this identity."""
+MAX_BATCH_REQUESTS = 128
+"""How many requests of clients one batch runs, so that nobody waits for long until it ends."""
+MAX_BATCH_DELIVERIES = 64
+MAX_BATCH_BYTES = 64_000
+"""How many bytes of deliveries one batch receives; a larger one has a batch of its own."""
 MAX_UNACKNOWLEDGED = 100
 """How many deliveries wait for their acknowledgement while this daemon does not know whether it has a twin.
 
@@ -213,10 +218,7 @@ class App:
             return
         if self._timer is not None:
             self._timer.cancel()
-        deliveries: list[Delivery] = []
-        if not self._workers.is_held:
-            deliveries, self._deliveries = self._deliveries, []
-        requests, self._requests = self._requests, []
+        deliveries, requests = self._take_batch()
         if self._journal_error is not None:  # the node is dead: deliveries come again, and clients get an error
             self._refuse(requests, self._journal_error)
             return
@@ -240,6 +242,19 @@ class App:
                 )
         wait = max(0.0, self._node.next_wake() - self._clock.elapsed())
         self._timer = asyncio.get_running_loop().call_later(wait, self._schedule)
+
+    def _take_batch(self) -> tuple[list[Delivery], list[Request]]:
+        """Take what the next batch has time for; the one after it goes on with the others."""
+        deliveries: list[Delivery] = []
+        has_more = False
+        if not self._workers.is_held:
+            count = batch_length(self._deliveries)
+            deliveries, self._deliveries = self._deliveries[:count], self._deliveries[count:]
+            has_more = bool(self._deliveries)
+        requests, self._requests = self._requests[:MAX_BATCH_REQUESTS], self._requests[MAX_BATCH_REQUESTS:]
+        if has_more or self._requests:
+            self._schedule()
+        return deliveries, requests
 
     def _submit(self, step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
         """Run a step inside the node's next batch; after the commit, call back with its result or P2pflowsError.
@@ -567,6 +582,16 @@ class App:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._connected.wait(), ANNOUNCE_TIMEOUT_S)
         ready(self._about())
+
+
+def batch_length(deliveries: Sequence[Delivery]) -> int:
+    """Return how many deliveries a batch takes: at least one of them, and else no more than it has time for."""
+    size = 0
+    for count, delivery in enumerate(deliveries[:MAX_BATCH_DELIVERIES]):
+        size += len(delivery.payload)
+        if count and size > MAX_BATCH_BYTES:
+            return count
+    return min(len(deliveries), MAX_BATCH_DELIVERIES)
 
 
 def _place_of(home: Home) -> str:

@@ -319,7 +319,8 @@ class Intake:
         """
         peer = message.sender
         needs_room = message.type != Type.CANCEL or state == IncomingState.BLOCKED
-        if needs_room and not self._quotas.has_room(peer, size) and self._is_new(message):
+        has_room = not needs_room or self._quotas.has_room(peer, size, is_post=message.type == Type.POST)
+        if not has_room and self._is_new(message):
             self._refuse(message, "quota_full")
         if state == IncomingState.BLOCKED:
             if not self._has_room_to_block(peer) and self._is_new(message):

@@ -17,6 +17,8 @@ from p2pflowsd.journal.rows import UsageRow
 MAX_FORGOTTEN = 100
 """How many ended questions of a peer one message may push out."""
 STRANGERS_COUNTED_EVERY_S = 1.0
+POSTS_PART = 0.9
+"""How much of a quota posts may fill. The rest is left for calls, for whose answers somebody waits."""
 NEAR = 0.8
 """From this part of a limit on, `status` shows it."""
 
@@ -56,7 +58,7 @@ class Quotas:
         self._strangers_remembered = 0
         self._count_strangers_at = 0.0
 
-    def has_room(self, peer: str, size: int) -> bool:
+    def has_room(self, peer: str, size: int, *, is_post: bool = False) -> bool:
         """Return whether a request of a peer may be stored.
 
         Questions of the peer that have ended give way.
@@ -64,13 +66,15 @@ class Quotas:
         Args:
             peer: its sender.
             size: the bytes of its body.
+            is_post: whether nobody waits for an answer.
         """
+        part = POSTS_PART if is_post else 1.0
         usage = self._usage.of(peer)
         if not self._is_known(peer) and not self._strangers_have_room(size):
             return False
-        if not self._has_rows(usage):
+        if not self._has_rows(usage, part):
             return False
-        most = self._most_bytes(peer)
+        most = self._most_bytes(peer) * part
         if usage.bytes + size <= most:
             return True
         self._usage.forget_ended_questions(peer, MAX_FORGOTTEN)
@@ -130,15 +134,15 @@ class Quotas:
             "limits": self._limits.model_dump(),
         }
 
-    def _has_rows(self, usage: UsageRow) -> bool:
+    def _has_rows(self, usage: UsageRow, part: float) -> bool:
         """Whether a peer may have one more request; limits for some states are checked where the state is known."""
         limits = self._limits
         if usage.peer == self._user:
-            return usage.requests < limits.own_requests
+            return usage.requests < limits.own_requests * part
         if not self._is_known(usage.peer):
             return usage.answers < limits.answers_per_stranger
         return (
-            usage.requests < limits.requests_per_contact
+            usage.requests < limits.requests_per_contact * part
             and usage.answers < limits.answers_per_contact
             and usage.remembered < limits.remembered_per_contact
         )

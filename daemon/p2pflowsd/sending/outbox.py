@@ -292,6 +292,7 @@ class Outbox:
             entry = self._queue.get(message_id)
             if entry is not None and entry.peer == peer:
                 settled.append(entry)
+                self._queue.end_pause(entry.stream)
                 if entry.is_untimely:
                     self.peer_clocks.forget(peer)
                 self._queue.remove(message_id)
@@ -340,16 +341,20 @@ class Outbox:
         return entry is not None and entry.is_untimely
 
     def record_refusals(self, peer: str, refusals: Iterable[tuple[str, str]]) -> None:
-        """Store why their recipient has no room for some pending messages; they are sent again later.
+        """Store why their recipient has no room for some pending messages; their streams pause, and go on later.
 
         Args:
             peer: the user id of the recipient.
             refusals: message ids with the reason; those of other recipients are ignored.
         """
+        refused: dict[tuple[str, str], list[OutboxEntry]] = {}
         for message_id, reason in refusals:
             entry = self._queue.get(message_id)
-            if entry is not None and entry.peer == peer and reason in NO_ROOM:
+            if entry is not None and entry.peer == peer and reason in NO_ROOM and not entry.is_answer:
                 self._journal.outgoing.set_note(message_id, peer, reason)
+                refused.setdefault(entry.stream, []).append(entry)
+        for entries in refused.values():
+            self._queue.pause(entries, self._clock.elapsed())
 
     def record_answer(
         self, peer: str, in_reply_to: str, state: OutgoingState, answer: bytes, *, created: int = 0
@@ -434,6 +439,7 @@ class Outbox:
             return (endpoint, epoch, END_OF_EPOCH)
         if position.seq <= seq:
             return (endpoint, epoch, END_OF_EPOCH) if self._begin_epoch(peer, endpoint, position) else None
+        self._queue.probe((peer, endpoint), self._clock.elapsed())
         pending = self._queue.stream(peer, endpoint, MAX_BUNDLE_MESSAGES)
         first = pending[0].seq if pending else position.seq
         missed = [entry for entry in self._queue.stored(peer, endpoint, seq) if entry.seq < first]
@@ -590,9 +596,10 @@ class Outbox:
             self._heard_from.add(peer)
 
     def resend_due(self) -> None:
-        """Send again what has waited long enough for its receipt, or for the turn of its recipient."""
+        """Send again what has waited long enough for its receipt, for room, or for the turn of its recipient."""
         for entry in self._queue.take_due(self._clock.elapsed()):
             self._queue.resend(entry)
+        self._queue.probe_due(self._clock.elapsed())
         self._resend_to_those_who_were_heard()
         self._resend_to_those_who_came_back()
 
@@ -610,6 +617,7 @@ class Outbox:
         for peer in sorted(self._came_back):
             if self._resends.take(peer):
                 self._came_back.remove(peer)
+                self._queue.end_pauses_to(peer)
                 entries = self._queue.sent_to(peer)
                 for entry in entries:
                     entry.first_sent = None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
+from p2pflows.backoff import Backoff
 from p2pflows.protocol.message import ANSWERS
 
 MAX_BUNDLE_BYTES = 128_000
@@ -18,6 +19,8 @@ MAX_IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that the broker's queue for a slow reader stays short."""
 MAX_IN_FLIGHT_MESSAGES = 512
 """Per recipient, so that what is sent next does not arrive behind seconds of work."""
+PAUSE = Backoff(initial_s=0.5, max_s=60.0)
+"""How long a stream whose recipient has no room waits, until one of its messages finds out whether there is room."""
 MAX_CACHED_BYTES = 16_000_000
 """How many bytes of bodies stay in memory until they are sent; further bodies are read from the journal."""
 
@@ -79,11 +82,27 @@ class OutboxEntry:
         return self.type in ANSWERS
 
 
+@dataclass(slots=True)
+class _Pause:
+    """A stream whose recipient has no room.
+
+    Attributes:
+        queue: its messages that are to be sent.
+        until: when one of them is sent, in the clock's elapsed seconds.
+        probes: how many were sent so, one after the other.
+    """
+
+    queue: deque[OutboxEntry]
+    until: float
+    probes: int = 0
+
+
 class SendQueue:
     """Pending messages, and stored calls.
 
     The messages of one stream are sent in the order in which they were added. The streams to a recipient take turns, a
-    bundle each, so that a call does not wait behind what is queued for another endpoint.
+    bundle each, so that a call does not wait behind what is queued for another endpoint. For the same reason what a
+    recipient has no room for is not in flight: its stream pauses, and sends one message at a time until one is stored.
     """
 
     def __init__(self) -> None:
@@ -98,6 +117,9 @@ class SendQueue:
         self._count_to: Counter[str] = Counter()
         self._due: list[tuple[float, int, Sequence[OutboxEntry]]] = []
         """A heap of bundles; an entry that is not sent, or was sent again, is out of date."""
+        self._pauses: dict[tuple[str, str], _Pause] = {}
+        self._pauses_end: list[tuple[float, tuple[str, str]]] = []
+        """A heap; an entry whose stream does not pause, or does so for longer, is out of date."""
         self._numbers = count()
         self._in_flight: dict[str, int] = {}
         self._cached_bytes = 0
@@ -144,6 +166,7 @@ class SendQueue:
                 del stream[entry.id]
                 if not stream:
                     del self._streams[entry.stream]
+                    self.end_pause(entry.stream)
 
     def is_head(self, entry: OutboxEntry) -> bool:
         """Return whether a message is the first pending one of its stream."""
@@ -201,6 +224,55 @@ class SendQueue:
             self._queue_of(entry).append(entry)
         return was_sent
 
+    def pause(self, entries: Sequence[OutboxEntry], elapsed: float) -> None:
+        """Queue messages of one stream again for which their recipient has no room, and let their stream pause.
+
+        Args:
+            entries: the messages; those that are not sent keep their places.
+            elapsed: the clock's elapsed seconds.
+        """
+        refused = sorted((entry for entry in entries if self._take_back(entry)), key=_seq)
+        if not refused:
+            return
+        for entry in refused:
+            entry.waits = 0
+        peer, endpoint = stream = refused[0].stream
+        queue = self._queue_of(refused[0])
+        while queue and queue[0].seq < refused[-1].seq:
+            refused.append(queue.popleft())
+        queue.extendleft(sorted(refused, key=_seq, reverse=True))
+        if stream not in self._pauses:
+            self._pauses[stream] = _Pause(queue, elapsed)
+            self._let_pause(stream, elapsed + PAUSE.delay_s(0))
+        self._remove_unsent(peer, endpoint)
+
+    def end_pause(self, stream: tuple[str, str]) -> None:
+        """Let a stream go on, because its recipient has room; does nothing if it does not pause."""
+        pause = self._pauses.pop(stream, None)
+        if pause is not None:
+            self._add_unsent(stream, pause.queue)
+
+    def end_pauses_to(self, peer: str) -> None:
+        """Let all streams to a recipient go on, because its daemon has started again."""
+        for stream in [each for each in self._pauses if each[0] == peer]:
+            self.end_pause(stream)
+
+    def probe(self, stream: tuple[str, str], elapsed: float) -> None:
+        """Let a stream that pauses send one message with the next call of `probe_due`."""
+        if stream in self._pauses:
+            self._let_pause(stream, elapsed)
+
+    def probe_due(self, elapsed: float) -> None:
+        """Let each stream whose pause is over send one message, and pause for longer until that is confirmed."""
+        while self._pauses_end and self._pauses_end[0][0] <= elapsed:
+            until, stream = heapq.heappop(self._pauses_end)
+            pause = self._pauses.get(stream)
+            if pause is None or pause.until != until:
+                continue
+            pause.probes += 1
+            self._let_pause(stream, elapsed + PAUSE.delay_s(pause.probes))
+            self._add_unsent(stream, pause.queue)
+
     def drop_body(self, entry: OutboxEntry) -> None:
         """Remove the cached body of a message."""
         if entry.body is not None:
@@ -251,8 +323,9 @@ class SendQueue:
         bundle: list[OutboxEntry] = []
         while streams and not bundle:
             endpoint, queue = next(iter(streams.items()))
-            bundle = _take_bundle(queue, window, most, max_bytes)
-            if not queue:
+            is_probe = (peer, endpoint) in self._pauses
+            bundle = _take_bundle(queue, window, min(1, most) if is_probe else most, max_bytes)
+            if not queue or (bundle and is_probe):
                 del streams[endpoint]
             elif bundle:
                 streams.move_to_end(endpoint)
@@ -264,7 +337,9 @@ class SendQueue:
 
     def put_back(self, peer: str, bundle: Sequence[OutboxEntry]) -> None:
         """Return a bundle that could not be sent to the front of its recipient's queue."""
-        self._queue_of(bundle[0]).extendleft(reversed(bundle))
+        queue = self._queue_of(bundle[0])
+        queue.extendleft(reversed(bundle))
+        self._add_unsent(bundle[0].stream, queue)
         self._unsent[peer].move_to_end(bundle[0].endpoint, last=False)
 
     def mark_sent(self, bundle: Sequence[OutboxEntry], *, at: float, due: float) -> None:
@@ -287,7 +362,25 @@ class SendQueue:
 
     def _queue_of(self, entry: OutboxEntry) -> deque[OutboxEntry]:
         """The queue of an entry's stream, which is created if it is new."""
+        pause = self._pauses.get(entry.stream)
+        if pause is not None:
+            return pause.queue
         return self._unsent.setdefault(entry.peer, OrderedDict()).setdefault(entry.endpoint, deque())
+
+    def _add_unsent(self, stream: tuple[str, str], queue: deque[OutboxEntry]) -> None:
+        peer, endpoint = stream
+        if queue:
+            self._unsent.setdefault(peer, OrderedDict()).setdefault(endpoint, queue)
+
+    def _remove_unsent(self, peer: str, endpoint: str) -> None:
+        streams = self._unsent.get(peer, OrderedDict())
+        streams.pop(endpoint, None)
+        if not streams:
+            self._unsent.pop(peer, None)
+
+    def _let_pause(self, stream: tuple[str, str], until: float) -> None:
+        self._pauses[stream].until = until
+        heapq.heappush(self._pauses_end, (until, stream))
 
     def _take_back(self, entry: OutboxEntry) -> bool:
         """Remove a message from those that wait for their receipt; return whether it was one of them."""

@@ -16,6 +16,7 @@ from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
+from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.node import Node
 
 EPOCH = 5
@@ -197,6 +198,22 @@ def test_what_contacts_fill_is_not_counted_as_strangers(make: Callable[..., Lone
     posts(carol, 1, size=1_000)
     bob.sleep(0.03)
     assert refusals(carol) == []
+
+
+def test_posts_leave_room_for_calls(make: Callable[..., LoneDaemon]) -> None:
+    """Whoever has queued more posts than there is room for can still call; the same holds for the owner."""
+    bob = make(requests_per_contact=20, own_requests=20)
+    ann = Peer(bob, 67, name="ann")
+    posts(ann, 20)
+    bob.sleep(0.03)
+    assert len(refusals(ann)) == 2
+    ann.send(ann.message("Other", type="call", epoch=EPOCH, seq=0, data={}), endpoint="Other")
+    bob.sleep(0.03)
+    assert len(refusals(ann)) == 2
+    for _ in range(18):
+        bob.do(partial(bob.journal.usage.add_request, bob.user, IncomingState.READY, 1))
+    assert not bob.node.quotas.has_room(bob.user, 1, is_post=True)
+    assert bob.node.quotas.has_room(bob.user, 1)
 
 
 def test_what_was_stored_is_confirmed_on_a_full_quota(make: Callable[..., LoneDaemon]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.node import TICK_S
 from p2pflowsd.sending.outbox import BACKOFF, EPOCH_INTERVAL_S, MAX_REDATED, PACKET_OVERHEAD_BYTES
-from p2pflowsd.sending.send_queue import MAX_BUNDLE_MESSAGES
+from p2pflowsd.sending.send_queue import MAX_BUNDLE_MESSAGES, MAX_IN_FLIGHT_MESSAGES, PAUSE
 
 DAY_MS = 24 * HOUR_MS
 
@@ -276,6 +277,70 @@ def test_only_known_reasons_for_no_room_are_kept(bob: LoneDaemon, ann: Peer) -> 
     assert row_of(bob, call).note == ""
     ann.notify(refused=[[call, "streams_full"]])
     assert row_of(bob, call).note == "streams_full"
+
+
+def test_what_has_no_room_is_not_in_the_way_of_other_endpoints(bob: LoneDaemon, ann: Peer) -> None:
+    """A recipient has no room for more than may be in flight to it; a call to another endpoint leaves all the same."""
+    posts = [accept(bob, ann, Type.POST) for _ in range(MAX_IN_FLIGHT_MESSAGES + 1)]
+    assert len(ann.received("x")) == MAX_IN_FLIGHT_MESSAGES
+    for first in range(0, MAX_IN_FLIGHT_MESSAGES, MAX_BUNDLE_MESSAGES):
+        ann.notify(refused=[[each, "quota_full"] for each in posts[first : first + MAX_BUNDLE_MESSAGES]])
+    call = accept(bob, ann, endpoint="y")
+    assert [each["id"] for each in ann.received("y")] == [call]
+    before = len(ann.received("x"))
+    bob.sleep(1)
+    assert [each["id"] for each in ann.received("x")[before:]] == posts[:1]
+
+
+def test_a_stream_without_room_sends_one_message_until_that_is_stored(bob: LoneDaemon, ann: Peer) -> None:
+    """It asks ever more seldom, with its first message; a receipt lets all go on, in order."""
+    posts = [accept(bob, ann, Type.POST) for _ in range(3)]
+    for _ in range(2):  # the second refusal is of a copy that was under way
+        ann.notify(refused=[[each, "quota_full"] for each in posts])
+    times = []
+    for _ in range(240):
+        before = len(ann.received("x"))
+        bob.sleep(0.5)
+        sent = [each["id"] for each in ann.received("x")[before:]]
+        if sent:
+            assert sent == posts[:1]
+            times.append(bob.clock.elapsed())
+            ann.notify(refused=[[posts[0], "quota_full"]])
+    waits = [later - earlier for earlier, later in pairwise(times)]
+    assert waits == sorted(waits)
+    assert 5 <= len(waits) <= 8
+    before = len(ann.received("x"))
+    ann.notify(received=posts[:1])
+    assert [each["id"] for each in ann.received("x")[before:]] == posts[1:]
+
+
+@pytest.mark.parametrize("reason", ["gap", "start"])
+def test_a_recipient_that_asks_or_starts_again_has_room(bob: LoneDaemon, ann: Peer, reason: str) -> None:
+    """What it has no room for comes at once, and not when the pause ends."""
+    ann.show(boot=1, online=True)
+    posts = [accept(bob, ann, Type.POST) for _ in range(3)]
+    for _ in range(8):
+        ann.notify(refused=[[each, "quota_full"] for each in posts])
+        bob.sleep(PAUSE.max_s)
+    ann.notify(refused=[[each, "quota_full"] for each in posts])
+    before = len(ann.received("x"))
+    if reason == "gap":
+        ann.notify(gaps=[["x", epoch_to(bob, ann), 0]])
+    else:
+        ann.show(boot=2, online=True)
+    bob.sleep(2 * TICK_S)
+    sent = [each["id"] for each in ann.received("x")[before:]]
+    assert sent == (posts[:1] if reason == "gap" else posts)
+
+
+def test_a_stream_without_room_is_forgotten_with_its_last_message(bob: LoneDaemon, ann: Peer) -> None:
+    """Nothing is left of a pause when what it held up has ended; the next message leaves at once."""
+    post = accept(bob, ann, Type.POST, expires=bob.clock.now() + 1_000)
+    ann.notify(refused=[[post, "quota_full"]])
+    bob.sleep(5)
+    assert row_of(bob, post).state == "expired"
+    following = accept(bob, ann, Type.POST)
+    assert ann.received("x")[-1]["id"] == following
 
 
 def test_a_time_that_was_refused_says_how_the_clocks_differ(bob: LoneDaemon, ann: Peer) -> None:
