@@ -76,6 +76,15 @@ async def test_small_rows_and_large_ones_are_copied(journal: Journal, path: Path
     checkpoints.close()
 
 
+def test_a_long_log_is_copied_once(journal: Journal) -> None:
+    """While nothing changes, there is nothing to copy, though the file of the log is as long as before."""
+    assert journal.checkpoint is not None
+    write(journal, 1)
+    assert journal.checkpoint.is_due(MAX_LOG_BYTES)
+    journal.checkpoint.begin()
+    assert not journal.checkpoint.is_due(MAX_LOG_BYTES)
+
+
 async def test_a_few_changes_wait(journal: Journal) -> None:
     """A copy syncs two files, so it is not made for each commit."""
     checkpoints = Checkpoints()

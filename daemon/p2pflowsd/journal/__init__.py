@@ -311,10 +311,7 @@ class _Work(_Reading):
 
     def __enter__(self) -> None:
         if not self._db.in_transaction:
-            try:
-                self._db.execute("BEGIN")
-            except sqlite3.Error as error:
-                self.__exit__(None, error, None)
+            self._db.execute("BEGIN")  # which neither reads nor writes, so that it has nothing that fails
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if error is not None:

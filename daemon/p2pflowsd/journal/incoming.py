@@ -96,8 +96,8 @@ class IncomingTable(Table[IncomingRow]):
         self._live: dict[int, _Live] = {}
         self._bodies_in: Counter[int] = Counter()
         """How many bodies there are of the requests in each bundle."""
-        self._without_bodies: set[int] = set()
-        """The bundles that had their last body removed in this transaction."""
+        self._with_fewer_bodies: set[int] = set()
+        """The bundles that had a body removed in this transaction."""
 
     def load(self) -> None:
         """Read which requests are open or dead."""
@@ -105,7 +105,7 @@ class IncomingTable(Table[IncomingRow]):
         self._bodies_in.clear()
         for state, statement in _LIVE.items():
             for row_id, peer, size, bundle in self._db.execute(statement):
-                self._note_live(row_id, _Live(sys.intern(peer), state, size, bundle if state in _KEEPS_BODY else None))
+                self._note_live(row_id, _Live(sys.intern(peer), state, size, bundle))
 
     def add(self, message: Message, body: bytes, bundle: int, now: int, state: IncomingState) -> IncomingRow | None:
         """Store a request; return None if its sender has sent this id before."""
@@ -215,11 +215,11 @@ class IncomingTable(Table[IncomingRow]):
 
     def save(self) -> None:
         """Remove the proofs of bundles of whose messages no body is left."""
-        for bundle in self._without_bodies:
-            if not self._bodies_in[bundle]:  # a later message of the bundle may have been stored
+        for bundle in self._with_fewer_bodies:
+            if not self._bodies_in[bundle]:
                 del self._bodies_in[bundle]
                 self.drop_bundle(bundle)
-        self._without_bodies.clear()
+        self._with_fewer_bodies.clear()
 
     def knows(self, peer: str, message_id: str) -> bool:
         """Return whether a peer has sent a request under an id, and a copy could still be valid."""
@@ -326,7 +326,8 @@ class IncomingTable(Table[IncomingRow]):
 
     def count_held(self, peer: str | None = None) -> int:
         """Return how many requests are held, of one peer or of all."""
-        return self._value(_COUNT_HELD, peer) or 0
+        count: int = self._value(_COUNT_HELD, peer)
+        return count
 
     def expired(self, now: int, limit: int) -> list[IncomingRow]:
         """Return open requests whose deadline has passed, oldest first: at most `limit` in each state."""
@@ -362,5 +363,4 @@ class IncomingTable(Table[IncomingRow]):
         """Count the bodies that a bundle still proves, as one is removed."""
         if bundle:
             self._bodies_in[bundle] -= 1
-            if not self._bodies_in[bundle]:
-                self._without_bodies.add(bundle)
+            self._with_fewer_bodies.add(bundle)

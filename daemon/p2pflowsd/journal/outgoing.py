@@ -268,8 +268,6 @@ class OutgoingTable(Table[OutgoingRow]):
             Those that were found, newest first, and the number below which to look next; None if no row is left.
         """
         end = self._value(_END_OF_LOOK, before)
-        if end is None:
-            return [], None
         condition = _OPEN_OWN if is_open else _ENDED_OWN
         found = self._many(f"WHERE n >= ? AND n < ? AND {condition} ORDER BY n DESC LIMIT ?", end, before, limit)
         return found, (found[-1].row_id if len(found) == limit else end)
@@ -281,8 +279,6 @@ class OutgoingTable(Table[OutgoingRow]):
             How many rows were removed, and the number below which to look next; None if no row is left.
         """
         end = self._value(_END_OF_LOOK, before)
-        if end is None:
-            return 0, None
         gone = self._db.execute(f"DELETE FROM outgoing WHERE n >= ? AND n < ? AND {_ENDED_OWN}", (end, before))
         return gone.rowcount, end
 

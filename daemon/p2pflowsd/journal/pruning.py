@@ -143,8 +143,6 @@ class Pruner:
         ).fetchone()
         # The round ends here also if rows are added all the time, or what is over would never be reached again.
         self._reached[table] = end if count == MAX_PRUNED_ROWS else 0
-        if end is None:
-            return []
         return self._db.execute(statement, {"start": start, "end": end, **limits}).fetchall()
 
     def _remove(self, table: str, rows: list[int]) -> bool:

@@ -119,9 +119,8 @@ class RememberedTable:
             f"SELECT max(n) FROM (SELECT n FROM senders WHERE n > ? ORDER BY n LIMIT {MAX_PRUNED})", (start,)
         ).fetchone()
         self._pruned_senders_to = end or 0
-        if end is not None:
-            for (peer,) in self._db.execute(_FORGET_SENDERS, (start, end)).fetchall():
-                self._numbers.pop(peer, None)
+        for (peer,) in self._db.execute(_FORGET_SENDERS, (start, end)).fetchall():
+            self._numbers.pop(peer, None)
 
     def _add_sender(self, peer: str) -> int:
         number = self._number_of(peer)

@@ -77,8 +77,7 @@ class StreamTable(Table[Position]):
             self.save()
             if len(self._incoming_of) >= _MAX_COUNTED_PEERS:
                 self._incoming_of.clear()
-            counted = self._value("SELECT count(*) FROM streams WHERE way = 'in' AND peer = ?", peer)
-            self._incoming_of[peer] = counted or 0
+            self._incoming_of[peer] = self._value("SELECT count(*) FROM streams WHERE way = 'in' AND peer = ?", peer)
         return self._incoming_of[peer] < MAX_STREAMS_OF_PEER
 
     def set(self, direction: Direction, peer: str, endpoint: str, position: Position) -> None:

@@ -373,6 +373,14 @@ def test_a_closed_journal_leaves_no_file_open(journal: Journal, path: Path) -> N
     assert descriptors_of(path) == []
 
 
+def test_the_connection_for_checkpoints_is_closed(tmp_path: Path) -> None:
+    """A daemon that opens its journal again and again does not run out of files."""
+    path = tmp_path / "other.sqlite3"
+    for _ in range(2):
+        Journal(path, ANN, NoFaults(), has_thread=True).close()
+    assert descriptors_of(path) == []
+
+
 @pytest.mark.parametrize("statement", ["PRAGMA user_version = 999", "DROP TABLE meta"])
 def test_a_refused_journal_leaves_no_file_open(statement: str, journal: Journal, path: Path) -> None:
     """Neither one of a newer release nor one without an owner; a daemon tries again and again to open it."""

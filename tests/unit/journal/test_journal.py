@@ -217,6 +217,16 @@ def test_it_is_opened_again(journal: Journal, path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("has_thread", [False, True])
+def test_it_is_opened_again_as_it_was(path: Path, has_thread: bool) -> None:
+    """Whoever makes the checkpoints of a journal makes those of its successor."""
+    journal = Journal(path, ANN, NoFaults(), has_thread=has_thread)
+    again = journal.reopened()
+    assert [each.checkpoint is not None for each in (journal, again)] == [has_thread] * 2
+    journal.close()
+    again.close()
+
+
 def test_counters_are_written_on_request(journal: Journal, path: Path) -> None:
     """Counters are no promise: they are written when asked for, not with every commit."""
     with journal.transaction():

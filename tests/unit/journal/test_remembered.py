@@ -140,6 +140,41 @@ def test_what_is_still_needed_stays_whole(journal: Journal) -> None:
     assert journal.remembered.has(ANN, f"{7:032x}")
 
 
+def test_until_when_ids_were_forgotten_is_known(journal: Journal) -> None:
+    """Only what is gone counts: a message that comes later must not be taken for a copy of nothing."""
+    with journal.transaction():
+        receive(journal, 1, IncomingState.DONE)
+        receive(journal, 2, IncomingState.DONE)  # the newest, which is removed as a whole
+    prune(journal)
+    assert (count(journal, "incoming"), count(journal, "remembered")) == (1, 1)
+    assert journal.remembered.forgotten_until == 0
+    with journal.transaction():
+        journal._db.execute("DELETE FROM remembered")
+    later = NOW + 11 * MINUTE + 1
+    prune(journal, later)
+    assert (count(journal, "incoming"), journal.remembered.forgotten_until) == (0, later - 10 * MINUTE)
+    prune(journal, later + DAY)
+    assert journal.remembered.forgotten_until == later - 10 * MINUTE
+
+
+def test_senders_without_ids_are_forgotten_slice_by_slice(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call looks at the next few, and one that was kept goes when the round comes there again."""
+    monkeypatch.setattr(remembered, "MAX_PRUNED", 2)
+    senders = [f"{number:064x}" for number in range(5)]
+    with journal.transaction():
+        journal.remembered.add((user, "1" * 32, NOW + DAY * (user == senders[0])) for user in senders)
+
+    def left(now: int) -> list[int]:
+        with journal.transaction():
+            journal.remembered.prune(now)
+        return [senders.index(user) for (user,) in journal._db.execute("SELECT user FROM senders ORDER BY n")]
+
+    assert left(NOW + 1) == [0, 2, 3, 4]
+    assert [user for user in senders if journal.remembered.has_any(user)] == senders[:1]
+    assert left(NOW + 2 * DAY) == [0, 4]
+    assert [left(NOW + 2 * DAY) for _ in range(3)] == [[0], [0], []]
+
+
 def test_ids_are_forgotten_slice_by_slice(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call looks at the next ids, of one sender after the other, and every id is reached."""
     monkeypatch.setattr(remembered, "MAX_PRUNED", 4)
@@ -153,6 +188,12 @@ def test_ids_are_forgotten_slice_by_slice(journal: Journal, monkeypatch: pytest.
         left.append(count(journal, "remembered"))
     assert left == [6, 2, 0, 0]
     check_usage(journal)
+    with journal.transaction():
+        journal.remembered.add((ANN, f"{number:032x}", NOW + DAY) for number in range(9))
+        journal.remembered.add([(CYD, "1" * 32, NOW)])
+        for _ in range(4):  # it comes behind those that stay
+            journal.remembered.prune(NOW + 1)
+    assert count(journal, "remembered") == 9
 
 
 def test_an_id_takes_less_than_100_bytes(journal: Journal, path: Path) -> None:

@@ -13,6 +13,8 @@ from support.usage import check_usage
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal, pruning, questions, remembered, spending, streams, usage
+from p2pflowsd.journal import outgoing as sent
+from p2pflowsd.journal.bodies import MAX_INLINE_BYTES
 from p2pflowsd.journal.invitations import MAX_ENDPOINTS_CHARS
 from p2pflowsd.journal.prompts import Page
 from p2pflowsd.journal.rows import (
@@ -273,6 +275,33 @@ def test_bodies_and_sizes_of_some_requests(rows: Rows) -> None:
     assert incoming.data(ready)["n"] > 0
     assert incoming.body(done) == b"{}"
     assert incoming.data(done) == {}
+    asked = rows.requests[CYD, "x", IncomingState.READY]
+    incoming.move(asked, IncomingState.ASKED)
+    assert incoming.sizes([ready, asked]) == {ready: len(incoming.body(ready))}
+
+
+def test_a_proof_stays_as_long_as_a_body_that_it_proves(rows: Rows) -> None:
+    """Also if the first request of a bundle has lost its body before the second one was stored."""
+    incoming = rows.journal.incoming
+    bundle = incoming.add_bundle(ANN, b"proof", NOW)
+    first, second = (
+        incoming.add(message, message.to_bytes(), bundle, NOW, IncomingState.READY)
+        for message in (rows._fields(ANN, ME, "x", Type.POST) for _ in range(2))
+    )
+    assert first is not None
+    assert second is not None
+
+    def proofs() -> int:
+        rows.journal.commit()
+        return int(rows.journal._db.execute("SELECT count(*) FROM bundles WHERE n = ?", (bundle,)).fetchone()[0])
+
+    incoming.move(first.row_id, IncomingState.ASKED)
+    assert proofs() == 1
+    incoming.load()  # as after a restart
+    incoming.move(first.row_id, IncomingState.DONE)
+    assert proofs() == 1
+    incoming.move(second.row_id, IncomingState.DONE)
+    assert proofs() == 0
 
 
 def test_a_request_that_has_ended_cannot_go_on(rows: Rows) -> None:
@@ -331,6 +360,9 @@ def test_what_each_peer_fills_is_counted_at_each_move(
             again.usage.forget_idle()
         check_usage(again)
     assert again.usage.all() == []
+    for number in range(9):
+        again.usage.of(f"{number:064x}")
+    assert (len(again.usage._counts) == 1) is (peers == 1)
     again.close()
 
 
@@ -412,6 +444,13 @@ def test_only_a_pending_message_gets_other_times(rows: Rows) -> None:
         )  # fmt: skip
         changed = rows.changed_by(lambda row=row, message=message: outgoing.restamp(row.row_id, message))  # type: ignore[misc]
         assert changed == ([("outgoing", message_id)] if state == OutgoingState.PENDING else [])
+        long = message.model_copy(update={"data": {"text": "x" * MAX_INLINE_BYTES}})
+        outgoing.restamp(row.row_id, long)
+        bodies = rows.journal._db.execute("SELECT count(*) FROM bodies").fetchone()
+        assert bodies == (1 if state == OutgoingState.PENDING else 0,)
+        rows.journal._db.execute("DELETE FROM bodies")
+        outgoing.restamp(row.row_id, message)
+        assert rows.journal._db.execute("SELECT count(*) FROM bodies").fetchone() == (0,)
 
 
 def test_messages_are_listed_by_state_and_kind(rows: Rows) -> None:
@@ -459,6 +498,31 @@ def test_what_the_users_programs_asked_is_cleared_once_it_has_ended(rows: Rows) 
     assert {message for table, message in gone if table == "outgoing"} == listed
 
 
+def test_no_call_looks_at_many_messages(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is listed, or cleared, is in a slice; the next one goes on below it, down to the first message."""
+    end = sent._END_OF_LOOK
+    monkeypatch.setattr(sent, "_END_OF_LOOK", end.replace(f"LIMIT {sent.MAX_LOOKED}", "LIMIT 5"))
+    assert end != sent._END_OF_LOOK
+    outgoing = rows.journal.outgoing
+    newest = outgoing._value("SELECT max(n) FROM outgoing")
+    slices: dict[int, list[str]] = {}
+    before = LAST
+    while True:
+        some, after = outgoing.own(before, 99, is_open=False)
+        if after is None:
+            break
+        assert all(after <= row.row_id < before for row in some)
+        slices[before] = [row.id for row in some]
+        before = after
+    assert some == []
+    assert len(slices) == -(-newest // 5)
+    assert sum(map(len, slices.values())) == 12
+    assert outgoing.clear_own(1) == (0, None)
+    before = sorted(slices, key=lambda each: len(slices[each]))[-2]
+    gone = rows.changed_by(lambda: outgoing.clear_own(before))
+    assert {message for table, message in gone if table == "outgoing"} == set(slices[before]) != set()
+
+
 def test_own_calls_are_found_slice_by_slice(rows: Rows) -> None:
     """Each look goes on below the last one, also after a page that is full in the middle of a slice."""
     outgoing = rows.journal.outgoing
@@ -490,11 +554,21 @@ def test_a_message_is_found_by_a_part_of_its_id(rows: Rows) -> None:
     """Calls and posts are, by their beginning, their end or as a whole; answers are not."""
     outgoing = rows.journal.outgoing
     name = "abcd" + "0" * 20 + "12345678"
-    outgoing.add(rows._fields(ME, ANN, "x", Type.POST).model_copy(update={"id": name}), b"{}")
+    for each in (name, "d" * 32):
+        outgoing.add(rows._fields(ME, ANN, "x", Type.POST).model_copy(update={"id": each}), b"{}")
     for part in (name[:4], name[:9], name[-8:], name):
         assert {row.id for row in outgoing.matching(part)} == {name}
     for part in ("%", "abce", "ffff", name[:-1] + "9", rows.sent[ANN, "x", Type.REPLY, OutgoingState.DONE]):
         assert outgoing.matching(part) == []
+
+
+def test_a_call_without_an_answer_is_fetched_too(rows: Rows) -> None:
+    """Whoever reads that a call was cancelled has got all that there is, and the other calls are as they were."""
+    outgoing = rows.journal.outgoing
+    row = outgoing.find(rows.sent[ANN, "x", Type.CALL, OutgoingState.CANCELLED])
+    assert row is not None
+    assert row.answer is None
+    assert rows.changed_by(lambda: outgoing.mark_fetched(row)) == [("outgoing", row.id)]
 
 
 def test_bodies_of_pending_messages(rows: Rows) -> None:
@@ -556,8 +630,9 @@ def test_one_instance_is_changed(rows: Rows, change: Callable[[Any], object]) ->
     assert rows.changed_by(lambda: change(table)) == [("instances", ONE)]
 
 
-def test_instances_are_counted_by_endpoint_and_client(journal: Journal) -> None:
-    """Instances of another flow, or of another client, do not count."""
+def test_instances_are_counted_by_endpoint_and_client(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instances of another flow, or of another client, do not count; what was counted takes a bounded memory."""
+    monkeypatch.setattr("p2pflowsd.journal.instances._MAX_COUNTS", 2)
     table = journal.instances
     for number, (endpoint, client) in enumerate([("x", ANN), ("x", ANN), ("x", CYD), ("y", ANN)]):
         table.add(instance(f"{number:032x}", endpoint, client, used=NOW - number))
@@ -574,6 +649,9 @@ def test_instances_are_counted_by_endpoint_and_client(journal: Journal) -> None:
     table.remove(instance(f"{0:032x}", "x", ANN))
     assert table.count("x", ANN) == 3
     assert [row.id for row in table.idle(NOW - 2, 9)] == [f"{3:032x}"]
+    for number in range(9):
+        assert table.count("x", f"{number:064x}") == 0
+        assert len(table._counts) <= 2
 
 
 def test_one_record_is_changed(rows: Rows) -> None:
@@ -912,7 +990,9 @@ def test_only_streams_of_strangers_without_requests_are_forgotten(journal: Journ
     """Streams to others, those of contacts, and those of strangers who have a request here stay."""
     rows = Rows(journal)
     table, stranger = journal.streams, "d" * 64
-    for direction, peer in itertools.product(Direction, (ANN, stranger, "e" * 64)):
+    remembered_one = "f" * 64
+    journal.remembered.add([(remembered_one, ONE, NOW)])
+    for direction, peer in itertools.product(Direction, (ANN, stranger, "e" * 64, remembered_one)):
         table.set(direction, peer, "x", Position(1, 1))
         table.set(direction, peer, "y", Position(1, 1))
     gone = rows.changed_by(lambda: table.forget_strangers({"e" * 64}))
@@ -992,6 +1072,20 @@ def test_only_what_is_over_for_long_is_pruned(rows: Rows) -> None:
     assert {key for table, key in gone if table == "outgoing"} == {
         message for (*_, state), message in rows.sent.items() if state in ended
     }
+
+
+def test_a_call_looks_at_one_slice_of_the_requests(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So no call takes long, however many requests have ended."""
+    monkeypatch.setattr(pruning, "MAX_PRUNED_ROWS", 4)
+    rows = Rows.__new__(Rows)
+    rows.journal, rows.numbers = journal, itertools.count(1)
+    for _ in range(10):
+        rows._request(ANN, "x", IncomingState.DONE)
+    left = []
+    for now in (NOW, *[NOW + 24 * 3_600_000] * 4):
+        journal.prune(now)
+        left.append([number for (number,) in journal._db.execute("SELECT n FROM incoming ORDER BY n")])
+    assert left == [list(range(1, 11)), [1, 2, 3, 4, 9, 10], [1, 2, 3, 4], [], []]
 
 
 def test_a_call_looks_at_one_slice(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
