@@ -157,6 +157,7 @@ class Connection:
         self._taken: list[int] = []
         self._subscribed = False
         self._unanswered_subscribes: dict[int, tuple[Sequence[str], float]] = {}
+        self._last_suback_at = 0.0
         self._arrived: list[Delivery] = []
         self._refused_filters: list[tuple[str, str]] = []
         self._refused_messages: list[tuple[str, str]] = []
@@ -288,7 +289,9 @@ class Connection:
             self.end("the broker does not acknowledge what we publish")
         elif is_written and self._is_blocked(now):
             self.end("the broker acknowledges nothing any more of what we publish")
-        elif any(now - at > _ANSWER_TIMEOUT_S for _, at in self._unanswered_subscribes.values()):
+        elif any(
+            now - max(at, self._last_suback_at) > _ANSWER_TIMEOUT_S for _, at in self._unanswered_subscribes.values()
+        ):
             self.end("the broker does not answer SUBSCRIBE")
 
     def end(self, reason: str) -> None:
@@ -459,6 +462,7 @@ class Connection:
         self, _client: Client, _data: Any, mid: int, reasons: list[ReasonCode], _properties: Properties | None
     ) -> None:
         filters, _ = self._unanswered_subscribes.pop(mid, ((), 0.0))
+        self._last_suback_at = self._loop.time()  # with 100,000 filters, the last answer takes many seconds
         for name, reason in zip(filters, reasons, strict=False):
             if reason.value >= _REFUSED:
                 self.refused.add(name)

@@ -131,6 +131,31 @@ async def test_any_number_of_subscriptions(broker: EmbeddedBroker) -> None:
         await peer.wait_for(*(topic.encode() for topic in (filters[0], filters[7_000], filters[-1])))
 
 
+async def test_many_subscriptions_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that answers one SUBSCRIBE after the other, each in time, is not given up before the last."""
+    monkeypatch.setattr(mqtt_connection, "_ANSWER_TIMEOUT_S", 1.5)
+    monkeypatch.setattr(mqtt_connection, "_MAX_SUBSCRIBE_BYTES", 12)
+    late: list[asyncio.TimerHandle] = []
+
+    def grant_later(subscribe: bytes) -> bytes:
+        late.append(asyncio.get_running_loop().call_later(len(late), clients[-1].write, granted(subscribe)))
+        return b""
+
+    clients: list[asyncio.StreamWriter] = []
+    script = Script(connect=welcome, subscribe=grant_later)
+    serve = script.serve
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.append(writer)
+        await serve(reader, writer)
+
+    monkeypatch.setattr(script, "serve", keep)
+    async with script.running() as url, Peer(url, "t/1", "t/2", "t/3", "t/4") as peer:
+        await peer.wait_until_up()
+    assert script.seen.count("connect") == 1
+    assert len(late) == 4
+
+
 async def test_a_goodbye_withholds_the_will(broker: EmbeddedBroker) -> None:
     """Closing delivers what was published, and sends no will; a lost connection sends the will."""
     url = await broker.ensure()
