@@ -24,6 +24,9 @@ PAUSE = Backoff(initial_s=0.5, max_s=60.0)
 MAX_CACHED_BYTES = 16_000_000
 """How many bytes of bodies stay in memory until they are sent; further bodies are read from the journal."""
 
+_BESIDE = "beside "
+"""Before an endpoint: what is sent again although the stream pauses. No endpoint has such a name."""
+
 
 @dataclass(slots=True)
 class OutboxEntry:
@@ -216,11 +219,17 @@ class SendQueue:
     def resend(self, entry: OutboxEntry) -> bool:
         """Queue a message again if it was sent; a message that was not sent keeps its place in the queue.
 
+        It does not take part in a pause of its stream: the recipient may have room for the others only after it.
+
         Returns:
             Whether it was sent.
         """
         was_sent = self._take_back(entry)
-        if was_sent:
+        if was_sent and entry.stream in self._pauses:
+            self._unsent.setdefault(entry.peer, OrderedDict()).setdefault(_BESIDE + entry.endpoint, deque()).append(
+                entry
+            )
+        elif was_sent:
             self._queue_of(entry).append(entry)
         return was_sent
 

@@ -333,6 +333,18 @@ def test_a_recipient_that_asks_or_starts_again_has_room(bob: LoneDaemon, ann: Pe
     assert sent == (posts[:1] if reason == "gap" else posts)
 
 
+def test_what_others_wait_for_is_sent_while_they_have_no_room(bob: LoneDaemon, ann: Peer) -> None:
+    """The first message was lost; the recipient holds as many of the later ones as it can, and asks for the first."""
+    posts = [accept(bob, ann, Type.POST) for _ in range(4)]
+    ann.notify(refused=[[each, "streams_full"] for each in posts[2:]])
+    bob.sleep(0.3)
+    before = len(ann.received("x"))
+    ann.notify(gaps=[["x", epoch_to(bob, ann), 0]])
+    assert [each["id"] for each in ann.received("x")[before:]] == posts[:2]
+    ann.notify(received=posts[:2])
+    assert [each["id"] for each in ann.received("x")[before + 2 :]] == posts[2:]
+
+
 def test_a_stream_without_room_is_forgotten_with_its_last_message(bob: LoneDaemon, ann: Peer) -> None:
     """Nothing is left of a pause when what it held up has ended; the next message leaves at once."""
     post = accept(bob, ann, Type.POST, expires=bob.clock.now() + 1_000)
