@@ -71,7 +71,7 @@ def test_a_strangers_call_waits(bob: Person, carol: Person) -> None:
     for command in (call, ask):
         result = command.wait()
         assert (result.code, result.error["code"]) == (4, "not_allowed")
-        assert result.seconds < 3.5
+        assert result.seconds < 10
     assert bob.cli("inbox", "--json", "--all").ok().document == []
     assert traces(bob) == ""
     bob.cli("deny", carol.user_id).ok()
@@ -141,7 +141,7 @@ def test_deny(bob: Person, carol: Person) -> None:
     for command in later:
         result = command.wait()
         assert (result.code, result.error["code"]) == (3, "unreachable")
-        assert result.seconds < 2.5
+        assert result.seconds < 10
     assert bob.refused("blocked") > blocked
     assert carol.user_id not in {request["user"] for request in bob.request("requests")["requests"]}
     assert traces(bob) == ""

@@ -139,7 +139,7 @@ def test_unanswered(alice: Person, bob: Person) -> None:
     call, prompt = start_call(alice, bob, "bob/User", "--timeout", "2s")
     result = call.wait()
     assert (result.code, result.out) == (5, "")
-    assert 2 <= result.seconds <= 3.5
+    assert 2 <= result.seconds < 10
     assert "deadline" in result.err
     bob.wait_for_status(lambda now: now["prompts_open"] == 0, 3)
     late = bob.cli("answer", prompt, "Sorry, I was out.", "--json")

@@ -410,10 +410,10 @@ async def test_lanes_beside_each_other(daemon: Daemon) -> None:
     """As many lanes run at once as there are slots."""
     worker = await daemon.start_and_wait("--concurrency", "3")
     started = time.monotonic()
-    ids = daemon.send(worker, *(daemon.task("block", {"seconds": 0.4}) for _ in range(6)))
+    ids = daemon.send(worker, *(daemon.task("block", {"seconds": 1.0}) for _ in range(6)))
     for id_ in ids:
         await daemon.result(id_)
-    assert 0.8 <= time.monotonic() - started < 2.2
+    assert 2 <= time.monotonic() - started < 5
     assert await daemon.run(worker, "add", {"a": 1}) == {"result": 2}
 
 
