@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import json
 import os
-import re
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,9 +15,10 @@ from typing import Any
 
 from aiohttp import web
 
-from p2pflows.client import AsyncClient
 from p2pflows.contacts import Contacts
-from p2pflows.errors import P2pflowsError, UsageError
+from p2pflows.errors import P2pflowsError
+from p2pflows.lasting_client import LastingClient
+from p2pflows.links.http_address import LOCAL_NAMES, Hangup, cannot_listen, host_name, is_loopback
 from p2pflows.openai_server import documents
 from p2pflows.openai_server.asking import Question
 from p2pflows.openai_server.chat_request import BadRequest, ChatRequest, read_request
@@ -35,8 +33,6 @@ MAX_CONNECTIONS = 256
 BODY_TIMEOUT_S = 30.0
 """How long a client may take to send its request."""
 _BUSY_RETRY_S = 1.0
-_HOST = re.compile(r"(\[(?P<address>[^\]]*)\]|(?P<name>[^:\[]*))(:[0-9]*)?")
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _OFFERED = "This server offers GET /v1/models and POST /v1/chat/completions."
 
 
@@ -64,16 +60,6 @@ class Settings:
         return is_loopback(self.host)
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether an address is one that only this machine reaches."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Server:
     """Answers clients until it is closed.
 
@@ -85,9 +71,7 @@ class Server:
 
     def __init__(self, settings: Settings, home: os.PathLike[str], contacts: Path) -> None:
         self._settings = settings
-        self._home = home
-        self._me: AsyncClient | None = None
-        self._connecting = asyncio.Lock()
+        self._daemon = LastingClient(home)
         self._offers = Offers(Contacts(contacts))
         self._conversations = Conversations()
         self._open = 0
@@ -114,11 +98,7 @@ class Server:
             self._listening = await asyncio.get_running_loop().create_server(self._protocol, host, port)
         except (OSError, OverflowError, UnicodeError) as error:
             await self._runner.cleanup()
-            number = error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else None
-            reason = os.strerror(number) if number else str(error)
-            raise UsageError(
-                f"{host}:{port} cannot be used: {reason}.", "Choose another one: p2pflows openai --listen HOST:PORT"
-            ) from error
+            raise cannot_listen(host, port, error, "Choose another one: p2pflows openai --listen HOST:PORT") from error
         found: int = self._listening.sockets[0].getsockname()[1]
         return found
 
@@ -129,14 +109,13 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._runner.cleanup()
-        if self._me is not None:
-            await self._me.close()
+        await self._daemon.close()
 
     def _protocol(self) -> asyncio.Protocol:
         """Return the protocol of a new connection; one too many is closed at once."""
         server = self._runner.server
         assert server is not None  # noqa: S101 - `start` makes it
-        return _Refusal() if len(server.connections) >= MAX_CONNECTIONS else server()
+        return Hangup() if len(server.connections) >= MAX_CONNECTIONS else server()
 
     @web.middleware
     async def _guard(
@@ -164,7 +143,7 @@ class Server:
 
     def _check_client(self, request: web.Request) -> None:
         # A web page may reach this machine under a name of its own; its browser sends that name.
-        if self._settings.is_local and _host_name(request.host) not in _LOCAL_NAMES:
+        if self._settings.is_local and host_name(request.host) not in LOCAL_NAMES:
             raise _Refused(Failure(403, "This server is for programs on its own machine.", code="wrong_host"))
         scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
         is_right = hmac.compare_digest(shown.strip().encode(errors="replace"), self._settings.key.encode())
@@ -174,11 +153,11 @@ class Server:
             )
 
     async def _list(self, _request: web.Request) -> web.StreamResponse:
-        return _json(200, documents.models(await self._offers.names(await self._daemon())))
+        return _json(200, documents.models(await self._offers.names(await self._daemon.get())))
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
-        await self._offers.find(await self._daemon(), name)
+        await self._offers.find(await self._daemon.get(), name)
         return _json(200, documents.model(name))
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
@@ -188,7 +167,7 @@ class Server:
         self._open += 1
         try:
             wanted = read_request(await _body(request))
-            me = await self._daemon()
+            me = await self._daemon.get()
             offer = await self._offers.find(me, wanted.model)
             question = Question(me, wanted, offer, self._conversations, self._settings.timeout)
             completion = Completion(f"chatcmpl-{os.urandom(12).hex()}", int(time.time()), wanted.model)
@@ -197,15 +176,6 @@ class Server:
             return _json(200, completion.whole(await question.whole()))
         finally:
             self._open -= 1
-
-    async def _daemon(self) -> AsyncClient:
-        """Return the client of the daemon, connected again if the daemon has been away."""
-        async with self._connecting:
-            if self._me is None or self._me.is_closed:
-                me = AsyncClient(self._home)
-                await me.open()
-                self._me = me
-            return self._me
 
 
 async def serve(settings: Settings, home: os.PathLike[str], contacts: Path, on_start: Callable[[int], None]) -> None:
@@ -237,14 +207,6 @@ class _Refused(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
-
-
-class _Refusal(asyncio.Protocol):
-    """A connection beyond the limit."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close it."""
-        transport.close()
 
 
 async def _body(request: web.Request) -> bytes:
@@ -285,12 +247,6 @@ async def _stream(
 
 async def _send(response: web.StreamResponse, document: dict[str, Any]) -> None:
     await response.write(b"data: %s\n\n" % json.dumps(document).encode())
-
-
-def _host_name(host: str) -> str:
-    """Return the name in a Host header, without its port; empty if it has another form."""
-    found = _HOST.fullmatch(host)
-    return "" if found is None else (found["address"] or found["name"]).lower()
 
 
 def _failed(failure: Failure) -> web.Response:

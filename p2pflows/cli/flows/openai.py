@@ -14,7 +14,6 @@ from p2pflows.terminal import run_interruptible
 
 DEFAULT_ADDRESS = "127.0.0.1:8642"
 DEFAULT_TIMEOUT_S = 600.0
-_MAX_PORT = 65_535
 
 
 @click.command(
@@ -42,11 +41,12 @@ def openai(listen: str, at_once: int, timeout: float | None, *, allow_network: b
     Each flow that takes a query, of yours (me/Assistant) and of your contacts (bob/Assistant), is a model. The first
     start makes a key, which is kept in your home folder. The server runs until Ctrl-C.
     """
-    host, port = _address(listen)
     import p2pflows
+    from p2pflows.links.http_address import is_loopback, read_address
     from p2pflows.openai_server import key, server
 
-    if not server.is_loopback(host) and not allow_network:
+    host, port = read_address(listen, DEFAULT_ADDRESS)
+    if not is_loopback(host) and not allow_network:
         raise UsageError(
             f"{host} is not of this machine alone, and this server does not encrypt: whoever listens in gets your key,"
             " and asks in your name.",
@@ -68,12 +68,3 @@ def openai(listen: str, at_once: int, timeout: float | None, *, allow_network: b
             say(f"This key was made just now. It is kept in {path} and not shown again.")
 
     run_interruptible(server.serve(settings, place.path, place.contacts, on_start))
-
-
-def _address(text: str) -> tuple[str, int]:
-    """Return the host and the port in `HOST:PORT`, `[HOST]:PORT` or `PORT`."""
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") or DEFAULT_ADDRESS.partition(":")[0]
-    if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
-        raise UsageError(f"{text!r} is no address to listen at.", f"Write HOST:PORT, such as {DEFAULT_ADDRESS}.")
-    return host, int(port)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.scripted_daemon import ScriptedDaemon, run_here
 
-from p2pflows.openai_server.server import is_loopback
+from p2pflows.links.http_address import is_loopback
 
 
 @pytest.fixture
