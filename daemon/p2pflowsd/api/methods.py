@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from p2pflows.errors import UsageError
 from p2pflowsd.api import (
+    contacts,
     human,
     instances,
     invitations,
@@ -60,6 +61,7 @@ METHODS: dict[str, Method[Any]] = {
     "reset_instance": Method(instances.ChangeParameters, instances.reset_instance),
     "ls": Method(serving.LsParameters, serving.ls),
     "describe": Method(serving.DescribeParameters, serving.describe),
+    "contacts": Method(NoParameters, contacts.contacts),
     "requests": Method(NoParameters, requests.requests),
     "allow": Method(requests.AllowParameters, requests.allow),
     "deny": Method(requests.DenyParameters, requests.deny),
