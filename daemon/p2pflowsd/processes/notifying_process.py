@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import sys
 from pathlib import Path
 
 from p2pflows.backoff import Backoff
 from p2pflows.home import Home
 from p2pflows.notify_settings import NotifySettings
 from p2pflows.notifying.hooks import path_of
+from p2pflowsd.processes import stdin_child
 
 BACKOFF = Backoff(initial_s=1.0, max_s=60.0)
 LOOK_AGAIN_S = 2.0
 """How often the file of hooks is looked at."""
-STOP_TIMEOUT_S = 5.0
 
 
 class NotifyingProcess:
@@ -53,10 +51,7 @@ class NotifyingProcess:
 
     async def _run_until_change(self, stamp: object) -> int | None:
         """Run the process once; return its exit code, or None if it was ended because the hooks have changed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "p2pflows.notifying",
-            stdin=asyncio.subprocess.PIPE, env={**os.environ, "P2PFLOWS_HOME": str(self._home.path)},
-        )  # fmt: skip
+        process = await stdin_child.start("p2pflows.notifying", self._home)
         ending = asyncio.create_task(process.wait())
         try:
             while not ending.done():
@@ -65,7 +60,7 @@ class NotifyingProcess:
                     return None
             return ending.result()
         finally:
-            await _stop(process)
+            await stdin_child.stop(process)
             await ending
 
     async def _wait_for_change(self, stamp: object, seconds: float) -> None:
@@ -73,19 +68,6 @@ class NotifyingProcess:
             async with asyncio.timeout(seconds):
                 while _stamp(self._hooks) == stamp:  # noqa: ASYNC110 - a file has no event
                     await asyncio.sleep(LOOK_AGAIN_S)
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    assert process.stdin is not None  # noqa: S101 - a pipe was asked for
-    process.stdin.close()
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -1,0 +1,34 @@
+"""A module of the library that runs beside the daemon as a process, and ends when its stdin does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+
+from p2pflows.home import Home
+
+STOP_TIMEOUT_S = 5.0
+
+
+async def start(module: str, home: Home) -> asyncio.subprocess.Process:
+    """Start a module on a home; if the daemon dies, the pipe to it closes, and so it ends as well."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", module,
+        stdin=asyncio.subprocess.PIPE, env={**os.environ, "P2PFLOWS_HOME": str(home.path)},
+    )  # fmt: skip
+
+
+async def stop(process: asyncio.subprocess.Process) -> None:
+    """Let the process end, and kill it if it does not."""
+    if process.returncode is not None:
+        return
+    assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
