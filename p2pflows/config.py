@@ -15,6 +15,7 @@ from p2pflows.notify_settings import NotifySettings
 from p2pflows.prices import MAX_MODELS, Price
 from p2pflows.protocol import topics
 from p2pflows.retention import Retention
+from p2pflows.web_settings import WebSettings
 
 DEFAULT_POINT = "default"
 
@@ -64,6 +65,8 @@ class Settings(BaseModel):
     limits: Limits = Limits()
     retention: Retention = Retention()
     notify: NotifySettings = NotifySettings()
+    web: WebSettings | None = None
+    """The page for browsers, which runs beside the daemon; None if it does not."""
     prices: dict[str, Price] = Field(default={}, max_length=MAX_MODELS)
     """What models cost, by name."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -102,6 +105,7 @@ def load(where: Home) -> Settings:
                 "workers": WorkerConfig,
                 "prices": Price,
                 "notify": NotifySettings,
+                "web": WebSettings,
             }
             known = groups.get(str(first["loc"][0]), Settings)
             raise UsageError(

@@ -53,6 +53,7 @@ STORIES = [
     "docs/FLOWS.md",
     "docs/HUMANS.md",
     "docs/OPENAI.md",
+    "docs/WEB.md",
     "docs/MODELS.md",
 ]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")

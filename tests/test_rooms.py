@@ -19,7 +19,7 @@ OUTSIDE_LIBRARIES = {
     "click": {"p2pflows.cli"},
     "segno": {"p2pflows.cli"},
     "prompt_toolkit": {"p2pflows.cli.chat.chat_terminal"},
-    "aiohttp": {"p2pflowsd.api.http_server", "p2pflows.openai_server.server"},
+    "aiohttp": {"p2pflowsd.api.http_server", "p2pflows.openai_server.server", "p2pflows.web.server"},
     "yaml": {
         "p2pflows.yaml_file",
         "p2pflows.flows.config",
@@ -50,8 +50,15 @@ FLOORS = (
     {"p2pflows.cli"},
     {"p2pflows", "p2pflows.serving", "p2pflows.chat", "p2pflows.interfaces", "p2pflows.transformations"},
     {"p2pflows.humans", "p2pflows.worker", "p2pflows.flow_verse"},
-    {"p2pflows.models", "p2pflows.modules", "p2pflows.local", "p2pflows.openai_server", "p2pflows.doctor"},
-    {"p2pflows.flows", "p2pflows.service", "p2pflows.notifying"},
+    {
+        "p2pflows.models",
+        "p2pflows.modules",
+        "p2pflows.local",
+        "p2pflows.openai_server",
+        "p2pflows.web",
+        "p2pflows.doctor",
+    },
+    {"p2pflows.flows", "p2pflows.service", "p2pflows.notifying", "p2pflows.lasting_client"},
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
     {"p2pflows.links", "p2pflows.forms", "p2pflows.streams", "p2pflows.prices"},
     {"p2pflows.protocol"},
@@ -66,7 +73,13 @@ FLOORS = (
         "p2pflows.terminal",
         "p2pflows.backoff",
     },
-    {"p2pflows.call_limits", "p2pflows.limits", "p2pflows.retention", "p2pflows.notify_settings"},
+    {
+        "p2pflows.call_limits",
+        "p2pflows.limits",
+        "p2pflows.retention",
+        "p2pflows.notify_settings",
+        "p2pflows.web_settings",
+    },
     {"p2pflows.errors", "p2pflows.foreign_text", "p2pflows.units", "p2pflows.news_kinds"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""

@@ -36,6 +36,7 @@ from p2pflowsd.journal.rows import LineRow, MeetingRow, PromptRow
 from p2pflowsd.node import Node, Request
 from p2pflowsd.processes.embedded_broker import EmbeddedBroker
 from p2pflowsd.processes.notifying_process import NotifyingProcess
+from p2pflowsd.processes.web_process import WebProcess
 from p2pflowsd.processes.worker_processes import WorkerProcess
 from p2pflowsd.receiving.invitations import story
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
@@ -163,15 +164,17 @@ class App:
             )
             for worker in self._settings.workers
         ]
-        self._notifying = NotifyingProcess(self._home, self._settings.notify, log=self._log)
+        beside: list[NotifyingProcess | WebProcess] = [
+            NotifyingProcess(self._home, self._settings.notify, log=self._log)
+        ]
+        beside += [WebProcess(self._home, log=self._log)] if self._settings.web is not None else []
         try:
             async with asyncio.TaskGroup() as group:
                 link = group.create_task(self._keep_link())
                 crew = [group.create_task(self._announce(ready))]
                 if self._embedded is not None:
                     crew.append(group.create_task(self._embedded.watch()))
-                crew += [group.create_task(child.run()) for child in self._processes]
-                crew.append(group.create_task(self._notifying.run()))
+                crew += [group.create_task(child.run()) for child in (*self._processes, *beside)]
                 self._schedule()
                 stop: asyncio.Future[Any] = group.create_task(stopping.wait())
                 ends: set[asyncio.Future[Any]] = {stop, self._crashed, self._gave_way}

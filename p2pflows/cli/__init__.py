@@ -31,6 +31,7 @@ _SECTIONS = {
         "up": "processes.daemon:up",
         "down": "processes.service:down",
         "status": "processes.daemon:status",
+        "web": "processes.web:web",
         "doctor": "processes.doctor:doctor",
         "service": "processes.service:service",
         "uninstall": "processes.service:uninstall",

@@ -1,0 +1,47 @@
+"""The process that serves the page for browsers: it runs while the daemon does, if `config.yaml` has `web`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from p2pflows.backoff import Backoff
+from p2pflows.home import Home
+from p2pflowsd.processes import stdin_child
+
+BACKOFF = Backoff(initial_s=1.0, max_s=60.0)
+STABLE_AFTER_S = 60.0
+"""After so long, the next failure counts as the first."""
+
+
+class WebProcess:
+    """Runs `p2pflows.web` again whenever it ends.
+
+    Args:
+        home: the home folder.
+        log: gets a warning when the process ends by itself.
+    """
+
+    def __init__(self, home: Home, *, log: logging.Logger) -> None:
+        self._home = home
+        self._log = log
+
+    async def run(self) -> None:
+        """Run the process again and again until cancelled."""
+        failures = 0
+        while True:
+            began = time.monotonic()
+            code = await self._run_once()
+            failures = 0 if time.monotonic() - began > STABLE_AFTER_S else failures
+            self._log.warning("the page for browsers has ended (exit code %d); it is started again", code)
+            await asyncio.sleep(BACKOFF.delay_s(failures))
+            failures += 1
+
+    async def _run_once(self) -> int:
+        process = await stdin_child.start("p2pflows.web", self._home)
+        try:
+            return await process.wait()
+        finally:
+            await stdin_child.stop(process)
+            await process.wait()

@@ -1,0 +1,37 @@
+"""`python -m p2pflows.web`: the page of a home, for a daemon whose `config.yaml` has `web`; ends when stdin does."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from p2pflows import config, strict_modes
+from p2pflows.errors import P2pflowsError
+from p2pflows.home import home
+from p2pflows.web.place import Place
+from p2pflows.web.server import serve
+from p2pflows.web_settings import WebSettings
+
+UNUSABLE_SETTINGS = 2
+
+
+def main() -> int:
+    """Serve the page until the daemon that has started this process closes its stdin; return the exit code."""
+    where = home()
+    try:
+        strict_modes.check_home(where)
+        place = Place.of(config.load(where).web or WebSettings())
+        asyncio.run(serve(place, where, _say_start, asyncio.to_thread(sys.stdin.read)))
+    except P2pflowsError as error:
+        sys.stderr.write(f"Error [{error.kind}]: {error.message}\n  {error.hint}\n")
+        return UNUSABLE_SETTINGS
+    return 0
+
+
+def _say_start(url: str) -> None:
+    sys.stderr.write(f"Your page is at {url}. Log in with: p2pflows web --link\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

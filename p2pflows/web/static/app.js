@@ -1,0 +1,303 @@
+// The page: which view is shown, and what happens when the daemon says something.
+
+import { hasKey, whenLoggedOut } from "./api.js";
+import { view as asked } from "./asked.js";
+import { announce, fill, h, toast } from "./dom.js";
+import { follow } from "./events.js";
+import { icon } from "./icons.js";
+import { view as inbox } from "./inbox.js";
+import { listenToKeys, showKeys } from "./keys.js";
+import { view as log } from "./log.js";
+import { logInByAddress, showLogin } from "./login.js";
+import * as notices from "./notices.js";
+import { sendAgain } from "./pending.js";
+import { view as people } from "./people.js";
+import { announcePrompt } from "./question.js";
+import { view as settings } from "./settings.js";
+import { emit, isOpen, on, openPrompts, readAll, readContacts, readPrompts, readRequests, Scope, store, takePrompt } from "./store.js";
+import { view as talks } from "./talks.js";
+import { view as waiting } from "./waiting.js";
+
+const VIEWS = [inbox, talks, people, asked, waiting, log, settings];
+const NARROW = ["inbox", "talks", "people", "asked", "settings"];
+const LABELS = { settings: "More", talks: "Talks" };
+
+const place = document.getElementById("app");
+let route = { view: inbox, id: null };
+let shownView = null;
+let listScope = new Scope();
+let detailScope = new Scope();
+let parts = null;
+let firstOfDetail = () => null;
+
+// Where the user is.
+
+function readRoute() {
+  const [name, id = null] = location.hash.slice(1).split("=");
+  const byDetail = VIEWS.find((view) => view.detailPrefix !== undefined && view.detailPrefix === name);
+  if (byDetail !== undefined && id) {
+    return { view: byDetail, id };
+  }
+  return { view: VIEWS.find((view) => view.name === name) ?? inbox, id: null };
+}
+
+async function show(moves) {
+  route = readRoute();
+  const { view, id } = route;
+  if (view !== shownView) {
+    listScope.close();
+    listScope = new Scope();
+    shownView = view;
+    parts.list.scrollTop = 0;
+    view.list(listScope, parts.list, () => route.id);
+  }
+  detailScope.close();
+  detailScope = new Scope();
+  const scope = detailScope;
+  firstOfDetail = () => null;
+  parts.body.classList.toggle("has-detail", id !== null);
+  parts.body.classList.toggle("single", view.detail === undefined);
+  parts.back.hidden = id === null;
+  parts.detail.hidden = view.detail === undefined;
+  for (const link of document.querySelectorAll("[data-view]")) {
+    const isHere = link.dataset.view === view.name || (link.dataset.view === "settings" && link.closest(".bottom") && !NARROW.includes(view.name));
+    link.setAttribute("aria-current", isHere ? "page" : "false");
+  }
+  emit("route");
+  if (id === null) {
+    fill(parts.content, h("p", { class: "empty" }, "Choose something from the list."));
+    if (moves) {
+      focusTitle(parts.list);
+    }
+    return;
+  }
+  parts.detail.scrollTop = 0;
+  const first = await view.detail(scope, parts.content, id);
+  if (scope.isClosed) {
+    return;
+  }
+  firstOfDetail = first ?? (() => null);
+  if (moves) {
+    focusTitle(parts.content);
+  }
+}
+
+function focusTitle(pane) {
+  pane.querySelector(".pane-title")?.focus({ preventScroll: false });
+}
+
+function goBack() {
+  if (route.id === null) {
+    return;
+  }
+  const left = route.id;
+  location.hash = `#${route.view.name}`;
+  setTimeout(() => {
+    const prefix = route.view.detailPrefix;
+    document.querySelector(`#list a[href="#${prefix}=${CSS.escape(left)}"]`)?.focus();
+  }, 50);
+}
+
+// The frame.
+
+function link(view, className) {
+  return h(
+    "li",
+    {},
+    h("a", { href: `#${view.name}`, "data-view": view.name, class: className }, icon(view.name === "settings" && className === "tab" ? "more" : view.name), h("span", {}, (className === "tab" && LABELS[view.name]) || view.title), h("span", { class: "badge", "data-badge": view.name, hidden: true })),
+  );
+}
+
+function drawFrame() {
+  const banner = h("div", { class: "banner", role: "status", hidden: true });
+  const state = h("p", { class: "state" });
+  const back = h("button", { type: "button", class: "back quiet", hidden: true, onclick: goBack }, icon("back"), "Back");
+  const content = h("div", { class: "detail-content" });
+  const list = h("div", { class: "list-pane", id: "list" });
+  const detail = h("div", { class: "detail-pane" }, back, content);
+  const body = h("main", { class: "panes", id: "main", tabindex: "-1" }, h("h1", { class: "unseen" }, "p2pflows"), list, detail);
+  fill(
+    place,
+    h(
+      "div",
+      { class: "frame" },
+      h(
+        "nav",
+        { class: "side", "aria-label": "Views" },
+        h("p", { class: "brand" }, "p2pflows"),
+        h("ul", {}, VIEWS.map((view) => link(view, "side-link"))),
+        h("div", { class: "side-foot" }, state, h("button", { type: "button", class: "quiet", onclick: showKeys }, icon("keyboard"), "Shortcuts")),
+      ),
+      h("div", { class: "content" }, banner, body),
+      h("nav", { class: "bottom", "aria-label": "Main views" }, h("ul", {}, NARROW.map((name) => link(VIEWS.find((view) => view.name === name), "tab")))),
+    ),
+  );
+  parts = { banner, state, back, content, list, detail, body };
+}
+
+function drawState() {
+  const text = {
+    server: "The server of this page is away. What you typed is kept; the page goes on when it is back: p2pflows web",
+    daemon: "Your daemon is away. What you typed is kept; the page goes on when it is back: p2pflows up",
+    broker: `Your daemon does not reach its broker. What you send waits. ${store.pulse?.broker?.reason ?? ""}`,
+    problem: store.pulse?.problem ?? "",
+  };
+  const worst =
+    store.server === "away" ? "server" : store.daemon === "away" ? "daemon" : store.pulse?.problem ? "problem" : store.pulse?.broker?.connected === false ? "broker" : null;
+  const said = worst === null ? "" : text[worst];
+  if (parts.banner.textContent !== said) {
+    fill(parts.banner, said);
+  }
+  parts.banner.hidden = worst === null;
+  const known = store.daemon === "up" && worst === null;
+  parts.state.className = `state ${worst === null ? (known ? "good" : "") : "bad"}`;
+  fill(parts.state, h("span", { class: "dot" }), { server: "server away", daemon: "daemon away", broker: "broker away", problem: "trouble" }[worst] ?? (known ? "connected" : "connecting …"));
+}
+
+function drawBadges() {
+  const open = openPrompts();
+  const counts = { inbox: open.length, people: store.requests.length, waiting: (store.pulse?.waiting?.dead ?? 0) };
+  for (const badge of document.querySelectorAll("[data-badge]")) {
+    const count = counts[badge.dataset.badge] ?? 0;
+    badge.hidden = count === 0;
+    fill(badge, count > 99 ? "99+" : String(count), h("span", { class: "unseen" }, " waiting"));
+  }
+  document.title = open.length > 0 ? `(${open.length}) p2pflows` : "p2pflows";
+}
+
+// What the daemon says.
+
+let isReading = false;
+
+async function readAgain() {
+  if (isReading) {
+    return;
+  }
+  isReading = true;
+  try {
+    await readAll();
+    await sendAgain();
+  } catch (failure) {
+    if (!failure.isAway) {
+      toast(failure.sentence);
+    }
+  } finally {
+    isReading = false;
+  }
+}
+
+function take(event, data) {
+  switch (event) {
+    case "server":
+      store.server = data.is;
+      if (data.is === "logged_out") {
+        leave(null);
+        return;
+      }
+      break;
+    case "state": {
+      store.daemon = data.daemon;
+      store.error = data.error;
+      if (data.daemon === "up") {
+        readAgain();
+      }
+      break;
+    }
+    case "pulse":
+      takePulse(data);
+      break;
+    case "prompt": {
+      const known = store.prompts.get(data.id);
+      takePrompt(data);
+      if (isOpen(data) && known === undefined) {
+        announcePrompt(data);
+        notices.notify(data);
+      }
+      break;
+    }
+    case "line":
+      emit("line", data);
+      break;
+    default:
+      return;
+  }
+  drawState();
+}
+
+function takePulse(pulse) {
+  const before = store.pulse;
+  store.pulse = pulse;
+  const differs = (name) => JSON.stringify(before?.[name]) !== JSON.stringify(pulse[name]);
+  if (pulse.names && (differs("online") || differs("names"))) {
+    readContacts().catch(() => {});
+  }
+  if (pulse.requests && differs("requests")) {
+    if (before !== null && pulse.requests.length > before.requests?.length) {
+      announce("A stranger wants to be let in.");
+    }
+    readRequests().catch(() => {});
+  }
+  emit("pulse");
+  drawBadges();
+}
+
+// The start.
+
+function leave(failure) {
+  listScope.close();
+  detailScope.close();
+  parts = null;
+  showLogin(place, failure, () => location.reload());
+}
+
+function listen() {
+  document.getElementById("skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    document.getElementById("main").focus();
+  });
+  whenLoggedOut(() => parts !== null && leave(null));
+  window.addEventListener("hashchange", () => {
+    if (location.hash.startsWith("#login=")) {
+      location.reload();
+    } else if (parts !== null) {
+      show(true);
+    }
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && parts !== null && store.daemon === "up") {
+      readPrompts().catch(() => {}); // now that they are seen, their askers learn of it
+    }
+  });
+  listenToKeys(openView, goBack, () => firstOfDetail());
+}
+
+function openView(number) {
+  const view = VIEWS[number - 1];
+  if (view !== undefined && parts !== null) {
+    location.hash = `#${view.name}`;
+  }
+  return view !== undefined;
+}
+
+function begin() {
+  drawFrame();
+  drawState();
+  on("prompts", drawBadges);
+  on("requests", drawBadges);
+  show(false);
+  readAgain();
+  notices.start();
+  follow((event, data) => parts !== null && take(event, data));
+}
+
+async function start() {
+  const failure = await logInByAddress();
+  listen();
+  if (failure !== null || !hasKey()) {
+    leave(failure);
+  } else {
+    begin();
+  }
+}
+
+start();

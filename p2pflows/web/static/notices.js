@@ -1,0 +1,71 @@
+// Notifications of the browser, while the page is in the background. They name who asks, and not what.
+
+import { isLeader } from "./events.js";
+import { plainName } from "./persons.js";
+
+const ON = "p2pflows-notify";
+const MAX_AT_ONCE = 5;
+const WINDOW_MS = 30_000;
+let worker = null;
+let shown = [];
+
+/** Whether the browser could notify. */
+export const arePossible = () => "Notification" in window && window.isSecureContext;
+
+/** Whether it does. */
+export const areOn = () => arePossible() && Notification.permission === "granted" && localStorage.getItem(ON) === "yes";
+
+/** Turn notifications on or off; returns whether they are on. */
+export async function turn(on) {
+  if (on && Notification.permission !== "granted") {
+    await Notification.requestPermission();
+  }
+  localStorage.setItem(ON, on ? "yes" : "no");
+  await start();
+  return areOn();
+}
+
+/** Register what shows notifications on phones. */
+export async function start() {
+  if (!areOn() || !("serviceWorker" in navigator)) {
+    return;
+  }
+  try {
+    worker = await navigator.serviceWorker.register("/sw.js");
+  } catch {
+    worker = null; // then the page shows them itself, as far as the browser lets it
+  }
+}
+
+if ("serviceWorker" in navigator) {
+  navigator.serviceWorker.addEventListener("message", ({ data }) => {
+    if (typeof data?.open === "string") {
+      location.hash = data.open;
+    }
+  });
+}
+
+/** Notify of a prompt that came. */
+export function notify(prompt) {
+  if (!areOn() || !document.hidden || !isLeader) {
+    return;
+  }
+  shown = shown.filter((at) => Date.now() - at < WINDOW_MS);
+  if (shown.length >= MAX_AT_ONCE) {
+    return; // the title of the page says how many wait
+  }
+  shown.push(Date.now());
+  const who = plainName(prompt.from, prompt.name);
+  const title = prompt.wants_answer ? `${who} asks you` : `A note from ${who}`;
+  const options = { tag: prompt.id, icon: "/icon-192.png", data: { hash: `#q=${prompt.id}` } };
+  if (worker !== null) {
+    worker.showNotification(title, options);
+    return;
+  }
+  const notification = new Notification(title, options);
+  notification.onclick = () => {
+    window.focus();
+    location.hash = options.data.hash;
+    notification.close();
+  };
+}

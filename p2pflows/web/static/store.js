@@ -1,0 +1,133 @@
+// What the page knows at the moment, and who wants to hear when it changes.
+
+import { call } from "./api.js";
+
+/** The state of the page; views read it, and only this module and events change it. */
+export const store = {
+  me: "",
+  daemon: "unknown",
+  server: "unknown",
+  error: null,
+  contacts: new Map(),
+  /** Grows with each change of the contacts, so that lists with names are drawn again. */
+  version: 0,
+  prompts: new Map(),
+  requests: [],
+  pulse: null,
+};
+
+const listeners = new Map();
+
+/** Call a function whenever something changes; returns what ends that. */
+export function on(topic, listener) {
+  if (!listeners.has(topic)) {
+    listeners.set(topic, new Set());
+  }
+  listeners.get(topic).add(listener);
+  return () => listeners.get(topic).delete(listener);
+}
+
+/** Say that something has changed. */
+export function emit(topic, data) {
+  for (const listener of [...(listeners.get(topic) ?? [])]) {
+    listener(data);
+  }
+}
+
+/** What a view listens to, until it is closed. */
+export class Scope {
+  #ends = [];
+  isClosed = false;
+
+  /** Listen to a topic. */
+  on(topic, listener) {
+    this.#ends.push(on(topic, listener));
+  }
+
+  /** Do something now and then, while the page is visible. */
+  every(ms, action) {
+    const timer = setInterval(() => document.hidden || action(), ms);
+    this.#ends.push(() => clearInterval(timer));
+  }
+
+  /** Listen to an event of the browser. */
+  listen(target, name, listener) {
+    target.addEventListener(name, listener);
+    this.#ends.push(() => target.removeEventListener(name, listener));
+  }
+
+  /** End all that. */
+  close() {
+    this.isClosed = true;
+    this.#ends.splice(0).forEach((end) => end());
+  }
+}
+
+/** Whether a prompt waits to be answered or read now. */
+export function isOpen(prompt) {
+  return prompt.status === "open" && prompt.snoozed === null && new Date(prompt.expires).getTime() > Date.now();
+}
+
+/** The open prompts: questions before notes, the oldest first. */
+export function openPrompts() {
+  return [...store.prompts.values()]
+    .filter(isOpen)
+    .sort((a, b) => b.wants_answer - a.wants_answer || (a.received < b.received ? -1 : 1));
+}
+
+const MAX_PROMPTS = 2_000;
+const MAX_PAGES = 5;
+
+/** Take in a prompt as it is now. */
+export function takePrompt(prompt) {
+  if (prompt.status === "open") {
+    store.prompts.set(prompt.id, prompt);
+  } else {
+    store.prompts.delete(prompt.id);
+  }
+  emit("prompts");
+  emit(`prompt ${prompt.id}`, prompt);
+}
+
+/** Read the open prompts again; the daemon takes them for shown. */
+export async function readPrompts() {
+  const found = new Map();
+  let page = "";
+  for (let count = 0; count < MAX_PAGES && found.size < MAX_PROMPTS; count += 1) {
+    const part = await call("inbox", { page });
+    part.prompts.forEach((prompt) => found.set(prompt.id, prompt));
+    page = part.next;
+    if (!page) {
+      break;
+    }
+  }
+  const known = store.prompts;
+  store.prompts = found;
+  emit("prompts");
+  for (const id of new Set([...known.keys(), ...found.keys()])) {
+    emit(`prompt ${id}`, found.get(id) ?? null);
+  }
+}
+
+/** Read the contacts again. */
+export async function readContacts() {
+  const { contacts } = await call("contacts");
+  if (JSON.stringify([...store.contacts.values()]) !== JSON.stringify(contacts)) {
+    store.contacts = new Map(contacts.map((contact) => [contact.user, contact]));
+    store.version += 1;
+    emit("contacts");
+  }
+}
+
+/** Read the strangers again who want to be let in. */
+export async function readRequests() {
+  store.requests = (await call("requests")).requests;
+  emit("requests");
+}
+
+/** Read everything again. */
+export async function readAll() {
+  store.me ||= (await call("id")).user_id;
+  await Promise.all([readContacts(), readRequests(), readPrompts()]);
+  emit("all");
+}
