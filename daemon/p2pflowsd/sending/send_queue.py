@@ -378,8 +378,7 @@ class SendQueue:
 
     def _add_unsent(self, stream: tuple[str, str], queue: deque[OutboxEntry]) -> None:
         peer, endpoint = stream
-        if queue:
-            self._unsent.setdefault(peer, OrderedDict()).setdefault(endpoint, queue)
+        self._unsent.setdefault(peer, OrderedDict()).setdefault(endpoint, queue)
 
     def _remove_unsent(self, peer: str, endpoint: str) -> None:
         streams = self._unsent.get(peer, OrderedDict())

@@ -345,6 +345,42 @@ def test_what_others_wait_for_is_sent_while_they_have_no_room(bob: LoneDaemon, a
     assert [each["id"] for each in ann.received("x")[before + 2 :]] == posts[2:]
 
 
+def test_only_the_recipient_of_a_request_makes_its_stream_pause_or_go_on(
+    bob: LoneDaemon, ann: Peer, mallory: Peer
+) -> None:
+    """A start of another daemon, and a refusal of an answer, which needs no room, change nothing."""
+    ann.show(boot=1, online=True)
+    post = accept(bob, ann, Type.POST)
+    reply = accept(bob, ann, Type.REPLY, in_reply_to="0" * 32)
+    ann.notify(refused=[[each, "quota_full"] for each in (post, reply)])
+    assert (row_of(bob, post).note, row_of(bob, reply).note) == ("quota_full", "")
+    accept(bob, mallory, Type.POST)
+    before = len(ann.received("x"))
+    mallory.show(boot=2, online=True)
+    bob.do(bob.node.outbox.resend_due)
+    assert len(ann.received("x")) == before
+
+
+def test_a_pause_that_has_ended_or_was_prolonged_ends_once(bob: LoneDaemon, ann: Peer) -> None:
+    """Its time comes all the same, and nothing happens then; after a later refusal, the later time counts."""
+    first, second = (accept(bob, ann, Type.POST) for _ in range(2))
+    ann.notify(refused=[[first, "quota_full"], [second, "quota_full"]])
+    ann.notify(received=[first])
+    before = len(ann.received("x"))
+    ann.notify(refused=[[second, "quota_full"]])
+    ann.notify(gaps=[["x", epoch_to(bob, ann), 1]])  # which lets it send one at once, and pause for longer
+    bob.do(bob.node.outbox.resend_due)
+    assert len(ann.received("x")) == before + 1
+    ann.notify(refused=[[second, "quota_full"]])
+    bob.sleep(PAUSE.delay_s(0))
+    assert len(ann.received("x")) == before + 1
+    bob.sleep(PAUSE.delay_s(1))
+    assert len(ann.received("x")) == before + 2
+    ann.notify(received=[second])
+    bob.sleep(PAUSE.max_s)
+    assert bob.node.outbox.pending == 0
+
+
 def test_a_stream_without_room_is_forgotten_with_its_last_message(bob: LoneDaemon, ann: Peer) -> None:
     """Nothing is left of a pause when what it held up has ended; the next message leaves at once."""
     post = accept(bob, ann, Type.POST, expires=bob.clock.now() + 1_000)

@@ -195,3 +195,24 @@ def test_only_the_last_wait_for_a_receipt_counts(queue: SendQueue) -> None:
     assert queue.take_due(2.0) == []
     assert queue.take_due(3.0) == [entry]
     assert queue.take_due(9.0) == []
+
+
+def test_a_stream_without_room_waits_for_the_window(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves the messages to other endpoints where they are, and sends one as soon as the window is open."""
+    monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_MESSAGES", 2)
+    refused = [add(queue, number) for number in range(2)]
+    for seq, entry in enumerate(refused):
+        entry.seq = seq
+    assert send(queue) == refused
+    others = [add(queue, number, endpoint="other") for number in range(2, 5)]
+    queue.pause(refused, 0.0)
+    assert send(queue) == others[:2]
+    queue.probe_due(send_queue.PAUSE.max_s)
+    assert send(queue) == []
+    queue.remove(others[0].id)
+    assert send(queue) == others[2:]
+    assert send(queue) == []
+    queue.remove(others[1].id)
+    assert send(queue) == refused[:1]
+    queue.remove(others[2].id)
+    assert send(queue) == []
