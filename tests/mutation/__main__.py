@@ -12,6 +12,7 @@ guard. A test that takes far longer than without the mutant has noticed it.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -32,8 +33,8 @@ from mutation.guards import Mutant
 
 ROOT = Path(__file__).parents[2]
 EXPLAINED = Path(__file__).parent / "explained.yaml"
-NOTICED = ROOT / ".noticed.json"
-"""Which test has noticed which mutant; it only saves time."""
+NOTICED = Path(__file__).parent / "noticed.txt"
+"""Which tests have noticed which mutants, by their keys; so they are tried first, which saves most of the time."""
 _CORE = (
     "tests/unit/receiving",
     "tests/unit/sending",
@@ -186,7 +187,7 @@ class Trial:
                 file = files[fact["module"]]
                 mutant = by_number.pop((file, fact["number"]))
                 if fact["by"]:
-                    self.noticed[name_of(file, mutant)] = fact["by"]
+                    self.noticed[mutant.key(module_of(file))] = fact["by"]
                 yield Verdict(file, mutant, fact["survives"], fact["is_reached"])
         if by_number:
             raise RuntimeError(f"no verdict on {len(by_number)} mutants")
@@ -221,8 +222,7 @@ class Trial:
                 yield from map(json.loads, facts)
             process.wait()
         finally:
-            noticed = noticed_before() | self.noticed
-            NOTICED.write_text(json.dumps(noticed, indent=0, sort_keys=True), encoding="utf-8")
+            save_noticed(noticed_before() | self.noticed)
             if process.poll() is None:
                 process.terminate()
                 process.wait()
@@ -237,22 +237,34 @@ def _own_tests(file: str) -> str:
 
 
 def noticed_before() -> dict[str, str]:
-    """Return which test has noticed which mutant in earlier runs."""
-    try:
-        found: dict[str, str] = json.loads(NOTICED.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
+    """Return which test has noticed which mutant in earlier runs, by the mutant's key, as far as these tests exist."""
+    lines = NOTICED.read_text(encoding="utf-8").splitlines() if NOTICED.exists() else []
+    found = [(test, keys) for test, _, keys in (line.partition("\t") for line in lines) if _exists(test)]
+    return {key: test for test, keys in found for key in keys.split()}
+
+
+def _exists(test: str) -> bool:
+    path, *_, name = test.partition("[")[0].split("::")
+    return f"def {name}(" in _text_of(ROOT / path)
+
+
+@functools.cache
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def save_noticed(noticed: dict[str, str]) -> None:
+    """Store which test has noticed which mutant, a line for each test, without the mutants that are no more."""
+    keys: dict[str, list[str]] = {}
+    for key in sorted(noticed.keys() & {mutant.key(module_of(file)) for file in TESTS for mutant in mutants_of(file)}):
+        keys.setdefault(noticed[key], []).append(key)
+    text = "".join(f"{test}\t{' '.join(keys[test])}\n" for test in sorted(keys))
+    NOTICED.write_text(text, encoding="utf-8")
 
 
 def module_of(file: str) -> str:
     """Return the name of the module in a file."""
     return ".".join(Path(file.removeprefix("daemon/")).with_suffix("").parts).removesuffix(".__init__")
-
-
-def name_of(file: str, mutant: Mutant) -> str:
-    """Return what names a mutant among all."""
-    return f"{module_of(file)} {mutant.function}: {mutant.text}"
 
 
 def copy_tree(to: Path) -> Path:
@@ -279,7 +291,7 @@ def try_all(files: Sequence[str], arguments: argparse.Namespace) -> int:
         counts["explained"] = _leave_out(mutants, lambda file, each: Explained.of(file, each) in explained)
     if arguments.again:
         noticed = noticed_before()
-        counts["noticed"] = _leave_out(mutants, lambda file, each: name_of(file, each) in noticed)
+        counts["noticed"] = _leave_out(mutants, lambda file, each: each.key(module_of(file)) in noticed)
     with tempfile.TemporaryDirectory(prefix="p2pflows-mutate-", dir=memory_disk()) as folder:
         trial = Trial(Path(folder), arguments.jobs, arguments.seconds, arguments.tests)
         for verdict in trial.verdicts(mutants):

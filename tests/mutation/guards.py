@@ -8,6 +8,7 @@ mutants of a module, each behind a switch, so that the module is imported once a
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -53,6 +54,10 @@ class Mutant:
     def text(self) -> str:
         """What the change is, on one line."""
         return f"{self.guard} -> {self.becomes or 'nothing'}"
+
+    def key(self, module: str) -> str:
+        """What names it among the mutants of all modules, in ten characters, wherever it is in its module."""
+        return hashlib.sha256(f"{module} {self.function}: {self.text}".encode()).hexdigest()[:10]
 
 
 def find(source: str) -> list[Mutant]:

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -42,7 +43,7 @@ class Order:
     Attributes:
         mutants: the numbers of the mutants to try, by module.
         tests: the files and folders with the tests of each module; those that are named first come first.
-        noticed: the tests that noticed mutants in an earlier run, by module, function and change; they come before all.
+        noticed: the tests that noticed mutants in an earlier run, by the keys of these; they come before all.
         pipe: the descriptor of the pipe.
         folder: an own folder for the files of the tests.
         jobs: how many mutants to try at once.
@@ -181,21 +182,28 @@ class Runs:
             self._tell(module=module, number=mutant.number, survives=survives, is_reached=is_reached, by=test)
 
     def _tests_of(self, module: str, mutant: Mutant) -> list[str]:
-        """Return the tests that reach a guard: those that noticed it or others of its function, by place, by time."""
+        """Return the tests that reach a guard, in the order in which they are likely to notice it.
+
+        First those that noticed it or others of its function; then those of its module, the quickest first; then one
+        of each file of the others, another one of each, and so on until the time is used up.
+        """
         if mutant.is_early:  # whoever uses the module uses its constants
             found = {test for key, tests in self._reached.items() if key[0] == module for test in tests}
         else:
             found = set(self._reached.get((module, mutant.number), ()))
-        before = self._order.noticed.get(f"{module} {mutant.function}: {mutant.text}", "")
+        before = self._order.noticed.get(mutant.key(module), "")
         first = dict.fromkeys([before, *self._noticed_by.get((module, mutant.function), ())])
         tests = [test for test in first if test in found]
         seconds = 0.0
         places = self._order.tests[module]
-        ranked = [
-            (place, self._times[test], test)
-            for test in found.difference(tests)
-            if (place := next((n for n, path in enumerate(places) if test.startswith(path)), None)) is not None
-        ]
+        of_file: Counter[str] = Counter()
+        ranked = []
+        for test in sorted(found.difference(tests), key=lambda each: self._times[each]):
+            place = next((n for n, path in enumerate(places) if test.startswith(path)), None)
+            if place is not None:
+                file = test.partition("::")[0]
+                of_file[file] += 1
+                ranked.append((of_file[file] if place else 0, place, self._times[test], test))
         for *_, test in sorted(ranked):
             seconds += self._times[test]
             if seconds > self._order.seconds and tests:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from mutation import guards
-from mutation.__main__ import TESTS, explanations, main, stale_explanations
+from mutation.__main__ import (
+    TESTS,
+    explanations,
+    main,
+    module_of,
+    mutants_of,
+    noticed_before,
+    save_noticed,
+    stale_explanations,
+)
 
 SOURCE = '''
 """A module."""
@@ -89,6 +98,19 @@ def test_an_explanation_of_a_guard_that_is_gone_is_found(tmp_path: Path, monkeyp
     listed.write_text(f"{gate}:\n  decide:\n    nothing -> True: It is not there.\n", encoding="utf-8")
     monkeypatch.setattr("mutation.__main__.EXPLAINED", listed)
     assert [key.change for key in stale_explanations([gate])] == ["nothing -> True"]
+
+
+def test_what_noticed_a_mutant_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant that is no more, and a test that is no more, are forgotten."""
+    file = "daemon/p2pflowsd/receiving/gate.py"
+    first, second, third = (mutant.key(module_of(file)) for mutant in mutants_of(file)[:3])
+    here = "tests/unit/mutation/test_guards.py"
+    monkeypatch.setattr("mutation.__main__.NOTICED", tmp_path / "noticed.txt")
+    assert noticed_before() == {}
+    kept = dict.fromkeys((first, second), f"{here}::test_mutants_are_listed")
+    save_noticed({**kept, third: f"{here}::test_that_is_gone[1-2]", "0123456789": f"{here}::test_mutants_are_listed"})
+    assert noticed_before() == kept
+    assert len((tmp_path / "noticed.txt").read_text().splitlines()) == 2
 
 
 def test_mutants_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
