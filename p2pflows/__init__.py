@@ -29,11 +29,13 @@ if TYPE_CHECKING:
         DeadlinePassed,
         Declined,
         Delegated,
+        FileLost,
         FlowFailed,
         JournalFailed,
         NotAllowed,
         NotServed,
         NoWorker,
+        OverQuota,
         P2pflowsError,
         TooLarge,
         Undecided,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from p2pflows.local import start_local
     from p2pflows.models.api_info import ApiInfo
     from p2pflows.models.flow import ChatAtomicFlow, ChatFlow
+    from p2pflows.sent_files import File
     from p2pflows.worker.thread import run_dispatch_worker_thread, run_dispatch_worker_threads
 
 __version__ = "0.1.0"
@@ -74,6 +77,8 @@ __all__ = [
     "DeadlinePassed",
     "Declined",
     "Delegated",
+    "File",
+    "FileLost",
     "Flow",
     "FlowFailed",
     "FlowFuture",
@@ -84,6 +89,7 @@ __all__ = [
     "NoWorker",
     "NotAllowed",
     "NotServed",
+    "OverQuota",
     "P2pflowsError",
     "TooLarge",
     "Undecided",
@@ -108,6 +114,7 @@ _MODULES = {
     "ChatFlow": "p2pflows.models.flow",
     "Client": "p2pflows.client",
     "CompositeFlow": "p2pflows.flows.flow",
+    "File": "p2pflows.sent_files",
     "Flow": "p2pflows.flows.flow",
     "FlowFuture": "p2pflows.flows.future",
     "FlowMessage": "p2pflows.flows.message",

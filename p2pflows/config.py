@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from p2pflows import yaml_file
 from p2pflows.errors import UsageError
+from p2pflows.file_limits import FileLimits
 from p2pflows.home import Home
 from p2pflows.limits import Limits
 from p2pflows.links import broker_url
@@ -64,6 +65,7 @@ class Settings(BaseModel):
     workers: list[WorkerConfig] = [WorkerConfig()]
     limits: Limits = Limits()
     retention: Retention = Retention()
+    files: FileLimits = FileLimits()
     notify: NotifySettings = NotifySettings()
     web: WebSettings | None = None
     """The page for browsers, which runs beside the daemon; None if it does not."""
@@ -102,6 +104,7 @@ def load(where: Home) -> Settings:
             groups: dict[str, type[BaseModel]] = {
                 "limits": Limits,
                 "retention": Retention,
+                "files": FileLimits,
                 "workers": WorkerConfig,
                 "prices": Price,
                 "notify": NotifySettings,

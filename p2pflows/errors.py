@@ -12,6 +12,8 @@ P2pflowsError
     ├── Busy            a limit is reached: come again later       exit 6
     ├── BadInput        the endpoint does not accept the data      exit 2
     ├── TooLarge        the data is over the size limit            exit 2
+    ├── OverQuota       there is no room for the files             exit 1
+    ├── FileLost        a file of the message cannot be had        exit 1
     ├── FlowFailed      the flow raised, or its command failed     exit 1
     ├── WorkerLost      the worker died at every attempt           exit 1
     ├── NoWorker        no worker runs for the dispatch point      exit 3
@@ -172,6 +174,18 @@ class TooLarge(CallError):
     exit_code = 2
 
 
+class OverQuota(CallError):
+    """There is no room for the files of a message, here or at its recipient."""
+
+    kind = "over_quota"
+
+
+class FileLost(CallError):
+    """A file that a message refers to is not there any more, or is not what it should be."""
+
+    kind = "no_file"
+
+
 class FlowFailed(CallError):
     """The flow raised an exception, or its command ended with a non-zero exit code."""
 
@@ -259,6 +273,8 @@ BY_KIND: dict[str, type[P2pflowsError]] = {
         Busy,
         BadInput,
         TooLarge,
+        OverQuota,
+        FileLost,
         FlowFailed,
         WorkerLost,
         NoWorker,

@@ -54,6 +54,11 @@ class Home:
         return self.path / "worker.sock"
 
     @property
+    def files(self) -> Path:
+        """The folder of the files that travel beside messages."""
+        return self.path / "files"
+
+    @property
     def openai_key(self) -> Path:
         """The key that clients of the OpenAI-compatible server need."""
         return self.path / "openai.key"

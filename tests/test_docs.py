@@ -55,6 +55,7 @@ STORIES = [
     "docs/OPENAI.md",
     "docs/WEB.md",
     "docs/MODELS.md",
+    "docs/FILES.md",
 ]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])

@@ -37,6 +37,7 @@ FLOORS = (
     {"p2pflowsd.__main__"},
     {"p2pflowsd.app"},
     {"p2pflowsd.api", "p2pflowsd.processes"},
+    {"p2pflowsd.transfers"},
     {"p2pflowsd.node"},
     {"p2pflowsd.receiving"},
     {"p2pflowsd.human", "p2pflowsd.asking"},
@@ -59,6 +60,7 @@ FLOORS = (
         "p2pflows.doctor",
     },
     {"p2pflows.flows", "p2pflows.service", "p2pflows.notifying", "p2pflows.lasting_client"},
+    {"p2pflows.sent_files"},
     {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
     {"p2pflows.links", "p2pflows.forms", "p2pflows.streams", "p2pflows.prices"},
     {"p2pflows.protocol"},
@@ -76,6 +78,7 @@ FLOORS = (
     {
         "p2pflows.call_limits",
         "p2pflows.limits",
+        "p2pflows.file_limits",
         "p2pflows.retention",
         "p2pflows.notify_settings",
         "p2pflows.web_settings",

@@ -41,6 +41,7 @@ from p2pflowsd.processes.worker_processes import WorkerProcess
 from p2pflowsd.receiving.invitations import story
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served
 from p2pflowsd.sending.twins import Standing, Twins
+from p2pflowsd.transfers.transfers import Transfers
 from p2pflowsd.worker_socket import WorkerSocket
 
 DISK_RETRY_S = 2.0
@@ -116,6 +117,17 @@ class App:
         self._workers = WorkerSocket(
             home.worker_socket, user=self._me.user_id, link=self._link, on_deliveries=self._arrived, log=log
         )
+        self._transfers = Transfers(
+            identity=self._me,
+            folder=home.files,
+            node=lambda: self._node,
+            submit=self._submit,
+            link=self._workers,
+            is_writable=lambda: self._link.is_writable,
+            clock=self._clock,
+            entropy=system_entropy,
+            log=log,
+        )
         self._node = self._new_node(self._journal)
         self._twins = Twins(self._me, boot=self._node.boot, take_over=take_over, entropy=system_entropy)
         self._workers.is_held = True
@@ -136,6 +148,7 @@ class App:
         daemon = Daemon(
             node=lambda: self._node, submit=self._submit, about=self._about, broker_url=self._broker_for_workers
         )
+        daemon.transfers = self._transfers
         self._control = Control(home.socket, Methods.of(daemon))
 
     async def run(self, stopping: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
@@ -176,6 +189,7 @@ class App:
                     crew.append(group.create_task(self._embedded.watch()))
                 crew += [group.create_task(child.run()) for child in (*self._processes, *beside)]
                 self._schedule()
+                self._transfers.start()
                 stop: asyncio.Future[Any] = group.create_task(stopping.wait())
                 ends: set[asyncio.Future[Any]] = {stop, self._crashed, self._gave_way}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -202,6 +216,7 @@ class App:
                 raise self._gave_way.result()
         finally:
             self._closed = True
+            await self._transfers.close()
             await self._control.close()
             await self._workers.close()
             if self._embedded is not None:
@@ -372,7 +387,9 @@ class App:
                 limits=self._settings.limits,
                 retention=self._settings.retention,
                 prices=self._settings.prices,
+                file_limits=self._settings.files,
             )
+            self._transfers.attach(node)
             self._serve_human(node)
         return node
 
@@ -446,16 +463,21 @@ class App:
         return self._setting
 
     def _arrived(self, deliveries: list[Delivery]) -> None:
-        self._deliveries += deliveries
-        if self._workers.is_held and MAX_UNACKNOWLEDGED <= len(self._deliveries) <= MAX_ACKNOWLEDGED_EARLY:
-            for delivery in self._deliveries:
-                self._link.ack(delivery)
         for delivery in deliveries:
+            if delivery.topic == self._transfers.topic:
+                self._transfers.receive(delivery)
+                if not delivery.needs_ack:  # as all that honest peers send about files
+                    continue
+            self._deliveries.append(delivery)
             if delivery.topic == self._twins.topic:
                 self._hear_twin(delivery)
             elif delivery.topic == self._status_topic:
                 self._twins.note_status(delivery.payload)
-        self._schedule()
+        if self._workers.is_held and MAX_UNACKNOWLEDGED <= len(self._deliveries) <= MAX_ACKNOWLEDGED_EARLY:
+            for delivery in self._deliveries:
+                self._link.ack(delivery)
+        if self._deliveries:
+            self._schedule()
 
     def _hear_twin(self, delivery: Delivery) -> None:
         """Take in what another daemon of this user says, or the echo of our own question."""
@@ -516,10 +538,12 @@ class App:
         except JournalError as error:
             self._on_journal_error(error, [])
             return
+        self._transfers.link_up()
         self._schedule()
 
     def _down(self, reason: str) -> None:
         self._connected.clear()
+        self._transfers.link_down()
         if not self._closed:
             self._log.warning("the broker link is down: %s", reason)
 

@@ -84,6 +84,19 @@ class QuestionState(StrEnum):
     """It could not be asked; the error says why."""
 
 
+class FileState(StrEnum):
+    """A file beside messages."""
+
+    HERE = "here"
+    """Its bytes are on this disk."""
+    WANTED = "wanted"
+    """It is being fetched, or is next."""
+    OFFERED = "offered"
+    """It can be fetched, if the user wants it."""
+    FAILED = "failed"
+    """It could not be fetched; its error says why."""
+
+
 MOVES: dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]] = {
     IncomingState: {
         IncomingState.BLOCKED: frozenset({IncomingState.READY, IncomingState.EXPIRED}),

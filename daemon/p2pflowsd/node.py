@@ -14,6 +14,7 @@ from typing import Any
 
 from p2pflows.contacts import Contacts, naming
 from p2pflows.errors import NotServed, P2pflowsError
+from p2pflows.file_limits import DEFAULT_FILE_LIMITS, FileLimits
 from p2pflows.limits import Limits
 from p2pflows.prices import Price
 from p2pflows.protocol import topics
@@ -36,6 +37,7 @@ from p2pflowsd.link import Delivery, Link
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving.admission import Admission
 from p2pflowsd.receiving.allowance import LINES_OF_A_STATUS
+from p2pflowsd.receiving.awaited_files import AwaitedFiles
 from p2pflowsd.receiving.blocked import BlockedRequests
 from p2pflowsd.receiving.claims import ClaimDesk
 from p2pflowsd.receiving.deadlines import Deadlines
@@ -65,6 +67,7 @@ from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.running.task_specs import TaskSpecs
 from p2pflowsd.running.turns import Turns
 from p2pflowsd.running.worker_tokens import WorkerTokens
+from p2pflowsd.sending.files import Files
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
@@ -132,6 +135,8 @@ class Node:
     kept. It refuses every further call with a JournalError, and publishes nothing.
     """
 
+    on_peer_online: Callable[[str], None] = staticmethod(lambda _user: None)
+    """Called when the daemon of another user has come online."""
     has_twin = False
     """Whether another daemon with this identity was seen."""
     _commit_by: float | None = None
@@ -139,6 +144,8 @@ class Node:
     _next_prune: float
     _next_tidying: float
     _prune_at_rows: int
+    _unacknowledged: list[Delivery]
+    _clock_offset: float
 
     def __init__(
         self,
@@ -157,6 +164,7 @@ class Node:
         limits: Limits = DEFAULT_LIMITS,
         retention: Retention = DEFAULT_RETENTION,
         prices: Mapping[str, Price] = DEFAULT_PRICES,
+        file_limits: FileLimits = DEFAULT_FILE_LIMITS,
     ) -> None:
         contacts.reload_if_changed()
         user = self.user = identity.user_id
@@ -169,11 +177,21 @@ class Node:
         name_of = self.name_of = naming(contacts, user)
         log = self._log = OwnersLog(journal, clock, name_of)
 
-        presence = self.presence = Presence(identity, self.boot)
-        followed = self._followed = Followed(user, link, callbacks)
-        restored = self.restored = RestoredJournals(user, journal, clock, log)
-        notices = self.notices = Notices(journal, clock)
+        presence, followed = Presence(identity, self.boot), Followed(user, link, callbacks)
+        self.presence, self._followed = presence, followed
+        restored, notices = RestoredJournals(user, journal, clock, log), Notices(journal, clock)
+        self.restored, self.notices = restored, notices
         waiters = self.waiters = Waiters(journal, callbacks)
+        files = self.files = Files(
+            user=user,
+            journal=journal,
+            clock=clock,
+            limits=file_limits,
+            callbacks=callbacks,
+            presence=presence,
+            log=log,
+            name_of=name_of,
+        )
         outbox = self.outbox = Outbox(
             user=user,
             envelope=envelope,
@@ -187,6 +205,7 @@ class Node:
             followed=followed,
             restored=restored,
             presence=presence,
+            files=files,
         )
         self.messages = OwnMessages(journal=journal, clock=clock, outbox=outbox, waiters=waiters)
 
@@ -362,6 +381,7 @@ class Node:
             people=people,
             claims=ClaimDesk(own=questions.claims, of_prompts=inbox.claims, settlement=settlement),
             limiter=Limiter(user=user, journal=journal, clock=clock, spending=spending),
+            awaited=AwaitedFiles(journal=journal, files=files, settlement=settlement, is_contact=self._is_contact),
         )
         rights = self.rights = Rights(
             user=user,
@@ -395,6 +415,7 @@ class Node:
             held=HeldRequests(journal=journal, clock=clock, settlement=settlement, limits=limits),
             limits=limits,
             quotas=quotas,
+            files=files,
             restored=restored,
             log=log,
         )
@@ -408,8 +429,7 @@ class Node:
             deadlines=deadlines,
         )
 
-        self._unacknowledged: list[Delivery] = []
-        self._clock_offset = clock.now() - clock.elapsed() * 1000
+        self._unacknowledged, self._clock_offset = [], clock.now() - clock.elapsed() * 1000
         self._restore()
 
     def process_batch(self, deliveries: Sequence[Delivery], requests: Sequence[Request] = ()) -> None:
@@ -533,8 +553,8 @@ class Node:
         """Hand a delivery to the part that its topic names; a refusal is counted under its reason."""
         try:
             match topics.parse(delivery.topic):
-                case topics.InboxTopic(user, topics.DAEMON) if user == self.user:
-                    pass  # read before, by `Twins`
+                case topics.InboxTopic(user, topics.DAEMON | topics.FILES) if user == self.user:
+                    pass  # read before, by `Twins` and `Transfers`
                 case topics.InboxTopic(user, endpoint) if user == self.user:
                     self.intake.receive(endpoint, delivery)
                 case topics.ResultsTopic() as results if results.user == self.user:
@@ -579,6 +599,7 @@ class Node:
         self.admission.release_contacts()
         self.inbox.wake()
         self.questions.tick()
+        self.admission.awaited.review()
         if elapsed >= self._next_tidying:
             self._next_tidying = elapsed + PRUNE_INTERVAL_S
             now = self.clock.now()
@@ -588,6 +609,7 @@ class Node:
             self.journal.usage.forget_idle()
             self.spending.tidy()
             self.changes.delete_idle()
+            self.files.prune()
             self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
 
     def _prune(self, elapsed: float) -> None:
@@ -625,6 +647,7 @@ class Node:
         if is_news:
             self.intake.useless.charge(user, LINES_OF_A_STATUS)
             self.outbox.resend_to(user)
+            self.on_peer_online(user)
 
     def _notice_twin(self, delivery: Delivery) -> None:
         is_twin = self.presence.is_twin(delivery.payload, retained=delivery.retain)
@@ -670,8 +693,10 @@ class Node:
             self._log.note(error.kind, entry.peer, entry.endpoint, error.message)
 
     def _answer_lifetime_ms(self, peer: str) -> int | None:
-        is_known = peer == self.user or peer in self.contacts.known.by_user
-        return None if is_known else self.limits.answers_to_strangers * 1000
+        return None if self._is_contact(peer) else self.limits.answers_to_strangers * 1000
+
+    def _is_contact(self, peer: str) -> bool:
+        return peer == self.user or peer in self.contacts.known.by_user
 
     def _fail_unserved(self, rows: Sequence[IncomingRow]) -> None:
         for row in rows:

@@ -60,6 +60,7 @@ _SECTIONS = {
         "cancel": "messages.messages:cancel",
         "chat": "chat.chat:chat",
         "outbox": "messages.outbox:outbox",
+        "files": "files.files:files",
         "log": "messages.log:log",
     },
     "Questions to you": {

@@ -28,6 +28,8 @@ from pydantic_core import PydanticSerializationError, from_json, to_jsonable_pyt
 
 from p2pflows.errors import BadInput, FlowFailed, UsageError
 from p2pflows.protocol import strict_json
+from p2pflows.protocol.file_reference import may_refer
+from p2pflows.sent_files import with_files
 
 _MARK = "__p2pflows_flow__"
 _WHOLE_NAMES = ("data", "message")
@@ -132,6 +134,8 @@ class FlowFunction:
             args, kwargs = self.read(data)
         except ValidationError as error:
             raise BadInput(_explain(error, self.input_schema)) from None
+        if may_refer(data):
+            args, kwargs = with_files(args), with_files(kwargs)
         return self.function(*args, **kwargs)
 
 
@@ -328,4 +332,4 @@ def _problem(kind: str, where: tuple[int | str, ...], text: str, schema: dict[st
         case _ if text.startswith("Input "):
             return f"{field} {text.removeprefix('Input ')}"
         case _:
-            return f"{field}: {text}"
+            return f"{field}: {text.removeprefix('Value error, ')}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from p2pflows.errors import BadAnswer, BadInput
 from p2pflows.forms.form import Form
 from p2pflows.forms.shown import show
+from p2pflows.protocol.file_reference import is_reference
 
 SCHEMA, DRAFT = "answer_schema", "answer_draft"
 TEXT, VALUE, REMARK = "human_input", "value", "remark"
+ATTACHED = "files"
+"""The key of the files that go with a question, a note or an answer."""
 SHOWN = {"human": "shown"}
 """The progress of a call whose question is before the eyes of the human."""
 SNOOZED = "snoozed"
@@ -25,11 +28,13 @@ class Reply(NamedTuple):
         text: the answer as text.
         value: the answer as the form wants it; the text, if there was no form.
         remark: what the human adds; may be empty.
+        files: references to the files that go with it, as they stand in the data.
     """
 
     text: str
     value: Any
     remark: str
+    files: list[dict[str, Any]] = []  # noqa: RUF012 - of a named tuple, which is not changed
 
 
 def form_of(data: Mapping[str, Any]) -> Form | None:
@@ -49,16 +54,18 @@ def with_form(data: Mapping[str, Any], form: Form | None) -> dict[str, Any]:
     return {**data, SCHEMA: form.schema, **draft}
 
 
-def reply_data(form: Form | None, value: Any, remark: str) -> dict[str, Any]:
+def reply_data(form: Form | None, value: Any, remark: str, files: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """Return the data of an answer.
 
     Args:
         form: what was asked for.
         value: the answer, which fits the form; a text if there is none.
         remark: what the human adds; may be empty.
+        files: references to the files that go with it.
     """
     data = {TEXT: show(value)} if form is None else {TEXT: show(value), VALUE: value}
-    return {**data, REMARK: remark} if remark else data
+    data |= {REMARK: remark} if remark else {}
+    return {**data, ATTACHED: list(files)} if files else data
 
 
 def read_reply(form: Form | None, data: Mapping[str, Any]) -> Reply:
@@ -73,12 +80,14 @@ def read_reply(form: Form | None, data: Mapping[str, Any]) -> Reply:
     remark = remark[:MAX_REMARK_CHARS] if isinstance(remark, str) else ""
     if not isinstance(text, str):
         raise BadAnswer("The answer holds no text.", "Ask a human: CONTACT/User.")
+    given = data.get(ATTACHED)
+    files = [file for file in given if is_reference(file)] if isinstance(given, list) else []
     if form is None:
-        return Reply(text, text, remark)
+        return Reply(text, text, remark, files)
     try:
         if VALUE not in data:
-            return Reply(text, form.parse(text), remark)
+            return Reply(text, form.parse(text), remark, files)
         form.check(data[VALUE])
     except BadInput as error:
         raise BadAnswer(f"The answer {text!r:.200} is not what you asked for. {error.message}", "Ask again.") from None
-    return Reply(text, data[VALUE], remark)
+    return Reply(text, data[VALUE], remark, files)

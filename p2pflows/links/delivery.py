@@ -18,6 +18,11 @@ class Delivery:
     retain: bool
     is_local: bool = field(default=False, kw_only=True)
 
+    @property
+    def needs_ack(self) -> bool:
+        """Whether the broker waits for an acknowledgement."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Will:

@@ -175,6 +175,11 @@ class MqttLink:
             return False
         return self._connection.publish(topic, payload, qos=qos, retain=retain)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether what is published now is written at once, as nothing waits for the socket or the broker's window."""
+        return self._connection is not None and self._connection.is_writable
+
     def flush(self) -> None:
         """Write what was published to the socket now, not at the loop's next pass."""
         if self._connection is not None:

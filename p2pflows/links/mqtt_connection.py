@@ -72,6 +72,11 @@ class Arrived(Delivery):
     mid: int
     connection: Connection
 
+    @property
+    def needs_ack(self) -> bool:
+        """Whether the broker waits for an acknowledgement."""
+        return self.mid != 0
+
 
 class BrokerRefused(PermissionError):
     """The broker answered, and does not let us work. The text is a sentence for the user."""
@@ -269,6 +274,11 @@ class Connection:
         """Return the sizes of the packets that the broker has acknowledged since the last call."""
         taken, self._taken = self._taken, []
         return taken
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether nothing waits for the socket, or for the broker's window."""
+        return not self._waiting and not self._client.want_write()
 
     @property
     def unacknowledged(self) -> list[int]:

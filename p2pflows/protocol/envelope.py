@@ -32,10 +32,11 @@ _MAX_CACHED_BOXES = 1024
 
 
 class BundleKind(IntEnum):
-    """Whether the bodies of a bundle are messages or a notice."""
+    """Whether the bodies of a bundle are messages, a notice, or about a file."""
 
     MESSAGES = 1
     NOTICE = 2
+    FILE = 3
 
 
 class Refused(Exception):

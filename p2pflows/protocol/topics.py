@@ -21,6 +21,8 @@ INSTANCES = "_instances"
 """The daemon's endpoint that mounts, resets and deletes instances of the flows it serves."""
 INVITE = "_invite"
 """The daemon's endpoint where people meet: accepted invitations, introductions, and news of being allowed."""
+FILES = "_files"
+"""The endpoint where daemons ask each other for files, and pieces of them arrive."""
 QUESTIONS = "_questions"
 """The daemon's endpoint where people who are asked the same say which of them works on the answer."""
 

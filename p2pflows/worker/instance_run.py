@@ -15,10 +15,12 @@ from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.flows.run import CallResult, Target
 from p2pflows.protocol import topics
+from p2pflows.protocol.file_reference import may_refer
 from p2pflows.protocol.instance_tasks import InstanceState, InstanceTask, MountPlan
 from p2pflows.protocol.run_result import Mounted, RunResult, Subflow
 from p2pflows.protocol.strict_json import compact
 from p2pflows.protocol.worker_frames import TaskSpec
+from p2pflows.sent_files import with_files
 from p2pflows.worker.loading import FlowClass
 from p2pflows.worker.task_run import TaskRun
 
@@ -115,7 +117,7 @@ class InstanceRun:
         message = self._task.message
         assert message is not None  # noqa: S101 - every task that runs an instance has one
         fields: dict[str, Any] = {
-            "data": message.data,
+            "data": with_files(message.data) if may_refer(self._spec.data) else message.data,
             "message_id": self._spec.message,
             "dst_flow": self._spec.endpoint,
             "user_id": self._spec.sender,

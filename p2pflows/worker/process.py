@@ -103,6 +103,7 @@ class Worker:
             self._request_report,
             user=enrolment.user,
             keyring=self._keyring,
+            home=None if daemon is None else daemon.parent,
         )
         self._loop = asyncio.get_running_loop()
         self._send_requested = False

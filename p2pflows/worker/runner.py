@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import os
 import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from p2pflows.errors import (
@@ -29,10 +31,12 @@ from p2pflows.flows.function import FlowFunction, to_data, to_json
 from p2pflows.flows.run import set_current
 from p2pflows.foreign_text import quote
 from p2pflows.protocol.asks import Ask
+from p2pflows.protocol.file_reference import may_refer
 from p2pflows.protocol.instance_tasks import InstanceTask
 from p2pflows.protocol.message import MAX_BODY_BYTES
 from p2pflows.protocol.spent import Spent
 from p2pflows.protocol.worker_frames import ErrorInfo, Progress, TaskResult, TaskSpec
+from p2pflows.sent_files import files_of, with_paths
 from p2pflows.worker import loading
 from p2pflows.worker.instance_run import InstanceRun
 from p2pflows.worker.lanes import HeldTask, Lanes, SettledAsk
@@ -63,6 +67,7 @@ class Runner:
         request_report: the same, when there is only progress, which may wait for more.
         user: the user id of the daemon's owner.
         keyring: API keys for the flows; they stay in this object.
+        home: the home folder of the daemon, from which flows get files; None if it is on another machine.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Runner:
         *,
         user: str,
         keyring: Keyring | None = None,
+        home: Path | None = None,
     ) -> None:
         self._lanes = lanes
         self._lock = lock
@@ -82,6 +88,7 @@ class Runner:
         self._request_report = request_report
         self._user = user
         self._keyring = keyring
+        self._home = home
         self._runs: dict[str, TaskRun] = {}
         self._slots = slots
         self._waiting_threads = 0
@@ -189,15 +196,19 @@ class Runner:
     def _work(self) -> None:
         """Run a task from the queue, then all others that may start, and wait for the next one."""
         try:
-            while not self._is_surplus():
-                task = self._queue.get()
-                if task is None:
-                    return
-                while task is not None:
-                    self._run(task)
-                    task = self._take()
+            with files_of(self._home):
+                self._work_on()
         except BaseException as error:  # noqa: BLE001 - flows cannot get here: it is a fault of ours
             _end_process(error)
+
+    def _work_on(self) -> None:
+        while not self._is_surplus():
+            task = self._queue.get()
+            if task is None:
+                return
+            while task is not None:
+                self._run(task)
+                task = self._take()
 
     def _load(self) -> None:
         """Load flows, one after the other: this needs no slot, so it never waits for a run."""
@@ -350,7 +361,8 @@ class Runner:
         if current is not None:
             task.stop = functools.partial(_cancel, self._loop, current)
         try:
-            data = await _await(task, begin)
+            with files_of(self._home):
+                data = await _await(task, begin)
         except BaseException as error:  # noqa: BLE001 - a flow may raise anything, SystemExit too
             self._fail(task, error)
         else:
@@ -402,7 +414,10 @@ def _run_command(task: HeldTask, command: Command) -> bytes:
     task.stop = run.stop
     if task.cancelled:
         run.stop()
-    return to_json(run.reply(spec.data, spec.expires_s - time.time()))
+    data = spec.data
+    if may_refer(data):
+        data = to_json(with_paths(json.loads(data)))
+    return to_json(run.reply(data, spec.expires_s - time.time()))
 
 
 def _took_ms(task: HeldTask) -> int:

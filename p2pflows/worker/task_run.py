@@ -37,6 +37,7 @@ from p2pflows.protocol.progress import Numbering
 from p2pflows.protocol.run_result import CallBack, Post, Reply, Sent
 from p2pflows.protocol.spent import Spent, add_up
 from p2pflows.protocol.worker_frames import ErrorInfo
+from p2pflows.sent_files import with_files
 from p2pflows.worker.lanes import HeldTask
 
 MAX_PROGRESS_BYTES = 4_000
@@ -339,7 +340,7 @@ def _resolve(pending: Future[CallResult], result: Future[AskResult]) -> None:
         return
     match settled:
         case CallReply(message, sender, data):
-            pending.set_result(CallResult(message, sender, data))
+            pending.set_result(CallResult(message, sender, with_files(data)))
         case CallFailed(_, message, sender):
             pending.set_result(CallResult(message, sender, {}, settled.as_error()))
         case StepValue():

@@ -13,6 +13,7 @@ from p2pflows.protocol import topics
 from p2pflowsd.api import views
 from p2pflowsd.api.parameters import Parameters
 from p2pflowsd.node import Node
+from p2pflowsd.transfers.transfers import Transfers
 
 P = TypeVar("P", bound=Parameters)
 T = TypeVar("T")
@@ -44,7 +45,10 @@ class Daemon:
 
     Attributes:
         last_counts: what `status` last counted; shown while the journal cannot be read.
+        transfers: the files beside messages; the composition root sets it.
     """
+
+    transfers: Transfers
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import (
     MAX_TIMEOUT_S,
     Count,
+    FileList,
     Flag,
     IdPart,
     Json,
@@ -131,6 +132,7 @@ class AnswerParameters(Parameters):
     words: Words = Field(default_factory=list)
     value: Json = None
     remark: Text = ""
+    files: FileList = Field(default_factory=list)
 
     def answer(self) -> Answer:
         """Return the answer.
@@ -241,13 +243,15 @@ async def conversations(daemon: Daemon, params: ConversationsParameters) -> Any:
 
 
 async def answer(daemon: Daemon, params: AnswerParameters) -> Any:
-    """Answer a prompt: with a text, with the words of a shell, or with a JSON value; a `remark` goes with it.
+    """Answer a prompt: with a text, with the words of a shell, or with a JSON value.
+
+    A `remark` goes with it, and `files`: references to files.
 
     Returns:
         `id`
     """
     given = params.answer()
-    answered = await daemon.run(lambda: daemon.node.inbox.answer(params.id, given, params.remark))
+    answered = await daemon.run(lambda: daemon.node.inbox.answer(params.id, given, params.remark, params.files))
     return {"id": answered.id}
 
 

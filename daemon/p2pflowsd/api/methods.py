@@ -10,6 +10,7 @@ from typing import Any, Self
 from p2pflows.errors import UsageError
 from p2pflowsd.api import (
     contacts,
+    files,
     human,
     instances,
     invitations,
@@ -79,6 +80,10 @@ METHODS: dict[str, Method[Any]] = {
     "worker_token": Method(worker_tokens.WorkerTokenParameters, worker_tokens.worker_token),
     "worker_tokens": Method(NoParameters, worker_tokens.worker_tokens),
     "revoke_worker_token": Method(worker_tokens.TokenParameters, worker_tokens.revoke_worker_token),
+    "files_put": Method(files.PutParameters, files.files_put),
+    "files_get": Method(files.GetParameters, files.files_get),
+    "files_list": Method(NoParameters, files.files_list),
+    "files_prune": Method(files.PruneParameters, files.files_prune),
     "watch": Method(NoParameters, human.watch),
     "news": Method(NoParameters, news.news),
     "chat": Method(talk.ChatParameters, talk.chat),

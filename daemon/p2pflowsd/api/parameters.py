@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from p2pflows import short_ids
 from p2pflows.errors import BadInput, P2pflowsError, UsageError
+from p2pflows.protocol.file_reference import MAX_REFERENCES
 from p2pflows.protocol.message import MAX_TYPED, ReadObject
 
 MAX_TIMEOUT_S = 30 * 24 * 3600
@@ -49,6 +50,12 @@ TypedTexts = Annotated[
     MustBe(f"an object of at most {MAX_TYPED} texts", "Give the others as one JSON object."),
 ]
 """The texts that a person typed for keys of the data; the recipient takes them where its flow takes texts."""
+FileList = Annotated[
+    list[dict[str, Any]],
+    Field(max_length=MAX_REFERENCES),
+    MustBe(f"a list of at most {MAX_REFERENCES} references to files", "Get each with: files_put."),
+]
+"""References to files that go with a question, a note or an answer."""
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT), MustBe("a whole number from 0 on")]
 Seconds = Annotated[
     float, Field(gt=0, le=MAX_TIMEOUT_S), MustBe("more than 0 and at most 30 days", "Give it in seconds.")

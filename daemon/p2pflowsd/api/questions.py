@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from p2pflows.contacts import members_of
 from p2pflows.errors import BadInput, DeadlinePassed, UsageError
 from p2pflows.forms import Form
+from p2pflows.forms.wire import ATTACHED
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import asked_views
@@ -20,6 +21,7 @@ from p2pflowsd.api.parameters import (
     MAX_TIMEOUT_S,
     POST_TIMEOUT_S,
     Count,
+    FileList,
     Flag,
     IdPart,
     Json,
@@ -73,6 +75,7 @@ class AskParameters(Parameters):
     then: Annotated[list[ThenParameters], MustBe("a list of objects with `who` and `after`")] = Field(
         default_factory=list
     )
+    files: FileList = Field(default_factory=list)
     delay: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S), MustBe("from 0 to 30 days", "Give it in seconds.")] = 0
 
 
@@ -82,6 +85,7 @@ class TellParameters(Parameters):
     who: Words
     text: Text
     timeout: Seconds = POST_TIMEOUT_S
+    files: FileList = Field(default_factory=list)
 
 
 class QuestionParameters(Parameters):
@@ -104,6 +108,7 @@ async def ask(daemon: Daemon, params: AskParameters) -> Any:
     `need` says whose answers decide: the `first`, `all`, those of all until one says no (`unanimous`), or the same
     one of `quorum` people. `then` has others, who are asked `after` some seconds; `delay` says when to begin. `id` is
     a new id for it; with the id of an earlier question nothing is asked, so that a client can repeat a request.
+    `files` has references to files that go with it.
 
     Returns:
         `id` of the question, once it is committed
@@ -116,6 +121,7 @@ async def ask(daemon: Daemon, params: AskParameters) -> Any:
         life_ms=int(params.timeout * 1000),
         need=params.need,
         quorum=params.quorum,
+        files=params.files,
         steps=[
             {
                 "people": [[person.user, person.endpoint] for person in _people(daemon, step.who)],
@@ -139,7 +145,7 @@ async def tell(daemon: Daemon, params: TellParameters) -> Any:
     Returns:
         `sent`: list of `id`, `user`, `name`, `endpoint`, once they are committed
     """
-    data = {"api_output": params.text}
+    data: dict[str, Any] = {"api_output": params.text, **({ATTACHED: params.files} if params.files else {})}
 
     def step() -> list[dict[str, Any]]:
         node = daemon.node

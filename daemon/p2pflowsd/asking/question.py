@@ -26,6 +26,7 @@ class Result:
         by: the user id of the one who answered or declined.
         at: when the result came, in milliseconds since the Unix epoch.
         error: why there is no answer, as on the wire.
+        files: references to the files that came with the answer.
     """
 
     outcome: QuestionState = QuestionState.OPEN
@@ -35,6 +36,7 @@ class Result:
     by: str = ""
     at: int | None = None
     error: dict[str, Any] | None = None
+    files: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The text that is stored."""
@@ -95,6 +97,7 @@ class Wish:
         quorum: how many have to give the same answer, for `Need.QUORUM`.
         steps: who is asked later, if nobody has answered by then: `people`, a list of user id and endpoint, and
             `after_ms`, counted from the start.
+        files: references to the files that go with the question.
     """
 
     form: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +108,7 @@ class Wish:
     need: str = Need.FIRST
     quorum: int = 0
     steps: list[dict[str, Any]] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
 
     def read_form(self) -> Form | None:
         """Return the form; None if any text is an answer."""

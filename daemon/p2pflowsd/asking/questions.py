@@ -26,7 +26,7 @@ from p2pflows.errors import (
     UsageError,
     from_peer,
 )
-from p2pflows.forms.wire import SHOWN, SNOOZED, read_reply, with_form
+from p2pflows.forms.wire import ATTACHED, SHOWN, SNOOZED, read_reply, with_form
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.claims import ASKED_OF
 from p2pflows.protocol.ids import derived_id, new_id
@@ -368,7 +368,7 @@ class Questions:
                 reply = read_reply(wish.read_form(), content)
             except (BadAnswer, BadInput) as error:
                 return Result(QuestionState.FAILED, at=at, by=by, error=error.as_wire())
-            return Result(QuestionState.ANSWERED, reply.value, reply.text, reply.remark, by, at)
+            return Result(QuestionState.ANSWERED, reply.value, reply.text, reply.remark, by, at, files=reply.files)
         kind = content.get("kind")
         timed_out = state is OutgoingState.EXPIRED
         if kind in (Declined.kind, Delegated.kind):
@@ -407,6 +407,7 @@ def _data(text: str, wish: Wish, count: int) -> dict[str, Any]:
         count: how many are asked.
     """
     data = with_form({"api_output": text}, wish.read_form())
+    data |= {ATTACHED: wish.files} if wish.files else {}
     may_be_claimed = count > 1 and wish.need in (Need.FIRST, Need.QUORUM)
     return {**data, ASKED_OF: count} if may_be_claimed else data
 

@@ -14,6 +14,7 @@ from p2pflows.errors import BadInput, DeadlinePassed, Declined, Delegated, NotAl
 from p2pflows.foreign_text import shorten
 from p2pflows.forms.shown import show
 from p2pflows.forms.wire import MAX_REMARK_CHARS, SHOWN, SNOOZED, form_of, reply_data
+from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
@@ -112,6 +113,7 @@ class Inbox:
         self._clock = clock
         self._name_of = name_of
         self._settlement = settlement
+        self._outbox = outbox
         self._notices = notices
         self._shown: set[int] = set()
         self._callbacks = callbacks
@@ -175,15 +177,17 @@ class Inbox:
                 self._shown.add(prompt.row_id)
                 self._notices.send_progress(prompt.peer, prompt.id, SHOWN)
 
-    def answer(self, part: str, answer: Answer, remark: str = "") -> PromptRow:
+    def answer(self, part: str, answer: Answer, remark: str = "", files: Sequence[dict[str, Any]] = ()) -> PromptRow:
         """Answer a prompt.
 
         Args:
             part: the beginning or end of the prompt's id.
             answer: what was typed, or a value.
             remark: what the human adds; may be empty.
+            files: references to the files that go with it.
 
         Raises:
+            FileLost: one of the files is not here.
             UsageError: not exactly one open prompt has such an id, or it wants no answer.
             DeadlinePassed: it has expired.
             BadInput: the answer is not what the prompt asks for.
@@ -210,7 +214,9 @@ class Inbox:
             )
         if len(remark) > MAX_REMARK_CHARS:
             raise TooLarge(f"The remark is longer than {MAX_REMARK_CHARS:,} characters.", "Write a shorter one.")
-        data = reply_data(form, value, remark)
+        data = reply_data(form, value, remark, files)
+        if files:
+            self._outbox.check(prompt.peer, topics.REPLY, data)
         self._end(prompt, PromptState.ANSWERED, data["human_input"])
         self._settlement.finish(self._request(prompt), data)
         return prompt

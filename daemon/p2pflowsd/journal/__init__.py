@@ -31,6 +31,7 @@ from p2pflowsd.journal.errors import (
     replaced,
 )
 from p2pflowsd.journal.file import JournalFile, set_aside_foreign_log
+from p2pflowsd.journal.files import AwaitedTable, FileGrantTable, FileTable
 from p2pflowsd.journal.incoming import IncomingTable
 from p2pflowsd.journal.instances import InstanceTable
 from p2pflowsd.journal.invitations import IntroductionTable, InvitationTable, MeetingTable, WishTable
@@ -110,12 +111,12 @@ class Journal:
         self.outgoing = OutgoingTable(self._db, self.usage, self._bodies)
         self.prompts = PromptTable(self._db, self.usage)
         self.lines = LineTable(self._db)
-        self.questions = QuestionTable(self._db)
+        self.questions, self.instances = QuestionTable(self._db), InstanceTable(self._db)
         self.streams = StreamTable(self._db, self.remembered)
-        self.instances = InstanceTable(self._db)
-        self.records = RecordTable(self._db)
         self.worker_tokens = WorkerTokenTable(self._db)
         self.spending = SpendingTable(self._db)
+        self.files, self.file_grants = FileTable(self._db), FileGrantTable(self._db)
+        self.records, self.awaited = RecordTable(self._db), AwaitedTable(self._db)
         self.log = LogTable(self._db)
         self.invitations = InvitationTable(self._db)
         self.meetings = MeetingTable(self._db)

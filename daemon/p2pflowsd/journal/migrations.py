@@ -371,6 +371,25 @@ def _calls_of_instances_have_an_index(db: sqlite3.Connection) -> None:
     )
 
 
+def _files_travel_beside_messages(db: sqlite3.Connection) -> None:
+    """Add the files that messages refer to, who may fetch them, and the requests that wait for some."""
+    for statement in (
+        """CREATE TABLE files (
+             id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, size INTEGER NOT NULL, name TEXT NOT NULL, type TEXT NOT NULL,
+             peer TEXT NOT NULL, state TEXT NOT NULL, error TEXT NOT NULL, created INTEGER NOT NULL,
+             used INTEGER NOT NULL, needed INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX files_of_peer ON files (peer, state, size)",
+        "CREATE INDEX files_by_hash ON files (sha256)",
+        "CREATE INDEX files_by_use ON files (used)",
+        """CREATE TABLE file_grants (
+             file TEXT NOT NULL, peer TEXT NOT NULL, expires INTEGER NOT NULL, state TEXT NOT NULL,
+             PRIMARY KEY (file, peer)) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE awaited (
+             n INTEGER PRIMARY KEY, peer TEXT NOT NULL, endpoint TEXT NOT NULL, files TEXT NOT NULL) STRICT""",
+    ):
+        db.execute(statement)
+
+
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first,
     _prompts_have_places,
@@ -397,6 +416,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _ended_requests_take_less,
     _instances_have_an_order,
     _calls_of_instances_have_an_index,
+    _files_travel_beside_messages,
 )
 
 

@@ -296,6 +296,50 @@ class WorkerTokenRow(NamedTuple):
     revoked: int | None
 
 
+class FileRow(NamedTuple):
+    """A file beside messages: one of ours, or one that a message of another user refers to.
+
+    Attributes:
+        id: by which messages refer to it.
+        peer: who sent it first; empty if it is ours.
+        state: a `FileState`.
+        error: why it could not be fetched, or is not; empty if it could.
+        created: when it was first known.
+        used: when it was put, sent or received last.
+        needed: until when a message needs it, at least.
+    """
+
+    id: str
+    sha256: str
+    size: int
+    name: str
+    type: str
+    peer: str
+    state: str
+    error: str
+    created: int
+    used: int
+    needed: int
+
+
+class FileGrantRow(NamedTuple):
+    """A user who may fetch a file, until `expires`; `state` says what became of it."""
+
+    file: str
+    peer: str
+    expires: int
+    state: str
+
+
+class AwaitedRow(NamedTuple):
+    """A request that waits for files, or for an earlier one that does; `files` is a JSON list of their ids."""
+
+    row_id: int
+    peer: str
+    endpoint: str
+    files: str
+
+
 _EXPRESSION_OF = {
     "row_id": "n",
     "call_index": "k",
@@ -306,7 +350,8 @@ _EXPRESSION_OF = {
 }
 """The SQL expression that a field is read from, where that is not a column of the same name."""
 _EXPRESSION_IN: dict[type[NamedTuple], dict[str, str]] = {
-    OutgoingRow: {"answer": read_either("answer", "large_answer", "outgoing", Kind.ANSWER)}
+    OutgoingRow: {"answer": read_either("answer", "large_answer", "outgoing", Kind.ANSWER)},
+    FileRow: {"size": "size"},
 }
 """The same, for fields of one row type."""
 

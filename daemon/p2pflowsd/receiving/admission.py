@@ -21,6 +21,7 @@ from p2pflowsd.journal.rows import IncomingRow, InstanceRow
 from p2pflowsd.lifecycle import IncomingState, PromptState
 from p2pflowsd.owners_log import OwnersLog
 from p2pflowsd.receiving import gate
+from p2pflowsd.receiving.awaited_files import AwaitedFiles
 from p2pflowsd.receiving.claims import ClaimDesk
 from p2pflowsd.receiving.limiter import Limiter
 from p2pflowsd.receiving.people import People
@@ -39,7 +40,11 @@ from p2pflowsd.sending.presence import Followed
 
 
 class Admission:
-    """Admits requests."""
+    """Admits requests.
+
+    Attributes:
+        awaited: the requests that wait for files.
+    """
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class Admission:
         claims: ClaimDesk,
         log: OwnersLog,
         limiter: Limiter,
+        awaited: AwaitedFiles,
     ) -> None:
         self._user = user
         self._journal = journal
@@ -85,6 +91,8 @@ class Admission:
         self._people = people
         self._claims = claims
         self._limiter = limiter
+        self.awaited = awaited
+        awaited.on_complete = self._on_complete
 
     def restore(self) -> None:
         """Count what the journal holds after a restart."""
@@ -117,7 +125,9 @@ class Admission:
             self._hand_on(row, message, flow)
 
     def _hand_on(self, row: IncomingRow, message: Message, flow: Served) -> None:
-        """Hand an admitted request to its human, to an instance, or to a worker."""
+        """Hand an admitted request to its human, to an instance, or to a worker, once its files are here."""
+        if self.awaited.holds(row, message, flow):
+            return
         if flow.kind == "human":
             self._ask(row, message)
             return
@@ -139,6 +149,10 @@ class Admission:
             self._settlement.fail(row, NotAllowed(f"{row.endpoint!r} has no instances.", "Call it without one."))
         else:
             self._queue.add(row, flow, read_typed(message.data, message.typed, flow.input_schema))
+
+    def _on_complete(self, row: IncomingRow) -> None:
+        """Admit a request that has waited for files; its sender may have lost the right to it meanwhile."""
+        self.admit(row, Message.model_validate_json(self._journal.incoming.body(row.row_id)))
 
     def _passes(self, row: IncomingRow, endpoint: str, flow: Served | None) -> bool:
         """Return whether a request may reach its endpoint; if not, hold it or end it with an error."""

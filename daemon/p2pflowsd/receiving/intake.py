@@ -6,13 +6,15 @@ is acknowledged.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from p2pflows.contacts import Contacts
-from p2pflows.errors import as_theirs
+from p2pflows.errors import BadInput, as_theirs
 from p2pflows.limits import Limits
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Opened, Refused, claimed_sender
+from p2pflows.protocol.file_frames import MAX_FRAME_BYTES
 from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
 from p2pflows.protocol.notice import Notice
 from p2pflowsd.asking.questions import Questions
@@ -41,6 +43,7 @@ from p2pflowsd.receiving.seen_bundles import SeenBundles
 from p2pflowsd.receiving.seen_notices import SeenNotices
 from p2pflowsd.running.leases import Leases
 from p2pflowsd.running.reports import Reports
+from p2pflowsd.sending.files import Files
 from p2pflowsd.sending.notices import Notices, is_progress
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.peer_clocks import difference
@@ -84,6 +87,7 @@ class Intake:
         restored: RestoredJournals,
         limits: Limits,
         quotas: Quotas,
+        files: Files,
         log: OwnersLog,
     ) -> None:
         self._user = user
@@ -105,6 +109,7 @@ class Intake:
         self._restored = restored
         self._limits = limits
         self._quotas = quotas
+        self._files = files
         self._log = log
         self._allowance = StrangersAllowance(clock)
         self.useless = UselessAllowance(clock)
@@ -134,7 +139,7 @@ class Intake:
         if self._seen_bundles.has(endpoint, delivery.payload):
             raise Refused("replayed")
         opened = self._envelope.open(delivery.payload)
-        if (opened.kind is BundleKind.NOTICE) != (endpoint == topics.NOTICE):
+        if opened.kind is BundleKind.FILE or (opened.kind is BundleKind.NOTICE) != (endpoint == topics.NOTICE):
             raise Refused("wrong_topic")
         self._seen_bundles.add(endpoint, delivery.payload)
         if opened.kind is BundleKind.NOTICE:
@@ -142,6 +147,28 @@ class Intake:
         else:
             self._messages(endpoint, opened)
         self._outbox.hear_from(opened.sender)
+
+    def check_file_packet(self, delivery: Delivery) -> str:
+        """Return the user from whom a packet about a file claims to be, if it may be opened.
+
+        Raises:
+            Refused: it may not, as no honest peer sends it to us now, or its sender sends too much that has no effect.
+        """
+        payload = delivery.payload
+        if delivery.retain:
+            raise Refused("retained")
+        if not _MIN_BUNDLE_BYTES <= len(payload) <= MAX_FRAME_BYTES:
+            raise Refused("malformed")
+        claimed = claimed_sender(payload)
+        if claimed in self._contacts.known.blocked:
+            raise Refused("blocked")
+        if not self._is_known(claimed):
+            if not self._exchanges_messages_with(claimed):
+                raise Refused("unrelated")
+            if not self._outbox.awaits(claimed) and not self._allowance.may_open(claimed, len(payload)):
+                raise Refused("rate_limited")
+        self.useless.check(claimed)
+        return claimed
 
     def release_blocked(self) -> None:
         """Admit some of the blocked requests whose turn has come."""
@@ -271,6 +298,10 @@ class Intake:
         answer, question = strict_json.text_of(data), message.in_reply_to or ""
         if not self._outbox.record_answer(message.sender, question, state, answer, created=message.created):
             raise Refused("replayed")
+        if state is OutgoingState.DONE:
+            with contextlib.suppress(BadInput):  # what is no reference is data
+                references = self._files.references(message.data, answer)
+                self._files.take_in_what_fits(references, message.sender, self._clock.now())
 
     def _request(self, message: Message, body: bytes, bundle: int) -> None:
         peer, endpoint = message.sender, message.endpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from p2pflows.errors import BadInput, FlowFailed, P2pflowsError, TooLarge
+from p2pflows.errors import BadInput, FileLost, FlowFailed, P2pflowsError, TooLarge
 from p2pflows.protocol import topics
 from p2pflows.protocol.ids import derived_id
 from p2pflows.protocol.message import Type
@@ -65,6 +65,9 @@ class Settlement:
                 self._reply(row, Type.REPLY, data, row.expires)
             except TooLarge as error:
                 self.fail(row, FlowFailed(f"The answer is too large. {error.message}", _ANSWER_LESS))
+                return
+            except FileLost as error:
+                self.fail(row, FlowFailed(f"The answer does not arrive. {error.message}", error.hint))
                 return
             except BadInput:
                 self.fail(row, FlowFailed("The answer cannot be sent as JSON.", "Ask its owner to mend it."))

@@ -70,6 +70,8 @@ class TaskQueue:
         """Queue the requests whose turn has come; return those whose flow is not served any more."""
         orphans = []
         for row in self._turns.next_rows():
+            if self._journal.awaited.has(row.row_id):  # it waits for files
+                continue
             task = self.task_of(row)
             if task is None:
                 orphans.append(row)

@@ -26,6 +26,7 @@ from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
 from p2pflowsd.sending.confirmed import Confirmed
+from p2pflowsd.sending.files import Files
 from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.open_ids import OpenIds
 from p2pflowsd.sending.pace import Pace
@@ -78,6 +79,7 @@ class Outbox:
         followed: gets the users whose status matters, because we wait for something from them.
         restored: told when a journal turns out to be an older copy.
         presence: numbers the starts of this daemon, and of those of others.
+        files: the files that messages may refer to.
 
     Attributes:
         on_call_settled: called with row, state and answer when a message ends that was accepted with an origin.
@@ -102,6 +104,7 @@ class Outbox:
         followed: Followed,
         restored: RestoredJournals,
         presence: Presence,
+        files: Files,
     ) -> None:
         self._user = user
         self._envelope = envelope
@@ -116,6 +119,7 @@ class Outbox:
         self._followed = followed
         self._restored = restored
         self._presence = presence
+        self._files = files
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
         self.on_stored: Callable[[str, str, str], None] = lambda _peer, _message_id, _note: None
         self.on_ended: list[Callable[[OutgoingRow, OutgoingState, bytes | None], None]] = []
@@ -239,6 +243,7 @@ class Outbox:
             TooLarge: the body exceeds the size limit.
             BadInput: the data cannot be written as JSON that every recipient can read.
             UnknownUser: the recipient's user id is not a public key.
+            FileLost: it refers to a file that is not here.
         """
         now = self._clock.now()
         message_id = message_id or new_id(now, self._entropy(10))
@@ -264,6 +269,9 @@ class Outbox:
                 "progress": progress,
             }
         )
+        references = self._files.references(message.data, body)
+        self._files.check(references, peer)
+        self._files.grant(references, peer, message.expires)
         if kind not in ANSWERS:
             self._followed.add(peer)
             self._journal.streams.set(Direction.OUTGOING, peer, endpoint, position.next)
@@ -701,7 +709,7 @@ class Outbox:
             CallError: any error that `accept` would raise.
         """
         any_id = "0" * 32
-        self._compose(
+        message, body = self._compose(
             {
                 "id": any_id,
                 "type": Type.CALL,
@@ -714,6 +722,7 @@ class Outbox:
                 "data": data,
             }
         )
+        self._files.check(self._files.references(message.data, body), peer)
 
     def _compose(self, fields: dict[str, Any]) -> tuple[Message, bytes]:
         """Return a message and its body."""

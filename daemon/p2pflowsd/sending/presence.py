@@ -67,7 +67,7 @@ class Presence:
 
     def mine(self, *, online: bool) -> bytes:
         """Return the payload of our own status on the present connection."""
-        fact = {"boot": self.boot, "n": self._connection, "online": online}
+        fact = {"boot": self.boot, "n": self._connection, "online": online, "files": True}
         return seal(self._identity, topics.status(self._identity.user_id), fact)
 
     def will(self) -> bytes:
@@ -79,6 +79,11 @@ class Presence:
         """Return whether a user's daemon is online; None if it never sent a status."""
         known = self._known.get(user)
         return known.online if known else None
+
+    def takes_files(self, user: str) -> bool | None:
+        """Return whether a user's daemon fetches files beside messages; None if it never sent a status."""
+        known = self._known.get(user)
+        return known.takes_files if known else None
 
     def boot_of(self, user: str) -> int:
         """Return the number of the last start of a user's daemon; -1 if it never sent a status."""
@@ -146,11 +151,13 @@ class _Status(NamedTuple):
         boot: grows with each start of the daemon.
         connection: grows with each connection to the broker in this boot; 0 if the daemon does not number them.
         online: whether the daemon is online. In each connection it first is, and then is not.
+        takes_files: whether it fetches files beside messages; those of older releases do not.
     """
 
     boot: int
     connection: int
     online: bool
+    takes_files: bool = False
 
     def is_older_than(self, other: _Status) -> bool:
         """Return whether a status was true before another one was, and is not any more."""
@@ -166,7 +173,7 @@ def _read_status(user: str, payload: bytes) -> _Status:
     boot, connection, online = fact.get("boot"), fact.get("n", 0), fact.get("online")
     if not (_is_count(boot) and _is_count(connection) and isinstance(online, bool)):
         raise Refused("malformed")
-    return _Status(boot, connection, online)
+    return _Status(boot, connection, online, fact.get("files") is True)
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

@@ -11,10 +11,11 @@ import click
 
 import p2pflows
 from p2pflows.cli.asking.ask_group import group_options, group_params
-from p2pflows.cli.asking.question_outcome import print_answer, raise_for_outcome
+from p2pflows.cli.asking.question_outcome import print_answer, print_files, raise_for_outcome
 from p2pflows.cli.input import candidates
 from p2pflows.cli.input.arguments import examples, json_option, parse_json, timeout_option
 from p2pflows.cli.input.message_data import read_content
+from p2pflows.cli.input.sent_file import attach, attach_option, put_attached
 from p2pflows.cli.printing.output import display_name, print_json, say, short_id
 from p2pflows.errors import BadInput, UsageError
 
@@ -32,7 +33,7 @@ def _asking(command: str) -> Callable[[_F], _F]:
     """Return the argument and the options that `ask` and `confirm` share."""
 
     def decorate(function: _F) -> _F:
-        function = json_option(group_options(function))
+        function = json_option(attach_option(group_options(function)))
         function = click.option(
             "--detach", is_flag=True, help="Print the id and do not wait; see: p2pflows asked, p2pflows wait ID."
         )(function)
@@ -63,14 +64,16 @@ def _split_for(command: str) -> Callable[[click.Context, click.Parameter, tuple[
     epilog=examples(
         "p2pflows tell bob 'Back at six'",
         "p2pflows tell bob @letter.txt",
+        "p2pflows tell bob 'Look at this' --attach photo.png",
         "date | p2pflows tell bob -",
         "p2pflows tell @team carol 'Lunch at one'",
     )
 )
 @click.argument("words", nargs=-1, shell_complete=candidates.people, metavar="WHO 'TEXT'", callback=_split_for("tell"))
 @timeout_option("How long your daemon tries to deliver it (by default 7d).")
+@attach_option
 @json_option
-def tell(*, words: tuple[list[str], str], timeout: float | None, as_json: bool) -> None:
+def tell(*, words: tuple[list[str], str], timeout: float | None, attached: tuple[str, ...], as_json: bool) -> None:
     """Leave a note for a person, who need not answer.
 
     WHO is a contact, CONTACT/ENDPOINT, or a group of contacts such as @team; there may be several. Either all of them
@@ -80,8 +83,9 @@ def tell(*, words: tuple[list[str], str], timeout: float | None, as_json: bool) 
     who, text = words
     if not text.strip():
         raise BadInput("The note is empty.", _WORDS_HINT.format(command="tell"))
+    files = put_attached(attached)
     with p2pflows.connect() as me:
-        sent = me.request("tell", who=who, text=text, timeout=timeout)["sent"]
+        sent = me.request("tell", who=who, text=text, timeout=timeout, files=files or None)["sent"]
     for each in sent:
         if as_json:
             print_json({"id": each["id"]})
@@ -118,6 +122,7 @@ def ask(
     form: str | None,
     edit: str | None,
     default: str | None,
+    attached: tuple[str, ...],
     **group: Any,
 ) -> None:
     """Ask a person, wait, and print the answer as text.
@@ -139,6 +144,7 @@ def ask(
     }
     if default is not None:
         asked["default"] = _parse_default(asked, default)
+    asked |= attach(attached)
     ended = _ask(asked, timeout, detach=detach, as_json=as_json)
     if ended is None:
         return
@@ -146,6 +152,7 @@ def ask(
         print_json(ended)
     else:
         print_answer(ended)
+        print_files(ended)
     raise_for_outcome(ended, quietly=as_json)
 
 
@@ -157,7 +164,15 @@ def ask(
     )
 )
 @_asking("confirm")
-def confirm(*, words: tuple[list[str], str], timeout: float | None, detach: bool, as_json: bool, **group: Any) -> None:
+def confirm(
+    *,
+    words: tuple[list[str], str],
+    timeout: float | None,
+    detach: bool,
+    as_json: bool,
+    attached: tuple[str, ...],
+    **group: Any,
+) -> None:
     """Ask a person for a yes or no, as exit code.
 
     Only a yes that they have signed is 0. Other exit codes: 11 no, 1 declined, 5 nobody answered, 3 unreachable,
@@ -166,7 +181,13 @@ def confirm(*, words: tuple[list[str], str], timeout: float | None, detach: bool
     WHO and QUESTION are those of ask. With --all, one no is a no, and only all together are a yes.
     """
     who, text = words
-    asked = {"who": who, "text": text, "schema": {"type": "boolean"}, **group_params(who, group, all_means="unanimous")}
+    asked = {
+        "who": who,
+        "text": text,
+        "schema": {"type": "boolean"},
+        **group_params(who, group, all_means="unanimous"),
+        **attach(attached),
+    }
     ended = _ask(asked, timeout, detach=detach, as_json=as_json)
     if ended is None:
         return

@@ -6,9 +6,12 @@ from typing import Any
 
 import click
 
+import p2pflows
+from p2pflows.cli.printing.fetched_files import fetch
 from p2pflows.cli.printing.output import display_name, say, stdout_is_terminal
 from p2pflows.errors import from_kind
-from p2pflows.foreign_text import escape_lines, quote, shorten
+from p2pflows.foreign_text import escape, escape_lines, quote, shorten
+from p2pflows.protocol.file_reference import MARK
 
 _NO_ANSWER = {
     "declined": "declined",
@@ -38,6 +41,14 @@ def print_answer(question: dict[str, Any], *, to_stderr: bool = False) -> None:
     _print_line(quote(who, question["answer"]) if to_stderr else question["answer"], to_stderr=to_stderr)
     if question["remark"]:
         say(f"{who} adds: {shorten(question['remark'])}")
+
+
+def print_files(question: dict[str, Any]) -> None:
+    """Fetch the files that came with answers, and say where they lie."""
+    for answer in question["people"] if question["need"] == "all" else [question]:
+        for reference in answer.get("files") or []:
+            with p2pflows.connect() as me:
+                say(f"{escape(reference[MARK]['name'])}: {fetch(me, reference[MARK]['id'])}")
 
 
 def _print_line(text: str, *, to_stderr: bool) -> None:

@@ -10,6 +10,7 @@ import p2pflows
 from p2pflows.cli.inbox.questions import print_prompt
 from p2pflows.cli.input import candidates
 from p2pflows.cli.input.arguments import Contact, Duration, examples, json_option, read_stdin
+from p2pflows.cli.input.sent_file import attach, attach_option
 from p2pflows.cli.printing.output import local_time, number_of, print_json, print_result, short_id
 from p2pflows.errors import UsageError
 from p2pflows.foreign_text import escape
@@ -36,6 +37,7 @@ def show(prompt_id: str, as_json: bool) -> None:
         "p2pflows answer 4f1c22d9 'Hey there neighbor!!'",
         "p2pflows answer 4f1c22d9 yes -m 'after 18:00'",
         "p2pflows answer 4f1c22d9 env=staging replicas=3",
+        "p2pflows answer 4f1c22d9 'Here it is' --attach photo.png",
         "p2pflows answer 4f1c22d9 --edit",
         "fortune | p2pflows answer 4f1c22d9 -",
     )
@@ -44,14 +46,24 @@ def show(prompt_id: str, as_json: bool) -> None:
 @click.argument("text", nargs=-1)
 @click.option("-m", "--remark", metavar="TEXT", help="What you want to add to the answer.")
 @click.option("--edit", "edits", is_flag=True, help="Write the answer in your editor ($EDITOR).")
+@attach_option
 @json_option
-def answer(prompt_id: str, text: tuple[str, ...], remark: str | None, edits: bool, as_json: bool) -> None:
+def answer(
+    *,
+    prompt_id: str,
+    text: tuple[str, ...],
+    remark: str | None,
+    edits: bool,
+    attached: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Answer a question.
 
     ID is the id that the inbox shows; p2pflows show ID says what the answer must be. To answer with one of several
     choices, give its text or number; with fields, give field=value pairs (field:=JSON for JSON) or one JSON object.
     TEXT '-' reads the answer from stdin.
     """
+    text = text or (("",) if attached and not edits else ())
     if bool(text) == edits:
         raise UsageError("An answer is TEXT or --edit.", "Give one of the two.")
     with p2pflows.connect() as me:
@@ -61,7 +73,7 @@ def answer(prompt_id: str, text: tuple[str, ...], remark: str | None, edits: boo
             answered = {"text": read_stdin().removesuffix("\n")}
         else:
             answered = {"words": list(text)}
-        result = me.request("answer", id=prompt_id, **answered, remark=remark)
+        result = me.request("answer", id=prompt_id, **answered, remark=remark, **attach(attached))
     print_result(result, f"Answered {short_id(result['id'])}.", as_json)
 
 

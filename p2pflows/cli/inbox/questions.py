@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from p2pflows.cli.printing.fetched_files import as_size
 from p2pflows.cli.printing.output import (
     ago,
     display_name,
@@ -18,6 +19,7 @@ from p2pflows.cli.printing.output import (
 )
 from p2pflows.cli.printing.speech import asker
 from p2pflows.foreign_text import escape, escape_lines
+from p2pflows.protocol.file_reference import references_in
 
 
 def question_text(prompt: dict[str, Any]) -> str:
@@ -93,4 +95,11 @@ def how_to_answer(form: dict[str, Any]) -> str:
 
 
 def _as_text(value: Any) -> str:
+    try:
+        files = references_in(value)
+    except ValueError:
+        files = []
+    if files and (value == files[0].as_data() or value == [file.as_data() for file in files]):
+        named = ", ".join(f"{file.name} ({as_size(file.size)})" for file in files)
+        return f"{named}; get {'it' if len(files) == 1 else 'them'}: p2pflows files get ID"
     return value if isinstance(value, str) else to_json(value)

@@ -71,6 +71,13 @@ def addresses(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return _that_begin(sorted({f"{owner}/User": "", **served}.items()), incomplete)
 
 
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the id of a file."""
+    del ctx, param
+    found = _ask("files_list").get("files", [])[:MAX_LISTED]
+    return _that_begin(((each["id"][-_SHOWN_DIGITS:], _description(each["name"])) for each in found), incomplete)
+
+
 def endpoints(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete an endpoint of one's own."""
     del ctx, param

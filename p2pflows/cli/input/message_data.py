@@ -6,20 +6,27 @@ The rule for people is in the help of `call`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from p2pflows.cli.input.arguments import decode, parse_json, parse_object, read_stdin, stdin_is_piped
+from p2pflows.cli.input.sent_file import put_file
 from p2pflows.errors import TooLarge, UsageError
 from p2pflows.home import expand_user
 
 TEXT_KEY = "text"
 MAX_FILE_BYTES = 4_000_000
 """More than any message holds."""
+MAX_TEXT_BYTES = 500_000
+"""A text in a file that is longer travels as a file beside the message."""
 
 _KEY = r"\w[\w.-]*"
-_PAIR = re.compile(rf"({_KEY})(:?=)(.*)", re.DOTALL)
+_PAIR = re.compile(rf"({_KEY})(:=|@=|=)(.*)", re.DOTALL)
 _DATA_HINT = "Give key=value pairs, one JSON object in single quotes, or a text in quotes."
+
+Put = Callable[[Path], dict[str, Any]]
+"""Takes a file that travels beside the message, and returns the reference to it."""
 
 
 class MessageData(NamedTuple):
@@ -38,13 +45,20 @@ class MessageData(NamedTuple):
         return {"data": self.data, "typed": self.typed or None}
 
 
-def read_data(words: Sequence[str]) -> MessageData:
+def read_data(words: Sequence[str], put: Put = put_file) -> MessageData:
     """Read the data of a message from the words after its address, or from stdin if there are none or just `-`.
 
     The schema of a flow decides whether `n=1.10` is a number or a text. Only the recipient knows its schema for
     certain, and to ask for it would cost a second round trip. So both travel, the number in `data` and the text in
     `typed`, and the recipient's daemon takes the one that the schema of the flow takes. A daemon that does not know
     `typed` takes the number, as it did before.
+
+    `key=@FILE` is the text in the file. What is no text, or too long for a message, travels as a file beside the
+    message; with `key@=FILE` everything does.
+
+    Args:
+        words: what was typed.
+        put: takes a file that travels beside the message, and returns the reference to it.
 
     Raises:
         UsageError: the words or stdin hold no data, or a file cannot be read.
@@ -66,11 +80,7 @@ def read_data(words: Sequence[str]) -> MessageData:
         key, sign, text = pair.groups()
         if key in data:
             raise UsageError(f"The key {key!r} is given twice.", f'For a list, write: {key}:=\'["one", "two"]\'')
-        text = read_content(key, text)
-        if sign == ":=":
-            data[key] = parse_json(text, f"{key}:=", f"For a text, write: {key}=TEXT")
-            continue
-        value, as_typed = _text_value(key, text)
+        value, as_typed = _pair_value(key, sign, text, put)
         data |= value
         typed |= as_typed
     return MessageData(data, typed)
@@ -110,6 +120,41 @@ def read_content(key: str, text: str) -> str:
     if len(content) > MAX_FILE_BYTES:
         raise TooLarge(f"{path} is larger than a message can be.", "Send it in parts, or send where it can be found.")
     return decode(content, str(path))
+
+
+def _pair_value(key: str, sign: str, text: str, put: Put) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what a pair says, and the text in it if that may mean something else."""
+    if sign == "@=":
+        return {key: put(expand_user(text))}, {}
+    if sign == "=" and (path := _path_of(text)) is not None and not _is_short_text(path):
+        return {key: put(path)}, {}
+    text = read_content(key, text)
+    if sign == ":=":
+        return {key: parse_json(text, f"{key}:=", f"For a text, write: {key}=TEXT")}, {}
+    return _text_value(key, text)
+
+
+def _path_of(text: str) -> Path | None:
+    """Return the path in `@FILE`; None if the text is anything else."""
+    return expand_user(text[1:]) if text.startswith("@") and not text.startswith("@@") else None
+
+
+def _is_short_text(path: Path) -> bool:
+    """Return whether a file holds UTF-8 text that fits into a message, or is a pipe, which can be read only once.
+
+    So does one that cannot be read, for its error.
+    """
+    try:
+        if not path.is_file():
+            return True
+        with path.open("rb") as file:
+            content = file.read(MAX_TEXT_BYTES + 1)
+        content[:MAX_TEXT_BYTES].decode("utf-8-sig")
+    except OSError:
+        return True
+    except UnicodeDecodeError:
+        return False
+    return len(content) <= MAX_TEXT_BYTES and b"\0" not in content
 
 
 def _text_value(key: str, text: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from p2pflows.cli.input.message_data import read_data
 from p2pflows.cli.input.whole_ids import whole_conversation, whole_instance
 from p2pflows.cli.messages.interruption import saying_how_to_go_on
 from p2pflows.cli.printing import fields
+from p2pflows.cli.printing.fetched_files import fetch_files
 from p2pflows.cli.printing.output import print_json, print_result, short_id
 from p2pflows.cli.printing.progress import waiting
 from p2pflows.errors import UsageError
@@ -27,12 +29,17 @@ _conversation_option = click.option(
     "--conversation", metavar="ID", shell_complete=candidates.conversations, help="Continue this conversation."
 )
 
+_save_option = click.option(
+    "--save", type=click.Path(path_type=Path), metavar="DIR", help="Copy the files in the answer to this folder."
+)
+
 
 @click.command(
     epilog=examples(
         "p2pflows call bob/User 'Neighbor, are you there?'",
         "p2pflows call bob/translate text=Hello to=fr",
         "p2pflows call bob/summary text=@report.txt words=100",
+        "p2pflows call bob/scan image=@photo.png --save .",
         "p2pflows call bob/translate text=Hello -o result",
         "p2pflows call bob/sum --timeout 5s < numbers.json",
         "p2pflows call bob/translate --lines < texts.jsonl > answers.jsonl",
@@ -45,6 +52,7 @@ _conversation_option = click.option(
 @_conversation_option
 @_instance_option
 @click.option("--stream", is_flag=True, help="Print the answer to stderr while it grows.")
+@_save_option
 @_lines_option
 @json_option
 def call(
@@ -55,6 +63,7 @@ def call(
     conversation: str | None,
     instance: str | None,
     stream: bool,
+    save: Path | None,
     lines: bool,
     as_json: bool,
 ) -> None:
@@ -65,11 +74,15 @@ def call(
       key=VALUE   a text; or the number, list, true, ... that VALUE says, if
                   the flow's schema for this key takes that and no text
       key:=JSON   JSON, whatever the schema says
-      key=@FILE   the text in a file (key:=@FILE: the JSON in it)
+      key=@FILE   the text in a file (key:=@FILE: the JSON in it); a file
+                  that holds no text, or a long one, is sent beside the
+                  message, and so is any file with key@=FILE
       key=-       all of stdin as a text (key:=-: as JSON)
       key=@@TEXT  a text that begins with '@'
       '{...}'     one JSON object; '-' reads it from stdin, as no DATA does
       TEXT        anything else: short for text=TEXT
+
+    Files in the answer are fetched, and shown with the path where they lie; --save copies them to a folder.
 
     --stream prints to stderr what the flow reports before its answer: the text of the first answer as it grows, or
     each report as a line of JSON with --json.
@@ -90,12 +103,14 @@ def call(
     if stream:
         from p2pflows.cli.messages.streaming import stream_call
 
-        print_json(stream_call(params, content, as_json=as_json))
+        answer = stream_call(params, content, as_json=as_json)
+        with p2pflows.connect() as me:
+            print_json(fetch_files(me, answer, save))
         return
     with p2pflows.connect() as me:
         with waiting(f"Waiting for {address}"):
             answer = wait_for(me, me.request("submit", **params, **content.as_params())["id"])
-        print_json(answer)
+        print_json(fetch_files(me, answer, save))
 
 
 @click.command(
@@ -151,17 +166,19 @@ def send(
 )
 @click.argument("message_id", metavar="ID", shell_complete=candidates.sent)
 @timeout_option("How long to wait (by default until the message's deadline).")
+@_save_option
 @json_option
-def wait(message_id: str, timeout: float | None, as_json: bool) -> None:
+def wait(message_id: str, timeout: float | None, save: Path | None, as_json: bool) -> None:
     """Wait for an answer, or the delivery of a message.
 
     The answer to a question is printed as ask prints it, that of a call as call does.
     """
-    with p2pflows.connect() as me, waiting(f"Waiting for the end of {message_id}"):
-        found = _wait_for_end(me, message_id, timeout)
-    if "outcome" not in found:
-        print_json(found.get("data", found))
-        return
+    with p2pflows.connect() as me:
+        with waiting(f"Waiting for the end of {message_id}"):
+            found = _wait_for_end(me, message_id, timeout)
+        if "outcome" not in found:
+            print_json(fetch_files(me, found.get("data", found), save))
+            return
     if as_json:
         print_json(found)
     else:

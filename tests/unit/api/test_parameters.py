@@ -21,6 +21,7 @@ GOOD: dict[str, Any] = {
     "kind": "human",
     "seconds": 60,
     "line": "p2pf1",
+    "path": "/photo.png",
     "second": "carol",
     "text": "Yes",
     "user": "bob",
@@ -34,12 +35,13 @@ TEXTS = {
 FLAGS = {"all", "interleaved", "local", "open", "parallel", "progress", "recursive", "replace", "singleton", "snoozed"}
 OBJECTS = {"typed", "config", "config_overrides", "subflows", "data", "initial_state", "output", "schema"}
 NUMBERS = {"after", "before", "expires_in", "limit", "offset", "seconds", "timeout"}
-LISTS = {"ids", "overridable", "who", "words"}
+LISTS = {"files", "ids", "overridable", "who", "words"}
 ANYTHING = {"value", "draft", "default"}
 TEXTS |= {"by"}
 FLAGS |= {"owner_first"}
 OBJECTS |= {"limits", "limits_per_caller"}
-NUMBERS |= {"days"}
+NUMBERS |= {"days", "older"}
+TEXTS |= {"path", "type"}
 TEXTS |= {"first", "line", "need", "own_name", "second"}
 NUMBERS |= {"delay", "expires", "quorum", "uses"}
 LISTS |= {"then"}

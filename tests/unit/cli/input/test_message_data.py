@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pflows.cli.input.message_data import MAX_FILE_BYTES, is_key, read_data
+from p2pflows.cli.input.message_data import MAX_FILE_BYTES, MAX_TEXT_BYTES, is_key, read_data
 from p2pflows.errors import P2pflowsError, TooLarge, UsageError
 
 
@@ -74,14 +75,36 @@ def test_a_file_is_a_text_or_json(tmp_path: Path) -> None:
     assert read_data([f"a=@{tmp_path}/note", f"b:=@{tmp_path}/note"]) == ({"a": 5, "b": 5}, {"a": " 5\n"})
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    """A file must be UTF-8, and fit into a message."""
+def test_a_file_that_is_no_text_travels_beside_the_message(tmp_path: Path) -> None:
+    """So do a long one, and any other with `@=`; a short text is a text, as before."""
+    contents = {"binary": b"a\xff", "null": b"a\x00", "large": b"a" * (MAX_TEXT_BYTES + 1), "text": b"a\n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    put: list[Path] = []
+
+    def put_file(path: Path) -> dict[str, Any]:
+        put.append(path)
+        return {"$file": path.name}
+
+    words = [f"{name}=@{tmp_path}/{name}" for name in contents] + [f"whole@={tmp_path}/text"]
+    assert read_data(words, put_file).data == {
+        "binary": {"$file": "binary"},
+        "null": {"$file": "null"},
+        "large": {"$file": "large"},
+        "text": "a\n",
+        "whole": {"$file": "text"},
+    }
+    assert put == [tmp_path / name for name in ("binary", "null", "large", "text")]
+
+
+def test_json_in_a_file_must_be_text(tmp_path: Path) -> None:
+    """`key:=@FILE` wants UTF-8 that fits into a message."""
     (tmp_path / "binary").write_bytes(b"a\xff")
     with pytest.raises(UsageError, match=r"binary is not UTF-8 \(byte 2\)"):
-        read_data([f"a=@{tmp_path}/binary"])
+        read_data([f"a:=@{tmp_path}/binary"])
     (tmp_path / "large").write_bytes(b"a" * (MAX_FILE_BYTES + 1))
     with pytest.raises(TooLarge, match="larger than a message"):
-        read_data([f"a=@{tmp_path}/large"])
+        read_data([f"a:=@{tmp_path}/large"])
 
 
 @pytest.mark.parametrize(("content", "data"), [(b"", {}), (b" \n", {}), (b'\xef\xbb\xbf{"a":1}\n', {"a": 1})])

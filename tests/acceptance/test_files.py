@@ -1,0 +1,245 @@
+"""Files travel beside messages: through the commands, Python and shell flows, kills, quotas and other people."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.network import Network
+from support.people import Person
+from support.processes import wait_until
+
+import p2pflows
+from p2pflows import File
+
+FLOWS = """
+from p2pflows import File, flow
+
+@flow
+def scan(image: File) -> dict:
+    content = image.read_bytes()
+    return {"size": len(content), "name": image.name, "type": image.type, "sha256": image.sha256, "back": image}
+
+@flow
+def measure(file: File) -> dict:
+    return {"size": file.path.stat().st_size, "sha256": file.sha256}
+
+@flow
+def whole(data: dict) -> dict:
+    return {"kind": type(data["image"]).__name__}
+
+@flow
+def paint(size: int) -> dict:
+    with open("painted.bin", "wb") as file:
+        file.write(b"paint" * (size // 5))
+    return {"image": File("painted.bin", name="painted.png")}
+
+@flow
+def echo(text: str) -> str:
+    return text
+"""
+MB = 1_000_000
+
+
+def content_of(size: int, seed: int = 1) -> bytes:
+    """Some bytes that do not repeat."""
+    return b"".join(random.Random(seed + n).randbytes(min(MB, size - n)) for n in range(0, size, MB))  # noqa: S311 - no secret
+
+
+def serve_flows(bob: Person) -> None:
+    """Let bob serve flows that take and give files."""
+    bob.write_file("with_files.py", FLOWS)
+    for name in ("scan", "measure", "whole", "paint", "echo"):
+        bob.serve(name, f"with_files.py:{name}")
+
+
+def call(person: Person, *words: str) -> dict[str, Any]:
+    """The answer to a call from the shell."""
+    answer: dict[str, Any] = person.cli("call", *words, timeout=120).ok().document
+    return answer
+
+
+def states(person: Person) -> dict[str, str]:
+    """The states of a person's files, by name."""
+    return {each["name"]: each["state"] for each in person.request("files_list")["files"]}
+
+
+@pytest.fixture
+def served(bob: Person) -> Person:
+    """Bob with flows that take and give files."""
+    serve_flows(bob)
+    return bob
+
+
+@pytest.mark.usefixtures("served")
+class TestWithFlows:
+    """Bob serves flows that take and give files."""
+
+    def test_a_flow_reads_a_file_and_sends_it_back(self, alice: Person) -> None:
+        """`call bob/scan image=@photo.png`: the flow gets the bytes; what it sends back is here, the same."""
+        content = content_of(700_001)
+        (alice.folder / "photo.png").write_bytes(content)
+
+        answer = call(alice, "bob/scan", "image=@photo.png")
+
+        assert answer["size"] == len(content)
+        assert (answer["name"], answer["type"]) == ("photo.png", "image/png")
+        assert answer["sha256"] == hashlib.sha256(content).hexdigest()
+        assert Path(answer["back"]["$file"]["path"]).read_bytes() == content
+
+    def test_a_flow_gives_a_file(self, alice: Person) -> None:
+        """`return {"image": File(path)}`: the caller gets the bytes, under the name, with --save in a folder."""
+        answer = call(alice, "bob/paint", "size=400000", "--save", "in")
+
+        saved = alice.folder / "in" / "painted.png"
+        assert answer["image"]["$file"]["path"] == "in/painted.png"
+        assert saved.read_bytes() == b"paint" * 80_000
+
+    def test_the_path_of_a_saved_file_never_replaces_another_one(self, alice: Person) -> None:
+        """A second file of the same name gets another one."""
+        names = [call(alice, "bob/paint", "size=5", "--save", "twice")["image"]["$file"]["path"] for _ in range(2)]
+        assert names == ["twice/painted.png", "twice/painted-1.png"]
+
+    def test_a_text_file_stays_a_text(self, alice: Person) -> None:
+        """`key=@FILE` sends the text in a file as before, and `key@=FILE` sends the file itself."""
+        (alice.folder / "note.txt").write_text("Hello")
+        assert call(alice, "bob/echo", "text=@note.txt") == {"result": "Hello"}
+        assert call(alice, "bob/scan", "image@=note.txt")["type"] == "text/plain"
+
+    def test_a_text_where_a_flow_takes_a_file(self, alice: Person) -> None:
+        """The error says what to type."""
+        (alice.folder / "note.txt").write_text("Hello")
+        failed = alice.cli("call", "bob/scan", "image=@note.txt")
+        assert failed.code == 2
+        assert "key@=FILE" in failed.err
+
+    def test_data_without_type_hints_has_files_too(self, alice: Person) -> None:
+        """A flow that takes the whole data gets a File in it."""
+        (alice.folder / "x.bin").write_bytes(b"\xff\x00")
+        assert call(alice, "bob/whole", "image=@x.bin") == {"kind": "File"}
+
+    def test_an_empty_file(self, alice: Person) -> None:
+        """It has no bytes to fetch, and arrives all the same."""
+        (alice.folder / "empty").write_bytes(b"")
+        assert call(alice, "bob/scan", "image@=empty")["size"] == 0
+
+    def test_python_gives_and_gets_files(self, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`File(path)` in the data of a call, and `File(reference)` of its answer."""
+        monkeypatch.setenv("P2PFLOWS_HOME", str(alice.home))
+        source = alice.folder / "données.bin"
+        source.write_bytes(content_of(1000))
+        with p2pflows.connect() as me:
+            answer = me.call("bob/scan", {"image": File(source, type="x/y")})
+        back = File(answer["back"])
+        assert (back.name, back.type, back.size) == ("données.bin", "x/y", 1000)
+        assert back.read_bytes() == content_of(1000)
+        assert back.path.stat().st_mode & 0o777 == 0o400
+
+    def test_a_command_gets_the_path_and_gives_a_file(self, alice: Person, bob: Person) -> None:
+        """An exec flow finds the path in the JSON, and answers with what `files put` prints."""
+        bob.write_file(
+            "upper.py",
+            "import json, pathlib, subprocess, sys\n"
+            "content = pathlib.Path(json.load(sys.stdin)['file']['$file']['path']).read_text().upper()\n"
+            "pathlib.Path('upper.txt').write_text(content)\n"
+            "put = subprocess.run([sys.executable, '-m', 'p2pflows', 'files', 'put', 'upper.txt'],"
+            " capture_output=True, check=True)\n"
+            "print(json.dumps({'file': json.loads(put.stdout)}))\n",
+        )
+        import sys
+
+        bob.serve("upper", "--exec", f"{sys.executable} upper.py")
+        (alice.folder / "small.txt").write_text("small words")
+        answer = call(alice, "bob/upper", "file@=small.txt")
+        assert Path(answer["file"]["$file"]["path"]).read_text() == "SMALL WORDS"
+        assert answer["file"]["$file"]["name"] == "upper.txt"
+
+
+def test_a_small_call_beside_a_large_file(network: Network) -> None:
+    """While 40 MB travel, each of many small calls takes less than 200 ms, to the same person and back."""
+    alice, bob = network.pair()
+    serve_flows(bob)
+    (alice.folder / "large.bin").write_bytes(content_of(40 * MB))
+    large: list[dict[str, Any]] = []
+    transfer = threading.Thread(target=lambda: large.append(call(alice, "bob/measure", "file=@large.bin")))
+    transfer.start()
+    wait_until(lambda: states(bob).get("large.bin") == "wanted", 30)
+    took = []
+    with p2pflows.connect(alice.home) as me:
+        while states(bob)["large.bin"] == "wanted":
+            begun = time.monotonic()
+            me.call("bob/echo", {"text": "hi"})
+            took.append(time.monotonic() - begun)
+    transfer.join()
+    assert large[0]["size"] == 40 * MB
+    assert large[0]["sha256"] == hashlib.sha256(content_of(40 * MB)).hexdigest()
+    assert len(took) >= 3
+    assert statistics.quantiles(took, n=10)[-1] < 0.2, sorted(took)
+
+
+def carry_through_kills(network: Network, size: int, pause: float) -> None:
+    """Send a file while both daemons and the broker are killed again and again until it is there."""
+    alice, bob = network.pair()
+    serve_flows(bob)
+    content = content_of(size)
+    (alice.folder / "large.bin").write_bytes(content)
+    reference = alice.request("files_put", path=str(alice.folder / "large.bin"))["file"]
+    sent = alice.request("submit", address="bob/measure", data={"file": reference}, timeout=600)["id"]
+    seen: list[int] = []
+    kills = 0
+    for victim in itertools.cycle(("bob", "alice", "broker")):
+        wait_until(lambda: bob.is_running and is_further(bob, seen), 60)
+        if not seen or seen[-1] >= size:
+            break
+        kills += 1
+        if victim == "broker":
+            network.kill_broker()
+        else:
+            person = alice if victim == "alice" else bob
+            person.kill_daemon()
+            time.sleep(pause)
+            person.start(wait=False)
+        alice.ready()
+        bob.ready()
+    assert kills >= 3, seen
+    with p2pflows.connect(alice.home) as me:
+        begun = time.monotonic()
+        me.call("bob/echo", {"text": "hi"}, timeout=30)
+        took = time.monotonic() - begun
+    answer = alice.request("wait", id=sent, timeout=120)["data"]
+    assert answer == {"size": size, "sha256": hashlib.sha256(content).hexdigest()}
+    kept = bob.home / "files" / "kept" / answer["sha256"]
+    assert kept.read_bytes() == content
+    wait_until(lambda: not list((bob.home / "files" / "partial").iterdir()), 10)
+    assert took < 5
+
+
+def is_further(bob: Person, seen: list[int]) -> bool:
+    """Whether more of the large file is at bob's than when this was asked last; it never gets less."""
+    found = [each for each in bob.request("files_list")["files"] if each["name"] == "large.bin"]
+    done = found[0]["done"] if found else 0
+    if found and found[0]["state"] == "here":
+        seen.append(found[0]["size"])
+        return True
+    if done <= (seen[-1] if seen else 0):
+        return False
+    seen.append(done)
+    return True
+
+
+def test_a_file_survives_kills_of_everything(network_on_each_broker: Network) -> None:
+    """Both daemons and the broker are killed on the way; the file goes on from where it was, and arrives identical."""
+    carry_through_kills(network_on_each_broker, 30 * MB, 0.1)
+
+
+@pytest.mark.slow
+def test_a_large_file_survives_kills_of_everything(network: Network) -> None:
+    """The same with 300 MB."""
+    carry_through_kills(network, 300 * MB, 0.5)
