@@ -30,6 +30,8 @@ from p2pflows.flows import state
 from p2pflows.limits import Limits
 from p2pflows.protocol import asks, envelope, framing, message, notice, progress, strict_json
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
+from p2pflows.web import cards, fields, hub, logins
+from p2pflows.web import server as web_server
 from p2pflowsd.api import talk
 from p2pflowsd.api.methods import METHODS
 from p2pflowsd.human import delegations, inbox, pages, transcript
@@ -284,6 +286,21 @@ def test_limits_are_those_of_the_code(row: str, value: int) -> None:
         ("conversations with names", [talk.MAX_TITLES]),
         ("hidden questions", [inbox.MAX_SNOOZED]),
         ("a page of the inbox", [pages.MAX_PAGE, prompts.MAX_PAGE_CHARS]),
+        ("connections to [your page]", [web_server.MAX_CONNECTIONS, hub.MAX_STREAMS]),
+        ("events that wait for a slow tab", [hub.MAX_UNSENT]),
+        ("a request to your page", [web_server.MAX_BODY_BYTES, web_server.BODY_TIMEOUT_S]),
+        (
+            "links to log in",
+            [
+                logins.MAX_LINKS,
+                logins.LINK_LIFE_S,
+                logins.MAX_SESSIONS,
+                logins.SESSION_LIFE_S // 86_400,
+                logins.MAX_WRONG_LOGINS,
+                logins.WRONG_LOGINS_PER_S,
+            ],
+        ),
+        ("text that your page shows at first", [cards.MAX_TEXT_CHARS, cards.MAX_CARD_CHARS, fields.MAX_FIELDS]),
         ("blocked requests of all users", [intake.MAX_BLOCKED]),
         ("held requests of one stranger", [LIMITS.requests_per_stranger]),
         ("held requests of all strangers", [LIMITS.requests_of_strangers]),

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -407,6 +407,55 @@ def test_texts_are_escaped_as_in_a_terminal(bob: Surfer) -> None:
     script = "async (text) => (await import('/dom.js')).visible(JSON.parse(text)).split('\\n')"
     found = page.evaluate(script, json.dumps("\n".join(characters)))
     assert found == [escape(character) for character in characters]
+
+
+def test_tabs_share_one_stream(alice: Person, bob: Surfer) -> None:
+    """A browser opens few connections to a server; when the tab with the stream is closed, another one takes over."""
+    first = bob.open()
+    second = bob.new_tab(first.context, "#inbox", logged_in=False)
+    leads = "import('/events.js').then((events) => events.isLeader)"
+    expect(second.locator("nav.side").get_by_text("connected")).to_be_visible()
+    assert [first.evaluate(leads), second.evaluate(leads)] == [True, False]
+    ask(alice, "Both of you?")
+    for page in (first, second):
+        expect(page.get_by_role("link", name="Both of you?")).to_be_visible()
+    first.close()
+    ask(alice, "And you alone?")
+    expect(second.get_by_role("link", name="And you alone?")).to_be_visible()
+    assert second.evaluate(leads) is True
+
+
+def test_a_browser_notifies_while_the_page_is_in_the_background(alice: Person, bob: Surfer) -> None:
+    """It says who asks, and not what; a tap on it opens the question."""
+    page = bob.open("#settings")
+    page.context.grant_permissions(["notifications"], origin=bob.url)
+    page.get_by_label("Notify me of questions").check()
+    expect(page.get_by_label("Notify me of questions")).to_be_checked()
+    page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true })")
+    ask(alice, "Are you away?")
+    shown = "navigator.serviceWorker.ready.then((worker) => worker.getNotifications())"
+    texts = f"{shown}.then((all) => all.map((each) => [each.title, each.body, each.data.hash]))"
+    wait_until(lambda: page.evaluate(texts) != [])
+    assert page.evaluate(texts) == [["alice asks you", "", f"#q={prompt_of(bob, 'away')}"]]
+
+
+def test_a_cold_load_is_quick(alice: Person, bob: Surfer, record_property: Callable[[str, object], None]) -> None:
+    """The first load of a browser ends with the list of questions; the time is reported, and fails no test."""
+    ask(alice, "How long?")
+    prompt_of(bob, "How long")
+    page = bob.open()
+    state = page.context.storage_state()
+    took, bare = [], []
+    for _ in range(3):
+        fresh = bob.open(logged_in=False, state=state)
+        fresh.goto(f"{bob.url}/icon.svg")
+        bare.append(fresh.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+        fresh.goto(bob.url)
+        fresh.get_by_role("link", name="How long?").wait_for()
+        took.append(fresh.evaluate("performance.getEntriesByName('questions shown')[0].startTime"))
+    words = f"{min(took):.0f} ms, of its icon alone: {min(bare):.0f} ms"
+    record_property("report", f"cold load of the page until its questions are shown: {words}")
+    assert fresh.evaluate("performance.getEntriesByType('resource').every((e) => e.name.startsWith(location.origin))")
 
 
 # Others who try.

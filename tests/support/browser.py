@@ -7,9 +7,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, StorageState, sync_playwright
 
 from p2pflows.home import Home
 from p2pflows.web.logins import Logins
@@ -25,8 +24,6 @@ _ARGUMENTS = (
 )  # fmt: skip
 _LINK = re.compile(r"http://127\.0\.0\.1:\d+/#login=\S+")
 TIMEOUT_MS = 15_000
-
-Scheme = Literal["dark", "light"]
 
 
 @contextmanager
@@ -69,13 +66,18 @@ class Surfer:
         return f"{self.url}/#login={Logins(Home(self.person.home)).new_link()}"
 
     def open(
-        self, where: str = "", *, size: Sequence[int] = DESK, scheme: Scheme = "light", logged_in: bool = True
+        self,
+        where: str = "",
+        *,
+        size: Sequence[int] = DESK,
+        logged_in: bool = True,
+        state: StorageState | None = None,
     ) -> Page:
-        """Open the page in a browser of its own, as on another device."""
+        """Open the page in a browser of its own, as on another device; `state` has the cookies of an earlier one."""
         width, height = size
         is_phone = width < 860
         context = self._browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, is_mobile=is_phone, has_touch=is_phone
+            viewport={"width": width, "height": height}, is_mobile=is_phone, has_touch=is_phone, storage_state=state
         )
         context.set_default_timeout(TIMEOUT_MS)
         self._contexts.append(context)

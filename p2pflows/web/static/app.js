@@ -1,29 +1,22 @@
 // The page: which view is shown, and what happens when the daemon says something.
 
 import { hasKey, whenLoggedOut } from "./api.js";
-import { view as asked } from "./asked.js";
 import { announce, fill, h, toast } from "./dom.js";
 import { follow } from "./events.js";
 import { icon } from "./icons.js";
-import { view as inbox } from "./inbox.js";
 import { listenToKeys, showKeys } from "./keys.js";
-import { view as log } from "./log.js";
 import { logInByAddress, showLogin } from "./login.js";
 import * as notices from "./notices.js";
 import { sendAgain } from "./pending.js";
-import { view as people } from "./people.js";
 import { announcePrompt } from "./question.js";
-import { view as settings } from "./settings.js";
+import { loadAll, ON_PHONES, viewAt, VIEWS } from "./views.js";
 import { emit, isOpen, on, openPrompts, readAll, readContacts, readPrompts, readRequests, Scope, store, takePrompt } from "./store.js";
-import { view as talks } from "./talks.js";
-import { view as waiting } from "./waiting.js";
 
-const VIEWS = [inbox, talks, people, asked, waiting, log, settings];
-const NARROW = ["inbox", "talks", "people", "asked", "settings"];
+const LOAD_OTHERS_MS = 300;
 const LABELS = { settings: "More", talks: "Talks" };
 
 const place = document.getElementById("app");
-let route = { view: inbox, id: null };
+let route = viewAt("");
 let shownView = null;
 let listScope = new Scope();
 let detailScope = new Scope();
@@ -32,35 +25,37 @@ let firstOfDetail = () => null;
 
 // Where the user is.
 
-function readRoute() {
-  const [name, id = null] = location.hash.slice(1).split("=");
-  const byDetail = VIEWS.find((view) => view.detailPrefix !== undefined && view.detailPrefix === name);
-  if (byDetail !== undefined && id) {
-    return { view: byDetail, id };
-  }
-  return { view: VIEWS.find((view) => view.name === name) ?? inbox, id: null };
-}
-
 async function show(moves) {
-  route = readRoute();
-  const { view, id } = route;
+  const asked = viewAt(location.hash);
+  const { view, id } = asked;
+  route = asked;
+  let content;
+  try {
+    content = await view.load();
+  } catch {
+    toast("This view could not be loaded, as the server of this page is away.");
+    return;
+  }
+  if (route !== asked) {
+    return;
+  }
   if (view !== shownView) {
     listScope.close();
     listScope = new Scope();
     shownView = view;
     parts.list.scrollTop = 0;
-    view.list(listScope, parts.list, () => route.id);
+    content.list(listScope, parts.list, () => route.id);
   }
   detailScope.close();
   detailScope = new Scope();
   const scope = detailScope;
   firstOfDetail = () => null;
   parts.body.classList.toggle("has-detail", id !== null);
-  parts.body.classList.toggle("single", view.detail === undefined);
+  parts.body.classList.toggle("single", view.detail === null);
   parts.back.hidden = id === null;
-  parts.detail.hidden = view.detail === undefined;
+  parts.detail.hidden = view.detail === null;
   for (const link of document.querySelectorAll("[data-view]")) {
-    const isHere = link.dataset.view === view.name || (link.dataset.view === "settings" && link.closest(".bottom") && !NARROW.includes(view.name));
+    const isHere = link.dataset.view === view.name || (link.dataset.view === "settings" && link.closest(".bottom") && !ON_PHONES.includes(view.name));
     link.setAttribute("aria-current", isHere ? "page" : "false");
   }
   emit("route");
@@ -72,7 +67,7 @@ async function show(moves) {
     return;
   }
   parts.detail.scrollTop = 0;
-  const first = await view.detail(scope, parts.content, id);
+  const first = await content.detail(scope, parts.content, id);
   if (scope.isClosed) {
     return;
   }
@@ -93,7 +88,7 @@ function goBack() {
   const left = route.id;
   location.hash = `#${route.view.name}`;
   setTimeout(() => {
-    const prefix = route.view.detailPrefix;
+    const prefix = route.view.detail;
     document.querySelector(`#list a[href="#${prefix}=${CSS.escape(left)}"]`)?.focus();
   }, 50);
 }
@@ -129,7 +124,7 @@ function drawFrame() {
         h("div", { class: "side-foot" }, state, h("button", { type: "button", class: "quiet", onclick: showKeys }, icon("keyboard"), "Shortcuts")),
       ),
       h("div", { class: "content" }, banner, body),
-      h("nav", { class: "bottom", "aria-label": "Main views" }, h("ul", {}, NARROW.map((name) => link(VIEWS.find((view) => view.name === name), "tab")))),
+      h("nav", { class: "bottom", "aria-label": "Main views" }, h("ul", {}, ON_PHONES.map((name) => link(VIEWS.find((view) => view.name === name), "tab")))),
     ),
   );
   parts = { banner, state, back, content, list, detail, body };
@@ -287,6 +282,7 @@ function begin() {
   show(false);
   readAgain();
   notices.start();
+  setTimeout(loadAll, LOAD_OTHERS_MS);
   follow((event, data) => parts !== null && take(event, data));
 }
 

@@ -15,9 +15,6 @@ const DEADLINES = [["10 minutes", 600], ["An hour", 3600], ["A day", 86400], ["A
 const DRAFT = "ask";
 
 export const view = {
-  name: "asked",
-  title: "Asked",
-  detailPrefix: "a",
   list(scope, pane, selected) {
     const list = h("ul", { class: "items", "aria-label": "What you asked" });
     const empty = h("div", { class: "empty", hidden: true }, icon("asked"), h("p", {}, "You have asked nothing."));

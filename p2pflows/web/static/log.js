@@ -10,8 +10,6 @@ const READ_AGAIN_MS = 5_000;
 const MAX_SHOWN = 200;
 
 export const view = {
-  name: "log",
-  title: "Log",
   list(scope, pane) {
     const list = h("ul", { class: "rows", "aria-label": "Log" });
     const empty = h("div", { class: "empty" }, icon("log"), h("p", {}, "Nothing was noted."));

@@ -11,9 +11,6 @@ import { ago } from "./times.js";
 const PRESENCE = { true: "online", false: "offline" };
 
 export const view = {
-  name: "people",
-  title: "People",
-  detailPrefix: "person",
   list(scope, pane, selected) {
     const strangers = h("ul", { class: "items", "aria-label": "Strangers who want to be let in" });
     const list = h("ul", { class: "items", "aria-label": "Contacts" });

@@ -6,7 +6,7 @@ import * as drafts from "./drafts.js";
 import { buildForm, textarea } from "./form.js";
 import { end, isMine, isWaiting } from "./pending.js";
 import { asker, avatar, nameOf, plainName, shortId } from "./persons.js";
-import { isOpen, store, takePrompt } from "./store.js";
+import { store, takePrompt } from "./store.js";
 import { aboutList, promptText } from "./texts.js";
 import { ago, left, secondsUntil, until } from "./times.js";
 
@@ -87,7 +87,7 @@ export async function showQuestion(scope, pane, id) {
       ),
     );
     // The form stays as it is while only times and claims change, so that nothing typed is lost.
-    const state = JSON.stringify([prompt.status, prompt.form, prompt.snoozed]);
+    const state = JSON.stringify([prompt.status, prompt.form, prompt.snoozed, canWriteBack()]);
     if (state === shownAs) {
       return;
     }
@@ -97,13 +97,15 @@ export async function showQuestion(scope, pane, id) {
     fill(body, promptText(prompt), aboutList(prompt), message, prompt.status === "open" ? openPart() : endedPart(was !== ""));
   }
 
+  const canWriteBack = () => !prompt.wants_answer && store.contacts.has(prompt.from);
+
   function openPart() {
     if (!prompt.wants_answer) {
       return h(
         "div",
         { class: "row" },
         h("button", { type: "button", class: "primary", "data-key-d": true, onclick: () => finish("dismiss", { ids: [id] }, "Put away.") }, "Put away"),
-        store.contacts.has(prompt.from) && h("a", { class: "button", href: `#talk=${prompt.from}` }, "Write back"),
+        canWriteBack() && h("a", { class: "button", href: `#talk=${prompt.from}` }, "Write back"),
         snoozeControl(),
       );
     }
@@ -251,7 +253,7 @@ function changed(card, prompt) {
 
 function facts(prompt) {
   const parts = [h("span", {}, ago(prompt.received))];
-  if (isOpen(prompt) || prompt.status === "open") {
+  if (prompt.status === "open" && prompt.wants_answer) {
     parts.push(h("span", {}, left(prompt.expires)));
   }
   if (prompt.name === null) {

@@ -7,8 +7,6 @@ import * as notices from "./notices.js";
 import { store } from "./store.js";
 
 export const view = {
-  name: "settings",
-  title: "Settings",
   list(scope, pane) {
     const keys = h("input", { type: "checkbox", checked: areKeysOn(), onchange: () => setKeys(keys.checked) });
     const told = h("input", { type: "checkbox", checked: notices.areOn(), disabled: !notices.arePossible(), onchange: change });

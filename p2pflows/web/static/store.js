@@ -125,9 +125,12 @@ export async function readRequests() {
   emit("requests");
 }
 
+async function readMe() {
+  store.me ||= (await call("id")).user_id;
+}
+
 /** Read everything again. */
 export async function readAll() {
-  store.me ||= (await call("id")).user_id;
-  await Promise.all([readContacts(), readRequests(), readPrompts()]);
+  await Promise.all([readMe(), readContacts(), readRequests(), readPrompts()]);
   emit("all");
 }

@@ -17,9 +17,6 @@ const FATES = { held: "waits until they let you in", expired: "not delivered in 
 const ENDS = { expired: "expired", cancelled: "withdrawn", answered: "answered", declined: "declined", delegated: "passed on", dismissed: "" };
 
 export const view = {
-  name: "talks",
-  title: "Conversations",
-  detailPrefix: "talk",
   list(scope, pane, selected) {
     const list = h("ul", { class: "items", "aria-label": "People" });
     const empty = h("p", { class: "empty", hidden: true }, "You have no contacts yet. In a terminal: p2pflows invite --for NAME");

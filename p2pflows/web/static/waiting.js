@@ -11,8 +11,6 @@ const READ_AGAIN_MS = 4_000;
 const MAX_SHOWN = 100;
 
 export const view = {
-  name: "waiting",
-  title: "Waiting",
   list(scope, pane) {
     const pending = h("ul", { class: "rows", "aria-label": "Messages on their way" });
     const dead = h("ul", { class: "rows", "aria-label": "Dead letters" });

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 from support.scripted_daemon import ScriptedDaemon
 
 from p2pflows.errors import DeadlinePassed, UsageError
@@ -153,13 +156,17 @@ async def test_the_page_has_no_script_of_its_own_and_names_no_other_address(daem
             assert "innerHTML" not in words, path.name
 
 
-async def test_every_module_of_the_page_is_loaded_at_once(daemon: ScriptedDaemon) -> None:
-    """Each module that the browser would find only later stands in the head of the page."""
-    del daemon
+def test_every_module_of_the_first_view_is_loaded_at_once() -> None:
+    """Each module that the browser would find only after others stands in the head of the page."""
     folder = Path(server.__file__).parent / "static"
-    named = (folder / "index.html").read_text()
-    for path in folder.glob("*.js"):
-        assert f'href="/{path.name}"' in named or path.name in ("app.js", "sw.js"), path.name
+    needed, waiting = set(), ["app.js"]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += re.findall(r'^import .* from "\./(.*)";$', (folder / name).read_text(), re.MULTILINE)
+    named = re.findall(r'rel="modulepreload" href="/(.*)"', (folder / "index.html").read_text())
+    assert sorted(named) == sorted(needed - {"app.js"})
 
 
 async def test_nothing_is_answered_before_the_login(daemon: ScriptedDaemon) -> None:
@@ -400,3 +407,30 @@ async def test_an_address_that_is_taken_is_said(daemon: ScriptedDaemon) -> None:
         with pytest.raises(UsageError, match="cannot be used") as error:
             await Server(Place.of(WebSettings(listen=f"127.0.0.1:{port}")), Home(daemon.home), logins).start()
         assert "--link" in error.value.hint
+
+
+async def test_with_a_certificate_the_cookie_travels_only_encrypted(daemon: ScriptedDaemon, tmp_path: Path) -> None:
+    """The page is reached by its name, and the browser may check the certificate."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "cert.key")
+    settings = WebSettings(listen="127.0.0.1:0", cert=f"{tmp_path}/cert.pem", key=f"{tmp_path}/cert.key")
+    logins, place = Logins(Home(daemon.home)), Place.of(settings)
+    running = Server(place, Home(daemon.home), logins)
+    port = await running.start()
+    assert place.url(port) == f"https://127.0.0.1:{port}"
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    url = f"https://localhost:{port}"
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+            token = {"token": logins.new_link()}
+            async with session.post(f"{url}/api/login", json=token, headers={"Origin": url}) as response:
+                assert response.status == 200
+                assert "Secure" in response.headers["Set-Cookie"]
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(f"http://localhost:{port}/")
+    finally:
+        await running.close()
