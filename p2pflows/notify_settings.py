@@ -57,7 +57,7 @@ class NotifySettings(BaseModel):
         not_from: petnames or user ids of whom nothing is said.
         endpoints: if there are any, nothing is said of other endpoints.
         remind_before: how long before it expires an open question is named again, in seconds or with a unit.
-        link: an address that is added, such as that of your page.
+        link: an address that is added; by default where your page shows it, if `web` has an address.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -22,7 +22,9 @@ def main() -> int:
     state = State(where)
     try:
         strict_modes.check_home(where)
-        notifier = Notifier(where, config.load(where).notify, hooks.read(where), state)
+        settings = config.load(where)
+        page = "" if settings.web is None else settings.web.address
+        notifier = Notifier(where, settings.notify, hooks.read(where), state, page=page)
     except P2pflowsError as error:
         state.note_failing({"notify": f"{error.message} {error.hint}"})
         state.save()

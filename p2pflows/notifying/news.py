@@ -112,6 +112,21 @@ def say(news: Sequence[News], show: Show, link: str = "") -> Said:
     return Said(", ".join(parts), "\n".join(filter(None, [", ".join(named), link])))
 
 
+def link_to(news: Sequence[News], page: str) -> str:
+    """Return where the page of the user shows some news; empty if they have none.
+
+    Args:
+        news: what has happened.
+        page: how the user reaches their page; may be empty.
+    """
+    if not page or len(news) != 1:
+        return page
+    (one,) = news
+    if one.kind in ("asked", "note", "expiring") and one.id:
+        return f"{page}/#q={one.id}"
+    return page + {"wish": "/#people", "answered": "/#asked"}.get(one.kind, "")
+
+
 def _shown(text: str, show: Show) -> str:
     if show == "name":
         return ""

@@ -16,7 +16,7 @@ from p2pflows.errors import P2pflowsError
 from p2pflows.home import Home
 from p2pflows.notify_settings import Hook, NotifySettings
 from p2pflows.notifying.channels import Channel, ChannelFailed, Command, Service
-from p2pflows.notifying.news import News, fits, is_wanted, of_line, of_prompt, of_request, say
+from p2pflows.notifying.news import News, fits, is_wanted, link_to, of_line, of_prompt, of_request, say
 from p2pflows.notifying.queue import Queue
 from p2pflows.notifying.state import State
 
@@ -40,9 +40,13 @@ class Notifier:
         settings: what is said, and where.
         hooks: commands to run.
         state: what an earlier process has left; it is kept up to date.
+        page: how the user reaches their page; may be empty.
     """
 
-    def __init__(self, home: Home, settings: NotifySettings, hooks: list[Hook], state: State) -> None:
+    def __init__(
+        self, home: Home, settings: NotifySettings, hooks: list[Hook], state: State, *, page: str = ""
+    ) -> None:
+        self._page = page
         self._home = home
         self._settings = settings
         self._services = [_Way(Service(url), Queue()) for url in settings.urls]
@@ -142,7 +146,8 @@ class Notifier:
 
     async def _send(self, way: _Way, news: list[News]) -> None:
         try:
-            await way.channel.send(say(news, self._settings.show, self._settings.link), news)
+            link = self._settings.link or link_to(news, self._page)
+            await way.channel.send(say(news, self._settings.show, link), news)
         except ChannelFailed as error:
             if not way.queue.problem:
                 self._log.warning("%s does not take what it is told: %s", way.channel.name, error)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from p2pflows.notify_settings import Hook, NotifySettings
-from p2pflows.notifying.news import News, fits, is_wanted, of_line, of_prompt, of_request, say
+from p2pflows.notifying.news import News, fits, is_wanted, link_to, of_line, of_prompt, of_request, say
 from p2pflows.notifying.queue import GATHER_S, MAX_WAITING, PAUSE_S, Queue
 
 ASKED = News("asked", "b" * 64, "bob", "User", "Is the door open?\x1b[2J", "1" * 32, "boolean")
@@ -132,3 +132,14 @@ def test_news_of_what_the_daemon_says() -> None:
     assert of_line({**line, "by": "me"}) is None
     assert of_line({**line, "kind": "note"}) is None
     assert of_request({"user": "c" * 64, "endpoints": ["User"]}).kind == "wish"
+
+
+def test_a_link_leads_to_the_place_on_the_page() -> None:
+    """To the question itself, if there is one; a summary leads to the page."""
+    page = "https://pi.lan:8643"
+    assert link_to([ASKED], page) == f"{page}/#q={ASKED.id}"
+    assert link_to([ASKED._replace(kind="expiring")], page) == f"{page}/#q={ASKED.id}"
+    assert link_to([ASKED._replace(kind="wish", id="")], page) == f"{page}/#people"
+    assert link_to([ASKED._replace(kind="missed")], page) == page
+    assert link_to([ASKED, ASKED], page) == page
+    assert link_to([ASKED], "") == ""
