@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 WARM_UP = 50
+MAX_CASE_S = 10.0
+"""After so many seconds no more exchanges of a case begin, so that a slow peer is measured by fewer of them."""
 
 
 def text_of(size: int) -> str:
@@ -54,13 +56,14 @@ async def measure(exchange: Callable[[str], Awaitable[Any]], size: int, in_fligh
 
     async def one_after_another() -> None:
         nonlocal left
-        while left > 0:
+        while left > 0 and time.perf_counter() < ends:
             left -= 1
             began = time.perf_counter()
             await exchange(text)
             times.append(time.perf_counter() - began)
 
     began = time.perf_counter()
+    ends = began + MAX_CASE_S
     await asyncio.gather(*(one_after_another() for _ in range(in_flight)))
     say(times=times, seconds=time.perf_counter() - began)
 

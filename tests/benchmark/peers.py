@@ -49,6 +49,8 @@ OTHERS = {
     "dramatiq": Peer("dramatiq_redis", "Dramatiq, 8 threads, Redis", "no", "no", "redis-server"),
     "celery": Peer("celery_redis", "Celery, 4 processes, Redis", "no", "no", "redis-server"),
     "autogen": Peer("autogen_grpc", "AutoGen core, gRPC", "no", "no"),
+    "a2a": Peer("a2a_tasks", "A2A over MQTT", "no", "no", takes_broker=True),
+    "uagents": Peer("uagents_http", "uAgents, HTTP", "no", "yes"),
     "temporal": Peer("temporal_server", "Temporal, developers' server", "yes", "no"),
 }
 
