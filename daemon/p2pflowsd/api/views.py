@@ -45,6 +45,7 @@ def counts(node: Node) -> dict[str, Any]:
         ],
         "quotas": _quotas(node),
         "retention": node.retention.model_dump(),
+        "files": {**node.files.usage()._asdict(), "limits": node.files.limits.model_dump()},
         "served": len(node.catalog),
         "workers": node.points.status(),
         "restored": [

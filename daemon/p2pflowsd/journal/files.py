@@ -100,6 +100,10 @@ class FileGrantTable(Table[FileGrantRow]):
         """Return who may fetch a file."""
         return self._many("WHERE file = ? ORDER BY peer", file_id)
 
+    def has_any(self, peer: str, now: int) -> bool:
+        """Return whether a user may fetch a file now."""
+        return bool(self._value("SELECT EXISTS (SELECT 1 FROM file_grants WHERE peer = ? AND expires > ?)", peer, now))
+
     def set_state(self, file_id: str, peer: str, state: str) -> bool:
         """Note what became of a file at a user; return whether that is news."""
         return self._changes_one(

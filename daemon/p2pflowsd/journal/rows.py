@@ -332,7 +332,12 @@ class FileGrantRow(NamedTuple):
 
 
 class AwaitedRow(NamedTuple):
-    """A request that waits for files, or for an earlier one that does; `files` is a JSON list of their ids."""
+    """A request that waits for files, or for an earlier one that does.
+
+    Attributes:
+        endpoint: its endpoint; with its number behind it if nobody waits for it in turn.
+        files: a JSON list of the ids of the files.
+    """
 
     row_id: int
     peer: str

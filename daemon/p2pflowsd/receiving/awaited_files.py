@@ -76,10 +76,10 @@ class AwaitedFiles:
         except CallError as error:
             self._settlement.fail(row, error)
             return True
-        line = (row.peer, row.endpoint)
-        if not missing and (flow.parallel or line not in self._lines or row.row_id == self._going_on):
+        endpoint = f"{row.endpoint} {row.row_id}" if flow.parallel else row.endpoint
+        if not missing and ((row.peer, endpoint) not in self._lines or row.row_id == self._going_on):
             return False
-        waiting = AwaitedRow(row.row_id, row.peer, row.endpoint, as_files(missing))
+        waiting = AwaitedRow(row.row_id, row.peer, endpoint, as_files(missing))
         self._journal.awaited.add(waiting)
         self._add(waiting)
         return True

@@ -7,7 +7,7 @@ is acknowledged.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from p2pflows.contacts import Contacts
 from p2pflows.errors import BadInput, as_theirs
@@ -148,8 +148,12 @@ class Intake:
             self._messages(endpoint, opened)
         self._outbox.hear_from(opened.sender)
 
-    def check_file_packet(self, delivery: Delivery) -> str:
+    def check_file_packet(self, delivery: Delivery, holders: Collection[str]) -> str:
         """Return the user from whom a packet about a file claims to be, if it may be opened.
+
+        Args:
+            delivery: the packet.
+            holders: the users from whom files are being fetched.
 
         Raises:
             Refused: it may not, as no honest peer sends it to us now, or its sender sends too much that has no effect.
@@ -162,10 +166,10 @@ class Intake:
         claimed = claimed_sender(payload)
         if claimed in self._contacts.known.blocked:
             raise Refused("blocked")
-        if not self._is_known(claimed):
-            if not self._exchanges_messages_with(claimed):
+        if not self._is_known(claimed) and claimed not in holders:
+            if not self._files.may_fetch_any(claimed):
                 raise Refused("unrelated")
-            if not self._outbox.awaits(claimed) and not self._allowance.may_open(claimed, len(payload)):
+            if not self._allowance.may_open(claimed, len(payload)):
                 raise Refused("rate_limited")
         self.useless.check(claimed)
         return claimed

@@ -70,8 +70,6 @@ class TaskQueue:
         """Queue the requests whose turn has come; return those whose flow is not served any more."""
         orphans = []
         for row in self._turns.next_rows():
-            if self._journal.awaited.has(row.row_id):  # it waits for files
-                continue
             task = self.task_of(row)
             if task is None:
                 orphans.append(row)
@@ -116,6 +114,8 @@ class TaskQueue:
         ready, orphans = [], []
         rows = self._journal.incoming.in_state(IncomingState.READY)
         for row in sorted(rows, key=lambda row: (not self._effects.has_begun(row.row_id), row.epoch, row.seq)):
+            if self._journal.awaited.has(row.row_id):  # it waits for files
+                continue
             task = self.task_of(row)
             if task is None:
                 orphans.append(row)

@@ -137,6 +137,10 @@ class Files:
         row = self._journal.files.get(file_id) if grant is not None and grant.expires > self._clock.now() else None
         return row if row is not None and row.state == FileState.HERE else None
 
+    def may_fetch_any(self, peer: str) -> bool:
+        """Return whether a user may fetch a file from us now."""
+        return self._journal.file_grants.has_any(peer, self._clock.now())
+
     def note_fetched(self, peer: str, file_id: str) -> None:
         """Note that a user has a file of ours."""
         self._journal.file_grants.set_state(file_id, peer, "fetched")

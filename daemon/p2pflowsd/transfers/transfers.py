@@ -161,7 +161,8 @@ class Transfers:
         node = self._node()
         try:
             with node.journal.reading():
-                claimed = node.intake.check_file_packet(delivery)
+                holders = {download.row.peer for download in self._active.values()}
+                claimed = node.intake.check_file_packet(delivery, holders)
         except Refused as refused:
             node.journal.count(f"refused.{refused.reason}")
         except JournalError:
