@@ -94,6 +94,7 @@ def status(as_json: bool) -> None:
             ("inbox", _count(now["prompts_open"], "open question", "p2pflows inbox")),
             ("requests", _count(now["requests"], "stranger", "p2pflows requests")),
             *(("nearly full", line) for line in _nearly_full(now.get("quotas", {}))),
+            ("files", _files(now.get("files"))),
             *(("told", style(line, fg="red")) for line in _failing_notices()),
             ("serving", _count(now["served"], "endpoint", "p2pflows ls")),
             ("restored", _restored(now.get("restored", []))),
@@ -158,6 +159,13 @@ def _failing_notices() -> list[str]:
     from p2pflows.notifying.state import failing
 
     return [f"{escape(name)} fails: {escape(why)}" for name, why in failing(home()).items()]
+
+
+def _files(files: dict[str, Any] | None) -> str:
+    """Return how much room the files beside messages take; empty if there are none."""
+    if not files or not files["files"]:
+        return ""
+    return f"{_size(files['bytes'])} of {_size(files['limits']['bytes'])} (see: p2pflows files list)"
 
 
 def _nearly_full(quotas: dict[str, Any]) -> list[str]:
