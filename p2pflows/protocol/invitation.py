@@ -92,7 +92,7 @@ def parse(text: str) -> Invitation:
     """
     if len(text) > MAX_PASTED_CHARS:
         raise UsageError("That is too long for an invitation.", "Give the line, or the mail that holds it.")
-    pieces = [piece for piece in re.split(r"[^a-z0-9]+", text.lower()) if piece]
+    pieces = re.findall(r"[a-z0-9]+", text.lower())
     whole = "".join(pieces)
     ends, end = [], 0
     for piece in pieces:

@@ -155,7 +155,7 @@ def loads_keeping(text: bytes, key: str) -> Any:
         rest, found = parts
         with contextlib.suppress(ValueError):
             value = loads_exact(rest)
-            if isinstance(value, dict) and key not in value:
+            if key not in value:  # it ends as an object does, so it is one
                 return {**value, key: found}
     return loads_exact(text)
 

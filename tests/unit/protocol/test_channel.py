@@ -103,6 +103,7 @@ def test_an_enrolment_does_not_show_its_key() -> None:
         TOKEN.token()[:-2],
         TOKEN.token() + "00",
         TOKEN.token().replace("worker-1", "worker-2"),
+        TOKEN.token().removeprefix("p2pflows-worker-1."),
     ],
 )
 def test_what_is_no_whole_token_says_how_to_get_one(text: str) -> None:

@@ -76,7 +76,10 @@ def test_another_text_is_no_invitation(text: str) -> None:
     assert "p2pf1" in error.value.hint
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x01" + bytes(52), b"\x01" + bytes(52) + b"\x05abc", bytes(60)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x01", b"\x01" + bytes(52), *(b"\x01" + bytes(52) + cut for cut in (b"\5abc", b"\3abc\5de")), bytes(60)],
+)
 def test_bytes_that_are_no_invitation_are_refused(data: bytes) -> None:
     """A right checksum is not enough."""
     with pytest.raises(UsageError):
@@ -121,7 +124,8 @@ def test_a_proof_is_bound_to_both_users_and_the_line() -> None:
     assert INVITATION.secret.hex() not in repr(INVITATION) + INVITATION.id + right
 
 
-def test_a_name_that_is_too_long_is_refused() -> None:
+@pytest.mark.parametrize(("broker", "name"), [("mqtt://host", "x" * 256), ("mqtt://" + "x" * 249, "alice")])
+def test_a_name_or_an_address_that_is_too_long_is_refused(broker: str, name: str) -> None:
     """A line stays a line."""
     with pytest.raises(UsageError, match="too long"):
-        Invitation(ALICE, bytes(16), 1, "mqtt://host", "x" * 256).to_text()
+        Invitation(ALICE, bytes(16), 1, broker, name).to_text()

@@ -15,7 +15,7 @@ from p2pflows.errors import FlowFailed
 from p2pflows.protocol import strict_json
 from p2pflows.protocol.channel import Channel
 from p2pflows.protocol.message import Message
-from p2pflows.protocol.strict_json import JsonObject
+from p2pflows.protocol.strict_json import JsonObject, check_numbers, dumps_finite, loads_keeping, text_of
 from p2pflows.worker import task_run
 
 TOO_LARGE = ["1e999", "-1e999", "9" * 400 + ".0", "1" * 200 + "e200", "NaN", "Infinity", "-Infinity"]
@@ -142,3 +142,39 @@ def test_an_object_that_keeps_its_text_fits_into_a_message() -> None:
     JsonObject.read(b'{"a":' + b"[" * inner + b"]" * inner + b"}")
     with pytest.raises(ValueError, match="recursion"):
         JsonObject.read(b'{"a":' + b"[" * (inner + 1) + b"]" * (inner + 1) + b"}")
+
+
+LONG = b'{"text":"' + b"x" * 5_000 + b'","n":1e2}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"data":0,"data":' + LONG + b"}",
+        b'{"a":1,"data":' + LONG + b"x",
+        b'{"a":1,"data":' + LONG + b"]",
+        b'{"a":1,"data":' + LONG,
+        b'[1,"data":' + LONG + b"}",
+    ],
+)
+def test_a_long_object_gives_a_text_no_other_meaning(text: bytes) -> None:
+    """A key that is there twice, and an end that is none, are refused as in a short text."""
+    with pytest.raises(ValueError, match=r"."):
+        loads_keeping(text, "data")
+
+
+def test_a_long_object_is_under_its_own_key() -> None:
+    """It is not taken for what was looked for; whoever passes it on has the text that was read."""
+    assert loads_keeping(b'{"abc":' + LONG + b"}", "data").keys() == {"abc"}
+    found = loads_keeping(b'{"a":1,"data":' + LONG + b"}", "data")
+    assert text_of(found["data"]) == LONG
+    assert text_of(dict(found["data"])) != LONG
+
+
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), float("nan")])
+def test_what_json_cannot_hold_is_not_written(number: float) -> None:
+    """Though a text may have the same words."""
+    for write in (dumps_finite, check_numbers):
+        with pytest.raises(ValueError, match="JSON"):
+            write({"n": [number]})
+        write({"n": ["Infinity", "NaN"]})

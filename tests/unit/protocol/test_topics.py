@@ -91,6 +91,11 @@ def test_the_topic_of_a_worker() -> None:
         f"p2pflows/1/{USER}/out/User",
         f"/p2pflows/1/{USER}/in/User",
         topics.dispatch(USER, "gpu", "w/1"),
+        topics.dispatch(USER, "gpu", "+"),
+        topics.dispatch(USER.upper(), "gpu", "w1"),
+        topics.results("b2", "gpu"),
+        topics.status(USER.upper()),
+        topics.card("+"),
     ],
 )
 def test_a_topic_that_no_daemon_reads_means_nothing(topic: str) -> None:
