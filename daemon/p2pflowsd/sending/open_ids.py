@@ -32,8 +32,6 @@ class OpenIds:
 
     def matching(self, part: str) -> list[str]:
         """Return the ids whose end, or whose part that people see, is written in short as `part`."""
-        if not short_ids.is_id_part(part):
-            return []
         found = [*self._by_end.get(part[-_DIGITS:], ()), *self._by_shown.get(part[:_DIGITS], ())]
         return list(dict.fromkeys(each for each in found if short_ids.matches(part, each)))
 

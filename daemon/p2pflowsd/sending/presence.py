@@ -162,8 +162,8 @@ class _Status(NamedTuple):
     def is_older_than(self, other: _Status) -> bool:
         """Return whether a status was true before another one was, and is not any more."""
         if self[:2] != other[:2]:
-            return self[:2] < other[:2]
-        return self.connection > 0 and self.online and not other.online
+            return self < other
+        return self.connection > 0 and not other.online
 
 
 def _read_status(user: str, payload: bytes) -> _Status:

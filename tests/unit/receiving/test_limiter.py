@@ -13,6 +13,7 @@ from p2pflows.call_limits import CallLimits
 from p2pflows.errors import UsageError
 from p2pflows.prices import Price
 from p2pflows.protocol import topics
+from p2pflows.protocol.envelope import Envelope
 from p2pflows.protocol.message import Type
 from p2pflows.protocol.spent import Spent, add_up, read_all
 from p2pflowsd.lifecycle import IncomingState
@@ -40,12 +41,12 @@ class Caller(Peer):
 
     def call(self) -> dict[str, Any] | None:
         """Call, and return the error that comes back; None if the call waits."""
-        before = len(self.received(topics.REPLY))
-        body = self.message("Assistant", type=Type.CALL, epoch=EPOCH, seq=self.seq, data={"query": "hi"})
+        call = f"{self.seq:02x}{self.user[:30]}"
+        body = self.message("Assistant", type=Type.CALL, epoch=EPOCH, seq=self.seq, data={"query": "hi"}, id=call)
         self.seq += 1
         self.send(body, endpoint="Assistant")
-        replies = self.received(topics.REPLY)[before:]
-        return replies[0]["data"] if replies else None
+        replies = [each["data"] for each in self.received(topics.REPLY) if each["cause"] == call]
+        return replies[0] if replies else None
 
 
 def serve(daemon: LoneDaemon, **fields: Any) -> None:
@@ -101,9 +102,58 @@ def test_open_calls_are_counted_until_they_end_also_over_a_restart(daemon: LoneD
     daemon.restart()
     assert bob.call() is not None
     end_one(daemon)
+    assert bob.call() is not None, "who is over the limit does not let the daemon count all calls again and again"
     daemon.sleep(limiter.LOOK_AGAIN_S)
     assert bob.call() is None
     assert bob.call() is not None
+
+
+def test_what_is_no_open_call_of_what_is_served_is_not_counted(daemon: LoneDaemon) -> None:
+    """A restart leaves out answers that wait for their run, and calls to what is there no more."""
+    bob = Caller(daemon, 1, "bob")
+    serve(daemon, limits_per_caller={"open": 1})
+    with daemon.journal.transaction():
+        daemon.journal.incoming.add_answer(
+            "9" * 32, peer=bob.user, kind=Type.REPLY, endpoint="Assistant", conversation="9" * 32, body=b"{}",
+            now=daemon.clock.now(), expires=daemon.clock.now() + 10**6, instance="i", root_request=None,
+        )  # fmt: skip
+    daemon.restart()
+    assert bob.call() is None
+    daemon.sleep(0.1)
+    with daemon.journal.transaction():
+        daemon.journal._db.execute("UPDATE incoming SET endpoint = 'gone' WHERE type = 'call'")
+    daemon.restart()
+    assert bob.call() is None
+
+
+def test_a_call_that_the_journal_has_forgotten_is_not_open(daemon: LoneDaemon) -> None:
+    """It makes room like one that has ended."""
+    bob = Caller(daemon, 1, "bob")
+    serve(daemon, limits_per_caller={"open": 1})
+    assert bob.call() is None
+    with daemon.journal.transaction():
+        daemon.journal._db.execute("UPDATE incoming SET n = n + 100")
+    assert bob.call() is None
+
+
+def test_the_owner_has_no_limit_per_caller(daemon: LoneDaemon) -> None:
+    """Only what holds for all callers together holds for the owner."""
+    me = Caller(daemon, 1)
+    me.identity, me.user, me._envelope = daemon.identity, daemon.user, Envelope(daemon.identity)
+    serve(daemon, limits_per_caller={"open": 1}, limits={"open": 2})
+    assert [me.call() is None for _ in range(3)] == [True, True, False]
+
+
+def test_another_rate_holds_at_once(daemon: LoneDaemon) -> None:
+    """A caller who has used up the old one has the new one; the wait for it is in the unit that fits."""
+    bob = Caller(daemon, 1, "bob")
+    for rate, hint in (("1/h", "Come again in 60 min."), ("4/day", "Come again in 6 h."), ("2/min", "in 30 s.")):
+        serve(daemon, limits_per_caller={"rate": rate})
+        over = None
+        while over is None:
+            over = bob.call()
+        assert over["hint"].endswith(hint)
+    assert not daemon.node.admission._limiter._open, "without such a limit, no open calls are remembered"
 
 
 def test_a_refused_call_counts_for_no_limit(daemon: LoneDaemon) -> None:

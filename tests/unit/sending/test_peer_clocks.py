@@ -31,6 +31,10 @@ def test_a_later_report_that_is_less_exact_changes_nothing() -> None:
     assert clocks.known() == {ANN: 600_000}
     clocks.learn(ANN, START_MS + 30_000, 30.0)
     assert clocks.known() == {}
+    clocks.learn(ANN, START_MS + 630_000, 30.0)
+    assert clocks.known() == {ANN: 600_000}
+    clocks.learn(ANN, START_MS + 20_000, 0.0)
+    assert clocks.offset_ms(ANN) == 0
 
 
 @pytest.mark.parametrize(

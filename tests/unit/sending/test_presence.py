@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.lone_daemon import LoneDaemon
 
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Refused
 from p2pflows.protocol.identity import Identity
+from p2pflows.protocol.message import MAX_COUNT
+from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.sending import presence
-from p2pflowsd.sending.presence import Presence
+from p2pflowsd.sending.presence import MAX_CARD_BYTES, MAX_FLOWS_ON_CARD, Followed, Presence
 
 ALICE, BOB, MALLORY = Identity(b"a" * 32), Identity(b"b" * 32), Identity(b"m" * 32)
 STATUS = topics.status(ALICE.user_id)
@@ -19,6 +24,10 @@ STATUS = topics.status(ALICE.user_id)
 
 def _status(boot: Any = 5, online: Any = True, by: Identity = ALICE, connection: int = 0) -> bytes:
     return presence.seal(by, STATUS, {"boot": boot, "n": connection, "online": online})
+
+
+def _signed(content: bytes) -> bytes:
+    return ALICE.sign(presence._DOMAIN + STATUS.encode() + b"\0" + content) + content
 
 
 @pytest.fixture
@@ -55,6 +64,77 @@ def test_a_new_connection_is_news(bob: Presence) -> None:
     assert bob.learn(ALICE.user_id, _status(connection=2))
     assert not bob.learn(ALICE.user_id, _status(connection=2))
     assert not bob.learn(ALICE.user_id, _status(connection=1))
+
+
+def test_a_last_will_is_the_last_word_of_its_connection(bob: Presence) -> None:
+    """What was said before it may arrive later; a daemon that does not number its connections may come back."""
+    for connection, comes_back in ((0, True), (3, False)):
+        status = partial(_status, boot=6 + connection, connection=connection)
+        bob.learn(ALICE.user_id, status())
+        for _ in range(2):
+            assert not bob.learn(ALICE.user_id, status(online=False))
+        assert bob.learn(ALICE.user_id, status()) is comes_back
+        assert bob.online(ALICE.user_id) is comes_back
+    assert bob.learn(ALICE.user_id, _status(boot=9, connection=4))
+    assert not bob.learn(ALICE.user_id, _status(boot=9, connection=3, online=False))
+    assert bob.online(ALICE.user_id) is True
+
+
+@pytest.mark.parametrize(
+    ("boot", "online", "retained", "is_twin"),
+    [
+        (7, True, False, False), (7, True, True, False), (6, True, True, False), (6, True, False, True),
+        (8, True, True, True), (8, True, False, True), (8, False, False, False), (6, False, False, False),
+    ],
+)  # fmt: skip
+def test_a_status_of_another_start_shows_a_copied_home(boot: int, online: bool, retained: bool, is_twin: bool) -> None:
+    """One that the broker has kept of an earlier start, one's own, and a last will are no sign of another daemon."""
+    alice = Presence(ALICE, 7)
+    assert alice.is_twin(_status(boot, online), retained=retained) is is_twin
+    assert not alice.is_twin(b"", retained=retained)
+    with pytest.raises(Refused, match="bad_signature"):
+        alice.is_twin(_status(8, by=MALLORY), retained=retained)
+
+
+def test_a_later_start_rises_above_an_earlier_one(bob: Presence) -> None:
+    """After the clock was set back, contacts would ignore a status that is numbered below the last one."""
+    alice = Presence(ALICE, 7)
+    for boot, rises in ((6, False), (7, False), (9, True), (9, False), (MAX_COUNT, False)):
+        assert alice.rise_above(_status(boot)) is rises
+    assert not alice.rise_above(b"")
+    assert alice.boot == 10
+    bob.learn(ALICE.user_id, _status(9))
+    assert bob.learn(ALICE.user_id, alice.mine(online=True))
+
+
+@pytest.mark.parametrize(("flows", "size", "shown"), [(9, 10, 9), (9, 10_000, 9), (600, 200, MAX_FLOWS_ON_CARD)])
+def test_a_card_is_as_long_as_others_read(flows: int, size: int, shown: int) -> None:
+    """If it is too long, it has only the names of the endpoints, and not more than so many."""
+    alice, topic = Presence(ALICE, 7), topics.card(ALICE.user_id)
+    card = alice.card([{"endpoint": f"e{number}", "about": "x" * size} for number in range(flows)])
+    assert len(card) <= MAX_CARD_BYTES
+    fact = presence.open_signed(ALICE.user_id, topic, card)
+    assert fact is not None
+    assert [flow["endpoint"] for flow in fact["flows"]] == [f"e{number}" for number in range(shown)]
+    assert ("about" in fact["flows"][0]) is (flows * size < MAX_CARD_BYTES)
+
+
+def test_each_user_is_followed_once(tmp_path: Path) -> None:
+    """And nobody follows themselves; what was subscribed to is subscribed to again after a new connection."""
+    daemon = LoneDaemon(tmp_path)
+    asked: list[str] = []
+    daemon.link.subscribe = asked.extend  # type: ignore[method-assign,assignment]
+    callbacks = Callbacks()
+    followed = Followed(BOB.user_id, daemon.link, callbacks)
+    for user in (ALICE.user_id, ALICE.user_id, BOB.user_id):
+        followed.add(user)
+    assert asked == []
+    callbacks.run_after_commit()
+    assert asked == [STATUS]
+    assert [followed.has(user) for user in (ALICE.user_id, MALLORY.user_id)] == [True, False]
+    assert followed.reset({MALLORY.user_id}) == [topics.status(MALLORY.user_id)]
+    assert [followed.has(user) for user in (ALICE.user_id, MALLORY.user_id)] == [False, True]
+    daemon.journal.close()
 
 
 def test_others_accept_our_own_status(bob: Presence) -> None:
@@ -97,6 +177,12 @@ def test_a_status_is_not_moved_to_another_topic() -> None:
         ("malformed", _status(boot="5")),
         ("malformed", _status(online=1)),
         ("malformed", _status(boot=None)),
+        ("malformed", _status(boot=-1)),
+        ("malformed", _status(boot=True)),
+        ("malformed", _status(boot=MAX_COUNT + 1)),
+        ("malformed", _status(connection=-1)),
+        ("bad_signature", _signed(b"no JSON")),
+        ("bad_signature", _signed(b"[]")),
     ],
     ids=str,
 )
