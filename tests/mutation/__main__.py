@@ -57,24 +57,34 @@ def _first(*paths: str) -> tuple[str, ...]:
 
 
 TESTS: dict[str, Sequence[str]] = {
-    "p2pflows/protocol/envelope.py": _PROTOCOL,
+    **{
+        f"p2pflows/protocol/{name}.py": _PROTOCOL
+        for name in ("channel", "envelope", "identity", "invitation", "message", "strict_json", "topics")
+    },
     "p2pflows/protocol/notice.py": (*_PROTOCOL, "tests/unit/receiving", "tests/unit/sending"),
     f"{_D}/receiving/gate.py": _CORE,
     f"{_D}/receiving/intake.py": _CORE,
     f"{_D}/receiving/seen_notices.py": _CORE,
     f"{_D}/sending/outbox.py": _first("tests/unit/sending", "tests/unit/receiving", "tests/unit/test_node.py"),
-    f"{_D}/running/dispatch.py": _first("tests/unit/running", "tests/unit/test_node.py"),
+    **{
+        f"{_D}/running/{name}.py": _first("tests/unit/running", "tests/unit/test_node.py")
+        for name in ("dispatch",)
+    },
     f"{_D}/sending/notices.py": _first("tests/unit/sending", "tests/unit/receiving"),
     f"{_D}/receiving/admission.py": _CORE,
     **{
         f"{_D}/receiving/{name}.py": _CORE
         for name in (
-            "allowance", "blocked", "deadlines", "held", "quotas", "refusals", "rights", "seen_bundles",
+            "allowance", "blocked", "claims", "deadlines", "held", "limiter", "quotas", "refusals", "retries", "rights",
+            "seen_bundles",
         )
     },
     **{
         f"{_D}/sending/{name}.py": _first("tests/unit/sending", "tests/unit/receiving")
-        for name in ("confirmed", "gaps", "restored_journals", "send_queue", "twins")
+        for name in (
+            "confirmed", "gaps", "open_ids", "own_messages", "pace", "peer_clocks", "presence", "restored_journals",
+            "send_queue", "twins", "waiters",
+        )
     },
     **{
         f"{_D}/receiving/{name}.py": ("tests/unit/receiving/test_invitations.py",)

@@ -34,7 +34,7 @@ ORDER = "MUTATION"
 _SWITCH = "_is_removed_"
 _MAX_MEMORY = 8 * 2**30
 _SURVIVED, _NOTICED = 0, 1
-_CONSTANTS = (str, int, tuple, dict, frozenset)
+_CONSTANTS = (str, bytes, int, tuple, dict, frozenset)
 
 
 class Order:
