@@ -75,7 +75,8 @@ def _start(stack: ExitStack, arguments: argparse.Namespace) -> tuple[dict[str, P
     for name in arguments.peers:
         peer = OTHERS[name]
         try:
-            programs[peer.label] = stack.enter_context(Program(peer, python_of(peer)))
+            broker = [ours.about["broker"]] if peer.takes_broker else []
+            programs[peer.label] = stack.enter_context(Program(peer, python_of(peer), *broker))
         except CannotRun as reason:
             problems[peer] = str(reason)
     return programs, problems
