@@ -119,6 +119,14 @@ def test_a_card_is_as_long_as_others_read(flows: int, size: int, shown: int) -> 
     assert ("about" in fact["flows"][0]) is (flows * size < MAX_CARD_BYTES)
 
 
+@pytest.mark.parametrize(("files", "takes"), [({"files": True}, True), ({"files": 1}, False), ({}, False)])
+def test_a_status_says_whether_files_are_taken(bob: Presence, files: dict[str, Any], takes: bool) -> None:
+    """That of an older release says nothing of them, and of a user without one nothing is known."""
+    assert bob.takes_files(ALICE.user_id) is None
+    bob.learn(ALICE.user_id, presence.seal(ALICE, STATUS, {"boot": 5, "n": 1, "online": True, **files}))
+    assert bob.takes_files(ALICE.user_id) is takes
+
+
 def test_each_user_is_followed_once(tmp_path: Path) -> None:
     """And nobody follows themselves; what was subscribed to is subscribed to again after a new connection."""
     daemon = LoneDaemon(tmp_path)
