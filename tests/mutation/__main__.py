@@ -248,6 +248,7 @@ def _own_tests(file: str) -> str:
 
 def noticed_before() -> dict[str, str]:
     """Return which test has noticed which mutant in earlier runs, by the mutant's key, as far as these tests exist."""
+    _text_of.cache_clear()  # the tests may have changed during a long run
     lines = NOTICED.read_text(encoding="utf-8").splitlines() if NOTICED.exists() else []
     found = [(test, keys) for test, _, keys in (line.partition("\t") for line in lines) if _exists(test)]
     return {key: test for test, keys in found for key in keys.split()}
