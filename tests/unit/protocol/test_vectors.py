@@ -17,9 +17,10 @@ from nacl.secret import SecretBox
 from p2pflows.contacts import Contacts
 from p2pflows.errors import BadAnswer, BadInput, UsageError
 from p2pflows.forms.wire import form_of, read_reply, reply_data
-from p2pflows.protocol import channel, framing, topics
+from p2pflows.protocol import channel, file_frames, framing, topics
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Refused
+from p2pflows.protocol.file_reference import references_in
 from p2pflows.protocol.identity import SIGNATURE_BYTES, Identity, verify
 from p2pflows.protocol.ids import new_id
 from p2pflows.protocol.invitation import Invitation, parse
@@ -393,6 +394,35 @@ def test_the_words_of_two_users_are_as_frozen() -> None:
     """In either order."""
     for case in _load("invitation")["words"]:
         assert words_of(*case["users"]) == case["words"]
+
+
+@_cases("file")
+def test_a_bundle_about_a_file_is_sealed_and_read_as_frozen(case: dict[str, Any]) -> None:
+    """Both sides write and read the frozen bytes; the header means what its fields say."""
+    sender = _identity(case["sender_seed"])
+    bodies = [body.encode() for body in case["bodies"]]
+    sealed = Envelope(sender).seal(BundleKind.FILE, case["recipient"], bodies, bytes.fromhex(case["nonce"]))
+    assert sealed.hex() == case["bundle"]
+    recipient = next(
+        found for seed in ("01" * 32, "02" * 32) if (found := _identity(seed)).user_id == case["recipient"]
+    )
+    opened = Envelope(recipient).open(sealed)
+    assert (opened.sender, opened.kind, opened.bodies) == (sender.user_id, BundleKind.FILE, bodies)
+    frame, content = file_frames.unpack(opened.bodies)
+    assert file_frames.pack(frame, content) == bodies
+
+
+@_cases("file", "references")
+def test_a_reference_to_a_file_is_read_as_frozen(case: dict[str, Any]) -> None:
+    """Wherever it stands in the data."""
+    assert [reference._asdict() for reference in references_in(case["data"])] == case["found"]
+
+
+@_cases("file", "malformed")
+def test_a_malformed_reference_to_a_file_is_refused(case: dict[str, Any]) -> None:
+    """And with it the request that holds it."""
+    with pytest.raises(ValueError, match=r"."):
+        references_in(case["data"])
 
 
 def test_every_file_of_vectors_is_used() -> None:
