@@ -27,9 +27,10 @@ from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.links import broker_url
 from p2pflows.openai_server.chat_request import BadRequest, read_request
 from p2pflows.openai_server.conversations import Conversations
-from p2pflows.protocol import framing, strict_json, topics
+from p2pflows.protocol import file_frames, framing, strict_json, topics
 from p2pflows.protocol.channel import BadFrame, Channel, read_token
 from p2pflows.protocol.envelope import BundleKind, Envelope, Refused
+from p2pflows.protocol.file_reference import may_refer, references_in
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message, Type
 from p2pflows.protocol.notice import Notice
@@ -126,6 +127,36 @@ def _bundle() -> Iterator[Feed]:
         with contextlib.suppress(ValueError):
             notice = Notice.from_bodies(opened.bodies)
             assert Notice.from_bodies([notice.to_bytes()]) == notice
+
+    yield read
+
+
+@contextlib.contextmanager
+def _file_frame() -> Iterator[Feed]:
+    """The framed bodies of a bundle about a file."""
+
+    def read(data: bytes) -> None:
+        try:
+            bodies = framing.unpack(data)
+        except framing.FramingError:
+            bodies = [data]
+        with contextlib.suppress(ValueError):
+            frame, content = file_frames.unpack(bodies or [b""])
+            assert file_frames.unpack(file_frames.pack(frame, content)) == (frame, content)
+
+    yield read
+
+
+@contextlib.contextmanager
+def _reference() -> Iterator[Feed]:
+    """Data of a message that may refer to files."""
+
+    def read(data: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            value = strict_json.loads_exact(data)
+            found = references_in(value)
+            assert not found or may_refer(data)
+            assert references_in([reference.as_data() for reference in found]) == found
 
     yield read
 
@@ -620,6 +651,16 @@ def _completed(desk: LoneDaemon, peer: Peer, data: bytes) -> tuple[bytes, str]:
     return json.dumps(content).encode(errors="replace"), endpoint
 
 
+def _file_frames() -> list[bytes]:
+    cases = json.loads((VECTORS / "file.json").read_text())["cases"]
+    return [bytes.fromhex(case["framed"]) for case in cases]
+
+
+def _references() -> list[bytes]:
+    content = json.loads((VECTORS / "file.json").read_text())
+    return [json.dumps(case["data"]).encode() for group in ("references", "malformed") for case in content[group]]
+
+
 TARGETS: dict[str, Target] = {
     "envelope": Target(_envelope, _bundles, (Refused,)),
     "bundle": Target(_bundle, _framed_bodies, (Refused,)),
@@ -633,5 +674,7 @@ TARGETS: dict[str, Target] = {
     "broker": Target(_broker, _brokers, (UsageError,)),
     "chat_request": Target(_chat_request, _chat_requests, (BadRequest,)),
     "progress": Target(_progress, _reports),
+    "file_frame": Target(_file_frame, _file_frames),
+    "reference": Target(_reference, _references),
     "control": Target(_control, _requests),
 }

@@ -26,7 +26,13 @@ def test_a_finding_of_the_past_is_mended(path: Path) -> None:
     replay(*findings.read(path))
 
 
-@pytest.mark.parametrize("name", ["envelope", "bundle", "token", "broker", "daemon_frame", "chat_request", "progress"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("envelope", "bundle", "token", "broker", "daemon_frame", "chat_request", "progress"),
+        *("file_frame", "reference"),
+    ],
+)
 @given(data=st.binary(max_size=200))
 def test_arbitrary_bytes(name: str, data: bytes) -> None:
     """What needs no daemon takes any bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.node import Request
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.worker_tokens import point_key, token_key
+from p2pflowsd.transfers.transfers import Transfers
 from support.lone_daemon import HOUR_MS, LoneDaemon, Packet
 
 
@@ -59,7 +61,19 @@ def control_of(desk: LoneDaemon) -> Daemon:
         return "mqtt://localhost"
 
     about = {"broker": {"url": "mqtt://localhost", "connected": True}}
-    return Daemon(node=lambda: desk.node, submit=submit, about=lambda: about, broker_url=broker)
+    daemon = Daemon(node=lambda: desk.node, submit=submit, about=lambda: about, broker_url=broker)
+    daemon.transfers = Transfers(
+        identity=desk.identity,
+        folder=desk.folder / "files",
+        node=lambda: desk.node,
+        submit=submit,
+        link=desk.link,
+        is_writable=lambda: True,
+        clock=desk.clock,
+        entropy=desk.random.randbytes,
+        log=logging.getLogger("test"),
+    )
+    return daemon
 
 
 class Neighbour:

@@ -32,7 +32,6 @@ class FileDesk(LoneDaemon):
     def __init__(self, folder: Path, limits: FileLimits | None = None) -> None:
         self.file_limits = limits or FileLimits()
         super().__init__(folder)
-        self.folder = folder
         self.attach()
 
     def attach(self) -> None:

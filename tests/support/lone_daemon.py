@@ -113,6 +113,7 @@ class LoneDaemon:
         self.user = self.identity.user_id
         self.link = RecordedLink()
         self.contacts = Contacts(folder / "contacts.yaml")
+        self.folder = folder
         self._path = folder / "journal.sqlite3"
         self.start()
 
