@@ -145,7 +145,7 @@ def test_a_broker_that_announces_its_limit(tmp_path: Path) -> None:
             bob.start()
             assert alice.request("wait", id=ids[-1], timeout=20)["state"] == "delivered"
             assert len(bob.prompts()) == len(ids)
-            assert "up to 20.0 kB (it says so)" in alice.cli("status").ok().out
+            assert "up to 20 kB (it says so)" in alice.cli("status").ok().out
         finally:
             network.close()
 

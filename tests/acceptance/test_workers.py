@@ -361,3 +361,20 @@ def test_a_revoked_token(alice: Person, bob: Person, point: str, tmp_path: Path)
     again = bob.cli("worker", "--token", made["token"])
     assert again.code == NotAllowed.exit_code
     assert f"was revoked. Ask for another: p2pflows worker-token {point}" in again.err
+
+
+def test_a_worker_elsewhere_says_that_files_do_not_reach_it(
+    alice: Person, bob: Person, point: str, tmp_path: Path
+) -> None:
+    """The error says where to run the flow instead; nothing waits for a file that cannot come."""
+    source = "from p2pflows import File\n\ndef size(file: File) -> int:\n    return len(file.read_bytes())\n"
+    bob.write_file("size.py", source)
+    token = bob.cli("worker-token", point).ok().out.strip()
+    start_worker_elsewhere(bob, token, tmp_path)
+    wait_for_workers(bob, point, 1)
+    bob.serve("size", "size.py:size", "--dispatch-point", point)
+    (alice.folder / "x.bin").write_bytes(b"\xff")
+    failed = alice.cli("call", "bob/size", "file=@x.bin")
+    assert failed.code == 1
+    assert "This worker runs on another machine than its daemon" in failed.err
+    assert "Run the flow at a worker on the daemon's machine" in failed.err

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmark import growth
+from benchmark import files, growth
 from benchmark.cases import FULL, MANY, QUICK, SINGLE, Case, Measurement, summarise
 from benchmark.checkouts import python_at
 from benchmark.peers import BARE, OTHERS, OURS, PAHO, CannotRun, Peer, python_of
@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   scripts/bench --peers jetstream,dramatiq,autogen --svg bench.svg
   scripts/bench --against HEAD~10
   scripts/bench --growth
+  scripts/bench --files
 """
 
 
@@ -42,6 +43,11 @@ def main() -> int:
         found = growth.measure_all(_show_progress)
         _show_progress("")
         print(growth.table(found))
+        return 0
+    if arguments.files:
+        figures = files.measure_all(_show_progress)
+        _show_progress("")
+        print(files.table(figures))
         return 0
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     with ExitStack() as stack:
@@ -130,6 +136,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
     parser.add_argument("--only-ours", action="store_true", help="without raw paho-mqtt and the bare hops")
     parser.add_argument("--growth", action="store_true", help="measure instead how figures change as work grows")
+    parser.add_argument("--files", action="store_true", help="measure instead how a file travels, and calls beside it")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser.parse_args()

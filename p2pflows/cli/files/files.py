@@ -12,7 +12,7 @@ import p2pflows
 from p2pflows.cli.input import candidates
 from p2pflows.cli.input.arguments import Duration, examples, json_option
 from p2pflows.cli.input.sent_file import put_file
-from p2pflows.cli.printing.fetched_files import as_size, copy_to, fetch
+from p2pflows.cli.printing.fetched_files import copy_to, fetch
 from p2pflows.cli.printing.output import (
     display_name,
     number_of,
@@ -23,6 +23,7 @@ from p2pflows.cli.printing.output import (
     short_id,
     time_left,
 )
+from p2pflows.cli.printing.sizes import as_size
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.home import expand_user

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from p2pflows.cli.printing.fetched_files import as_size
 from p2pflows.cli.printing.output import (
     ago,
     display_name,
@@ -17,6 +16,7 @@ from p2pflows.cli.printing.output import (
     time_left,
     to_json,
 )
+from p2pflows.cli.printing.sizes import as_size
 from p2pflows.cli.printing.speech import asker
 from p2pflows.foreign_text import escape, escape_lines
 from p2pflows.protocol.file_reference import references_in

@@ -10,6 +10,7 @@ from typing import Any
 
 import p2pflows
 from p2pflows.cli.printing.output import truncate
+from p2pflows.cli.printing.sizes import as_size
 from p2pflows.errors import FileLost, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.protocol.file_reference import MARK, is_reference
@@ -81,14 +82,6 @@ def copy_to(path: Path, folder: Path, name: str) -> Path:
     except OSError as error:
         raise UsageError(f"Cannot write to {folder}: {error.strerror or error}.", "Check the folder.") from error
     raise UsageError(f"{folder} has too many files that are called {name!r}.", "Choose another folder.")
-
-
-def as_size(count: int) -> str:
-    """Return a number of bytes in words: 300 MB."""
-    for unit, name in ((1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}" if count < 1_000 * unit else f"{count // unit:,} {name}"
-    return f"{count} B"
 
 
 def _progress() -> Callable[[dict[str, Any] | None], None]:

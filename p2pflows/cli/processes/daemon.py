@@ -11,6 +11,7 @@ import click
 from p2pflows.cli.input.arguments import examples, json_option
 from p2pflows.cli.people.identity import load_or_create
 from p2pflows.cli.printing.output import ago, clock_text, display_name, print_facts, print_json, print_table, say, style
+from p2pflows.cli.printing.sizes import as_size
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
 from p2pflows.terminal import hold_interrupts
@@ -151,7 +152,7 @@ def _largest_packet(broker: dict[str, Any]) -> str:
     if most >= _USUAL_PACKET_BYTES:
         return ""
     why = "it hangs up on larger ones" if broker.get("hangs_up") else "it says so"
-    return f"the broker takes messages of up to {_size(most)} ({why}); larger ones fail as too_large"
+    return f"the broker takes messages of up to {as_size(most)} ({why}); larger ones fail as too_large"
 
 
 def _failing_notices() -> list[str]:
@@ -165,7 +166,7 @@ def _files(files: dict[str, Any] | None) -> str:
     """Return how much room the files beside messages take; empty if there are none."""
     if not files or not files["files"]:
         return ""
-    return f"{_size(files['bytes'])} of {_size(files['limits']['bytes'])} (see: p2pflows files list)"
+    return f"{as_size(files['bytes'])} of {as_size(files['limits']['bytes'])} (see: p2pflows files list)"
 
 
 def _nearly_full(quotas: dict[str, Any]) -> list[str]:
@@ -175,7 +176,7 @@ def _nearly_full(quotas: dict[str, Any]) -> list[str]:
         who = display_name(peer["name"], peer["user"])
         for fill in peer["near"]:
             is_size = fill["what"] == "bytes"
-            used, most = (_size(fill[name]) if is_size else f"{fill[name]:,}" for name in ("used", "most"))
+            used, most = (as_size(fill[name]) if is_size else f"{fill[name]:,}" for name in ("used", "most"))
             what = "" if is_size else f" {fill['what']}"
             lines.append(f"{who} has {used} of {most}{what} ({fill['limit']}). {_how_to_clear(peer, fill, who)}")
     return lines
@@ -190,14 +191,6 @@ def _how_to_clear(peer: dict[str, Any], fill: dict[str, Any], who: str) -> str:
     if fill["what"] == "questions" or peer["questions"]:
         return f"To clear: p2pflows decline --from {who} --all"
     return f"Raise it in config.yaml, or end all of theirs: p2pflows contacts remove {who}"
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes in its largest unit."""
-    for unit, length in (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)):
-        if count >= length:
-            return f"{count / length:.1f} {unit}"
-    return f"{count} B"
 
 
 def _counts_by_reason(refused: dict[str, int]) -> str:

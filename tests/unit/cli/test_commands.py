@@ -715,7 +715,7 @@ def test_status_names_who_has_nearly_filled_a_quota(daemon: ScriptedDaemon) -> N
     assert (
         "bob has 950 of 1,000 questions (questions_per_contact). To clear: p2pflows decline --from bob --all" in shown
     )
-    assert f"has 3.9 MB of 4.0 MB (bytes_per_stranger). To clear: p2pflows deny {'c0' * 32}" in shown
+    assert f"has 3.9 MB of 4 MB (bytes_per_stranger). To clear: p2pflows deny {'c0' * 32}" in shown
     assert "dan" not in shown
 
 
