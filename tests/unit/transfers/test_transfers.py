@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import errno
+import os
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from p2pflows.errors import FileLost, OverQuota, TooLarge
 from p2pflows.file_limits import FileLimits
 from p2pflows.protocol.file_frames import MAX_FRAME_BYTES, Fetched, NoRoom, NotHere, Piece, Want
 from p2pflows.protocol.message import Message
+from p2pflowsd.sending import files
 from p2pflowsd.transfers import download, transfers
+from p2pflowsd.transfers.store import Partial
 
 SECRET = b"secret" * 1000
 
@@ -361,3 +366,181 @@ def test_a_message_body_is_what_was_signed() -> None:
     fields = {"id": "0" * 32, "type": "call", "from": "0" * 64, "to": "0" * 64, "endpoint": "scan"}
     message = Message.model_validate({**fields, "conversation": "0" * 32, "created": 1, "expires": 2, "data": data})
     assert Message.from_bytes(message.to_bytes()).data == data
+
+
+def test_a_file_is_durable_before_it_may_be_referred_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes are synced, then their name, and only then the journal lists it for messages."""
+    events: list[str] = []
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+
+        def noting(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def noted(*args: Any) -> Any:
+                events.append(event)
+                return function(*args)
+
+            return noted
+
+        monkeypatch.setattr(os, "fsync", noting("sync", os.fsync))
+        monkeypatch.setattr(os, "link", noting("name", os.link))
+        monkeypatch.setattr(desk.journal.files, "add", noting("journal", desk.journal.files.add))
+        await desk.put(SECRET)
+        await desk.transfers.close()
+
+    run(story())
+    assert events == ["sync", "name", "sync", "journal"]
+
+
+def test_a_blocked_user_gets_no_answer(tmp_path: Path) -> None:
+    """What was sent to somebody before they were denied is not sent to them any more, and nothing is opened."""
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+        ann = Peer(desk, 1, "ann")
+        file = await desk.put(SECRET)
+        desk.send(ann, file)
+        desk.contacts.remove("ann")
+        desk.contacts.block(ann.user)
+        desk.contacts.reload_if_changed()
+        await desk.hears(ann, whole(file))
+        assert desk.said_to(ann) == []
+        assert desk.refused("blocked") == 1
+        await desk.transfers.close()
+
+    run(story())
+
+
+def test_strangers_fetch_what_an_answer_sent_them_and_send_what_was_called_for(tmp_path: Path) -> None:
+    """A stranger who was sent a file may fetch it, at the pace of strangers; whom we fetch from is not slowed."""
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+        called, caller = Peer(desk, 3), Peer(desk, 4)
+        file = await desk.put(SECRET)
+        desk.send(caller, file)
+        await desk.hears(caller, whole(file))
+        assert [content for _, content in desk.said_to(caller)] == [SECRET]
+        for number in range(300):
+            desk.transfers.receive(
+                _delivery(desk, seal(caller, desk.user, Want(file=file.id, start=0, end=1, n=number)))
+            )
+            await asyncio.sleep(0)
+        assert desk.refused("rate_limited") > 0
+
+        theirs = reference_to(bytes(500_000), "theirs")
+        desk.do(lambda: desk.node.files.take_in([theirs], called.user, desk.clock.now()))
+        for _ in range(300):
+            for frame, _ in desk.said_to(called):
+                assert isinstance(frame, Want)
+                for start in range(frame.start, frame.end, 2_000):
+                    piece = bytes(min(frame.end, start + 2_000) - start)
+                    await desk.hears(called, Piece(file=theirs.id, start=start, n=frame.n), piece)
+            if desk.states()["theirs"] == "here":
+                break
+            await asyncio.sleep(0.002)
+        assert desk.states()["theirs"] == "here"
+        await desk.transfers.close()
+
+    run(story())
+
+
+def test_a_full_disk_makes_a_file_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner reads why it waits; when there is room, it goes on with what is here."""
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+        ann = Peer(desk, 1, "ann")
+        file = await _offered(desk, ann, b"1234567890")
+        append = Partial.append
+        monkeypatch.setattr(transfers, "DISK_WAIT_S", 0.2)
+
+        def full(partial: Partial, content: bytes) -> None:
+            append(partial, content[:4])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Partial, "append", full)
+        want = (await _asked(desk, ann))[0]
+        await desk.hears(ann, Piece(file=file.id, start=0, n=want.n), b"1234567890")
+        await until(lambda: "The disk is full" in desk.journal.files.all()[0].error)
+        assert desk.journal.log.newest(1)[0].what == "disk"
+        assert desk.states() == {"x.bin": "wanted"}
+        monkeypatch.setattr(Partial, "append", append)
+        want = (await _asked(desk, ann))[0]
+        assert want.start == 4
+        await desk.hears(ann, Piece(file=file.id, start=4, n=want.n), b"567890")
+        await until(lambda: desk.states() == {"x.bin": "here"})
+        assert desk.journal.files.all()[0].error == ""
+        await desk.transfers.close()
+
+    run(story())
+
+
+def test_files_have_their_turn(tmp_path: Path) -> None:
+    """Two of one user at a time, four of all; the others are asked for when these are here."""
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+        ann, bea, cat = (Peer(desk, number, name) for number, name in ((1, "ann"), (2, "bea"), (3, "cat")))
+        contents = {peer: [f"{peer.user} {number}".encode() for number in range(3)] for peer in (ann, bea, cat)}
+        for peer, each in contents.items():
+            first = int(peer.user[:6], 16) * 10
+            wanted = [reference_to(each[n], f"{peer.user[:4]} {n}", first + n) for n in range(3)]
+            desk.do(partial(desk.node.files.take_in, wanted, peer.user, 0))
+        await until(lambda: len(desk.transfers._active) == transfers.MAX_ACTIVE)
+        active = [download.row.peer for download in desk.transfers._active.values()]
+        assert [active.count(peer.user) for peer in contents] == [2, 2, 0]
+        for _ in range(1_000):
+            for peer in contents:
+                for frame, _ in desk.said_to(peer):
+                    if isinstance(frame, Want):
+                        number = int(frame.file, 16) % 10
+                        await desk.hears(peer, Piece(file=frame.file, start=0, n=frame.n), contents[peer][number])
+            if set(desk.states().values()) == {"here"}:
+                break
+            await asyncio.sleep(0.005)
+        assert set(desk.states().values()) == {"here"}
+        await desk.transfers.close()
+
+    run(story())
+
+
+def test_pieces_get_smaller_if_the_broker_hangs_up(tmp_path: Path) -> None:
+    """Some brokers end the connection at a packet that is too large for them, and say nothing."""
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+        ann = Peer(desk, 1, "ann")
+        file = await desk.put(bytes(200_000))
+        desk.send(ann, file)
+        for most in (131_072, 65_536, 32_768):
+            await desk.hears(ann, Want(file=file.id, start=0, end=200_000, n=most))
+            assert max(len(content) for _, content in desk.said_to(ann)) == most
+            desk.transfers.link_down()
+        desk.link.max_packet = 10_000
+        await desk.hears(ann, Want(file=file.id, start=0, end=200_000, n=9))
+        assert sum(len(content) for _, content in desk.said_to(ann)) == 200_000
+        assert desk.link.too_large == 0
+        await desk.transfers.close()
+
+    run(story())
+
+
+def test_a_daemon_knows_so_many_files_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond that, neither an own file nor that of another user is taken, and offers are not remembered."""
+
+    async def story() -> None:
+        monkeypatch.setattr(files, "MAX_FILES", 3)
+        desk = FileDesk(tmp_path)
+        for number in range(3):
+            desk.do(partial(desk.node.files.put, reference_to(b"x", number=number)))
+        assert isinstance(desk.do(lambda: desk.node.files.put(reference_to(b"x", number=9))), OverQuota)
+        ann = Peer(desk, 1, "ann")
+        other = reference_to(b"y", number=10)
+        assert isinstance(desk.do(lambda: desk.node.files.take_in([other], ann.user, 0)), OverQuota)
+        desk.do(lambda: desk.node.files.take_in_what_fits([other], ann.user, 0, 0))
+        desk.do(lambda: desk.node.files.take_in_what_fits([other], ann.user, 0))
+        assert desk.node.files.usage().files == 3
+        await desk.transfers.close()
+
+    run(story())
