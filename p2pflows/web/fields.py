@@ -185,8 +185,7 @@ def fields_of(form: Form) -> list[Field] | None:
         return found if len(found) <= MAX_FIELDS else None
     if not root.inner.get("properties"):
         return None if root.kind == "json" else [root]
-    found = list(_inside(root))
-    return found if len(found) <= MAX_FIELDS else None
+    return list(_inside(root))  # a schema has at most MAX_NODES parts
 
 
 def _inside(field: Field) -> Iterator[Field]:

@@ -126,7 +126,10 @@ def test_the_file_holds_no_secret_and_is_private(logins: Logins, tmp_path: Path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"sessions": [{"cookie": 1}]}', '{"links": {}}', "x" * 200_000])
+@pytest.mark.parametrize(
+    "content",
+    [f'{{"url": "{"x" * 200_000}"}}', "", "[]", '{"sessions": [{"cookie": 1}]}', '{"links": {}}', "x" * 200_000],
+)
 def test_a_file_that_is_something_else_logs_nobody_in(logins: Logins, tmp_path: Path, content: str) -> None:
     """The error says which file to remove, and the file stays as it is."""
     path = tmp_path / "web.json"

@@ -434,3 +434,69 @@ async def test_with_a_certificate_the_cookie_travels_only_encrypted(daemon: Scri
                 await session.get(f"http://localhost:{port}/")
     finally:
         await running.close()
+
+
+async def test_a_name_that_leads_here_by_a_trick_gets_nothing(daemon: ScriptedDaemon) -> None:
+    """Not even the files of the page."""
+    async with logged_in(daemon.home) as browser:
+        for path in ("/", "/api/events", "/app.js"):
+            headers = {"Host": "evil.example", KEY_HEADER: browser.key}
+            async with browser.session.get(browser.url + path, headers=headers) as response:
+                assert response.status == 421
+
+
+async def test_nothing_of_the_user_stays_in_a_cache(daemon: ScriptedDaemon) -> None:
+    """A browser shows what it kept to whoever uses it next."""
+    async with logged_in(daemon.home) as browser:
+        headers = {"Origin": browser.url, KEY_HEADER: browser.key}
+        async with browser.session.post(f"{browser.url}/api/inbox", json={}, headers=headers) as response:
+            assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_request_that_does_not_end_is_refused(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a connection for so long and no longer."""
+    monkeypatch.setattr(server, "BODY_TIMEOUT_S", 0.1)
+    async with serving(daemon.home) as (browser, _):
+        host = browser.url.removeprefix("http://")
+        reader, writer = await asyncio.open_connection(*host.split(":"))
+        head = (
+            f"POST /api/login HTTP/1.1\r\nHost: {host}\r\nOrigin: {browser.url}\r\nContent-Type: application/json\r\n"
+        )
+        writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        async with asyncio.timeout(10):
+            assert b" 408 " in await reader.readline()
+        writer.close()
+
+
+@pytest.mark.parametrize("method", ["words", "verify", "rename"])
+async def test_only_contacts_are_compared_and_named(daemon: ScriptedDaemon, method: str) -> None:
+    """The words take half a second and much memory, so nobody else gets them."""
+    (daemon.home / "contacts.yaml").write_text(json.dumps({"contacts": {"bob": BOB}}))
+    async with logged_in(daemon.home) as browser:
+        for user in ("c0" * 32, "bob", "", None, 7):
+            status, answer = await browser.post(method, {"user": user, "name": "x"})
+            assert (status, answer["error"]["code"]) == (422, "usage"), user
+        if method != "words":
+            assert (await browser.post(method, {"user": BOB, "name": "robert"}))[0] == 200
+
+
+async def test_the_rest_of_a_text_is_that_of_the_question(daemon: ScriptedDaemon) -> None:
+    """A field that it does not have is an error."""
+    daemon.script["prompt"] = {**PROMPT, "about": {"more": {"a": 1}}}
+    async with logged_in(daemon.home) as browser:
+        assert await browser.post("prompt_text", {"id": "1"}) == (200, {"result": {"text": "Hm?"}})
+        assert await browser.post("prompt_text", {"id": "1", "field": "more"}) == (
+            200,
+            {"result": {"text": '{\n "a": 1\n}'}},
+        )
+        status, answer = await browser.post("prompt_text", {"id": "1", "field": "none"})
+        assert (status, answer["error"]["code"]) == (422, "usage")
+
+
+async def test_a_defect_is_no_traceback(daemon: ScriptedDaemon, caplog: pytest.LogCaptureFixture) -> None:
+    """The page says that it is one, and the log of the server has it."""
+    daemon.script["prompt"] = {"no": "prompt"}
+    async with logged_in(daemon.home) as browser:
+        status, answer = await browser.post("prompt", {"id": "1"})
+    assert (status, answer["error"]["code"]) == (500, "bug")
+    assert "KeyError" in caplog.text
