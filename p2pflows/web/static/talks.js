@@ -39,7 +39,9 @@ export const view = {
     }
 
     scope.on("line", (line) => {
-      lines.set(line.user, line);
+      if (line.n >= (lines.get(line.user)?.n ?? 0)) {
+        lines.set(line.user, line); // not an older one that has changed
+      }
       draw();
     });
     scope.on("all", () => read().catch(() => {}));
