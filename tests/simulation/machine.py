@@ -20,6 +20,7 @@ from support.usage import counted_usage, summed_usage
 
 from p2pflows.contacts import Contacts
 from p2pflows.errors import JournalFailed, P2pflowsError
+from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Type
@@ -138,6 +139,7 @@ class Machine:
         self.on_death: Callable[[], None] = _nothing
         self.kills = 0
         self.serves: list[Served] = []
+        self.limits = Limits()
         self._timeline = timeline
         self._broker = broker
         self._random = random
@@ -176,7 +178,7 @@ class Machine:
         try:
             self.node = Node(
                 identity=self.identity, journal=journal, contacts=self.contacts, link=self.link, clock=self.clock,
-                entropy=self._random.randbytes, faults=self.faults,
+                entropy=self._random.randbytes, faults=self.faults, limits=self.limits,
             )  # fmt: skip
             with journal.transaction():
                 for flow in self.serves:

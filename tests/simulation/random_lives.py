@@ -18,6 +18,7 @@ from simulation.checker import check
 from simulation.machine import Machine
 from simulation.world import CLASSES, ECHO, FEW_MESSAGES, HUMAN, MAX_LIFETIME_S, SPREAD, World
 
+from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.ids import derived_id
 from p2pflows.protocol.message import Type
@@ -31,6 +32,9 @@ PACKET_FAULTS = (
     PacketFaults(drop=0.3),
     PacketFaults(drop=0.1, repeat=0.1, delay=0.1, reorder=0.1),
 )
+
+
+TIGHT = Limits(requests_per_contact=8, blocked_per_contact=4)
 
 
 class RandomActions:
@@ -270,7 +274,9 @@ class RandomActions:
         return self._random.choice((1.0, 20.0, MAX_LIFETIME_S, MAX_LIFETIME_S, MAX_LIFETIME_S))
 
 
-def simulate(seed: int, steps: int, *, people: int = 3, restores: bool = False) -> tuple[list[str], Path | None]:
+def simulate(
+    seed: int, steps: int, *, people: int = 3, restores: bool = False, is_tight: bool = False
+) -> tuple[list[str], Path | None]:
     """Run one simulation.
 
     Args:
@@ -278,11 +284,12 @@ def simulate(seed: int, steps: int, *, people: int = 3, restores: bool = False) 
         steps: how many random actions to perform.
         people: how many people there are.
         restores: whether journals are replaced by old copies, too.
+        is_tight: whether daemons have room for a few requests only.
 
     Returns:
         A sentence for each violation, and the folder with history and journals if there are any.
     """
-    world = World(seed, people, kept_messages=FEW_MESSAGES)
+    world = World(seed, people, kept_messages=FEW_MESSAGES, limits=TIGHT if is_tight else None)
     try:
         actions = RandomActions(world, Random(seed + 1), restores=restores)  # noqa: S311 - a simulation, no secrets
         world.run(1.0)
@@ -311,10 +318,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=300, help="random actions in each")
     parser.add_argument("--people", type=int, default=3, choices=(1, 2, 3))
     parser.add_argument("--restores", action="store_true", help="also replace journals by old copies")
+    parser.add_argument("--tight", action="store_true", help="let daemons have room for a few requests only")
     options = parser.parse_args()
     first = options.seed if options.seed is not None else time.time_ns() // 1_000_000
     for seed in range(first, first + options.runs):
-        violations, files = simulate(seed, options.steps, people=options.people, restores=options.restores)
+        violations, files = simulate(
+            seed, options.steps, people=options.people, restores=options.restores, is_tight=options.tight
+        )
         if violations:
             sys.stdout.write("\n".join([f"seed {seed}:", *violations, f"history and journals: {files}", ""]))
             return 1

@@ -19,6 +19,7 @@ from simulation.machine import Machine
 from simulation.timeline import Timeline
 from simulation.worker import POINT, Worker
 
+from p2pflows.limits import Limits
 from p2pflows.protocol.message import Type
 from p2pflowsd import node
 from p2pflowsd.journal import pruning
@@ -53,10 +54,16 @@ class World:
         people: how many people there are.
         facts: where the history goes; by default a new list.
         kept_messages: of so many of the newest messages of each person, more is kept than somebody still asks for.
+        limits: of each daemon.
     """
 
     def __init__(
-        self, seed: int, people: int = 2, facts: list[Fact] | None = None, kept_messages: int = pruning.KEPT_MESSAGES
+        self,
+        seed: int,
+        people: int = 2,
+        facts: list[Fact] | None = None,
+        kept_messages: int = pruning.KEPT_MESSAGES,
+        limits: Limits | None = None,
     ) -> None:
         self._patches = pytest.MonkeyPatch()
         self._patches.setattr(pruning, "KEPT_REQUESTS", KEPT_REQUESTS)
@@ -74,9 +81,12 @@ class World:
             )
             for name in NAMES[:people]
         ]  # fmt: skip
+        self.settle_timeout_s = SETTLE_TIMEOUT_S if limits is None else SETTLE_TIMEOUT_S + MAX_LIFETIME_S
+        """With few places, what holds all of them may wait for one of them, up to its deadline."""
         self.workers: dict[str, Worker] = {}
         for machine, peer in zip(self.machines, self.machines[1:] + self.machines[:1], strict=True):
             machine.serves = _served(machine.user, peer.user)
+            machine.limits = limits or machine.limits
             for other in self.machines:
                 if other is not machine:
                     machine.contacts.add(other.name, other.user)
@@ -132,7 +142,7 @@ class World:
                 self.workers[machine.name].kill()
             self.start_worker(machine).link.cut(0.0)
         self.run(1.0)
-        self.run(SETTLE_TIMEOUT_S + sum(machine.min_work_s() for machine in self.machines))
+        self.run(self.settle_timeout_s + sum(machine.min_work_s() for machine in self.machines))
         stuck = [what for machine in self.machines for what in machine.unsettled()]
         for _ in range(MAX_ANSWER_ROUNDS):
             if not self._answer_all():

@@ -19,7 +19,7 @@ MAX_IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that the broker's queue for a slow reader stays short."""
 MAX_IN_FLIGHT_MESSAGES = 512
 """Per recipient, so that what is sent next does not arrive behind seconds of work."""
-PAUSE = Backoff(initial_s=0.5, max_s=60.0)
+PAUSE = Backoff(initial_s=0.5, max_s=8.0)
 """How long a stream whose recipient has no room waits, until one of its messages finds out whether there is room."""
 MAX_CACHED_BYTES = 16_000_000
 """How many bytes of bodies stay in memory until they are sent; further bodies are read from the journal."""
