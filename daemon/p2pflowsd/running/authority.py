@@ -42,7 +42,7 @@ class Authority:
     def declares(self, row: IncomingRow, request: FlowRequest) -> bool:
         """Whether a run's mount request asks for a subflow with just the config that its flow declares."""
         flow = self._flow_of(row)
-        if flow is None or flow.subflows is None:
+        if flow is None:
             return False
         wanted = request.data.get("config_overrides") or {}
         specs = self._specs(row, flow).values()
@@ -92,8 +92,8 @@ class Authority:
 
     def _check_declared(self, row: IncomingRow, request: FlowRequest) -> None:
         flow = self._flow_of(row)
-        if flow is None:
-            return
+        if flow is None:  # a right ends when it is taken, also for what runs
+            raise _undeclared(row, request)
         if flow.subflows is None:
             raise _unknown(flow)
         if not any(_matches(spec, request, self._user) for spec in self._specs(row, flow).values()):
@@ -101,7 +101,7 @@ class Authority:
 
     def _specs(self, row: IncomingRow, flow: Served) -> dict[str, SubflowSpec]:
         """The subflows that a flow declares, as the owner's overrides in a mount request change them."""
-        config: dict[str, Any] = {SUBFLOWS: flow.subflows or {}}
+        config: dict[str, Any] = {SUBFLOWS: flow.subflows}
         overrides = self._journal.incoming.data(row.row_id).get("config_overrides") or {}
         if row.endpoint == topics.INSTANCES and SUBFLOWS in overrides and self._may_override(row, flow):
             config = merge(config, {SUBFLOWS: overrides[SUBFLOWS]})
