@@ -10,6 +10,7 @@ from p2pflows.errors import BadInput
 from p2pflows.forms import Form
 from p2pflows.forms.shown import show
 from p2pflows.forms.wire import form_of
+from p2pflows.protocol.file_reference import FileReference, references_in
 from p2pflows.web.fields import describe_form
 
 MAX_CARD_CHARS = 500
@@ -39,7 +40,7 @@ def card(prompt: Mapping[str, Any]) -> dict[str, Any]:
 
 def whole_card(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """Return a prompt as it is shown alone: with its form, and what else its sender says."""
-    about = [[name, value if isinstance(value, str) else as_text(value)] for name, value in prompt["about"].items()]
+    about = [[name, as_text(value)] for name, value in prompt["about"].items()]
     answer = prompt.get("answer")
     form = form_in(prompt)
     return {
@@ -79,7 +80,20 @@ def _outcome(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_text(value: object) -> str:
-    """Return a value as a person reads it."""
+    """Return a value as a person reads it; files by their names, as their bytes are not here."""
+    if files := _files(value):
+        named = ", ".join(f"{file.name} ({file.size:,} bytes)" for file in files)
+        return f"{named}; in a terminal: p2pflows files get ID"
     if isinstance(value, bool | str | int | float):
         return show(value)
     return json.dumps(value, ensure_ascii=False, indent=1)
+
+
+def _files(value: object) -> list[FileReference]:
+    """Return the files that a value refers to, if it is nothing else."""
+    try:
+        found = references_in(value)
+    except ValueError:
+        return []
+    is_all = bool(found) and (value == found[0].as_data() or value == [file.as_data() for file in found])
+    return found if is_all else []

@@ -48,6 +48,13 @@ HOSTILE = {
     "arabic": "مرحبا بالعالم",
     "marks": "Z" + "\u0351" * 500,
 }
+TOO_SMALL = """
+    [...document.querySelectorAll("button, a, textarea, select, input[type=text]")]
+      .filter((node) => node.offsetParent && !node.matches(".skip"))
+      .map((node) => [node.outerHTML.slice(0, 80), node.getBoundingClientRect().height])
+      .filter(([, height]) => height < 43.9)
+"""
+"""The controls that are too small for a thumb."""
 
 
 @pytest.fixture(scope="session")
@@ -560,6 +567,7 @@ def test_axe_finds_nothing_to_mend(alice: Person, bob: Surfer, size: tuple[int, 
         expect(page.locator(".loading")).to_have_count(0)
         expect(page.locator("#list .pane-title" if "=" not in view else ".detail-content .pane-title")).to_be_attached()
         check_nothing_is_wider(page)
+        assert size == DESK or page.evaluate(TOO_SMALL) == []
         faults = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
         page.emulate_media(color_scheme="dark")
         faults += page.evaluate("axe.run({ runOnly: ['color-contrast'] })")["violations"]
@@ -574,11 +582,7 @@ def test_targets_are_large_enough_for_a_thumb(alice: Person, bob: Surfer) -> Non
     page = bob.open(f"#q={prompt_of(bob, 'Yes or no')}", size=(320, 640))
     page.locator(".confirm .yes").wait_for()
     check_nothing_is_wider(page)
-    heights = page.evaluate(
-        "[...document.querySelectorAll('button, a, textarea')].filter((e) => e.offsetParent && !e.matches('.skip'))"
-        ".map((e) => [e.textContent, e.getBoundingClientRect().height]).filter(([, height]) => height < 44)"
-    )
-    assert heights == []
+    assert page.evaluate(TOO_SMALL) == []
 
 
 # Trouble.
