@@ -200,6 +200,30 @@ def test_everything_else_that_can_be_done_with_a_question(alice: Person, bob: Su
     assert bob.person.prompts() == []
 
 
+def test_a_question_is_passed_on(alice: Person, bob: Surfer) -> None:
+    """To a contact whom the asker knows as well, with the reason."""
+    network = Network(broker=alice.environment["P2PFLOWS_BROKER"])
+    try:
+        carol = network.person("carol").without_workers().start()
+        for person in (alice, bob.person):
+            person.add_contact(carol)
+        carol.add_contact(alice)
+        question = ask(alice, "Which floor?", schema={"enum": [f"floor {number}" for number in range(12)]})
+        page = bob.open(f"#q={prompt_of(bob, 'Which floor')}", size=PHONE)
+        page.get_by_role("button", name="Pass on").tap()
+        page.get_by_label("To whom").select_option("carol")
+        page.get_by_label("Why, optional").fill("She knows")
+        page.get_by_role("button", name="Pass on").last.tap()
+        expect(page.locator(".ended")).to_contain_text("To carol")
+        expect(page.locator(".ended")).to_contain_text("She knows")
+        carol.request("answer", id=carol.wait_for_prompts()[0]["id"], value="floor 7")
+        assert value_of(alice, question) == "floor 7"
+    finally:
+        for person in (alice, bob.person):
+            Contacts(person.home / "contacts.yaml").remove("carol")
+        network.close()
+
+
 def test_the_keyboard_reaches_everything(alice: Person, bob: Surfer) -> None:
     """A question is found, opened and answered without a pointer; the focus is where the eye is."""
     question = ask(alice, "Ship it?", schema=YES_OR_NO)

@@ -231,7 +231,7 @@ export async function showQuestion(scope, pane, id) {
       "section",
       { class: `ended ${prompt.status}`, "aria-label": "How it ended" },
       h("p", {}, prompt.status === "cancelled" && !prompt.answer ? "Its sender has withdrawn it." : sentence),
-      prompt.answer && h("p", { class: "ended-answer" }, foreign(prompt.answer)),
+      prompt.status === "delegated" ? passedOn(prompt.answer ?? "") : prompt.answer && h("p", { class: "ended-answer" }, foreign(prompt.answer)),
     );
   }
 
@@ -244,6 +244,12 @@ export async function showQuestion(scope, pane, id) {
   scope.on("contacts", () => prompt && draw());
   await refresh();
   return () => form?.first ?? pane.querySelector(".pane-title");
+}
+
+/** Return to whom a question was passed on, and why. */
+function passedOn(text) {
+  const [, user, why] = /^([0-9a-f]{64}) ?(.*)$/s.exec(text) ?? [null, null, text];
+  return [user && h("p", { class: "ended-answer" }, "To ", nameOf(user, null)), why && h("p", {}, foreign(why))];
 }
 
 /** Whether an event says something new of a prompt. */
