@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from p2pflows.protocol import topics
 from p2pflows.protocol.channel import Channel
 from p2pflowsd.journal.rows import WorkerTokenRow
 from p2pflowsd.running import dispatch
-from p2pflowsd.running.worker_tokens import MAX_ENDED_TOKENS, MAX_TOKENS, token_key
+from p2pflowsd.running.worker_tokens import MAX_ENDED_TOKENS, MAX_TOKENS, WorkerTokens, token_key
 
 DAY_MS = 24 * 3_600_000
 
@@ -221,19 +223,58 @@ def test_the_list_is_bounded(desk: Desk) -> None:
     accept_old_tokens(desk)
     Hand(desk, "b", "far", is_local=False)
     revoke(desk, "old-b")
+    good = make(desk)
     first = make(desk)
     revoke(desk, first.id)
-    for _ in range(MAX_ENDED_TOKENS + 5):
+    for _ in range(MAX_ENDED_TOKENS - 2):
+        revoke(desk, make(desk).id)
+    assert len(desk.node.worker_tokens.all()) == MAX_ENDED_TOKENS + 1, "no ended one is forgotten before its time"
+    for _ in range(7):
         revoke(desk, make(desk).id)
     rows = desk.node.worker_tokens.all()
-    assert len(rows) <= MAX_ENDED_TOKENS + 2
-    assert rows[0].id == "old-b"
+    assert len(rows) <= MAX_ENDED_TOKENS + 3
+    assert [row.id for row in rows[:2]] == ["old-b", good.id]
     assert first.id not in {row.id for row in rows}
     assert "not known any more" in Hand(desk, "b", "w", token=first.id, is_local=False).refusal()
-    for _ in range(MAX_TOKENS):
+    for _ in range(MAX_TOKENS - 1):
         make(desk)
     with pytest.raises(NotAllowed, match="which is the most"):
         make(desk)
+
+
+def test_tokens_of_an_earlier_release_are_listed_up_to_a_limit(desk: Desk) -> None:
+    """Whoever has such a token cannot fill the journal with points that are none."""
+    accept_old_tokens(desk)
+    for number in range(2 * MAX_TOKENS + 5):
+        desk.do(partial(desk.node.worker_tokens.old_id, f"p{number}"))
+    assert len(desk.node.worker_tokens.all()) == 2 * MAX_TOKENS
+
+
+def test_a_token_whose_id_begins_another_one_is_revoked(desk: Desk) -> None:
+    """A whole id is never unclear."""
+    accept_old_tokens(desk)
+    for point in ("b", "bc"):
+        desk.do(partial(desk.node.worker_tokens.old_id, point))
+    revoke(desk, "old-b")
+    assert [desk.node.worker_tokens.state(row) for row in desk.node.worker_tokens.all()] == ["revoked", "good"]
+
+
+def test_no_two_tokens_have_one_id(desk: Desk) -> None:
+    """An id that is taken is not given again."""
+    ids = iter([b"1" * 8, b"1" * 8, b"2" * 8])
+    tokens = WorkerTokens(
+        identity=desk.identity, journal=desk.journal, clock=desk.clock, entropy=lambda size: next(ids)[:size]
+    )
+    made = [desk.do(lambda: tokens.make("b", "", None)) for _ in range(2)]
+    assert [row.id[:2] for row in made] == ["31", "32"]
+
+
+def test_whoever_has_an_expired_token_reads_since_when(desk: Desk) -> None:
+    """And what to ask for."""
+    token = make(desk, lifetime_ms=DAY_MS)
+    desk.timeline.sleep(2 * DAY_MS / 1_000)
+    when = datetime.fromtimestamp((token.expires or 0) / 1_000, UTC).strftime("%Y-%m-%d %H:%M")
+    assert f"expired at {when} (UTC)" in Hand(desk, "b", "w", token=token.id, is_local=False).refusal()
 
 
 def test_what_cannot_be_revoked(desk: Desk) -> None:
