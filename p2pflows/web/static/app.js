@@ -133,12 +133,13 @@ function drawFrame() {
 function drawState() {
   const text = {
     server: "The server of this page is away. What you typed is kept; the page goes on when it is back: p2pflows web",
+    busy: "Too many pages look on at the same time. Close some of them; this one tries again.",
     daemon: "Your daemon is away. What you typed is kept; the page goes on when it is back: p2pflows up",
     broker: `Your daemon does not reach its broker. What you send waits. ${store.pulse?.broker?.reason ?? ""}`,
     problem: store.pulse?.problem ?? "",
   };
   const worst =
-    store.server === "away" ? "server" : store.daemon === "away" ? "daemon" : store.pulse?.problem ? "problem" : store.pulse?.broker?.connected === false ? "broker" : null;
+    store.server === "away" ? "server" : store.server === "busy" ? "busy" : store.daemon === "away" ? "daemon" : store.pulse?.problem ? "problem" : store.pulse?.broker?.connected === false ? "broker" : null;
   const said = worst === null ? "" : text[worst];
   if (parts.banner.textContent !== said) {
     fill(parts.banner, said);
@@ -146,7 +147,7 @@ function drawState() {
   parts.banner.hidden = worst === null;
   const known = store.daemon === "up" && worst === null;
   parts.state.className = `state ${worst === null ? (known ? "good" : "") : "bad"}`;
-  fill(parts.state, h("span", { class: "dot" }), { server: "server away", daemon: "daemon away", broker: "broker away", problem: "trouble" }[worst] ?? (known ? "connected" : "connecting …"));
+  fill(parts.state, h("span", { class: "dot" }), { server: "server away", busy: "too many pages", daemon: "daemon away", broker: "broker away", problem: "trouble" }[worst] ?? (known ? "connected" : "connecting …"));
 }
 
 function drawBadges() {

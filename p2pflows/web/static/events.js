@@ -47,14 +47,15 @@ export function follow(onEvent) {
     isLeader = true;
     for (let failures = 0; isLeader; failures += 1) {
       try {
-        if (await readStream(pass, alive, hasLock)) {
-          failures = 0;
+        await readStream(pass, alive, hasLock);
+        failures = 0;
+        pass("server", { is: "away" });
+      } catch (failure) {
+        if (failure.message !== "no stream") {
+          pass("server", { is: "away" });
         }
-      } catch {
-        // The next attempt says more.
       }
       if (isLeader) {
-        pass("server", { is: "away" });
         await sleep(Math.min(500 * 2 ** failures, MAX_WAIT_MS));
       }
     }
@@ -81,15 +82,15 @@ export function follow(onEvent) {
   }, LOOK_MS);
 }
 
-/** Read one stream to its end; returns whether it had begun. */
+/** Read one stream to its end; throws if there is none, having said why. */
 async function readStream(pass, alive, goesOn) {
   const stop = new AbortController();
   let watchdog = setTimeout(() => stop.abort(), SILENCE_MS);
   try {
     const response = await fetch("/api/events", { headers: headers(), signal: stop.signal });
     if (!response.ok) {
-      pass("server", { is: response.status === 401 ? "logged_out" : "away" });
-      return false;
+      pass("server", { is: { 401: "logged_out", 429: "busy" }[response.status] ?? "away" });
+      throw new Error("no stream");
     }
     pass("server", { is: "there" });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -112,7 +113,6 @@ async function readStream(pass, alive, goesOn) {
         }
       }
     }
-    return true;
   } finally {
     clearTimeout(watchdog);
     stop.abort();

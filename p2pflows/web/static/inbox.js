@@ -25,7 +25,8 @@ export const view = {
     );
     let shown = "open";
     let others = [];
-    fill(pane, h("div", { class: "pane-head" }, h("h2", { tabindex: "-1", class: "pane-title list-title" }, "Questions"), tabs), list, empty);
+    const more = h("p", { class: "muted small pane-about", hidden: true }, "More wait. Answer some of these, or see all in a terminal: p2pflows inbox");
+    fill(pane, h("div", { class: "pane-head" }, h("h2", { tabindex: "-1", class: "pane-title list-title" }, "Questions"), tabs), list, more, empty);
 
     async function show(name) {
       shown = name;
@@ -53,6 +54,7 @@ export const view = {
       const prompts = shown === "open" ? openPrompts() : others;
       keyed(list, prompts.map((prompt) => ({ prompt, current: prompt.id === selected(), version: store.version })), ({ prompt }) => prompt.id, item);
       empty.hidden = prompts.length > 0;
+      more.hidden = shown !== "open" || !store.hasMore;
       if (prompts.length > 0 && performance.getEntriesByName(SHOWN_MARK).length === 0) {
         performance.mark(SHOWN_MARK);
       }

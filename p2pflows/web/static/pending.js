@@ -26,17 +26,13 @@ export async function end(id, method, params) {
     if (failure.isAway) {
       waiting.set(id, { method, params });
     } else {
-      mine.delete(id);
-      waiting.delete(id);
+      // One that was tried before may have been taken then, though nobody could say so.
+      if (!waiting.delete(id)) {
+        mine.delete(id);
+      }
     }
     throw failure;
   }
-}
-
-/** Do not send an answer again. */
-export function giveUp(id) {
-  waiting.delete(id);
-  mine.delete(id);
 }
 
 /** Send what waits; called when the daemon is back. */

@@ -94,8 +94,12 @@ async function showPerson(scope, pane, user) {
 
 function idPart(user) {
   const copy = async () => {
-    await navigator.clipboard.writeText(user);
-    toast("Copied.");
+    try {
+      await navigator.clipboard.writeText(user);
+      toast("Copied.");
+    } catch {
+      toast("Your browser does not let this page copy. Select the digits instead.");
+    }
   };
   return h(
     "section",

@@ -12,9 +12,14 @@ export const store = {
   /** Grows with each change of the contacts, so that lists with names are drawn again. */
   version: 0,
   prompts: new Map(),
+  /** Whether more prompts are open than the page keeps. */
+  hasMore: false,
   requests: [],
   pulse: null,
 };
+
+const MAX_PROMPTS = 1_000;
+const GATHER_MS = 50;
 
 const listeners = new Map();
 
@@ -31,6 +36,19 @@ export function on(topic, listener) {
 export function emit(topic, data) {
   for (const listener of [...(listeners.get(topic) ?? [])]) {
     listener(data);
+  }
+}
+
+const due = new Set();
+
+/** Say that something has changed, once for many changes that come together. */
+function emitSoon(topic) {
+  if (!due.has(topic)) {
+    due.add(topic);
+    setTimeout(() => {
+      due.delete(topic);
+      emit(topic);
+    }, GATHER_MS);
   }
 }
 
@@ -75,17 +93,18 @@ export function openPrompts() {
     .sort((a, b) => b.wants_answer - a.wants_answer || (a.received < b.received ? -1 : 1));
 }
 
-const MAX_PROMPTS = 2_000;
-const MAX_PAGES = 5;
 
 /** Take in a prompt as it is now. */
 export function takePrompt(prompt) {
   if (prompt.status === "open") {
-    store.prompts.set(prompt.id, prompt);
+    store.hasMore ||= store.prompts.size >= MAX_PROMPTS;
+    if (store.prompts.size < MAX_PROMPTS || store.prompts.has(prompt.id)) {
+      store.prompts.set(prompt.id, prompt);
+    }
   } else {
     store.prompts.delete(prompt.id);
   }
-  emit("prompts");
+  emitSoon("prompts");
   emit(`prompt ${prompt.id}`, prompt);
 }
 
@@ -93,14 +112,12 @@ export function takePrompt(prompt) {
 export async function readPrompts() {
   const found = new Map();
   let page = "";
-  for (let count = 0; count < MAX_PAGES && found.size < MAX_PROMPTS; count += 1) {
+  while (page !== null && found.size < MAX_PROMPTS) {
     const part = await call("inbox", { page });
     part.prompts.forEach((prompt) => found.set(prompt.id, prompt));
     page = part.next;
-    if (!page) {
-      break;
-    }
   }
+  store.hasMore = page !== null;
   const known = store.prompts;
   store.prompts = found;
   emit("prompts");

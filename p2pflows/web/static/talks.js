@@ -126,7 +126,13 @@ async function showTalk(scope, pane, user) {
 
   async function readEarlier() {
     const first = Math.min(...lines.keys());
-    const found = await call("chat", { user, before: first });
+    let found;
+    try {
+      found = await call("chat", { user, before: first });
+    } catch (failure) {
+      toast(failure.sentence);
+      return;
+    }
     const height = log.scrollHeight;
     found.lines.forEach((line) => lines.set(line.n, line));
     earlier.hidden = !found.more;
