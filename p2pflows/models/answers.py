@@ -117,6 +117,11 @@ class CollectedAnswers:
         if not self._texts or set(self._reasons) != set(self._texts):
             raise BadAnswer(_BROKE_OFF)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of an answer has come."""
+        return bool(self._texts)
+
     def completion(self) -> Completion:
         """Return the answers in order."""
         answers = [

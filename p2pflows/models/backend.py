@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from p2pflows.backoff import Backoff
@@ -95,6 +95,9 @@ class Backend:
         wall: returns seconds since the Unix epoch, for servers that name a point in time.
         chance: returns a random number from 0 to 1.
 
+    Attributes:
+        unfinished: what had come of the answers to requests that were broken off: their servers may count them.
+
     Raises:
         UsageError: there is no key, or a number is out of range.
     """
@@ -128,6 +131,7 @@ class Backend:
         self._interrupted = threading.Event()
         self._is_late = False
         self._connection: Connection | None = None
+        self.unfinished: list[Completion] = []
         self._sleep = self._interrupted.wait if sleep is None else sleep
         self._wall = wall
         self._chance = chance
@@ -345,10 +349,19 @@ class Backend:
                     if not connection.is_stale or connection.is_broken_off or isinstance(error, APITimeoutError):
                         raise
                     return self._read_response(connection, request, timeout, collected)
+        except (Cancelled, DeadlinePassed):
+            self._note_unfinished(route, collected)
+            raise
         except (OpenAIError, BadAnswer, OSError) as error:
+            if collected.has_begun or self._interrupted.is_set() or self._is_late:
+                self._note_unfinished(route, collected)
             return explain(error, request, base=route.info.base, redact=self._redact, wall=self._wall)
         finally:
             self._connection = None
+
+    def _note_unfinished(self, route: Route, collected: CollectedAnswers) -> None:
+        completion = collected.completion()
+        self.unfinished.append(replace(completion, model=completion.model or route.model))
 
     def _use(self, connection: Connection) -> None:
         """Let `interrupt`, and the end of the time, break off this connection."""

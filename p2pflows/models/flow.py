@@ -265,7 +265,11 @@ class ChatAtomicFlow(AtomicFlow):
             ) as backend,
             self._running().stopping(backend.interrupt),
         ):
-            completion = backend.complete(request.messages, settings, report)
+            try:
+                completion = backend.complete(request.messages, settings, report)
+            finally:
+                for unfinished in backend.unfinished:
+                    self._note_spent(request, unfinished, "")
         self._note_spent(request, completion, str(settings.get("model", "")))
         return completion
 

@@ -238,12 +238,17 @@ class Failure:
 Outcome = Success | Failure
 
 
+CANCELLED = "cancelled_task"
+"""The kind of the error of a task that its daemon has cancelled: all that matters of its result is what it spent."""
+
+
 class TaskResult(NamedTuple):
     """How a task ended: with the JSON bytes of its data, or an error and `null`.
 
     Attributes:
         took_ms: how long it ran, in milliseconds; 0 if that was next to nothing.
-        spent: what it took at models, beside that of its steps.
+        spent: what it took at models, beside that of its steps; also of a task that was cancelled, whose error is
+            CANCELLED.
     """
 
     task: str

@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 from p2pflows.protocol.asks import Ask, AskAnswer, AskResult, Recorded, Unrecorded
 from p2pflows.protocol.worker_frames import (
+    CANCELLED,
     DaemonFrame,
+    ErrorInfo,
     Overdue,
     SuspendedRun,
     TaskResult,
@@ -182,8 +184,12 @@ class Lanes:
         self._leave(task)
         if not task.cancelled:
             del self._tasks[task.spec.id]
-            held = self._results[task.spec.id] = _HeldResult(result)
-            self._fresh.append(held)
+        elif result.spent:  # that counts, although nobody waits for the result
+            result = result._replace(error=ErrorInfo(CANCELLED, "It was cancelled."), data=b"null")
+        else:
+            return
+        held = self._results[task.spec.id] = _HeldResult(result)
+        self._fresh.append(held)
 
     def park(self, task: HeldTask, *, is_timed: bool = False) -> None:
         """Free the slot of a running task while it waits for others.

@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict
@@ -183,7 +183,12 @@ class TaskRun:
         result = None if record is None else record.result
         if result is None:
             value = _plain(compute()) if record is None else None
-            result = self._wait_for(call_index, Step(value=value, fingerprint=_STEP, spent=self.take_spent())).result()
+            spent = self.take_spent()
+            try:
+                result = self._wait_for(call_index, Step(value=value, fingerprint=_STEP, spent=spent)).result()
+            except BaseException:
+                self._return_spent(spent)  # the daemon may not have got the step
+                raise
         if isinstance(result, CallFailed):
             raise result.as_error()
         return result.value if isinstance(result, StepValue) else None
@@ -206,6 +211,10 @@ class TaskRun:
         """Note what a request to a model took; it travels with the step inside which that was, else with the result."""
         with self._lock:
             self._spent.append(spent)
+
+    def _return_spent(self, spent: Iterable[Spent]) -> None:
+        with self._lock:
+            self._spent.extend(spent)
 
     def take_spent(self) -> tuple[Spent, ...]:
         """Take what was spent since the last call."""

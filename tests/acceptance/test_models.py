@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 
 import pytest
-from support.model_server import Fails, ModelServer
+from support.model_server import Fails, ModelServer, Trickles
 from support.people import Person
+from support.processes import wait_until
+
+import p2pflows
 
 KEY = "sk-secret-0123456789"
 POINT = "assistant"
@@ -65,6 +69,21 @@ def test_the_next_model_answers_and_the_caller_reads_which(alice: Person, bob: P
     answer = json.loads(alice.cli("call", "bob/Assistant", "query=Hello").ok().out)
     assert (answer["api_output"], answer["model"], answer["attempts"]) == ("You said: Hello", "there", 2)
     assert f"there at {server.url} answered at attempt 2" in bob.log_text()
+
+
+def test_a_neighbour_who_withdraws_each_call_reaches_the_limit(alice: Person, bob: Person, server: ModelServer) -> None:
+    """What streamed until then counts, so nobody reads answers for nothing by leaving before their end."""
+    serve_assistant(bob, "--model", "m", "--set", "backend.stream=true", "--limit-per-caller", "tokens_per_day=20")
+    piece = {"choices": [{"index": 0, "delta": {"content": "word by word "}}]}
+    server.script(Trickles(f"data: {json.dumps(piece)}\n\n"))
+    with (
+        p2pflows.connect(alice.home) as me,
+        contextlib.closing(me.stream("bob/Assistant", {"query": "Go on"})) as pieces,
+    ):
+        for _ in range(10):
+            next(pieces)
+    wait_until(lambda: any(entry["tokens_out"] > 20 for entry in bob.request("usage")["entries"]))
+    assert alice.cli("call", "bob/Assistant", "query=And more").code == 6
 
 
 def test_what_a_chat_takes_and_answers_is_described(alice: Person, bob: Person, server: ModelServer) -> None:

@@ -13,6 +13,7 @@ from p2pflows.protocol.channel import BadFrame, Channel
 from p2pflows.protocol.envelope import Refused
 from p2pflows.protocol.progress import RESTART
 from p2pflows.protocol.worker_frames import (
+    CANCELLED,
     DaemonFrame,
     Failure,
     Overdue,
@@ -218,7 +219,9 @@ class Dispatch:
         if self._loads.take_result(point, result):
             return True
         task = self._leases.find(result.task)
-        if task is None or task.row.row_id not in point.scheduler:
+        is_cancelled = result.error is not None and result.error.kind == CANCELLED
+        if is_cancelled or task is None or task.row.row_id not in point.scheduler:
+            self._take_spent(result)
             return True
         row = task.row
         if not point.scheduler.is_head(row.row_id):
@@ -238,6 +241,12 @@ class Dispatch:
             case Success(data):
                 self._settlement.finish(row, data)
         return True
+
+    def _take_spent(self, result: TaskResult) -> None:
+        """Count what a cancelled task has spent until it ended."""
+        row = self._leases.take_cancelled(result.task)
+        if row is not None:
+            self._spending.add(row, result.spent)
 
     def _take_suspended(self, point: Point, name: str, run: SuspendedRun, seen: int) -> None:
         """Let a task wait without a worker; a worker that repeats itself may have got the task again meanwhile."""

@@ -19,6 +19,8 @@ from p2pflowsd.running.task import Task, row_id_of
 
 GRACE_PERIOD_S = 2.0
 """How long a worker may take to come back after its link broke, or after a restart of the daemon."""
+MAX_CANCELLED = 1_000
+"""How many cancelled tasks are remembered, whose workers may still say what they have spent."""
 LOST_FRAME_TIMEOUT_S = 6.0
 """After which a task that its worker does not report never reached it."""
 
@@ -46,6 +48,8 @@ class Leases:
         self._suspended: set[int] = set()
         self._data: dict[int, dict[str, Any]] = {}
         self._reported_waiting: set[int] = set()
+        self._cancelled: dict[str, IncomingRow] = {}
+        """The requests of tasks that were cancelled at a worker, by task."""
         self._needs_commit = False
         self._held_back_until = 0.0
 
@@ -98,6 +102,13 @@ class Leases:
         worker = self._points.get(task.point).workers.get(lease.worker) if lease is not None else None
         if worker is not None:
             worker.outbox.cancelled.append(task.id)
+            self._cancelled[task.id] = task.row
+            if len(self._cancelled) > MAX_CANCELLED:
+                del self._cancelled[next(iter(self._cancelled))]
+
+    def take_cancelled(self, task_id: str) -> IncomingRow | None:
+        """Return the request of a cancelled task, once."""
+        return self._cancelled.pop(task_id, None)
 
     def forget(self, row_id: int) -> None:
         """Remove a task without cancelling it at its worker."""

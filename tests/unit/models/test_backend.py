@@ -602,6 +602,39 @@ def test_a_question_that_is_withdrawn(server: ModelServer, settings: dict[str, A
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("script", "texts"),
+    [
+        pytest.param(Hangs(), [], id="nothing yet"),
+        pytest.param(Trickles(f"data: {json.dumps(chunk(index=0, delta={'content': 'and '}))}\n\n", 3), ["and " * 3]),
+    ],
+)
+def test_what_had_come_when_a_question_was_withdrawn_is_known(
+    server: ModelServer, script: Script, texts: list[str]
+) -> None:
+    """The server may count it, so whoever withdraws each question in time has spent all the same."""
+    server.script(script)
+    with Backend([key(server)]) as asked, ThreadPoolExecutor(1) as thread:
+        asking = thread.submit(asked.complete, ASK, STREAM)
+        wait_until(lambda: bool(server.requests))
+        time.sleep(0.3)
+        asked.interrupt()
+        with pytest.raises(Cancelled):
+            asking.result(5)
+        (unfinished,) = asked.unfinished
+        assert unfinished.texts == texts
+        assert unfinished.model
+
+
+def test_only_what_was_begun_counts_of_requests_that_failed(server: ModelServer) -> None:
+    """A stream that breaks off was work for the server; a refusal was none."""
+    server.script(Fails(503, headers={"retry-after": "0"}), Says(("One two three",), breaks_after=2), "At last")
+    with Backend([key(server)]) as asked:
+        assert asked.complete(ASK, STREAM).texts == ["At last"]
+        (unfinished,) = asked.unfinished
+        assert "One two three".startswith(unfinished.texts[0])
+
+
 def test_a_pause_that_is_withdrawn(server: ModelServer) -> None:
     """A pause before another attempt ends at once."""
     assert interrupted(server, Fails(503, headers={"retry-after": "30"}), SETTINGS) < 1

@@ -29,6 +29,23 @@ def confirmed(desk: Desk, worker: Hand) -> list[str]:
     return [task for payload in desk.link.sent.get(topic, []) for task in channel.open(topic, payload)[0]["done"]]
 
 
+def test_a_call_that_is_withdrawn_has_spent_what_it_has(desk: Desk) -> None:
+    """Else a neighbour could read each answer as it streams, withdraw the call in time, and never reach a limit."""
+    worker, alice = Hand(desk, "b", "w"), Neighbour(desk, 1, "alice")
+    call = alice.sends("function", {})
+    ((task, _),) = worker.takes()
+    alice.sends("function", {}, type="cancel", cause=call)
+    error = {"kind": "cancelled_task", "message": "It was cancelled."}
+    entry = {"task": task["task"], "error": error, "spent": [["tiny", 7, 3, 0]]}
+    for told in (entry, entry, {**entry, "task": "77-" + "0" * 32}):  # each counts once, and only of a call that was
+        worker.says((b"null",), results=[told])
+    (row,) = desk.node.spending.since(1)
+    assert (row.endpoint, row.caller, row.model, row.calls) == ("function", alice.user, "tiny", 1)
+    assert (row.tokens_in, row.tokens_out) == (7, 3)
+    desk.passes(1)
+    assert task["task"] in confirmed(desk, worker)
+
+
 def test_a_draining_worker_gets_its_confirmations_at_once(desk: Desk) -> None:
     """A confirmation waits for a frame with something else, unless its worker waits for it to end."""
     worker = Hand(desk, "b", "w")

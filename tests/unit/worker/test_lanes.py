@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from p2pflows.protocol.asks import Ask, AskAnswer, Call, CallReply, Recorded
 from p2pflows.protocol.channel import BadFrame
-from p2pflows.protocol.worker_frames import DaemonFrame, ErrorInfo, TaskResult, WorkerFrame, WorkerInfo
+from p2pflows.protocol.spent import Spent
+from p2pflows.protocol.worker_frames import CANCELLED, DaemonFrame, ErrorInfo, TaskResult, WorkerFrame, WorkerInfo
 from p2pflows.worker.lanes import HeldTask, Lanes
 from p2pflows.worker.packing import split_results
 
@@ -217,6 +218,25 @@ def test_cancel_while_running() -> None:
     end(book, "a")
     assert started(book) == ["b"]
     assert book.fresh_results(now=0) == []
+
+
+def test_what_a_cancelled_task_has_spent_is_told() -> None:
+    """Its result is sent until it is acknowledged, with nothing else in it; its lane goes on."""
+    book = lanes()
+    book.receive(frame(1, entry("a"), entry("b")))
+    started(book)
+    (task,) = book.running
+    book.receive(frame(2, cancel=["a"]))
+    spent = (Spent("tiny", 7, 3),)
+    book.finish(task, TaskResult("a", None, b'{"secret": 1}', 5, spent))
+    assert started(book) == ["b"]
+    (result,) = book.fresh_results(now=0)
+    assert (result.task, result.data, result.spent) == ("a", b"null", spent)
+    assert result.error is not None
+    assert result.error.kind == CANCELLED
+    assert "a" in book.held
+    book.receive(frame(3, done=["a"]))
+    assert book.held == ["b"]
 
 
 def test_cancel_after_the_end() -> None:
