@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sys
+import threading
 
 from p2pflows import config, strict_modes
 from p2pflows.errors import P2pflowsError
@@ -21,11 +24,25 @@ def main() -> int:
     try:
         strict_modes.check_home(where)
         place = Place.of(config.load(where).web or WebSettings())
-        asyncio.run(serve(place, where, _say_start, asyncio.to_thread(sys.stdin.read)))
+        asyncio.run(serve(place, where, _say_start, _end_of_stdin))
     except P2pflowsError as error:
         sys.stderr.write(f"Error [{error.kind}]: {error.message}\n  {error.hint}\n")
         return UNUSABLE_SETTINGS
     return 0
+
+
+async def _end_of_stdin() -> None:
+    """Wait until stdin ends; the thread that reads it does not hold up the end of this process."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def read() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=read, daemon=True).start()
+    await ended.wait()
 
 
 def _say_start(url: str) -> None:

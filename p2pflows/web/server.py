@@ -215,14 +215,16 @@ class Server:
         return response
 
 
-async def serve(place: Place, home: Home, on_start: Callable[[str], None], ended: Awaitable[object] | None) -> None:
+async def serve(
+    place: Place, home: Home, on_start: Callable[[str], None], until: Callable[[], Awaitable[object]] | None = None
+) -> None:
     """Run a server until a signal ends it.
 
     Args:
         place: where it listens, and for whom.
         home: the home of the user.
         on_start: called with the address of the page once it listens.
-        ended: what ends it as well; None for signals alone.
+        until: returns what ends it as well; None for signals alone.
 
     Raises:
         UsageError: the address cannot be used, or the logins cannot be kept.
@@ -236,7 +238,7 @@ async def serve(place: Place, home: Home, on_start: Callable[[str], None], ended
     try:
         logins.note_server(url)
         on_start(url)
-        ends = [asyncio.ensure_future(_wait(each)) for each in (stop.wait(), ended) if each is not None]
+        ends = [asyncio.ensure_future(_wait(each())) for each in (stop.wait, until) if each is not None]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()

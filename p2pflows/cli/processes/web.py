@@ -65,7 +65,7 @@ def web(
         say("Your page is ready; Ctrl-C stops it. This link logs one browser in, within ten minutes:")
         _print_link(url, logins.new_link())
 
-    run_interruptible(serve(place, where, on_start, None))
+    run_interruptible(serve(place, where, on_start))
 
 
 def _print_link(url: str, token: str) -> None:

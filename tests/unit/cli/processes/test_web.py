@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
-from support.scripted_daemon import run_here
+from support.scripted_daemon import command, run_here
 
 from p2pflows.home import Home
 from p2pflows.web.logins import Logins
@@ -70,3 +72,32 @@ def test_settings_of_a_wrong_form_are_named(home: Path, settings: str, words: st
     assert ended.code == 2
     assert words in ended.err
     assert [path.name for path in home.iterdir()] == ["config.yaml"]
+
+
+def test_beside_a_daemon_it_ends_with_stdin_or_by_a_signal(home: Path) -> None:
+    """And if it cannot listen it says why, in one sentence."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        (home / "config.yaml").write_text(f"web: {{listen: '127.0.0.1:{taken.getsockname()[1]}'}}")
+        ended = _beside_a_daemon(home)
+        _, err = ended.communicate(timeout=20)
+        assert ended.returncode == 2
+        assert len(err.splitlines()) == 2, err
+        assert "Error [usage]" in err
+    for by_signal in (False, True):
+        running = _beside_a_daemon(home)
+        assert running.stderr is not None
+        assert running.stdin is not None
+        assert "Log in with" in running.stderr.readline()
+        running.terminate() if by_signal else running.stdin.close()
+        assert running.wait(10) == 0
+        assert running.stderr.read() == ""
+        running.stderr.close()
+        running.stdin.close()
+
+
+def _beside_a_daemon(home: Path) -> subprocess.Popen[str]:
+    arguments, environment = command(home)
+    module = [arguments[0], "-m", "p2pflows.web"]
+    return subprocess.Popen(module, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
