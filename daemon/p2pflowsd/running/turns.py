@@ -35,7 +35,7 @@ class Turns:
         instance = row.instance or ""
         if row.row_id in self._open.get(instance, ()):
             return True
-        if instance in self._open or instance in self._waiting:
+        if instance in self._open:
             self._waiting.setdefault(instance, deque()).append(row.row_id)
             self._touched[instance] = None
             return False
@@ -53,8 +53,6 @@ class Turns:
 
     def next_rows(self) -> list[IncomingRow]:
         """Return the requests whose turn has come."""
-        if not self._touched:
-            return []
         touched, self._touched = self._touched, {}
         rows = []
         for instance in touched:
