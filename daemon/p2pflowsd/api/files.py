@@ -56,15 +56,16 @@ async def files_get(daemon: Daemon, params: GetParameters) -> Any:
     Returns:
         a [file](#files), once it is here; or as it is after the timeout
     """
-    row = await daemon.run(lambda: daemon.node.files.want(daemon.node.files.find(params.id)))
-    if row.state == FileState.WANTED:
-        try:
-            async with asyncio.timeout(params.timeout):
-                await daemon.transfers.wait_for(row.id)
-        except TimeoutError:
-            row = await daemon.read(lambda: daemon.node.files.find(row.id))
-            return await daemon.read(lambda: _shown(daemon, row))
-        row = await daemon.read(lambda: daemon.node.files.find(row.id))
+
+    def find() -> FileRow:
+        return daemon.node.files.find(params.id)
+
+    found = await daemon.read(find)
+    with daemon.transfers.waiting_for(found.id) as settled:
+        row = await daemon.run(lambda: daemon.node.files.want(find()))
+        if row.state == FileState.WANTED:
+            await asyncio.wait([settled], timeout=params.timeout)
+            row = await daemon.read(find)
     if row.state == FileState.FAILED:
         raise FileLost(row.error, "Ask for it again.")
     if row.state == FileState.HERE and not daemon.transfers.store.path_of(row.sha256).exists():

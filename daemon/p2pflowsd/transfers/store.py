@@ -24,10 +24,11 @@ _KEPT = 0o400
 
 
 class Put(NamedTuple):
-    """A file that was copied into the store."""
+    """A file that was copied into the store, under a name that `Store.keep` takes."""
 
     sha256: str
     size: int
+    name: str
 
 
 class Store:
@@ -46,7 +47,7 @@ class Store:
         return self._kept / sha256
 
     def put(self, source: Path, check: Callable[[int], None]) -> Put:
-        """Copy a file into the store; once this returns, it is durable.
+        """Copy a file; once it is kept, it is durable.
 
         Args:
             source: the file.
@@ -75,10 +76,28 @@ class Store:
                         check(size)
                         digest.update(chunk)
                         draft.write(chunk)
-                    draft.finish(self.path_of(digest.hexdigest()))
-            finally:
+                    draft.finish()
+            except BaseException:
                 draft.path.unlink(missing_ok=True)
-        return Put(digest.hexdigest(), size)
+                raise
+        return Put(digest.hexdigest(), size, draft.path.name)
+
+    def keep(self, name: str, sha256: str) -> None:
+        """Keep the bytes of a file that is whole under their hash, durably.
+
+        Its name among those that are not kept yet stays until `forget_partial`.
+
+        Args:
+            name: of what was put; or the id of what was fetched.
+            sha256: the hash of the bytes.
+        """
+        with contextlib.suppress(FileExistsError):  # the same bytes
+            os.link(self._partial / name, self.path_of(sha256))
+        folder = os.open(self._kept, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def begin(self, file_id: str, size: int) -> Partial:
         """Open the beginning of a file that is being fetched; what is here of it is hashed again.
@@ -90,7 +109,7 @@ class Store:
         Raises:
             OSError: the disk is full or fails.
         """
-        return Partial(self._draft(file_id), self._kept, size)
+        return Partial(self._draft(file_id), size)
 
     def partial_bytes(self, file_id: str) -> int:
         """Return how many bytes of a file that is being fetched are here."""
@@ -98,9 +117,9 @@ class Store:
             return (self._partial / file_id).stat().st_size
         return 0
 
-    def forget_partial(self, file_id: str) -> None:
-        """Remove the beginning of a file, as the whole is here or nobody wants it any more."""
-        (self._partial / file_id).unlink(missing_ok=True)
+    def forget_partial(self, name: str) -> None:
+        """Remove what is here of a file, as the whole is kept or nobody wants it any more."""
+        (self._partial / name).unlink(missing_ok=True)
 
     def remove(self, sha256: str) -> None:
         """Remove the bytes with a hash."""
@@ -130,6 +149,8 @@ class _Draft:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(_DRAFT)  # whole, but not kept yet when the daemon died
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _DRAFT), "a+b", 0)
 
     def __enter__(self) -> None:
@@ -159,25 +180,17 @@ class _Draft:
     def sync(self) -> None:
         os.fdatasync(self._file.fileno())
 
-    def finish(self, path: Path) -> None:
-        """Give it another name as well, durably."""
+    def finish(self) -> None:
+        """Make it durable, and let nobody write to it any more."""
         os.fchmod(self._file.fileno(), _KEPT)
         os.fsync(self._file.fileno())
-        with contextlib.suppress(FileExistsError):  # the same bytes
-            os.link(self.path, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 class Partial:
     """The beginning of a file that is being fetched."""
 
-    def __init__(self, draft: _Draft, kept: Path, size: int) -> None:
+    def __init__(self, draft: _Draft, size: int) -> None:
         self._draft = draft
-        self._kept = kept
         self._digest = hashlib.sha256()
         self._unsynced = 0
         self.size = 0
@@ -208,16 +221,13 @@ class Partial:
             self._draft.sync()
 
     def finish(self, sha256: str) -> bool:
-        """Keep the whole file durably, if it has this hash; else throw its bytes away, and return False.
-
-        The beginning stays, until the journal says that the file is here.
-        """
+        """Make the whole file durable, if it has this hash; else throw its bytes away, and return False."""
         if self._digest.hexdigest() != sha256:
             self._draft.truncate()
             self._digest = hashlib.sha256()
             self.size = 0
             return False
-        self._draft.finish(self._kept / sha256)
+        self._draft.finish()
         return True
 
     def close(self) -> None:

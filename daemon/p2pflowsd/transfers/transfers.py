@@ -7,11 +7,12 @@ lost is asked for again. What is sealed, opened, read and written is so in threa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -124,6 +125,8 @@ class Transfers:
         self._pieces_sent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._putting = asyncio.Semaphore(2)
+        self._kept_bytes = asyncio.Lock()
+        """Held from keeping bytes to listing them, so that nobody removes them in between as unused."""
         self._is_closed = False
 
     def attach(self, node: Node) -> None:
@@ -152,7 +155,7 @@ class Transfers:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._pool.shutdown(wait=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     # Events of the link.
 
@@ -219,23 +222,30 @@ class Transfers:
                 media_type or ANY_TYPE,
             )
             try:
-                await self._run(lambda: self._node().files.put(reference))
+                async with self._kept_bytes:
+                    await loop.run_in_executor(self._pool, self.store.keep, found.name, found.sha256)
+                    await self._run(lambda: self._node().files.put(reference))
             except P2pflowsError:
                 await self._remove_unused(found.sha256)
                 raise
+            except OSError as error:
+                raise _disk_error(error) from error
+            finally:
+                await loop.run_in_executor(self._pool, self.store.forget_partial, found.name)
         return reference
 
-    async def wait_for(self, file_id: str) -> None:
-        """Wait until a file has been fetched, or has failed."""
+    @contextlib.contextmanager
+    def waiting_for(self, file_id: str) -> Iterator[asyncio.Future[None]]:
+        """Yield what is done once a file has been fetched, or has failed, from now on."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(file_id, set())
-        waiting.add(future)
+        self._waiting.setdefault(file_id, set()).add(future)
         try:
-            await future
+            yield future
         finally:
+            waiting = self._waiting.get(file_id, set())
             waiting.discard(future)
-            if not waiting and self._waiting.get(file_id) is waiting:
-                del self._waiting[file_id]
+            if not waiting:
+                self._waiting.pop(file_id, None)
 
     def done_bytes(self, row: FileRow) -> int:
         """Return how many bytes of a file are here."""
@@ -295,6 +305,8 @@ class Transfers:
         problem = ""
         try:
             outcome = await download.run()
+            if outcome is Outcome.HERE:
+                await self._keep(row)
         except OSError as error:
             problem = _disk_error(error).message
         finally:
@@ -302,7 +314,6 @@ class Transfers:
         node = self._node()
         match outcome:
             case Outcome.HERE:
-                await self._record(lambda: self._node().files.arrived(row.id))
                 await asyncio.get_running_loop().run_in_executor(self._pool, self.store.forget_partial, row.id)
                 self._publish(row.peer, Fetched(file=row.id))
             case Outcome.NOT_THERE:
@@ -320,6 +331,16 @@ class Transfers:
                 await self._record(lambda: self._node().files.note_problem(row.id, problem))
                 self._queued[row.id] = _Queued(row, time.monotonic() + DISK_WAIT_S, stalls)
         self._fill()
+
+    async def _keep(self, row: FileRow) -> None:
+        """Keep the bytes of a file that is whole, and list it.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
+        async with self._kept_bytes:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self.store.keep, row.id, row.sha256)
+            await self._record(lambda: self._node().files.arrived(row.id))
 
     def _retry(self, peer: str | None) -> None:
         """Ask a user again for all that they have for us; or all users."""
@@ -418,7 +439,7 @@ class Transfers:
             if not self._is_writable():
                 await asyncio.sleep(BUSY_WAIT_S)
                 continue
-            most = max(MIN_PIECE_BYTES, self._link.max_packet - file_frames.OVERHEAD_BYTES)
+            most = max(1, self._link.max_packet - file_frames.OVERHEAD_BYTES)
             self._uploads.piece_bytes = min(self._uploads.piece_bytes, most)
             parts = self._uploads.take(SENT_AT_ONCE_BYTES)
             sealed = await loop.run_in_executor(self._pool, self._seal_all, parts)
@@ -497,8 +518,9 @@ class Transfers:
 
     async def _remove_unused(self, sha256: str) -> None:
         """Remove bytes from the disk that no file has any more."""
-        if not await self._run(lambda: self._node().journal.files.has_bytes(sha256), reads_only=True):
-            await asyncio.get_running_loop().run_in_executor(self._pool, self.store.remove, sha256)
+        async with self._kept_bytes:
+            if not await self._run(lambda: self._node().journal.files.has_bytes(sha256), reads_only=True):
+                await asyncio.get_running_loop().run_in_executor(self._pool, self.store.remove, sha256)
 
     def _wake(self, file_id: str) -> None:
         for future in self._waiting.pop(file_id, ()):

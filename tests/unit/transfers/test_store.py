@@ -36,11 +36,12 @@ def test_put_copies_and_protects(tmp_path: Path) -> None:
     put = store.put(source, anything)
     assert (put.sha256, put.size) == (sha256(b"abc" * 1_000_000), 3_000_000)
     source.write_bytes(b"other")
+    store.keep(put.name, put.sha256)
+    store.forget_partial(put.name)
     path = store.path_of(put.sha256)
     assert path.read_bytes() == b"abc" * 1_000_000
     assert (mode(path), mode(path.parent), mode(tmp_path / "files")) == (0o400, 0o700, 0o700)
-    assert store.put(source, anything) == (sha256(b"other"), 5)
-    assert not list((tmp_path / "files" / "partial").iterdir())
+    assert store.put(source, anything)[:2] == (sha256(b"other"), 5)
 
 
 def test_what_cannot_be_put_says_why(tmp_path: Path) -> None:
@@ -80,6 +81,7 @@ def test_a_beginning_goes_on_after_a_restart(tmp_path: Path) -> None:
     partial.append(content[1_000_001:])
     assert partial.finish(sha256(content))
     partial.close()
+    store.keep("f1", sha256(content))
     assert store.path_of(sha256(content)).read_bytes() == content
     store.forget_partial("f1")
     assert store.path_of(sha256(content)).read_bytes() == content
@@ -98,7 +100,7 @@ def test_wrong_bytes_are_not_kept(tmp_path: Path) -> None:
     partial = store.begin("f1", 2)
     assert partial.size == 0
     partial.close()
-    assert [path.name for path in (tmp_path / "files" / "kept").iterdir()] == [sha256(b"abc")]
+    assert not list((tmp_path / "files" / "kept").iterdir())
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +140,9 @@ def test_what_a_crash_has_left_is_removed(tmp_path: Path) -> None:
     store = Store(tmp_path / "files")
     store.tidy((), ())
     (tmp_path / "a").write_bytes(b"a")
-    kept = store.put(tmp_path / "a", anything).sha256
+    _, _, name = put = store.put(tmp_path / "a", anything)
+    kept = put.sha256
+    store.keep(name, kept)
     for name in ("partial/.put-1", "partial/f1", "partial/f2", "kept/other"):
         (tmp_path / "files" / name).write_bytes(b"x")
     store.tidy({kept}, {"f1"})
@@ -146,3 +150,19 @@ def test_what_a_crash_has_left_is_removed(tmp_path: Path) -> None:
         str(path.relative_to(tmp_path / "files")) for path in (tmp_path / "files").rglob("*") if path.is_file()
     )
     assert left == [f"kept/{kept}", "partial/f1"]
+
+
+def test_a_whole_file_goes_on_after_a_crash_before_it_was_kept(tmp_path: Path) -> None:
+    """It is read-only by then; it is opened and hashed once more, and nothing of it is fetched again."""
+    store = Store(tmp_path / "files")
+    partial = store.begin("f1", 3)
+    partial.append(b"abc")
+    assert partial.finish(sha256(b"abc"))
+    partial.close()
+    partial = store.begin("f1", 3)
+    assert partial.size == 3
+    assert partial.finish(sha256(b"abc"))
+    partial.close()
+    for _ in range(2):
+        store.keep("f1", sha256(b"abc"))
+    assert mode(store.path_of(sha256(b"abc"))) == 0o400

@@ -544,3 +544,39 @@ def test_a_daemon_knows_so_many_files_and_no_more(tmp_path: Path, monkeypatch: p
         await desk.transfers.close()
 
     run(story())
+
+
+def test_bytes_that_are_put_again_while_they_are_removed_stay(tmp_path: Path) -> None:
+    """Whatever the order, a file that is listed has its bytes."""
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+        file = await desk.put(SECRET)
+        for _ in range(20):
+            row = desk.do(partial(desk.node.files.find, file.id))
+            putting = asyncio.create_task(desk.put(SECRET))
+            await asyncio.sleep(desk.random.random() / 200)
+            desk.do(partial(desk.node.files.remove, row))
+            file = await putting
+            await asyncio.sleep(0.01)
+            assert (tmp_path / "files" / "kept" / file.sha256).read_bytes() == SECRET
+        await desk.transfers.close()
+
+    run(story())
+
+
+def test_who_waits_for_a_file_hears_of_it_in_whatever_moment_it_comes(tmp_path: Path) -> None:
+    """Also if it arrives between the question how it stands and the wait."""
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+        ann = Peer(desk, 1, "ann")
+        file = await _offered(desk, ann, b"12345")
+        await _asked(desk, ann)
+        with desk.transfers.waiting_for(file.id) as settled:
+            desk.do(partial(desk.node.files.arrived, file.id))
+            await asyncio.wait_for(settled, 1)
+        assert desk.transfers._waiting == {}
+        await desk.transfers.close()
+
+    run(story())
