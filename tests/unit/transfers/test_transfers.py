@@ -16,6 +16,7 @@ from support.lone_daemon import Peer
 
 from p2pflows.errors import FileLost, OverQuota, TooLarge
 from p2pflows.file_limits import FileLimits
+from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.file_frames import MAX_FRAME_BYTES, Fetched, NoRoom, NotHere, Piece, Want
 from p2pflows.protocol.message import Message
 from p2pflowsd.sending import files
@@ -81,19 +82,43 @@ def test_a_stranger_learns_nothing(tmp_path: Path) -> None:
 
 
 def test_a_right_ends_with_its_time(tmp_path: Path) -> None:
-    """After the time for which files are kept, the recipient is told that there is no such file."""
+    """After the time for which files are kept, a recipient is told that there is no such file, though it is here.
+
+    It stays as long as it is of use to somebody else.
+    """
 
     async def story() -> None:
         desk = FileDesk(tmp_path, FileLimits(keep=7_200))
-        ann = Peer(desk, 1, "ann")
+        ann, carol = Peer(desk, 1, "ann"), Peer(desk, 2, "carol")
         file = await desk.put(SECRET)
         desk.send(ann, file)
-        desk.sleep(7_300)
+        desk.sleep(4_000)
+        desk.send(carol, file)
+        desk.sleep(3_300)
         await desk.hears(ann, whole(file))
+        await desk.hears(carol, whole(file))
         assert desk.said_to(ann) == [(NotHere(file=file.id), b"")]
-        desk.sleep(3_600)
+        assert [content for _, content in desk.said_to(carol)] == [SECRET]
+        desk.sleep(7_200)
         await until(lambda: not (tmp_path / "files" / "kept" / file.sha256).exists())
         assert desk.states() == {}
+        await desk.transfers.close()
+
+    run(story())
+
+
+def test_who_sends_nonsense_about_files_is_stopped(tmp_path: Path) -> None:
+    """What is sealed well and says nothing is counted, and its sender is not read any more after a while."""
+
+    async def story() -> None:
+        desk = FileDesk(tmp_path)
+        ann = Peer(desk, 1, "ann")
+        for number in range(1_500):
+            desk.transfers.receive(_delivery(desk, ann.bundle(b"%d" % number, kind=BundleKind.FILE)))
+            if number % 100 == 0:
+                await desk.settle()
+        assert desk.refused("malformed") > 100
+        assert desk.refused("rate_limited") > 0
         await desk.transfers.close()
 
     run(story())
