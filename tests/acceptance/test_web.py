@@ -48,6 +48,10 @@ HOSTILE = {
     "arabic": "مرحبا بالعالم",
     "marks": "Z" + "\u0351" * 500,
 }
+BIDI = """
+    [...document.querySelectorAll(".foreign")].map((node) => `${getComputedStyle(node).unicodeBidi} ${node.dir}`)
+"""
+"""Whether words of others may change the direction of what stands around them."""
 TOO_SMALL = """
     [...document.querySelectorAll("button, a, textarea, select, input[type=text]")]
       .filter((node) => node.offsetParent && !node.matches(".skip"))
@@ -246,11 +250,17 @@ def test_the_keyboard_reaches_everything(alice: Person, bob: Surfer) -> None:
     expect(page.get_by_role("button", name="Yes")).to_be_focused()
     page.keyboard.press("Enter")
     assert value_of(alice, question) is True
+    expect(page.locator(".detail-content .pane-title")).to_be_focused()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
     page.keyboard.press("Escape")
     page.keyboard.press("2")
     expect(page.get_by_role("heading", name="Conversations")).to_be_focused()
+    page.keyboard.press("7")
+    page.get_by_label("Keyboard shortcuts").uncheck()
+    page.keyboard.press("2")
+    expect(page.get_by_role("heading", name="Settings")).to_be_visible()
+    page.get_by_label("Keyboard shortcuts").check()
 
 
 def test_two_pages_and_a_terminal_answer_at_once(alice: Person, bob: Surfer) -> None:
@@ -341,6 +351,7 @@ def test_hostile_questions_are_texts(alice: Person, bob: Surfer, size: tuple[int
         shown = page.locator(".question-text")
         expect(shown).to_contain_text(prompt["text"][:5])
         assert shown.evaluate("node => node.innerText") == escape(prompt["text"][:4_000])
+        assert set(page.evaluate(BIDI)) == {"isolate auto"}
         check_nothing_is_wider(page)
     page.goto(f"{bob.url}/#talk={alice.user_id}")
     expect(page.get_by_role("log")).to_contain_text("<script>")

@@ -1,7 +1,7 @@
 // What the user has asked others.
 
 import { call } from "./api.js";
-import { fill, foreign, h, keyed, newId, toast } from "./dom.js";
+import { fill, foreign, h, keepFocus, keyed, newId, toast } from "./dom.js";
 import * as drafts from "./drafts.js";
 import { textarea } from "./form.js";
 import { icon } from "./icons.js";
@@ -83,7 +83,8 @@ async function showAsked(scope, pane, id) {
     }
   }
   let shownAs = "";
-  function draw() {
+  const draw = () => keepFocus(pane, drawAll);
+  function drawAll() {
     const known = JSON.stringify([question, store.version]);
     if (known === shownAs) {
       return;

@@ -115,6 +115,15 @@ export function keyed(parent, items, keyOf, build) {
   }
 }
 
+/** Draw a pane anew; if the focus was in what is gone, it goes to the title of the pane. */
+export function keepFocus(pane, draw) {
+  const hadFocus = pane.contains(document.activeElement);
+  draw();
+  if (hadFocus && !pane.contains(document.activeElement)) {
+    pane.querySelector(".pane-title")?.focus({ preventScroll: true });
+  }
+}
+
 let numbered = 0;
 
 /** Return an id that no other element has. */

@@ -1,7 +1,7 @@
 // Contacts, and strangers who want to be let in.
 
 import { call } from "./api.js";
-import { fill, foreign, h, keyed, newId, toast } from "./dom.js";
+import { fill, foreign, h, keepFocus, keyed, newId, toast } from "./dom.js";
 import { icon } from "./icons.js";
 import { avatar, nameOf, shortId } from "./persons.js";
 import { disclosure, smallForm } from "./question.js";
@@ -71,7 +71,8 @@ function story(request) {
 
 async function showPerson(scope, pane, user) {
   let shownAs = "";
-  function draw() {
+  const draw = () => keepFocus(pane, drawAll);
+  function drawAll() {
     const contact = store.contacts.get(user);
     const request = store.requests.find((each) => each.user === user);
     // What is typed stays: only a change of what is known draws the pane again.

@@ -1,7 +1,7 @@
 // One question or note: its text, its form, and everything else that can be done with it.
 
 import { call } from "./api.js";
-import { announce, fill, foreign, h, newId, toast } from "./dom.js";
+import { announce, fill, foreign, h, keepFocus, newId, toast } from "./dom.js";
 import * as drafts from "./drafts.js";
 import { buildForm, textarea } from "./form.js";
 import { end, isMine, isWaiting } from "./pending.js";
@@ -75,7 +75,9 @@ export async function showQuestion(scope, pane, id) {
     }
   }
 
-  function draw() {
+  const draw = () => keepFocus(pane, drawAll);
+
+  function drawAll() {
     fill(
       heading,
       avatar(prompt.from, prompt.name),

@@ -1,7 +1,7 @@
 // Conversations with people: what both have said, and what is said from now on.
 
 import { call } from "./api.js";
-import { fill, foreign, h, keyed, newId, toast } from "./dom.js";
+import { fill, foreign, h, keepFocus, keyed, newId, toast } from "./dom.js";
 import * as drafts from "./drafts.js";
 import { textarea } from "./form.js";
 import { icon } from "./icons.js";
@@ -81,7 +81,9 @@ async function showTalk(scope, pane, user) {
   let conversation = null;
   fill(pane, heading, log, composer());
 
-  function head() {
+  const head = () => keepFocus(pane, drawHead);
+
+  function drawHead() {
     const contact = store.contacts.get(user);
     const presence = { true: "online", false: "offline" }[String(contact?.online)] ?? "not known whether online";
     fill(
