@@ -46,6 +46,18 @@ def test_a_call_that_is_withdrawn_has_spent_what_it_has(desk: Desk) -> None:
     assert task["task"] in confirmed(desk, worker)
 
 
+def test_only_its_sender_withdraws_a_call(desk: Desk) -> None:
+    """A worker that says so of a call that goes on does not end it; an error of the flow does."""
+    worker, alice = Hand(desk, "b", "w"), Neighbour(desk, 1, "alice")
+    calls = [alice.sends("function", {}) for _ in range(2)]
+    tasks = {task["message"]: task for task, _ in worker.takes()}
+    for call, kind in zip(calls, ("cancelled_task", "flow_failed"), strict=True):
+        error = {"kind": kind, "message": "It is over."}
+        worker.says((b"null",), results=[{"task": tasks[call]["task"], "error": error}])
+    assert alice.hears(calls[0]) == []
+    assert alice.hears_error(calls[1]) == "flow_failed"
+
+
 def test_a_draining_worker_gets_its_confirmations_at_once(desk: Desk) -> None:
     """A confirmation waits for a frame with something else, unless its worker waits for it to end."""
     worker = Hand(desk, "b", "w")
