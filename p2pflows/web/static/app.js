@@ -8,7 +8,6 @@ import { listenToKeys, showKeys } from "./keys.js";
 import { logInByAddress, showLogin } from "./login.js";
 import * as notices from "./notices.js";
 import { sendAgain } from "./pending.js";
-import { announcePrompt } from "./question.js";
 import { loadAll, ON_PHONES, viewAt, VIEWS } from "./views.js";
 import { emit, isOpen, on, openPrompts, readAll, readContacts, readPrompts, readRequests, Scope, store, takePrompt } from "./store.js";
 
@@ -67,7 +66,13 @@ async function show(moves) {
     return;
   }
   parts.detail.scrollTop = 0;
-  const first = await content.detail(scope, parts.content, id);
+  let first = null;
+  try {
+    first = await content.detail(scope, parts.content, id);
+  } catch (failure) {
+    console.error(failure);
+    fill(parts.content, h("p", { class: "empty" }, "This could not be shown. Load the page again."));
+  }
   if (scope.isClosed) {
     return;
   }
@@ -206,7 +211,7 @@ function take(event, data) {
       const known = store.prompts.get(data.id);
       takePrompt(data);
       if (isOpen(data) && known === undefined) {
-        announcePrompt(data);
+        notices.announcePrompt(data);
         notices.notify(data);
       }
       break;

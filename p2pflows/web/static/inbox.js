@@ -4,7 +4,6 @@ import { call } from "./api.js";
 import { fill, foreign, h, keyed } from "./dom.js";
 import { icon } from "./icons.js";
 import { avatar, nameOf } from "./persons.js";
-import { showQuestion } from "./question.js";
 import { openPrompts, store } from "./store.js";
 import { ago, left, until } from "./times.js";
 
@@ -70,7 +69,7 @@ export const view = {
     scope.every(5000, draw);
     draw();
   },
-  detail: showQuestion,
+  detail: async (...place) => (await import("./question.js")).showQuestion(...place),
 };
 
 function item({ prompt, current }) {

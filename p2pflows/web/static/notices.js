@@ -1,5 +1,6 @@
 // Notifications of the browser, while the page is in the background. They name who asks, and not what.
 
+import { announce } from "./dom.js";
 import { isLeader } from "./events.js";
 import { plainName } from "./persons.js";
 
@@ -68,4 +69,10 @@ export function notify(prompt) {
     location.hash = options.data.hash;
     notification.close();
   };
+}
+
+/** Say to screen readers that a question has come. */
+export function announcePrompt(prompt) {
+  const who = plainName(prompt.from, prompt.name);
+  announce(`${who} ${prompt.wants_answer ? "asks you" : "writes"}: ${prompt.text.slice(0, 120)}`);
 }

@@ -5,7 +5,7 @@ import { announce, fill, foreign, h, keepFocus, newId, toast } from "./dom.js";
 import * as drafts from "./drafts.js";
 import { buildForm, textarea } from "./form.js";
 import { end, isMine, isWaiting } from "./pending.js";
-import { asker, avatar, nameOf, plainName, shortId } from "./persons.js";
+import { asker, avatar, nameOf, shortId } from "./persons.js";
 import { store, takePrompt } from "./store.js";
 import { aboutList, promptText } from "./texts.js";
 import { ago, left, secondsUntil, until } from "./times.js";
@@ -321,10 +321,4 @@ export function smallForm(onSubmit, ...children) {
     controls,
     h("div", { class: "row" }, buttons),
   );
-}
-
-/** Say to screen readers that a question has come. */
-export function announcePrompt(prompt) {
-  const who = plainName(prompt.from, prompt.name);
-  announce(`${who} ${prompt.wants_answer ? "asks you" : "writes"}: ${prompt.text.slice(0, 120)}`);
 }

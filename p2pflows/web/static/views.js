@@ -26,7 +26,7 @@ export function viewAt(hash) {
   return { view: VIEWS.find((view) => view.name === name) ?? VIEWS[0], id: null };
 }
 
-/** Load the other views now, so that they are there when the server is away. */
+/** Load the other views and what shows a question now, so that they are there when the server is away. */
 export async function loadAll() {
-  await Promise.allSettled(VIEWS.map((view) => view.load()));
+  await Promise.allSettled([import("./question.js"), ...VIEWS.map((view) => view.load())]);
 }
