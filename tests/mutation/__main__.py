@@ -63,7 +63,7 @@ TESTS: dict[str, Sequence[str]] = {
     },
     "p2pflows/protocol/notice.py": (*_PROTOCOL, "tests/unit/receiving", "tests/unit/sending"),
     f"{_D}/receiving/gate.py": _CORE,
-    f"{_D}/receiving/intake.py": _CORE,
+    f"{_D}/receiving/intake.py": (*_CORE, "tests/unit/transfers"),
     f"{_D}/receiving/seen_notices.py": _CORE,
     f"{_D}/sending/outbox.py": _first("tests/unit/sending", "tests/unit/receiving", "tests/unit/test_node.py"),
     **{
@@ -185,6 +185,10 @@ class Trial:
         by_number = {(file, each.number): each for file, found in mutants.items() for each in found}
         places = {module_of(file): [_own_tests(file), *(self._tests or TESTS[file])] for file in mutants}
         tests = sorted({path for paths in places.values() for path in paths if (self._tree / path).exists()})
+        if not self._tests:  # what has noticed a mutant of these files may be elsewhere
+            keys = {each.key(module_of(file)) for file, found in mutants.items() for each in found}
+            known = {test.partition("::")[0] for key, test in self.noticed.items() if key in keys}
+            tests += sorted(file for file in known if not any(file.startswith(path) for path in tests))
         numbers = {module_of(file): [each.number for each in found] for file, found in mutants.items()}
         recorded = 0
         for fact in self._run({"mutants": numbers, "tests": places}, tests):
@@ -298,6 +302,9 @@ def try_all(files: Sequence[str], arguments: argparse.Namespace) -> int:
     open_survivors: list[Verdict] = []
     mutants = {file: found for file in files if (found := mutants_of(file, only))}
     total = sum(map(len, mutants.values()))
+    if not total:
+        print(f"No mutant of these files has {' or '.join(only)} in its function or change. See: scripts/mutate --list")
+        return 2
     if arguments.quick:
         counts["explained"] = _leave_out(mutants, lambda file, each: Explained.of(file, each) in explained)
     if arguments.again:
@@ -305,7 +312,8 @@ def try_all(files: Sequence[str], arguments: argparse.Namespace) -> int:
         counts["noticed"] = _leave_out(mutants, lambda file, each: each.key(module_of(file)) in noticed)
     with tempfile.TemporaryDirectory(prefix="p2pflows-mutate-", dir=memory_disk()) as folder:
         trial = Trial(Path(folder), arguments.jobs, arguments.seconds, arguments.tests)
-        for verdict in trial.verdicts(mutants):
+        untried = {file: found for file, found in mutants.items() if found}
+        for verdict in trial.verdicts(untried) if untried else ():
             key = Explained.of(verdict.file, verdict.mutant)
             if not verdict.survives:
                 counts["noticed"] += 1

@@ -122,6 +122,15 @@ def test_mutants_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert all("receiving/gate.py:" in line and "book.blocked" in line for line in lines)
 
 
+def test_mutants_that_are_none_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No test is run for them."""
+    monkeypatch.setattr("sys.argv", ["scripts/mutate", "--file", "receiving/gate", "--only", "never", "--only", "none"])
+    assert main() == 2
+    assert "has never or none in its function" in capsys.readouterr().out
+
+
 def test_an_unknown_file_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A text that no mutated file has in its path is refused, with the list of files."""
     monkeypatch.setattr("sys.argv", ["mutate", "--file", "nowhere"])
