@@ -321,3 +321,46 @@ def test_a_file_survives_kills_of_everything(network_on_each_broker: Network) ->
 def test_a_large_file_survives_kills_of_everything(network: Network) -> None:
     """The same with 300 MB."""
     carry_through_kills(network, 300 * MB, 0.5)
+
+
+COMPOSITE = '''
+from p2pflows import AtomicFlow, CompositeFlow, File
+
+
+class Keeper(AtomicFlow):
+    """Keeps the last file in its state, and gives it back."""
+
+    default_config = {"name": "Keeper", "description": "Keeps a file."}
+
+    def run(self, message):
+        if "file" in message.data:
+            assert isinstance(message.data["file"], File), type(message.data["file"])
+            self.flow_state["kept"] = message.data["file"]
+        return {"file": self.flow_state["kept"]}
+
+
+class Outer(CompositeFlow):
+    """Passes a file on to another flow, and what comes back to its caller."""
+
+    default_config = {
+        "name": "Outer", "description": "Passes on.", "subflows_config": {"Keeper": {"flow_endpoint": "Keeper"}},
+    }
+
+    def run(self, message):
+        answer = self.subflows["Keeper"].call({"file": message.data["file"]})
+        return {"file": answer["file"], "size": len(answer["file"].read_bytes())}
+'''
+
+
+def test_a_file_goes_through_composites_and_states(alice: Person, bob: Person) -> None:
+    """A flow passes it on, another one keeps it in its state, and it comes back to the caller, never copied by hand."""
+    bob.write_file("composite.py", COMPOSITE)
+    bob.cli("serve", "Keeper", "--class", "composite.py:Keeper", "--singleton").ok()
+    bob.cli("serve", "Outer", "--class", "composite.py:Outer").ok()
+    content = content_of(5_000, seed=9)
+    (alice.folder / "kept.bin").write_bytes(content)
+    answer = call(alice, "bob/Outer", "file=@kept.bin")
+    assert answer["size"] == len(content)
+    assert Path(answer["file"]["$file"]["path"]).read_bytes() == content
+    again = call(alice, "bob/Keeper")
+    assert again["file"]["$file"]["sha256"] == hashlib.sha256(content).hexdigest()
