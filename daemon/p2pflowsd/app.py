@@ -164,6 +164,7 @@ class App:
         """
         if (warning := self._broker_warning()) is not None:
             self._log.warning("WARNING: %s", warning)
+        self._transfers.start()
         await self._workers.start()
         await self._control.start()
         self._processes = [
@@ -189,7 +190,6 @@ class App:
                     crew.append(group.create_task(self._embedded.watch()))
                 crew += [group.create_task(child.run()) for child in (*self._processes, *beside)]
                 self._schedule()
-                self._transfers.start()
                 stop: asyncio.Future[Any] = group.create_task(stopping.wait())
                 ends: set[asyncio.Future[Any]] = {stop, self._crashed, self._gave_way}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -58,7 +58,7 @@ class FileDesk(LoneDaemon):
         """Put a file with some content."""
         path = self.folder / "source"
         path.write_bytes(content)
-        return await self.transfers.put(path, name)
+        return await self.transfers.shelf.put(path, name)
 
     def send(self, to: Peer, *references: FileReference, kind: Type = Type.POST) -> Any:
         """Send a message with files; return its id, or the error."""

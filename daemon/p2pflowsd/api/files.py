@@ -46,7 +46,7 @@ async def files_put(daemon: Daemon, params: PutParameters) -> Any:
     path = Path(params.path)
     if not path.is_absolute():
         raise UsageError(f"The path {params.path!r} is not absolute.", "Give the whole path.")
-    reference = await daemon.transfers.put(path, params.name, params.type)
+    reference = await daemon.transfers.shelf.put(path, params.name, params.type)
     return {"file": reference.as_data()}
 
 

@@ -148,8 +148,8 @@ class Intake:
             self._messages(endpoint, opened)
         self._outbox.hear_from(opened.sender)
 
-    def check_file_packet(self, delivery: Delivery, holders: Collection[str]) -> str:
-        """Return the user from whom a packet about a file claims to be, if it may be opened.
+    def check_file_packet(self, delivery: Delivery, holders: Collection[str]) -> None:
+        """Check that a packet about a file may be opened.
 
         Args:
             delivery: the packet.
@@ -172,7 +172,6 @@ class Intake:
             if not self._allowance.may_open(claimed, len(payload)):
                 raise Refused("rate_limited")
         self.useless.check(claimed)
-        return claimed
 
     def release_blocked(self) -> None:
         """Admit some of the blocked requests whose turn has come."""

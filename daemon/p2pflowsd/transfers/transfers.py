@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.protocol import file_frames, topics
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope, Opened, Refused
 from p2pflows.protocol.file_frames import Fetched, Frame, NoRoom, NotHere, Piece, Want
-from p2pflows.protocol.file_reference import ANY_TYPE, FileReference, as_file_name
 from p2pflows.protocol.identity import Identity
-from p2pflows.protocol.ids import new_id
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.journal import JournalError
 from p2pflowsd.journal.rows import FileRow
@@ -31,7 +28,7 @@ from p2pflowsd.lifecycle import FileState
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.node import Node
 from p2pflowsd.transfers.download import Download, Outcome
-from p2pflowsd.transfers.store import Store
+from p2pflowsd.transfers.shelf import Shelf, Submit, disk_error
 from p2pflowsd.transfers.uploads import MIN_PIECE_BYTES, Part, Uploads
 
 MAX_ACTIVE = 4
@@ -50,18 +47,10 @@ STALLED_WAIT_S = 5.0
 MAX_STALLED_WAIT_S = 300.0
 DISK_WAIT_S = 10.0
 """How long a file waits after the disk was full."""
-RETRY_JOURNAL_S = 2.0
 HANG_UP_S = 1.0
 """A connection that ends so soon after pieces were sent may have ended because they were too large."""
 USELESS_LINES = 20
 """For how many useless lines a piece that nobody has asked for counts, or a want of what there is not."""
-
-
-class Submit(Protocol):
-    """Runs a step inside the node's next batch."""
-
-    def __call__(self, step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
-        """Call back with the result or P2pflowsError of the step, after the commit."""
 
 
 class _Queued(NamedTuple):
@@ -88,6 +77,7 @@ class Transfers:
 
     Attributes:
         topic: where packets arrive.
+        shelf: the files that are kept.
         store: the bytes of files on the disk.
     """
 
@@ -105,28 +95,25 @@ class Transfers:
         log: logging.Logger,
     ) -> None:
         self.topic = topics.inbox(identity.user_id, topics.FILES)
-        self.store = Store(folder)
         self._node = node
         self._submit = submit
         self._link = link
         self._is_writable = is_writable
-        self._clock = clock
         self._entropy = entropy
         self._log = log
         self._sealing, self._opening, self._small = (Envelope(identity) for _ in range(3))
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="files")
+        self.shelf = Shelf(folder, node=node, submit=submit, pool=self._pool, clock=clock, entropy=entropy)
+        self.store = self.shelf.store
         self._tasks: set[asyncio.Task[None]] = set()
         self._queued: dict[str, _Queued] = {}
         self._active: dict[str, Download] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-        self._unopened: deque[tuple[bytes, str]] = deque()
+        self._unopened: deque[bytes] = deque()
         self._uploads = Uploads()
         self._is_opening = self._is_sending = False
         self._pieces_sent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._putting = asyncio.Semaphore(2)
-        self._kept_bytes = asyncio.Lock()
-        """Held from keeping bytes to listing them, so that nobody removes them in between as unused."""
         self._is_closed = False
 
     def attach(self, node: Node) -> None:
@@ -141,11 +128,12 @@ class Transfers:
             self._queued.setdefault(row.id, _Queued(row, 0.0, 0))
 
     def start(self) -> None:
-        """Remove what a crash has left, and begin to fetch."""
+        """Remove what a crash has left, before anything else is there, and begin to fetch."""
         files = self._node().journal.files.all()
         kept = {row.sha256 for row in files if row.state == FileState.HERE}
-        partial = {row.id for row in files if row.state == FileState.WANTED}
-        self._spawn(self._tidy(kept, partial))
+        unfinished = {row.id for row in files if row.state == FileState.WANTED}
+        self.store.tidy(kept, unfinished)
+        self._fill()
 
     async def close(self) -> None:
         """Stop everything; what is here of files stays."""
@@ -165,14 +153,14 @@ class Transfers:
         try:
             with node.journal.reading():
                 holders = {download.row.peer for download in self._active.values()}
-                claimed = node.intake.check_file_packet(delivery, holders)
+                node.intake.check_file_packet(delivery, holders)
         except Refused as refused:
             node.journal.count(f"refused.{refused.reason}")
         except JournalError:
             return  # it is asked for again
         else:
             if len(self._unopened) < MAX_UNOPENED:
-                self._unopened.append((delivery.payload, claimed))
+                self._unopened.append(delivery.payload)
                 if not self._is_opening:
                     self._is_opening = True
                     self._spawn(self._open())
@@ -188,51 +176,6 @@ class Transfers:
             self._uploads.piece_bytes = max(MIN_PIECE_BYTES, self._uploads.piece_bytes // 2)
 
     # What the owner does.
-
-    async def put(self, path: Path, name: str = "", media_type: str = "") -> FileReference:
-        """Copy a file into the store, so that messages can refer to it.
-
-        Raises:
-            P2pflowsError: it cannot be read, is too large, there is no room, or the disk is full.
-        """
-        node = self._node()
-        async with self._putting:
-            loop = asyncio.get_running_loop()
-
-            def check(size: int) -> None:
-                asyncio.run_coroutine_threadsafe(self._check_room(size), loop).result()
-
-            last = 0
-
-            def check_now_and_then(size: int) -> None:
-                nonlocal last
-                if not last or size - last > node.files.limits.max_size // 8:
-                    last = size
-                    check(size)
-
-            try:
-                found = await loop.run_in_executor(self._pool, self.store.put, path, check_now_and_then)
-            except OSError as error:
-                raise _disk_error(error) from error
-            reference = FileReference(
-                new_id(self._clock.now(), self._entropy(10)),
-                found.sha256,
-                found.size,
-                as_file_name(name or path.name),
-                media_type or ANY_TYPE,
-            )
-            try:
-                async with self._kept_bytes:
-                    await loop.run_in_executor(self._pool, self.store.keep, found.name, found.sha256)
-                    await self._run(lambda: self._node().files.put(reference))
-            except P2pflowsError:
-                await self._remove_unused(found.sha256)
-                raise
-            except OSError as error:
-                raise _disk_error(error) from error
-            finally:
-                await loop.run_in_executor(self._pool, self.store.forget_partial, found.name)
-        return reference
 
     @contextlib.contextmanager
     def waiting_for(self, file_id: str) -> Iterator[asyncio.Future[None]]:
@@ -266,7 +209,7 @@ class Transfers:
         if active is not None:
             active.on_not_there()
         self._wake(row.id)
-        self._spawn(self._remove(row))
+        self._spawn(self.shelf.remove(row))
 
     def _fill(self) -> None:
         """Begin to fetch files, as many as may be fetched at a time."""
@@ -283,12 +226,11 @@ class Transfers:
                 next_at = queued.at if next_at is None else min(next_at, queued.at)
             elif sum(each.row.peer == queued.row.peer for each in self._active.values()) < MAX_ACTIVE_OF_ONE:
                 del self._queued[queued.row.id]
-                peer = queued.row.peer
                 download = Download(
                     queued.row,
                     store=self.store,
                     pool=self._pool,
-                    send=lambda want, peer=peer: self._publish(peer, want),  # type: ignore[misc]
+                    send=partial(self._publish, queued.row.peer),
                     clock=time.monotonic,
                 )
                 self._active[queued.row.id] = download
@@ -306,9 +248,9 @@ class Transfers:
         try:
             outcome = await download.run()
             if outcome is Outcome.HERE:
-                await self._keep(row)
+                await self.shelf.keep(row)
         except OSError as error:
-            problem = _disk_error(error).message
+            problem = disk_error(error).message
         finally:
             del self._active[row.id]
         node = self._node()
@@ -319,28 +261,18 @@ class Transfers:
             case Outcome.NOT_THERE:
                 who = node.name_of(row.peer) or f"user {row.peer[:8]}…"
                 reason = f"The file {row.name!r} is no longer at the daemon of {who}."
-                await self._record(lambda: self._node().files.failed(row.id, reason))
+                await self.shelf.record(lambda: self._node().files.failed(row.id, reason))
             case Outcome.WRONG:
                 who = node.name_of(row.peer) or f"user {row.peer[:8]}…"
                 reason = f"The daemon of {who} sends other bytes than those of the file {row.name!r}."
-                await self._record(lambda: self._node().files.failed(row.id, reason))
+                await self.shelf.record(lambda: self._node().files.failed(row.id, reason))
             case Outcome.STALLED:
                 wait = min(MAX_STALLED_WAIT_S, STALLED_WAIT_S * 2.0 ** min(stalls, 8))
                 self._queued[row.id] = _Queued(row, time.monotonic() + wait, stalls + 1)
             case None:
-                await self._record(lambda: self._node().files.note_problem(row.id, problem))
+                await self.shelf.record(lambda: self._node().files.note_problem(row.id, problem))
                 self._queued[row.id] = _Queued(row, time.monotonic() + DISK_WAIT_S, stalls)
         self._fill()
-
-    async def _keep(self, row: FileRow) -> None:
-        """Keep the bytes of a file that is whole, and list it.
-
-        Raises:
-            OSError: the disk is full or fails.
-        """
-        async with self._kept_bytes:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self.store.keep, row.id, row.sha256)
-            await self._record(lambda: self._node().files.arrived(row.id))
 
     def _retry(self, peer: str | None) -> None:
         """Ask a user again for all that they have for us; or all users."""
@@ -356,22 +288,23 @@ class Transfers:
 
     async def _open(self) -> None:
         """Open the packets that have arrived, and act on them."""
-        loop = asyncio.get_running_loop()
-        while self._unopened:
-            count = min(OPENED_AT_ONCE, len(self._unopened))
-            packets = [self._unopened.popleft() for _ in range(count)]
-            results = await loop.run_in_executor(self._pool, self._open_all, [payload for payload, _ in packets])
-            node = self._node()
-            try:
-                with node.journal.reading():
-                    for result in results:
-                        if isinstance(result, Refused):
-                            node.journal.count(f"refused.{result.reason}")
-                        else:
-                            self._act(node, *result)
-            except JournalError:
-                continue  # whoever misses something asks again
-        self._is_opening = False
+        try:
+            while self._unopened:
+                await self._open_some()
+        finally:
+            self._is_opening = False
+
+    async def _open_some(self) -> None:
+        count = min(OPENED_AT_ONCE, len(self._unopened))
+        payloads = [self._unopened.popleft() for _ in range(count)]
+        results = await asyncio.get_running_loop().run_in_executor(self._pool, self._open_all, payloads)
+        node = self._node()
+        with contextlib.suppress(JournalError), node.journal.reading():  # whoever misses something asks again
+            for result in results:
+                if isinstance(result, Refused):
+                    node.journal.count(f"refused.{result.reason}")
+                else:
+                    self._act(node, *result)
 
     def _open_all(self, payloads: list[bytes]) -> list[tuple[Opened, Frame | None, bytes] | Refused]:
         results: list[tuple[Opened, Frame | None, bytes] | Refused] = []
@@ -434,25 +367,29 @@ class Transfers:
         return is_useful
 
     async def _send_pieces(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._uploads and self._link.connected:
-            if not self._is_writable():
-                await asyncio.sleep(BUSY_WAIT_S)
-                continue
-            most = max(1, self._link.max_packet - file_frames.OVERHEAD_BYTES)
-            self._uploads.piece_bytes = min(self._uploads.piece_bytes, most)
-            parts = self._uploads.take(SENT_AT_ONCE_BYTES)
-            sealed = await loop.run_in_executor(self._pool, self._seal_all, parts)
-            for part, payload in zip(parts, sealed, strict=True):
-                if payload is None:
-                    file_id, peer = part.file, part.peer
-                    self._publish(peer, NotHere(file=file_id))
-                    self._submit(lambda file_id=file_id: self._node().files.lost(file_id), lambda _outcome: None)  # type: ignore[misc]
+        """Send what others want, whenever the socket takes more."""
+        try:
+            while self._uploads and self._link.connected:
+                if self._is_writable():
+                    await self._send_some()
                 else:
-                    self._link.publish(topics.inbox(part.peer, topics.FILES), payload, qos=0)
-            self._pieces_sent_at = time.monotonic()
-            self._link.flush()
-        self._is_sending = False
+                    await asyncio.sleep(BUSY_WAIT_S)
+        finally:
+            self._is_sending = False
+
+    async def _send_some(self) -> None:
+        most = max(1, self._link.max_packet - file_frames.OVERHEAD_BYTES)
+        self._uploads.piece_bytes = min(self._uploads.piece_bytes, most)
+        parts = self._uploads.take(SENT_AT_ONCE_BYTES)
+        sealed = await asyncio.get_running_loop().run_in_executor(self._pool, self._seal_all, parts)
+        for part, payload in zip(parts, sealed, strict=True):
+            if payload is None:
+                self._publish(part.peer, NotHere(file=part.file))
+                self._submit(partial(self._node().files.lost, part.file), lambda _outcome: None)
+            else:
+                self._link.publish(topics.inbox(part.peer, topics.FILES), payload, qos=0)
+        self._pieces_sent_at = time.monotonic()
+        self._link.flush()
 
     def _seal_all(self, parts: list[Part]) -> list[bytes | None]:
         """Read and seal pieces; None for one whose file is gone."""
@@ -479,49 +416,6 @@ class Transfers:
             self._link.publish(topics.inbox(peer, topics.FILES), bundle, qos=0)
             self._link.flush()
 
-    # The disk and the journal.
-
-    async def _check_room(self, size: int) -> None:
-        await self._run(lambda: self._node().files.ensure_room_for_own(size), reads_only=True)
-
-    async def _run(self, step: Callable[[], Any], *, reads_only: bool = False) -> Any:
-        """Run a step inside the node's next batch, and return its result after the commit.
-
-        Raises:
-            P2pflowsError: the step raised it, or the journal cannot be written.
-        """
-        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._submit(step, lambda result: None if outcome.done() else outcome.set_result(result), reads_only=reads_only)
-        result = await outcome
-        if isinstance(result, P2pflowsError):
-            raise result
-        return result
-
-    async def _record(self, step: Callable[[], None]) -> None:
-        """Run a step inside the node's next batch; again until the journal can be written."""
-        while True:
-            try:
-                await self._run(step)
-            except JournalFailed:
-                await asyncio.sleep(RETRY_JOURNAL_S)
-            else:
-                return
-
-    async def _tidy(self, kept: set[str], partial: set[str]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._pool, self.store.tidy, kept, partial)
-        self._fill()
-
-    async def _remove(self, row: FileRow) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._pool, self.store.forget_partial, row.id)
-        if row.state == FileState.HERE:
-            await self._remove_unused(row.sha256)
-
-    async def _remove_unused(self, sha256: str) -> None:
-        """Remove bytes from the disk that no file has any more."""
-        async with self._kept_bytes:
-            if not await self._run(lambda: self._node().journal.files.has_bytes(sha256), reads_only=True):
-                await asyncio.get_running_loop().run_in_executor(self._pool, self.store.remove, sha256)
-
     def _wake(self, file_id: str) -> None:
         for future in self._waiting.pop(file_id, ()):
             if not future.done():
@@ -536,9 +430,3 @@ class Transfers:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("a transfer of a file has failed", exc_info=error)
-
-
-def _disk_error(error: OSError) -> P2pflowsError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UsageError("The disk is full, so the file cannot be kept.", "Make room on the disk; it is tried again.")
-    return UsageError(f"The file cannot be kept: {error.strerror or error}.", "Look at the disk.")
