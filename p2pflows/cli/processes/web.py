@@ -16,7 +16,7 @@ from p2pflows.web_settings import DEFAULT_ADDRESS
     epilog=examples(
         "p2pflows web",
         "p2pflows web --link",
-        "p2pflows web --listen 192.168.1.5:8643 --cert pi.pem --key pi.key --host pi.lan",
+        "p2pflows web --listen 192.168.1.5:8643 --cert pi.pem --key pi.key",
         "p2pflows web --log-out",
     )
 )
@@ -31,7 +31,7 @@ from p2pflows.web_settings import DEFAULT_ADDRESS
 def web(
     listen: str | None, cert: str | None, key: str | None, hosts: tuple[str, ...], *, link: bool, log_out: bool
 ) -> None:
-    """Answer, talk and decide in a browser: a page of your own, on this machine or on your phone.
+    """Answer, talk and decide in a browser, also on your phone.
 
     It prints a link, which logs one browser in, once, within ten minutes; the browser stays logged in for 30 days. The
     page runs until Ctrl-C, or with your daemon if config.yaml has web. Options here count before those of config.yaml.
