@@ -458,6 +458,7 @@ class Node:
         """When a batch is needed even if nothing arrives, in the clock's elapsed seconds."""
         has_work = (
             self.blocked.may_go_on
+            or self.admission.awaited.may_go_on
             or self._deadlines.has_expired
             or self.outbox.has_too_large
             or self.people.invitations.has_new_contacts
@@ -532,6 +533,7 @@ class Node:
             self.serving.end_unserved()
             self._prune(elapsed)
             self._end_too_large()
+            self.admission.awaited.release()
             self.intake.release_blocked()
             self._fail_unserved(self._queue.add_next_turns())
             self.dispatch.prepare()

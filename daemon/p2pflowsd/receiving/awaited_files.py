@@ -20,6 +20,8 @@ from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.settlement import Settlement
 from p2pflowsd.sending.files import FETCHED_AT_ONCE_BYTES, Files
 
+MAX_RELEASED = 64
+"""How many requests go on, or end, in one batch; the next batches go on with the others."""
 MAX_REVIEWED = 50
 """How many of the requests that wait one batch looks at, as they may have ended meanwhile."""
 _Line = tuple[str, str]
@@ -48,8 +50,12 @@ class AwaitedFiles:
         self._is_contact = is_contact
         self.on_complete: Callable[[IncomingRow], None] = lambda _row: None
         self._lines: dict[_Line, deque[AwaitedRow]] = {}
-        self._missing: dict[str, dict[_Line, None]] = {}
-        """The lines in which somebody waits for a file."""
+        self._missing: dict[str, dict[int, _Line]] = {}
+        """The requests that wait for a file, with their lines."""
+        self._may_go_on: dict[_Line, None] = {}
+        """The lines whose first request may wait for nothing any more, in turn."""
+        self._failed: deque[tuple[int, str]] = deque()
+        """Requests of which a file cannot be had, and why."""
         self._to_review: deque[_Line] = deque()
         self._going_on: int | None = None
         """The request that is handed on now."""
@@ -84,24 +90,42 @@ class AwaitedFiles:
         self._add(waiting)
         return True
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether `release` has work to do."""
+        return bool(self._may_go_on or self._failed)
+
     def review(self) -> None:
-        """Let those go on that waited behind a request that has ended; called at each tick."""
+        """Look at those that wait behind a request that may have ended; called at each tick."""
         for _ in range(min(MAX_REVIEWED, len(self._to_review))):
             line = self._to_review.popleft()
             if line in self._lines:
                 self._to_review.append(line)
-                self._go_on(line)
+                self._may_go_on.setdefault(line)
+
+    def release(self) -> None:
+        """Let some of those go on, or end, that need not wait any more; called in each batch."""
+        for _ in range(MAX_RELEASED):
+            if self._failed:
+                self._fail(*self._failed.popleft())
+            elif self._may_go_on:
+                line = next(iter(self._may_go_on))
+                del self._may_go_on[line]
+                if self._release_first(line):
+                    self._may_go_on[line] = None
+            else:
+                return
 
     def _on_settled(self, file: FileRow) -> None:
-        lines = self._missing.pop(file.id, {})
+        rows = self._missing.pop(file.id, {})
         if file.state == FileState.FAILED:
-            for line in lines:
-                for waiting in list(self._lines.get(line, ())):
-                    row = self._journal.incoming.get(waiting.row_id)
-                    if file.id in json.loads(waiting.files) and row is not None and row.state == IncomingState.READY:
-                        self._settlement.fail(row, FileLost(file.error, "Send it again."))
-        for line in lines:
-            self._go_on(line)
+            self._failed.extend((row_id, file.error) for row_id in rows)
+        self._may_go_on |= dict.fromkeys(rows.values())
+
+    def _fail(self, row_id: int, reason: str) -> None:
+        row = self._journal.incoming.get(row_id)
+        if row is not None and row.state == IncomingState.READY:
+            self._settlement.fail(row, FileLost(reason, "Send it again."))
 
     def _add(self, waiting: AwaitedRow) -> None:
         line = (waiting.peer, waiting.endpoint)
@@ -110,23 +134,26 @@ class AwaitedFiles:
             self._to_review.append(line)
         self._lines[line].append(waiting)
         for file_id in json.loads(waiting.files):
-            self._missing.setdefault(file_id, {})[line] = None
+            self._missing.setdefault(file_id, {})[waiting.row_id] = line
 
-    def _go_on(self, line: _Line) -> None:
-        """Let the first requests of a line go on that wait for nothing any more."""
+    def _release_first(self, line: _Line) -> bool:
+        """Let the first request of a line go on, if it waits for nothing any more; return whether the next one may."""
         queue = self._lines.get(line)
-        while queue:
-            row = self._journal.incoming.get(queue[0].row_id)
-            is_open = row is not None and row.state == IncomingState.READY
-            if is_open and not self._is_complete(queue[0]):
-                return
-            waited = queue.popleft()
-            self._journal.awaited.remove(waited.row_id)
-            if row is not None and is_open:
-                self._going_on = row.row_id
-                self.on_complete(row)
-                self._going_on = None
-        self._lines.pop(line, None)
+        if not queue:
+            self._lines.pop(line, None)
+            return False
+        waiting = queue[0]
+        row = self._journal.incoming.get(waiting.row_id)
+        is_open = row is not None and row.state == IncomingState.READY
+        if is_open and not self._is_complete(waiting):
+            return False
+        queue.popleft()
+        self._journal.awaited.remove(waiting.row_id)
+        if row is not None and is_open:
+            self._going_on = row.row_id
+            self.on_complete(row)
+            self._going_on = None
+        return True
 
     def _is_complete(self, waiting: AwaitedRow) -> bool:
         rows = (self._journal.files.get(file_id) for file_id in json.loads(waiting.files))

@@ -14,6 +14,7 @@ from p2pflows.errors import BadInput, FileLost
 from p2pflows.file_limits import FileLimits
 from p2pflows.protocol.file_reference import FileReference
 from p2pflows.protocol.message import Type
+from p2pflowsd.receiving import awaited_files
 
 CONTENT = b"12345"
 
@@ -85,6 +86,25 @@ def test_later_requests_of_one_stream_keep_their_order(desk: Desk, ann: Neighbou
     assert orders(hand) == ["wide 3"]
     arrives(desk, file)
     assert sorted(orders(hand)) == ["scan 1", "scan 2", "scan 3", "scan 4", "wide 1"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_long_line_goes_on_in_several_batches(
+    desk: Desk, ann: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """However many requests wait for a file, none else waits for long when it is there, or cannot be had."""
+    monkeypatch.setattr(awaited_files, "MAX_RELEASED", 2)
+    file = reference_to(CONTENT, number=1)
+    requests = [ann.sends("wide", data_with(file, text=str(number))) for number in range(5)]
+    settle = desk.node.files.arrived if is_there else (lambda file_id: desk.node.files.failed(file_id, "Gone."))
+
+    def ended() -> int:
+        return len(hand.takes()) if is_there else sum(bool(ann.hears(request)) for request in requests)
+
+    desk.do(lambda: settle(file.id))
+    assert ended() == 2
+    desk.sleep(1)
+    assert ended() == (3 if is_there else 5)
 
 
 def test_a_restart_forgets_nobody_who_waits(desk: Desk, ann: Neighbour) -> None:
