@@ -632,7 +632,6 @@ def test_one_instance_is_changed(rows: Rows, change: Callable[[Any], object]) ->
 
 def test_instances_are_counted_by_endpoint_and_client(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Instances of another flow, or of another client, do not count; what was counted takes a bounded memory."""
-    monkeypatch.setattr("p2pflowsd.journal.instances._MAX_COUNTS", 2)
     table = journal.instances
     for number, (endpoint, client) in enumerate([("x", ANN), ("x", ANN), ("x", CYD), ("y", ANN)]):
         table.add(instance(f"{number:032x}", endpoint, client, used=NOW - number))
@@ -649,6 +648,7 @@ def test_instances_are_counted_by_endpoint_and_client(journal: Journal, monkeypa
     table.remove(instance(f"{0:032x}", "x", ANN))
     assert table.count("x", ANN) == 3
     assert [row.id for row in table.idle(NOW - 2, 9)] == [f"{3:032x}"]
+    monkeypatch.setattr("p2pflowsd.journal.instances._MAX_COUNTS", 2)
     for number in range(9):
         assert table.count("x", f"{number:064x}") == 0
         assert len(table._counts) <= 2

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pflows.errors import UsageError
-from p2pflows.protocol import bech32m
+from p2pflows.protocol import bech32m, invitation
 from p2pflows.protocol.invitation import PREFIX, Invitation, parse, proof, proves
 
 ALICE, BOB, EVE = "a1" * 32, "b2" * 32, "e5" * 32
@@ -104,6 +104,20 @@ def test_a_text_of_any_size_takes_no_long_search() -> None:
     with pytest.raises(UsageError, match="changed on its way"):
         parse("p2pf1 " * 3_300)
     assert time.perf_counter() - begun < 10
+
+
+def test_only_the_first_beginnings_of_an_invitation_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever pastes a text with thousands of them does not wait for thousands of checks of each."""
+    tried: list[str] = []
+
+    def decode(text: str) -> tuple[str, bytes]:
+        tried.append(text)
+        raise ValueError(text)
+
+    monkeypatch.setattr(bech32m, "decode", decode)
+    with pytest.raises(UsageError, match="changed on its way"):
+        parse("p2pf1 " * 3_300)
+    assert 0 < len(tried) <= invitation._MAX_STARTS * bech32m.MAX_CHARS
 
 
 def test_a_proof_is_bound_to_both_users_and_the_line() -> None:
