@@ -69,6 +69,11 @@ class Home:
         return self.path / "notifying.json"
 
     @property
+    def uploads(self) -> Path:
+        """The folder of files on their way from a browser to the daemon."""
+        return self.path / "uploads"
+
+    @property
     def lock(self) -> Path:
         """The lock file that a running daemon holds."""
         return self.path / "daemon.lock"

@@ -19,7 +19,12 @@ OUTSIDE_LIBRARIES = {
     "click": {"p2pflows.cli"},
     "segno": {"p2pflows.cli"},
     "prompt_toolkit": {"p2pflows.cli.chat.chat_terminal"},
-    "aiohttp": {"p2pflowsd.api.http_server", "p2pflows.openai_server.server", "p2pflows.web.server"},
+    "aiohttp": {
+        "p2pflowsd.api.http_server",
+        "p2pflows.openai_server.server",
+        "p2pflows.web.server",
+        "p2pflows.web.transfers",
+    },
     "yaml": {
         "p2pflows.yaml_file",
         "p2pflows.flows.config",

@@ -10,7 +10,7 @@ from p2pflows.errors import BadInput
 from p2pflows.forms import Form
 from p2pflows.forms.shown import show
 from p2pflows.forms.wire import form_of
-from p2pflows.protocol.file_reference import FileReference, references_in
+from p2pflows.protocol.file_reference import references_in
 from p2pflows.web.fields import describe_form
 
 MAX_CARD_CHARS = 500
@@ -40,7 +40,7 @@ def card(prompt: Mapping[str, Any]) -> dict[str, Any]:
 
 def whole_card(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """Return a prompt as it is shown alone: with its form, and what else its sender says."""
-    about = [[name, as_text(value)] for name, value in prompt["about"].items()]
+    about = [[name, as_text(value)] for name, value in prompt["about"].items() if not _is_files(value)]
     answer = prompt.get("answer")
     form = form_in(prompt)
     return {
@@ -49,6 +49,7 @@ def whole_card(prompt: Mapping[str, Any]) -> dict[str, Any]:
         "answer": answer if answer is None else answer[:MAX_TEXT_CHARS],
         "about": [[name, text[:MAX_TEXT_CHARS], len(text)] for name, text in about[:MAX_ABOUT]],
         "about_left": max(len(about) - MAX_ABOUT, 0),
+        "files": shown_files(prompt["about"]),
         "form": None if form is None else describe_form(form),
     }
 
@@ -64,7 +65,8 @@ def form_in(prompt: Mapping[str, Any]) -> Form | None:
 def line(said: Mapping[str, Any]) -> dict[str, Any]:
     """Return a line of a conversation, with the prompt that is open under it as in a list."""
     prompt = said.get("prompt")
-    return {**said, "prompt": None if prompt is None else card(prompt)}
+    files = shown_files(said.get("files"))
+    return {**said, "prompt": None if prompt is None else card(prompt), "files": files}
 
 
 def asked(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,24 +78,30 @@ def asked(question: Mapping[str, Any]) -> dict[str, Any]:
 def _outcome(entry: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in entry.items() if name not in ("value", "people")}
     text = entry["answer"] or (as_text(entry["value"]) if entry["value"] is not None else "")
+    rest["files"] = shown_files([entry.get("files"), entry["value"]])
     return {**rest, "answer": text[:MAX_TEXT_CHARS], "remark": entry["remark"][:MAX_TEXT_CHARS]}
 
 
 def as_text(value: object) -> str:
-    """Return a value as a person reads it; files by their names, as their bytes are not here."""
-    if files := _files(value):
-        named = ", ".join(f"{file.name} ({file.size:,} bytes)" for file in files)
-        return f"{named}; in a terminal: p2pflows files get ID"
+    """Return a value as a person reads it."""
     if isinstance(value, bool | str | int | float):
         return show(value)
     return json.dumps(value, ensure_ascii=False, indent=1)
 
 
-def _files(value: object) -> list[FileReference]:
-    """Return the files that a value refers to, if it is nothing else."""
+def shown_files(value: object) -> list[dict[str, Any]]:
+    """Return what the page shows at first of the files that a value refers to; none if a reference is malformed."""
+    try:
+        found = references_in(value)
+    except ValueError:  # the daemon refuses such a message, unless an older release took it
+        return []
+    return [{"id": file.id, "name": file.name, "size": file.size, "type": file.type} for file in found]
+
+
+def _is_files(value: object) -> bool:
+    """Return whether a value refers to files, and is nothing else."""
     try:
         found = references_in(value)
     except ValueError:
-        return []
-    is_all = bool(found) and (value == found[0].as_data() or value == [file.as_data() for file in found])
-    return found if is_all else []
+        return False
+    return bool(found) and (value == found[0].as_data() or value == [file.as_data() for file in found])

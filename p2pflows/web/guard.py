@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from p2pflows.links.http_address import host_name
 
+JSON = "application/json"
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none';"
@@ -68,12 +70,13 @@ def check_host(headers: Headers, names: frozenset[str]) -> None:
         )
 
 
-def check_origin(headers: Headers, *, changes: bool) -> None:
+def check_origin(headers: Headers, *, changes: bool, content_type: str = JSON) -> None:
     """Check that a page of ours asks, and no page of another origin, or of another port of this machine.
 
     Args:
         headers: what the request says of itself.
         changes: whether the request is a POST; browsers send no origin with a plain GET of our own page.
+        content_type: what a POST holds; a type that no form of a page has, so that browsers ask us before they send it.
 
     Raises:
         Refused: another page asks.
@@ -85,8 +88,8 @@ def check_origin(headers: Headers, *, changes: bool) -> None:
             raise _foreign()
     elif headers.origin.partition("://")[2] != headers.host:
         raise _foreign()
-    if changes and headers.content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "usage", "A request has a JSON object as its content.", "Send it as application/json.")
+    if changes and headers.content_type.partition(";")[0].strip().lower() != content_type:
+        raise Refused(415, "usage", f"The content of this request must be {content_type}.", "Load the page again.")
 
 
 def _foreign() -> Refused:

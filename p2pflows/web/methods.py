@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import mimetypes
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from p2pflows.client import AsyncClient
 from p2pflows.contacts import Contacts
-from p2pflows.errors import UsageError
+from p2pflows.errors import FileLost, UsageError
 from p2pflows.home import Home
 from p2pflows.lasting_client import LastingClient
 from p2pflows.protocol.words import words_of
 from p2pflows.web import cards
 from p2pflows.web.fields import read_fields, read_text
+from p2pflows.web.file_links import FileHere
+from p2pflows.web.transfers import look_at
 
 HUMAN = "User"
 """The endpoint at which every daemon serves its user."""
 MAX_LISTED = 200
 MAX_LINES = 200
 MAX_SEARCHED = 500
+MAX_ATTACHED = 20
+"""Files that go with one answer."""
+FETCH_WAIT_S = 0.5
+"""How long a file that is to be fetched is waited for; then the page looks again."""
 _WAYS = ("text", "value", "choice", "fields", "json", "unchanged")
 
 Params = Mapping[str, Any]
@@ -68,6 +76,7 @@ class Methods:
             "send": _send,
             "asked": _asked,
             "question": _question,
+            "file": _file,
             "words": self._compare,
             "verify": self._verify,
             "rename": self._rename,
@@ -94,6 +103,31 @@ class Methods:
         if unknown := params.keys() - PASSED_ON[name]:
             raise UsageError(f"The page may not give {min(unknown)!r} to {name!r}.", "Load the page again.")
         return await client.request(name, **params)
+
+    async def file_here(self, params: object) -> FileHere:
+        """Return a file that the page wants to link to.
+
+        Raises:
+            P2pflowsError: there is no such file, or it is not here.
+            Refused: it was removed from the disk.
+        """
+        if not isinstance(params, dict):
+            raise UsageError("The parameters are not a JSON object.", "Load the page again.")
+        client = await self._daemon.get()
+        found = await client.request("files_get", id=_text(params, "id"), fetch=False)
+        if found["path"] is None:
+            raise FileLost(f"The file {found['name']!r} is not here.", "Fetch it first.")
+        return await asyncio.to_thread(look_at, found["name"], found["size"], Path(found["path"]))
+
+    async def put_file(self, path: Path, name: str) -> Any:
+        """Copy a file into the store of the daemon; return the reference."""
+        client = await self._daemon.get()
+        return await client.request("files_put", path=str(path), name=name, type=mimetypes.guess_type(name)[0])
+
+    async def max_file_bytes(self) -> int:
+        """Return how large one file may be."""
+        client = await self._daemon.get()
+        return int((await client.request("status"))["files"]["limits"]["max_size"])
 
     async def _compare(self, client: AsyncClient, params: Params) -> Any:
         """Return the words to compare with a contact; they take half a second and much memory, so one at a time."""
@@ -150,8 +184,13 @@ async def _answer(client: AsyncClient, params: Params) -> Any:
     if len(given) != 1:
         raise UsageError(f"An answer is one of {', '.join(_WAYS)}.", "Load the page again.")
     (way,) = given
+    files = params.get("files") or []
+    if not isinstance(files, list) or len(files) > MAX_ATTACHED:
+        raise UsageError(f"An answer takes at most {MAX_ATTACHED} files along.", "Send the others with a note.")
+    rest = {"remark": remark, **({"files": files} if files else {})}
     if way == "text":
-        return await client.request("answer", id=prompt_id, text=_text(params, "text"), remark=remark)
+        text = "" if files and params["text"] == "" else _text(params, "text")
+        return await client.request("answer", id=prompt_id, text=text, **rest)
     form = cards.form_in(await client.request("prompt", id=prompt_id))
     if form is None:
         raise UsageError("Any text is an answer to this question.", "Load the page again.")
@@ -169,7 +208,7 @@ async def _answer(client: AsyncClient, params: Params) -> Any:
             value = form.draft
         case _:
             raise UsageError("The answer has a wrong form.", "Load the page again.")
-    return await client.request("answer", id=prompt_id, value=value, remark=remark)
+    return await client.request("answer", id=prompt_id, value=value, **rest)
 
 
 async def _talks(client: AsyncClient, _params: Params) -> Any:
@@ -203,6 +242,17 @@ async def _asked(client: AsyncClient, params: Params) -> Any:
 
 async def _question(client: AsyncClient, params: Params) -> Any:
     return cards.asked(await client.request("question", id=_text(params, "id")))
+
+
+async def _file(client: AsyncClient, params: Params) -> Any:
+    """Return how a file is, and whether it is a picture that can be shown; `fetch` has it fetched."""
+    fetch = params.get("fetch") is True
+    found = await client.request("files_get", id=_text(params, "id"), fetch=fetch, timeout=FETCH_WAIT_S)
+    shown = {name: found[name] for name in ("id", "name", "size", "type", "state", "error", "done")}
+    if found["path"] is None:
+        return {**shown, "is_picture": False}
+    here = await asyncio.to_thread(look_at, found["name"], found["size"], Path(found["path"]))
+    return {**shown, "is_picture": bool(here.picture)}
 
 
 def _text(params: Params, name: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,13 +16,16 @@ from p2pflows.errors import DaemonNotRunning, P2pflowsError
 from p2pflows.home import Home
 from p2pflows.lasting_client import LastingClient
 from p2pflows.links.http_address import Hangup, cannot_listen
+from p2pflows.protocol.file_reference import ANY_TYPE
 from p2pflows.terminal import stop_signals
 from p2pflows.web import static_files
-from p2pflows.web.guard import HEADERS, Headers, Refused, check_host, check_origin
+from p2pflows.web.file_links import FileLinks, WrongFileLink
+from p2pflows.web.guard import HEADERS, JSON, Headers, Refused, check_host, check_origin
 from p2pflows.web.hub import Hub, TooManyStreams
 from p2pflows.web.logins import SESSION_LIFE_S, WRONG_LOGINS_PER_S, Logins, TooManyWrong, WrongLink
 from p2pflows.web.methods import Methods
 from p2pflows.web.place import Place
+from p2pflows.web.transfers import Transfers
 
 MAX_BODY_BYTES = 1_000_000
 MAX_CONNECTIONS = 256
@@ -30,6 +34,8 @@ BODY_TIMEOUT_S = 30.0
 KEEP_ALIVE_S = 15.0
 HANDSHAKE_TIMEOUT_S = 10.0
 KEY_HEADER = "X-P2pflows-Key"
+NAME_HEADER = "X-P2pflows-Name"
+"""The name of a file that is uploaded, percent-encoded."""
 _BUSY_RETRY_S = 5
 _LOG_IN = "Open a new link of yours: p2pflows web --link"
 
@@ -52,6 +58,8 @@ class Server:
         self._methods = Methods(home, self._daemon)
         self._hub = Hub(home)
         self._files = static_files.load()
+        self._links = FileLinks()
+        self._transfers = Transfers(home.uploads)
         self._known: set[asyncio.BaseProtocol] = set()
         """The connections of browsers that are logged in."""
         self._runner: web.AppRunner
@@ -69,6 +77,8 @@ class Server:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
         app.on_response_prepare.append(_add_headers)
         app.router.add_get("/api/events", self._events)
+        app.router.add_get("/api/file/{link}", self._download, allow_head=False)
+        app.router.add_post("/api/upload", self._upload)
         app.router.add_post("/api/{method}", self._call)
         app.router.add_get("/{name:.*}", self._file)
         self._runner = web.AppRunner(
@@ -85,6 +95,7 @@ class Server:
             await self._runner.cleanup()
             hint = "If your page runs there already: p2pflows web --link. Else choose another: --listen HOST:PORT"
             raise cannot_listen(host, port, error, hint) from error
+        await asyncio.to_thread(self._transfers.clear)
         self._following = asyncio.create_task(self._hub.run())
         self._port = self._listening.sockets[0].getsockname()[1]
         return self._port
@@ -120,7 +131,8 @@ class Server:
             headers = _headers(request)
             check_host(headers, self._place.names)
             if request.path.startswith("/api/"):
-                check_origin(headers, changes=request.method != "GET")
+                content_type = ANY_TYPE if request.path == "/api/upload" else JSON
+                check_origin(headers, changes=request.method != "GET", content_type=content_type)
             return await handler(request)
         except Refused as error:
             return _json(error.status, {"error": error.as_reply()}, error.retry_after)
@@ -151,7 +163,33 @@ class Server:
         self._check_login(request)
         if name == "logout":
             return await self._log_out(request)
-        return _json(200, {"result": await self._methods.run(name, await _content(request))})
+        content = await _content(request)
+        if name == "file_link":
+            return await self._link_file(request, content)
+        return _json(200, {"result": await self._methods.run(name, content)})
+
+    async def _link_file(self, request: web.Request, content: object) -> web.StreamResponse:
+        """Make a link to a file that is here, for this browser."""
+        file = await self._methods.file_here(content)
+        cookie, key = self._shown_by(request)
+        return _json(200, {"result": {"link": f"/api/file/{self._links.make(file, cookie, key)}"}})
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        cookie = request.cookies.get(self._cookie, "")
+        try:
+            file, key = self._links.use(request.match_info["link"], cookie)
+        except WrongFileLink:
+            raise Refused(404, "wrong_link", "This link was used already, or is too old.", "Open the page.") from None
+        if not self._logins.is_logged_in(cookie, key):
+            raise Refused(401, "not_logged_in", "This browser is not logged in.", _LOG_IN)
+        return await self._transfers.send(request, file)
+
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        """Take a file for an answer into the store of the daemon, and return the reference."""
+        self._check_login(request)
+        name = urllib.parse.unquote(request.headers.get(NAME_HEADER, "")) or "file"
+        async with self._transfers.receive(request, await self._methods.max_file_bytes()) as path:
+            return _json(200, {"result": await self._methods.put_file(path, name)})
 
     async def _log_in(self, request: web.Request) -> web.StreamResponse:
         content = await _content(request)
@@ -183,12 +221,15 @@ class Server:
         return response
 
     def _check_login(self, request: web.Request) -> None:
-        cookie, key = request.cookies.get(self._cookie, ""), request.headers.get(KEY_HEADER, "")
-        if not self._logins.is_logged_in(cookie, key):
+        if not self._logins.is_logged_in(*self._shown_by(request)):
             raise Refused(401, "not_logged_in", "This browser is not logged in.", _LOG_IN)
         self._known.add(request.protocol)
         if len(self._known) > MAX_CONNECTIONS:
             self._known &= set(self._runner.server.connections if self._runner.server else ())
+
+    def _shown_by(self, request: web.Request) -> tuple[str, str]:
+        """Return the two secrets that a browser shows."""
+        return request.cookies.get(self._cookie, ""), request.headers.get(KEY_HEADER, "")
 
     @property
     def _cookie(self) -> str:

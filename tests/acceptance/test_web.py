@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +50,10 @@ HOSTILE = {
     "arabic": "مرحبا بالعالم",
     "marks": "Z" + "\u0351" * 500,
 }
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAMAAAACCAIAAAASFvFNAAAAGUlEQVR4nAXBAQEAAACCIJ/ncwPAYQi5LA9E3wj6D+hbmwAAAABJRU5ErkJggg=="
+)
+"""A picture of three by two pixels."""
 BIDI = """
     [...document.querySelectorAll(".foreign")].map((node) => `${getComputedStyle(node).unicodeBidi} ${node.dir}`)
 """
@@ -316,6 +322,72 @@ def test_what_is_said_appears_on_both_sides(alice: Person, bob: Surfer) -> None:
     alice.request("dismiss_all", user="bob")
 
 
+def test_a_picture_is_shown_and_saved(alice: Person, bob: Surfer, tmp_path: Path) -> None:
+    """A large file is fetched when it is wanted, and what only claims to be a picture is saved."""
+    contents = {
+        "photo.png": PNG,
+        "large.bin": b"large" * 400_000,
+        "fake.png": b"<svg xmlns='http://www.w3.org/2000/svg'><script>window.hacked = 1</script></svg>",
+        "<img src=x onerror=alert(1)>.html": b"<script>window.hacked = 1</script>",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    put = [alice.request("files_put", path=str(tmp_path / name), type="image/png")["file"] for name in contents]
+    ask(alice, "Which of them?", files=put)
+    page = bob.open(f"#q={prompt_of(bob, 'Which of them')}", size=PHONE)
+    picture = page.get_by_role("img", name="Picture photo.png")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("node => node.decode().then(() => [node.naturalWidth, node.naturalHeight])") == [3, 2]
+    expect(page.get_by_text("not fetched yet")).to_have_count(1)
+    expect(page.locator(".file img")).to_have_count(1)
+    for name, content in contents.items():
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=f"Download {name}", exact=True).tap()
+        assert saved.value.path().read_bytes() == content
+        assert not set(saved.value.suggested_filename) & set('<>"/')
+    check_nothing_is_wider(page)
+    assert page.evaluate(TOO_SMALL) == []
+    page.evaluate(axe_script())
+    assert page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"] == []
+    assert page.evaluate("window.hacked") is None
+    page.goto(f"{bob.url}/#talk={alice.user_id}")
+    expect(page.get_by_role("log").get_by_role("img", name="Picture photo.png")).to_be_visible()
+
+
+def test_files_go_with_an_answer(alice: Person, bob: Surfer, tmp_path: Path) -> None:
+    """One that is too large is said at the field before anything is sent; the asker sees the others."""
+    photo, notes = tmp_path / "photo.png", tmp_path / "mü <b>.txt"
+    photo.write_bytes(PNG)
+    notes.write_text("notes")
+    question = ask(alice, "Show me", schema=YES_OR_NO)
+    page = bob.open(f"#q={prompt_of(bob, 'Show me')}", size=PHONE)
+    field = page.get_by_label("Files, optional")
+    field.evaluate(
+        """node => {
+          const file = new File(["x"], "huge.bin");
+          Object.defineProperty(file, "size", { value: 2e9 });
+          Object.defineProperty(node, "files", { value: [file], configurable: true });
+        }"""
+    )
+    page.get_by_role("button", name="Yes").tap()
+    expect(page.get_by_text("huge.bin has 2 GB; a file may have 1 GB.")).to_be_visible()
+    expect(field).to_be_focused()
+    field.evaluate("node => { delete node.files; }")
+    field.set_input_files([photo, notes])
+    page.get_by_role("button", name="Yes").tap()
+    expect(page.get_by_text("You answered:")).to_be_visible()
+    ended = alice.request("wait", id=question, timeout=20)
+    assert ended["value"] is True
+    files = [each["$file"] for each in ended["files"]]
+    assert [(each["name"], each["type"]) for each in files] == [
+        ("photo.png", "image/png"),
+        ("mü <b>.txt", "text/plain"),
+    ]
+    paths = [Path(alice.request("files_get", id=each["id"], timeout=20)["path"]) for each in files]
+    assert [path.read_bytes() for path in paths] == [PNG, b"notes"]
+    assert list((bob.person.home / "uploads").iterdir()) == []
+
+
 def test_a_question_is_asked_once(alice: Person, bob: Surfer) -> None:
     """From a form, with a deadline; it can be withdrawn."""
     page = bob.open("#a=new")
@@ -514,6 +586,10 @@ def other_origin(bob: Surfer) -> Iterator[str]:
         const options = { method: "POST", credentials: "include", body: JSON.stringify({ id: "ID", value: true }) };
         for (const more of [{}, { mode: "no-cors" }, { headers: { "Content-Type": "application/json" } }]) {
           tries.push(fetch("URL/api/answer", { ...options, ...more }).then((r) => r.text(), () => "refused"));
+        }
+        const binary = { "Content-Type": "application/octet-stream" };
+        for (const more of [{}, { mode: "no-cors" }, { headers: binary }]) {
+          tries.push(fetch("URL/api/upload", { ...options, ...more }).then((r) => r.text(), () => "refused"));
         }
         tries.push(fetch("URL/api/events", { credentials: "include" }).then((r) => r.text(), () => "refused"));
         Promise.all(tries).then((found) => { document.title = JSON.stringify(found); });

@@ -24,10 +24,11 @@ class PutParameters(Parameters):
 
 
 class GetParameters(Parameters):
-    """A file, and how long to wait for it."""
+    """A file, whether to fetch it, and how long to wait for it."""
 
     id: IdPart
     timeout: Seconds = MAX_TIMEOUT_S
+    fetch: Flag = True
 
 
 class PruneParameters(Parameters):
@@ -54,13 +55,15 @@ async def files_get(daemon: Daemon, params: GetParameters) -> Any:
     """Fetch a file that came with a message, if it is not here yet, and say where it lies; it can only be read there.
 
     Returns:
-        a [file](#files), once it is here; or as it is after the timeout
+        a [file](#files), once it is here; or as it is after the timeout, or at once if it is not to be fetched
     """
 
     def find() -> FileRow:
         return daemon.node.files.find(params.id)
 
     found = await daemon.read(find)
+    if not params.fetch:
+        return await daemon.read(lambda: _shown(daemon, found))
     with daemon.transfers.waiting_for(found.id) as settled:
         row = await daemon.run(lambda: daemon.node.files.want(find()))
         if row.state == FileState.WANTED:

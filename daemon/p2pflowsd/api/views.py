@@ -11,6 +11,7 @@ from p2pflows.errors import BadInput
 from p2pflows.forms.wire import DRAFT, SCHEMA, form_of
 from p2pflows.protocol.claims import ASKED_OF, asked_of
 from p2pflows.protocol.message import Type
+from p2pflowsd.api.line_files import files_of
 from p2pflowsd.human.conversations import Conversation
 from p2pflowsd.human.pages import Group
 from p2pflowsd.human.texts import TEXT_KEYS
@@ -241,6 +242,7 @@ def line(node: Node, row: LineRow) -> dict[str, Any]:
         "at": rfc3339(row.at),
         "state": row.state,
         "prompt": asked,
+        "files": files_of(node, row),
     }
 
 

@@ -67,6 +67,32 @@ export async function call(method, params = {}) {
   throw new Failure(error.code, error.message, error.hint, error);
 }
 
+/** Send a file to the daemon, and return the reference for a message; throws a Failure. */
+export function upload(file, onProgress) {
+  const request = new XMLHttpRequest(); // as fetch does not say how far an upload has got
+  request.open("POST", "/api/upload");
+  request.responseType = "json";
+  request.setRequestHeader("Content-Type", "application/octet-stream");
+  request.setRequestHeader("X-P2pflows-Key", localStorage.getItem(KEY) ?? "");
+  request.setRequestHeader("X-P2pflows-Name", encodeURIComponent(file.name));
+  return new Promise((resolve, reject) => {
+    request.upload.onprogress = (event) => onProgress(event.total === 0 ? 1 : event.loaded / event.total);
+    request.onerror = () => reject(new Failure("server_away", `The file ${file.name} was not sent, as the server of this page does not answer.`, "Try again."));
+    request.onload = () => {
+      if (request.response?.result) {
+        resolve(request.response.result.file);
+        return;
+      }
+      if (request.status === 401) {
+        onLoggedOut();
+      }
+      const error = request.response?.error ?? { code: "bug", message: "The file was not sent." };
+      reject(new Failure(error.code, error.message, error.hint, error));
+    };
+    request.send(file);
+  });
+}
+
 /** Log this browser in. */
 export async function logIn(token) {
   const { key } = await call("login", { token });

@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { fill, foreign, h, keepFocus, keyed, newId, toast } from "./dom.js";
 import * as drafts from "./drafts.js";
+import { fileList } from "./files.js";
 import { textarea } from "./form.js";
 import { icon } from "./icons.js";
 import { avatar, nameOf } from "./persons.js";
@@ -105,8 +106,8 @@ async function showAsked(scope, pane, id) {
         h("p", { class: "question-text text" }, foreign(question.text || "(no text)")),
         question.expects && h("p", { class: "muted small" }, "Expected: ", foreign(question.expects)),
         h("p", {}, h("span", { class: `chip ${question.outcome}` }, isOpen ? question.where : question.outcome), question.claimed_by && [" ", h("span", { class: "chip warm" }, nameOf(question.claimed_by, question.claimed_name), " works on it")]),
-        result(question),
-        question.people.length > 1 && h("section", { class: "card", "aria-label": "Each of them" }, h("h3", {}, "Each of them"), h("ul", { class: "plain" }, question.people.map((person) => h("li", {}, nameOf(person.user, person.to_name), h("span", { class: "muted" }, `: ${person.where || person.outcome} `), result(person))))),
+        result(scope, question),
+        question.people.length > 1 && h("section", { class: "card", "aria-label": "Each of them" }, h("h3", {}, "Each of them"), h("ul", { class: "plain" }, question.people.map((person) => h("li", {}, nameOf(person.user, person.to_name), h("span", { class: "muted" }, `: ${person.where || person.outcome} `), result(scope, person))))),
         isOpen && h("div", { class: "row" }, h("button", { type: "button", class: "danger", onclick: withdraw }, "Withdraw")),
       ),
     );
@@ -134,10 +135,11 @@ async function find(id) {
   return asked.find((each) => each.id === id) ?? call("question", { id });
 }
 
-function result(entry) {
+function result(scope, entry) {
   return [
     entry.answer && h("p", { class: "ended-answer" }, foreign(entry.answer)),
     entry.remark && h("p", { class: "muted" }, foreign(entry.remark)),
+    fileList(scope, entry.files),
     entry.by && entry.outcome !== "open" && h("p", { class: "muted small" }, nameOf(entry.by, entry.name), entry.at && [", ", ago(entry.at)]),
     entry.error && entry.outcome !== "answered" && h("p", { class: "problem" }, entry.error.from ? [nameOf(entry.error.from, entry.error.name), " says: "] : null, foreign(entry.error.message), entry.error.hint && [" ", foreign(entry.error.hint)]),
   ];

@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { announce, fill, foreign, h, keepFocus, newId, toast } from "./dom.js";
 import * as drafts from "./drafts.js";
+import { attachField, fileList } from "./files.js";
 import { buildForm, textarea } from "./form.js";
 import { end, isMine, isWaiting } from "./pending.js";
 import { asker, avatar, nameOf, shortId } from "./persons.js";
@@ -19,9 +20,11 @@ export async function showQuestion(scope, pane, id) {
   const body = h("div", { class: "detail-body" });
   const message = h("p", { class: "message", role: "alert", hidden: true });
   const draft = `answer ${id}`;
+  const attached = attachField();
   let prompt = null;
   let form = null;
   let shownAs = "";
+  let isAnswering = false;
   fill(pane, heading, h("div", { class: "loading", role: "status" }, "Loading …"));
 
   function say(text) {
@@ -39,6 +42,23 @@ export async function showQuestion(scope, pane, id) {
     } catch (failure) {
       failed(failure);
     } finally {
+      pane.removeAttribute("aria-busy");
+    }
+  }
+
+  async function answer(params) {
+    if (isAnswering) {
+      return;
+    }
+    isAnswering = true;
+    pane.setAttribute("aria-busy", "true");
+    try {
+      const files = await attached.send();
+      if (files !== null) {
+        await finish("answer", files.length > 0 ? { ...params, files } : params, "Your answer is on its way.");
+      }
+    } finally {
+      isAnswering = false;
       pane.removeAttribute("aria-busy");
     }
   }
@@ -96,7 +116,7 @@ export async function showQuestion(scope, pane, id) {
     const was = shownAs;
     shownAs = state;
     fill(pane, heading, body);
-    fill(body, promptText(prompt), aboutList(prompt), message, prompt.status === "open" ? openPart() : endedPart(was !== ""));
+    fill(body, promptText(prompt), aboutList(prompt), fileList(scope, prompt.files), message, prompt.status === "open" ? openPart() : endedPart(was !== ""));
   }
 
   const canWriteBack = () => !prompt.wants_answer && store.contacts.has(prompt.from);
@@ -114,7 +134,7 @@ export async function showQuestion(scope, pane, id) {
     form = buildForm(
       prompt.form,
       drafts.read(draft),
-      (params) => finish("answer", params, "Your answer is on its way."),
+      answer,
       (entered) => drafts.keep(draft, entered),
       (kind) => {
         drafts.keep(draft, kind === "json" ? { json: prompt.form.text } : {});
@@ -122,6 +142,8 @@ export async function showQuestion(scope, pane, id) {
         draw();
       },
     );
+    const buttons = form.node.querySelector(":scope > .row");
+    form.node.insertBefore(attached.node, buttons);
     return [h("section", { class: "answer", "aria-label": "Answer" }, form.node), otherWays()];
   }
 

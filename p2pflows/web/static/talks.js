@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { fill, foreign, h, keepFocus, keyed, newId, toast } from "./dom.js";
 import * as drafts from "./drafts.js";
+import { fileList } from "./files.js";
 import { textarea } from "./form.js";
 import { icon } from "./icons.js";
 import { avatar, nameOf, plainName } from "./persons.js";
@@ -111,7 +112,7 @@ async function showTalk(scope, pane, user) {
       }
       rows.push({ line });
     }
-    keyed(said, rows, (row) => row.day ?? row.line.n, (row) => (row.day ? h("p", { class: "day" }, h("span", {}, row.day)) : bubble(row.line)));
+    keyed(said, rows, (row) => row.day ?? row.line.n, (row) => (row.day ? h("p", { class: "day" }, h("span", {}, row.day)) : bubble(scope, row.line)));
     empty.hidden = rows.length > 0;
     if (atEnd) {
       log.scrollTop = log.scrollHeight;
@@ -221,7 +222,7 @@ async function showTalk(scope, pane, user) {
   return () => pane.querySelector(".composer textarea");
 }
 
-function bubble(line) {
+function bubble(scope, line) {
   const mine = line.by === "me";
   const isQuestion = line.kind === "question";
   return h(
@@ -229,6 +230,7 @@ function bubble(line) {
     { class: `bubble ${mine ? "mine" : "theirs"} ${line.kind}` },
     h("span", { class: "unseen" }, mine ? "You" : plainName(line.user, line.name), ": "),
     h("p", { class: "said" }, verbOf(line), foreign(line.text)),
+    fileList(scope, line.files),
     isQuestion && line.prompt && h("a", { class: "button primary", href: `#q=${line.message}` }, "Answer"),
     h("p", { class: "meta" }, clock(line.at), fate(line) && h("span", {}, fate(line))),
   );

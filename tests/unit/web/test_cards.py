@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from p2pflows.protocol.file_reference import FileReference
-from p2pflows.web.cards import MAX_ABOUT, MAX_CARD_CHARS, MAX_PEOPLE, MAX_TEXT_CHARS, asked, card, whole_card
+from p2pflows.web.cards import MAX_ABOUT, MAX_CARD_CHARS, MAX_PEOPLE, MAX_TEXT_CHARS, asked, card, line, whole_card
 
 PROMPT: dict[str, Any] = {"text": "x" * 1_000_000, "answer": None, "data": {}, "form": None}
 RESULT: dict[str, Any] = {"answer": "", "remark": "", "value": None}
@@ -39,10 +39,13 @@ def test_a_question_to_many_lists_some_of_them() -> None:
     assert "value" not in found["people"][0]
 
 
-def test_files_are_named() -> None:
-    """The page says how to get them; what only looks like a file is shown as it is."""
+def test_files_stand_beside_the_fields() -> None:
+    """With what the page shows of each; what only looks like a file is shown as it is, and none with it."""
     file = FileReference("a1" * 16, "b2" * 32, 1_234_567, "photo.png", "image/png")
-    about = {"one": file.as_data(), "two": [file.as_data()], "none": {**file.as_data(), "more": 1}}
-    one, two, none = (text for _, text, _ in whole_card({**PROMPT, "about": about})["about"])
-    assert one == two == "photo.png (1,234,567 bytes); in a terminal: p2pflows files get ID"
-    assert none.startswith("{")
+    shown = {"id": file.id, "name": "photo.png", "size": 1_234_567, "type": "image/png"}
+    found = whole_card({**PROMPT, "about": {"one": file.as_data(), "two": [file.as_data()], "more": {"a": [1]}}})
+    assert (found["files"], [name for name, _, _ in found["about"]]) == ([shown], ["more"])
+    found = whole_card({**PROMPT, "about": {"wrong": {**file.as_data(), "more": 1}}})
+    assert (found["files"], found["about"][0][1][0]) == ([], "{")
+    assert asked({**RESULT, "text": "", "people": [], "files": [file.as_data()]})["files"] == [shown]
+    assert line({"files": [file.as_data()]})["files"] == [shown]
