@@ -143,6 +143,7 @@ class App:
         self._journal_error: JournalError | None = None
         self._told_failures: set[str] = set()
         self._failed_at = 0.0
+        self._page = WebProcess(home, log=log) if settings.web is not None else None
         self._connected = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         daemon = Daemon(
@@ -181,7 +182,7 @@ class App:
         beside: list[NotifyingProcess | WebProcess] = [
             NotifyingProcess(self._home, self._settings.notify, log=self._log)
         ]
-        beside += [WebProcess(self._home, log=self._log)] if self._settings.web is not None else []
+        beside += [] if self._page is None else [self._page]
         try:
             async with asyncio.TaskGroup() as group:
                 link = group.create_task(self._keep_link())
@@ -569,6 +570,7 @@ class App:
             "version": self._version,
             "home": str(self._home.path),
             "problem": self._trouble(),
+            "page": None if self._page is None else self._page.about(),
             "longest_batch_ms": self._batch_times.longest_ms,
             "broker": {
                 "url": str(self._setting),

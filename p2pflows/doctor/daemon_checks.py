@@ -45,6 +45,7 @@ def check_daemon(status: dict[str, Any]) -> Iterator[Finding]:
     if status.get("problem"):
         yield problem("daemon", str(status["problem"]), "It works again by itself once that is mended.")
     yield from _check_link(status["broker"])
+    yield from _check_page(status.get("page"))
     yield from _check_workers(status)
     yield from _check_clocks(status.get("clocks", []))
     for peer in status.get("quotas", {}).get("peers", ()):
@@ -67,6 +68,15 @@ def _check_link(broker: dict[str, Any]) -> Iterator[Finding]:
     elif broker["url"].startswith("embedded") or broker.get("name") not in (None, "", broker["url"]):
         took = broker.get("round_trip_ms")
         yield fine("broker", f"{broker['name']}, connected" + ("" if took is None else f", round trip {took:.1f} ms"))
+
+
+def _check_page(page: dict[str, Any] | None) -> Iterator[Finding]:
+    """Whether the page for browsers runs, if the daemon should run it."""
+    if page is not None and page["problem"]:
+        text = f"Your page does not run: {page['problem']}"
+        yield problem("page", text, f"{page['next']} It is tried again within a minute.")
+    elif page is not None and page["url"]:
+        yield fine("page", str(page["url"]))
 
 
 def _check_workers(status: dict[str, Any]) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import threading
 from p2pflows import config, strict_modes
 from p2pflows.errors import P2pflowsError
 from p2pflows.home import home
+from p2pflows.web.page_state import PageState
 from p2pflows.web.place import Place
 from p2pflows.web.server import serve
 from p2pflows.web_settings import WebSettings
@@ -27,6 +28,7 @@ def main() -> int:
         asyncio.run(serve(place, where, _say_start, _end_of_stdin))
     except P2pflowsError as error:
         sys.stderr.write(f"Error [{error.kind}]: {error.message}\n  {error.hint}\n")
+        _report(PageState(problem=error.message, next=error.hint))
         return UNUSABLE_SETTINGS
     return 0
 
@@ -48,6 +50,14 @@ async def _end_of_stdin() -> None:
 def _say_start(url: str) -> None:
     sys.stderr.write(f"Your page is at {url}. Log in with: p2pflows web --link\n")
     sys.stderr.flush()
+    _report(PageState(url=url))
+
+
+def _report(state: PageState) -> None:
+    """Tell the daemon; if it is gone, this process ends anyway."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(state.line())
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -93,7 +93,10 @@ class Server:
             )
         except (OSError, OverflowError, UnicodeError) as error:
             await self._runner.cleanup()
-            hint = "If your page runs there already: p2pflows web --link. Else choose another: --listen HOST:PORT"
+            hint = (
+                "If your page runs there already: p2pflows web --link. Else choose another: --listen HOST:PORT, or"
+                " listen under web in config.yaml"
+            )
             raise cannot_listen(host, port, error, hint) from error
         await asyncio.to_thread(self._transfers.clear)
         self._following = asyncio.create_task(self._hub.run())

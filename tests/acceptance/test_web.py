@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -753,3 +754,34 @@ def test_the_daemon_runs_the_page_if_its_settings_say_so(network: Network, brows
     bob.kill_daemon()
     wait_until(lambda: command_line_of(child) == "")
     page.close()
+
+
+def test_a_page_that_cannot_start_is_in_the_status(network: Network) -> None:
+    """With what to do, in `status` and `doctor`; once that is done, both say that it runs."""
+    bob = network.person("bob").without_workers()
+    config = bob.home / "config.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config.write_text(f"workers: []\nweb: {{listen: '127.0.0.1:{port}'}}\n")
+        bob.start()
+        wait_until(lambda: bob.request("status")["page"]["problem"] is not None)
+        page = bob.cli("status", "--json").ok().document["page"]
+        assert (page["url"], page["problem"]) == (None, f"127.0.0.1:{port} cannot be used: Address already in use.")
+        assert "listen under web in config.yaml" in page["next"]
+        shown = bob.cli("status").ok().out
+        assert page["problem"] in shown
+        assert page["next"] in shown
+        told = bob.cli("doctor").out
+        assert f"Your page does not run: {page['problem']}" in told
+        assert page["next"] in told
+        config.write_text("workers: []\nweb: {listen: '127.0.0.1:0', cert: /none.pem, key: /none.key}\n")
+        wait_until(lambda: "/none.pem" in (bob.request("status")["page"]["problem"] or ""))
+    config.write_text(f"workers: []\nweb: {{listen: '127.0.0.1:{port}'}}\n")
+    wait_until(lambda: bob.request("status")["page"]["url"] is not None)
+    assert bob.request("status")["page"] == {"url": f"http://127.0.0.1:{port}", "problem": None, "next": None}
+    assert f"http://127.0.0.1:{port}" in bob.cli("status").ok().out
+    assert f"http://127.0.0.1:{port}" in bob.cli("doctor").out
+    (child,) = [pid for pid in bob.children() if "p2pflows.web" in command_line_of(pid)]
+    os.kill(child, 9)
+    wait_until(lambda: bob.request("status")["page"]["problem"] == "It has ended (exit code -9).")
+    wait_until(lambda: bob.request("status")["page"]["url"] is not None)

@@ -12,11 +12,18 @@ from p2pflows.home import Home
 STOP_TIMEOUT_S = 5.0
 
 
-async def start(module: str, home: Home) -> asyncio.subprocess.Process:
-    """Start a module on a home; if the daemon dies, the pipe to it closes, and so it ends as well."""
+async def start(module: str, home: Home, *, reports: bool = False) -> asyncio.subprocess.Process:
+    """Start a module on a home; if the daemon dies, the pipe to it closes, and so it ends as well.
+
+    Args:
+        module: its name.
+        home: the home folder.
+        reports: whether its stdout is read by the daemon, and not printed.
+    """
     return await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", module,
-        stdin=asyncio.subprocess.PIPE, env={**os.environ, "P2PFLOWS_HOME": str(home.path)},
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE if reports else None,
+        env={**os.environ, "P2PFLOWS_HOME": str(home.path)},
     )  # fmt: skip
 
 

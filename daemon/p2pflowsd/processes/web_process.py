@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import asdict
 
 from p2pflows.backoff import Backoff
 from p2pflows.home import Home
+from p2pflows.web.page_state import PageState
 from p2pflowsd.processes import stdin_child
 
 BACKOFF = Backoff(initial_s=1.0, max_s=60.0)
@@ -26,6 +28,11 @@ class WebProcess:
     def __init__(self, home: Home, *, log: logging.Logger) -> None:
         self._home = home
         self._log = log
+        self._state = PageState()
+
+    def about(self) -> dict[str, str | None]:
+        """Return how the page is, for `status`."""
+        return asdict(self._state)
 
     async def run(self) -> None:
         """Run the process again and again until cancelled."""
@@ -39,9 +46,17 @@ class WebProcess:
             failures += 1
 
     async def _run_once(self) -> int:
-        process = await stdin_child.start("p2pflows.web", self._home)
+        process = await stdin_child.start("p2pflows.web", self._home, reports=True)
         try:
-            return await process.wait()
+            assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+            async for line in process.stdout:
+                self._state = PageState.read(line) or self._state
+            code = await process.wait()
+            if self._state.problem is None:  # it was killed, or has a defect
+                self._state = PageState(
+                    problem=f"It has ended (exit code {code}).", next="See what the daemon has printed."
+                )
+            return code
         finally:
             await stdin_child.stop(process)
             await process.wait()

@@ -96,6 +96,7 @@ def status(as_json: bool) -> None:
             ("requests", _count(now["requests"], "stranger", "p2pflows requests")),
             *(("nearly full", line) for line in _nearly_full(now.get("quotas", {}))),
             ("files", _files(now.get("files"))),
+            ("page", _page(now.get("page"))),
             *(("told", style(line, fg="red")) for line in _failing_notices()),
             ("serving", _count(now["served"], "endpoint", "p2pflows ls")),
             ("restored", _restored(now.get("restored", []))),
@@ -160,6 +161,15 @@ def _failing_notices() -> list[str]:
     from p2pflows.notifying.state import failing
 
     return [f"{escape(name)} fails: {escape(why)}" for name, why in failing(home()).items()]
+
+
+def _page(page: dict[str, Any] | None) -> str:
+    """Return where the page for browsers is, or why it does not run; empty if the daemon does not run it."""
+    if page is None:
+        return ""
+    if page["problem"]:
+        return f"{style(escape(page['problem']), fg='red')} {escape(page['next'])}"
+    return f"{escape(page['url'])} (to log in: p2pflows web --link)" if page["url"] else "starts"
 
 
 def _files(files: dict[str, Any] | None) -> str:

@@ -91,6 +91,13 @@ async def test_a_file_is_saved_and_never_opened(daemon: ScriptedDaemon) -> None:
             assert response.content_type == "application/octet-stream"
 
 
+async def test_a_very_large_picture_is_only_saved(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser would take long to draw it."""
+    monkeypatch.setattr(transfers, "MAX_PICTURE_BYTES", len(PNG) - 1)
+    async with logged_in(daemon.home) as browser:
+        assert (await browser.post("file", {"id": ID}))[1]["result"]["is_picture"] is False
+
+
 async def test_a_link_is_worth_nothing_to_others(daemon: ScriptedDaemon) -> None:
     """Without the cookie, after a log-out, from another origin, or a second time."""
     async with logged_in(daemon.home) as browser:
