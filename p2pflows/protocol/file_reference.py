@@ -71,8 +71,12 @@ class FileReference(NamedTuple):
 
 
 def is_reference(value: object) -> bool:
-    """Return whether a part of the data refers to a file, well-formed or not."""
-    return isinstance(value, dict) and MARK in value
+    """Return whether a part of the data refers to a file, well-formed or not.
+
+    Another object with the mark is data, such as a schema that describes references.
+    """
+    fields = value.get(MARK) if isinstance(value, dict) else None
+    return isinstance(fields, dict) and isinstance(fields.get("sha256"), str)
 
 
 def read(value: dict[str, Any]) -> FileReference:
@@ -84,8 +88,6 @@ def read(value: dict[str, Any]) -> FileReference:
     if len(value) != 1:
         raise ValueError(f"{MARK!r} stands beside other keys")
     fields = value[MARK]
-    if not isinstance(fields, dict):
-        raise ValueError(f"its {MARK!r} is wrong")  # noqa: TRY004 - a defect of the data like any other
     about = {"type": ANY_TYPE, **fields}
     found = FileReference._make(about.get(name) for name in FileReference._fields)
     for name, is_right in (
@@ -120,7 +122,7 @@ def references_in(data: object) -> list[FileReference]:
     while left:
         value = left.pop()
         if isinstance(value, dict):
-            if MARK not in value:
+            if not is_reference(value):
                 left += reversed(value.values())
                 continue
             reference = read(value)

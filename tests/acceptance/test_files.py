@@ -90,6 +90,8 @@ class TestWithFlows:
         (alice.folder / "photo.png").write_bytes(content)
 
         answer = call(alice, "bob/scan", "image=@photo.png")
+        shown = alice.cli("ls", "bob", "--json").ok().document
+        assert "scan" in {flow["endpoint"] for flow in shown}, "a schema of a file is no file"
 
         assert answer["size"] == len(content)
         assert (answer["name"], answer["type"]) == ("photo.png", "image/png")

@@ -9,7 +9,6 @@ from p2pflows.cli.printing.output import number_of, say
 from p2pflows.errors import UsageError
 from p2pflows.home import home
 from p2pflows.terminal import run_interruptible
-from p2pflows.web_settings import DEFAULT_ADDRESS
 
 
 @click.command(
@@ -20,7 +19,7 @@ from p2pflows.web_settings import DEFAULT_ADDRESS
         "p2pflows web --log-out",
     )
 )
-@click.option("--listen", metavar="HOST:PORT", help=f"Where browsers find it (by default {DEFAULT_ADDRESS}).")
+@click.option("--listen", metavar="HOST:PORT", help="Where browsers find it (by default 127.0.0.1:8643).")
 @click.option("--cert", type=click.Path(), help="A PEM file with the certificate; other machines need one.")
 @click.option("--key", type=click.Path(), help="A PEM file with the key of the certificate.")
 @click.option(

@@ -15,6 +15,7 @@ from support.scripted_daemon import ScriptedDaemon, run_here
 
 from p2pflows import errors
 from p2pflows.cli import cli
+from p2pflows.web_settings import DEFAULT_ADDRESS
 
 ROOT = Path(__file__).parents[3]
 KEY = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"
@@ -53,6 +54,11 @@ def test_every_command_has_help_with_an_example() -> None:
         assert f"p2pflows {' '.join(path)}" in text.partition("Examples:")[2], path
         for parameter in found.params:
             assert not isinstance(parameter, click.Option) or parameter.help, (path, parameter.name)
+
+
+def test_the_help_of_web_names_the_default(tmp_path: Path) -> None:
+    """It is written out there, as no help loads what reads the settings."""
+    assert f"(by default {DEFAULT_ADDRESS})" in " ".join(run_here(tmp_path, "web", "--help").out.split())
 
 
 def test_the_version_is_printed(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_any_text_becomes_a_name(text: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"id": "x"}, {"id": "A" * 32}, {"sha256": "a" * 63}, {"sha256": None}, {"size": -1}, {"size": 1.0},
+        {"id": "x"}, {"id": "A" * 32}, {"sha256": "a" * 63}, {"size": -1}, {"size": 1.0},
         {"size": True}, {"size": 2**53}, {"size": "5"}, {"type": "image"}, {"type": "IMAGE/PNG"}, {"type": "a/b\n"},
         {"type": ""}, {"name": 5},
     ],
@@ -72,11 +72,17 @@ def test_a_malformed_reference_is_refused(wrong: dict[str, Any]) -> None:
         references_in({MARK: {**GOOD.as_data()[MARK], **wrong}})
 
 
+@pytest.mark.parametrize("value", ["x", None, [], {}, {"type": "object", "required": ["sha256"]}, {"sha256": {}}])
+def test_what_only_has_the_mark_is_data(value: object) -> None:
+    """A schema of a flow that takes files has it as well, and what is inside is searched like everything."""
+    assert references_in({MARK: value}) == []
+    assert references_in({MARK: [GOOD.as_data()], "properties": {MARK: value}}) == [GOOD]
+
+
 def test_other_forms_are_refused() -> None:
     """A mark beside other keys, one that is no object, two files of one id, or too many."""
     for data, why in (
         ({**GOOD.as_data(), "x": 1}, "beside"),
-        ({MARK: "x"}, "is wrong"),
         ([GOOD.as_data(), GOOD._replace(size=6).as_data()], "one id"),
         ([numbered(number) for number in range(MAX_REFERENCES + 1)], "more than"),
     ):

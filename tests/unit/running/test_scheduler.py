@@ -413,9 +413,9 @@ class Scheduling(RuleBasedStateMachine):
     @rule(worker=WORKERS)
     def lose(self, worker: str) -> None:
         """A worker dies."""
-        firsts = {
-            lane.leased and next(iter(lane.leased)) for lane in self.scheduler._lanes.values() if lane.worker == worker
-        }
+        known = self.scheduler._workers.get(worker)
+        lanes = [self.scheduler._lanes[name] for name in known.lanes][: known.slots] if known is not None else []
+        firsts = {next(iter(lane.leased)) for lane in lanes if lane.leased}
         assert set(self.scheduler.remove_worker(worker)) == firsts
         self.slots.pop(worker, None)
 
