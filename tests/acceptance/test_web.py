@@ -379,6 +379,8 @@ def test_files_go_with_an_answer(alice: Person, bob: Surfer, tmp_path: Path) -> 
     expect(page.get_by_text("You answered:")).to_be_visible()
     ended = alice.request("wait", id=question, timeout=20)
     assert ended["value"] is True
+    said = alice.request("lines", user="bob", limit=1)["lines"][0]
+    assert (said["kind"], said["files"]) == ("answer", ended["files"])
     files = [each["$file"] for each in ended["files"]]
     assert [(each["name"], each["type"]) for each in files] == [
         ("photo.png", "image/png"),

@@ -1,4 +1,4 @@
-"""The files that came with a line of a conversation, as long as its message is kept."""
+"""The files that came with what another person said, as long as the message is kept."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 from typing import Any
 
 from p2pflows.protocol.file_reference import may_refer, references_in
-from p2pflowsd.human.transcript import sent_as
 from p2pflowsd.journal.rows import LineRow
 from p2pflowsd.node import Node
 
 
 def files_of(node: Node, line: LineRow) -> list[dict[str, Any]]:
-    """Return the references in the message that says a line; none once the message is forgotten."""
+    """Return the references in the message that says a line; none once the message is forgotten.
+
+    The messages of the user are forgotten once they are delivered, and so what they say has none.
+    """
     text = _message(node, line)
     if text is None or not may_refer(text):
         return []
@@ -25,7 +27,7 @@ def files_of(node: Node, line: LineRow) -> list[dict[str, Any]]:
 def _message(node: Node, line: LineRow) -> bytes | None:
     """Return the JSON of the message that says a line."""
     if line.by_me:
-        return node.journal.outgoing.body(sent_as(line))
+        return None
     if line.kind in ("note", "question"):
         return next((row.data.encode() for row in node.journal.prompts.matching(line.message)), None)
     asked = node.journal.outgoing.find(line.message)

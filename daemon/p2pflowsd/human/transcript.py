@@ -72,7 +72,7 @@ class Transcript:
         self._on_line = on_line
         self._counts = Counter(journal.lines.counts())
         self._human_endpoints = journal.lines.human_endpoints()
-        self._under_way = {sent_as(line): line for line in journal.lines.under_way()}
+        self._under_way = {_sent_as(line): line for line in journal.lines.under_way()}
         """What the user has said and whose fate is not known yet, by the id of the message that says it."""
         self._catch_up()
         messages.on_sent = self.on_sent
@@ -187,7 +187,7 @@ class Transcript:
             state="answered" if line.by_me else "sent",
         )
         if reply.by_me:
-            self._under_way[sent_as(reply)] = reply
+            self._under_way[_sent_as(reply)] = reply
 
     def _add(
         self,
@@ -240,8 +240,8 @@ class Transcript:
         if line.state != state:
             self._journal.lines.set_state(line.row_id, state)
             line = line._replace(state=state)
-            if line.by_me and sent_as(line) in self._under_way:
-                self._under_way[sent_as(line)] = line
+            if line.by_me and _sent_as(line) in self._under_way:
+                self._under_way[_sent_as(line)] = line
             self._changed(line)
 
     def _changed(self, line: LineRow) -> None:
@@ -255,6 +255,6 @@ class Transcript:
                 del self._under_way[message_id]
 
 
-def sent_as(line: LineRow) -> str:
+def _sent_as(line: LineRow) -> str:
     """Return the id of the message that says what the user has said."""
     return line.message if line.kind in ("note", "question") else id_of_answer(line.peer, line.message)

@@ -192,10 +192,40 @@ async def test_transfers_at_once_are_few(daemon: ScriptedDaemon, monkeypatch: py
         async with browser.session.get(await link_of(browser)) as response:
             assert (response.status, response.headers["Retry-After"]) == (429, "5")
         assert (await upload(browser, b"x"))[0] == 429
+        monkeypatch.setattr(transfers, "MAX_DOWNLOADS", 1)
+        for _ in range(2):
+            async with browser.session.get(await link_of(browser)) as response:
+                assert (response.status, await response.read()) == (200, PNG)
         monkeypatch.setattr(transfers, "MAX_UPLOADS", 1)
         daemon.script["files_put"] = FileLost("No.", "Again.")
         for _ in range(2):
             assert (await upload(browser, b"x"))[1]["error"]["code"] == "no_file"
+
+
+async def test_a_size_that_is_too_large_is_refused_before_a_byte_comes(daemon: ScriptedDaemon) -> None:
+    """Nobody sends a gigabyte for nothing."""
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"z"
+        await asyncio.sleep(60)
+
+    async with logged_in(daemon.home) as browser:
+        async with asyncio.timeout(10):
+            status, _ = await upload(browser, never(), **{"Content-Length": str(MAX_BYTES + 1)})
+    assert status == 422
+
+
+async def test_an_upload_has_an_end(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it comes byte by byte."""
+    monkeypatch.setattr(transfers, "UPLOAD_TIMEOUT_S", 0.3)
+
+    async def slow() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"z"
+            await asyncio.sleep(0.05)
+
+    async with logged_in(daemon.home) as browser:
+        assert (await upload(browser, slow()))[0] == 408
 
 
 async def test_who_sends_or_takes_nothing_is_hung_up_on(
