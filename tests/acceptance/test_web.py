@@ -52,9 +52,11 @@ HOSTILE = {
     "marks": "Z" + "\u0351" * 500,
 }
 PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAMAAAACCAIAAAASFvFNAAAAGUlEQVR4nAXBAQEAAACCIJ/ncwPAYQi5LA9E3wj6D+hbmwAAAABJRU5ErkJggg=="
+    "iVBORw0KGgoAAAANSUhEUgAAAAMAAAEsCAIAAACJx56/AAAAJUlEQVR42mOwDr0JQQyjrFHWKGuUNcoaZY2yRlmjrFHWKGuQsgDy"
+    "1fVh7OchdQAAAABJRU5ErkJggg=="
 )
-"""A picture of three by two pixels."""
+"""A picture of 3 by 300 pixels."""
+LOG = "document.querySelector('.log')"
 BIDI = """
     [...document.querySelectorAll(".foreign")].map((node) => `${getComputedStyle(node).unicodeBidi} ${node.dir}`)
 """
@@ -338,7 +340,7 @@ def test_a_picture_is_shown_and_saved(alice: Person, bob: Surfer, tmp_path: Path
     page = bob.open(f"#q={prompt_of(bob, 'Which of them')}", size=PHONE)
     picture = page.get_by_role("img", name="Picture photo.png")
     expect(picture).to_be_visible()
-    assert picture.evaluate("node => node.decode().then(() => [node.naturalWidth, node.naturalHeight])") == [3, 2]
+    assert picture.evaluate("node => node.decode().then(() => [node.naturalWidth, node.naturalHeight])") == [3, 300]
     expect(page.get_by_text("not fetched yet")).to_have_count(1)
     expect(page.locator(".file img")).to_have_count(1)
     for name, content in contents.items():
@@ -353,6 +355,8 @@ def test_a_picture_is_shown_and_saved(alice: Person, bob: Surfer, tmp_path: Path
     assert page.evaluate("window.hacked") is None
     page.goto(f"{bob.url}/#talk={alice.user_id}")
     expect(page.get_by_role("log").get_by_role("img", name="Picture photo.png")).to_be_visible()
+    # The picture came after the lines, and the last of them is still in sight.
+    wait_until(lambda: page.evaluate("(log => log.scrollHeight - log.scrollTop - log.clientHeight)(" + LOG + ")") < 2)
 
 
 def test_files_go_with_an_answer(alice: Person, bob: Surfer, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ async function showTalk(scope, pane, user) {
   const log = h("div", { class: "log", tabindex: "0", role: "region", "aria-label": "Conversation" }, earlier, said, empty);
   const lines = new Map();
   let conversation = null;
+  let isAtEnd = true;
   fill(pane, heading, log, composer());
 
   const head = () => keepFocus(pane, drawHead);
@@ -216,6 +217,11 @@ async function showTalk(scope, pane, user) {
   scope.on("all", () => read().catch(() => {}));
   scope.on("contacts", head);
   scope.listen(document, "visibilitychange", putAway);
+  scope.listen(log, "scroll", () => {
+    isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX;
+  });
+  // A picture makes the log longer when it is there; events of images do not bubble.
+  log.addEventListener("load", () => isAtEnd && log.scrollTo(0, log.scrollHeight), true);
   head();
   await read().catch((failure) => fill(log, h("p", { class: "empty" }, foreign(failure.sentence))));
   log.scrollTop = log.scrollHeight;
