@@ -109,7 +109,7 @@ export async function showQuestion(scope, pane, id) {
       ),
     );
     // The form stays as it is while only times and claims change, so that nothing typed is lost.
-    const state = JSON.stringify([prompt.status, prompt.form, prompt.snoozed, canWriteBack()]);
+    const state = JSON.stringify([prompt.status, prompt.form, prompt.snoozed, canWriteBack(), prompt.status !== "open" && isMine(id)]);
     if (state === shownAs) {
       return;
     }
