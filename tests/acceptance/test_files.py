@@ -318,8 +318,15 @@ def is_further(bob: Person, seen: list[int]) -> bool:
     return True
 
 
-def test_a_file_survives_kills_of_everything(network_on_each_broker: Network) -> None:
+def test_a_file_survives_kills_of_everything(network: Network) -> None:
     """Both daemons and the broker are killed on the way; the file goes on from where it was, and arrives identical."""
+    carry_through_kills(network, 60 * MB, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["iotcore"], indirect=True)
+def test_a_file_survives_kills_of_the_other_broker(network_on_each_broker: Network) -> None:
+    """The same with the broker that forgets everything."""
     carry_through_kills(network_on_each_broker, 60 * MB, 0.1)
 
 
