@@ -18,7 +18,7 @@ from p2pflows.protocol.ids import derived_id
 from p2pflows.protocol.message import Type
 
 SETTINGS = settings(
-    max_examples=200 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 30,
+    max_examples=200 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 20,
     stateful_step_count=40,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
