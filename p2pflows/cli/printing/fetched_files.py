@@ -13,6 +13,7 @@ from p2pflows.cli.printing.output import truncate
 from p2pflows.cli.printing.sizes import as_size
 from p2pflows.errors import FileLost, UsageError
 from p2pflows.foreign_text import escape
+from p2pflows.protocol import file_reference
 from p2pflows.protocol.file_reference import MARK, is_reference
 
 POLL_S = 0.5
@@ -35,11 +36,12 @@ def fetch_files(me: p2pflows.Client, data: Any, save: Path | None = None) -> Any
     if not isinstance(data, dict):
         return data
     if is_reference(data):
-        about = data[MARK]
-        if not isinstance(about, dict) or not isinstance(about.get("id"), str):
+        try:
+            reference = file_reference.read(data)
+        except ValueError:  # what is malformed is data, and its name may be a path
             return data
-        path = fetch(me, about["id"])
-        return {MARK: {**about, "path": str(path if save is None else copy_to(path, save, str(about["name"])))}}
+        path = fetch(me, reference.id)
+        return {MARK: {**data[MARK], "path": str(path if save is None else copy_to(path, save, reference.name))}}
     return {key: fetch_files(me, item, save) for key, item in data.items()}
 
 
