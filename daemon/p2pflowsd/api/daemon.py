@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from p2pflows.contacts import ME, Book, resolve
-from p2pflows.errors import P2pflowsError
 from p2pflows.protocol import topics
 from p2pflowsd.api import views
 from p2pflowsd.api.parameters import Parameters
 from p2pflowsd.node import Node
+from p2pflowsd.steps import Submit, run_step
 from p2pflowsd.transfers.transfers import Transfers
 
 P = TypeVar("P", bound=Parameters)
 T = TypeVar("T")
-OnOutcome = Callable[[Any], None]
-"""Takes the result of a step or a method, or its P2pflowsError."""
 
 
 class Written(bytes):
     """JSON in a result, which is passed on as it is."""
 
     __slots__ = ()
-
-
-class Submit(Protocol):
-    """Runs a step inside the node's next batch."""
-
-    def __call__(self, step: Callable[[], Any], on_outcome: OnOutcome, *, reads_only: bool = False) -> None:
-        """Call back with the result or P2pflowsError of the step, after the commit."""
 
 
 class Daemon:
@@ -75,9 +65,7 @@ class Daemon:
         Raises:
             P2pflowsError: the step raised it, or the disk failed.
         """
-        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.submit(step, settle(outcome))
-        return await outcome
+        return await run_step(self.submit, step)
 
     async def read(self, step: Callable[[], T]) -> T:
         """Run a step that changes nothing, and return its result; it works while the journal cannot be written.
@@ -85,9 +73,7 @@ class Daemon:
         Raises:
             P2pflowsError: the step raised it, or the journal cannot be read.
         """
-        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.submit(step, settle(outcome), reads_only=True)
-        return await outcome
+        return await run_step(self.submit, step, reads_only=True)
 
     def contacts(self) -> Book:
         """The contacts as they are now; a command may have changed the file a moment ago."""
@@ -132,17 +118,3 @@ class Method(Generic[P]):
             P2pflowsError: a parameter is wrong, or the method failed.
         """
         return await self.function(daemon, self.parameters.parse(params))
-
-
-def settle(future: asyncio.Future[Any]) -> OnOutcome:
-    """Return a callback that completes a future with the result or P2pflowsError that it is called with."""
-
-    def complete(outcome: Any) -> None:
-        if future.done():
-            return
-        if isinstance(outcome, P2pflowsError):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-
-    return complete

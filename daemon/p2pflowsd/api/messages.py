@@ -14,7 +14,7 @@ from p2pflows.errors import BadInput, DeadlinePassed, P2pflowsError, from_peer
 from p2pflows.forms.wire import form_of
 from p2pflows.protocol.message import Type
 from p2pflowsd.api import views
-from p2pflowsd.api.daemon import Daemon, OnOutcome, Written, settle
+from p2pflowsd.api.daemon import Daemon, Written
 from p2pflowsd.api.parameters import (
     MAX_TIMEOUT_S,
     POST_TIMEOUT_S,
@@ -35,6 +35,7 @@ from p2pflowsd.human.texts import TEXT_KEYS
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.node import Node
 from p2pflowsd.sending.waiters import OnProgress
+from p2pflowsd.steps import OnOutcome, settle
 
 CALL_TIMEOUT_S = 600
 MAX_SOURCE_CHARS = 64

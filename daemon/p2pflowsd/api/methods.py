@@ -24,9 +24,10 @@ from p2pflowsd.api import (
     usage,
     worker_tokens,
 )
-from p2pflowsd.api.daemon import Daemon, Method, OnOutcome
+from p2pflowsd.api.daemon import Daemon, Method
 from p2pflowsd.api.parameters import NoParameters
 from p2pflowsd.sending.waiters import OnProgress
+from p2pflowsd.steps import OnOutcome
 
 METHODS: dict[str, Method[Any]] = {
     "id": Method(NoParameters, status.user_id),

@@ -15,10 +15,11 @@ from p2pflows.flows.overrides import check_keyless
 from p2pflows.protocol import topics
 from p2pflows.protocol.worker_frames import Failure, Outcome, Success
 from p2pflowsd.api import peers
-from p2pflowsd.api.daemon import Daemon, settle
+from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import Flag, JsonObject, MustBe, Parameters, Text
 from p2pflowsd.api.replies import DescribeReply, FlowList, LoadedFlow
 from p2pflowsd.running.catalog import CONTACTS, HUMAN_SCHEMA, Served, check_allow, strangers_in
+from p2pflowsd.steps import settle
 
 WORKER_TIMEOUT_S = 5.0
 """How long `serve` waits for a worker that is just starting."""

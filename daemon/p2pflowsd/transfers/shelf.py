@@ -7,7 +7,6 @@ import errno
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, Protocol
 
 from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.protocol.file_reference import ANY_TYPE, FileReference, as_file_name
@@ -16,18 +15,12 @@ from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.journal.rows import FileRow
 from p2pflowsd.lifecycle import FileState
 from p2pflowsd.node import Node
+from p2pflowsd.steps import Submit, run_step
 from p2pflowsd.transfers.store import Store
 
 MAX_PUTTING = 2
 """How many files are copied at a time."""
 RETRY_JOURNAL_S = 2.0
-
-
-class Submit(Protocol):
-    """Runs a step inside the node's next batch."""
-
-    def __call__(self, step: Callable[[], Any], on_outcome: Callable[[Any], None], *, reads_only: bool = False) -> None:
-        """Call back with the result or P2pflowsError of the step, after the commit."""
 
 
 class Shelf:
@@ -100,7 +93,7 @@ class Shelf:
             try:
                 async with self._kept_bytes:
                     await loop.run_in_executor(self._pool, self.store.keep, found.name, found.sha256)
-                    await self._run(lambda: self._node().files.put(reference))
+                    await run_step(self._submit, lambda: self._node().files.put(reference))
             except P2pflowsError:
                 await self._remove_unused(found.sha256)
                 raise
@@ -130,32 +123,19 @@ class Shelf:
         """Run a step inside the node's next batch; again until the journal can be written."""
         while True:
             try:
-                await self._run(step)
+                await run_step(self._submit, step)
             except JournalFailed:
                 await asyncio.sleep(RETRY_JOURNAL_S)
             else:
                 return
 
     async def _check_room(self, size: int) -> None:
-        await self._run(lambda: self._node().files.ensure_room_for_own(size), reads_only=True)
-
-    async def _run(self, step: Callable[[], Any], *, reads_only: bool = False) -> Any:
-        """Run a step inside the node's next batch, and return its result after the commit.
-
-        Raises:
-            P2pflowsError: the step raised it, or the journal cannot be written.
-        """
-        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._submit(step, lambda result: None if outcome.done() else outcome.set_result(result), reads_only=reads_only)
-        result = await outcome
-        if isinstance(result, P2pflowsError):
-            raise result
-        return result
+        await run_step(self._submit, lambda: self._node().files.ensure_room_for_own(size), reads_only=True)
 
     async def _remove_unused(self, sha256: str) -> None:
         """Remove bytes from the disk that no file has any more."""
         async with self._kept_bytes:
-            if not await self._run(lambda: self._node().journal.files.has_bytes(sha256), reads_only=True):
+            if not await run_step(self._submit, lambda: self._node().journal.files.has_bytes(sha256), reads_only=True):
                 await asyncio.get_running_loop().run_in_executor(self._pool, self.store.remove, sha256)
 
 

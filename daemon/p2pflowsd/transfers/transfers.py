@@ -27,8 +27,9 @@ from p2pflowsd.journal.rows import FileRow
 from p2pflowsd.lifecycle import FileState
 from p2pflowsd.link import Delivery, Link
 from p2pflowsd.node import Node
+from p2pflowsd.steps import Submit
 from p2pflowsd.transfers.download import Download, Outcome
-from p2pflowsd.transfers.shelf import Shelf, Submit, disk_error
+from p2pflowsd.transfers.shelf import Shelf, disk_error
 from p2pflowsd.transfers.uploads import MIN_PIECE_BYTES, Part, Uploads
 
 MAX_ACTIVE = 4
