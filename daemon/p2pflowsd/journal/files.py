@@ -129,10 +129,6 @@ class AwaitedTable(Table[AwaitedRow]):
         """Return all requests that wait, in the order of arrival."""
         return self._many("ORDER BY n")
 
-    def has(self, row_id: int) -> bool:
-        """Return whether a request waits."""
-        return bool(self._value("SELECT EXISTS (SELECT 1 FROM awaited WHERE n = ?)", row_id))
-
     def remove(self, row_id: int) -> None:
         """Let a request wait no more."""
         self._db.execute("DELETE FROM awaited WHERE n = ?", (row_id,))

@@ -112,9 +112,10 @@ class TaskQueue:
             The requests whose flow is served no more.
         """
         ready, orphans = [], []
+        awaiting_files = {row.row_id for row in self._journal.awaited.all()}
         rows = self._journal.incoming.in_state(IncomingState.READY)
         for row in sorted(rows, key=lambda row: (not self._effects.has_begun(row.row_id), row.epoch, row.seq)):
-            if self._journal.awaited.has(row.row_id):  # it waits for files
+            if row.row_id in awaiting_files:
                 continue
             task = self.task_of(row)
             if task is None:
