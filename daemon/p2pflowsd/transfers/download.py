@@ -1,4 +1,4 @@
-"""One file on its way here: asks its holder for it, and adds what comes to its beginning on the disk."""
+"""Fetches one file: asks its holder for pieces, and appends them to the part on the disk."""
 
 from __future__ import annotations
 

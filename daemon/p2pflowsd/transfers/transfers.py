@@ -37,7 +37,7 @@ MAX_ACTIVE = 4
 MAX_ACTIVE_OF_ONE = 2
 """How many of one user; the others come after them."""
 MAX_UNOPENED = 128
-"""How many packets wait to be opened; what comes beyond that is dropped, and asked for again."""
+"""How many packets may wait to be opened; further ones are dropped, and asked for again."""
 OPENED_AT_ONCE = 8
 SENT_AT_ONCE_BYTES = 262_144
 """How many bytes of pieces are read and sealed in one go."""
@@ -171,7 +171,7 @@ class Transfers:
         self._retry(None)
 
     def link_down(self) -> None:
-        """Drop what waits to be sent, and send smaller pieces if the broker may have hung up on them."""
+        """Drop the pieces that wait to be sent, and send smaller ones if the broker may have hung up on them."""
         self._uploads.clear()
         if time.monotonic() - self._pieces_sent_at < HANG_UP_S:
             self._uploads.piece_bytes = max(MIN_PIECE_BYTES, self._uploads.piece_bytes // 2)
