@@ -53,7 +53,7 @@ ECHO_TIMEOUT_S = 2.0
 MAX_BATCH_REQUESTS = 128
 """How many requests of clients one batch runs, so that nobody waits for long until it ends."""
 MAX_BATCH_DELIVERIES = 64
-MAX_BATCH_BYTES = 64_000
+MAX_BATCH_BYTES = 32_000
 """How many bytes of deliveries one batch receives; a larger one has a batch of its own."""
 MAX_UNACKNOWLEDGED = 100
 """How many deliveries wait for their acknowledgement while this daemon does not know whether it has a twin.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -12,13 +12,16 @@ from p2pflows.backoff import Backoff
 from p2pflows.protocol.message import ANSWERS
 
 MAX_BUNDLE_BYTES = 128_000
-MAX_BUNDLE_MESSAGES = 256
+MAX_BUNDLE_MESSAGES = 128
+"""A recipient takes up to 0.1 ms for each, and does nothing else meanwhile."""
 BUNDLED_OVERHEAD_BYTES = 40
 """Bytes that a message takes in a bundle besides its body: its length and its hash, rounded up."""
 MAX_IN_FLIGHT_BYTES = 4_000_000
 """Per recipient, so that the broker's queue for a slow reader stays short."""
 MAX_IN_FLIGHT_MESSAGES = 512
 """Per recipient, so that what is sent next does not arrive behind seconds of work."""
+MAX_STREAM_PART = 0.5
+"""The part of both that one stream takes, so that what goes to another endpoint finds room and arrives soon."""
 PAUSE = Backoff(initial_s=0.5, max_s=8.0)
 """How long a stream whose recipient has no room waits, until one of its messages finds out whether there is room."""
 MAX_CACHED_BYTES = 16_000_000
@@ -86,6 +89,21 @@ class OutboxEntry:
 
 
 @dataclass(slots=True)
+class _UnderWay:
+    """How many messages wait for receipts, and how many bytes their bodies have."""
+
+    messages: int = 0
+    bytes: int = 0
+
+    def room(self, part: float) -> tuple[int, int]:
+        """Return how many more messages and bytes may be under way, of a part of what may be to one recipient."""
+        return int(part * MAX_IN_FLIGHT_MESSAGES) - self.messages, int(part * MAX_IN_FLIGHT_BYTES) - self.bytes
+
+
+_NOTHING = _UnderWay()
+
+
+@dataclass(slots=True)
 class _Pause:
     """A stream whose recipient has no room.
 
@@ -106,6 +124,7 @@ class SendQueue:
     The messages of one stream are sent in the order in which they were added. The streams to a recipient take turns, a
     bundle each, so that a call does not wait behind what is queued for another endpoint. For the same reason what a
     recipient has no room for is not in flight: its stream pauses, and sends one message at a time until one is stored.
+    And one stream fills half of what may be in flight to its recipient.
     """
 
     def __init__(self) -> None:
@@ -124,7 +143,8 @@ class SendQueue:
         self._pauses_end: list[tuple[float, tuple[str, str]]] = []
         """A heap; an entry whose stream does not pause, or does so for longer, is out of date."""
         self._numbers = count()
-        self._in_flight: dict[str, int] = {}
+        self._under_way: defaultdict[str | tuple[str, str], _UnderWay] = defaultdict(_UnderWay)
+        """By recipient, and by stream."""
         self._cached_bytes = 0
 
     def __len__(self) -> int:
@@ -326,20 +346,21 @@ class SendQueue:
         Returns:
             The messages; none if there are none, or if enough bytes are in flight to this recipient.
         """
-        window = MAX_IN_FLIGHT_BYTES - self._in_flight.get(peer, 0)
-        most = min(MAX_BUNDLE_MESSAGES, MAX_IN_FLIGHT_MESSAGES - len(self._sent.get(peer, ())))
+        room, size = self._under_way.get(peer, _NOTHING).room(1.0)
         streams = self._unsent.get(peer, OrderedDict())
         bundle: list[OutboxEntry] = []
-        while streams and not bundle:
+        blocked = 0
+        while len(streams) > blocked and not bundle and room > 0 and size > 0:
             endpoint, queue = next(iter(streams.items()))
             is_probe = (peer, endpoint) in self._pauses
-            bundle = _take_bundle(queue, window, min(1, most) if is_probe else most, max_bytes)
+            room_of, size_of = self._under_way.get((peer, endpoint), _NOTHING).room(MAX_STREAM_PART)
+            most = min(room, room_of, 1 if is_probe else MAX_BUNDLE_MESSAGES)
+            bundle = _take_bundle(queue, min(size, size_of), most, max_bytes)
             if not queue or (bundle and is_probe):
                 del streams[endpoint]
-            elif bundle:
-                streams.move_to_end(endpoint)
             else:
-                break
+                streams.move_to_end(endpoint)
+                blocked += 1
         if not streams:
             self._unsent.pop(peer, None)
         return bundle
@@ -366,7 +387,9 @@ class SendQueue:
             entry.attempts += 1
             entry.waits += 1
             self._sent.setdefault(entry.peer, {})[entry.id] = entry
-            self._in_flight[entry.peer] = self._in_flight.get(entry.peer, 0) + entry.size
+            for key in (entry.peer, entry.stream):
+                self._under_way[key].messages += 1
+                self._under_way[key].bytes += entry.size
         heapq.heappush(self._due, (due, next(self._numbers), bundle))
 
     def _queue_of(self, entry: OutboxEntry) -> deque[OutboxEntry]:
@@ -397,7 +420,12 @@ class SendQueue:
             return False
         if not sent:
             del self._sent[entry.peer]
-        self._in_flight[entry.peer] -= entry.size
+        for key in (entry.peer, entry.stream):
+            under_way = self._under_way[key]
+            under_way.messages -= 1
+            under_way.bytes -= entry.size
+            if not under_way.messages:
+                del self._under_way[key]
         return True
 
 

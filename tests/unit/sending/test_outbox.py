@@ -281,15 +281,17 @@ def test_only_known_reasons_for_no_room_are_kept(bob: LoneDaemon, ann: Peer) -> 
 
 def test_what_has_no_room_is_not_in_the_way_of_other_endpoints(bob: LoneDaemon, ann: Peer) -> None:
     """A recipient has no room for more than may be in flight to it; a call to another endpoint leaves all the same."""
-    posts = [accept(bob, ann, Type.POST) for _ in range(MAX_IN_FLIGHT_MESSAGES + 1)]
-    assert len(ann.received("x")) == MAX_IN_FLIGHT_MESSAGES
-    for first in range(0, MAX_IN_FLIGHT_MESSAGES, MAX_BUNDLE_MESSAGES):
-        ann.notify(refused=[[each, "quota_full"] for each in posts[first : first + MAX_BUNDLE_MESSAGES]])
+    half = MAX_IN_FLIGHT_MESSAGES // 2
+    posts = {endpoint: [accept(bob, ann, Type.POST, endpoint=endpoint) for _ in range(half + 1)] for endpoint in "xz"}
+    assert [len(ann.received(endpoint)) for endpoint in "xz"] == [half, half]
+    for ids in posts.values():
+        for first in range(0, half, MAX_BUNDLE_MESSAGES):
+            ann.notify(refused=[[each, "quota_full"] for each in ids[first : first + MAX_BUNDLE_MESSAGES]])
     call = accept(bob, ann, endpoint="y")
     assert [each["id"] for each in ann.received("y")] == [call]
     before = len(ann.received("x"))
     bob.sleep(1)
-    assert [each["id"] for each in ann.received("x")[before:]] == posts[:1]
+    assert [each["id"] for each in ann.received("x")[before:]] == posts["x"][:1]
 
 
 def test_a_stream_without_room_sends_one_message_until_that_is_stored(bob: LoneDaemon, ann: Peer) -> None:

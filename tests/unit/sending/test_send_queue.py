@@ -65,19 +65,36 @@ def test_streams_take_turns(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_limited_number_of_messages_is_in_flight(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is sent next would otherwise arrive behind seconds of work."""
-    monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_MESSAGES", 2)
-    posts = [add(queue, number) for number in range(4)]
-    call = add(queue, 5, endpoint="other")
-    assert send(queue) == posts[:2]
+    monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_MESSAGES", 4)
+    posts = [[add(queue, 3 * number + each, endpoint=f"e{each}") for number in range(3)] for each in range(3)]
+    assert [send(queue) for _ in range(3)] == [posts[0][:2], posts[1][:2], []]
+    queue.remove(posts[0][0].id)
+    assert send(queue) == posts[2][:1]
     assert send(queue) == []
-    queue.remove(posts[0].id)
-    assert send(queue) == [call]
     assert queue.has_unsent
+
+
+@pytest.mark.parametrize("limit", [("MAX_IN_FLIGHT_MESSAGES", 4), ("MAX_IN_FLIGHT_BYTES", 40)])
+def test_one_stream_leaves_half_of_the_window_to_others(
+    queue: SendQueue, monkeypatch: pytest.MonkeyPatch, limit: tuple[str, int]
+) -> None:
+    """A call to another endpoint finds room however many posts are queued, and arrives behind few of them."""
+    monkeypatch.setattr(send_queue, *limit)
+    posts = [add(queue, number) for number in range(5)]
+    assert [send(queue), send(queue)] == [posts[:2], []]
+    calls = [add(queue, number, endpoint="other") for number in range(5, 8)]
+    assert [send(queue), send(queue)] == [calls[:2], []]
+    queue.remove(posts[0].id)
+    assert [send(queue), send(queue)] == [posts[2:3], []]
+    queue.resend(posts[1])
+    assert [send(queue), send(queue)] == [posts[3:4], []]
+    queue.remove(calls[0].id)
+    assert send(queue) == calls[2:]
 
 
 def test_the_window_limits_the_bytes_in_flight(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a recipient's window is full, its messages wait until a receipt opens the window."""
-    monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_BYTES", 20)
+    monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_BYTES", 40)
     entries = [add(queue, number) for number in range(3)]
     assert send(queue) == entries[:2]
     assert send(queue) == []
@@ -200,6 +217,7 @@ def test_only_the_last_wait_for_a_receipt_counts(queue: SendQueue) -> None:
 def test_a_stream_without_room_waits_for_the_window(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves the messages to other endpoints where they are, and sends one as soon as the window is open."""
     monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_MESSAGES", 2)
+    monkeypatch.setattr(send_queue, "MAX_STREAM_PART", 1.0)
     refused = [add(queue, number) for number in range(2)]
     for seq, entry in enumerate(refused):
         entry.seq = seq
