@@ -38,6 +38,11 @@ TAKE_OVER = "--take-over"
 """The argument with which another daemon of this identity has to end."""
 COMPACT = "--compact"
 """The argument with which the journal is written anew first."""
+GARBAGE_THRESHOLDS = (5_000, 4, 2_000)
+"""For `gc`: a collection stops everything, 5 ms for 25,000 objects that are young and stay, as when much is queued.
+
+One of all objects is rare, as it stops a daemon with 300,000 queued messages for 0.1 s.
+"""
 
 
 def main() -> int:
@@ -114,7 +119,7 @@ async def _run(where: Home, settings: config.Settings, *, take_over: bool) -> No
     for number in terminal.stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
     gc.freeze()  # the objects of start-up live as long as the process, so no collection need look at them
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     app = App(where, settings, log, take_over=take_over)
     rotating = asyncio.create_task(_keep_short(Path(log_file))) if (log_file := _value_of(LOG_FILE)) else None
     await app.run(stopping, lambda status: _print_greeting(sys.stdout, status, where))
