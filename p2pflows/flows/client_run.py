@@ -145,8 +145,9 @@ class ClientRun:
         del request, data, error
         raise UsageError("Only the flow that was called can answer.", "Send a new message instead.")
 
-    def step(self, compute: Callable[[], Any]) -> Any:
+    def step(self, compute: Callable[[], Any], *, is_deferred: bool = False) -> Any:
         """Compute a value; outside of a run nothing is recorded."""
+        del is_deferred
         return compute()
 
     def progress(self, data: dict[str, Any]) -> None:

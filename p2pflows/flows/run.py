@@ -130,8 +130,14 @@ class Run(Protocol):
             error: what the caller receives in place of the data; this run still succeeds and keeps its state.
         """
 
-    def step(self, compute: Callable[[], Any]) -> Any:
-        """Compute a value once and record it as JSON; a run that starts over receives the recorded value."""
+    def step(self, compute: Callable[[], Any], *, is_deferred: bool = False) -> Any:
+        """Compute a value once and record it as JSON; a run that starts over receives the recorded value.
+
+        Args:
+            compute: returns the value.
+            is_deferred: whether it is recorded only before this run calls, waits, or makes another step. A run that
+                ends without any of these needs no record, as what it sends at its end takes its place.
+        """
 
     def progress(self, data: dict[str, Any]) -> None:
         """Report progress to the caller before the answer, if the caller listens; a report may be lost."""

@@ -225,7 +225,9 @@ class ChatAtomicFlow(AtomicFlow):
 
     def _ask_in_step(self, request: Request) -> Completion | ModelFailed:
         """Ask the model once, in a step of the run, so that a run that starts over does not ask again."""
-        record = self.step(lambda: self._ask_for_record(request))
+        # The last answer ends the run, and needs no record of its own; the run of another class may go on.
+        is_deferred = type(self).run is ChatAtomicFlow.run
+        record = self._running().step(lambda: self._ask_for_record(request), is_deferred=is_deferred)
         match record:
             case {"too_long": str(details)}:
                 return ModelFailed(Cause.TOO_LONG, details, record.get("max_tokens"))

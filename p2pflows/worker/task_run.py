@@ -94,6 +94,8 @@ class TaskRun:
         self._on_stop: list[Callable[[], None]] = []
         self._numbering = Numbering()
         self._spent: list[Spent] = []
+        self._deferred: tuple[int, Any] | None = None
+        """The index and value of a step that is recorded before the run does anything else."""
 
     def call(
         self, target: Target, message: FlowMessage, *, timeout: float | None, subflow: str, progress: bool = False
@@ -116,6 +118,7 @@ class TaskRun:
             DeadlinePassed: the timeout has passed; the call stays open.
             UsageError: it would block all async flows of this worker.
         """
+        self._record_deferred()
         if pending.done():
             return pending.result()
         if self._host.in_loop():
@@ -135,6 +138,7 @@ class TaskRun:
         Raises:
             DeadlinePassed: the timeout has passed; the call stays open.
         """
+        self._record_deferred()
         if pending.done():
             return pending.result()
         with self._host.parked(self._task, is_timed=timeout is not None):
@@ -177,21 +181,16 @@ class TaskRun:
             raise FlowFailed(f"The answer is too large. {large.message}", hint) from None
         self._add_sent(Reply(request=request, data=plain, error=info))
 
-    def step(self, compute: Callable[[], Any]) -> Any:
+    def step(self, compute: Callable[[], Any], *, is_deferred: bool = False) -> Any:
         """Compute something once and record its JSON result; a run that starts over gets what was recorded."""
         call_index, record = self._next_record(_STEP)
-        result = None if record is None else record.result
-        if result is None:
-            value = _plain(compute()) if record is None else None
-            spent = self.take_spent()
-            try:
-                result = self._wait_for(call_index, Step(value=value, fingerprint=_STEP, spent=spent)).result()
-            except BaseException:
-                self._return_spent(spent)  # the daemon may not have got the step
-                raise
-        if isinstance(result, CallFailed):
-            raise result.as_error()
-        return result.value if isinstance(result, StepValue) else None
+        if record is None:
+            value = _plain(compute())
+            if is_deferred:
+                self._deferred = (call_index, value)
+                return value
+            return self._record(call_index, value)
+        return _step_value(record.result or self._wait_for(call_index, Step(value=None, fingerprint=_STEP)).result())
 
     @property
     def wants_progress(self) -> bool:
@@ -283,6 +282,7 @@ class TaskRun:
         Raises:
             FlowFailed: it is one too many, or the earlier attempt asked for something else.
         """
+        self._record_deferred()
         with self._lock:
             call_index, self._count = self._count, self._count + 1
         if call_index >= MAX_RECORDS:
@@ -296,6 +296,21 @@ class TaskRun:
         future: Future[AskResult] = Future()
         self._ask(call_index, content, future)
         return future
+
+    def _record(self, call_index: int, value: Any) -> Any:
+        """Have the daemon record the value of a step; return what it has recorded."""
+        spent = self.take_spent()
+        try:
+            return _step_value(self._wait_for(call_index, Step(value=value, fingerprint=_STEP, spent=spent)).result())
+        except BaseException:
+            self._return_spent(spent)  # the daemon may not have got the step
+            raise
+
+    def _record_deferred(self) -> None:
+        with self._lock:
+            deferred, self._deferred = self._deferred, None
+        if deferred is not None:
+            self._record(*deferred)
 
     def _ask(self, call_index: int, content: Call | Step | CancelCall, future: Future[AskResult] | None = None) -> None:
         with self._lock:
@@ -354,6 +369,17 @@ def _resolve(pending: Future[CallResult], result: Future[AskResult]) -> None:
             pending.set_result(CallResult(message, sender, {}, settled.as_error()))
         case StepValue():
             pending.set_result(CallResult("", "", {}))
+
+
+def _step_value(result: AskResult) -> Any:
+    """Return the recorded value of a step.
+
+    Raises:
+        CallError: it could not be recorded.
+    """
+    if isinstance(result, CallFailed):
+        raise result.as_error()
+    return result.value if isinstance(result, StepValue) else None
 
 
 def _plain(value: Any) -> Any:

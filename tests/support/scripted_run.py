@@ -57,6 +57,8 @@ class ScriptedRun:
         self.errors: list[tuple[str, CallError]] = []
         self.told: list[dict[str, Any]] = []
         self.spent: list[Spent] = []
+        self.deferred: list[bool] = []
+        """Of each step, whether it may be recorded later."""
         self._calls_made = 0
         self._steps_made = 0
 
@@ -107,8 +109,9 @@ class ScriptedRun:
         else:
             self.errors.append((request, error))
 
-    def step(self, compute: Callable[[], Any]) -> Any:
+    def step(self, compute: Callable[[], Any], *, is_deferred: bool = False) -> Any:
         """Compute the n-th step, or return its earlier result."""
+        self.deferred.append(is_deferred)
         number, self._steps_made = self._steps_made, self._steps_made + 1
         if number == len(self.memory.steps):
             self.memory.steps.append(json.dumps(compute()))

@@ -17,6 +17,7 @@ from support.scripted_run import ALICE, Memory, ScriptedRun, incoming
 from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
 from p2pflows.flows.config import default_config, effective_config
 from p2pflows.flows.flow import build, dump_state, invoke
+from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.models.api_info import ApiInfo, quick_load_api_keys
 from p2pflows.models.failures import ModelFailed
@@ -31,6 +32,7 @@ class Chat:
     """An instance of a chat flow: each message runs on a new flow object, with the state that the last one left."""
 
     def __init__(self, server: ModelServer, **overrides: Any) -> None:
+        self.flow_class = ChatAtomicFlow
         self.keyring: Keyring | None = Keyring([ApiInfo(api_key=KEY, api_base=server.url)])
         self.config = effective_config(ChatAtomicFlow, {"name": "tester", **overrides})
         self.state: bytes | None = None
@@ -41,7 +43,7 @@ class Chat:
         """Send data, and return the flow's answer."""
         self.run = ScriptedRun(memory=memory)
         self.run.wants_progress = self.wants_progress
-        flow = build(ChatAtomicFlow, self.config, subflows={}, run=self.run, state=self.state)
+        flow = build(self.flow_class, self.config, subflows={}, run=self.run, state=self.state)
         if self.keyring is not None:
             flow.set_api_infos(self.keyring)
         assert invoke(flow, incoming(data, user=sender)) is None
@@ -413,6 +415,21 @@ def test_crash_bills_once(server: ModelServer) -> None:
     assert crashed.say(memory, query="Hello") == "once"
     assert len(server.requests) == 1
     assert crashed.history == chat.history
+
+
+def test_the_last_answer_is_recorded_with_what_the_run_leaves(server: ModelServer) -> None:
+    """It needs no record of its own; but a class that goes on after it may do what must not come twice."""
+
+    class Mailer(ChatAtomicFlow):
+        def run(self, input_message: FlowMessage) -> dict[str, Any]:
+            return super().run(input_message)
+
+    chat = Chat(server)
+    chat.say(query="1")
+    assert chat.run.deferred == [True]
+    chat.flow_class = Mailer
+    chat.say(query="2")
+    assert chat.run.deferred == [False]
 
 
 def test_failure_keeps_the_conversation(server: ModelServer) -> None:
