@@ -7,7 +7,6 @@ so on.
 
 from __future__ import annotations
 
-import copy
 import functools
 import re
 import sys
@@ -20,6 +19,7 @@ import yaml
 
 from p2pflows import petnames
 from p2pflows.errors import UsageError
+from p2pflows.flows.copies import copied
 from p2pflows.flows.overrides import TARGET
 from p2pflows.flows.project import project_of, public_name
 from p2pflows.protocol import topics
@@ -53,13 +53,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
     Mappings are merged key by key. Any other value, a list and None included, replaces the old one.
     """
-    merged = copy.deepcopy(dict(base))
+    merged = copied(dict(base))
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             merged[key] = merge(old, value)
         else:
-            merged[key] = copy.deepcopy(value)
+            merged[key] = copied(value)
     return merged
 
 
@@ -69,7 +69,7 @@ def default_config(flow_class: type[Any]) -> dict[str, Any]:
     Raises:
         UsageError: a config file is not a mapping with text keys and JSON values, or refers to a key it does not hold.
     """
-    merged = copy.deepcopy(BASE_DEFAULTS)
+    merged = copied(BASE_DEFAULTS)
     for each in reversed(_first_bases(flow_class)):
         merged = merge(merged, _own_config(each))
     return merged
@@ -236,7 +236,7 @@ def with_user_ids(subflows: Any, resolve: Callable[[str], str]) -> Any:
         return subflows
     named: dict[str, Any] = {}
     for key, entry in subflows.items():
-        named[key] = copy.deepcopy(entry)
+        named[key] = copied(entry)
         if not isinstance(entry, Mapping):
             continue
         user = entry.get("user_id")
@@ -285,13 +285,13 @@ def _spec(key: str, entry: _Entry, me: str, complete: bool) -> SubflowSpec:
         user=user,
         endpoint=endpoint,
         instance=instance or None,
-        overrides={name: copy.deepcopy(value) for name, value in entry.content.items() if name not in dropped},
+        overrides={name: copied(value) for name, value in entry.content.items() if name not in dropped},
         class_name=entry.text("flow_class_name", "") or None,
         dispatch_point=topics.check_name(point, "a dispatch point") if point else None,
         singleton=entry.flag("singleton"),
         parallel_dispatch=entry.flag("parallel_dispatch"),
         config={
-            **{name: copy.deepcopy(value) for name, value in entry.content.items() if name in _LABELS},
+            **{name: copied(value) for name, value in entry.content.items() if name in _LABELS},
             "user_id": user,
             "flow_endpoint": endpoint,
         },

@@ -28,6 +28,7 @@ from p2pflows.flows.config import (
     merge,
     subflow_specs,
 )
+from p2pflows.flows.copies import copied
 from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.proxy import FlowProxy, check_message, package, send_reply
 from p2pflows.flows.run import Run, Target, outside
@@ -382,10 +383,10 @@ def build(
         raise UsageError(f"{flow_class!r} is not a flow class.", "Subclass AtomicFlow or CompositeFlow.")
     check_required(flow_class, config)
     flow = flow_class.__new__(flow_class)
-    _prepare(flow, copy.deepcopy(dict(config)), subflows, run)
+    _prepare(flow, copied(dict(config)), subflows, run)
     try:
         _construct(flow_class, flow)
-        flow._fresh_state = copy.deepcopy(flow.flow_state)
+        flow._fresh_state = copied(flow.flow_state)
     except P2pflowsError:
         raise
     except Exception as error:
@@ -444,7 +445,7 @@ def _prepare(flow: Flow, config: dict[str, Any], subflows: Mapping[str, Target],
 
 def _construct(flow_class: type[Flow], flow: Flow) -> None:
     """Call the constructor with the keys of the config, or with the config if it has a parameter `flow_config`."""
-    config = copy.deepcopy(flow.flow_config)
+    config = copied(flow.flow_config)
     takes_config = "flow_config" in inspect.signature(flow_class).parameters
     flow_class.__init__(flow, **({"flow_config": config} if takes_config else config))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any
 
 from p2pflows.errors import CallError, UsageError
+from p2pflows.flows.copies import copied
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import CallResult, Run
 
@@ -106,7 +106,7 @@ class FlowFuture:
         error = _error_in(answer)
         if error is not None:
             raise error
-        data = copy.deepcopy(answer.data)
+        data = copied(answer.data)
         if self._interface is None:
             return data
         changed = self._interface(data)

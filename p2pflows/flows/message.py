@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import logging
@@ -15,6 +14,7 @@ from typing import Any, Self
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from p2pflows.errors import CallError, FlowFailed, UsageError, from_kind
+from p2pflows.flows.copies import copied
 
 HIDDEN = "<private>"
 """What a log shows in place of a private value."""
@@ -86,7 +86,7 @@ class FlowMessage:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as plain data, copied; `from_dict` reads it, the error included."""
-        plain = {each.name: copy.deepcopy(getattr(self, each.name)) for each in fields(self) if each.name != "error"}
+        plain = {each.name: copied(getattr(self, each.name)) for each in fields(self) if each.name != "error"}
         plain["error"] = self.error and self.error.as_wire()
         return plain
 
@@ -103,7 +103,7 @@ class FlowMessage:
                 raise UsageError(
                     f"The message field {name!r} cannot be a {type(value).__name__}.", "Use the form of to_dict()."
                 )
-        known = copy.deepcopy(known)
+        known = copied(known)
         if known.get("error") is not None:
             known["error"] = _error(known["error"])
         return cls(**known)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from p2pflows.errors import UsageError
+from p2pflows.flows.copies import copied
 from p2pflows.flows.future import FlowFuture
 from p2pflows.flows.message import FlowMessage, log
 from p2pflows.flows.run import Run, Target, outside
@@ -44,7 +44,7 @@ class FlowProxy:
     ) -> None:
         self.name = name
         self.target = target
-        self.flow_config = {"name": name, "description": "", **copy.deepcopy(dict(config or {}))}
+        self.flow_config = {"name": name, "description": "", **copied(dict(config or {}))}
         if target is not None:
             self.flow_config.update(user_id=target.user, flow_endpoint=target.endpoint, flow_id=target.instance)
         self._run = run
@@ -216,14 +216,14 @@ def package(
             f"The data of a message is a dict, not a {type(content).__name__}.", "Write {'result': value}."
         )
     return FlowMessage(
-        data=copy.deepcopy(dict(content)),
+        data=copied(dict(content)),
         created_by=name,
         private_keys=list(private_keys),
         unsent_keys=list(unsent_keys),
         src_flow=name,
         src_flow_id=run.instance if run else None,
         dst_flow=dst_flow,
-        reply_data={"mode": "no_reply"} if reply_data is None else copy.deepcopy(reply_data),
+        reply_data={"mode": "no_reply"} if reply_data is None else copied(reply_data),
         user_id=run.user if run else None,
     )
 
