@@ -39,7 +39,7 @@ TAKE_OVER = "--take-over"
 COMPACT = "--compact"
 """The argument with which the journal is written anew first."""
 GARBAGE_THRESHOLDS = (5_000, 4, 2_000)
-"""For `gc`: a collection stops everything, 5 ms for 25,000 objects that are young and stay, as when much is queued.
+"""For `gc`: a collection stops everything, 5 ms for 30,000 objects that are young and stay, as when much is queued.
 
 One of all objects is rare, as it stops a daemon with 300,000 queued messages for 0.1 s.
 """
