@@ -12,7 +12,7 @@ from pathlib import Path
 
 from p2pflows.foreign_text import escape, escape_lines, shorten_lines
 
-_VERBOSE_LIBRARIES = ("httpx", "httpx2", "huggingface_hub")
+_VERBOSE_LIBRARIES = ("httpx", "httpx2", "openai", "huggingface_hub")
 """They log each request at level info."""
 MAX_FILE_BYTES = 5_000_000
 MAX_MESSAGE_CHARS = 8_000

@@ -31,6 +31,7 @@ OUTSIDE_LIBRARIES = {
     },
     "huggingface_hub": {"p2pflows.modules"},
     "iotcore": {"p2pflowsd.processes.iotcore_child"},
+    "openai": {"p2pflows.models"},
     "jinja2": {"p2pflows.models"},
     "jiter": {"p2pflows.protocol.strict_json"},
     "jsonschema": {"p2pflows.forms"},

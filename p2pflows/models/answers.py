@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pflows.models.answer import Answer, Completion, Usage
-from p2pflows.models.http_client import RequestFailed
 from p2pflows.models.tools import ToolCall
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -101,6 +100,7 @@ class CollectedAnswers:
 
         Raises:
             BadAnswer: the response cannot be read, or ended too early.
+            OpenAIError: `openai` refused the response.
         """
         lines = _lines(_received(parts))
         first = next((line for line in lines if line.strip()), b"")
@@ -249,13 +249,18 @@ def _received(parts: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the parts of a response.
 
     Raises:
-        BadAnswer: the connection broke, or there are too many bytes.
+        BadAnswer: the transport failed, or there are too many bytes.
+        OpenAIError: `openai` refused the response.
     """
+    from openai import OpenAIError
+
     size = 0
     while True:
         try:
             part = next(parts, None)
-        except RequestFailed as error:
+        except OpenAIError:
+            raise
+        except Exception as error:
             raise BadAnswer(_BROKE_OFF) from error
         if part is None:
             return

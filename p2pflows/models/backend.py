@@ -1,4 +1,7 @@
-"""Asks a model server: retries, keys that take turns, and other servers when one fails."""
+"""Asks a model server: retries, keys that take turns, and other servers when one fails.
+
+Only `p2pflows.models` uses the `openai` library. It is imported when the first question is asked, as it takes a second.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,8 @@ from p2pflows.errors import Cancelled, DeadlinePassed, UsageError
 from p2pflows.models.answer import Answer, Completion, Usage
 from p2pflows.models.answers import BadAnswer, CollectedAnswers, OnDelta
 from p2pflows.models.api_info import NO_KEY, REDACTED, ApiInfo
-from p2pflows.models.connections import Connection, Refused
+from p2pflows.models.connections import Connection
 from p2pflows.models.failures import Cause, Failure, ModelFailed, Remedy, explain
-from p2pflows.models.http_client import RequestFailed, TooSilent
 from p2pflows.models.keyring import Keyring
 from p2pflows.models.routes import Route, find_routes, read_choices
 
@@ -330,7 +332,10 @@ class Backend:
             connection.break_off()
 
     def _attempt(self, route: Route, request: dict[str, Any], collected: CollectedAnswers) -> Completion | Failure:
+        from openai import APIConnectionError, APITimeoutError, OpenAIError, Timeout
+
         limit = min(self._timeout, self._seconds_left())
+        timeout = Timeout(limit, connect=min(limit, CONNECT_TIMEOUT_S))
         request = {**request, "model": route.model}
         if self._keyring.is_formless(*route):
             request.pop("response_format", None)
@@ -338,16 +343,16 @@ class Backend:
             with self._keyring.connections.lent(route.info) as connection:
                 self._use(connection)
                 try:
-                    return self._read_response(connection, request, limit, collected)
-                except (RequestFailed, BadAnswer) as error:
+                    return self._read_response(connection, request, timeout, collected)
+                except (APIConnectionError, BadAnswer) as error:
                     # Many servers close an unused connection after some seconds, now and then just as it is used again.
-                    if not connection.is_stale or connection.is_broken_off or isinstance(error, TooSilent):
+                    if not connection.is_stale or connection.is_broken_off or isinstance(error, APITimeoutError):
                         raise
-                    return self._read_response(connection, request, limit, collected)
+                    return self._read_response(connection, request, timeout, collected)
         except (Cancelled, DeadlinePassed):
             self._note_unfinished(route, collected)
             raise
-        except (RequestFailed, Refused, BadAnswer, OSError) as error:
+        except (OpenAIError, BadAnswer, OSError) as error:
             if collected.has_begun or self._interrupted.is_set() or self._is_late:
                 self._note_unfinished(route, collected)
             return explain(error, request, base=route.info.base, redact=self._redact, wall=self._wall)
@@ -365,10 +370,9 @@ class Backend:
             connection.break_off()
 
     def _read_response(
-        self, connection: Connection, request: dict[str, Any], limit: float, collected: CollectedAnswers
+        self, connection: Connection, request: dict[str, Any], timeout: Any, collected: CollectedAnswers
     ) -> Completion:
-        connect_limit = min(limit, CONNECT_TIMEOUT_S)
-        with connection.response(request, timeout=limit, connect_timeout=connect_limit) as parts:
+        with connection.response(request, timeout) as parts:
             collected.read(parts, self._seconds_left)
         return collected.completion()
 

@@ -4,103 +4,112 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
+import importlib
+import itertools
+import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
-from http.client import HTTPMessage
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
 
-from p2pflows import __version__
 from p2pflows.models.alarms import Alarms
 from p2pflows.models.api_info import AZURE, ApiInfo
-from p2pflows.models.http_client import HttpClient, RequestFailed, Response
 
 MAX_IDLE_CONNECTIONS = 32
 """How many unused connections a worker keeps; beyond that, the one that was unused for longest is closed."""
+MAX_IDLE_S = 30.0
+"""How long an unused connection is used again; many servers close theirs sooner, which is noticed."""
+
 MAX_REST_S = 0.5
-"""How long a server may go on sending after the end of its answer."""
-_MAX_ERROR_BYTES = 100_000
-
-
-class Refused(Exception):
-    """The server answered with an error.
-
-    Args:
-        status: the status of the response.
-        body: the error as the server wrote it: JSON, without the `error` around it, or text.
-        headers: the headers of the response.
-    """
-
-    def __init__(self, status: int, body: Any, headers: HTTPMessage) -> None:
-        super().__init__(f"status {status}")
-        self.status = status
-        self.body = body
-        self.headers = headers
+MAX_REST_PARTS = 100
+"""How long, and how many pieces, a server may send after the end of its answer."""
 
 
 class Connection:
-    """Sends questions with a key to one server, over one connection, one at a time. It leaves retries to its user.
+    """A client that sends a key to one server, over one connection, for one question at a time.
+
+    It follows no redirect, and leaves retries to its user.
 
     Args:
         info: the key and its server.
+        alarms: end what takes too long.
     """
 
-    def __init__(self, info: ApiInfo) -> None:
+    def __init__(self, info: ApiInfo, alarms: Alarms) -> None:
         self.info = info
-        is_azure = info.backend_used == AZURE
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json, text/event-stream",
-            "User-Agent": f"p2pflows/{__version__}",
-            **({"api-key": info.api_key} if is_azure else {"Authorization": f"Bearer {info.api_key}"}),
-        }
-        self._client = HttpClient(info.base, _tls_context(info.ca_file) if info.base.startswith("https") else None)
-
-    @property
-    def is_stale(self) -> bool:
+        self._alarms = alarms
+        self.is_stale = False
         """Whether the last request went over a connection that an earlier one had left open, and got no answer."""
-        return self._client.is_stale
-
-    @property
-    def is_broken_off(self) -> bool:
+        self.is_broken_off = False
         """Whether somebody has broken off what it waited for, so that it is of no use any more."""
-        return self._client.is_broken_off
+        self._socket: socket.socket | None = None
+        self._client = self._new_client()
 
     @contextlib.contextmanager
-    def response(
-        self, request: Mapping[str, Any], *, timeout: float, connect_timeout: float
-    ) -> Iterator[Iterator[bytes]]:
+    def response(self, request: Mapping[str, Any], timeout: Any) -> Iterator[Iterator[bytes]]:
         """Send a request for a chat completion, and yield the bytes of its response as they arrive.
 
         Args:
             request: the parameters of the request.
-            timeout: seconds that the server may be silent.
-            connect_timeout: seconds that connecting may take.
+            timeout: an `openai.Timeout`.
 
         Raises:
-            RequestFailed: there was no response.
-            Refused: the server answered with an error.
+            OpenAIError: there is no connection, or the server answers with an error.
         """
-        body = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
-        path = _path(self.info, request["model"])
-        response = self._client.post(path, self._headers, body, timeout=timeout, connect_timeout=connect_timeout)
-        try:
-            if not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP's statuses of success
-                raise _refusal(response)
-            yield response.parts
-            self._client.read_rest(response, MAX_REST_S)
-        finally:
-            self._client.finish()
+        self.is_stale = self._socket is not None
+        # Read by us, whether it is streamed or not: the reader of `openai` fails on much that servers send.
+        with self._client.chat.completions.with_streaming_response.create(**request, timeout=timeout) as response:
+            parts = response.iter_bytes()
+            yield parts
+            self._read_rest(parts)
 
     def break_off(self) -> None:
         """End what it waits for, from another thread; if it is connecting, as soon as it is connected."""
-        self._client.break_off()
+        self.is_broken_off = True
+        if self._socket is not None:
+            _shut(self._socket)
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+    def _read_rest(self, parts: Iterator[bytes]) -> None:
+        """Read what follows the end of an answer, as a connection can be used again only then.
+
+        That is nearly always the end of the response, and there already. A server that goes on is left.
+        """
+        with self._alarms.after(MAX_REST_S, self.break_off), contextlib.suppress(Exception):
+            # The answer is there, whatever happens to the connection.
+            for _ in itertools.islice(parts, MAX_REST_PARTS):
+                pass
+
+    def _new_client(self) -> Any:
+        import openai
+
+        def trace(request: Any) -> None:
+            request.extensions = {**request.extensions, "trace": self._on_transport_event}
+
+        http_client = openai.DefaultHttpxClient(
+            follow_redirects=False,
+            verify=_tls_context(self.info.ca_file),
+            event_hooks={"request": [trace]},
+            limits=_limits(),
+        )
+        common: dict[str, Any] = {"api_key": self.info.api_key, "max_retries": 0, "http_client": http_client}
+        if self.info.backend_used == AZURE:
+            return openai.AzureOpenAI(azure_endpoint=self.info.base, api_version=self.info.api_version, **common)
+        return openai.OpenAI(base_url=self.info.base, **common)
+
+    def _on_transport_event(self, name: str, event: Mapping[str, Any]) -> None:
+        """Note each new connection, so that `break_off` can end what is read from it."""
+        if name.endswith(".receive_response_headers.complete"):
+            self.is_stale = False
+        if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            connected = event["return_value"].get_extra_info("socket")
+            if isinstance(connected, socket.socket):
+                self._socket, self.is_stale = connected, False
+                if self.is_broken_off:
+                    _shut(connected)
 
 
 class Connections:
@@ -127,7 +136,7 @@ class Connections:
     @contextlib.contextmanager
     def lent(self, info: ApiInfo) -> Iterator[Connection]:
         """Yield a connection for this key and its server that nobody else uses meanwhile."""
-        connection = self._take(info) or Connection(info)
+        connection = self._take(info) or Connection(info, self.alarms)
         try:
             yield connection
         finally:
@@ -159,35 +168,33 @@ class Connections:
         surplus.close()
 
 
-def _path(info: ApiInfo, model: str) -> str:
-    """Return the path and query of a request."""
-    path = urlsplit(info.base).path.rstrip("/")
-    if info.backend_used == AZURE:
-        version = urlencode({"api-version": info.api_version})
-        return f"{path}/openai/deployments/{quote(model, safe='')}/chat/completions?{version}"
-    return f"{path}/chat/completions"
+def _shut(connection: socket.socket) -> None:
+    """End a connection that another thread reads; closing it would leave that thread waiting."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
-def _refusal(response: Response) -> Refused:
-    read = b""
-    with contextlib.suppress(RequestFailed):  # the status says enough
-        for part in response.parts:
-            read += part
-            if len(read) > _MAX_ERROR_BYTES:
-                break
-    text = read.decode(errors="replace").strip()
-    body: Any = text
-    with contextlib.suppress(ValueError, RecursionError):
-        body = json.loads(text)
-    if isinstance(body, dict):
-        body = body.get("error", body)
-    return Refused(response.status, body, response.headers)
+@functools.cache
+def _http_library() -> Any:
+    """Return the HTTP library of `openai`: httpx, or httpx2 in later versions."""
+    import openai
+
+    client = next(base for base in openai.DefaultHttpxClient.__mro__ if not base.__module__.startswith("openai"))
+    return importlib.import_module(client.__module__.partition(".")[0])
+
+
+@functools.cache
+def _limits() -> Any:
+    return _http_library().Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=MAX_IDLE_S)
 
 
 @functools.lru_cache(maxsize=16)
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Return the TLS context for servers with certificates of these authorities; by default, those of the system.
+    """Return the TLS context for servers with certificates of these authorities; by default, that of the HTTP library.
 
     It is shared by all connections, as reading the certificates takes 40 ms.
     """
-    return ssl.create_default_context(cafile=ca_file)
+    if ca_file is not None:
+        return ssl.create_default_context(cafile=ca_file)
+    context: ssl.SSLContext = _http_library().create_ssl_context()
+    return context

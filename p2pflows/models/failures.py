@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -21,8 +21,6 @@ from typing import Any
 from p2pflows.errors import FlowFailed
 from p2pflows.foreign_text import shorten
 from p2pflows.models.answers import BadAnswer, ServerError, UnreadableAnswer
-from p2pflows.models.connections import Refused
-from p2pflows.models.http_client import NotConnected, RequestFailed, TooSilent
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY
 
 MAX_RETRY_AFTER_S = 120.0
@@ -107,16 +105,20 @@ def explain(
     """Explain why an attempt failed.
 
     Args:
-        error: a RequestFailed, Refused or BadAnswer.
+        error: an `OpenAIError` or a BadAnswer.
         request: the parameters of the request.
         base: the URL of the server.
         redact: replaces keys in the words of a server.
         wall: returns seconds since the Unix epoch, for servers that name a point in time.
     """
+    from openai import APIConnectionError, APIStatusError
+
     match error:
-        case Refused(status=status, body=body):
-            said = _words_in(body) or (json.dumps(body, ensure_ascii=False) if body else "It refused without a word")
-            return _refusal(status, body, _on_one_line(redact(said)), request, _retry_after(error.headers, wall))
+        case APIStatusError():
+            said = _words_in(error.body) or str(error)
+            status = error.status_code
+            wait = _retry_after(error.response.headers, wall)
+            return _refusal(status, error.body, _on_one_line(redact(said)), request, wait)
         case ServerError(body=body):
             status = _status_in(body)
             said = _on_one_line(redact(str(error)))
@@ -129,28 +131,30 @@ def explain(
                 Remedy.AGAIN,
                 is_unreadable=isinstance(error, UnreadableAnswer),
             )
-        case RequestFailed():
+        case APIConnectionError():
             return _no_connection(error, base)
     return Failure(Cause.NO_ANSWER, _on_one_line(redact(str(error))), "", Remedy.AGAIN)
 
 
-def _no_connection(error: RequestFailed, base: str) -> Failure:
+def _no_connection(error: Exception, base: str) -> Failure:
     """Explain why a server cannot be reached, or hung up."""
-    system_error = error.__cause__
-    if isinstance(system_error, OSError) and (found := _unreachable(system_error, base)) is not None:
-        return found
-    if isinstance(error, NotConnected):
-        is_timeout = isinstance(system_error, TimeoutError)
-        why = "it accepts no connection (timed out)" if is_timeout else f"no connection can be made: {error}"
-        return Failure(Cause.UNREACHABLE, why, _reachable(base), Remedy.SOON)
-    if isinstance(error, TooSilent):
+    chain = list(_chain(error))
+    for each in chain:
+        if isinstance(each, OSError) and (found := _unreachable(each, base)) is not None:
+            return found
+    names = {type(each).__name__ for each in chain}
+    reachable = _reachable(base)
+    if "ConnectTimeout" in names:
+        return Failure(Cause.UNREACHABLE, "it accepts no connection (timed out)", reachable, Remedy.SOON)
+    if "ReadTimeout" in names:
         return Failure(Cause.NO_ANSWER, "it was silent for too long", "Raise backend.timeout.", Remedy.AGAIN)
-    if not base.startswith("http://"):
-        return Failure(Cause.NO_ANSWER, "its connection broke", _reachable(base), Remedy.AGAIN)
-    hint = f"If that server speaks TLS, write https:// in place of http:// in {base}."
-    if str(error).startswith(_TLS_ALERT):
-        return Failure(Cause.UNREACHABLE, "it answers in TLS", hint)
-    return Failure(Cause.NO_ANSWER, "it hung up without an answer", hint, Remedy.AGAIN)
+    if base.startswith("http://"):
+        hint = f"If that server speaks TLS, write https:// in place of http:// in {base}."
+        if any(_TLS_ALERT in str(each) for each in chain):
+            return Failure(Cause.UNREACHABLE, "it answers in TLS", hint)
+        if names & {"RemoteProtocolError", "ReadError", "WriteError"}:  # which one depends on who is faster
+            return Failure(Cause.NO_ANSWER, "it hung up without an answer", hint, Remedy.AGAIN)
+    return Failure(Cause.NO_ANSWER, "its connection broke", reachable, Remedy.AGAIN)
 
 
 def _unreachable(error: OSError, base: str) -> Failure | None:
@@ -228,8 +232,8 @@ _HINTS = {
     **dict.fromkeys((301, 302, 303, 307, 308), "Give the worker the URL that this one redirects to."),
     **dict.fromkeys((404, 405), "Check the model's name, and the URL that the worker has: most end in /v1."),
 }
-_TLS_ALERT = "\x15\x03"
-"""How the alert of a TLS server begins, where the first line of a response should be."""
+_TLS_ALERT = "\\x15\\x03"
+"""How the alert of a TLS server begins, in the text of an error."""
 _TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context|context (length|size|window)"
     r"|prompt is too long|(input|prompt|request)[^.]* too (long|many tokens)|too many (input )?tokens",
@@ -246,8 +250,20 @@ _QUOTA = re.compile(
 )
 
 
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what led to it."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop(0)
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+
+
 def _words_in(body: Any) -> str | None:
-    """Return a server's own words in the body of its error."""
+    """Return a server's own words in the body of its error, of which `openai` has taken off the `error` around it."""
     match body:
         case str(text) if text.strip():
             return text
