@@ -343,20 +343,23 @@ def _first_bases(flow_class: type[Any]) -> list[type[Any]]:
     return classes
 
 
-def _own_config(flow_class: type[Any]) -> dict[str, Any]:
+def _own_config(flow_class: type[Any]) -> Mapping[str, Any]:
+    package = public_name(flow_class.__module__).rpartition(".")[0]
     path = _yaml_path(flow_class)
     text = None if path is None else _text(path, flow_class.__module__)
     if path is not None and text is not None:
-        own, where = _parse(text, path), str(path)
-    else:
-        name = flow_class.__name__
-        private = f"_{name.lstrip('_')}__default_flow_config"  # Python mangles names with two underscores
-        written = vars(flow_class)
-        own, where = written.get("default_config", written.get(private, {})), f"{name}.default_config"
+        return _parse(text, path, package)
+    name = flow_class.__name__
+    private = f"_{name.lstrip('_')}__default_flow_config"  # Python mangles names with two underscores
+    written = vars(flow_class)
+    own, where = written.get("default_config", written.get(private, {})), f"{name}.default_config"
     _check_plain(own, where, "")
+    return _mapping(own, where, package)
+
+
+def _mapping(own: Any, where: str, package: str) -> Mapping[str, Any]:
     if not isinstance(own, dict):
         raise UsageError(f"{where} is not a mapping.", "Write keys and values.")
-    package = public_name(flow_class.__module__).rpartition(".")[0]
     config: dict[str, Any] = _with_absolute_targets(own, package)
     return config
 
@@ -398,7 +401,7 @@ def _text(path: Path, module: str) -> bytes | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _parse(text: bytes, path: Path) -> Any:
+def _parse(text: bytes, path: Path, package: str) -> Mapping[str, Any]:
     """Return the content of a config file. It is cached, as each new instance needs it; callers must not change it."""
     try:
         content = yaml.load(text.decode(), _Loader)  # noqa: S506 - a SafeLoader
@@ -406,7 +409,9 @@ def _parse(text: bytes, path: Path) -> Any:
         raise UsageError(f"{path} cannot be read: {error}".replace("\n", " "), f"Correct {path}.") from error
     content = {} if content is None else content
     _check_plain(content, str(path), "")
-    return _References(content, path).resolved()
+    resolved = _References(content, path).resolved()
+    _check_plain(resolved, str(path), "")  # references may nest it deeper than it is written
+    return _mapping(resolved, str(path), package)
 
 
 def _check_plain(value: Any, where: str, path: str, level: int = 0) -> None:
