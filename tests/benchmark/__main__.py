@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmark import files, growth
+from benchmark import files, growth, models
 from benchmark.cases import FULL, MANY, QUICK, SINGLE, Case, Measurement, summarise
 from benchmark.checkouts import python_at
 from benchmark.peers import BARE, OTHERS, OURS, PAHO, CannotRun, Peer, python_of
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   scripts/bench --against HEAD~10
   scripts/bench --growth
   scripts/bench --files
+  scripts/bench --models
 """
 
 
@@ -48,6 +49,11 @@ def main() -> int:
         figures = files.measure_all(_show_progress)
         _show_progress("")
         print(files.table(figures))
+        return 0
+    if arguments.models:
+        costs = models.measure_all(_show_progress)
+        _show_progress("")
+        print(models.table(costs))
         return 0
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     with ExitStack() as stack:
@@ -137,6 +143,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only-ours", action="store_true", help="without raw paho-mqtt and the bare hops")
     parser.add_argument("--growth", action="store_true", help="measure instead how figures change as work grows")
     parser.add_argument("--files", action="store_true", help="measure instead how a file travels, and calls beside it")
+    parser.add_argument("--models", action="store_true", help="measure instead a question to a neighbour's chat")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser.parse_args()

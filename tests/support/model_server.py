@@ -107,9 +107,11 @@ class ModelServer:
 
     Args:
         certificate: a file with a certificate and its key, for a server that speaks TLS.
+        is_prompt: whether it sends each piece of an answer at once; otherwise, as many servers do, it waits until the
+            client has acknowledged the piece before.
     """
 
-    def __init__(self, certificate: Path | None = None) -> None:
+    def __init__(self, certificate: Path | None = None, *, is_prompt: bool = False) -> None:
         self.requests: list[Asked] = []
         self.connections = 0
         """How many connections clients have made."""
@@ -117,7 +119,7 @@ class ModelServer:
         """Set when a client closed its connection before a `Trickles` had ended."""
         self._script: deque[Script] = deque()
         self._closing = threading.Event()
-        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http = _Server(("127.0.0.1", 0), _PromptHandler if is_prompt else _Handler)
         self._http.model = self
         self._scheme = "http" if certificate is None else "https"
         if certificate is not None:
@@ -259,6 +261,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Say nothing on stderr."""
+
+
+class _PromptHandler(_Handler):
+    disable_nagle_algorithm = True
 
 
 def _completion(model: str, texts: list[str]) -> dict[str, Any]:
