@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 IDLE_S = 10.0
 """How long the thread waits for another alarm before it ends."""
+MAX_SLEEP_S = 0.25
+"""How long the thread sleeps at most while an alarm is set: one that is further away need not wake it."""
 _MAX_ENDED = 64
 """How many ended alarms are kept beside as many that are set."""
 
@@ -38,6 +40,7 @@ class Alarms:
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._wakes_at = 0.0
 
     @contextlib.contextmanager
     def after(self, seconds: float, function: Callable[[], object]) -> Iterator[None]:
@@ -51,7 +54,8 @@ class Alarms:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="model alarms", daemon=True)
                 self._thread.start()
-            elif self._alarms[0] is alarm:
+            elif alarm.at < self._wakes_at:
+                self._wakes_at = alarm.at
                 self._changed.notify()
         try:
             yield
@@ -76,16 +80,20 @@ class Alarms:
                     heapq.heappop(self._alarms)
                     self._ended -= 1
                 if not self._alarms:
-                    if not self._changed.wait(IDLE_S) and not self._alarms:
+                    if not self._sleep(IDLE_S) and not self._alarms:
                         self._thread = None
                         return
                     continue
                 first = self._alarms[0]
                 left = first.at - time.monotonic()
                 if left > 0:
-                    self._changed.wait(left)
+                    self._sleep(min(left, MAX_SLEEP_S))
                     continue
                 heapq.heappop(self._alarms)
                 function, first.function = first.function, None
                 if function is not None:
                     function()
+
+    def _sleep(self, seconds: float) -> bool:
+        self._wakes_at = time.monotonic() + seconds
+        return self._changed.wait(seconds)

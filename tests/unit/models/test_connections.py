@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,17 @@ def test_many_questions_take_one_connection(server: ModelServer, keyring: Keyrin
     for _ in range(5):
         assert ask(keyring, settings) == "You said: Hello"
     assert (len(server.requests), server.connections) == (5, 1)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="this system acknowledges as it likes")
+@pytest.mark.parametrize("settings", BOTH)
+def test_a_server_that_writes_its_answer_in_pieces_answers_at_once(keyring: Keyring, settings: dict[str, Any]) -> None:
+    """It does not wait for acknowledgements that the system of the client delays: 40 ms for each answer."""
+    ask(keyring, settings)
+    began = time.monotonic()
+    for _ in range(20):
+        assert ask(keyring, settings) == "You said: Hello"
+    assert time.monotonic() - began < 0.6  # otherwise 0.8
 
 
 def test_a_stream_that_goes_on_after_its_end(server: ModelServer, keyring: Keyring) -> None:
