@@ -75,7 +75,8 @@ class Parameters(BaseModel):
     An optional text that is empty, and a parameter that is null, count as left out.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Most methods are not called in the life of a daemon: it starts sooner if it builds their validators at first use.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     NOT_NULL: ClassVar[frozenset[str]] = frozenset()
     """Parameters that must not be null."""
