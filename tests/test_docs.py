@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -368,6 +369,7 @@ def test_the_life_of_a_message_is_drawn_from_the_tables() -> None:
     assert (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8") == page
 
 
+@functools.cache
 def _tests(file: Path) -> set[str]:
     """The names of the tests in a file."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -419,10 +421,11 @@ def test_the_command_line_starts_fast_enough_to_say_help() -> None:
     assert [name for name in COMMANDS if " " not in name and f"  {name} " not in told] == []
 
 
-def _defined(sources: list[Path]) -> set[str]:
-    """The functions, classes and methods that the code defines, such as `resolve`, `Node` and `Node.close`."""
+@functools.cache
+def _defined() -> set[str]:
+    """The functions, classes and methods that code and tests define, such as `resolve`, `Node` and `Node.close`."""
     found = set()
-    for path in sources:
+    for path in (*SOURCES, *(ROOT / "tests").rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             match node:
                 case ast.ClassDef(name=name, body=body):
@@ -441,14 +444,13 @@ def test_code_that_a_page_for_contributors_names_exists(name: str) -> None:
         r"`([^`\s]+)`", re.sub(r"^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"), flags=FENCE)
     )
     folders = (ROOT, ROOT / "p2pflows", ROOT / "daemon" / "p2pflowsd")
-    known = _defined([*SOURCES, *(ROOT / "tests").rglob("*.py")])
     for word in words:
         file, _, function = word.partition("::")
         if re.fullmatch(r"[\w./-]+(\.py|\.md|\.json|\.toml|/)", file):
             assert any((folder / file).exists() for folder in folders), word
         elif re.fullmatch(r"_?[A-Z]\w*(\.\w+)?|\w+\.\w+", file) and not file.endswith((".sock", ".lock", ".yaml")):
             function = file
-        assert not function or function in known, word
+        assert not function or function in _defined(), word
 
 
 def test_the_architecture_has_the_floors_in_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,19 +120,17 @@ def _modules() -> Iterator[tuple[str, Path]]:
 MODULES = dict(_modules())
 
 
-def _imports(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it; names from a package count as modules of it."""
+@functools.cache
+def _imports(module: str) -> set[str]:
+    """Every module that one imports, wherever in it; names from a package count as modules of it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):
                 found |= {alias.name for alias in names}
-            case ast.ImportFrom(module=str(module), names=names, level=0):
-                found |= {module, *(f"{module}.{alias.name}" for alias in names)}
+            case ast.ImportFrom(module=str(package), names=names, level=0):
+                found |= {package, *(f"{package}.{alias.name}" for alias in names)}
     return found
-
-
-IMPORTS = {name: _imports(path) for name, path in MODULES.items()}
 
 
 def _within(module: str, rooms: set[str]) -> bool:
@@ -155,7 +154,7 @@ def _level(module: str) -> int:
 def test_each_outside_library_is_imported_in_one_place(library: str) -> None:
     """Only the modules named for it import an outside library, so that it could be replaced there."""
     allowed = OUTSIDE_LIBRARIES[library]
-    users = {name for name, imports in IMPORTS.items() if library in map(_top, imports)}
+    users = {name for name in MODULES if library in map(_top, _imports(name))}
     assert {user for user in users if not _within(user, allowed)} == set()
     assert {place for place in allowed if not any(_within(user, {place}) for user in users)} == set()
 
@@ -163,7 +162,7 @@ def test_each_outside_library_is_imported_in_one_place(library: str) -> None:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_module_imports_only_from_floors_below_its_own(module: str) -> None:
     """Folders form floors: imports point downwards, or stay inside one folder, so there is no circle."""
-    used = {name for name in IMPORTS[module] if name in MODULES and _folder(name) != _folder(module)}
+    used = {name for name in _imports(module) if name in MODULES and _folder(name) != _folder(module)}
     used -= {"p2pflows", "p2pflowsd"}  # the empty package around a module, but for the public names
     assert {name for name in used if _level(name) <= _level(module)} == set()
 
@@ -175,7 +174,7 @@ def test_every_folder_stands_on_a_floor() -> None:
 
 def test_the_library_never_imports_the_daemon() -> None:
     """`p2pflowsd` imports `p2pflows`, and never the reverse."""
-    assert [name for name in IMPORTS if _top(name) == "p2pflows" and "p2pflowsd" in map(_top, IMPORTS[name])] == []
+    assert [name for name in MODULES if _top(name) == "p2pflows" and "p2pflowsd" in map(_top, _imports(name))] == []
 
 
 @pytest.mark.parametrize("part", CORE)
@@ -183,13 +182,13 @@ def test_the_core_has_no_clock_no_threads_and_no_chance(part: str) -> None:
     """What decides imports neither time, randomness, threads nor the event loop, so a simulator can supply them."""
     inside = [name for name in MODULES if _within(name, {f"p2pflowsd.{part}"})]
     assert inside
-    assert {used for name in inside for used in map(_top, IMPORTS[name]) if used in IO_AND_CHANCE} == set()
+    assert {used for name in inside for used in map(_top, _imports(name)) if used in IO_AND_CHANCE} == set()
 
 
 @pytest.mark.parametrize("module", sorted(CHEAP))
 def test_what_every_command_imports_stays_cheap(module: str) -> None:
     """Modules that every command imports use only each other and the standard library."""
-    used = IMPORTS[module] - {"p2pflows", "p2pflows.protocol", "p2pflows.links"}
+    used = _imports(module) - {"p2pflows", "p2pflows.protocol", "p2pflows.links"}
     assert {name for name in used if _top(name) == "p2pflows" and not _within(name, CHEAP)} == set()
     assert {_top(name) for name in used} - set(sys.stdlib_module_names) <= {"p2pflows"}
 
@@ -203,7 +202,7 @@ def test_nothing_is_imported_that_is_not_declared() -> None:
     """Every library that is imported stands in pyproject.toml as a dependency."""
     declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     names = {"paho": "paho-mqtt", "nacl": "pynacl", "yaml": "pyyaml", "pydantic_core": "pydantic"}
-    foreign = {_top(used) for imports in IMPORTS.values() for used in imports} - set(sys.stdlib_module_names)
+    foreign = {_top(used) for name in MODULES for used in _imports(name)} - set(sys.stdlib_module_names)
     missing = {name for name in foreign - {"p2pflows", "p2pflowsd"} if f'"{names.get(name, name)}>=' not in declared}
     assert missing == set()
 

@@ -160,12 +160,12 @@ def test_a_note_is_left_and_an_empty_one_is_refused_now(alice: Person, bob: Pers
         assert alice.cli(*words).code == 2, words
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def couple() -> Iterator[tuple[Person, Person]]:
-    """Alice and bob, whose daemons may be killed."""
+    """Alice and bob, whose daemons may be killed; a test leaves them running, and their inboxes empty."""
     network = Network()
     try:
-        yield network.pair()
+        yield network.pair(workers=False)
     finally:
         network.close()
 
@@ -211,15 +211,16 @@ def test_a_daemon_that_is_killed_while_it_takes_a_question_is_asked_again(couple
     assert [each["text"] for each in questions].count("Are you there?") == 1
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trio() -> Iterator[tuple[Person, Person, Person]]:
-    """Alice, and two whom she asks; the daemon of alice may be killed."""
+    """Alice, and two whom she asks; their daemons may be killed; a test leaves them running, and inboxes empty."""
     network = Network()
     try:
         carol = network.person("carol").without_workers()
         carol.start(wait=False)
         alice, bob = network.pair(workers=False)
         alice.add_contact(carol)
+        bob.add_contact(carol)
         carol.add_contact(alice)
         yield alice, bob, carol.ready()
     finally:
@@ -251,12 +252,11 @@ def test_a_group_is_asked(trio: tuple[Person, Person, Person]) -> None:
 def test_a_question_is_passed_on(trio: tuple[Person, Person, Person]) -> None:
     """The asker sees each hop, and gets the answer of the other one, signed by them; also over a restart."""
     alice, bob, carol = trio
-    bob.add_contact(carol)
     asking = alice.start_command("ask", "bob", "Where is the key?", "--json")
     question = asked(bob, "Where is the key?")
     bob.cli("delegate", question, "carol", "-m", "She has it.").ok()
     passed_on = asked(carol, "Where is the key?")
-    (open_one,) = alice.cli("asked", "--json").ok().document
+    (open_one,) = alice.cli("asked", "--open", "--json").ok().document
     assert open_one["where"].startswith("passed on to carol: ")
     assert open_one["people"][0]["hops"] == [{"by": bob.user_id, "to": carol.user_id, "why": "She has it."}]
     alice.kill_daemon()
@@ -271,7 +271,6 @@ def test_a_question_is_passed_on(trio: tuple[Person, Person, Person]) -> None:
 def test_one_of_a_group_says_that_they_are_on_it(trio: tuple[Person, Person, Person]) -> None:
     """The asker and the others see it, over a restart of theirs; another one answers all the same."""
     alice, bob, carol = trio
-    bob.add_contact(carol)
     asking = alice.start_command("ask", "bob", "carol", "Who is on it?", "--first")
     claimed = asked(carol, "Who is on it?")
     assert carol.cli("claim", claimed, "--for", "2h").ok().err.startswith(f"You are on {claimed[-8:]} until ")

@@ -142,8 +142,7 @@ class World:
                 self.workers[machine.name].kill()
             self.start_worker(machine).link.cut(0.0)
         self.run(1.0)
-        self.run(self.settle_timeout_s + sum(machine.min_work_s() for machine in self.machines))
-        stuck = [what for machine in self.machines for what in machine.unsettled()]
+        stuck = self._wait_until_settled(self.settle_timeout_s + sum(machine.min_work_s() for machine in self.machines))
         for _ in range(MAX_ANSWER_ROUNDS):
             if not self._answer_all():
                 break
@@ -153,12 +152,23 @@ class World:
         if not restored:  # an old copy of a journal does not have all promises of its daemon
             stuck += [f"unanswered: {what}" for machine in self.machines for what in machine.unanswered()]
         self._sleep(2 * POST_LIFETIME_MS / 1000 if restored else MAX_LIFETIME_S)
-        stuck += [f"at the very end: {what}" for machine in self.machines for what in machine.unsettled()]
+        stuck += [f"at the very end: {what}" for what in self._unsettled()]
         stuck += self.probe()
         stuck += [f"at the very end: {what}" for machine in self.machines for what in machine.wrong_counts()]
         for machine in self.machines:
             machine.collect_facts()
         return stuck
+
+    def _wait_until_settled(self, seconds: float) -> list[str]:
+        """Let time pass until nothing is open; return what still is after some seconds."""
+        end = self.timeline.elapsed + seconds
+        while (stuck := self._unsettled()) and (left := end - self.timeline.elapsed) > 0:
+            self.run(min(left, SETTLE_TIMEOUT_S))
+        return stuck
+
+    def _unsettled(self) -> list[str]:
+        """Describe what is open."""
+        return [what for machine in self.machines for what in machine.unsettled()]
 
     def _answer_all(self) -> bool:
         """Let every human answer their prompts; return whether there were any, or may be some soon."""
