@@ -61,6 +61,7 @@ TESTS: dict[str, Sequence[str]] = {
         f"p2pflows/protocol/{name}.py": _PROTOCOL
         for name in ("channel", "envelope", "identity", "invitation", "message", "strict_json", "topics")
     },
+    "p2pflows/protocol/worker_frames.py": (*_PROTOCOL, "tests/unit/worker", "tests/unit/running"),
     "p2pflows/protocol/notice.py": (*_PROTOCOL, "tests/unit/receiving", "tests/unit/sending"),
     f"{_D}/receiving/gate.py": _CORE,
     f"{_D}/receiving/intake.py": (*_CORE, "tests/unit/transfers"),

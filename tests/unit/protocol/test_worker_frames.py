@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from p2pflows.protocol.instance_tasks import (
     write_instance_task,
 )
 from p2pflows.protocol.run_result import CallBack, Mounted, Post, Reply, RunResult, Subflow, read_run_result
+from p2pflows.protocol.spent import Spent
 from p2pflows.protocol.worker_frames import (
     ClassTarget,
     DaemonFrame,
@@ -53,6 +55,7 @@ from p2pflows.protocol.worker_frames import (
 
 USER, ID = "a" * 64, "0" * 32
 REQUEST: dict[str, Any] = {"user": USER, "endpoint": "echo", "instance": ID, "data": {"x": 1}, "source": "s"}
+SPENT = Spent("gpt-x", 10, 5, 2)
 CALL = Call(**REQUEST, timeout=2.5, fingerprint="f")
 STATUSES: list[AskStatus] = [
     StepValue([1, None]),
@@ -100,7 +103,7 @@ def test_a_frame_of_a_worker_arrives_as_it_was_sent() -> None:
         parked=["b"],
         results=[
             TaskResult("a", None, b'{"y":2}'),
-            TaskResult("b", ErrorInfo("flow_failed", "no", "again", "ValueError"), b"null"),
+            TaskResult("b", ErrorInfo("flow_failed", "no", "again", "ValueError"), b"null", 12, (SPENT,)),
         ],
         draining=True,
         bye=True,
@@ -136,6 +139,46 @@ def test_a_frame_of_a_daemon_arrives_as_it_was_sent() -> None:
     assert DaemonFrame.read(as_travelled(header), blobs) == frame
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat",
+        {"kind": "python", "target": 1, "cwd": "/"},
+        {"kind": "python", "target": "f.py:f"},
+        {"kind": "exec", "command": ["cat"], "cwd": "/"},
+        {"kind": "exec", "command": "cat", "cwd": None},
+        {"kind": "class", "target": None, "cwd": "/", "config": {}},
+        {"kind": "class", "target": "f.py:F", "cwd": 1, "config": {}},
+        {"kind": "class", "target": "f.py:F", "cwd": "/", "config": []},
+    ],
+)
+def test_a_target_of_an_unknown_form_spoils_no_other_task(content: Any) -> None:
+    """A worker takes the frame in, and knows the target as one that it cannot run."""
+    header, blobs = DaemonFrame(worker="w-1", boot=2, number=5, tasks=[spec("a"), spec("b")]).to_wire()
+    header["tasks"][0]["target"] = content
+    odd, usual = DaemonFrame.read(as_travelled(header), blobs).tasks
+    assert (odd.target, usual) == (UnknownTarget(content), spec("b"))
+
+
+def test_what_is_as_usual_takes_no_room_in_a_frame() -> None:
+    """A field is written only if it says something: the end that reads may be of a release that does not know it."""
+    assert "errors" not in ExecTarget("cat", "/").as_json()
+    assert ExecTarget("cat", "/", "all").as_json()["errors"] == "all"
+    assert TaskResult("a", None, b"{}").as_json() == {"task": "a", "error": None}
+    frame = DaemonFrame(worker="w-1", boot=1, number=1)
+    assert "refused" not in frame.to_wire()[0]
+    assert replace(frame, refused="no").to_wire()[0]["refused"] == "no"
+
+
+def test_the_size_of_a_task_counts_what_may_be_large() -> None:
+    """That is its data, what earlier attempts have recorded, and the config of its class."""
+    small = spec("a", target=ClassTarget("f.py:F", "/", {}))
+    assert spec("a").size() == small.size() == len(small.data)
+    long = "x" * 1_000
+    assert spec("a", records={0: Record(long, None)}).size() > 1_000
+    assert spec("a", target=ClassTarget("f.py:F", "/", {"a": long})).size() > 1_000
+
+
 @pytest.mark.parametrize("status", STATUSES, ids=lambda status: type(status).__name__)
 def test_what_is_kept_of_an_ask_is_what_is_answered(status: AskStatus) -> None:
     """A result that a journal keeps is read as the same value."""
@@ -149,7 +192,16 @@ ODD_NUMBERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    "changes", [{"worker": "a b"}, {"slots": 0}, {"seen": None}, {"held": 5}, {"n": "x"}, *ODD_NUMBERS]
+    "changes",
+    [
+        {"worker": "a b"},
+        {"slots": 0},
+        {"seen": None},
+        {"held": 5},
+        {"n": "x"},
+        {"progress": [{"task": "a", "data": [1]}]},
+        *ODD_NUMBERS,
+    ],
 )
 def test_a_malformed_frame_of_a_worker_is_refused(changes: dict[str, Any]) -> None:
     """A frame that lacks a field, or has a wrong one, is refused as a whole."""
