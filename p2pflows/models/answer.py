@@ -16,7 +16,7 @@ _CUT_REASONS = frozenset({"length", "max_tokens", "model_length"})
 _WITHHELD_REASONS = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
 _TOOL_REASONS = frozenset({"tool_calls", "function_call", "tool_use"})
 _BROKEN_REASONS = frozenset({"error", "abort", "insufficient_system_resource"})
-_OR_ACCEPT = "or set accept_incomplete: true in the flow's config to get it as it is."
+_ACCEPT = "set accept_incomplete: true in the flow's config to get it as it is."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +43,34 @@ class Answer:
         """
         reason = (self.finish_reason or "").lower()
         if reason in _WITHHELD_REASONS:
-            raise FlowFailed(f"The model's server withheld its answer ({reason}).", f"Ask in other words, {_OR_ACCEPT}")
+            raise for_two(f"The model's server withheld its answer ({reason}).", "Ask in other words.", f"Or {_ACCEPT}")
         if reason in _TOOL_REASONS:
-            raise FlowFailed(
+            raise for_two(
                 f"The model wants a tool, and this flow has none ({reason}).",
-                f"Tell it in the system message to answer in words, {_OR_ACCEPT}",
+                "Ask in other words.",
+                f"Or tell it in the system message to answer in words, or {_ACCEPT}",
             )
         if reason in _BROKEN_REASONS:
-            raise FlowFailed(f"The model's server ended the answer early ({reason}).", f"Ask again, {_OR_ACCEPT}")
+            raise for_two(f"The model's server ended the answer early ({reason}).", "Ask again.", f"Or {_ACCEPT}")
         if reason in _CUT_REASONS:
             what = (
                 "The model's answer was cut off" if self.text.strip() else "The model reached its limit before a text"
             )
-            raise FlowFailed(
-                f"{what} ({reason}).", f"Raise backend.max_tokens or the server's limit, ask for less, {_OR_ACCEPT}"
+            raise for_two(
+                f"{what} ({reason}).",
+                "Ask for less.",
+                f"Or raise backend.max_tokens or the server's limit, or {_ACCEPT}",
             )
         if not self.text.strip():
             what = "only reasoned, and gave no answer" if self.has_reasoning else "gave an answer without text"
-            raise FlowFailed(f"The model {what}.", f"Ask again or in other words, {_OR_ACCEPT}")
+            raise for_two(f"The model {what}.", "Ask again or in other words.", f"Or {_ACCEPT}")
+
+
+def for_two(message: str, for_caller: str, for_owner: str) -> FlowFailed:
+    """Return an error that tells a caller what to do, and the owner of the flow what else they can do."""
+    error = FlowFailed(message, for_caller)
+    error.details = f"{message} {for_caller} {for_owner}"
+    return error
 
 
 @dataclass(frozen=True, slots=True)

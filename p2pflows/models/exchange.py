@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from p2pflows.errors import FlowFailed
 from p2pflows.flows.state import MAX_STATE_BYTES
 from p2pflows.foreign_text import shorten
-from p2pflows.models.answer import Completion, Usage
+from p2pflows.models.answer import Completion, Usage, for_two
 from p2pflows.models.context import (
     MAX_SUMMARY_CHARS,
     SUMMARY_QUESTION,
@@ -146,12 +146,11 @@ class Exchange:
                 self._correct(completion.texts[0], problem)
             else:
                 return completion, found[0] if len(found) == 1 else found
-        failure = FlowFailed(
+        raise for_two(
             f"The model's answer does not fit the output_schema, after {1 + self.rules.retries} answers: {problem}.",
-            "Ask in other words, or choose a larger model.",
+            "Ask in other words.",
+            f"Or choose a larger model. The last answer was: {shorten(completion.texts[0])}",
         )
-        failure.details = f"{failure.message} The last one was: {shorten(completion.texts[0])}"
-        raise failure
 
     def _ask_with_tools(self, sent: Conversation) -> tuple[Completion, Conversation]:
         """Ask, and carry out what the model wants done, until it answers."""
@@ -163,13 +162,14 @@ class Exchange:
                 return completion, sent
             used = (self.usage.tokens_in or 0) + (self.usage.tokens_out or 0)
             if rounds >= self.rules.tool_rounds:
-                raise FlowFailed(
-                    f"The model used its tools {rounds} times without an answer.", "Ask for less, or raise tool_rounds."
+                raise for_two(
+                    f"The model used its tools {rounds} times without an answer.",
+                    "Ask for less.",
+                    "Or raise tool_rounds.",
                 )
             if self.rules.tool_tokens is not None and used > self.rules.tool_tokens:
-                raise FlowFailed(
-                    f"The model took {used:,} tokens without an answer.", "Ask for less, or raise tool_tokens."
-                )
+                what = f"The model took {used:,} tokens without an answer."
+                raise for_two(what, "Ask for less.", "Or raise tool_tokens.")
             rounds += 1
             calls = [call.as_message_part() for call in answer.tool_calls]
             said = {"role": self.rules.roles.assistant, "content": answer.text or None, "tool_calls": calls}

@@ -17,7 +17,7 @@ _SIGNATURES = {
     b"RIFF": "webp",
 }
 _SCHEMES = ("https://", "http://", "data:image/")
-_HINT = 'Pass {"url": "https://..."} or {"base64": "..."}, with a PNG, JPEG, GIF or WebP picture.'
+_HINT = 'Pass {"base64": "..."} with a PNG, JPEG, GIF or WebP picture.'
 
 
 def content(text: str, images: Any) -> str | list[dict[str, Any]]:

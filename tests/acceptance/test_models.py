@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support.model_server import Fails, ModelServer, Trickles
+from support.model_server import Answers, Fails, ModelServer, Trickles
 from support.people import Person
 from support.processes import wait_until
 
@@ -51,6 +51,7 @@ def test_the_owner_reads_the_cause_and_a_caller_a_plain_sentence(
     theirs = alice.cli("call", "bob/Assistant", "query=Hello")
     assert theirs.code == 1
     assert "The model cannot be asked, as its owner has to correct something first." in theirs.err
+    assert theirs.err.rstrip().endswith("of 'Assistant'. Its owner finds the cause in: p2pflows log")
     for secret in ("/srv/models", server.url, "127.0.0.1", "key"):
         assert secret not in theirs.out + theirs.err
     mine = bob.cli("call", "me/Assistant", "query=Hello")
@@ -60,6 +61,18 @@ def test_the_owner_reads_the_cause_and_a_caller_a_plain_sentence(
     log = bob.cli("log").ok().out
     assert f"model 'm' not found in /srv/models (404) (from {server.url})" in " ".join(log.split())
     assert KEY not in log + mine.err + bob.log_text()
+
+
+def test_what_only_the_owner_can_do_is_told_to_the_owner(alice: Person, bob: Person, server: ModelServer) -> None:
+    """A neighbour whose answer was cut reads what they can do; the owner, also which setting to raise."""
+    serve_assistant(bob, "--model", "m", "--set", "backend.stream=false")
+    choice = {"index": 0, "message": {"role": "assistant", "content": "It is"}, "finish_reason": "length"}
+    server.script(*[Answers({"choices": [choice]})] * 2)
+    theirs = alice.cli("call", "bob/Assistant", "query=Hello")
+    assert "cut off (length). It failed in instance" in theirs.err
+    assert "Ask for less." in theirs.err
+    assert "max_tokens" not in theirs.err
+    assert "raise backend.max_tokens" in bob.cli("call", "me/Assistant", "query=Hello").err
 
 
 def test_the_next_model_answers_and_the_caller_reads_which(alice: Person, bob: Person, server: ModelServer) -> None:

@@ -148,6 +148,6 @@ def _located(error: P2pflowsError, row: IncomingRow, endpoint: str) -> P2pflowsE
     if not isinstance(error, FlowFailed) or not is_request(row):
         return error
     where = repr(endpoint) if row.instance is None else f"instance {row.instance[:8]}… of {endpoint!r}"
-    located = type(error)(error.message, f"{error.hint} It failed in {where}.".strip())
+    located = type(error)(error.message, f"It failed in {where}. {error.hint}".strip())
     located.details = error.details
     return located

@@ -155,7 +155,7 @@ def test_answers_that_never_fit_have_an_end(chat: Chat, server: ModelServer) -> 
     server.script(*["Bern."] * 3)
     with pytest.raises(FlowFailed, match=r"does not fit the output_schema, after 3 answers: It is no JSON\.") as failed:
         chat.say("Where?")
-    assert failed.value.details.endswith("The last one was: Bern.")
+    assert failed.value.details.endswith("The last answer was: Bern.")
     assert (len(server.requests), chat.state) == (3, None)
 
 
