@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import p2pflows
-from p2pflows.client import AsyncClient
+from p2pflows.async_client import AsyncClient
 from p2pflows.errors import P2pflowsError
 from p2pflows.home import Home
 from p2pflows.notify_settings import Hook, NotifySettings

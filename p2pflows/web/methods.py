@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from p2pflows.client import AsyncClient
+from p2pflows.async_client import AsyncClient
 from p2pflows.contacts import Contacts
 from p2pflows.errors import FileLost, UsageError
 from p2pflows.home import Home
