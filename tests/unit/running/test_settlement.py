@@ -103,7 +103,7 @@ def test_an_error_says_where_the_flow_failed(desk: Desk, alice: Neighbour, funct
     ((task, _),) = functions.takes()
     functions.ends(task, None, FAILURE)
     (error,) = alice.hears(call)
-    assert error == {"kind": "flow_failed", "message": "It failed.", "hint": "Mend it. It failed in 'function'."}
+    assert error == {"kind": "flow_failed", "message": "It failed.", "hint": "It failed in 'function'. Mend it."}
     assert desk.journal.log.newest(1)[0].detail == "the whole cause"
     call = alice.sends("own", {})
     ((task, order),) = hand.takes()
@@ -251,7 +251,7 @@ def test_a_call_ends_with_the_error_of_a_later_run(desk: Desk, alice: Neighbour,
     hand.ends(task, None, FAILURE)
     (error,) = alice.hears(call)
     assert error["message"] == "It failed."
-    assert error["hint"] == f"Mend it. It failed in instance {order['instance'][:8]}… of 'own'."
+    assert error["hint"] == f"It failed in instance {order['instance'][:8]}… of 'own'. Mend it."
     assert end_of(desk, alice.user, call) == (IncomingState.FAILED, "flow_failed")
     assert [each["cause"] for each in alice.gets(topics.REPLY)] == [call]
 
