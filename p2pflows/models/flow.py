@@ -321,7 +321,7 @@ def _backend_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _extra_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that each chat takes beside those of its prompts."""
     urls = ", or addresses" if config.get("allow_image_urls") is True else "; addresses from the owner only"
-    images_field = {"type": "array", "description": f'pictures, each as {{"base64": ...}}{urls}'}
+    images_field = {"type": "array", "description": f'pictures: files, or {{"base64": ...}}{urls}'}
     whose = "" if config.get("allow_demonstrations") is True else ", from the owner only"
     demonstrations = {"type": "array", "description": f'at first: [{{"query": ..., "response": ...}}]{whose}'}
     return {"images": images_field, "demonstrations": demonstrations}

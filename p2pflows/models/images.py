@@ -7,7 +7,9 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from p2pflows.errors import BadInput
+from p2pflows.errors import BadInput, TooLarge
+from p2pflows.flows.state import MAX_STATE_BYTES
+from p2pflows.sent_files import File
 
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "png",
@@ -17,7 +19,7 @@ _SIGNATURES = {
     b"RIFF": "webp",
 }
 _SCHEMES = ("https://", "http://", "data:image/")
-_HINT = 'Pass {"base64": "..."} with a PNG, JPEG, GIF or WebP picture.'
+_HINT = 'Send a file, or {"base64": "..."}, with a PNG, JPEG, GIF or WebP picture.'
 
 
 def content(text: str, images: Any) -> str | list[dict[str, Any]]:
@@ -25,10 +27,12 @@ def content(text: str, images: Any) -> str | list[dict[str, Any]]:
 
     Args:
         text: the text.
-        images: a list of pictures, each as bytes, a URL, `{"url": ...}` or `{"base64": ...}`; None for no pictures.
+        images: a list of pictures, each as a file, bytes, a URL, `{"url": ...}` or `{"base64": ...}`; None for no
+            pictures.
 
     Raises:
         BadInput: a picture has none of these forms.
+        TooLarge: a file is larger than a conversation.
     """
     if images is None or images == []:
         return text
@@ -39,14 +43,15 @@ def content(text: str, images: Any) -> str | list[dict[str, Any]]:
 
 
 def given(data: Mapping[str, Any]) -> Any:
-    """Return the pictures in a message: under `images`, or as in the predecessor under `data`.
+    """Return the pictures in a message: under `images`, where one needs no list, or as in the predecessor under `data`.
 
     Raises:
         BadInput: `data` holds something else than pictures.
     """
     older = data.get("data")
     if not isinstance(older, Mapping) or not {"images", "video"} & set(older):
-        return data.get("images")
+        images = data.get("images")
+        return [images] if isinstance(images, Mapping) else images
     unknown = sorted(set(older) - {"images"})
     if unknown:
         raise BadInput(f"'data.{unknown[0]}' cannot be sent to a model.", _HINT)
@@ -65,6 +70,8 @@ def has_address(images: Any) -> bool:
 def _url(image: Any) -> str:
     """Return a picture as a URL. A file path is refused: the file would be read from the worker's disk."""
     match image:
+        case File():
+            return _data_url(_content_of(image))
         case bytes():
             return _data_url(image)
         case {"base64": str(text)}:
@@ -77,6 +84,15 @@ def _url(image: Any) -> str:
         case {"type": "local_path"}:
             raise BadInput("A picture is named by a path, which the worker does not read.", _HINT)
     raise BadInput("A picture has an unknown form.", _HINT)
+
+
+def _content_of(file: File) -> bytes:
+    if file.size > MAX_STATE_BYTES:
+        raise TooLarge(
+            f"The picture {file.name!r} has {file.size:,} bytes, and a conversation keeps {MAX_STATE_BYTES:,}.",
+            "Send a smaller one.",
+        )
+    return file.read_bytes()
 
 
 def _data_url(picture: bytes) -> str:

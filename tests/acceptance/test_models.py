@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from collections.abc import Iterator
@@ -108,6 +109,18 @@ def test_what_a_chat_takes_and_answers_is_described(alice: Person, bob: Person, 
     assert "Never say no." not in shown
     alice.cli("call", "bob/Assistant", "query=Hello").ok()
     assert server.requests[-1].body["messages"][0] == {"role": "system", "content": "Never say no."}
+
+
+def test_a_picture_is_sent_as_other_files_are(alice: Person, bob: Person, server: ModelServer) -> None:
+    """`images=@photo.png` reaches the model as a picture."""
+    serve_assistant(bob, "--model", "m")
+    picture = b"\x89PNG\r\n\x1a\n\x00\xff"
+    path = alice.folder / "photo.png"
+    path.write_bytes(picture)
+    alice.cli("call", "bob/Assistant", "query=What is this?", f"images=@{path}").ok()
+    text, image = server.requests[-1].body["messages"][-1]["content"]
+    assert text == {"type": "text", "text": "What is this?"}
+    assert image["image_url"]["url"] == f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def test_settings_that_mean_nothing_are_refused_when_they_are_set(bob: Person, server: ModelServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import logging
@@ -12,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.model_server import Answers, Fails, ModelServer, Says
-from support.scripted_run import ALICE, Memory, ScriptedRun, incoming
+from support.scripted_run import ALICE, BOB, Memory, ScriptedRun, incoming
 
-from p2pflows.errors import BadInput, FlowFailed, NotAllowed, UsageError
+from p2pflows.errors import BadInput, FlowFailed, NotAllowed, TooLarge, UsageError
 from p2pflows.flows.config import default_config, effective_config
 from p2pflows.flows.flow import build, dump_state, invoke
 from p2pflows.flows.message import FlowMessage
@@ -24,6 +25,8 @@ from p2pflows.models.failures import ModelFailed
 from p2pflows.models.flow import ChatAtomicFlow, ChatFlow
 from p2pflows.models.history import to_send
 from p2pflows.models.keyring import Keyring
+from p2pflows.protocol.file_reference import FileReference
+from p2pflows.sent_files import File
 
 KEY = "sk-secret-0123456789"
 
@@ -483,6 +486,23 @@ def test_images(server: ModelServer) -> None:
             {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}},
         ],
     )
+
+
+def test_one_picture_needs_no_list(server: ModelServer) -> None:
+    """That is how a shell sends it: `images=@photo.png`; an address is one all the same."""
+    chat = Chat(server)
+    chat.say(query="What is it?", images={"base64": base64.b64encode(b"GIF89a").decode()})
+    assert sent(server)[0][1][1]["image_url"]["url"].startswith("data:image/gif;base64,")
+    with pytest.raises(NotAllowed):
+        chat.say(query="And this?", sender=BOB, images={"url": "http://10.0.0.1/admin"})
+
+
+def test_a_file_that_no_conversation_can_keep_is_not_read(server: ModelServer) -> None:
+    """A neighbour may send a gigabyte; the worker does not load it to find out that it is too much."""
+    reference = FileReference("a1" * 16, "b2" * 32, 1_000_000_000, "film.png", "image/png")
+    with pytest.raises(TooLarge, match=r"film\.png' has 1,000,000,000 bytes"):
+        Chat(server).say(query="What is it?", images=File(reference.as_data()))
+    assert server.requests == []
 
 
 def test_images_as_in_the_predecessor(server: ModelServer) -> None:
