@@ -72,7 +72,10 @@ from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.own_messages import OwnMessages
 from p2pflowsd.sending.presence import Followed, Presence
+from p2pflowsd.sending.resends import Resends
 from p2pflowsd.sending.restored_journals import RestoredJournals
+from p2pflowsd.sending.send_queue import SendQueue
+from p2pflowsd.sending.stream_repairs import StreamRepairs
 from p2pflowsd.sending.waiters import Waiters
 
 TICK_S = 0.5
@@ -147,7 +150,7 @@ class Node:
     _unacknowledged: list[Delivery]
     _clock_offset: float
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - the one place where the core is wired
         self,
         *,
         identity: Identity,
@@ -177,10 +180,10 @@ class Node:
         name_of = self.name_of = naming(contacts, user)
         log = self._log = OwnersLog(journal, clock, name_of)
 
-        presence, followed = Presence(identity, self.boot), Followed(user, link, callbacks)
-        self.presence, self._followed = presence, followed
-        restored, notices = RestoredJournals(user, journal, clock, log), Notices(journal, clock)
-        self.restored, self.notices = restored, notices
+        presence = self.presence = Presence(identity, self.boot)
+        followed = self._followed = Followed(user, link, callbacks)
+        restored = self.restored = RestoredJournals(user, journal, clock, log)
+        notices = self.notices = Notices(journal, clock)
         waiters = self.waiters = Waiters(journal, callbacks)
         files = self.files = Files(
             user=user,
@@ -192,6 +195,16 @@ class Node:
             log=log,
             name_of=name_of,
         )
+        open_messages = SendQueue()
+        repairs = StreamRepairs(
+            journal=journal,
+            queue=open_messages,
+            clock=clock,
+            notices=notices,
+            restored=restored,
+            presence=presence,
+        )
+        resends = self.resends = Resends(open_messages, clock, repairs)
         outbox = self.outbox = Outbox(
             user=user,
             envelope=envelope,
@@ -201,9 +214,9 @@ class Node:
             entropy=entropy,
             faults=faults,
             waiters=waiters,
-            notices=notices,
+            queue=open_messages,
+            repairs=repairs,
             followed=followed,
-            restored=restored,
             presence=presence,
             files=files,
         )
@@ -403,6 +416,8 @@ class Node:
             contacts=contacts,
             clock=clock,
             outbox=outbox,
+            repairs=repairs,
+            resends=resends,
             waiters=waiters,
             questions=questions,
             notices=notices,
@@ -480,7 +495,7 @@ class Node:
         with self._alive:
             self._link.publish(topics.status(self.user), self.presence.mine(online=True), retain=True)
             self.publish_card()
-            self.outbox.resend_all()
+            self.resends.resend_all()
             self.notices.request_all_missing()
 
     def subscriptions(self) -> list[str]:
@@ -596,7 +611,7 @@ class Node:
         self._next_tick = elapsed + TICK_S
         self.journal.check_file()
         self.outbox.redate()
-        self.outbox.resend_due()
+        self.resends.resend_due()
         self.dispatch.tick()
         self.admission.release_contacts()
         self.inbox.wake()
@@ -648,7 +663,7 @@ class Node:
             raise Refused("unrelated")
         if is_news:
             self.intake.useless.charge(user, LINES_OF_A_STATUS)
-            self.outbox.resend_to(user)
+            self.resends.resend_to(user)
             self.on_peer_online(user)
 
     def _notice_twin(self, delivery: Delivery) -> None:

@@ -66,7 +66,10 @@ TESTS: dict[str, Sequence[str]] = {
     f"{_D}/receiving/gate.py": _CORE,
     f"{_D}/receiving/intake.py": (*_CORE, "tests/unit/transfers"),
     f"{_D}/receiving/seen_notices.py": _CORE,
-    f"{_D}/sending/outbox.py": _first("tests/unit/sending", "tests/unit/receiving", "tests/unit/test_node.py"),
+    **{
+        f"{_D}/sending/{name}.py": _first("tests/unit/sending", "tests/unit/receiving", "tests/unit/test_node.py")
+        for name in ("composer", "outbox", "resends", "stream_repairs")
+    },
     **{
         f"{_D}/running/{name}.py": _first("tests/unit/running", "tests/unit/test_node.py")
         for name in ("authority", "dispatch", "instance_changes", "settlement", "turns", "worker_tokens")

@@ -47,7 +47,9 @@ from p2pflowsd.sending.files import Files
 from p2pflowsd.sending.notices import Notices, is_progress
 from p2pflowsd.sending.outbox import Outbox
 from p2pflowsd.sending.peer_clocks import difference
+from p2pflowsd.sending.resends import Resends
 from p2pflowsd.sending.restored_journals import RestoredJournals
+from p2pflowsd.sending.stream_repairs import StreamRepairs
 from p2pflowsd.sending.waiters import Waiters
 
 MAX_CLOCK_SKEW_MS = 300_000
@@ -74,6 +76,8 @@ class Intake:
         contacts: Contacts,
         clock: Clock,
         outbox: Outbox,
+        repairs: StreamRepairs,
+        resends: Resends,
         waiters: Waiters,
         questions: Questions,
         notices: Notices,
@@ -96,6 +100,8 @@ class Intake:
         self._contacts = contacts
         self._clock = clock
         self._outbox = outbox
+        self._repairs = repairs
+        self._resends = resends
         self._waiters = waiters
         self._questions = questions
         self._notices = notices
@@ -146,7 +152,7 @@ class Intake:
             self._notice(opened.sender, opened.bodies)
         else:
             self._messages(endpoint, opened)
-        self._outbox.hear_from(opened.sender)
+        self._resends.hear_from(opened.sender)
 
     def check_file_packet(self, delivery: Delivery, holders: Collection[str]) -> None:
         """Check that a packet about a file may be opened.
@@ -220,14 +226,14 @@ class Intake:
         self._outbox.record_refusals(sender, notice.refused)
         useless = _lines(notice) - (pending - self._outbox.pending)
         for endpoint, epoch, seq in notice.gaps:
-            skip = self._outbox.fill_gap(sender, endpoint, epoch, seq)
+            skip = self._repairs.fill_gap(sender, endpoint, epoch, seq)
             if skip is not None:
                 self._notices.announce_skip(sender, *skip)
         for endpoint, epoch, seq in notice.skips:
             self._skip(sender, endpoint, Position(epoch, seq))
         expected = {endpoint: Position(epoch, seq) for endpoint, epoch, seq in notice.positions}
         for endpoint, epoch, message_id in notice.rewound:
-            skip = self._outbox.start_new_epoch(sender, endpoint, epoch, message_id, expected.get(endpoint))
+            skip = self._repairs.start_new_epoch(sender, endpoint, epoch, message_id, expected.get(endpoint))
             if skip is not None:
                 self._notices.announce_skip(sender, *skip)
         for message_id, data in notice.progress:

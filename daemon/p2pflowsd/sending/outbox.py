@@ -10,14 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from p2pflows.backoff import Backoff
-from p2pflows.errors import BadInput, FlowFailed, TooLarge, UnknownUser
+from p2pflows.errors import FlowFailed, TooLarge
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import NONCE_BYTES, BundleKind, Envelope
 from p2pflows.protocol.ids import new_id
-from p2pflows.protocol.message import ANSWERS, MAX_BODY_BYTES, MAX_COUNT, MAX_LIFETIME_MS, Message, Type
+from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
 from p2pflows.protocol.notice import Notice
-from p2pflows.protocol.strict_json import JsonObject
 from p2pflowsd.clock import Clock, Entropy
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
@@ -25,40 +23,26 @@ from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState
 from p2pflowsd.link import Link
-from p2pflowsd.sending.confirmed import Confirmed
+from p2pflowsd.sending.composer import PACKET_OVERHEAD_BYTES, Composer
 from p2pflowsd.sending.files import Files
-from p2pflowsd.sending.notices import Notices
 from p2pflowsd.sending.open_ids import OpenIds
-from p2pflowsd.sending.pace import Pace
 from p2pflowsd.sending.peer_clocks import PeerClocks
 from p2pflowsd.sending.presence import Followed, Presence
-from p2pflowsd.sending.restored_journals import RestoredJournals
 from p2pflowsd.sending.send_queue import (
+    BACKOFF,
     BUNDLED_OVERHEAD_BYTES,
     MAX_BUNDLE_BYTES,
     MAX_BUNDLE_MESSAGES,
     OutboxEntry,
     SendQueue,
 )
+from p2pflowsd.sending.stream_repairs import StreamRepairs
 from p2pflowsd.sending.waiters import Waiters
 
-END_OF_EPOCH = MAX_COUNT
-"""A position after every message of an epoch that has ended."""
-PACKET_OVERHEAD_BYTES = 1_000
-"""How many bytes topic, header, signature and framing add to a body, rounded up."""
 MAX_REDATED = 500
 """How many messages are given other times in one batch, after the clock was set back, and how many get theirs back."""
-BACKOFF = Backoff(initial_s=3.0, max_s=600.0, jitter=(1.0, 1.2))
-REQUEST_BACKOFF = Backoff(initial_s=0.25, max_s=60.0)
-"""How long ago a message must have been sent before it is sent again because its recipient asks for it."""
-RESEND_INTERVAL_S = 5.0
-"""How often everything is sent again to a recipient whose daemon comes back again and again."""
 MAX_RECENT = 2_000
 """How many of the calls accepted last are in memory as rows; the answers to others are matched with the journal."""
-EPOCH_INTERVAL_S = 5.0
-"""How often a stream may begin a new epoch."""
-MAX_NAMED_EPOCH = 2**52
-"""A recipient that names a later epoch is not believed, since a stream whose epochs are used up has come to its end."""
 NO_ROOM = frozenset({"requests_full", "streams_full", "quota_full"})
 """The reasons for which a recipient does not store a message that it may store later."""
 
@@ -75,10 +59,10 @@ class Outbox:
         entropy: random bytes for ids, nonces and jitter.
         faults: notified before and after publishing.
         waiters: notified of the end of each message.
-        notices: tells recipients what they need not wait for.
+        queue: the open messages.
+        repairs: told which messages are confirmed, and which end unconfirmed.
         followed: gets the users whose status matters, because we wait for something from them.
-        restored: told when a journal turns out to be an older copy.
-        presence: numbers the starts of this daemon, and of those of others.
+        presence: numbers the starts of this daemon.
         files: the files that messages may refer to.
 
     Attributes:
@@ -100,9 +84,9 @@ class Outbox:
         entropy: Entropy,
         faults: Faults,
         waiters: Waiters,
-        notices: Notices,
+        queue: SendQueue,
+        repairs: StreamRepairs,
         followed: Followed,
-        restored: RestoredJournals,
         presence: Presence,
         files: Files,
     ) -> None:
@@ -114,28 +98,21 @@ class Outbox:
         self._entropy = entropy
         self._faults = faults
         self._waiters = waiters
-        self._notices = notices
+        self._queue = queue
+        self._repairs = repairs
+        self._composer = Composer(envelope, link)
         self.peer_clocks = PeerClocks(clock)
         self._followed = followed
-        self._restored = restored
         self._presence = presence
         self._files = files
         self.on_call_settled: Callable[[OutgoingRow, OutgoingState, bytes | None], None] = _ignore
         self.on_stored: Callable[[str, str, str], None] = lambda _peer, _message_id, _note: None
         self.on_ended: list[Callable[[OutgoingRow, OutgoingState, bytes | None], None]] = []
-        self._queue = SendQueue()
         self._open_ids = OpenIds()
-        self._resends = Pace[str](clock, RESEND_INTERVAL_S)
-        self._came_back: set[str] = set()
-        """The recipients to whom everything is sent again as soon as their turn comes."""
-        self._heard_from: set[str] = set()
-        """The recipients from whom something has arrived while messages to them wait for their receipts."""
         self._too_large: list[str] = []
         """Ids of messages that were found to be larger than the broker takes."""
-        self._new_epochs = Pace[tuple[str, str]](clock, EPOCH_INTERVAL_S)
         self._unanswered: Counter[str] = Counter()
         self._notices_sent = 0
-        self._confirmed = Confirmed()
         self.next_expiry: int | None = journal.outgoing.next_expiry()
         self._recent: dict[str, OutgoingRow] = {}
         """Calls that were accepted a moment ago, by id, as they are in the journal while they are pending."""
@@ -248,7 +225,7 @@ class Outbox:
         now = self._clock.now()
         message_id = message_id or new_id(now, self._entropy(10))
         position = Position(0, 0) if kind in ANSWERS else self._next_position(peer, endpoint)
-        message, body = self._compose(
+        message, body = self._composer.compose(
             {
                 "id": message_id,
                 "type": kind,
@@ -311,7 +288,7 @@ class Outbox:
         self._journal.count("delivered", len(settled))
         for entry in settled:
             if not entry.is_answer:
-                self._confirmed.add(entry.stream, entry.seq, self._presence.boot_of(peer))
+                self._repairs.note_confirmed(entry)
             if entry.type == Type.CALL:
                 self._queue.keep_stored(entry)
         calls = [entry.id for entry in settled if entry.type == Type.CALL]
@@ -415,7 +392,7 @@ class Outbox:
         self._open_ids.remove(row.id)
         self._queue.forget_stored(row.peer, row.endpoint, row.id)
         if was_head and (skips or state in (OutgoingState.EXPIRED, OutgoingState.CANCELLED)):
-            self._announce_skip(row.peer, row.endpoint)
+            self._repairs.announce_skip(row.peer, row.endpoint)
         if row.state in OPEN_OUTGOING and row.type not in ANSWERS:
             self._stop_waiting(row.peer, 1)
         self._waiters.on_settled(row.id, state, answer)
@@ -424,120 +401,6 @@ class Outbox:
         if row.origin is not None:
             self.on_call_settled(row, state, answer)
         return True
-
-    def fill_gap(self, peer: str, endpoint: str, epoch: int, seq: int) -> tuple[str, int, int] | None:
-        """Repair a stream of which the recipient has missed messages.
-
-        The first messages of the stream that are still pending are sent again, as many as one bundle holds, and before
-        them the stored calls that the recipient misses because its journal is an older copy. A message that was asked
-        for before must have been sent longer ago each time.
-
-        Args:
-            peer: the user id of the recipient.
-            endpoint: the endpoint of the stream.
-            epoch: the epoch in which the recipient waits.
-            seq: the number of the message that it waits for.
-
-        Returns:
-            The endpoint, epoch and number of the first message that the recipient can still expect, if it has to skip
-            some; None if the message that it waits for is sent again.
-        """
-        position = self._journal.streams.get(Direction.OUTGOING, peer, endpoint)
-        if position is None or position.epoch != epoch:
-            return (endpoint, epoch, END_OF_EPOCH)
-        if position.seq <= seq:
-            return (endpoint, epoch, END_OF_EPOCH) if self._begin_epoch(peer, endpoint, position) else None
-        self._queue.probe((peer, endpoint), self._clock.elapsed())
-        pending = self._queue.stream(peer, endpoint, MAX_BUNDLE_MESSAGES)
-        first = pending[0].seq if pending else position.seq
-        missed = [entry for entry in self._queue.stored(peer, endpoint, seq) if entry.seq < first]
-        if self._has_lost(peer, endpoint, seq):
-            confirmed = [self._confirmed.boot_of(entry.stream, entry.seq) is not None for entry in (*missed, *pending)]
-            self._restored.note_lost_messages(peer, endpoint, sum(confirmed))
-        self._resend_requested([*missed, *pending])
-        first = missed[0].seq if missed else first
-        return (endpoint, epoch, first) if first > seq else None
-
-    def _has_lost(self, peer: str, endpoint: str, seq: int) -> bool:
-        """Return whether a recipient asks for a message that an earlier start of its daemon has confirmed.
-
-        The start that has confirmed a message may have asked for it before, and that may arrive late.
-        """
-        boot = self._confirmed.boot_of((peer, endpoint), seq)
-        return boot is not None and boot < self._presence.boot_of(peer)
-
-    def _announce_skip(self, peer: str, endpoint: str) -> None:
-        """Tell a recipient at once that the first pending message of a stream has ended, as others may wait for it."""
-        position = self._journal.streams.get(Direction.OUTGOING, peer, endpoint)
-        if position is not None:
-            pending = self._queue.stream(peer, endpoint, 1)
-            first = pending[0].seq if pending else position.seq
-            self._notices.announce_skip(peer, endpoint, position.epoch, first)
-
-    def start_new_epoch(
-        self, peer: str, endpoint: str, epoch: int, message_id: str, expected: Position | None = None
-    ) -> tuple[str, int, int] | None:
-        """Continue a stream in a new epoch, because our journal is older than what the recipient has received.
-
-        Args:
-            peer: the user id of the recipient.
-            endpoint: the endpoint of the stream.
-            epoch: the epoch that the recipient reports.
-            message_id: our message whose number the recipient has received with another message.
-            expected: the position of the stream at the recipient, if it has named it.
-
-        Returns:
-            The endpoint, the new epoch and the number of its first message; None if no epoch begins.
-        """
-        position = self._journal.streams.get(Direction.OUTGOING, peer, endpoint)
-        entry = self._queue.get(message_id)
-        if position is None or position.epoch != epoch or entry is None or entry.stream != (peer, endpoint):
-            return None
-        return self._begin_epoch(peer, endpoint, position, expected)
-
-    def _begin_epoch(
-        self, peer: str, endpoint: str, position: Position, expected: Position | None = None
-    ) -> tuple[str, int, int] | None:
-        """Begin a new epoch, unless the last one began a moment ago; the numbers of the messages go on.
-
-        Pending messages get their new epoch when they are sent, so that this takes no longer the more of them wait.
-        """
-        if not self._new_epochs.take((peer, endpoint)):
-            return None
-        self._restored.note_own_by_peer(peer, endpoint)
-        epoch = max(self._clock.now(), position.epoch + 1)
-        if expected is not None and expected.epoch < MAX_NAMED_EPOCH:
-            epoch = max(epoch, expected.epoch + 1)
-        self._journal.streams.set(Direction.OUTGOING, peer, endpoint, Position(epoch, position.seq))
-        pending = self._queue.stream(peer, endpoint, MAX_BUNDLE_MESSAGES)
-        for entry in pending:
-            self._queue.resend(entry)
-        return (endpoint, epoch, pending[0].seq if pending else position.seq)
-
-    def _resend_requested(self, entries: Sequence[OutboxEntry]) -> None:
-        elapsed = self._clock.elapsed()
-        size = 0
-        missed = []
-        for entry in entries[:MAX_BUNDLE_MESSAGES]:
-            size += entry.size
-            if size > MAX_BUNDLE_BYTES and entry is not entries[0]:
-                break
-            is_first = entry is entries[0]
-            times = entry.times_requested_first if is_first else entry.times_requested
-            if elapsed < entry.sent_at + REQUEST_BACKOFF.delay_s(times):
-                continue
-            if entry.is_settled:
-                missed.append(entry)
-            if entry.is_settled or self._queue.resend(entry):
-                entry.times_requested += not is_first
-                entry.times_requested_first += is_first
-        self._reopen(missed)
-
-    def _reopen(self, entries: Sequence[OutboxEntry]) -> None:
-        """Send stored calls again."""
-        self._journal.outgoing.reopen([entry.id for entry in entries])
-        self._journal.count("delivered", -len(entries))
-        self._queue.reopen(entries)
 
     def redate(self) -> None:
         """Give the messages new times that were accepted while the clock was ahead, as recipients refuse them.
@@ -582,60 +445,6 @@ class Outbox:
         self._journal.outgoing.restamp(entry.row_id, message)
         self._queue.drop_body(entry)
         self._queue.resend(entry)
-
-    def resend_all(self) -> None:
-        """Send everything again that is not stored, because the broker may have forgotten it."""
-        self._came_back.clear()
-        self._resend(self._queue.sent())
-
-    def resend_to(self, peer: str) -> None:
-        """Send again the messages that a recipient has not confirmed, because its daemon came back.
-
-        The last stored call of each stream is sent, too. If its journal was replaced by an older copy, the recipient
-        misses the calls before that one, and asks for them.
-        """
-        if self._queue.has_messages_to(peer) or self._queue.has_stored(peer):
-            self._came_back.add(peer)
-            self._resend_to_those_who_came_back()
-
-    def hear_from(self, peer: str) -> None:
-        """Let what waits for a recipient's receipt be sent again soon, because the way to them works again."""
-        if self._queue.has_messages_to(peer):
-            self._heard_from.add(peer)
-
-    def resend_due(self) -> None:
-        """Send again what has waited long enough for its receipt, for room, or for the turn of its recipient."""
-        for entry in self._queue.take_due(self._clock.elapsed()):
-            self._queue.resend(entry)
-        self._queue.probe_due(self._clock.elapsed())
-        self._resend_to_those_who_were_heard()
-        self._resend_to_those_who_came_back()
-
-    def _resend_to_those_who_were_heard(self) -> None:
-        """Send again what the back-off would hold up; each message waits longer each time, so that it stays a few."""
-        elapsed = self._clock.elapsed()
-        for peer in sorted(self._heard_from):
-            for entry in self._queue.sent_to(peer):
-                if elapsed >= entry.sent_at + BACKOFF.delay_s(entry.times_hurried):
-                    entry.times_hurried += 1
-                    self._queue.resend(entry)
-        self._heard_from.clear()
-
-    def _resend_to_those_who_came_back(self) -> None:
-        for peer in sorted(self._came_back):
-            if self._resends.take(peer):
-                self._came_back.remove(peer)
-                self._queue.end_pauses_to(peer)
-                entries = self._queue.sent_to(peer)
-                for entry in entries:
-                    entry.first_sent = None
-                self._resend(entries)
-                self._reopen(self._queue.newest_stored(peer))
-
-    def _resend(self, entries: Iterable[OutboxEntry]) -> None:
-        for entry in entries:
-            entry.waits = entry.times_hurried = entry.times_requested = entry.times_requested_first = 0
-            self._queue.resend(entry)
 
     def flush(self) -> None:
         """Publish what may be sent; called after each commit."""
@@ -709,7 +518,7 @@ class Outbox:
             CallError: any error that `accept` would raise.
         """
         any_id = "0" * 32
-        message, body = self._compose(
+        message, body = self._composer.compose(
             {
                 "id": any_id,
                 "type": Type.CALL,
@@ -723,36 +532,6 @@ class Outbox:
             }
         )
         self._files.check(self._files.references(message.data, body), peer)
-
-    def _compose(self, fields: dict[str, Any]) -> tuple[Message, bytes]:
-        """Return a message and its body."""
-        if not self._envelope.can_seal_to(fields["to"]):
-            raise UnknownUser(
-                f"{fields['to']} is not a user id: it is not a public key.", "Check the id with its owner: p2pflows id"
-            )
-        try:
-            message = Message.model_validate(fields)
-            body = message.to_bytes()
-            if not isinstance(message.data, JsonObject):  # which was checked when it was read
-                strict_json.check_levels(body)
-        except ValueError as error:
-            reason = (
-                "it is nested too deeply"
-                if "depth" in str(error) or "recursion" in str(error)
-                else "it holds text that is not Unicode"
-            )
-            raise BadInput(
-                f"The data cannot be sent as JSON: {reason}.", "Send plain objects, lists, texts and numbers."
-            ) from error
-        limit = min(MAX_BODY_BYTES, self._link.max_packet - PACKET_OVERHEAD_BYTES)
-        if len(body) > limit and isinstance(message.data, JsonObject):  # which may have been written with white space
-            return self._compose({**fields, "data": dict(message.data)})
-        if len(body) > limit:
-            raise TooLarge(
-                f"The message is {len(body):,} bytes; the limit is {limit:,}.",
-                "Send a reference to the data, or split it.",
-            )
-        return message, body
 
     def _remember(self, message: Message, row_id: int, size: int, origin: str | None) -> None:
         """Keep the row of a call in memory, as its answer may come within milliseconds."""

@@ -22,6 +22,8 @@ MAX_IN_FLIGHT_MESSAGES = 512
 """Per recipient, so that what is sent next does not arrive behind seconds of work."""
 MAX_STREAM_PART = 0.5
 """The part of both that one stream takes, so that what goes to another endpoint finds room and arrives soon."""
+BACKOFF = Backoff(initial_s=3.0, max_s=600.0, jitter=(1.0, 1.2))
+"""How long a message waits for its receipt before it is sent again."""
 PAUSE = Backoff(initial_s=0.5, max_s=8.0)
 """How long a stream whose recipient has no room waits, until one of its messages finds out whether there is room."""
 MAX_CACHED_BYTES = 16_000_000

@@ -23,8 +23,9 @@ from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.receiving import held
 from p2pflowsd.receiving.blocked import MAX_RELEASED
-from p2pflowsd.sending.outbox import EPOCH_INTERVAL_S, RESEND_INTERVAL_S
+from p2pflowsd.sending.resends import RESEND_INTERVAL_S
 from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES, MAX_BUNDLE_MESSAGES
+from p2pflowsd.sending.stream_repairs import EPOCH_INTERVAL_S
 
 EPOCH = 5
 LIMITS = Limits()

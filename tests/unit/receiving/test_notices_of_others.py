@@ -15,8 +15,8 @@ from p2pflows.protocol.message import MAX_PROGRESS_BYTES, Type
 from p2pflows.protocol.notice import Notice
 from p2pflowsd.journal.streams import Direction
 from p2pflowsd.receiving.seen_notices import MAX_PEERS, WINDOW, SeenNotices
-from p2pflowsd.sending.outbox import RESEND_INTERVAL_S
 from p2pflowsd.sending.presence import Presence
+from p2pflowsd.sending.resends import RESEND_INTERVAL_S
 
 CALL, POST, STORED = (f"{number:032x}" for number in (1, 2, 3))
 EPOCH = 5

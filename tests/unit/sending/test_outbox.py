@@ -21,8 +21,10 @@ from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.streams import Direction, Position
 from p2pflowsd.lifecycle import OutgoingState
 from p2pflowsd.node import TICK_S
-from p2pflowsd.sending.outbox import BACKOFF, EPOCH_INTERVAL_S, MAX_REDATED, PACKET_OVERHEAD_BYTES
-from p2pflowsd.sending.send_queue import MAX_BUNDLE_MESSAGES, MAX_IN_FLIGHT_MESSAGES, PAUSE
+from p2pflowsd.sending.composer import PACKET_OVERHEAD_BYTES
+from p2pflowsd.sending.outbox import MAX_REDATED
+from p2pflowsd.sending.send_queue import BACKOFF, MAX_BUNDLE_MESSAGES, MAX_IN_FLIGHT_MESSAGES, PAUSE
+from p2pflowsd.sending.stream_repairs import EPOCH_INTERVAL_S
 
 DAY_MS = 24 * HOUR_MS
 
@@ -359,7 +361,7 @@ def test_only_the_recipient_of_a_request_makes_its_stream_pause_or_go_on(
     accept(bob, mallory, Type.POST)
     before = len(ann.received("x"))
     mallory.show(boot=2, online=True)
-    bob.do(bob.node.outbox.resend_due)
+    bob.do(bob.node.resends.resend_due)
     assert len(ann.received("x")) == before
 
 
@@ -371,7 +373,7 @@ def test_a_pause_that_has_ended_or_was_prolonged_ends_once(bob: LoneDaemon, ann:
     before = len(ann.received("x"))
     ann.notify(refused=[[second, "quota_full"]])
     ann.notify(gaps=[["x", epoch_to(bob, ann), 1]])  # which lets it send one at once, and pause for longer
-    bob.do(bob.node.outbox.resend_due)
+    bob.do(bob.node.resends.resend_due)
     assert len(ann.received("x")) == before + 1
     ann.notify(refused=[[second, "quota_full"]])
     bob.sleep(PAUSE.delay_s(0))
@@ -795,7 +797,7 @@ def test_a_contact_who_comes_back_gets_only_what_is_theirs(bob: LoneDaemon, ann:
     assert [each["id"] for each in cyd.received("x")] == [last, last]
     nobody = Peer(bob, 70, "nobody")
     nobody.show(boot=1, online=True)
-    assert nobody.user not in bob.node.outbox._came_back
+    assert nobody.user not in bob.node.resends._came_back
 
 
 def test_a_call_that_an_older_release_stored_is_not_sent_again(bob: LoneDaemon, ann: Peer) -> None:

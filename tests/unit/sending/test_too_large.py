@@ -12,7 +12,7 @@ from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
 from p2pflowsd.lifecycle import IncomingState
-from p2pflowsd.sending.outbox import PACKET_OVERHEAD_BYTES
+from p2pflowsd.sending.composer import PACKET_OVERHEAD_BYTES
 from p2pflowsd.sending.send_queue import MAX_BUNDLE_BYTES
 
 LARGE = {"text": "x" * 100_000}
