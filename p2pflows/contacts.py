@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from p2pflows import files, petnames, strict_modes, yaml_file
+from p2pflows import contact_names, files, petnames, strict_modes, yaml_file
+from p2pflows.contact_names import Names
 from p2pflows.errors import UnknownUser, UsageError
 from p2pflows.protocol import topics
 
@@ -21,6 +22,7 @@ _Stamp = tuple[int, int, int] | None
 MAX_GROUPS = 100
 MAX_MEMBERS = 50
 _RESERVED = {ME, "contacts", "anyone"}
+_WHAT = "The contacts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +30,45 @@ class Book:
     """The content of the file.
 
     Attributes:
-        by_name: user ids by petname.
+        names: the petnames of all contacts.
         blocked: the user ids that the owner has denied.
         verified: the user ids of contacts with whom the owner has compared the words.
         introduced_by: by the user id of a contact, the user id of who introduced them.
         groups: the user ids of the contacts in each group, by the name of the group.
-        by_user: petnames by user id.
     """
 
-    by_name: dict[str, str] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
     blocked: frozenset[str] = frozenset()
     verified: frozenset[str] = frozenset()
     introduced_by: dict[str, str] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    by_user: dict[str, str] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "by_user", {user: name for name, user in self.by_name.items()})
+    @property
+    def by_name(self) -> dict[str, str]:
+        """User ids by petname."""
+        return self.names.by_name
+
+    @property
+    def by_user(self) -> dict[str, str]:
+        """Petnames by user id."""
+        return self.names.by_user
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What was read or written last; one object, as threads of a program may share the address book.
+
+    Attributes:
+        book: the content.
+        facts: what the file holds beside the names, also of users who are no contacts.
+        facts_text: the sections that hold these facts; None if that is not known.
+        stamp: of the file.
+    """
+
+    book: Book = field(default_factory=Book)
+    facts: Book = field(default_factory=Book)
+    facts_text: bytes | None = b""
+    stamp: _Stamp = None
 
 
 class Contacts:
@@ -56,15 +80,14 @@ class Contacts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read_stamp: _Stamp = None
+        self._state = _State()
         self._checked_stamp: _Stamp = None
-        self._book = Book()
         self.problem: UsageError | None = None
 
     @property
     def known(self) -> Book:
         """The content as last read, without a look at the file."""
-        return self._book
+        return self._state.book
 
     def reload_if_changed(self) -> None:
         """Read the file again if it has changed; if it cannot be read, keep the last content and set `problem`."""
@@ -84,10 +107,9 @@ class Contacts:
             UsageError: the file cannot be read, or is not an address book.
         """
         stamp = _stamp(self._path)
-        if stamp != self._read_stamp:
-            self._book = Book() if stamp is None else _read(self._path)
-            self._read_stamp = stamp
-        return self._book
+        if stamp != self._state.stamp:
+            self._state = replace(self._read(self._state), stamp=stamp)
+        return self._state.book
 
     def add(self, name: str, user: str, *, introduced_by: str | None = None) -> str:
         """Give a user id a petname, and unblock it.
@@ -115,8 +137,8 @@ class Contacts:
                     f"To call them {name!r}, run: p2pflows contacts rename {known} {name}",
                 )
             introduced = {**book.introduced_by, **({user: introduced_by} if introduced_by is not None else {})}
-            names = {**book.by_name, name: user}
-            self._write(replace(book, by_name=names, blocked=book.blocked - {user}, introduced_by=introduced))
+            names = book.names if user in book.by_user else book.names.put(name, user)
+            self._write(replace(book, names=names, blocked=book.blocked - {user}, introduced_by=introduced))
         return name
 
     def check_name(self, name: str) -> str:
@@ -125,7 +147,7 @@ class Contacts:
         Raises:
             UsageError: it has a wrong form, or stands for another user.
         """
-        return _checked(name, "", self._book)
+        return _checked(name, "", self.known)
 
     def rename(self, old: str, new: str) -> str:
         """Give a contact another petname, and return their user id.
@@ -142,8 +164,7 @@ class Contacts:
             book = self.book()
             user = _contact(old, book)
             new = _checked(new, user, book)
-            names = {name: known for name, known in book.by_name.items() if known != user}
-            self._write(replace(book, by_name={**names, new: user}))
+            self._write(replace(book, names=book.names.put(new, user)))
         return user
 
     def verify(self, who: str) -> str:
@@ -170,13 +191,12 @@ class Contacts:
         with self._locked():
             book = self.book()
             user = _contact(name, book)
-            names = {known: other for known, other in book.by_name.items() if other != user}
             introduced = {known: by for known, by in book.introduced_by.items() if known != user}
             groups = {group: tuple(each for each in users if each != user) for group, users in book.groups.items()}
             self._write(
                 replace(
                     book,
-                    by_name=names,
+                    names=book.names.remove(user),
                     verified=book.verified - {user},
                     introduced_by=introduced,
                     groups={group: users for group, users in groups.items() if users},
@@ -193,7 +213,7 @@ class Contacts:
         """
         with self._locked():
             book = self.book()
-            group = petnames.check(group, ())
+            group = petnames.check(group)
             members = tuple(dict.fromkeys([*book.groups.get(group, ()), *(_contact(name, book) for name in who)]))
             groups = {**book.groups, group: members}
             if len(members) > MAX_MEMBERS or len(groups) > MAX_GROUPS:
@@ -230,22 +250,34 @@ class Contacts:
         return files.exclusive_lock(self._path.with_suffix(".lock"))
 
     def _write(self, book: Book) -> None:
-        content: dict[str, object] = {"contacts": dict(sorted(book.by_name.items()))}
-        about: dict[str, dict[str, object]] = {}
-        for user in sorted(book.by_user):
-            known: dict[str, object] = {"verified": True} if user in book.verified else {}
-            if user in book.introduced_by:
-                known["introduced_by"] = book.introduced_by[user]
-            if known:
-                about[user] = known
-        if about:
-            content["about"] = about
-        if book.groups:
-            content["groups"] = {group: list(users) for group, users in sorted(book.groups.items())}
-        if book.blocked:
-            content["blocked"] = sorted(book.blocked)
-        yaml_file.write(self._path, content)
-        self._book, self._read_stamp = book, _stamp(self._path)
+        before = self._state
+        if book.names is before.book.names and book == before.book:
+            return
+        names, facts = book.names.with_text(), _of_contacts(replace(book, names=Names()), book.names)
+        text = before.facts_text if facts == before.facts else None
+        text = _text(facts) if text is None else text
+        files.replace(self._path, (names.text or yaml_file.dump({"contacts": names.by_name}).encode()) + text)
+        self._state = _State(replace(facts, names=names), facts, text, _stamp(self._path))
+
+    def _read(self, before: _State) -> _State:
+        """Read what has changed in the file since it had another content, or all of it where that is not clear."""
+        strict_modes.check(self._path)
+        hint = f"Correct {self._path}, or move it away to start with an empty address book."
+        data = yaml_file.read_bytes(self._path, _WHAT, hint) or b""
+        parts = contact_names.split(data)
+        names = None if parts is None else _read_names(before.book.names, parts.names, hint)
+        if parts is not None and names is not None:
+            facts, text = before.facts, parts.others
+            if text != before.facts_text:
+                try:
+                    content = yaml_file.load(text, _WHAT, hint)
+                except UsageError:  # all of the file, so that the error names the right line
+                    content = yaml_file.load(data, _WHAT, hint)
+                facts = _read_facts(content or {}, hint)
+        else:
+            content = yaml_file.load(data, _WHAT, hint) or {}
+            names, facts, text = _all_names(content, hint), _read_facts(content, hint), None
+        return _State(_of_contacts(replace(facts, names=names), names), facts, text)
 
 
 def normal_user_id(text: str) -> str:
@@ -308,7 +340,13 @@ def _checked(name: str, user: str, book: Book) -> str:
             f"{name!r} already stands for {book.by_name[name]}.",
             f"Choose another name, or first run: p2pflows contacts remove {name}",
         )
-    return petnames.check(name, (other for other, known in book.by_name.items() if known != user))
+    name = petnames.check(name)
+    twin = next((other for other in petnames.lookalikes(name, book.by_name) if book.by_name[other] != user), None)
+    if twin is not None:
+        raise UsageError(
+            f"{name!r} looks like {twin!r}, which names another contact.", "Choose a name that you cannot mix up."
+        )
+    return name
 
 
 def _contact(who: str, book: Book) -> str:
@@ -336,37 +374,78 @@ def naming(contacts: Contacts, me: str) -> Callable[[str], str | None]:
     return name_of
 
 
-def _read(path: Path) -> Book:
-    strict_modes.check(path)
-    hint = f"Correct {path}, or move it away to start with an empty address book."
-    content = yaml_file.read(path, "The contacts", hint) or {}
+def _of_contacts(facts: Book, names: Names) -> Book:
+    """Return facts without those about users who are no contacts."""
+    known = names.by_user
+    return replace(
+        facts,
+        verified=frozenset(user for user in facts.verified if user in known),
+        introduced_by={user: by for user, by in facts.introduced_by.items() if user in known},
+        groups={group: tuple(user for user in users if user in known) for group, users in facts.groups.items()},
+    )
+
+
+def _text(facts: Book) -> bytes:
+    """Return the sections beside the names."""
+    content: dict[str, object] = {}
+    about: dict[str, dict[str, object]] = {}
+    for user in sorted(facts.verified | facts.introduced_by.keys()):
+        about[user] = {"verified": True} if user in facts.verified else {}
+        if user in facts.introduced_by:
+            about[user]["introduced_by"] = facts.introduced_by[user]
+    if about:
+        content["about"] = about
+    if facts.groups:
+        content["groups"] = {group: list(users) for group, users in sorted(facts.groups.items())}
+    if facts.blocked:
+        content["blocked"] = sorted(facts.blocked)
+    return yaml_file.dump(content).encode() if content else b""
+
+
+def _read_names(before: Names, text: bytes, hint: str) -> Names | None:
+    """Read the section of the names, or what has changed in it; return None if PyYAML has to read it."""
+    try:
+        return before.read_again(text) or Names.read(text)
+    except ValueError as error:
+        raise _wrong_entry(error.args[0], hint) from None
+
+
+def _all_names(content: object, hint: str) -> Names:
     names = content.get("contacts") or {} if isinstance(content, dict) else None
-    blocked = content.get("blocked") or [] if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not isinstance(blocked, list):
+    if not isinstance(names, dict):
         raise UsageError("The contacts file has an unknown form.", hint)
     for name, user in names.items():
-        if not (
-            isinstance(name, str) and isinstance(user, str) and petnames.has_form(name) and topics.is_user_id(user)
-        ):
-            raise UsageError(f"The contacts file has a wrong entry: {name!r}.", hint)
+        if not isinstance(name, str) or not isinstance(user, str):
+            raise _wrong_entry(name, hint)
+    try:
+        return Names.of(names)
+    except ValueError as error:
+        raise _wrong_entry(error.args[0], hint) from None
+
+
+def _wrong_entry(name: object, hint: str) -> UsageError:
+    return UsageError(f"The contacts file has a wrong entry: {name!r}.", hint)
+
+
+def _read_facts(content: object, hint: str) -> Book:
+    """Return what a file holds beside the names."""
+    blocked = content.get("blocked") or [] if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(blocked, list):
+        raise UsageError("The contacts file has an unknown form.", hint)
     blocked_ids = [str(user).lower() for user in blocked]  # YAML reads an id of decimal digits as a number
     for user in blocked_ids:
         if not topics.is_user_id(user):
             raise UsageError(f"The contacts file blocks {user!r}, which is not a user id.", hint)
-    by_name = {petnames.normalize(name): user for name, user in names.items()}
-    verified, introduced_by = _read_about(content.get("about") or {} if isinstance(content, dict) else {}, hint)
-    groups = _read_groups(content.get("groups") or {} if isinstance(content, dict) else {}, by_name, hint)
-    return Book(by_name, frozenset(blocked_ids), verified, introduced_by, groups)
+    verified, introduced_by = _read_about(content.get("about") or {}, hint)
+    groups = _read_groups(content.get("groups") or {}, hint)
+    return Book(Names(), frozenset(blocked_ids), verified, introduced_by, groups)
 
 
-def _read_groups(content: object, by_name: dict[str, str], hint: str) -> dict[str, tuple[str, ...]]:
-    """Return the groups, without members who are no contacts any more."""
+def _read_groups(content: object, hint: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(content, dict) or not all(isinstance(users, list) for users in content.values()):
         raise UsageError("The contacts file has groups of an unknown form.", hint)
-    known = set(by_name.values())
     return {
-        petnames.normalize(str(group)): tuple(user for user in (str(each).lower() for each in users) if user in known)
-        for group, users in content.items()
+        petnames.normalize(str(group)): tuple(str(each).lower() for each in users) for group, users in content.items()
     }
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 PRIVATE = 0o600
 
 
-def replace(path: Path, text: str, mode: int = PRIVATE) -> None:
+def replace(path: Path, text: str | bytes, mode: int = PRIVATE) -> None:
     """Write a file atomically: after a crash it holds the old content or the new, and once this returns the new.
 
     Args:
         path: the file; its folder must exist.
-        text: the new content, written in UTF-8.
+        text: the new content; a text is written in UTF-8.
         mode: the permission bits that the file has from its first byte, less those that the umask takes away.
     """
     with _draft(path, text, mode) as draft:
@@ -47,13 +47,13 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _draft(path: Path, text: str, mode: int) -> Iterator[Path]:
+def _draft(path: Path, text: str | bytes, mode: int) -> Iterator[Path]:
     """Yield a complete file beside `path`, to be moved or linked there; sync the folder, and leave no draft."""
     draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text if isinstance(text, bytes) else text.encode())
             file.flush()
             os.fsync(file.fileno())
         yield draft

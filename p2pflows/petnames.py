@@ -6,7 +6,7 @@ letters that look alike make two names that nobody can tell apart (UTS 39, "high
 
 from __future__ import annotations
 
-import functools
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ _SIGNS = "0123456789_-"
 _EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "HANGUL"}
 """Scripts that names use together, and together with Latin letters."""
 
-_LOOKALIKES = str.maketrans(
+_LOOKALIKES = dict(zip(
     # Cyrillic, Greek and some Latin letters, and below them the Latin letter or digit that they look like.
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d\u04cf"
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0405\u0406\u0408"
@@ -33,11 +33,19 @@ _LOOKALIKES = str.maketrans(
     "oavpiu"
     "ABEZHlKMNOPTYX"
     "iagouhllO",
-)  # fmt: skip
+    strict=True,
+))  # fmt: skip
+_LIKE = {
+    look: "".join(letter for letter in _LOOKALIKES if _LOOKALIKES[letter] == look) for look in _LOOKALIKES.values()
+}
+"""All letters that look like a Latin letter or digit."""
+_ASCII_NAME = re.compile("[A-Za-z0-9_-]+")
 
 
 def has_form(name: str) -> bool:
     """Return whether a text has the form of a petname: letters, accents, digits, '_' and '-'."""
+    if _ASCII_NAME.fullmatch(name):
+        return len(name) <= MAX_CHARS
     return 0 < len(name) <= MAX_CHARS and all(
         character in _SIGNS or unicodedata.category(character) in {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc"}
         for character in name
@@ -49,41 +57,33 @@ def normalize(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def check(name: str, others: Iterable[str] = ()) -> str:
-    """Return a name in its normal form, if it may become a petname beside others.
-
-    Args:
-        name: the name.
-        others: the petnames that other users have.
+def check(name: str) -> str:
+    """Return a name in its normal form, if it may become a petname.
 
     Raises:
-        UsageError: it has a wrong form, mixes alphabets, or looks like one of the others.
+        UsageError: it has a wrong form, or mixes alphabets.
     """
     name = normalize(name)
     if not has_form(name):
         raise UsageError(f"{name!r} cannot name a contact.", f"Use {RULE}.")
     if name.isascii():
-        pass
-    elif unicodedata.normalize("NFKC", name) != name or _has_stray_marks(name):
+        return name
+    if unicodedata.normalize("NFKC", name) != name or _has_stray_marks(name):
         raise UsageError(f"{name!r} cannot name a contact.", "Use plain letters, with accents if need be.")
-    elif not _is_one_alphabet(name):
+    if not _is_one_alphabet(name):
         raise UsageError(
             f"{name!r} cannot name a contact: it mixes letters of several alphabets.",
             "Some of them look alike. Use letters of one alphabet.",
         )
-    look = _look(name)
-    twin = next((other for other in others if other != name and _look(other) == look), None)
-    if twin is not None:
-        raise UsageError(
-            f"{name!r} looks like {twin!r}, which names another contact.", "Choose a name that you cannot mix up."
-        )
     return name
 
 
-@functools.lru_cache(maxsize=20_000)
-def _look(name: str) -> str:
-    """Return what names that look alike have in common."""
-    return normalize(name).translate(_LOOKALIKES)
+def lookalikes(name: str, others: Iterable[str]) -> list[str]:
+    """Return those of other names that look like this one; all are in their normal form."""
+    looks = [_LOOKALIKES.get(letter, letter) for letter in name]
+    alike = "".join(f"[{re.escape(look + _LIKE.get(look, ''))}]" for look in looks)
+    # One search in all names, as there may be many.
+    return re.findall(f"\n({alike})(?=\n)", "\n".join(("", *others, "")))
 
 
 def _has_stray_marks(name: str) -> bool:

@@ -68,7 +68,7 @@ FLOORS = (
     {"p2pflows.flows", "p2pflows.service", "p2pflows.notifying", "p2pflows.lasting_client"},
     {"p2pflows.sent_files"},
     {"p2pflows.client", "p2pflows.async_client", "p2pflows.config", "p2pflows.contacts"},
-    {"p2pflows.control_lines"},
+    {"p2pflows.control_lines", "p2pflows.contact_names"},
     {"p2pflows.links", "p2pflows.forms", "p2pflows.streams", "p2pflows.prices"},
     {"p2pflows.protocol"},
     {"p2pflows.yaml_file", "p2pflows.strict_modes", "p2pflows.petnames"},

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from p2pflows.contact_names import Names
 from p2pflows.contacts import Book, Contacts, normal_user_id, resolve
 from p2pflows.errors import UnknownUser, UsageError
 
@@ -86,7 +87,9 @@ def test_what_is_known_of_a_contact_is_kept_until_they_are_removed(contacts: Con
     contacts.rename("alice", "alicia")
     contacts.block("c3" * 32)
     for book in (contacts.book(), Contacts(path).book()):
-        assert book == Book({"alicia": ALICE, "bob": BOB}, frozenset({"c3" * 32}), frozenset({ALICE}), {BOB: ALICE})
+        assert book == Book(
+            Names.of({"alicia": ALICE, "bob": BOB}), frozenset({"c3" * 32}), frozenset({ALICE}), {BOB: ALICE}
+        )
     contacts.remove("alicia")
     contacts.remove("bob")
     assert contacts.book() == Book(blocked=frozenset({"c3" * 32}))
@@ -130,6 +133,13 @@ def test_a_removed_contact_is_gone(contacts: Contacts) -> None:
     assert contacts.book().by_name == {}
 
 
+def test_a_file_without_contacts_says_so_to_every_reader(contacts: Contacts, path: Path) -> None:
+    """The section is an empty mapping, not null."""
+    contacts.add("alice", ALICE)
+    contacts.remove("alice")
+    assert yaml.safe_load(path.read_text()) == {"contacts": {}}
+
+
 def test_removing_an_unknown_contact_is_an_error(contacts: Contacts) -> None:
     """An unknown name cannot be removed."""
     with pytest.raises(UnknownUser, match="No contact is named"):
@@ -142,7 +152,32 @@ def test_a_blocked_user_stays_blocked_until_added(contacts: Contacts, path: Path
     contacts.block(BOB)
     assert Contacts(path).book().blocked == {BOB}
     contacts.add("bob", BOB)
-    assert Contacts(path).book() == Book({"alice": ALICE, "bob": BOB})
+    assert Contacts(path).book() == Book(Names.of({"alice": ALICE, "bob": BOB}))
+
+
+def test_what_changes_nothing_writes_nothing(contacts: Contacts, path: Path) -> None:
+    """The daemon blocks a user at once and again in a batch; the second time costs no write."""
+    contacts.add("alice", ALICE)
+    contacts.verify("alice")
+    contacts.block(BOB)
+    before = path.stat()
+    contacts.block(BOB)
+    contacts.add("alice", ALICE)
+    contacts.verify("alice")
+    contacts.rename("alice", "alice")
+    assert path.stat() == before
+
+
+def test_a_user_with_two_names_loses_both(path: Path) -> None:
+    """As only a file that was edited by hand can have it; renaming leaves one name, too."""
+    for change in ("remove", "rename"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"contacts:\n  ali: {ALICE}\n  bob: {BOB}\n  alice: {ALICE}\n")
+        path.chmod(0o600)
+        contacts = Contacts(path)
+        contacts.remove("ali") if change == "remove" else contacts.rename("ali", "al")
+        left = {"bob": BOB} if change == "remove" else {"bob": BOB, "al": ALICE}
+        assert contacts.known.by_name == Contacts(path).book().by_name == left
 
 
 def test_a_change_by_another_process_is_seen(contacts: Contacts, path: Path) -> None:
@@ -215,6 +250,14 @@ def test_a_malformed_file_is_refused_and_kept(path: Path, content: str | bytes) 
     assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
 
 
+def test_the_error_names_the_line_of_the_file(path: Path) -> None:
+    """Although the names are not read with the rest."""
+    path.parent.mkdir()
+    path.write_text(f"contacts:\n  alice: {ALICE}\nabout:\n  x: y\n   z: y\n")
+    with pytest.raises(UsageError, match="in line 5"):
+        Contacts(path).book()
+
+
 def test_a_user_id_that_was_blocked_in_capitals_is_blocked(path: Path) -> None:
     """A blocked user id that was edited by hand may have capitals, or be all digits, which YAML reads as a number."""
     path.parent.mkdir()
@@ -251,13 +294,13 @@ def test_the_file_can_be_read_by_people(contacts: Contacts, path: Path) -> None:
 )
 def test_an_address_is_a_name_a_user_id_or_me(who: str, user: str) -> None:
     """A petname, a user id and `me` are all accepted for a user."""
-    assert resolve(who, Book({"alice": ALICE}), "me-id") == user
+    assert resolve(who, Book(Names.of({"alice": ALICE})), "me-id") == user
 
 
 def test_an_unknown_name_says_how_to_add_it() -> None:
     """An unknown name is an error of the kind unknown_user."""
     with pytest.raises(UnknownUser) as error:
-        resolve("carol", Book({"alice": ALICE}), "me-id")
+        resolve("carol", Book(Names.of({"alice": ALICE})), "me-id")
     assert error.value.hint == (
         "Meet them: p2pflows invite --for carol; or, with their id: p2pflows contacts add carol USER_ID"
     )

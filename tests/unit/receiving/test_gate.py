@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from p2pflows.contact_names import Names
 from p2pflows.contacts import Book
 from p2pflows.errors import UnknownUser, UsageError
 from p2pflows.protocol import topics
@@ -11,7 +12,7 @@ from p2pflowsd.receiving.gate import Verdict, decide, may_call
 from p2pflowsd.running.catalog import Served, check_allow, strangers_in
 
 ME, BOB, CAROL, STRANGER, BLOCKED = ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "e5" * 32)
-BOOK = Book({"bob": BOB, "carol": CAROL}, frozenset({BLOCKED}))
+BOOK = Book(Names.of({"bob": BOB, "carol": CAROL}), frozenset({BLOCKED}))
 EVERYBODY = {"me": ME, "bob": BOB, "carol": CAROL, "stranger": STRANGER, "blocked": BLOCKED}
 
 
@@ -96,7 +97,7 @@ def test_a_rule_that_names_a_contact_ends_with_the_contact() -> None:
     """A contact whom a rule names is a stranger after their removal; a stranger whom it names by id stays allowed."""
     rule = check_allow(f"bob,{STRANGER}", BOOK, ME)
     served = Served(endpoint="x", kind="exec", target="cat", allow=rule, strangers=strangers_in(rule, BOOK))
-    later = Book({"bob": CAROL})
+    later = Book(Names.of({"bob": CAROL}))
     assert [may_call(user, served, me=ME, book=later) for user in (BOB, CAROL, STRANGER)] == [False, False, True]
 
 
