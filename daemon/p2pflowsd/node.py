@@ -627,7 +627,7 @@ class Node:
             self.spending.tidy()
             self.changes.delete_idle()
             self.files.prune()
-            self.journal.streams.forget_strangers(set(self.contacts.known.by_user) | {self.user})
+            self.journal.streams.forget_strangers(self._is_contact)
 
     def _prune(self, elapsed: float) -> None:
         """Remove rows that are not needed any more: as fast as new ones come, and at least once in a minute."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -88,13 +88,13 @@ class StreamTable(Table[Position]):
         self._cached[key] = position
         self._changed.add(key)
 
-    def forget_strangers(self, known: Collection[str]) -> None:
+    def forget_strangers(self, is_known: Callable[[str], bool]) -> None:
         """Remove some incoming streams of unknown senders who have no request here.
 
         A stream that goes on later repairs itself. Each call looks at the next streams in the order of their keys.
 
         Args:
-            known: user ids whose streams stay.
+            is_known: says whether the streams of a user stay.
         """
         streams = self._db.execute(
             """SELECT peer, endpoint FROM streams WHERE way = 'in' AND (peer, endpoint) > (?, ?)
@@ -102,7 +102,7 @@ class StreamTable(Table[Position]):
             (*self._last_checked, _MAX_CHECKED_STREAMS),
         ).fetchall()
         for peer, endpoint in streams:
-            if peer in known or self._remembered.has_any(peer):
+            if is_known(peer) or self._remembered.has_any(peer):
                 continue
             if self._value("SELECT 1 FROM incoming WHERE peer = ? LIMIT 1", peer):
                 continue

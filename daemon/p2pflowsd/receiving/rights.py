@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import filterfalse
 
 from p2pflows.contacts import Contacts
 from p2pflows.protocol import topics
@@ -74,7 +75,8 @@ class Rights:
         book, before = self._contacts.known, self._book
         if book is not before:
             self._book = book
-            removed = before.by_user.keys() - book.by_user.keys()
+            is_same = book.names is before.names
+            removed = set() if is_same else set(filterfalse(book.by_user.__contains__, before.by_user))
             self._catalog.note_contacts(book)
             self._review((removed | (book.blocked - before.blocked)) - {self._user}, is_ended=True)
         for _ in range(min(MAX_REVIEWED, len(self._to_review))):

@@ -982,8 +982,8 @@ def test_each_call_looks_at_the_next_streams(rows: Rows, monkeypatch: pytest.Mon
     for peer in (ANN, CYD, "d" * 64):
         table.set(Direction.INCOMING, peer, "x", Position(1, 1))
     table.save()
-    assert rows.changed_by(lambda: table.forget_strangers(set())) == []
-    assert rows.changed_by(lambda: table.forget_strangers(set())) == [("streams", f"in/{'d' * 64}/x")]
+    assert rows.changed_by(lambda: table.forget_strangers(set().__contains__)) == []
+    assert rows.changed_by(lambda: table.forget_strangers(set().__contains__)) == [("streams", f"in/{'d' * 64}/x")]
 
 
 def test_only_streams_of_strangers_without_requests_are_forgotten(journal: Journal) -> None:
@@ -995,10 +995,10 @@ def test_only_streams_of_strangers_without_requests_are_forgotten(journal: Journ
     for direction, peer in itertools.product(Direction, (ANN, stranger, "e" * 64, remembered_one)):
         table.set(direction, peer, "x", Position(1, 1))
         table.set(direction, peer, "y", Position(1, 1))
-    gone = rows.changed_by(lambda: table.forget_strangers({"e" * 64}))
+    gone = rows.changed_by(lambda: table.forget_strangers({"e" * 64}.__contains__))
     assert gone == [("streams", f"in/{stranger}/x"), ("streams", f"in/{stranger}/y")]
     assert table.get(Direction.INCOMING, stranger, "x") is None
-    assert rows.changed_by(lambda: table.forget_strangers({"e" * 64})) == []
+    assert rows.changed_by(lambda: table.forget_strangers({"e" * 64}.__contains__)) == []
 
 
 def test_the_log_is_read_from_an_entry_on(journal: Journal) -> None:
