@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,9 @@ MAX_UNSENT = 1_000
 RECONNECT_S = 0.5
 PULSE_S = 3.0
 """How often the hub looks at what the daemon sends no events about, while a page looks on."""
+MAX_SHARE = 0.1
+"""Of the time, how much it may look at most: less often if there are many contacts."""
+CONTACTS_IN_A_PAGE = 1_000
 
 
 class TooManyStreams(Exception):
@@ -136,6 +141,7 @@ class Hub:
         """Look at the counts, strangers and presence as long as a page looks on; say so when they change."""
         while True:
             await self._looked_on.wait()
+            began = time.monotonic()
             try:
                 pulse = encode("pulse", await _take_pulse(client))
             except P2pflowsError as error:
@@ -143,7 +149,7 @@ class Hub:
             if pulse != self._pulse:
                 self._pulse = pulse
                 self._publish(pulse)
-            await asyncio.sleep(PULSE_S)
+            await asyncio.sleep(max(PULSE_S, (time.monotonic() - began) / MAX_SHARE))
 
     def _publish(self, event: bytes) -> None:
         for stream in self._streams:
@@ -156,15 +162,23 @@ def encode(event: str, data: Mapping[str, Any]) -> bytes:
 
 
 async def _take_pulse(client: AsyncClient) -> dict[str, Any]:
-    status, requests, contacts = await asyncio.gather(
-        client.begin("status"), client.begin("requests"), client.begin("contacts")
-    )
+    status, requests = await asyncio.gather(client.begin("status"), client.begin("requests"))
     broker = status["broker"]
     return {
         "problem": status["problem"],
         "broker": {"connected": broker["connected"], "reason": broker["reason"]},
         "waiting": {"pending": status["pending"], "dead": status["dead"]},
         "requests": [request["user"] for request in requests["requests"]],
-        "online": {each["user"]: each["online"] for each in contacts["contacts"]},
-        "names": {each["user"]: [each["name"], each["verified"]] for each in contacts["contacts"]},
+        "contacts": await _fingerprint_of_contacts(client),
     }
+
+
+async def _fingerprint_of_contacts(client: AsyncClient) -> str:
+    """Return what changes when a contact does, or goes online or offline."""
+    seen = hashlib.sha256()
+    page: str | None = ""
+    while page is not None:
+        part = await client.request("contacts", page=page, limit=CONTACTS_IN_A_PAGE)
+        seen.update(json.dumps(part["contacts"]).encode())
+        page = part["next"]
+    return seen.hexdigest()

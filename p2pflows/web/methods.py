@@ -41,7 +41,7 @@ PASSED_ON: dict[str, frozenset[str]] = {
     "snooze": frozenset({"id", "seconds"}),
     "cancel": frozenset({"id"}),
     "ask": frozenset({"id", "who", "text", "schema", "timeout"}),
-    "contacts": frozenset(),
+    "contacts": frozenset({"limit", "page"}),
     "requests": frozenset(),
     "allow": frozenset({"user", "name"}),
     "deny": frozenset({"user"}),

@@ -63,7 +63,7 @@ METHODS: dict[str, Method[Any]] = {
     "reset_instance": Method(instances.ChangeParameters, instances.reset_instance),
     "ls": Method(serving.LsParameters, serving.ls),
     "describe": Method(serving.DescribeParameters, serving.describe),
-    "contacts": Method(NoParameters, contacts.contacts),
+    "contacts": Method(contacts.ContactsParameters, contacts.contacts),
     "requests": Method(NoParameters, requests.requests),
     "allow": Method(requests.AllowParameters, requests.allow),
     "deny": Method(requests.DenyParameters, requests.deny),

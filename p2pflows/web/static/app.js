@@ -229,7 +229,7 @@ function takePulse(pulse) {
   const before = store.pulse;
   store.pulse = pulse;
   const differs = (name) => JSON.stringify(before?.[name]) !== JSON.stringify(pulse[name]);
-  if (pulse.names && (differs("online") || differs("names"))) {
+  if (pulse.contacts && differs("contacts")) {
     readContacts().catch(() => {});
   }
   if (pulse.requests && differs("requests")) {

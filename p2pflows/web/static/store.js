@@ -19,6 +19,7 @@ export const store = {
 };
 
 const MAX_PROMPTS = 1_000;
+const CONTACTS_IN_A_PAGE = 1_000;
 const GATHER_MS = 50;
 
 const listeners = new Map();
@@ -126,9 +127,15 @@ export async function readPrompts() {
   }
 }
 
-/** Read the contacts again. */
+/** Read the contacts again, page by page, as there may be many. */
 export async function readContacts() {
-  const { contacts } = await call("contacts");
+  const contacts = [];
+  let page = "";
+  while (page !== null) {
+    const part = await call("contacts", { page, limit: CONTACTS_IN_A_PAGE });
+    contacts.push(...part.contacts);
+    page = part.next;
+  }
   if (JSON.stringify([...store.contacts.values()]) !== JSON.stringify(contacts)) {
     store.contacts = new Map(contacts.map((contact) => [contact.user, contact]));
     store.version += 1;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import re
 import ssl
@@ -45,7 +46,7 @@ def daemon(tmp_path: Path) -> Any:
             news={"news_items": []},
             status=STATUS,
             requests={"requests": []},
-            contacts={"contacts": []},
+            contacts={"contacts": [], "next": None},
             id={"user_id": "a1" * 32},
             prompt=PROMPT,
             inbox={"prompts": [PROMPT], "next": None, "questions": 1, "notes": 0},
@@ -285,10 +286,32 @@ async def test_the_stream_says_what_happens_and_goes_on_after_the_daemon(daemon:
             "broker": {"connected": True, "reason": None},
             "waiting": {"pending": 0, "dead": 0},
             "requests": [],
-            "online": {},
-            "names": {},
+            "contacts": hashlib.sha256(b"[]").hexdigest(),
         },
     ) in seen
+
+
+async def test_a_change_of_a_contact_on_any_page_is_seen(
+    daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub asks for the contacts page by page, and says when one of them has changed."""
+    monkeypatch.setattr(hub, "PULSE_S", 0.01)
+    asked = iter(range(100))
+
+    def contacts(params: dict[str, Any]) -> Any:
+        if not params.get("page"):
+            return {"contacts": [{"user": BOB, "online": True}], "next": "bob"}
+        return {"contacts": [{"user": "c3" * 32, "online": next(asked) > 2}], "next": None}
+
+    daemon.script["contacts"] = contacts
+    async with logged_in(daemon.home) as browser, contextlib.aclosing(browser.events()) as events:
+        seen: list[str] = []
+        async with asyncio.timeout(15):
+            async for event, data in events:
+                seen += [data["contacts"]] if event == "pulse" else []
+                if len(seen) == 2:
+                    break
+    assert seen[0] != seen[1]
 
 
 async def test_pages_that_look_on_are_few(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
