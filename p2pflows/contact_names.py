@@ -79,9 +79,9 @@ class Names:
 
     def read_again(self, text: bytes) -> Names | None:
         """Read a section that has changed; return None if all of it has to be read."""
-        if self.text is None:
-            return None
-        lines = _difference(self.text, text)
+        if self.text == text:
+            return self
+        lines = None if self.text is None else _difference(self.text, text)
         if lines is None:
             return None
         old, new = map(_entries, lines)

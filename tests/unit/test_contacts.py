@@ -189,6 +189,17 @@ def test_a_change_by_another_process_is_seen(contacts: Contacts, path: Path) -> 
     assert contacts.book() == Book()
 
 
+def test_the_names_stay_the_same_object_when_something_else_changes(contacts: Contacts, path: Path) -> None:
+    """So the daemon, whose rights follow the names, does not look at all of them because somebody was denied."""
+    contacts.add("alice", ALICE)
+    reader = Contacts(path)
+    names = reader.book().names
+    contacts.block(BOB)
+    assert reader.book().blocked == {BOB}
+    assert reader.book().names is names
+    assert contacts.book().names.text == names.text
+
+
 def test_nothing_is_lost_when_many_write_at_once(path: Path) -> None:
     """Each writer keeps the changes of the others."""
     users = {f"user{n}": f"{n:02x}" * 32 for n in range(20)}
