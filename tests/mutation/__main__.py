@@ -72,7 +72,7 @@ TESTS: dict[str, Sequence[str]] = {
     },
     **{
         f"{_D}/running/{name}.py": _first("tests/unit/running", "tests/unit/test_node.py")
-        for name in ("authority", "dispatch", "instance_changes", "settlement", "turns", "worker_tokens")
+        for name in ("authority", "dispatch", "instance_changes", "leases", "settlement", "turns", "worker_tokens")
     },
     f"{_D}/sending/notices.py": _first("tests/unit/sending", "tests/unit/receiving"),
     f"{_D}/receiving/admission.py": _CORE,
