@@ -85,19 +85,25 @@ def test_over_the_limit_is_an_exit_code_of_its_own(alice: Person, bob: Person) -
     assert "such as 30/min" in wrong.err
 
 
+def spent_by_alice(bob: Person) -> tuple[int, int]:
+    """Return how many requests, and tokens that models read, bob has on the account of alice, also from other tests."""
+    entries = bob.request("usage")["entries"]
+    return next(((entry["calls"], entry["tokens_in"]) for entry in entries if entry["caller"] == "alice"), (0, 0))
+
+
 def test_what_a_neighbour_spends_through_other_flows_is_theirs(alice: Person, bob: Person) -> None:
     """Alice's call of Helper spends at Model: once, though a worker died on the way, and for her account and limit."""
     bob.write_file("spending_flows.py", FLOWS)
     assert bob.cli("serve", "Model", "--class", "spending_flows.py:Model").code == 0
     limit = ("--limit-per-caller", "tokens_per_day=1k")
+    calls, tokens = spent_by_alice(bob)
     assert bob.cli("serve", "Helper", "--class", "spending_flows.py:Helper", *limit).code == 0
     assert alice.request("call", address="bob/Helper", data={"tokens": 999}, timeout=30)["data"] == {"done": True}
-    entries = bob.request("usage")["entries"]
-    assert [(entry["caller"], entry["calls"], entry["tokens_in"]) for entry in entries] == [("alice", 1, 999)]
+    assert spent_by_alice(bob) == (calls + 1, tokens + 999)
     assert alice.cli("call", "bob/Helper", "tokens:=5").code == 6
-    by_endpoint = bob.request("usage", by="endpoint")["entries"]
-    assert [entry["endpoint"] for entry in by_endpoint] == ["Model"], "it is spent once, where the model was asked"
+    endpoints = {entry["endpoint"] for entry in bob.request("usage", by="endpoint")["entries"]}
+    assert endpoints & {"Model", "Helper"} == {"Model"}, "it is spent once, where the model was asked"
     table = bob.cli("usage", "--by", "model").out.splitlines()
     assert table[0].split() == ["MODEL", "REQUESTS", "TOKENS", "IN", "CACHED", "TOKENS", "OUT", "COST"]
-    assert table[1].split() == ["tiny", "1", "999", "0", "1"]
+    assert ["tiny", "1", "999", "0", "1"] in [row.split() for row in table]
     assert "No such option" in bob.cli("usage", "--weeks", "3").err
