@@ -131,7 +131,7 @@ def test_a_retry_looks_through_few_messages(desk: Desk, alice: Neighbour, costs:
 def test_an_endpoint_with_many_tasks_is_unserved_in_slices(desk: Desk, alice: Neighbour, costs: Costs) -> None:
     """Each batch ends some of what waits for a worker, until all senders know."""
     desk.serves("work", kind="python", point="none")
-    for _ in range(300):
+    for _ in range(250):
         alice.sends("work", {"text": "x"})
     costs.dearest = Cost()
     desk.do(lambda: desk.node.serving.unserve("work"))
@@ -139,4 +139,4 @@ def test_an_endpoint_with_many_tasks_is_unserved_in_slices(desk: Desk, alice: Ne
         desk.node.process_batch([])
     assert costs.dearest.changes < 500
     assert desk.journal.incoming.count_dead() == 0
-    assert len(alice.hears()) == 300
+    assert len(alice.hears()) == 250
