@@ -190,9 +190,9 @@ def notes_cleared_away(network: Network) -> Iterator[None]:
 
 
 def test_every_message_to_a_human_is_asked_once(network: Network) -> None:
-    """Of 2,000 messages sent during the kills, each accepted one is shown to bob once, in alice's order."""
+    """Of 1,000 messages sent during the kills, each accepted one is shown to bob once, in alice's order."""
     with notes_cleared_away(network):
-        feeder = send_while_all_is_killed(network, count=2_000)
+        feeder = send_while_all_is_killed(network, count=1_000)
     with p2pflows.connect(network.people[1].home) as bob:
         prompts = bob.inbox(all=True)
     ids = [prompt["id"] for prompt in prompts]

@@ -33,7 +33,7 @@ from p2pflowsd.journal import Journal
 from p2pflowsd.running.catalog import Catalog, Served
 
 SEED = 4
-OCCURRENCES = 12 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 4
+OCCURRENCES = 12 if os.environ.get("P2PFLOWS_SLOW_TESTS") else 3
 """At how many passages of each point the daemon is killed at most, from the first to the last."""
 
 
@@ -269,7 +269,7 @@ def test_real_crash(real_people: tuple[RealPerson, RealPerson]) -> None:
             bob.send(ann, number)
             ann.answer()
             bob.answer()
-            time.sleep(0.05)
+            time.sleep(0.25)
         assert doomed.poll() == 137, f"at {point}"
     del bob.person.environment["P2PFLOWS_CRASH_AT"]
     bob.person.ready()
