@@ -40,21 +40,18 @@ class Cost(NamedTuple):
     cpu: float
 
 
-def measure_all(
-    progress: Callable[[str], None], calls: int = CALLS, rounds: int = ROUNDS, *, is_prompt: bool = True
-) -> dict[str, Cost]:
+def measure_all(progress: Callable[[str], None], calls: int = CALLS, rounds: int = ROUNDS) -> dict[str, Cost]:
     """Measure in turn with real processes; the medians of some rounds, by name.
 
     Args:
         progress: called with what is measured.
         calls: how many questions are asked in each round.
         rounds: how many rounds there are.
-        is_prompt: whether the model server sends each piece of an answer at once, or waits for acknowledgements.
     """
     network, clients = Network(), threading.local()
     with contextlib.ExitStack() as stack:
         stack.callback(network.close)
-        url, server = stack.enter_context(_served(is_prompt=is_prompt))
+        url, server = stack.enter_context(_served())
         alice, bob = network.pair()
         worker = bob.start_worker("--dispatch-point", POINT, "--api-base", url)
         bob.wait_for_status(lambda now: any(each["dispatch_point"] == POINT for each in now["workers"]))
@@ -122,9 +119,9 @@ def _cpu_s(processes: list[int]) -> float:
 
 
 @contextlib.contextmanager
-def _served(*, is_prompt: bool) -> Iterator[tuple[str, int]]:
+def _served() -> Iterator[tuple[str, int]]:
     """Run the model server in a process of its own; yield its URL and process id."""
-    command = [sys.executable, "-m", "benchmark.models", *(["prompt"] if is_prompt else [])]
+    command = [sys.executable, "-m", "benchmark.models"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
@@ -134,7 +131,7 @@ def _served(*, is_prompt: bool) -> Iterator[tuple[str, int]]:
 
 
 if __name__ == "__main__":
-    with ModelServer(is_prompt="prompt" in sys.argv) as running:
+    with ModelServer(is_prompt=True) as running:
         sys.stdout.write(f"{running.url}\n")
         sys.stdout.flush()
         sys.stdin.read()

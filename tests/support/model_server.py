@@ -172,6 +172,7 @@ class _Server(ThreadingHTTPServer):
     model: ModelServer
     daemon_threads = True  # a client may keep its connection open
     block_on_close = False
+    request_queue_size = 128  # else the system refuses some of many connections, which then wait for a second
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a client that has gone is what some tests are about."""
