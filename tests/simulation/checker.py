@@ -36,6 +36,8 @@ class _Sent:
     """A message as the journal of its sender recorded it."""
 
     accepted: Fact
+    expires: int
+    """Its deadline; another one if it was given new times."""
     state: str = "pending"
     answer: Any = None
 
@@ -76,11 +78,21 @@ class _Messages:
             getattr(self, f"_{fact.kind}", lambda _fact: None)(fact)
 
     def _accepted(self, fact: Fact) -> None:
-        self.sent[fact.node, fact.id] = _Sent(fact)
+        self.sent[fact.node, fact.id] = _Sent(fact, fact.about["expires"])
         if "instance" in (fact.about["origin"] or {}):
             self.run_again.add((fact.node, derived_id("answer", fact.id)))
         if fact.about["type"] in ANSWERS:
             self.answers[fact.node, fact.about["peer"], fact.about["cause"]].append(fact)
+
+    def _outgoing_redated(self, fact: Fact) -> None:
+        # By another clock it gets another deadline, but a request has as much time as before.
+        sent = self.sent.get((fact.node, fact.id))
+        if sent is None:
+            return
+        before, now = sent.accepted.about, fact.about
+        if before["type"] not in ANSWERS and now["expires"] - now["created"] < before["expires"] - before["created"]:
+            self.expired_early.append(f"{_short(fact.id)} was given less time")
+        sent.expires = now["expires"]
 
     def _outgoing_moved(self, fact: Fact) -> None:
         sent = self.sent.get((fact.node, fact.id))
@@ -93,7 +105,7 @@ class _Messages:
         if answered and fact.node not in self.restored:
             self.illegal_moves.append(f"call {_short(fact.id)} was answered, and then went to {new}")
         sent.state, sent.answer = new, fact.about["answer"]
-        if new is OutgoingState.EXPIRED and fact.t < sent.accepted.about["expires"]:
+        if new is OutgoingState.EXPIRED and fact.t < sent.expires:
             self.expired_early.append(f"{_short(fact.id)} expired before its deadline")
 
     def _outgoing_removed(self, fact: Fact) -> None:

@@ -43,9 +43,10 @@ def _record(row: str) -> dict[str, str]:
 _TRIGGERS: dict[str, tuple[str, dict[str, str]]] = {
     "accepted": (
         "INSERT ON outgoing",
-        _new("type peer endpoint epoch seq cause expires")
+        _new("type peer endpoint epoch seq cause created expires")
         | {"data": _in(_BODY, "data"), "instance": _in(_BODY, "instance"), "origin": "json(NEW.origin)"},
     ),
+    "outgoing_redated": ("UPDATE OF expires ON outgoing", _new("created expires")),
     "outgoing_moved": ("UPDATE OF state ON outgoing", {**_MOVED, "answer": f"json(CAST({_ANSWER} AS TEXT))"}),
     "outgoing_removed": ("DELETE ON outgoing", {"state": "OLD.state"}),
     "received": (

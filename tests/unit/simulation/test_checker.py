@@ -85,6 +85,18 @@ def expired_early(facts: list[Fact]) -> None:
     change(facts, index, state="expired")
 
 
+def given_less_time(facts: list[Fact]) -> None:
+    """A call was given other times, and less time in all."""
+    index = index_of(facts, "accepted", type="call")
+    facts.insert(index + 1, redated(facts[index], lifetime=1))
+
+
+def redated(accepted: Fact, *, lifetime: int) -> Fact:
+    """Return the fact that a message was given other times, a minute earlier."""
+    created = accepted.about["created"] - 60_000
+    return replace(accepted, kind="outgoing_redated", about={"created": created, "expires": created + lifetime})
+
+
 def stored_twice(facts: list[Fact]) -> None:
     """A message was stored twice by its recipient."""
     facts.append(facts[index_of(facts, "received")])
@@ -367,6 +379,7 @@ FALSIFICATIONS: dict[Falsification, str] = {
     never_stored: "I1",
     request_never_ends: "I1",
     expired_early: "I1",
+    given_less_time: "I1",
     stored_twice: "I2",
     done_twice: "I2",
     two_replies: "I2",
@@ -390,6 +403,19 @@ FALSIFICATIONS: dict[Falsification, str] = {
 def test_a_true_history_passes(true_history: list[Fact]) -> None:
     """A history without violations passes."""
     assert check(true_history) == []
+
+
+def test_a_message_may_be_dated_anew(true_history: list[Fact]) -> None:
+    """A request keeps its lifetime when the clock that dated it turns out to be wrong, and expires by the new one."""
+    facts = list(true_history)
+    index = index_of(facts, "accepted", type="call")
+    about = facts[index].about
+    again = redated(facts[index], lifetime=about["expires"] - about["created"])
+    facts.insert(index + 1, again)
+    assert check(facts) == []
+    moved = {"was": "pending", "state": "expired", "answer": None}
+    facts = [*facts[: index + 2], replace(again, kind="outgoing_moved", t=again.about["expires"], about=moved)]
+    assert not [violation for violation in check(facts) if "expired before" in violation]
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ def call(number: int, kind: str = "call") -> tuple[Asked, list[Fact]]:
         "peer": BOB,
         "endpoint": "record",
         "cause": None,
+        "created": 1,
         "expires": 9,
         "data": data,
         "origin": None,
     }
-    replied = {"type": "reply", "peer": ANN, "endpoint": "_reply", "cause": message_id, "data": answer, "origin": None}
+    replied = {**sent, "type": "reply", "peer": ANN, "endpoint": "_reply", "cause": message_id, "data": answer}
     received = {"type": "call", "peer": ANN, "endpoint": "record", "instance": None}
     facts = [
         Fact(1, ANN, "accepted", message_id, sent),
