@@ -104,7 +104,7 @@ def beside_questions(network: Network, count: int) -> Spread:
     alice, bob = _pair(network)
     me = p2pflows.connect(alice.home)
     bob.cli("serve", "Ask", "--human").ok()
-    _request_many(alice, "submit", count, address="bob/Ask", timeout=36_000)
+    _request_many(alice, "submit", count, key="text", address="bob/Ask", timeout=36_000)
     wait_until(lambda: int(bob.request("inbox", limit=1)["questions"]) >= count, WAIT_S)
     return _calls(me)
 
@@ -200,8 +200,8 @@ def _pair(network: Network) -> tuple[Person, Person]:
     return alice, bob
 
 
-def _request_many(person: Person, method: str, count: int, **params: object) -> None:
-    """Make so many requests, each with its number as data."""
+def _request_many(person: Person, method: str, count: int, *, key: str = "n", **params: object) -> None:
+    """Make so many requests, each with its number under a key of its data."""
 
     async def request() -> None:
         numbers = iter(range(count))
@@ -209,7 +209,7 @@ def _request_many(person: Person, method: str, count: int, **params: object) -> 
 
             async def one_after_another() -> None:
                 for number in numbers:
-                    await client.request(method, data={"n": number, "text": f"Question {number}"}, **params)
+                    await client.request(method, data={key: str(number) if key == "text" else number}, **params)
 
             await asyncio.gather(*(one_after_another() for _ in range(IN_FLIGHT)))
 

@@ -133,6 +133,7 @@ class Settlement:
             expires=expires,
             conversation=row.conversation,
             in_reply_to=row.id,
+            answerer=row.endpoint,
             message_id=id_of_answer(row.peer, row.id) if row.state == IncomingState.ASKED else None,
         )
         self._notices.drop_receipt(row.peer, row.id)

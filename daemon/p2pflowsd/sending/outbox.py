@@ -187,6 +187,7 @@ class Outbox:
         expires: int,
         conversation: str | None = None,
         in_reply_to: str | None = None,
+        answerer: str = "",
         source: str = "",
         flow: str = "",
         message_id: str | None = None,
@@ -205,6 +206,7 @@ class Outbox:
             expires: the deadline, in milliseconds since the Unix epoch.
             conversation: the conversation that it belongs to; a new one by default.
             in_reply_to: the id of the message that it answers or withdraws.
+            answerer: our endpoint that answers; its answers take turns with those of others.
             source: what it shows as its origin.
             flow: the endpoint and dispatch point of the flow whose run sends it: "Booking@default".
             message_id: its id; a new one by default.
@@ -254,7 +256,7 @@ class Outbox:
             self._journal.streams.set(Direction.OUTGOING, peer, endpoint, position.next)
         row_id = self._journal.outgoing.add(message, body, origin)
         self._last_created = max(self._last_created, now)
-        entry = OutboxEntry(row_id, message_id, kind, peer, endpoint, len(body))
+        entry = OutboxEntry(row_id, message_id, kind, peer, endpoint, len(body), answerer)
         entry.epoch, entry.seq = position
         self._enqueue(entry, body)
         if kind == Type.CALL:

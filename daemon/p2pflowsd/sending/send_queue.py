@@ -31,6 +31,8 @@ MAX_CACHED_BYTES = 16_000_000
 
 _BESIDE = "beside "
 """Before an endpoint: what is sent again although the stream pauses. No endpoint has such a name."""
+_ANSWERS_OF = "answers of "
+"""Before an endpoint of ours: what it answers. No endpoint has such a name."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class OutboxEntry:
         peer: the user id of the recipient.
         endpoint: the recipient's endpoint.
         size: the length of its body in bytes.
+        answerer: our endpoint that answers, if it is an answer; empty if that is not known.
         body: the body; None if it has to be read from the journal.
         attempts: how often it was sent since this daemon started.
         waits: how often it has waited for its receipt since a broker or recipient came back; each wait is longer.
@@ -65,6 +68,7 @@ class OutboxEntry:
     peer: str
     endpoint: str
     size: int
+    answerer: str = ""
     body: bytes | None = None
     attempts: int = 0
     waits: int = 0
@@ -83,6 +87,11 @@ class OutboxEntry:
     def stream(self) -> tuple[str, str]:
         """The recipient and their endpoint."""
         return (self.peer, self.endpoint)
+
+    @property
+    def turn(self) -> tuple[str, str]:
+        """The recipient, and what it takes turns as: their endpoint, or of an answer the endpoint that answers."""
+        return (self.peer, _ANSWERS_OF + self.answerer) if self.is_answer else self.stream
 
     @property
     def is_answer(self) -> bool:
@@ -124,7 +133,8 @@ class SendQueue:
     """Pending messages, and stored calls.
 
     The messages of one stream are sent in the order in which they were added. The streams to a recipient take turns, a
-    bundle each, so that a call does not wait behind what is queued for another endpoint. For the same reason what a
+    bundle each, so that a call does not wait behind what is queued for another endpoint; and so do the endpoints that
+    answer, so that an answer does not wait behind those of another. For the same reason what a
     recipient has no room for is not in flight: its stream pauses, and sends one message at a time until one is stored.
     And one stream fills half of what may be in flight to its recipient.
     """
@@ -132,7 +142,7 @@ class SendQueue:
     def __init__(self) -> None:
         self._entries: dict[str, OutboxEntry] = {}
         self._unsent: dict[str, OrderedDict[str, deque[OutboxEntry]]] = {}
-        """By recipient and endpoint; the endpoint whose turn comes next is the first."""
+        """By recipient and turn; the one that comes next is the first."""
         self._sent: dict[str, dict[str, OutboxEntry]] = {}
         """By recipient and id."""
         self._streams: dict[tuple[str, str], OrderedDict[str, OutboxEntry]] = {}
@@ -146,7 +156,7 @@ class SendQueue:
         """A heap; an entry whose stream does not pause, or does so for longer, is out of date."""
         self._numbers = count()
         self._under_way: defaultdict[str | tuple[str, str], _UnderWay] = defaultdict(_UnderWay)
-        """By recipient, and by stream."""
+        """By recipient, and by turn."""
         self._cached_bytes = 0
 
     def __len__(self) -> int:
@@ -353,15 +363,15 @@ class SendQueue:
         bundle: list[OutboxEntry] = []
         blocked = 0
         while len(streams) > blocked and not bundle and room > 0 and size > 0:
-            endpoint, queue = next(iter(streams.items()))
-            is_probe = (peer, endpoint) in self._pauses
-            room_of, size_of = self._under_way.get((peer, endpoint), _NOTHING).room(MAX_STREAM_PART)
+            turn, queue = next(iter(streams.items()))
+            is_probe = (peer, turn) in self._pauses
+            room_of, size_of = self._under_way.get((peer, turn), _NOTHING).room(MAX_STREAM_PART)
             most = min(room, room_of, 1 if is_probe else MAX_BUNDLE_MESSAGES)
             bundle = _take_bundle(queue, min(size, size_of), most, max_bytes)
             if not queue or (bundle and is_probe):
-                del streams[endpoint]
+                del streams[turn]
             else:
-                streams.move_to_end(endpoint)
+                streams.move_to_end(turn)
                 blocked += 1
         if not streams:
             self._unsent.pop(peer, None)
@@ -371,8 +381,8 @@ class SendQueue:
         """Return a bundle that could not be sent to the front of its recipient's queue."""
         queue = self._queue_of(bundle[0])
         queue.extendleft(reversed(bundle))
-        self._add_unsent(bundle[0].stream, queue)
-        self._unsent[peer].move_to_end(bundle[0].endpoint, last=False)
+        self._add_unsent(bundle[0].turn, queue)
+        self._unsent[peer].move_to_end(bundle[0].turn[1], last=False)
 
     def mark_sent(self, bundle: Sequence[OutboxEntry], *, at: float, due: float) -> None:
         """Let messages wait for their receipts.
@@ -389,17 +399,17 @@ class SendQueue:
             entry.attempts += 1
             entry.waits += 1
             self._sent.setdefault(entry.peer, {})[entry.id] = entry
-            for key in (entry.peer, entry.stream):
+            for key in (entry.peer, entry.turn):
                 self._under_way[key].messages += 1
                 self._under_way[key].bytes += entry.size
         heapq.heappush(self._due, (due, next(self._numbers), bundle))
 
     def _queue_of(self, entry: OutboxEntry) -> deque[OutboxEntry]:
-        """The queue of an entry's stream, which is created if it is new."""
+        """The queue of an entry's turn, which is created if it is new."""
         pause = self._pauses.get(entry.stream)
         if pause is not None:
             return pause.queue
-        return self._unsent.setdefault(entry.peer, OrderedDict()).setdefault(entry.endpoint, deque())
+        return self._unsent.setdefault(entry.peer, OrderedDict()).setdefault(entry.turn[1], deque())
 
     def _add_unsent(self, stream: tuple[str, str], queue: deque[OutboxEntry]) -> None:
         peer, endpoint = stream
@@ -422,7 +432,7 @@ class SendQueue:
             return False
         if not sent:
             del self._sent[entry.peer]
-        for key in (entry.peer, entry.stream):
+        for key in (entry.peer, entry.turn):
             under_way = self._under_way[key]
             under_way.messages -= 1
             under_way.bytes -= entry.size

@@ -24,6 +24,13 @@ def add(queue: SendQueue, number: int, *, size: int = 10, endpoint: str = "echo"
     return entry
 
 
+def answer(queue: SendQueue, number: int, answerer: str) -> OutboxEntry:
+    """Add the answer of an endpoint of ours; return its entry."""
+    entry = OutboxEntry(number, f"{number:032x}", Type.REPLY, ANN, "_reply", 10, answerer)
+    queue.add(entry, b"x" * 10)
+    return entry
+
+
 def send(queue: SendQueue, peer: str = ANN) -> list[OutboxEntry]:
     """Send the next bundle to a recipient; return its messages."""
     bundle = queue.next_bundle(peer)
@@ -61,6 +68,18 @@ def test_streams_take_turns(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -
     call = add(queue, 5, endpoint="other")
     assert [send(queue) for _ in range(4)] == [posts[:2], [call], posts[2:4], posts[4:]]
     assert not queue.has_unsent
+
+
+def test_endpoints_that_answer_take_turns(queue: SendQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to a call does not wait behind the errors of many posts to another endpoint."""
+    monkeypatch.setattr(send_queue, "MAX_IN_FLIGHT_MESSAGES", 4)
+    errors = [answer(queue, number, "sink") for number in range(5)]
+    assert [send(queue), send(queue)] == [errors[:2], []]
+    reply = answer(queue, 5, "echo")
+    queue.put_back(ANN, queue.next_bundle(ANN))
+    assert [send(queue), send(queue)] == [[reply], []]
+    queue.remove(errors[0].id)
+    assert send(queue) == errors[2:3]
 
 
 @pytest.mark.parametrize("limit", [("MAX_IN_FLIGHT_MESSAGES", 4), ("MAX_IN_FLIGHT_BYTES", 40)])
