@@ -30,7 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Delivery, Will
-from p2pflows.links.socket_options import send_in_one_piece
+from p2pflows.links.socket_options import acknowledge_at_once, send_in_one_piece
 
 _KEEPALIVE_S = 20
 _PUBACK_TIMEOUT_S = 10.0
@@ -389,7 +389,7 @@ class Connection:
             if isinstance(sock, ssl.SSLSocket):
                 self._loop.call_soon(self._on_readable, sock)
         if not self.ended.is_set():
-            _ask_for_quick_acks(sock)
+            acknowledge_at_once(sock)
             self._send_waiting()
 
     def _send_waiting(self) -> None:
@@ -525,12 +525,6 @@ def _has_more(sock: socket.socket) -> bool:
         return True
     (waiting,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))
     return bool(waiting)
-
-
-def _ask_for_quick_acks(sock: socket.socket) -> None:
-    # Without this option, the peer's Nagle algorithm and our delayed ACK cost 40 ms. Linux resets it after a while.
-    if hasattr(socket, "TCP_QUICKACK") and sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def packet_size(topic: str, payload: bytes) -> int:

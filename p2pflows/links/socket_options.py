@@ -1,4 +1,4 @@
-"""How the system treats what is written to a local socket."""
+"""How the system treats what goes through a socket."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ def send_in_one_piece(sock: socket.socket | None) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+
+def acknowledge_at_once(sock: socket.socket) -> None:
+    """Let the system acknowledge at once what comes next through TCP; it forgets that after a while.
+
+    A peer that writes in pieces waits for it: its Nagle algorithm and our delayed ACK cost 40 ms.
+
+    Raises:
+        OSError: the socket is closed.
+    """
+    if hasattr(socket, "TCP_QUICKACK") and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

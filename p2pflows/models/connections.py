@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from p2pflows.links.socket_options import acknowledge_at_once
 from p2pflows.models.alarms import Alarms
 from p2pflows.models.api_info import AZURE, ApiInfo
 
@@ -100,13 +101,10 @@ class Connection:
             yield part
 
     def _acknowledge_at_once(self) -> None:
-        """Have the system acknowledge what comes next at once.
-
-        A server that writes headers and body one by one waits for that: otherwise 40 ms, for each answer.
-        """
-        if self._socket is not None and hasattr(socket, "TCP_QUICKACK"):
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        """Let a server that writes headers and body one by one wait for nothing."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # whoever reads from it says what is wrong
+                acknowledge_at_once(self._socket)
 
     def _new_client(self) -> Any:
         import openai

@@ -48,7 +48,7 @@ class Resends:
             self._resend_to_those_who_came_back()
 
     def hear_from(self, peer: str) -> None:
-        """Let what waits for a recipient's receipt be sent again soon, because the way to them works again."""
+        """Send again soon what waits for the receipt of a recipient: the way to them works again."""
         if self._queue.has_messages_to(peer):
             self._heard_from.add(peer)
 
