@@ -94,7 +94,7 @@ def beside_waiting_runs(network: Network, count: int) -> Spread:
     worker.terminate()
     worker.wait(20)
     instance = me.request("mount", address="bob/Asker")["instance"]
-    _request_many(alice, "submit", count, address="bob/Asker", instance=instance, timeout=36_000)
+    _request_many(alice, "submit", count, _number, address="bob/Asker", instance=instance, timeout=36_000)
     wait_until(lambda: _queued(bob, "closed") >= count, WAIT_S)
     return _calls(me)
 
@@ -104,7 +104,7 @@ def beside_questions(network: Network, count: int) -> Spread:
     alice, bob = _pair(network)
     me = p2pflows.connect(alice.home)
     bob.cli("serve", "Ask", "--human").ok()
-    _request_many(alice, "submit", count, key="text", address="bob/Ask", timeout=36_000)
+    _request_many(alice, "submit", count, lambda n: {"text": f"Question {n}"}, address="bob/Ask", timeout=36_000)
     wait_until(lambda: int(bob.request("inbox", limit=1)["questions"]) >= count, WAIT_S)
     return _calls(me)
 
@@ -115,7 +115,7 @@ def beside_a_backlog(network: Network, count: int) -> Spread:
     me = p2pflows.connect(alice.home)
     bob.serve("sink", "flows.py:sink")
     bob.stop()
-    _request_many(alice, "send", count, address="bob/sink")
+    _request_many(alice, "send", count, _number, address="bob/sink")
     bob.start(wait=False)
     _wait_until_connected(bob)
     _calls(me, 1)  # which waits for the worker to start
@@ -200,8 +200,14 @@ def _pair(network: Network) -> tuple[Person, Person]:
     return alice, bob
 
 
-def _request_many(person: Person, method: str, count: int, *, key: str = "n", **params: object) -> None:
-    """Make so many requests, each with its number under a key of its data."""
+def _number(number: int) -> dict[str, object]:
+    return {"n": number}
+
+
+def _request_many(
+    person: Person, method: str, count: int, data_of: Callable[[int], dict[str, object]], **params: object
+) -> None:
+    """Make so many requests, each with the data that its number gives."""
 
     async def request() -> None:
         numbers = iter(range(count))
@@ -209,7 +215,7 @@ def _request_many(person: Person, method: str, count: int, *, key: str = "n", **
 
             async def one_after_another() -> None:
                 for number in numbers:
-                    await client.request(method, data={key: str(number) if key == "text" else number}, **params)
+                    await client.request(method, data=data_of(number), **params)
 
             await asyncio.gather(*(one_after_another() for _ in range(IN_FLIGHT)))
 

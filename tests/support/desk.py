@@ -176,11 +176,15 @@ class Hand:
             for task, blob in zip(header["tasks"], blobs, strict=True)
         ]
 
+    def frames(self) -> list[dict[str, Any]]:
+        """The headers of all frames from the daemon."""
+        topic = topics.dispatch(self.desk.user, self.point, self.name)
+        return [self._channel.open(topic, payload)[0] for payload in self.desk.link.sent.get(topic, [])]
+
     def refusal(self) -> str:
         """Why the last frame from the daemon says that it takes nothing from this worker; "" if it does."""
-        topic = topics.dispatch(self.desk.user, self.point, self.name)
-        frames = self.desk.link.sent.get(topic, [])
-        return str(self._channel.open(topic, frames[-1])[0].get("refused", "")) if frames else ""
+        frames = self.frames()
+        return str(frames[-1].get("refused", "")) if frames else ""
 
     def is_told(self) -> list[dict[str, Any]]:
         """The answers to what tasks asked, from the beginning."""

@@ -40,7 +40,7 @@ def test_pages_have_all_contacts_in_the_order_of_names(desk: Desk) -> None:
 
 
 def test_a_page_goes_on_though_its_contact_has_gone(desk: Desk) -> None:
-    """Whoever is removed while somebody turns the pages, nobody else is left out."""
+    """A contact who is removed between two pages leaves nobody else out."""
     desk.contacts.remove("bob")
     desk.contacts.rename("Carl", "carla")
     assert page(desk, page="bob") == (["carla", "Zoe", "Émile"], None)

@@ -101,7 +101,7 @@ def test_a_removed_contact_leaves_nothing_behind(
     assert (desk.node.blocked.count(), desk.node.blocked.counts()) == (0, {})
     assert shown(desk) == [honest[1]]
     there.says()
-    assert {task["message"] for task in held if task["message"] != honest[0]} <= set(told_to_stop(desk, there))
+    assert {task["message"] for task in held if task["message"] != honest[0]} <= set(told_to_stop(there))
     for request in [kept, behind, leased, *queued, *asked, gapped, mounted]:
         assert mallory.hears_error(request) == "not_allowed"
     for task in held:  # a late result has no effect
@@ -119,10 +119,9 @@ def shown(desk: Desk) -> list[str]:
     return [prompt.id for prompt in desk.journal.prompts.open() if desk.node.rights.shows(prompt)]
 
 
-def told_to_stop(desk: Desk, hand: Hand) -> list[str]:
+def told_to_stop(hand: Hand) -> list[str]:
     """The messages whose tasks a worker was told to cancel."""
-    topic = topics.dispatch(desk.user, hand.point, hand.name)
-    frames = [hand._channel.open(topic, payload)[0] for payload in desk.link.sent.get(topic, [])]
+    frames = hand.frames()
     cancelled = {task for frame in frames for task in frame["cancel"]}
     return [task["message"] for frame in frames for task in frame["tasks"] if task["task"] in cancelled]
 

@@ -8,10 +8,6 @@ from pathlib import Path
 import pytest
 from support.desk import Desk, Hand, Neighbour
 
-from p2pflows.protocol import topics
-from p2pflows.protocol.channel import Channel
-from p2pflowsd.running.worker_tokens import point_key
-
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
@@ -22,11 +18,9 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.journal.close()
 
 
-def confirmed(desk: Desk, worker: Hand) -> list[str]:
+def confirmed(worker: Hand) -> list[str]:
     """The tasks whose results the daemon has confirmed to a worker."""
-    topic = topics.dispatch(desk.user, worker.point, worker.name)
-    channel = Channel(point_key(desk.identity, worker.point))
-    return [task for payload in desk.link.sent.get(topic, []) for task in channel.open(topic, payload)[0]["done"]]
+    return [task for frame in worker.frames() for task in frame["done"]]
 
 
 def test_a_call_that_is_withdrawn_has_spent_what_it_has(desk: Desk) -> None:
@@ -43,7 +37,7 @@ def test_a_call_that_is_withdrawn_has_spent_what_it_has(desk: Desk) -> None:
     assert (row.endpoint, row.caller, row.model, row.calls) == ("function", alice.user, "tiny", 1)
     assert (row.tokens_in, row.tokens_out) == (7, 3)
     desk.passes(1)
-    assert task["task"] in confirmed(desk, worker)
+    assert task["task"] in confirmed(worker)
 
 
 def test_only_its_sender_withdraws_a_call(desk: Desk) -> None:
@@ -66,6 +60,6 @@ def test_a_draining_worker_gets_its_confirmations_at_once(desk: Desk) -> None:
     alice.sends("function", {})
     (first, _), (second, _) = worker.takes()
     worker.ends(first, {})
-    assert confirmed(desk, worker) == []
+    assert confirmed(worker) == []
     worker.says((b"{}",), results=[{"task": second["task"], "error": None}], draining=True)
-    assert confirmed(desk, worker) == [first["task"], second["task"]]
+    assert confirmed(worker) == [first["task"], second["task"]]

@@ -11,14 +11,12 @@ import pytest
 from support.desk import Desk, Hand, Neighbour
 
 from p2pflows.protocol import topics
-from p2pflows.protocol.channel import Channel
 from p2pflowsd.journal.rows import SpendingRow
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.running import leases
 from p2pflowsd.running.leases import GRACE_PERIOD_S, LOST_FRAME_TIMEOUT_S
 from p2pflowsd.running.points import Worker
 from p2pflowsd.running.task import row_id_of
-from p2pflowsd.running.worker_tokens import point_key
 
 STRAY = "77-" + "0" * 32
 """The id of a task that no request waits for."""
@@ -47,12 +45,9 @@ def worker_of(desk: Desk, name: str = "w", point: str = "b") -> Worker:
     return desk.node.points.get(point).workers[name]
 
 
-def cancelled(desk: Desk, hand: Hand) -> list[str]:
+def cancelled(hand: Hand) -> list[str]:
     """The ids of tasks that the frames to a worker have cancelled, so far."""
-    topic = topics.dispatch(desk.user, hand.point, hand.name)
-    channel = Channel(point_key(desk.identity, hand.point))
-    frames = [channel.open(topic, payload)[0] for payload in desk.link.sent.get(topic, [])]
-    return [task for frame in frames for task in frame["cancel"]]
+    return [task for frame in hand.frames() for task in frame["cancel"]]
 
 
 def noticed(ann: Neighbour, what: str, request: str) -> int:
@@ -227,7 +222,7 @@ def test_a_worker_that_outlived_a_restart_is_told_at_once_what_is_not_wanted(des
     desk.restart()
     result = {"task": ended["task"], "error": None}
     hand.says((b"{}",), held=[kept["task"], ended["task"], STRAY], results=[result])
-    assert cancelled(desk, hand) == [STRAY]
+    assert cancelled(hand) == [STRAY]
     assert worker_of(desk).leased == {row_id_of(kept["task"])}
 
 
@@ -239,10 +234,10 @@ def test_a_stray_task_is_cancelled_again_after_a_while(desk: Desk, ann: Neighbou
     for seconds, expected in ((0.0, []), (GRACE_PERIOD_S - 0.5, []), (1.0, [STRAY]), (GRACE_PERIOD_S - 0.5, [STRAY])):
         desk.passes(seconds)
         hand.says(held=[STRAY, task["task"]])
-        assert cancelled(desk, hand) == expected
+        assert cancelled(hand) == expected
     desk.passes(1.0)
     hand.says((b"{}",), held=[STRAY, task["task"]], results=[{"task": STRAY, "error": None}])
-    assert cancelled(desk, hand) == [STRAY]
+    assert cancelled(hand) == [STRAY]
 
 
 def test_a_load_that_takes_long_is_not_cancelled(desk: Desk) -> None:
@@ -255,7 +250,7 @@ def test_a_load_that_takes_long_is_not_cancelled(desk: Desk) -> None:
     for _ in range(3):
         hand.says(held=[task["task"]])
         desk.passes(GRACE_PERIOD_S)
-    assert cancelled(desk, hand) == []
+    assert cancelled(hand) == []
 
 
 def test_few_cancelled_tasks_are_remembered(desk: Desk, ann: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:

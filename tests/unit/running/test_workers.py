@@ -49,13 +49,6 @@ def workers(desk: Desk) -> dict[str, Worker]:
     return desk.node.points.get("b").workers
 
 
-def frames(desk: Desk, hand: Hand) -> list[dict[str, Any]]:
-    """Return the headers of all frames to a worker."""
-    topic = topics.dispatch(desk.user, hand.point, hand.name)
-    channel = Channel(point_key(desk.identity, hand.point))
-    return [channel.open(topic, payload)[0] for payload in desk.link.sent.get(topic, [])]
-
-
 def state_of(desk: Desk, who: Neighbour, request: str) -> str:
     """Return the state of a request."""
     row = desk.journal.incoming.find(who.user, request)
@@ -87,7 +80,7 @@ def test_a_frame_counts_once_and_in_order(desk: Desk, ann: Neighbour) -> None:
     hand.ends(task, {"n": 1})
     assert ann.hears(request) == [{"n": 1}]
     desk.passes(1.1)
-    assert [frame["cancel"] for frame in frames(desk, hand) if frame["cancel"]] == []
+    assert [frame["cancel"] for frame in hand.frames() if frame["cancel"]] == []
 
 
 def test_a_frame_for_an_earlier_start_of_the_daemon_only_shows_life(desk: Desk, ann: Neighbour) -> None:
@@ -220,7 +213,7 @@ def test_results_of_one_lane_count_in_order(desk: Desk, ann: Neighbour) -> None:
     held = [one["task"], two["task"]]
     hand.says((b'{"n":2}',), results=[{"task": two["task"], "error": None}], held=held, seen=9)
     assert ann.hears(second) == []
-    assert all(two["task"] not in frame["done"] for frame in frames(desk, hand))
+    assert all(two["task"] not in frame["done"] for frame in hand.frames())
     results = [{"task": each["task"], "error": None} for each in (one, two)]
     hand.says((b'{"n":1}', b'{"n":2}'), results=results, seen=9)
     assert (ann.hears(first), ann.hears(second)) == ([{"n": 1}], [{"n": 2}])
@@ -239,7 +232,7 @@ def test_a_result_of_a_worker_that_lost_its_task_counts(desk: Desk, ann: Neighbo
     other.says(held=[again["task"]], seen=9)
     one.says((b'{"by":"one"}',), results=[{"task": task["task"], "error": None}])
     assert ann.hears(request) == [{"by": "one"}]
-    assert any(again["task"] in frame["cancel"] for frame in frames(desk, other))
+    assert any(again["task"] in frame["cancel"] for frame in other.frames())
     other.ends(again, {"by": "other"})
     assert ann.hears(request) == [{"by": "one"}]
 
@@ -249,7 +242,7 @@ def test_an_unknown_result_is_confirmed(desk: Desk) -> None:
     hand = Hand(desk, "b", "w")
     hand.says((b"{}",), results=[{"task": "77-" + "0" * 32, "error": None}])
     desk.passes(1.1)
-    assert ["77-" + "0" * 32] in [frame["done"] for frame in frames(desk, hand)]
+    assert ["77-" + "0" * 32] in [frame["done"] for frame in hand.frames()]
 
 
 # Workers that are gone, or stuck.
@@ -403,7 +396,7 @@ def test_results_are_confirmed_once_the_link_is_back(desk: Desk, ann: Neighbour)
     assert desk.link.bytes_published == before
     desk.link.connected = True
     desk.passes(1.1)
-    assert frames(desk, hand)[-1]["done"] == [task["task"]]
+    assert hand.frames()[-1]["done"] == [task["task"]]
     assert ann.hears(request) == [{"n": 1}]
 
 
@@ -488,16 +481,16 @@ def test_a_worker_is_greeted_once(desk: Desk) -> None:
     hand = Hand(desk, "b", "w")
     old = desk.node.boot
     desk.restart()
-    assert frames(desk, hand) == []
+    assert hand.frames() == []
     hand.says(boot=old)
-    boots = [frame["boot"] for frame in frames(desk, hand)]
+    boots = [frame["boot"] for frame in hand.frames()]
     assert boots
     assert set(boots) == {desk.node.boot}
     hand.says()
-    count = len(frames(desk, hand))
+    count = len(hand.frames())
     for _ in range(3):
         hand.says()
-    assert len(frames(desk, hand)) == count
+    assert len(hand.frames()) == count
 
 
 def test_a_request_is_confirmed_when_a_worker_takes_it(desk: Desk, ann: Neighbour) -> None:
@@ -618,7 +611,7 @@ def test_a_suspended_run_waits_without_a_worker(desk: Desk, ann: Neighbour) -> N
     hand.says(held=None, seen=99, suspended=[[task, [0]]])
     assert hand.takes() == []
     desk.passes(1.1)
-    assert any(task in frame["done"] for frame in frames(desk, hand))
+    assert any(task in frame["done"] for frame in hand.frames())
     assert desk.node.points.get("b").scheduler.suspended == 1
     ann.sends(topics.REPLY, {"n": 1}, type="reply", cause=call, epoch=0, seq=0)
     ((again, _),) = hand.takes()
