@@ -114,7 +114,7 @@ def test_an_error_says_where_the_flow_failed(desk: Desk, alice: Neighbour, funct
 
 
 def test_the_error_of_a_post_travels_for_a_day(alice: Neighbour, functions: Hand) -> None:
-    """It is not sent: when it could arrive, the deadline has passed and nobody waits any more."""
+    """Nobody waits for the error of a post until a deadline; the error of a call is of no use after its own."""
     lives = {}
     for kind in ("post", "call"):
         request = alice.sends("function", {}, type=kind)
