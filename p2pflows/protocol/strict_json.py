@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import string
 from typing import Any, NoReturn
@@ -22,6 +23,10 @@ _MAX_UNCHECKED_BRACKETS = 100
 """A text with no more opening brackets than this cannot be nested too deeply."""
 _MAX_COUNTED_BYTES = 2_000
 """In a longer text, counting brackets takes more time than it can save."""
+_MAX_VISITED_PARTS = 64
+"""A long text is mostly one long string, so its few parts are visited in less time than all of its bytes."""
+_MAX_BRACKETS_OF_A_HEAD = 16
+"""A long text that begins with more opening brackets than this is thought to have many parts."""
 _MIN_SPLIT_BYTES = 4_000
 """A shorter text is parsed whole, as that takes less time than to find its parts."""
 
@@ -75,6 +80,8 @@ def loads(text: str | bytes) -> Any:
         ValueError: the text is not JSON, is nested too deeply, or holds NaN, Infinity or a number beyond a float.
     """
     value = from_json(text, allow_inf_nan=False)
+    if len(text) > _MAX_COUNTED_BYTES and _has_few_finite_parts(value):
+        return value
     if _may_hold_infinity(text if isinstance(text, bytes) else text.encode(errors="replace")):
         check_numbers(value)
     return value
@@ -91,14 +98,32 @@ def loads_exact(text: bytes) -> Any:
 
 
 def _loads_exact(text: bytes, depth: int) -> Any:
-    spare = _READABLE_LEVELS - depth if _may_be_deep(text) else 0
-    value = jiter.from_json(
-        b"[" * spare + text + b"]" * spare if spare else text, allow_inf_nan=False, catch_duplicate_keys=True
-    )
-    for _ in range(spare):
-        (value,) = value
+    is_long = len(text) > _MAX_COUNTED_BYTES
+    if is_long and _count_brackets(text[:_MAX_COUNTED_BYTES]) <= _MAX_BRACKETS_OF_A_HEAD:
+        value = _parse(text)
+        if _has_few_finite_parts(value):  # so it is not deep either
+            return value
+        if _count_brackets(text) > _MAX_UNCHECKED_BRACKETS:
+            value = _parse_to(depth, text)
+    elif is_long or _count_brackets(text) > _MAX_UNCHECKED_BRACKETS:
+        value = _parse_to(depth, text)
+    else:
+        value = _parse(text)
     if _may_hold_infinity(text):
         check_numbers(value)
+    return value
+
+
+def _parse(text: bytes) -> Any:
+    return jiter.from_json(text, allow_inf_nan=False, catch_duplicate_keys=True)
+
+
+def _parse_to(depth: int, text: bytes) -> Any:
+    """Parse a text that may be nested so deeply; brackets around it use up the other levels that can be read."""
+    spare = _READABLE_LEVELS - depth
+    value = _parse(b"[" * spare + text + b"]" * spare)
+    for _ in range(spare):
+        (value,) = value
     return value
 
 
@@ -187,8 +212,23 @@ def split(text: bytes, key: str, end: bytes) -> tuple[bytes, JsonObject] | None:
     return text[:start] + end, found
 
 
-def _may_be_deep(text: bytes) -> bool:
-    return len(text) > _MAX_COUNTED_BYTES or text.count(b"[") + text.count(b"{") > _MAX_UNCHECKED_BRACKETS
+def _count_brackets(text: bytes) -> int:
+    return text.count(b"[") + text.count(b"{")
+
+
+def _has_few_finite_parts(value: Any) -> bool:
+    """Return whether a parsed value has so few parts that all were visited, and no number among them is infinite."""
+    left, visited = [value], 0
+    while left:
+        part = left.pop()
+        visited += 1
+        if isinstance(part, dict | list):
+            if visited + len(left) + len(part) > _MAX_VISITED_PARTS:
+                return False
+            left += part.values() if isinstance(part, dict) else part
+        elif isinstance(part, float) and math.isinf(part):
+            return False
+    return True
 
 
 def _may_hold_infinity(text: bytes) -> bool:
@@ -218,6 +258,6 @@ def check_levels(text: bytes) -> None:
     Raises:
         ValueError: the text is nested too deeply, or is not JSON.
     """
-    if text.count(b"[") + text.count(b"{") > _MAX_UNCHECKED_BRACKETS:
+    if _count_brackets(text) > _MAX_UNCHECKED_BRACKETS:
         spare = _READABLE_LEVELS - MAX_DEPTH
         from_json(b"[" * spare + text + b"]" * spare)

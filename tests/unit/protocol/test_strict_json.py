@@ -88,6 +88,30 @@ def test_every_number_that_is_none_is_found(number: str) -> None:
             strict_json.loads(number)
 
 
+PADDINGS = ['"pad":"' + "x" * 3_000 + '",', '"pad":[' + "0," * 3_000 + "0],", '"pad":[' + "[]," * 1_000 + "0],"]
+"""What makes a text long: one string, many parts without brackets, many brackets."""
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("number", TOO_LARGE)
+def test_numbers_that_are_none_in_a_long_text(padding: str, number: str) -> None:
+    """A long text is read in other ways, but what it may hold is the same."""
+    text = f'{{{padding}"a":[{number}]}}'.encode()
+    for read in (strict_json.loads, strict_json.loads_exact, JsonObject.read):
+        with pytest.raises(ValueError, match=r"."):
+            read(text)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_a_long_text_has_no_more_levels(padding: str) -> None:
+    """How deep it is counts, not where in a long text it is so."""
+    inner = strict_json.MAX_DEPTH - 2
+    JsonObject.read(f'{{{padding}"a":{"[" * inner}{"]" * inner}}}'.encode())
+    for read, levels in ((JsonObject.read, inner + 1), (strict_json.loads_exact, inner + 2)):
+        with pytest.raises(ValueError, match="recursion"):
+            read(f'{{{padding}"a":{"[" * levels}{"]" * levels}}}'.encode())
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
     lambda inner: (
@@ -112,6 +136,21 @@ def test_a_long_object_is_read_as_a_whole_text_is(members: list[tuple[str, Any]]
     assert found == expected
     if isinstance(found.get("data"), JsonObject):
         assert json.loads(found["data"].text) == found["data"]
+
+
+@given(JSON, st.sampled_from(PADDINGS))
+def test_a_long_text_means_what_a_short_one_means(value: Any, padding: str) -> None:
+    """What makes it long changes nothing about the rest."""
+    text = json.dumps(value)
+    long = f'{{{padding}"a":{text}}}'.encode()
+    for read in (strict_json.loads, strict_json.loads_exact, JsonObject.read):
+        try:
+            expected = read(f'{{"a":{text}}}'.encode())
+        except ValueError:
+            with pytest.raises(ValueError, match=r"."):
+                read(long)
+        else:
+            assert read(long)["a"] == expected["a"]
 
 
 @pytest.mark.parametrize(
