@@ -44,8 +44,8 @@ def main() -> None:
 
         def call(content: bytes) -> float:
             began = time.perf_counter()
-            client.send(content)
-            json.loads(client.recv(_BUFFER))
+            _send(client, content)
+            json.loads(_receive(client))
             return time.perf_counter() - began
 
         say(processes=processes)
@@ -128,13 +128,16 @@ class _Side:
                 else:
                     local(connection)
             self.link.loop_write()
+            while self.link.want_write():  # a large message does not fit into the buffer of the socket at once
+                select.select([], [broker], [])
+                self.link.loop_write()
 
 
 def _alice(url: str, folder: Path) -> None:
     side = _Side("alice", "bob", url, folder)
 
     def answered(client: socket.socket, sealed: bytes) -> None:
-        client.send(json.dumps(json.loads(side.open(sealed))["data"]).encode())
+        _send(client, json.dumps(json.loads(side.open(sealed))["data"]).encode())
 
     side.serve(lambda client: side.send("call", json.loads(_receive(client))), answered)
 
@@ -145,7 +148,7 @@ def _bob(url: str, folder: Path) -> None:
     def asked(worker: socket.socket, sealed: bytes) -> None:
         body = side.open(sealed)
         side.store("alice", body)
-        worker.send(json.dumps(json.loads(body)["data"]).encode())
+        _send(worker, json.dumps(json.loads(body)["data"]).encode())
 
     side.serve(lambda worker: side.send("reply", json.loads(_receive(worker))), asked)
 
@@ -154,12 +157,23 @@ def _worker(_url: str, folder: Path) -> None:
     daemon = _connect(folder / "bob.sock")
     print("ready", flush=True)
     while True:
-        daemon.send(json.dumps(json.loads(_receive(daemon))).encode())
+        _send(daemon, json.dumps(json.loads(_receive(daemon))).encode())
+
+
+def _send(connection: socket.socket, content: bytes) -> None:
+    """Send a line on a local connection."""
+    connection.sendall(content + b"\n")
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """Receive from a local connection; end the process when the connection ends."""
-    return connection.recv(_BUFFER) or sys.exit(0)
+    """Receive a line from a local connection; end the process when the connection ends."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = connection.recv(_BUFFER)
+        if not piece:
+            sys.exit(0)
+        line += piece
+    return line
 
 
 def _connect(path: Path) -> socket.socket:
