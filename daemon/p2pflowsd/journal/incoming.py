@@ -39,7 +39,7 @@ _IN_STATE = {
     state: f"INDEXED BY incoming_live WHERE state = '{state}'" for state in (*sorted(OPEN_INCOMING), IncomingState.DEAD)
 }
 _LIVE = {
-    state: f"SELECT n, peer, coalesce(length(body), large), bundle FROM incoming {clause}"
+    state: f"SELECT n, peer, coalesce(length(body), large), bundle, instance, root FROM incoming {clause}"
     for state, clause in _IN_STATE.items()
 }
 _ALL_IN_STATE = {state: f"{clause} ORDER BY n" for state, clause in _IN_STATE.items()}
@@ -48,11 +48,8 @@ _BLOCKED = f"{_ALL_BLOCKED} AND peer = ? AND endpoint = ? ORDER BY epoch, seq LI
 _BLOCKED_BY = f"{_ALL_BLOCKED} AND peer = ?"
 _BLOCKED_STREAMS = f"SELECT peer, endpoint, count(*) FROM incoming {_ALL_BLOCKED} GROUP BY peer, endpoint"
 _HELD_BY = f"{_IN_STATE[IncomingState.HELD]} AND peer = ? ORDER BY epoch, seq, n"
-_HAS_ANSWERS = (
-    "SELECT EXISTS (SELECT 1 FROM incoming INDEXED BY incoming_answers"
-    " WHERE root = ? AND root IS NOT NULL AND state = 'ready')"
-)
-_UNANSWERED_OF = "SELECT n FROM incoming INDEXED BY incoming_kept WHERE instance = ? AND state = 'kept'"
+_OF_INSTANCE = frozenset({IncomingState.READY, IncomingState.AWAITING_REPLY})
+"""The states in which a request of an instance is to be run, or to be answered by a later run."""
 _IS_OPEN = is_one_of(sorted(OPEN_INCOMING))
 _OPEN_OF_PEER = f"SELECT n FROM incoming INDEXED BY incoming_open_of_peer WHERE peer = ? AND {_IS_OPEN} ORDER BY n"
 _OPEN_PEERS = f"SELECT DISTINCT peer FROM incoming INDEXED BY incoming_open_of_peer WHERE {_IS_OPEN}"
@@ -72,12 +69,16 @@ class _Live(NamedTuple):
         state: its state.
         size: the bytes of its body; 0 if that is removed.
         bundle: the number of the bundle in which it came; None if its body is removed, or if it came in none.
+        instance: the instance that it is for; None if that is not known yet, or if there is none.
+        root_request: for an answer that runs an instance again, the request that the call was made for.
     """
 
     peer: str
     state: str
     size: int
     bundle: int | None
+    instance: str | None
+    root_request: int | None
 
 
 class IncomingTable(Table[IncomingRow]):
@@ -94,6 +95,10 @@ class IncomingTable(Table[IncomingRow]):
         self._long_bodies = bodies
         self._remembered = remembered
         self._live: dict[int, _Live] = {}
+        self._of_instance: dict[str, set[int]] = {}
+        """The requests of each instance that are ready or await a reply."""
+        self._answers_for: Counter[int] = Counter()
+        """How many answers are still to be run, by the requests that the calls were made for."""
         self._bodies_in: Counter[int] = Counter()
         """How many bodies there are of the requests in each bundle."""
         self._with_fewer_bodies: set[int] = set()
@@ -102,10 +107,12 @@ class IncomingTable(Table[IncomingRow]):
     def load(self) -> None:
         """Read which requests are open or dead."""
         self._live.clear()
+        self._of_instance.clear()
+        self._answers_for.clear()
         self._bodies_in.clear()
         for state, statement in _LIVE.items():
-            for row_id, peer, size, bundle in self._db.execute(statement):
-                self._note_live(row_id, _Live(sys.intern(peer), state, size, bundle))
+            for row_id, peer, size, bundle, instance, root in self._db.execute(statement):
+                self._note_live(row_id, _Live(sys.intern(peer), state, size, bundle, instance, root))
 
     def add(self, message: Message, body: bytes, bundle: int, now: int, state: IncomingState) -> IncomingRow | None:
         """Store a request; return None if its sender has sent this id before."""
@@ -177,21 +184,28 @@ class IncomingTable(Table[IncomingRow]):
         if found is None or found.state not in _MAY_BECOME[state]:
             return False
         self._db.execute(_MOVE[state], (error, row_id))
-        moved = found._replace(state=state)
+        peer, _, size, bundle, instance, root = found
         if state not in _KEEPS_BODY:
-            moved = moved._replace(size=0, bundle=None)
+            size, bundle = 0, None
             self._long_bodies.drop_unsaved(row_id)
             self._drop_body(found.bundle)
+        self._forget_use(row_id, found)
         if state in _IN_STATE:
-            self._live[row_id] = moved
+            moved = self._live[row_id] = _Live(peer, state, size, bundle, instance, root)
+            self._note_use(row_id, moved)
         else:
             del self._live[row_id]
-        self._usage.move_request(found.peer, found.state, state, found.size - moved.size)
+        self._usage.move_request(peer, found.state, state, found.size - size)
         return True
 
     def set_instance(self, row_id: int, instance: str) -> None:
         """Store which instance a request is for."""
         self._db.execute("UPDATE incoming SET instance = ? WHERE n = ?", (instance, row_id))
+        found = self._live.get(row_id)
+        if found is not None:
+            self._forget_use(row_id, found)
+            named = self._live[row_id] = found._replace(instance=instance)
+            self._note_use(row_id, named)
 
     def count_attempt(self, row_id: int) -> int:
         """Count one more attempt to run a request; return how many there were."""
@@ -232,6 +246,11 @@ class IncomingTable(Table[IncomingRow]):
     def get(self, row_id: int) -> IncomingRow | None:
         """Return the request with a number."""
         return self._one("WHERE n = ?", row_id)
+
+    def state(self, row_id: int) -> str | None:
+        """Return the state of a request that is open or dead, else None; the journal is not read."""
+        found = self._live.get(row_id)
+        return None if found is None else found.state
 
     def body(self, row_id: int) -> bytes:
         """Return the signed body of an open request."""
@@ -295,18 +314,21 @@ class IncomingTable(Table[IncomingRow]):
 
         Those of each stream are in its order.
         """
+        if instance not in self._of_instance:
+            return []
         condition = "WHERE instance = ? AND instance IS NOT NULL AND state IN ('ready', 'kept')"
         if message_id is not None:
             return self._many(f"{condition} AND id = ? ORDER BY epoch, seq, n", instance, message_id)
         return self._many(f"{condition} ORDER BY epoch, seq, n", instance)
 
     def unanswered_of(self, instance: str) -> list[int]:
-        """Return the numbers of the requests for an instance that await a reply."""
-        return [row_id for (row_id,) in self._db.execute(_UNANSWERED_OF, (instance,))]
+        """Return the numbers of the requests for an instance that await a reply; the journal is not read."""
+        of_instance = self._of_instance.get(instance, ())
+        return sorted(each for each in of_instance if self._live[each].state == IncomingState.AWAITING_REPLY)
 
     def has_answers_for(self, row_id: int) -> bool:
-        """Return whether an answer to a call that was made for a request is still to be run."""
-        return bool(self._value(_HAS_ANSWERS, row_id))
+        """Return whether an answer to a call that was made for a request is still to be run; nothing is read."""
+        return row_id in self._answers_for
 
     def open_of_peer(self, peer: str) -> list[int]:
         """Return the numbers of all open requests of a peer, oldest first."""
@@ -351,13 +373,36 @@ class IncomingTable(Table[IncomingRow]):
             self._long_bodies.put_soon(row_id, body)
         self._usage.add_request(row.peer, row.state, len(body))
         if row.state in _IN_STATE:
-            self._note_live(row_id, _Live(sys.intern(row.peer), row.state, len(body), bundle))
+            live = _Live(sys.intern(row.peer), row.state, len(body), bundle, row.instance, row.root_request)
+            self._note_live(row_id, live)
         return IncomingRow(row_id, *row[1:])
 
     def _note_live(self, row_id: int, live: _Live) -> None:
         self._live[row_id] = live
+        self._note_use(row_id, live)
         if live.bundle:
             self._bodies_in[live.bundle] += 1
+
+    def _note_use(self, row_id: int, live: _Live) -> None:
+        """Note which instance a request is for, and which other one it was made for, if it is to be run or answered."""
+        if live.instance is None or live.state not in _OF_INSTANCE:
+            return
+        self._of_instance.setdefault(live.instance, set()).add(row_id)
+        if live.root_request is not None and live.state == IncomingState.READY:
+            self._answers_for[live.root_request] += 1
+
+    def _forget_use(self, row_id: int, live: _Live) -> None:
+        """Undo `_note_use`."""
+        if live.instance is None or live.state not in _OF_INSTANCE:
+            return
+        of_instance = self._of_instance[live.instance]
+        of_instance.discard(row_id)
+        if not of_instance:
+            del self._of_instance[live.instance]
+        if live.root_request is not None and live.state == IncomingState.READY:
+            self._answers_for[live.root_request] -= 1
+            if not self._answers_for[live.root_request]:
+                del self._answers_for[live.root_request]
 
     def _drop_body(self, bundle: int | None) -> None:
         """Count the bodies that a bundle still proves, as one is removed."""

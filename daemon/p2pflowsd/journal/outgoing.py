@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 from p2pflows import short_ids
 from p2pflows.protocol.message import ANSWERS, Message
@@ -14,6 +16,8 @@ from p2pflowsd.journal.sql import HAS_NUMBER, insert_into, is_one_of
 from p2pflowsd.journal.table import Table
 from p2pflowsd.journal.usage import UsageTable
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, may_become
+
+_Key = TypeVar("_Key")
 
 _INSERT = insert_into(
     "outgoing",
@@ -50,6 +54,10 @@ _OPEN_OF_INSTANCE = (
     "INDEXED BY outgoing_of_instance WHERE origin GLOB '{\"instance\"*' AND state IN ('pending', 'stored')"
 )
 _OPEN_OF_RUNS = "INDEXED BY outgoing_of_root WHERE origin IS NOT NULL AND state IN ('pending', 'stored')"
+_OF_RUNS = (
+    "SELECT id, json_extract(origin, '$.instance'), json_extract(origin, '$.root')"
+    f" FROM outgoing {_OPEN_OF_RUNS} AND json_extract(origin, '$.instance') IS NOT NULL"
+)
 
 _OWN = "origin IS NULL AND endpoint NOT GLOB '_*'"
 _OPEN_OWN = f"{_OWN} AND type = 'call' AND state IN ('pending', 'stored')"
@@ -84,10 +92,21 @@ class OutgoingTable(Table[OutgoingRow]):
         self._long_bodies = bodies
         self._answers: dict[str, tuple[str, int]] = {}
         """The recipients of open answers, and the bytes of their bodies, by id."""
+        self._of_runs: dict[str, tuple[str, int | None]] = {}
+        """The instances that the answers to open calls run, and the requests on whose behalf these were made, by id."""
+        self._calls_by: Counter[str] = Counter()
+        """How many of these calls each instance has made."""
+        self._calls_for: Counter[int] = Counter()
+        """How many of these calls were made for each request."""
 
     def load(self) -> None:
-        """Read which answers are open."""
+        """Read which answers are open, and which calls whose answers run an instance again."""
         self._answers.clear()
+        self._of_runs.clear()
+        self._calls_by.clear()
+        self._calls_for.clear()
+        for message_id, instance, root in self._db.execute(_OF_RUNS):
+            self._note_of_run(message_id, instance, root)
         for message_id, peer, size in self._db.execute(_OPEN_ANSWERS):
             self._answers[message_id] = (peer, size)
 
@@ -117,6 +136,9 @@ class OutgoingTable(Table[OutgoingRow]):
         if message.type in ANSWERS:
             self._answers[message.id] = (message.recipient, len(body))
             self._usage.add_answer(message.recipient, 1, len(body))
+        if origin is not None and origin.startswith('{"instance"'):
+            content = json.loads(origin)
+            self._note_of_run(message.id, content["instance"], content.get("root"))
         return row_id
 
     def move(
@@ -152,6 +174,8 @@ class OutgoingTable(Table[OutgoingRow]):
         if state not in OPEN_OUTGOING and message_id in self._answers:
             peer, size = self._answers.pop(message_id)
             self._usage.add_answer(peer, -1, 0 if state in _KEEPS_BODY else -size)
+        if state not in OPEN_OUTGOING and message_id in self._of_runs:
+            self._forget_of_run(message_id)
         return True
 
     def mark_stored(self, calls: Sequence[str], others: Sequence[str], answers: Sequence[str], now: int) -> None:
@@ -295,9 +319,11 @@ class OutgoingTable(Table[OutgoingRow]):
         return self._many(f"{_OPEN_OF_RUNS} AND json_extract(origin, '$.root') = ? ORDER BY n", row_id)
 
     def has_open_of_root(self, row_id: int) -> bool:
-        """Return whether a call that a run made on behalf of a request is open, and its answer runs an instance."""
-        query = f"SELECT EXISTS (SELECT 1 FROM outgoing {_OPEN_OF_RUNS} AND json_extract(origin, '$.root') = ?)"
-        return bool(self._value(query, row_id))
+        """Return whether a call that a run made on behalf of a request is open, and its answer runs an instance.
+
+        The journal is not read.
+        """
+        return row_id in self._calls_for
 
     def open_roots(self) -> set[tuple[str, int]]:
         """Return each instance whose runs have open calls, with the requests on whose behalf it made them."""
@@ -307,12 +333,32 @@ class OutgoingTable(Table[OutgoingRow]):
 
     def of_instance(self, instance: str) -> list[OutgoingRow]:
         """Return the open calls whose answers run an instance again."""
+        if instance not in self._calls_by:
+            return []
         return self._many(f"{_OPEN_OF_INSTANCE} AND json_extract(origin, '$.instance') = ? ORDER BY n", instance)
 
     def next_expiry(self) -> int | None:
         """Return the earliest deadline of an open message, in milliseconds since the Unix epoch."""
         deadline: int | None = self._value(f"SELECT min(expires) FROM outgoing {_OPEN}")
         return deadline
+
+    def _note_of_run(self, message_id: str, instance: str, root: int | None) -> None:
+        self._of_runs[message_id] = (instance, root)
+        self._calls_by[instance] += 1
+        if root is not None:
+            self._calls_for[root] += 1
+
+    def _forget_of_run(self, message_id: str) -> None:
+        instance, root = self._of_runs.pop(message_id)
+        _count_down(self._calls_by, instance)
+        if root is not None:
+            _count_down(self._calls_for, root)
+
+
+def _count_down(counts: Counter[_Key], key: _Key) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 def _fetched(answer: bytes | None) -> int:

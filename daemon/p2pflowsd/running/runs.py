@@ -222,8 +222,10 @@ class Runs:
         That is so when no call made for it is open, no answer to such a call is still to be run, and the instance's
         state does not hold the request, which a flow needs to answer it later.
         """
+        if self._journal.incoming.state(root) != IncomingState.AWAITING_REPLY:
+            return
         request = self._journal.incoming.get(root)
-        if request is None or request.state != IncomingState.AWAITING_REPLY or request.id in state:
+        if request is None or request.id in state:
             return
         if self._journal.outgoing.has_open_of_root(root) or self._journal.incoming.has_answers_for(root):
             return
@@ -382,6 +384,10 @@ class Runs:
 
         Senders choose the ids of their messages, so a call with the same id that no run has seen is not meant.
         """
+        if request_id == row.id and row.type == Type.CALL:
+            state = self._journal.incoming.state(row.row_id)
+            if state in (IncomingState.READY, IncomingState.AWAITING_REPLY):
+                return row
         found = self._journal.incoming.open_of(row.instance or "", request_id)
         calls = [request for request in found if request.type == Type.CALL]
         own = [request for request in calls if request.row_id == row.row_id]

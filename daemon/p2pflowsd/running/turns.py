@@ -77,9 +77,8 @@ class Turns:
         A request that its flow keeps without asking anything can only be answered by the run of a later request, so
         that one may follow.
         """
-        row = self._journal.incoming.get(row_id)
-        if row is None:
-            return False
-        if row.state == IncomingState.READY:
+        incoming = self._journal.incoming
+        if incoming.state(row_id) == IncomingState.READY:
             return True
-        return self._journal.outgoing.has_open_of_root(row_id) or self._journal.incoming.has_answers_for(row_id)
+        is_under_way = self._journal.outgoing.has_open_of_root(row_id) or incoming.has_answers_for(row_id)
+        return is_under_way and incoming.get(row_id) is not None

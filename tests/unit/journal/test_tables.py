@@ -601,6 +601,46 @@ def test_calls_of_runs_are_known_by_root_and_instance(journal: Journal) -> None:
     assert journal.outgoing.open_roots() == {(ONE, 7)}
 
 
+def test_what_is_open_for_an_instance_is_known_after_a_restart(tmp_path: Path) -> None:
+    """Which of its requests are open, which answers are to be run, and which calls its runs have made."""
+    path = tmp_path / "journal.sqlite3"
+    journal = Journal(path, ME, NoFaults())
+    with journal.transaction():
+        rows = Rows(journal)
+        for (peer, _, _), row in rows.requests.items():
+            journal.incoming.set_instance(row, ONE if peer == ANN else TWO)
+        answer = journal.incoming.add_answer(
+            "e" * 32, peer=ANN, kind="reply", endpoint="x", conversation=ONE, body=b"{}", now=NOW, expires=NOW + 1,
+            instance=ONE, root_request=5,
+        )  # fmt: skip
+        assert answer is not None
+        call = rows._fields(ME, ANN, "z", Type.CALL)
+        origin = f'{{"instance":"{ONE}","endpoint":"x","root":7,"subflow":"s","packaged":"p"}}'
+        journal.outgoing.add(call, b"{}", origin)
+
+    def known() -> list[Any]:
+        incoming, outgoing = journal.incoming, journal.outgoing
+        return [
+            *([row.row_id for row in incoming.open_of(each)] for each in (ONE, TWO, "3" * 32)),
+            *(incoming.unanswered_of(each) for each in (ONE, TWO, "3" * 32)),
+            [number for number in range(100) if incoming.has_answers_for(number)],
+            [number for number in range(100) if outgoing.has_open_of_root(number)],
+            [[row.id for row in outgoing.of_instance(each)] for each in (ONE, TWO)],
+            [incoming.state(number) for number in range(60)],
+        ]
+
+    before = known()
+    assert before[6:9] == [[5], [7], [[call.id], []]]
+    journal.close()
+    journal = Journal(path, ME, NoFaults())
+    assert known() == before
+    with journal.transaction():
+        journal.incoming.move(answer.row_id, IncomingState.DONE)
+        journal.outgoing.move(call.id, OutgoingState.CANCELLED, NOW)
+    assert known()[6:9] == [[], [], [[], []]]
+    journal.close()
+
+
 # Instances and records.
 
 

@@ -135,6 +135,10 @@ def test_a_request_is_open_as_long_as_something_is_under_way_for_it(bob: Scene) 
     assert touched() == []
     bob.move(answer, IncomingState.DONE)
     assert touched() == [second.row_id], "one that is kept without asking anything is answered by a later one"
+    bob.calls_for(second)
+    bob.move(second, IncomingState.AWAITING_REPLY)
+    assert touched() == []
+    bob.move(second, IncomingState.EXPIRED)
     with bob.journal.transaction():
         bob.journal._db.execute("DELETE FROM incoming WHERE n = ?", (second.row_id,))
     assert touched() == [third.row_id]
