@@ -269,6 +269,7 @@ class Journal:
 
     def _roll_back(self) -> None:
         self._bodies.forget_unsaved()
+        self.instances.forget()
         with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled it back already
             self._db.execute("ROLLBACK")
         self._file.salvage(self._db)

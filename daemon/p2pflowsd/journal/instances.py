@@ -10,8 +10,13 @@ from p2pflowsd.journal.sql import insert_into
 from p2pflowsd.journal.table import Table
 
 _INSERT = insert_into("instances", columns(InstanceRow))
+_STATE, _USED = InstanceRow._fields.index("state"), InstanceRow._fields.index("used")
 _MAX_COUNTS = 10_000
 """Of how many clients it is kept in memory how many instances of an endpoint they have."""
+_MAX_AT_HAND = 2_000
+"""How many instances are kept in memory."""
+_MAX_AT_HAND_CHARS = 4_000_000
+"""How long their texts may be, together."""
 
 
 class InstanceTable(Table[InstanceRow]):
@@ -23,34 +28,54 @@ class InstanceTable(Table[InstanceRow]):
     def __init__(self, db: sqlite3.Connection) -> None:
         super().__init__(db)
         self._counts: dict[tuple[str, str], int] = {}
+        self._at_hand: dict[str, InstanceRow | None] = {}
+        """The instances that were used last, the longest unused first; None for an id that none has."""
+        self._at_hand_chars = 0
 
     def add(self, row: InstanceRow) -> None:
         """Store a mounted instance."""
         self._db.execute(_INSERT, row)
         self._count_more(row, 1)
+        self._keep_at_hand(row.id, row)
 
     def get(self, instance: str) -> InstanceRow | None:
-        """Return the instance with an id."""
-        return self._one("WHERE id = ?", instance)
+        """Return the instance with an id; the journal is read only if it was not used lately."""
+        if instance in self._at_hand:
+            row = self._at_hand[instance] = self._at_hand.pop(instance)
+            return row
+        row = self._one("WHERE id = ?", instance)
+        self._keep_at_hand(instance, row)
+        return row
 
     def save(self, instance: str, state: str | None, now: int) -> None:
         """Store the state that a run left, and when; None leaves the state as it was."""
         self._db.execute(
             "UPDATE instances SET state = coalesce(?, state), used = ? WHERE id = ?", (state, now, instance)
         )
+        row = self._at_hand.get(instance)
+        if row is not None:
+            self._keep_at_hand(instance, _changed(row, row.state if state is None else state, now))
 
     def restore(self, instance: str, state: str | None) -> None:
-        """Put back an earlier state."""
+        """Put back an earlier state; None for that of the class."""
         self._db.execute("UPDATE instances SET state = ? WHERE id = ?", (state, instance))
+        self._forget(instance)
 
     def reset(self, instance: str) -> None:
         """Remove the state of an instance."""
-        self._db.execute("UPDATE instances SET state = NULL WHERE id = ?", (instance,))
+        self.restore(instance, None)
 
     def remove(self, row: InstanceRow) -> None:
         """Remove an instance."""
         if self._changes_one("DELETE FROM instances WHERE id = ?", row.id):
             self._count_more(row, -1)
+        self._forget(row.id)
+
+    def forget(self) -> None:
+        """Keep nothing in memory, as the transaction that is rolled back may have changed any of it."""
+        self._at_hand.clear()
+        self._at_hand_chars = 0
+        self._counts.clear()
 
     def of(self, endpoint: str | None = None, client: str | None = None) -> list[InstanceRow]:
         """Return the instances of an endpoint or of all, for a client or for all, oldest first."""
@@ -95,3 +120,25 @@ class InstanceTable(Table[InstanceRow]):
         key = (row.endpoint, row.client)
         if key in self._counts:
             self._counts[key] += change
+
+    def _keep_at_hand(self, instance: str, row: InstanceRow | None) -> None:
+        self._forget(instance)
+        self._at_hand[instance] = row
+        self._at_hand_chars += _chars(row)
+        while len(self._at_hand) > _MAX_AT_HAND or self._at_hand_chars > _MAX_AT_HAND_CHARS:
+            self._forget(next(iter(self._at_hand)))
+
+    def _forget(self, instance: str) -> None:
+        self._at_hand_chars -= _chars(self._at_hand.pop(instance, None))
+
+
+def _changed(row: InstanceRow, state: str | None, used: int) -> InstanceRow:
+    """A row with another state and another time of its last use; `_replace` takes longer."""
+    return InstanceRow._make((*row[:_STATE], state, *row[_STATE + 1 : _USED], used))
+
+
+def _chars(row: InstanceRow | None) -> int:
+    """How long the texts of a row are that may be long."""
+    if row is None:
+        return 0
+    return len(row.config) + len(row.subflows) + len(row.initial or "") + len(row.state or "")

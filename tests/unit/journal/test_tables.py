@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -668,6 +669,49 @@ def test_one_instance_is_changed(rows: Rows, change: Callable[[Any], object]) ->
     assert found is not None
     assert found.id == TWO
     assert rows.changed_by(lambda: change(table)) == [("instances", ONE)]
+    at_hand = table.get(ONE), table.get(TWO)
+    table.forget()
+    assert (table.get(ONE), table.get(TWO)) == at_hand
+
+
+def test_instances_at_hand_take_a_bounded_memory(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were used last are not read again; what is found is the same as before, and so is what is missing."""
+    table = journal.instances
+    monkeypatch.setattr("p2pflowsd.journal.instances._MAX_AT_HAND", 3)
+    monkeypatch.setattr("p2pflowsd.journal.instances._MAX_AT_HAND_CHARS", 2_000)
+    for number in range(5):
+        table.add(instance(f"{number:032x}", "x", ANN))
+        assert table.get("f" * 32) is None
+    assert [*table._at_hand] == [f"{3:032x}", f"{4:032x}", "f" * 32]
+    assert [row.id for number in range(5) if (row := table.get(f"{number:032x}"))] == [f"{n:032x}" for n in range(5)]
+    assert table.get(f"{2:032x}")
+    assert [*table._at_hand] == [f"{3:032x}", f"{4:032x}", f"{2:032x}"]
+    for length in (1_500, 1_000, 3_000):
+        table.save(f"{2:032x}", "1" * length, NOW)
+        table.save(f"{3:032x}", "1" * 900, NOW)
+        assert table._at_hand_chars == sum(len(row.state or "") + 4 for row in table._at_hand.values() if row)
+        assert table._at_hand_chars <= 2_000
+        found = table.get(f"{2:032x}")
+        assert found is not None
+        assert found.state == "1" * length
+    table.add(instance("f" * 32, "x", ANN))
+    assert table.get("f" * 32)
+
+
+def test_what_a_rolled_back_transaction_did_to_an_instance_is_forgotten(tmp_path: Path) -> None:
+    """The journal can still be read then."""
+    journal = Journal(tmp_path / "journal.sqlite3", ME, NoFaults())
+    with journal.transaction():
+        journal.instances.add(instance(ONE, "x", ANN))
+    with contextlib.suppress(KeyError), journal.transaction():
+        journal.instances.save(ONE, '{"n":2}', NOW + 1)
+        journal.instances.add(instance(TWO, "x", ANN))
+        assert journal.instances.count("x", ANN) == 2
+        raise KeyError
+    assert journal.instances.get(ONE) == instance(ONE, "x", ANN)
+    assert journal.instances.get(TWO) is None
+    assert journal.instances.count("x", ANN) == 1
+    journal.close()
 
 
 def test_instances_are_counted_by_endpoint_and_client(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
