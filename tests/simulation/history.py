@@ -76,6 +76,9 @@ _TRIGGERS: dict[str, tuple[str, dict[str, str]]] = {
 The id of a fact is the id of the row, unless there is an expression for it.
 """
 
+_ALSO = {"instance_added": [("state_saved", "NEW.state IS NOT NULL")]}
+"""The facts of other kinds that a change of a row causes as well, each with its condition."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:
@@ -112,12 +115,16 @@ def install(journal: Path) -> None:
         "CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY, t INTEGER, kind TEXT, id TEXT, about TEXT) STRICT"
     )
     now = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
-    for kind, (event, about) in _TRIGGERS.items():
-        row = "OLD" if event.startswith("DELETE") else "NEW"
-        of = about.get("id", f"{row}.id")
-        pairs = ", ".join(f"'{name}', {value}" for name, value in about.items() if name != "id")
-        insert = f"INSERT INTO history (t, kind, id, about) VALUES ({now}, '{kind}', {of}, json_object({pairs}))"  # noqa: S608 - no foreign text
-        db.execute(f"CREATE TRIGGER IF NOT EXISTS history_{kind} AFTER {event} BEGIN {insert}; END")
+    for trigger, (event, _) in _TRIGGERS.items():
+        inserts = ""
+        for kind, condition in ((trigger, "true"), *_ALSO.get(trigger, ())):
+            about = _TRIGGERS[kind][1]
+            row = "OLD" if event.startswith("DELETE") else "NEW"
+            of = about.get("id", f"{row}.id")
+            pairs = ", ".join(f"'{name}', {value}" for name, value in about.items() if name != "id")
+            values = f"{now}, '{kind}', {of}, json_object({pairs})"
+            inserts += f"INSERT INTO history (t, kind, id, about) SELECT {values} WHERE {condition}; "
+        db.execute(f"CREATE TRIGGER IF NOT EXISTS history_{trigger} AFTER {event} BEGIN {inserts}END")
     db.commit()
     db.close()
 

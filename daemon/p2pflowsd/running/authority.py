@@ -102,9 +102,10 @@ class Authority:
     def _specs(self, row: IncomingRow, flow: Served) -> dict[str, SubflowSpec]:
         """The subflows that a flow declares, as the owner's overrides in a mount request change them."""
         config: dict[str, Any] = {SUBFLOWS: flow.subflows}
-        overrides = self._journal.incoming.data(row.row_id).get("config_overrides") or {}
-        if row.endpoint == topics.INSTANCES and SUBFLOWS in overrides and self._may_override(row, flow):
-            config = merge(config, {SUBFLOWS: overrides[SUBFLOWS]})
+        if row.endpoint == topics.INSTANCES:
+            overrides = self._journal.incoming.data(row.row_id).get("config_overrides") or {}
+            if SUBFLOWS in overrides and self._may_override(row, flow):
+                config = merge(config, {SUBFLOWS: overrides[SUBFLOWS]})
         try:
             return subflow_specs(config, me=self._user, complete=False)
         except UsageError:

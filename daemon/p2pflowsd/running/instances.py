@@ -22,7 +22,7 @@ from p2pflows.protocol.ids import derived_id
 from p2pflows.protocol.instance_tasks import InstanceMessage, MountPlan, StoredInstance, write_instance_task
 from p2pflows.protocol.message import ANSWERS, Message, MessageId, Name, UserId
 from p2pflows.protocol.run_result import Mounted, Subflow, read_subflow
-from p2pflows.protocol.strict_json import compact
+from p2pflows.protocol.strict_json import compact, dumps
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, InstanceRow
@@ -128,8 +128,8 @@ class Instances:
         stored = StoredInstance(found.config, found.subflows, state or "null")
         return write_instance_task(instance, row.type, message=message, stored=stored)
 
-    def keep(self, row: IncomingRow, flow: Served, mounted: Mounted) -> None:
-        """Store an instance that a worker has mounted."""
+    def keep(self, row: IncomingRow, flow: Served, mounted: Mounted, state: str | None) -> None:
+        """Store an instance that a worker has mounted, and the state that its first run has left."""
         assert row.instance is not None  # noqa: S101 - given when the request was admitted
         mount = self._mount_of(row)
         now = self._clock.now()
@@ -138,10 +138,10 @@ class Instances:
             flow.endpoint,
             self._user if flow.singleton else row.peer,
             0 if mount is None else 1,
-            compact(mounted.config),
-            compact({key: part.as_json() for key, part in mounted.subflows.items()}),
+            dumps(mounted.config).decode(),
+            dumps({key: part.as_json() for key, part in mounted.subflows.items()}).decode(),
             None if mount is None or mount.initial_state is None else compact(mount.initial_state),
-            None,
+            state,
             None if mount is None else mount.dispatch_point,
             now,
             now,

@@ -190,7 +190,8 @@ class Runs:
     def _keep(self, row: IncomingRow, flow: Served, content: dict[str, Any]) -> None:
         result = read_run_result(content)
         self._check(row, result)
-        self._keep_mounted(row, flow, result.mounted)
+        state = None if result.state is None or flow.parallel else dumps(result.state).decode()
+        self._keep_mounted(row, flow, result.mounted, state)
         if row.endpoint == topics.INSTANCES:
             self._changed(row, flow)
             return
@@ -200,8 +201,7 @@ class Runs:
             if not isinstance(sent, Reply):
                 self._send(row, flow, root, sent)
         before = self._journal.instances.get(instance)
-        state = None if result.state is None or flow.parallel else compact(result.state)
-        if not flow.parallel:
+        if not flow.parallel and result.mounted is None:
             self._journal.instances.save(instance, state, self._clock.now())
         answered = self._answer(row, result.out)
         self._faults.reach("runs.ended")
@@ -212,7 +212,8 @@ class Runs:
         elif row.row_id not in answered:
             self._journal.incoming.move(row.row_id, IncomingState.AWAITING_REPLY)
             if not shared and before is not None and not flow.parallel:
-                self._effects.keep_state(row.row_id, instance, before.state)
+                earlier = before.state if result.mounted is None else None
+                self._effects.keep_state(row.row_id, instance, earlier)
         if root is not None:
             self._fail_if_unanswerable(root, state or "")
 
@@ -237,7 +238,7 @@ class Runs:
             ),
         )
 
-    def _keep_mounted(self, row: IncomingRow, flow: Served, mounted: Mounted | None) -> None:
+    def _keep_mounted(self, row: IncomingRow, flow: Served, mounted: Mounted | None, state: str | None) -> None:
         """Keep the instance that a run has mounted; subflows that an abandoned attempt mounted are released.
 
         Raises:
@@ -250,7 +251,7 @@ class Runs:
             raise FlowFailed("Another request has made the instance meanwhile.", "Send it again.")
         self._authority.check_mounted(row, flow, mounted)
         self._changes.ensure_quota(row, flow)
-        self._instances.keep(row, flow, mounted)
+        self._instances.keep(row, flow, mounted, state)
         self._faults.reach("instances.saved")
 
     def _check(self, row: IncomingRow, result: RunResult) -> None:
