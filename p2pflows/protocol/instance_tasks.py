@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+from pydantic_core import from_json
 
 from p2pflows.protocol.run_result import Subflow
-from p2pflows.protocol.strict_json import compact
+from p2pflows.protocol.strict_json import dumps, text_of
 
 
-@dataclass(frozen=True, slots=True)
-class MountPlan:
+class MountPlan(NamedTuple):
     """How to make an instance.
 
     Attributes:
@@ -52,8 +52,7 @@ class MountPlan:
         return cls(content["config"], content["overrides"], content["state"], content["trusted"], content["path"])
 
 
-@dataclass(frozen=True, slots=True)
-class StoredInstance:
+class StoredInstance(NamedTuple):
     """An instance as a journal holds it: JSON texts of its config, its subflows and its state."""
 
     config: str
@@ -61,8 +60,7 @@ class StoredInstance:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceState:
+class InstanceState(NamedTuple):
     """An instance that is there: its config, its subflows by key, and its state; None for that of the class."""
 
     config: dict[str, Any]
@@ -70,8 +68,7 @@ class InstanceState:
     state: dict[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceMessage:
+class InstanceMessage(NamedTuple):
     """The message that an instance runs on.
 
     Attributes:
@@ -104,8 +101,7 @@ class InstanceMessage:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceTask:
+class InstanceTask(NamedTuple):
     """What a worker needs to mount or run an instance.
 
     Attributes:
@@ -129,7 +125,7 @@ class InstanceTask:
         Raises:
             KeyError, ValueError: it has another form.
         """
-        content = json.loads(data)
+        content = _loads(data)
         plan = content.get("mount")
         state = None
         if "config" in content:
@@ -148,6 +144,14 @@ class InstanceTask:
         )
 
 
+def _loads(data: bytes) -> Any:
+    """Read JSON quickly, or with a reader that also takes what is nested deeper than a message."""
+    try:
+        return from_json(data)
+    except ValueError:
+        return json.loads(data)
+
+
 def write_instance_task(
     instance: str,
     kind: str,
@@ -157,13 +161,13 @@ def write_instance_task(
     stored: StoredInstance | None = None,
 ) -> bytes:
     """The data of a class's task, which `InstanceTask.read` reads."""
-    parts = {"instance": json.dumps(instance), "type": json.dumps(kind)}
+    parts = [dumps({"instance": instance, "type": kind})[:-1]]
     if message is not None:
         about = message.as_json()
         data = about.pop("data")
-        parts |= {"data": compact(data), "about": compact(about)}
-    if stored is not None:
-        parts |= {"config": stored.config, "subflows": stored.subflows, "state": stored.state}
+        parts += [b',"data":', text_of(data), b',"about":', dumps(about)]
+    if stored is not None:  # its state comes last, so that a worker sees whether it has changed
+        parts.append(f',"config":{stored.config},"subflows":{stored.subflows},"state":{stored.state}'.encode())
     else:
-        parts["mount"] = "null" if mount is None else compact(mount.as_json())
-    return ("{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}").encode()
+        parts += [b',"mount":', b"null" if mount is None else dumps(mount.as_json())]
+    return b"".join([*parts, b"}"])

@@ -13,6 +13,7 @@ from p2pflows.errors import BadInput, CallError, Cancelled, NotAllowed, NotServe
 from p2pflows.flows.config import merge
 from p2pflows.protocol import topics
 from p2pflows.protocol.ids import derived_id
+from p2pflows.protocol.instance_tasks import InstanceMessage
 from p2pflows.protocol.message import Message, Type
 from p2pflowsd.clock import Clock
 from p2pflowsd.human.inbox import Inbox
@@ -144,7 +145,8 @@ class Admission:
             except CallError as error:
                 self._settlement.fail(row, error)
             else:
-                self._queue.add_first_run(instance, row, flow)
+                data = read_typed(message.data, message.typed, flow.input_schema)
+                self._queue.add_first_run(instance, row, flow, message=InstanceMessage(data, message.source or None))
         elif message.instance is not None:
             self._settlement.fail(row, NotAllowed(f"{row.endpoint!r} has no instances.", "Call it without one."))
         else:

@@ -112,15 +112,26 @@ class Instances:
         """The id of the instance that a mount request gets."""
         return self.singleton(flow.endpoint) if flow.singleton else derived_id("mount", row.peer, row.id)
 
-    def task_payload(self, row: IncomingRow, flow: Served, body: bytes, *, trusted: bool) -> bytes:
-        """The data of a task that mounts an instance, or runs it on a request."""
+    def task_payload(
+        self, row: IncomingRow, flow: Served, body: bytes, *, message: InstanceMessage | None = None, trusted: bool
+    ) -> bytes:
+        """The data of a task that mounts an instance, or runs it on a request.
+
+        Args:
+            row: the request.
+            flow: its flow.
+            body: the body of the request; not needed if its message is at hand.
+            message: what the instance runs on, if at hand.
+            trusted: whether the request speaks for the owner of the flow.
+        """
         instance = row.instance or ""
         found = self._journal.instances.get(instance)
         if row.endpoint == topics.INSTANCES:
             request = json.loads(body)["data"]
             mount = None if found is not None else self._plan(_mount_in(request), flow, trusted=trusted)
             return write_instance_task(instance, row.type, mount=mount)
-        message = InstanceMessage.read(read_typed_body(body, flow.input_schema))
+        if message is None:
+            message = InstanceMessage.read(read_typed_body(body, flow.input_schema))
         if found is None:
             mount = self._plan(Mount(op="mount", endpoint=flow.endpoint), flow, trusted=trusted)
             return write_instance_task(instance, row.type, message=message, mount=mount)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from p2pflows.protocol.asks import AskAnswer, AskStatus
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.running.points import Point, Points, Worker
-from p2pflowsd.running.task import Task, row_id_of
+from p2pflowsd.running.task import Task, TaskData, row_id_of
 
 GRACE_PERIOD_S = 2.0
 """How long a worker may take to come back after its link broke, or after a restart of the daemon."""
@@ -46,7 +45,7 @@ class Leases:
         self._tasks: dict[int, Task] = {}
         self._leases: dict[int, Lease] = {}
         self._suspended: set[int] = set()
-        self._data: dict[int, dict[str, Any]] = {}
+        self._data: dict[int, TaskData] = {}
         self._reported_waiting: set[int] = set()
         self._cancelled: dict[str, IncomingRow] = {}
         """The requests of tasks that were cancelled at a worker, by task."""
@@ -56,12 +55,12 @@ class Leases:
     def __getitem__(self, row_id: int) -> Task:
         return self._tasks[row_id]
 
-    def add(self, task: Task, data: dict[str, Any] | None = None) -> bool:
+    def add(self, task: Task, data: TaskData | None = None) -> bool:
         """Queue a task.
 
         Args:
             task: the task.
-            data: the data of its request, if at hand; if no worker takes it at once, it is read from the journal again.
+            data: what it runs on, if at hand; if no worker takes it at once, it is read from the journal again.
 
         Returns:
             Whether its dispatch point has a worker.
@@ -180,8 +179,8 @@ class Leases:
         """Whether no task may be leased yet, after a restart."""
         return self._clock.elapsed() < self._held_back_until
 
-    def take_data(self) -> dict[int, dict[str, Any]]:
-        """Take the data of the requests that were added since the last call, by row id."""
+    def take_data(self) -> dict[int, TaskData]:
+        """Take what the tasks run on that were added since the last call, by row id."""
         data, self._data = self._data, {}
         return data
 

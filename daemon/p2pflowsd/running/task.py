@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from p2pflows.protocol.instance_tasks import InstanceMessage
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.fair_queue import FIRST
@@ -11,6 +12,8 @@ from p2pflowsd.running.instances import is_request
 from p2pflowsd.running.paces import MAX_WINDOW
 from p2pflowsd.running.scheduler import Group
 
+TaskData = dict[str, Any] | InstanceMessage
+"""What a task runs on, with typed texts read: the data of a request, or the message for an instance."""
 _MAX_DIGITS = 19
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from p2pflows.protocol import topics
+from p2pflows.protocol.instance_tasks import InstanceMessage
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.lifecycle import IncomingState
@@ -12,7 +13,7 @@ from p2pflowsd.running.catalog import Catalog, Served
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instances import is_request, read_mount
 from p2pflowsd.running.leases import Leases
-from p2pflowsd.running.task import Task
+from p2pflowsd.running.task import Task, TaskData
 from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.notices import Notices
 
@@ -43,28 +44,41 @@ class TaskQueue:
         """Queue a request for a flow without instances."""
         self._add(Task(row, flow, flow.dispatch_point), data)
 
-    def add_run(self, row: IncomingRow, flow: Served, point: str | None = None) -> None:
+    def add_run(
+        self, row: IncomingRow, flow: Served, point: str | None = None, *, message: InstanceMessage | None = None
+    ) -> None:
         """Queue a run of an instance, in its turn.
 
         Args:
             row: the request.
             flow: its flow.
             point: the dispatch point that a mount asks for. An instance that is there stays at its own.
+            message: what it runs on, if at hand; otherwise the body of the request is read.
         """
         found = self._journal.instances.get(row.instance or "")
         own_point = None if found is None else found.point
         task = Task(row, flow, own_point or point or flow.dispatch_point, is_first_run=found is None)
-        self.add_in_turn(task)
+        self.add_in_turn(task, message)
 
-    def add_first_run(self, instance: str, row: IncomingRow, flow: Served, point: str | None = None) -> None:
-        """Queue a request for an instance that it names for the first time."""
-        self._journal.incoming.set_instance(row.row_id, instance)
-        self.add_run(row._replace(instance=instance), flow, point)
+    def add_first_run(
+        self,
+        instance: str,
+        row: IncomingRow,
+        flow: Served,
+        point: str | None = None,
+        *,
+        message: InstanceMessage | None = None,
+    ) -> None:
+        """Queue a request for an instance, whose id it may or may not have named; otherwise as `add_run`."""
+        if row.instance != instance:
+            self._journal.incoming.set_instance(row.row_id, instance)
+            row = row._replace(instance=instance)
+        self.add_run(row, flow, point, message=message)
 
-    def add_in_turn(self, task: Task) -> None:
+    def add_in_turn(self, task: Task, message: InstanceMessage | None = None) -> None:
         """Queue a task, unless its instance works on another request; then it waits for its turn."""
         if not task.takes_turns or self._turns.enter(task.row):
-            self._add(task)
+            self._add(task, message)
 
     def add_next_turns(self) -> list[IncomingRow]:
         """Queue the requests whose turn has come; return those whose flow is not served any more."""
@@ -125,7 +139,7 @@ class TaskQueue:
         self._leases.restore(ready, self._effects.suspended())
         return orphans
 
-    def _add(self, task: Task, data: dict[str, Any] | None = None) -> None:
+    def _add(self, task: Task, data: TaskData | None = None) -> None:
         """Queue a task; its sender hears of it if no worker is there."""
         if not self._leases.add(task, data) and is_request(task.row):
             self._notices.confirm(task.row.peer, task.row.id, waiting=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from p2pflows.protocol import strict_json, topics
+from p2pflows.protocol.instance_tasks import InstanceMessage
 from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskSpec, TaskTarget
 from p2pflowsd.running.authority import Authority
 from p2pflowsd.running.catalog import Served
 from p2pflowsd.running.effects import Effects
 from p2pflowsd.running.instances import Instances
 from p2pflowsd.running.reports import Reports
-from p2pflowsd.running.task import Task
+from p2pflowsd.running.task import Task, TaskData
 from p2pflowsd.running.typed_texts import read_typed_body
 
 
@@ -34,20 +34,22 @@ class TaskSpecs:
         self._reports = reports
         self._name_of = name_of
 
-    def describe(self, task: Task, *, data: dict[str, Any] | None, body: bytes) -> TaskSpec:
+    def describe(self, task: Task, *, data: TaskData | None, body: bytes) -> TaskSpec:
         """The task as it travels.
 
         Args:
             task: the task.
-            data: the data of its request, with typed texts read, if at hand.
-            body: the body of its request; not needed for a flow without instances whose data is at hand.
+            data: what it runs on, if at hand.
+            body: the body of its request; not needed if that is at hand.
         """
         row, flow = task.row, task.flow
         if row.instance is not None:
             trusted = self._authority.is_owners_wish(row)
-            payload = self._instances.task_payload(row, flow, body, trusted=trusted)
+            message = data if isinstance(data, InstanceMessage) else None
+            payload = self._instances.task_payload(row, flow, body, message=message, trusted=trusted)
         else:
-            payload = strict_json.text_of(read_typed_body(body, flow.input_schema)["data"] if data is None else data)
+            given = data if isinstance(data, dict) else read_typed_body(body, flow.input_schema)["data"]
+            payload = strict_json.text_of(given)
         return TaskSpec(
             id=task.id,
             op="mount" if row.endpoint == topics.INSTANCES else "run",
