@@ -17,9 +17,9 @@ def copied(value: _Value) -> _Value:
 def _copied(value: Any) -> Any:
     kind = type(value)
     if kind is dict:
-        return {key: _copied(inner) for key, inner in value.items()}
+        return {key: inner if type(inner) in _UNCHANGEABLE else _copied(inner) for key, inner in value.items()}
     if kind is list:
-        return [_copied(inner) for inner in value]
+        return [inner if type(inner) in _UNCHANGEABLE else _copied(inner) for inner in value]
     return value if kind in _UNCHANGEABLE else copy.deepcopy(value)
 
 

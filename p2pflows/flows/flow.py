@@ -9,11 +9,11 @@ attributes, only `flow_state` is stored. The order is: `flow_config` and `subflo
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
@@ -36,6 +36,7 @@ from p2pflows.forms.python import Answer
 from p2pflows.protocol.spent import Spent
 
 Models = tuple[type[BaseModel], ...]
+_TAKES_CONFIG: WeakKeyDictionary[type[Flow], bool] = WeakKeyDictionary()
 
 _F = TypeVar("_F", bound="Flow")
 
@@ -364,7 +365,7 @@ def build(
     *,
     subflows: Mapping[str, Target],
     run: Run | None,
-    state: bytes | None,
+    state: bytes | dict[str, Any] | None,
 ) -> _F:
     """Create the flow object that handles one message.
 
@@ -373,7 +374,7 @@ def build(
         config: the complete config of the instance, fixed when the instance was created.
         subflows: the flow behind each subflow, by key.
         run: what sends its messages; None outside a worker.
-        state: what `dump_state` returned after the last message; None for a new instance.
+        state: what `dump_state` returned after the last message, or the value of that JSON; None for a new instance.
 
     Raises:
         UsageError: the class is not a flow class, its config lacks a required key, or a subflow has no target.
@@ -394,7 +395,8 @@ def build(
             f"{flow_class.__name__} cannot be created: {type(error).__name__}: {error}", "Correct its constructor."
         ) from error
     if state is not None:
-        flow.flow_state.update(codec.loads(state, flow.state_models))
+        plain = codec.parse(state) if isinstance(state, bytes) else state
+        flow.flow_state.update(codec.read(plain, flow.state_models))
     return flow
 
 
@@ -413,7 +415,7 @@ def invoke(flow: Flow, message: FlowMessage) -> Awaitable[None] | None:
     if message.error is not None and not flow.handles_errors:
         raise message.error
     # A flow may change the message that it receives; the answer must go to the sender all the same.
-    request = dataclasses.replace(message, data={}, reply_data=dict(message.reply_data))
+    request = message.without_data()
     returned = flow.run(message)
     if inspect.isawaitable(returned):
         return _answer_later(flow, request, returned)
@@ -446,8 +448,15 @@ def _prepare(flow: Flow, config: dict[str, Any], subflows: Mapping[str, Target],
 def _construct(flow_class: type[Flow], flow: Flow) -> None:
     """Call the constructor with the keys of the config, or with the config if it has a parameter `flow_config`."""
     config = copied(flow.flow_config)
-    takes_config = "flow_config" in inspect.signature(flow_class).parameters
-    flow_class.__init__(flow, **({"flow_config": config} if takes_config else config))
+    flow_class.__init__(flow, **({"flow_config": config} if _takes_config(flow_class) else config))
+
+
+def _takes_config(flow_class: type[Flow]) -> bool:
+    """Whether the constructor has a parameter `flow_config`; looked up once, as that takes longer than a short run."""
+    takes_config = _TAKES_CONFIG.get(flow_class)
+    if takes_config is None:
+        takes_config = _TAKES_CONFIG[flow_class] = "flow_config" in inspect.signature(flow_class).parameters
+    return takes_config
 
 
 async def _answer_later(flow: Flow, request: FlowMessage, returned: Awaitable[Any]) -> None:

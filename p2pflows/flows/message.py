@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import uuid
+import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -24,12 +24,12 @@ _log = logging.getLogger("p2pflows.flows")
 
 def new_id() -> str:
     """Return a new random message id, 32 hex digits."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def now() -> str:
     """Return the current time in UTC, in the form of RFC 3339."""
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return datetime.now(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 @dataclass(kw_only=True)
@@ -108,13 +108,19 @@ class FlowMessage:
             known["error"] = _error(known["error"])
         return cls(**known)
 
+    def without_data(self) -> Self:
+        """Return a copy without data, to answer to; `dataclasses.replace` takes ten times as long."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self), data={}, reply_data=dict(self.reply_data))
+        return copy
+
     def sendable(self) -> dict[str, Any]:
         """Return the data to send: a JSON copy without `unsent_keys`.
 
         Raises:
             FlowFailed: JSON cannot hold a value; the error names its key.
         """
-        kept = _without(self.data, set(self.unsent_keys))
+        kept = _without(self.data, set(self.unsent_keys)) if self.unsent_keys else self.data
         return {str(key): _as_json(key, value) for key, value in kept.items()}
 
     def redacted(self, more: Collection[str] = ()) -> dict[str, Any]:

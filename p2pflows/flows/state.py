@@ -38,6 +38,8 @@ MAX_STATE_DEPTH = 64
 """How deeply values may be nested; the limit also stops a value that contains itself."""
 
 TAG = "$p2pflows"
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+"""Writes as `strict_json.compact` does, so that a state which has not changed has the text that is stored."""
 _HINT = "Keep JSON values, bytes, dates, messages or pydantic models in flow_state; create the rest in __init__."
 _MAX_SHOWN_PATH = 6
 _MAX_INT_BITS = 10_000
@@ -75,10 +77,31 @@ def loads(written: bytes, models: Iterable[type[BaseModel]] = ()) -> dict[str, A
     Raises:
         FlowFailed: the bytes are not a state, or a stored model no longer fits its class.
     """
+    return read(parse(written), models)
+
+
+def parse(written: bytes) -> Any:
+    """Return the value of the JSON that `dumps` wrote, for `read`.
+
+    Raises:
+        FlowFailed: the bytes are not JSON.
+    """
     try:
-        plain = strict_json.loads(written)
+        return strict_json.loads(written)
     except ValueError as error:
         raise FlowFailed(f"The stored state is not JSON: {error}.", "Reset the instance.") from error
+
+
+def read(plain: Any, models: Iterable[type[BaseModel]] = ()) -> dict[str, Any]:
+    """Read a state that `dumps` wrote, and that was read as JSON.
+
+    Args:
+        plain: the value of the JSON.
+        models: the pydantic classes that stored models may be read back as.
+
+    Raises:
+        FlowFailed: the value is not a state, or a stored model no longer fits its class.
+    """
     try:
         state = _decode(plain, {_name(model): model for model in models})
     except ValidationError as error:
@@ -93,7 +116,7 @@ def loads(written: bytes, models: Iterable[type[BaseModel]] = ()) -> dict[str, A
 
 
 def _to_bytes(plain: Any) -> bytes:
-    return json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(plain).encode()
 
 
 def _encode(value: Any, path: tuple[str, ...]) -> Any:

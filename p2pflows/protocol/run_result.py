@@ -5,6 +5,7 @@ The daemon commits all of it at once: the messages that leave, the new state, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from pydantic import Field, Strict, TypeAdapter
 
 from p2pflows.protocol.asks import FlowRequest, Label
 from p2pflows.protocol.message import MessageId, Name, UserId
-from p2pflows.protocol.strict_json import compact
+from p2pflows.protocol.strict_json import compact, dumps, text_of
 from p2pflows.protocol.worker_frames import ErrorInfo
 
 
@@ -117,12 +118,32 @@ class RunResult:
 
     def to_bytes(self) -> bytes:
         """The data of the task's result."""
-        content: dict[str, Any] = {"out": [sent.as_json() for sent in self.out]}
-        if self.mounted is not None:
-            content["mounted"] = self.mounted.as_json()
-        if self.state is not None:
-            content["state"] = self.state
-        return compact(content).encode()
+        state = None if self.state is None else compact(self.state).encode()
+        return write_run_result(self.out, state, self.mounted)
+
+
+def write_run_result(out: Sequence[Sent], state: bytes | None, mounted: Mounted | None) -> bytes:
+    """The data of a task's result, as `RunResult.to_bytes` writes it.
+
+    Args:
+        out: the messages that leave; the data of one that was written before is not written again.
+        state: the JSON of the new state; None keeps the one before.
+        mounted: the instance that the run has made.
+    """
+    parts = [b'{"out":[', b",".join(map(_written, out)), b"]"]
+    if mounted is not None:
+        parts += [b',"mounted":', dumps(mounted.as_json())]
+    if state is not None:
+        parts += [b',"state":', state]
+    return b"".join([*parts, b"}"])
+
+
+def _written(sent: Sent) -> bytes:
+    if isinstance(sent, Reply) and sent.error is None and sent.request.isalnum():  # as nearly all are
+        return b'{"op":"reply","request":"%s","error":null,"data":%s}' % (sent.request.encode(), text_of(sent.data))
+    fields = sent.as_json()
+    data = fields.pop("data")
+    return dumps(fields)[:-1] + b',"data":' + text_of(data) + b"}"
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -17,8 +16,7 @@ from p2pflows.flows.run import CallResult, Target
 from p2pflows.protocol import topics
 from p2pflows.protocol.file_reference import may_refer
 from p2pflows.protocol.instance_tasks import InstanceState, InstanceTask, MountPlan
-from p2pflows.protocol.run_result import Mounted, RunResult, Subflow
-from p2pflows.protocol.strict_json import compact
+from p2pflows.protocol.run_result import Mounted, Subflow, write_run_result
 from p2pflows.protocol.worker_frames import TaskSpec
 from p2pflows.sent_files import with_files
 from p2pflows.worker.loading import FlowClass
@@ -46,13 +44,13 @@ class InstanceRun:
         self, spec: TaskSpec, loaded: FlowClass, task: InstanceTask, run: TaskRun, keyring: Keyring | None
     ) -> None:
         self._spec = spec
+        self._loaded = loaded
         self._class = loaded.flow_class
         self._task = task
         self._run = run
         self._keyring = keyring
         self._mounted: Mounted | None = None
         self._flow: Flow | None = None
-        self._before = b""
 
     def begin(self) -> Awaitable[None] | None:
         """Mount, build and run the flow.
@@ -72,7 +70,6 @@ class InstanceRun:
             existing = InstanceState(self._mounted.config, self._mounted.subflows, None)
         assert existing is not None  # noqa: S101 - every task that runs an instance mounts or describes it
         self._flow = self._build(existing)
-        self._before = b"" if existing.state is None else compact(existing.state).encode()
         return invoke(self._flow, self._message())
 
     async def finish(self, rest: Awaitable[None]) -> bytes:
@@ -85,15 +82,15 @@ class InstanceRun:
         state = None
         if self._flow is not None:
             after = dump_state(self._flow)
-            state = json.loads(after) if after != self._before else None
-        return RunResult(self._run.out, state, self._mounted).to_bytes()
+            # The state before is the last field of the task, if that has one.
+            state = None if self._spec.data.endswith(b',"state":' + after + b"}") else after
+        return write_run_result(self._run.out, state, self._mounted)
 
     def _build(self, instance: InstanceState) -> Flow:
         targets = {key: Target(part.user, part.endpoint, part.instance) for key, part in instance.subflows.items()}
-        stored = None if instance.state is None else json.dumps(instance.state, ensure_ascii=False).encode()
         try:
             config = self._with_keys(instance.config)
-            flow = build(self._class, config, subflows=targets, run=self._run, state=stored)
+            flow = build(self._class, config, subflows=targets, run=self._run, state=instance.state)
             take_keys = getattr(flow, "set_api_infos", None)
             if take_keys is not None and self._keyring is not None:
                 take_keys(self._keyring)
@@ -163,9 +160,10 @@ class InstanceRun:
 
     def _merged_config(self, plan: MountPlan) -> dict[str, Any]:
         try:
-            defaults = configs.effective_config(self._class, plan.config, complete=False)
+            defaults = self._loaded.defaults(plan.config)
             declared = declared_keys(defaults)
-            check_overrides(defaults, plan.overrides, declared=declared, trusted=plan.trusted)
+            if plan.overrides:
+                check_overrides(defaults, plan.overrides, declared=declared, trusted=plan.trusted)
             if plan.state is not None and not plan.trusted and INITIAL_STATE not in declared:
                 raise NotAllowed("Only its owner sets its initial state.", "Ask for it without one.")
         except UsageError as error:

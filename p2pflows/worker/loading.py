@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from p2pflows.flows.flow import Flow
 from p2pflows.flows.function import FlowFunction
 from p2pflows.flows.overrides import open_keys
 from p2pflows.flows.project import Project, folder_of_installed, project_of, written_path
+from p2pflows.protocol.strict_json import compact
 from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskTarget, UnknownTarget
 from p2pflows.worker.shell import Command
 
@@ -30,6 +31,24 @@ class FlowClass:
     config: dict[str, Any]
     release: str = ""
     """A fingerprint of its code; empty if it is installed, or of a notebook."""
+    _defaults: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+
+    def defaults(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The defaults of the class, with what its owner sets; not to be changed.
+
+        They are merged once for code of which a fingerprint is known, as its config files are read once, too.
+
+        Raises:
+            UsageError: a config file is wrong, or a required key is missing.
+        """
+        key = compact(config)
+        defaults = self._defaults.get(key)
+        if defaults is None:
+            defaults = effective_config(self.flow_class, config, complete=False)
+            if self.release:
+                self._defaults.clear()
+                self._defaults[key] = defaults
+        return defaults
 
 
 Loaded = FlowFunction | Command | FlowClass

@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict
 
+from pydantic_core import from_json
+
 from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, replay_diverged
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.project import calling_line
@@ -36,12 +38,14 @@ from p2pflows.protocol.message import MAX_BODY_BYTES
 from p2pflows.protocol.progress import Numbering
 from p2pflows.protocol.run_result import CallBack, Post, Reply, Sent
 from p2pflows.protocol.spent import Spent, add_up
+from p2pflows.protocol.strict_json import JsonObject
 from p2pflows.protocol.worker_frames import ErrorInfo
 from p2pflows.sent_files import with_files
 from p2pflows.worker.lanes import HeldTask
 
 MAX_PROGRESS_BYTES = 4_000
 """Most bytes of one progress report."""
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 _STEP = "step"
 """The fingerprint of every step."""
 
@@ -175,11 +179,11 @@ class TaskRun:
         """Answer a request, of this run or an earlier one, when this run ends well."""
         info = None if error is None else ErrorInfo(error.kind, error.message, error.hint)
         try:
-            plain = _plain(data)
+            written = _checked(lambda: strict_json.dumps_finite(data))  # quicker; the message holds plain JSON already
         except TooLarge as large:
             hint = "Its author can let it answer with less, or with a reference."
             raise FlowFailed(f"The answer is too large. {large.message}", hint) from None
-        self._add_sent(Reply(request=request, data=plain, error=info))
+        self._add_sent(Reply(request=request, data=JsonObject(from_json(written), written), error=info))
 
     def step(self, compute: Callable[[], Any], *, is_deferred: bool = False) -> Any:
         """Compute something once and record its JSON result; a run that starts over gets what was recorded."""
@@ -389,9 +393,18 @@ def _plain(value: Any) -> Any:
         FlowFailed: JSON cannot hold it.
         TooLarge: no message can hold it.
     """
+    return json.loads(_checked(lambda: _ENCODER.encode(value).encode()))
+
+
+def _checked(write: Callable[[], bytes]) -> bytes:
+    """The JSON of a value, if a message can hold it.
+
+    Raises:
+        FlowFailed: JSON cannot hold it.
+        TooLarge: no message can hold it.
+    """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        written = text.encode()
+        written = write()
         strict_json.check_levels(written)
     except (TypeError, ValueError, RecursionError) as error:
         raise FlowFailed(
@@ -399,7 +412,7 @@ def _plain(value: Any) -> Any:
         ) from error
     if len(written) > MAX_BODY_BYTES:
         raise TooLarge(f"That has {len(written):,} bytes; the limit is {MAX_BODY_BYTES:,}.", "Send a reference to it.")
-    return json.loads(text)
+    return written
 
 
 def _sorted(value: Any) -> str:
