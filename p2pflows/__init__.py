@@ -18,8 +18,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from p2pflows.async_client import AsyncClient, connect_async
     from p2pflows.client import Client, connect
+    from p2pflows.client.async_client import AsyncClient, connect_async
     from p2pflows.errors import (
         BadAnswer,
         BadInput,
@@ -109,7 +109,7 @@ __all__ = [
 _MODULES = {
     "Answer": "p2pflows.forms.python",
     "ApiInfo": "p2pflows.models.api_info",
-    "AsyncClient": "p2pflows.async_client",
+    "AsyncClient": "p2pflows.client.async_client",
     "AtomicFlow": "p2pflows.flows.flow",
     "ChatAtomicFlow": "p2pflows.models.flow",
     "ChatFlow": "p2pflows.models.flow",
@@ -122,7 +122,7 @@ _MODULES = {
     "FlowProxy": "p2pflows.flows.proxy",
     "KeyInterface": "p2pflows.flows.interfaces",
     "connect": "p2pflows.client",
-    "connect_async": "p2pflows.async_client",
+    "connect_async": "p2pflows.client.async_client",
     "flow": "p2pflows.flows.function",
     "run_dispatch_worker_thread": "p2pflows.worker.thread",
     "run_dispatch_worker_threads": "p2pflows.worker.thread",

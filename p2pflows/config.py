@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from p2pflows import yaml_file
 from p2pflows.errors import UsageError
-from p2pflows.file_limits import FileLimits
 from p2pflows.home import Home
-from p2pflows.limits import Limits
 from p2pflows.links import broker_url
-from p2pflows.notify_settings import NotifySettings
-from p2pflows.prices import MAX_MODELS, Price
 from p2pflows.protocol import topics
-from p2pflows.retention import Retention
-from p2pflows.web_settings import WebSettings
+from p2pflows.settings.file_limits import FileLimits
+from p2pflows.settings.limits import Limits
+from p2pflows.settings.notify import NotifySettings
+from p2pflows.settings.prices import MAX_MODELS, Price
+from p2pflows.settings.retention import Retention
+from p2pflows.settings.web import WebSettings
 
 DEFAULT_POINT = "default"
 

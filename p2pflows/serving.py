@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from p2pflows.call_limits import CallLimits
 from p2pflows.client import Client
 from p2pflows.config import DEFAULT_POINT
 from p2pflows.contacts import Contacts, resolve
@@ -29,6 +28,7 @@ from p2pflows.flows.proxy import FlowProxy
 from p2pflows.flows.run import Target
 from p2pflows.protocol import topics
 from p2pflows.protocol.worker_frames import ClassTarget
+from p2pflows.settings.call_limits import CallLimits
 from p2pflows.worker.loading import FlowClass, Loader
 
 CONTACTS = "contacts"

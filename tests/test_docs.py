@@ -28,9 +28,9 @@ import p2pflows
 from p2pflows import errors
 from p2pflows.cli import cli
 from p2pflows.flows import state
-from p2pflows.limits import Limits
 from p2pflows.protocol import asks, envelope, framing, message, notice, progress, strict_json
 from p2pflows.protocol.worker_frames import DaemonFrame, WorkerFrame, WorkerInfo
+from p2pflows.settings.limits import Limits
 from p2pflows.web import cards, fields, hub, logins
 from p2pflows.web import server as web_server
 from p2pflowsd.api import talk

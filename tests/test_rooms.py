@@ -65,11 +65,11 @@ FLOORS = (
         "p2pflows.web",
         "p2pflows.doctor",
     },
-    {"p2pflows.flows", "p2pflows.service", "p2pflows.notifying", "p2pflows.lasting_client"},
+    {"p2pflows.flows", "p2pflows.service", "p2pflows.notifying"},
     {"p2pflows.sent_files"},
-    {"p2pflows.client", "p2pflows.async_client", "p2pflows.config", "p2pflows.contacts"},
-    {"p2pflows.control_lines", "p2pflows.contact_names"},
-    {"p2pflows.links", "p2pflows.forms", "p2pflows.streams", "p2pflows.prices"},
+    {"p2pflows.client", "p2pflows.config", "p2pflows.contacts"},
+    {"p2pflows.contact_names"},
+    {"p2pflows.links", "p2pflows.forms", "p2pflows.settings"},
     {"p2pflows.protocol"},
     {"p2pflows.yaml_file", "p2pflows.strict_modes", "p2pflows.petnames"},
     {
@@ -82,15 +82,7 @@ FLOORS = (
         "p2pflows.terminal",
         "p2pflows.backoff",
     },
-    {
-        "p2pflows.call_limits",
-        "p2pflows.limits",
-        "p2pflows.file_limits",
-        "p2pflows.retention",
-        "p2pflows.notify_settings",
-        "p2pflows.web_settings",
-    },
-    {"p2pflows.errors", "p2pflows.foreign_text", "p2pflows.units", "p2pflows.news_kinds"},
+    {"p2pflows.errors", "p2pflows.foreign_text", "p2pflows.units"},
 )
 """Folders and single modules, from top to bottom: each imports only what stands below it."""
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from p2pflows.contacts import Contacts, naming
 from p2pflows.errors import NotServed, P2pflowsError
-from p2pflows.file_limits import DEFAULT_FILE_LIMITS, FileLimits
-from p2pflows.limits import Limits
-from p2pflows.prices import Price
 from p2pflows.protocol import topics
 from p2pflows.protocol.channel import BadFrame
 from p2pflows.protocol.envelope import Envelope, Refused
 from p2pflows.protocol.identity import Identity
-from p2pflows.retention import DEFAULT_RETENTION, Retention
+from p2pflows.settings.file_limits import DEFAULT_FILE_LIMITS, FileLimits
+from p2pflows.settings.limits import Limits
+from p2pflows.settings.prices import Price
+from p2pflows.settings.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.asking.claims import Hops
 from p2pflowsd.asking.questions import Questions
 from p2pflowsd.callbacks import Callbacks

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from p2pflows.errors import UsageError
-from p2pflows.notify_settings import Hook
 from p2pflows.notifying.news import News, Said
+from p2pflows.settings.notify import Hook
 
 TIMEOUT_S = 30.0
 MAX_OUTPUT_CHARS = 300

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from p2pflows import yaml_file
 from p2pflows.errors import UsageError
 from p2pflows.home import Home
-from p2pflows.notify_settings import MAX_HOOKS, Hook
+from p2pflows.settings.notify import MAX_HOOKS, Hook
 
 _HOOKS = TypeAdapter(list[Hook])
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from p2pflows.foreign_text import escape
-from p2pflows.news_kinds import Kind
-from p2pflows.notify_settings import Hook, NotifySettings
+from p2pflows.settings.news_kinds import Kind
+from p2pflows.settings.notify import Hook, NotifySettings
 
 MAX_SUBJECT_CHARS = 80
 MAX_TEXT_CHARS = 1_000

@@ -11,14 +11,14 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import p2pflows
-from p2pflows.async_client import AsyncClient
+from p2pflows.client.async_client import AsyncClient
 from p2pflows.errors import P2pflowsError
 from p2pflows.home import Home
-from p2pflows.notify_settings import Hook, NotifySettings
 from p2pflows.notifying.channels import Channel, ChannelFailed, Command, Service
 from p2pflows.notifying.news import News, fits, is_wanted, link_to, of_line, of_prompt, of_request, say
 from p2pflows.notifying.queue import Queue
 from p2pflows.notifying.state import State
+from p2pflows.settings.notify import Hook, NotifySettings
 
 RECONNECT_S = 2.0
 LOOK_FOR_STRANGERS_S = 10.0

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from p2pflows.async_client import AsyncClient
+from p2pflows.client.async_client import AsyncClient
 from p2pflows.errors import FlowFailed, P2pflowsError
 from p2pflows.openai_server.chat_request import ChatRequest, Turn
 from p2pflows.openai_server.conversations import Conversations

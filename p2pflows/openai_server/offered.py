@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from p2pflows.async_client import AsyncClient
+from p2pflows.client.async_client import AsyncClient
 from p2pflows.contacts import Contacts
 from p2pflows.errors import NotAllowed, NotServed, P2pflowsError, Unreachable, UsageError
 

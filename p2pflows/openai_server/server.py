@@ -15,9 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
+from p2pflows.client.lasting_client import LastingClient
 from p2pflows.contacts import Contacts
 from p2pflows.errors import P2pflowsError
-from p2pflows.lasting_client import LastingClient
 from p2pflows.links.http_address import LOCAL_NAMES, Hangup, cannot_listen, host_name, is_loopback
 from p2pflows.openai_server import documents
 from p2pflows.openai_server.asking import Question

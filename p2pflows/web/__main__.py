@@ -11,10 +11,10 @@ import threading
 from p2pflows import config, strict_modes
 from p2pflows.errors import P2pflowsError
 from p2pflows.home import home
+from p2pflows.settings.web import WebSettings
 from p2pflows.web.page_state import PageState
 from p2pflows.web.place import Place
 from p2pflows.web.server import serve
-from p2pflows.web_settings import WebSettings
 
 UNUSABLE_SETTINGS = 2
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from p2pflows.async_client import AsyncClient
+from p2pflows.client.async_client import AsyncClient
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 from p2pflows.home import Home
 from p2pflows.web import cards

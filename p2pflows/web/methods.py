@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from p2pflows.async_client import AsyncClient
+from p2pflows.client.async_client import AsyncClient
+from p2pflows.client.lasting_client import LastingClient
 from p2pflows.contacts import Contacts
 from p2pflows.errors import FileLost, UsageError
 from p2pflows.home import Home
-from p2pflows.lasting_client import LastingClient
 from p2pflows.protocol.words import words_of
 from p2pflows.web import cards
 from p2pflows.web.fields import read_fields, read_text

@@ -9,7 +9,7 @@ from typing import Self
 from p2pflows.errors import UsageError
 from p2pflows.home import expand_user
 from p2pflows.links.http_address import LOCAL_NAMES, in_url, is_loopback, read_address
-from p2pflows.web_settings import DEFAULT_ADDRESS, WebSettings
+from p2pflows.settings.web import DEFAULT_ADDRESS, WebSettings
 
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - what must not be taken for a name
 _HOW_TO = (

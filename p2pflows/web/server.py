@@ -12,9 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
+from p2pflows.client.lasting_client import LastingClient
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 from p2pflows.home import Home
-from p2pflows.lasting_client import LastingClient
 from p2pflows.links.http_address import Hangup, cannot_listen
 from p2pflows.protocol.file_reference import ANY_TYPE
 from p2pflows.terminal import stop_signals

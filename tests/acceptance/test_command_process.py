@@ -19,7 +19,7 @@ from p2pflows.protocol.channel import Enrolment
 
 BOB = "b0" * 32
 ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
-HEAVY = "pydantic aiohttp nacl yaml asyncio http.client p2pflows.client p2pflows.async_client"
+HEAVY = "pydantic aiohttp nacl yaml asyncio http.client p2pflows.client p2pflows.client.async_client"
 
 
 def test_help_answers_at_once(tmp_path: Path) -> None:

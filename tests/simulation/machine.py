@@ -20,10 +20,10 @@ from support.usage import counted_usage, summed_usage
 
 from p2pflows.contacts import Contacts
 from p2pflows.errors import JournalFailed, P2pflowsError
-from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Type
+from p2pflows.settings.limits import Limits
 from p2pflowsd.app import DISK_RETRY_S
 from p2pflowsd.asking.question import Need, Wish
 from p2pflowsd.asking.questions import Answerer

@@ -18,10 +18,10 @@ from simulation.checker import check
 from simulation.machine import Machine
 from simulation.world import CLASSES, ECHO, FEW_MESSAGES, HUMAN, MAX_LIFETIME_S, SPREAD, World
 
-from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.ids import derived_id
 from p2pflows.protocol.message import Type
+from p2pflows.settings.limits import Limits
 
 PACKET_FAULTS = (
     PacketFaults(),

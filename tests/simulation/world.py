@@ -19,8 +19,8 @@ from simulation.machine import Machine
 from simulation.timeline import Timeline
 from simulation.worker import POINT, Worker
 
-from p2pflows.limits import Limits
 from p2pflows.protocol.message import Type
+from p2pflows.settings.limits import Limits
 from p2pflowsd import node
 from p2pflowsd.journal import pruning
 from p2pflowsd.running.catalog import HUMAN_SCHEMA, Served

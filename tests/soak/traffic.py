@@ -15,7 +15,7 @@ from soak.history_log import HistoryLog
 from soak.participant import Participant
 
 from p2pflows import connect_async
-from p2pflows.async_client import AsyncClient
+from p2pflows.client.async_client import AsyncClient
 from p2pflows.errors import DaemonNotRunning, P2pflowsError
 
 KINDS = {

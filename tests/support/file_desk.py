@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from p2pflows.file_limits import FileLimits
 from p2pflows.links.delivery import Delivery
 from p2pflows.protocol import file_frames, topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.file_frames import Frame, Want
 from p2pflows.protocol.file_reference import FileReference
 from p2pflows.protocol.message import Type
+from p2pflows.settings.file_limits import FileLimits
 from p2pflowsd.node import Request
 from p2pflowsd.transfers.transfers import Transfers
 from support.lone_daemon import HOUR_MS, LoneDaemon, Peer

@@ -14,12 +14,12 @@ from typing import Any
 from simulation.timeline import Timeline, TimelineClock
 
 from p2pflows.contacts import Contacts
-from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.message import Message
-from p2pflows.retention import DEFAULT_RETENTION, Retention
+from p2pflows.settings.limits import Limits
+from p2pflows.settings.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal
 from p2pflowsd.node import Node, Request

@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 
 from p2pflows.home import Home
+from p2pflows.settings.web import WebSettings
 from p2pflows.web.logins import Logins
 from p2pflows.web.place import Place
 from p2pflows.web.server import KEY_HEADER, Server
-from p2pflows.web_settings import WebSettings
 
 
 class Browser:

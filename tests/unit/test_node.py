@@ -16,10 +16,10 @@ from simulation.machine import ClientRequest, Machine
 from simulation.world import ECHO, HUMAN, MAX_LIFETIME_S, World
 
 from p2pflows.errors import JournalFailed
-from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind, Envelope
 from p2pflows.protocol.message import Message, Type
+from p2pflows.settings.limits import Limits
 from p2pflowsd.journal import JournalError
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.node import Node, Request

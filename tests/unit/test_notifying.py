@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from p2pflows.notify_settings import Hook, NotifySettings
 from p2pflows.notifying.news import News, fits, is_wanted, link_to, of_line, of_prompt, of_request, say
 from p2pflows.notifying.queue import GATHER_S, MAX_WAITING, PAUSE_S, Queue
+from p2pflows.settings.notify import Hook, NotifySettings
 
 ASKED = News("asked", "b" * 64, "bob", "User", "Is the door open?\x1b[2J", "1" * 32, "boolean")
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from p2pflows.call_limits import CallLimits
 from p2pflows.config import DEFAULT_POINT
 from p2pflows.errors import FlowFailed, NotAllowed, NotServed, UnknownUser, Unreachable, UsageError
 from p2pflows.flows.config import with_user_ids
 from p2pflows.flows.overrides import check_keyless
 from p2pflows.protocol import topics
 from p2pflows.protocol.worker_frames import Failure, Outcome, Success
+from p2pflows.settings.call_limits import CallLimits
 from p2pflowsd.api import peers
 from p2pflowsd.api.daemon import Daemon
 from p2pflowsd.api.parameters import Flag, JsonObject, MustBe, Parameters, Text

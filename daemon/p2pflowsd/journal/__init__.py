@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from p2pflows.errors import UsageError
-from p2pflows.retention import DEFAULT_RETENTION, Retention
+from p2pflows.settings.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal.bodies import BodyTable
 from p2pflowsd.journal.checkpoint import Checkpoint

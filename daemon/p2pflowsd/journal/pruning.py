@@ -7,7 +7,7 @@ import sqlite3
 from typing import Any
 
 from p2pflows.protocol import topics
-from p2pflows.retention import Retention
+from p2pflows.settings.retention import Retention
 from p2pflowsd.journal.remembered import RememberedTable
 from p2pflowsd.journal.sql import HAS_NUMBER
 from p2pflowsd.journal.usage import UsageTable

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from p2pflows.backoff import Backoff
 from p2pflows.home import Home
-from p2pflows.notify_settings import NotifySettings
 from p2pflows.notifying.hooks import path_of
+from p2pflows.settings.notify import NotifySettings
 from p2pflowsd.processes import stdin_child
 
 BACKOFF = Backoff(initial_s=1.0, max_s=60.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2pflows.errors import NotAllowed
-from p2pflows.limits import Limits
+from p2pflows.settings.limits import Limits
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.running.settlement import Settlement

@@ -11,12 +11,12 @@ from collections.abc import Collection, Sequence
 
 from p2pflows.contacts import Contacts
 from p2pflows.errors import BadInput, as_theirs
-from p2pflows.limits import Limits
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import HEADER_BYTES, NONCE_BYTES, BundleKind, Envelope, Opened, Refused, claimed_sender
 from p2pflows.protocol.file_frames import MAX_FRAME_BYTES
 from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
 from p2pflows.protocol.notice import Notice
+from p2pflows.settings.limits import Limits
 from p2pflowsd.asking.questions import Questions
 from p2pflowsd.clock import Clock
 from p2pflowsd.human.delegations import Delegations

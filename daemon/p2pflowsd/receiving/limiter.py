@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from p2pflows.call_limits import CallLimits
 from p2pflows.errors import Busy
+from p2pflows.settings.call_limits import CallLimits
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pflows.contacts import Contacts
-from p2pflows.limits import Limits
+from p2pflows.settings.limits import Limits
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import UsageRow

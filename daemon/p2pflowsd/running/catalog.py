@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from p2pflows.call_limits import CallLimits
 from p2pflows.contacts import Book, resolve
 from p2pflows.errors import NotServed, UsageError
 from p2pflows.flows.config import LOCAL, OPEN, SUBFLOWS
 from p2pflows.protocol import topics
+from p2pflows.settings.call_limits import CallLimits
 from p2pflowsd.journal import Journal
 
 ME = "me"

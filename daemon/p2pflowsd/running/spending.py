@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from p2pflows.prices import Price
 from p2pflows.protocol.spent import Spent
+from p2pflows.settings.prices import Price
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow, SpendingRow

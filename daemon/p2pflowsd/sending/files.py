@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from p2pflows import short_ids
 from p2pflows.errors import BadInput, CallError, FileLost, OverQuota, TooLarge, UsageError
-from p2pflows.file_limits import MAX_FILES, FileLimits
 from p2pflows.protocol import file_reference
 from p2pflows.protocol.file_reference import FileReference
 from p2pflows.protocol.strict_json import JsonObject
+from p2pflows.settings.file_limits import MAX_FILES, FileLimits
 from p2pflowsd.callbacks import Callbacks
 from p2pflowsd.clock import Clock
 from p2pflowsd.journal import Journal

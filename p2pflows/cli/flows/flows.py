@@ -333,7 +333,7 @@ def _read_limits(texts: tuple[str, ...]) -> dict[str, Any] | None:
     """Return the limits that options give, or None if there are none; the daemon reads them again."""
     if not texts:
         return None
-    from p2pflows.call_limits import CallLimits
+    from p2pflows.settings.call_limits import CallLimits
 
     return CallLimits.parse(",".join(texts))
 

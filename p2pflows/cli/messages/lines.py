@@ -18,10 +18,10 @@ from typing import Any
 import click
 
 import p2pflows
-from p2pflows.async_client import AsyncClient
 from p2pflows.cli.input.arguments import decode, parse_object
 from p2pflows.cli.printing.output import Interrupted, print_json, stdout_is_terminal
-from p2pflows.control_lines import MAX_REQUEST_BYTES
+from p2pflows.client.async_client import AsyncClient
+from p2pflows.client.control_lines import MAX_REQUEST_BYTES
 from p2pflows.errors import DaemonNotRunning, P2pflowsError, TooLarge, UsageError, from_kind
 from p2pflows.terminal import run_interruptible
 

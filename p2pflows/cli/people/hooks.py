@@ -11,7 +11,7 @@ from p2pflows.cli.printing.output import number_of, print_json, print_table, say
 from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.home import home
-from p2pflows.news_kinds import KINDS
+from p2pflows.settings.news_kinds import KINDS
 from p2pflows.terminal import run_interruptible
 
 _CONDITIONS = {"from": "users", "endpoint": "endpoints", "form": "forms"}
@@ -41,8 +41,8 @@ def add(event: str, conditions: tuple[str, ...], command: tuple[str, ...], as_js
     happened as one JSON object on its stdin, and as variables: P2PFLOWS_KIND, P2PFLOWS_NAME, P2PFLOWS_TEXT,
     P2PFLOWS_ID... Others have written the text: never run it.
     """
-    from p2pflows.notify_settings import Hook
     from p2pflows.notifying import hooks
+    from p2pflows.settings.notify import Hook
 
     found: dict[str, list[str]] = {}
     for condition in conditions:

@@ -36,8 +36,8 @@ def web(
     page runs until Ctrl-C, or with your daemon if config.yaml has web. Options here count before those of config.yaml.
     """
     from p2pflows import config
+    from p2pflows.settings.web import WebSettings
     from p2pflows.web.logins import Logins
-    from p2pflows.web_settings import WebSettings
 
     where = home()
     logins = Logins(where)

@@ -11,8 +11,8 @@ import pytest
 from support.desk import Desk, Neighbour, control_of
 from support.lone_daemon import Cost
 
-from p2pflows.limits import Limits
 from p2pflows.protocol.message import Type
+from p2pflows.settings.limits import Limits
 from p2pflowsd.api.methods import METHODS
 
 DAY_MS = 24 * 3_600_000

@@ -15,7 +15,7 @@ from support.scripted_daemon import ScriptedDaemon, run_here
 
 from p2pflows import errors
 from p2pflows.cli import cli
-from p2pflows.web_settings import DEFAULT_ADDRESS
+from p2pflows.settings.web import DEFAULT_ADDRESS
 
 ROOT = Path(__file__).parents[3]
 KEY = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"

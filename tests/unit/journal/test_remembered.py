@@ -10,7 +10,7 @@ import pytest
 from support.usage import check_usage
 
 from p2pflows.protocol.message import Message, Type
-from p2pflows.retention import DEFAULT_RETENTION, Retention
+from p2pflows.settings.retention import DEFAULT_RETENTION, Retention
 from p2pflowsd.faults import NoFaults
 from p2pflowsd.journal import Journal, pruning, remembered
 from p2pflowsd.journal.migrations import STEPS, _ended_requests_take_less

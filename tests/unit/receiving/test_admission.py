@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from support.desk import Desk, Hand, Neighbour
 
-from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Envelope
+from p2pflows.settings.limits import Limits
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.running import serving
 

@@ -11,9 +11,9 @@ from support.file_desk import reference_to
 from support.lone_daemon import HOUR_MS
 
 from p2pflows.errors import BadInput, FileLost
-from p2pflows.file_limits import FileLimits
 from p2pflows.protocol.file_reference import FileReference
 from p2pflows.protocol.message import Type
+from p2pflows.settings.file_limits import FileLimits
 from p2pflowsd.receiving import awaited_files
 
 CONTENT = b"12345"

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.lone_daemon import LoneDaemon, Peer
 
-from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.message import Type
 from p2pflows.protocol.notice import MAX_NOTICE_BYTES, MAX_RECEIPTS, MAX_STREAM_LINES
+from p2pflows.settings.limits import Limits
 from p2pflowsd.api import views
 from p2pflowsd.journal import streams
 from p2pflowsd.journal.streams import Direction, Position

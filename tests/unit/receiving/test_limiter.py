@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from support.lone_daemon import LoneDaemon, Peer
 
-from p2pflows.call_limits import CallLimits
 from p2pflows.errors import UsageError
-from p2pflows.prices import Price
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Envelope
 from p2pflows.protocol.message import Type
 from p2pflows.protocol.spent import Spent, add_up, read_all
+from p2pflows.settings.call_limits import CallLimits
+from p2pflows.settings.prices import Price
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.receiving import limiter
 from p2pflowsd.running import spending

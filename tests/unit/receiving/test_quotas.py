@@ -12,9 +12,9 @@ from simulation.world import ECHO, HUMAN, World
 from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 from support.usage import check_usage
 
-from p2pflows.limits import Limits
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import Type
+from p2pflows.settings.limits import Limits
 from p2pflowsd.api import views
 from p2pflowsd.lifecycle import IncomingState
 from p2pflowsd.node import Node

@@ -15,10 +15,10 @@ from support.file_desk import FileDesk, reference_to, seal, whole
 from support.lone_daemon import Peer
 
 from p2pflows.errors import FileLost, OverQuota, TooLarge
-from p2pflows.file_limits import FileLimits
 from p2pflows.protocol.envelope import BundleKind
 from p2pflows.protocol.file_frames import MAX_FRAME_BYTES, Fetched, NoRoom, NotHere, Piece, Want
 from p2pflows.protocol.message import Message
+from p2pflows.settings.file_limits import FileLimits
 from p2pflowsd.sending import files
 from p2pflowsd.transfers import download, transfers
 from p2pflowsd.transfers.store import Partial

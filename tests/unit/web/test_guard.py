@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from p2pflows.errors import UsageError
+from p2pflows.settings.web import WebSettings
 from p2pflows.web.guard import HEADERS, Headers, Refused, check_host, check_origin
 from p2pflows.web.place import Place
-from p2pflows.web_settings import WebSettings
 
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 OURS = Headers("127.0.0.1:8643", "http://127.0.0.1:8643", "same-origin", "application/json")

@@ -19,12 +19,12 @@ from support.scripted_daemon import ScriptedDaemon
 
 from p2pflows.errors import DeadlinePassed, UsageError
 from p2pflows.home import Home
+from p2pflows.settings.web import WebSettings
 from p2pflows.web import hub, server, static_files
 from p2pflows.web.logins import MAX_WRONG_LOGINS, Logins
 from p2pflows.web.methods import PASSED_ON, Methods
 from p2pflows.web.place import Place
 from p2pflows.web.server import KEY_HEADER, MAX_BODY_BYTES, MAX_CONNECTIONS, Server
-from p2pflows.web_settings import WebSettings
 from p2pflowsd.api.methods import METHODS
 
 BOB = "b0" * 32

@@ -10,7 +10,7 @@ from support.desk import Desk, Neighbour, control_of
 
 from p2pflows.errors import BadInput
 from p2pflows.protocol.message import Type
-from p2pflows.retention import Retention
+from p2pflows.settings.retention import Retention
 from p2pflowsd.api.methods import METHODS
 from p2pflowsd.human.inbox import Typed
 from p2pflowsd.journal.rows import LineRow

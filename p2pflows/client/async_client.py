@@ -12,7 +12,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from p2pflows.control_lines import (
+from p2pflows.client.control_lines import (
     MAX_INBOX,
     MAX_PAGE,
     NO_DEFAULT,
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from p2pflows.client.streams import AsyncCallStream
     from p2pflows.forms.python import Answer
     from p2pflows.links.client_stream import ClientStream
-    from p2pflows.streams import AsyncCallStream
 
 
 def connect_async(home: str | os.PathLike[str] | None = None) -> AsyncClient:
@@ -124,7 +124,7 @@ class AsyncClient:
         typed: Mapping[str, str] | None = None,
     ) -> AsyncCallStream:
         """Call a flow, and return what reads the answer while it grows; the arguments are those of `call`."""
-        from p2pflows.streams import AsyncCallStream
+        from p2pflows.client.streams import AsyncCallStream
 
         message = message_params(address, data, timeout, conversation, instance)
         return AsyncCallStream(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from p2pflows import units
-from p2pflows.news_kinds import KINDS, Kind
+from p2pflows.settings.news_kinds import KINDS, Kind
 
 MAX_HOOKS = 100
 _QUIET = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")

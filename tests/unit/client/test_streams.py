@@ -11,9 +11,9 @@ import pytest
 from support.scripted_daemon import ScriptedDaemon
 
 import p2pflows
+from p2pflows.client.streams import MAX_UNREAD
 from p2pflows.errors import DaemonNotRunning, FlowFailed
 from p2pflows.protocol.progress import Piece
-from p2pflows.streams import MAX_UNREAD
 
 PIECES = [{"delta": "Once", "at": 0}, {"delta": " upon", "at": 4}]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from p2pflows.async_client import AsyncClient
+from p2pflows.client.async_client import AsyncClient
 
 
 class LastingClient:

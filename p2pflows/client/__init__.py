@@ -18,7 +18,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from p2pflows.control_lines import (
+from p2pflows.client.control_lines import (
     MAX_INBOX,
     MAX_PAGE,
     NO_DEFAULT,
@@ -39,9 +39,9 @@ from p2pflows.links.socket_options import send_in_one_piece
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from p2pflows.client.streams import CallStream
     from p2pflows.forms.python import Answer
     from p2pflows.home import Home
-    from p2pflows.streams import CallStream
 
 
 _READ_BYTES = 2**16
@@ -144,7 +144,7 @@ class Client:
         instance: str | None = None,
         typed: Mapping[str, str] | None = None,
     ) -> CallStream:
-        """Call a flow, and return what reads the answer while it grows (`p2pflows.streams`).
+        """Call a flow, and return what reads the answer while it grows (`p2pflows.client.streams`).
 
         Args:
             address: `<contact or user id>/<endpoint>`.
@@ -154,7 +154,7 @@ class Client:
             instance: the mounted flow to call, among those under the endpoint.
             typed: texts that a person typed for keys of the data; they count where the flow's schema takes texts.
         """
-        from p2pflows.streams import CallStream
+        from p2pflows.client.streams import CallStream
 
         message = message_params(address, data, timeout, conversation, instance)
         body = write_params({**message, "typed": typed, "progress": True})
