@@ -28,10 +28,10 @@ def test_calls_are_measured_beside_raw_paho() -> None:
 
 
 def test_a_question_to_a_chat_costs_little_more_than_a_direct_request() -> None:
-    """8 at once, through two daemons. Times depend on what else runs here; processor time hardly does."""
+    """8 at once, through two daemons. Times depend on what else runs here; the ratio of processor times hardly does."""
     found = models.measure_all(lambda _: None, calls=100, rounds=2)
     direct, chat, _echo = found.values()
-    assert 0 < chat.cpu < direct.cpu + 6, models.table(found)
+    assert 0 < chat.cpu < 5 * direct.cpu, models.table(found)
 
 
 def test_a_program_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
