@@ -25,6 +25,8 @@ FILES = "_files"
 """The endpoint where daemons ask each other for files, and pieces of them arrive."""
 QUESTIONS = "_questions"
 """The daemon's endpoint where people who are asked the same say which of them works on the answer."""
+TAKES_NO_REQUESTS = frozenset({REPLY, NOTICE, DAEMON, FILES})
+"""The daemon's endpoints where a call or post is refused as `wrong_topic`, so that nobody would ever confirm it."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _USER = re.compile(r"[0-9a-f]{64}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from p2pflows.errors import BadInput, TooLarge, UnknownUser
-from p2pflows.protocol import strict_json
+from p2pflows.errors import BadInput, NotServed, TooLarge, UnknownUser
+from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.envelope import Envelope
-from p2pflows.protocol.message import MAX_BODY_BYTES, Message
+from p2pflows.protocol.message import MAX_BODY_BYTES, Message, Type
 from p2pflows.protocol.strict_json import JsonObject
 from p2pflowsd.link import Link
 
@@ -32,6 +32,7 @@ class Composer:
 
         Raises:
             UnknownUser: the recipient's user id is not a public key.
+            NotServed: no daemon takes requests at the endpoint.
             BadInput: the data cannot be written as JSON that every recipient can read.
             TooLarge: the body exceeds the size limit.
         """
@@ -39,6 +40,8 @@ class Composer:
             raise UnknownUser(
                 f"{fields['to']} is not a user id: it is not a public key.", "Check the id with its owner: p2pflows id"
             )
+        if fields["endpoint"] in topics.TAKES_NO_REQUESTS and fields["type"] in (Type.CALL, Type.POST):
+            raise NotServed(f"Nobody serves {fields['endpoint']!r}: daemons use it.", "See: p2pflows ls CONTACT")
         try:
             message = Message.model_validate(fields)
             body = message.to_bytes()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.lone_daemon import HOUR_MS, LoneDaemon, Peer
 
-from p2pflows.errors import BadInput, TooLarge, UnknownUser
+from p2pflows.errors import BadInput, NotServed, TooLarge, UnknownUser
 from p2pflows.protocol import topics
 from p2pflows.protocol.message import MAX_BODY_BYTES, MAX_LIFETIME_MS, Type
 from p2pflows.protocol.strict_json import JsonObject
@@ -154,6 +154,19 @@ def test_nobody_has_an_id_that_is_no_key(bob: LoneDaemon, ann: Peer) -> None:
     ann.user = "00" * 32
     with pytest.raises(UnknownUser):
         accept(bob, ann)
+
+
+@pytest.mark.parametrize("endpoint", ["_reply", "_notice", "_daemon", "_files"])
+@pytest.mark.parametrize("kind", [Type.CALL, Type.POST])
+def test_a_request_that_every_daemon_refuses_is_not_accepted(
+    bob: LoneDaemon, ann: Peer, endpoint: str, kind: Type
+) -> None:
+    """It would be sent again and again until its deadline, as nobody confirms it."""
+    with pytest.raises(NotServed, match=endpoint):
+        accept(bob, ann, kind, endpoint=endpoint)
+    with pytest.raises(NotServed, match=endpoint):
+        bob.node.outbox.check(ann.user, endpoint, {})
+    assert bob.node.outbox.pending == 0
 
 
 def test_what_was_read_travels_as_it_was_written(bob: LoneDaemon, ann: Peer) -> None:
