@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from p2pflows.contacts import members_of
+from p2pflows.contacts import ME, members_of
 from p2pflows.errors import BadInput, DeadlinePassed, UsageError
 from p2pflows.forms import Form
 from p2pflows.forms.wire import ATTACHED
@@ -270,6 +270,8 @@ def _people(daemon: Daemon, who: list[str]) -> list[Answerer]:
     book = daemon.contacts()
     found = []
     for name in who:
+        if not name.strip():  # as of a variable that is not set; elsewhere an empty text means oneself
+            raise UsageError(f"{name!r} names nobody.", f"Name a contact; you are: {ME}")
         if name.startswith("@"):
             found += [Answerer(user, HUMAN) for user in members_of(name[1:], book)]
             continue

@@ -180,7 +180,7 @@ def _checked_flow(daemon: Daemon, params: ServeParameters) -> Served:
     else:
         point = topics.check_name(params.dispatch_point or DEFAULT_POINT, "a dispatch point")
         revision = daemon.node.catalog.next_revision(daemon.node.clock.now())
-    allow = check_allow(params.allow or CONTACTS, daemon.contacts(), daemon.node.user)
+    allow = check_allow(params.allow, daemon.contacts(), daemon.node.user)
     return Served(
         endpoint=topics.check_endpoint(params.endpoint),
         kind=params.kind,

@@ -105,7 +105,7 @@ def _edit(prompt: dict[str, Any]) -> str:
 )
 @click.argument("prompt_id", metavar="ID", shell_complete=candidates.prompts, required=False)
 @click.option("--reason", help="The reason, for the user who asks.")
-@click.option("--from", "asker", metavar="CONTACT", help="With --all: whose questions to decline.")
+@click.option("--from", "asker", type=Contact(), metavar="CONTACT", help="With --all: whose questions to decline.")
 @click.option("--all", "everything", is_flag=True, help="All open questions of the --from contact.")
 @json_option
 def decline(prompt_id: str | None, reason: str | None, asker: str | None, everything: bool, as_json: bool) -> None:

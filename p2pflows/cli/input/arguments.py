@@ -45,6 +45,12 @@ class Contact(click.ParamType[str]):
 
     name = "contact"
 
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse an empty text, as of a variable that is not set: in the control API it means oneself, or everybody."""
+        if not value.strip():
+            self.fail(f"{value!r} is neither a petname nor a user id.", param, ctx)
+        return value
+
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete a petname."""
         return candidates.contacts(ctx, param, incomplete)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.desk import Desk, Hand, control_of
 
-from p2pflows.errors import FlowFailed
+from p2pflows.errors import FlowFailed, UsageError
 from p2pflowsd.api.methods import Methods
 
 TIMEOUT_S = 10.0
@@ -67,4 +67,16 @@ async def test_a_worker_that_describes_a_flow_wrongly_is_refused(tmp_path: Path,
         await serve(desk, Hand(desk, "b", "w"), HONEST | wrong)
     assert desk.node.catalog.get("g") is None
     desk.restart()
+    desk.journal.close()
+
+
+async def test_an_empty_rule_opens_nothing(tmp_path: Path) -> None:
+    """Whoever names nobody, as with a variable that is not set, does not serve for all contacts."""
+    desk = Desk(tmp_path)
+    methods = Methods.of(control_of(desk))
+    what = {"endpoint": "g", "kind": "human"}
+    with pytest.raises(UsageError, match="unclear"):
+        await methods.run("serve", {**what, "allow": ""})
+    assert desk.node.catalog.get("g") is None
+    assert (await methods.run("serve", {**what, "allow": None}))["allow"] == "contacts"
     desk.journal.close()

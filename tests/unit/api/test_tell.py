@@ -54,6 +54,7 @@ async def test_everybody_gets_it_once(desk: Desk, team: list[Neighbour]) -> None
         (["member0", "nobody", "member1"], "Hi", "nobody"),
         (["member0", "@others"], "Hi", "others"),
         (["member0", "member1/a b"], "Hi", "a b"),
+        (["member0", ""], "Hi", "names nobody"),
         (["member0"], " ", "empty"),
         (["member0"], "x" * 800_000, "bytes"),
         ([], "Hi", "1 to 50"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pflows.cli.input.arguments import Address, Duration, parse_object
+from p2pflows.cli.input.arguments import Address, Contact, Duration, parse_object
 from p2pflows.cli.printing.output import to_json
 from p2pflows.errors import UsageError
 
@@ -48,6 +48,13 @@ def test_no_other_address_is_accepted(text: str) -> None:
     """An address with a wrong form is refused before the daemon is asked."""
     with pytest.raises(click.UsageError):
         Address().convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_text_is_no_contact(text: str) -> None:
+    """A variable that is not set names neither oneself nor everybody."""
+    with pytest.raises(click.UsageError, match="neither a petname nor a user id"):
+        Contact().convert(text, None, None)
 
 
 @pytest.mark.parametrize(
