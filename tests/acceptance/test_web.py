@@ -70,9 +70,12 @@ TOO_SMALL = """
 """The controls that are too small for a thumb."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
+    """One browser for the tests of this file.
+
+    No longer: as long as it is there, an event loop runs in this thread, and no asynchronous test can.
+    """
     with chromium() as found:
         yield found
 
