@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, Page, StorageState, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, StorageState, expect, sync_playwright
 
 from p2pflows.home import Home
 from p2pflows.web.logins import Logins
@@ -28,7 +28,8 @@ TIMEOUT_MS = 15_000
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run the system's Chromium."""
+    """Run the system's Chromium; `expect` waits as long as everything else."""
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
         try:
