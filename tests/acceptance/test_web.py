@@ -549,18 +549,47 @@ def test_tabs_share_one_stream(alice: Person, bob: Surfer) -> None:
     assert second.evaluate(leads) is True
 
 
-def test_a_browser_notifies_while_the_page_is_in_the_background(alice: Person, bob: Surfer) -> None:
-    """It says who asks, and not what; a tap on it opens the question."""
-    page = bob.open("#settings")
+def notify_of_questions(bob: Surfer, page: Page) -> None:
+    """Turn notifications on, and put the page into the background."""
+    page.goto(f"{bob.url}/#settings")
     page.context.grant_permissions(["notifications"], origin=bob.url)
+    expect(page.get_by_text(bob.person.user_id)).to_be_visible()  # then the questions so far are read
     page.get_by_label("Notify me of questions").check()
     expect(page.get_by_label("Notify me of questions")).to_be_checked()
     page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true })")
-    ask(alice, "Are you away?")
+
+
+def check_notified(page: Page, wanted: list[list[str]]) -> None:
+    """Wait for notifications, and compare their titles, texts and where they lead."""
     shown = "navigator.serviceWorker.ready.then((worker) => worker.getNotifications())"
     texts = f"{shown}.then((all) => all.map((each) => [each.title, each.body, each.data.hash]))"
     wait_until(lambda: page.evaluate(texts) != [])
-    assert page.evaluate(texts) == [["alice asks you", "", f"#q={prompt_of(bob, 'away')}"]]
+    assert page.evaluate(texts) == wanted
+
+
+def test_a_browser_notifies_while_the_page_is_in_the_background(alice: Person, bob: Surfer) -> None:
+    """It says who asks, and not what; a tap on it opens the question."""
+    page = bob.open()
+    notify_of_questions(bob, page)
+    ask(alice, "Are you away?")
+    check_notified(page, [["alice asks you", "", f"#q={prompt_of(bob, 'away')}"]])
+
+
+def test_a_notification_waits_for_what_shows_it(alice: Person, bob: Surfer) -> None:
+    """A browser takes a while to start a service worker, and a question may come before that."""
+    page = bob.open()
+    page.evaluate(
+        """() => {
+          const register = navigator.serviceWorker.register.bind(navigator.serviceWorker);
+          const held = new Promise((resolve) => { window.goOn = resolve; });
+          navigator.serviceWorker.register = (...all) => held.then(() => register(...all));
+        }"""
+    )
+    notify_of_questions(bob, page)
+    ask(alice, "So soon?")
+    expect(page.locator("#announcer")).to_contain_text("So soon?")
+    page.evaluate("window.goOn()")
+    check_notified(page, [["alice asks you", "", f"#q={prompt_of(bob, 'So soon')}"]])
 
 
 def test_a_cold_load_is_quick(alice: Person, bob: Surfer, record_property: Callable[[str, object], None]) -> None:

@@ -7,7 +7,8 @@ import { plainName } from "./persons.js";
 const ON = "p2pflows-notify";
 const MAX_AT_ONCE = 5;
 const WINDOW_MS = 30_000;
-let worker = null;
+/** What shows notifications, a registration, once it is ready; null if the page shows them itself. */
+let worker = Promise.resolve(null);
 let shown = [];
 
 /** Whether the browser could notify. */
@@ -31,11 +32,12 @@ export async function start() {
   if (!areOn() || !("serviceWorker" in navigator)) {
     return;
   }
-  try {
-    worker = await navigator.serviceWorker.register("/sw.js");
-  } catch {
-    worker = null; // then the page shows them itself, as far as the browser lets it
-  }
+  // A registration shows nothing before its worker is active. Without one, the page does, as far as the browser lets it.
+  worker = navigator.serviceWorker.register("/sw.js").then(
+    () => navigator.serviceWorker.ready,
+    () => null,
+  );
+  await worker;
 }
 
 if ("serviceWorker" in navigator) {
@@ -47,7 +49,7 @@ if ("serviceWorker" in navigator) {
 }
 
 /** Notify of a prompt that came. */
-export function notify(prompt) {
+export async function notify(prompt) {
   if (!areOn() || !document.hidden || !isLeader) {
     return;
   }
@@ -59,8 +61,9 @@ export function notify(prompt) {
   const who = plainName(prompt.from, prompt.name);
   const title = prompt.wants_answer ? `${who} asks you` : `A note from ${who}`;
   const options = { tag: prompt.id, icon: "/icon-192.png", data: { hash: `#q=${prompt.id}` } };
-  if (worker !== null) {
-    worker.showNotification(title, options);
+  const registration = await worker;
+  if (registration !== null) {
+    await registration.showNotification(title, options);
     return;
   }
   const notification = new Notification(title, options);
