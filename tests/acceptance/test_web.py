@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
-from support.browser import CHROMIUM, DESK, PHONE, WITHOUT_IT, Surfer, axe_script, chromium
+from playwright.sync_api import Browser, Page, Route, expect
+from support.browser import CHROMIUM, DESK, PHONE, TIMEOUT_MS, WITHOUT_IT, Surfer, axe_script, chromium
 from support.network import Network
 from support.people import Person
 from support.processes import command_line_of, free_port, wait_until
@@ -549,6 +549,57 @@ def test_tabs_share_one_stream(alice: Person, bob: Surfer) -> None:
     assert second.evaluate(leads) is True
 
 
+def hold(page: Page, pattern: str) -> list[Route]:
+    """Hold back what the page asks of its server; returns the requests, which the test lets go on."""
+    held: list[Route] = []
+    page.route(pattern, lambda route: held.append(route))  # noqa: PLW0108 - playwright takes no built-in method
+    return held
+
+
+def wait_for_one(page: Page, held: list[Route]) -> Route:
+    """Wait until the page has asked."""
+    for _ in range(TIMEOUT_MS // 20):
+        if held:
+            return held[-1]
+        page.wait_for_timeout(20)
+    raise AssertionError("the page has not asked")
+
+
+def test_a_question_that_comes_while_the_list_is_read_stays(alice: Person, bob: Surfer) -> None:
+    """What the server says of it meanwhile counts, and not the list, which is older."""
+    ask(alice, "The first?")
+    prompt_of(bob, "The first?")
+    page = bob.open()
+    inbox = hold(page, "**/api/inbox")
+    page.reload()
+    expect(page.locator("nav.side").get_by_text("connected")).to_be_visible()
+    reading = wait_for_one(page, inbox)
+    older = reading.fetch()
+    ask(alice, "The second?")
+    expect(page.get_by_role("link", name="The second?")).to_be_visible()
+    reading.fulfill(response=older)
+    expect(page.get_by_role("link", name="The first?")).to_be_visible()
+    assert page.get_by_role("link", name="The second?").is_visible()
+    page.unroute_all()
+
+
+def test_a_question_that_comes_before_the_stream_is_shown(alice: Person, bob: Surfer) -> None:
+    """The list is read before it came, and the stream begins after that, while the list is still on its way."""
+    page = bob.open()
+    inbox, stream = hold(page, "**/api/inbox"), hold(page, "**/api/events")
+    page.reload()
+    reading = wait_for_one(page, inbox)
+    older = reading.fetch()
+    ask(alice, "In between?")
+    prompt_of(bob, "In between?")
+    page.unroute("**/api/inbox")
+    wait_for_one(page, stream).continue_()
+    expect(page.locator("nav.side").get_by_text("connected")).to_be_visible()
+    reading.fulfill(response=older)
+    expect(page.get_by_role("link", name="In between?")).to_be_visible()
+    page.unroute_all()
+
+
 def notify_of_questions(bob: Surfer, page: Page) -> None:
     """Turn notifications on, and put the page into the background."""
     page.goto(f"{bob.url}/#settings")
@@ -590,6 +641,19 @@ def test_a_notification_waits_for_what_shows_it(alice: Person, bob: Surfer) -> N
     expect(page.locator("#announcer")).to_contain_text("So soon?")
     page.evaluate("window.goOn()")
     check_notified(page, [["alice asks you", "", f"#q={prompt_of(bob, 'So soon')}"]])
+
+
+def test_a_browser_notifies_of_what_came_while_the_server_was_away(alice: Person, bob: Surfer) -> None:
+    """No event says so, but the page finds it in the list when it reads that again."""
+    page = bob.open()
+    stream = hold(page, "**/api/events")
+    page.reload()
+    notify_of_questions(bob, page)
+    ask(alice, "Meanwhile?")
+    prompt_of(bob, "Meanwhile?")
+    wait_for_one(page, stream).continue_()
+    check_notified(page, [["alice asks you", "", f"#q={prompt_of(bob, 'Meanwhile')}"]])
+    page.unroute_all()
 
 
 def test_a_cold_load_is_quick(alice: Person, bob: Surfer, record_property: Callable[[str, object], None]) -> None:

@@ -169,12 +169,26 @@ function drawBadges() {
 // What the daemon says.
 
 let isReading = false;
+let isDue = false;
 
+/** Read everything; if that is under way, once more after it, as what it has read may be older than what is asked for. */
 async function readAgain() {
+  isDue = true;
   if (isReading) {
     return;
   }
   isReading = true;
+  try {
+    while (isDue) {
+      isDue = false;
+      await readOnce();
+    }
+  } finally {
+    isReading = false;
+  }
+}
+
+async function readOnce() {
   try {
     await readAll();
     await sendAgain();
@@ -182,8 +196,6 @@ async function readAgain() {
     if (!failure.isAway) {
       toast(failure.sentence);
     }
-  } finally {
-    isReading = false;
   }
 }
 
@@ -208,11 +220,10 @@ function take(event, data) {
       takePulse(data);
       break;
     case "prompt": {
-      const known = store.prompts.get(data.id);
+      const isNew = isOpen(data) && !store.prompts.has(data.id);
       takePrompt(data);
-      if (isOpen(data) && known === undefined) {
-        notices.announcePrompt(data);
-        notices.notify(data);
+      if (isNew) {
+        emit("came", data);
       }
       break;
     }
@@ -284,6 +295,10 @@ function begin() {
   drawFrame();
   drawState();
   on("prompts", drawBadges);
+  on("came", (prompt) => {
+    notices.announcePrompt(prompt);
+    notices.notify(prompt);
+  });
   on("requests", drawBadges);
   show(false);
   readAgain();

@@ -21,6 +21,9 @@ export const store = {
 const MAX_PROMPTS = 1_000;
 const CONTACTS_IN_A_PAGE = 1_000;
 const GATHER_MS = 50;
+/** For each reading of the prompts under way, what was said of prompts since it began. */
+const readings = new Set();
+let hasReadPrompts = false;
 
 const listeners = new Map();
 
@@ -94,9 +97,11 @@ export function openPrompts() {
     .sort((a, b) => b.wants_answer - a.wants_answer || (a.received < b.received ? -1 : 1));
 }
 
-
 /** Take in a prompt as it is now. */
 export function takePrompt(prompt) {
+  for (const said of readings) {
+    said.set(prompt.id, prompt);
+  }
   if (prompt.status === "open") {
     store.hasMore ||= store.prompts.size >= MAX_PROMPTS;
     if (store.prompts.size < MAX_PROMPTS || store.prompts.has(prompt.id)) {
@@ -109,19 +114,40 @@ export function takePrompt(prompt) {
   emit(`prompt ${prompt.id}`, prompt);
 }
 
-/** Read the open prompts again; the daemon takes them for shown. */
+/**
+ * Read the open prompts again; the daemon takes them for shown.
+ *
+ * What is said of a prompt meanwhile is newer than what is read. Emits `came` for each prompt that came since the last
+ * reading unnoticed, as while the server was away.
+ */
 export async function readPrompts() {
   const found = new Map();
+  const said = new Map();
   let page = "";
-  while (page !== null && found.size < MAX_PROMPTS) {
-    const part = await call("inbox", { page });
-    part.prompts.forEach((prompt) => found.set(prompt.id, prompt));
-    page = part.next;
+  readings.add(said);
+  try {
+    while (page !== null && found.size < MAX_PROMPTS) {
+      const part = await call("inbox", { page });
+      part.prompts.forEach((prompt) => found.set(prompt.id, prompt));
+      page = part.next;
+    }
+  } finally {
+    readings.delete(said);
   }
-  store.hasMore = page !== null;
+  for (const [id, prompt] of said) {
+    if (prompt.status === "open") {
+      found.set(id, prompt);
+    } else {
+      found.delete(id);
+    }
+  }
   const known = store.prompts;
+  const came = hasReadPrompts && !store.hasMore ? [...found.values()].filter((prompt) => !known.has(prompt.id) && isOpen(prompt)) : [];
+  hasReadPrompts = true;
+  store.hasMore = page !== null;
   store.prompts = found;
   emit("prompts");
+  came.forEach((prompt) => emit("came", prompt));
   for (const id of new Set([...known.keys(), ...found.keys()])) {
     emit(`prompt ${id}`, found.get(id) ?? null);
   }
