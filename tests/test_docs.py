@@ -9,7 +9,6 @@ import os
 import re
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import pytest
 from support.command_tree import commands
 from support.console_examples import PageRunner, read
 from support.model_server import Asked, Fails, ModelServer, Script
+from support.processes import free_port
 from test_rooms import FLOORS
 
 import p2pflows
@@ -60,6 +60,8 @@ STORIES = [
     "docs/MODELS.md",
     "docs/FILES.md",
 ]
+PORTS = re.compile(r"\b(?:18642|18643|28883)\b")
+"""The ports on which the programs of the pages listen; each test has others, as several may run at the same time."""
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 SOURCES = sorted([*(ROOT / "p2pflows").rglob("*.py"), *(ROOT / "daemon").rglob("*.py")])
 COMMANDS = dict(commands(cli))
@@ -125,9 +127,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def environment(folder: Path) -> Iterator[dict[str, str]]:
     """The environment of a new user's terminals: the installed command, an empty home, a broker port of their own."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port = trial.getsockname()[1]
+    port = free_port()
     beside = Path(sys.executable).parent
     kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR", "PYTHONPATH") if name in os.environ}
     yield {
@@ -147,6 +147,8 @@ def test_a_page_does_what_it_shows(name: str, folder: Path, environment: dict[st
     for tool in ("curl", "socat", "mosquitto"):
         if f"{tool} -" in page and not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
+    ports = {port: str(free_port()) for port in PORTS.findall(page)}
+    page = PORTS.sub(lambda found: ports[found[0]], page)
     with StoryModel() as model, PageRunner(folder, environment) as runner:
         steps = read(page.replace("http://127.0.0.1:8080/v1", model.url))
         assert steps
