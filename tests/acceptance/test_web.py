@@ -824,13 +824,11 @@ def test_an_answer_outlives_the_daemon_the_page_and_the_browser(network: Network
     page = bob.new_tab(context, f"#q={second}", logged_in=False)
     page.get_by_role("button", name="Yes").tap()
     assert value_of(alice, other) is True
-    bob.server.process.terminate()
-    bob.server.wait()
+    bob.end_server()
     expect(page.get_by_text("The server of this page is away.")).to_be_visible()
-    again = person.start_command("web", "--listen", bob.url.removeprefix("http://"))
+    bob.start_server_again()
     expect(page.get_by_text("The server of this page is away.")).to_be_hidden()
-    again.process.terminate()
-    again.wait()
+    bob.end_server()
     bob.close()
     assert bob.faults == []
 

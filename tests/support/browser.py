@@ -14,6 +14,7 @@ from p2pflows.home import Home
 from p2pflows.web.logins import Logins
 from support.commands import Command
 from support.people import Person
+from support.processes import free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WITHOUT_IT = "chromium is not installed: sudo apt-get install chromium"
@@ -53,14 +54,29 @@ class Surfer:
 
     def __init__(self, person: Person, browser: Browser) -> None:
         self.person = person
-        self.server: Command = person.start_command("web", "--listen", "127.0.0.1:0")
-        assert self.server.process.stdout is not None
-        first = self.server.process.stdout.readline()
-        assert _LINK.match(first), first
-        self.url = first.partition("/#")[0]
+        # A port that no outgoing connection gets, so that it is still free when the server is started again.
+        self.server = self._serve(f"127.0.0.1:{free_port()}")
         self.faults: list[str] = []
         self._browser = browser
         self._contexts: list[BrowserContext] = []
+
+    def _serve(self, listen: str) -> Command:
+        """Start a server, and wait until it listens."""
+        server = self.person.start_command("web", "--listen", listen)
+        assert server.process.stdout is not None
+        first = server.process.stdout.readline()
+        assert _LINK.match(first), first
+        self.url = first.partition("/#")[0]
+        return server
+
+    def end_server(self) -> None:
+        """End the server, as Ctrl-C does."""
+        self.server.process.terminate()
+        self.server.wait()
+
+    def start_server_again(self) -> None:
+        """Start another server at the same address."""
+        self.server = self._serve(self.url.removeprefix("http://"))
 
     def link(self) -> str:
         """Return a new link that logs in."""
