@@ -216,7 +216,7 @@ class Inbox:
             raise TooLarge(f"The remark is longer than {MAX_REMARK_CHARS:,} characters.", "Write a shorter one.")
         data = reply_data(form, value, remark, files)
         if files:
-            self._outbox.check(prompt.peer, topics.REPLY, data)
+            self._outbox.check(prompt.peer, topics.REPLY, data, Type.REPLY)
         self._end(prompt, PromptState.ANSWERED, data["human_input"])
         self._settlement.finish(self._request(prompt), data)
         return prompt

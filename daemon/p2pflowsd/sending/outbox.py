@@ -513,7 +513,7 @@ class Outbox:
             self._faults.reach("outbox.before_notice")
             self._link.publish(topics.inbox(peer, topics.NOTICE), bundle)
 
-    def check(self, peer: str, endpoint: str, data: dict[str, Any]) -> None:
+    def check(self, peer: str, endpoint: str, data: dict[str, Any], kind: Type = Type.CALL) -> None:
         """Check that `accept` would accept a message, without storing it.
 
         Raises:
@@ -523,11 +523,12 @@ class Outbox:
         message, body = self._composer.compose(
             {
                 "id": any_id,
-                "type": Type.CALL,
+                "type": kind,
                 "from": self._user,
                 "to": peer,
                 "endpoint": endpoint,
                 "conversation": any_id,
+                "cause": any_id if kind in ANSWERS else None,
                 "created": 0,
                 "expires": 0,
                 "data": data,
