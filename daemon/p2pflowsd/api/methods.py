@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
-from p2pflows.errors import UsageError
+from p2pflows.errors import P2pflowsError, UsageError
 from p2pflowsd.api import (
     contacts,
     files,
@@ -28,6 +29,8 @@ from p2pflowsd.api.daemon import Daemon, Method
 from p2pflowsd.api.parameters import NoParameters
 from p2pflowsd.sending.waiters import OnProgress
 from p2pflowsd.steps import OnOutcome
+
+_log = logging.getLogger("p2pflowsd")
 
 METHODS: dict[str, Method[Any]] = {
     "id": Method(NoParameters, status.user_id),
@@ -128,4 +131,22 @@ class Methods:
             raise UsageError(
                 "The parameters are not a JSON object.", "See the page about the control socket in the documentation."
             )
-        return await method(params)
+        try:
+            return await method(params)
+        except P2pflowsError:
+            raise
+        except Exception as error:  # without an answer its client would wait for ever
+            _log.exception("the method %s has failed", name)
+            raise _Defect(error) from error
+
+
+class _Defect(P2pflowsError):
+    """A bug in p2pflows: an exception that no method expects."""
+
+    kind = "bug"
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"Unexpected {type(error).__name__} in the daemon: {error}. This is a bug in p2pflows.",
+            "The daemon's log says more. Please report it.",
+        )

@@ -40,6 +40,10 @@ class ScriptedMethods:
         await self.proceed.wait()
         return params
 
+    async def bad(self, params: dict[str, Any]) -> Any:
+        """Fail in a way that nobody expects."""
+        raise KeyError(*params)
+
     async def watch(self, params: dict[str, Any]) -> Any:
         """Return one open prompt, once the test lets it, if it asks for that."""
         if params.get("slow"):
@@ -90,7 +94,7 @@ class Line:
 async def serving(folder: Path) -> AsyncIterator[tuple[Control, ScriptedMethods]]:
     """A control socket in a folder."""
     methods = ScriptedMethods()
-    by_name = {"echo": methods.echo, "slow": methods.slow, "watch": methods.watch}
+    by_name = {"echo": methods.echo, "slow": methods.slow, "watch": methods.watch, "bad": methods.bad}
     control = Control(folder / "s", Methods(by_name, methods.call))
     await control.start()
     try:
@@ -164,6 +168,17 @@ async def test_a_bad_line_gets_an_error_and_the_next_its_answer(tmp_path: Path, 
         assert message in (await line.receive())["error"]["message"]
         line.send({"id": 1, "method": "echo"})
         assert await line.receive() == {"id": 1, "result": {}}
+
+
+async def test_a_method_with_a_bug_is_answered_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The client does not wait for ever, and the log says where it failed."""
+    async with serving(tmp_path), connected(tmp_path) as line:
+        line.send({"id": 1, "method": "bad", "params": {"x": 1}})
+        answer = await line.receive()
+        assert (answer["id"], answer["error"]["code"]) == (1, "bug")
+        line.send({"id": 2, "method": "echo", "params": {}})
+        assert (await line.receive())["result"] == {}
+    assert "the method bad has failed" in caplog.text
 
 
 async def test_a_line_over_the_limit_gets_an_error_and_ends_the_connection(tmp_path: Path) -> None:
