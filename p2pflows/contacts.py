@@ -6,14 +6,14 @@ has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from p2pflows import contact_names, files, petnames, strict_modes, yaml_file
 from p2pflows.contact_names import Names
-from p2pflows.errors import UnknownUser, UsageError
+from p2pflows.errors import JournalFailed, UnknownUser, UsageError
 from p2pflows.protocol import topics
 
 ME = "me"
@@ -246,8 +246,21 @@ class Contacts:
             book = self.book()
             self._write(replace(book, blocked=book.blocked | {user}))
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return files.exclusive_lock(self._path.with_suffix(".lock"))
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the file while it is changed.
+
+        Raises:
+            JournalFailed: the disk does not take the change.
+        """
+        try:
+            with files.exclusive_lock(self._path.with_suffix(".lock")):
+                yield
+        except OSError as error:
+            raise JournalFailed(
+                f"{self._path} cannot be written: {error.strerror or error}.",
+                "Free some disk space, or check its permissions. Nothing was changed.",
+            ) from error
 
     def _write(self, book: Book) -> None:
         before = self._state

@@ -3,7 +3,7 @@
 P2pflowsError
 ├── UsageError          an argument, file or setting is wrong      exit 2
 ├── DaemonNotRunning    no daemon listens on the home's socket     exit 3
-├── JournalFailed       the daemon cannot write its journal        exit 1
+├── JournalFailed       the disk does not take the change          exit 1
 └── CallError           a call or message failed; a class per kind
     ├── UnknownUser     no such user id or contact                 exit 3
     ├── Unreachable     the other daemon did not get the message   exit 3
@@ -96,7 +96,7 @@ class DaemonNotRunning(P2pflowsError):
 
 
 class JournalFailed(P2pflowsError):
-    """The daemon cannot write its journal, because its disk is full or failing."""
+    """The daemon cannot write its journal, or anybody the contacts, because the disk is full or failing."""
 
     kind = "disk"
 

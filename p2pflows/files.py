@@ -48,14 +48,20 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _draft(path: Path, text: str | bytes, mode: int) -> Iterator[Path]:
-    """Yield a complete file beside `path`, to be moved or linked there; sync the folder, and leave no draft."""
+    """Yield a complete file beside `path`, to be moved or linked there; sync the folder, and leave no draft.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
     draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text if isinstance(text, bytes) else text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(text if isinstance(text, bytes) else text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # a failed write names no file, and nobody knows the draft
+            raise OSError(error.errno, error.strerror, str(path)) from error
         yield draft
     finally:
         draft.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 import threading
 from pathlib import Path
@@ -11,7 +13,7 @@ import yaml
 
 from p2pflows.contact_names import Names
 from p2pflows.contacts import Book, Contacts, normal_user_id, resolve
-from p2pflows.errors import UnknownUser, UsageError
+from p2pflows.errors import JournalFailed, UnknownUser, UsageError
 
 ALICE, BOB = "a1" * 32, "b2" * 32
 
@@ -315,3 +317,22 @@ def test_an_unknown_name_says_how_to_add_it() -> None:
     assert error.value.hint == (
         "Meet them: p2pflows invite --for carol; or, with their id: p2pflows contacts add carol USER_ID"
     )
+
+
+def test_a_disk_that_takes_no_change_is_told_as_such(
+    contacts: Contacts, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the file, and the contacts are as they were."""
+
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    contacts.add("alice", ALICE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for change in (lambda: contacts.add("bob", BOB), lambda: contacts.block(BOB), lambda: contacts.remove("alice")):
+            with pytest.raises(JournalFailed, match=f"{path} cannot be written: No space left"):
+                change()
+    assert contacts.book() == Contacts(path).book()
+    assert contacts.book().by_name == {"alice": ALICE}
+    contacts.add("bob", BOB)

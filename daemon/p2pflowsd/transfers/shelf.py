@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
-from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
+from p2pflows.errors import JournalFailed, P2pflowsError
 from p2pflows.protocol.file_reference import ANY_TYPE, FileReference, as_file_name
 from p2pflows.protocol.ids import new_id
 from p2pflowsd.clock import Clock, Entropy
@@ -142,5 +142,5 @@ class Shelf:
 def disk_error(error: OSError) -> P2pflowsError:
     """Return what an error of the disk means for a file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UsageError("The disk is full, so the file cannot be kept.", "Make room on the disk; it is tried again.")
-    return UsageError(f"The file cannot be kept: {error.strerror or error}.", "Look at the disk.")
+        return JournalFailed("The disk is full, so the file cannot be kept.", "Make room on the disk.")
+    return JournalFailed(f"The file cannot be kept: {error.strerror or error}.", "Look at the disk.")

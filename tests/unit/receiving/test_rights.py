@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.desk import Desk, Hand, Neighbour
+from support.desk import Desk, Hand, Neighbour, control_of
 
+from p2pflows import files
 from p2pflows.errors import JournalFailed, UsageError
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Envelope
@@ -433,3 +436,22 @@ async def test_a_key_that_was_ground_to_a_prefix_is_not_allowed_by_mistake(desk:
             await METHODS[method].run(daemon, {"user": stranger.user[:15]})
     told = await METHODS["allow"].run(daemon, {"user": stranger.user[:16], "name": "carol"})
     assert told["user"] == stranger.user
+
+
+async def test_contacts_that_cannot_be_written_end_no_daemon(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever decides on a stranger then reads why nothing has changed, and decides again later."""
+    stranger = Neighbour(desk, 12)
+    stranger.sends("User", {"text": "May I?"})
+    daemon = control_of(desk)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "replace", full)
+        for decide, more in (("allow", {"name": "carol"}), ("deny", {})):
+            with pytest.raises(JournalFailed, match="No space left"):
+                await METHODS[decide].run(daemon, {"user": stranger.user, **more})
+    assert not desk.contacts.book().by_user
+    assert not desk.contacts.book().blocked
+    assert (await METHODS["allow"].run(daemon, {"user": stranger.user, "name": "carol"}))["released"] == 1
