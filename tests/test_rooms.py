@@ -28,7 +28,7 @@ OUTSIDE_LIBRARIES = {
     },
     "yaml": {
         "p2pflows.yaml_file",
-        "p2pflows.flows.config",
+        "p2pflows.flows.yaml_config",
     },
     "huggingface_hub": {"p2pflows.modules"},
     "iotcore": {"p2pflowsd.processes.iotcore_child"},

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from p2pflows import petnames
 from p2pflows.errors import UsageError
 from p2pflows.flows.copies import copied
 from p2pflows.flows.overrides import TARGET
 from p2pflows.flows.project import project_of, public_name
+from p2pflows.flows.references import resolved_references
 from p2pflows.protocol import topics
 
 BASE_DEFAULTS: dict[str, Any] = {"private_keys": [], "unsent_keys": []}
@@ -33,8 +32,6 @@ LOCAL = "local"
 SUBFLOWS = "subflows_config"
 
 _MAX_DEPTH = 64
-_REFERENCE = re.compile(r"\$\{([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\}")
-_ESCAPED = "\\${"
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
 _INTERFACE_FORMS = "Write a list of names, or a mapping from names to descriptions."
 _ABOUT_SERVING = frozenset(
@@ -371,22 +368,6 @@ def _yaml_path(flow_class: type[Any]) -> Path | None:
     return Path(file).with_name(f"{flow_class.__name__}.yaml") if file else None
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML with dates as text, as in JSON, and refuses duplicate keys."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's own attribute
-        letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in written:
-            if isinstance(key, str) and written.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is written twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def _text(path: Path, module: str) -> bytes | None:
     """Read a config file; of a served class, what was there when the class was loaded. None if there is no file."""
     project = project_of(module)
@@ -403,13 +384,15 @@ def _text(path: Path, module: str) -> bytes | None:
 @functools.lru_cache(maxsize=64)
 def _parse(text: bytes, path: Path, package: str) -> Mapping[str, Any]:
     """Return the content of a config file. It is cached, as each new instance needs it; callers must not change it."""
+    from p2pflows.flows import yaml_config  # a worker that serves no class with a file needs no YAML
+
     try:
-        content = yaml.load(text.decode(), _Loader)  # noqa: S506 - a SafeLoader
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        content = yaml_config.load(text)
+    except ValueError as error:
         raise UsageError(f"{path} cannot be read: {error}".replace("\n", " "), f"Correct {path}.") from error
     content = {} if content is None else content
     _check_plain(content, str(path), "")
-    resolved = _References(content, path).resolved()
+    resolved = resolved_references(content, path)
     _check_plain(resolved, str(path), "")  # references may nest it deeper than it is written
     return _mapping(resolved, str(path), package)
 
@@ -429,54 +412,6 @@ def _check_plain(value: Any, where: str, path: str, level: int = 0) -> None:
             _check_plain(inner, where, f"{path}.{number}", level + 1)
     elif not isinstance(value, (str, int, float, type(None))):
         raise UsageError(f"{where} has a {type(value).__name__} at {here}.", "Use text, numbers, lists and mappings.")
-
-
-@dataclass(frozen=True, slots=True)
-class _References:
-    """A config in which `${dotted.key}` stands for another value of the same file; there is no other syntax."""
-
-    root: Any
-    path: Path
-
-    def resolved(self) -> Any:
-        return self._resolve(self.root, ())
-
-    def _resolve(self, value: Any, above: tuple[str, ...]) -> Any:
-        if isinstance(value, dict):
-            return {key: self._resolve(inner, above) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [self._resolve(inner, above) for inner in value]
-        if not isinstance(value, str) or "${" not in value:
-            return value
-        whole = _REFERENCE.fullmatch(value)
-        if whole:
-            return self._value(whole[1], above)
-        return _ESCAPED_OR_REFERENCE.sub(functools.partial(self._text, above=above), value)
-
-    def _text(self, found: re.Match[str], above: tuple[str, ...]) -> str:
-        if found[0] == _ESCAPED:
-            return "${"
-        name = _REFERENCE.fullmatch(found[0])
-        value = self._value(name[1], above) if name else None
-        if not isinstance(value, (str, int, float)):
-            raise UsageError(
-                f"{self.path} has {found[0]!r}, which does not refer to a text or number of the file.",
-                f"Write the value itself, or {_ESCAPED} for the characters.",
-            )
-        return str(value)
-
-    def _value(self, name: str, above: tuple[str, ...]) -> Any:
-        if name in above:
-            raise UsageError(f"{self.path} has '${{{name}}}', which refers to itself.", "Write the value itself.")
-        value = self.root
-        for part in name.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise UsageError(f"{self.path} has '${{{name}}}', but no such key.", f"Write the key {name!r}.")
-            value = value[part]
-        return self._resolve(value, (*above, name))
-
-
-_ESCAPED_OR_REFERENCE = re.compile(r"\\\$\{|\$\{[^}]*\}?")
 
 
 def _with_absolute_targets(value: Any, package: str) -> Any:

@@ -19,7 +19,6 @@ from p2pflows.foreign_text import escape
 from p2pflows.links import broker_url
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Delivery, Will
-from p2pflows.links.mqtt import MqttLink
 from p2pflows.protocol import topics
 from p2pflows.protocol.asks import Ask, CallFailed
 from p2pflows.protocol.channel import BadFrame, Channel, Enrolment
@@ -31,6 +30,7 @@ from p2pflows.worker.runner import Runner
 from p2pflows.worker.socket_link import SocketLink
 
 if TYPE_CHECKING:
+    from p2pflows.links.mqtt import MqttLink
     from p2pflows.models.api_info import ApiInfo
     from p2pflows.models.keyring import Keyring
 
@@ -113,29 +113,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
         self._address = str(url) if daemon is None else "the daemon"
-        self._link: MqttLink | SocketLink = (
-            SocketLink(
-                daemon,
-                topic=self._dispatch,
-                will=self._will,
-                on_deliveries=self._take_in,
-                on_up=self._on_up,
-                on_down=self._on_down,
-                on_problem=_warn,
-            )
-            if daemon is not None
-            else MqttLink(
-                broker=self._broker,
-                client_id=self._name,
-                persistent=False,
-                subscriptions=lambda: [self._dispatch, self._presence],
-                will=self._will,
-                on_deliveries=self._take_in,
-                on_up=self._on_up,
-                on_down=self._on_down,
-                on_problem=_warn,
-            )
-        )
+        self._link = self._link_to_broker() if daemon is None else self._link_to_daemon(daemon)
 
     async def run(self) -> bool:
         """Serve until `stop`, then wait until running tasks have ended and their results are acknowledged.
@@ -185,6 +163,32 @@ class Worker:
         with self._lock:
             if self._stopping.is_set() and self._lanes.is_idle:
                 self._settled.set()
+
+    def _link_to_daemon(self, daemon: Path) -> MqttLink | SocketLink:
+        return SocketLink(
+            daemon,
+            topic=self._dispatch,
+            will=self._will,
+            on_deliveries=self._take_in,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_problem=_warn,
+        )
+
+    def _link_to_broker(self) -> MqttLink | SocketLink:
+        from p2pflows.links.mqtt import MqttLink  # 4 MB, which a worker on the same machine does not need
+
+        return MqttLink(
+            broker=self._broker,
+            client_id=self._name,
+            persistent=False,
+            subscriptions=lambda: [self._dispatch, self._presence],
+            will=self._will,
+            on_deliveries=self._take_in,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_problem=_warn,
+        )
 
     async def _broker(self) -> BrokerUrl:
         return self._url
