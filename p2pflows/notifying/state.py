@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -37,11 +38,12 @@ class State:
             self._is_changed = True
 
     def save(self) -> None:
-        """Write the file, if anything has changed."""
+        """Write the file, if anything has changed; while the disk does not take it, try again the next time."""
         if self._is_changed:
             text = json.dumps({"told_until": self.told_until, "failing": self.failing})
-            files.replace(self._path, text)
-            self._is_changed = False
+            with contextlib.suppress(OSError):  # the user is told all the same
+                files.replace(self._path, text)
+                self._is_changed = False
 
 
 def read(home: Home) -> dict[str, Any]:

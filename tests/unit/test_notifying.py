@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from datetime import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from p2pflows import files
+from p2pflows.home import Home
 from p2pflows.notifying.news import News, fits, is_wanted, link_to, of_line, of_prompt, of_request, say
 from p2pflows.notifying.queue import GATHER_S, MAX_WAITING, PAUSE_S, Queue
+from p2pflows.notifying.state import State
 from p2pflows.settings.notify import Hook, NotifySettings
 
 ASKED = News("asked", "b" * 64, "bob", "User", "Is the door open?\x1b[2J", "1" * 32, "boolean")
@@ -143,3 +149,20 @@ def test_a_link_leads_to_the_place_on_the_page() -> None:
     assert link_to([ASKED._replace(kind="missed")], page) == page
     assert link_to([ASKED, ASKED], page) == page
     assert link_to([ASKED], "") == ""
+
+
+def test_a_full_disk_keeps_nobody_from_being_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was told last is written once the disk takes it."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    home = Home(tmp_path)
+    state = State(home)
+    state.note_told("2026-01-31T00:00:00.000Z")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "replace", full)
+        state.save()
+    assert State(home).told_until == ""
+    state.save()
+    assert State(home).told_until == "2026-01-31T00:00:00.000Z"
