@@ -74,6 +74,9 @@ class InstanceChanges:
         """Forget an instance's state, and that of the subflows that were mounted for it alone if recursive."""
         self._journal.instances.reset(row.id)
         self._effects.pin_state(row.id)
+        gone = FlowFailed(f"The instance of {row.endpoint!r} was reset before it answered.", "Call it again.")
+        for row_id in self._journal.incoming.unanswered_of(row.id):
+            self._settlement.fail_unanswerable(row_id, row.initial or "", gone)
         if recursive:
             self._tell_parts(row, "reset")
 

@@ -8,6 +8,7 @@ its new state, once it has ended well.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,9 @@ from p2pflowsd.running.task import Task
 from p2pflowsd.running.task_queue import TaskQueue
 from p2pflowsd.running.turns import Turns
 from p2pflowsd.sending.outbox import Outbox
+
+_ID = re.compile("[0-9a-f]{32}")
+"""An id of a message, in a state."""
 
 
 class Runs:
@@ -214,29 +218,33 @@ class Runs:
             if not shared and before is not None and not flow.parallel:
                 earlier = before.state if result.mounted is None else None
                 self._effects.keep_state(row.row_id, instance, earlier)
-        if root is not None:
-            self._fail_if_unanswerable(root, state or "")
+        state_before = "" if before is None or flow.parallel else before.state or ""
+        self._fail_unanswerable(instance, flow, root, state_before, state)
 
-    def _fail_if_unanswerable(self, root: int, state: str) -> None:
-        """Fail a call that no later run can answer.
+    def _fail_unanswerable(
+        self, instance: str, flow: Served, root: int | None, state_before: str, state: str | None
+    ) -> None:
+        """Fail the calls that no later run can answer: the one that a run was made for, and those that it has forgotten.
 
-        That is so when no call made for it is open, no answer to such a call is still to be run, and the instance's
-        state does not hold the request, which a flow needs to answer it later.
+        Args:
+            instance: what has run.
+            flow: its flow.
+            root: the request that the run was made for.
+            state_before: the state that it began with.
+            state: the new state; None if the run has not changed it.
         """
-        if self._journal.incoming.state(root) != IncomingState.AWAITING_REPLY:
-            return
-        request = self._journal.incoming.get(root)
-        if request is None or request.id in state:
-            return
-        if self._journal.outgoing.has_open_of_root(root) or self._journal.incoming.has_answers_for(root):
-            return
-        self._settlement.fail(
-            request,
-            FlowFailed(
-                f"{request.endpoint!r} ended without an answer.",
-                "Its author should send a reply, or keep the message in flow_state to answer it later.",
-            ),
+        gone = FlowFailed(
+            f"{flow.endpoint!r} ended without an answer.",
+            "Its author should send a reply, or keep the message in flow_state to answer it later.",
         )
+        kept = state_before if state is None else state
+        if root is not None:
+            self._settlement.fail_unanswerable(root, kept, gone)
+        if kept is state_before or not self._journal.incoming.unanswered_of(instance):
+            return
+        for request_id in sorted(set(_ID.findall(state_before)) - set(_ID.findall(kept))):
+            for request in self._journal.incoming.open_of(instance, request_id):
+                self._settlement.fail_unanswerable(request.row_id, kept, gone)
 
     def _keep_mounted(self, row: IncomingRow, flow: Served, mounted: Mounted | None, state: str | None) -> None:
         """Keep the instance that a run has mounted; subflows that an abandoned attempt mounted are released.

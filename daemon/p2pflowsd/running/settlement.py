@@ -83,6 +83,26 @@ class Settlement:
         again = is_request(row) and row.endpoint != topics.INSTANCES
         self._fail(row, IncomingState.DEAD if again else IncomingState.FAILED, error)
 
+    def fail_unanswerable(self, row_id: int, state: str, error: FlowFailed) -> None:
+        """Fail a call if no later run can answer it.
+
+        That is so when no call made for it is open, no answer to such a call is still to be run, and the instance's
+        state does not hold the request, which a flow needs to answer it later.
+
+        Args:
+            row_id: the row of the call.
+            state: the state of its instance.
+            error: what its sender reads.
+        """
+        if self._journal.incoming.state(row_id) != IncomingState.AWAITING_REPLY:
+            return
+        request = self._journal.incoming.get(row_id)
+        if request is None or request.id in state:
+            return
+        if self._journal.outgoing.has_open_of_root(row_id) or self._journal.incoming.has_answers_for(row_id):
+            return
+        self.fail(request, error)
+
     def tell_error(self, row: IncomingRow, error: P2pflowsError) -> None:
         """Send an error to the sender of a request."""
         # Errors of posts have no client waiting at a deadline, so they travel long enough to arrive.

@@ -290,3 +290,45 @@ def test_a_run_fails_whose_first_request_is_forgotten(desk: Desk, alice: Neighbo
     hand.ends(task, None, FAILURE)
     assert ("flow_failed", alice.user) in desk.log()
     assert alice.hears(call) == [{}]
+
+
+# Requests that a flow keeps in its state, to answer them later.
+
+
+CONVERSATION = "c" * 32
+
+
+def test_a_kept_request_stays_when_an_answer_changes_nothing(alice: Neighbour, hand: Hand) -> None:
+    """The run on the answer to a call leaves the state as it is, which holds the request; a later request answers it."""
+    call = alice.sends("own", {}, conversation=CONVERSATION)
+    (far,) = calls_back(hand, alice, "p", state={"asked": call})
+    replies(alice, far)
+    ((task, _),) = hand.takes()
+    hand.ends(task, {"out": []})
+    assert alice.hears(call) == []
+    alice.sends("own", {}, conversation=CONVERSATION)
+    ((task, _),) = hand.takes()
+    hand.ends(task, {"out": [{"op": "reply", "request": call, "data": {"late": True}}], "state": {}})
+    assert alice.hears(call) == [{"late": True}]
+
+
+def test_a_kept_request_that_its_flow_forgets_fails_at_once(alice: Neighbour, hand: Hand) -> None:
+    """A later run takes it out of the state and does not answer it, so nothing can."""
+    call = alice.sends("own", {}, conversation=CONVERSATION)
+    ((task, _),) = hand.takes()
+    hand.ends(task, {"out": [], "state": {"asked": call}, "mounted": {"config": {}, "subflows": {}}})
+    assert alice.hears(call) == []
+    then = alice.sends("own", {}, conversation=CONVERSATION)
+    ((task, _),) = hand.takes()
+    hand.ends(task, {"out": [{"op": "reply", "request": then, "data": {"done": True}}], "state": {"asked": None}})
+    assert alice.hears(then) == [{"done": True}]
+    assert alice.hears(call)[0]["message"] == "'own' ended without an answer."
+
+
+def test_a_kept_request_fails_when_its_instance_is_reset(alice: Neighbour, hand: Hand) -> None:
+    """The state that held it is gone, so nothing can answer it."""
+    call = alice.sends("own", {})
+    ((task, order),) = hand.takes()
+    hand.ends(task, {"out": [], "state": {"asked": call}, "mounted": {"config": {}, "subflows": {}}})
+    alice.sends(topics.INSTANCES, {"op": "reset", "instance": order["instance"]})
+    assert alice.hears(call)[0]["message"] == "The instance of 'own' was reset before it answered."
