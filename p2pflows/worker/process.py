@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from p2pflows.errors import TooLarge, UsageError
+from p2pflows.errors import FlowFailed, UsageError
 from p2pflows.foreign_text import escape
 from p2pflows.links import broker_url
 from p2pflows.links.broker_url import BrokerUrl
@@ -356,8 +356,9 @@ class Worker:
             return True
         with self._lock:
             self._lanes.drop_ask(ask)
-        error = TooLarge(
-            f"The broker takes no more than {max_bytes:,} bytes at a time.", "Send a reference to the data."
+        error = FlowFailed(
+            f"What it sends is too large: the broker takes no more than {max_bytes:,} bytes at a time.",
+            "Its author can let it do with less, or with a reference.",
         )
         self._runner.deliver(SettledAsk(ask.task, ask.call_index, CallFailed(error.as_wire())))
         return False

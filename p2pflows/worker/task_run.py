@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypedDict
 
 from pydantic_core import from_json
 
-from p2pflows.errors import CallError, Cancelled, FlowFailed, TooLarge, UsageError, replay_diverged
+from p2pflows.errors import CallError, Cancelled, FlowFailed, UsageError, replay_diverged
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.project import calling_line
 from p2pflows.flows.run import CallResult, Target, too_late
@@ -48,6 +48,7 @@ MAX_PROGRESS_BYTES = 4_000
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 _STEP = "step"
 """The fingerprint of every step."""
+_ANSWER = "The answer"
 
 
 class Suspended(BaseException):
@@ -178,18 +179,15 @@ class TaskRun:
     def reply(self, request: str, data: dict[str, Any], error: CallError | None = None) -> None:
         """Answer a request, of this run or an earlier one, when this run ends well."""
         info = None if error is None else ErrorInfo(error.kind, error.message, error.hint)
-        try:
-            written = _checked(lambda: strict_json.dumps_finite(data))  # quicker; the message holds plain JSON already
-        except TooLarge as large:
-            hint = "Its author can let it answer with less, or with a reference."
-            raise FlowFailed(f"The answer is too large. {large.message}", hint) from None
+        # Quicker than `_plain`; the message holds plain JSON already.
+        written = _checked(lambda: strict_json.dumps_finite(data), _ANSWER)
         self._add_sent(Reply(request=request, data=JsonObject(from_json(written), written), error=info))
 
     def step(self, compute: Callable[[], Any], *, is_deferred: bool = False) -> Any:
         """Compute something once and record its JSON result; a run that starts over gets what was recorded."""
         call_index, record = self._next_record(_STEP)
         if record is None:
-            value = _plain(compute())
+            value = _plain(compute(), "The result of a step")
             if is_deferred:
                 self._deferred = (call_index, value)
                 return value
@@ -205,9 +203,10 @@ class TaskRun:
         """Send data to the caller before the answer, if the caller listens; it may be lost."""
         if not self.wants_progress:
             return
-        plain = self._numbering.number(_plain(data))
+        plain = self._numbering.number(_plain(data, "Progress"))
         if len(_sorted(plain)) > MAX_PROGRESS_BYTES:
-            raise TooLarge(f"Progress may have {MAX_PROGRESS_BYTES:,} bytes at a time.", "Report it in parts.")
+            what = f"Progress may have {MAX_PROGRESS_BYTES:,} bytes at a time."
+            raise FlowFailed(what, "Its author can let it report in parts.")
         self._host.progress(self._task, plain)
 
     def note_spent(self, spent: Spent) -> None:
@@ -352,7 +351,7 @@ def _request(
         "user": target.user,
         "endpoint": target.endpoint,
         "instance": target.instance,
-        "data": _plain(message.sendable()),
+        "data": _plain(message.sendable(), f"The message to the subflow {subflow!r}" if subflow else "A message"),
         "source": subflow[:MAX_SOURCE_CHARS],
         "timeout": timeout if timeout is None else float(timeout),
         "progress": progress,
@@ -386,23 +385,21 @@ def _step_value(result: AskResult) -> Any:
     return result.value if isinstance(result, StepValue) else None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, what: str = "That") -> Any:
     """A copy of a value as JSON has it.
 
-    Raises:
-        FlowFailed: JSON cannot hold it.
-        TooLarge: no message can hold it.
-    """
-    return json.loads(_checked(lambda: _ENCODER.encode(value).encode()))
-
-
-def _checked(write: Callable[[], bytes]) -> bytes:
-    """The JSON of a value, if a message can hold it.
+    Args:
+        value: what the run sends, or keeps in its records.
+        what: what it is, for the error.
 
     Raises:
-        FlowFailed: JSON cannot hold it.
-        TooLarge: no message can hold it.
+        FlowFailed: JSON cannot hold it, or no message can. It is no `TooLarge`: the caller has not sent it.
     """
+    return json.loads(_checked(lambda: _ENCODER.encode(value).encode(), what))
+
+
+def _checked(write: Callable[[], bytes], what: str) -> bytes:
+    """The JSON of a value, if a message can hold it; the arguments and errors are those of `_plain`."""
     try:
         written = write()
         strict_json.check_levels(written)
@@ -411,7 +408,10 @@ def _checked(write: Callable[[], bytes]) -> bytes:
             f"That cannot be sent or kept as JSON: {error}.", "Use plain objects, lists, texts and numbers."
         ) from error
     if len(written) > MAX_BODY_BYTES:
-        raise TooLarge(f"That has {len(written):,} bytes; the limit is {MAX_BODY_BYTES:,}.", "Send a reference to it.")
+        raise FlowFailed(
+            f"{what} is too large: it has {len(written):,} bytes, over the {MAX_BODY_BYTES:,} allowed.",
+            f"Its author can let it {'answer' if what == _ANSWER else 'do'} with less, or with a reference.",
+        )
     return written
 
 

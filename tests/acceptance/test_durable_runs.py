@@ -21,7 +21,7 @@ import p2pflows
 from p2pflows import FlowProxy, serving
 from p2pflows.client import Client
 from p2pflows.contacts import Contacts
-from p2pflows.errors import BadInput, Cancelled, DeadlinePassed, FlowFailed, TooLarge, WorkerLost
+from p2pflows.errors import BadInput, Cancelled, DeadlinePassed, FlowFailed, WorkerLost
 
 WAIT = 30.0
 POINTS = {"steady": 4, "narrow": 1, "kill": 4, "often": 1, "deadly": 1, "crowded": 4}
@@ -420,7 +420,7 @@ def test_state_and_messages_go_together(alice: Caller, bob: Owner) -> None:
         ({"raise": "It broke."}, FlowFailed, r"ValueError: It broke\."),
         ({"keep": "lock"}, FlowFailed, r"handle\.inner is of type lock"),
         ({"keep": "much"}, FlowFailed, "'heap'"),
-        ({"send": "much"}, TooLarge, "limit"),
+        ({"send": "much"}, FlowFailed, "is too large: it has"),
     ):
         with pytest.raises(error, match=word):
             proxy.call({"text": "dropped", **data}, WAIT)

@@ -13,7 +13,7 @@ import pytest
 from support.processes import wait_until
 
 from p2pflows import run_dispatch_worker_thread, serving, start_local
-from p2pflows.errors import CallError, FlowFailed, TooLarge, UsageError
+from p2pflows.errors import CallError, FlowFailed, UsageError
 from p2pflows.local import LocalUser, LocalUsers
 from p2pflows.worker.socket_link import SocketLink
 
@@ -263,7 +263,7 @@ def test_a_call_too_large_for_the_broker(alice: LocalUser, monkeypatch: pytest.M
     monkeypatch.setattr(SocketLink, "max_packet", 60_000)
     with run_dispatch_worker_thread(alice, "narrow"):
         serving.serve_flow(alice, "classes.py:SendsMuch", "SendsMuch", dispatch_point="narrow")
-        with pytest.raises(TooLarge, match="takes no more than"):
+        with pytest.raises(FlowFailed, match="takes no more than"):
             call(alice, "SendsMuch")
 
 

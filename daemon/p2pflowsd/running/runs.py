@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from p2pflows.errors import BadInput, CallError, Cancelled, FlowFailed, from_peer, replay_diverged
+from p2pflows.errors import BadInput, CallError, Cancelled, FlowFailed, TooLarge, from_peer, replay_diverged
 from p2pflows.protocol import topics
 from p2pflows.protocol.asks import (
     Ask,
@@ -224,7 +224,7 @@ class Runs:
     def _fail_unanswerable(
         self, instance: str, flow: Served, root: int | None, state_before: str, state: str | None
     ) -> None:
-        """Fail the calls that no later run can answer: the one that a run was made for, and those that it has forgotten.
+        """Fail the calls that no later run can answer: the one that a run was for, and those that it has forgotten.
 
         Args:
             instance: what has run.
@@ -270,7 +270,10 @@ class Runs:
         """
         for sent in result.out:
             if isinstance(sent, FlowRequest):
-                self._outbox.check(sent.user, sent.endpoint, sent.data)
+                try:
+                    self._outbox.check(sent.user, sent.endpoint, sent.data)
+                except CallError as error:
+                    raise _fault_of_flow(error) from None
                 self._authority.check_call(row, sent, result.mounted)
 
     def _changed(self, row: IncomingRow, flow: Served) -> None:
@@ -303,7 +306,7 @@ class Runs:
                 origin = AskOrigin(row.row_id, call_index, is_declared, self._passes_progress(row, call))
                 self._accept(Type.CALL, row, call, origin=origin, message_id=message_id)
             except CallError as error:
-                sent_id, result = None, CallFailed(error.as_wire())
+                sent_id, result = None, CallFailed(_fault_of_flow(error).as_wire())
         elif sent.state not in OPEN_OUTGOING:  # a dead letter runs again
             result = _result(sent, OutgoingState(sent.state), sent.answer)
         value = None if result is None else compact(result.as_json())
@@ -430,6 +433,15 @@ class Runs:
         )
         if row is not None:
             self._queue.add_run(row, flow)
+
+
+def _fault_of_flow(error: CallError) -> CallError:
+    """Return why a run cannot send something, so that its caller does not take it for a fault of what they sent."""
+    if not isinstance(error, BadInput | TooLarge):
+        return error
+    return FlowFailed(
+        f"What the flow sends cannot be sent. {error.message}", "Its author can let it send something else."
+    )
 
 
 def _result(sent: OutgoingRow, state: OutgoingState, answer: bytes | None) -> CallReply | CallFailed:

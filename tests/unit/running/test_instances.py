@@ -461,6 +461,23 @@ def test_a_run_that_gives_orders(desk: Desk, alice: Neighbour, mallory: Neighbou
     assert topics.inbox(desk.user, topics.INSTANCES) not in desk.link.sent
 
 
+def test_what_a_run_sends_too_large_is_no_fault_of_its_caller(
+    desk: Desk, alice: Neighbour, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it leaves at once or at the end of the run, it is a failure of the flow, and not `too_large`."""
+    declare(desk, "own", [(alice, "far")])
+    monkeypatch.setattr(desk.link, "max_packet", 20_000)
+    call = alice.sends("own", {})
+    ((task, _),) = hand.takes()
+    order = {"user": alice.user, "endpoint": "far", "data": {"text": "x" * 20_000}}
+    hand.says(held=[task["task"]], asks=[{"task": task["task"], "k": 0, "op": "call", "mark": "m", **order}])
+    assert hand.is_told()[-1]["error"]["kind"] == "flow_failed"
+    far = {"far": {"user": alice.user, "endpoint": "far", "instance": None, "shared": True}}
+    hand.ends(task, {"out": [{"op": "post", **order}], "mounted": {"config": {}, "subflows": far}})
+    assert alice.hears_error(call) == "flow_failed"
+    assert alice.gets("far") == []
+
+
 def test_a_run_resets_its_own_subflows(desk: Desk, alice: Neighbour, mallory: Neighbour, hand: Hand) -> None:
     """What a composite was mounted with it may reset, in its very first run, too."""
     declare(desk, "own", [(alice, "far")])

@@ -299,7 +299,7 @@ CONVERSATION = "c" * 32
 
 
 def test_a_kept_request_stays_when_an_answer_changes_nothing(alice: Neighbour, hand: Hand) -> None:
-    """The run on the answer to a call leaves the state as it is, which holds the request; a later request answers it."""
+    """The run on the answer to a call leaves the state as it is, and the request in it; a later one answers it."""
     call = alice.sends("own", {}, conversation=CONVERSATION)
     (far,) = calls_back(hand, alice, "p", state={"asked": call})
     replies(alice, far)

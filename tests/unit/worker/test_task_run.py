@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from p2pflows.errors import FlowFailed
 from p2pflows.flows.message import FlowMessage
 from p2pflows.flows.run import CallResult, Target
 from p2pflows.protocol.asks import Ask, Call, CallReply, Record, Step, StepValue
@@ -142,3 +143,25 @@ def test_a_deferred_step_that_was_recorded_is_not_computed_again() -> None:
     assert run.take_spent() == ()
     call(run)
     assert desk.recorded() == [(1, Call, None)]
+
+
+@pytest.mark.parametrize(
+    ("sends", "words"),
+    [
+        (lambda run, much: run.call(BOB, FlowMessage(data=much), timeout=None, subflow="search"), "subflow 'search'"),
+        (lambda run, much: run.post(BOB, FlowMessage(data=much)), "message"),
+        (lambda run, much: run.reply("m", much), "answer"),
+        (lambda run, much: run.step(lambda: much), "step"),
+        (lambda run, much: run.progress(much), "Progress"),
+    ],
+)
+def test_what_a_run_sends_too_large_is_no_fault_of_its_caller(
+    sends: Callable[[TaskRun, dict[str, Any]], Any], words: str
+) -> None:
+    """It is a failure of the flow, and not `too_large`, which blames what the caller has sent."""
+    run, desk = begun()
+    run._task.spec = run._task.spec._replace(progress=True)
+    with pytest.raises(FlowFailed, match=words) as failed:
+        sends(run, {"text": "x" * 700_001})
+    assert failed.value.hint.startswith("Its author can let it ")
+    assert desk.asks == []
