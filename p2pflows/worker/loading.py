@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +54,10 @@ class FlowClass:
         return defaults
 
 
+MAX_WAIT_FOR_LOAD_S = 10.0
+"""How long a load may take before others no longer wait for it."""
+_POLL_INTERVAL_S = 0.5
+
 Loaded = FlowFunction | Command | FlowClass
 
 _log = logging.getLogger(__name__)
@@ -64,8 +71,8 @@ class Loader:
 
     def __init__(self) -> None:
         self._loaded: dict[str, tuple[int, Loaded]] = {}
-        # One at a time: what a module adds to sys.path is taken as its project's.
         self._lock = threading.Lock()
+        self._began = 0.0
         self._projects: dict[tuple[Path, ...], tuple[Project, set[str]]] = {}
 
     def known(self, endpoint: str, revision: int) -> Loaded | None:
@@ -79,7 +86,7 @@ class Loader:
         Raises:
             UsageError: it cannot be loaded; the message says why.
         """
-        with self._lock:
+        with self._one_at_a_time():
             known = self.known(endpoint, revision)
             if known is not None:
                 return known
@@ -93,8 +100,23 @@ class Loader:
         Raises:
             UsageError: it cannot be loaded; the message says why.
         """
-        with self._lock:
+        with self._one_at_a_time():
             return self._load(target, None)
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Wait until no other load is under way: what a module adds to `sys.path` is taken as its project's.
+
+        A load that takes long is not waited for: it may never end.
+        """
+        while not (lock := self._lock).acquire(timeout=_POLL_INTERVAL_S):
+            if lock is self._lock and time.monotonic() - self._began > MAX_WAIT_FOR_LOAD_S:
+                self._lock = threading.Lock()
+        self._began = time.monotonic()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _load(self, target: TaskTarget, endpoint: str | None) -> Loaded:
         match target:

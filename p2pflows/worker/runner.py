@@ -97,20 +97,19 @@ class Runner:
         self._loader = loading.Loader()
         self._closed = False
         self._queue: queue.SimpleQueue[HeldTask | None] = queue.SimpleQueue()
-        self._loads: queue.SimpleQueue[HeldTask | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._loop_thread = 0
         self._coroutines: set[asyncio.Task[None]] = set()
         # Daemon threads: a flow that never returns must not keep the process from its exit.
         threading.Thread(target=self._run_loop, name="async flows", daemon=True).start()
-        threading.Thread(target=self._load, name="loads", daemon=True).start()
         for number in range(slots):
             threading.Thread(target=self._work, name=f"flow {number}", daemon=True).start()
 
     def start(self) -> None:
         """Start the tasks that may start; callable from any thread."""
         while (load := self._take_load()) is not None:
-            self._loads.put(load)
+            # A thread of its own: to import a module may take for ever.
+            threading.Thread(target=self._load, args=(load,), name=f"load {load.spec.endpoint}", daemon=True).start()
         coroutines = self._hand_out()
         if coroutines:
             self._loop.call_soon_threadsafe(self._begin, coroutines)
@@ -120,7 +119,6 @@ class Runner:
         self._closed = True
         for _ in range(self._threads):
             self._queue.put(None)
-        self._loads.put(None)
         self._loop.call_soon_threadsafe(self._end_loop)
 
     def _hand_out(self) -> list[tuple[HeldTask, Begin]]:
@@ -210,11 +208,10 @@ class Runner:
                 self._run(task)
                 task = self._take()
 
-    def _load(self) -> None:
-        """Load flows, one after the other: this needs no slot, so it never waits for a run."""
+    def _load(self, task: HeldTask) -> None:
+        """Load a flow: this needs no slot, so it never waits for a run."""
         try:
-            while (task := self._loads.get()) is not None:
-                self._run(task)
+            self._run(task)
         except BaseException as error:  # noqa: BLE001 - flows cannot get here: it is a fault of ours
             _end_process(error)
 

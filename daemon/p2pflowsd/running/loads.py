@@ -98,7 +98,8 @@ class Loads:
                 load.on_loaded(
                     Failure(
                         WorkerLost(
-                            "The worker did not load the flow in time.", "See its messages where `p2pflows up` runs."
+                            f"{load.flow.target!r} was not loaded within {LOAD_TIMEOUT_S:.0f} seconds.",
+                            "Its file must not wait or work when it is imported: let its functions do so.",
                         )
                     )
                 )

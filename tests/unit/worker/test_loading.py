@@ -16,6 +16,7 @@ from p2pflows.flows import state
 from p2pflows.flows.config import effective_config
 from p2pflows.flows.function import FlowFunction
 from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskTarget, read_target
+from p2pflows.worker import loading
 from p2pflows.worker.loading import FlowClass, Loader, describe
 from p2pflows.worker.shell import Command
 
@@ -465,3 +466,22 @@ def test_models_in_a_state_are_those_of_the_next_release_too(loader: Loader, tmp
     assert isinstance(new, FlowFunction)
     written = state.dumps({"note": old.invoke(b"{}")()})
     assert type(state.loads(written, [new.invoke(b"{}")])["note"]) is new.invoke(b"{}")
+
+
+def test_a_file_whose_import_does_not_end_holds_up_no_other(
+    loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait for it for a while only; it is loaded once its import ends."""
+    monkeypatch.setattr(loading, "MAX_WAIT_FOR_LOAD_S", 0.1)
+    monkeypatch.setattr(loading, "_POLL_INTERVAL_S", 0.05)
+    waits = "import pathlib, time\nwhile not pathlib.Path(__file__).with_name('go').exists():\n    time.sleep(0.01)\n"
+    (tmp_path / "waits.py").write_text(f"{waits}def last():\n    return 'last'\n")
+    (tmp_path / "quick.py").write_text("def first():\n    return 'first'\n")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(call, loader, python("waits.py:last", tmp_path))
+        try:
+            assert call(loader, python("quick.py:first", tmp_path), revision=2) == "first"
+            assert not waiting.done()
+        finally:
+            (tmp_path / "go").touch()
+        assert waiting.result(10) == "last"
