@@ -133,15 +133,19 @@ class ChatAtomicFlow(AtomicFlow):
                 stored.
         """
         system, user, assistant = self._roles()
-        self._check_permitted(input_message)
         data = input_message.data
+        is_for_another = self._is_for_another(input_message)
+        if is_for_another and data.get("demonstrations") and self.flow_config.get("allow_demonstrations") is not True:
+            raise NotAllowed("Only the owner of this flow gives it demonstrations.", "Send your question without them.")
         history: list[dict[str, Any]] = list(self.flow_state[_HISTORY])
         template = self._human if history else self._first
         if not history:
             history.append({"role": system, "content": self._system.render(data)})
             for query, response in _demonstrations(data.get("demonstrations")):
                 history += [{"role": user, "content": query}, {"role": assistant, "content": response}]
-        history.append({"role": user, "content": images.content(template.render(data), images.given(data))})
+        takes_addresses = not is_for_another or self.flow_config.get("allow_image_urls") is True
+        question = images.content(template.render(data), images.given(data), takes_addresses=takes_addresses)
+        history.append({"role": user, "content": question})
         toolbox = self._toolbox(input_message)
         exchange = Exchange(
             self._rules(),
@@ -209,19 +213,9 @@ class ChatAtomicFlow(AtomicFlow):
         if exchange.rules.max_tokens is not None and exchange.counter.bytes_per_token is not None:
             self.flow_state[_BYTES_PER_TOKEN] = exchange.counter.bytes_per_token
 
-    def _check_permitted(self, input_message: FlowMessage) -> None:
-        """Check that another user forges no turn of the conversation, and has the model server fetch no address.
-
-        Raises:
-            NotAllowed: they may not, as the config does not say so.
-        """
-        if self._run is None or input_message.user_id in ("", self._run.user):
-            return
-        data = input_message.data
-        if data.get("demonstrations") and self.flow_config.get("allow_demonstrations") is not True:
-            raise NotAllowed("Only the owner of this flow gives it demonstrations.", "Send your question without them.")
-        if images.has_address(images.given(data)) and self.flow_config.get("allow_image_urls") is not True:
-            raise NotAllowed("This flow takes no pictures by URL from you.", 'Send them as {"base64": "..."}.')
+    def _is_for_another(self, input_message: FlowMessage) -> bool:
+        """Whether another user than the owner of the flow asks."""
+        return self._run is not None and input_message.user_id not in ("", self._run.user)
 
     def _ask_in_step(self, request: Request) -> Completion | ModelFailed:
         """Ask the model once, in a step of the run, so that a run that starts over does not ask again."""

@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from p2pflows.errors import BadInput, TooLarge
+from p2pflows.errors import BadInput, NotAllowed, TooLarge
 from p2pflows.flows.state import MAX_STATE_BYTES
 from p2pflows.sent_files import File
 
@@ -22,23 +22,28 @@ _SCHEMES = ("https://", "http://", "data:image/")
 _HINT = 'Send a file, or {"base64": "..."}, with a PNG, JPEG, GIF or WebP picture.'
 
 
-def content(text: str, images: Any) -> str | list[dict[str, Any]]:
+def content(text: str, images: Any, *, takes_addresses: bool = True) -> str | list[dict[str, Any]]:
     """Return the content of a message: its text, or with pictures, the parts for the text and each picture.
 
     Args:
         text: the text.
         images: a list of pictures, each as a file, bytes, a URL, `{"url": ...}` or `{"base64": ...}`; None for no
             pictures.
+        takes_addresses: whether a picture may be an address that the model's server fetches.
 
     Raises:
         BadInput: a picture has none of these forms.
+        NotAllowed: a picture is an address, and none is taken.
         TooLarge: a file is larger than a conversation.
     """
     if images is None or images == []:
         return text
     if not isinstance(images, (list, tuple)):
         raise BadInput("'images' must be a list.", _HINT)
-    pictures = [{"type": "image_url", "image_url": {"url": _url(image)}} for image in images]
+    urls = [_url(image) for image in images]
+    if not takes_addresses and not all(url.startswith("data:") for url in urls):
+        raise NotAllowed("This flow takes no pictures by URL from you.", 'Send them as {"base64": "..."}.')
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [{"type": "text", "text": text}, *pictures]
 
 
@@ -58,13 +63,6 @@ def given(data: Mapping[str, Any]) -> Any:
     if data.get("images"):
         raise BadInput("There are pictures under both 'images' and 'data.images'.", "Send them under 'images'.")
     return older["images"]
-
-
-def has_address(images: Any) -> bool:
-    """Whether a picture is an address that the model's server would fetch."""
-    pictures = images if isinstance(images, (list, tuple)) else ()
-    urls = [image.get("url", image.get("image")) if isinstance(image, dict) else image for image in pictures]
-    return any(isinstance(url, str) and not url.startswith("data:") for url in urls)
 
 
 def _url(image: Any) -> str:

@@ -250,6 +250,8 @@ def test_the_first_question_with_a_demonstration_and_a_window(server: ModelServe
         ({"demonstrations": [{"query": "May I?", "response": "Anything."}]}, "allow_demonstrations"),
         ({"images": ["http://10.0.0.1/admin"]}, "allow_image_urls"),
         ({"images": [{"url": "https://a.example/x.png"}]}, "allow_image_urls"),
+        ({"images": [{"url": None, "type": "url", "image": "https://a.example/x.png"}]}, "allow_image_urls"),
+        ({"data": {"images": [{"url": 1, "type": "url", "image": "http://10.0.0.1/admin"}]}}, "allow_image_urls"),
     ],
 )
 def test_other_users_forge_no_turns_and_fetch_no_addresses(server: ModelServer, data: dict[str, Any], key: str) -> None:
