@@ -77,8 +77,8 @@ def serve_flow(  # noqa: PLR0917 - the predecessor's order
     loaded, target = _load(flow_class_name)
     flow_class = loaded.flow_class
     settings = dict(config or {})
-    check_keyless(settings)
     effective = effective_config(flow_class, settings, complete=False)
+    check_keyless(effective)
     flow_class.check_config(effective)
     wanted = {
         "kind": "class",

@@ -47,13 +47,15 @@ _SECRET_NAME = re.compile(
     "(^|_)(api_?keys?|secret_?keys?|private_?key|password|passwd|passphrase|secret|credentials?|authorization"
     "|(access|auth|bearer|api|refresh|secret)_?token)$"
 )
-"""Names whose text values are secrets."""
+"""Names whose texts, numbers and lists of these are secrets."""
+_CAMEL_CASE = re.compile("(?<=[a-z0-9])(?=[A-Z])")
+_DESCRIBES_FIELDS = re.compile("_interface(_initialized|_non_initialized)?$|^(output_schema|parameters|properties)$")
 _SECRET_VALUE = re.compile(
     "(^|[^A-Za-z0-9])(sk-[A-Za-z0-9_-]{16,}|(gh[oprsu]|hf|glpat|gsk|xai|pplx|r8)[_-][A-Za-z0-9_-]{16,}"
     "|github_pat_[A-Za-z0-9_]{16,}|xox[abeprs]-[A-Za-z0-9-]{10,}|A(KIA|SIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}"
-    "|[Bb]earer +[A-Za-z0-9._~+/=-]{16,})|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    "|[Bb]earer +[A-Za-z0-9._~+/=-]{16,}|[a-z][a-z0-9+.-]*://[^/@\\s:]*:[^/@\\s]+@)|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-"""Values that have the form of keys of well-known services."""
+"""Values that have the form of keys of well-known services, or of a URL with a password."""
 _Path = tuple[str, ...]
 
 
@@ -187,28 +189,31 @@ def check_keyless(config: object) -> None:
     Raises:
         UsageError: a value looks like one, or its name says that it is one. The error does not repeat it.
     """
-    if isinstance(config, Mapping):
-        for name, value in config.items():
-            if _is_key(str(name), value):
-                raise UsageError(
-                    f"A config must not hold keys of model servers, or other secrets: {name!r} is stored and sent.",
-                    "Give them to a worker: run_dispatch_worker_thread(cl, api_infos=[...]) or worker --api-key-env.",
-                )
-            check_keyless(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            if _is_key("", value):
-                raise UsageError(
-                    "A config must not hold keys of model servers, or other secrets: it is stored and sent.",
-                    "Give them to a worker: run_dispatch_worker_thread(cl, api_infos=[...]) or worker --api-key-env.",
-                )
-            check_keyless(value)
+    _check_keyless(config, "")
+
+
+def _check_keyless(value: object, name: str) -> None:
+    """Check a part of a config, by its form and by the name that it stands under; so are the entries of a list."""
+    if _is_key(name, value):
+        which = f": {name!r} is" if name else ": it is"
+        raise UsageError(
+            f"A config must not hold keys of model servers, or other secrets{which} stored and sent.",
+            "Give them to a worker: run_dispatch_worker_thread(cl, api_infos=[...]) or worker --api-key-env.",
+        )
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            # What describes fields to people has their names as keys, and no values of theirs.
+            _check_keyless(inner, "" if _DESCRIBES_FIELDS.search(name) else str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_keyless(inner, name)
 
 
 def _is_key(name: str, value: object) -> bool:
     if name == _KEYS and value not in (None, "???", []):
         return True
-    if not isinstance(value, str) or value.strip() in ("", "???"):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number and (not isinstance(value, str) or value.strip() in ("", "???")):
         return False
-    plain = name.casefold().replace("-", "_").split(".")[-1]
-    return bool(_SECRET_NAME.search(plain) or _SECRET_VALUE.search(value))
+    plain = _CAMEL_CASE.sub("_", name).casefold().replace("-", "_").split(".")[-1]
+    return bool(_SECRET_NAME.search(plain) or _SECRET_VALUE.search(str(value)))

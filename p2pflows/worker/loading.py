@@ -19,7 +19,7 @@ from p2pflows.errors import UsageError
 from p2pflows.flows.config import SUBFLOWS, effective_config
 from p2pflows.flows.flow import Flow
 from p2pflows.flows.function import FlowFunction
-from p2pflows.flows.overrides import open_keys
+from p2pflows.flows.overrides import check_keyless, open_keys
 from p2pflows.flows.project import Project, folder_of_installed, project_of, written_path
 from p2pflows.protocol.strict_json import compact
 from p2pflows.protocol.worker_frames import ClassTarget, ExecTarget, PythonTarget, TaskTarget, UnknownTarget
@@ -173,12 +173,13 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     """Describe an endpoint: JSON Schemas of its input and output, a text, and whether it is asynchronous.
 
     Raises:
-        UsageError: the config of a class has a setting that is unknown or means nothing.
+        UsageError: the config of a class has a setting that is unknown or means nothing, or a key.
     """
     if isinstance(loaded, Command):
         return {"schema": {"type": "object"}, "output": None, "description": "", "async": False}
     if isinstance(loaded, FlowClass):
         config = effective_config(loaded.flow_class, loaded.config, complete=False)
+        check_keyless(config)
         loaded.flow_class.check_config(config)
         return {
             "schema": loaded.flow_class.describe_input(config),

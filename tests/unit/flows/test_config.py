@@ -574,6 +574,11 @@ KEY = "sk-proj-0123456789abcdefghij"
         {"x": "Bearer 0123456789abcdefghij"},
         {"x": "-----BEGIN OPENSSH PRIVATE KEY-----"},
         {"backend": {"api_infos": [{"api_key": "x"}]}},
+        {"api_keys": ["0123"]},
+        {"backend": {"dbPassword": "hunter2"}},
+        {"password": 123},
+        {"database": "postgres://me:hunter2@host/data"},
+        {"output_schema": {"properties": {"password": {"default": KEY}}}},
     ],
 )
 def test_what_looks_like_a_key_is_refused_in_configs(config: dict[str, Any]) -> None:
@@ -590,6 +595,9 @@ def test_what_looks_like_a_key_is_refused_in_configs(config: dict[str, Any]) -> 
     [
         {"backend": {"api_key": "???", "api_infos": "???", "max_tokens": 100, "wait_time_per_key": 0}},
         {"private_keys": ["x"], "unsent_keys": ["y"], "key": "a", "keywords": "sk-learn", "token": "the"},
+        {"input_interface": {"password": "of the account"}, "output_interface_initialized": {"secret": "what it is"}},
+        {"tools": {"log_in": {"parameters": {"properties": {"password": {"type": "string", "description": "yours"}}}}}},
+        {"url": "https://host:8080/a@b", "time": "at 12:30 write to me@host", "has_password": True},
         {"api_key": None, "password": "", "text": "The secret of sk-8 is a bearer of news.", "max_token": "5"},
     ],
 )

@@ -485,3 +485,13 @@ def test_a_file_whose_import_does_not_end_holds_up_no_other(
         finally:
             (tmp_path / "go").touch()
         assert waiting.result(10) == "last"
+
+
+def test_a_class_whose_own_file_holds_a_key_is_not_served(loader: Loader, tmp_path: Path) -> None:
+    """Its defaults become the config of each instance, and are stored like what is set when it is served."""
+    (tmp_path / "vault.py").write_text("from p2pflows import AtomicFlow\nclass Vault(AtomicFlow):\n    pass\n")
+    (tmp_path / "Vault.yaml").write_text("name: Vault\ndescription: d\ndatabase: {password: hunter2}\n")
+    loaded = loader.examine(ClassTarget("vault.py:Vault", str(tmp_path), {}))
+    with pytest.raises(UsageError, match="'password' is stored and sent") as refused:
+        describe(loaded)
+    assert "hunter2" not in refused.value.message + refused.value.hint
