@@ -84,7 +84,7 @@ class Hangs:
 
 @dataclass(frozen=True)
 class Trickles:
-    """Answers with the same piece again and again, for five seconds or until the client has gone.
+    """Answers with the same piece again and again, for a minute or until the client has gone.
 
     Args:
         piece: the piece.
@@ -94,7 +94,7 @@ class Trickles:
     """
 
     piece: str
-    times: int = 250
+    times: int = 3_000
     content_type: str = "text/event-stream"
     ends: bool = False
 
@@ -241,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", trickles.content_type)
         self.send_header("Connection", "close")
         self.end_headers()
-        for number in range(250):
+        for number in range(3_000):
             if self.server.model.wait_until_closed(0.02):
                 return
             if trickles.ends and number == trickles.times:

@@ -579,6 +579,9 @@ def test_real_clock_and_sleep(server: ModelServer) -> None:
 
 # Nobody waits any more.
 
+AT_ONCE_S = 15.0
+"""How long something may take that would otherwise take a minute: it ends at once, but the machine may be busy."""
+
 
 def interrupted(server: ModelServer, script: Script, settings: dict[str, Any]) -> float:
     """Ask, withdraw the question while the server works on it, and return how many seconds that took to end."""
@@ -591,14 +594,14 @@ def interrupted(server: ModelServer, script: Script, settings: dict[str, Any]) -
         began = time.monotonic()
         asked.interrupt()
         with pytest.raises(Cancelled):
-            asking.result(5)
+            asking.result(60)
         return time.monotonic() - began
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, STREAM])
 def test_a_question_that_is_withdrawn(server: ModelServer, settings: dict[str, Any]) -> None:
     """The connection to a silent server ends at once, and the question is not asked again."""
-    assert interrupted(server, Hangs(), settings) < 1
+    assert interrupted(server, Hangs(), settings) < AT_ONCE_S
     assert len(server.requests) == 1
 
 
@@ -614,13 +617,13 @@ def test_what_had_come_when_a_question_was_withdrawn_is_known(
 ) -> None:
     """The server may count it, so whoever withdraws each question in time has spent all the same."""
     server.script(script)
+    heard: list[str] = []
     with Backend([key(server)]) as asked, ThreadPoolExecutor(1) as thread:
-        asking = thread.submit(asked.complete, ASK, STREAM)
-        wait_until(lambda: bool(server.requests))
-        time.sleep(0.3)
+        asking = thread.submit(asked.complete, ASK, STREAM, lambda delta: heard.append(delta.text))
+        wait_until(lambda: bool(server.requests) and "".join(heard) == "".join(texts))
         asked.interrupt()
         with pytest.raises(Cancelled):
-            asking.result(5)
+            asking.result(60)
         (unfinished,) = asked.unfinished
         assert unfinished.texts == texts
         assert unfinished.model
@@ -637,7 +640,7 @@ def test_only_what_was_begun_counts_of_requests_that_failed(server: ModelServer)
 
 def test_a_pause_that_is_withdrawn(server: ModelServer) -> None:
     """A pause before another attempt ends at once."""
-    assert interrupted(server, Fails(503, headers={"retry-after": "30"}), SETTINGS) < 1
+    assert interrupted(server, Fails(503, headers={"retry-after": "60"}), SETTINGS) < AT_ONCE_S
     assert len(server.requests) == 1
 
 
@@ -647,7 +650,7 @@ def test_a_deadline_limits_every_wait(server: ModelServer) -> None:
     until = time.monotonic() + 0.5
     with Backend([key(server)], time_left=lambda: until - time.monotonic()) as asked, pytest.raises(CallError):
         asked.complete(ASK, SETTINGS)
-    assert time.monotonic() < until + 1
+    assert time.monotonic() < until + AT_ONCE_S
     assert len(server.requests) == 1
 
 
@@ -665,8 +668,8 @@ def test_a_model_that_works_on_stops_when_the_call_is_withdrawn(
     server: ModelServer, caplog: pytest.LogCaptureFixture, works: Trickles, settings: dict[str, Any]
 ) -> None:
     """The connection is closed at once, so that the server ends its work, and nothing is asked again."""
-    assert interrupted(server, works, settings) < 1
-    assert server.client_gone.wait(1)
+    assert interrupted(server, works, settings) < AT_ONCE_S
+    assert server.client_gone.wait(AT_ONCE_S)
     assert len(server.requests) == 1
     assert "gave no answer" not in caplog.text  # it is not the server's fault
 
@@ -683,8 +686,8 @@ def test_a_model_that_works_on_stops_at_the_deadline(
         pytest.raises(DeadlinePassed, match="before the deadline"),
     ):
         asked.complete(ASK, settings)
-    assert time.monotonic() < until + 0.4
-    assert server.client_gone.wait(1)
+    assert time.monotonic() < until + AT_ONCE_S
+    assert server.client_gone.wait(AT_ONCE_S)
     assert len(server.requests) == 1
 
 
@@ -696,7 +699,7 @@ def test_a_last_attempt_that_is_withdrawn(server: ModelServer) -> None:
         wait_until(lambda: bool(server.requests))
         asked.interrupt()
         with pytest.raises(Cancelled):
-            asking.result(5)
+            asking.result(60)
 
 
 def test_no_attempt_that_comes_too_late(server: ModelServer, clock: Clock) -> None:

@@ -59,10 +59,12 @@ def test_many_questions_take_one_connection(server: ModelServer, keyring: Keyrin
 def test_a_server_that_writes_its_answer_in_pieces_answers_at_once(keyring: Keyring, settings: dict[str, Any]) -> None:
     """It does not wait for acknowledgements that the system of the client delays: 40 ms for each answer."""
     ask(keyring, settings)
-    began = time.monotonic()
+    took = []
     for _ in range(20):
+        began = time.monotonic()
         assert ask(keyring, settings) == "You said: Hello"
-    assert time.monotonic() - began < 0.6  # otherwise 0.8
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.03, took  # otherwise each of them takes 0.04
 
 
 def test_a_stream_that_goes_on_after_its_end(server: ModelServer, keyring: Keyring) -> None:
@@ -71,7 +73,7 @@ def test_a_stream_that_goes_on_after_its_end(server: ModelServer, keyring: Keyri
     server.script(Trickles(f"data: {end}\n\ndata: [DONE]\n\n"))
     began = time.monotonic()
     assert ask(keyring) == "Yes"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20  # what comes after the end goes on for a minute
     assert ask(keyring) == "You said: Hello"
     assert server.connections == 2
 
