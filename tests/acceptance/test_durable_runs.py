@@ -342,7 +342,7 @@ def test_a_worker_that_must_end_leaves_its_waiting_runs(alice: Caller, bob: Owne
     started = time.monotonic()
     first.send_signal(signal.SIGTERM)
     assert first.wait(WAIT) == 0
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 25  # of a run that it waits for, it waits 30
     second = bob.person.start_worker("--dispatch-point", "leave", "--concurrency", "1")
     alice.answer("leave?", "go on")
     assert (future.get_data()["answer"], processes_of(file)) == ("go on", [first.pid, second.pid])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import kill_process
 
 from p2pflows.errors import Cancelled, DeadlinePassed, FlowFailed, UsageError
 from p2pflows.protocol.message import MAX_BODY_BYTES
@@ -28,9 +29,9 @@ def script(path: Path, text: str) -> Path:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process ends within a second; a zombie has ended."""
+    """Whether a process ends soon; a zombie has ended."""
     stat = Path(f"/proc/{pid}/stat")
-    for _ in range(100):
+    for _ in range(2_000):
         try:
             if stat.read_text().rpartition(")")[2].split()[0] == "Z":
                 return True
@@ -87,7 +88,7 @@ def test_killed_at_its_deadline_with_its_group(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(DeadlinePassed):
         reply("sleep 60 & echo $! > child; wait", tmp_path, seconds=0.3)
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 0.3 <= time.monotonic() - started < 20
     assert is_gone(int((tmp_path / "child").read_text()))
 
 
@@ -103,8 +104,8 @@ def test_stopped(tmp_path: Path) -> None:
     threading.Timer(0.2, run.stop).start()
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        run.reply(b"{}", 30)
-    assert time.monotonic() - started < 2
+        run.reply(b"{}", 60)
+    assert time.monotonic() - started < 20
     assert is_gone(int((tmp_path / "child").read_text()))
 
 
@@ -124,8 +125,8 @@ def test_huge_output(tmp_path: Path) -> None:
     """Endless output is cut off and refused; the largest possible reply passes."""
     started = time.monotonic()
     with pytest.raises(FlowFailed, match="The answer is too large"):
-        reply("cat /dev/zero", tmp_path)
-    assert time.monotonic() - started < 5
+        reply("cat /dev/zero", tmp_path, seconds=60)
+    assert time.monotonic() - started < 20
     assert len(reply(f"head -c {MAX_BODY_BYTES} /dev/zero | tr '\\0' x", tmp_path)["text"]) == MAX_BODY_BYTES
 
 
@@ -150,8 +151,9 @@ def test_input_that_nobody_reads(tmp_path: Path) -> None:
 def test_child_left_behind(tmp_path: Path) -> None:
     """A child that keeps the output open does not delay the reply."""
     started = time.monotonic()
-    assert reply("sleep 5 & echo done", tmp_path) == {"text": "done"}
-    assert time.monotonic() - started < 2
+    assert reply("sleep 60 & echo $! > child; echo done", tmp_path) == {"text": "done"}
+    assert time.monotonic() - started < 20
+    kill_process(int((tmp_path / "child").read_text()))
 
 
 def test_folder_is_gone(tmp_path: Path) -> None:

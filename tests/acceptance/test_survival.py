@@ -383,9 +383,9 @@ def test_a_machine_that_slept(network: Network) -> None:
         person.resume()
     woken = time.monotonic()
     result = asked.wait()
-    assert time.monotonic() - woken < 2
+    assert time.monotonic() - woken < 20
     assert (result.code, result.error["code"]) == (5, "deadline")
-    bob.wait_for_status(lambda now: now["prompts_open"] == 1, 3)
+    bob.wait_for_status(lambda now: now["prompts_open"] == 1)
     assert bob.cli("answer", prompt["id"], "Too late").code == 5
     bob.request("answer", id=lasting, text="Now.")
     assert alice.request("wait", id=lasting)["data"] == {"human_input": "Now."}
