@@ -8,6 +8,7 @@ import random
 import statistics
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -242,26 +243,37 @@ def test_a_full_quota_says_so_on_both_sides(network: Network) -> None:
     assert "refused" in bob.cli("files", "list").ok().out
 
 
+def times_of_small_calls(alice: Person, goes_on: Iterable[bool]) -> list[float]:
+    """Call bob's echo once for each item; return how many seconds each call took."""
+    took = []
+    with p2pflows.connect(alice.home) as me:
+        for _ in goes_on:
+            begun = time.monotonic()
+            me.call("bob/echo", {"text": "hi"})
+            took.append(time.monotonic() - begun)
+    return took
+
+
 def test_a_small_call_beside_a_large_file(network: Network) -> None:
-    """While 40 MB travel, each of many small calls takes less than 200 ms, to the same person and back."""
+    """While 40 MB travel, nine of ten small calls take less than 200 ms, to the same person and back.
+
+    On a machine that is busy with other things, they take no more than four times as long as without the file.
+    """
     alice, bob = network.pair()
     serve_flows(bob)
     (alice.folder / "large.bin").write_bytes(content_of(40 * MB))
+    alone = times_of_small_calls(alice, itertools.repeat(True, 20))
     large: list[dict[str, Any]] = []
     transfer = threading.Thread(target=lambda: large.append(call(alice, "bob/measure", "file=@large.bin")))
     transfer.start()
     wait_until(lambda: states(bob).get("large.bin") == "wanted", 30)
-    took = []
-    with p2pflows.connect(alice.home) as me:
-        while states(bob)["large.bin"] == "wanted":
-            begun = time.monotonic()
-            me.call("bob/echo", {"text": "hi"})
-            took.append(time.monotonic() - begun)
+    took = times_of_small_calls(alice, iter(lambda: states(bob)["large.bin"] == "wanted", False))
     transfer.join()
     assert large[0]["size"] == 40 * MB
     assert large[0]["sha256"] == hashlib.sha256(content_of(40 * MB)).hexdigest()
     assert len(took) >= 3
-    assert statistics.quantiles(took, n=10)[-1] < 0.2, sorted(took)
+    limit = max(0.2, 4 * statistics.quantiles(alone, n=10)[-1])
+    assert statistics.quantiles(took, n=10)[-1] < limit, (sorted(took), sorted(alone))
 
 
 def carry_through_kills(network: Network, size: int, pause: float) -> None:
