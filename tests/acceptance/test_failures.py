@@ -201,7 +201,7 @@ def test_a_worker_that_dies_at_every_attempt(alice: Person, flows: Person) -> No
     assert [(letter["endpoint"], letter["attempts"]) for letter in dead if letter["endpoint"] == endpoint] == [
         (endpoint, 3)
     ]
-    assert alice.request("call", address="bob/double", data={"n": 4}, timeout=20)["data"] == {"result": 8}
+    assert alice.request("call", address="bob/double", data={"n": 4}, timeout=30)["data"] == {"result": 8}
 
 
 def test_a_worker_that_dies_at_every_attempt_before_a_deadline(alice: Person, flows: Person) -> None:
@@ -278,7 +278,7 @@ def test_no_worker(alice: Person, flows: Person) -> None:
     worker = flows.start_worker("--dispatch-point", "gpu")
     flows.wait_for_status(lambda now: "gpu" in [point["dispatch_point"] for point in now["workers"]])
     flows.cli("serve", *target).ok()
-    assert alice.request("call", address="bob/gpu", data={"n": 1}, timeout=10)["data"] == {"result": 2}
+    assert alice.request("call", address="bob/gpu", data={"n": 1}, timeout=30)["data"] == {"result": 2}
     worker.terminate()
     assert worker.wait(20) == 0
     result = alice.cli("call", "bob/gpu", "n=1", "--timeout", "1s", "--json")

@@ -152,7 +152,7 @@ class Scene:
     def answers_honest_call(self) -> bool:
         """Whether an honest call is answered soon."""
         started = time.monotonic()
-        answer = self.alice.request("call", address="bob/Counter", data={}, timeout=20)["data"]
+        answer = self.alice.request("call", address="bob/Counter", data={}, timeout=30)["data"]
         return bool(answer["count"] == 1 and time.monotonic() - started < 10)
 
 
@@ -332,7 +332,7 @@ def test_withdrawing_what_others_asked_for(scene: Scene) -> None:
         for endpoint in ("User", "Counter", topics.INSTANCES):
             scene.mallory.send_call(scene.bob, endpoint, {}, type="cancel", cause=cause)
     assert scene.mallory.call(scene.bob, "Counter", {})["count"] == 1
-    assert scene.alice.request("call", address="bob/Counter", instance=mount, timeout=20)["data"]["count"] == 1
+    assert scene.alice.request("call", address="bob/Counter", instance=mount, timeout=30)["data"]["count"] == 1
     scene.bob.request("answer", id=prompt["id"], text="Still here.")
     assert scene.alice.request("wait", id=question)["data"] == {"human_input": "Still here."}
 

@@ -90,7 +90,7 @@ def test_a_copy_that_is_put_back_is_noticed_by_both(network: Network, home: bool
     send(alice, bob, "new")
     bob.wait_for_prompts(3)
     alice.request("answer", id=prompt["id"], text="Yes.")
-    assert bob.request("wait", id=call, timeout=15)["data"] == {"human_input": "Yes."}
+    assert bob.request("wait", id=call, timeout=30)["data"] == {"human_input": "Yes."}
     send(bob, alice, "new")
     wait_until(lambda: texts(alice) == ["old", "call", "new"])
     assert texts(bob) == ["old", "lost in alice's journal", "new"]

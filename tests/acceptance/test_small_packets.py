@@ -118,7 +118,7 @@ def test_a_broker_that_hangs_up_on_large_messages(tmp_path: Path) -> None:
             wait_until(lambda: len(bob.prompts()) == 1 + len(many), 30)
             (asked,) = [prompt for prompt in bob.prompts() if prompt["text"] == "small"]
             bob.request("answer", id=asked["id"], text="yes")
-            assert alice.request("wait", id=small, timeout=20)["data"]["human_input"] == "yes"
+            assert alice.request("wait", id=small, timeout=30)["data"]["human_input"] == "yes"
             hung_up = proxy.hung_up
             assert hung_up <= 20
             assert "it hangs up on larger ones" in alice.cli("status").ok().out
@@ -143,7 +143,7 @@ def test_a_broker_that_announces_its_limit(tmp_path: Path) -> None:
             bob.stop()
             ids = [alice.request("send", address="bob/User", data={"text": "y" * 900})["id"] for _ in range(60)]
             bob.start()
-            assert alice.request("wait", id=ids[-1], timeout=20)["state"] == "delivered"
+            assert alice.request("wait", id=ids[-1], timeout=30)["state"] == "delivered"
             assert len(bob.prompts()) == len(ids)
             assert "up to 20 kB (it says so)" in alice.cli("status").ok().out
         finally:

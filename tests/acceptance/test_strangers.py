@@ -89,7 +89,7 @@ def test_the_wish_to_be_let_in_outlives_the_message(bob: Person, carol: Person) 
     allowed = bob.cli("allow", carol.user_id, "--name", carol.name)
     assert "they are told" in allowed.ok().err
     wait_until(lambda: "They allow you to call them now" in carol.cli("log").ok().out)
-    assert carol.request("call", address="bob/trace", data={"n": 2}, timeout=10)["data"] == {"text": ""}
+    assert carol.request("call", address="bob/trace", data={"n": 2}, timeout=30)["data"] == {"text": ""}
     assert traces(bob) == '{"n":2}\n'
     (bob.folder / "traces").unlink()
     bob.cli("contacts", "remove", carol.name).ok()
@@ -112,7 +112,7 @@ def test_allow_lets_in_what_waits(bob: Person, carol: Person) -> None:
     assert ask.wait().ok().document == {"human_input": "Hello!"}
     wait_until(lambda: traces(bob).count("\n") == 2)
     assert traces(bob) == '{"n":1}\n{"n":2}\n'
-    assert carol.request("call", address="bob/trace", data={"n": 3}, timeout=10)["data"] == {"text": ""}
+    assert carol.request("call", address="bob/trace", data={"n": 3}, timeout=30)["data"] == {"text": ""}
     (bob.folder / "traces").unlink()
     bob.cli("contacts", "remove", name).ok()
 
@@ -146,7 +146,7 @@ def test_deny(bob: Person, carol: Person) -> None:
     assert carol.user_id not in {request["user"] for request in bob.request("requests")["requests"]}
     assert traces(bob) == ""
     bob.cli("allow", carol.user_id, "--name", carol.name).ok()
-    assert carol.request("call", address="bob/trace", data={"n": 3}, timeout=20)["data"] == {"text": ""}
+    assert carol.request("call", address="bob/trace", data={"n": 3}, timeout=30)["data"] == {"text": ""}
     (bob.folder / "traces").unlink()
     bob.cli("contacts", "remove", carol.name).ok()
 
@@ -191,7 +191,7 @@ def test_a_stranger_learns_nothing_of_what_is_served(bob: Person, carol: Person)
 def test_removing_a_contact_takes_effect_at_once(bob: Person, carol: Person) -> None:
     """A removed contact reaches nothing from that moment on, nor do their messages under way."""
     bob.cli("contacts", "add", carol.name, carol.user_id).ok()
-    assert carol.request("call", address="bob/trace", data={"n": 1}, timeout=10)["data"] == {"text": ""}
+    assert carol.request("call", address="bob/trace", data={"n": 1}, timeout=30)["data"] == {"text": ""}
     before = traces(bob)
     bob.cli("contacts", "remove", carol.name).ok()
     result = carol.cli("call", "bob/trace", "n=2", "--timeout", "1s", "--json")
@@ -207,7 +207,7 @@ def test_allow_names(bob: Person, carol: Person, network: Network) -> None:
         bob.add_contact(person)
     dora.add_contact(bob)
     bob.serve("special", "--exec", "cat", "--allow", carol.name)
-    assert carol.request("call", address="bob/special", data={"n": 1}, timeout=10)["data"] == {"n": 1}
+    assert carol.request("call", address="bob/special", data={"n": 1}, timeout=30)["data"] == {"n": 1}
     result = dora.cli("call", "bob/special", "n=1", "--json")
     assert (result.code, result.error["code"]) == (4, "not_allowed")
     assert bob.cli("serve", "special", "--exec", "cat", "--allow", "nobody-i-know").code in (2, 3)
@@ -225,6 +225,6 @@ def test_requests_survive_a_restart(bob: Person, carol: Person) -> None:
     bob.start()
     wait_for_request(bob, carol)
     bob.cli("allow", carol.user_id, "--name", carol.name).ok()
-    assert carol.request("wait", id=message, timeout=20)["data"] == {"text": ""}
+    assert carol.request("wait", id=message, timeout=30)["data"] == {"text": ""}
     (bob.folder / "traces").unlink()
     bob.cli("contacts", "remove", carol.name).ok()

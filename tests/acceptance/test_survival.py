@@ -222,7 +222,7 @@ def test_a_broker_whose_owner_is_killed(network_on_each_broker: Network) -> None
         other.wait_for_status(lambda now: now["broker"]["connected"])
         owner.start()
         owner.request("answer", id=prompt["id"], text="Yes.")
-        assert other.request("wait", id=call, timeout=15)["data"] == {"human_input": "Yes."}
+        assert other.request("wait", id=call, timeout=30)["data"] == {"human_input": "Yes."}
 
 
 def test_one_daemon_for_a_home(network: Network) -> None:
@@ -389,7 +389,7 @@ def test_a_machine_that_slept(network: Network) -> None:
     assert bob.cli("answer", prompt["id"], "Too late").code == 5
     bob.request("answer", id=lasting, text="Now.")
     assert alice.request("wait", id=lasting)["data"] == {"human_input": "Now."}
-    assert alice.request("call", address="bob/back", data={"n": 1}, timeout=10)["data"] == {"n": 1}
+    assert alice.request("call", address="bob/back", data={"n": 1}, timeout=30)["data"] == {"n": 1}
 
 
 def test_a_neighbour_that_slept(network: Network) -> None:
@@ -404,7 +404,7 @@ def test_a_neighbour_that_slept(network: Network) -> None:
     bob.resume()
     prompts = bob.wait_for_prompts(2)
     assert [prompt["id"] for prompt in prompts[1:]] == [second]
-    assert alice.request("wait", id=second, timeout=10)["state"] == "delivered"
+    assert alice.request("wait", id=second, timeout=30)["state"] == "delivered"
 
 
 def test_a_restored_backup(network: Network) -> None:

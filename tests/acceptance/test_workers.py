@@ -122,7 +122,7 @@ def test_a_worker_of_another_point(alice: Person, bob: Person, point: str) -> No
     shown = {"workers": 1, "slots": 2, "free": 2, "queued": 0, "keys": 0}
     assert workers_of(bob, point) == {"dispatch_point": point, **shown}
     bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
-    assert alice.request("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
+    assert alice.request("call", address="bob/pid", timeout=30)["data"] == {"result": worker.pid}
     assert bob.request("describe", address="me/pid")["dispatch_point"] == point
     worker.send_signal(signal.SIGINT)
     assert worker.wait(15) == 0
@@ -135,7 +135,7 @@ def test_a_worker_on_another_machine(alice: Person, bob: Person, point: str, tmp
     worker = start_worker_elsewhere(bob, token, tmp_path)
     wait_for_workers(bob, point, 1)
     bob.serve("pid", "gpu.py:pid", "--dispatch-point", point)
-    assert alice.request("call", address="bob/pid", timeout=10)["data"] == {"result": worker.pid}
+    assert alice.request("call", address="bob/pid", timeout=30)["data"] == {"result": worker.pid}
     environment = Path(f"/proc/{worker.pid}/environ").read_bytes() + Path(f"/proc/{worker.pid}/cmdline").read_bytes()
     assert token.encode() not in environment.replace(b"P2PFLOWS_WORKER_TOKEN=" + token.encode(), b"")
     assert not (tmp_path / "home" / "identity.key").exists()
@@ -167,7 +167,7 @@ def test_posts_wait_for_a_worker(alice: Person, bob: Person, point: str) -> None
     wait_for_workers(bob, point, 0)
     ids = [alice.request("send", address="bob/note", data={"n": n})["id"] for n in range(5)]
     wait_until(lambda: workers_of(bob, point)["queued"] == 5)
-    assert alice.request("wait", id=ids[-1], timeout=10)["state"] == "delivered"
+    assert alice.request("wait", id=ids[-1], timeout=30)["state"] == "delivered"
     bob.kill_daemon()
     bob.start()
     assert not (bob.folder / "notes").exists()
@@ -275,7 +275,7 @@ def test_a_failed_post_can_be_sent_again(alice: Person, bob: Person) -> None:
     assert failed()[sent]["error"]["code"] == "flow_failed"
     bob.write_file("mended2", "")
     again = alice.cli("outbox", "retry", sent[-8:], "--json").ok().document["id"]
-    assert alice.request("wait", id=again, timeout=10)["state"] == "delivered"
+    assert alice.request("wait", id=again, timeout=30)["state"] == "delivered"
 
 
 def test_workers_of_the_config(network: Network) -> None:
@@ -312,11 +312,11 @@ def test_a_worker_whose_slots_are_all_occupied_is_replaced(alice: Person, bob: P
     bob.write_file("gpu.py", FLOWS)
     bob.serve("stuck", "gpu.py:slow", "--parallel")
     bob.serve("pid", "gpu.py:pid")
-    before = alice.request("call", address="bob/pid", timeout=10)["data"]
+    before = alice.request("call", address="bob/pid", timeout=30)["data"]
     waiting = alice.request("submit", address="bob/stuck", data={"seconds": 0.1}, timeout=60)["id"]
     alice.request("wait", id=waiting, timeout=20)
     occupy(alice, workers_of(bob, "default")["slots"])
-    after = alice.request("call", address="bob/pid", timeout=20)["data"]
+    after = alice.request("call", address="bob/pid", timeout=30)["data"]
     assert after != before
     bob.serve("again", "gpu.py:pid")
     assert "it is replaced" in bob.log_text()

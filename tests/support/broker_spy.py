@@ -20,7 +20,7 @@ from p2pflows.protocol.identity import Identity
 from p2pflows.protocol.ids import new_id
 from p2pflows.protocol.message import Message
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 30.0
 _HOUR_MS = 3_600_000
 
 

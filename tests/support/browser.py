@@ -24,7 +24,7 @@ _ARGUMENTS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 _LINK = re.compile(r"http://127\.0\.0\.1:\d+/#login=\S+")
-TIMEOUT_MS = 15_000
+TIMEOUT_MS = 30_000
 
 
 @contextmanager

@@ -233,7 +233,7 @@ class Person:
         prompts: list[dict[str, Any]] = self.request("inbox", all=everything)["prompts"]
         return prompts
 
-    def wait_for_status(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 15.0) -> dict[str, Any]:
+    def wait_for_status(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 30.0) -> dict[str, Any]:
         """Wait for a status that fulfils a condition, even of a daemon that is still starting; returns the status."""
         deadline = time.monotonic() + seconds
         now: dict[str, Any] | None = None
@@ -247,7 +247,7 @@ class Person:
                 raise AssertionError(f"the daemon of {self.name} {state}: {now}\n{self.log_text()[-4000:]}")
             time.sleep(0.05)
 
-    def wait_for_prompts(self, count: int = 1, seconds: float = 15.0) -> list[dict[str, Any]]:
+    def wait_for_prompts(self, count: int = 1, seconds: float = 30.0) -> list[dict[str, Any]]:
         """Wait for so many open prompts; returns all open prompts."""
         self.wait_for_status(lambda now: now["prompts_open"] >= count, seconds)
         return self.prompts()

@@ -47,7 +47,7 @@ def free_port() -> int:
             return port
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Poll until a condition holds; fail after some seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
