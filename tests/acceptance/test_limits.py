@@ -98,7 +98,7 @@ def test_what_a_neighbour_spends_through_other_flows_is_theirs(alice: Person, bo
     limit = ("--limit-per-caller", "tokens_per_day=1k")
     calls, tokens = spent_by_alice(bob)
     assert bob.cli("serve", "Helper", "--class", "spending_flows.py:Helper", *limit).code == 0
-    assert alice.request("call", address="bob/Helper", data={"tokens": 999}, timeout=30)["data"] == {"done": True}
+    assert alice.request("call", address="bob/Helper", data={"tokens": 999}, timeout=60)["data"] == {"done": True}
     assert spent_by_alice(bob) == (calls + 1, tokens + 999)
     assert alice.cli("call", "bob/Helper", "tokens:=5").code == 6
     endpoints = {entry["endpoint"] for entry in bob.request("usage", by="endpoint")["entries"]}
