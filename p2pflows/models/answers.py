@@ -343,9 +343,19 @@ def _check_no_error(document: Any) -> None:
     Raises:
         ServerError: it is one, in the server's own words.
     """
-    match document:
-        case {"error": {"message": str(text)} as body} | {"error": str(text) as body}:
+    match body := error_in(document):
+        case str(text) | {"message": str(text)} | {"detail": str(text)} if text and "choices" not in body:
             raise ServerError(text, body)
+
+
+def error_in(document: Any) -> Any:
+    """Return the error in a document of a server, of which some wrap it in a list."""
+    match document:
+        case [first]:
+            return error_in(first)
+        case {"error": {} | str() as body} if body:
+            return body
+    return document
 
 
 def _without_surrogates(text: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from p2pflows.errors import FlowFailed
 from p2pflows.foreign_text import shorten
-from p2pflows.models.answers import BadAnswer, ServerError, UnreadableAnswer
+from p2pflows.models.answers import BadAnswer, ServerError, UnreadableAnswer, error_in
 from p2pflows.models.keyring import GIVE_THE_WORKER_A_KEY
 
 MAX_RETRY_AFTER_S = 120.0
@@ -115,10 +115,11 @@ def explain(
 
     match error:
         case APIStatusError():
-            said = _words_in(error.body) or str(error)
+            body = error_in(error.body)
+            said = _words_in(body) or str(error)
             status = error.status_code
             wait = _retry_after(error.response.headers, wall)
-            return _refusal(status, error.body, _on_one_line(redact(said)), request, wait)
+            return _refusal(status, body, _on_one_line(redact(said)), request, wait)
         case ServerError(body=body):
             status = _status_in(body)
             said = _on_one_line(redact(str(error)))
@@ -198,7 +199,7 @@ def _refusal(status: int, body: Any, said: str, request: Mapping[str, Any], retr
         # The server's words may show a part of the key.
         return Failure(Cause.NOT_SET_UP, f"the worker's key was refused{number}", GIVE_THE_WORKER_A_KEY)
     reason = f"{said}{number}"
-    about_question = _refused_question(words, reason, body, request)
+    about_question = _refused_question(status, words, reason, body, request)
     if about_question is not None:
         return about_question
     is_patient = (retry_after or 0.0) <= MAX_RETRY_AFTER_S
@@ -213,9 +214,9 @@ def _refusal(status: int, body: Any, said: str, request: Mapping[str, Any], retr
     return Failure(Cause.NOT_SET_UP, reason, _HINTS.get(status, _HINTS[400]))
 
 
-def _refused_question(words: str, reason: str, body: Any, request: Mapping[str, Any]) -> Failure | None:
+def _refused_question(status: int, words: str, reason: str, body: Any, request: Mapping[str, Any]) -> Failure | None:
     """Explain an error that is about what was asked; None if it is about something else."""
-    if _TOO_LONG.search(words):
+    if status == 413 or (status != 429 and _TOO_LONG.search(words)):  # noqa: PLR2004 - too large, but not too often
         hint = "Set previous_messages.context_tokens, or give the model a larger context."
         return Failure(Cause.TOO_LONG, reason, hint, max_tokens=_max_tokens_in(body, reason))
     if _has_pictures(request) and _ABOUT_PICTURES.search(words):
@@ -236,7 +237,9 @@ _TLS_ALERT = "\\x15\\x03"
 """How the alert of a TLS server begins, in the text of an error."""
 _TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context|context (length|size|window)"
-    r"|prompt is too long|(input|prompt|request)[^.]* too (long|many tokens)|too many (input )?tokens",
+    r"|prompt is too long|(input|prompt|request)[^.]* too (long|many tokens)|too many (input )?tokens"
+    r"|maximum (prompt|input|model) length|maximum number of tokens allowed|\binputs\b[^.]* must (be <=|have less than)"
+    r"|request (entity )?too large|payload too large",
     re.IGNORECASE,
 )
 _LIMITS = re.compile(
@@ -271,6 +274,8 @@ def _words_in(body: Any) -> str | None:
             return text
         case {"detail": detail} if detail:
             return detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False)
+        case dict() | list() if body:
+            return json.dumps(body, ensure_ascii=False)
     return None
 
 

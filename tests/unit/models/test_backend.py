@@ -195,6 +195,13 @@ def test_an_error_with_status_200_has_the_words_of_the_server(
     """The error has the body's words, without a key or a part of a refused key."""
     error = failure(server, clock, settings, Answers({"error": {"message": f"No room for {KEY}."}}), attempts=1)
     assert error.details.startswith(f"The model gave no answer: No room for [redacted] (from {server.url}).")
+    for body in (
+        {"detail": "No room."},
+        {"object": "error", "message": "No room."},
+        [{"error": {"message": "No room."}}],
+    ):
+        error = failure(server, clock, settings, Answers(body), attempts=1)
+        assert error.details.startswith(f"The model gave no answer: No room (from {server.url}).")
     refused = Answers({"error": {"code": 401, "message": f"Incorrect API key: {KEY[:5]}***{KEY[-4:]}"}})
     error = failure(server, clock, settings, refused, attempts=1)
     assert error.details.startswith("The model gave no answer: the worker's key was refused (401) (from")
@@ -375,6 +382,8 @@ def test_refusals(server: ModelServer, clock: Clock, refusal: Fails, sentence: s
             '[{"loc": ["body", "top_p"], "msg": "too high"}]',
         ),
         ({"object": "error", "message": "Context is too long"}, "Context is too long"),
+        ([{"error": {"message": "No such model."}}], "No such model"),
+        ({"errors": ["Odd", "indeed"]}, '{"errors": ["Odd", "indeed"]}'),
     ],
 )
 def test_the_words_of_a_server_reach_its_owner(

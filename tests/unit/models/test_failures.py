@@ -152,6 +152,31 @@ OVERFLOWS = {
             "param": "messages",
         }
     },
+    "vllm, of a prompt": {
+        "object": "error",
+        "message": "The decoder prompt (length 9000) is longer than the maximum model length of 4096.",
+        "type": "BadRequestError",
+        "code": 400,
+    },
+    "xai": {
+        "code": "Client specified an invalid argument",
+        "error": "This model's maximum prompt length is 4096 but the request contains 9000 tokens.",
+    },
+    "google": [
+        {
+            "error": {
+                "code": 400,
+                "message": "The input token count (9000) exceeds the maximum number of tokens allowed (4096).",
+                "status": "INVALID_ARGUMENT",
+            }
+        }
+    ],
+    "tgi": {
+        "error": {
+            "message": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 9000",
+            "http_status_code": 422,
+        }
+    },
 }
 
 
@@ -165,6 +190,14 @@ def test_a_conversation_that_is_too_long(server: ModelServer, body: Any, status:
     assert "previous_messages" in error.details
     assert "reset the instance" in error.hint
     check_plain(error, "4096")
+
+
+def test_a_request_that_is_too_large_is_shortened_and_one_too_many_is_not(server: ModelServer) -> None:
+    """A proxy that takes no such body says so by its status; a limit of a rate says nothing about the conversation."""
+    server.script(Fails(413, "Go away."))
+    assert fail(server.url).cause is Cause.TOO_LONG
+    server.script(*[Fails(429, "Too many tokens, please wait before trying again.")] * 6)
+    assert fail(server.url, slept=[]).cause is Cause.BUSY
 
 
 NO_EYES = {
