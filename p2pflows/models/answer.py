@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,10 +13,16 @@ from p2pflows.models.tools import ToolCall
 ABOUT_THE_ANSWER = ("finish_reason", "model", "usage", "attempts", "trimmed")
 """What a flow says beside the text of an answer."""
 
-_CUT_REASONS = frozenset({"length", "max_tokens", "model_length"})
-_WITHHELD_REASONS = frozenset({"content_filter", "safety", "recitation", "prohibited_content"})
+_CUT_REASONS = frozenset(
+    {"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded", "incomplete"}
+)
+_WITHHELD_REASONS = frozenset(
+    {"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii", "sensitive", "refusal"}
+)
 _TOOL_REASONS = frozenset({"tool_calls", "function_call", "tool_use"})
-_BROKEN_REASONS = frozenset({"error", "abort", "insufficient_system_resource"})
+_BROKEN_REASONS = frozenset({"error", "abort", "cancelled", "timeout", "network_error", "insufficient_system_resource"})
+_THOUGHTS_ALONE = re.compile(r"\s*(<think(ing)?>((?!</think).)*|.*</think(ing)?>\s*)", re.DOTALL)
+"""Thoughts that some servers leave in the text, when no answer follows them."""
 _ACCEPT = "set accept_incomplete: true in the flow's config to get it as it is."
 
 
@@ -61,8 +68,13 @@ class Answer:
                 "Ask for less.",
                 f"Or raise backend.max_tokens or the server's limit, or {_ACCEPT}",
             )
-        if not self.text.strip():
-            what = "only reasoned, and gave no answer" if self.has_reasoning else "gave an answer without text"
+        is_thought = _THOUGHTS_ALONE.fullmatch(self.text) is not None
+        if is_thought or not self.text.strip():
+            what = (
+                "only reasoned, and gave no answer"
+                if self.has_reasoning or is_thought
+                else "gave an answer without text"
+            )
             raise for_two(f"The model {what}.", "Ask again or in other words.", f"Or {_ACCEPT}")
 
 

@@ -338,7 +338,13 @@ TOOL_CALL = {"id": "t1", "index": 0, "type": "function", "function": {"name": "p
         ("content_filter", {"content": "I thi"}, "withheld", "other words"),
         ("content_filter", {"content": None}, "withheld", "other words"),
         ("tool_calls", {"content": None, "tool_calls": [TOOL_CALL]}, "wants a tool", "in words"),
+        ("max_output_tokens", {"content": "The answer is 4"}, "cut off", "max_tokens"),
+        ("refusal", {"content": "I thi"}, "withheld", "other words"),
         ("error", {"content": "Hal"}, "ended the answer early", "Ask again"),
+        ("network_error", {"content": "Hal"}, "ended the answer early", "Ask again"),
+        ("stop", {"content": "<think>Two and two</think>\n"}, "only reasoned", "Ask again"),
+        ("stop", {"content": "<think>Two and two ..."}, "only reasoned", "Ask again"),
+        ("stop", {"content": "Two and two ...\n</think>"}, "only reasoned", "Ask again"),
         ("stop", {"content": None, "reasoning_content": "Two and two ..."}, "only reasoned", "Ask again"),
         ("stop", {"content": ""}, "without text", "Ask again"),
         ("stop", {"content": " \n"}, "without text", "Ask again"),
@@ -368,6 +374,13 @@ def test_a_cut_or_missing_answer_is_an_error(
     assert taker.say(query="2") == text
     assert taker.run.replies[0][1]["finish_reason"] == reason
     assert [turn["content"] for turn in taker.history] == (["", "2", text] if text.strip() else [])
+
+
+def test_an_answer_after_thoughts_is_whole(server: ModelServer) -> None:
+    """Thoughts that a server leaves in the text are no fault if an answer follows them."""
+    for text in ("<think>Two and two ...</think>Four.", "Two and two ...</think>\n\nFour.", "Write </think> last."):
+        server.script(text)
+        assert Chat(server).say(query="2") == text
 
 
 def test_one_cut_answer_of_several(server: ModelServer) -> None:
