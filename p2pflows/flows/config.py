@@ -90,8 +90,8 @@ def effective_config(flow_class: type[Any], overrides: Mapping[str, Any], *, com
 
 def required_keys(flow_class: type[Any]) -> list[str]:
     """Return the keys that a class's config must have: the REQUIRED_KEYS_CONFIG of the class and all its bases."""
-    named = [key for each in reversed(flow_class.__mro__) for key in vars(each).get("REQUIRED_KEYS_CONFIG", ())]
-    return list(dict.fromkeys(named))
+    lists = [keys for each in reversed(flow_class.__mro__) if (keys := vars(each).get("REQUIRED_KEYS_CONFIG"))]
+    return list(dict.fromkeys(key for keys in lists for key in keys))
 
 
 def check_required(flow_class: type[Any], config: Mapping[str, Any], *, complete: bool = True) -> None:

@@ -42,6 +42,9 @@ _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(","
 """Writes as `strict_json.compact` does, so that a state which has not changed has the text that is stored."""
 _HINT = "Keep JSON values, bytes, dates, messages or pydantic models in flow_state; create the rest in __init__."
 _MAX_SHOWN_PATH = 6
+_NESTED = frozenset({list, dict})
+"""The types of JSON values that hold others."""
+_SMALL_INT = 2**62
 _MAX_INT_BITS = 10_000
 """About 3,000 decimal digits; Python reads at most 4,300."""
 
@@ -122,18 +125,36 @@ def _to_bytes(plain: Any) -> bytes:
 def _encode(value: Any, path: tuple[str, ...]) -> Any:
     if len(path) > MAX_STATE_DEPTH:
         raise _refusal(path, f"is nested deeper than {MAX_STATE_DEPTH} levels, or contains itself")
+    may_go_deeper = len(path) < MAX_STATE_DEPTH
     match value:
         case None | bool():
             return value
         case int() | float() | str():
             return _checked(value, path)
         case dict():
-            items = {_key(key, path): _encode(inner, (*path, str(key))) for key, inner in value.items()}
+            items = {
+                _key(key, path): inner if may_go_deeper and _is_plain(inner) else _encode(inner, (*path, str(key)))
+                for key, inner in value.items()
+            }
             return {TAG: "dict", "items": items} if TAG in items else items
         case list() | tuple():
-            return [_encode(inner, (*path, str(number))) for number, inner in enumerate(value)]
+            return [
+                inner if may_go_deeper and _is_plain(inner) else _encode(inner, (*path, str(number)))
+                for number, inner in enumerate(value)
+            ]
         case _:
             return _tagged(value, path)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is written as it is, without a further look: most values are."""
+    kind = type(value)
+    return (
+        value is None
+        or kind is bool
+        or (kind is str and value.isascii())
+        or (kind is int and -_SMALL_INT < value < _SMALL_INT)
+    )
 
 
 def _tagged(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
@@ -167,6 +188,8 @@ def _checked(value: float | str, path: tuple[str, ...]) -> float | str:
 
 
 def _key(key: object, path: tuple[str, ...]) -> str:
+    if type(key) is str and key.isascii():
+        return key
     if not isinstance(key, str):
         raise _refusal(path, f"has the key {key!r} of type {type(key).__name__}; keys must be text")
     _checked(key, path)
@@ -189,11 +212,11 @@ def _dump(model: BaseModel, path: tuple[str, ...]) -> Any:
 
 def _decode(plain: Any, models: dict[str, type[BaseModel]]) -> Any:
     if isinstance(plain, list):
-        return [_decode(inner, models) for inner in plain]
+        return [_decode(inner, models) if type(inner) in _NESTED else inner for inner in plain]
     if not isinstance(plain, dict):
         return plain
     if TAG not in plain:
-        return {key: _decode(inner, models) for key, inner in plain.items()}
+        return {key: _decode(inner, models) if type(inner) in _NESTED else inner for key, inner in plain.items()}
     return _DECODERS[plain[TAG]](plain, models)
 
 
