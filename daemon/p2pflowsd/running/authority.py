@@ -83,7 +83,9 @@ class Authority:
         Raises:
             NotAllowed: it has.
         """
-        if flow.subflows is None and mounted.subflows:
+        if not mounted.subflows:
+            return
+        if flow.subflows is None:
             raise _unknown(flow)
         declared = {(self._user_of(spec), spec.endpoint) for spec in self._specs(row, flow).values()}
         for key, part in mounted.subflows.items():

@@ -41,6 +41,8 @@ MAX_OF_STRANGERS = 1_000
 """Instances of one flow that all strangers together may have."""
 _MAX_ROWS_READ = 20
 _LABELS = {"name", "description"}
+_NONE = "{}"
+"""The subflows of an instance that has none."""
 
 
 class Mount(BaseModel):
@@ -133,7 +135,7 @@ class Instances:
         if message is None:
             message = InstanceMessage.read(read_typed_body(body, flow.input_schema))
         if found is None:
-            mount = self._plan(Mount(op="mount", endpoint=flow.endpoint), flow, trusted=trusted)
+            mount = self._plan(None, flow, trusted=trusted)
             return write_instance_task(instance, row.type, message=message, mount=mount)
         state = found.initial if flow.parallel else found.state or found.initial
         stored = StoredInstance(found.config, found.subflows, state or "null")
@@ -143,6 +145,7 @@ class Instances:
         """Store an instance that a worker has mounted, and the state that its first run has left."""
         assert row.instance is not None  # noqa: S101 - given when the request was admitted
         mount = self._mount_of(row)
+        subflows = {key: part.as_json() for key, part in mounted.subflows.items()}
         now = self._clock.now()
         kept = InstanceRow(
             row.instance,
@@ -150,7 +153,7 @@ class Instances:
             self._user if flow.singleton else row.peer,
             0 if mount is None else 1,
             dumps(mounted.config).decode(),
-            dumps({key: part.as_json() for key, part in mounted.subflows.items()}).decode(),
+            dumps(subflows).decode() if subflows else _NONE,
             None if mount is None or mount.initial_state is None else compact(mount.initial_state),
             state,
             None if mount is None else mount.dispatch_point,
@@ -176,6 +179,8 @@ class Instances:
 
     def subflows(self, row: InstanceRow) -> list[Subflow]:
         """All subflows of an instance."""
+        if row.subflows == _NONE:
+            return []
         return [read_subflow(part) for part in json.loads(row.subflows).values()]
 
     def check_circle(self, row: InstanceRow, path: Collection[tuple[str, str]]) -> None:
@@ -245,13 +250,14 @@ class Instances:
         if any(other.peer != row.peer for other in others):
             raise BadInput("Another request has the same id.", "Send it again under an id of its own.")
 
-    def _plan(self, mount: Mount, flow: Served, *, trusted: bool) -> MountPlan:
+    def _plan(self, mount: Mount | None, flow: Served, *, trusted: bool) -> MountPlan:
+        """How to make an instance that a client asks for, or, without a mount request, that of a conversation."""
         return MountPlan(
             config=merge(flow.config, {SUBFLOWS: users}) if (users := users_in(flow.subflows)) else flow.config,
-            overrides=mount.config_overrides,
-            state=mount.initial_state,
+            overrides={} if mount is None else mount.config_overrides,
+            state=None if mount is None else mount.initial_state,
             trusted=trusted,
-            path=[*mount.path, (self._user, flow.endpoint)],
+            path=[*(() if mount is None else mount.path), (self._user, flow.endpoint)],
         )
 
     def _mount_of(self, row: IncomingRow) -> Mount | None:
