@@ -143,7 +143,10 @@ class App:
         self._journal_error: JournalError | None = None
         self._told_failures: set[str] = set()
         self._failed_at = 0.0
-        self._page = WebProcess(home, log=log) if settings.web is not None else None
+        self._key_variables = _key_names(settings.workers)
+        self._page = (
+            WebProcess(home, hidden_variables=self._key_variables, log=log) if settings.web is not None else None
+        )
         self._connected = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         daemon = Daemon(
@@ -175,12 +178,12 @@ class App:
                 worker_socket=self._home.worker_socket,
                 on_ended=self._worker_ended,
                 log=self._log,
-                hidden_variables=_key_names(self._settings.workers),
+                hidden_variables=self._key_variables,
             )
             for worker in self._settings.workers
         ]
         beside: list[NotifyingProcess | WebProcess] = [
-            NotifyingProcess(self._home, self._settings.notify, log=self._log)
+            NotifyingProcess(self._home, self._settings.notify, hidden_variables=self._key_variables, log=self._log)
         ]
         beside += [] if self._page is None else [self._page]
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from p2pflows.backoff import Backoff
@@ -24,11 +25,15 @@ class NotifyingProcess:
     Args:
         home: the home folder.
         settings: what is in `config.yaml`.
+        hidden_variables: environment variables with keys of workers, which no hook gets.
         log: gets a warning when the process ends by itself.
     """
 
-    def __init__(self, home: Home, settings: NotifySettings, *, log: logging.Logger) -> None:
+    def __init__(
+        self, home: Home, settings: NotifySettings, *, hidden_variables: Collection[str], log: logging.Logger
+    ) -> None:
         self._home = home
+        self._hidden_variables = hidden_variables
         self._has_services = bool(settings.urls)
         self._hooks = path_of(home)
         self._log = log
@@ -51,7 +56,7 @@ class NotifyingProcess:
 
     async def _run_until_change(self, stamp: object) -> int | None:
         """Run the process once; return its exit code, or None if it was ended because the hooks have changed."""
-        process = await stdin_child.start("p2pflows.notifying", self._home)
+        process = await stdin_child.start("p2pflows.notifying", self._home, hidden_variables=self._hidden_variables)
         ending = asyncio.create_task(process.wait())
         try:
             while not ending.done():

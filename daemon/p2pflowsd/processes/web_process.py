@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 
 from p2pflows.backoff import Backoff
@@ -22,11 +23,13 @@ class WebProcess:
 
     Args:
         home: the home folder.
+        hidden_variables: environment variables with keys of workers, which it does not get.
         log: gets a warning when the process ends by itself.
     """
 
-    def __init__(self, home: Home, *, log: logging.Logger) -> None:
+    def __init__(self, home: Home, *, hidden_variables: Collection[str], log: logging.Logger) -> None:
         self._home = home
+        self._hidden_variables = hidden_variables
         self._log = log
         self._state = PageState()
 
@@ -46,7 +49,9 @@ class WebProcess:
             failures += 1
 
     async def _run_once(self) -> int:
-        process = await stdin_child.start("p2pflows.web", self._home, reports=True)
+        process = await stdin_child.start(
+            "p2pflows.web", self._home, hidden_variables=self._hidden_variables, reports=True
+        )
         try:
             assert process.stdout is not None  # noqa: S101 - a pipe was asked for
             async for line in process.stdout:

@@ -15,13 +15,12 @@ from pathlib import Path
 from p2pflows.backoff import Backoff
 from p2pflows.config import WorkerConfig
 from p2pflows.worker.__main__ import UNUSABLE_SETTINGS
+from p2pflowsd.processes.environment import without_secrets
 
 BACKOFF = Backoff(initial_s=0.1, max_s=10.0)
 STABLE_AFTER_S = 10.0
 """The back-off starts over after a worker that ran longer than this."""
 STOP_TIMEOUT_S = 10.0
-_SECRET = {"P2PFLOWS_BROKER", "P2PFLOWS_WORKER_TOKEN"}
-"""Environment variables that may hold a password or token, which no flow needs."""
 
 
 class WorkerProcess:
@@ -122,7 +121,7 @@ class WorkerProcess:
                 for word in ("--api-info", key.model_dump_json(exclude_none=True))
             ),
             stdin=asyncio.subprocess.PIPE,
-            env=self._environment(),
+            env=without_secrets(self._hidden_variables),
             start_new_session=True,
         )
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
@@ -146,10 +145,6 @@ class WorkerProcess:
         """The names of the variables that are to hold its keys, and do not."""
         names = {key.api_key_env for key in self._config.api_infos if key.api_key_env is not None}
         return sorted(name for name in names if not os.environ.get(name))
-
-    def _environment(self) -> dict[str, str]:
-        hidden = _SECRET | set(self._hidden_variables)
-        return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
