@@ -238,7 +238,11 @@ def test_one_daemon_for_a_home(network: Network) -> None:
 
 def test_a_terminal_that_is_closed(network: Network) -> None:
     """A daemon that was started with `up &` ends properly with its terminal, and its log says why."""
-    alice = network.person("alice").without_workers().start()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # with `nohup`, all programs of the tests would ignore it
+    try:
+        alice = network.person("alice").without_workers().start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert alice.daemon is not None
     alice.daemon.send_signal(signal.SIGHUP)
     assert alice.daemon.wait(20) == 0
