@@ -17,7 +17,7 @@ import pytest
 import trustme
 from support.network import MOSQUITTO
 from support.people import Person
-from support.processes import kill_process
+from support.processes import free_port, kill_process
 
 import p2pflows
 from p2pflows.doctor import broker_checks, daemon_checks, home_checks
@@ -39,13 +39,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     identity.create(where.key)
     where.config.write_text(f"broker: embedded:{free_port()}\n")
     return where
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def problems(home: Home) -> list[Finding]:

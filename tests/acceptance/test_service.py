@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.commands import Command, CommandResult
-from support.processes import kill_process, wait_until
+from support.processes import free_port, kill_process, wait_until
 
 from p2pflows import logs
 from p2pflows.home import Home
@@ -61,11 +61,7 @@ def user(tmp_path_factory: pytest.TempPathFactory, unused_port: int) -> Iterator
 @pytest.fixture
 def unused_port() -> int:
     """A port on which nobody listens."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 def test_a_daemon_without_a_terminal(user: User) -> None:
