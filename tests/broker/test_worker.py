@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import processes
 
 from p2pflows.links.broker_url import BrokerUrl
 from p2pflows.links.delivery import Delivery
@@ -58,7 +59,7 @@ def note(file: str, text: str, seconds: float = 0) -> None:
 def hold(file: str, text: str) -> None:
     with open(file, "a") as out:
         out.write(f"{text} starts\\n")
-    while not Path(file).with_name("go").exists():
+    while not os.path.exists(os.path.join(os.path.dirname(file), "go")):
         time.sleep(0.01)
 
 async def anote(file: str, text: str, seconds: float = 0) -> None:
@@ -133,9 +134,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUrl]:
     """One mosquitto for all tests; each test is a user of its own."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port = trial.getsockname()[1]
+    port = processes.free_port()
     broker = start_mosquitto(port, tmp_path_factory.mktemp("mosquitto"))
     yield BrokerUrl("127.0.0.1", port)
     kill(broker)
@@ -428,14 +427,13 @@ async def test_lanes_beside_each_other(daemon: Daemon) -> None:
     """As many lanes run at once as there are slots."""
     worker = await daemon.start_and_wait("--concurrency", "3")
     file = daemon.folder / "notes"
-    first = [daemon.task("hold", {"file": str(file), "text": "first"}) for _ in range(3)]
-    later = [daemon.task("note", {"file": str(file), "text": "later"}) for _ in range(3)]
-    ids = daemon.send(worker, *first, *later)
-    assert await wait_for_lines(file, 3) == ["first starts"] * 3
+    ids = daemon.send(worker, *(daemon.task("hold", {"file": str(file), "text": "it"}) for _ in range(6)))
+    await wait_for_lines(file, 3)
+    await asyncio.sleep(0.3)
+    assert lines_of(file) == ["it starts"] * 3
     (daemon.folder / "go").touch()
-    for id_ in ids:
-        await daemon.result(id_)
-    assert lines_of(file).count("later ends") == 3
+    assert [await daemon.result(id_) for id_ in ids] == [{"result": None}] * 6
+    assert lines_of(file) == ["it starts"] * 6
     assert await daemon.run(worker, "add", {"a": 1}) == {"result": 2}
 
 
