@@ -370,7 +370,8 @@ class Dispatch:
                     self._leases.forget(row_id)
                     self._settlement.fail(task.row, _too_large(task.flow))
                     continue
-                point.workers[worker].outbox.tasks.append(spec)
+                if point.workers[worker].outbox.add(spec):
+                    self._leases.wait_for_commit()
                 if self._leases.lease(row_id, worker, self._frame_number + 1) and is_request(task.row):
                     self._notices.confirm(task.row.peer, task.row.id)
 

@@ -167,6 +167,10 @@ class Leases:
         """Whether a running task waits for the commit."""
         return self._needs_commit
 
+    def wait_for_commit(self) -> None:
+        """Let this batch be committed, as a task waits for it."""
+        self._needs_commit = True
+
     def release_committed(self) -> None:
         """Let frames carry what waited for the commit."""
         self._needs_commit = False

@@ -24,6 +24,7 @@ class WorkerOutbox:
         cancelled: ids of tasks that are not wanted any more.
         finished: ids of tasks whose results the next commit keeps.
         acknowledged: ids of tasks whose results are committed.
+        begun: leased tasks with records, which the next commit keeps, and those behind them in their lanes.
         recorded: answers to asks that the next commit keeps.
         answers: answers to asks that may leave.
     """
@@ -32,14 +33,25 @@ class WorkerOutbox:
     cancelled: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
+    begun: list[TaskSpec] = field(default_factory=list)
     recorded: list[AskAnswer] = field(default_factory=list)
     answers: list[AskAnswer] = field(default_factory=list)
 
+    def add(self, task: TaskSpec) -> bool:
+        """Add a leased task, and return whether it waits for the commit.
+
+        A run that begins again must not learn what a crash could undo, as another run would not know it.
+        """
+        waits = bool(task.records) or any(task.lane == each.lane for each in self.begun)
+        (self.begun if waits else self.tasks).append(task)
+        return waits
+
     def release_committed(self) -> None:
         """Let frames carry what waited for the commit."""
+        self.tasks += self.begun
         self.acknowledged += self.finished
         self.answers += self.recorded
-        self.finished, self.recorded = [], []
+        self.finished, self.begun, self.recorded = [], [], []
 
     def is_due(self, *, acknowledge: bool) -> bool:
         """Whether a frame has to leave now.

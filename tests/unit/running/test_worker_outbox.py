@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pflows.protocol.asks import AskAnswer, StepValue
+from p2pflows.protocol.asks import AskAnswer, Record, StepValue
 from p2pflows.protocol.worker_frames import ExecTarget, TaskSpec
 from p2pflowsd.running.worker_outbox import MAX_FRAME_BYTES, WorkerOutbox
 
@@ -76,3 +76,13 @@ def test_acknowledgements_alone_wait() -> None:
     assert outbox.is_due(acknowledge=True)
     outbox.acknowledged += [str(number) for number in range(64)]
     assert outbox.is_due(acknowledge=False)
+
+
+def test_what_follows_a_task_that_waits_for_the_commit_waits_too() -> None:
+    """A lane keeps its order; other lanes do not wait."""
+    outbox = WorkerOutbox()
+    begun = spec("a1", "a")._replace(records={0: Record("m", StepValue(1))})
+    assert [outbox.add(task) for task in (begun, spec("a2", "a"), spec("b1", "b"))] == [True, True, False]
+    assert [task.id for task in outbox.next_frame("w", 1, 1)[0].tasks] == ["b1"]
+    outbox.release_committed()
+    assert [task.id for task in outbox.next_frame("w", 1, 2)[0].tasks] == ["a1", "a2"]

@@ -619,6 +619,25 @@ def test_a_suspended_run_waits_without_a_worker(desk: Desk, ann: Neighbour) -> N
     assert again["records"][0][2]["data"] == {"n": 1}
 
 
+def test_a_run_begins_again_only_once_its_answer_is_kept(
+    desk: Desk, ann: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash before the commit undoes the answer; the run must not go on with it, as another one may come."""
+    hand, task, call = waiting_run(desk, ann)
+    hand.takes()
+    hand.says(held=None, seen=99, suspended=[[task, [0]]])
+    commit, taken = desk.journal.commit, []
+
+    def commit_later(**options: bool) -> None:
+        taken.append(hand.takes())
+        commit(**options)
+
+    monkeypatch.setattr(desk.journal, "commit", commit_later)
+    ann.sends(topics.REPLY, {"n": 1}, type="reply", cause=call, epoch=0, seq=0)
+    assert taken[0] == []
+    assert [again["task"] for tasks in (*taken, hand.takes()) for again, _ in tasks] == [task]
+
+
 def test_a_run_whose_answer_has_come_is_not_suspended(desk: Desk, ann: Neighbour) -> None:
     """A worker that puts a run aside while its answer is under way gets it again at once."""
     hand, task, call = waiting_run(desk, ann)
