@@ -24,6 +24,9 @@ from p2pflows.cli import main
 from p2pflows.errors import P2pflowsError, UsageError
 from support.commands import CommandResult
 
+_PASSES = 5
+"""Of the event loop, more than it takes to accept or to close a connection."""
+
 
 class ScriptedDaemon:
     """Speaks the control API, HTTP and JSON Lines, on a home's socket, in a thread of its own.
@@ -95,9 +98,13 @@ class ScriptedDaemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in range(_PASSES):  # a client that has just connected gets its connection
+            await asyncio.sleep(0)
         for connection in self._connections:
-            connection.transport.close()
+            connection.transport.abort()  # one that does not read would keep it open
         await runner.cleanup()
+        for _ in range(_PASSES):  # aborted connections close
+            await asyncio.sleep(0)
 
     async def _answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self.asked.append((method, params))
