@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -139,10 +140,11 @@ def test_no_daemon_is_exit_3(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the operating system about a file names the file, has a hint, and leaves stdout as it is."""
-    (tmp_path / "contacts.lock").mkdir()
     redirected: list[Any] = []
     monkeypatch.setattr(os, "dup2", lambda *handles: redirected.append(handles))
-    ended = run_here(tmp_path, "contacts", "add", "bob", KEY)
+    file = str(tmp_path / "contacts.lock")
+    monkeypatch.setattr(cli, "main", _raises(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)))
+    ended = run_here(tmp_path, "id")
     told, hint, _ = ended.err.split("\n")
     assert ended.code == 1
     assert told == f"Error [error]: Cannot use {tmp_path}/contacts.lock: Is a directory."
