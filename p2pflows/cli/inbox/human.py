@@ -11,8 +11,8 @@ from p2pflows.cli.inbox.questions import print_prompt
 from p2pflows.cli.input import candidates
 from p2pflows.cli.input.arguments import Contact, Duration, examples, json_option, read_stdin
 from p2pflows.cli.input.sent_file import attach, attach_option
-from p2pflows.cli.printing.output import local_time, number_of, print_json, print_result, short_id
-from p2pflows.errors import UsageError
+from p2pflows.cli.printing.output import local_time, number_of, print_json, print_result, say, short_id
+from p2pflows.errors import P2pflowsError, UsageError
 from p2pflows.foreign_text import escape
 
 
@@ -73,7 +73,12 @@ def answer(
             answered = {"text": read_stdin().removesuffix("\n")}
         else:
             answered = {"words": list(text)}
-        result = me.request("answer", id=prompt_id, **answered, remark=remark, **attach(attached))
+        try:
+            result = me.request("answer", id=prompt_id, **answered, remark=remark, **attach(attached))
+        except P2pflowsError:
+            if edits and not as_json:  # the editor's file is gone
+                say(f"What you have written:\n{answered['text']}")
+            raise
     print_result(result, f"Answered {short_id(result['id'])}.", as_json)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from support.scripted_daemon import ScriptedDaemon, prompt, run_here
 
+from p2pflows.errors import DeadlinePassed
+
 ID = "0197f6a0c3de7b0e9a5d0f0e4f1c22d9"
 FORM: dict[str, Any] = {
     "expects": "the fields env, n",
@@ -61,3 +63,13 @@ def test_the_document_is_edited_in_the_editor(daemon: ScriptedDaemon) -> None:
         "Error [usage]: You saved an empty answer, so nothing was sent.",
     )
     assert run_here(daemon.home, "answer", "4f1c22d9", "--edit", EDITOR="false").code == 2
+
+
+def test_what_was_written_in_the_editor_is_not_lost(daemon: ScriptedDaemon) -> None:
+    """A question may expire meanwhile, and the editor's file is removed."""
+    question = {**prompt(ID, "Edit?"), "answer": None, "about": {}, "form": {**FORM, "draft": {"size": 5}}}
+    daemon.script.update(prompt=question, answer=DeadlinePassed("Too late: nothing was sent."))
+    late = run_here(daemon.home, "answer", "4f1c22d9", "--edit", EDITOR="sed -i s/5/6/")
+    assert late.code == 5
+    assert 'What you have written:\n{\n  "size": 6\n}\nError [deadline]' in late.err
+    assert "What you" not in run_here(daemon.home, "answer", "4f1c22d9", "no").err
