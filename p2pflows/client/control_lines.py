@@ -42,7 +42,13 @@ def message_params(
 
 
 def human_of(who: str) -> str:
-    """Return the address of a contact's human."""
+    """Return the address of a contact's human.
+
+    Raises:
+        UsageError: nobody is named; before a '/', that would mean oneself.
+    """
+    if not who:
+        raise UsageError("'' names nobody.", "Name a contact; you are: me")
     return who if "/" in who else f"{who}/User"
 
 

@@ -307,7 +307,7 @@ def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[],
     def step() -> str:
         node = daemon.node
         peer, endpoint = daemon.resolve_address(params.address, node.contacts.known)
-        _check_for_human(node, peer, endpoint, params.data)
+        _check_for_human(node, peer, endpoint, params)
         return node.messages.send(
             kind,
             peer,
@@ -324,7 +324,7 @@ def _sending(daemon: Daemon, kind: Type, params: CallParameters) -> Callable[[],
     return step
 
 
-def _check_for_human(node: Node, peer: str, endpoint: str, data: dict[str, Any]) -> None:
+def _check_for_human(node: Node, peer: str, endpoint: str, params: CallParameters) -> None:
     """Refuse what a human's daemon would refuse, at the endpoint where humans are.
 
     Raises:
@@ -333,7 +333,8 @@ def _check_for_human(node: Node, peer: str, endpoint: str, data: dict[str, Any])
     flow = node.catalog.get(endpoint) if peer == node.user else None
     if endpoint != HUMAN or (flow is not None and flow.kind != "human"):
         return
-    if not data or any(isinstance(text := data.get(key), str) and not text.strip() for key in TEXT_KEYS):
+    data = {**params.data, **params.typed}
+    if not data or any(key in data for key in TEXT_KEYS):  # what else a flow there may take is not known
         prompt_text(data)
     if (form := form_of(data)) is not None:
         form.check_own()

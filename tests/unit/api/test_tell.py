@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.desk import Desk, Neighbour, control_of
 
-from p2pflows.errors import P2pflowsError
+from p2pflows.errors import BadInput, P2pflowsError
 from p2pflowsd.api.methods import Methods
 
 
@@ -69,3 +69,17 @@ async def test_one_who_cannot_get_it_keeps_it_from_all(
     desk.passes(1)
     assert notes(team) == [0, 0, 0]
     assert desk.journal.outgoing.pending() == []
+
+
+@pytest.mark.parametrize("method", ["send", "submit"])
+async def test_what_no_human_can_read_is_refused_at_once(desk: Desk, team: list[Neighbour], method: str) -> None:
+    """What is under the key of the text must be one; a text that was typed is one, also if it reads as a number."""
+    methods = Methods.of(control_of(desk))
+    for data in ({"text": 5}, {"api_output": None}, {"prompt": ["x"]}, {"text": " ", "more": "x"}):
+        with pytest.raises(BadInput, match="needs a text"):
+            await methods.run(method, {"address": "member0/User", "data": data})
+    assert desk.journal.outgoing.pending() == []
+    await methods.run(method, {"address": "member0/User", "data": {"text": 5}, "typed": {"text": "5"}})
+    await methods.run(method, {"address": "member0/User", "data": {"query": "What a flow there takes is not known."}})
+    await methods.run(method, {"address": "member0/User", "data": {"text": 5, "api_output": "Hi"}})
+    assert team[0].user in {row.peer for row in desk.journal.outgoing.pending()}

@@ -66,6 +66,13 @@ def test_every_method_has_its_typed_form(daemon: ScriptedDaemon) -> None:
     ]
 
 
+def test_an_empty_name_is_nobody(daemon: ScriptedDaemon) -> None:
+    """A note to it would be one to oneself."""
+    with Client(daemon.home) as client, pytest.raises(UsageError, match="names nobody"):
+        client.tell("", "Hi")
+    assert daemon.asked == []
+
+
 def test_the_environment_names_the_home(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an argument, the home is that of P2PFLOWS_HOME."""
     monkeypatch.setenv("P2PFLOWS_HOME", str(daemon.home))
