@@ -200,6 +200,8 @@ def _how_to_clear(peer: dict[str, Any], fill: dict[str, Any], who: str) -> str:
         return "Raise it in config.yaml, or look at p2pflows outbox."
     if fill["what"] == "questions" or peer["questions"]:
         return f"To clear: p2pflows decline --from {who} --all"
+    if fill["what"] == "bytes" and not any(peer[name] for name in ("blocked", "tasks", "dead", "answers")):
+        return "Questions that have ended give way by themselves."
     return f"Raise it in config.yaml, or end all of theirs: p2pflows contacts remove {who}"
 
 

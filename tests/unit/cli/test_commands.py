@@ -700,10 +700,14 @@ def test_status_names_who_has_nearly_filled_a_quota(daemon: ScriptedDaemon) -> N
     """`status` says who fills what, and how to make room."""
     near = {"limit": "questions_per_contact", "what": "questions", "used": 950, "most": 1_000}
     size = {"limit": "bytes_per_stranger", "what": "bytes", "used": 3_900_000, "most": 4_000_000}
+    ended = {"limit": "bytes_per_contact", "what": "bytes", "used": 63_000_000, "most": 64_000_000}
+    waiting = {"blocked": 0, "tasks": 0, "dead": 0, "answers": 0}
     peers = [
         {"user": BOB, "name": "bob", "questions": 950, "near": [near]},
         {"user": "c0" * 32, "name": None, "questions": 0, "near": [size]},
         {"user": "d0" * 32, "name": "dan", "questions": 0, "near": []},
+        {"user": "e0" * 32, "name": "eve", "questions": 0, "near": [ended], **waiting},
+        {"user": "f0" * 32, "name": "fay", "questions": 0, "near": [ended], **waiting, "tasks": 9},
     ]
     daemon.script["status"] = {
         "user_id": BOB, "pid": 7, "since": moment(-7300), "version": "0.1.0", "home": "/home/bob/.p2pflows",
@@ -717,6 +721,8 @@ def test_status_names_who_has_nearly_filled_a_quota(daemon: ScriptedDaemon) -> N
     )
     assert f"has 3.9 MB of 4 MB (bytes_per_stranger). To clear: p2pflows deny {'c0' * 32}" in shown
     assert "dan" not in shown
+    assert "eve has 63 MB of 64 MB (bytes_per_contact). Questions that have ended give way by themselves." in shown
+    assert "or end all of theirs: p2pflows contacts remove fay" in shown
 
 
 def test_contacts_list_says_whose_clock_differs(daemon: ScriptedDaemon) -> None:
