@@ -76,8 +76,12 @@ def read_object(node: Node, typed: str | Sequence[str], draft: Any = None, path:
     if not words or not all(_PAIR.match(word) for word in words):
         raise Problem(path, "must be a JSON object, or pairs of the form field=value")
     found = copy.deepcopy(draft) if isinstance(draft, dict) else {}
+    given: set[str] = set()
     for word in words:
         key, is_json, value = _split(word)
+        if key in given:
+            raise Problem(f"{path}.{key}".lstrip("."), "is given twice")
+        given.add(key)
         _set(found, node, key.split("."), value, path, is_json=is_json)
     return found
 

@@ -131,6 +131,8 @@ def test_one_thing_is_no_plural() -> None:
         ('{"replicas": 1, "address": {"city": 5}}', "The field 'address.city' must be text."),
         ('{"replicas": 1, "address": {"city": "Bern"}, "tags": ["a", 2]}', "The field 'tags[2]' must be text."),
         ("replicas=1 urgent=maybe", "The field 'urgent' must be yes or no."),
+        ("replicas=1 address.city=Bern replicas=2", "The field 'replicas' is given twice."),
+        ("address.city=Bern replicas=1 address.city:='\"Basel\"'", "The field 'address.city' is given twice."),
         ("three of them", "The answer must be a JSON object, or pairs of the form field=value."),
         ("replicas='1", "The answer has a quotation mark without its counterpart."),
         ("{replicas: 1}", "The answer is not JSON."),
