@@ -101,8 +101,18 @@ class OwnMessages:
         return row.id
 
     def resend(self, row: OutgoingRow) -> str:
-        """Send a message that failed once more, and return the id of the new one."""
-        old = Message.model_validate_json(self._journal.outgoing.body(row.id) or b"{}")
+        """Send a message that failed once more, and return the id of the new one.
+
+        Raises:
+            BadInput: its body is gone, as of a post that its recipient had stored before it failed there.
+        """
+        body = self._journal.outgoing.body(row.id)
+        if body is None:
+            raise BadInput(
+                f"What {row.id[-8:]} said is not kept here, as it had arrived before it failed.",
+                "Send it anew: p2pflows send",
+            )
+        old = Message.model_validate_json(body)
         return self.send(
             Type(row.type),
             row.peer,

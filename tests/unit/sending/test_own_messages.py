@@ -72,6 +72,17 @@ def test_a_message_is_sent_again_as_it_was(bob: LoneDaemon, ann: Peer, life_ms: 
     assert new["expires"] - new["created"] == max(life_ms, _MIN_RESEND_LIFETIME_MS)
 
 
+def test_a_post_that_failed_after_it_had_arrived_is_to_be_sent_anew(bob: LoneDaemon, ann: Peer) -> None:
+    """Its body is not kept once it has arrived; to retry it is an error, and the daemon goes on."""
+    post = bob.do(lambda: bob.node.messages.send(Type.POST, ann.user, "x", {}, life_ms=HOUR_MS))
+    ann.notify(received=[post])
+    bob.do(lambda: bob.node.outbox.end(row_of(bob, post), OutgoingState.FAILED, b"{}"))
+    refused = bob.do(lambda: bob.node.retries.retry(post))
+    assert isinstance(refused, BadInput)
+    assert "not kept here" in refused.message
+    assert bob.do(lambda: "alive") == "alive"
+
+
 def test_a_part_of_an_id_names_one_message(bob: LoneDaemon, ann: Peer) -> None:
     """If it names none, or several, the error says so, and lists them."""
     first, second = (send(bob, ann, message_id=f"{number}" * 16 + "abcdabcdabcdabcd") for number in (1, 2))
