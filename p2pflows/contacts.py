@@ -13,7 +13,7 @@ from pathlib import Path
 
 from p2pflows import contact_names, files, petnames, strict_modes, yaml_file
 from p2pflows.contact_names import Names
-from p2pflows.errors import JournalFailed, UnknownUser, UsageError
+from p2pflows.errors import P2pflowsError, UnknownUser, UsageError
 from p2pflows.protocol import topics
 
 ME = "me"
@@ -251,15 +251,15 @@ class Contacts:
         """Hold the lock of the file while it is changed.
 
         Raises:
-            JournalFailed: the disk does not take the change.
+            P2pflowsError: a file cannot be written.
         """
         try:
             with files.exclusive_lock(self._path.with_suffix(".lock")):
                 yield
         except OSError as error:
-            raise JournalFailed(
-                f"{self._path} cannot be written: {error.strerror or error}.",
-                "Free some disk space, or check its permissions. Nothing was changed.",
+            raise P2pflowsError(
+                f"Cannot use {error.filename or self._path}: {error.strerror or error}.",
+                "Check its permissions and disk space. Nothing was changed.",
             ) from error
 
     def _write(self, book: Book) -> None:

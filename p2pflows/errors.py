@@ -96,7 +96,7 @@ class DaemonNotRunning(P2pflowsError):
 
 
 class JournalFailed(P2pflowsError):
-    """The daemon cannot write its journal, or anybody the contacts, because the disk is full or failing."""
+    """The daemon cannot write its journal or its files, because the disk is full or failing."""
 
     kind = "disk"
 

@@ -13,7 +13,7 @@ import yaml
 
 from p2pflows.contact_names import Names
 from p2pflows.contacts import Book, Contacts, normal_user_id, resolve
-from p2pflows.errors import JournalFailed, UnknownUser, UsageError
+from p2pflows.errors import P2pflowsError, UnknownUser, UsageError
 
 ALICE, BOB = "a1" * 32, "b2" * 32
 
@@ -331,7 +331,7 @@ def test_a_disk_that_takes_no_change_is_told_as_such(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         for change in (lambda: contacts.add("bob", BOB), lambda: contacts.block(BOB), lambda: contacts.remove("alice")):
-            with pytest.raises(JournalFailed, match=f"{path} cannot be written: No space left"):
+            with pytest.raises(P2pflowsError, match=f"Cannot use {path}: No space left"):
                 change()
     assert contacts.book() == Contacts(path).book()
     assert contacts.book().by_name == {"alice": ALICE}

@@ -13,7 +13,7 @@ from typing import Any
 
 from p2pflows import petnames
 from p2pflows.contacts import Contacts
-from p2pflows.errors import CallError, JournalFailed, NotAllowed, UsageError, from_peer
+from p2pflows.errors import CallError, NotAllowed, P2pflowsError, UsageError, from_peer
 from p2pflows.protocol import strict_json, topics
 from p2pflows.protocol.invitation import SECRET_BYTES, Invitation, proof, proves
 from p2pflows.protocol.message import Message, Type
@@ -360,7 +360,7 @@ class Invitations:
         for meeting in self._to_add if self.has_new_contacts else ():
             try:
                 name = self._add(meeting)
-            except (UsageError, JournalFailed, OSError) as error:
+            except (P2pflowsError, OSError) as error:
                 self._next_try = self._clock.elapsed() + RETRY_INTERVAL_S
                 self._log.note("ignored", meeting.peer, "", f"They cannot be added to your contacts yet: {error}")
                 break

@@ -13,7 +13,7 @@ import pytest
 from support.desk import Desk, Hand, Neighbour, control_of
 
 from p2pflows import files
-from p2pflows.errors import JournalFailed, UsageError
+from p2pflows.errors import JournalFailed, P2pflowsError, UsageError
 from p2pflows.protocol import topics
 from p2pflows.protocol.envelope import Envelope
 from p2pflowsd.api.daemon import Daemon
@@ -450,7 +450,7 @@ async def test_contacts_that_cannot_be_written_end_no_daemon(desk: Desk, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(files, "replace", full)
         for decide, more in (("allow", {"name": "carol"}), ("deny", {})):
-            with pytest.raises(JournalFailed, match="No space left"):
+            with pytest.raises(P2pflowsError, match="No space left"):
                 await METHODS[decide].run(daemon, {"user": stranger.user, **more})
     assert not desk.contacts.book().by_user
     assert not desk.contacts.book().blocked
