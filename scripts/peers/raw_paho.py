@@ -18,8 +18,14 @@ from p2pflows.links import broker_url
 MAX_IN_FLIGHT = 4_096
 
 
-def connect(url: str, *, manual_ack: bool = False) -> mqtt.Client:
-    """Connect a client, with the socket options that make paho fastest."""
+def connect(url: str, *, manual_ack: bool = False, keepalive: int = 60) -> mqtt.Client:
+    """Connect a client, with the socket options that make paho fastest.
+
+    Args:
+        url: the address of the broker.
+        manual_ack: whether the program acknowledges messages by itself.
+        keepalive: seconds after which the broker wants to hear of a silent client.
+    """
     address = broker_url.parse(url)
     assert isinstance(address, broker_url.BrokerUrl)
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5, manual_ack=manual_ack)
@@ -31,7 +37,7 @@ def connect(url: str, *, manual_ack: bool = False) -> mqtt.Client:
         sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_QUICKACK", socket.TCP_NODELAY), 1)
 
     client.on_socket_open = opened
-    client.connect(address.host, address.port)
+    client.connect(address.host, address.port, keepalive)
     return client
 
 
