@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from support.listening import stop_listening
 from support.mqtt_peer import Peer, wait_until
 
 from p2pflows.links import mqtt, mqtt_connection
@@ -285,7 +286,7 @@ class Script:
         """Serve on a free port; on leaving, wait until every client has gone."""
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         yield BrokerUrl("127.0.0.1", server.sockets[0].getsockname()[1], username="me")
-        server.close()
+        await stop_listening(server)
         await wait_until(lambda: all(client is None or client.done() for client in self.clients))
 
     async def _packet(self, reader: asyncio.StreamReader) -> tuple[str, bytes]:

@@ -23,9 +23,7 @@ from aiohttp import web
 from p2pflows.cli import main
 from p2pflows.errors import P2pflowsError, UsageError
 from support.commands import CommandResult
-
-_PASSES = 5
-"""Of the event loop, more than it takes to accept or to close a connection."""
+from support.listening import let_connections_settle, stop_listening
 
 
 class ScriptedDaemon:
@@ -90,21 +88,18 @@ class ScriptedDaemon:
         server = self._loop.run_until_complete(listening)
         self._ready.set()
         self._loop.run_forever()
-        server.close()
-        self._loop.run_until_complete(self._stop(runner))
+        self._loop.run_until_complete(self._stop(runner, server))
         self._loop.close()
 
-    async def _stop(self, runner: web.AppRunner) -> None:
+    async def _stop(self, runner: web.AppRunner, server: asyncio.Server) -> None:
+        await stop_listening(server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for _ in range(_PASSES):  # a client that has just connected gets its connection
-            await asyncio.sleep(0)
         for connection in self._connections:
             connection.transport.abort()  # one that does not read would keep it open
         await runner.cleanup()
-        for _ in range(_PASSES):  # aborted connections close
-            await asyncio.sleep(0)
+        await let_connections_settle()
 
     async def _answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self.asked.append((method, params))
