@@ -108,7 +108,9 @@ def _matches(pattern: re.Pattern[str], value: object) -> bool:
 
 def may_refer(text: bytes) -> bool:
     """Return whether a JSON text may hold a reference; most texts do not, and need not be searched."""
-    return b'"$file"' in text or (rb"\u00" in text and re.search(rb"\\u00[2-7]", text) is not None)
+    if b"$" in text and b'"$file"' in text:  # one character is found much faster than several, or found to be missing
+        return True
+    return b"\\" in text and rb"\u00" in text and re.search(rb"\\u00[2-7]", text) is not None
 
 
 def references_in(data: object) -> list[FileReference]:
