@@ -344,7 +344,9 @@ def _check_no_error(document: Any) -> None:
         ServerError: it is one, in the server's own words.
     """
     match body := error_in(document):
-        case str(text) | {"message": str(text)} | {"detail": str(text)} if text and "choices" not in body:
+        case {"choices": _}:
+            pass
+        case str(text) | {"message": str(text)} | {"detail": str(text)} if text:
             raise ServerError(text, body)
 
 

@@ -202,6 +202,8 @@ def test_an_error_with_status_200_has_the_words_of_the_server(
     ):
         error = failure(server, clock, settings, Answers(body), attempts=1)
         assert error.details.startswith(f"The model gave no answer: No room (from {server.url}).")
+    error = failure(server, clock, settings, Answers({"error": "No choices are left."}), attempts=1)
+    assert error.details.startswith(f"The model gave no answer: No choices are left (from {server.url}).")
     refused = Answers({"error": {"code": 401, "message": f"Incorrect API key: {KEY[:5]}***{KEY[-4:]}"}})
     error = failure(server, clock, settings, refused, attempts=1)
     assert error.details.startswith("The model gave no answer: the worker's key was refused (401) (from")
