@@ -18,7 +18,6 @@ A stored class name is never imported: a model is read back as its class if the 
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Callable, Iterable
 from datetime import date, datetime
@@ -38,8 +37,6 @@ MAX_STATE_DEPTH = 64
 """How deeply values may be nested; the limit also stops a value that contains itself."""
 
 TAG = "$p2pflows"
-_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-"""Writes as `strict_json.compact` does, so that a state which has not changed has the text that is stored."""
 _HINT = "Keep JSON values, bytes, dates, messages or pydantic models in flow_state; create the rest in __init__."
 _MAX_SHOWN_PATH = 6
 _NESTED = frozenset({list, dict})
@@ -119,7 +116,7 @@ def read(plain: Any, models: Iterable[type[BaseModel]] = ()) -> dict[str, Any]:
 
 
 def _to_bytes(plain: Any) -> bytes:
-    return _ENCODER.encode(plain).encode()
+    return strict_json.compact_finite(plain).encode()
 
 
 def _encode(value: Any, path: tuple[str, ...]) -> Any:

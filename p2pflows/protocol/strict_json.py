@@ -39,11 +39,22 @@ _DIGITS_OF_A_FLOAT = 309
 """A number with fewer digits and without an exponent is in the range of a float."""
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_FINITE_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def compact(value: Any) -> str:
     """Return the shortest JSON text of a value that JSON can hold."""
     return _ENCODER.encode(value)
+
+
+def compact_finite(value: Any) -> str:
+    """Return the JSON text that `compact` returns.
+
+    Raises:
+        TypeError: JSON cannot hold a part of the value.
+        ValueError: the value holds infinity or NaN, or contains itself.
+    """
+    return _FINITE_ENCODER.encode(value)
 
 
 def dumps(value: Any, errors: str = "strict") -> bytes:

@@ -113,7 +113,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
         self._address = str(url) if daemon is None else "the daemon"
-        self._link = self._link_to_broker() if daemon is None else self._link_to_daemon(daemon)
+        self._link: MqttLink | SocketLink = self._link_to_broker() if daemon is None else self._link_to_daemon(daemon)
 
     async def run(self) -> bool:
         """Serve until `stop`, then wait until running tasks have ended and their results are acknowledged.
@@ -164,7 +164,7 @@ class Worker:
             if self._stopping.is_set() and self._lanes.is_idle:
                 self._settled.set()
 
-    def _link_to_daemon(self, daemon: Path) -> MqttLink | SocketLink:
+    def _link_to_daemon(self, daemon: Path) -> SocketLink:
         return SocketLink(
             daemon,
             topic=self._dispatch,
@@ -175,7 +175,7 @@ class Worker:
             on_problem=_warn,
         )
 
-    def _link_to_broker(self) -> MqttLink | SocketLink:
+    def _link_to_broker(self) -> MqttLink:
         from p2pflows.links.mqtt import MqttLink  # 4 MB, which a worker on the same machine does not need
 
         return MqttLink(

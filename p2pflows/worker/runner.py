@@ -42,7 +42,7 @@ from p2pflows.worker.instance_run import InstanceRun
 from p2pflows.worker.lanes import HeldTask, Lanes, SettledAsk
 from p2pflows.worker.pending_progress import PendingProgress
 from p2pflows.worker.shell import Command, ShellRun
-from p2pflows.worker.task_run import TaskRun
+from p2pflows.worker.task_run import ANSWER, TaskRun, too_large
 
 if TYPE_CHECKING:
     from p2pflows.models.keyring import Keyring
@@ -429,10 +429,7 @@ def _check_size(data: bytes) -> None:
         FlowFailed: it cannot.
     """
     if len(data) > MAX_BODY_BYTES:
-        raise FlowFailed(
-            f"The answer is too large: it has {len(data):,} bytes, over the {MAX_BODY_BYTES:,} allowed.",
-            "Its author can let it answer with less, or with a reference.",
-        )
+        raise too_large(ANSWER, data)
 
 
 def _error_info(task: HeldTask, error: BaseException) -> ErrorInfo:

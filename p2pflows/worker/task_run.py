@@ -43,12 +43,11 @@ from p2pflows.protocol.worker_frames import ErrorInfo
 from p2pflows.sent_files import with_files
 from p2pflows.worker.lanes import HeldTask
 
+ANSWER = "The answer"
 MAX_PROGRESS_BYTES = 4_000
 """Most bytes of one progress report."""
-_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 _STEP = "step"
 """The fingerprint of every step."""
-_ANSWER = "The answer"
 
 
 class Suspended(BaseException):
@@ -180,7 +179,7 @@ class TaskRun:
         """Answer a request, of this run or an earlier one, when this run ends well."""
         info = None if error is None else ErrorInfo(error.kind, error.message, error.hint)
         # Quicker than `_plain`; the message holds plain JSON already.
-        written = _checked(lambda: strict_json.dumps_finite(data), _ANSWER)
+        written = _checked(lambda: strict_json.dumps_finite(data), ANSWER)
         self._add_sent(Reply(request=request, data=JsonObject(from_json(written), written), error=info))
 
     def step(self, compute: Callable[[], Any], *, is_deferred: bool = False) -> Any:
@@ -395,7 +394,7 @@ def _plain(value: Any, what: str = "That") -> Any:
     Raises:
         FlowFailed: JSON cannot hold it, or no message can. It is no `TooLarge`: the caller has not sent it.
     """
-    return json.loads(_checked(lambda: _ENCODER.encode(value).encode(), what))
+    return json.loads(_checked(lambda: strict_json.compact_finite(value).encode(), what))
 
 
 def _checked(write: Callable[[], bytes], what: str) -> bytes:
@@ -408,11 +407,21 @@ def _checked(write: Callable[[], bytes], what: str) -> bytes:
             f"That cannot be sent or kept as JSON: {error}.", "Use plain objects, lists, texts and numbers."
         ) from error
     if len(written) > MAX_BODY_BYTES:
-        raise FlowFailed(
-            f"{what} is too large: it has {len(written):,} bytes, over the {MAX_BODY_BYTES:,} allowed.",
-            f"Its author can let it {'answer' if what == _ANSWER else 'do'} with less, or with a reference.",
-        )
+        raise too_large(what, written)
     return written
+
+
+def too_large(what: str, written: bytes) -> FlowFailed:
+    """The error of a flow that says or keeps more than a message can hold.
+
+    Args:
+        what: what it is, as the beginning of a sentence.
+        written: the JSON of it.
+    """
+    return FlowFailed(
+        f"{what} is too large: it has {len(written):,} bytes, over the {MAX_BODY_BYTES:,} allowed.",
+        f"Its author can let it {'answer' if what == ANSWER else 'do'} with less, or with a reference.",
+    )
 
 
 def _sorted(value: Any) -> str:
