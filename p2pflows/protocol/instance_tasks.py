@@ -166,8 +166,13 @@ def write_instance_task(
         about = message.as_json()
         data = about.pop("data")
         parts += [b',"data":', text_of(data), b',"about":', dumps(about)]
-    if stored is not None:  # its state comes last, so that a worker sees whether it has changed
+    if stored is not None:  # its state comes last, where `begins_with` finds it
         parts.append(f',"config":{stored.config},"subflows":{stored.subflows},"state":{stored.state}'.encode())
     else:
         parts += [b',"mount":', b"null" if mount is None else dumps(mount.as_json())]
     return b"".join([*parts, b"}"])
+
+
+def begins_with(task: bytes, state: bytes) -> bool:
+    """Return whether the data of a task holds a state that has this text: then a run has not changed it."""
+    return task.endswith(b',"state":' + state + b"}")

@@ -14,7 +14,7 @@ from pydantic import Field, Strict, TypeAdapter
 
 from p2pflows.protocol.asks import FlowRequest, Label
 from p2pflows.protocol.message import MessageId, Name, UserId
-from p2pflows.protocol.strict_json import compact, dumps, text_of
+from p2pflows.protocol.strict_json import dumps, text_of
 from p2pflows.protocol.worker_frames import ErrorInfo
 
 
@@ -116,14 +116,9 @@ class RunResult:
     state: dict[str, Any] | None = None
     mounted: Mounted | None = None
 
-    def to_bytes(self) -> bytes:
-        """The data of the task's result."""
-        state = None if self.state is None else compact(self.state).encode()
-        return write_run_result(self.out, state, self.mounted)
-
 
 def write_run_result(out: Sequence[Sent], state: bytes | None, mounted: Mounted | None) -> bytes:
-    """The data of a task's result, as `RunResult.to_bytes` writes it.
+    """The data of a task's result, which `read_run_result` reads.
 
     Args:
         out: the messages that leave; the data of one that was written before is not written again.

@@ -15,7 +15,7 @@ from p2pflows.flows.overrides import check_overrides, declared_keys
 from p2pflows.flows.run import CallResult, Target
 from p2pflows.protocol import topics
 from p2pflows.protocol.file_reference import may_refer
-from p2pflows.protocol.instance_tasks import InstanceState, InstanceTask, MountPlan
+from p2pflows.protocol.instance_tasks import InstanceState, InstanceTask, MountPlan, begins_with
 from p2pflows.protocol.run_result import Mounted, Subflow, write_run_result
 from p2pflows.protocol.worker_frames import TaskSpec
 from p2pflows.sent_files import with_files
@@ -82,8 +82,7 @@ class InstanceRun:
         state = None
         if self._flow is not None:
             after = dump_state(self._flow)
-            # The state before is the last field of the task, if that has one.
-            state = None if self._spec.data.endswith(b',"state":' + after + b"}") else after
+            state = None if begins_with(self._spec.data, after) else after
         return write_run_result(self._run.out, state, self._mounted)
 
     def _build(self, instance: InstanceState) -> Flow:

@@ -34,7 +34,16 @@ from p2pflows.protocol.instance_tasks import (
     StoredInstance,
     write_instance_task,
 )
-from p2pflows.protocol.run_result import CallBack, Mounted, Post, Reply, RunResult, Subflow, read_run_result
+from p2pflows.protocol.run_result import (
+    CallBack,
+    Mounted,
+    Post,
+    Reply,
+    RunResult,
+    Subflow,
+    read_run_result,
+    write_run_result,
+)
 from p2pflows.protocol.spent import Spent
 from p2pflows.protocol.worker_frames import (
     ClassTarget,
@@ -258,7 +267,8 @@ def test_what_a_run_leaves_behind_arrives_as_it_was_sent() -> None:
         {"count": 1},
         Mounted({"name": "x"}, {"key": Subflow(USER, "echo", None, shared=True)}),
     )
-    assert read_run_result(json.loads(result.to_bytes())) == result
+    written = write_run_result(result.out, b'{"count":1}', result.mounted)
+    assert read_run_result(json.loads(written)) == result
     assert read_run_result({}) == RunResult()
 
 
