@@ -204,8 +204,7 @@ class IncomingTable(Table[IncomingRow]):
         found = self._live.get(row_id)
         if found is not None:
             self._forget_use(row_id, found)
-            peer, state, size, bundle, _, root = found
-            named = self._live[row_id] = _Live(peer, state, size, bundle, instance, root)
+            named = self._live[row_id] = found._replace(instance=instance)
             self._note_use(row_id, named)
 
     def count_attempt(self, row_id: int) -> int:

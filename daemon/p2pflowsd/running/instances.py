@@ -41,8 +41,6 @@ MAX_OF_STRANGERS = 1_000
 """Instances of one flow that all strangers together may have."""
 _MAX_ROWS_READ = 20
 _LABELS = {"name", "description"}
-_NONE = "{}"
-"""The subflows of an instance that has none."""
 
 
 class Mount(BaseModel):
@@ -153,7 +151,7 @@ class Instances:
             self._user if flow.singleton else row.peer,
             0 if mount is None else 1,
             dumps(mounted.config).decode(),
-            dumps(subflows).decode() if subflows else _NONE,
+            dumps(subflows).decode(),
             None if mount is None or mount.initial_state is None else compact(mount.initial_state),
             state,
             None if mount is None else mount.dispatch_point,
@@ -179,8 +177,6 @@ class Instances:
 
     def subflows(self, row: InstanceRow) -> list[Subflow]:
         """All subflows of an instance."""
-        if row.subflows == _NONE:
-            return []
         return [read_subflow(part) for part in json.loads(row.subflows).values()]
 
     def check_circle(self, row: InstanceRow, path: Collection[tuple[str, str]]) -> None:

@@ -72,7 +72,7 @@ class TaskQueue:
         """Queue a request for an instance, whose id it may or may not have named; otherwise as `add_run`."""
         if row.instance != instance:
             self._journal.incoming.set_instance(row.row_id, instance)
-            row = row.of(instance)
+            row = row._replace(instance=instance)
         self.add_run(row, flow, point, message=message)
 
     def add_in_turn(self, task: Task, message: InstanceMessage | None = None) -> None:
