@@ -51,7 +51,7 @@ FLOORS = (
     {"p2pflowsd.sending"},
     {"p2pflowsd.owners_log", "p2pflowsd.worker_socket", "p2pflowsd.checkpoints"},
     {"p2pflowsd.journal"},
-    {"p2pflowsd.callbacks", "p2pflowsd.lifecycle", "p2pflowsd.clock", "p2pflowsd.batch_times"},
+    {"p2pflowsd.callbacks", "p2pflowsd.lifecycle", "p2pflowsd.clock", "p2pflowsd.batch_times", "p2pflowsd.counts"},
     {"p2pflowsd.faults", "p2pflowsd.link", "p2pflowsd.private_socket", "p2pflowsd.steps"},
     {"p2pflows.__main__"},
     {"p2pflows.cli"},

@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 
 from p2pflows.protocol.message import Type
+from p2pflowsd.counts import count_down
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import PromptRow
 
@@ -47,7 +48,4 @@ class OpenPrompts:
 
     def remove(self, prompt: PromptRow) -> None:
         """Count a prompt that has ended no longer."""
-        count = self._counts[prompt.type]
-        count[prompt.peer] -= 1
-        if count[prompt.peer] <= 0:
-            del count[prompt.peer]
+        count_down(self._counts[prompt.type], prompt.peer)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from p2pflows import short_ids
 from p2pflows.protocol.message import Message
+from p2pflowsd.counts import count_down
 from p2pflowsd.journal.bodies import BodyTable, Kind, in_row, lies_apart, read_either
 from p2pflowsd.journal.remembered import RememberedTable
 from p2pflowsd.journal.rows import IncomingRow, columns
@@ -400,9 +401,7 @@ class IncomingTable(Table[IncomingRow]):
         if not of_instance:
             del self._of_instance[live.instance]
         if live.root_request is not None and live.state == IncomingState.READY:
-            self._answers_for[live.root_request] -= 1
-            if not self._answers_for[live.root_request]:
-                del self._answers_for[live.root_request]
+            count_down(self._answers_for, live.root_request)
 
     def _drop_body(self, bundle: int | None) -> None:
         """Count the bodies that a bundle still proves, as one is removed."""

@@ -6,18 +6,16 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
 
 from p2pflows import short_ids
 from p2pflows.protocol.message import ANSWERS, Message
+from p2pflowsd.counts import count_down
 from p2pflowsd.journal.bodies import BodyTable, Kind, in_row, lies_apart, number_of, read_either
 from p2pflowsd.journal.rows import OutgoingRow
 from p2pflowsd.journal.sql import HAS_NUMBER, insert_into, is_one_of
 from p2pflowsd.journal.table import Table
 from p2pflowsd.journal.usage import UsageTable
 from p2pflowsd.lifecycle import OPEN_OUTGOING, OutgoingState, may_become
-
-_Key = TypeVar("_Key")
 
 _INSERT = insert_into(
     "outgoing",
@@ -350,15 +348,9 @@ class OutgoingTable(Table[OutgoingRow]):
 
     def _forget_of_run(self, message_id: str) -> None:
         instance, root = self._of_runs.pop(message_id)
-        _count_down(self._calls_by, instance)
+        count_down(self._calls_by, instance)
         if root is not None:
-            _count_down(self._calls_for, root)
-
-
-def _count_down(counts: Counter[_Key], key: _Key) -> None:
-    counts[key] -= 1
-    if not counts[key]:
-        del counts[key]
+            count_down(self._calls_for, root)
 
 
 def _fetched(answer: bytes | None) -> int:

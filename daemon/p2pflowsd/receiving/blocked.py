@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from p2pflowsd.counts import count_down
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import IncomingRow
 from p2pflowsd.journal.streams import Direction, Position
@@ -135,6 +136,4 @@ class BlockedRequests:
 
     def _forget(self, peer: str, count: int) -> None:
         self._count -= count
-        self._count_of[peer] -= count
-        if self._count_of[peer] <= 0:
-            del self._count_of[peer]
+        count_down(self._count_of, peer, count)

@@ -6,6 +6,7 @@ import heapq
 
 from p2pflows.backoff import Backoff
 from p2pflowsd.clock import Clock
+from p2pflowsd.counts import count_down
 
 GAP_BACKOFF = Backoff(initial_s=0.5, max_s=300.0)
 """When a message that a stream waits for is asked for, and asked for again."""
@@ -40,9 +41,7 @@ class Gaps:
     def remove(self, stream: Stream) -> None:
         """Stop asking for messages of a stream, because it misses none any more."""
         if self._gaps.pop(stream, None) is not None:
-            self._streams_of[stream[0]] -= 1
-            if not self._streams_of[stream[0]]:
-                del self._streams_of[stream[0]]
+            count_down(self._streams_of, stream[0])
 
     def restart(self, stream: Stream) -> None:
         """Ask for the next message of a stream soon, because earlier ones have arrived."""

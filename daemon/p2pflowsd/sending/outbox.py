@@ -17,6 +17,7 @@ from p2pflows.protocol.ids import new_id
 from p2pflows.protocol.message import ANSWERS, MAX_LIFETIME_MS, Message, Type
 from p2pflows.protocol.notice import Notice
 from p2pflowsd.clock import Clock, Entropy
+from p2pflowsd.counts import count_down
 from p2pflowsd.faults import Faults
 from p2pflowsd.journal import Journal
 from p2pflowsd.journal.rows import OutgoingRow
@@ -569,9 +570,7 @@ class Outbox:
 
     def _stop_waiting(self, peer: str, count: int) -> None:
         """Expect fewer receipts and answers from a user."""
-        self._unanswered[peer] -= count
-        if self._unanswered[peer] <= 0:
-            del self._unanswered[peer]
+        count_down(self._unanswered, peer, count)
 
     def _publish(self, peer: str, bundle: list[OutboxEntry]) -> bool:
         """Seal and publish a bundle; return False if it is queued again because the link is down."""

@@ -10,6 +10,7 @@ from itertools import count, islice
 
 from p2pflows.backoff import Backoff
 from p2pflows.protocol.message import ANSWERS
+from p2pflowsd.counts import count_down
 
 MAX_BUNDLE_BYTES = 128_000
 MAX_BUNDLE_MESSAGES = 128
@@ -193,9 +194,7 @@ class SendQueue:
             self.drop_body(entry)
             entry.is_settled = True
             self._take_back(entry)
-            self._count_to[entry.peer] -= 1
-            if not self._count_to[entry.peer]:
-                del self._count_to[entry.peer]
+            count_down(self._count_to, entry.peer)
             if not entry.is_answer:
                 stream = self._streams[entry.stream]
                 del stream[entry.id]
