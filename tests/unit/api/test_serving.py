@@ -71,7 +71,7 @@ async def test_a_worker_that_describes_a_flow_wrongly_is_refused(tmp_path: Path,
 
 
 async def test_an_empty_rule_opens_nothing(tmp_path: Path) -> None:
-    """Whoever names nobody, as with a variable that is not set, does not serve for all contacts."""
+    """An empty text, as of a variable that is not set, does not open a flow to all contacts."""
     desk = Desk(tmp_path)
     methods = Methods.of(control_of(desk))
     what = {"endpoint": "g", "kind": "human"}

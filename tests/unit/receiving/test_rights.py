@@ -439,7 +439,7 @@ async def test_a_key_that_was_ground_to_a_prefix_is_not_allowed_by_mistake(desk:
 
 
 async def test_contacts_that_cannot_be_written_end_no_daemon(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever decides on a stranger then reads why nothing has changed, and decides again later."""
+    """The owner then reads why nothing has changed for a stranger, and can decide again later."""
     stranger = Neighbour(desk, 12)
     stranger.sends("User", {"text": "May I?"})
     daemon = control_of(desk)
