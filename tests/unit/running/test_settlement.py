@@ -312,6 +312,19 @@ def test_a_kept_request_stays_when_an_answer_changes_nothing(alice: Neighbour, h
     assert alice.hears(call) == [{"late": True}]
 
 
+def test_a_request_stays_while_the_answer_to_another_call_is_to_be_run(alice: Neighbour, hand: Hand) -> None:
+    """Two answers are there; the run on the first says nothing, and the one on the second answers."""
+    call = alice.sends("own", {})
+    for far in calls_back(hand, alice, "p", "q"):
+        replies(alice, far)
+    ((first, _), *_) = hand.takes()
+    hand.ends(first, {"out": []})
+    assert alice.hears(call) == []
+    ((second, _), *_) = hand.takes()
+    hand.ends(second, {"out": [{"op": "reply", "request": call, "data": {"both": True}}], "state": {}})
+    assert alice.hears(call) == [{"both": True}]
+
+
 def test_a_kept_request_that_its_flow_forgets_fails_at_once(alice: Neighbour, hand: Hand) -> None:
     """A later run takes it out of the state and does not answer it, so nothing can."""
     call = alice.sends("own", {}, conversation=CONVERSATION)
